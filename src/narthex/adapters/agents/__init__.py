@@ -1,0 +1,1 @@
+"""Ways to an agent: built in, Python, Pydantic AI, AG-UI over HTTP, OpenAI-compatible."""

@@ -1,0 +1,1 @@
+"""The edge: request heads, upgrades, WebSocket frames, SIGTERM. uvicorn and websockets live here."""

@@ -1,0 +1,1 @@
+"""Where a secret's value comes from: a value, a file, Google Secret Manager."""

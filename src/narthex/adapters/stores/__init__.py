@@ -1,0 +1,1 @@
+"""Stores: each passes tests/contracts/test_store.py against the real server."""

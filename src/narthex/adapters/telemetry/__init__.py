@@ -1,0 +1,1 @@
+"""Logging with redaction in one place, and the metrics registry."""

@@ -1,0 +1,1 @@
+"""Token verification: keys, issuers, caches, breaker."""

@@ -1,0 +1,1 @@
+"""Orchestration over ports: handshake, connections, hub, chat, runs, lifecycle. Owns every task."""

@@ -1,0 +1,1 @@
+"""Probes of any WebSocket server, and the knowledge base of failure signatures."""

@@ -1,0 +1,212 @@
+"""The one table of refusals: outcome → HTTP status, close code, title, remedy. Rendering lives at the edge.
+
+Rules: a refusal is a value, not an exception. `detail` is safe to show to anybody; what would help an
+attacker goes into `log_detail`, which never leaves the log. Every code that narthex can answer is a row here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+PROBLEM_TYPE_BASE: Final = "https://narthex.example/problems/"
+MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 section 5.5: 125 less the two bytes of the code
+
+
+class Row(NamedTuple):
+    """One outcome. `http` or `close` is None where that surface cannot say it."""
+
+    http: int | None
+    close: int | None
+    title: str
+    remedy: str
+
+
+TABLE: Final[dict[str, Row]] = {
+    "auth_required": Row(
+        401,
+        3500,
+        "Authentication required",
+        "Send a token in the Authorization header, as subprotocol `jwt.<token>` beside `jwt-auth`, or sign in.",
+    ),
+    "token_malformed": Row(401, 3500, "The token is not a JWT", "Send the token as the issuer gave it."),
+    "token_invalid": Row(
+        401, 3500, "The token did not verify", "Get a fresh token from the configured issuer."
+    ),
+    "token_expired": Row(401, 3500, "The token has expired", "Refresh the token and connect again."),
+    "token_not_yet_valid": Row(
+        401, 3500, "The token is not valid yet", "Check the clocks of the issuer and this client."
+    ),
+    "wrong_issuer": Row(
+        401, 3500, "The token's issuer is not accepted", "Get a token from the configured issuer."
+    ),
+    "wrong_audience": Row(
+        401,
+        3500,
+        "The token is for another audience",
+        "Ask the issuer for a token for this gateway's audience.",
+    ),
+    "algorithm_not_allowed": Row(
+        401,
+        3500,
+        "The token's algorithm is not allowed",
+        "Have the issuer sign with an algorithm allowed here.",
+    ),
+    "unknown_key": Row(
+        401,
+        3500,
+        "The token's key is not known",
+        "Check that token and gateway use the same issuer and key set.",
+    ),
+    "token_revoked": Row(401, 3500, "The token was revoked", "Sign in again."),
+    "ticket_invalid": Row(
+        401,
+        3500,
+        "The ticket is unknown, used or expired",
+        "Ask POST /ws/ticket for a new one; it lives 30 s.",
+    ),
+    "e2e_key_wrong": Row(
+        401, 3500, "The end-to-end key is wrong", "Send the key that the server was started with."
+    ),
+    "credential_in_url": Row(
+        400,
+        3501,
+        "A credential stands in the URL",
+        "Move it to a header; URLs end up in logs. Tickets may stay.",
+    ),
+    "credential_conflict": Row(
+        400, 3501, "Two credentials name different subjects", "Send one credential, or two of one subject."
+    ),
+    "bad_request": Row(400, 3501, "The request is malformed", "Send it as docs/protocol.md describes it."),
+    "silence": Row(
+        None, 3502, "No credential came in time", "Send a `connect` command with a token within 10 s."
+    ),
+    "origin_not_allowed": Row(
+        403, 3507, "The page's origin is not allowed", "Add the origin to NARTHEX_ALLOWED_ORIGINS."
+    ),
+    "permission_denied": Row(
+        403, 3507, "Permission denied", "Ask the operator for the permission that detail names."
+    ),
+    "tenant_mismatch": Row(403, 3507, "The tenant does not match", "Use a credential of the right tenant."),
+    "e2e_not_allowed_here": Row(
+        403,
+        3507,
+        "Test identities are not admitted here",
+        "Test against staging, or start it with e2e detected.",
+    ),
+    "connection_limit": Row(
+        429, 4004, "Too many connections", "Close a connection of this user or address first."
+    ),
+    "rate_limited": Row(429, 3013, "Too many requests", "Slow down and come back after Retry-After seconds."),
+    "starting": Row(503, 4001, "The gateway is starting", "Come back after Retry-After seconds."),
+    "auth_unavailable": Row(
+        503, 4002, "The credential cannot be checked right now", "Come back after Retry-After seconds."
+    ),
+    "overloaded": Row(503, 4003, "The gateway is at its limit", "Come back after Retry-After seconds."),
+    "draining": Row(
+        503, 3001, "The gateway is shutting down", "Connect again; another instance will answer."
+    ),
+    "no_route": Row(404, None, "There is nothing at this path", "WebSockets are at /ws."),
+    "handshake_timeout": Row(408, None, "The handshake took too long", "Send the whole request within 10 s."),
+    "upgrade_required": Row(
+        426,
+        None,
+        "This path speaks WebSocket",
+        "Send a WebSocket upgrade (GET, version 13), or use a client library.",
+    ),
+    "head_too_large": Row(
+        431,
+        None,
+        "The request head is too large",
+        "Keep it under 16 KB and 100 headers; check for cookie bloat.",
+    ),
+    "expired": Row(
+        None, 3005, "The token expired on the live connection", "Refresh in-band before `ttl` ends."
+    ),
+    "slow": Row(None, 3008, "The client reads too slowly", "Reconnect; missed events are recovered."),
+    "insufficient_state": Row(None, 3010, "The position in a channel was lost", "Reconnect to recover it."),
+    "no_pong": Row(None, 3012, "No pong came in time", "Reconnect; check the network between."),
+    "internal": Row(500, 1011, "A bug in narthex", "Report it with the trace_id."),
+}
+"""Every refusal and disconnect. Tests check each row against DESIGN section 3."""
+
+WWW_AUTHENTICATE_ERRORS: Final[dict[str, str]] = {
+    # RFC 6750 section 3.1: a request without a credential gets no error attribute.
+    "auth_required": "",
+    "token_malformed": "invalid_token",
+    "token_invalid": "invalid_token",
+    "token_expired": "invalid_token",
+    "token_not_yet_valid": "invalid_token",
+    "wrong_issuer": "invalid_token",
+    "wrong_audience": "invalid_token",
+    "algorithm_not_allowed": "invalid_token",
+    "unknown_key": "invalid_token",
+    "token_revoked": "invalid_token",
+    "ticket_invalid": "invalid_token",
+    "e2e_key_wrong": "invalid_token",
+}
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why somebody may not do something.
+
+    Attributes:
+        code: a key of `TABLE`.
+        detail: one sentence for the client; safe to show to anybody.
+        carriers_checked: names of the carriers that were looked at, in order.
+        retry_after_s: whole seconds for `Retry-After`; None where coming back changes nothing.
+        log_detail: for the log only.
+    """
+
+    code: str
+    detail: str = ""
+    carriers_checked: tuple[str, ...] = ()
+    retry_after_s: int | None = None
+    log_detail: str = ""
+
+    @property
+    def row(self) -> Row:
+        """The outcome's row of `TABLE`."""
+        return TABLE[self.code]
+
+    def problem(self, trace_id: str) -> dict[str, object]:
+        """The RFC 9457 body: `type, title, status, code, detail, remedy, trace_id, carriers_checked`."""
+        row = self.row
+        return {
+            "type": PROBLEM_TYPE_BASE + self.code,
+            "title": row.title,
+            "status": row.http or 400,
+            "code": self.code,
+            "detail": self.detail or row.title + ".",
+            "remedy": row.remedy,
+            "trace_id": trace_id,
+            "carriers_checked": list(self.carriers_checked),
+        }
+
+    def headers(self) -> list[tuple[str, str]]:
+        """`WWW-Authenticate` (RFC 6750) and `Retry-After` (RFC 9110) where they belong."""
+        found: list[tuple[str, str]] = []
+        error = WWW_AUTHENTICATE_ERRORS.get(self.code)
+        if error is not None:
+            challenge = 'Bearer realm="narthex"'
+            if error:
+                challenge += f', error="{error}", error_description="{self.row.title}"'
+            found.append(("WWW-Authenticate", challenge))
+        if self.retry_after_s is not None:
+            found.append(("Retry-After", str(self.retry_after_s)))
+        if self.code == "upgrade_required":
+            found.append(("Upgrade", "websocket"))
+            found.append(("Sec-WebSocket-Version", "13"))
+        return found
+
+    def close(self) -> tuple[int, str]:
+        """Close code and reason `code: text`, plain text of at most 123 bytes (SDKs parse JSON reasons)."""
+        row = self.row
+        return row.close or 1008, close_reason(self.code, self.detail or row.title)
+
+
+def close_reason(code: str, text: str) -> str:
+    """`code: text`, cut at a character boundary so that its UTF-8 form is at most 123 bytes."""
+    raw = f"{code}: {text}".encode()
+    return raw[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")

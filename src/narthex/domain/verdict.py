@@ -1,0 +1,53 @@
+"""What a credential turned out to be. Three values, never mixed: valid, bad, or "cannot tell right now".
+
+Rules: `Rejected` is final for the client and a *success* of the auth service; only `Unavailable` may count
+against a circuit breaker. `Expired` is the one rejection that keeps the identity, because an expired but
+otherwise verified credential lets its owner refresh in-band (DESIGN section 3).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.domain.identity import Identity
+
+
+class Valid(msgspec.Struct, frozen=True):
+    """The credential verified; `key_id` and `algorithm` go into the handshake record."""
+
+    identity: Identity
+    key_id: str = ""
+    algorithm: str = ""
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """The credential is bad for good.
+
+    Attributes:
+        code: a code of `narthex.domain.refusals.TABLE`.
+        detail: safe to show.
+        log_detail: for the log only; never the credential.
+        expired: whose it was, when expiry is its *only* fault (signature verified); else None.
+    """
+
+    code: str
+    detail: str = ""
+    log_detail: str = ""
+    key_id: str = ""
+    algorithm: str = ""
+    expired: Identity | None = None
+
+
+class Unavailable(msgspec.Struct, frozen=True):
+    """Nobody can tell right now.
+
+    Attributes:
+        cause: for the log, for example `jwks fetch timed out`.
+        retry_after_s: whole seconds after which asking again makes sense, ≥ 1.
+    """
+
+    cause: str
+    retry_after_s: int = 1
+
+
+Verdict = Valid | Rejected | Unavailable

@@ -1,0 +1,1 @@
+"""The unified test runner and its scenarios."""

@@ -1,0 +1,96 @@
+"""What an agent is to narthex: a coroutine that yields AG-UI events or plain text.
+
+Guarantees to the agent: one task per run; cancellation arrives as `asyncio.CancelledError`; nothing it yields
+is seen before it is durable. An event is a plain dict in AG-UI's JSON form (`{"type": "TEXT_MESSAGE_CONTENT",
+"messageId": …, "delta": …}`), a `str` is a text delta, and `ask` ends the run with an interrupt while the same
+coroutine goes on in the run that answers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+Event = dict[str, Any]
+"""One AG-UI event in its JSON form (camelCase members). Any: its members depend on `type`."""
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as agents see it: `role` is user, assistant, tool or system."""
+
+    role: str
+    content: str
+    message_id: str = ""
+    name: str = ""
+
+
+class AgentUser(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is asking; never their token."""
+
+    subject: str
+    tenant: str
+    plan: str
+    name: str = ""
+    permissions: tuple[str, ...] = ()
+    e2e: bool = False
+    test_run: str = ""
+
+
+class RunInput(Protocol):
+    """What an agent is given."""
+
+    @property
+    def run_id(self) -> str:
+        """This run's id; it changes when `ask` was answered."""
+
+    @property
+    def thread_id(self) -> str:
+        """The thread's id."""
+
+    @property
+    def messages(self) -> list[ChatMessage]:
+        """The conversation, oldest first, ending with the message that began the run."""
+
+    @property
+    def user(self) -> AgentUser:
+        """Who started the run."""
+
+    @property
+    def steer(self) -> AsyncIterator[str]:
+        """What people add while the run goes on (`run.steer`)."""
+
+    @property
+    def deadline(self) -> float:
+        """When the run is ended for taking too long, seconds since the epoch."""
+
+    @property
+    def attempt(self) -> int:
+        """1, or more after a restart (`restartable=True`)."""
+
+    async def ask(self, schema: Mapping[str, Any], text: str) -> Any:
+        """Ask a person. Returns the payload, valid against `schema` (JSON Schema); raises TimeoutError when
+        nobody answered in time.
+        """
+
+
+AgentFunction = Callable[[RunInput], AsyncIterator["Event | str"]]
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """A runnable agent: its public name, its function and what it promises.
+
+    Attributes:
+        name: what `run.start`'s `agent` and mentions name.
+        function: called once per run (or attempt).
+        restartable: running it again from the start after its owner died is right.
+        description: one line for people.
+        check: None, or an async callable for health that raises DependencyError when its back end is away.
+    """
+
+    name: str
+    function: AgentFunction
+    restartable: bool = False
+    description: str = ""
+    check: Callable[[], Any] | None = None

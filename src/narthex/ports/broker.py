@@ -1,0 +1,182 @@
+"""The broker: durable channel logs with fan-out, presence and control messages between instances.
+
+Not here: who may publish or subscribe (app), how frames look (protocol).
+
+Guarantees that every adapter keeps (tests/contracts/test_broker.py runs against each with the real server):
+
+1. **Durable before seen.** `publish` returns, and a handler is called, only after the publication is in the
+   log. What "in the log" survives is the adapter's `durability` sentence.
+2. **Contiguous.** Offsets of a channel are 1, 2, 3 … without holes, in one order for everybody.
+3. **Ordered per channel**, not across channels: a subscribed node's handler sees ascending offsets.
+4. **At least once** to a subscribed node; a gap shows in the offsets (`offset > last + 1`), a repeat as
+   `offset <= last`. The hub discards repeats and re-reads gaps.
+5. **Epoch.** A channel's epoch changes when its log may have lost acknowledged publications, and only then.
+6. **Idempotent.** Two publishes with one `key` to one channel within `IDEMPOTENCY_WINDOW_S` give one
+   publication; the second returns the first's position with `duplicate=True`.
+7. **Errors, never silence.** While the engine is away every call raises `DependencyError` within its time-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+IDEMPOTENCY_WINDOW_S: Final = 120
+PRESENCE_TTL_S: Final = 60
+MAX_HISTORY_PAGE: Final = 10_000
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A place in a channel's log: the offset of the last publication (0: none yet) and the log's epoch."""
+
+    offset: int
+    epoch: str
+
+
+class Published(msgspec.Struct, frozen=True):
+    """Where a publication landed; `duplicate` when its key was there already."""
+
+    offset: int
+    epoch: str
+    duplicate: bool = False
+
+
+class Publication(msgspec.Struct):
+    """One entry of a channel's log.
+
+    Attributes:
+        offset: ≥ 1.
+        data: one JSON value, UTF-8, as the publisher encoded it; brokers never parse it.
+        tags: small string pairs beside the data (Centrifuge `tags`), None when there are none.
+        at: when it was appended, seconds since the epoch.
+    """
+
+    offset: int
+    data: bytes
+    tags: dict[str, str] | None = None
+    at: float = 0.0
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A part of a channel's log.
+
+    Attributes:
+        publications: ascending offsets (descending when asked in reverse).
+        top: the log's end when it was read.
+        complete: whether every publication after the asked-for position is in the page or was cut only by
+            `limit`; False when the log no longer reaches back that far or the epoch differs.
+    """
+
+    publications: list[Publication]
+    top: Position
+    complete: bool
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One connection present in a channel: Centrifuge's client info."""
+
+    client: str
+    user: str
+    conn_info: dict[str, object] | None = None
+
+
+class Control(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message to instances: `kind` is one of `revoke`, `disconnect`, `subscribe`, `unsubscribe`, `refresh`,
+    `run`, `drain`, `runs_available`; `data` its plain values. At most once: a control message only speeds up
+    what the store already holds, so losing one delays and never loses.
+    """
+
+    kind: str
+    data: dict[str, object]
+    node: str = ""  # the receiving node's id; empty: all
+
+
+class BrokerHandler(Protocol):
+    """Who is told. Every method is called on the event loop, must not block and must not raise."""
+
+    def publication(self, channel: str, publication: Publication, epoch: str) -> None:
+        """A publication of a subscribed channel, after it is durable."""
+
+    def presence(self, channel: str, member: Member, joined: bool) -> None:
+        """Somebody joined or left a subscribed channel (at most once, best effort)."""
+
+    def control(self, message: Control) -> None:
+        """A control message to this node or to all."""
+
+    def resync(self, channels: list[str] | None) -> None:
+        """Publications may have been missed (reconnected, failed over): re-read these channels (None: all)."""
+
+
+class Broker(Protocol):
+    """See the module's guarantees. Channels are keys from `narthex.domain.channels.channel_key`."""
+
+    durability: str
+    """One sentence: what an acknowledged publication survives, with these settings."""
+
+    async def start(self, handler: BrokerHandler, node: str) -> None:
+        """Connect and begin to call `handler`. Raises DependencyError when the engine cannot be reached."""
+
+    async def stop(self) -> None:
+        """Flush what was accepted, then disconnect. Publishes under way finish or raise."""
+
+    async def publish(
+        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+    ) -> Published:
+        """Append to a channel's log. Returns once durable.
+
+        Cancelling the call never corrupts another's: the publication may or may not be in the log.
+
+        Raises:
+            DependencyError: not durable as far as anybody knows; retry with the same `key`.
+        """
+
+    def subscribe(self, channel: str) -> None:
+        """Start telling the handler of this channel's publications; idempotent; effective by the time a
+        following `history` call returns: every publication after that call's `top` reaches the handler.
+        """
+
+    def unsubscribe(self, channel: str) -> None:
+        """Stop telling; idempotent. A few may still arrive."""
+
+    def known_position(self, channel: str) -> Position | None:
+        """The log's end if it is known without waiting (hot path of `connect`), else None."""
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Page:
+        """Read a channel's log.
+
+        Args:
+            channel: its key.
+            since: exclusive start. None reads from the oldest kept (or newest, in reverse). With an empty
+                epoch only the offset counts ("from here in whatever log there is").
+            limit: at most so many; 0 gives the position only; None gives up to `MAX_HISTORY_PAGE`.
+            reverse: newest first; then `since` is an exclusive upper end.
+        """
+
+    async def remove(self, channel: str) -> None:
+        """Forget a channel's log for good (a deleted thread); its next epoch is a new one."""
+
+    async def trim(self, channel: str, through: int) -> None:
+        """Publications with offset ≤ `through` may be dropped (their content lives on in the store)."""
+
+    async def join(self, channel: str, member: Member) -> None:
+        """Record presence for `PRESENCE_TTL_S`; call again within it to stay. Tells other nodes."""
+
+    async def leave(self, channel: str, client: str) -> None:
+        """Forget presence. Tells other nodes."""
+
+    async def members(self, channel: str) -> Mapping[str, Member]:
+        """Who is present, by client id; entries older than `PRESENCE_TTL_S` are gone."""
+
+    async def control(self, message: Control) -> None:
+        """Send to one node or all, this one included."""
+
+    async def ping(self) -> None:
+        """A full round trip (append and read back on a channel of its own). Raises DependencyError."""
+
+
+BrokerFactory = Callable[[], Broker]
+"""What a contract suite takes."""

@@ -1,0 +1,130 @@
+"""What must be remembered about credentials: users, tickets, refresh tokens, revocations, signing keys.
+
+Guarantees: secrets arrive hashed (SHA-256 hex or argon2id) except private keys, which the store keeps as
+given; "use once" methods are atomic across instances: of many parallel calls exactly one succeeds.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """An account of the embedded provider. `blocked_at` 0.0 means not blocked."""
+
+    user_id: str
+    tenant: str
+    email: str
+    name: str
+    plan: str
+    permissions: tuple[str, ...] = ()
+    password_hash: str = ""
+    created_at: float = 0.0
+    blocked_at: float = 0.0
+
+
+class RefreshToken(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of a refresh family. `token_hash` is SHA-256 hex; `used_at` 0.0 means unused."""
+
+    token_hash: str
+    family: str
+    tenant: str
+    user_id: str
+    created_at: float
+    expires_at: float
+    used_at: float = 0.0
+
+
+class SigningKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A signing key: `purpose` is `provider` or `e2e`; `jwk` the private JWK as JSON text.
+
+    It signs from `not_before` on (the newest such key does) and is published for verification until
+    `retire_at` (0.0: no end).
+    """
+
+    kid: str
+    purpose: str
+    algorithm: str
+    jwk: str
+    created_at: float
+    not_before: float
+    retire_at: float = 0.0
+
+
+class Revocation(msgspec.Struct, frozen=True, kw_only=True):
+    """`kind` is `jti`, `subject` or `issued_before`.
+
+    Attributes:
+        tenant: empty for `jti` of any tenant.
+        value: the jti, the subject, or for `issued_before` the subject (`*`: all of the tenant).
+        at: when it was revoked; `issued_before` revokes tokens with `iat` < `cut`, and those with none.
+        cut: seconds since the epoch, used by `issued_before` only.
+        until: kept until then (exp + leeway + grace).
+    """
+
+    kind: str
+    tenant: str
+    value: str
+    at: float
+    until: float
+    cut: float = 0.0
+    reason: str = ""
+
+
+class Credentials(Protocol):
+    """See the module's guarantees."""
+
+    async def upsert_user(self, user: User) -> User:
+        """Insert, or update name, plan, permissions and hash of the same (tenant, email); returns the kept row."""
+
+    async def user_by_email(self, tenant: str, email: str) -> User | None:
+        """By lower-cased e-mail."""
+
+    async def user(self, tenant: str, user_id: str) -> User | None:
+        """By id."""
+
+    async def block_user(self, tenant: str, user_id: str, at: float) -> bool:
+        """Set `blocked_at` (0.0 unblocks); False when there is no such user."""
+
+    async def put_ticket(self, ticket_hash: str, identity: str, expires_at: float) -> None:
+        """Keep a ticket: `identity` is JSON of an `Identity`."""
+
+    async def take_ticket(self, ticket_hash: str, now: float) -> str | None:
+        """Use it up: of parallel calls one gets the identity, the others None, as when it expired."""
+
+    async def peek_ticket(self, ticket_hash: str, now: float) -> str | None:
+        """As `take_ticket` without using it up (preflight)."""
+
+    async def put_refresh(self, token: RefreshToken) -> None:
+        """Keep a refresh token."""
+
+    async def use_refresh(self, token_hash: str, now: float) -> tuple[str, RefreshToken | None]:
+        """`ok` and the token (now used), `reused` and the token (family must be revoked), or `unknown`."""
+
+    async def revoke_family(self, family: str) -> None:
+        """Forget every refresh token of a family."""
+
+    async def revoke_user_refresh(self, tenant: str, user_id: str) -> None:
+        """Forget every refresh token of a user."""
+
+    async def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> SigningKey:
+        """Insert. With `only_if_none`, when the purpose has a live key already, that one is returned instead
+        (so that instances that start together agree).
+        """
+
+    async def keys(self, purpose: str) -> list[SigningKey]:
+        """All kept keys of a purpose, newest first."""
+
+    async def retire_key(self, kid: str, retire_at: float) -> bool:
+        """Set when it stops being published; False when unknown."""
+
+    async def add_revocation(self, revocation: Revocation) -> None:
+        """Keep a revocation; the same (kind, tenant, value) is replaced if the new one reaches further."""
+
+    async def revocations(self, now: float) -> list[Revocation]:
+        """All that are still kept."""
+
+    async def expire(self, now: float) -> int:
+        """Delete expired tickets, refresh tokens, keys and revocations; how many."""

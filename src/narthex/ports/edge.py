@@ -1,0 +1,127 @@
+"""What lies between a socket and the app: the edge (adapters/edge, and the HTTP fallbacks in web) drives a
+`Receiver`, the app drives a `Socket`.
+
+Rules: every call here happens on the event loop and must not block. A `Receiver` is called in the order
+`opened`, any of (`message`, `writable`), `closed` exactly once; nothing after `closed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+import msgspec
+
+from narthex.domain.refusals import Refusal
+from narthex.protocol.framing import Framing, Prepared
+
+
+class RequestHead(msgspec.Struct, kw_only=True):
+    """A parsed request head, as it came.
+
+    Attributes:
+        method: upper case.
+        path: percent-decoded path without the query.
+        query: raw query string without `?`.
+        headers: lower-case name and value, in order, latin-1 decoded.
+        http_version: `1.1` or `1.0`.
+        peer: the socket's other end (host, port): the last proxy, if there is one.
+        secure: whether the socket itself is TLS.
+        received_at: loop time when the connection was accepted or the request's first byte came.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: list[tuple[str, str]]
+    http_version: str = "1.1"
+    peer: tuple[str, int] = ("", 0)
+    secure: bool = False
+    received_at: float = 0.0
+
+    def get(self, name: str) -> str | None:
+        """First value of a header by lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    def all(self, name: str) -> list[str]:
+        """All values of a header by lower-case name, in order."""
+        return [value for key, value in self.headers if key == name]
+
+
+class Socket(Protocol):
+    """One client's way out. Both WebSocket and the HTTP fallbacks are one."""
+
+    framing: Framing
+
+    def send(self, message: Prepared) -> None:
+        """Write one prepared message now."""
+
+    def send_frames(self, frames: bytes) -> None:
+        """Write bytes already framed for `framing` (several messages joined) in one write."""
+
+    def buffered(self) -> int:
+        """Bytes accepted and not yet given to the kernel."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send the close frame (or the fallback's disconnect push) and end; `closed` follows."""
+
+    def abort(self) -> None:
+        """Drop the connection without a close handshake; `closed` follows."""
+
+
+class Receiver(Protocol):
+    """The app's end of one client. Implemented by `app.connection.Connection` and the conformance echo."""
+
+    def opened(self, socket: Socket) -> None:
+        """The way out is ready; the first message may follow at once."""
+
+    def message(self, data: bytes, *, binary: bool) -> None:
+        """One whole message, within the limits. Text is given as its UTF-8 bytes, already validated."""
+
+    def writable(self, ready: bool) -> None:
+        """The transport's buffer passed its high mark (False) or drained (True)."""
+
+    def closed(self, code: int, reason: str) -> None:
+        """The connection is gone; 1006 when it broke without a close frame."""
+
+
+class Accept(msgspec.Struct, kw_only=True):
+    """Upgrade, then hand every message to `receiver`.
+
+    Attributes:
+        subprotocol: what to select, None for none.
+        headers: more response headers.
+        limits: which message limits hold: `app` or `conformance`.
+    """
+
+    receiver: Receiver
+    subprotocol: str | None = None
+    headers: list[tuple[str, str]] = []
+    limits: str = "app"
+
+
+class Deny(msgspec.Struct, kw_only=True):
+    """Answer instead of upgrading, or with `explain` upgrade (selecting it) and close with the reason."""
+
+    refusal: Refusal
+    trace_id: str
+    explain: bool = False
+    headers: list[tuple[str, str]] = []
+
+
+Decision = Accept | Deny
+
+
+class Gate(Protocol):
+    """Decides on upgrades. Called once per upgrade request, after the edge's own checks of the head."""
+
+    def decide(self, head: RequestHead) -> Decision | Awaitable[Decision]:
+        """Admit or refuse. Without an await whenever nothing has to be waited for (the hot path)."""
+
+    def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
+        """The edge refused by itself (`head_too_large`, `handshake_timeout`, `bad_request` …): record and
+        count it; returns the trace id for the body.
+        """

@@ -1,0 +1,146 @@
+"""Run records, leases and approvals, as the app needs them kept. A run's events are in the broker's log.
+
+Guarantees: every method is one atomic, durable step. `claim` gives a run to one owner at a time; a step
+that names an owner changes nothing once that owner has lost its lease (fencing is by owner *and* attempt).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of an agent. Moments are seconds since the epoch; 0.0 means not yet.
+
+    Attributes:
+        state: a state of `narthex.domain.runs`: queued, running, finished, interrupted, cancelled, failed.
+        client_message_id: the idempotency key of `run.start`, unique per tenant and user.
+        message_id: the person's message that began it.
+        concurrent_limit: the plan's limit when it was started; `claim` honours it.
+        identity: the starter, JSON of `Identity` without token fields; the agent sees it as `user`.
+        traffic: `user`, `guest`, `e2e` or `probe`.
+        start_offset: channel offset just before its first event; its events come after it.
+        owner: node id of the lease holder, empty when none.
+        attempt: 1 for the first; a restart after owner loss adds one.
+        cancel_requested_by: user id, empty when nobody.
+        count: the last `seq`.
+        digest: of the normal form, set with the terminal event.
+        text: the run's whole answer text.
+        error: code of a RUN_ERROR, empty otherwise.
+    """
+
+    run_id: str
+    thread_id: str
+    tenant: str
+    user_id: str
+    agent: str
+    state: str
+    client_message_id: str
+    message_id: str
+    created_at: float
+    parent_run_id: str = ""
+    concurrent_limit: int = 1
+    identity: str = "{}"
+    traffic: str = "user"
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    start_offset: int = 0
+    owner: str = ""
+    lease_until: float = 0.0
+    attempt: int = 0
+    restartable: bool = False
+    cancel_requested_by: str = ""
+    count: int = 0
+    digest: str = ""
+    text: str = ""
+    error: str = ""
+
+
+class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
+    """An open or answered approval. `schema` and `payload` are JSON text; `resume_run_id` is the new run's."""
+
+    interrupt_id: str
+    run_id: str
+    thread_id: str
+    tenant: str
+    text: str
+    schema: str
+    created_at: float
+    expires_at: float
+    answered_by: str = ""
+    payload: str = ""
+    resume_run_id: str = ""
+
+
+class Runs(Protocol):
+    """Runs of all tenants."""
+
+    async def start(self, run: Run, *, queue_limit: int) -> tuple[Run, bool]:
+        """Insert as `queued`. The same (tenant, user, client_message_id) gives the earlier run and False.
+
+        Raises:
+            ClientError: code `queue_full` when the thread has `queue_limit` queued runs.
+        """
+
+    async def get(self, tenant: str, run_id: str) -> Run | None:
+        """The run, or None."""
+
+    async def by_client_message(self, tenant: str, user_id: str, client_message_id: str) -> Run | None:
+        """The run that this `client_message_id` started, or None."""
+
+    async def claim(self, owner: str, now: float, lease_s: float, limit: int) -> list[Run]:
+        """Move up to `limit` queued runs to `running` under a lease and return them (attempt counted up).
+
+        A run is claimable when its thread has no running run and its user has fewer than
+        `concurrent_limit` running. Fair: tenants with the fewest running first, then the oldest.
+        """
+
+    async def queue_position(self, tenant: str, run_id: str) -> int:
+        """How many runs are before it in its thread or in its user's quota; 0 when next or not queued."""
+
+    async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
+        """Extend every lease of `owner` still held; returns the ids of the runs it still owns."""
+
+    async def started(self, run: Run, start_offset: int, now: float) -> bool:
+        """Note where its events begin. False when the lease is lost."""
+
+    async def finish(
+        self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
+    ) -> bool:
+        """Terminal step; False when (owner, attempt) no longer holds it or it is terminal already."""
+
+    async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
+        """Note who asked. A queued run becomes `cancelled` at once. Returns the run as it is then."""
+
+    async def orphans(self, now: float, owner: str, lease_s: float, limit: int) -> list[Run]:
+        """Take over running runs whose lease ended: owner becomes `owner`, attempt counts up."""
+
+    async def release(self, owner: str, now: float) -> int:
+        """End every lease of `owner` now (a clean stop), so that others take over at once."""
+
+    async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
+        """Queued and running runs, oldest first."""
+
+    async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
+        """The newest runs, newest first."""
+
+    async def active_count(self, tenant: str, user_id: str) -> int:
+        """Queued and running runs of a user."""
+
+    async def open_interrupt(self, interrupt: Interrupt) -> None:
+        """Keep an approval that waits for an answer."""
+
+    async def interrupt(self, tenant: str, interrupt_id: str) -> Interrupt | None:
+        """The approval, or None."""
+
+    async def open_interrupts(self, tenant: str, thread_id: str, now: float) -> list[Interrupt]:
+        """Unanswered, unexpired approvals of a thread."""
+
+    async def answer_interrupt(
+        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
+    ) -> Interrupt | None:
+        """Answer once, and insert `resume` as a queued run in the same step. A second answer changes nothing
+        and returns the first's record. None when there is no such interrupt or it expired.
+        """

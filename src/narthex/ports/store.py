@@ -1,0 +1,91 @@
+"""The store as a whole: the narrow ports above it, one engine, one life. Also small records: audit, results.
+
+Guarantees: `start` brings the schema forward (a schema is readable one version back); every write is durable
+when it returns, as far as `durability` says; errors are `DependencyError("store", …)`, never silence.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from narthex.ports.credentials import Credentials
+from narthex.ports.runs import Runs
+from narthex.ports.threads import Threads
+
+
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that must be provable later: `kind` such as `e2e_admission`, `revocation`, `user_block`."""
+
+    at: float
+    kind: str
+    tenant: str
+    subject: str
+    detail: str  # JSON text; never a secret
+    trace_id: str = ""
+
+
+class TestRunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What an end-to-end run reported: counts, and the environment it ran against. `report` is JSON text."""
+
+    __test__ = False  # pytest: this is no test class
+
+    test_run: str
+    at: float
+    environment: str
+    passed: int
+    failed: int
+    skipped: int
+    duration_s: float
+    report: str = "{}"
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One health sample for the status page: `status` is healthy, degraded or unhealthy."""
+
+    at: float
+    component: str
+    status: str
+    latency_ms: float = 0.0
+
+
+class Records(Protocol):
+    """Append-only records."""
+
+    async def audit(self, record: AuditRecord) -> None:
+        """Append."""
+
+    async def audits(self, kind: str | None, limit: int) -> list[AuditRecord]:
+        """Newest first."""
+
+    async def add_result(self, result: TestRunResult) -> None:
+        """Append, or replace the same test run's."""
+
+    async def results(self, limit: int) -> list[TestRunResult]:
+        """Newest first."""
+
+    async def add_samples(self, samples: list[Sample]) -> None:
+        """Append."""
+
+    async def samples(self, component: str | None, since: float, limit: int) -> list[Sample]:
+        """Oldest first."""
+
+
+class Store(Protocol):
+    """One engine behind the narrow ports."""
+
+    durability: str
+    threads: Threads
+    runs: Runs
+    credentials: Credentials
+    records: Records
+
+    async def start(self) -> None:
+        """Open, migrate. Raises DependencyError when it cannot be reached, ConfigError when it is too new."""
+
+    async def stop(self) -> None:
+        """Finish what was accepted, close."""
+
+    async def ping(self) -> None:
+        """A full round trip: write a row and read it back. Raises DependencyError."""

@@ -1,0 +1,43 @@
+"""Counting and recording, by role. Names of metrics are DESIGN section 4's; the registry is an adapter's.
+
+Guarantees: no method raises, waits, or takes a value that could be a secret; labels are from closed sets
+(codes, classes, carriers, environments), never ids.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Meter(Protocol):
+    """Counters, gauges and histograms, pre-bound for the hot path by the adapter."""
+
+    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None:
+        """`narthex_handshakes_total{outcome,code,class}` and `narthex_handshake_seconds`."""
+
+    def credential(self, carrier: str, result: str) -> None:
+        """`narthex_credential_extractions_total{carrier,result}`."""
+
+    def e2e_admission(self, result: str) -> None:
+        """`narthex_e2e_admissions_total{result}`."""
+
+    def e2e_tests(self, result: str, count: int) -> None:
+        """`narthex_e2e_tests_total{result}`."""
+
+    def connections(self, traffic: str, delta: int) -> None:
+        """`narthex_connections_active{class}` up or down."""
+
+    def disconnect(self, code: int) -> None:
+        """`narthex_disconnects_total{code}`."""
+
+    def breaker(self, dependency: str, traffic: str, state: str) -> None:
+        """`narthex_breaker_state{dependency,class}`: closed 0, half_open 1, open 2."""
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to counter `narthex_<name>_total`; labels must be the ones it was declared with."""
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Observe in histogram `narthex_<name>` (unit in its name)."""
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Set gauge `narthex_<name>`."""

@@ -1,0 +1,1 @@
+"""HTTP routes: health, auth provider, API, AG-UI, pages."""
