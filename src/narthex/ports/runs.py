@@ -22,7 +22,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         identity: the starter, JSON of `Identity` without token fields; the agent sees it as `user`.
         traffic: `user`, `guest`, `e2e` or `probe`.
         start_offset: channel offset just before its first event; its events come after it.
-        owner: node id of the lease holder, empty when none.
+        owner: node id of the lease holder, empty when none. On a *queued* run it is a reservation: the node
+            that holds the coroutine which this run resumes, while `lease_until` has not passed.
         attempt: 1 for the first; a restart after owner loss adds one.
         cancel_requested_by: user id, empty when nobody.
         count: the last `seq`.
@@ -59,7 +60,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
-    """An open or answered approval. `schema` and `payload` are JSON text; `resume_run_id` is the new run's."""
+    """An open or answered approval. `schema` and `payload` are JSON text; `resume_run_id` is the new run's.
+
+    `node` is the node whose memory holds the waiting coroutine; the run that answers is reserved for it.
+    """
 
     interrupt_id: str
     run_id: str
@@ -72,6 +76,7 @@ class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
     answered_by: str = ""
     payload: str = ""
     resume_run_id: str = ""
+    node: str = ""
 
 
 class Runs(Protocol):
@@ -94,14 +99,18 @@ class Runs(Protocol):
         """Move up to `limit` queued runs to `running` under a lease and return them (attempt counted up).
 
         A run is claimable when its thread has no running run and its user has fewer than
-        `concurrent_limit` running. Fair: tenants with the fewest running first, then the oldest.
+        `concurrent_limit` running. Fair: tenants with the fewest running first, then the oldest. A queued
+        run with an `owner` other than the caller (a reservation) is claimable only once its `lease_until`
+        has passed.
         """
 
     async def queue_position(self, tenant: str, run_id: str) -> int:
         """How many runs are before it in its thread or in its user's quota; 0 when next or not queued."""
 
     async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
-        """Extend every lease of `owner` still held; returns the ids of the runs it still owns."""
+        """Extend every lease of `owner` still held, reservations of queued runs too; returns the ids of the
+        *running* runs it still owns.
+        """
 
     async def started(self, run: Run, start_offset: int, now: float) -> bool:
         """Note where its events begin. False when the lease is lost."""
@@ -114,11 +123,14 @@ class Runs(Protocol):
     async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
         """Note who asked. A queued run becomes `cancelled` at once. Returns the run as it is then."""
 
+    async def cancel_requests(self, owner: str) -> list[Run]:
+        """Running runs of `owner` with `cancel_requested_by` set (control messages may get lost)."""
+
     async def orphans(self, now: float, owner: str, lease_s: float, limit: int) -> list[Run]:
         """Take over running runs whose lease ended: owner becomes `owner`, attempt counts up."""
 
     async def release(self, owner: str, now: float) -> int:
-        """End every lease of `owner` now (a clean stop), so that others take over at once."""
+        """End every lease and reservation of `owner` now (a clean stop), so that others take over at once."""
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
         """Queued and running runs, oldest first."""
@@ -141,6 +153,6 @@ class Runs(Protocol):
     async def answer_interrupt(
         self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
     ) -> Interrupt | None:
-        """Answer once, and insert `resume` as a queued run in the same step. A second answer changes nothing
-        and returns the first's record. None when there is no such interrupt or it expired.
+        """Answer once, and insert `resume` as a queued run (with its `owner` and `lease_until`: a reservation)
+        in the same step. A second answer changes nothing and returns the first's record. None when there is no such interrupt or it expired.
         """
