@@ -1,0 +1,100 @@
+// Bundles the pages into the Python package. Called by hatch_build.py and by `npm run build`; it writes files
+// whose names carry their content's hash (so they may be cached for ever) and manifest.json, which
+// src/narthex/web/pages.py serves from. It fetches nothing.
+//
+//   node build.mjs [--out DIR] [--watch]
+
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { basename, dirname, extname, join, relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import * as esbuild from "esbuild";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const args = process.argv.slice(2);
+const outAt = args.indexOf("--out");
+const out = resolve(outAt >= 0 ? args[outAt + 1] : join(here, "../src/narthex/web/static"));
+const pagesDir = join(here, "src/pages");
+
+/** Every folder of src/pages that has an index.html is a page; main.tsx and boot.ts are its scripts. */
+const pages = readdirSync(pagesDir).filter((name) => existsSync(join(pagesDir, name, "index.html")));
+
+const entries = {};
+for (const page of pages) {
+  for (const [suffix, file] of [["", "main.tsx"], ["-boot", "boot.ts"]]) {
+    const path = join(pagesDir, page, file);
+    if (existsSync(path)) entries[page + suffix] = path;
+  }
+}
+
+const options = {
+  absWorkingDir: here,
+  entryPoints: entries,
+  bundle: true,
+  minify: true,
+  format: "esm",
+  target: ["es2022", "chrome109", "firefox115", "safari16.4"],
+  outdir: out,
+  entryNames: "[name]-[hash]",
+  assetNames: "[name]-[hash]",
+  legalComments: "linked",
+  metafile: true,
+  write: false,
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  alias: { "@narthex/client": "./packages/client/src/index.ts" },
+  loader: { ".svg": "file" },
+  publicPath: "/static/",
+  logLevel: "warning",
+};
+
+function write(result) {
+  const files = {};
+  const assets = {};
+  for (const file of result.outputFiles) {
+    const name = basename(file.path);
+    files[name] = file.contents;
+    const output = result.metafile.outputs[relative(here, file.path)];
+    const entry = output?.entryPoint;
+    if (entry) {
+      const key = Object.keys(entries).find((k) => resolve(here, entry) === entries[k]);
+      assets[key] = { js: name, css: output.cssBundle ? basename(output.cssBundle) : null };
+    }
+  }
+  const manifest = { pages: {}, files: {} };
+  for (const page of pages) {
+    const main = assets[page];
+    const boot = assets[`${page}-boot`];
+    const icon = `icon-${digest(readFileSync(join(here, "src/icon.svg"))).slice(0, 8)}.svg`;
+    files[icon] = readFileSync(join(here, "src/icon.svg"));
+    const html = readFileSync(join(pagesDir, page, "index.html"), "utf8")
+      .replaceAll("{{icon}}", `/static/${icon}`)
+      .replaceAll("{{boot}}", boot ? `/static/${boot.js}` : "")
+      .replaceAll("{{css}}", main.css ? `/static/${main.css}` : "")
+      .replaceAll("{{js}}", `/static/${main.js}`);
+    files[`${page}.html`] = Buffer.from(html);
+    manifest.pages[page] = `${page}.html`;
+  }
+  for (const [name, bytes] of Object.entries(files)) {
+    manifest.files[name] = { sha256: digest(bytes), bytes: bytes.length, immutable: extname(name) !== ".html" };
+  }
+  rmSync(out, { recursive: true, force: true });
+  mkdirSync(out, { recursive: true });
+  for (const [name, bytes] of Object.entries(files)) writeFileSync(join(out, name), bytes);
+  writeFileSync(join(out, "manifest.json"), JSON.stringify(manifest, null, 1) + "\n");
+  const total = Object.entries(manifest.files).map(([name, f]) => `${name} ${(f.bytes / 1024).toFixed(1)} KB`);
+  console.log(`built ${relative(process.cwd(), out) || out}: ${total.join(", ")}`);
+}
+
+function digest(bytes) {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+if (args.includes("--watch")) {
+  const writer = { name: "write", setup: (build) => build.onEnd((r) => { if (!r.errors.length) write(r); }) };
+  const context = await esbuild.context({ ...options, plugins: [writer] });
+  await context.watch();
+} else {
+  write(await esbuild.build(options));
+}
