@@ -1,0 +1,85 @@
+"""What a slow client has not been sent yet: deltas merged for it alone, everything else kept as it is.
+
+Not here: when a client counts as slow (the transport's high mark). Rules: bounded in bytes and in time;
+past either bound the client is closed with 3008, because a reader that never catches up would otherwise
+hold memory for ever; what it is sent in the end is byte-identical text (DESIGN section 6).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from narthex.app.hub.channel import Channel, Delivery
+from narthex.domain.merging import merge_events
+from narthex.ports.broker import Publication
+from narthex.protocol.framing import Prepared
+from narthex.protocol.replies import encode_json, encode_publication
+
+_ENTRY_BYTES: Final = 64  # what an entry costs besides its payload
+
+
+class BacklogLimits(NamedTuple):
+    """DESIGN section 8: pending bytes per client and lag."""
+
+    max_bytes: int = 1_048_576
+    max_lag_s: float = 10.0
+
+
+class Backlog:
+    """Deliveries kept for one lagging connection, per channel in order."""
+
+    __slots__ = ("_entries", "_last_of", "size", "started_at")
+
+    def __init__(self, now: float) -> None:
+        self._entries: list[tuple[Channel, Delivery] | None] = []
+        self._last_of: dict[Channel, int] = {}
+        self.size = 0
+        self.started_at = now
+
+    def add(self, channel: Channel, items: list[Delivery]) -> None:
+        """Keep deliveries; a delta that continues the channel's last kept delta is merged into it."""
+        for item in items:
+            at = self._last_of.get(channel)
+            if at is not None:
+                previous = self._entries[at]
+                merged = _merge(channel, previous[1], item) if previous is not None else None
+                if merged is not None and previous is not None:
+                    self.size += len(merged.prepared.payload) - len(previous[1].prepared.payload)
+                    self._entries[at] = (channel, merged)
+                    continue
+            self._last_of[channel] = len(self._entries)
+            self._entries.append((channel, item))
+            self.size += len(item.prepared.payload) + _ENTRY_BYTES
+
+    def take(self) -> list[tuple[Channel, Delivery]]:
+        """Everything kept, in order; the backlog is empty afterwards."""
+        entries, self._entries = self._entries, []
+        self._last_of.clear()
+        self.size = 0
+        return [entry for entry in entries if entry is not None]
+
+    def forget(self, channel: Channel) -> None:
+        """The connection left the channel."""
+        self._last_of.pop(channel, None)
+        for at, entry in enumerate(self._entries):
+            if entry is not None and entry[0] is channel:
+                self.size -= len(entry[1].prepared.payload) + _ENTRY_BYTES
+                self._entries[at] = None
+
+
+def _merge(channel: Channel, first: Delivery, second: Delivery) -> Delivery | None:
+    """Both deltas as one publication at the second's offset, or None when they must stay apart."""
+    if first.publication is None or second.publication is None:
+        return None
+    if b"delta" not in first.publication.data or b"delta" not in second.publication.data:
+        return None  # cheap look before parsing: only deltas have the member
+    merged = merge_events(
+        msgspec.json.decode(first.publication.data), msgspec.json.decode(second.publication.data)
+    )
+    if merged is None:
+        return None
+    data = encode_json(merged)
+    publication = Publication(offset=second.publication.offset, data=data, at=second.publication.at)
+    return Delivery(Prepared(encode_publication(channel.prefix, data, publication.offset)), publication)

@@ -1,0 +1,156 @@
+"""`connect` and `refresh`: from an admitted handshake (or an in-band token) to a live connection.
+
+The judgement is `app/handshake`'s; here its outcome becomes a reply or a close code. Without an in-band
+token, and with the user channel's position at hand, a connect is answered without waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING
+
+from narthex.app.commands.subscribing import join_server_side, join_server_side_now, release_server_side
+from narthex.domain.admission import Admit
+from narthex.domain.channels import user_channel
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
+from narthex.protocol import codes
+from narthex.protocol.commands import ConnectRequest, RefreshRequest
+from narthex.protocol.replies import ConnectResult, RefreshResult, SubscribeResult, encode_error, encode_reply
+from narthex.protocol.session import NEVER, Asked
+
+if TYPE_CHECKING:
+    from narthex.app.connection import Connection
+
+
+def connect(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None] | None:
+    """See the module."""
+    request = asked.request
+    assert isinstance(request, ConnectRequest)
+    if request.token:
+        outcome = connection.services.door.admit_in_band(connection.seed, request.token)
+        if isinstance(outcome, Awaitable):
+            return _connect_awaited(connection, asked, request, outcome)
+        return _connect_with(connection, asked, request, outcome)
+    admit = connection.seed.admit
+    if admit.inert == "expired":
+        connection.session.failed_connect()
+        return encode_error(asked.id, codes.TOKEN_EXPIRED)
+    if admit.identity is None:
+        connection.close(codes.INVALID_TOKEN)
+        return None
+    return _finish(connection, asked, request, admit.identity)
+
+
+async def _connect_awaited(
+    connection: Connection, asked: Asked, request: ConnectRequest, outcome: Awaitable[Admit | Refusal]
+) -> bytes | None:
+    reply = _connect_with(connection, asked, request, await outcome)
+    return await reply if isinstance(reply, Coroutine) else reply
+
+
+def _connect_with(
+    connection: Connection, asked: Asked, request: ConnectRequest, outcome: Admit | Refusal
+) -> bytes | Coroutine[object, object, bytes | None] | None:
+    if isinstance(outcome, Refusal):
+        if outcome.code == "token_expired":
+            connection.session.failed_connect()
+            return encode_error(asked.id, codes.TOKEN_EXPIRED)
+        connection.refuse(outcome)
+        return None
+    assert outcome.identity is not None
+    return _finish(connection, asked, request, outcome.identity)
+
+
+def _finish(
+    connection: Connection, asked: Asked, request: ConnectRequest, identity: Identity
+) -> Coroutine[object, object, bytes | None] | None:
+    name = user_channel(identity.subject)
+    wanted = request.subs.get(name) if request.subs else None
+    if wanted is None or not wanted.recover:
+        result = join_server_side_now(connection, identity, name)
+        if result is not None:
+            _answer(connection, asked, identity, {name: result})
+            return None
+    return _finish_later(connection, asked, request, identity, name)
+
+
+async def _finish_later(
+    connection: Connection, asked: Asked, request: ConnectRequest, identity: Identity, name: str
+) -> None:
+    wanted = request.subs.get(name) if request.subs else None
+    result = await join_server_side(connection, identity, name, wanted)
+    if not connection.is_closed:
+        _answer(connection, asked, identity, {name: result})
+
+
+def _answer(
+    connection: Connection, asked: Asked, identity: Identity, subs: dict[str, SubscribeResult]
+) -> None:
+    """Go live and say so; then, in the same tick, what is newer than the reply and what was batched behind it."""
+    services = connection.services
+    expires_at, ttl = life(connection, identity)
+    connection.live(identity, expires_at)
+    services.registry.identify(connection, identity.user)
+    limits = services.session_limits
+    result = ConnectResult(
+        client=connection.client,
+        version=services.version,
+        expires=ttl > 0,
+        ttl=ttl,
+        subs=subs,
+        ping=int(limits.ping_every_s),
+        pong=True,
+        session=connection.client,
+        node=services.node,
+        time=int(services.now() * 1000),
+    )
+    connection.send(encode_reply(asked.id, "connect", result))
+    release_server_side(connection, {name: found.offset for name, found in subs.items()})
+    connection.release_held()
+
+
+def life(connection: Connection, identity: Identity) -> tuple[float, int]:
+    """When its token ends on the loop's clock, and the `ttl` to tell: whole seconds, at least 1; 0 if never."""
+    if identity.expires_at is None:
+        return NEVER, 0
+    left_s = identity.expires_at - connection.services.now()
+    return connection.services.timers.now() + left_s, max(1, int(left_s))
+
+
+def refresh(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None] | None:
+    """A fresh token of the same subject for a live connection."""
+    request = asked.request
+    assert isinstance(request, RefreshRequest)
+    if not request.token:
+        return encode_error(asked.id, codes.BAD_REQUEST)
+    outcome = connection.services.door.admit_in_band(connection.seed, request.token)
+    if isinstance(outcome, Awaitable):
+        return _refresh_awaited(connection, asked, outcome)
+    return _refreshed(connection, asked, outcome)
+
+
+async def _refresh_awaited(
+    connection: Connection, asked: Asked, outcome: Awaitable[Admit | Refusal]
+) -> bytes | None:
+    return _refreshed(connection, asked, await outcome)
+
+
+def _refreshed(connection: Connection, asked: Asked, outcome: Admit | Refusal) -> bytes | None:
+    if isinstance(outcome, Refusal):
+        if outcome.code == "token_expired":
+            return encode_error(asked.id, codes.EXPIRED)
+        if outcome.code == "auth_unavailable":  # the old token still holds: let the SDK try again
+            return encode_error(asked.id, codes.INTERNAL)
+        connection.refuse(outcome)
+        return None
+    identity = outcome.identity
+    current = connection.identity
+    if identity is None or current is None or not identity.same_user(current):
+        connection.refuse(Refusal(code="credential_conflict", detail="The token names another subject."))
+        return None
+    expires_at, ttl = life(connection, identity)
+    connection.refreshed(identity, expires_at)
+    services = connection.services
+    result = RefreshResult(client=connection.client, version=services.version, expires=ttl > 0, ttl=ttl)
+    return encode_reply(asked.id, "refresh", result)

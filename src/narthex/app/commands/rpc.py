@@ -1,0 +1,49 @@
+"""`rpc`: finds the method, checks its params, answers with its result or a numbered error (docs/protocol.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING
+
+from narthex.errors import ClientError, DependencyError
+from narthex.protocol import codes
+from narthex.protocol.codes import ReplyError
+from narthex.protocol.commands import RpcRequest
+from narthex.protocol.replies import encode_error, encode_reply
+from narthex.protocol.session import Asked
+
+if TYPE_CHECKING:
+    from narthex.app.connection import Connection
+
+
+def rpc(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+    """Run an RPC method; those that need no waiting answer at once."""
+    request = asked.request
+    assert isinstance(request, RpcRequest)
+    method = connection.services.methods.get(request.method)
+    if method is None:
+        return encode_error(asked.id, codes.METHOD_NOT_FOUND)
+    if connection.identity is not None and not method.allowed(connection.identity):
+        return encode_error(asked.id, codes.PERMISSION_DENIED)
+    try:
+        outcome = method.call(connection, bytes(request.data) if request.data is not None else b"{}")
+    except ClientError as fault:
+        return encode_error(asked.id, _numbered(fault))
+    if isinstance(outcome, Coroutine):
+        return _awaited(asked, outcome)
+    return encode_reply(asked.id, "rpc", {"data": outcome})
+
+
+async def _awaited(asked: Asked, outcome: Coroutine[object, object, object]) -> bytes:
+    try:
+        result = await outcome
+    except ClientError as fault:
+        return encode_error(asked.id, _numbered(fault))
+    except DependencyError as fault:
+        return encode_error(asked.id, ReplyError(503, f"{fault.code}: {fault.message}", temporary=True))
+    return encode_reply(asked.id, "rpc", {"data": result})
+
+
+def _numbered(fault: ClientError) -> ReplyError:
+    """`code: message remedy`, so that a person who sees only the SDK's error knows what to do."""
+    return ReplyError(fault.number, f"{fault.code}: {fault}", temporary=fault.number == 429)

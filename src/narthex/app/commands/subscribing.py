@@ -1,0 +1,198 @@
+"""`subscribe`, `unsubscribe` and server-side subscriptions: joining a channel without missing anything.
+
+Order that makes it gapless: attach to the hub (publications are buffered from here), read the log, send what
+was read, then everything buffered that is newer. Rules: never a partial recovery: when the log no longer
+reaches back to the client's position, `recovered` is false and the client knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from narthex.app.connection import Subscription
+from narthex.app.hub.channel import Channel
+from narthex.domain.channels import channel_key, parse_channel
+from narthex.domain.identity import Identity
+from narthex.ports.broker import Page, Position
+from narthex.protocol import codes
+from narthex.protocol.commands import ChannelRequest, SubscribeRequest
+from narthex.protocol.replies import PublicationView, SubscribeResult, encode_error, encode_push, encode_reply
+from narthex.protocol.session import Asked
+
+if TYPE_CHECKING:
+    from narthex.app.connection import Connection
+
+REREADS: Final = 5  # how often a flood may outrun a history read before the subscription gives up
+_EMPTY: Final[list[PublicationView]] = []
+
+
+def subscribe(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+    """Check the right to listen, then join."""
+    request = asked.request
+    assert isinstance(request, SubscribeRequest)
+    parsed = parse_channel(request.channel)
+    if parsed is None:
+        return encode_error(asked.id, codes.UNKNOWN_CHANNEL)
+    if request.channel in connection.subscriptions:
+        return encode_error(asked.id, codes.ALREADY_SUBSCRIBED)
+    if len(connection.subscriptions) >= connection.services.channel_limit:
+        return encode_error(asked.id, codes.LIMIT_EXCEEDED)
+    identity = connection.identity
+    assert identity is not None
+    kind, ident = parsed
+    if kind == "user":  # every connection has its own from the server already; another's is nobody's business
+        return encode_error(asked.id, codes.PERMISSION_DENIED)
+    return _subscribe_thread(connection, asked, request, identity, ident)
+
+
+async def _subscribe_thread(
+    connection: Connection, asked: Asked, request: SubscribeRequest, identity: Identity, thread_id: str
+) -> bytes | None:
+    services = connection.services
+    role = await services.chat.role(identity, thread_id)
+    if role is None:
+        return encode_error(asked.id, codes.PERMISSION_DENIED)
+    if connection.is_closed or request.channel in connection.subscriptions:
+        return encode_error(asked.id, codes.ALREADY_SUBSCRIBED)
+    key = channel_key(identity.tenant, request.channel)
+    result = await _join(connection, key, request.channel, request, server_side=False, presence=True)
+    if result is None or connection.is_closed:
+        return None if connection.is_closed else encode_error(asked.id, codes.UNRECOVERABLE_POSITION)
+    # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
+    subscription = connection.subscriptions[request.channel]
+    connection.send(encode_reply(asked.id, "subscribe", result))
+    if not _release(connection, subscription.channel, result.offset):
+        connection.close(codes.INSUFFICIENT_STATE)
+        return None
+    await services.join_presence(connection, key)
+    return None
+
+
+async def _join(
+    connection: Connection,
+    key: str,
+    name: str,
+    request: SubscribeRequest | None,
+    *,
+    server_side: bool,
+    presence: bool,
+) -> SubscribeResult | None:
+    """Attach and read. The caller sends the result and calls `_release` with its offset, without awaiting."""
+    hub = connection.services.hub
+    channel = hub.attach(key, connection)
+    connection.subscriptions[name] = Subscription(channel, server_side, presence)
+    try:
+        page, result = await _read(connection, key, request)
+    except BaseException:
+        connection.forget(name)
+        raise
+    if connection.is_closed:
+        connection.forget(name)
+        return None
+    hub.positioned(channel, page.top)
+    return result
+
+
+async def _read(
+    connection: Connection, key: str, request: SubscribeRequest | None
+) -> tuple[Page, SubscribeResult]:
+    """Position, and the publications after the client's position if it wants them and they are all there."""
+    broker = connection.services.broker
+    if request is None or not request.recover:
+        page = await broker.history(key, limit=0)
+        return page, SubscribeResult(
+            recoverable=True, positioned=True, epoch=page.top.epoch, offset=page.top.offset
+        )
+    since = Position(request.offset, request.epoch)
+    page = await broker.history(key, since=since, limit=connection.services.recovery_limit + 1)
+    whole = page.complete and len(page.publications) <= connection.services.recovery_limit
+    reaches = whole and (
+        page.publications[-1].offset == page.top.offset
+        if page.publications
+        else since.offset == page.top.offset
+    )
+    connection.services.meter.count("recoveries", result="recovered" if reaches else "lost")
+    return page, SubscribeResult(
+        recoverable=True,
+        positioned=True,
+        epoch=page.top.epoch,
+        offset=page.top.offset,
+        was_recovering=True,
+        recovered=reaches,
+        publications=[view(item.data, item.offset, item.tags) for item in page.publications]
+        if reaches
+        else _EMPTY,
+    )
+
+
+def view(data: bytes, offset: int, tags: dict[str, str] | None) -> PublicationView:
+    """A publication as clients see it."""
+    return PublicationView(data=msgspec.Raw(data), offset=offset, tags=tags)
+
+
+def _release(connection: Connection, channel: Channel, offset: int) -> bool:
+    """Let buffered and live publications after `offset` through. False: too much came meanwhile."""
+    return connection in channel.joiners and channel.ready(connection, offset)
+
+
+def join_server_side_now(connection: Connection, identity: Identity, name: str) -> SubscribeResult | None:
+    """The user channel without waiting, if the broker knows its position; None: use `join_server_side`."""
+    key = channel_key(identity.tenant, name)
+    services = connection.services
+    position = services.broker.known_position(key)
+    if position is None:
+        return None
+    channel = services.hub.attach(key, connection)
+    if channel.last is not None and channel.last != position.offset:
+        services.hub.detach(channel, connection)  # publications are on their way: take the careful path
+        return None
+    connection.subscriptions[name] = Subscription(channel, True, False)
+    services.hub.positioned(channel, position)
+    channel.ready(connection, position.offset)
+    return SubscribeResult(recoverable=True, positioned=True, epoch=position.epoch, offset=position.offset)
+
+
+async def join_server_side(
+    connection: Connection, identity: Identity, name: str, request: SubscribeRequest | None
+) -> SubscribeResult:
+    """The user channel with recovery. What comes in before the connect reply is sent stays buffered: the
+    caller replies in the same tick that this returns, then calls `release_server_side`.
+    """
+    key = channel_key(identity.tenant, name)
+    result = await _join(connection, key, name, request, server_side=True, presence=False)
+    return result if result is not None else SubscribeResult()
+
+
+def release_server_side(connection: Connection, subs: dict[str, int]) -> None:
+    """After the connect reply was written: let each server-side channel's newer publications through."""
+    for name, offset in subs.items():
+        subscription = connection.subscriptions.get(name)
+        waiting = subscription is not None and connection in subscription.channel.joiners
+        if subscription is not None and waiting and not _release(connection, subscription.channel, offset):
+            connection.close(codes.INSUFFICIENT_STATE)
+
+
+def unsubscribe(connection: Connection, asked: Asked) -> bytes:
+    """Leave a channel; leaving one that was not joined is fine."""
+    request = asked.request
+    assert isinstance(request, ChannelRequest)
+    subscription = connection.subscriptions.get(request.channel)
+    if subscription is not None and subscription.server_side:
+        return encode_error(asked.id, codes.PERMISSION_DENIED)
+    if subscription is not None:
+        connection.forget(request.channel)
+        if subscription.presence:
+            connection.services.leave_presence(connection, subscription.channel.key)
+    return encode_reply(asked.id, "unsubscribe", {})
+
+
+def remove_server_side(connection: Connection, name: str, code: int, reason: str) -> None:
+    """Take a channel away from a client (it is no member any more) and tell it."""
+    subscription = connection.forget(name)
+    if subscription is not None:
+        connection.send(encode_push(name, "unsubscribe", {"code": code, "reason": reason}))
+        if subscription.presence:
+            connection.services.leave_presence(connection, subscription.channel.key)

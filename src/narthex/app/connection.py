@@ -1,0 +1,306 @@
+"""One connected client: drives its protocol session, its socket and its place in the hub.
+
+Not here: what a command does (app/commands), what a credential is worth (app/handshake), bytes on the wire
+(adapters/edge). Rules: everything runs on the event loop; commands that can be answered without waiting are
+answered in the same call; each that must wait is one bounded task; after `closed` nothing is sent.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from narthex.app.backlog import Backlog
+from narthex.app.hub.channel import Channel, Delivery
+from narthex.app.seed import Seed
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
+from narthex.errors import DependencyError, NarthexError
+from narthex.ports.edge import Socket
+from narthex.protocol import codes
+from narthex.protocol.framing import Prepared
+from narthex.protocol.replies import PING, encode_error
+from narthex.protocol.session import NEVER, Asked, Phase, Session, SessionFault
+
+if TYPE_CHECKING:
+    from narthex.app.services import ConnectionServices
+
+IN_FLIGHT_LIMIT: Final = 64  # commands of one connection under way: a whole burst of a page that just loaded
+HELD_LIMIT: Final = 64  # commands batched behind connect
+
+_INAPPROPRIATE: Final = codes.Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
+_PING_MESSAGE: Final = Prepared(PING)
+
+Handler = Callable[["Connection", Asked], "bytes | Coroutine[object, object, bytes | None] | None"]
+"""Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
+
+
+class Subscription(NamedTuple):
+    """A channel this connection listens to."""
+
+    channel: Channel
+    server_side: bool
+    presence: bool
+
+
+class Connection:
+    """Implements `ports.edge.Receiver`, `hub.Subscriber` and `timers.Sleeper`.
+
+    Attributes:
+        client: the connection's id, minted once.
+        identity: who it is; None while inert (it can do nothing but `connect`).
+        subscriptions: by the client's channel name.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_backlog",
+        "_closed",
+        "_held",
+        "_in_flight",
+        "_wake_at",
+        "client",
+        "identity",
+        "lagging",
+        "seed",
+        "services",
+        "session",
+        "socket",
+        "subscriptions",
+    )
+
+    socket: Socket
+
+    def __init__(self, services: ConnectionServices, seed: Seed) -> None:
+        self.services = services
+        self.seed = seed
+        self.client = str(uuid.uuid4())
+        self.identity: Identity | None = None
+        self.subscriptions: dict[str, Subscription] = {}
+        self.session = Session(services.session_limits, services.timers.now())
+        self.lagging = False
+        self._backlog: Backlog | None = None
+        self._held: list[Asked] | None = None
+        self._in_flight = 0
+        self._wake_at = NEVER
+        self._closed = False
+
+    # -- Receiver ------------------------------------------------------------------------------------------
+
+    def opened(self, socket: Socket) -> None:
+        """See `Receiver`."""
+        self.socket = socket
+        self.services.registry.add(self)
+        self._schedule()
+
+    def message(self, data: bytes, *, binary: bool) -> None:
+        """See `Receiver`."""
+        if binary:
+            self.close(_INAPPROPRIATE)
+            return
+        try:
+            asked = self.session.receive(data, self.services.timers.now())
+        except SessionFault as fault:
+            self.close(fault.disconnect)
+            return
+        if not asked:
+            return
+        replies: list[bytes] = []
+        for item in asked:
+            if self._closed:
+                return
+            self._execute(item, replies)
+        if replies and not self._closed:
+            self.send(b"\n".join(replies))
+
+    def writable(self, ready: bool) -> None:
+        """See `Receiver`."""
+        if not ready:
+            self.lagging = True
+            return
+        self.lagging = False
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            self._drain(backlog)
+
+    def closed(self, code: int, reason: str) -> None:  # noqa: ARG002 - the port says it; the record needs only the code
+        """See `Receiver`."""
+        self._closed = True
+        self.session.closed()
+        self._held = None
+        self._backlog = None
+        self.services.disconnected(self, code)  # leaves the channels, the registry and the counts
+
+    # -- Sleeper -------------------------------------------------------------------------------------------
+
+    def wake(self, now: float) -> None:
+        """See `Sleeper`: pings, silence, expiry and lag."""
+        self._wake_at = NEVER
+        if self._closed:
+            return
+        backlog = self._backlog
+        if backlog is not None and now - backlog.started_at > self.services.backlog_limits.max_lag_s:
+            self.close(codes.SLOW)
+            return
+        due = self.session.due(now)
+        if due.disconnect is not None:
+            self.close(self._expiry(due.disconnect))
+            return
+        if due.ping:
+            self.socket.send(_PING_MESSAGE)
+            self.services.keep_present(self)
+        self._schedule()
+
+    def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
+        """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
+        if disconnect is codes.STALE and self.seed.admit.inert == "expired":
+            return codes.Disconnect(3500, "token_expired: no fresh token came in time")
+        return disconnect
+
+    def _schedule(self) -> None:
+        at = self.session.wake_at()
+        if self._backlog is not None:
+            at = min(at, self._backlog.started_at + self.services.backlog_limits.max_lag_s)
+        if at < self._wake_at:
+            self._wake_at = at
+            self.services.timers.schedule(self, at)
+
+    # -- commands ------------------------------------------------------------------------------------------
+
+    def _execute(self, asked: Asked, replies: list[bytes]) -> None:
+        if self.session.phase is Phase.CONNECTING and asked.name != "connect":
+            if self._held is None:
+                self._held = []
+            if len(self._held) >= HELD_LIMIT:
+                self.close(codes.TOO_MANY_COMMANDS)
+                return
+            self._held.append(asked)
+            return
+        if asked.throttled or self._in_flight >= IN_FLIGHT_LIMIT:
+            if asked.id:
+                replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
+            return
+        try:
+            outcome = self.services.handlers[asked.name](self, asked)
+        except Exception as fault:
+            replies.append(self._failed(asked, fault))
+            return
+        if isinstance(outcome, bytes):
+            replies.append(outcome)
+        elif outcome is not None:
+            self._in_flight += 1
+            try:
+                self.services.tasks.spawn(self._later(asked, outcome))
+            except DependencyError:
+                outcome.close()
+                self._in_flight -= 1
+                replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
+
+    async def _later(self, asked: Asked, outcome: Coroutine[object, object, bytes | None]) -> None:
+        try:
+            reply = await self.services.bounded(outcome)
+        except Exception as fault:
+            reply = self._failed(asked, fault)
+        finally:
+            self._in_flight -= 1
+        if reply is not None and not self._closed:
+            self.send(reply)
+
+    def _failed(self, asked: Asked, fault: BaseException) -> bytes:
+        if not isinstance(fault, NarthexError | TimeoutError):
+            self.services.report_bug(fault, self.seed.trace_id)
+        temporary = isinstance(fault, DependencyError | TimeoutError)
+        if asked.name == "connect":
+            self.session.failed_connect()
+        return encode_error(
+            asked.id, codes.INTERNAL if temporary else codes.INTERNAL._replace(temporary=False)
+        )
+
+    def live(self, identity: Identity, expires_at: float) -> None:
+        """The connect reply is about to be sent: who it is, and until when (loop time)."""
+        self.identity = identity
+        self.session.connected(
+            self.services.timers.now(), expires_at=expires_at, first_ping_in_s=self.services.first_ping_in_s()
+        )
+        self._schedule()
+
+    def release_held(self) -> None:
+        """Execute what was batched behind `connect`, after its reply was sent."""
+        held, self._held = self._held, None
+        if held:
+            replies: list[bytes] = []
+            for asked in held:
+                if not self._closed:
+                    self._execute(asked, replies)
+            if replies and not self._closed:
+                self.send(b"\n".join(replies))
+
+    def refreshed(self, identity: Identity, expires_at: float) -> None:
+        """A fresh token of the same subject: rights and end of life are the new one's."""
+        self.identity = identity
+        self.session.refreshed(expires_at)
+        self._schedule()
+
+    # -- Subscriber ----------------------------------------------------------------------------------------
+
+    def deliver_late(self, channel: Channel, items: list[Delivery]) -> None:
+        """See `hub.Subscriber`."""
+        if self._closed:
+            return
+        if self._backlog is None:
+            self._backlog = Backlog(self.services.timers.now())
+            self._schedule()
+        self._backlog.add(channel, items)
+        if self._backlog.size + self.socket.buffered() > self.services.backlog_limits.max_bytes:
+            self.close(codes.SLOW)
+
+    def position_lost(self, channel: Channel) -> None:  # noqa: ARG002 - the port names the channel
+        """See `hub.Subscriber`: reconnecting recovers or says honestly that it cannot."""
+        self.close(codes.INSUFFICIENT_STATE)
+
+    def _drain(self, backlog: Backlog) -> None:
+        entries = backlog.take()
+        for at, (_, item) in enumerate(entries):
+            if self.lagging:  # the transport filled up again: keep the rest, in order
+                rest = Backlog(backlog.started_at)
+                for channel, late in entries[at:]:
+                    rest.add(channel, [late])
+                self._backlog = rest
+                self._schedule()
+                return
+            self.socket.send(item.prepared)
+
+    def forget(self, name: str) -> Subscription | None:
+        """Leave a channel; None when it was not subscribed."""
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None:
+            self.services.hub.detach(subscription.channel, self)
+            if self._backlog is not None:
+                self._backlog.forget(subscription.channel)
+        return subscription
+
+    # -- out -----------------------------------------------------------------------------------------------
+
+    def send(self, payload: bytes) -> None:
+        """Send protocol objects (newline-joined JSON)."""
+        self.socket.send(Prepared(payload))
+        if self.lagging and self.socket.buffered() > self.services.backlog_limits.max_bytes:
+            self.close(codes.SLOW)
+
+    def close(self, disconnect: codes.Disconnect) -> None:
+        """End it with a code and a reason; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.session.closed()
+        self.socket.close(disconnect.code, disconnect.reason)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End it with a refusal's close code and reason."""
+        self.close(codes.Disconnect(*refusal.close()))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended or is about to."""
+        return self._closed

@@ -1,0 +1,171 @@
+"""One channel on this node: who listens here, where the log stands, and the batch of this loop tick.
+
+What is published to a channel within one tick is joined once and written once per subscriber: no per-
+subscriber allocation at all. Rules: a subscriber is a joiner until its history is read, then a member; a
+member gets every publication exactly once, in order; joiners become members only between batches.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from narthex.ports.broker import Publication
+from narthex.ports.edge import Socket
+from narthex.protocol.framing import Framing, Prepared
+from narthex.protocol.replies import encode_publication, push_prefix
+
+JOIN_BUFFER: Final = 4_096  # publications kept for a joiner while its history is read: ~ 1 s of a flood
+
+
+class Subscriber(Protocol):
+    """A connection as the hub sees it."""
+
+    socket: Socket
+    lagging: bool
+
+    def deliver_late(self, channel: Channel, items: list[Delivery]) -> None:
+        """The socket is not writable: keep these (merged where they may be) or give up."""
+
+    def position_lost(self, channel: Channel) -> None:
+        """Publications are gone for good for this subscriber: it must recover or be disconnected."""
+
+
+class Delivery:
+    """A publication on its way out, encoded once; `publication` is None for what is not in history."""
+
+    __slots__ = ("prepared", "publication")
+
+    def __init__(self, prepared: Prepared, publication: Publication | None) -> None:
+        self.prepared = prepared
+        self.publication = publication
+
+
+class Batch:
+    """What one tick brought to one channel."""
+
+    __slots__ = ("_framed", "items")
+
+    def __init__(self) -> None:
+        self.items: list[Delivery] = []
+        self._framed: dict[Framing, bytes] = {}
+
+    def framed(self, framing: Framing) -> bytes:
+        """All messages framed and joined; computed once per framing. Seal the batch before the first call."""
+        data = self._framed.get(framing)
+        if data is None:
+            data = b"".join([item.prepared.framed(framing) for item in self.items])
+            self._framed[framing] = data
+        return data
+
+
+class Joiner:
+    """A subscriber whose history is being read (`ready` False) or waits for the next batch (True)."""
+
+    __slots__ = ("buffer", "overflow", "ready", "skip")
+
+    def __init__(self) -> None:
+        self.buffer: list[Delivery] = []
+        self.skip = 0
+        self.ready = False
+        self.overflow = False
+
+
+class Channel:
+    """See the module. `last` is the offset of the last publication seen here, None before the first position."""
+
+    __slots__ = (
+        "batch",
+        "epoch",
+        "flushing",
+        "held",
+        "joiners",
+        "key",
+        "last",
+        "members",
+        "name",
+        "prefix",
+        "repairing",
+    )
+
+    def __init__(self, key: str, name: str) -> None:
+        self.key = key
+        self.name = name
+        self.prefix = push_prefix(name)
+        self.members: dict[Subscriber, None] = {}
+        self.joiners: dict[Subscriber, Joiner] = {}
+        self.last: int | None = None
+        self.epoch = ""
+        self.batch: Batch | None = None
+        self.flushing = False
+        self.repairing = False
+        self.held: list[tuple[Publication, str]] = []
+
+    def __len__(self) -> int:
+        return len(self.members) + len(self.joiners)
+
+    def accept(self, publication: Publication) -> Delivery:
+        """Encode once, put into this tick's batch, and hand to joiners. The caller has checked the order."""
+        self.last = publication.offset
+        data = encode_publication(self.prefix, publication.data, publication.offset, publication.tags)
+        return self.put(Delivery(Prepared(data), publication))
+
+    def put(self, delivery: Delivery) -> Delivery:
+        """Add to the batch and to joiners."""
+        if self.members:
+            if self.batch is None:
+                self.batch = Batch()
+            self.batch.items.append(delivery)
+        for subscriber, joiner in self.joiners.items():
+            if joiner.ready:
+                _send_past(self, subscriber, joiner, [delivery])
+            elif len(joiner.buffer) < JOIN_BUFFER:
+                joiner.buffer.append(delivery)
+            else:
+                joiner.overflow = True
+        return delivery
+
+    def take(self) -> Batch:
+        """Seal this tick's batch; the next publication opens another."""
+        batch, self.batch = self.batch, None
+        return batch if batch is not None else Batch()
+
+    def ready(self, subscriber: Subscriber, skip: int) -> bool:
+        """The joiner's history up to `skip` is on its way to it. False: too much came meanwhile, read again."""
+        joiner = self.joiners[subscriber]
+        offsets = [item.publication.offset for item in joiner.buffer if item.publication is not None]
+        fresh = [offset for offset in offsets if offset > skip]
+        if joiner.overflow or fresh != list(range(skip + 1, skip + 1 + len(fresh))):
+            joiner.buffer.clear()
+            joiner.overflow = False
+            return False
+        joiner.skip = skip
+        joiner.ready = True
+        buffered, joiner.buffer = joiner.buffer, []
+        _send_past(self, subscriber, joiner, buffered)
+        self.promote()
+        return True
+
+    def promote(self) -> None:
+        """Make ready joiners members, if no batch is under way that they have had already."""
+        if self.batch is not None or self.flushing or not self.joiners:
+            return
+        for subscriber in [who for who, joiner in self.joiners.items() if joiner.ready]:
+            del self.joiners[subscriber]
+            self.members[subscriber] = None
+
+    def drop(self, subscriber: Subscriber) -> None:
+        """The subscriber is gone; idempotent."""
+        self.members.pop(subscriber, None)
+        self.joiners.pop(subscriber, None)
+
+
+def _send_past(channel: Channel, subscriber: Subscriber, joiner: Joiner, items: list[Delivery]) -> None:
+    """Send a ready joiner what it has not had: everything after `skip`, and what has no offset."""
+    fresh = [item for item in items if item.publication is None or item.publication.offset > joiner.skip]
+    if not fresh:
+        return
+    if subscriber.lagging:
+        subscriber.deliver_late(channel, fresh)
+        return
+    for item in fresh:
+        subscriber.socket.send(item.prepared)

@@ -1,0 +1,53 @@
+"""Live connections of this node: all of them, and by user, so that one can be found, told or closed.
+
+It counts live sockets, never objects somebody forgot to release. Limits are not here (app/admission counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from narthex.app.connection import Connection
+
+
+class Registry:
+    """Sets of live connections."""
+
+    __slots__ = ("_all", "_by_user")
+
+    def __init__(self) -> None:
+        self._all: set[Connection] = set()
+        self._by_user: dict[str, set[Connection]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._all))
+
+    def add(self, connection: Connection) -> None:
+        """It was opened; who it is may not be known yet."""
+        self._all.add(connection)
+
+    def identify(self, connection: Connection, user: str) -> None:
+        """Who it is: `Identity.user`."""
+        self._by_user.setdefault(user, set()).add(connection)
+
+    def of_user(self, user: str) -> list[Connection]:
+        """Live connections of `Identity.user`."""
+        return list(self._by_user.get(user, ()))
+
+    def users(self) -> int:
+        """How many distinct users are connected here."""
+        return len(self._by_user)
+
+    def remove(self, connection: Connection) -> None:
+        """It is gone; idempotent."""
+        self._all.discard(connection)
+        identity = connection.identity
+        if identity is not None and (found := self._by_user.get(identity.user)) is not None:
+            found.discard(connection)
+            if not found:
+                del self._by_user[identity.user]

@@ -1,0 +1,137 @@
+"""What every connection of this node shares, handed to it as one narrow value by wiring."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Final, Protocol
+
+from narthex.app.backlog import BacklogLimits
+from narthex.app.hub import Hub
+from narthex.app.registry import Registry
+from narthex.app.seed import Seed
+from narthex.app.tasks import Tasks
+from narthex.app.timers import TimerWheel
+from narthex.domain.admission import Admit
+from narthex.domain.refusals import Refusal
+from narthex.errors import NarthexError
+from narthex.ports.broker import PRESENCE_TTL_S, Broker, Member
+from narthex.ports.telemetry import Meter
+from narthex.protocol.session import SessionLimits
+
+if TYPE_CHECKING:
+    from narthex.app.chat import Chat
+    from narthex.app.connection import Connection, Handler
+    from narthex.app.rpc.methods import Method
+
+COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs give up after 5 s
+
+
+class InBandDoor(Protocol):
+    """`app.handshake.FrontDoor`, as far as connections need it."""
+
+    def admit_in_band(self, seed: Seed, token: str) -> Admit | Refusal | Awaitable[Admit | Refusal]:
+        """Judge a token of `connect` or `refresh` against what the connection is bound to."""
+
+
+class ConnectionServices:
+    """See the module. `chat`, `handlers` and `methods` are set once by wiring before the port opens."""
+
+    chat: Chat
+    handlers: dict[str, Handler]
+    methods: dict[str, Method]
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        version: str,
+        broker: Broker,
+        hub: Hub,
+        door: InBandDoor,
+        meter: Meter,
+        timers: TimerWheel,
+        tasks: Tasks,
+        session_limits: SessionLimits,
+        backlog_limits: BacklogLimits,
+        now: Callable[[], float],
+        report_bug: Callable[[BaseException, str], None],
+        channel_limit: int = 128,
+        recovery_limit: int = 5_000,
+    ) -> None:
+        self.node = node
+        self.version = version
+        self.broker = broker
+        self.hub = hub
+        self.door = door
+        self.meter = meter
+        self.timers = timers
+        self.tasks = tasks
+        self.session_limits = session_limits
+        self.backlog_limits = backlog_limits
+        self.now = now
+        self.report_bug = report_bug
+        self.channel_limit = channel_limit
+        self.recovery_limit = recovery_limit
+        self.registry = Registry()
+        self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
+
+    async def bounded(self, outcome: Coroutine[object, object, bytes | None]) -> bytes | None:
+        """Await a command with the one time-out that commands have. Raises TimeoutError."""
+        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            return await outcome
+
+    def first_ping_in_s(self) -> float:
+        """Spread over the whole period, so that clients that came back together do not pong together."""
+        return self.session_limits.ping_every_s * (0.2 + 0.8 * self._random.random())
+
+    # -- presence ------------------------------------------------------------------------------------------
+
+    def _member(self, connection: Connection) -> Member:
+        identity = connection.identity
+        assert identity is not None
+        info: dict[str, object] | None = {"name": identity.name} if identity.name else None
+        return Member(client=connection.client, user=identity.subject, conn_info=info)
+
+    async def join_presence(self, connection: Connection, key: str) -> None:
+        """Record it; presence is best effort, so a broker that is away only delays it."""
+        try:
+            await self.broker.join(key, self._member(connection))
+        except NarthexError as fault:
+            self.meter.count("presence_failures", reason=fault.code)
+
+    def keep_present(self, connection: Connection) -> None:
+        """Called at every ping (well within `PRESENCE_TTL_S`): stay in the lists."""
+        assert self.session_limits.ping_every_s < PRESENCE_TTL_S
+        for subscription in connection.subscriptions.values():
+            if subscription.presence:
+                self._spawn(self.join_presence(connection, subscription.channel.key))
+
+    def leave_presence(self, connection: Connection, key: str) -> None:
+        """Forget it; other nodes are told. If it cannot be said, the entry runs out by itself."""
+        self._spawn(self._leave(connection.client, key))
+
+    async def _leave(self, client: str, key: str) -> None:
+        try:
+            await self.broker.leave(key, client)
+        except NarthexError as fault:
+            self.meter.count("presence_failures", reason=fault.code)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            self.tasks.spawn(work)
+        except NarthexError as fault:
+            self.meter.count("presence_failures", reason=fault.code)
+
+    # -- the end of a connection ---------------------------------------------------------------------------
+
+    def disconnected(self, connection: Connection, code: int) -> None:
+        """The one clean-up path: channels, presence, registry, counts."""
+        for name in list(connection.subscriptions):
+            subscription = connection.forget(name)
+            if subscription is not None and subscription.presence:
+                self.leave_presence(connection, subscription.channel.key)
+        self.registry.remove(connection)
+        connection.seed.release()
+        self.meter.disconnect(code)

@@ -1,0 +1,68 @@
+"""Who owns a background task: a bounded set that logs failures and ends everything on `stop`.
+
+Every task of the app belongs to one `Tasks`; there is no fire-and-forget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from narthex.errors import Overloaded
+
+
+class Tasks:
+    """A bounded set of running tasks.
+
+    Args:
+        name: for error messages.
+        limit: more at once raise `Overloaded`.
+        on_error: told of every exception that a task ended with (never CancelledError).
+    """
+
+    __slots__ = ("_limit", "_name", "_on_error", "_running")
+
+    def __init__(self, name: str, limit: int, on_error: Callable[[BaseException], None]) -> None:
+        self._name = name
+        self._limit = limit
+        self._on_error = on_error
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run it, owned by this set.
+
+        Raises:
+            Overloaded: `limit` tasks run already; the coroutine was closed.
+        """
+        if len(self._running) >= self._limit:
+            coroutine.close()
+            raise Overloaded(
+                "gateway", f"{self._limit} tasks of {self._name} run already.", "Try again shortly."
+            )
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._on_error(fault)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all have ended, at most `timeout_s`; then `stop`."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout_s)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Cancel what runs and wait for it."""
+        running = set(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=5)  # a task that ignores its cancellation is not waited for

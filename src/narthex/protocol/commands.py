@@ -1,0 +1,211 @@
+"""Commands of the Centrifuge client protocol v2 as msgspec Structs, and how a frame becomes commands.
+
+Not here: which command is allowed when (`session`). Rules: decoding never raises anything but `FrameError`;
+JSON deeper than the limit is refused before it is parsed; `data` stays raw bytes until somebody needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+MAX_JSON_DEPTH: Final = 32
+
+
+class FrameError(Exception):
+    """The frame is not a list of commands. `reason` is plain text for the close frame."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Since(msgspec.Struct, frozen=True):
+    """A stream position a client names."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class SubscribeRequest(msgspec.Struct, frozen=True):
+    """`subscribe`, and each value of `connect.subs` (then without `channel`)."""
+
+    channel: str = ""
+    token: str = ""
+    recover: bool = False
+    epoch: str = ""
+    offset: int = 0
+    data: msgspec.Raw | None = None
+    positioned: bool = False
+    recoverable: bool = False
+    join_leave: bool = False
+
+
+class ConnectRequest(msgspec.Struct, frozen=True):
+    """`connect`."""
+
+    token: str = ""
+    data: msgspec.Raw | None = None
+    subs: dict[str, SubscribeRequest] | None = None
+    name: str = ""
+    version: str = ""
+
+
+class ChannelRequest(msgspec.Struct, frozen=True):
+    """`unsubscribe`, `presence` and `presence_stats`."""
+
+    channel: str = ""
+
+
+class PublishRequest(msgspec.Struct, frozen=True):
+    """`publish`."""
+
+    channel: str = ""
+    data: msgspec.Raw | None = None
+
+
+class HistoryRequest(msgspec.Struct, frozen=True):
+    """`history`: `limit` 0 asks for the position only, -1 for all."""
+
+    channel: str = ""
+    limit: int = 0
+    since: Since | None = None
+    reverse: bool = False
+
+
+class PingRequest(msgspec.Struct, frozen=True):
+    """`ping` of old clients; the answer is an empty reply."""
+
+
+class SendRequest(msgspec.Struct, frozen=True):
+    """`send`: a message that wants no reply."""
+
+    data: msgspec.Raw | None = None
+
+
+class RpcRequest(msgspec.Struct, frozen=True):
+    """`rpc`."""
+
+    method: str = ""
+    data: msgspec.Raw | None = None
+
+
+class RefreshRequest(msgspec.Struct, frozen=True):
+    """`refresh`."""
+
+    token: str = ""
+
+
+class SubRefreshRequest(msgspec.Struct, frozen=True):
+    """`sub_refresh`."""
+
+    channel: str = ""
+    token: str = ""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """One command. Exactly one of the members after `id` is set; none is a pong."""
+
+    id: int = 0
+    connect: ConnectRequest | None = None
+    subscribe: SubscribeRequest | None = None
+    unsubscribe: ChannelRequest | None = None
+    publish: PublishRequest | None = None
+    presence: ChannelRequest | None = None
+    presence_stats: ChannelRequest | None = None
+    history: HistoryRequest | None = None
+    ping: PingRequest | None = None
+    send: SendRequest | None = None
+    rpc: RpcRequest | None = None
+    refresh: RefreshRequest | None = None
+    sub_refresh: SubRefreshRequest | None = None
+
+
+Request = (
+    ConnectRequest
+    | SubscribeRequest
+    | ChannelRequest
+    | PublishRequest
+    | HistoryRequest
+    | PingRequest
+    | SendRequest
+    | RpcRequest
+    | RefreshRequest
+    | SubRefreshRequest
+)
+
+MEMBERS: Final = (
+    "rpc", "subscribe", "unsubscribe", "connect", "publish", "history", "presence", "presence_stats", "refresh",
+    "sub_refresh", "send", "ping",
+)  # fmt: skip
+"""Names of commands, the frequent ones first."""
+
+_decoder: Final = msgspec.json.Decoder(Command)
+
+
+def json_depth_exceeds(raw: bytes, limit: int) -> bool:
+    """Whether brackets outside strings nest deeper than `limit`. Linear; needs no valid JSON."""
+    if raw.count(b"{") + raw.count(b"[") <= limit:
+        return False  # the usual case costs two C scans
+    depth = 0
+    in_string = escaped = False
+    for byte in raw:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in (0x7B, 0x5B):
+            depth += 1
+            if depth > limit:
+                return True
+        elif byte in (0x7D, 0x5D):
+            depth -= 1
+    return False
+
+
+def decode_frame(frame: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> list[Command]:
+    """Decode a text message into its newline-joined commands, in order.
+
+    Args:
+        frame: one WebSocket message's payload, UTF-8.
+        max_depth: of JSON nesting.
+
+    Raises:
+        FrameError: some line is not a command; none of the frame's commands may be executed.
+    """
+    if json_depth_exceeds(frame, max_depth):
+        raise FrameError(f"JSON nests deeper than {max_depth}")
+    try:
+        if b"\n" not in frame:
+            return [_decoder.decode(frame)]
+        commands = [_decoder.decode(line) for line in frame.split(b"\n") if line]
+    except msgspec.ValidationError as fault:
+        # msgspec names the path and the expected type, never the value.
+        raise FrameError(f"not a command: {fault}") from fault
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as fault:
+        raise FrameError("not valid JSON") from fault
+    if not commands:
+        raise FrameError("an empty frame")
+    return commands
+
+
+def request_of(command: Command) -> tuple[str, Request] | None:
+    """The command's name and request; None for a pong (nothing set).
+
+    Raises:
+        FrameError: more than one member is set.
+    """
+    found: tuple[str, Request] | None = None
+    for name in MEMBERS:
+        request: Request | None = getattr(command, name)
+        if request is not None:
+            if found is not None:
+                raise FrameError("a command with two members")
+            found = (name, request)
+    return found

@@ -1,0 +1,210 @@
+"""One connection's protocol state: which command is allowed when, and what is due when. Sans-IO.
+
+Feed it frames and the time; it gives the requests to execute, in order, or raises `SessionFault` with the
+disconnect to send. It asks for one timer (`wake_at`) and says what is due (`due`). It executes nothing: the
+driver (app/connection) does, and reports back with `connected`, `failed_connect`, `refreshed`. Requests that
+come in while connecting (batched behind `connect`) are for the driver to hold until it has reported.
+
+    phase        connect      any other command   pong     due
+    WAITING      → CONNECTING disconnect 3501     3501     silence at `silent_until`
+    CONNECTING   3501         request (hold it)   ignored  silence
+    LIVE         3501         request             noted    ping, no_pong, expired
+    CLOSED       ignored      ignored             ignored  nothing
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from narthex.protocol.codes import BAD_FRAME, NO_PONG, STALE, TOKEN_LIFE_ENDED, TOO_MANY_COMMANDS, Disconnect
+from narthex.protocol.commands import (
+    MAX_JSON_DEPTH,
+    Command,
+    FrameError,
+    PingRequest,
+    Request,
+    SendRequest,
+    decode_frame,
+    request_of,
+)
+
+NEVER: Final = float("inf")
+
+
+class Phase(IntEnum):
+    """Where a connection stands."""
+
+    WAITING = 0
+    CONNECTING = 1
+    LIVE = 2
+    CLOSED = 3
+
+
+class SessionLimits(NamedTuple):
+    """Bounds and periods of a session (DESIGN section 8). Seconds and counts."""
+
+    ping_every_s: float = 25.0
+    pong_within_s: float = 10.0
+    silence_s: float = 10.0
+    expiry_grace_s: float = 25.0
+    commands_per_s: float = 60.0
+    command_burst: float = 120.0
+    json_depth: int = MAX_JSON_DEPTH
+
+
+class SessionFault(Exception):
+    """The peer broke the protocol: close with `disconnect`."""
+
+    def __init__(self, disconnect: Disconnect) -> None:
+        super().__init__(disconnect.reason)
+        self.disconnect = disconnect
+
+
+class Asked(NamedTuple):
+    """A request to execute: `id` 0 wants no reply; `throttled` wants error 111 instead of execution."""
+
+    id: int
+    name: str
+    request: Request
+    throttled: bool = False
+
+
+class Due(NamedTuple):
+    """What the time brought: send a ping, or close."""
+
+    ping: bool
+    disconnect: Disconnect | None
+
+
+_NOTHING: Final = Due(False, None)
+_PING: Final = Due(True, None)
+
+
+class Session:
+    """See the module's table. Times are seconds of one monotonic clock, `expires_at` included."""
+
+    __slots__ = (
+        "_bucket",
+        "_bucket_at",
+        "_limits",
+        "_next_ping_at",
+        "_pong_until",
+        "expires_at",
+        "phase",
+        "silent_until",
+    )
+
+    def __init__(self, limits: SessionLimits, now: float) -> None:
+        self._limits = limits
+        self.phase = Phase.WAITING
+        self.silent_until = now + limits.silence_s
+        self.expires_at = NEVER
+        self._next_ping_at = NEVER
+        self._pong_until = NEVER
+        self._bucket = limits.command_burst
+        self._bucket_at = now
+
+    def receive(self, frame: bytes, now: float) -> list[Asked]:
+        """Requests of one frame, in order.
+
+        Raises:
+            SessionFault: nothing of the frame may be executed; close with its disconnect.
+        """
+        if self.phase is Phase.CLOSED:
+            return []
+        if frame == b"{}":
+            self._pong()
+            return []
+        try:
+            commands = decode_frame(frame, max_depth=self._limits.json_depth)
+            asked = [found for command in commands if (found := self._asked(command, now)) is not None]
+        except FrameError as fault:
+            raise SessionFault(_bad(fault.reason)) from fault
+        return asked
+
+    def _asked(self, command: Command, now: float) -> Asked | None:
+        found = request_of(command)
+        if found is None:
+            self._pong()
+            return None
+        name, request = found
+        if command.id < 0 or (command.id == 0 and not isinstance(request, SendRequest | PingRequest)):
+            raise FrameError("a command needs an id above 0")
+        if name == "connect":
+            if self.phase is not Phase.WAITING:
+                raise FrameError("connect was sent already")
+            self.phase = Phase.CONNECTING
+        elif self.phase is Phase.WAITING:
+            raise FrameError("the first command must be connect")
+        return Asked(command.id, name, request, self._throttled(now))
+
+    def _pong(self) -> None:
+        if self.phase is Phase.WAITING:
+            raise SessionFault(BAD_FRAME)
+        self._pong_until = NEVER
+
+    def _throttled(self, now: float) -> bool:
+        limits = self._limits
+        self._bucket = min(
+            limits.command_burst, self._bucket + (now - self._bucket_at) * limits.commands_per_s
+        )
+        self._bucket_at = now
+        self._bucket -= 1.0
+        # A whole burst of ignored 111s later it is no client with a bug any more, it is a flood.
+        if self._bucket < -limits.command_burst:
+            raise SessionFault(TOO_MANY_COMMANDS)
+        return self._bucket < 0
+
+    def connected(
+        self, now: float, *, expires_at: float = NEVER, first_ping_in_s: float | None = None
+    ) -> None:
+        """The connect reply is on its way. `first_ping_in_s` spreads pings of clients that came together."""
+        self.phase = Phase.LIVE
+        self.silent_until = NEVER
+        self.expires_at = expires_at
+        self._next_ping_at = now + (self._limits.ping_every_s if first_ping_in_s is None else first_ping_in_s)
+
+    def failed_connect(self) -> None:
+        """The connect was answered with an error that allows another try; `silent_until` keeps running."""
+        if self.phase is Phase.CONNECTING:
+            self.phase = Phase.WAITING
+
+    def refreshed(self, expires_at: float) -> None:
+        """A fresh token of the same subject came in."""
+        self.expires_at = expires_at
+
+    def closed(self) -> None:
+        """Nothing is due and nothing is asked any more."""
+        self.phase = Phase.CLOSED
+
+    def wake_at(self) -> float:
+        """When `due` wants to be called next."""
+        if self.phase is Phase.CLOSED:
+            return NEVER
+        return min(
+            self.silent_until,
+            self.expires_at + self._limits.expiry_grace_s,
+            self._next_ping_at,
+            self._pong_until,
+        )
+
+    def due(self, now: float) -> Due:
+        """What is due at `now`; call it again after `wake_at`."""
+        if self.phase is Phase.CLOSED:
+            return _NOTHING
+        if now >= self.silent_until:
+            return Due(False, STALE)
+        if now >= self.expires_at + self._limits.expiry_grace_s:
+            return Due(False, TOKEN_LIFE_ENDED)
+        if now >= self._pong_until:
+            return Due(False, NO_PONG)
+        if now >= self._next_ping_at:
+            self._next_ping_at = now + self._limits.ping_every_s
+            self._pong_until = now + self._limits.pong_within_s
+            return _PING
+        return _NOTHING
+
+
+def _bad(reason: str) -> Disconnect:
+    return Disconnect(BAD_FRAME.code, f"bad_request: {reason}"[:120])
