@@ -1,0 +1,247 @@
+"""AG-UI events as plain dicts in their JSON form (camelCase members), and what kind of event each type is.
+
+Not here: which order is legal (`event_order`), joining (`merging`), the digest (`digest`). Names and members
+are those of AG-UI 1.0 (https://docs.ag-ui.com); tests check every constructor against the `ag-ui-protocol`
+package. Rules: a member without a value is left out, never null; a *delta* appends to something that is open
+and may be joined with its neighbour, everything else is a lifecycle event and never is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+Event = dict[str, Any]
+"""One event. Any: its members depend on `type`."""
+
+TEXT_START: Final = "TEXT_MESSAGE_START"
+TEXT_CONTENT: Final = "TEXT_MESSAGE_CONTENT"
+TEXT_END: Final = "TEXT_MESSAGE_END"
+TEXT_CHUNK: Final = "TEXT_MESSAGE_CHUNK"
+REASONING_CONTENT: Final = "REASONING_MESSAGE_CONTENT"
+REASONING_CHUNK: Final = "REASONING_MESSAGE_CHUNK"
+TOOL_ARGS: Final = "TOOL_CALL_ARGS"
+TOOL_CHUNK: Final = "TOOL_CALL_CHUNK"
+RUN_STARTED: Final = "RUN_STARTED"
+RUN_FINISHED: Final = "RUN_FINISHED"
+RUN_ERROR: Final = "RUN_ERROR"
+CUSTOM: Final = "CUSTOM"
+
+DELTA_ID: Final[dict[str, str]] = {
+    TEXT_CONTENT: "messageId",
+    REASONING_CONTENT: "messageId",
+    TOOL_ARGS: "toolCallId",
+}
+"""Delta types, each with the member that names what the delta appends to."""
+
+TERMINAL: Final = frozenset({RUN_FINISHED, RUN_ERROR})
+GATEWAY_ONLY: Final = frozenset({RUN_STARTED, RUN_FINISHED, RUN_ERROR})
+"""Types that the gateway publishes itself; an agent that yields one is refused."""
+
+REQUIRED: Final[dict[str, dict[str, type | tuple[type, ...]]]] = {
+    "TEXT_MESSAGE_START": {"messageId": str},
+    "TEXT_MESSAGE_CONTENT": {"messageId": str, "delta": str},
+    "TEXT_MESSAGE_END": {"messageId": str},
+    "TOOL_CALL_START": {"toolCallId": str, "toolCallName": str},
+    "TOOL_CALL_ARGS": {"toolCallId": str, "delta": str},
+    "TOOL_CALL_END": {"toolCallId": str},
+    "TOOL_CALL_RESULT": {"messageId": str, "toolCallId": str, "content": (str, list)},
+    "REASONING_START": {"messageId": str},
+    "REASONING_MESSAGE_START": {"messageId": str},
+    "REASONING_MESSAGE_CONTENT": {"messageId": str, "delta": str},
+    "REASONING_MESSAGE_END": {"messageId": str},
+    "REASONING_END": {"messageId": str},
+    "REASONING_ENCRYPTED_VALUE": {"subtype": str, "entityId": str, "encryptedValue": str},
+    "STEP_STARTED": {"stepName": str},
+    "STEP_FINISHED": {"stepName": str},
+    "STATE_SNAPSHOT": {},
+    "STATE_DELTA": {"delta": list},
+    "MESSAGES_SNAPSHOT": {"messages": list},
+    "ACTIVITY_SNAPSHOT": {"messageId": str, "activityType": str, "content": dict},
+    "ACTIVITY_DELTA": {"messageId": str, "activityType": str, "patch": list},
+    "SUBAGENT_STARTED": {"subagentRunId": str, "name": str},
+    "SUBAGENT_FINISHED": {"subagentRunId": str},
+    "SUBAGENT_ERROR": {"subagentRunId": str, "message": str},
+    "RAW": {},
+    "CUSTOM": {"name": str},
+    "RUN_STARTED": {"threadId": str, "runId": str},
+    "RUN_FINISHED": {"threadId": str, "runId": str},
+    "RUN_ERROR": {"message": str},
+}
+"""Every type that may stand in a thread's log, with its required members. Chunks are expanded before."""
+
+
+def is_delta(event: Event) -> bool:
+    """Whether the event may be joined with an adjacent delta of the same thing."""
+    return event.get("type") in DELTA_ID
+
+
+def is_terminal(event: Event) -> bool:
+    """Whether the event ends its run."""
+    return event.get("type") in TERMINAL
+
+
+def shape_fault(event: Event) -> str | None:
+    """What is wrong with an event's shape, as a sentence; None when nothing is.
+
+    Only what AG-UI requires is checked; more members are allowed and kept.
+    """
+    kind = event.get("type")
+    if not isinstance(kind, str):
+        return "An event must have a `type` that is a string."
+    required = REQUIRED.get(kind)
+    if required is None:
+        return f"{kind[:60]} is not an event type of AG-UI 1.0."
+    for member, wanted in required.items():
+        value = event.get(member)
+        if not isinstance(value, wanted):
+            names = wanted.__name__ if isinstance(wanted, type) else " or ".join(t.__name__ for t in wanted)
+            return f"{kind} needs `{member}` ({names}), got {type(value).__name__}."
+        if value == "" and member.endswith(("Id", "Name", "name")):
+            return f"{kind} has an empty `{member}`."
+    return None
+
+
+def run_started(thread_id: str, run_id: str, *, parent_run_id: str = "") -> Event:
+    """RUN_STARTED; `parent_run_id` for a run that goes on after an approval."""
+    event: Event = {"type": RUN_STARTED, "threadId": thread_id, "runId": run_id}
+    if parent_run_id:
+        event["parentRunId"] = parent_run_id
+    return event
+
+
+def run_finished(thread_id: str, run_id: str, outcome: Event, *, result: Any = None) -> Event:
+    """RUN_FINISHED with one of the outcomes below."""
+    event: Event = {"type": RUN_FINISHED, "threadId": thread_id, "runId": run_id, "outcome": outcome}
+    if result is not None:
+        event["result"] = result
+    return event
+
+
+def success() -> Event:
+    """Outcome: the agent returned."""
+    return {"type": "success"}
+
+
+def cancelled() -> Event:
+    """Outcome: a person cancelled the run."""
+    return {"type": "cancelled"}
+
+
+def interrupted(interrupt_id: str, message: str, response_schema: Event, expires_at: str) -> Event:
+    """Outcome: the run waits for a person; `expires_at` is RFC 3339 in UTC."""
+    return {
+        "type": "interrupt",
+        "interrupts": [
+            {
+                "id": interrupt_id,
+                "reason": "input_required",
+                "message": message,
+                "responseSchema": response_schema,
+                "expiresAt": expires_at,
+            }
+        ],
+    }
+
+
+def run_error(message: str, code: str) -> Event:
+    """RUN_ERROR; `code` is a row of `narthex.domain.runs.RUN_ERRORS`."""
+    return {"type": RUN_ERROR, "message": message, "code": code}
+
+
+def step_started(name: str) -> Event:
+    """STEP_STARTED."""
+    return {"type": "STEP_STARTED", "stepName": name}
+
+
+def step_finished(name: str) -> Event:
+    """STEP_FINISHED."""
+    return {"type": "STEP_FINISHED", "stepName": name}
+
+
+def text_start(message_id: str, role: str = "assistant") -> Event:
+    """TEXT_MESSAGE_START."""
+    return {"type": TEXT_START, "messageId": message_id, "role": role}
+
+
+def text_content(message_id: str, delta: str) -> Event:
+    """TEXT_MESSAGE_CONTENT."""
+    return {"type": TEXT_CONTENT, "messageId": message_id, "delta": delta}
+
+
+def text_end(message_id: str) -> Event:
+    """TEXT_MESSAGE_END."""
+    return {"type": TEXT_END, "messageId": message_id}
+
+
+def reasoning_start(span_id: str) -> Event:
+    """REASONING_START: a span that may hold several reasoning messages."""
+    return {"type": "REASONING_START", "messageId": span_id}
+
+
+def reasoning_message_start(message_id: str) -> Event:
+    """REASONING_MESSAGE_START."""
+    return {"type": "REASONING_MESSAGE_START", "messageId": message_id, "role": "reasoning"}
+
+
+def reasoning_content(message_id: str, delta: str) -> Event:
+    """REASONING_MESSAGE_CONTENT."""
+    return {"type": REASONING_CONTENT, "messageId": message_id, "delta": delta}
+
+
+def reasoning_message_end(message_id: str) -> Event:
+    """REASONING_MESSAGE_END."""
+    return {"type": "REASONING_MESSAGE_END", "messageId": message_id}
+
+
+def reasoning_end(span_id: str) -> Event:
+    """REASONING_END."""
+    return {"type": "REASONING_END", "messageId": span_id}
+
+
+def tool_call_start(tool_call_id: str, name: str, *, parent_message_id: str = "") -> Event:
+    """TOOL_CALL_START."""
+    event: Event = {"type": "TOOL_CALL_START", "toolCallId": tool_call_id, "toolCallName": name}
+    if parent_message_id:
+        event["parentMessageId"] = parent_message_id
+    return event
+
+
+def tool_call_args(tool_call_id: str, delta: str) -> Event:
+    """TOOL_CALL_ARGS: a piece of the arguments' JSON text."""
+    return {"type": TOOL_ARGS, "toolCallId": tool_call_id, "delta": delta}
+
+
+def tool_call_end(tool_call_id: str) -> Event:
+    """TOOL_CALL_END: the arguments are complete."""
+    return {"type": "TOOL_CALL_END", "toolCallId": tool_call_id}
+
+
+def tool_call_result(message_id: str, tool_call_id: str, content: str) -> Event:
+    """TOOL_CALL_RESULT; mints a tool message of its own, hence `message_id`."""
+    return {
+        "type": "TOOL_CALL_RESULT",
+        "messageId": message_id,
+        "toolCallId": tool_call_id,
+        "content": content,
+        "role": "tool",
+    }
+
+
+def state_snapshot(snapshot: Any) -> Event:
+    """STATE_SNAPSHOT."""
+    return {"type": "STATE_SNAPSHOT", "snapshot": snapshot}
+
+
+def state_delta(patch: list[Event]) -> Event:
+    """STATE_DELTA: an RFC 6902 patch."""
+    return {"type": "STATE_DELTA", "delta": patch}
+
+
+def custom(name: str, value: Any) -> Event:
+    """CUSTOM; names of the gateway's own begin with `narthex.`."""
+    return {"type": CUSTOM, "name": name, "value": value}
+
+
+def restarted(attempt: int) -> Event:
+    """CUSTOM narthex.restarted: what the run said before is void, it goes on from the start with `seq`."""
+    return custom("narthex.restarted", {"attempt": attempt})

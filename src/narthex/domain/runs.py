@@ -1,0 +1,77 @@
+"""A run's states, the literal table of its transitions, and the codes of RUN_ERROR.
+
+Not here: who moves a run and when (app/runs), how it is kept (ports/runs).
+
+    queued ──claimed──→ running ──returned──→ finished
+       │                  │ ├─────asked─────→ interrupted     (its answer is a new run)
+       │                  │ ├─────failed────→ failed
+       └──cancelled──→ cancelled ←─cancelled─┘
+                          running ─taken_over→ running        (the owner was lost; attempt + 1)
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from narthex.domain.events import Event
+from narthex.errors import Bug
+
+
+class RunState(StrEnum):
+    """Where a run is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+TRANSITIONS: Final[dict[tuple[RunState, str], RunState]] = {
+    (RunState.QUEUED, "claimed"): RunState.RUNNING,
+    (RunState.QUEUED, "cancelled"): RunState.CANCELLED,
+    (RunState.RUNNING, "taken_over"): RunState.RUNNING,
+    (RunState.RUNNING, "returned"): RunState.FINISHED,
+    (RunState.RUNNING, "asked"): RunState.INTERRUPTED,
+    (RunState.RUNNING, "cancelled"): RunState.CANCELLED,
+    (RunState.RUNNING, "failed"): RunState.FAILED,
+}
+
+ACTIVE: Final = frozenset({RunState.QUEUED, RunState.RUNNING})
+TERMINAL: Final = frozenset(RunState) - ACTIVE
+
+RUN_ERRORS: Final[dict[str, str]] = {
+    "agent_failed": "The agent raised an error.",
+    "agent_timeout": "The agent did not finish within the run's time.",
+    "agent_flood": "The agent produced more than a run may hold.",
+    "agent_silent": "The agent returned without producing anything.",
+    "agent_event_order": "The agent produced events in an illegal order.",
+    "agent_event_invalid": "The agent produced something that is not an AG-UI event.",
+    "agent_unknown": "This agent is not configured here any more.",
+    "agent_unavailable": "The agent's back end could not be reached.",
+    "owner_lost": "The instance that ran the agent went away.",
+    "draining": "The gateway was shut down while the agent ran.",
+    "internal": "The gateway failed; the log has the reason.",
+}
+"""Code of a RUN_ERROR → what happened, for people. A message may say more, never less."""
+
+
+def advance(state: str, what: str) -> RunState:
+    """The state after `what` happened. Raises Bug for a transition that is not in the table."""
+    following = TRANSITIONS.get((RunState(state), what))
+    if following is None:
+        raise Bug("run_transition", f"A run that is {state} cannot be {what}.")
+    return following
+
+
+def state_after(terminal: Event) -> RunState:
+    """The state that a terminal event in the log stands for (used when its owner died after publishing it)."""
+    if terminal["type"] == "RUN_ERROR":
+        return RunState.FAILED
+    outcome = terminal.get("outcome")
+    kind = outcome.get("type") if isinstance(outcome, dict) else None
+    if kind == "interrupt":
+        return RunState.INTERRUPTED
+    return RunState.CANCELLED if kind == "cancelled" else RunState.FINISHED

@@ -1,0 +1,169 @@
+"""What a run said, folded from its events: the answer text, and the messages it is compacted to.
+
+Not here: the store's rows (app/runs/compaction). Rules: folding a merged delta gives the same as folding its
+parts; `CUSTOM narthex.restarted` voids everything before it; the answer text is every TEXT_MESSAGE_CONTENT
+delta of assistant messages, one after the other, with nothing put between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from narthex.domain.events import Event
+
+_TEXT_ROLES: Final = frozenset({"assistant", ""})
+
+
+_ENDS: Final = {
+    "TEXT_MESSAGE_END": ("text", "messageId"),
+    "REASONING_MESSAGE_END": ("reasoning", "messageId"),
+    "TOOL_CALL_END": ("tool", "toolCallId"),
+}
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """One message of a run as it grows.
+
+    Attributes:
+        message_id: the messageId, or a tool call's toolCallId.
+        role: `assistant`, `reasoning`, `tool`, or the role that the agent gave a text message.
+        began_at: seconds since the epoch.
+        offset: channel offset of its newest event.
+        parts: its text (a tool call: its arguments' JSON text) in pieces.
+        result: what the tool returned; None while it has not.
+    """
+
+    message_id: str
+    role: str
+    began_at: float
+    offset: int
+    parts: list[str] = []
+    name: str = ""
+    parent_message_id: str = ""
+    result: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The pieces as one."""
+        return "".join(self.parts)
+
+
+Fold = Callable[["Transcript", Event, int, float], None]
+
+
+class Transcript:
+    """Folds a run's published events."""
+
+    __slots__ = ("_by_key", "_parts", "entries")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._by_key: dict[tuple[str, str], Entry] = {}
+        self._parts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return self._parts[0] if self._parts else ""
+
+    def feed(self, event: Event, *, offset: int, at: float) -> None:
+        """Take the next published event; `offset` is its place in the channel, `at` its time."""
+        fold = self._folds.get(event["type"])
+        if fold is not None:
+            fold(self, event, offset, at)
+
+    def _open(self, kind: str, entry: Entry) -> None:
+        known = self._by_key.get((kind, entry.message_id))
+        if known is None:
+            self._by_key[(kind, entry.message_id)] = entry
+            self.entries.append(entry)
+        else:
+            known.offset = entry.offset
+
+    def _text_start(self, event: Event, offset: int, at: float) -> None:
+        role = event.get("role") or "assistant"
+        self._open("text", Entry(message_id=event["messageId"], role=role, began_at=at, offset=offset))
+
+    def _text_content(self, event: Event, offset: int, _at: float) -> None:
+        entry = self._by_key.get(("text", event["messageId"]))
+        if entry is None:
+            return
+        entry.parts.append(event["delta"])
+        entry.offset = offset
+        if entry.role in _TEXT_ROLES:
+            self._parts.append(event["delta"])
+
+    def _reasoning_start(self, event: Event, offset: int, at: float) -> None:
+        self._open(
+            "reasoning", Entry(message_id=event["messageId"], role="reasoning", began_at=at, offset=offset)
+        )
+
+    def _reasoning_content(self, event: Event, offset: int, _at: float) -> None:
+        entry = self._by_key.get(("reasoning", event["messageId"]))
+        if entry is not None:
+            entry.parts.append(event["delta"])
+            entry.offset = offset
+
+    def _tool_start(self, event: Event, offset: int, at: float) -> None:
+        entry = Entry(
+            message_id=event["toolCallId"],
+            role="tool",
+            began_at=at,
+            offset=offset,
+            name=event["toolCallName"],
+            parent_message_id=event.get("parentMessageId") or "",
+        )
+        self._open("tool", entry)
+
+    def _tool_args(self, event: Event, offset: int, _at: float) -> None:
+        entry = self._by_key.get(("tool", event["toolCallId"]))
+        if entry is not None:
+            entry.parts.append(event["delta"])
+            entry.offset = offset
+
+    def _tool_result(self, event: Event, offset: int, at: float) -> None:
+        entry = Entry(message_id=event["toolCallId"], role="tool", began_at=at, offset=offset)
+        self._open("tool", entry)  # a result of a call that an earlier run made
+        known = self._by_key[("tool", event["toolCallId"])]
+        known.result = _plain(event["content"])
+        known.offset = offset
+
+    def _end(self, event: Event, offset: int, _at: float) -> None:
+        kind, member = _ENDS[event["type"]]
+        entry = self._by_key.get((kind, event[member]))
+        if entry is not None:
+            entry.offset = offset
+
+    def _custom(self, event: Event, _offset: int, _at: float) -> None:
+        if event.get("name") == "narthex.restarted":
+            self.entries.clear()
+            self._by_key.clear()
+            self._parts.clear()
+
+    _folds: ClassVar[dict[str, Fold]] = {
+        "TEXT_MESSAGE_START": _text_start,
+        "TEXT_MESSAGE_CONTENT": _text_content,
+        "TEXT_MESSAGE_END": _end,
+        "REASONING_MESSAGE_START": _reasoning_start,
+        "REASONING_MESSAGE_CONTENT": _reasoning_content,
+        "REASONING_MESSAGE_END": _end,
+        "TOOL_CALL_START": _tool_start,
+        "TOOL_CALL_ARGS": _tool_args,
+        "TOOL_CALL_END": _end,
+        "TOOL_CALL_RESULT": _tool_result,
+        "CUSTOM": _custom,
+    }
+
+
+def _plain(content: Any) -> str:
+    """A tool result's text: itself, or the text parts of AG-UI's multimodal form."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(
+        str(part.get("text", "")) for part in content if isinstance(part, dict) and part.get("type") == "text"
+    )
