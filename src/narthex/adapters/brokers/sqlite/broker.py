@@ -1,0 +1,278 @@
+"""The Broker port on one SQLite file in one process: the loop's side. Threads and SQL are the other files'.
+
+Guarantees beyond the port's: the handler hears of a publication in the same loop tick in which its publisher's
+`publish` returns, before it. What an acknowledged publication survives: see `SqliteBroker.durability`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from narthex.adapters.brokers.presence import PresenceTable
+from narthex.adapters.brokers.sqlite.log import Appended, Log, Request
+from narthex.adapters.brokers.sqlite.reader import LogReader, Query
+from narthex.adapters.brokers.sqlite.schema import Retention
+from narthex.adapters.brokers.sqlite.writer import Append, Change, LogWriter, Outcome
+from narthex.adapters.sqlite.batching import MAX_PENDING, BatchThread
+from narthex.adapters.sqlite.checkpoint import Checkpointer
+from narthex.adapters.sqlite.file import OwnerLock, Synchronous
+from narthex.errors import DependencyError, NarthexError
+from narthex.ports.broker import (
+    BrokerHandler,
+    Control,
+    Member,
+    Page,
+    Position,
+    Publication,
+    Published,
+)
+
+KNOWN_POSITIONS: Final = 200_000  # about 250 bytes each: 50 MB at most
+EXPIRE_PRESENCE_S: Final = 5.0
+PING_CHANNEL: Final = "narthex/ping"
+
+_DURABILITY: Final[dict[Synchronous, str]] = {
+    "NORMAL": "An acknowledged publication survives the death of the process; after the death of the machine "
+    "the last few may be missing, and then the epoch changes.",
+    "FULL": "An acknowledged publication survives the death of the process and of the machine, power loss "
+    "included, as far as the disk keeps what it has synced.",
+}
+
+
+class SqliteBroker:
+    """The embedded broker.
+
+    Args:
+        path: `log.db`; its directory exists.
+        synchronous: NORMAL or FULL, see `durability`.
+        retention: how much of a channel is kept, by its key; called once per channel and process.
+        max_pending: publishes and reads that may wait each; more raise Overloaded.
+        timeout_s: after which a call whose disk hangs raises DependencyError.
+        known_limit: channels whose position is known without reading.
+        clock: seconds since the epoch, for `Publication.at`, keys and retention.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: Synchronous = "NORMAL",
+        retention: Callable[[str], Retention] = lambda _channel: Retention(),
+        max_pending: int = MAX_PENDING,
+        timeout_s: float = 5.0,
+        known_limit: int = KNOWN_POSITIONS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.durability = _DURABILITY[synchronous]
+        self._lock = OwnerLock(path)
+        self._checkpointer: Checkpointer | None = None
+        self._synchronous: Synchronous = synchronous
+        self._work = LogWriter(
+            path,
+            synchronous=synchronous,
+            retention=retention,
+            known_limit=known_limit,
+            deliver=self._deliver,
+            clock=clock,
+        )
+        self._writer: BatchThread[Append | Change] = BatchThread(
+            self._work,
+            name=f"{path.name} writer",
+            dependency="broker",
+            max_pending=max_pending,
+            timeout_s=timeout_s,
+        )
+        self._reader: BatchThread[Query] = BatchThread(
+            LogReader(path, lambda: self._work.epoch),
+            name=f"{path.name} reader",
+            dependency="broker",
+            max_batch=64,  # one snapshot should not hold back checkpoints for long
+            max_pending=max_pending,
+            timeout_s=timeout_s,
+        )
+        self._known_limit = known_limit
+        self._positions: dict[str, Position] = {}
+        self._complete = False
+        self._subscribed: set[str] = set()
+        self._presence = PresenceTable()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._handler: BrokerHandler | None = None
+        self._node = ""
+        self._inode = 0
+
+    @property
+    def pending(self) -> int:
+        """Publishes and changes that wait for their commit."""
+        return self._writer.pending
+
+    async def start(self, handler: BrokerHandler, node: str) -> None:
+        """Take the file and begin. Raises ConfigError (held, foreign or newer file) or DependencyError."""
+        self._handler, self._node = handler, node
+        try:
+            self._lock.acquire()
+        except OSError as error:
+            raise DependencyError(
+                "broker",
+                f"Cannot open {self._lock.path}: {error.strerror}.",
+                "Create the data directory and make it writable for this user.",
+            ) from error
+        try:
+            await self._writer.start()
+            await self._reader.start()
+        except BaseException:
+            await self._writer.stop()
+            self._lock.release()
+            raise
+        self._inode = self.path.stat().st_ino
+        self._positions, self._complete = self._work.positions, self._work.complete
+        self._work.positions = {}
+        self._checkpointer = Checkpointer(self.path, self._synchronous)
+        self._checkpointer.start()
+        self._expire_presence()
+
+    async def stop(self) -> None:
+        """Commit what was accepted, sync, and give the file back; idempotent."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        try:
+            await self._reader.stop()
+            if self._checkpointer is not None:
+                await asyncio.to_thread(self._checkpointer.stop)
+                self._checkpointer = None
+            await self._writer.stop()
+        finally:
+            self._lock.release()
+
+    async def publish(
+        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+    ) -> Published:
+        """See the port. Raises Overloaded when too many wait, DependencyError when it is not durable."""
+        future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+        self._writer.submit(Append(future, self._writer.now(), Request(channel, data, key, tags)))
+        return await future
+
+    def subscribe(self, channel: str) -> None:
+        """See the port; effective at once."""
+        self._subscribed.add(channel)
+
+    def unsubscribe(self, channel: str) -> None:
+        """See the port; effective at once."""
+        self._subscribed.discard(channel)
+
+    def known_position(self, channel: str) -> Position | None:
+        """The end of the log as far as the handler was told; None when there are too many channels to know all."""
+        found = self._positions.get(channel)
+        if found is None and self._complete:
+            return Position(0, self._work.epoch)
+        return found
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Page:
+        """See the port. Raises Overloaded or DependencyError."""
+        future: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        self._reader.submit(Query(future, self._reader.now(), channel, since, limit, reverse))
+        return await future
+
+    async def remove(self, channel: str) -> None:
+        """See the port."""
+
+        def apply(log: Log) -> Callable[[], None]:
+            position = log.remove(channel)
+            return lambda: self._know(channel, position)
+
+        await self._change(apply)
+
+    async def trim(self, channel: str, through: int) -> None:
+        """See the port."""
+        await self._change(lambda log: log.trim(channel, through))
+
+    async def join(self, channel: str, member: Member) -> None:
+        """See the port; a refresh of somebody present tells nobody."""
+        if self._presence.join(channel, member, time.monotonic()):
+            self._tell_presence(channel, member, joined=True)
+
+    async def leave(self, channel: str, client: str) -> None:
+        """See the port."""
+        member = self._presence.leave(channel, client)
+        if member is not None:
+            self._tell_presence(channel, member, joined=False)
+
+    async def members(self, channel: str) -> Mapping[str, Member]:
+        """See the port."""
+        return self._presence.members(channel, time.monotonic())
+
+    async def control(self, message: Control) -> None:
+        """Hand it to the handler: this node is all nodes."""
+        if self._handler is not None and message.node in ("", self._node):
+            self._handler.control(message)
+
+    async def ping(self) -> None:
+        """Append, read back, drop; and check that the file at `path` is still the one that is open."""
+        published = await self.publish(PING_CHANNEL, b"{}")
+        page = await self.history(
+            PING_CHANNEL, since=Position(published.offset - 1, published.epoch), limit=1
+        )
+        if [found.offset for found in page.publications] != [published.offset]:
+            raise DependencyError("broker", "log.db did not give back what was appended.", "Check the disk.")
+        await self.trim(PING_CHANNEL, published.offset)
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == self._inode:
+                return
+        raise DependencyError(
+            "broker",
+            f"{self.path.name} was removed or replaced while it was open.",
+            "Restart the process; publications since the replacement are lost with the old file.",
+        )
+
+    async def _change(self, apply: Callable[[Log], Callable[[], None] | None]) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer.submit(Change(future, self._writer.now(), apply))
+        await future
+
+    def _deliver(self, batch: Sequence[Append | Change], outcomes: list[Outcome]) -> None:
+        """On the loop, after the commit: tell the handler in offset order, then every publisher."""
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Appended) and isinstance(job, Append):
+                self._appended(job.request, outcome)
+                result: Any = Published(outcome.offset, outcome.epoch, outcome.duplicate)
+            else:
+                result = outcome() if callable(outcome) else None
+            if job.future.done():  # cancelled or timed out: the publication is in the log all the same
+                continue
+            if isinstance(outcome, NarthexError):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(result)
+
+    def _appended(self, request: Request, appended: Appended) -> None:
+        if appended.duplicate:
+            return
+        channel = request.channel
+        self._know(channel, Position(appended.offset, appended.epoch))
+        if channel in self._subscribed and self._handler is not None:
+            publication = Publication(appended.offset, request.data, request.tags, appended.at)
+            self._handler.publication(channel, publication, appended.epoch)
+
+    def _know(self, channel: str, position: Position) -> None:
+        positions = self._positions
+        if channel not in positions and len(positions) >= self._known_limit:
+            self._complete = False
+            del positions[next(iter(positions))]  # the one learnt first; reading it again is cheap
+        positions[channel] = position
+
+    def _tell_presence(self, channel: str, member: Member, *, joined: bool) -> None:
+        if self._handler is not None and channel in self._subscribed:
+            self._handler.presence(channel, member, joined)
+
+    def _expire_presence(self) -> None:
+        self._expiry = asyncio.get_running_loop().call_later(EXPIRE_PRESENCE_S, self._expire_presence)
+        for channel, member in self._presence.expire(time.monotonic()):
+            self._tell_presence(channel, member, joined=False)

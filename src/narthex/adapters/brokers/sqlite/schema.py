@@ -1,0 +1,118 @@
+"""The tables of `log.db`, how the file is opened, and when its epoch must change. Rows are `log.py`'s.
+
+Rules: the epoch lives in the file, so another file is another epoch. It also changes when the machine died
+while commits were not synced (synchronous=NORMAL): then acknowledged publications may be missing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from narthex.adapters.sqlite.file import Synchronous, boot_id, claim_format
+from narthex.errors import ConfigError
+
+APPLICATION_ID: Final = 0x6E727468  # "nrth"
+VERSION: Final = 1
+
+DEFAULT_KEPT_COUNT: Final = (
+    10_000  # one history page; a run's events are compacted into the store well before
+)
+DEFAULT_KEPT_AGE_S: Final = 7 * 86_400.0  # a device that was away for longer reads threads from the store
+
+_SCHEMA: Final = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    # No row: never published, and the file's epoch. `floor` is the highest offset that was dropped; the top is
+    # max(offset) in `log`, else `floor`, so that appending touches one table only.
+    """CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL,
+       floor INTEGER NOT NULL)""",
+    """CREATE TABLE log (channel INTEGER NOT NULL, offset INTEGER NOT NULL, at REAL NOT NULL, tags TEXT,
+       data BLOB NOT NULL, PRIMARY KEY (channel, offset)) WITHOUT ROWID""",
+    # Two generations of idempotency keys: expiry empties a whole table instead of deleting row by row.
+    *(
+        f"CREATE TABLE keys{generation} (channel INTEGER NOT NULL, key TEXT NOT NULL, offset INTEGER NOT NULL,"
+        " at REAL NOT NULL, PRIMARY KEY (channel, key)) WITHOUT ROWID"
+        for generation in (0, 1)
+    ),
+)
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How much of a channel is kept: the newest `count` publications, none older than `age_s` seconds.
+
+    Both are lower bounds of what is there: dropping lags behind a little, to be cheap.
+    """
+
+    count: int = DEFAULT_KEPT_COUNT
+    age_s: float = DEFAULT_KEPT_AGE_S
+
+
+def new_epoch() -> str:
+    """A log's identity: 48 random bits, short because it travels with every position."""
+    return secrets.token_urlsafe(6)
+
+
+def prepare(connection: sqlite3.Connection, path: Path, synchronous: Synchronous) -> str:
+    """Create or check the schema, note that the file is in use, and return the file's epoch.
+
+    Raises:
+        ConfigError: the file is foreign or newer than this program.
+        sqlite3.Error: translate it with `dependency_error`.
+    """
+    claim_format(connection, path, APPLICATION_ID)
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise ConfigError(
+            [f"{path} has schema {version}, this narthex knows up to {VERSION}: start the newer one again."]
+        )
+    # What follows decides about epochs, so it is synced whatever the log's own setting is.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if version == 0:
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={VERSION}")
+        epoch = _open_epoch(connection, synchronous)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute(f"PRAGMA synchronous={synchronous}")
+    return epoch
+
+
+def _open_epoch(connection: sqlite3.Connection, synchronous: Synchronous) -> str:
+    meta: dict[str, str] = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    epoch = meta.get("epoch", "")
+    in_use = meta.get("in_use", "")  # the boot that wrote without syncing and did not close the file
+    if not epoch:
+        epoch = new_epoch()
+    elif in_use and in_use != boot_id():
+        epoch = new_epoch()
+        connection.execute("UPDATE channels SET epoch = ?", (epoch,))
+    put(connection, "epoch", epoch)
+    put(connection, "in_use", boot_id() if synchronous == "NORMAL" else "")
+    return epoch
+
+
+def close_cleanly(connection: sqlite3.Connection) -> None:
+    """Sync everything and note that nothing can be missing. Call it last, on the writer's connection."""
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    connection.execute("BEGIN IMMEDIATE")
+    put(connection, "in_use", "")
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def put(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Set one value of `meta`."""
+    connection.execute(
+        "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )

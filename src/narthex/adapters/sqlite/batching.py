@@ -1,0 +1,234 @@
+"""A thread that owns a blocking resource and works through jobs in batches. What a batch does is its `Work`'s.
+
+Group commit falls out of it: jobs that arrive while a batch runs pile up and become the next batch, so one
+commit (and one hand-over to the loop) pays for all of them. Rules: jobs finish in the order they were
+submitted; the number waiting is bounded; a job whose resource hangs fails after `timeout_s`, never silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from narthex.errors import Bug, DependencyError, Overloaded
+
+IDLE_S: Final = 1.0  # how often housekeeping gets its turn; its work is in minutes and days
+MAX_BATCH: Final = 1_024  # bounds the time of one transaction (about 15 ms) and of one delivery on the loop
+MAX_PENDING: Final = 20_000  # about 0.3 s of work at the measured rate: waiting longer than that helps nobody
+STOP_S: Final = 10.0
+
+
+class Job(msgspec.Struct):
+    """Something to do. `future` belongs to the loop: only `deliver` callbacks may resolve it."""
+
+    future: asyncio.Future[Any]
+    asked_at: float
+
+
+J = TypeVar("J", bound=Job)
+J_contra = TypeVar("J_contra", contravariant=True)
+
+
+class Work(Protocol[J_contra]):
+    """What the thread does. Every method is called on the thread."""
+
+    def open(self) -> None:
+        """Acquire the resource; what it raises, `start` raises."""
+
+    def run(self, batch: Sequence[J_contra]) -> Callable[[], None]:
+        """Do the batch; the returned callable is called on the loop and resolves every job's future."""
+
+    def idle(self) -> None:
+        """Housekeeping, about once a second; must not raise."""
+
+    def close(self) -> None:
+        """Release the resource; must not raise."""
+
+
+class BatchThread(Generic[J]):
+    """Runs `work` on a thread of its own; submit from the loop that called `start`."""
+
+    def __init__(
+        self,
+        work: Work[J],
+        *,
+        name: str,
+        dependency: str,
+        max_batch: int = MAX_BATCH,
+        max_pending: int = MAX_PENDING,
+        timeout_s: float = 5.0,
+    ) -> None:
+        self._work = work
+        self._name = name
+        self._dependency = dependency
+        self._max_batch = max_batch
+        self._max_pending = max_pending
+        self._timeout_s = timeout_s
+        self._queue: queue.SimpleQueue[J | None] = queue.SimpleQueue()
+        self._waiting: deque[J] = deque()  # in submission order; the head is what runs longest
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._accepting = False
+
+    @property
+    def pending(self) -> int:
+        """Jobs submitted and not yet delivered."""
+        return len(self._waiting)
+
+    async def start(self) -> None:
+        """Start the thread and wait for `work.open`; raises what that raises."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        opened: asyncio.Future[None] = loop.create_future()
+        self._ended = loop.create_future()
+        # Daemon: a disk that hangs must not keep the process from exiting.
+        self._thread = threading.Thread(
+            target=self._main, args=(opened, self._ended), name=self._name, daemon=True
+        )
+        self._thread.start()
+        await opened
+        self._accepting = True
+        self._watchdog = loop.call_later(IDLE_S, self._watch)
+
+    async def stop(self) -> None:
+        """Finish what was submitted, then end the thread; idempotent. Raises DependencyError if it hangs."""
+        if self._ended is None:
+            return
+        ended, self._ended = self._ended, None
+        self._accepting = False
+        self._queue.put(None)
+        try:
+            await asyncio.wait_for(asyncio.shield(ended), STOP_S)
+        except TimeoutError as error:
+            raise DependencyError(
+                self._dependency, f"{self._name} did not finish within {STOP_S:.0f} s.", "Check the disk."
+            ) from error
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            self._fail_waiting("stopped before the job was done")
+
+    def submit(self, job: J) -> None:
+        """Queue a job.
+
+        Raises:
+            Overloaded: `max_pending` jobs wait already; nothing was queued.
+            DependencyError: not started, or stopped.
+        """
+        if len(self._waiting) >= self._max_pending:
+            raise Overloaded(
+                self._dependency,
+                f"{self._name} has {self._max_pending} jobs waiting.",
+                "Come back later; if it lasts, the disk is too slow for this load.",
+            )
+        if not self._accepting:
+            raise DependencyError(self._dependency, f"{self._name} is not running.", "Call start() first.")
+        self._waiting.append(job)
+        self._queue.put(job)
+
+    def now(self) -> float:
+        """The clock of `Job.asked_at`."""
+        return time.monotonic()
+
+    def _main(self, opened: asyncio.Future[None], ended: asyncio.Future[None]) -> None:
+        try:
+            self._work.open()
+        except BaseException as error:  # handed to whoever awaits start()
+            self._post(_resolve, opened, error)
+            self._post(_resolve, ended, None)
+            return
+        self._post(_resolve, opened, None)
+        try:
+            self._serve()
+        finally:
+            self._work.close()
+            self._post(_resolve, ended, None)
+
+    def _serve(self) -> None:
+        housekeeping_at = time.monotonic() + IDLE_S
+        going = True
+        while going:
+            batch: list[J] = []
+            try:
+                job = self._queue.get(timeout=IDLE_S)
+                while job is not None:
+                    batch.append(job)
+                    if len(batch) >= self._max_batch:
+                        break
+                    job = self._queue.get_nowait()
+                else:
+                    going = False
+            except queue.Empty:
+                pass
+            if batch:
+                self._run(batch)
+            if time.monotonic() >= housekeeping_at:
+                self._work.idle()
+                housekeeping_at = time.monotonic() + IDLE_S
+
+    def _run(self, batch: list[J]) -> None:
+        try:
+            deliver = self._work.run(batch)
+        except Exception as error:  # a bug in the work must answer its callers, not kill the thread
+            bug = Bug("batch_failed", f"{self._name} raised {type(error).__name__}: {error}")
+            bug.__cause__ = error
+
+            def deliver() -> None:
+                for job in batch:
+                    _resolve(job.future, bug)
+
+        self._post(self._delivered, len(batch), deliver)
+
+    def _post(self, callback: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._accepting = False
+
+    def _delivered(self, count: int, deliver: Callable[[], None]) -> None:
+        waiting = self._waiting
+        for _ in range(min(count, len(waiting))):
+            waiting.popleft()
+        deliver()
+
+    def _watch(self) -> None:
+        """Fail what has waited for too long; the thread may still finish it, which then concerns nobody."""
+        assert self._loop is not None
+        self._watchdog = self._loop.call_later(IDLE_S, self._watch)
+        limit = time.monotonic() - self._timeout_s
+        for job in self._waiting:
+            if job.asked_at > limit:
+                break
+            if not job.future.done():
+                _resolve(job.future, self._timed_out())
+
+    def _timed_out(self) -> DependencyError:
+        return DependencyError(
+            self._dependency,
+            f"{self._name} did not answer within {self._timeout_s:g} s.",
+            "Check the disk; retry with the same key.",
+        )
+
+    def _fail_waiting(self, why: str) -> None:
+        while self._waiting:
+            job = self._waiting.popleft()
+            _resolve(job.future, DependencyError(self._dependency, f"{self._name} {why}.", "Start it again."))
+
+
+def _resolve(future: asyncio.Future[Any], outcome: BaseException | None) -> None:
+    if future.done():  # cancelled, or timed out meanwhile
+        return
+    if outcome is None:
+        future.set_result(None)
+    else:
+        future.set_exception(outcome)

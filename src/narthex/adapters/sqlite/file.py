@@ -1,0 +1,139 @@
+"""One SQLite file: who owns it, how it is opened, and which schema it holds. No tables live here.
+
+Rules: a file has one owning process, held by an advisory lock on a file beside it (`log.db.lock`), because
+offsets and epochs are numbered in that process's memory; a file of a newer schema is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final, Literal
+
+import psutil
+
+from narthex.errors import ConfigError, DependencyError
+
+Synchronous = Literal["NORMAL", "FULL"]
+"""NORMAL: a commit survives the death of the process. FULL: it survives power loss too (an fsync a commit)."""
+
+BUSY_TIMEOUT_MS: Final = 5_000  # only a checkpoint or a backup tool can hold the write lock: both are short
+STATEMENT_CACHE: Final = 512
+CACHE_KIB: Final = 16_384  # page cache per connection; the hot tail of the log is far smaller
+JOURNAL_BYTES: Final = 16 << 20  # less than `checkpoint.HARD_BYTES`
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class OwnerLock:
+    """An exclusive claim on a data file, for as long as this process lives. `flock`: a crash releases it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.with_name(path.name + ".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, or raise ConfigError naming the process that holds it."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ConfigError(
+                [
+                    f"{self.path} is held by pid {holder}: end it, or give this process a --data-dir of its own."
+                ]
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give it back; idempotent. The lock file stays: unlinking it would let two processes hold two locks."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def boot_id() -> str:
+    """What names this boot of the machine: the page cache, and with it unsynced commits, live as long."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:  # not Linux: minutes, because the derived boot time wavers by seconds
+        return f"boot-{int(psutil.boot_time()) // 60}"
+
+
+def connect(
+    path: Path, *, synchronous: Synchronous = "NORMAL", read_only: bool = False
+) -> sqlite3.Connection:
+    """Open a connection for the calling thread: WAL, manual transactions, no automatic checkpoint.
+
+    Raises:
+        sqlite3.Error: translate it with `dependency_error`.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        cached_statements=STATEMENT_CACHE,
+    )
+    try:
+        if not read_only:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA synchronous={synchronous}")
+            # Deleted content is overwritten where that costs no extra I/O: a deleted thread is really gone.
+            connection.execute("PRAGMA secure_delete=FAST")
+            # A log that grew in a burst is cut back when it restarts, so its size tells the checkpointer the truth.
+            connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # `checkpoint.py` does it off the commit path
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("PRAGMA foreign_keys=ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def claim_format(connection: sqlite3.Connection, path: Path, application_id: int) -> None:
+    """Mark a new file as ours, and refuse one that another program wrote.
+
+    Raises:
+        ConfigError: the file carries another application id, or tables and none.
+    """
+    found: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    if found == application_id:
+        return
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if found != 0 or tables != 0:
+        raise ConfigError(
+            [
+                f"{path} is another program's file (application id {found}): move it, or set another --data-dir."
+            ]
+        )
+    connection.execute(f"PRAGMA application_id={application_id}")
+
+
+def dependency_error(dependency: str, path: Path, error: sqlite3.Error) -> DependencyError:
+    """What a failure of SQLite means to the caller: which file, what it said, and what to do."""
+    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    remedy = _REMEDIES.get(
+        name.removeprefix("SQLITE_").partition("_")[0], "See the log for the cause; then retry."
+    )
+    return DependencyError(dependency, f"{path.name} failed with {name}: {error}.", remedy)
+
+
+_REMEDIES: Final = {
+    "FULL": "Free disk space on the volume of --data-dir; nothing was lost that was acknowledged.",
+    "IOERR": "Check the volume of --data-dir and the kernel log for I/O errors.",
+    "READONLY": "Make the data directory writable for this user.",
+    "CANTOPEN": "Create the data directory and make it writable for this user.",
+    "PERM": "Make the data directory writable for this user.",
+    "BUSY": "Another program holds the file for longer than 5 s: end it, then retry.",
+    "LOCKED": "Another program holds the file for longer than 5 s: end it, then retry.",
+    "CORRUPT": "Restore the file from a backup, or move it away to start with a new epoch.",
+    "NOTADB": "Move the file away: it is no SQLite database.",
+}
