@@ -9,7 +9,7 @@ coroutine goes on in the run that answers it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -70,12 +70,60 @@ class RunInput(Protocol):
         """1, or more after a restart (`restartable=True`)."""
 
     async def ask(self, schema: Mapping[str, Any], text: str) -> Any:
-        """Ask a person. Returns the payload, valid against `schema` (JSON Schema); raises TimeoutError when
-        nobody answered in time.
+        """Ask a person. Close what you opened first; text yielded as `str` is closed for you.
+
+        Args:
+            schema: a JSON Schema of the part that `narthex.domain.answers` checks.
+            text: the question.
+
+        Returns:
+            The payload, valid against `schema`. The run is another one now: `run_id` and `deadline` changed.
+
+        Raises:
+            TimeoutError: nobody answered in time. No run is open any more: clean up, nothing is shown.
+            ValueError: the schema uses a keyword that is not checked here.
         """
 
 
+class AgentError(Exception):
+    """Raise it from an agent to end the run with words that people may read.
+
+    Any other exception ends the run too, but only its type is shown: its message may hold what is nobody's
+    business. `code` replaces `agent_failed` in RUN_ERROR (snake_case).
+    """
+
+    def __init__(self, message: str, code: str = "agent_failed") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
 AgentFunction = Callable[[RunInput], AsyncIterator["Event | str"]]
+
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def agent(
+    *, name: str = "", restartable: bool = False, description: str = ""
+) -> Callable[[FunctionT], FunctionT]:
+    """Declare what an agent function promises; exported as `narthex.agent`.
+
+    Args:
+        name: its public name; by default the function's.
+        restartable: running it again from the start, after its owner died, is right.
+        description: one line for people.
+    """
+
+    def mark(function: FunctionT) -> FunctionT:
+        function.__narthex_agent__ = {  # type: ignore[attr-defined]  # read by adapters/agents/python.py
+            "name": name,
+            "restartable": restartable,
+            "description": description,
+        }
+        return function
+
+    return mark
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):

@@ -108,8 +108,9 @@ class Runs(Protocol):
         """How many runs are before it in its thread or in its user's quota; 0 when next or not queued."""
 
     async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
-        """Extend every lease of `owner` still held, reservations of queued runs too; returns the ids of the
-        *running* runs it still owns.
+        """Extend every lease of `owner` that nobody took over, lapsed or not, and its reservations of queued
+        runs; returns the ids of the *running* runs it still owns. (An owner id is one process's life, so a
+        lapsed lease with its name means a pause, not a death.)
         """
 
     async def started(self, run: Run, start_offset: int, now: float) -> bool:
@@ -153,6 +154,9 @@ class Runs(Protocol):
     async def answer_interrupt(
         self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
     ) -> Interrupt | None:
-        """Answer once, and insert `resume` as a queued run (with its `owner` and `lease_until`: a reservation)
-        in the same step. A second answer changes nothing and returns the first's record. None when there is no such interrupt or it expired.
+        """Answer once, and insert `resume` as a queued run in the same step; its `owner` and `lease_until`
+        are a reservation.
+
+        A second answer changes nothing and returns the first's record. None when there is no such interrupt
+        or it expired.
         """
