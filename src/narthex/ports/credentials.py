@@ -123,6 +123,9 @@ class Credentials(Protocol):
     async def add_revocation(self, revocation: Revocation) -> None:
         """Keep a revocation; the same (kind, tenant, value) is replaced if the new one reaches further."""
 
+    async def remove_revocation(self, kind: str, tenant: str, value: str) -> bool:
+        """Forget a revocation (a user is unblocked); False when there is none."""
+
     async def revocations(self, now: float) -> list[Revocation]:
         """All that are still kept."""
 

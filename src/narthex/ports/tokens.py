@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from narthex.domain.identity import Identity
 from narthex.domain.verdict import Verdict
 
 MAX_TOKEN_BYTES = 8 * 1024
@@ -49,3 +50,45 @@ class TokenVerifier(Protocol):
 
     async def stop(self) -> None:
         """End background refresh."""
+
+
+class TokenMint(Protocol):
+    """Whoever signs tokens of our own: one issuer, keys kept in the store (`adapters/tokens/signing.py`).
+
+    Guarantees: what it mints, every instance on the same store admits; a token never outlives its key.
+    """
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of its tokens."""
+
+    @property
+    def max_ttl_s(self) -> float:
+        """The longest life that a token can be given."""
+
+    def mint(self, identity: Identity, *, ttl_s: float, now: float) -> str:
+        """Sign a token for `identity`; its `issued_at`, `expires_at` and `issuer` are set here.
+
+        Args:
+            identity: whom to name; an empty `token_id` gets a random `jti`.
+            ttl_s: seconds of life, at most `max_ttl_s` (longer is cut to it).
+            now: seconds since the epoch.
+
+        Raises:
+            DependencyError: no signing key was loaded yet.
+        """
+
+    def public_keys(self) -> dict[str, object]:
+        """The published JWK set (RFC 7517), private members left out."""
+
+
+class PasswordHashes(Protocol):
+    """Hashing people's passwords (argon2id); bounded, because each takes tens of megabytes and milliseconds."""
+
+    async def hash(self, password: str) -> str:
+        """The encoded hash, with salt and parameters. Raises Overloaded when too many wait."""
+
+    async def verify(self, encoded: str, password: str) -> bool:
+        """Whether it is the password. An empty `encoded` takes as long as a real one and is False, so that
+        the time does not tell whether an account exists. Raises Overloaded when too many wait.
+        """

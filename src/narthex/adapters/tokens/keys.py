@@ -1,0 +1,220 @@
+"""Verification keys: what each can verify, and which to try for a token. joserfc does the cryptography.
+
+Not here: where keys come from. Rules: which algorithms a key serves is decided when it is loaded, from its type
+and its own `alg`, never from a token (so HMAC with an asymmetric key cannot happen); symmetric keys never come
+from a URL; a key's material never reaches an error.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal, cast
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
+from joserfc.jws import JWSRegistry
+
+ALGORITHMS: Final = (
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+    "ES256", "ES384", "ES512", "EdDSA",
+)  # fmt: skip
+"""Every algorithm that can be allowed (DESIGN section 3). `none` is none of them."""
+
+SYMMETRIC: Final = frozenset(ALGORITHMS[:3])
+MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
+MAX_KEYS: Final = 100  # of one set; the largest public issuers publish about ten
+MAX_TRIES: Final = 4  # for a token that names no key: each try costs up to 100 µs of somebody else's CPU
+
+_MODELS: Final = {name: JWSRegistry.algorithms[name] for name in ALGORITHMS}
+
+
+class VerificationKey(msgspec.Struct, frozen=True):
+    """One key: its `kid` (empty: it has no name) and the algorithms that it serves."""
+
+    kid: str
+    key: Any  # Any: one of joserfc's four key classes; msgspec need not look inside
+    algorithms: frozenset[str]
+
+    def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
+        """Whether the signature is this key's. `algorithm` must be one of `algorithms`."""
+        try:
+            return _MODELS[algorithm].verify(signing_input, signature, self.key)
+        except (JoseError, ValueError):
+            return False
+
+
+def sign_compact(header: dict[str, Any], claims: dict[str, Any], algorithm: str, key: Key) -> str:
+    """A compact JWS of `claims` (RFC 7515 section 7.1); `algorithm` is one of `ALGORITHMS`."""
+    parts = [
+        urlsafe_b64encode(json.dumps(part, separators=(",", ":")).encode()).rstrip(b"=")
+        for part in ({"typ": "JWT", **header}, claims)
+    ]
+    signing_input = b".".join(parts)
+    signature = urlsafe_b64encode(_MODELS[algorithm].sign(signing_input, key)).rstrip(b"=")
+    return (signing_input + b"." + signature).decode()
+
+
+class UnusableKey(ValueError):
+    """A key that cannot be used; the message says why and holds none of it."""
+
+
+def verification_key(key: Key, kid: str | None = None) -> VerificationKey:
+    """Wrap a joserfc key. Raises UnusableKey when no allowed algorithm can use it."""
+    if isinstance(key, RSAKey) and key.public_key.key_size < MIN_RSA_BITS:
+        raise UnusableKey(f"An RSA key of fewer than {MIN_RSA_BITS} bits is not accepted.")
+    served = set()
+    for name, model in _MODELS.items():
+        try:
+            model.check_key(key)
+            key.check_key_op("verify")
+        except JoseError:
+            continue
+        served.add(name)
+    if not served:
+        raise UnusableKey("The key's type, curve or use fits no allowed signature algorithm.")
+    return VerificationKey(kid if kid is not None else (_own_kid(key) or ""), key, frozenset(served))
+
+
+def _own_kid(key: Key) -> str:
+    found = key.get("kid")
+    return found if isinstance(found, str) else ""
+
+
+def key_from_secret(secret: str | bytes, kid: str = "") -> VerificationKey:
+    """An HMAC key. Raises UnusableKey when it is empty or really a PEM or SSH key (algorithm confusion)."""
+    raw = secret.encode() if isinstance(secret, str) else secret
+    if not raw:
+        raise UnusableKey("The secret is empty.")
+    if b"-----BEGIN " in raw or raw.startswith((b"ssh-", b"ecdsa-sha2-")):
+        raise UnusableKey("It is an asymmetric key, not a secret.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # short secrets are reported by settings, in words of our own
+            return verification_key(OctKey.import_key(raw), kid)
+    except (JoseError, ValueError) as error:
+        raise UnusableKey("It cannot be used as a secret.") from error
+
+
+def key_from_pem(pem: str | bytes, kid: str = "") -> VerificationKey:
+    """A public key, private key (its public half is used) or certificate in PEM. Raises UnusableKey."""
+    raw = pem.encode() if isinstance(pem, str) else pem
+    try:
+        if b"CERTIFICATE" in raw:
+            native: object = load_pem_x509_certificate(raw).public_key()
+        elif b"PRIVATE" in raw:
+            native = load_pem_private_key(raw, password=None).public_key()
+        else:
+            native = load_pem_public_key(raw)
+    except (ValueError, TypeError) as error:
+        raise UnusableKey("It is not a readable PEM key or certificate.") from error
+    return verification_key(_from_native(native), kid)
+
+
+def _from_native(native: object) -> Key:
+    if isinstance(native, rsa.RSAPublicKey):
+        return RSAKey(native, native)
+    if isinstance(native, ec.EllipticCurvePublicKey):
+        return ECKey(native, native)
+    if isinstance(native, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        return OKPKey(native, native)
+    raise UnusableKey("Its type is none of RSA, EC, Ed25519 and Ed448.")
+
+
+def key_from_jwk(jwk: Mapping[str, Any], *, allow_symmetric: bool) -> VerificationKey:
+    """One JWK (RFC 7517); of a private one the public half is kept. Raises UnusableKey."""
+    kind = jwk.get("kty")
+    if kind == "oct" and not allow_symmetric:
+        raise UnusableKey("A symmetric key in a published key set is not accepted.")
+    if kind not in {"oct", "RSA", "EC", "OKP"}:
+        raise UnusableKey("Its `kty` is none of oct, RSA, EC and OKP.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # weak keys are refused below, in words of our own
+            key = import_key(cast("dict[str, str | list[str]]", dict(jwk)), cast('Literal["oct"]', kind))
+            if kind != "oct":
+                public = {k: v for k, v in key.as_dict(private=False).items() if k != "key_ops"}
+                key = import_key(public, cast('Literal["oct"]', kind))
+            return verification_key(key)
+    except UnusableKey:
+        raise
+    # joserfc and cryptography raise many kinds for malformed members; all mean the same here
+    except Exception as error:
+        raise UnusableKey("It is not a valid JWK.") from error
+
+
+def keys_from_jwks(document: object, *, allow_symmetric: bool) -> tuple[list[VerificationKey], list[str]]:
+    """The usable keys of a JWK set (or of a single JWK), and why each other one was left out.
+
+    RFC 7517 section 5: keys that are not understood are ignored, not fatal.
+
+    Raises:
+        UnusableKey: it is no JWK set, has more than `MAX_KEYS` keys, or none that can be used.
+    """
+    if isinstance(document, dict) and "kty" in document:
+        document = {"keys": [document]}
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list):
+        raise UnusableKey("It is no JWK set: the member `keys` is missing.")
+    if len(listed) > MAX_KEYS:
+        raise UnusableKey(f"The set has more than {MAX_KEYS} keys.")
+    found: list[VerificationKey] = []
+    skipped: list[str] = []
+    for entry in listed:
+        try:
+            found.append(
+                key_from_jwk(entry if isinstance(entry, dict) else {}, allow_symmetric=allow_symmetric)
+            )
+        except UnusableKey as error:
+            skipped.append(str(error))
+    if not found:
+        raise UnusableKey("No key of the set can be used. " + " ".join(sorted(set(skipped))))
+    return found, skipped
+
+
+def keys_from_text(text: str) -> list[VerificationKey]:
+    """Static keys as settings give them: PEM, a JWK or a JWK set in JSON. Raises UnusableKey."""
+    stripped = text.strip()
+    if not stripped.startswith("{"):
+        return [key_from_pem(stripped.replace("\\n", "\n"))]  # one-line environment variables carry `\n`
+    try:
+        document = json.loads(stripped)
+    except (ValueError, RecursionError) as error:
+        raise UnusableKey("It is neither PEM nor JSON.") from error
+    return keys_from_jwks(document, allow_symmetric=True)[0]
+
+
+class KeyTable:
+    """An immutable set of keys, indexed for the hot path."""
+
+    def __init__(self, keys: Iterable[VerificationKey]) -> None:
+        self.keys = tuple(keys)
+        self.algorithms: frozenset[str] = frozenset().union(*(key.algorithms for key in self.keys))
+        self._named: dict[str, tuple[VerificationKey, ...]] = {}
+        for key in self.keys:
+            if key.kid:
+                self._named[key.kid] = (*self._named.get(key.kid, ()), key)
+        self._unnamed = tuple(key for key in self.keys if not key.kid)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def knows(self, kid: str) -> bool:
+        """Whether a token that names `kid` (empty: names none) finds a key to try."""
+        return bool(self.named(kid))
+
+    def named(self, kid: str) -> tuple[VerificationKey, ...]:
+        """Keys to try for `kid`: those of that name, else keys without a name; all when it is empty."""
+        if not kid:
+            return self.keys
+        return self._named.get(kid) or self._unnamed
+
+    def select(self, algorithm: str, kid: str) -> list[VerificationKey]:
+        """The keys to try, at most `MAX_TRIES`."""
+        return [key for key in self.named(kid) if algorithm in key.algorithms][:MAX_TRIES]

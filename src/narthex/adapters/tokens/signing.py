@@ -1,0 +1,309 @@
+"""Signing keys that live in the store, so that every instance agrees: minting, verifying, rotating.
+
+Not here: who may get a token (`app/provider.py`, the end-to-end exchange). Rules: a private key leaves the store
+only into this ring's memory; a new key is published `ROTATION_LEAD_S` before it signs, so that no instance meets
+a token whose key it cannot know, and an old one stays published until its last token has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, cast
+
+from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
+
+from narthex.adapters.tokens.claims import LEEWAY_S, ClaimRules
+from narthex.adapters.tokens.compact import Compact, take_apart
+from narthex.adapters.tokens.judgement import IssuerRules, judge
+from narthex.adapters.tokens.keys import KeyTable, UnusableKey, VerificationKey, key_from_jwk, sign_compact
+from narthex.domain.identity import Identity
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+from narthex.errors import ConfigError, DependencyError
+from narthex.ports.credentials import Credentials, SigningKey
+from narthex.ports.tokens import VerifierStatus
+
+RELOAD_EVERY_S: Final = 15.0  # one small read; four fit into the lead below
+RELOAD_COOL_DOWN_S: Final = 1.0  # between reads that unknown `kid`s ask for
+ROTATION_LEAD_S: Final = 60.0
+MAX_TTL_S: Final = 31 * 86_400.0  # a token by `narthex token --ttl 31d`; keys stay published as long
+GRACE_S: Final = 25.0  # DESIGN section 3: a live socket may refresh so long after `exp`
+
+SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
+Purpose = Literal["provider", "e2e"]
+
+
+def new_key(purpose: Purpose, algorithm: SigningAlgorithm, now: float, *, not_before: float) -> SigningKey:
+    """Generate a key pair (about 1 ms; RS256 100 ms). Its `kid` is random and says nothing."""
+    kid = f"{purpose}-{secrets.token_hex(8)}"
+    parameters = cast("Any", {"kid": kid, "use": "sig", "alg": algorithm})
+    key: Key
+    if algorithm == "ES256":
+        key = ECKey.generate_key("P-256", parameters)
+    elif algorithm == "RS256":
+        key = RSAKey.generate_key(2048, parameters)
+    else:
+        key = OKPKey.generate_key("Ed25519", parameters)
+    return SigningKey(
+        kid=kid,
+        purpose=purpose,
+        algorithm=algorithm,
+        jwk=json.dumps(key.as_dict(private=True)),
+        created_at=now,
+        not_before=not_before,
+    )
+
+
+class KeyRing:
+    """A `TokenMint` and a `KeySource` over the keys of one purpose in the store.
+
+    Args:
+        credentials: where the keys live.
+        purpose: `provider` or `e2e`.
+        rules: of the claims; `issuer` must be set. A configured audience goes into every token.
+        algorithm: for new keys.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        purpose: Purpose,
+        rules: ClaimRules,
+        *,
+        algorithm: SigningAlgorithm = "ES256",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._credentials = credentials
+        self._purpose: Purpose = purpose
+        self._rules = IssuerRules(claims=rules, algorithms=frozenset({"ES256", "RS256", "EdDSA"}))
+        self._algorithm: SigningAlgorithm = algorithm
+        self._clock = clock
+        self._table = KeyTable(())
+        self._signers: list[tuple[SigningKey, Key]] = []  # newest `not_before` first
+        self._loaded_at = 0.0
+        self._fault = "not loaded yet"
+        self._reload: asyncio.Task[None] | None = None
+        self._poll: asyncio.Task[None] | None = None
+
+    # -- TokenMint -----------------------------------------------------------------------------------------
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of its tokens."""
+        return self._rules.claims.issuer
+
+    @property
+    def max_ttl_s(self) -> float:
+        """The longest life of a token: as long as a replaced key stays published."""
+        return MAX_TTL_S
+
+    def mint(self, identity: Identity, *, ttl_s: float, now: float) -> str:
+        """See `TokenMint`. About 60 µs."""
+        signer, key = self._signer(now)
+        claims: dict[str, Any] = {
+            "iss": self.issuer,
+            "sub": identity.subject,
+            "iat": int(now),
+            "exp": int(now + min(ttl_s, MAX_TTL_S)),
+            "jti": identity.token_id or secrets.token_hex(12),
+            "tenant": identity.tenant,
+            "plan": identity.plan,
+        }
+        if self._rules.claims.audiences:
+            claims["aud"] = self._rules.claims.audiences[0]
+        if identity.permissions:
+            claims["permissions"] = list(identity.permissions)
+        if identity.name:
+            claims["name"] = identity.name
+        if identity.e2e:
+            claims["e2e"] = True
+            claims["test_run"] = identity.test_run
+        header = {"alg": signer.algorithm, "kid": signer.kid}
+        return sign_compact(header, claims, signer.algorithm, key)
+
+    def public_keys(self) -> dict[str, object]:
+        """Every key published now, those that begin to sign soon included."""
+        return {
+            "keys": [
+                key.as_dict(private=False)
+                for signing, key in self._signers
+                if not _retired(signing, self._clock())
+            ]
+        }
+
+    def _signer(self, now: float) -> tuple[SigningKey, Key]:
+        for signing, key in self._signers:
+            if signing.not_before <= now and not _retired(signing, now):
+                return signing, key
+        raise DependencyError(
+            "store",
+            f"No {self._purpose} signing key is loaded.",
+            "Check the store; `narthex keys list` shows it.",
+        )
+
+    # -- KeySource -----------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """For health and logs."""
+        return f"{self._purpose} keys"
+
+    @property
+    def issuers(self) -> tuple[str, ...]:
+        """Its one issuer."""
+        return (self.issuer,)
+
+    def knows(self, algorithm: str, kid: str) -> bool:
+        """Whether a loaded key serves that algorithm and name."""
+        return bool(self._table.select(algorithm, kid))
+
+    def judge(
+        self,
+        token: Compact,
+        *,
+        now: float,
+        traffic: str,  # noqa: ARG002 - of the port; the store has no breaker
+    ) -> Verdict | Awaitable[Verdict]:
+        """The verdict; a read of the store first when the key is unknown (another instance made a new one)."""
+        verdict = judge(token, self._table, self._rules, now)
+        if isinstance(verdict, Rejected) and verdict.code == "unknown_key":
+            if self._reload is None and now - self._loaded_at < RELOAD_COOL_DOWN_S:
+                return Unavailable("the key is unknown and the key ring was read less than a second ago")
+            return self._judge_after_reload(token, now)
+        return verdict
+
+    async def _judge_after_reload(self, token: Compact, now: float) -> Verdict:
+        if self._reload is None:
+            self._reload = asyncio.get_running_loop().create_task(self._load())
+            self._reload.add_done_callback(self._reloaded)
+        try:
+            # shielded: one client's deadline must not cancel what the others wait for
+            await asyncio.shield(self._reload)
+        except DependencyError as error:
+            return Unavailable(error.message)
+        return judge(token, self._table, self._rules, now)
+
+    def _reloaded(self, task: asyncio.Task[None]) -> None:
+        self._reload = None
+        if not task.cancelled() and task.exception() is not None:
+            self._fault = "the store did not give its keys"
+
+    async def check(self) -> VerifierStatus:
+        """Mint a token and verify it."""
+        began = time.perf_counter()
+        try:
+            self.self_check()
+        except (ConfigError, DependencyError) as error:
+            return VerifierStatus(status="degraded", detail=f"{self.name}: {error}")
+        took = (time.perf_counter() - began) * 1000
+        age = self._clock() - self._loaded_at
+        if age > 4 * RELOAD_EVERY_S:
+            return VerifierStatus(
+                status="degraded", detail=f"{self.name}: {self._fault}, {age:.0f} s ago", latency_ms=took
+            )
+        return VerifierStatus(status="healthy", detail=f"{self.name}: minted and verified", latency_ms=took)
+
+    def self_check(self) -> None:
+        """Mint and verify with what is loaded. Raises ConfigError when the token does not verify."""
+        now = self._clock()
+        e2e = self._rules.claims.allow_e2e and self._purpose == "e2e"
+        token = self.mint(Identity(subject="self-check", e2e=e2e), ttl_s=60, now=now)
+        parts = take_apart(token)
+        verdict = parts if isinstance(parts, Rejected) else judge(parts, self._table, self._rules, now)
+        if not isinstance(verdict, Valid):
+            problem = f"A token signed with the newest {self._purpose} key does not verify ({verdict.code})."
+            raise ConfigError([f"{problem} Make a new key: `narthex keys rotate --now`."])
+
+    async def start(self) -> None:
+        """Load the keys, or make the first one, then keep reading.
+
+        Raises:
+            DependencyError: the store does not answer.
+            ConfigError: what it keeps does not sign and verify.
+        """
+        await self.load_or_create()
+        self.self_check()
+        if self._poll is None:
+            self._poll = asyncio.get_running_loop().create_task(self._keep_loading())
+
+    async def stop(self) -> None:
+        """End the reading."""
+        for task in (self._poll, self._reload):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, DependencyError):
+                    await task
+        self._poll = self._reload = None
+
+    # -- the store -----------------------------------------------------------------------------------------
+
+    async def load_or_create(self) -> None:
+        """Load; make the first key when there is none (atomic: of instances that start together one wins)."""
+        await self._load()
+        now = self._clock()
+        try:
+            self._signer(now)
+        except DependencyError:
+            await self._credentials.add_key(
+                new_key(self._purpose, self._algorithm, now, not_before=now), only_if_none=True
+            )
+            await self._load()
+
+    async def rotate(self, *, immediately: bool = False) -> SigningKey:
+        """Make a new key and let the others end.
+
+        Args:
+            immediately: the old keys are no longer accepted from now on (a leak); else they stay published
+                until the last token they signed has ended.
+
+        Returns:
+            The new key, which signs from its `not_before` on.
+        """
+        now = self._clock()
+        begins = now if immediately else now + ROTATION_LEAD_S
+        old = await self._credentials.keys(self._purpose)
+        key = await self._credentials.add_key(new_key(self._purpose, self._algorithm, now, not_before=begins))
+        ends = now if immediately else begins + MAX_TTL_S + LEEWAY_S + GRACE_S
+        for previous in old:
+            if not previous.retire_at or previous.retire_at > ends:
+                await self._credentials.retire_key(previous.kid, ends)
+        await self._load()
+        return key
+
+    async def _keep_loading(self) -> None:
+        while True:
+            await asyncio.sleep(RELOAD_EVERY_S)
+            try:
+                await self._load()
+            except DependencyError:
+                self._fault = "the store did not give its keys"  # those loaded go on serving
+
+    async def _load(self) -> None:
+        kept = await self._credentials.keys(self._purpose)
+        now = self._clock()
+        signers: list[tuple[SigningKey, Key]] = []
+        public: list[VerificationKey] = []
+        for signing in kept:
+            if _retired(signing, now):
+                continue
+            try:
+                jwk = json.loads(signing.jwk)
+                signers.append((signing, import_key(jwk)))
+                public.append(key_from_jwk(jwk, allow_symmetric=False))
+            except (ValueError, UnusableKey) as error:
+                raise ConfigError(
+                    [f"The {self._purpose} key {signing.kid} in the store cannot be read. Restore the store."]
+                ) from error
+        self._signers = sorted(signers, key=lambda pair: pair[0].not_before, reverse=True)
+        self._table = KeyTable(public)
+        self._loaded_at = now
+        self._fault = ""
+
+
+def _retired(key: SigningKey, now: float) -> bool:
+    return bool(key.retire_at) and key.retire_at <= now

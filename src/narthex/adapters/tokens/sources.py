@@ -1,0 +1,60 @@
+"""What every source of keys offers to the router: one issuer's rules, and a verdict with the keys it has.
+
+Not here: the sources themselves (`static_keys.py`, `signing.py`, `jwks.py`, `introspection.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from narthex.adapters.tokens.compact import Compact
+from narthex.domain.verdict import Verdict
+from narthex.ports.tokens import VerifierStatus
+
+
+class KeySource(Protocol):
+    """Keys of one issuer, wherever they come from."""
+
+    @property
+    def name(self) -> str:
+        """For health and logs; never a secret."""
+
+    @property
+    def issuers(self) -> tuple[str, ...]:
+        """The exact `iss` values that it answers for; empty: tokens whose issuer nobody else claims."""
+
+    def knows(self, algorithm: str, kid: str) -> bool:
+        """Whether the keys at hand could serve such a token (chooses among sources of one issuer)."""
+
+    def judge(self, token: Compact, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+        """The verdict; an awaitable only when keys must be fetched first."""
+
+    async def check(self) -> VerifierStatus:
+        """As `TokenVerifier.check`."""
+
+    async def start(self) -> None:
+        """As `TokenVerifier.start`."""
+
+    async def stop(self) -> None:
+        """As `TokenVerifier.stop`."""
+
+
+class OpaqueSource(Protocol):
+    """Who judges tokens that are no JWTs (RFC 7662)."""
+
+    @property
+    def name(self) -> str:
+        """For health and logs; never a secret."""
+
+    def judge(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+        """The verdict; an awaitable when the issuer must be asked."""
+
+    async def check(self) -> VerifierStatus:
+        """As `TokenVerifier.check`."""
+
+    async def start(self) -> None:
+        """As `TokenVerifier.start`."""
+
+    async def stop(self) -> None:
+        """As `TokenVerifier.stop`."""

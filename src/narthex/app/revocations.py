@@ -1,0 +1,220 @@
+"""What was revoked, held in memory on every instance so that asking costs nothing; the store is the truth.
+
+Not here: closing connections (whoever listens does that), users' blocks beyond their tokens (`app/provider.py`).
+Rules: a revocation is stored before it is broadcast; the broadcast only speeds up what the poll finds within
+`POLL_EVERY_S`; a token without `iat` counts as issued before any cut (DESIGN section 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from narthex.domain.identity import Identity
+from narthex.errors import DependencyError
+from narthex.ports.broker import Broker, Control
+from narthex.ports.credentials import Credentials, Revocation
+
+POLL_EVERY_S: Final = 1.0  # DESIGN section 3: on every instance within 1 s, even when a broadcast is lost
+LEEWAY_AND_GRACE_S: Final = 30.0 + 25.0
+CONTROL_KIND: Final = "revoke"
+
+Listener = Callable[[Revocation], None]
+
+
+class Revocations:
+    """The revocations of all tenants.
+
+    Args:
+        credentials: where they are kept.
+        broker: tells the other instances; None where there is none (`narthex auth serve`).
+        clock: seconds since the epoch.
+        on_error: told when the store cannot be read (what is held goes on counting); None: nobody.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        broker: Broker | None,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_error: Callable[[DependencyError], None] | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._broker = broker
+        self._clock = clock
+        self._on_error = on_error
+        self._by_jti: dict[tuple[str, str], Revocation] = {}
+        self._by_subject: dict[tuple[str, str], Revocation] = {}
+        self._cuts: dict[tuple[str, str], Revocation] = {}
+        self._listeners: list[Listener] = []
+        self._fresh: set[tuple[str, str, str]] = set()  # applied since the last read of the store began
+        self._poll: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_jti) + len(self._by_subject) + len(self._cuts)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    def covers(self, identity: Identity) -> bool:
+        """Whether what admitted this identity has been revoked. No I/O; at most five look-ups."""
+        if self._by_jti and identity.token_id:
+            token_id = identity.token_id
+            if (identity.tenant, token_id) in self._by_jti or ("", token_id) in self._by_jti:
+                return True
+        if self._by_subject and (identity.tenant, identity.subject) in self._by_subject:
+            return True
+        return bool(self._cuts) and (self._before(identity, identity.subject) or self._before(identity, "*"))
+
+    def _before(self, identity: Identity, value: str) -> bool:
+        found = self._cuts.get((identity.tenant, value))
+        if found is None:
+            return False
+        return identity.issued_at is None or identity.issued_at < found.cut
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` on the event loop for every revocation that is new to this instance. It must not
+        block or raise; it closes the connections for whose identity `covers` is now true.
+        """
+        self._listeners.append(listener)
+
+    # -- revoking ------------------------------------------------------------------------------------------
+
+    async def revoke(self, revocation: Revocation) -> None:
+        """Store, apply here, tell the others.
+
+        Raises:
+            DependencyError: not stored: nothing is revoked as far as anybody knows; try again.
+        """
+        await self._credentials.add_revocation(revocation)
+        self._apply(revocation)
+        if self._broker is not None:
+            data: dict[str, Any] = msgspec.to_builtins(revocation)
+            # the poll of every instance finds within a second what a lost broadcast did not say
+            with contextlib.suppress(DependencyError):
+                await self._broker.control(Control(CONTROL_KIND, data))
+
+    async def revoke_token(self, identity: Identity, *, reason: str) -> None:
+        """Revoke the one token that an identity came with; without a `jti`, everything of its subject that was
+        issued up to its own `iat`.
+        """
+        now = self._clock()
+        until = (identity.expires_at or now + 86_400) + LEEWAY_AND_GRACE_S
+        if identity.token_id:
+            kind, value, cut = "jti", identity.token_id, 0.0
+        else:
+            kind, value, cut = "issued_before", identity.subject, (identity.issued_at or now) + 1
+        await self.revoke(
+            Revocation(
+                kind=kind, tenant=identity.tenant, value=value, at=now, until=until, cut=cut, reason=reason
+            )
+        )
+
+    async def revoke_subject(self, tenant: str, subject: str, *, until: float, reason: str) -> None:
+        """Revoke everything of a subject, also what will be issued until `until` (a block)."""
+        await self.revoke(
+            Revocation(
+                kind="subject", tenant=tenant, value=subject, at=self._clock(), until=until, reason=reason
+            )
+        )
+
+    async def revoke_issued_before(
+        self, tenant: str, subject: str, *, cut: float, max_ttl_s: float, reason: str
+    ) -> None:
+        """Revoke what a subject (`*`: everybody of the tenant) was issued before `cut`.
+
+        Args:
+            tenant: whose.
+            subject: the subject, or `*`.
+            cut: seconds since the epoch; tokens with `iat` < `cut`, or without one.
+            max_ttl_s: how long any such token can still live.
+            reason: for the audit; never a secret.
+        """
+        until = cut + max_ttl_s + LEEWAY_AND_GRACE_S
+        await self.revoke(
+            Revocation(
+                kind="issued_before",
+                tenant=tenant,
+                value=subject,
+                at=self._clock(),
+                until=until,
+                cut=cut,
+                reason=reason,
+            )
+        )
+
+    async def allow_subject(self, tenant: str, subject: str) -> bool:
+        """End a `revoke_subject` (an unblock), everywhere within a second; False when there was none."""
+        removed = await self._credentials.remove_revocation("subject", tenant, subject)
+        self._by_subject.pop((tenant, subject), None)
+        return removed
+
+    # -- keeping up ----------------------------------------------------------------------------------------
+
+    def control(self, message: Control) -> None:
+        """Give every broker `Control` of kind `revoke` here. A malformed one is left to the poll."""
+        with contextlib.suppress(msgspec.ValidationError):
+            self._apply(msgspec.convert(message.data, Revocation))
+
+    async def start(self) -> None:
+        """Load, then poll. Raises DependencyError: admit nobody before this has returned."""
+        await self.reload()
+        if self._poll is None:
+            self._poll = asyncio.get_running_loop().create_task(self._keep_loading())
+
+    async def stop(self) -> None:
+        """End the poll."""
+        if self._poll is not None:
+            self._poll.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._poll
+            self._poll = None
+
+    async def reload(self) -> None:
+        """Read all from the store; listeners hear of new ones. Raises DependencyError."""
+        self._fresh = set()
+        kept = await self._credentials.revocations(self._clock())
+        for revocation in kept:
+            self._apply(revocation)
+        self._forget({(revocation.kind, revocation.tenant, revocation.value) for revocation in kept})
+
+    async def _keep_loading(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_EVERY_S)
+            try:
+                await self.reload()
+            except DependencyError as error:
+                if self._on_error is not None:
+                    self._on_error(error)
+
+    def _apply(self, revocation: Revocation) -> None:
+        table = self._table(revocation.kind)
+        key = (revocation.tenant, revocation.value)
+        if table is None:
+            return
+        kept = table.get(key)
+        if kept is not None:
+            if revocation.until <= kept.until and revocation.cut <= kept.cut:
+                return
+            revocation = msgspec.structs.replace(
+                revocation, until=max(revocation.until, kept.until), cut=max(revocation.cut, kept.cut)
+            )
+        table[key] = revocation
+        self._fresh.add((revocation.kind, *key))
+        for listener in self._listeners:
+            listener(revocation)
+
+    def _table(self, kind: str) -> dict[tuple[str, str], Revocation] | None:
+        return {"jti": self._by_jti, "subject": self._by_subject, "issued_before": self._cuts}.get(kind)
+
+    def _forget(self, kept: set[tuple[str, str, str]]) -> None:
+        """Drop what the store no longer keeps, but nothing that came while it was read."""
+        for kind in ("jti", "subject", "issued_before"):
+            table = self._table(kind) or {}
+            for key in [key for key in table if (kind, *key) not in kept and (kind, *key) not in self._fresh]:
+                del table[key]
