@@ -1,0 +1,80 @@
+"""A secret in Google Secret Manager: `gcp-secret://projects/P/secrets/S/versions/V`.
+
+Rules: read once, at start, in the parent process; one deadline for the call; the checksum that Google sends is
+compared; nothing of the secret is in an error. The library (extra `narthex[gcp]`, about 100 MB) is imported
+only when a name asks for it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from narthex.adapters.secrets.value import GCP_SCHEME
+from narthex.errors import ConfigError
+
+READ_TIMEOUT_S: Final = 10.0  # start-up is waiting; Cloud Run's own start deadline is minutes
+_NAME: Final = re.compile(r"^projects/[^/\s]+(/locations/[^/\s]+)?/secrets/[^/\s]+(/versions/[^/\s]+)?$")
+
+
+def read_gcp(reference: str, *, client: Any = None, timeout_s: float = READ_TIMEOUT_S) -> str:
+    """The secret that `reference` names; without a version the latest.
+
+    Args:
+        reference: `gcp-secret://projects/P/secrets/S[/versions/V]`, also with `locations/L` for a regional one.
+        client: a `SecretManagerServiceClient`, None makes one with the machine's own credentials.
+        timeout_s: one deadline for the call, retries inside it.
+
+    Raises:
+        ConfigError: a malformed name, the extra is missing, no access, or not there.
+    """
+    name = reference.removeprefix(GCP_SCHEME)
+    if not _NAME.match(name):
+        raise ConfigError(
+            [f"{reference} is no Secret Manager name. Write {GCP_SCHEME}projects/P/secrets/S/versions/V."]
+        )
+    if "/versions/" not in name:
+        name += "/versions/latest"
+    try:
+        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud import secretmanager
+    except ImportError as error:
+        raise ConfigError(
+            [f"{reference} needs the Secret Manager library. Install it: pip install 'narthex[gcp]'."]
+        ) from error
+    try:
+        client = client or secretmanager.SecretManagerServiceClient()
+        payload = client.access_secret_version(request={"name": name}, timeout=timeout_s).payload
+    except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+        raise ConfigError([_problem(reference, error)]) from error
+    return _text(reference, payload)
+
+
+def _problem(reference: str, error: Exception) -> str:
+    kind = type(error).__name__
+    remedies = {
+        "PermissionDenied": "Grant this service account roles/secretmanager.secretAccessor on it.",
+        "NotFound": "Create it, or fix the name.",
+        "FailedPrecondition": "Enable that version, or name another.",
+        "DefaultCredentialsError": "Run where a service account is attached, or set GOOGLE_APPLICATION_CREDENTIALS.",
+    }
+    return f"{reference} cannot be read ({kind}). " + remedies.get(
+        kind, "Check that Secret Manager is reachable."
+    )
+
+
+def _text(reference: str, payload: Any) -> str:
+    data = bytes(payload.data)
+    if "data_crc32c" in payload and payload.data_crc32c:
+        import google_crc32c  # type: ignore[import-not-found,unused-ignore] # comes with the extra only
+
+        if google_crc32c.value(data) != payload.data_crc32c:
+            raise ConfigError([f"{reference} arrived damaged (checksum). Start again."])
+    try:
+        text = data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ConfigError([f"{reference} is not UTF-8 text. Store the secret as text."]) from None
+    if not text.strip():
+        raise ConfigError([f"{reference} is empty. Add a version that holds the secret."])
+    return text

@@ -1,0 +1,165 @@
+"""How settings are shown: rows for `narthex check`, and docs/settings.md.
+
+Rules: a secret shows as "set" or "not set", an engine's URL without its user part; both outputs come from the
+model, so they cannot go stale (a test compares the page).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from narthex.settings.model import Settings, option_fields
+from narthex.settings.options import OptionFacts, accepts, facts
+from narthex.settings.tables import Claims, IssuerSettings, PlanSettings, UserSettings
+
+_INTRO: Final = """\
+# Settings
+
+Every option can be given in four places; the first one wins:
+
+1. a flag of `narthex serve` (where the table names one),
+2. an environment variable: `NARTHEX_` and the option's name in upper case,
+3. the file `narthex.toml` (in the working directory, or where `NARTHEX_CONFIG` points),
+4. the default.
+
+All are checked in the parent process before a port is opened. Every problem is reported at once, with its
+remedy, and the process exits 78. A variable that begins with `NARTHEX_` and is no setting is a problem too: it
+is nearly always a misspelt one. An empty variable counts as not set. `narthex check` prints what would hold.
+
+A **secret** can be the value itself, a file named by the variable with `_FILE` behind it (in the file: `_file`),
+or a Google Secret Manager name `gcp-secret://projects/P/secrets/S/versions/V` (install `narthex[gcp]`).
+No secret's value appears in an error, a log, a metric or a health answer.
+
+Lists are comma-separated in a variable and arrays in the file. `ENVIRONMENT` and the five end-to-end variables
+can only be set in the environment.
+
+This page is generated from `src/narthex/settings/model.py`: `python -m tests.check --write-docs`.
+"""
+
+
+class Row(NamedTuple):
+    """One line of `narthex check`.
+
+    Attributes:
+        value: as text; "set" or "not set" for a secret.
+        source: `default`, a variable, a flag, the file, or what it was derived from.
+    """
+
+    section: str
+    name: str
+    variable: str
+    value: str
+    source: str
+
+
+def describe(settings: Settings) -> list[Row]:
+    """Every option in the order of the documentation, then the file's tables if there are any."""
+    rows: list[Row] = []
+    for name, (section, field) in option_fields().items():
+        known = facts(name, field, section)
+        value = _shown(getattr(settings, name), known)
+        rows.append(Row(section, name, known.variables[0], value, settings.source(name)))
+    for name in ("issuers", "users", "plans"):
+        table = getattr(settings, name)
+        if len(table) > 0:
+            rows.append(Row("Tables", name, "", f"{len(table)} configured", settings.source(name)))
+    return rows
+
+
+def _shown(value: Any, known: OptionFacts) -> str:
+    if isinstance(value, SecretStr) and known.url:
+        return _without_user(value.get_secret_value())
+    if known.secret:
+        return "set" if value else "not set"
+    if value is None or value in ("", ()):
+        return known.default_text.replace("`", "") or "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(str(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    # The query is dropped too: drivers take passwords there (`?password=`).
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def render_docs() -> str:
+    """The text of docs/settings.md."""
+    lines = [_INTRO]
+    section = ""
+    for name, (of, field) in option_fields().items():
+        if of != section:
+            section = of
+            lines += [
+                f"\n## {section}\n",
+                "| option | variable · flag | accepts | default | what it does |",
+                "| --- | --- | --- | --- | --- |",
+            ]
+        lines.append(_docs_row(name, facts(name, field, of), field))
+    lines.append(_TABLES_INTRO)
+    for title, model in (
+        ("[[issuers]]", IssuerSettings),
+        ("[issuers.claims]", Claims),
+        ("[[users]]", UserSettings),
+        ("[plans.NAME]", PlanSettings),
+    ):
+        lines += [f"\n### `{title}`\n", "| member | default |", "| --- | --- |"]
+        for name, field in model.model_fields.items():
+            default = "required" if field.is_required() else _default(field)
+            lines.append(f"| `{name}` | {default} |")
+    return "\n".join(lines) + "\n"
+
+
+_TABLES_INTRO: Final = """
+## Tables of the file
+
+```toml
+allowed_origins = ["https://app.example.com"]
+
+[[issuers]]
+name = "google"
+discovery = "https://accounts.google.com"
+audience = ["chat"]
+
+[issuers.claims]
+tenant = "hd"
+
+[[users]]
+email = "ada@example.com"
+password_hash_file = "ada.hash"
+plan = "early"
+
+[plans.free]
+connections = 5
+```
+
+Each issuer has exactly one of `secret`, `public_key`, `jwks_url`, `discovery` and `introspection_url`. A `secret`,
+`public_key`, `introspection_client_secret` or `password_hash` may be given as `…_file`, relative to `narthex.toml`."""
+
+
+def _docs_row(name: str, known: OptionFacts, field: FieldInfo) -> str:
+    where = " · ".join(f"`{part}`" for part in (*known.variables, known.flag) if part)
+    kind = "a secret" if known.secret else accepts(field).removeprefix("a ").removeprefix("an ")
+    default = known.default_text or _default(field)
+    return f"| `{name}` | {where} | {kind} | {default} | {field.description} |"
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is None or value in ((), ""):
+        return "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return f"`{', '.join(value)}`"
+    if isinstance(value, Claims):
+        return "below"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

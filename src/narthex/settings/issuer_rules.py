@@ -1,0 +1,114 @@
+"""Rules of one token issuer: one source of keys, algorithms that fit it, addresses that cannot be overheard.
+
+Not here: how tokens are verified (`adapters/tokens`). Rules: as in `rules.py`. Mixing HMAC with public keys in
+one issuer is refused, because a public key used as an HMAC secret is the classic forgery (FACTS section 7).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from narthex.settings.model import Settings
+from narthex.settings.tables import ALGORITHMS, HMAC_ALGORITHMS, IssuerSettings
+
+MIN_HMAC_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash
+_FLAT_NAMES = {
+    "secret": "NARTHEX_JWT_SECRET",
+    "public_key": "NARTHEX_JWT_PUBLIC_KEY",
+    "jwks_url": "NARTHEX_JWKS_URL",
+    "discovery": "NARTHEX_OIDC_ISSUER",
+    "introspection_url": "NARTHEX_INTROSPECTION_URL",
+    "issuer": "NARTHEX_JWT_ISSUER",
+    "audience": "NARTHEX_JWT_AUDIENCE",
+    "algorithms": "NARTHEX_JWT_ALGORITHMS",
+    "introspection_client_id": "NARTHEX_INTROSPECTION_CLIENT_ID",
+    "introspection_client_secret": "NARTHEX_INTROSPECTION_CLIENT_SECRET",
+}
+
+
+def issuer_problems(settings: Settings) -> Iterator[str]:
+    """Every problem of the flat issuer, of each `[[issuers]]`, and between them."""
+    flat = settings.flat_issuer()
+    if flat.key_sources():
+        yield from _of_one(settings, flat, _FLAT_NAMES)
+    else:
+        for name in ("jwt_issuer", "jwt_audience", "jwt_algorithms"):
+            if getattr(settings, name):
+                yield (
+                    f"NARTHEX_{name.upper()} is set and no key is. Set NARTHEX_JWT_SECRET, NARTHEX_JWT_PUBLIC_KEY, "
+                    "NARTHEX_JWKS_URL or NARTHEX_OIDC_ISSUER, or unset it."
+                )
+    if settings.jwks_url and settings.oidc_issuer and settings.jwt_issuer not in (None, settings.oidc_issuer):
+        yield "NARTHEX_JWT_ISSUER and NARTHEX_OIDC_ISSUER differ. Unset one of them."
+    for index, issuer in enumerate(settings.issuers):
+        names = {member: f"issuers[{index}].{member}" for member in IssuerSettings.model_fields}
+        if not issuer.key_sources():
+            yield (
+                f"issuers[{index}] has no source of keys. Give it secret, public_key, jwks_url, discovery or "
+                "introspection_url."
+            )
+        else:
+            yield from _of_one(settings, issuer, names)
+    yield from _between(settings)
+
+
+def _of_one(settings: Settings, issuer: IssuerSettings, names: dict[str, str]) -> Iterator[str]:
+    given = issuer.key_sources()
+    if len(given) > 1:
+        listed = " and ".join(names[name] for name in given)
+        yield f"{listed} are set for one issuer. Keep one; [[issuers]] in narthex.toml takes more issuers."
+    for algorithm in issuer.algorithms:
+        if algorithm not in ALGORITHMS:
+            yield f"{names['algorithms']} has {algorithm!r}. Choose from {', '.join(ALGORITHMS)}."
+        elif (algorithm in HMAC_ALGORITHMS) != bool(issuer.secret) and issuer.introspection_url is None:
+            kind = "a secret" if issuer.secret else "public keys"
+            yield f"{names['algorithms']} has {algorithm}, which does not go with {kind}. Remove it."
+    if issuer.secret and len(issuer.secret.get_secret_value().encode()) < MIN_HMAC_BYTES and settings.remote:
+        yield (
+            f"{names['secret']} is shorter than {MIN_HMAC_BYTES} bytes (RFC 7518 section 3.2). Make a longer one: "
+            "openssl rand -hex 32."
+        )
+    for member in ("jwks_url", "discovery", "introspection_url"):
+        url = getattr(issuer, member)
+        if url and not _safe_url(url, remote=settings.remote):
+            yield (
+                f"{names[member]} must be an https:// URL: who can change the answer can sign tokens. Use https, "
+                "or http to loopback in development and testing."
+            )
+    if issuer.introspection_url and not (
+        issuer.introspection_client_id and issuer.introspection_client_secret
+    ):
+        yield (
+            f"{names['introspection_url']} needs {names['introspection_client_id']} and "
+            f"{names['introspection_client_secret']} (RFC 7662 section 2.1). Set both."
+        )
+
+
+def _safe_url(url: str, *, remote: bool) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return True
+    if parts.scheme != "http" or not parts.hostname:
+        return False
+    if parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        return not remote
+
+
+def _between(settings: Settings) -> Iterator[str]:
+    issuers = settings.all_issuers()
+    for name, count in Counter(issuer.name for issuer in issuers).items():
+        if count > 1:
+            yield f"{count} issuers are called {name!r}. Give each [[issuers]] a name of its own."
+    anonymous = [issuer.name for issuer in issuers if issuer.issuer is None and issuer.discovery is None]
+    if len(issuers) > 1 and anonymous:
+        yield (
+            f"The issuer {anonymous[0]!r} has no `iss` and there are others, so nobody could tell whose token it "
+            "is. Set its issuer (NARTHEX_JWT_ISSUER for the flat one)."
+        )

@@ -1,0 +1,142 @@
+"""How one option is declared: its variables, its section, whether it is a secret, what it accepts.
+
+The options themselves are in `model.py`; reading them is `sources.py`'s. Rules: an option's field name is its
+name in `narthex.toml`, `NARTHEX_` + that name in upper case its variable, `--` + that name with hyphens its
+flag. A secret's value is a `SecretStr`, may also come from `<variable>_FILE`, and is never shown.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic.fields import FieldInfo
+
+PREFIX: Final = "NARTHEX_"
+GCP_SCHEME: Final = "gcp-secret://"
+
+
+class OptionFacts(NamedTuple):
+    """What is known of an option besides its type.
+
+    Attributes:
+        section: heading in docs/settings.md.
+        variables: environment variables, the first one wins.
+        secret: never shown; `_FILE` variants and Secret Manager names serve.
+        url: may hold a password: shown without its user part, treated as a secret otherwise.
+        flag: the command line's name, empty when there is none.
+        default_text: what the default is, in words, where the value alone does not say it.
+        only_environment: set by an environment variable only: neither the file nor a flag may decide it.
+    """
+
+    section: str
+    variables: tuple[str, ...]
+    secret: bool
+    url: bool
+    flag: str
+    default_text: str
+    only_environment: bool
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    variables: tuple[str, ...] = (),
+    secret: bool = False,
+    url: bool = False,
+    flag: str = "",
+    default_text: str = "",
+    only_environment: bool = False,
+    **constraints: Any,
+) -> Any:
+    """Declare an option. `constraints` are pydantic's (`ge`, `le`, `min_length` …).
+
+    `variables` come after the `NARTHEX_` name that every option has; with `only_environment` they replace it.
+    """
+    return Field(
+        default,
+        description=description,
+        validate_default=False,
+        json_schema_extra={
+            "variables": list(variables),
+            "secret": secret,
+            "url": url,
+            "flag": flag,
+            "default_text": default_text,
+            "only_environment": only_environment,
+        },
+        **constraints,
+    )
+
+
+def facts(name: str, field: FieldInfo, section: str = "") -> OptionFacts:
+    """The facts of a declared option `name`."""
+    extra = field.json_schema_extra
+    known: Mapping[str, Any] = extra if isinstance(extra, dict) else {}
+    own = tuple(str(variable) for variable in known.get("variables", ()))
+    only_environment = bool(known.get("only_environment", False))
+    variables = own if only_environment else (PREFIX + name.upper(), *own)
+    return OptionFacts(
+        section=section,
+        variables=variables,
+        secret=bool(known.get("secret", False)),
+        url=bool(known.get("url", False)),
+        flag=str(known.get("flag", "")),
+        default_text=str(known.get("default_text", "")),
+        only_environment=only_environment,
+    )
+
+
+def _split(value: object) -> object:
+    """`a, b` → `["a", "b"]`; anything else is left to pydantic."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _strip_secret(value: object) -> object:
+    """Header values lose their outer white space on the way, so a key that keeps it could never match."""
+    return value.strip() if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""A list: comma-separated in a variable, an array in the file, a repeated flag."""
+
+Secret = Annotated[SecretStr, BeforeValidator(_strip_secret)]
+"""A secret; empty means not set."""
+
+
+def accepts(field: FieldInfo) -> str:
+    """What an option accepts, as the end of a sentence that begins with "Give": "a whole number from 1 to 64"."""
+    return _accepts(field.annotation, _bounds(field))
+
+
+def _accepts(annotation: Any, bounds: tuple[str, str]) -> str:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    low, high = bounds
+    span = f" from {low} to {high}" if low and high else f" of at least {low}" if low else ""
+    if annotation is bool:
+        return "1 (on) or 0 (off)"
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    if annotation is int:
+        return f"a whole number{span}"
+    if annotation is float:
+        return f"a number{span}"
+    if get_origin(annotation) is tuple:
+        return "a comma-separated list"
+    return "a text"
+
+
+def _bounds(field: FieldInfo) -> tuple[str, str]:
+    low = high = ""
+    for part in field.metadata:
+        low = str(getattr(part, "ge", low))
+        high = str(getattr(part, "le", high))
+    return low, high
