@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from narthex.app.hub.channel import Channel, Delivery
-from narthex.domain.merging import merge_events
+from narthex.domain.merging import merge
 from narthex.ports.broker import Publication
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import encode_json, encode_publication
@@ -75,9 +75,7 @@ def _merge(channel: Channel, first: Delivery, second: Delivery) -> Delivery | No
         return None
     if b"delta" not in first.publication.data or b"delta" not in second.publication.data:
         return None  # cheap look before parsing: only deltas have the member
-    merged = merge_events(
-        msgspec.json.decode(first.publication.data), msgspec.json.decode(second.publication.data)
-    )
+    merged = merge(msgspec.json.decode(first.publication.data), msgspec.json.decode(second.publication.data))
     if merged is None:
         return None
     data = encode_json(merged)

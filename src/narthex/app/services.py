@@ -23,7 +23,9 @@ from narthex.protocol.session import SessionLimits
 if TYPE_CHECKING:
     from narthex.app.chat import Chat
     from narthex.app.connection import Connection, Handler
+    from narthex.app.quotas import Quotas
     from narthex.app.rpc.methods import Method
+    from narthex.app.runs.engine import RunEngine
 
 COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs give up after 5 s
 
@@ -36,9 +38,11 @@ class InBandDoor(Protocol):
 
 
 class ConnectionServices:
-    """See the module. `chat`, `handlers` and `methods` are set once by wiring before the port opens."""
+    """See the module. The annotated members are set once by wiring before the port opens."""
 
     chat: Chat
+    engine: RunEngine
+    quotas: Quotas
     handlers: dict[str, Handler]
     methods: dict[str, Method]
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 MAX_JSON_DEPTH: Final = 32
+NO_DATA: Final = msgspec.Raw(b"null")
 
 
 class FrameError(Exception):
@@ -36,7 +37,7 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     recover: bool = False
     epoch: str = ""
     offset: int = 0
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = NO_DATA
     positioned: bool = False
     recoverable: bool = False
     join_leave: bool = False
@@ -46,7 +47,7 @@ class ConnectRequest(msgspec.Struct, frozen=True):
     """`connect`."""
 
     token: str = ""
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = NO_DATA
     subs: dict[str, SubscribeRequest] | None = None
     name: str = ""
     version: str = ""
@@ -62,7 +63,7 @@ class PublishRequest(msgspec.Struct, frozen=True):
     """`publish`."""
 
     channel: str = ""
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = NO_DATA
 
 
 class HistoryRequest(msgspec.Struct, frozen=True):
@@ -81,14 +82,14 @@ class PingRequest(msgspec.Struct, frozen=True):
 class SendRequest(msgspec.Struct, frozen=True):
     """`send`: a message that wants no reply."""
 
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = NO_DATA
 
 
 class RpcRequest(msgspec.Struct, frozen=True):
     """`rpc`."""
 
     method: str = ""
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = NO_DATA
 
 
 class RefreshRequest(msgspec.Struct, frozen=True):

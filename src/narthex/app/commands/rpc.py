@@ -26,7 +26,7 @@ def rpc(connection: Connection, asked: Asked) -> bytes | Coroutine[object, objec
     if connection.identity is not None and not method.allowed(connection.identity):
         return encode_error(asked.id, codes.PERMISSION_DENIED)
     try:
-        outcome = method.call(connection, bytes(request.data) if request.data is not None else b"{}")
+        outcome = method.call(connection, bytes(request.data))
     except ClientError as fault:
         return encode_error(asked.id, _numbered(fault))
     if isinstance(outcome, Coroutine):

@@ -1,0 +1,282 @@
+"""Threads and people's messages: who may do what in a thread, and one publish path for what people say.
+
+Not here: runs (app/runs), how RPC params look (app/rpc). Rules: every call names the identity and touches
+only its tenant; a thread that is not yours and one that does not exist give the same answer; a message is
+stored, then published, both idempotent by its id, so that a repeat after a crash adds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from narthex.app.notices import Notices
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.events import text_content, text_end, text_start
+from narthex.domain.identity import Identity
+from narthex.domain.plans import Plan
+from narthex.errors import ClientError
+from narthex.ports.broker import Broker, Control, Position
+from narthex.ports.runs import Interrupt, Run
+from narthex.ports.store import Store
+from narthex.ports.threads import Hit, Message, Thread, ThreadMember
+from narthex.protocol.replies import encode_json
+
+TITLE_CHARS: Final = 200
+TEXT_BYTES: Final = 32 * 1024  # half of a message's 64 KB: it comes back inside an event
+
+
+class ThreadView(msgspec.Struct, kw_only=True):
+    """All that a page needs to show a thread and then continue live without a gap.
+
+    Attributes:
+        offset: subscribe to the thread's channel with `since {offset, epoch}`: everything that is not in
+            `messages` comes after it (some that is may come again: match by message id).
+    """
+
+    thread: Thread
+    role: str
+    messages: list[Message]
+    members: list[ThreadMember]
+    runs: list[Run]
+    interrupts: list[Interrupt]
+    channel: str
+    offset: int
+    epoch: str
+
+
+class Chat:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        notices: Notices,
+        plans: Callable[[Identity], Plan],
+        now: Callable[[], float],
+    ) -> None:
+        self._threads = store.threads
+        self._runs = store.runs
+        self._broker = broker
+        self._notices = notices
+        self._plans = plans
+        self._now = now
+
+    # -- rights --------------------------------------------------------------------------------------------
+
+    async def role(self, identity: Identity, thread_id: str) -> str | None:
+        """`owner` or `member`, or None: not theirs, or no such thread."""
+        return await self._threads.role(identity.tenant, thread_id, identity.subject)
+
+    async def require(self, identity: Identity, thread_id: str, *, owner: bool = False) -> str:
+        """The role, or the error that a stranger gets.
+
+        Raises:
+            ClientError: `thread_not_found` (404), or `not_owner` (403) for a member who is no owner.
+        """
+        role = await self.role(identity, thread_id)
+        if role is None:
+            raise ClientError(
+                "thread_not_found", "There is no such thread for you.", "Use thread.list.", number=404
+            )
+        if owner and role != "owner":
+            raise ClientError(
+                "not_owner", "Only an owner of the thread may do this.", "Ask an owner.", number=403
+            )
+        return role
+
+    # -- threads -------------------------------------------------------------------------------------------
+
+    async def create(self, identity: Identity, title: str, thread_id: str = "") -> Thread:
+        """A new thread of which `identity` is the owner; with a given id, the one that is there already."""
+        now = self._now()
+        thread = Thread(
+            thread_id=thread_id or uuid.uuid4().hex,
+            tenant=identity.tenant,
+            title=title[:TITLE_CHARS],
+            created_by=identity.subject,
+            created_at=now,
+            updated_at=now,
+        )
+        if not await self._threads.create(thread):
+            await self.require(identity, thread.thread_id)
+            return thread
+        await self._notices.tell(
+            identity.tenant,
+            [identity.subject],
+            "narthex.thread_created",
+            {"threadId": thread.thread_id, "title": thread.title},
+            key=f"created:{thread.thread_id}",
+        )
+        return thread
+
+    async def list(self, identity: Identity, before: float | None, limit: int) -> list[Thread]:
+        """The user's threads, most recently updated first."""
+        return await self._threads.list_for(identity.tenant, identity.subject, before=before, limit=limit)
+
+    async def view(self, identity: Identity, thread_id: str, before: float | None, limit: int) -> ThreadView:
+        """A thread with its newest messages. The order of the reads is what makes it gapless: the position
+        first, then what runs, then what is finished (a run's messages are stored before it counts as ended).
+        """
+        role = await self.require(identity, thread_id)
+        name = thread_channel(thread_id)
+        tenant = identity.tenant
+        page = await self._broker.history(channel_key(tenant, name), limit=0)
+        active = await self._runs.active_in_thread(tenant, thread_id)
+        thread = await self._threads.get(tenant, thread_id)
+        messages = await self._threads.messages(tenant, thread_id, before=before, limit=limit)
+        if thread is None:
+            raise ClientError("thread_not_found", "The thread was deleted.", "Use thread.list.", number=404)
+        starts = [run.start_offset for run in active if run.started_at]
+        return ThreadView(
+            thread=thread,
+            role=role,
+            messages=messages,
+            members=await self._threads.members(tenant, thread_id),
+            runs=active,
+            interrupts=await self._runs.open_interrupts(tenant, thread_id, self._now()),
+            channel=name,
+            offset=min([page.top.offset, *starts]),
+            epoch=page.top.epoch,
+        )
+
+    async def rename(self, identity: Identity, thread_id: str, title: str) -> None:
+        """Any member may rename; all members' devices hear of it."""
+        await self.require(identity, thread_id)
+        await self._threads.rename(identity.tenant, thread_id, title[:TITLE_CHARS], self._now())
+        await self.tell_members(
+            identity.tenant,
+            thread_id,
+            "narthex.thread_renamed",
+            {"threadId": thread_id, "title": title[:TITLE_CHARS]},
+        )
+
+    async def delete(self, identity: Identity, thread_id: str) -> None:
+        """An owner deletes it for everybody: rows, journal, subscriptions."""
+        await self.require(identity, thread_id, owner=True)
+        members = await self._threads.members(identity.tenant, thread_id)
+        active = await self._runs.active_in_thread(identity.tenant, thread_id)
+        if active:
+            raise ClientError(
+                "thread_busy", "A run is going on in the thread.", "Cancel it first.", number=409
+            )
+        await self._threads.delete(identity.tenant, thread_id)
+        key = channel_key(identity.tenant, thread_channel(thread_id))
+        await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
+        await self._broker.remove(key)
+        await self._notices.tell(
+            identity.tenant,
+            [member.user_id for member in members],
+            "narthex.thread_deleted",
+            {"threadId": thread_id, "by": identity.subject},
+        )
+
+    async def search(self, identity: Identity, text: str, limit: int) -> list[Hit]:
+        """Full text over the user's own threads."""
+        return await self._threads.search(identity.tenant, identity.subject, text, limit=limit)
+
+    # -- members -------------------------------------------------------------------------------------------
+
+    async def add_member(self, identity: Identity, thread_id: str, user_id: str) -> None:
+        """Any member may bring somebody of the same tenant, up to the adder's plan's size of a thread."""
+        await self.require(identity, thread_id)
+        member = ThreadMember(user_id=user_id, role="member", joined_at=self._now())
+        limit = self._plans(identity).thread_members
+        outcome = await self._threads.add_member(identity.tenant, thread_id, member, limit=limit)
+        if outcome == "full":
+            raise ClientError(
+                "members_limit",
+                f"The plan allows {limit} members in a thread.",
+                "Remove one, or upgrade.",
+                number=429,
+            )
+        if outcome == "added":
+            await self.tell_members(
+                identity.tenant,
+                thread_id,
+                "narthex.thread_added",
+                {"threadId": thread_id, "userId": user_id, "by": identity.subject},
+            )
+
+    async def remove_member(self, identity: Identity, thread_id: str, user_id: str) -> None:
+        """An owner removes anybody; everybody may leave. Their connections lose the channel at once."""
+        await self.require(identity, thread_id, owner=user_id != identity.subject)
+        if not await self._threads.remove_member(identity.tenant, thread_id, user_id):
+            raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
+        key = channel_key(identity.tenant, thread_channel(thread_id))
+        user = f"{identity.tenant}/{user_id}"
+        await self._broker.control(Control("unsubscribe", {"channel": key, "user": user}))
+        value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
+        await self._notices.tell(identity.tenant, [user_id], "narthex.thread_removed", value)
+        await self.tell_members(identity.tenant, thread_id, "narthex.thread_removed", value)
+
+    async def tell_members(
+        self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""
+    ) -> None:
+        """A notice to every device of every member."""
+        members = await self._threads.members(tenant, thread_id)
+        await self._notices.tell(tenant, [member.user_id for member in members], name, value, key=key)
+
+    async def mark_read(self, identity: Identity, thread_id: str, offset: int) -> None:
+        """Move the read marker; the others see it (ephemeral: the store has it)."""
+        await self.require(identity, thread_id)
+        if await self._threads.mark_read(identity.tenant, thread_id, identity.subject, offset):
+            await self.ephemeral(
+                identity, thread_id, "narthex.read", {"userId": identity.subject, "offset": offset}
+            )
+
+    async def typing(self, identity: Identity, thread_id: str) -> None:
+        """Show that somebody types."""
+        await self.require(identity, thread_id)
+        await self.ephemeral(
+            identity, thread_id, "narthex.typing", {"userId": identity.subject, "name": identity.name}
+        )
+
+    async def ephemeral(
+        self, identity: Identity, thread_id: str, name: str, value: Mapping[str, object]
+    ) -> None:
+        """A CUSTOM event on the thread's channel that is in no history and has no offset."""
+        event = {"type": "CUSTOM", "name": name, "value": dict(value), "threadId": thread_id}
+        key = channel_key(identity.tenant, thread_channel(thread_id))
+        await self._broker.control(
+            Control("ephemeral", {"channel": key, "data": encode_json(event).decode()})
+        )
+
+    # -- messages ------------------------------------------------------------------------------------------
+
+    async def post(self, identity: Identity, thread_id: str, message_id: str, text: str) -> Position:
+        """Store and publish a person's message; the caller has checked the right. Idempotent by `message_id`.
+
+        Returns:
+            The channel's position after the message.
+        """
+        message = Message(
+            message_id=message_id,
+            thread_id=thread_id,
+            role="user",
+            author=identity.subject,
+            content=text,
+            created_at=self._now(),
+        )
+        await self._threads.add_messages(identity.tenant, [message])
+        key = channel_key(identity.tenant, thread_channel(thread_id))
+        about = {"threadId": thread_id, "userId": identity.subject, "name": identity.name}
+        events = [
+            text_start(message_id, "user") | about,
+            text_content(message_id, text) | {"threadId": thread_id},
+            text_end(message_id) | {"threadId": thread_id},
+        ]
+        for number, event in enumerate(events):
+            published = await self._broker.publish(key, encode_json(event), key=f"msg:{message_id}:{number}")
+        return Position(published.offset, published.epoch)
+
+
+def derived_id(kind: str, identity: Identity, client_message_id: str) -> str:
+    """An id that the same user's same `client_message_id` always gives: what makes `run.start` repeatable."""
+    text = "\x00".join((kind, identity.tenant, identity.subject, client_message_id))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

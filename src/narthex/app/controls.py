@@ -1,0 +1,66 @@
+"""Control messages between nodes: what this node does when one comes in.
+
+Each only speeds up what the store already says, so a lost one delays and never loses (ports/broker). Kinds:
+`revoke` (a credential), `disconnect` (a user or client), `unsubscribe` (a user, or everybody, from a
+channel), `run` and `runs_available` (the engine's), `drain` (this node).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from narthex.app.commands.subscribing import remove_server_side
+from narthex.app.connection import Connection
+from narthex.app.hub import Hub
+from narthex.app.registry import Registry
+from narthex.ports.broker import Control
+from narthex.protocol.codes import FORCED, Disconnect
+
+UNSUBSCRIBED_BY_SERVER = 2000  # Centrifuge's unsubscribe code: final, no resubscribe
+
+
+class Controls:
+    """Dispatches by kind; unknown kinds (of a newer version) are ignored and counted."""
+
+    def __init__(self, registry: Registry, on_unknown: Callable[[str], None]) -> None:
+        self._registry = registry
+        self._on_unknown = on_unknown
+        self.hub: Hub | None = None
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "disconnect": self._disconnect,
+            "unsubscribe": self._unsubscribe,
+        }
+
+    def on(self, kind: str, handler: Callable[[dict[str, Any]], None]) -> None:
+        """Register another room's kind. The handler must not block and must not raise."""
+        self._handlers[kind] = handler
+
+    def __call__(self, message: Control) -> None:
+        """A control message came in."""
+        handler = self._handlers.get(message.kind)
+        if handler is None:
+            self._on_unknown(message.kind)
+        else:
+            handler(message.data)
+
+    def _disconnect(self, data: dict[str, Any]) -> None:
+        """`user` (tenant/subject), optionally one `client`, `code` and `reason`."""
+        code = int(data.get("code", FORCED.code))
+        reason = str(data.get("reason", FORCED.reason))
+        for connection in self._registry.of_user(str(data["user"])):
+            if data.get("client") in (None, "", connection.client):
+                connection.close(Disconnect(code, reason))
+
+    def _unsubscribe(self, data: dict[str, Any]) -> None:
+        """`channel` key, and `user` (tenant/subject; empty: everybody)."""
+        assert self.hub is not None
+        user = str(data.get("user", ""))
+        for subscriber in self.hub.subscribers(str(data["channel"])):
+            if not isinstance(subscriber, Connection) or subscriber.identity is None:
+                continue
+            if user in ("", subscriber.identity.user):
+                name = str(data["channel"]).partition("/")[2]
+                remove_server_side(
+                    subscriber, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription"
+                )

@@ -1,0 +1,38 @@
+"""Notices to a user's own channel, so that every device of a user follows along.
+
+A notice is a `CUSTOM` AG-UI event `{"type": "CUSTOM", "name": "narthex.…", "value": {…}}`, durable and
+recoverable like everything else in a channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from narthex.domain.channels import channel_key, user_channel
+from narthex.domain.events import custom
+from narthex.ports.broker import Broker
+from narthex.protocol.replies import encode_json
+
+
+class Notices:
+    """Publishes notices."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def tell(
+        self, tenant: str, user_ids: Iterable[str], name: str, value: Mapping[str, object], *, key: str = ""
+    ) -> None:
+        """Publish one notice to each user. `key` makes a repeat harmless.
+
+        Raises:
+            DependencyError: some may not have been told; repeat with the same `key`.
+        """
+        data = encode_json(custom(name, dict(value)))
+        await asyncio.gather(
+            *(
+                self._broker.publish(channel_key(tenant, user_channel(user_id)), data, key=key or None)
+                for user_id in user_ids
+            )
+        )

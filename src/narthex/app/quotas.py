@@ -1,0 +1,79 @@
+"""What a plan allows and what is used of it: messages a minute, and the numbers that `limits` shows.
+
+Connections are counted at the handshake (app/handshake), concurrent runs at the claim (ports/runs), members
+when one is added (app/chat). Rules: per user and per node; the table of buckets is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from narthex.domain.identity import Identity
+from narthex.domain.plans import Plan
+from narthex.errors import ClientError
+from narthex.ports.runs import Runs
+
+MAX_BUCKETS: Final = 100_000  # users of one node within a minute; the longest unused is forgotten first
+_WINDOW_S: Final = 60.0
+
+
+class Quotas:
+    """Token buckets of a minute: a burst of the whole minute's messages, then a steady rate."""
+
+    def __init__(
+        self,
+        plans: Callable[[Identity], Plan],
+        runs: Runs,
+        connections_of: Callable[[str], int],
+        now: Callable[[], float],
+    ) -> None:
+        self._plans = plans
+        self._runs = runs
+        self._connections_of = connections_of
+        self._now = now
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def _level(self, identity: Identity, capacity: int) -> float:
+        """Messages left now."""
+        now = self._now()
+        level, at = self._buckets.get(identity.user, (float(capacity), now))
+        return min(float(capacity), level + max(0.0, now - at) * capacity / _WINDOW_S)
+
+    def take_message(self, identity: Identity) -> None:
+        """Count one message.
+
+        Raises:
+            ClientError: `rate_limited` (429) with the seconds to wait.
+        """
+        capacity = self._plans(identity).messages_per_minute
+        level = self._level(identity, capacity)
+        if level < 1.0:
+            wait_s = max(1, round((1.0 - level) * _WINDOW_S / capacity))
+            raise ClientError(
+                "rate_limited",
+                f"The plan {identity.plan} allows {capacity} messages a minute.",
+                f"Wait {wait_s} s.",
+                number=429,
+            )
+        self._buckets[identity.user] = (level - 1.0, self._now())
+        self._buckets.move_to_end(identity.user)
+        if len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+
+    async def shown(self, identity: Identity) -> dict[str, object]:
+        """The plan's limits with what is used of each, for RPC `limits`."""
+        plan = self._plans(identity)
+        left = self._level(identity, plan.messages_per_minute)
+        return {
+            "plan": identity.plan,
+            "connections": {"limit": plan.connections, "used": self._connections_of(identity.user)},
+            "concurrent_runs": {
+                "limit": plan.concurrent_runs,
+                "used": await self._runs.active_count(identity.tenant, identity.subject),
+            },
+            "messages_per_minute": {"limit": plan.messages_per_minute, "left": int(left)},
+            "thread_members": {"limit": plan.thread_members},
+            "history_days": {"limit": plan.history_days},
+        }

@@ -1,0 +1,59 @@
+"""What an RPC method is: typed params in, a plain value out.
+
+Error numbers (docs/protocol.md): 400 bad params, 403 not allowed, 404 not found, 409 conflict, 410 over,
+413 too large, 429 too many, 503 an engine is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import msgspec
+
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.errors import ClientError
+
+if TYPE_CHECKING:
+    from narthex.app.connection import Connection
+
+P = TypeVar("P", bound=msgspec.Struct)
+Outcome = object
+Call = Callable[["Connection", bytes], "Outcome | Coroutine[object, object, Outcome]"]
+
+
+class Method(NamedTuple):
+    """A method: how to call it with raw params, and whether a probe (connect and echo only) may."""
+
+    call: Call
+    for_probe: bool = False
+
+    def allowed(self, identity: Identity) -> bool:
+        """Whether this class of identity may call it at all."""
+        return self.for_probe or identity.identity_class is not IdentityClass.PROBE
+
+
+def typed(
+    params: type[P],
+    run: Callable[[Connection, P], Outcome | Coroutine[object, object, Outcome]],
+    *,
+    for_probe: bool = False,
+) -> Method:
+    """A method whose params are a Struct; wrong ones are answered with 400 and the path of what is wrong."""
+    decoder = msgspec.json.Decoder(params)
+
+    def call(connection: Connection, raw: bytes) -> Outcome | Coroutine[object, object, Outcome]:
+        try:
+            decoded = decoder.decode(raw if raw != b"null" else b"{}")
+        except (msgspec.DecodeError, RecursionError) as fault:
+            # msgspec says where and which type, never the value
+            raise ClientError("bad_params", f"{fault}.", "See docs/protocol.md for the params.") from fault
+        return run(connection, decoded)
+
+    return Method(call, for_probe)
+
+
+def who(connection: Connection) -> Identity:
+    """The identity of a live connection."""
+    assert connection.identity is not None
+    return connection.identity
