@@ -188,14 +188,18 @@ class Hub:
                 channel.accept(publication)
             self._touch(channel)
             held, channel.held = channel.held, []
-            for publication, epoch in held:
-                if epoch != channel.epoch or publication.offset > channel.last + 1:
-                    channel.held = held
+            for at, (publication, epoch) in enumerate(held):
+                if epoch != channel.epoch:
+                    continue  # the log says that our epoch holds: this one is a straggler of another
+                if publication.offset > channel.last + 1:
+                    channel.held = held[at:]
+                    await asyncio.sleep(delay_s)
                     break
                 if publication.offset == channel.last + 1:
                     channel.accept(publication)
             else:
                 channel.repairing = False
+            self._touch(channel)
 
     def _lost(self, channel: Channel) -> None:
         channel.repairing = False
