@@ -39,7 +39,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         issuer: `iss` of the token, or `narthex` for tickets' and proofs' own identities.
         token_id: `jti`, empty when the token has none.
         issued_at: `iat`, seconds since the epoch; None counts as issued before any cut.
-        expires_at: `exp`, seconds since the epoch; None for a guest, a probe and a key proof's session.
+        expires_at: `exp`, seconds since the epoch; None for a guest and a probe; 15 min for a key proof.
     """
 
     subject: str

@@ -115,6 +115,9 @@ TABLE: Final[dict[str, Row]] = {
         "This path speaks WebSocket",
         "Send a WebSocket upgrade (GET, version 13), or use a client library.",
     ),
+    "body_invalid": Row(
+        422, None, "The body is not what this path takes", "Send the members that detail names, as JSON."
+    ),
     "head_too_large": Row(
         431,
         None,

@@ -1,0 +1,360 @@
+"""Who is let in: one pure function for the upgrade, preflight, the in-band `connect`, the fallbacks, the doctor.
+
+Not here: what a token is worth (a verdict comes in), how many may be in (app/seats), how a refusal looks.
+Rules: nobody is admitted without proof or, where they are allowed, as a guest; an inert connection has no
+identity; a test identity is confined here once more, whatever its issuer said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from narthex.domain.carriers import (
+    AUTHORIZATION,
+    CONNECT_TOKEN,
+    COOKIE,
+    E2E_KEY,
+    HANDSHAKE_CARRIERS,
+    IN_BAND_CARRIERS,
+    SUBPROTOCOL,
+    TICKET,
+    Presented,
+)
+from narthex.domain.environment import Environment, EnvironmentPolicy
+from narthex.domain.identity import E2E_TENANT, Identity, IdentityClass
+from narthex.domain.origins import HostPolicy, OriginPolicy
+from narthex.domain.plans import E2E_PLAN, GUEST_PLAN
+from narthex.domain.refusals import TABLE, Refusal
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+
+E2E_LIFE_S: Final = 900  # a test identity lives 15 min (DESIGN section 2)
+UNPROVEN: Final = "unproven"
+EXPIRED: Final = "expired"
+NARTHEX_ISSUER: Final = "narthex"  # of guests' and key proofs' identities, which no token vouches for
+
+_LABELS: Final = {
+    AUTHORIZATION: "the Authorization header",
+    SUBPROTOCOL: "the subprotocol",
+    TICKET: "the ticket",
+    COOKIE: "the cookie",
+    E2E_KEY: "X-E2E-Bypass-Key",
+    CONNECT_TOKEN: "the command's token",
+}
+
+
+class AdmissionPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds here, narrowed from `EnvironmentPolicy` and settings.
+
+    Attributes:
+        environment: for the handshake record, and production's own rules.
+        pre_connection_auth_required: nobody is upgraded inert for bringing nothing.
+        auth_bypass_active: test identities are admitted by proof.
+        guests: a connection from an allowed `Origin` that brings nothing is a guest.
+        is_testing: for the handshake record.
+        is_e2e_testing: for the handshake record.
+    """
+
+    environment: Environment
+    pre_connection_auth_required: bool
+    auth_bypass_active: bool
+    guests: bool = False
+    is_testing: bool = False
+    is_e2e_testing: bool = False
+    origins: OriginPolicy = OriginPolicy()
+    hosts: HostPolicy = HostPolicy()
+
+    @classmethod
+    def of(
+        cls, environment: EnvironmentPolicy, *, origins: OriginPolicy, hosts: HostPolicy
+    ) -> AdmissionPolicy:
+        """The policy of one row of the table."""
+        return cls(
+            environment=environment.environment,
+            pre_connection_auth_required=environment.pre_connection_auth_required,
+            auth_bypass_active=environment.auth_bypass_active,
+            guests=environment.guests and not environment.environment.remote,
+            is_testing=environment.is_testing,
+            is_e2e_testing=environment.e2e.enabled,
+            origins=origins,
+            hosts=hosts,
+        )
+
+
+class HandshakeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one attempt, besides what its credentials are worth.
+
+    Attributes:
+        presented: what the request brings; empty for in-band.
+        origin: the `Origin` header, None when there is none.
+        host: the `Host` header.
+        scheme: `https` or `http`, as the client sees it.
+        in_band: the credential stands in `connect` or `refresh` of a connection that was let in before.
+        bound: whom the connection belongs to already; only in-band.
+        hears: a refusal of an expired credential reaches the client with its reason (it offered
+            `narthex.explain`, or asks preflight); otherwise it is upgraded inert, so that SDKs refresh.
+        fresh_id: 16 or more random hex digits, for a guest's subject.
+    """
+
+    presented: Presented = Presented()
+    origin: str | None = None
+    host: str = ""
+    scheme: str = "http"
+    in_band: bool = False
+    bound: Identity | None = None
+    hears: bool = False
+    fresh_id: str = ""
+
+
+class Judged(NamedTuple):
+    """A carrier and what its credential turned out to be."""
+
+    carrier: str
+    verdict: Verdict
+
+
+class Admit(msgspec.Struct, frozen=True, kw_only=True):
+    """Let in.
+
+    Attributes:
+        identity: who it is; None while inert.
+        inert: `unproven` (brought nothing; may prove itself with `connect.token`), `expired` (each `connect`
+            without a fresh token gets error 109), or empty.
+        bound: whom every further token must name; None while anybody may still prove themselves.
+        subprotocol: to select, None for none.
+        explain: the client offered `narthex.explain`.
+        carriers: names of those that brought something.
+        key_id: of the token that counted.
+        algorithm: of the token that counted.
+    """
+
+    identity: Identity | None
+    inert: str = ""
+    bound: Identity | None = None
+    subprotocol: str | None = None
+    explain: bool = False
+    carriers: tuple[str, ...] = ()
+    key_id: str = ""
+    algorithm: str = ""
+
+
+def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Refusal | None:
+    """What can be refused before any credential is looked at, so that none is verified or used up for nothing."""
+    presented = facts.presented
+    if presented.fault is not None:
+        return msgspec.structs.replace(presented.fault, carriers_checked=HANDSHAKE_CARRIERS)
+    if facts.in_band:
+        return None
+    if facts.origin is not None and not policy.origins.allows(
+        facts.origin, host=facts.host, scheme=facts.scheme
+    ):
+        return _refuse(
+            facts, "origin_not_allowed", "The Origin header names a page that may not connect here."
+        )
+    if not presented.credentials:
+        return None
+    carriers = {credential.carrier for credential in presented.credentials}
+    if facts.origin is None and carriers == {COOKIE}:
+        return _refuse(
+            facts,
+            "origin_not_allowed",
+            "The cookie counts only with an Origin header; other clients send a token.",
+        )
+    if E2E_KEY in carriers:
+        if len(carriers) > 1:
+            return _refuse(facts, "credential_conflict", "X-E2E-Bypass-Key stands beside another credential.")
+        if not policy.auth_bypass_active:
+            return _refuse(
+                facts,
+                "e2e_not_allowed_here",
+                "X-E2E-Bypass-Key is not taken here; `e2e_testing` of /ws/health says why.",
+            )
+    return None
+
+
+def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]) -> Admit | Refusal:
+    """Decide.
+
+    Args:
+        facts: the attempt.
+        policy: what holds here.
+        verdicts: of every presented credential, in order; none when nothing was brought.
+
+    Returns:
+        `Admit`, or a `Refusal` whose `carriers_checked` says where was looked.
+    """
+    refusal = preliminary(facts, policy)
+    if refusal is not None:
+        return refusal
+    if not verdicts:
+        return _nothing_brought(facts, policy)
+    # The cookie is ambient: browsers add it by themselves. A stale one beside a credential that was sent on
+    # purpose is not looked at; a valid one must name the same subject.
+    counted = [judged for judged in verdicts if judged.carrier != COOKIE] or list(verdicts)
+    found: Judged | None = None
+    for judged in counted:
+        if not isinstance(judged.verdict, Valid):
+            return _not_valid(facts, policy, judged)
+        found = found or judged
+    assert found is not None
+    assert isinstance(found.verdict, Valid)
+    identity = found.verdict.identity
+    for judged in verdicts:
+        if isinstance(judged.verdict, Valid) and not judged.verdict.identity.same_user(identity):
+            return _conflict(facts, f"{_label(judged)} names another subject than {_LABELS[found.carrier]}.")
+    confined = _confined(identity, found.carrier, facts, policy)
+    if isinstance(confined, Refusal):
+        return confined
+    if facts.bound is not None and not facts.bound.same_user(confined):
+        return _conflict(facts, "The token names another subject than the connection's.")
+    return Admit(
+        identity=confined,
+        bound=confined,
+        subprotocol=facts.presented.subprotocol,
+        explain=facts.presented.explain,
+        carriers=_names(verdicts),
+        key_id=found.verdict.key_id,
+        algorithm=found.verdict.algorithm,
+    )
+
+
+def key_proof_identity(*, test_run: str, fresh_id: str, permissions: tuple[str, ...], now: float) -> Identity:
+    """The identity of somebody who proved the end-to-end key at the handshake (DESIGN section 2).
+
+    Args:
+        test_run: `X-E2E-Test-Run`; the same one finds its threads again. Empty: `fresh_id`.
+        fresh_id: random hex digits.
+        permissions: the server's list.
+        now: seconds since the epoch.
+    """
+    run = test_run or fresh_id
+    return Identity(
+        subject=f"e2e:{run}",
+        tenant=E2E_TENANT,
+        plan=E2E_PLAN,
+        permissions=permissions,
+        name=f"test {run}",
+        e2e=True,
+        test_run=run,
+        identity_class=IdentityClass.E2E,
+        issuer=NARTHEX_ISSUER,
+        issued_at=now,
+        expires_at=now + E2E_LIFE_S,
+    )
+
+
+def _nothing_brought(facts: HandshakeFacts, policy: AdmissionPolicy) -> Admit | Refusal:
+    presented = facts.presented
+    if facts.in_band or policy.pre_connection_auth_required:
+        return _refuse(facts, "auth_required", presented.hint)
+    guest: Identity | None = None
+    if policy.guests and facts.origin is not None:  # `preliminary` has checked that it is an allowed one
+        guest = Identity(
+            subject=f"guest:{facts.fresh_id}",
+            plan=GUEST_PLAN,
+            name="guest",
+            identity_class=IdentityClass.GUEST,
+            issuer=NARTHEX_ISSUER,
+        )
+    return Admit(
+        identity=guest,
+        inert="" if guest else UNPROVEN,
+        subprotocol=presented.subprotocol,
+        explain=presented.explain,
+    )
+
+
+def _not_valid(facts: HandshakeFacts, policy: AdmissionPolicy, judged: Judged) -> Admit | Refusal:
+    verdict = judged.verdict
+    if isinstance(verdict, Unavailable):
+        return Refusal(
+            code="auth_unavailable",
+            carriers_checked=_checked(facts),
+            retry_after_s=max(1, verdict.retry_after_s),
+            log_detail=verdict.cause,
+        )
+    assert isinstance(verdict, Rejected)
+    if verdict.expired is not None:
+        return _expired(facts, policy, judged, verdict)
+    return _rejected(facts, judged, verdict)
+
+
+def _rejected(facts: HandshakeFacts, judged: Judged, verdict: Rejected) -> Refusal:
+    said = verdict.detail or TABLE[verdict.code].title + "."
+    return Refusal(
+        code=verdict.code,
+        detail=f"{said} It came in {_LABELS[judged.carrier]}.",
+        carriers_checked=_checked(facts),
+        log_detail=verdict.log_detail,
+    )
+
+
+def _expired(
+    facts: HandshakeFacts, policy: AdmissionPolicy, judged: Judged, verdict: Rejected
+) -> Admit | Refusal:
+    """Verified, and expired: upgraded inert where the client would not hear the reason."""
+    assert verdict.expired is not None
+    confined = _confined(verdict.expired, judged.carrier, facts, policy)
+    if isinstance(confined, Refusal):
+        return confined
+    if facts.bound is not None and not facts.bound.same_user(confined):
+        return _conflict(facts, "The token names another subject than the connection's.")
+    if facts.in_band or facts.hears:
+        return _rejected(facts, judged, verdict)
+    return Admit(
+        identity=None,
+        inert=EXPIRED,
+        bound=confined,
+        subprotocol=facts.presented.subprotocol,
+        explain=facts.presented.explain,
+        carriers=(judged.carrier,),
+        key_id=verdict.key_id,
+        algorithm=verdict.algorithm,
+    )
+
+
+def _confined(
+    identity: Identity, carrier: str, facts: HandshakeFacts, policy: AdmissionPolicy
+) -> Identity | Refusal:
+    """Test identities and probes stay in their tenants, and out where they may not be."""
+    if identity.identity_class is IdentityClass.PROBE and carrier != TICKET:
+        return _refuse(facts, "permission_denied", "Probes come with a ticket of the store only.")
+    marked = identity.e2e or identity.identity_class is IdentityClass.E2E
+    if not marked:
+        if identity.tenant == E2E_TENANT:
+            return _refuse(facts, "tenant_mismatch", "The tenant of test identities is for them only.")
+        return identity
+    if policy.environment is Environment.PRODUCTION or not policy.auth_bypass_active:
+        return _refuse(
+            facts,
+            "e2e_not_allowed_here",
+            "Test identities are not admitted here; `e2e_testing` of /ws/health says why.",
+        )
+    if identity.tenant != E2E_TENANT:
+        return _refuse(facts, "tenant_mismatch", "A test identity is confined to the tenant e2e.")
+    if identity.e2e and identity.identity_class is IdentityClass.E2E and identity.plan == E2E_PLAN:
+        return identity
+    return msgspec.structs.replace(identity, e2e=True, identity_class=IdentityClass.E2E, plan=E2E_PLAN)
+
+
+def _checked(facts: HandshakeFacts) -> tuple[str, ...]:
+    return IN_BAND_CARRIERS if facts.in_band else HANDSHAKE_CARRIERS
+
+
+def _refuse(facts: HandshakeFacts, code: str, detail: str) -> Refusal:
+    return Refusal(code=code, detail=detail, carriers_checked=_checked(facts))
+
+
+def _conflict(facts: HandshakeFacts, detail: str) -> Refusal:
+    return _refuse(facts, "credential_conflict", detail)
+
+
+def _label(judged: Judged) -> str:
+    label = _LABELS[judged.carrier]
+    return label[0].upper() + label[1:]
+
+
+def _names(verdicts: Sequence[Judged]) -> tuple[str, ...]:
+    return tuple(judged.carrier for judged in verdicts)

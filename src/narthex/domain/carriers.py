@@ -1,0 +1,279 @@
+"""Where a credential can stand in a request: each carrier parsed by its RFC, none of them judged.
+
+Not here: what a credential is worth (adapters/tokens), whether its carrier may be used (`admission`). Rules: a
+credential never stands in a repr or in a message; a carrier that is there and malformed is named, never
+skipped; the accepted form is said in the refusal.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import parse_qsl, unquote_plus
+
+import msgspec
+
+from narthex.domain.refusals import Refusal
+
+AUTHORIZATION: Final = "authorization"
+SUBPROTOCOL: Final = "subprotocol"
+TICKET: Final = "ticket"
+COOKIE: Final = "cookie"
+E2E_KEY: Final = "e2e_key"
+CONNECT_TOKEN: Final = "connect_token"  # noqa: S105 - a carrier's name
+
+HANDSHAKE_CARRIERS: Final = (AUTHORIZATION, SUBPROTOCOL, TICKET, COOKIE, E2E_KEY)
+IN_BAND_CARRIERS: Final = (CONNECT_TOKEN,)
+
+JWT_AUTH: Final = "jwt-auth"
+EXPLAIN: Final = "narthex.explain"
+SUBPROTOCOL_FORM: Final = "Offer the subprotocols `jwt-auth, jwt.<token>`, the token raw or base64url."
+
+E2E_KEY_HEADER: Final = "x-e2e-bypass-key"
+E2E_TEST_RUN_HEADER: Final = "x-e2e-test-run"
+MAX_TEST_RUN_LENGTH: Final = 64
+_TEST_RUN: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+
+_WANTED: Final = frozenset(
+    {
+        "host",
+        "origin",
+        "authorization",
+        "cookie",
+        "sec-websocket-protocol",
+        "sec-fetch-site",
+        "traceparent",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        E2E_KEY_HEADER,
+        E2E_TEST_RUN_HEADER,
+    }
+)
+_B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
+_TCHARS: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_JWT_ANYWHERE: Final = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*")
+_TOKEN_PARAMETERS: Final = frozenset({"access_token", "token", "jwt", "id_token", "bearer", "authorization"})
+_MAX_PARAMETERS: Final = 32  # nothing here takes more than three
+
+Headers = dict[str, list[str]]
+"""The headers that admission looks at: lower-case name → values in order."""
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """A credential as it came, and where it stood."""
+
+    carrier: str
+    value: str
+
+    def __repr__(self) -> str:
+        """Without the value: a repr ends up in tracebacks."""
+        return f"Credential({self.carrier!r})"
+
+
+class Presented(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request brings.
+
+    Attributes:
+        credentials: in the order of `HANDSHAKE_CARRIERS`.
+        subprotocol: the one to select, None for none.
+        explain: the client offered `narthex.explain`.
+        test_run: `X-E2E-Test-Run`, empty when it is not there.
+        fault: the first carrier that is there and malformed.
+        hint: what to say when nothing was found: the nearest miss.
+    """
+
+    credentials: tuple[Credential, ...] = ()
+    subprotocol: str | None = None
+    explain: bool = False
+    test_run: str = ""
+    fault: Refusal | None = None
+    hint: str = ""
+
+
+def pick(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The headers that admission looks at; names are lower case already."""
+    found: Headers = {}
+    for name, value in headers:
+        if name in _WANTED:
+            if name in found:
+                found[name].append(value)
+            else:
+                found[name] = [value]
+    return found
+
+
+def session_cookie(scheme: str) -> str:
+    """The name of the cookie that `/auth/login` sets; over https browsers guard its `__Host-` prefix
+    (RFC 6265bis section 4.1.3.2), so that no neighbouring subdomain can set it.
+    """
+    return "__Host-narthex" if scheme == "https" else "narthex"
+
+
+def valid_test_run(text: str) -> bool:
+    """Whether `text` can be a test run's name: 1 to 64 letters, digits, `.`, `_`, `~`, `-`."""
+    return _TEST_RUN.fullmatch(text) is not None
+
+
+def read(headers: Headers, query: str, *, scheme: str) -> Presented:
+    """Parse all carriers of a request.
+
+    Args:
+        headers: from `pick`.
+        query: the raw query string without `?`.
+        scheme: `https` or `http`, as the client sees it: it decides the cookie's name.
+    """
+    reading = _Reading()
+    if "authorization" in headers:
+        reading.authorization(headers["authorization"])
+    if "sec-websocket-protocol" in headers:
+        reading.subprotocols(headers["sec-websocket-protocol"])
+    if query:
+        reading.query(query)
+    if "cookie" in headers:
+        reading.cookie(headers["cookie"], session_cookie(scheme))
+    if E2E_KEY_HEADER in headers:
+        reading.e2e_key(headers[E2E_KEY_HEADER])
+    if E2E_TEST_RUN_HEADER in headers:
+        reading.test_run(headers[E2E_TEST_RUN_HEADER])
+    return Presented(
+        credentials=tuple(reading.found),
+        subprotocol=reading.selected,
+        explain=reading.explain,
+        test_run=reading.run,
+        fault=reading.fault,
+        hint=reading.hint,
+    )
+
+
+def bearer_token(values: Sequence[str]) -> str | Refusal | None:
+    """The token of `Authorization: Bearer` (RFC 6750 section 2.1).
+
+    Returns:
+        The token; None when the header has another scheme (a proxy's `Basic` is none of our business); a
+        refusal when it is malformed.
+    """
+    if len(values) > 1:
+        return Refusal(code="bad_request", detail="There is more than one Authorization header.")
+    scheme, _, rest = values[0].strip().partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    token = rest.strip()
+    if _B64TOKEN.fullmatch(token) is None:
+        return Refusal(code="token_malformed", detail="Authorization is not `Bearer` and one token after it.")
+    return token
+
+
+class _Reading:
+    """Collects what one request brings; lives as long as `read`."""
+
+    __slots__ = ("explain", "fault", "found", "hint", "run", "selected")
+
+    def __init__(self) -> None:
+        self.found: list[Credential] = []
+        self.selected: str | None = None
+        self.explain = False
+        self.run = ""
+        self.fault: Refusal | None = None
+        self.hint = ""
+
+    def _refuse(self, code: str, detail: str) -> None:
+        if self.fault is None:
+            self.fault = Refusal(code=code, detail=detail)
+
+    def authorization(self, values: list[str]) -> None:
+        token = bearer_token(values)
+        if isinstance(token, Refusal):
+            self.fault = self.fault or token
+        elif token is None:
+            self.hint = "The Authorization header has another scheme than Bearer."
+        else:
+            self.found.append(Credential(AUTHORIZATION, token))
+
+    def subprotocols(self, values: list[str]) -> None:
+        """RFC 6455 section 4.1: a comma-separated list, in one header or several."""
+        names = [name for value in values for part in value.split(",") if (name := part.strip(" \t"))]
+        if not all(_TCHARS.fullmatch(name) for name in names):
+            self._refuse("bad_request", f"An offered subprotocol is no token (RFC 6455). {SUBPROTOCOL_FORM}")
+            return
+        self.explain = EXPLAIN in names
+        offered = JWT_AUTH in names
+        self.selected = JWT_AUTH if offered else EXPLAIN if self.explain else None
+        tokens = {name[4:] for name in names if name.startswith("jwt.") and len(name) > 4}
+        if len(tokens) > 1 or (tokens and not offered):
+            self._refuse("bad_request", f"Offer one token, beside `jwt-auth`. {SUBPROTOCOL_FORM}")
+        elif tokens:
+            self.found.append(Credential(SUBPROTOCOL, _decoded(tokens.pop())))
+        elif offered or any(name == "jwt" or _JWT_ANYWHERE.match(name) for name in names):
+            self.hint = f"None of the offered subprotocols holds a token. {SUBPROTOCOL_FORM}"
+
+    def query(self, query: str) -> None:
+        # Searched as a whole, decoded: a token may stand inside a parameter's JSON (the SSE URL of the SDKs).
+        if _JWT_ANYWHERE.search(unquote_plus(query)):
+            self._refuse("credential_in_url", "The query string holds a JWT.")
+            return
+        try:
+            parameters = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
+        except ValueError:
+            self._refuse("bad_request", f"The query string has more than {_MAX_PARAMETERS} parameters.")
+            return
+        tickets: list[str] = []
+        for name, value in parameters:
+            if name.lower() in _TOKEN_PARAMETERS and value:
+                self._refuse("credential_in_url", "The query string holds a token.")
+            elif name == "ticket":
+                tickets.append(value)
+        if len(tickets) > 1:
+            self._refuse("bad_request", "There is more than one ticket.")
+        elif tickets:
+            if _B64TOKEN.fullmatch(tickets[0]) is None or len(tickets[0]) > 128:
+                self._refuse("ticket_invalid", "The ticket is not one of ours.")
+            else:
+                self.found.append(Credential(TICKET, tickets[0]))
+
+    def cookie(self, values: list[str], wanted: str) -> None:
+        """RFC 6265 section 5.4, as browsers send it."""
+        found: set[str] = set()
+        for value in values:
+            if wanted not in value:
+                continue
+            for pair in value.split(";"):
+                name, equals, content = pair.strip(" \t").partition("=")
+                if equals and name == wanted and content:
+                    found.add(content.strip('"'))
+        if len(found) > 1:  # a neighbouring subdomain can add one, and which came first proves nothing
+            self._refuse("credential_conflict", "There are two different session cookies.")
+        elif found:
+            self.found.append(Credential(COOKIE, found.pop()))
+
+    def e2e_key(self, values: list[str]) -> None:
+        if len(values) > 1:
+            self._refuse("bad_request", "There is more than one X-E2E-Bypass-Key header.")
+        else:  # an empty one is kept: a harness whose variable is empty should hear that its key is wrong
+            self.found.append(Credential(E2E_KEY, values[0].strip()))
+
+    def test_run(self, values: list[str]) -> None:
+        if len(values) == 1 and valid_test_run(values[0].strip()):
+            self.run = values[0].strip()
+        else:
+            self._refuse(
+                "bad_request",
+                "X-E2E-Test-Run is not one name of 1 to 64 letters, digits, `.`, `_`, `~`, `-`.",
+            )
+
+
+def _decoded(text: str) -> str:
+    """A subprotocol's token: raw as it is, or out of base64url.
+
+    A JWT has dots and base64url has none, so one cannot be taken for the other. An opaque token without dots
+    that is no base64url of a token is taken as it is.
+    """
+    if "." in text:
+        return text
+    try:
+        found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        return text
+    return found if _B64TOKEN.fullmatch(found) else text

@@ -1,0 +1,93 @@
+"""Plans: what a user may have at once (DESIGN section 6). Who is on which plan is a claim's business.
+
+Rules: an unknown plan is `free`; a test identity is as `mid`, a guest as `guest`, whatever their token says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from narthex.domain.identity import Identity, IdentityClass
+
+GUEST_PLAN: Final = "guest"
+E2E_PLAN: Final = "mid"
+FALLBACK_PLAN: Final = "free"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one plan.
+
+    Attributes:
+        connections: live sockets of one user.
+        concurrent_runs: runs of one user at once.
+        messages_per_minute: `run.start` and messages of one user.
+        history_days: how long threads are kept; None: no end.
+        thread_members: members of one thread.
+    """
+
+    name: str
+    connections: int
+    concurrent_runs: int
+    messages_per_minute: int
+    history_days: int | None
+    thread_members: int
+
+
+def _plan(name: str, connections: int, runs: int, messages: int, days: int | None, members: int) -> Plan:
+    return Plan(
+        name=name,
+        connections=connections,
+        concurrent_runs=runs,
+        messages_per_minute=messages,
+        history_days=days,
+        thread_members=members,
+    )
+
+
+PLANS: Final[Mapping[str, Plan]] = {
+    plan.name: plan
+    for plan in (
+        _plan("guest", 3, 1, 10, 1, 1),
+        _plan("free", 10, 2, 30, 30, 3),
+        _plan("early", 20, 5, 60, 90, 10),
+        _plan("mid", 50, 20, 120, 365, 50),
+        _plan("enterprise", 500, 200, 1200, None, 1000),
+    )
+}
+"""The defaults."""
+
+
+def with_overrides(
+    overrides: Mapping[str, Mapping[str, int | None]], *, connections: int | None = None
+) -> dict[str, Plan]:
+    """The plans with settings' changes.
+
+    Args:
+        overrides: plan name → field → value; None leaves the default, and 0 for `history_days` means no end.
+            A plan that is no default one starts from `free`.
+        connections: `max_connections_per_user`: instead of every plan's own, when it is set.
+    """
+    plans = dict(PLANS)
+    for name, changes in overrides.items():
+        fields = {field: value for field, value in changes.items() if value is not None}
+        days = fields.pop("history_days", None)
+        base = plans.get(name, PLANS[FALLBACK_PLAN])
+        plan = msgspec.structs.replace(base, name=name, **fields)
+        if days is not None:
+            plan = msgspec.structs.replace(plan, history_days=days or None)
+        plans[name] = plan
+    if connections is not None:
+        plans = {name: msgspec.structs.replace(plan, connections=connections) for name, plan in plans.items()}
+    return plans
+
+
+def plan_of(identity: Identity, plans: Mapping[str, Plan] = PLANS) -> Plan:
+    """The plan whose limits hold for somebody. `plans` holds at least the default names."""
+    if identity.e2e:
+        return plans[E2E_PLAN]
+    if identity.identity_class is IdentityClass.GUEST:
+        return plans[GUEST_PLAN]
+    return plans.get(identity.plan) or plans[FALLBACK_PLAN]

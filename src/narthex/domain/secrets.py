@@ -1,0 +1,47 @@
+"""Comparing and naming secrets: the one place that does either.
+
+Not here: where secrets come from (adapters/secrets, settings). Rules: two secrets are compared with
+`hmac.compare_digest` and nothing else (tests/security walks the syntax tree for it); a store never keeps a
+secret itself when its fingerprint is enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+
+def _raw(value: str | bytes) -> bytes:
+    """UTF-8; lone surrogates (from a mangled environment) are kept apart instead of raising."""
+    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+
+
+def equal(a: str | bytes, b: str | bytes) -> bool:
+    """Whether two secrets are the same, in time that does not depend on where they differ.
+
+    A `str` counts as its UTF-8 bytes. The length may be learnt from the time, the content may not
+    (`hmac.compare_digest`).
+    """
+    return hmac.compare_digest(_raw(a), _raw(b))
+
+
+def any_equal(candidate: str | bytes, live: Sequence[str | bytes]) -> bool:
+    """Whether `candidate` is one of `live`. All are compared, so the time does not say which one it was.
+
+    Two keys may be live during a rotation. An empty live key matches nothing: an unset variable must never
+    open a door.
+    """
+    found = False
+    for key in live:
+        same = equal(candidate, key)
+        found |= same and len(key) > 0
+    return found
+
+
+def fingerprint(secret: str | bytes) -> str:
+    """SHA-256 hex of a secret, as store key for what has at least 128 bits of entropy (tickets, tokens).
+
+    Not for passwords: those need argon2id.
+    """
+    return hashlib.sha256(_raw(secret)).hexdigest()
