@@ -43,6 +43,7 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
         audiences: `aud` must hold one of them; empty: not required, not compared.
         leeway_s: for `exp`, `nbf` and `iat`, seconds.
         default_tenant: for tokens with no tenant claim.
+        fixed_tenant: everybody of this issuer is in it, whatever the token says; empty: the claim decides.
         default_plan: for tokens with no plan claim, or one that `plans` does not know.
         plans: known plan names; empty: any.
         allow_e2e: whether this issuer may make test identities here (never in production).
@@ -53,6 +54,7 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
     audiences: tuple[str, ...] = ()
     leeway_s: float = LEEWAY_S
     default_tenant: str = DEFAULT_TENANT
+    fixed_tenant: str = ""
     default_plan: str = "free"
     plans: frozenset[str] = frozenset()
     allow_e2e: bool = False
@@ -160,7 +162,7 @@ def _identity(claims: Claims, rules: ClaimRules, issued_at: float | None, expire
 
 
 def _tenant(claims: Claims, rules: ClaimRules) -> str:
-    tenant = _text(claims, rules.names.tenant) or rules.default_tenant
+    tenant = rules.fixed_tenant or _text(claims, rules.names.tenant) or rules.default_tenant
     if tenant in {E2E_TENANT, PROBE_TENANT}:
         raise _Fault("tenant_mismatch", "That tenant is confined to test identities and probes.")
     if not valid_tenant(tenant):

@@ -50,6 +50,8 @@ class TokenRouter:
                 return Rejected("e2e_not_allowed_here", key_id=parts.key_id)
             candidates = self._unclaimed
             if not candidates:
+                if self._opaque is not None:  # RFC 7662 serves any kind of token
+                    return self._opaque.judge(token, now=now, traffic=traffic)
                 return self._nobody(parts)
         if len(candidates) > 1:
             for source in candidates:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, cast
 
+import msgspec
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
 
 from narthex.adapters.tokens.claims import LEEWAY_S, ClaimRules
@@ -64,7 +65,11 @@ class KeyRing:
     Args:
         credentials: where the keys live.
         purpose: `provider` or `e2e`.
-        rules: of the claims; `issuer` must be set. A configured audience goes into every token.
+        issuer: the `iss` of its tokens.
+        aliases: more `iss` values that its tokens may carry (the plain name, beside a public URL), so that
+            `narthex token` without the server's variables is admitted too: the keys decide, they are nobody else's.
+        audience: put into every token when not empty; not required of one, for the same reason.
+        rules: of the claims; `issuer` and `audiences` are not looked at.
         algorithm: for new keys.
         clock: seconds since the epoch.
     """
@@ -73,14 +78,23 @@ class KeyRing:
         self,
         credentials: Credentials,
         purpose: Purpose,
-        rules: ClaimRules,
         *,
+        issuer: str,
+        aliases: tuple[str, ...] = (),
+        audience: str = "",
+        rules: ClaimRules,
         algorithm: SigningAlgorithm = "ES256",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._credentials = credentials
         self._purpose: Purpose = purpose
-        self._rules = IssuerRules(claims=rules, algorithms=frozenset({"ES256", "RS256", "EdDSA"}))
+        self._issuer = issuer
+        self._issuers = (issuer, *(alias for alias in aliases if alias != issuer))
+        self._audience = audience
+        self._rules = IssuerRules(
+            claims=msgspec.structs.replace(rules, issuer="", audiences=()),
+            algorithms=frozenset({"ES256", "RS256", "EdDSA"}),
+        )
         self._algorithm: SigningAlgorithm = algorithm
         self._clock = clock
         self._table = KeyTable(())
@@ -95,7 +109,7 @@ class KeyRing:
     @property
     def issuer(self) -> str:
         """The `iss` of its tokens."""
-        return self._rules.claims.issuer
+        return self._issuer
 
     @property
     def max_ttl_s(self) -> float:
@@ -114,8 +128,8 @@ class KeyRing:
             "tenant": identity.tenant,
             "plan": identity.plan,
         }
-        if self._rules.claims.audiences:
-            claims["aud"] = self._rules.claims.audiences[0]
+        if self._audience:
+            claims["aud"] = self._audience
         if identity.permissions:
             claims["permissions"] = list(identity.permissions)
         if identity.name:
@@ -155,8 +169,8 @@ class KeyRing:
 
     @property
     def issuers(self) -> tuple[str, ...]:
-        """Its one issuer."""
-        return (self.issuer,)
+        """Its name, and what else it goes by."""
+        return self._issuers
 
     def knows(self, algorithm: str, kid: str) -> bool:
         """Whether a loaded key serves that algorithm and name."""
@@ -170,6 +184,8 @@ class KeyRing:
         traffic: str,  # noqa: ARG002 - of the port; the store has no breaker
     ) -> Verdict | Awaitable[Verdict]:
         """The verdict; a read of the store first when the key is unknown (another instance made a new one)."""
+        if token.issuer not in self._issuers:
+            return Rejected("wrong_issuer", key_id=token.key_id)
         verdict = judge(token, self._table, self._rules, now)
         if isinstance(verdict, Rejected) and verdict.code == "unknown_key":
             if self._reload is None and now - self._loaded_at < RELOAD_COOL_DOWN_S:

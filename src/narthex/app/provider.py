@@ -1,0 +1,378 @@
+"""The embedded provider: who may sign in, sessions, refresh with rotation, logging out, blocking.
+
+Not here: HTTP (`web/auth.py`), keys (`adapters/tokens/signing.py`), sign-in with another OIDC provider
+(`app/sign_in.py`). Rules: refresh tokens are kept as hashes; a used one that comes again revokes its family; a
+wrong password and an unknown account get one answer in one time; passwords and tokens reach no log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from inspect import isawaitable
+from typing import Final
+
+import msgspec
+
+from narthex.app.attempts import Attempts
+from narthex.app.revocations import Revocations
+from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT, Identity
+from narthex.domain.secrets import fingerprint
+from narthex.domain.verdict import Unavailable, Valid, Verdict
+from narthex.errors import ConfigError, DependencyError
+from narthex.ports.credentials import Credentials, RefreshToken, User
+from narthex.ports.tokens import PasswordHashes, TokenMint, TokenVerifier
+
+ACCESS_TTL_S: Final = 3_600.0
+REFRESH_TTL_S: Final = 30 * 86_400.0
+REUSE_GRACE_S: Final = 10.0  # two tabs with one cookie refresh at once; only for cookies, see `refresh`
+MAX_EMAIL_LENGTH: Final = 254  # RFC 5321 section 4.5.3.1.3
+MAX_NAME_LENGTH: Final = 128
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A person from settings. `password_hash` is argon2id as `narthex auth hash` prints it."""
+
+    email: str
+    password_hash: str = ""
+    name: str = ""
+    tenant: str = DEFAULT_TENANT
+    plan: str = "free"
+    permissions: tuple[str, ...] = ()
+
+
+class ProviderPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What wiring decides.
+
+    Attributes:
+        open_login: any e-mail without a password (development and testing, when no accounts are configured).
+        accounts: who may sign in otherwise.
+        plan: of people who sign in openly.
+        permissions: of people who sign in openly.
+        access_ttl_s: life of an access token.
+        refresh_ttl_s: life of a refresh token; each use gives a new one.
+    """
+
+    open_login: bool
+    accounts: tuple[Account, ...] = ()
+    plan: str = "free"
+    permissions: tuple[str, ...] = ("chat",)
+    access_ttl_s: float = ACCESS_TTL_S
+    refresh_ttl_s: float = REFRESH_TTL_S
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sign-in or a refresh gives. `refresh_token` is empty when the one at hand goes on."""
+
+    access_token: str
+    expires_in: int
+    refresh_token: str
+    refresh_expires_in: int
+    user: User
+
+
+class Denied(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no session: `login_failed`, `refresh_invalid`, `account_blocked`, `rate_limited`, `bad_request`."""
+
+    code: str
+    detail: str
+    retry_after_s: int = 0
+
+
+class Provider:
+    """See the module.
+
+    Args:
+        credentials: users and refresh tokens.
+        mint: signs access tokens.
+        verifier: judges access tokens (for introspection); the router that the gateway uses.
+        passwords: argon2id.
+        revocations: where logging out and blocking end tokens.
+        policy: see `ProviderPolicy`.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials,
+        mint: TokenMint,
+        verifier: TokenVerifier,
+        passwords: PasswordHashes,
+        revocations: Revocations,
+        policy: ProviderPolicy,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._credentials = credentials
+        self._mint = mint
+        self._verifier = verifier
+        self._passwords = passwords
+        self._revocations = revocations
+        self._policy = policy
+        self._clock = clock
+        self._accounts = {account.email.lower(): account for account in policy.accounts}
+        self._per_account = Attempts(5, 60)  # of one address at one account
+        self._per_email = Attempts(50, 60)  # of all addresses: slows a botnet, still lets the owner in
+        self._per_address = Attempts(30, 60)  # of one address at all accounts
+
+    @property
+    def mint(self) -> TokenMint:
+        """Who signs."""
+        return self._mint
+
+    @property
+    def policy(self) -> ProviderPolicy:
+        """What was decided."""
+        return self._policy
+
+    async def start(self) -> None:
+        """Bring the accounts of settings into the store. Raises DependencyError, ConfigError."""
+        for account in self._accounts.values():
+            if account.tenant in {E2E_TENANT, PROBE_TENANT}:
+                raise ConfigError(
+                    [f"The user {account.email} cannot be in tenant {account.tenant!r}. Choose another."]
+                )
+            await self._keep_account(account)
+
+    # -- sign in -------------------------------------------------------------------------------------------
+
+    async def login(self, email: str, password: str, *, name: str = "", address: str) -> Session | Denied:
+        """Sign in with an e-mail and, unless `open_login`, a password.
+
+        Args:
+            email: compared in lower case.
+            password: ignored where login is open.
+            name: for display, only where login is open.
+            address: the client's, for the limits.
+
+        Raises:
+            DependencyError: the store does not answer, or too many sign-ins wait.
+        """
+        email = email.strip().lower()
+        if not 3 <= len(email) <= MAX_EMAIL_LENGTH or "@" not in email[1:-1] or not email.isprintable():
+            return Denied(code="bad_request", detail="`email` is no e-mail address.")
+        if self._policy.open_login:
+            return await self._begin(await self._keep_open(email, name))
+        return await self._login_with_password(email, password, address)
+
+    async def _login_with_password(self, email: str, password: str, address: str) -> Session | Denied:
+        now = self._clock()
+        limits = (
+            (self._per_account, f"{address} {email}"),
+            (self._per_email, email),
+            (self._per_address, address),
+        )
+        wait_s = max(attempts.wait_s(key, now) for attempts, key in limits)
+        if wait_s:
+            return Denied(
+                code="rate_limited", detail="Too many failed sign-ins.", retry_after_s=int(wait_s) + 1
+            )
+        for attempts, key in limits:  # counted first, so that parallel tries cannot all slip through
+            attempts.failed(key, now)
+        account = self._accounts.get(email)
+        right = await self._passwords.verify(account.password_hash if account else "", password)
+        if account is None or not right:
+            return Denied(code="login_failed", detail="The e-mail or the password is wrong.")
+        for attempts, key in limits[:1]:
+            attempts.succeeded(key)
+        return await self._begin(await self._keep_account(account))
+
+    async def begin_for(self, user: User) -> Session | Denied:
+        """A session for somebody who was authenticated elsewhere (an OIDC provider)."""
+        return await self._begin(await self._credentials.upsert_user(user))
+
+    async def _keep_account(self, account: Account) -> User:
+        return await self._credentials.upsert_user(
+            User(
+                user_id=user_id_of(account.tenant, account.email.lower()),
+                tenant=account.tenant,
+                email=account.email.lower(),
+                name=account.name or account.email.partition("@")[0],
+                plan=account.plan,
+                permissions=account.permissions,
+                password_hash=account.password_hash,
+                created_at=self._clock(),
+            )
+        )
+
+    async def _keep_open(self, email: str, name: str) -> User:
+        shown = "".join(character for character in name[:MAX_NAME_LENGTH] if character.isprintable())
+        return await self._credentials.upsert_user(
+            User(
+                user_id=user_id_of(DEFAULT_TENANT, email),
+                tenant=DEFAULT_TENANT,
+                email=email,
+                name=shown or email.partition("@")[0],
+                plan=self._policy.plan,
+                permissions=self._policy.permissions,
+                created_at=self._clock(),
+            )
+        )
+
+    async def _begin(self, user: User) -> Session | Denied:
+        if user.blocked_at:
+            return Denied(code="account_blocked", detail="The account is blocked.")
+        return await self._session(user, family=secrets.token_hex(16))
+
+    async def _session(self, user: User, family: str) -> Session:
+        now = self._clock()
+        refresh = secrets.token_urlsafe(32)
+        await self._credentials.put_refresh(
+            RefreshToken(
+                token_hash=fingerprint(refresh),
+                family=family,
+                tenant=user.tenant,
+                user_id=user.user_id,
+                created_at=now,
+                expires_at=now + self._policy.refresh_ttl_s,
+            )
+        )
+        return self._with_access(user, refresh)
+
+    def _with_access(self, user: User, refresh: str) -> Session:
+        ttl_s = self._policy.access_ttl_s
+        return Session(
+            access_token=self._mint.mint(identity_of(user), ttl_s=ttl_s, now=self._clock()),
+            expires_in=int(ttl_s),
+            refresh_token=refresh,
+            refresh_expires_in=int(self._policy.refresh_ttl_s),
+            user=user,
+        )
+
+    # -- refresh -------------------------------------------------------------------------------------------
+
+    async def refresh(self, refresh_token: str, *, from_cookie: bool) -> Session | Denied:
+        """Exchange a refresh token for a new one and an access token (RFC 6749 section 6, RFC 9700 section 4.14).
+
+        A token used before revokes its whole family. One exception: within `REUSE_GRACE_S`, from the cookie of
+        a browser (whose tabs share it and may race), it gives an access token and no new refresh token.
+        """
+        now = self._clock()
+        outcome, token = await self._credentials.use_refresh(fingerprint(refresh_token), now)
+        if token is None or outcome == "unknown":
+            return Denied(code="refresh_invalid", detail="The refresh token is unknown or has expired.")
+        raced = outcome == "reused" and from_cookie and now - token.used_at <= REUSE_GRACE_S
+        if outcome == "reused" and not raced:
+            await self._credentials.revoke_family(token.family)
+            return Denied(
+                code="refresh_invalid",
+                detail="The refresh token was used before; its whole session has ended.",
+            )
+        user = await self._credentials.user(token.tenant, token.user_id)
+        if user is None or user.blocked_at:
+            await self._credentials.revoke_family(token.family)
+            return Denied(code="account_blocked", detail="The account is blocked.")
+        return self._with_access(user, "") if raced else await self._session(user, token.family)
+
+    # -- ending --------------------------------------------------------------------------------------------
+
+    async def logout(self, identity: Identity | None, refresh_token: str) -> None:
+        """End a session: its refresh family, and the access token it came with. Raises DependencyError."""
+        if refresh_token:
+            await self._end_family(refresh_token)
+        if identity is not None:
+            await self._revocations.revoke_token(identity, reason="logout")
+
+    async def revoke(self, token: str) -> None:
+        """RFC 7009: end what `token` gives, a refresh or an access token; unknown ones change nothing."""
+        if await self._end_family(token):
+            return
+        verdict = await self._judge(token)
+        if isinstance(verdict, Valid):
+            await self._revocations.revoke_token(verdict.identity, reason="revoked by its holder")
+
+    async def _end_family(self, refresh_token: str) -> bool:
+        _, token = await self._credentials.use_refresh(fingerprint(refresh_token), self._clock())
+        if token is None:
+            return False
+        await self._credentials.revoke_family(token.family)
+        return True
+
+    async def block_user(self, tenant: str, user_id: str, *, blocked: bool, reason: str) -> bool:
+        """Block somebody everywhere within a second (tokens, refresh, sign-in), or end the block.
+
+        Returns:
+            Whether the embedded provider knows them; others' tokens are blocked by their subject all the same.
+        """
+        now = self._clock()
+        known = await self._credentials.block_user(tenant, user_id, now if blocked else 0.0)
+        if blocked:
+            await self._credentials.revoke_user_refresh(tenant, user_id)
+            await self._revocations.revoke_subject(tenant, user_id, until=_FOR_GOOD, reason=reason)
+        else:
+            await self._revocations.allow_subject(tenant, user_id)
+        return known
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    async def introspect(self, token: str) -> dict[str, object]:
+        """RFC 7662 section 2.2: `{"active": false}`, or what the token says.
+
+        Raises:
+            DependencyError: cannot tell right now (never answered as inactive).
+        """
+        verdict = await self._judge(token)
+        if not isinstance(verdict, Valid) or self._revocations.covers(verdict.identity):
+            return {"active": False}
+        identity = verdict.identity
+        found: dict[str, object] = {
+            "active": True,
+            "sub": identity.subject,
+            "iss": identity.issuer,
+            "token_type": "Bearer",
+            "tenant": identity.tenant,
+            "plan": identity.plan,
+            "scope": " ".join(identity.permissions),
+        }
+        if identity.name:
+            found["name"] = identity.name
+        if identity.token_id:
+            found["jti"] = identity.token_id
+        if identity.expires_at is not None:
+            found["exp"] = int(identity.expires_at)
+        if identity.issued_at is not None:
+            found["iat"] = int(identity.issued_at)
+        if identity.e2e:
+            found |= {"e2e": True, "test_run": identity.test_run}
+        return found
+
+    async def _judge(self, token: str) -> Verdict:
+        outcome = self._verifier.verify(token, now=self._clock(), traffic="user")
+        verdict = await outcome if isawaitable(outcome) else outcome
+        if isinstance(verdict, Unavailable):
+            raise DependencyError("auth", "The token cannot be checked right now.", "Try again shortly.")
+        return verdict
+
+
+_FOR_GOOD: Final = 253_402_300_799.0  # the end of the year 9999: a block ends when somebody ends it
+
+
+def user_id_of(tenant: str, email: str) -> str:
+    """A subject that is the same on every data directory and says nothing about the person."""
+    return "u-" + hashlib.sha256(f"{tenant}\0{email}".encode()).hexdigest()[:20]
+
+
+def identity_of(user: User) -> Identity:
+    """Whom an access token of `user` names."""
+    return Identity(
+        subject=user.user_id, tenant=user.tenant, plan=user.plan, permissions=user.permissions, name=user.name
+    )
+
+
+async def mint_and_verify(mint: TokenMint, verifier: TokenVerifier, now: float) -> None:
+    """At start-up: a token minted here must be admitted here, through everything that is configured.
+
+    Raises:
+        ConfigError: it is not: another configured issuer claims the same name, or the keys do not match.
+    """
+    token = mint.mint(Identity(subject="start-up-check"), ttl_s=60, now=now)
+    outcome = verifier.verify(token, now=now, traffic="user")
+    verdict: Verdict = await outcome if isawaitable(outcome) else outcome
+    if not isinstance(verdict, Valid):
+        code = verdict.cause if isinstance(verdict, Unavailable) else verdict.code
+        problem = f"A token of the embedded provider (issuer {mint.issuer!r}) is not admitted here: {code}."
+        raise ConfigError(
+            [f"{problem} Give every configured issuer its own `iss`, or turn the provider off."]
+        )

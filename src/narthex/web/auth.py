@@ -1,0 +1,433 @@
+"""The embedded provider over HTTP: `/auth/*` and `/.well-known/*`. What they do is `app/provider.py`'s.
+
+Not here: the end-to-end exchange, tickets, sign-in with another OIDC provider (`web/oidc.py`). Rules: every
+answer that holds a token says `no-store`; a request that changes something needs an allowed `Origin` when it
+has one, and must have one when a cookie is its credential (CSRF); bodies are bounded before they are parsed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Final, Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from narthex.app.provider import Denied, Provider, Session
+from narthex.app.revocations import Revocations
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
+from narthex.domain.secrets import any_equal
+from narthex.domain.verdict import Rejected, Unavailable, Verdict
+from narthex.errors import DependencyError
+from narthex.ports.credentials import User
+from narthex.ports.tokens import TokenVerifier
+
+SESSION_COOKIE: Final = "narthex_session"
+REFRESH_COOKIE: Final = "narthex_refresh"
+MAX_BODY_BYTES: Final = 16 * 1024  # a token of 8 KB and some fields
+NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
+
+# What signing in can answer beyond the admission table: status, title, remedy.
+_PROBLEMS: Final = {
+    "login_failed": (401, "Sign-in failed", "Check the e-mail and the password."),
+    "refresh_invalid": (401, "The refresh token is not valid", "Sign in again."),
+    "account_blocked": (403, "The account is blocked", "Ask the operator."),
+    "client_not_allowed": (
+        401,
+        "The caller may not ask this",
+        "Send the admin key as Bearer or Basic password.",
+    ),
+}
+
+
+class RequestFacts(msgspec.Struct, frozen=True):
+    """What only the front door can tell of a request (trusted proxies): client address, scheme, own origin."""
+
+    address: str
+    secure: bool
+    base_url: str
+
+
+class Door(Protocol):
+    """The front door's rules, shared with the upgrade."""
+
+    def facts(self, request: Request) -> RequestFacts:
+        """Client address, whether the client speaks TLS, and how it reached us (`https://host`)."""
+
+    def origin_allowed(self, request: Request, origin: str) -> bool:
+        """Whether a page of `origin` may use this gateway."""
+
+
+class AuthSite:
+    """The routes and what they need.
+
+    Args:
+        provider: the embedded provider.
+        verifier: judges access tokens; the gateway's own.
+        revocations: asked after every verdict.
+        door: the front door's rules.
+        service_keys: who may introspect: each serves as Bearer token or Basic password.
+        open_introspection: anybody may (development on loopback, when no key is set).
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        verifier: TokenVerifier,
+        revocations: Revocations,
+        door: Door,
+        service_keys: tuple[str, ...] = (),
+        open_introspection: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._provider = provider
+        self._verifier = verifier
+        self._revocations = revocations
+        self._door = door
+        self._service_keys = service_keys
+        self._open_introspection = open_introspection
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        """All routes, for a Starlette application."""
+        posts = {
+            "/auth/login": self.login,
+            "/auth/refresh": self.refresh,
+            "/auth/logout": self.logout,
+            "/auth/introspect": self.introspect,
+            "/auth/revoke": self.revoke,
+        }
+        return [
+            *(
+                Route(path, self._guarded(handler), methods=["POST", "OPTIONS"])
+                for path, handler in posts.items()
+            ),
+            Route("/auth/me", self._guarded(self.me), methods=["GET", "OPTIONS"]),
+            Route("/.well-known/openid-configuration", self.configuration, methods=["GET"]),
+            Route("/.well-known/jwks.json", self.jwks, methods=["GET"]),
+        ]
+
+    # -- sign in -------------------------------------------------------------------------------------------
+
+    async def login(self, request: Request) -> Response:
+        """`{email, password?, name?}` as JSON or form → a session and its cookies."""
+        fields = await read_fields(request)
+        if fields is None or not fields.get("email"):
+            return problem("bad_request", "Send `email` and, where needed, `password`, as JSON or as a form.")
+        outcome = await self._provider.login(
+            fields["email"],
+            fields.get("password", ""),
+            name=fields.get("name", ""),
+            address=self._door.facts(request).address,
+        )
+        if isinstance(outcome, Denied):
+            return denied(outcome)
+        return self.answer(request, outcome, next_path=_local_path(fields.get("next", "")))
+
+    async def refresh(self, request: Request) -> Response:
+        """`{refresh_token}` as JSON or form, or the refresh cookie → a new session (also an OAuth refresh grant)."""
+        fields = await read_fields(request)
+        if fields is None:
+            return problem("bad_request", "Send `refresh_token` as JSON or as a form.")
+        token = fields.get("refresh_token", "")
+        from_cookie = not token
+        if from_cookie:
+            token = request.cookies.get(REFRESH_COOKIE, "")
+            if not token:
+                return problem("bad_request", "Send `refresh_token`, or sign in first.")
+            if "origin" not in request.headers:
+                return _origin_refused()
+        outcome = await self._provider.refresh(token, from_cookie=from_cookie)
+        if isinstance(outcome, Denied):
+            response = denied(outcome)
+            if from_cookie:
+                self._drop_cookies(request, response)
+            return response
+        return self.answer(request, outcome)
+
+    async def logout(self, request: Request) -> Response:
+        """End the session of the Bearer token or cookie, and of `{refresh_token}`; 204 whatever there was."""
+        fields = await read_fields(request) or {}
+        refresh_token = fields.get("refresh_token", "")
+        if not refresh_token and not _bearer(request) and request.cookies and "origin" not in request.headers:
+            return _origin_refused()
+        identity: Identity | None = None
+        token = _bearer(request) or request.cookies.get(SESSION_COOKIE, "")
+        if token:
+            verdict = await self._verdict(token)
+            if isinstance(verdict, Unavailable):
+                return refusal(Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s))
+            identity = None if isinstance(verdict, Rejected) else verdict.identity
+        await self._provider.logout(identity, refresh_token or request.cookies.get(REFRESH_COOKIE, ""))
+        response = Response(status_code=204, headers=NO_STORE)
+        self._drop_cookies(request, response)
+        return response
+
+    def answer(self, request: Request, session: Session, *, next_path: str = "") -> Response:
+        """A session as JSON (or, with `next_path`, a redirect to it) with its cookies."""
+        facts = self._door.facts(request)
+        response: Response
+        if next_path:
+            response = RedirectResponse(next_path, status_code=303, headers=NO_STORE)
+        else:
+            body: dict[str, object] = {
+                "access_token": session.access_token,
+                "token_type": "Bearer",
+                "expires_in": session.expires_in,
+                "user": user_json(session.user),
+            }
+            if session.refresh_token:
+                body["refresh_token"] = session.refresh_token
+            response = JSONResponse(body, headers=NO_STORE)
+        response.set_cookie(
+            SESSION_COOKIE,
+            session.access_token,
+            max_age=session.expires_in,
+            httponly=True,
+            samesite="lax",
+            secure=facts.secure,
+        )
+        if session.refresh_token:
+            response.set_cookie(
+                REFRESH_COOKIE,
+                session.refresh_token,
+                max_age=session.refresh_expires_in,
+                path="/auth",
+                httponly=True,
+                samesite="strict",
+                secure=facts.secure,
+            )
+        return response
+
+    def _drop_cookies(self, request: Request, response: Response) -> None:
+        secure = self._door.facts(request).secure
+        response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax", secure=secure)
+        response.delete_cookie(REFRESH_COOKIE, path="/auth", httponly=True, samesite="strict", secure=secure)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    async def me(self, request: Request) -> Response:
+        """Whose Bearer token or cookie it is: `{id, name, tenant, plan, permissions, expires_at, …}`."""
+        token = _bearer(request) or request.cookies.get(SESSION_COOKIE, "")
+        carriers = ("authorization", "cookie")
+        if not token:
+            return refusal(Refusal(code="auth_required", carriers_checked=carriers))
+        verdict = await self._verdict(token)
+        if isinstance(verdict, Unavailable):
+            return refusal(Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s))
+        if isinstance(verdict, Rejected):
+            return refusal(Refusal(code=verdict.code, detail=verdict.detail, carriers_checked=carriers))
+        identity = verdict.identity
+        if self._revocations.covers(identity):
+            return refusal(Refusal(code="token_revoked", carriers_checked=carriers))
+        return JSONResponse(
+            {
+                "id": identity.subject,
+                "name": identity.name,
+                "tenant": identity.tenant,
+                "plan": identity.plan,
+                "permissions": list(identity.permissions),
+                "issuer": identity.issuer,
+                "e2e": identity.e2e,
+                "expires_at": identity.expires_at,
+            },
+            headers=NO_STORE,
+        )
+
+    async def introspect(self, request: Request) -> Response:
+        """RFC 7662: `token` as a form or JSON, from a caller with a service key."""
+        if not self._may_introspect(request):
+            return problem("client_not_allowed", "")
+        fields = await read_fields(request)
+        if fields is None or not fields.get("token"):
+            return problem("bad_request", "Send `token` as a form.")
+        return JSONResponse(await self._provider.introspect(fields["token"]), headers=NO_STORE)
+
+    def _may_introspect(self, request: Request) -> bool:
+        offered = _bearer(request) or _basic_password(request)
+        if not self._service_keys:
+            return self._open_introspection
+        return any_equal(offered, self._service_keys)
+
+    async def revoke(self, request: Request) -> Response:
+        """RFC 7009: whoever holds a token may end it; 200 whether or not there was one."""
+        fields = await read_fields(request)
+        if fields is None or not fields.get("token"):
+            return problem("bad_request", "Send `token` as a form.")
+        await self._provider.revoke(fields["token"])
+        return JSONResponse({}, headers=NO_STORE)
+
+    async def configuration(self, request: Request) -> Response:
+        """OpenID Connect Discovery 1.0 section 3, as far as there is no authorization end point here."""
+        base = self._door.facts(request).base_url
+        return JSONResponse(
+            {
+                "issuer": self._provider.mint.issuer,
+                "jwks_uri": f"{base}/.well-known/jwks.json",
+                "token_endpoint": f"{base}/auth/refresh",
+                "introspection_endpoint": f"{base}/auth/introspect",
+                "revocation_endpoint": f"{base}/auth/revoke",
+                "userinfo_endpoint": f"{base}/auth/me",
+                "grant_types_supported": ["refresh_token"],
+                "response_types_supported": [],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"],
+            },
+            headers={
+                "Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}",
+                "Access-Control-Allow-Origin": "*",
+            },
+        )
+
+    async def jwks(self, _: Request) -> Response:
+        """RFC 7517 section 5: the public keys."""
+        return JSONResponse(
+            self._provider.mint.public_keys(),
+            headers={
+                "Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}",
+                "Access-Control-Allow-Origin": "*",
+            },
+        )
+
+    async def _verdict(self, token: str) -> Verdict:
+        outcome = self._verifier.verify(token, now=self._clock(), traffic="user")
+        return await outcome if isawaitable(outcome) else outcome
+
+    # -- around every request ------------------------------------------------------------------------------
+
+    def _guarded(
+        self, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Origin check, CORS for allowed origins, and dependencies' faults as 503."""
+
+        async def guarded(request: Request) -> Response:
+            origin = request.headers.get("origin")
+            if origin is not None and not self._door.origin_allowed(request, origin):
+                return _origin_refused()
+            if request.method == "OPTIONS":
+                response = Response(status_code=204)
+            else:
+                try:
+                    response = await handler(request)
+                except DependencyError as error:
+                    response = refusal(
+                        Refusal(code="auth_unavailable", retry_after_s=max(1, round(error.retry_after_s)))
+                    )
+            if origin is not None:
+                response.headers["Access-Control-Allow-Origin"] = origin
+                response.headers["Access-Control-Allow-Credentials"] = "true"
+                response.headers["Access-Control-Allow-Headers"] = "authorization, content-type"
+                response.headers.add_vary_header("Origin")
+            return response
+
+        return guarded
+
+
+def user_json(user: User) -> dict[str, object]:
+    """`{id, email, name, tenant, plan}` of somebody who signed in."""
+    return {
+        "id": user.user_id,
+        "email": user.email,
+        "name": user.name,
+        "tenant": user.tenant,
+        "plan": user.plan,
+    }
+
+
+async def read_fields(request: Request) -> dict[str, str] | None:
+    """The string members of a JSON object or form; None when it is neither, or too large. Empty body: {}."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    if not body:
+        return {}
+    try:
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    return {name: value for name, value in document.items() if isinstance(value, str)}
+
+
+def denied(outcome: Denied) -> Response:
+    """Why there is no session, as problem+json."""
+    if outcome.code == "rate_limited":
+        return refusal(
+            Refusal(code="rate_limited", detail=outcome.detail, retry_after_s=outcome.retry_after_s)
+        )
+    return problem(outcome.code, outcome.detail)
+
+
+def refusal(found: Refusal) -> Response:
+    """A row of the admission table as problem+json (RFC 9457)."""
+    return JSONResponse(
+        found.problem(secrets.token_hex(16)),
+        status_code=found.row.http or 400,
+        headers=NO_STORE | dict(found.headers()),
+        media_type="application/problem+json",
+    )
+
+
+def problem(code: str, detail: str) -> Response:
+    """One of this room's own problems, or a row of the admission table."""
+    if code not in _PROBLEMS:
+        return refusal(Refusal(code=code, detail=detail))
+    status, title, remedy = _PROBLEMS[code]
+    return JSONResponse(
+        {
+            "type": PROBLEM_TYPE_BASE + code,
+            "title": title,
+            "status": status,
+            "code": code,
+            "detail": detail or title + ".",
+            "remedy": remedy,
+            "trace_id": secrets.token_hex(16),
+        },
+        status_code=status,
+        headers=NO_STORE | ({"WWW-Authenticate": 'Bearer realm="narthex"'} if status == 401 else {}),
+        media_type="application/problem+json",
+    )
+
+
+def _origin_refused() -> Response:
+    return refusal(
+        Refusal(code="origin_not_allowed", detail="A request with a cookie must come from an allowed page.")
+    )
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _basic_password(request: Request) -> str:
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def _local_path(path: str) -> str:
+    """`path` if it stays on this site, else empty: an open redirect would lend our name to anybody."""
+    return path if path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() else ""
