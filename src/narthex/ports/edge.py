@@ -52,9 +52,15 @@ class RequestHead(msgspec.Struct, kw_only=True):
 
 
 class Socket(Protocol):
-    """One client's way out. Both WebSocket and the HTTP fallbacks are one."""
+    """One client's way out. Both WebSocket and the HTTP fallbacks are one.
+
+    Attributes:
+        framing: how it wants its messages.
+        session: the secret under which a fallback's other half posts commands; empty for a WebSocket.
+    """
 
     framing: Framing
+    session: str
 
     def send(self, message: Prepared) -> None:
         """Write one prepared message now."""

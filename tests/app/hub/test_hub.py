@@ -23,6 +23,7 @@ class Ear:
     """A subscriber and its socket in one: keeps the offsets that reach it."""
 
     framing = Framing.HTTP_STREAM  # newline-delimited: easy to read back
+    session = ""
 
     def __init__(self) -> None:
         self.socket = self

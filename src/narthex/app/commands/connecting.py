@@ -101,7 +101,7 @@ def _answer(
         subs=subs,
         ping=int(limits.ping_every_s),
         pong=True,
-        session=connection.client,
+        session=connection.socket.session,
         node=services.node,
         time=int(services.now() * 1000),
     )

@@ -1,0 +1,127 @@
+"""Start, readiness and drain of one node: in which order rooms are opened and closed, and what it says meanwhile.
+
+    starting ──(engines, keys and runs are there)──▶ ready ──(SIGTERM, drain)──▶ draining ──▶ stopped
+
+Rules: nothing is admitted before `ready`; `draining` is final; every room that was opened is closed, in the
+opposite order, also when opening another failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from narthex.app.connection import Connection
+from narthex.app.drain import close_paced
+from narthex.app.registry import Registry
+
+RUNS_SHARE: Final = 0.7  # of the grace that runs get to finish: the rest is for the last closes and flushes
+
+
+class State(StrEnum):
+    """See the module's picture."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Room(NamedTuple):
+    """Something that is opened and closed. `close` must be safe after a failed `open`."""
+
+    name: str
+    open: Callable[[], Awaitable[None]]
+    close: Callable[[], Awaitable[None]]
+
+
+class Lifecycle:
+    """Owns the order.
+
+    Args:
+        rooms: in the order of opening.
+        registry: the live connections.
+        drain_runs: finishes, moves or ends this node's runs within so many seconds.
+        busy: whether a connection follows a run that is still going on.
+        grace_s: of the whole drain.
+        on_state: told of every change (log, metric).
+    """
+
+    def __init__(
+        self,
+        rooms: list[Room],
+        registry: Registry,
+        drain_runs: Callable[[float], Awaitable[None]],
+        busy: Callable[[Connection], bool],
+        *,
+        grace_s: float,
+        on_state: Callable[[State], None],
+    ) -> None:
+        self._rooms = rooms
+        self._registry = registry
+        self._drain_runs = drain_runs
+        self._busy = busy
+        self._grace_s = grace_s
+        self._on_state = on_state
+        self._opened: list[Room] = []
+        self._draining: asyncio.Task[None] | None = None
+        self.state = State.STARTING
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._on_state(state)
+
+    async def start(self) -> None:
+        """Open every room, then be ready. A room's error closes what was opened and is raised."""
+        try:
+            for room in self._rooms:
+                self._opened.append(room)
+                await room.open()
+        except BaseException:
+            await self.stop()
+            raise
+        self._enter(State.READY)
+
+    async def drain(self) -> None:
+        """Go down within the grace; a second call waits for the first."""
+        if self._draining is None:
+            self._enter(State.DRAINING)
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        runs_ended = asyncio.Event()
+        closing = loop.create_task(
+            close_paced(
+                list(self._registry),
+                self._busy,
+                grace_s=self._grace_s,
+                runs_ended=runs_ended,
+                now=loop.time,
+            )
+        )
+        try:
+            async with asyncio.timeout(self._grace_s * RUNS_SHARE + 0.5):
+                await self._drain_runs(self._grace_s * RUNS_SHARE)
+        except TimeoutError:
+            pass  # their leases run out and another node takes them over
+        finally:
+            runs_ended.set()
+        await closing
+
+    async def stop(self) -> None:
+        """Close every opened room, last opened first. One room's error does not keep the others open."""
+        faults: list[Exception] = []
+        while self._opened:
+            room = self._opened.pop()
+            try:
+                await room.close()
+            except Exception as fault:  # the others must be closed all the same; raised below
+                faults.append(fault)
+        if self.state is not State.STOPPED:
+            self._enter(State.STOPPED)
+        if faults:
+            raise ExceptionGroup("closing failed", faults)

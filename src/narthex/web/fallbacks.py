@@ -1,0 +1,237 @@
+"""The bidirectional fallbacks of the Centrifuge protocol: HTTP streaming and SSE out, `/emulation` in.
+
+For networks that break WebSockets. The same `Gate` decides, the same `Receiver` lives behind it. Rules: the
+SSE URL holds the whole connect command, so a token in it is `credential_in_url` and only the cookie counts;
+commands come in under a session secret that only the stream's own client was told; what is buffered for a
+stream is bounded like a WebSocket's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from narthex.domain.refusals import Refusal
+from narthex.ports.broker import Control
+from narthex.ports.edge import Deny, Gate, Receiver, RequestHead
+from narthex.protocol.codes import Disconnect
+from narthex.protocol.framing import Framing, Prepared
+from narthex.protocol.replies import encode_disconnect
+from narthex.web.problems import problem
+
+HIGH_MARK: Final = 64 * 1024  # bytes buffered before the client counts as lagging, as on a WebSocket
+LOW_MARK: Final = 16 * 1024
+MAX_BODY: Final = 64 * 1024  # a message's size on a WebSocket
+
+Broadcast = Callable[[Control], Awaitable[None]]
+
+
+class Emulated(msgspec.Struct, frozen=True):
+    """The body of POST /emulation."""
+
+    session: str
+    node: str
+    data: str
+
+
+class StreamSocket:
+    """`ports.edge.Socket` over a streaming HTTP response. The response's generator is `chunks`."""
+
+    def __init__(self, framing: Framing, receiver: Receiver) -> None:
+        self.framing = framing
+        self.session = secrets.token_urlsafe(24)
+        self.receiver = receiver
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._paused = False
+        self._ended: tuple[int, str] | None = None
+        self._ready = asyncio.Event()
+
+    def send(self, message: Prepared) -> None:
+        """See `Socket`."""
+        self.send_frames(message.framed(self.framing))
+
+    def send_frames(self, frames: bytes) -> None:
+        """See `Socket`."""
+        if self._ended is not None:
+            return
+        self._parts.append(frames)
+        self._size += len(frames)
+        self._ready.set()
+        if self._size > HIGH_MARK and not self._paused:
+            self._paused = True
+            self.receiver.writable(False)
+
+    def buffered(self) -> int:
+        """See `Socket`."""
+        return self._size
+
+    def close(self, code: int, reason: str) -> None:
+        """See `Socket`: the disconnect push stands in for the close frame."""
+        self.send(Prepared(encode_disconnect(Disconnect(code, reason))))
+        self._end(code, reason)
+
+    def abort(self) -> None:
+        """See `Socket`."""
+        self._parts.clear()
+        self._end(1006, "")
+
+    def _end(self, code: int, reason: str) -> None:
+        if self._ended is None:
+            self._ended = (code, reason)
+            self._ready.set()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What the response sends, until either side ends it."""
+        try:
+            while True:
+                await self._ready.wait()
+                self._ready.clear()
+                parts, self._parts = self._parts, []
+                if parts:
+                    yield b"".join(parts)
+                    self._size = sum(map(len, self._parts))
+                    if self._paused and self._size <= LOW_MARK:
+                        self._paused = False
+                        self.receiver.writable(True)
+                if self._ended is not None and not self._parts:
+                    return
+        finally:
+            code, reason = self._ended or (1006, "")
+            self._end(code, reason)
+            self.receiver.closed(code, reason)
+
+
+class Fallbacks:
+    """The three routes, and the streams that are open on this node."""
+
+    def __init__(
+        self, gate: Gate, node: str, broadcast: Broadcast, cors: Callable[[Request], dict[str, str]]
+    ) -> None:
+        self._gate = gate
+        self._node = node
+        self._broadcast = broadcast
+        self._cors = cors
+        self._streams: dict[str, StreamSocket] = {}
+
+    def routes(self) -> list[BaseRoute]:
+        """Starlette routes."""
+        return [
+            Route("/connection/http_stream", self.http_stream, methods=["POST"]),
+            Route("/connection/sse", self.sse, methods=["GET"]),
+            Route("/emulation", self.emulation, methods=["POST"]),
+        ]
+
+    def control(self, data: dict[str, str]) -> None:
+        """A Control of kind `emulation` came from another node."""
+        stream = self._streams.get(data["session"])
+        if stream is not None:
+            stream.receiver.message(data["data"].encode(), binary=False)
+
+    async def http_stream(self, request: Request) -> Response:
+        """POST with the connect command as its body; newline-delimited JSON comes back for as long as it lasts."""
+        body = await _bounded(request)
+        if body is None:
+            return self._refused(
+                Deny(refusal=Refusal(code="bad_request", detail="The body is over 64 KB."), trace_id="")
+            )
+        return await self._stream(request, Framing.HTTP_STREAM, body, "application/json")
+
+    async def sse(self, request: Request) -> Response:
+        """GET with the connect command in `cf_connect`; one event a message."""
+        command = request.query_params.get("cf_connect", "").encode()
+        if _has_token(command):
+            refusal = Refusal(
+                code="credential_in_url",
+                detail="The SSE URL holds a token; over SSE only the cookie authenticates.",
+                carriers_checked=("query",),
+            )
+            trace_id = self._gate.refused_early(refusal, head_of(request))
+            return self._refused(Deny(refusal=refusal, trace_id=trace_id))
+        return await self._stream(request, Framing.SSE, command, "text/event-stream")
+
+    async def _stream(self, request: Request, framing: Framing, first: bytes, media: str) -> Response:
+        decision = self._gate.decide(head_of(request))
+        if isinstance(decision, Awaitable):
+            decision = await decision
+        if isinstance(decision, Deny):
+            return self._refused(decision, self._cors(request))
+        receiver = decision.receiver
+        socket = StreamSocket(framing, receiver)
+        self._streams[socket.session] = socket
+        receiver.opened(socket)
+        receiver.message(first, binary=False)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **self._cors(request)}
+        return StreamingResponse(self._chunks(socket), media_type=media, headers=headers)
+
+    async def _chunks(self, socket: StreamSocket) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in socket.chunks():
+                yield chunk
+        finally:
+            self._streams.pop(socket.session, None)
+
+    async def emulation(self, request: Request) -> Response:
+        """Commands for an open stream, on whichever node it lives. 204, or 404 when there is none here."""
+        body = await _bounded(request)
+        try:
+            posted = msgspec.json.decode(body or b"", type=Emulated)
+        except msgspec.DecodeError:
+            refusal = Refusal(code="bad_request", detail="The body is not {session, node, data}.")
+            return self._refused(Deny(refusal=refusal, trace_id=""), self._cors(request))
+        if posted.node and posted.node != self._node:
+            data: dict[str, object] = {"session": posted.session, "data": posted.data}
+            await self._broadcast(Control("emulation", data, posted.node))
+            return Response(status_code=204, headers=self._cors(request))
+        stream = self._streams.get(posted.session)
+        if stream is None:
+            return Response(status_code=404, headers=self._cors(request))
+        stream.receiver.message(posted.data.encode(), binary=False)
+        return Response(status_code=204, headers=self._cors(request))
+
+    @staticmethod
+    def _refused(deny: Deny, headers: dict[str, str] | None = None) -> Response:
+        response = problem(deny.refusal, deny.trace_id)
+        response.headers.update(headers or {})
+        return response
+
+
+def head_of(request: Request) -> RequestHead:
+    """A Starlette request's head, as the gate wants it."""
+    scope = request.scope
+    client = request.client
+    return RequestHead(
+        method=request.method,
+        path=request.url.path,
+        query=scope["query_string"].decode("latin-1"),
+        headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+        http_version=scope.get("http_version", "1.1"),
+        peer=(client.host, client.port) if client else ("", 0),
+        secure=scope.get("scheme") == "https",
+    )
+
+
+def _has_token(command: bytes) -> bool:
+    try:
+        decoded = msgspec.json.decode(command)
+    except (msgspec.DecodeError, RecursionError):
+        return False  # the session will say what is wrong with it
+    connect = decoded.get("connect") if isinstance(decoded, dict) else None
+    return isinstance(connect, dict) and bool(connect.get("token"))
+
+
+async def _bounded(request: Request) -> bytes | None:
+    """The body, or None when it is too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            return None
+    return bytes(body)
