@@ -12,7 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from narthex.settings.model import Settings, option_fields
+from narthex.settings.groups import option_fields
+from narthex.settings.model import Settings
 from narthex.settings.options import OptionFacts, accepts, facts
 from narthex.settings.tables import Claims, IssuerSettings, PlanSettings, UserSettings
 
@@ -37,7 +38,7 @@ No secret's value appears in an error, a log, a metric or a health answer.
 Lists are comma-separated in a variable and arrays in the file. `ENVIRONMENT` and the five end-to-end variables
 can only be set in the environment.
 
-This page is generated from `src/narthex/settings/model.py`: `python -m tests.check --write-docs`.
+This page is generated from `src/narthex/settings/groups.py`: `python -m tests.check --write-docs`.
 """
 
 

@@ -6,11 +6,11 @@ one issuer is refused, because a public key used as an HMAC secret is the classi
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from narthex.domain.environment import is_loopback
 from narthex.settings.model import Settings
 from narthex.settings.tables import ALGORITHMS, HMAC_ALGORITHMS, IssuerSettings
 
@@ -29,11 +29,11 @@ _FLAT_NAMES = {
 }
 
 
-def issuer_problems(settings: Settings) -> Iterator[str]:
+def issuer_problems(settings: Settings, *, remote: bool) -> Iterator[str]:
     """Every problem of the flat issuer, of each `[[issuers]]`, and between them."""
     flat = settings.flat_issuer()
     if flat.key_sources():
-        yield from _of_one(settings, flat, _FLAT_NAMES)
+        yield from _of_one(remote, flat, _FLAT_NAMES)
     else:
         for name in ("jwt_issuer", "jwt_audience", "jwt_algorithms"):
             if getattr(settings, name):
@@ -51,11 +51,11 @@ def issuer_problems(settings: Settings) -> Iterator[str]:
                 "introspection_url."
             )
         else:
-            yield from _of_one(settings, issuer, names)
+            yield from _of_one(remote, issuer, names)
     yield from _between(settings)
 
 
-def _of_one(settings: Settings, issuer: IssuerSettings, names: dict[str, str]) -> Iterator[str]:
+def _of_one(remote: bool, issuer: IssuerSettings, names: dict[str, str]) -> Iterator[str]:
     given = issuer.key_sources()
     if len(given) > 1:
         listed = " and ".join(names[name] for name in given)
@@ -66,17 +66,17 @@ def _of_one(settings: Settings, issuer: IssuerSettings, names: dict[str, str]) -
         elif (algorithm in HMAC_ALGORITHMS) != bool(issuer.secret) and issuer.introspection_url is None:
             kind = "a secret" if issuer.secret else "public keys"
             yield f"{names['algorithms']} has {algorithm}, which does not go with {kind}. Remove it."
-    if issuer.secret and len(issuer.secret.get_secret_value().encode()) < MIN_HMAC_BYTES and settings.remote:
+    if issuer.secret and len(issuer.secret.get_secret_value().encode()) < MIN_HMAC_BYTES and remote:
         yield (
             f"{names['secret']} is shorter than {MIN_HMAC_BYTES} bytes (RFC 7518 section 3.2). Make a longer one: "
             "openssl rand -hex 32."
         )
     for member in ("jwks_url", "discovery", "introspection_url"):
         url = getattr(issuer, member)
-        if url and not _safe_url(url, remote=settings.remote):
+        if url and not _safe_url(url, remote=remote):
             yield (
-                f"{names[member]} must be an https:// URL: who can change the answer can sign tokens. Use https, "
-                "or http to loopback in development and testing."
+                f"{names[member]} must be an https:// URL: who can change the answer can sign tokens. Use https; "
+                "http serves for loopback, and for others in development and testing only."
             )
     if issuer.introspection_url and not (
         issuer.introspection_client_id and issuer.introspection_client_secret
@@ -93,12 +93,7 @@ def _safe_url(url: str, *, remote: bool) -> bool:
         return True
     if parts.scheme != "http" or not parts.hostname:
         return False
-    if parts.hostname == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(parts.hostname).is_loopback
-    except ValueError:
-        return not remote
+    return is_loopback(parts.hostname) or not remote
 
 
 def _between(settings: Settings) -> Iterator[str]:

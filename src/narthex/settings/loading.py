@@ -1,6 +1,6 @@
 """`load`: every source read, every value checked, every rule held, every problem told at once.
 
-Not here: the options (`model.py`), the sources (`sources.py`), the rules between options (`rules.py`). Rules:
+Not here: the options (`groups.py`), the sources (`sources.py`), the rules between options (`rules.py`). Rules:
 called once, in the parent process, before a socket is opened; raises nothing but ConfigError.
 """
 
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import SecretStr, ValidationError
 
 from narthex.adapters.secrets.value import SecretReader
 from narthex.errors import ConfigError
-from narthex.settings.model import Settings, option_fields
+from narthex.settings.groups import option_fields
+from narthex.settings.model import Settings
 from narthex.settings.options import accepts, facts
-from narthex.settings.rules import E2E_VARIABLES, judge, settle
+from narthex.settings.rules import judge, platform_of
 from narthex.settings.sources import Values, collect
 
-MAX_SHOWN: int = 60
+MAX_SHOWN: Final = 60
 """Characters of a wrong value that a problem repeats: enough to find it in a long file."""
 
 
@@ -46,25 +47,23 @@ def load(
     """
     given = collect(flags, environ, file, gcp)
     problems = list(given.problems)
-    e2e = _e2e_variables(given, environ)
     settings = _validated(given, problems)
-    settings, derived = settle(settings, environ, given.sources)
-    more, warnings = judge(settings, environ, e2e, frozenset(given.broken), given.sources)
-    problems += more
-    if problems:
+    settings = settings.model_copy(update={"platform": platform_of(environ)})
+    ruling = judge(settings, environ, frozenset(given.broken))
+    problems += ruling.problems
+    if problems or ruling.policy is None:
         raise ConfigError(problems)
-    settings._sources = given.sources | derived  # noqa: SLF001 - this function is the only maker of Settings
-    settings._warnings = tuple(warnings)  # noqa: SLF001
-    settings._e2e_variables = e2e  # noqa: SLF001
+    changes: dict[str, object] = {"environment": str(ruling.policy.environment), "host": ruling.policy.host}
+    settings = settings.model_copy(update=changes)
+    settings.seal(
+        sources=given.sources | ({} if "host" in given.sources else {"host": "ENVIRONMENT"}),
+        warnings=tuple(ruling.warnings),
+        policy=ruling.policy,
+        origins=ruling.origins,
+        hosts=ruling.hosts,
+        proxies=ruling.proxies,
+    )
     return settings
-
-
-def _e2e_variables(given: Values, environ: Mapping[str, str]) -> dict[str, str]:
-    """Those of the five that are present; the key also when it came from a file or a Secret Manager name."""
-    found = {name: environ[name] for name in E2E_VARIABLES if name in environ}
-    if given.values.get("e2e_key"):
-        found["E2E_OAUTH_SIMULATION_KEY"] = given.values["e2e_key"]
-    return found
 
 
 def _validated(given: Values, problems: list[str]) -> Settings:

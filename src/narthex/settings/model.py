@@ -1,239 +1,36 @@
-"""Every option of narthex, once: name, type, default, bounds and a line for people. Nothing is read here.
+"""The settings as a whole: all option groups in one frozen value, with what the rules made of them.
 
-Not here: where values come from (`sources.py`), rules between options (`rules.py`), how they are shown
-(`description.py`). Rules: the room that uses an option gets its plain value from `wiring`, never this object;
-docs/settings.md is generated from this file.
+Not here: the options (`groups.py`), reading and checking them (`loading.py`). Rules: only `load` makes one; the
+room that uses an option gets its plain value from `wiring`, never this object.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, PrivateAttr, SecretStr
+from pydantic import PrivateAttr, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from narthex.settings.options import Secret, Words, facts, option
-from narthex.settings.tables import Claims, IssuerSettings, PlanSettings, UserSettings
-
-
-class ServerOptions(BaseModel):
-    """Where and how the process serves."""
-
-    environment: str = option(
-        "development",
-        "development, testing, staging or production. Must be set on Cloud Run and Kubernetes.",
-        variables=("ENVIRONMENT",),
-        only_environment=True,
-    )
-    host: str = option(
-        "",
-        "Address to listen on.",
-        flag="--host",
-        default_text="`127.0.0.1` in development and testing, `0.0.0.0` in staging and production",
-    )
-    port: int = option(8000, "Port; 0 takes a free one.", variables=("PORT",), flag="--port", ge=0, le=65535)
-    data_dir: Path = option(
-        Path("narthex-data"),
-        "Directory of the embedded broker, store and signing keys.",
-        flag="--data-dir",
-    )
-    agents: Words = option(
-        (),
-        "Agents: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`.",
-        variables=("NARTHEX_AGENT",),
-        flag="--agent",
-        default_text="the built-in concierge",
-    )
-    workers: int = option(1, "Processes on the one port.", flag="--workers", ge=1, le=64)
-    public_url: str = option(
-        "",
-        "How clients reach this gateway, without a path; issuer of the embedded provider.",
-        default_text="`http://` + host and port",
-    )
-    drain_grace_s: float = option(
-        10.0, "Seconds from SIGTERM to the end (Cloud Run gives 10).", ge=0, le=3600
-    )
-    single_instance: bool = option(
-        False, "Promise that only one instance runs: lets SQLite serve on Cloud Run."
-    )
-    allow_remote_development: bool = option(
-        False,
-        "Let development and testing listen beyond loopback.",
-        flag="--allow-remote-development",
-    )
-
-
-class LogOptions(BaseModel):
-    """What the process says."""
-
-    log_format: Literal["auto", "json", "console"] = option(
-        "auto",
-        "json for machines, console for people.",
-        flag="--log-format",
-        default_text="`console` on a terminal, else `json`",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "Least severe record that is written; handshake records are debug.", flag="--log-level"
-    )
-
-
-class AdmissionOptions(BaseModel):
-    """Who may knock."""
-
-    allow_anonymous: bool = option(
-        False,
-        "Admit guests from allowed origins; development and testing only.",
-        flag="--allow-anonymous",
-    )
-    allowed_origins: Words = option(
-        (),
-        "Origins of pages that may connect, as `https://app.example.com`.",
-        default_text="the gateway's own origin",
-    )
-    allowed_hosts: Words = option(
-        (),
-        "Host names that requests may carry; `*.example.com` takes subdomains. Required in production.",
-        default_text="loopback names outside production",
-    )
-    trusted_proxies: Words = option(
-        (),
-        "Addresses or networks of proxies whose forwarding headers count, or how many hops to trust (`1`).",
-        default_text="none; the last hop on Cloud Run",
-    )
-    admin_key: Secret | None = option(
-        None, "Key of the server API, `/ws/stats` and the dashboard.", secret=True
-    )
-
-
-class TokenOptions(BaseModel):
-    """Whose tokens are admitted. The flat options describe one issuer; `[[issuers]]` adds more."""
-
-    jwt_secret: Secret | None = option(None, "HMAC secret, at least 32 bytes.", secret=True)
-    jwt_public_key: str | None = option(
-        None, "Public key: PEM, JWK or JWK set, as text.", secret=True, default_text="not set"
-    )
-    jwks_url: str | None = option(None, "URL of the issuer's key set.")
-    oidc_issuer: str | None = option(None, "URL of an OpenID provider; its discovery names the key set.")
-    introspection_url: str | None = option(None, "RFC 7662 end point for opaque tokens.")
-    introspection_client_id: str | None = option(None, "Client id for introspection.")
-    introspection_client_secret: Secret | None = option(None, "Client secret for introspection.", secret=True)
-    jwt_issuer: str | None = option(
-        None, "Required `iss`.", default_text="NARTHEX_OIDC_ISSUER if set, else not looked at"
-    )
-    jwt_audience: Words = option((), "Accepted `aud`.", default_text="`aud` is not looked at")
-    jwt_algorithms: Words = option(
-        (), "Allowed algorithms.", default_text="`HS256` for a secret, `RS256, ES256, EdDSA` for public keys"
-    )
-    jwt_leeway_s: float = option(30.0, "Seconds by which clocks may differ.", ge=0, le=300)
-    token_grace_s: float = option(
-        25.0, "Seconds after `exp` before a live connection is closed (3005).", ge=0, le=300
-    )
-    claim_tenant: str = option("tenant", "Claim that holds the tenant; a dot reaches into an object.")
-    claim_plan: str = option("plan", "Claim that holds the plan.")
-    claim_permissions: str = option("permissions", "Claim that holds the permissions (list or words).")
-    claim_name: str = option("name", "Claim that holds the display name.")
-    claim_e2e: str = option("e2e", "Claim that marks a test identity.")
-    claim_test_run: str = option("test_run", "Claim that holds the test run.")
-    embedded_provider: Literal["auto", "on", "off"] = option(
-        "auto",
-        "The embedded sign-in provider under `/auth`.",
-        default_text="on unless an issuer is configured; always on in development and testing",
-    )
-
-
-class E2eOptions(BaseModel):
-    """End-to-end tests. E2E_TESTING, PYTEST_RUNNING, STAGING_E2E_TEST and E2E_TEST_ENV are read too."""
-
-    e2e_key: Secret | None = option(
-        None,
-        "Key that test identities prove, at least 32 characters. Never in production.",
-        variables=("E2E_OAUTH_SIMULATION_KEY",),
-        secret=True,
-        only_environment=True,
-    )
-    e2e_previous_key: Secret | None = option(
-        None, "The key before, while it is being rotated. Never in production.", secret=True
-    )
-    e2e_oidc_issuer: str | None = option(
-        None, "CI's OpenID issuer, whose tokens serve instead of the key at the simulation exchange."
-    )
-    e2e_oidc_subject: str | None = option(
-        None, "Required `sub` of CI's tokens; `*` at the end matches the rest."
-    )
-    e2e_permissions: Words = option(
-        ("chat",), "Permissions of test identities; the caller cannot choose them."
-    )
-    conformance_echo: bool = option(
-        False, "Serve `/ws/conformance`, a raw echo for protocol suites. Never in production."
-    )
-
-
-class EngineOptions(BaseModel):
-    """Where events and records are kept."""
-
-    broker_url: Secret | None = option(
-        None,
-        "`nats://…` or `redis://…`.",
-        url=True,
-        default_text="SQLite in the data directory",
-    )
-    store_url: Secret | None = option(
-        None, "`postgresql://…`.", url=True, default_text="SQLite in the data directory"
-    )
-
-
-class LimitOptions(BaseModel):
-    """DESIGN section 8. What is advertised here is enforced."""
-
-    handshake_timeout_s: float = option(10.0, "Accept to 101, in seconds.", ge=0.1, le=60)
-    inband_timeout_s: float = option(10.0, "Seconds an inert connection has to prove itself.", ge=0.1, le=60)
-    max_head_bytes: int = option(16 * 1024, "Request head.", ge=1024, le=256 * 1024)
-    max_headers: int = option(100, "Headers of a request.", ge=16, le=1000)
-    max_message_bytes: int = option(64 * 1024, "One message from a client.", ge=1024, le=16 * 1024 * 1024)
-    max_fragments: int = option(1024, "Fragments of a message, empty ones too.", ge=1, le=100_000)
-    max_inflation_ratio: int = option(10, "Inflated size over wire size.", ge=1, le=1000)
-    max_inflated_bytes: int = option(1024 * 1024, "One inflated message.", ge=1024, le=64 * 1024 * 1024)
-    deflate: bool = option(False, "Offer permessage-deflate, without context takeover.")
-    max_pending_bytes: int = option(
-        1024 * 1024, "Bytes waiting for one client.", ge=16 * 1024, le=256 * 1024 * 1024
-    )
-    max_lag_s: float = option(10.0, "Seconds a client may lag before it is closed (3008).", ge=1, le=300)
-    commands_per_s: float = option(60.0, "Commands a second of one connection.", ge=1, le=100_000)
-    commands_burst: int = option(120, "Commands at once.", ge=1, le=1_000_000)
-    control_frames_per_s: float = option(20.0, "Pings and pongs a second.", ge=1, le=10_000)
-    max_connections_per_user: int | None = option(
-        None, "Connections of one user, instead of the plan's.", ge=1, le=100_000, default_text="by plan"
-    )
-    max_connections_per_address: int = option(1000, "Connections of one client address.", ge=1, le=1_000_000)
-    max_connections_unauthenticated: int = option(
-        500, "Connections that have not proved who they are.", ge=1, le=1_000_000
-    )
-    max_connections: int = option(20_000, "Connections of the whole process.", ge=1, le=1_000_000)
-    max_json_depth: int = option(32, "Nesting of a client's JSON.", ge=4, le=512)
-    ping_interval_s: float = option(25.0, "Seconds between pings.", ge=1, le=600)
-    pong_timeout_s: float = option(10.0, "Seconds to wait for a pong (3012).", ge=0.5, le=300)
-
-
-class TableOptions(BaseModel):
-    """Tables of `narthex.toml`; they have no variable."""
-
-    issuers: tuple[IssuerSettings, ...] = ()
-    users: tuple[UserSettings, ...] = ()
-    plans: dict[str, PlanSettings] = {}
-
-
-GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
-    ("Server", ServerOptions),
-    ("Logs", LogOptions),
-    ("Admission", AdmissionOptions),
-    ("Tokens", TokenOptions),
-    ("End-to-end tests", E2eOptions),
-    ("Engines", EngineOptions),
-    ("Limits", LimitOptions),
+from narthex.domain.addresses import TrustedProxies
+from narthex.domain.environment import EnvironmentPolicy
+from narthex.domain.limits import Limits
+from narthex.domain.origins import HostPolicy, OriginPolicy
+from narthex.domain.plans import Plan, with_overrides
+from narthex.errors import Bug
+from narthex.settings.groups import (
+    AdmissionOptions,
+    E2eOptions,
+    EngineOptions,
+    LimitOptions,
+    LogOptions,
+    ServerOptions,
+    TableOptions,
+    TokenOptions,
+    option_fields,
 )
-"""The order of docs/settings.md and of `narthex check`."""
+from narthex.settings.options import facts
+from narthex.settings.tables import Claims, IssuerSettings
 
 
 class Settings(
@@ -255,7 +52,10 @@ class Settings(
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
-    _e2e_variables: dict[str, str] = PrivateAttr(default_factory=dict)
+    _policy: EnvironmentPolicy | None = PrivateAttr(default=None)
+    _origins: OriginPolicy = PrivateAttr(default=OriginPolicy())
+    _hosts: HostPolicy = PrivateAttr(default=HostPolicy())
+    _proxies: TrustedProxies = PrivateAttr(default=TrustedProxies())
 
     @classmethod
     def settings_customise_sources(
@@ -275,24 +75,58 @@ class Settings(
         """What works but should not stay so; each a sentence with its remedy."""
         return self._warnings
 
+    def seal(
+        self,
+        *,
+        sources: dict[str, str],
+        warnings: tuple[str, ...],
+        policy: EnvironmentPolicy,
+        origins: OriginPolicy,
+        hosts: HostPolicy,
+        proxies: TrustedProxies,
+    ) -> None:
+        """Keep what the rules came to. Called by `load` only."""
+        self._sources = sources
+        self._warnings = warnings
+        self._policy = policy
+        self._origins = origins
+        self._hosts = hosts
+        self._proxies = proxies
+
     @property
-    def e2e_variables(self) -> dict[str, str]:
-        """Those of the five end-to-end variables that are present, with their values (the key's resolved)."""
-        return dict(self._e2e_variables)
+    def policy(self) -> EnvironmentPolicy:
+        """The environment's row of DESIGN section 2."""
+        if self._policy is None:
+            raise Bug("settings_unsealed", "Settings were made without narthex.settings.load.")
+        return self._policy
+
+    @property
+    def origins(self) -> OriginPolicy:
+        """`allowed_origins`, parsed."""
+        return self._origins
+
+    @property
+    def hosts(self) -> HostPolicy:
+        """`allowed_hosts`, parsed."""
+        return self._hosts
+
+    @property
+    def proxies(self) -> TrustedProxies:
+        """`trusted_proxies`, parsed; on Cloud Run the last hop when none are given."""
+        return self._proxies
+
+    def limits(self) -> Limits:
+        """The limits as the value that is enforced and advertised."""
+        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+
+    def plan_table(self) -> dict[str, Plan]:
+        """Every plan with the file's changes and `max_connections_per_user`."""
+        changes = {name: plan.model_dump() for name, plan in self.plans.items()}
+        return with_overrides(changes, connections=self.max_connections_per_user)
 
     def source(self, name: str) -> str:
         """Where option `name` came from: `default`, a variable, a flag, or the file."""
         return self._sources.get(name, "default")
-
-    @property
-    def is_production(self) -> bool:
-        """Whether the strictest rules hold."""
-        return self.environment == "production"
-
-    @property
-    def remote(self) -> bool:
-        """Whether this environment faces a network (staging, production) rather than a developer."""
-        return self.environment in ("staging", "production")
 
     def all_issuers(self) -> tuple[IssuerSettings, ...]:
         """The issuer of the flat options, if they name one, then `[[issuers]]`."""
@@ -327,7 +161,7 @@ class Settings(
     def provider_enabled(self) -> bool:
         """Whether the embedded provider answers under `/auth`."""
         if self.embedded_provider == "auto":
-            return not self.remote or not self.all_issuers()
+            return self.environment in ("development", "testing") or not self.all_issuers()
         return self.embedded_provider == "on"
 
     def e2e_keys(self) -> tuple[str, ...]:
@@ -350,12 +184,3 @@ class Settings(
             values = (getattr(table, name) for name in type(table).model_fields)
             found += [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
         return [value for value in found if value]
-
-
-def option_fields() -> dict[str, tuple[str, Any]]:
-    """Every flat option in order: name → (section, pydantic's field)."""
-    found: dict[str, tuple[str, Any]] = {}
-    for section, group in GROUPS:
-        for name, field in group.model_fields.items():
-            found[name] = (section, field)
-    return found

@@ -1,6 +1,6 @@
 """Where values come from: flags, environment variables, `narthex.toml`; and what a secret's name stands for.
 
-Not here: types and bounds (`model.py`), rules between options (`rules.py`). Rules: every problem is collected,
+Not here: types and bounds (`groups.py`), rules between options (`rules.py`). Rules: every problem is collected,
 none is raised; a problem names the variable, flag or key that was set, and never a secret's value; an empty
 variable counts as not set.
 """
@@ -17,7 +17,7 @@ from typing import Any, Final
 from narthex.adapters.secrets.file import read_file
 from narthex.adapters.secrets.value import SecretReader, read_value
 from narthex.errors import ConfigError
-from narthex.settings.model import option_fields
+from narthex.settings.groups import option_fields
 from narthex.settings.options import PREFIX, OptionFacts, facts
 from narthex.settings.tables import SECRET_MEMBERS
 
