@@ -7,15 +7,10 @@ has one, and must have one when a cookie is its credential (CSRF); bodies are bo
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Final, Protocol
-from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
@@ -25,30 +20,18 @@ from starlette.routing import Route
 from narthex.app.provider import Denied, Provider, Session
 from narthex.app.revocations import Revocations
 from narthex.domain.identity import Identity
-from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
+from narthex.domain.refusals import Refusal
 from narthex.domain.secrets import any_equal
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import DependencyError
 from narthex.ports.credentials import User
 from narthex.ports.tokens import TokenVerifier
+from narthex.web.fields import basic_password, bearer, local_path, read_fields
+from narthex.web.problems import NO_STORE, denied, problem, refusal
 
 SESSION_COOKIE: Final = "narthex_session"
 REFRESH_COOKIE: Final = "narthex_refresh"
-MAX_BODY_BYTES: Final = 16 * 1024  # a token of 8 KB and some fields
-NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
-
-# What signing in can answer beyond the admission table: status, title, remedy.
-_PROBLEMS: Final = {
-    "login_failed": (401, "Sign-in failed", "Check the e-mail and the password."),
-    "refresh_invalid": (401, "The refresh token is not valid", "Sign in again."),
-    "account_blocked": (403, "The account is blocked", "Ask the operator."),
-    "client_not_allowed": (
-        401,
-        "The caller may not ask this",
-        "Send the admin key as Bearer or Basic password.",
-    ),
-}
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
@@ -135,7 +118,7 @@ class AuthSite:
         )
         if isinstance(outcome, Denied):
             return denied(outcome)
-        return self.answer(request, outcome, next_path=_local_path(fields.get("next", "")))
+        return self.answer(request, outcome, next_path=local_path(fields.get("next", "")))
 
     async def refresh(self, request: Request) -> Response:
         """`{refresh_token}` as JSON or form, or the refresh cookie → a new session (also an OAuth refresh grant)."""
@@ -162,10 +145,10 @@ class AuthSite:
         """End the session of the Bearer token or cookie, and of `{refresh_token}`; 204 whatever there was."""
         fields = await read_fields(request) or {}
         refresh_token = fields.get("refresh_token", "")
-        if not refresh_token and not _bearer(request) and request.cookies and "origin" not in request.headers:
+        if not refresh_token and not bearer(request) and request.cookies and "origin" not in request.headers:
             return _origin_refused()
         identity: Identity | None = None
-        token = _bearer(request) or request.cookies.get(SESSION_COOKIE, "")
+        token = bearer(request) or request.cookies.get(SESSION_COOKIE, "")
         if token:
             verdict = await self._verdict(token)
             if isinstance(verdict, Unavailable):
@@ -221,7 +204,7 @@ class AuthSite:
 
     async def me(self, request: Request) -> Response:
         """Whose Bearer token or cookie it is: `{id, name, tenant, plan, permissions, expires_at, …}`."""
-        token = _bearer(request) or request.cookies.get(SESSION_COOKIE, "")
+        token = bearer(request) or request.cookies.get(SESSION_COOKIE, "")
         carriers = ("authorization", "cookie")
         if not token:
             return refusal(Refusal(code="auth_required", carriers_checked=carriers))
@@ -257,7 +240,7 @@ class AuthSite:
         return JSONResponse(await self._provider.introspect(fields["token"]), headers=NO_STORE)
 
     def _may_introspect(self, request: Request) -> bool:
-        offered = _bearer(request) or _basic_password(request)
+        offered = bearer(request) or basic_password(request)
         if not self._service_keys:
             return self._open_introspection
         return any_equal(offered, self._service_keys)
@@ -347,87 +330,7 @@ def user_json(user: User) -> dict[str, object]:
     }
 
 
-async def read_fields(request: Request) -> dict[str, str] | None:
-    """The string members of a JSON object or form; None when it is neither, or too large. Empty body: {}."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    if not body:
-        return {}
-    try:
-        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict):
-        return None
-    return {name: value for name, value in document.items() if isinstance(value, str)}
-
-
-def denied(outcome: Denied) -> Response:
-    """Why there is no session, as problem+json."""
-    if outcome.code == "rate_limited":
-        return refusal(
-            Refusal(code="rate_limited", detail=outcome.detail, retry_after_s=outcome.retry_after_s)
-        )
-    return problem(outcome.code, outcome.detail)
-
-
-def refusal(found: Refusal) -> Response:
-    """A row of the admission table as problem+json (RFC 9457)."""
-    return JSONResponse(
-        found.problem(secrets.token_hex(16)),
-        status_code=found.row.http or 400,
-        headers=NO_STORE | dict(found.headers()),
-        media_type="application/problem+json",
-    )
-
-
-def problem(code: str, detail: str) -> Response:
-    """One of this room's own problems, or a row of the admission table."""
-    if code not in _PROBLEMS:
-        return refusal(Refusal(code=code, detail=detail))
-    status, title, remedy = _PROBLEMS[code]
-    return JSONResponse(
-        {
-            "type": PROBLEM_TYPE_BASE + code,
-            "title": title,
-            "status": status,
-            "code": code,
-            "detail": detail or title + ".",
-            "remedy": remedy,
-            "trace_id": secrets.token_hex(16),
-        },
-        status_code=status,
-        headers=NO_STORE | ({"WWW-Authenticate": 'Bearer realm="narthex"'} if status == 401 else {}),
-        media_type="application/problem+json",
-    )
-
-
 def _origin_refused() -> Response:
     return refusal(
         Refusal(code="origin_not_allowed", detail="A request with a cookie must come from an allowed page.")
     )
-
-
-def _bearer(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _basic_password(request: Request) -> str:
-    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return ""
-    try:
-        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
-    except (binascii.Error, ValueError):
-        return ""
-
-
-def _local_path(path: str) -> str:
-    """`path` if it stays on this site, else empty: an open redirect would lend our name to anybody."""
-    return path if path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() else ""

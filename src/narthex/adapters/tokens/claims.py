@@ -155,10 +155,17 @@ def _identity(claims: Claims, rules: ClaimRules, issued_at: float | None, expire
         test_run=_text(claims, names.test_run) if e2e else "",
         identity_class=IdentityClass.E2E if e2e else IdentityClass.USER,
         issuer=claims.get("iss", ""),
-        token_id=_text(claims, "jti"),
+        token_id=_token_id(claims),
         issued_at=issued_at,
         expires_at=expires_at,
     )
+
+
+def _token_id(claims: Claims) -> str:
+    """`jti`: one that is no text could never be revoked by it, so it is refused rather than left out."""
+    if "jti" in claims and claims["jti"] is None:
+        raise _Fault("token_invalid", "The claim `jti` is no string.")
+    return _text(claims, "jti")
 
 
 def _tenant(claims: Claims, rules: ClaimRules) -> str:

@@ -1,0 +1,55 @@
+"""What a request of the sign-in routes brings: bounded bodies, and credentials in `Authorization`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Final
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+MAX_BODY_BYTES: Final = 16 * 1024  # a token of 8 KB and some fields
+
+
+async def read_fields(request: Request) -> dict[str, str] | None:
+    """The string members of a JSON object or form; None when it is neither, or too large. Empty body: {}."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    if not body:
+        return {}
+    try:
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    return {name: value for name, value in document.items() if isinstance(value, str)}
+
+
+def bearer(request: Request) -> str:
+    """The token of `Authorization: Bearer`, empty when there is none (RFC 6750 section 2.1)."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def basic_password(request: Request) -> str:
+    """The password of `Authorization: Basic`, empty when there is none (RFC 7617)."""
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def local_path(path: str) -> str:
+    """`path` if it stays on this site, else empty: an open redirect would lend our name to anybody."""
+    return path if path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() else ""

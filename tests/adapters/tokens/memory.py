@@ -1,0 +1,139 @@
+"""A `Credentials` in memory, for tests of what stands above the port."""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.errors import DependencyError
+from narthex.ports.credentials import Credentials, RefreshToken, Revocation, SigningKey, User
+
+
+class MemoryCredentials:
+    """Keeps everything in dicts. `away` makes every call raise `DependencyError`; `reads` counts `keys` calls."""
+
+    def __init__(self) -> None:
+        self.users: dict[tuple[str, str], User] = {}
+        self.tickets: dict[str, tuple[str, float]] = {}
+        self.refresh: dict[str, RefreshToken] = {}
+        self.kept_keys: dict[str, SigningKey] = {}
+        self.kept_revocations: dict[tuple[str, str, str], Revocation] = {}
+        self.away = False
+        self.reads = 0
+
+    def _reach(self) -> None:
+        if self.away:
+            raise DependencyError("store", "The store is away.", "Wait.")
+
+    async def upsert_user(self, user: User) -> User:
+        self._reach()
+        for key, kept in self.users.items():
+            if (kept.tenant, kept.email) == (user.tenant, user.email):
+                self.users[key] = msgspec.structs.replace(
+                    kept,
+                    name=user.name,
+                    plan=user.plan,
+                    permissions=user.permissions,
+                    password_hash=user.password_hash,
+                )
+                return self.users[key]
+        self.users[user.tenant, user.user_id] = user
+        return user
+
+    async def user_by_email(self, tenant: str, email: str) -> User | None:
+        self._reach()
+        found = [user for user in self.users.values() if (user.tenant, user.email) == (tenant, email)]
+        return found[0] if found else None
+
+    async def user(self, tenant: str, user_id: str) -> User | None:
+        self._reach()
+        return self.users.get((tenant, user_id))
+
+    async def block_user(self, tenant: str, user_id: str, at: float) -> bool:
+        self._reach()
+        found = self.users.get((tenant, user_id))
+        if found is not None:
+            self.users[tenant, user_id] = msgspec.structs.replace(found, blocked_at=at)
+        return found is not None
+
+    async def put_ticket(self, ticket_hash: str, identity: str, expires_at: float) -> None:
+        self._reach()
+        self.tickets[ticket_hash] = (identity, expires_at)
+
+    async def take_ticket(self, ticket_hash: str, now: float) -> str | None:
+        found = await self.peek_ticket(ticket_hash, now)
+        self.tickets.pop(ticket_hash, None)
+        return found
+
+    async def peek_ticket(self, ticket_hash: str, now: float) -> str | None:
+        self._reach()
+        identity, expires_at = self.tickets.get(ticket_hash, ("", 0.0))
+        return identity if expires_at > now else None
+
+    async def put_refresh(self, token: RefreshToken) -> None:
+        self._reach()
+        self.refresh[token.token_hash] = token
+
+    async def use_refresh(self, token_hash: str, now: float) -> tuple[str, RefreshToken | None]:
+        self._reach()
+        found = self.refresh.get(token_hash)
+        if found is None or found.expires_at <= now:
+            return "unknown", None
+        if found.used_at:
+            return "reused", found
+        self.refresh[token_hash] = used = msgspec.structs.replace(found, used_at=now)
+        return "ok", used
+
+    async def revoke_family(self, family: str) -> None:
+        self._reach()
+        self.refresh = {key: kept for key, kept in self.refresh.items() if kept.family != family}
+
+    async def revoke_user_refresh(self, tenant: str, user_id: str) -> None:
+        self._reach()
+        self.refresh = {
+            key: kept
+            for key, kept in self.refresh.items()
+            if (kept.tenant, kept.user_id) != (tenant, user_id)
+        }
+
+    async def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> SigningKey:
+        self._reach()
+        if only_if_none:
+            for kept in self.kept_keys.values():
+                if kept.purpose == key.purpose and not kept.retire_at:
+                    return kept
+        self.kept_keys[key.kid] = key
+        return key
+
+    async def keys(self, purpose: str) -> list[SigningKey]:
+        self._reach()
+        self.reads += 1
+        found = [key for key in self.kept_keys.values() if key.purpose == purpose]
+        return sorted(found, key=lambda key: key.created_at, reverse=True)
+
+    async def retire_key(self, kid: str, retire_at: float) -> bool:
+        self._reach()
+        if kid not in self.kept_keys:
+            return False
+        self.kept_keys[kid] = msgspec.structs.replace(self.kept_keys[kid], retire_at=retire_at)
+        return True
+
+    async def add_revocation(self, revocation: Revocation) -> None:
+        self._reach()
+        self.kept_revocations[revocation.kind, revocation.tenant, revocation.value] = revocation
+
+    async def remove_revocation(self, kind: str, tenant: str, value: str) -> bool:
+        self._reach()
+        return self.kept_revocations.pop((kind, tenant, value), None) is not None
+
+    async def revocations(self, now: float) -> list[Revocation]:
+        self._reach()
+        return [kept for kept in self.kept_revocations.values() if kept.until > now]
+
+    async def expire(self, now: float) -> int:
+        self._reach()
+        return 0
+
+
+def as_port(fake: MemoryCredentials) -> Credentials:
+    """The fake as the port: mypy checks that it has every method."""
+    return fake
