@@ -1,0 +1,101 @@
+"""Every metric of narthex, once: kind, name, labels, buckets and a line for people.
+
+Not here: counting (`metrics.py`). Rules: a name is used in the code only if it stands here (a test walks the
+sources); labels are closed sets, never an id, a path or a text of a client; docs/operations.md is generated from
+this table, and alert rules and dashboards script against it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+PREFIX: Final = "narthex_"
+
+QUICK_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds: an unhindered handshake is under a millisecond, its deadline is 10 s."""
+
+Mode = Literal["all", "livesum", "livemax", "livemostrecent"]
+
+
+class Metric(NamedTuple):
+    """One metric.
+
+    Attributes:
+        name: without the prefix and without a counter's `_total`.
+        mode: how the processes of one gateway add up (gauges only).
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    labels: tuple[str, ...]
+    text: str
+    buckets: tuple[float, ...] = ()
+    mode: Mode = "livesum"
+
+    @property
+    def full_name(self) -> str:
+        """As it is scraped."""
+        return PREFIX + self.name + ("_total" if self.kind == "counter" else "")
+
+
+def _counter(name: str, text: str, *labels: str) -> Metric:
+    return Metric("counter", name, labels, text)
+
+
+def _gauge(name: str, text: str, *labels: str, mode: Mode = "livesum") -> Metric:
+    return Metric("gauge", name, labels, text, mode=mode)
+
+
+def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = QUICK_BUCKETS) -> Metric:
+    return Metric("histogram", name, labels, text, buckets)
+
+
+CATALOGUE: Final = (
+    _counter("handshakes", "Handshakes by outcome and refusal code.", "outcome", "code", "class"),
+    _histogram("handshake_seconds", "From the request head to the decision."),
+    _counter("credential_extractions", "Credentials looked for, by carrier.", "carrier", "result"),
+    _gauge("connections_active", "Live connections.", "class"),
+    _counter("disconnects", "Closed connections by close code.", "code"),
+    _counter("e2e_admissions", "Attempts to get in as a test identity.", "result"),
+    _counter("e2e_tests", "End-to-end tests reported by runners.", "result"),
+    _gauge(
+        "breaker_state",
+        "Circuit breaker: closed 0, half_open 1, open 2.",
+        "dependency",
+        "class",
+        mode="livemax",
+    ),
+    _gauge(
+        "health_status", "Last health check: healthy 0, degraded 1, unhealthy 2.", "check", mode="livemax"
+    ),
+    _gauge("info", "Always 1; its labels say what runs.", "version", "environment", mode="livemostrecent"),
+    _gauge("auth_bypass_active", "1 while test identities are admitted.", mode="livemax"),
+    _counter("events_lost", "Acknowledged events that could not be recovered. Must stay 0."),
+    _counter("recoveries", "Recoveries asked for by clients.", "result"),
+    _counter("messages_ignored", "Messages of clients that nothing handles.", "reason"),
+    _counter("presence_failures", "Presence updates that a broker did not take.", "reason"),
+    _counter("runs", "Ended runs of agents.", "state", "error"),
+    _gauge("runs_active", "Runs that this gateway owns now."),
+    _histogram("run_start_seconds", "From run.start to the run's first event."),
+    _histogram("run_cancel_seconds", "From run.cancel to the agent's end."),
+    _counter("run_deltas_joined", "Text deltas joined at the source."),
+    _counter("run_publish_retries", "Publishes of run events that had to be repeated."),
+    _counter("run_notices_lost", "Notices about runs that could not be published."),
+    _counter("run_loop_failures", "Failed rounds of the run engine's loops.", "loop"),
+    _counter("run_bugs", "Runs ended by a bug in narthex."),
+    _counter("runs_lost", "Runs whose lease was lost to another instance."),
+    _counter("runs_taken_over", "Runs taken over from an instance that died."),
+    _counter("agents_left_behind", "Agents that did not stop when cancelled."),
+    _counter("bugs", "Unexpected exceptions; each has a trace id in the log.", "where"),
+    _counter("undeclared_metrics", "Uses of a metric that the catalogue does not know. Must stay 0."),
+)
+"""In the order of docs/operations.md."""
+
+
+def render_table() -> str:
+    """The metrics table of docs/operations.md."""
+    lines = ["| metric | kind | labels | what it says |", "| --- | --- | --- | --- |"]
+    for metric in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+        lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.text} |")
+    return "\n".join(lines)
