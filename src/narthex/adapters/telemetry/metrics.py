@@ -143,11 +143,16 @@ class PrometheusMeter:
     def numbers(self) -> dict[str, dict[str, int]]:
         """The member `metrics` of `/ws/health`, of this process: without the probe's own connections."""
         by_class = {name: count for name, count in sorted(self._active.items()) if name != "probe"}
-        admitted = sum(count for (outcome, _), count in self._outcomes.items() if outcome == "admitted")
-        total = self._outcomes.total()
-        refused = {
-            code: count for (outcome, code), count in sorted(self._outcomes.items()) if outcome != "admitted"
-        }
+        admitted = total = 0
+        refused: Tally[str] = Tally()
+        for (name, *labels), child in self._children.items():
+            if name == "handshakes" and labels[2] != "probe":
+                count = int(child._value.get())  # noqa: SLF001 - the library has no public way to read one child
+                total += count
+                if labels[0] == "admitted":
+                    admitted += count
+                else:
+                    refused[labels[1]] += count
         return {
             "websocket": {"active_connections": sum(by_class.values())}
             | {f"active_{name}": count for name, count in by_class.items()},
