@@ -1,0 +1,83 @@
+"""permessage-deflate (RFC 7692): what is negotiated, and inflating one message within its bound.
+
+Not here: deflating (`narthex.protocol.framing`). Rules: no context takeover either way, so that a socket keeps
+no window (13 to 50 kB measured) and one compressed frame serves all subscribers; a message's output is bounded
+before it is produced; an offer that cannot be met exactly is declined, and a client without it is served plain.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from websockets.exceptions import InvalidHeader
+from websockets.headers import parse_extension
+from websockets.typing import ExtensionParameter
+
+_TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.2
+_WINDOWS: Final = {str(bits) for bits in range(8, 16)}
+
+
+class Agreement(NamedTuple):
+    """What was agreed.
+
+    Attributes:
+        response: value of the answer's `Sec-WebSocket-Extensions`.
+        outgoing: whether prepared frames, deflated with a full window, may be sent. A client that asked for a
+            smaller one gets plain frames, which the extension always permits (section 7.2.1).
+    """
+
+    response: str
+    outgoing: bool
+
+
+class TooLarge(Exception):
+    """The message inflates past its bound: close code 1009."""
+
+
+def negotiate(offers: str) -> Agreement | None:
+    """Answer the offers of one handshake (section 7.1); None where there is none that can be met."""
+    try:
+        parsed = parse_extension(offers)
+    except InvalidHeader:
+        return None  # malformed offers are not worth a connection: RFC 6455 lets us ignore them
+    for name, parameters in parsed:
+        if name == "permessage-deflate":
+            agreement = _meet(parameters)
+            if agreement is not None:
+                return agreement
+    return None
+
+
+def _meet(parameters: Sequence[ExtensionParameter]) -> Agreement | None:
+    given = dict(parameters)
+    if len(given) != len(parameters):
+        return None
+    window = given.pop("server_max_window_bits", "")
+    client_window = given.pop("client_max_window_bits", None)
+    if window not in _WINDOWS | {""} or client_window not in _WINDOWS | {None}:
+        return None
+    for flag in ("server_no_context_takeover", "client_no_context_takeover"):
+        if given.pop(flag, None) is not None:
+            return None  # these have no value
+    if given:
+        return None
+    response = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+    if window:
+        response += f"; server_max_window_bits={window}"
+    return Agreement(response, window in ("", "15"))
+
+
+def inflate(payload: bytes, limit: int) -> bytes:
+    """Inflate one whole message to at most `limit` bytes.
+
+    Raises:
+        TooLarge: it would be longer.
+        zlib.error: it is not deflate.
+    """
+    machine = zlib.decompressobj(wbits=-15)
+    data = machine.decompress(payload + _TAIL, limit + 1)
+    if len(data) > limit:
+        raise TooLarge
+    return data

@@ -1,0 +1,244 @@
+"""HTTP requests: uvicorn's httptools protocol, held to the edge's limits on every request of a connection.
+
+uvicorn parses, runs the web application and frames its answers. This subclass adds what it lacks: head limits
+and deadlines, the judgement of every head, a bound on pipelining, an answer and a FIN for every refusal, and
+the way back for an upgrade on a kept-alive connection (proxies re-use their upstream connections).
+Rules: a refusal or an upgrade waits until answers that are owed before it are out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from narthex.adapters.edge.head import Fields, malformed, request_head, too_large
+from narthex.adapters.edge.rules import Upgrade, judge
+from narthex.adapters.edge.upgrading import begin
+from narthex.domain.refusals import Refusal
+from narthex.ports.edge import RequestHead
+
+if TYPE_CHECKING:
+    from narthex.adapters.edge.edge import Edge
+
+_BETWEEN: Final = 0  # no byte of a next request yet
+_HEAD: Final = 1
+_BODY: Final = 2
+
+
+class _Stop(Exception):
+    """`_outcome` is set: stops llhttp from within its callback, and never leaves this module."""
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One connection that speaks HTTP, until it closes or upgrades.
+
+    Args:
+        edge: shared state.
+        accepted_at: loop time of the connection.
+    """
+
+    def __init__(self, edge: Edge, accepted_at: float) -> None:
+        context = edge.http
+        super().__init__(context.config, context.server_state, context.app_state, _loop=edge.loop)
+        self._edge = edge
+        self._phase: Literal[0, 1, 2] = _BETWEEN
+        self._begun_at = accepted_at
+        self._requests = 0
+        self._head_bytes = 0  # of the head being read, as far as they came in reads of their own
+        self._timed: Literal[0, 1, 2] = _BETWEEN
+        self._outcome: Refusal | Upgrade | None = None  # how this connection's HTTP ends
+        self._outcome_head: RequestHead | None = None
+        self._early = b""
+        self._judged = True  # the entrance judged the first head
+        self.due = 0
+
+    # The transport's side.
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of requests; a head is fed only as far as it may be long."""
+        if self._outcome is not None:
+            self._keep(data)
+            return
+        limit = self._edge.limits.head_bytes
+        while data:
+            if self._phase == _BODY:
+                part, data = data, b""
+            else:
+                room = max(limit - self._head_bytes, 1)
+                part, data = data[:room], data[room:]
+            requests = self._requests
+            if not self._feed(part, data):
+                return
+            if self._phase == _HEAD:
+                same = requests == self._requests
+                self._head_bytes = self._head_bytes + len(part) if same else len(part)
+                if self._head_bytes >= limit:
+                    self._end(too_large(limit, self._edge.limits.headers))
+                    return
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._edge.open -= 1
+        self._edge.deadlines.clear(self)
+        super().connection_lost(exc)
+
+    def expired(self) -> None:
+        """A head or a body did not come in time."""
+        if self._outcome is None:
+            self._fault(Refusal(code="handshake_timeout", detail="The request did not arrive in time."))
+
+    def end(self) -> None:
+        """The process stops."""
+        self.transport.abort()
+
+    # llhttp's callbacks.
+
+    def on_message_begin(self) -> None:
+        """First byte of a request."""
+        self._phase = _HEAD
+        self._requests += 1
+        self._head_bytes = 0
+        self._unset_keepalive_if_required()
+        if self._requests > 1:
+            self._begun_at = self._edge.clock()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header line; a chunked body's trailers are dropped, as RFC 9110 section 6.5.1 permits."""
+        if self._phase != _HEAD:
+            return
+        limits = self._edge.limits
+        if len(self.headers) >= limits.headers:
+            self._stop(too_large(limits.head_bytes, limits.headers), None)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """A whole head: judge it before the application sees it."""
+        if self._judged:
+            self._judged = False
+        else:
+            self._judge()
+            if self._outcome is not None:
+                return
+        if len(self.pipeline) >= self._edge.limits.pipelined:
+            self._stop(malformed("Too many pipelined requests."), None)
+        super().on_headers_complete()
+        self._phase = _BODY
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a request's body."""
+        if self._outcome is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        self._phase = _BETWEEN
+        self._head_bytes = 0
+        if self._outcome is None:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is out; one that was owed before the end of HTTP may have been the last."""
+        super().on_response_complete()
+        if self._outcome is not None and not self.transport.is_closing():
+            self._conclude()
+
+    def _judge(self) -> None:
+        edge = self._edge
+        parser = self.parser
+        version = parser.get_http_version()
+        fields = Fields(parser.get_method(), self.url, version, self.headers, parser.should_upgrade())
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > edge.limits.head_bytes:
+            self._stop(too_large(edge.limits.head_bytes, edge.limits.headers), None)
+        host, port = self.client or ("", 0)
+        head = request_head(fields, peer=(host, port), secure=edge.secure, received_at=self._begun_at)
+        judged = judge(fields, head, edge.rules)
+        if isinstance(judged, Refusal):
+            self._stop(judged, head)
+        elif isinstance(judged, Upgrade):
+            self._outcome, self._outcome_head = judged, head
+
+    def _feed(self, part: bytes, rest: bytes) -> bool:
+        """Parse `part`, behind which `rest` has come already; False when HTTP ended in it."""
+        try:
+            self.parser.feed_data(part)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._keep(part[int(upgrade.args[0]) :] + rest)
+            self._conclude()
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _Stop):
+                self._conclude()
+            else:
+                self._fault(malformed("The request is not well-formed HTTP/1.1."))
+        else:
+            return True
+        return False
+
+    # The end of HTTP on this connection.
+
+    def _stop(self, refusal: Refusal, head: RequestHead | None) -> None:
+        self._outcome, self._outcome_head = refusal, head
+        raise _Stop
+
+    def _end(self, refusal: Refusal) -> None:
+        self._outcome = refusal
+        self._conclude()
+
+    def _fault(self, refusal: Refusal) -> None:
+        """A request broke off or went wrong on its way. In its body, its answer may have begun already: then
+        there is no place for another.
+        """
+        if self._phase == _BODY:
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # the application sees http.disconnect
+            self.cycle.message_event.set()
+        self._end(refusal)
+
+    def _keep(self, data: bytes) -> None:
+        """Bytes behind an upgrade's head that waits for earlier answers; behind a refusal they are dropped."""
+        if isinstance(self._outcome, Upgrade):
+            self._early += data
+            if len(self._early) > self._edge.limits.early_bytes:
+                self.flow.pause_reading()
+
+    def _conclude(self) -> None:
+        """Refuse or upgrade, once no answer is owed; else `on_response_complete` comes back here."""
+        outcome = self._outcome
+        cycle: RequestResponseCycle | Any = self.cycle  # None before the first request: uvicorn hides that
+        owed = cycle is not None and not (cycle.response_complete or cycle.disconnected)
+        if outcome is None or owed or self.pipeline:
+            return
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        self.flow.resume_reading()
+        if isinstance(outcome, Upgrade) and self._outcome_head is not None:
+            begin(self._edge, self.transport, self._outcome_head, outcome, self._early, self)
+        elif isinstance(outcome, Refusal):
+            self._edge.deadlines.clear(self)
+            self._edge.refuse(self.transport, outcome, self._outcome_head)
+
+    def _arm(self) -> None:
+        """One deadline for the phase that the connection is in now; idle time is uvicorn's to bound."""
+        phase = self._phase
+        if phase == _BETWEEN:
+            self._edge.deadlines.clear(self)
+        else:
+            if phase != self._timed or not self.due:
+                limits = self._edge.limits
+                self._edge.deadlines.set(self, limits.body_s if phase == _BODY else limits.handshake_s)
+        self._timed = phase
+
+
+def serve_http(edge: Edge, transport: asyncio.Transport, data: bytes, accepted_at: float) -> None:
+    """Hand a connection whose first head asks for no upgrade to uvicorn, with the bytes read so far."""
+    connection = HttpConnection(edge, accepted_at)
+    connection.connection_made(transport)
+    transport.set_protocol(connection)
+    connection.data_received(data)

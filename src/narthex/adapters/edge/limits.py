@@ -1,0 +1,102 @@
+"""What the edge allows before it says no: plain numbers, passed down by `wiring`. No rule is applied here.
+
+Rules: every bound of DESIGN section 8 that can be enforced below the app is a field here, with its unit in
+its name; a value that cannot work is a `ValueError` at construction, not a surprise under load.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class MessageLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one WebSocket connection (DESIGN section 8).
+
+    Attributes:
+        message_bytes: a message on the wire, all its fragments together; at least 125 (a control frame).
+        fragments: frames of one message, empty ones too.
+        inflated_ratio: how often its wire size a compressed message may inflate to; one that stays within
+            `message_bytes` is always allowed, because it costs no more than a plain message of that size.
+        inflated_bytes: what it may inflate to at most.
+        control_per_s: control frames in a second; 0 for no rate.
+        deflate: whether permessage-deflate is negotiated when a client offers it.
+        hold_when_full: stop reading while the write buffer is over its high mark. For an echo, whose input
+            is its output; the app bounds its own pending bytes and needs to see pongs and closes meanwhile.
+    """
+
+    message_bytes: int = 64 * KIB
+    fragments: int = 1024
+    inflated_ratio: int = 10
+    inflated_bytes: int = MIB
+    control_per_s: int = 20
+    deflate: bool = False
+    hold_when_full: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that would refuse RFC 6455 itself."""
+        if self.message_bytes < 125 or self.fragments < 1 or self.inflated_ratio < 1:
+            raise ValueError("message_bytes must be at least 125, fragments and inflated_ratio at least 1")
+
+    def inflated(self, wire_bytes: int) -> int:
+        """What a compressed message of `wire_bytes` may inflate to, in bytes."""
+        return max(self.message_bytes, min(self.inflated_ratio * wire_bytes, self.inflated_bytes))
+
+
+CONFORMANCE = MessageLimits(
+    message_bytes=16 * MIB,
+    fragments=100_000,
+    inflated_bytes=16 * MIB,
+    control_per_s=0,
+    deflate=True,
+    hold_when_full=True,
+)
+"""Limits of `/ws/conformance` (DESIGN section 9): what the Autobahn suite needs, and no more."""
+
+
+class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of the edge.
+
+    Attributes:
+        handshake_s: from accept (or a kept-alive connection's next first byte) to the 101.
+        head_bytes: request line and headers, the closing empty line included.
+        headers: how many header lines.
+        early_bytes: what a client may send after its head before the decision; then reading pauses.
+        body_s: from the end of the head to the end of a request's body.
+        keep_alive_s: idle time between two HTTP requests. Longer than nginx's 60 s for its upstreams, so that
+            the proxy and not the gateway closes first (else the proxy answers 502 now and then).
+        pipelined: HTTP requests waiting behind one whose answer is not finished.
+        close_s: from our close frame to the peer's.
+        linger_s: after a refusal's FIN, for the peer to read it and close.
+        linger_bytes: what is read and thrown away meanwhile; then reading pauses.
+        connections: TCP connections of this process, HTTP included.
+        send_buffer_bytes: `SO_SNDBUF` as asked for (Linux doubles it); 0 leaves the system's autotuning,
+            which can hide 4 MiB of lag per client.
+        write_high_bytes: above this many bytes not yet in the kernel a socket is not `writable`.
+        write_low_bytes: at this many it is again.
+        app: limits of `/ws`.
+        conformance: limits of `/ws/conformance`.
+    """
+
+    handshake_s: float = 10.0
+    head_bytes: int = 16 * KIB
+    headers: int = 100
+    early_bytes: int = 64 * KIB
+    body_s: float = 30.0
+    keep_alive_s: int = 75
+    pipelined: int = 16
+    close_s: float = 5.0
+    linger_s: float = 2.0
+    linger_bytes: int = MIB
+    connections: int = 21_000
+    send_buffer_bytes: int = 128 * KIB
+    write_high_bytes: int = 64 * KIB
+    write_low_bytes: int = 16 * KIB
+    app: MessageLimits = MessageLimits()
+    conformance: MessageLimits = CONFORMANCE
+
+    def messages(self, name: str) -> MessageLimits:
+        """The message limits that an `Accept` names."""
+        return self.conformance if name == "conformance" else self.app

@@ -1,0 +1,136 @@
+"""The entrance: our class in uvicorn's `http` slot, there from accept until the first request head is read.
+
+Then the connection is an upgrade's (`upgrading`, `websocket`), uvicorn's (`http`), or refused (`lingering`).
+Rules: every head has its deadline; every refused request gets an answer and a FIN; a connection that never
+sent a byte is closed without one, for it asked for nothing (browsers open such connections in advance).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from narthex.adapters.edge.edge import Edge, HttpContext
+from narthex.adapters.edge.head import Complete, HeadReader, malformed, request_head
+from narthex.adapters.edge.http import serve_http
+from narthex.adapters.edge.rules import Upgrade, judge
+from narthex.adapters.edge.upgrading import begin
+from narthex.domain.refusals import Refusal
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+
+class Entrance(asyncio.Protocol):
+    """A connection before its first request is known."""
+
+    __slots__ = ("_at", "_edge", "_read", "_reader", "_transport", "due")
+
+    _transport: asyncio.Transport
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._reader: HeadReader | None = None
+        self._read = b""  # at most `head_bytes`
+        self.due = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted: the handshake's time starts."""
+        edge = self._edge
+        self._transport = cast("asyncio.Transport", transport)
+        edge.open += 1
+        self._at = edge.clock()
+        if edge.open > edge.limits.connections:
+            self._refuse(Refusal(code="overloaded", detail="Too many connections.", retry_after_s=5))
+            return
+        edge.deadlines.set(self, edge.limits.handshake_s)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the head, and whatever comes behind it."""
+        limits = self._edge.limits
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = HeadReader(limits.head_bytes, limits.headers)
+        outcome = reader.feed(data)
+        if outcome is None:
+            self._read += data
+        elif isinstance(outcome, Refusal):
+            self._refuse(outcome)
+        else:
+            self._route(outcome, self._read + data if self._read else data)
+
+    def eof_received(self) -> bool:
+        """The peer has nothing more to say; an incomplete head gets its answer all the same."""
+        if self._reader is None:
+            return False
+        self._refuse(malformed("The request ended before its head was complete."), eof=True)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The peer left."""
+        del exc
+        self._edge.open -= 1
+        self._edge.deadlines.clear(self)
+        self._drop_reader()
+
+    def expired(self) -> None:
+        """No whole head in time."""
+        if self._reader is None:
+            self._transport.close()
+        else:
+            self._refuse(Refusal(code="handshake_timeout", detail="The request head did not arrive in time."))
+
+    def end(self) -> None:
+        """The process stops."""
+        self._transport.abort()
+
+    def _route(self, complete: Complete, data: bytes) -> None:
+        edge, transport = self._edge, self._transport
+        self._reader = None
+        peer = transport.get_extra_info("peername")
+        head = request_head(
+            complete.fields,
+            peer=(peer[0], peer[1]) if peer else ("", 0),
+            secure=edge.secure,
+            received_at=self._at,
+        )
+        judged = judge(complete.fields, head, edge.rules)
+        if isinstance(judged, Upgrade):
+            begin(edge, transport, head, judged, data[complete.size :], self)
+        elif isinstance(judged, Refusal):
+            edge.deadlines.clear(self)
+            edge.refuse(transport, judged, head)
+        else:
+            edge.deadlines.clear(self)
+            serve_http(edge, transport, data, self._at)
+
+    def _refuse(self, refusal: Refusal, *, eof: bool = False) -> None:
+        self._edge.deadlines.clear(self)
+        self._drop_reader()
+        self._edge.refuse(self._transport, refusal, None, eof=eof)
+
+    def _drop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.drop()
+            self._reader = None
+
+
+class Doorkeeper:
+    """What uvicorn calls for each connection it accepts, in place of a protocol class."""
+
+    __slots__ = ("_edge",)
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def __call__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Entrance:
+        """A new connection's protocol."""
+        self._edge.http = HttpContext(config, server_state, app_state)
+        return Entrance(self._edge)

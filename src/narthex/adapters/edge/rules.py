@@ -1,0 +1,185 @@
+"""What a request head may say: one pure judgement, for the first request of a connection and for later ones.
+
+Rules: the order of checks is fixed, so that a refusal names the outermost fault; a refusal never repeats what
+the client sent; `Host` decides whether a request is answered, never which path it is for. Nothing here knows
+credentials: that is the Gate's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from narthex.adapters.edge.head import Fields, authority, malformed
+from narthex.domain.refusals import Refusal
+from narthex.ports.edge import RequestHead
+
+AllowedHost = Callable[[str], bool]
+"""Given a host name in lower case without its port (an IPv6 literal in brackets): may it be asked for here?"""
+
+# Where RFC 9110 allows a list, several lines are one; where it does not, two lines are an attack or a bug:
+# which of them counts would depend on who reads them.
+_SINGLE: Final = frozenset(
+    {"host", "origin", "authorization", "content-length", "sec-websocket-key", "sec-websocket-version"}
+)
+_LISTS: Final = frozenset(
+    {"connection", "upgrade", "transfer-encoding", "sec-websocket-protocol", "sec-websocket-extensions"}
+)
+# No `/`, `?`, `#`, `@`: frameworks paste Host into URLs, and it must not become a path there
+# (Starlette 2026-48710).
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")  # only percent-encoding can bring them this far
+_STRIPPED: Final = "A proxy in between may strip `Upgrade` and `Connection`: they are hop-by-hop."
+
+
+class HeadRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What this gateway answers to.
+
+    Attributes:
+        allowed_host: whether a `Host` is ours.
+        websocket_paths: exact, percent-decoded paths that upgrade.
+        any_host_paths: paths that are answered whatever `Host` says, for platforms' probes.
+    """
+
+    allowed_host: AllowedHost
+    websocket_paths: frozenset[str] = frozenset({"/ws", "/websocket", "/connection/websocket"})
+    any_host_paths: frozenset[str] = frozenset({"/livez", "/readyz"})
+
+
+class Plain(msgspec.Struct, frozen=True):
+    """Not an upgrade: an HTTP request for the web application."""
+
+
+class Upgrade(msgspec.Struct, frozen=True):
+    """A well-formed WebSocket upgrade to a known path.
+
+    Attributes:
+        key: `Sec-WebSocket-Key`.
+        protocols: what the client offers to speak, in its order.
+        extensions: the offered extensions, as one raw list.
+    """
+
+    key: str
+    protocols: tuple[str, ...]
+    extensions: str
+
+
+PLAIN: Final = Plain()
+
+
+def judge(fields: Fields, head: RequestHead, rules: HeadRules) -> Plain | Upgrade | Refusal:
+    """Whether a request goes to the web application, to the Gate, or is refused here.
+
+    Args:
+        fields: the raw head.
+        head: the same as `request_head` made it.
+        rules: what this gateway answers to.
+    """
+    if head.http_version not in ("1.1", "1.0"):
+        return malformed("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    found: dict[str, str] = {}
+    for name, value in head.headers:
+        if name in _SINGLE:
+            if name in found:
+                return malformed(f"The header {name} came twice.")
+            found[name] = value
+        elif name in _LISTS:
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    problem = _target_problem(fields, head, found.get("host")) or _host_problem(
+        head, found.get("host"), rules
+    )
+    if problem is not None:
+        return problem
+    if "upgrade" not in found:
+        if head.path in rules.websocket_paths:
+            return _no_upgrade(head)
+        return PLAIN
+    return _judge_upgrade(head, found, rules)
+
+
+def _target_problem(fields: Fields, head: RequestHead, host: str | None) -> Refusal | None:
+    if not head.path or b"#" in fields.target or fields.method == b"CONNECT":
+        return malformed("The request target must be a path.")
+    if b"%" in fields.target and _CONTROL.search(head.path) is not None:
+        return malformed("The request target holds control characters.")
+    if fields.target[0] != 0x2F and authority(fields.target) != (host or "").lower():
+        return malformed("The request target names another host than the Host header.")
+    return None
+
+
+def _host_problem(head: RequestHead, host: str | None, rules: HeadRules) -> Refusal | None:
+    anyone = head.path in rules.any_host_paths
+    if host is None:
+        if head.http_version == "1.1" or not anyone:
+            return malformed("The Host header is missing.")
+        return None
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return malformed("The Host header is not a host name.")
+    if not anyone and not rules.allowed_host(match[1].lower()):
+        return malformed("The Host header does not name this gateway; NARTHEX_ALLOWED_HOSTS lists what does.")
+    return None
+
+
+def _no_upgrade(head: RequestHead) -> Refusal:
+    if head.http_version == "1.0":
+        return Refusal(
+            code="upgrade_required",
+            detail="The request came as HTTP/1.0 without `Upgrade`. A proxy must speak HTTP/1.1 to its upstream.",
+        )
+    return Refusal(code="upgrade_required", detail=f"No `Upgrade` header arrived. {_STRIPPED}")
+
+
+def _judge_upgrade(head: RequestHead, found: dict[str, str], rules: HeadRules) -> Plain | Upgrade | Refusal:
+    connection = _tokens(found.get("connection", ""))
+    if "websocket" not in _tokens(found["upgrade"]):
+        if "upgrade" not in connection and head.path not in rules.websocket_paths:
+            return PLAIN  # a stray hop-by-hop header asks for nothing
+        return malformed("`Upgrade` to anything but `websocket` is not spoken here.")
+    if head.path not in rules.websocket_paths:
+        return Refusal(code="no_route", detail="No WebSocket is at this path.")
+    problem = _method_problem(head, connection) or _websocket_problem(found)
+    if problem is not None:
+        return problem
+    offered = found.get("sec-websocket-protocol", "")
+    return Upgrade(
+        found["sec-websocket-key"],
+        tuple(name for name in (part.strip(" \t") for part in offered.split(",")) if name) if offered else (),
+        found.get("sec-websocket-extensions", ""),
+    )
+
+
+def _method_problem(head: RequestHead, connection: list[str]) -> Refusal | None:
+    if head.http_version == "1.0":
+        detail = (
+            "An upgrade needs HTTP/1.1; this came as HTTP/1.0. A proxy must speak HTTP/1.1 to its upstream."
+        )
+    elif head.method != "GET":
+        detail = "An upgrade is a GET request."
+    elif "upgrade" not in connection:
+        detail = f"`Connection: Upgrade` is missing. {_STRIPPED}"
+    else:
+        return None
+    return Refusal(code="upgrade_required", detail=detail)
+
+
+def _websocket_problem(found: dict[str, str]) -> Refusal | None:
+    if found.get("sec-websocket-version") != "13":
+        return Refusal(code="upgrade_required", detail="`Sec-WebSocket-Version` must be 13.")
+    if _KEY.fullmatch(found.get("sec-websocket-key", "")) is None:
+        return malformed("`Sec-WebSocket-Key` must be 16 bytes in base64.")
+    if "transfer-encoding" in found or found.get("content-length", "0").strip("0"):
+        return malformed("An upgrade has no body.")
+    for name in ("sec-websocket-protocol", "sec-websocket-extensions"):
+        value = found.get(name, "")
+        if not value.isascii() or not value.replace("\t", " ").isprintable():
+            return malformed(f"The header {name} holds other than printable ASCII.")
+    return None
+
+
+def _tokens(value: str) -> list[str]:
+    return [part.strip(" \t") for part in value.lower().split(",")]

@@ -1,0 +1,289 @@
+"""The server process: listeners, uvicorn, and what SIGTERM does.
+
+Stock uvicorn closes its listener first and then waits for WebSockets for ever or sends 1012 to all at once.
+Here the first signal starts `drain` while the listener stays open, so that the Gate answers new upgrades with
+503 `draining`; then the listener closes, what is left is closed, and the whole takes at most `grace_s`. A
+second signal ends at once. Rules: no access log (query strings hold tickets); nothing but
+`domain`'s one function reads forwarding headers, so uvicorn's own reading is off; standard output belongs to
+the caller (`on_started`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+import uvicorn
+
+from narthex.adapters.edge.edge import Edge, log
+from narthex.adapters.edge.protocol import Doorkeeper
+from narthex.adapters.edge.websocket import WebSocket
+from narthex.domain.refusals import Refusal
+from narthex.errors import ConfigError
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIApplication
+
+T = TypeVar("T")
+
+Drain = Callable[[], Awaitable[None]]
+"""Finish or hand over runs and close sockets, in paced batches. Cancelled when the grace is over."""
+
+BACKLOG: Final = 4096  # a reconnect storm's worth of handshakes; Linux caps it at net.core.somaxconn
+_CLOSE_SHARE: Final = 0.2  # of the grace is kept for closing what `drain` left
+# Measured with 10,000 sockets: the default thresholds run a full collection of every live object again and
+# again while connections arrive; what the loop allocates per event is freed by reference counts.
+_GC_THRESHOLDS: Final = (20_000, 20, 50)
+
+
+class EdgeServer(uvicorn.Server):
+    """uvicorn with our protocol in its `http` slot.
+
+    Args:
+        app: the web application; it gets what is no upgrade.
+        edge: Gate, rules and limits.
+        drain: called once on the first signal, while the listener is still open.
+        on_started: called with the URLs once the port is open, for example `http://127.0.0.1:8000`.
+        grace_s: from the signal to the end of the process, in seconds.
+        lifespan: as uvicorn's: whether the application gets start-up and shutdown events.
+        own_signals: take SIGTERM and SIGINT over; off when somebody else calls `stop`.
+
+    Attributes:
+        forced: whether a second signal cut the drain short.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApplication,
+        edge: Edge,
+        *,
+        drain: Drain | None = None,
+        on_started: Callable[[list[str]], None] | None = None,
+        grace_s: float = 10.0,
+        lifespan: Literal["auto", "on", "off"] = "auto",
+        own_signals: bool = True,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Doorkeeper(edge),  # type: ignore[arg-type]  # uvicorn calls the class; a callable serves
+                ws="none",
+                loop="none",
+                lifespan=lifespan,
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=edge.limits.keep_alive_s,
+            )
+        )
+        self.edge = edge
+        self.forced = False
+        self._drain = drain
+        self._drain_task: asyncio.Task[None] | None = None
+        self._on_started = on_started
+        self._grace_s = grace_s
+        self._own_signals = own_signals
+        self._stop_by: float | None = None  # monotonic; set by the first signal
+
+    def stop(self) -> None:
+        """Begin to stop: what a first signal does. A second call ends at once."""
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + self._grace_s
+        else:
+            self.forced = self.force_exit = self.should_exit = True
+
+    # uvicorn's hooks.
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal. It is not raised again at the end: a drained process exits 0."""
+        del sig, frame
+        self.stop()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:  # uvicorn's own annotation is a generator that mypy cannot narrow
+        """Own SIGTERM and SIGINT while serving, if that was asked for."""
+        if not self._own_signals:
+            yield
+            return
+        with super().capture_signals():
+            yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open for business."""
+        self.edge.start(asyncio.get_running_loop())
+        await super().startup(sockets)
+        if self.should_exit:
+            return
+        gc.collect()
+        gc.freeze()  # what was imported and built so far stays for ever: never look at it again
+        gc.set_threshold(*_GC_THRESHOLDS)
+        if self._on_started is not None:
+            self._on_started([url for listener in sockets or [] for url in _urls(listener)])
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: has a signal come, is the drain over."""
+        if self._stop_by is not None and not self.should_exit:
+            if self._drain_task is None:
+                self._drain_task = asyncio.create_task(self._run_drain(), name="narthex-drain")
+            elif self._drain_task.done():
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener and what is left, within the grace."""
+        if self._drain_task is not None and not self._drain_task.done():
+            self._drain_task.cancel()
+            await asyncio.gather(self._drain_task, return_exceptions=True)
+        for server in self.servers:
+            server.close()
+        await self._close_sockets()
+        for who in (*self.edge.deadlines, *self.edge.sockets):
+            who.end()
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(self._left()))
+        await super().shutdown(sockets)
+        self.edge.deadlines.stop()
+
+    def _left(self) -> float:
+        if self.force_exit:
+            return 0.0
+        return self._grace_s if self._stop_by is None else self._stop_by - time.monotonic()
+
+    async def _run_drain(self) -> None:
+        if self._drain is None:
+            return
+        try:
+            async with asyncio.timeout(max(0.0, self._left() - self._grace_s * _CLOSE_SHARE)):
+                await self._drain()
+        except TimeoutError:
+            log.warning("the drain took longer than its grace of %s s", self._grace_s)
+        except Exception:
+            log.exception("the drain failed")
+
+    async def _close_sockets(self) -> None:
+        """Close frames to whoever is still there, and a moment for the answers."""
+        sockets = self.edge.sockets
+        for who in list(sockets):
+            if isinstance(who, WebSocket):
+                who.close(*Refusal(code="draining").close())
+        until = time.monotonic() + min(self._left(), self._grace_s) * 0.5
+        while sockets and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110  (a signal ends it too)
+            await asyncio.sleep(0.02)
+
+
+def listen(
+    host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes: int = 0
+) -> list[socket.socket]:
+    """Bind every address that `host` names, not yet listening.
+
+    Args:
+        host: name or address; `localhost` binds to both families where there are two.
+        port: 0 picks a free one, the same for every address.
+        reuse_port: share the port with other processes (workers); the kernel spreads connections.
+        send_buffer_bytes: `SO_SNDBUF`, which accepted sockets inherit; 0 leaves it.
+
+    Raises:
+        ConfigError: no address could be bound.
+    """
+    bound: list[socket.socket] = []
+    problem = "no address"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError([f"The host {host} does not resolve ({error}). Give an address."]) from error
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        listener = socket.socket(family, kind, protocol)
+        try:
+            _prepare(listener, reuse_port=reuse_port, send_buffer_bytes=send_buffer_bytes)
+            chosen = bound[0].getsockname()[1] if bound and port == 0 else port
+            listener.bind((address[0], chosen, *address[2:]))
+        except OSError as error:
+            listener.close()
+            problem = os.strerror(error.errno or 0)
+        else:
+            bound.append(listener)
+    if not bound:
+        raise ConfigError([f"Cannot listen on {host}:{port} ({problem}). Choose another --host or --port."])
+    return bound
+
+
+def _prepare(listener: socket.socket, *, reuse_port: bool, send_buffer_bytes: int) -> None:
+    listener.setblocking(False)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if send_buffer_bytes:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+
+
+async def serve(
+    app: ASGIApplication,
+    edge: Edge,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    sockets: list[socket.socket] | None = None,
+    reuse_port: bool = False,
+    drain: Drain | None = None,
+    on_started: Callable[[list[str]], None] | None = None,
+    grace_s: float = 10.0,
+    lifespan: Literal["auto", "on", "off"] = "auto",
+) -> bool:
+    """Serve until a signal, then drain and stop.
+
+    Args:
+        app: the web application.
+        edge: Gate, rules and limits.
+        host: where to listen, unless `sockets` is given.
+        port: the port; 0 picks a free one (`on_started` tells).
+        sockets: bound listeners to use instead; they are closed at the end.
+        reuse_port: share the port with other processes.
+        drain: see `Drain`.
+        on_started: see `EdgeServer`.
+        grace_s: from signal to end.
+        lifespan: see `EdgeServer`.
+
+    Returns:
+        Whether the end was orderly: False when a second signal cut it short.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+    """
+    listeners = sockets or listen(
+        host, port, reuse_port=reuse_port, send_buffer_bytes=edge.limits.send_buffer_bytes
+    )
+    server = EdgeServer(app, edge, drain=drain, on_started=on_started, grace_s=grace_s, lifespan=lifespan)
+    await server.serve(sockets=listeners)
+    return not server.forced
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` to its end on uvloop where it is installed, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:  # not on PyPy and Windows: slower, and otherwise the same
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+def _urls(listener: socket.socket) -> list[str]:
+    address = listener.getsockname()
+    if not isinstance(address, tuple):
+        return []
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return [f"http://{host}:{address[1]}"]

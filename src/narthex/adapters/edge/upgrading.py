@@ -1,0 +1,228 @@
+"""From a judged upgrade to its end: ask the Gate, then 101 or a refusal.
+
+Rules: a decision without an await costs no object and no task; while one waits, early bytes are kept within
+`early_bytes` (then reading pauses), a peer that leaves cancels it, and the handshake's deadline ends it.
+A receiver that a Gate handed out is always opened and closed, even when its peer has left meanwhile, because
+the Gate counted it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
+
+from narthex.adapters.edge.answers import switching
+from narthex.adapters.edge.deadlines import Expiring
+from narthex.adapters.edge.deflate import Agreement, negotiate
+from narthex.adapters.edge.edge import log
+from narthex.adapters.edge.frames import FrameReader
+from narthex.adapters.edge.rules import Upgrade
+from narthex.adapters.edge.websocket import WebSocket
+from narthex.domain.refusals import Refusal
+from narthex.errors import Bug
+from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
+from narthex.protocol.framing import Framing
+
+if TYPE_CHECKING:
+    from narthex.adapters.edge.edge import Edge
+
+EXPLAIN: Final = "narthex.explain"
+JWT_AUTH: Final = "jwt-auth"
+
+
+class _Nobody:
+    """Receiver of a connection that was upgraded only to be told why not."""
+
+    def opened(self, socket: Socket) -> None: ...
+
+    def message(self, data: bytes, *, binary: bool) -> None: ...
+
+    def writable(self, ready: bool) -> None: ...
+
+    def closed(self, code: int, reason: str) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
+
+
+def begin(
+    edge: Edge, transport: asyncio.Transport, head: RequestHead, upgrade: Upgrade, early: bytes, old: Expiring
+) -> None:
+    """Ask the Gate and do what it says.
+
+    Args:
+        edge: shared state.
+        transport: the connection; from here on it is no longer the caller's.
+        head: the request.
+        upgrade: what it asks for.
+        early: what the client sent behind the head.
+        old: the caller's protocol, whose deadline goes on.
+    """
+    try:
+        decision = edge.gate.decide(head)
+    except Exception:
+        log.exception("the Gate failed")
+        decision = _bug(edge, head)
+    if isinstance(decision, Accept | Deny):
+        edge.deadlines.clear(old)
+        conclude(edge, transport, head, upgrade, decision, early)
+    else:
+        Deciding(edge, transport, head, upgrade, early).wait(decision, old)
+
+
+def conclude(
+    edge: Edge,
+    transport: asyncio.Transport,
+    head: RequestHead,
+    upgrade: Upgrade,
+    decision: Decision,
+    early: bytes,
+    *,
+    eof: bool = False,
+) -> None:
+    """Write the outcome. The old protocol holds no deadline any more."""
+    try:
+        if isinstance(decision, Accept):
+            _accept(edge, transport, upgrade, decision, early, eof=eof)
+        elif decision.explain and not eof:
+            _explain(edge, transport, upgrade, decision)
+        else:
+            edge.answer(transport, decision.refusal, decision.trace_id, head, extra=decision.headers, eof=eof)
+    except Bug:  # raised before anything was written
+        log.exception("a decision could not be answered")
+        refused = _bug(edge, head)
+        edge.answer(transport, refused.refusal, refused.trace_id, head, eof=eof)
+
+
+def _accept(
+    edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Accept, early: bytes, *, eof: bool
+) -> None:
+    limits = edge.limits.messages(decision.limits)
+    agreement: Agreement | None = None
+    if limits.deflate and upgrade.extensions:
+        agreement = negotiate(upgrade.extensions)
+    deflate = agreement is not None and agreement.outgoing
+    socket = WebSocket(
+        edge,
+        transport,
+        decision.receiver,
+        limits,
+        FrameReader(limits, deflate=agreement is not None),
+        Framing.WEBSOCKET_DEFLATE if deflate else Framing.WEBSOCKET,
+    )
+    if decision.subprotocol is not None and decision.subprotocol not in upgrade.protocols:
+        socket.miss()
+        raise Bug("bad_subprotocol", "The Gate selected a subprotocol that was not offered.")
+    try:
+        answer = switching(
+            upgrade.key,
+            subprotocol=decision.subprotocol,
+            extension=agreement.response if agreement is not None else "",
+            extra=decision.headers,
+        )
+    except Bug:
+        socket.miss()
+        raise
+    transport.write(answer)
+    socket.start(early)
+    if eof:
+        socket.eof_received()
+
+
+def _explain(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Deny) -> None:
+    """Browsers hide a refused handshake: upgrade, and say it in the close frame (DESIGN section 3)."""
+    offered = upgrade.protocols
+    chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
+    transport.write(switching(upgrade.key, subprotocol=chosen, extension="", extra=decision.headers))
+    limits = edge.limits.app
+    socket = WebSocket(edge, transport, _NOBODY, limits, FrameReader(limits), Framing.WEBSOCKET)
+    socket.start(b"")
+    socket.close(*decision.refusal.close())
+
+
+def _bug(edge: Edge, head: RequestHead) -> Deny:
+    refusal = Refusal(code="internal")
+    return Deny(refusal=refusal, trace_id=edge.record(refusal, head))
+
+
+class Deciding(asyncio.Protocol):
+    """A connection whose upgrade waits for the Gate."""
+
+    __slots__ = ("_early", "_edge", "_eof", "_gone", "_head", "_task", "_transport", "_upgrade", "due")
+
+    def __init__(
+        self, edge: Edge, transport: asyncio.Transport, head: RequestHead, upgrade: Upgrade, early: bytes
+    ) -> None:
+        self._edge = edge
+        self._transport = transport
+        self._head = head
+        self._upgrade = upgrade
+        self._early = bytearray(early)
+        self._eof = False
+        self._gone = False
+        self._task: asyncio.Task[None] | None = None
+        self.due = 0
+
+    def wait(self, decision: Awaitable[Decision], old: Expiring) -> None:
+        """Take over the transport and `old`'s deadline."""
+        self._transport.set_protocol(self)
+        deadlines = self._edge.deadlines
+        deadlines.move(old, self)
+        if not self.due:
+            deadlines.set(self, self._edge.limits.handshake_s)
+        self._task = self._edge.loop.create_task(self._decide(decision), name="narthex-decision")
+
+    async def _decide(self, decision: Awaitable[Decision]) -> None:
+        try:
+            outcome = await decision
+        except Exception:
+            log.exception("the Gate failed")
+            outcome = _bug(self._edge, self._head)
+        edge = self._edge
+        edge.deadlines.clear(self)
+        if self._gone:
+            if isinstance(outcome, Accept):
+                self._miss(outcome)
+            return
+        self._transport.resume_reading()
+        early = bytes(self._early)
+        conclude(edge, self._transport, self._head, self._upgrade, outcome, early, eof=self._eof)
+
+    def _miss(self, outcome: Accept) -> None:
+        limits = self._edge.limits.messages(outcome.limits)
+        reader = FrameReader(limits)
+        WebSocket(self._edge, self._transport, outcome.receiver, limits, reader, Framing.WEBSOCKET).miss()
+
+    def data_received(self, data: bytes) -> None:
+        """A client may speak before it knows that it may; keep it within the bound."""
+        self._early += data
+        if len(self._early) > self._edge.limits.early_bytes:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The peer will send nothing more, but can still read its answer: keep the transport."""
+        self._eof = True
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The peer left: nobody waits for the decision."""
+        del exc
+        self._gone = True
+        self._edge.open -= 1
+        self._edge.deadlines.clear(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    def expired(self) -> None:
+        """The handshake's time is over, and it is not the client that took it."""
+        if self._task is not None:
+            self._task.cancel()
+        slow = Refusal(code="overloaded", detail="The decision took too long.", retry_after_s=1)
+        self._edge.refuse(self._transport, slow, self._head, eof=self._eof)
+
+    def end(self) -> None:
+        """The process stops."""
+        if self._task is not None:
+            self._task.cancel()
+        self._transport.abort()

@@ -1,0 +1,271 @@
+"""One open WebSocket: events of the frame reader to the app's `Receiver`, the app's bytes to the transport.
+
+Not here: reading frames (`frames`), the handshake (`upgrading`). Rules: `closed` is called exactly once, and
+nothing after it; no task, no timer handle, no buffer while idle; every failure closes with a code that says
+why, then FIN, then lingers (`lingering`), so that the peer can read the code.
+
+    OPEN ── close() ──▶ CLOSING ── the peer's close, EOF, or close_s ──▶ GONE
+      └──── the peer's close, a violation, EOF, abort() ───────────────▶ GONE
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from narthex.adapters.edge.edge import log
+from narthex.adapters.edge.frames import (
+    ABNORMAL,
+    CLOSE,
+    PING,
+    PONG,
+    Event,
+    FrameReader,
+    close_fields,
+    close_frame,
+    frame,
+)
+from narthex.adapters.edge.limits import MessageLimits
+from narthex.adapters.edge.lingering import linger
+from narthex.domain.refusals import TABLE, close_reason
+from narthex.ports.edge import Receiver
+from narthex.protocol.framing import Framing, Prepared
+
+if TYPE_CHECKING:
+    from narthex.adapters.edge.edge import Edge
+
+_OPEN: Final = 0
+_CLOSING: Final = 1
+_GONE: Final = 2
+
+
+class WebSocket(asyncio.Protocol):
+    """One client after the 101, and the `Socket` that the app holds.
+
+    Args:
+        edge: shared state.
+        transport: the connection; the 101 has been written.
+        receiver: the app's end.
+        limits: bounds of this connection.
+        reader: reads its frames.
+        framing: how prepared messages go out.
+    """
+
+    session: str = ""  # only the HTTP fallbacks have one
+    __slots__ = (
+        "_code",
+        "_controls",
+        "_edge",
+        "_limits",
+        "_reader",
+        "_reason",
+        "_receiver",
+        "_second",
+        "_state",
+        "_transport",
+        "due",
+        "framing",
+    )
+
+    def __init__(
+        self,
+        edge: Edge,
+        transport: asyncio.Transport,
+        receiver: Receiver,
+        limits: MessageLimits,
+        reader: FrameReader,
+        framing: Framing,
+    ) -> None:
+        self.framing = framing
+        self.due = 0
+        self._edge = edge
+        self._transport = transport
+        self._receiver = receiver
+        self._limits = limits
+        self._reader = reader
+        self._state = _OPEN
+        self._second = 0  # of loop time, in which `_controls` control frames came
+        self._controls = 0
+        self._code = ABNORMAL
+        self._reason = ""
+
+    # The app's side (`narthex.ports.edge.Socket`).
+
+    def send(self, message: Prepared) -> None:
+        """Write one prepared message now; nothing once the socket is closing."""
+        if self._state == _OPEN:
+            self._transport.write(message.framed(self.framing))
+
+    def send_frames(self, frames: bytes) -> None:
+        """Write frames already made for `framing` now; nothing once the socket is closing."""
+        if self._state == _OPEN:
+            self._transport.write(frames)
+
+    def buffered(self) -> int:
+        """Bytes not yet given to the kernel."""
+        return self._transport.get_write_buffer_size()
+
+    def close(self, code: int, reason: str) -> None:
+        """Send the close frame; `closed` follows with the peer's, or after `close_s`."""
+        if self._state != _OPEN:
+            return
+        self._state = _CLOSING
+        self._code, self._reason = code, reason
+        self._transport.write(close_frame(code, reason))
+        self._edge.deadlines.set(self, self._edge.limits.close_s)
+
+    def abort(self) -> None:
+        """Drop the connection; `closed` follows with 1006, or with the code of an earlier `close`."""
+        if self._state != _GONE:
+            self._state = _CLOSING
+            self._transport.abort()
+
+    # The transport's side.
+
+    def start(self, early: bytes) -> None:
+        """Take over the transport: tell the receiver, then read what came behind the request head."""
+        self._edge.sockets.add(self)
+        self._transport.set_protocol(self)
+        try:
+            self._receiver.opened(self)
+        except Exception:
+            self._bug()
+            return
+        if early and self._state != _GONE:
+            self.data_received(early)
+
+    def miss(self) -> None:
+        """The peer left before the 101 could be written: open and close for the receiver only."""
+        self._state = _GONE
+        try:
+            self._receiver.opened(self)
+            self._receiver.closed(ABNORMAL, "")
+        except Exception:
+            log.exception("a receiver failed on a connection that was already gone")
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of frames."""
+        reader = self._reader
+        self._deliver(reader.feed(data))
+        if self._state == _GONE:
+            return
+        if reader.failure is not None:
+            self._fail(*reader.failure)
+        elif reader.more:
+            self._transport.pause_reading()
+            self._edge.loop.call_soon(self._go_on)
+
+    def eof_received(self) -> None:
+        """FIN without a close frame: a half-closed WebSocket cannot close properly any more."""
+        if self._state == _GONE:
+            return
+        self._leave(self._code, self._reason)
+        linger(self._edge, self._transport, eof=True)
+
+    def pause_writing(self) -> None:
+        """The write buffer passed its high mark."""
+        if self._limits.hold_when_full:
+            self._transport.pause_reading()
+        self._tell_writable(False)
+
+    def resume_writing(self) -> None:
+        """The write buffer drained."""
+        if self._limits.hold_when_full and not self._reader.more:
+            self._transport.resume_reading()
+        self._tell_writable(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection broke, or was aborted."""
+        del exc
+        self._edge.open -= 1
+        self._leave(self._code, self._reason)
+
+    def expired(self) -> None:
+        """The peer did not answer our close frame in time."""
+        self._leave(self._code, self._reason)
+        linger(self._edge, self._transport)
+
+    def end(self) -> None:
+        """The process stops."""
+        self._transport.abort()
+
+    def _deliver(self, events: list[Event]) -> None:
+        for opcode, payload in events:
+            if opcode < CLOSE:
+                if self._state == _OPEN:
+                    try:
+                        self._receiver.message(payload, binary=opcode == 2)
+                    except Exception:
+                        self._bug()
+            elif opcode == CLOSE:
+                self._peer_closes(payload)
+            else:
+                self._control(opcode, payload)
+            if self._state == _GONE:
+                return
+
+    def _go_on(self) -> None:
+        """The rest of a read that held more than a slice."""
+        if self._state == _GONE:
+            return
+        self.data_received(b"")
+        if self._state != _GONE and not self._reader.more and not self._held():
+            self._transport.resume_reading()
+
+    def _held(self) -> bool:
+        limits = self._edge.limits
+        return self._limits.hold_when_full and self.buffered() > limits.write_low_bytes
+
+    def _control(self, opcode: int, payload: bytes) -> None:
+        rate = self._limits.control_per_s
+        if rate:
+            second = int(self._edge.clock())
+            if second != self._second:
+                self._second, self._controls = second, 0
+            self._controls += 1
+            if self._controls > rate:
+                code = TABLE["rate_limited"].close or ABNORMAL
+                self._fail(code, close_reason("rate_limited", f"more than {rate} control frames a second"))
+                return
+        if opcode == PING:
+            self._transport.write(frame(PONG, payload))
+
+    def _peer_closes(self, payload: bytes) -> None:
+        code, reason = close_fields(payload)
+        if self._state == _OPEN:  # section 5.5.1: echo the status code
+            self._transport.write(close_frame(code, ""))
+            self._code, self._reason = code, reason
+        self._leave(self._code, self._reason)
+        linger(self._edge, self._transport)
+
+    def _fail(self, code: int, reason: str) -> None:
+        if self._state == _OPEN:
+            self._transport.write(close_frame(code, reason))
+            self._code, self._reason = code, reason
+        self._leave(self._code, self._reason)
+        linger(self._edge, self._transport)
+
+    def _bug(self) -> None:
+        """The receiver raised: the one exception handler that a message can reach."""
+        log.exception("a receiver failed")
+        if self._state != _GONE:
+            self._fail(TABLE["internal"].close or ABNORMAL, close_reason("internal", TABLE["internal"].title))
+
+    def _tell_writable(self, ready: bool) -> None:
+        if self._state == _OPEN:
+            try:
+                self._receiver.writable(ready)
+            except Exception:
+                self._bug()
+
+    def _leave(self, code: int, reason: str) -> None:
+        """The one way into GONE."""
+        if self._state == _GONE:
+            return
+        self._state = _GONE
+        self._edge.deadlines.clear(self)
+        self._edge.sockets.discard(self)
+        try:
+            self._receiver.closed(code, reason)
+        except Exception:
+            log.exception("a receiver failed while it was closed")
