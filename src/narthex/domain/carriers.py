@@ -32,6 +32,7 @@ JWT_AUTH: Final = "jwt-auth"
 EXPLAIN: Final = "narthex.explain"
 SUBPROTOCOL_FORM: Final = "Offer the subprotocols `jwt-auth, jwt.<token>`, the token raw or base64url."
 
+SESSION_COOKIE: Final = "narthex_session"  # set by /auth/login: HttpOnly, SameSite, Secure over https
 E2E_KEY_HEADER: Final = "x-e2e-bypass-key"
 E2E_TEST_RUN_HEADER: Final = "x-e2e-test-run"
 MAX_TEST_RUN_LENGTH: Final = 64
@@ -105,25 +106,17 @@ def pick(headers: Iterable[tuple[str, str]]) -> Headers:
     return found
 
 
-def session_cookie(scheme: str) -> str:
-    """The name of the cookie that `/auth/login` sets; over https browsers guard its `__Host-` prefix
-    (RFC 6265bis section 4.1.3.2), so that no neighbouring subdomain can set it.
-    """
-    return "__Host-narthex" if scheme == "https" else "narthex"
-
-
 def valid_test_run(text: str) -> bool:
     """Whether `text` can be a test run's name: 1 to 64 letters, digits, `.`, `_`, `~`, `-`."""
     return _TEST_RUN.fullmatch(text) is not None
 
 
-def read(headers: Headers, query: str, *, scheme: str) -> Presented:
+def read(headers: Headers, query: str) -> Presented:
     """Parse all carriers of a request.
 
     Args:
         headers: from `pick`.
         query: the raw query string without `?`.
-        scheme: `https` or `http`, as the client sees it: it decides the cookie's name.
     """
     reading = _Reading()
     if "authorization" in headers:
@@ -133,7 +126,7 @@ def read(headers: Headers, query: str, *, scheme: str) -> Presented:
     if query:
         reading.query(query)
     if "cookie" in headers:
-        reading.cookie(headers["cookie"], session_cookie(scheme))
+        reading.cookie(headers["cookie"])
     if E2E_KEY_HEADER in headers:
         reading.e2e_key(headers[E2E_KEY_HEADER])
     if E2E_TEST_RUN_HEADER in headers:
@@ -233,15 +226,15 @@ class _Reading:
             else:
                 self.found.append(Credential(TICKET, tickets[0]))
 
-    def cookie(self, values: list[str], wanted: str) -> None:
+    def cookie(self, values: list[str]) -> None:
         """RFC 6265 section 5.4, as browsers send it."""
         found: set[str] = set()
         for value in values:
-            if wanted not in value:
+            if SESSION_COOKIE not in value:
                 continue
             for pair in value.split(";"):
                 name, equals, content = pair.strip(" \t").partition("=")
-                if equals and name == wanted and content:
+                if equals and name == SESSION_COOKIE and content:
                     found.add(content.strip('"'))
         if len(found) > 1:  # a neighbouring subdomain can add one, and which came first proves nothing
             self._refuse("credential_conflict", "There are two different session cookies.")

@@ -1,0 +1,119 @@
+"""A request that asks to come in: everything that its head says, read once, before anything is judged.
+
+Not here: judging it (app/handshake). Rules: made once per request; nothing of it is logged but the client's
+address, the trace id and names of carriers.
+"""
+
+from __future__ import annotations
+
+import os
+
+from narthex.domain.addresses import Client, TrustedProxies, client_of
+from narthex.domain.admission import HandshakeFacts
+from narthex.domain.carriers import Presented, pick, read
+from narthex.domain.traces import trace_id_of
+from narthex.ports.edge import RequestHead
+
+
+class Arrival:
+    """See the module.
+
+    Attributes:
+        presented: its carriers.
+        facts: what `domain.admission` wants to know.
+        client: address and scheme.
+        trace_id: 32 hex digits: W3C `traceparent`'s, or random.
+        fresh_id: 32 random hex digits.
+        started_at: monotonic seconds: when the request began.
+        deadline: monotonic seconds: when whoever still waits is told that nobody can tell.
+    """
+
+    __slots__ = (
+        "client",
+        "deadline",
+        "facts",
+        "fresh_id",
+        "presented",
+        "started_at",
+        "trace_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        presented: Presented,
+        facts: HandshakeFacts,
+        client: Client,
+        trace_id: str,
+        fresh_id: str,
+        started_at: float,
+        deadline: float,
+    ) -> None:
+        self.presented = presented
+        self.facts = facts
+        self.client = client
+        self.trace_id = trace_id
+        self.fresh_id = fresh_id
+        self.started_at = started_at
+        self.deadline = deadline
+
+    @property
+    def traffic(self) -> str:
+        """`e2e` when the client says that it is a test, else `user`: which breaker a needed fetch is for."""
+        return "e2e" if self.presented.test_run else "user"
+
+
+def arrive(
+    head: RequestHead,
+    trusted: TrustedProxies,
+    *,
+    now: float,
+    wait_s: float,
+    handshake_timeout_s: float,
+    asks: bool = False,
+) -> Arrival:
+    """Read a head.
+
+    Args:
+        head: as the edge parsed it.
+        trusted: whose forwarding headers count.
+        now: monotonic seconds.
+        wait_s: the longest wait for keys or store.
+        handshake_timeout_s: the longest handshake; whichever of the two ends first is the one deadline.
+        asks: it only asks (preflight, tickets) and hears every refusal. A browser sends no `Origin` with a
+            same-origin GET, but says so in `Sec-Fetch-Site`, which no page can set.
+    """
+    headers = pick(head.headers)
+    client = client_of(
+        head.peer[0],
+        head.secure,
+        headers.get("x-forwarded-for", ()),
+        headers.get("x-forwarded-proto", ()),
+        trusted,
+    )
+    presented = read(headers, head.query)
+    hosts = headers.get("host")
+    host = hosts[0] if hosts else ""
+    origins = headers.get("origin")
+    origin = origins[0] if origins else None
+    if asks and origin is None and headers.get("sec-fetch-site") == ["same-origin"]:
+        origin = f"{client.scheme}://{host}"
+    random = os.urandom(32).hex()
+    traces = headers.get("traceparent")
+    started_at = head.received_at or now
+    return Arrival(
+        presented=presented,
+        facts=HandshakeFacts(
+            presented=presented,
+            origin=origin,
+            host=host,
+            scheme=client.scheme,
+            hears=asks or presented.explain,
+            fresh_id=random[:32],
+        ),
+        client=client,
+        trace_id=(trace_id_of(traces[0]) if traces else None) or random[32:],
+        fresh_id=random[:32],
+        started_at=started_at,
+        deadline=min(now + wait_s, started_at + handshake_timeout_s),
+    )

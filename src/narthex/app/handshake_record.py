@@ -1,0 +1,153 @@
+"""Telling of authentication decisions: the one structured record (DESIGN section 2), at debug, and the metrics.
+
+Not here: writing records (adapters/telemetry). Rules: exactly these members, `event, outcome, code, environment,
+is_testing, is_e2e_testing, carriers (names only), key_id, algorithm, identity_class, test_run, client,
+trace_id, duration_ms`; never a header value, a token, a prefix of one, or a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from narthex.domain.admission import AdmissionPolicy, Admit, Judged
+from narthex.domain.refusals import Refusal
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+from narthex.ports.telemetry import Meter
+
+Record = Callable[[Mapping[str, object]], None]
+"""Whoever writes records at debug. Must not raise."""
+
+MAX_KEY_ID: Final = 64  # it is the client's text until the signature verified
+
+
+def outcome_of(result: Admit | Refusal) -> tuple[str, str]:
+    """`outcome` and `code`, for the record and for `narthex_handshakes_total`."""
+    if isinstance(result, Refusal):
+        return "refused", result.code
+    return ("inert", result.inert) if result.inert else ("admitted", "ok")
+
+
+def handshake_record(
+    result: Admit | Refusal,
+    policy: AdmissionPolicy,
+    *,
+    carriers: tuple[str, ...],
+    key_id: str,
+    algorithm: str,
+    client: str,
+    trace_id: str,
+    duration_s: float,
+) -> dict[str, object]:
+    """The record."""
+    outcome, code = outcome_of(result)
+    identity = None if isinstance(result, Refusal) else result.identity
+    return {
+        "event": "handshake",
+        "outcome": outcome,
+        "code": code,
+        "environment": policy.environment.value,
+        "is_testing": policy.is_testing,
+        "is_e2e_testing": policy.is_e2e_testing,
+        "carriers": list(carriers),
+        "key_id": _plain(key_id),
+        "algorithm": _plain(algorithm),
+        "identity_class": identity.identity_class.value if identity else "",
+        "test_run": identity.test_run if identity else "",
+        "client": client,
+        "trace_id": trace_id,
+        "duration_ms": round(duration_s * 1000, 3),
+    }
+
+
+class Decisions:
+    """Counts every decision, and writes its record when records are wanted.
+
+    Args:
+        policy: for the record.
+        meter: counts.
+        record: None when debug is off, so that none is built.
+    """
+
+    def __init__(self, policy: AdmissionPolicy, meter: Meter, record: Record | None) -> None:
+        self._policy = policy
+        self._meter = meter
+        self._record = record
+
+    @property
+    def wants_records(self) -> bool:
+        """Whether `recorded` writes anything."""
+        return self._record is not None
+
+    def extracted(self, verdicts: Sequence[Judged]) -> None:
+        """`narthex_credential_extractions_total`, for each credential that was judged."""
+        for judged in verdicts:
+            self._meter.credential(judged.carrier, _result(judged.verdict))
+
+    def counted(self, result: Admit | Refusal, traffic: str, duration_s: float) -> None:
+        """`narthex_handshakes_total`, but for health's own: probes are outside the users' metrics."""
+        identity = None if isinstance(result, Refusal) else result.identity
+        if identity is not None:
+            traffic = identity.identity_class.value
+        if traffic != "probe":
+            outcome, code = outcome_of(result)
+            self._meter.handshake(outcome, code, traffic, duration_s)
+
+    def recorded(
+        self,
+        result: Admit | Refusal,
+        carriers: tuple[str, ...],
+        verdicts: Sequence[Judged],
+        *,
+        client: str,
+        trace_id: str,
+        duration_s: float,
+    ) -> None:
+        """Write the record; and beside it what only the log may know of a refusal."""
+        if self._record is None:
+            return
+        key_id, algorithm = _key_of(verdicts)
+        self._record(
+            handshake_record(
+                result,
+                self._policy,
+                carriers=carriers,
+                key_id=key_id,
+                algorithm=algorithm,
+                client=client,
+                trace_id=trace_id,
+                duration_s=duration_s,
+            )
+        )
+        if isinstance(result, Refusal) and result.log_detail:
+            self._record(
+                {
+                    "event": "refusal_detail",
+                    "code": result.code,
+                    "log_detail": result.log_detail,
+                    "trace_id": trace_id,
+                }
+            )
+
+
+def _key_of(verdicts: Sequence[Judged]) -> tuple[str, str]:
+    """`key_id` and `algorithm` of the first credential that has any."""
+    for judged in verdicts:
+        verdict = judged.verdict
+        if not isinstance(verdict, Unavailable) and (verdict.key_id or verdict.algorithm):
+            return verdict.key_id, verdict.algorithm
+    return "", ""
+
+
+def _result(verdict: Verdict) -> str:
+    """The label `result` of `narthex_credential_extractions_total`."""
+    if isinstance(verdict, Valid):
+        return "valid"
+    if isinstance(verdict, Rejected):
+        return "expired" if verdict.expired is not None else "rejected"
+    return "unavailable"
+
+
+def _plain(text: str) -> str:
+    """One short line, whatever a client wrote into its token's head."""
+    return "".join(character for character in text[:MAX_KEY_ID] if character.isprintable())

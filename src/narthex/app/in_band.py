@@ -1,0 +1,136 @@
+"""Proof after the upgrade: a token in `connect` or `refresh`, judged by the handshake's own rules.
+
+Not here: what the connection does with the outcome (app/commands/connecting). Rules: a token names whom the
+connection is bound to, or it is a conflict; a connection that has proved itself moves from the unproven to its
+user's seats, whose limit holds; a refresh is no new admission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from narthex.app.credentials import CredentialJudge
+from narthex.app.e2e import Admissions
+from narthex.app.handshake_record import Decisions
+from narthex.app.seed import Seed
+from narthex.domain.admission import AdmissionPolicy, Admit, HandshakeFacts, Judged, admit
+from narthex.domain.carriers import CONNECT_TOKEN
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
+from narthex.domain.verdict import Unavailable, Verdict
+
+
+class InBand:
+    """See the module.
+
+    Args:
+        policy: what holds here.
+        judge: what a token is worth.
+        admissions: records admissions of test identities.
+        decisions: told of every outcome.
+        monotonic: seconds.
+        wait_s: the longest wait of one command.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: AdmissionPolicy,
+        judge: CredentialJudge,
+        admissions: Admissions,
+        decisions: Decisions,
+        monotonic: Callable[[], float],
+        wait_s: float,
+    ) -> None:
+        self._policy = policy
+        self._judge = judge
+        self._admissions = admissions
+        self._decisions = decisions
+        self._monotonic = monotonic
+        self._wait_s = wait_s
+
+    def admit(self, seed: Seed, token: str) -> Admit | Refusal | Awaitable[Admit | Refusal]:
+        """Judge a token.
+
+        Args:
+            seed: the connection's; its identity and its seat become the token's.
+            token: not empty.
+
+        Returns:
+            `Admit` with an identity, or a refusal: `token_expired` leaves the connection open for a fresh
+            token, `auth_unavailable` for another try; the others end it.
+        """
+        started_at = self._monotonic()
+        bound = seed.bound
+        verdict = self._judge.token(token, "e2e" if bound is not None and bound.e2e else "user")
+        if not isinstance(verdict, Verdict):
+            return self._admit_later(seed, verdict, started_at)
+        outcome = self._settle(seed, verdict, started_at)
+        if isinstance(outcome, Refusal):
+            return outcome
+        identity = _identity(outcome)
+        if identity.e2e and not _known(seed, identity):
+            return self._bind_recorded(seed, outcome, identity, started_at)
+        return _bind(seed, outcome, identity)
+
+    async def _admit_later(
+        self, seed: Seed, pending: Awaitable[Verdict], started_at: float
+    ) -> Admit | Refusal:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                verdict = await pending
+        except TimeoutError:
+            verdict = Unavailable("the command's deadline passed")
+        outcome = self._settle(seed, verdict, started_at)
+        if isinstance(outcome, Refusal):
+            return outcome
+        identity = _identity(outcome)
+        if identity.e2e and not _known(seed, identity):
+            return await self._bind_recorded(seed, outcome, identity, started_at)
+        return _bind(seed, outcome, identity)
+
+    def _settle(self, seed: Seed, verdict: Verdict, started_at: float) -> Admit | Refusal:
+        judged = (Judged(CONNECT_TOKEN, verdict),)
+        outcome = admit(HandshakeFacts(in_band=True, bound=seed.bound), self._policy, judged)
+        self._decisions.extracted(judged)
+        if self._decisions.wants_records:
+            self._decisions.recorded(
+                outcome,
+                (CONNECT_TOKEN,),
+                judged,
+                client=seed.address,
+                trace_id=seed.trace_id,
+                duration_s=self._monotonic() - started_at,
+            )
+        return outcome
+
+    async def _bind_recorded(
+        self, seed: Seed, outcome: Admit, identity: Identity, started_at: float
+    ) -> Admit | Refusal:
+        refusal = await self._admissions.record(
+            identity,
+            surface="connect",
+            proof=CONNECT_TOKEN,
+            address=seed.address,
+            trace_id=seed.trace_id,
+            wait_s=started_at + self._wait_s - self._monotonic(),
+        )
+        return refusal or _bind(seed, outcome, identity)
+
+
+def _bind(seed: Seed, outcome: Admit, identity: Identity) -> Admit | Refusal:
+    full = seed.seat.identify(identity)
+    if full is not None:
+        return full
+    seed.identity = identity
+    return outcome
+
+
+def _identity(outcome: Admit) -> Identity:
+    assert outcome.identity is not None  # in-band, nothing is admitted inert
+    return outcome.identity
+
+
+def _known(seed: Seed, identity: Identity) -> bool:
+    return seed.identity is not None and seed.identity.same_user(identity)

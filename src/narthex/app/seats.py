@@ -1,0 +1,177 @@
+"""How many sockets are open: per user, per client address, unproven, in the whole process (DESIGN section 8).
+
+Not here: who may come in at all (`domain.admission`). Rules: live sockets are counted, never objects that
+somebody may forget; N are admitted and the N+1st is refused `connection_limit`; a seat is released exactly
+once, however often it is asked to; counts are this process's own. Probes hold a seat that counts nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from narthex.domain.addresses import bucket
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.limits import Limits
+from narthex.domain.plans import Plan, plan_of
+from narthex.domain.refusals import Refusal
+from narthex.ports.telemetry import Meter
+
+RETRY_AFTER_S: Final = 5  # sockets come and go within seconds; sooner would only add load at the limit
+
+
+class Seat:
+    """One socket's place in the counts. Made by `Seats.take`."""
+
+    __slots__ = ("_address", "_open", "_seats", "_unproven", "_user", "traffic")
+
+    def __init__(self, seats: Seats, address: str, user: str, *, unproven: bool, traffic: str) -> None:
+        self._seats = seats
+        self._address = address
+        self._user = user
+        self._unproven = unproven
+        self._open = True
+        self.traffic = traffic
+
+    def identify(self, identity: Identity) -> Refusal | None:
+        """It proved in-band who it is: from now on it counts among that user's. A refusal changes nothing."""
+        if not self._open or not self.traffic:
+            return None
+        if identity.user == self._user and not self._unproven:
+            return None
+        refusal = self._seats.user_full(identity)
+        if refusal is not None:
+            return refusal
+        self._seats.move(self._user, identity.user, unproven=self._unproven)
+        traffic = identity.identity_class.value
+        if traffic != self.traffic:
+            self._seats.meter.connections(self.traffic, -1)
+            self._seats.meter.connections(traffic, 1)
+        self._user, self._unproven, self.traffic = identity.user, False, traffic
+        return None
+
+    def release(self) -> None:
+        """The socket is gone; idempotent."""
+        if self._open:
+            self._open = False
+            if self.traffic:
+                self._seats.leave(self._address, self._user, unproven=self._unproven, traffic=self.traffic)
+
+
+class Seats:
+    """The counts of this process.
+
+    Args:
+        limits: section 8's.
+        plans: by name; a user's own limit is their plan's.
+        meter: told of every socket that comes and goes.
+    """
+
+    __slots__ = ("_by_address", "_by_user", "_limits", "_plans", "_total", "_unproven", "meter")
+
+    def __init__(self, limits: Limits, plans: Mapping[str, Plan], meter: Meter) -> None:
+        self._limits = limits
+        self._plans = plans
+        self.meter = meter
+        self._total = 0
+        self._unproven = 0
+        self._by_address: dict[str, int] = {}
+        self._by_user: dict[str, int] = {}
+
+    @property
+    def total(self) -> int:
+        """Live sockets of this process."""
+        return self._total
+
+    @property
+    def unproven(self) -> int:
+        """Live sockets that have not proved who they are; guests count among them."""
+        return self._unproven
+
+    def of_user(self, user: str) -> int:
+        """Live sockets of `Identity.user`."""
+        return self._by_user.get(user, 0)
+
+    def of_address(self, address: str) -> int:
+        """Live sockets of a client address."""
+        return self._by_address.get(bucket(address), 0)
+
+    def door_full(self, address: str) -> Refusal | None:
+        """What can be refused before a credential is verified: the process's and the address's limit."""
+        limits = self._limits
+        if self._total >= limits.max_connections:
+            return _full(f"This process holds {limits.max_connections} connections, its limit.")
+        if self._by_address.get(bucket(address), 0) >= limits.max_connections_per_address:
+            return _full(f"This address has {limits.max_connections_per_address} connections, the limit.")
+        return None
+
+    def user_full(self, identity: Identity) -> Refusal | None:
+        """Whether somebody has as many sockets as their plan allows."""
+        plan = plan_of(identity, self._plans)
+        if self._by_user.get(identity.user, 0) >= plan.connections:
+            return _full(f"This user has {plan.connections} connections, the limit of plan {plan.name}.")
+        return None
+
+    def would_refuse(self, address: str, identity: Identity | None) -> Refusal | None:
+        """What `take` would refuse now; takes nothing."""
+        if identity is not None and identity.identity_class is IdentityClass.PROBE:
+            return None
+        refusal = self.door_full(address)
+        if refusal is None and identity is not None:
+            refusal = self.user_full(identity)
+        unproven = identity is None or identity.identity_class is IdentityClass.GUEST
+        if refusal is None and unproven and self._unproven >= self._limits.max_connections_unauthenticated:
+            return _full("Too many connections have not proved who they are; send a credential.")
+        return refusal
+
+    def take(self, address: str, identity: Identity | None) -> Seat | Refusal:
+        """Count a socket in, or refuse it.
+
+        Args:
+            address: the client's.
+            identity: who it is; None while inert.
+        """
+        refusal = self.would_refuse(address, identity)
+        if refusal is not None:
+            return refusal
+        if identity is not None and identity.identity_class is IdentityClass.PROBE:
+            return Seat(self, "", "", unproven=False, traffic="")
+        unproven = identity is None or identity.identity_class is IdentityClass.GUEST
+        traffic = (IdentityClass.USER if identity is None else identity.identity_class).value
+        user = "" if identity is None else identity.user
+        key = bucket(address)
+        self._total += 1
+        self._unproven += unproven
+        self._by_address[key] = self._by_address.get(key, 0) + 1
+        if user:
+            self._by_user[user] = self._by_user.get(user, 0) + 1
+        self.meter.connections(traffic, 1)
+        return Seat(self, key, user, unproven=unproven, traffic=traffic)
+
+    def move(self, before: str, after: str, *, unproven: bool) -> None:
+        """For `Seat.identify`: from one user (empty: nobody) to another."""
+        self._unproven -= unproven
+        if before:
+            _lower(self._by_user, before)
+        self._by_user[after] = self._by_user.get(after, 0) + 1
+
+    def leave(self, key: str, user: str, *, unproven: bool, traffic: str) -> None:
+        """For `Seat.release`."""
+        self._total -= 1
+        self._unproven -= unproven
+        _lower(self._by_address, key)
+        if user:
+            _lower(self._by_user, user)
+        self.meter.connections(traffic, -1)
+
+
+def _lower(counts: dict[str, int], key: str) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]
+
+
+def _full(detail: str) -> Refusal:
+    return Refusal(code="connection_limit", detail=detail, retry_after_s=RETRY_AFTER_S)
