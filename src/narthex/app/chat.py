@@ -27,6 +27,8 @@ from narthex.ports.threads import Hit, Message, Thread, ThreadMember
 from narthex.protocol.replies import encode_json
 
 TITLE_CHARS: Final = 200
+PAGE: Final = 200  # the store's largest page
+EXPORT_MESSAGES: Final = 20_000  # about 20 MB; a longer thread is exported from its newest end
 TEXT_BYTES: Final = 32 * 1024  # half of a message's 64 KB: it comes back inside an event
 
 
@@ -145,6 +147,19 @@ class Chat:
             epoch=page.top.epoch,
         )
 
+    async def whole(self, identity: Identity, thread_id: str) -> ThreadView:
+        """As `view` with every message, oldest first (an export). Reads pages of 200, at most `EXPORT_MESSAGES`."""
+        found = await self.view(identity, thread_id, None, PAGE)
+        messages = list(found.messages)
+        while len(messages) < EXPORT_MESSAGES and len(found.messages) == PAGE:
+            before = messages[0].created_at
+            found.messages = await self._threads.messages(
+                identity.tenant, thread_id, before=before, limit=PAGE
+            )
+            messages = found.messages + messages
+        found.messages = messages
+        return found
+
     async def rename(self, identity: Identity, thread_id: str, title: str) -> None:
         """Any member may rename; all members' devices hear of it."""
         await self.require(identity, thread_id)
@@ -246,6 +261,10 @@ class Chat:
         await self._broker.control(
             Control("ephemeral", {"channel": key, "data": encode_json(event).decode()})
         )
+
+    async def run_of_message(self, identity: Identity, client_message_id: str) -> Run | None:
+        """The run that this `client_message_id` of theirs began, if it did."""
+        return await self._runs.by_client_message(identity.tenant, identity.subject, client_message_id)
 
     # -- messages ------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ channel), `run` and `runs_available` (the engine's), `drain` (this node).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from narthex.app.commands.subscribing import remove_server_side
 from narthex.app.connection import Connection
@@ -27,12 +26,12 @@ class Controls:
         self._registry = registry
         self._on_unknown = on_unknown
         self.hub: Hub | None = None
-        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+        self._handlers: dict[str, Callable[[Control], None]] = {
             "disconnect": self._disconnect,
             "unsubscribe": self._unsubscribe,
         }
 
-    def on(self, kind: str, handler: Callable[[dict[str, Any]], None]) -> None:
+    def on(self, kind: str, handler: Callable[[Control], None]) -> None:
         """Register another room's kind. The handler must not block and must not raise."""
         self._handlers[kind] = handler
 
@@ -42,18 +41,20 @@ class Controls:
         if handler is None:
             self._on_unknown(message.kind)
         else:
-            handler(message.data)
+            handler(message)
 
-    def _disconnect(self, data: dict[str, Any]) -> None:
+    def _disconnect(self, message: Control) -> None:
         """`user` (tenant/subject), optionally one `client`, `code` and `reason`."""
-        code = int(data.get("code", FORCED.code))
+        data = message.data
+        code = int(str(data.get("code", FORCED.code)))
         reason = str(data.get("reason", FORCED.reason))
         for connection in self._registry.of_user(str(data["user"])):
             if data.get("client") in (None, "", connection.client):
                 connection.close(Disconnect(code, reason))
 
-    def _unsubscribe(self, data: dict[str, Any]) -> None:
+    def _unsubscribe(self, message: Control) -> None:
         """`channel` key, and `user` (tenant/subject; empty: everybody)."""
+        data = message.data
         assert self.hub is not None
         user = str(data.get("user", ""))
         for subscriber in self.hub.subscribers(str(data["channel"])):

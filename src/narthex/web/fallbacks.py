@@ -24,7 +24,7 @@ from narthex.ports.edge import Deny, Gate, Receiver, RequestHead
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
-from narthex.web.problems import problem
+from narthex.web.problems import refusal as problem
 
 HIGH_MARK: Final = 64 * 1024  # bytes buffered before the client counts as lagging, as on a WebSocket
 LOW_MARK: Final = 16 * 1024
@@ -129,11 +129,11 @@ class Fallbacks:
             Route("/emulation", self.emulation, methods=["POST"]),
         ]
 
-    def control(self, data: dict[str, str]) -> None:
+    def control(self, message: Control) -> None:
         """A Control of kind `emulation` came from another node."""
-        stream = self._streams.get(data["session"])
+        stream = self._streams.get(str(message.data["session"]))
         if stream is not None:
-            stream.receiver.message(data["data"].encode(), binary=False)
+            stream.receiver.message(str(message.data["data"]).encode(), binary=False)
 
     async def http_stream(self, request: Request) -> Response:
         """POST with the connect command as its body; newline-delimited JSON comes back for as long as it lasts."""

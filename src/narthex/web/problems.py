@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from narthex.app.provider import Denied
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
+from narthex.errors import ClientError
 
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -37,10 +38,10 @@ def denied(outcome: Denied) -> Response:
     return problem(outcome.code, outcome.detail)
 
 
-def refusal(found: Refusal) -> Response:
-    """A row of the admission table as problem+json (RFC 9457)."""
+def refusal(found: Refusal, trace_id: str = "") -> Response:
+    """A row of the admission table as problem+json (RFC 9457); without a `trace_id` it gets one of its own."""
     return JSONResponse(
-        found.problem(secrets.token_hex(16)),
+        found.problem(trace_id or secrets.token_hex(16)),
         status_code=found.row.http or 400,
         headers=NO_STORE | dict(found.headers()),
         media_type="application/problem+json",
@@ -64,5 +65,23 @@ def problem(code: str, detail: str) -> Response:
         },
         status_code=status,
         headers=NO_STORE | ({"WWW-Authenticate": 'Bearer realm="narthex"'} if status == 401 else {}),
+        media_type="application/problem+json",
+    )
+
+
+def client_error(fault: ClientError) -> Response:
+    """An app's `ClientError` with its number as the status."""
+    return JSONResponse(
+        {
+            "type": PROBLEM_TYPE_BASE + fault.code,
+            "title": fault.message,
+            "status": fault.number,
+            "code": fault.code,
+            "detail": fault.message,
+            "remedy": fault.remedy,
+            "trace_id": secrets.token_hex(16),
+        },
+        status_code=fault.number,
+        headers=NO_STORE,
         media_type="application/problem+json",
     )

@@ -59,8 +59,8 @@ async def _subscribe_thread(
         return encode_error(asked.id, codes.ALREADY_SUBSCRIBED)
     key = channel_key(identity.tenant, request.channel)
     result = await _join(connection, key, request.channel, request, server_side=False, presence=True)
-    if result is None or connection.is_closed:
-        return None if connection.is_closed else encode_error(asked.id, codes.UNRECOVERABLE_POSITION)
+    if result is None:
+        return None
     # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
     subscription = connection.subscriptions[request.channel]
     connection.send(encode_reply(asked.id, "subscribe", result))

@@ -55,11 +55,11 @@ async def _start(connection: Connection, params: Start) -> object:
     already? → thread → message → run row. Ids derive from the user and `client_message_id`.
     """
     services, identity = connection.services, who(connection)
-    known = await services.engine.known(identity, params.client_message_id)
+    known = await services.chat.run_of_message(identity, params.client_message_id)
     if known is not None:
         return _started(known.thread_id, known.run_id, known.message_id, queued=known.state == "queued")
     _bounded(params.text)
-    agent = services.engine.agent_name(params.agent, params.text)
+    agent = services.engine.choose(params.agent, params.text)
     services.quotas.take_message(identity)
     if params.thread_id is None:
         thread_id = derived_id("thread", identity, params.client_message_id)
@@ -70,7 +70,7 @@ async def _start(connection: Connection, params: Start) -> object:
     message_id = derived_id("message", identity, params.client_message_id)
     await services.chat.post(identity, thread_id, message_id, params.text)
     run, queued = await services.engine.start(
-        identity, thread_id, message_id, params.text, params.client_message_id, agent
+        identity, thread_id, message_id, params.text, params.client_message_id, agent.name
     )
     return _started(run.thread_id, run.run_id, run.message_id, queued=queued)
 
@@ -108,11 +108,11 @@ async def _steer(connection: Connection, params: Steer) -> object:
 
 
 async def _resume(connection: Connection, params: Resume) -> object:
-    payload = bytes(params.payload)
-    if len(payload) > TEXT_BYTES:
+    if len(bytes(params.payload)) > TEXT_BYTES:
         raise ClientError("payload_too_large", "The payload is over 32 KB.", "Send less.", number=413)
+    payload = msgspec.json.decode(params.payload)
     engine = connection.services.engine
-    return await engine.resume(who(connection), params.run_id, params.interrupt_id, payload.decode())
+    return await engine.resume(who(connection), params.run_id, params.interrupt_id, payload)
 
 
 async def _get(connection: Connection, params: OfRun) -> object:

@@ -1,0 +1,62 @@
+"""Bodies of the server API, as Structs: they validate what comes in and write the OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from narthex.domain.identity import DEFAULT_TENANT
+
+Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+Tenant = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~-]{1,64}$")]
+
+
+class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Append one JSON value to a channel (`thread:<id>` or `user:<id>`). `key` makes a repeat harmless."""
+
+    channel: Ident
+    data: Any
+    tenant: Tenant = DEFAULT_TENANT
+    key: Ident | None = None
+
+
+class Disconnect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Close a user's connections on every node, or one `client` of them."""
+
+    user: Ident
+    tenant: Tenant = DEFAULT_TENANT
+    client: str = ""
+    code: Annotated[int, msgspec.Meta(ge=3000, le=4999)] = 3503
+    reason: Annotated[str, msgspec.Meta(max_length=100)] = "disconnected: by the server"
+
+
+class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Revoke tokens: one by `jti`, all of a `subject`, or all issued before a moment."""
+
+    kind: Literal["jti", "subject", "issued_before"]
+    value: Ident
+    tenant: Tenant = DEFAULT_TENANT
+    before: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class BlockUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Block a user of the embedded provider, or lift the block."""
+
+    user: Ident
+    tenant: Tenant = DEFAULT_TENANT
+    blocked: bool = True
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an end-to-end run came to."""
+
+    test_run: Ident
+    passed: Annotated[int, msgspec.Meta(ge=0)]
+    failed: Annotated[int, msgspec.Meta(ge=0)]
+    skipped: Annotated[int, msgspec.Meta(ge=0)] = 0
+    duration_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    environment: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    report: dict[str, Any] = {}

@@ -1,0 +1,71 @@
+"""The OpenAPI 3.1 description of the server API, generated from the body Structs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from narthex.web.api.bodies import BlockUser, Disconnect, Publish, Results, Revoke
+
+_POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
+    "/api/v1/publish": (Publish, "Append to a channel"),
+    "/api/v1/disconnect": (Disconnect, "Close a user's connections"),
+    "/api/v1/revoke": (Revoke, "Revoke tokens"),
+    "/api/v1/users/block": (BlockUser, "Block a user of the embedded provider"),
+    "/api/v1/e2e/results": (Results, "Report an end-to-end run"),
+}
+_GETS = {
+    "/api/v1/threads": ("Threads of the signed-in person", ("before", "limit"), ()),
+    "/api/v1/threads/{thread_id}": ("One thread with its newest messages", (), ("thread_id",)),
+    "/api/v1/threads/{thread_id}/export": ("A thread as a download", ("format",), ("thread_id",)),
+    "/api/v1/runs/{run_id}": ("One run", (), ("run_id",)),
+    "/api/v1/e2e/results": ("Newest end-to-end results", (), ()),
+}
+
+
+def openapi(version: str) -> dict[str, Any]:
+    """The whole document."""
+    bodies = [body for body, _ in _POSTS.values()]
+    _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    problem = {"description": "Refused: application/problem+json (RFC 9457)"}
+    paths: dict[str, Any] = {}
+    for path, (body, summary) in _POSTS.items():
+        paths.setdefault(path, {})["post"] = {
+            "summary": summary,
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
+                },
+            },
+            "responses": {"200": {"description": "Done"}, "default": problem},
+        }
+    for path, (summary, query, inside) in _GETS.items():
+        paths.setdefault(path, {})["get"] = {
+            "summary": summary,
+            "parameters": [
+                *({"name": name, "in": "query", "schema": {"type": "string"}} for name in query),
+                *(
+                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                    for name in inside
+                ),
+            ],
+            "responses": {"200": {"description": "Found"}, "default": problem},
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "narthex server API", "version": version},
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The admin key, or a token with the permission `admin`.",
+                }
+            },
+        },
+    }

@@ -1,0 +1,262 @@
+"""The routes of the server API. What they do is the app's; here only who, what and which status.
+
+Rules: every route says who may call it (an operator, or the person whose data it is); a refusal is
+problem+json; a body that does not fit is 422 and names the place, never the value.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from narthex.app.chat import Chat
+from narthex.app.provider import Provider
+from narthex.app.revocations import Revocations
+from narthex.app.runs.engine import RunEngine
+from narthex.domain.channels import channel_key, parse_channel
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
+from narthex.errors import ClientError
+from narthex.ports.broker import Broker, Control
+from narthex.ports.credentials import Revocation
+from narthex.ports.store import Store, TestRunResult
+from narthex.ports.telemetry import Meter
+from narthex.protocol.replies import encode_json
+from narthex.web.access import Access, Operator
+from narthex.web.api.bodies import BlockUser, Disconnect, Publish, Results, Revoke
+from narthex.web.api.description import openapi
+from narthex.web.api.export import as_markdown
+from narthex.web.problems import client_error
+from narthex.web.problems import refusal as problem
+
+MAX_BODY: Final = 256 * 1024
+REVOKED_FOR_S: Final = 31 * 86_400.0  # the longest life of a token that narthex itself mints
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+class ServerApi:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        access: Access,
+        broker: Broker,
+        store: Store,
+        chat: Chat,
+        engine: RunEngine,
+        revocations: Revocations,
+        provider: Provider | None,
+        meter: Meter,
+        version: str,
+        environment: str,
+    ) -> None:
+        self._access = access
+        self._broker = broker
+        self._store = store
+        self._chat = chat
+        self._engine = engine
+        self._revocations = revocations
+        self._provider = provider
+        self._meter = meter
+        self._version = version
+        self._environment = environment
+
+    def routes(self) -> list[BaseRoute]:
+        """Starlette routes."""
+        operators: list[tuple[str, type[msgspec.Struct], Callable[[Operator, Any], Awaitable[object]]]] = [
+            ("/api/v1/publish", Publish, self._publish),
+            ("/api/v1/disconnect", Disconnect, self._disconnect),
+            ("/api/v1/revoke", Revoke, self._revoke),
+            ("/api/v1/users/block", BlockUser, self._block),
+        ]
+        return [
+            *(Route(path, self._operation(body, run), methods=["POST"]) for path, body, run in operators),
+            Route("/api/v1/e2e/results", self._results, methods=["POST"]),
+            Route("/api/v1/e2e/results", self._result_list, methods=["GET"]),
+            Route("/api/v1/threads", self._of_person(self._threads), methods=["GET"]),
+            Route("/api/v1/threads/{thread_id}", self._of_person(self._thread), methods=["GET"]),
+            Route("/api/v1/threads/{thread_id}/export", self._of_person(self._export), methods=["GET"]),
+            Route("/api/v1/runs/{run_id}", self._of_person(self._run), methods=["GET"]),
+            Route("/api/v1/openapi.json", self._openapi, methods=["GET"]),
+        ]
+
+    # -- operators -----------------------------------------------------------------------------------------
+
+    def _operation(
+        self, kind: type[B], run: Callable[[Operator, B], Awaitable[object]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            operator = await self._access.operator(request)
+            if isinstance(operator, Refusal):
+                return problem(operator)
+            try:
+                body = await _body(request, kind)
+                tenant = getattr(body, "tenant", None)
+                if operator.tenant is not None and tenant != operator.tenant:
+                    return problem(
+                        Refusal(code="tenant_mismatch", detail="This token is for its own tenant only.")
+                    )
+                return _json(await run(operator, body))
+            except ClientError as fault:
+                return client_error(fault)
+
+        return endpoint
+
+    async def _publish(self, _: Operator, body: Publish) -> object:
+        if parse_channel(body.channel) is None:
+            raise ClientError(
+                "unknown_channel", "Channels are thread:<id> and user:<id>.", "Use one.", number=422
+            )
+        key = channel_key(body.tenant, body.channel)
+        published = await self._broker.publish(
+            key, encode_json(body.data), key=body.key and f"api:{body.key}"
+        )
+        return {"offset": published.offset, "epoch": published.epoch, "duplicate": published.duplicate}
+
+    async def _disconnect(self, _: Operator, body: Disconnect) -> object:
+        data: dict[str, object] = {
+            "user": f"{body.tenant}/{body.user}",
+            "client": body.client,
+            "code": body.code,
+            "reason": body.reason,
+        }
+        await self._broker.control(Control("disconnect", data))
+        return {}
+
+    async def _revoke(self, operator: Operator, body: Revoke) -> object:
+        now = time.time()
+        revocation = Revocation(
+            kind=body.kind,
+            tenant=body.tenant,
+            value=body.value,
+            at=now,
+            cut=body.before or now,
+            until=now + REVOKED_FOR_S,
+            reason=body.reason or f"by {operator.name}",
+        )
+        await self._revocations.revoke(revocation)
+        return {}
+
+    async def _block(self, _: Operator, body: BlockUser) -> object:
+        if self._provider is None:
+            raise ClientError(
+                "no_provider", "The embedded provider is off.", "Block them at your issuer.", number=409
+            )
+        found = await self._provider.block_user(
+            body.tenant, body.user, blocked=body.blocked, reason=body.reason
+        )
+        if not found:
+            raise ClientError("user_not_found", "There is no such user.", "Use the user id.", number=404)
+        return {}
+
+    # -- end-to-end results --------------------------------------------------------------------------------
+
+    async def _results(self, request: Request) -> Response:
+        """An operator posts any run's results, a test identity only its own `test_run`'s."""
+        caller = await self._access.person(request)
+        allowed = isinstance(caller, Identity) and caller.e2e
+        if not allowed:
+            operator = await self._access.operator(request)
+            if isinstance(operator, Refusal):
+                return problem(operator)
+        try:
+            body = await _body(request, Results)
+        except ClientError as fault:
+            return client_error(fault)
+        if isinstance(caller, Identity) and caller.e2e and caller.test_run != body.test_run:
+            return problem(
+                Refusal(code="permission_denied", detail="A test identity posts its own test run only.")
+            )
+        await self._store.records.add_result(
+            TestRunResult(
+                test_run=body.test_run,
+                at=time.time(),
+                environment=body.environment or self._environment,
+                passed=body.passed,
+                failed=body.failed,
+                skipped=body.skipped,
+                duration_s=body.duration_s,
+                report=msgspec.json.encode(body.report).decode(),
+            )
+        )
+        for result, count in (("passed", body.passed), ("failed", body.failed), ("skipped", body.skipped)):
+            self._meter.e2e_tests(result, count)
+        return _json({"test_run": body.test_run})
+
+    async def _result_list(self, request: Request) -> Response:
+        operator = await self._access.operator(request)
+        if isinstance(operator, Refusal):
+            return problem(operator)
+        return _json({"results": await self._store.records.results(100)})
+
+    # -- a person's own data -------------------------------------------------------------------------------
+
+    def _of_person(
+        self, run: Callable[[Identity, Request], Awaitable[object]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            identity = await self._access.person(request)
+            if isinstance(identity, Refusal):
+                return problem(identity)
+            try:
+                found = await run(identity, request)
+            except ClientError as fault:
+                return client_error(fault)
+            return found if isinstance(found, Response) else _json(found)
+
+        return endpoint
+
+    async def _threads(self, identity: Identity, request: Request) -> object:
+        before = request.query_params.get("before")
+        try:
+            moment = float(before) if before else None
+            limit = max(1, min(200, int(request.query_params.get("limit", "50"))))
+        except ValueError as fault:
+            raise ClientError(
+                "bad_params", "`before` and `limit` are numbers.", "See the API.", number=422
+            ) from fault
+        return {"threads": await self._chat.list(identity, moment, limit)}
+
+    async def _thread(self, identity: Identity, request: Request) -> object:
+        return await self._chat.view(identity, request.path_params["thread_id"], None, 200)
+
+    async def _run(self, identity: Identity, request: Request) -> object:
+        return await self._engine.get(identity, request.path_params["run_id"])
+
+    async def _export(self, identity: Identity, request: Request) -> Response:
+        """The whole thread as JSON or Markdown, as a download."""
+        form = request.query_params.get("format", "json")
+        if form not in ("json", "md"):
+            raise ClientError("bad_params", "`format` is json or md.", "Choose one.", number=422)
+        whole = await self._chat.whole(identity, request.path_params["thread_id"])
+        name = f"thread-{whole.thread.thread_id}.{form}"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+        if form == "md":
+            return Response(as_markdown(whole), media_type="text/markdown; charset=utf-8", headers=headers)
+        return Response(encode_json(whole), media_type="application/json", headers=headers)
+
+    async def _openapi(self, _: Request) -> Response:
+        return _json(openapi(self._version))
+
+
+async def _body(request: Request, kind: type[B]) -> B:
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise ClientError("body_too_large", "The body is over 256 KB.", "Send less.", number=413)
+    try:
+        return msgspec.json.decode(bytes(raw), type=kind)
+    except (msgspec.DecodeError, RecursionError) as fault:
+        raise ClientError("bad_body", f"{fault}.", "See /api/v1/openapi.json.", number=422) from fault
+
+
+def _json(value: object) -> Response:
+    return Response(encode_json(value), media_type="application/json", headers={"Cache-Control": "no-store"})
