@@ -1,0 +1,196 @@
+"""Where SQLite and PostgreSQL differ: serial columns, locks, full-text search. All else is common SQL.
+
+Rules: a dialect is a value of statements and small pure functions; it runs nothing.
+"""
+# ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from narthex.adapters.stores.sql.operation import Statement
+
+MAX_WORDS: Final = 16  # of a search text; each is a list to intersect
+SNIPPET_WORDS: Final = 16
+_WORD: Final = re.compile(r"\w+")
+
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine's differences.
+
+    Attributes:
+        name: `sqlite` or `postgres`.
+        serial: type of an ascending row number, as a column definition.
+        lock: the statement that serialises operations with one lock name until their transaction ends, or
+            None where one writer serialises all.
+        hold: suffix of a SELECT: the rows stay until the transaction ends.
+        seize: suffix of a SELECT: the rows are about to be deleted; waits for those that hold them.
+        search_schema: what full-text search adds to the first schema.
+        search_added: keeps the index in step after rows were inserted: (table, seq) → statements.
+        search_removed: the same before rows of a thread are deleted: thread id → statements.
+        search_titled: the same before (True: after) a title changes: (thread id, after) → statements.
+        search: (tenant, user, words, limit) → the statement whose rows are thread_id, title, message_id,
+            snippet, created_at, best first.
+    """
+
+    name: str
+    serial: str
+    lock: str | None
+    hold: str
+    seize: str
+    search_schema: tuple[str, ...]
+    search_added: Callable[[str, int], tuple[Statement, ...]]
+    search_removed: Callable[[str], tuple[Statement, ...]]
+    search_titled: Callable[[str, bool], tuple[Statement, ...]]
+    search: Callable[[str, str, list[str], int], Statement]
+
+
+def words(text: str) -> list[str]:
+    """The words of a search text, lower-cased; at most `MAX_WORDS`."""
+    return [word.lower() for word in _WORD.findall(text)[:MAX_WORDS]]
+
+
+_FTS_COLUMN: Final = {"threads": "title", "messages": "content"}
+
+
+def _sqlite_added(table: str, seq: int) -> tuple[Statement, ...]:
+    column = _FTS_COLUMN[table]
+    return (
+        (
+            (
+                f"INSERT INTO {table}_search (rowid, tenant, {column})"
+                f" SELECT seq, tenant, {column} FROM {table} WHERE seq = ?"
+            ),
+            (seq,),
+        ),
+    )
+
+
+def _sqlite_forget(table: str, thread_id: str) -> Statement:
+    column = _FTS_COLUMN[table]
+    return (
+        (
+            f"INSERT INTO {table}_search ({table}_search, rowid, tenant, {column})"
+            f" SELECT 'delete', seq, tenant, {column} FROM {table} WHERE thread_id = ?"
+        ),
+        (thread_id,),
+    )
+
+
+def _sqlite_removed(thread_id: str) -> tuple[Statement, ...]:
+    return (_sqlite_forget("messages", thread_id), _sqlite_forget("threads", thread_id))
+
+
+def _sqlite_titled(thread_id: str, after: bool) -> tuple[Statement, ...]:
+    if not after:
+        return (_sqlite_forget("threads", thread_id),)
+    return (
+        (
+            (
+                "INSERT INTO threads_search (rowid, tenant, title)"
+                " SELECT seq, tenant, title FROM threads WHERE thread_id = ?"
+            ),
+            (thread_id,),
+        ),
+    )
+
+
+def _sqlite_search(tenant: str, user_id: str, found: list[str], limit: int) -> Statement:
+    # The tenant's own words narrow the index scan; `t.tenant = ?` is what isolates.
+    scope = " ".join(words(tenant)) or "_"
+    text = " AND ".join(f'"{word}"' for word in found) + "*"
+    # Quoted words have no syntax in them: `words` yields \w characters only.
+    message_query = f'tenant : "{scope}" AND content : ({text})'
+    title_query = f'tenant : "{scope}" AND title : ({text})'
+    mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
+    return (
+        (
+            "SELECT thread_id, title, message_id, snippet, created_at FROM ("
+            f"SELECT * FROM (SELECT t.thread_id, t.title, '' AS message_id,"
+            f" snippet(threads_search, 1, '[', ']', '…', {SNIPPET_WORDS}) AS snippet, t.created_at, rank AS score"
+            " FROM threads_search JOIN threads t ON t.seq = threads_search.rowid"
+            f" JOIN members m ON {mine} WHERE threads_search MATCH ? AND t.tenant = ? ORDER BY rank LIMIT ?)"
+            " UNION ALL "
+            "SELECT * FROM (SELECT t.thread_id, t.title, x.message_id,"
+            f" snippet(messages_search, 1, '[', ']', '…', {SNIPPET_WORDS}), x.created_at, rank"
+            " FROM messages_search JOIN messages x ON x.seq = messages_search.rowid"
+            " JOIN threads t ON t.thread_id = x.thread_id"
+            f" JOIN members m ON {mine} WHERE messages_search MATCH ? AND t.tenant = ? ORDER BY rank LIMIT ?)"
+            ") AS hits ORDER BY score, created_at DESC LIMIT ?"
+        ),
+        (tenant, user_id, title_query, tenant, limit, tenant, user_id, message_query, tenant, limit, limit),
+    )
+
+
+SQLITE: Final = Dialect(
+    name="sqlite",
+    serial="INTEGER PRIMARY KEY",
+    lock=None,
+    hold="",
+    seize="",
+    search_schema=(
+        # External content: the index holds no second copy of the text.
+        (
+            "CREATE VIRTUAL TABLE threads_search USING fts5"
+            " (tenant, title, content='threads', content_rowid='seq', tokenize='unicode61 remove_diacritics 2')"
+        ),
+        (
+            "CREATE VIRTUAL TABLE messages_search USING fts5"
+            " (tenant, content, content='messages', content_rowid='seq', tokenize='unicode61 remove_diacritics 2')"
+        ),
+    ),
+    search_added=_sqlite_added,
+    search_removed=_sqlite_removed,
+    search_titled=_sqlite_titled,
+    search=_sqlite_search,
+)
+
+
+def _postgres_search(tenant: str, user_id: str, found: list[str], limit: int) -> Statement:
+    query = " & ".join(found) + ":*"  # words have no syntax in them
+    headline = f"'StartSel=[, StopSel=], MaxWords={SNIPPET_WORDS}, MinWords=4, MaxFragments=1'"
+    mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
+    return (
+        (
+            "SELECT thread_id, title, message_id, snippet, created_at FROM ("
+            f"(SELECT t.thread_id, t.title, '' AS message_id, ts_headline('simple', t.title, q, {headline}) AS snippet,"
+            " t.created_at, ts_rank(to_tsvector('simple', t.title), q) AS score"
+            f" FROM to_tsquery('simple', ?) AS q CROSS JOIN threads t JOIN members m ON {mine}"
+            " WHERE t.tenant = ? AND to_tsvector('simple', t.title) @@ q ORDER BY score DESC LIMIT ?)"
+            " UNION ALL "
+            f"(SELECT t.thread_id, t.title, x.message_id, ts_headline('simple', x.content, q, {headline}),"
+            " x.created_at, ts_rank(to_tsvector('simple', left(x.content, 200000)), q) AS score"
+            " FROM to_tsquery('simple', ?) AS q CROSS JOIN messages x JOIN threads t ON t.thread_id = x.thread_id"
+            f" JOIN members m ON {mine}"
+            " WHERE t.tenant = ? AND to_tsvector('simple', left(x.content, 200000)) @@ q ORDER BY score DESC LIMIT ?)"
+            ") AS hits ORDER BY score DESC, created_at DESC LIMIT ?"
+        ),
+        (query, tenant, user_id, tenant, limit, query, tenant, user_id, tenant, limit, limit),
+    )
+
+
+def _nothing(*_: object) -> tuple[Statement, ...]:
+    """PostgreSQL keeps its expression indexes in step by itself."""
+    return ()
+
+
+POSTGRES: Final = Dialect(
+    name="postgres",
+    serial="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    lock="SELECT pg_advisory_xact_lock(hashtextextended(?, 0))",
+    hold=" FOR KEY SHARE",  # goes together with updates of the same row, not with its deletion
+    seize=" FOR UPDATE",
+    search_schema=(
+        "CREATE INDEX threads_search ON threads USING gin (to_tsvector('simple', title))",
+        # A tsvector holds at most 1 MB: the first 200,000 characters of a message are searched.
+        "CREATE INDEX messages_search ON messages USING gin (to_tsvector('simple', left(content, 200000)))",
+    ),
+    search_added=_nothing,
+    search_removed=_nothing,
+    search_titled=_nothing,
+    search=_postgres_search,
+)

@@ -1,0 +1,89 @@
+"""Approvals in SQL: the part of the Runs port about interrupts. Runs themselves are `runs.py`'s.
+
+Rules: an approval is answered once; its answer and the run that carries it on are one transaction.
+"""
+# ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
+
+from __future__ import annotations
+
+from typing import Final
+
+from narthex.adapters.stores.sql.operation import Engine, Operation, Shape
+from narthex.adapters.stores.sql.threads import MAX_LIMIT
+from narthex.ports.runs import Interrupt, Run
+
+_INTERRUPT: Final = Shape(Interrupt)
+_RUN: Final = Shape(Run)
+
+
+class SqlInterrupts:
+    """The approval methods of the Runs port over an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def open_interrupt(self, interrupt: Interrupt) -> None:
+        """See the port; the same id again changes nothing."""
+        await self._engine.write(_open(interrupt))
+
+    async def interrupt(self, tenant: str, interrupt_id: str) -> Interrupt | None:
+        """See the port."""
+        return await self._engine.read(_get(tenant, interrupt_id))
+
+    async def open_interrupts(self, tenant: str, thread_id: str, now: float) -> list[Interrupt]:
+        """See the port; oldest first."""
+        return await self._engine.read(_list_open(tenant, thread_id, now))
+
+    async def answer_interrupt(
+        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
+    ) -> Interrupt | None:
+        """See the port."""
+        return await self._engine.write(_answer(tenant, interrupt_id, by, payload, resume, now))
+
+
+def _open(interrupt: Interrupt) -> Operation[None]:
+    yield (
+        (
+            f"INSERT INTO interrupts ({_INTERRUPT.columns}) VALUES ({_INTERRUPT.placeholders})"
+            " ON CONFLICT (tenant, interrupt_id) DO NOTHING"
+        ),
+        _INTERRUPT.values(interrupt),
+    )
+
+
+def _get(tenant: str, interrupt_id: str) -> Operation[Interrupt | None]:
+    rows = yield (
+        f"SELECT {_INTERRUPT.columns} FROM interrupts WHERE tenant = ? AND interrupt_id = ?",
+        (tenant, interrupt_id),
+    )
+    return _INTERRUPT.first(rows)
+
+
+def _list_open(tenant: str, thread_id: str, now: float) -> Operation[list[Interrupt]]:
+    rows = yield (
+        (
+            f"SELECT {_INTERRUPT.columns} FROM interrupts"
+            " WHERE thread_id = ? AND tenant = ? AND resume_run_id = '' AND expires_at > ?"
+            " ORDER BY created_at, interrupt_id LIMIT ?"
+        ),
+        (thread_id, tenant, now, MAX_LIMIT),
+    )
+    return _INTERRUPT.read_all(rows)
+
+
+def _answer(
+    tenant: str, interrupt_id: str, by: str, payload: str, resume: Run, now: float
+) -> Operation[Interrupt | None]:
+    rows = yield (
+        (
+            "UPDATE interrupts SET answered_by = ?, payload = ?, resume_run_id = ?"
+            " WHERE tenant = ? AND interrupt_id = ? AND resume_run_id = '' AND expires_at > ?"
+            f" RETURNING {_INTERRUPT.columns}"
+        ),
+        (by, payload, resume.run_id, tenant, interrupt_id, now),
+    )
+    if not rows:
+        before = yield from _get(tenant, interrupt_id)
+        return before if before is not None and before.resume_run_id else None
+    yield f"INSERT INTO runs ({_RUN.columns}) VALUES ({_RUN.placeholders})", _RUN.values(resume)
+    return _INTERRUPT.read(rows[0])

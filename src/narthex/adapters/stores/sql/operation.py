@@ -1,0 +1,96 @@
+"""What an operation is: a generator that asks for statements and is sent their rows. Engines are elsewhere.
+
+    def rename(thread_id: str) -> Operation[bool]:
+        rows = yield "UPDATE threads SET title = ? WHERE thread_id = ? RETURNING 1", ("x", thread_id)
+        return bool(rows)
+
+Rules: one operation is one transaction, and it may be run with others in one commit; it does no I/O, reads no
+clock and keeps no state; placeholders are `?`; SQL is what SQLite and PostgreSQL both understand, the rest is
+a `Dialect`'s. An exception raised inside undoes the operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
+Row = tuple[Any, ...]  # Any: columns differ; `Shape` gives them their types
+Statement = tuple[str, Sequence[object]]
+Operation = Generator[Statement, list[Row], T]
+
+
+class Engine(Protocol):
+    """Runs operations against one database.
+
+    Both raise what the operation raises, and DependencyError when the database does not do its part.
+    """
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Run an operation that changes nothing, on a state that includes every write that returned before."""
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Run an operation in a transaction; returns once it is durable."""
+
+
+class Shape(Generic[S]):
+    """How a Struct lies in a table: columns named as its fields; bool as 0/1, tuple[str, …] as JSON text."""
+
+    def __init__(self, struct: type[S]) -> None:
+        fields = msgspec.structs.fields(struct)
+        self._struct = struct
+        self.names = tuple(field.name for field in fields)
+        self.columns = ", ".join(f'"{name}"' for name in self.names)
+        self.placeholders = ", ".join("?" * len(self.names))
+        self._numbers = tuple(field.name for field in fields if field.type is float)
+        self._booleans = frozenset(field.name for field in fields if field.type is bool)
+        self._tuples = frozenset(field.name for field in fields if field.type == tuple[str, ...])
+
+    def of(self, alias: str) -> str:
+        """The columns, qualified."""
+        return ", ".join(f'{alias}."{name}"' for name in self.names)
+
+    def read(self, row: Row) -> S:
+        """The Struct in the first columns of `row`."""
+        found: dict[str, Any] = dict(zip(self.names, row, strict=False))
+        for name in self._numbers:  # SQLite's RETURNING gives 2.0 back as 2
+            found[name] = float(found[name])
+        for name in self._booleans:
+            found[name] = bool(found[name])
+        for name in self._tuples:
+            found[name] = tuple(msgspec.json.decode(found[name], type=list[str]))
+        return self._struct(**found)
+
+    def read_all(self, rows: list[Row]) -> list[S]:
+        """One Struct a row."""
+        return [self.read(row) for row in rows]
+
+    def first(self, rows: list[Row]) -> S | None:
+        """The first row's Struct, or None."""
+        return self.read(rows[0]) if rows else None
+
+    def values(self, value: S) -> tuple[object, ...]:
+        """The parameters for `placeholders`."""
+        return tuple(self._plain(name, getattr(value, name)) for name in self.names)
+
+    def _plain(self, name: str, value: object) -> object:
+        if name in self._booleans:
+            return int(bool(value))
+        if name in self._tuples:
+            return msgspec.json.encode(value).decode()
+        return value
+
+
+def each(statements: Iterable[Statement]) -> Operation[None]:
+    """Run statements whose rows do not matter."""
+    for statement in statements:  # noqa: UP028 - `yield from` a tuple fails when rows are sent to it
+        yield statement
+
+
+def marks(count: int) -> str:
+    """`?, ?, ?` for an IN list of `count` ≥ 1."""
+    return ", ".join("?" * count)

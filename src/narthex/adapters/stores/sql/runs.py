@@ -1,0 +1,337 @@
+"""Runs, leases and approvals in SQL. See `ports/runs.py` for what is promised.
+
+Rules: whatever decides over several rows (a queue's limit, who is next) holds a lock by name first, so that
+two instances never decide at once; every step that names an owner is fenced by owner and attempt.
+"""
+# ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from narthex.adapters.stores.sql.dialect import Dialect
+from narthex.adapters.stores.sql.interrupts import SqlInterrupts
+from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape
+from narthex.adapters.stores.sql.threads import MAX_LIMIT
+from narthex.errors import ClientError
+from narthex.ports.runs import Run
+
+RUN: Final = Shape(Run)
+_HELD: Final = "tenant = ? AND run_id = ? AND owner = ? AND attempt = ? AND state = 'running'"
+_QUEUE_LOCK: Final = (
+    "narthex queue"  # claims and take-overs of all instances, one at a time: milliseconds each
+)
+QUEUE_FULL: Final = 429
+
+
+class SqlRuns(SqlInterrupts):
+    """The Runs port over an engine."""
+
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+        super().__init__(engine)
+        self._dialect = dialect
+
+    async def start(self, run: Run, *, queue_limit: int) -> tuple[Run, bool]:
+        """See the port."""
+        return await self._engine.write(_start(self._dialect, run, queue_limit))
+
+    async def get(self, tenant: str, run_id: str) -> Run | None:
+        """See the port."""
+        return await self._engine.read(_get(tenant, run_id))
+
+    async def by_client_message(self, tenant: str, user_id: str, client_message_id: str) -> Run | None:
+        """See the port."""
+        return await self._engine.read(_by_client_message(tenant, user_id, client_message_id))
+
+    async def claim(self, owner: str, now: float, lease_s: float, limit: int) -> list[Run]:
+        """See the port."""
+        return await self._engine.write(_claim(self._dialect, owner, now, lease_s, limit))
+
+    async def queue_position(self, tenant: str, run_id: str) -> int:
+        """See the port."""
+        return await self._engine.read(_queue_position(tenant, run_id))
+
+    async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
+        """See the port."""
+        return await self._engine.write(_renew(owner, now + lease_s))
+
+    async def started(self, run: Run, start_offset: int, now: float) -> bool:
+        """See the port; the moment of the first attempt is kept."""
+        return await self._engine.write(_started(run, start_offset, now))
+
+    async def finish(
+        self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
+    ) -> bool:
+        """See the port."""
+        return await self._engine.write(_finish(run, (state, count, digest, text, error, now)))
+
+    async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
+        """See the port; the first to ask is the one who is noted."""
+        return await self._engine.write(_request_cancel(tenant, run_id, by, now))
+
+    async def cancel_requests(self, owner: str) -> list[Run]:
+        """See the port."""
+        return await self._engine.read(_cancel_requests(owner))
+
+    async def orphans(self, now: float, owner: str, lease_s: float, limit: int) -> list[Run]:
+        """See the port."""
+        return await self._engine.write(_orphans(self._dialect, now, owner, lease_s, limit))
+
+    async def release(self, owner: str, now: float) -> int:
+        """See the port."""
+        return await self._engine.write(_release(owner, now))
+
+    async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
+        """See the port."""
+        return await self._engine.read(_active_in_thread(tenant, thread_id))
+
+    async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
+        """See the port."""
+        return await self._engine.read(_list_in_thread(tenant, thread_id, limit))
+
+    async def active_count(self, tenant: str, user_id: str) -> int:
+        """See the port."""
+        return await self._engine.read(_active_count(tenant, user_id))
+
+
+def insert_run(run: Run) -> Operation[Run | None]:
+    """Insert as given; None when (tenant, user, client_message_id) is there already."""
+    rows = yield (
+        (
+            f"INSERT INTO runs ({RUN.columns}) VALUES ({RUN.placeholders})"
+            f" ON CONFLICT (tenant, user_id, client_message_id) DO NOTHING RETURNING {RUN.columns}"
+        ),
+        RUN.values(run),
+    )
+    return RUN.first(rows)
+
+
+def _start(dialect: Dialect, run: Run, queue_limit: int) -> Operation[tuple[Run, bool]]:
+    if dialect.lock is not None:
+        yield dialect.lock, (f"queue {run.thread_id}",)
+    before = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
+    if before is not None:
+        return before, False
+    rows = yield (
+        "SELECT count(*) FROM runs WHERE thread_id = ? AND state = 'queued' AND tenant = ?",
+        (run.thread_id, run.tenant),
+    )
+    if rows[0][0] >= queue_limit:
+        raise ClientError(
+            "queue_full",
+            f"The thread has {queue_limit} runs waiting already.",
+            "Wait for one to finish, or cancel one.",
+            number=QUEUE_FULL,
+        )
+    kept = yield from insert_run(run)
+    if kept is None:  # the same message to another thread, at the same moment
+        kept = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
+        assert kept is not None
+        return kept, False
+    return kept, True
+
+
+def _get(tenant: str, run_id: str) -> Operation[Run | None]:
+    rows = yield f"SELECT {RUN.columns} FROM runs WHERE run_id = ? AND tenant = ?", (run_id, tenant)
+    return RUN.first(rows)
+
+
+def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Operation[Run | None]:
+    rows = yield (
+        f"SELECT {RUN.columns} FROM runs WHERE tenant = ? AND user_id = ? AND client_message_id = ?",
+        (tenant, user_id, client_message_id),
+    )
+    return RUN.first(rows)
+
+
+# The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
+# node. At most `limit` a tenant are looked at further, the oldest first.
+_CLAIMABLE: Final = """
+WITH heads AS (
+    SELECT q.*, row_number() OVER (PARTITION BY q.thread_id ORDER BY q.created_at, q.run_id) AS place
+    FROM runs q WHERE q.state = 'queued'
+), busy AS (
+    SELECT tenant, user_id, count(*) AS running FROM runs WHERE state = 'running' GROUP BY tenant, user_id
+), free AS (
+    SELECT h.*, coalesce(b.running, 0) AS user_running, row_number()
+        OVER (PARTITION BY h.tenant, h.user_id ORDER BY h.created_at, h.run_id) AS user_place
+    FROM heads h LEFT JOIN busy b ON b.tenant = h.tenant AND b.user_id = h.user_id
+    WHERE h.place = 1 AND (h.owner = '' OR h.owner = ? OR h.lease_until <= ?)
+      AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = h.thread_id AND r.state = 'running')
+), candidates AS (
+    SELECT f.*, row_number() OVER (PARTITION BY f.tenant ORDER BY f.created_at, f.run_id) AS tenant_place
+    FROM free f WHERE f.user_place <= f.concurrent_limit - f.user_running
+)
+SELECT c.tenant, c.run_id,
+    coalesce((SELECT sum(b.running) FROM busy b WHERE b.tenant = c.tenant), 0) AS tenant_running
+FROM candidates c WHERE c.tenant_place <= ? ORDER BY c.created_at, c.run_id
+"""
+
+
+def _claim(dialect: Dialect, owner: str, now: float, lease_s: float, limit: int) -> Operation[list[Run]]:
+    if dialect.lock is not None:
+        yield dialect.lock, (_QUEUE_LOCK,)
+    limit = min(limit, MAX_LIMIT)
+    rows = yield _CLAIMABLE, (owner, now, limit)
+    claimed: list[Run] = []
+    for run_id in _fairest(rows, limit):
+        taken = yield (
+            (
+                "UPDATE runs SET state = 'running', owner = ?, lease_until = ?, attempt = attempt + 1"
+                f" WHERE run_id = ? AND state = 'queued' RETURNING {RUN.columns}"
+            ),
+            (owner, now + lease_s, run_id),
+        )
+        claimed += RUN.read_all(taken)  # empty when it was cancelled a moment ago
+    return claimed
+
+
+def _fairest(rows: list[Row], limit: int) -> list[str]:
+    """Up to `limit` run ids of (tenant, run_id, tenant_running) rows, oldest first: always the next of the
+    tenant with the fewest running, those picked here counted in; among equals the oldest.
+    """
+    waiting: dict[str, list[tuple[int, str]]] = {}
+    running: Counter[str] = Counter()
+    for age, (tenant, run_id, count) in enumerate(rows):
+        waiting.setdefault(tenant, []).append((age, run_id))
+        running[tenant] = int(count)
+    for queue in waiting.values():
+        queue.reverse()
+    picked: list[str] = []
+    while waiting and len(picked) < limit:
+        tenant = min(waiting, key=lambda name: (running[name], waiting[name][-1]))
+        picked.append(waiting[tenant].pop()[1])
+        running[tenant] += 1
+        if not waiting[tenant]:
+            del waiting[tenant]
+    return picked
+
+
+def _queue_position(tenant: str, run_id: str) -> Operation[int]:
+    run = yield from _get(tenant, run_id)
+    if run is None or run.state != "queued":
+        return 0
+    older = "state = 'queued' AND tenant = ? AND (created_at < ? OR (created_at = ? AND run_id < ?))"
+    age = (tenant, run.created_at, run.created_at, run.run_id)
+    rows = yield f"SELECT count(*) FROM runs WHERE thread_id = ? AND {older}", (run.thread_id, *age)
+    in_thread = int(rows[0][0])
+    rows = yield (
+        "SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND state = 'running'",
+        (tenant, run.user_id),
+    )
+    if rows[0][0] < run.concurrent_limit:
+        return in_thread
+    rows = yield f"SELECT count(*) FROM runs WHERE user_id = ? AND {older}", (run.user_id, *age)
+    return max(in_thread, int(rows[0][0]))
+
+
+def _renew(owner: str, until: float) -> Operation[list[str]]:
+    rows = yield (
+        (
+            "UPDATE runs SET lease_until = ? WHERE owner = ? AND state IN ('queued', 'running')"
+            " RETURNING run_id, state"
+        ),
+        (until, owner),
+    )
+    return [run_id for run_id, state in rows if state == "running"]
+
+
+def _started(run: Run, start_offset: int, now: float) -> Operation[bool]:
+    rows = yield (
+        (
+            "UPDATE runs SET start_offset = ?, started_at = CASE WHEN started_at = 0 THEN ? ELSE started_at END"
+            f" WHERE {_HELD} RETURNING 1"
+        ),
+        (start_offset, now, run.tenant, run.run_id, run.owner, run.attempt),
+    )
+    return bool(rows)
+
+
+def _finish(run: Run, outcome: tuple[str, int, str, str, str, float]) -> Operation[bool]:
+    rows = yield (
+        (
+            'UPDATE runs SET state = ?, "count" = ?, digest = ?, "text" = ?, error = ?, finished_at = ?,'
+            f" lease_until = 0 WHERE {_HELD} RETURNING 1"
+        ),
+        (*outcome, run.tenant, run.run_id, run.owner, run.attempt),
+    )
+    return bool(rows)
+
+
+def _request_cancel(tenant: str, run_id: str, by: str, now: float) -> Operation[Run | None]:
+    rows = yield (
+        (
+            "UPDATE runs SET finished_at = CASE state WHEN 'queued' THEN ? ELSE finished_at END,"
+            " cancel_requested_by = CASE cancel_requested_by WHEN '' THEN ? ELSE cancel_requested_by END,"
+            " state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END"
+            f" WHERE run_id = ? AND tenant = ? AND state IN ('queued', 'running') RETURNING {RUN.columns}"
+        ),
+        (now, by, run_id, tenant),
+    )
+    if rows:
+        return RUN.read(rows[0])
+    return (yield from _get(tenant, run_id))
+
+
+def _cancel_requests(owner: str) -> Operation[list[Run]]:
+    rows = yield (
+        (
+            f"SELECT {RUN.columns} FROM runs WHERE owner = ? AND state IN ('queued', 'running')"
+            " AND state = 'running' AND cancel_requested_by <> '' ORDER BY run_id LIMIT ?"
+        ),
+        (owner, MAX_LIMIT),
+    )
+    return RUN.read_all(rows)
+
+
+def _orphans(dialect: Dialect, now: float, owner: str, lease_s: float, limit: int) -> Operation[list[Run]]:
+    if dialect.lock is not None:
+        yield dialect.lock, (_QUEUE_LOCK,)
+    rows = yield (
+        (
+            "UPDATE runs SET owner = ?, lease_until = ?, attempt = attempt + 1 WHERE run_id IN"
+            " (SELECT run_id FROM runs WHERE state = 'running' AND lease_until <= ? ORDER BY lease_until LIMIT ?)"
+            f" AND state = 'running' AND lease_until <= ? RETURNING {RUN.columns}"
+        ),
+        (owner, now + lease_s, now, min(limit, MAX_LIMIT), now),
+    )
+    return RUN.read_all(rows)
+
+
+def _release(owner: str, now: float) -> Operation[int]:
+    rows = yield (
+        "UPDATE runs SET lease_until = ? WHERE owner = ? AND state IN ('queued', 'running') RETURNING 1",
+        (now, owner),
+    )
+    return len(rows)
+
+
+def _active_in_thread(tenant: str, thread_id: str) -> Operation[list[Run]]:
+    rows = yield (
+        (
+            f"SELECT {RUN.columns} FROM runs WHERE thread_id = ? AND tenant = ? AND state IN ('queued', 'running')"
+            " ORDER BY created_at, run_id"
+        ),
+        (thread_id, tenant),
+    )
+    return RUN.read_all(rows)
+
+
+def _list_in_thread(tenant: str, thread_id: str, limit: int) -> Operation[list[Run]]:
+    rows = yield (
+        (
+            f"SELECT {RUN.columns} FROM runs WHERE thread_id = ? AND tenant = ?"
+            " ORDER BY created_at DESC, run_id DESC LIMIT ?"
+        ),
+        (thread_id, tenant, min(limit, MAX_LIMIT)),
+    )
+    return RUN.read_all(rows)
+
+
+def _active_count(tenant: str, user_id: str) -> Operation[int]:
+    rows = yield (
+        "SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND state IN ('queued', 'running')",
+        (tenant, user_id),
+    )
+    return int(rows[0][0])

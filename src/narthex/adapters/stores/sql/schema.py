@@ -1,0 +1,137 @@
+"""Tables, as numbered migrations that go forward only. Rows are the other files'.
+
+Rules: a migration that was released never changes; each names the oldest program version that can still
+read and write its result (`readable_from`), which is at most one back, so that a deploy can be rolled back.
+Types: TEXT, BIGINT and DOUBLE PRECISION, which both engines have; moments are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from narthex.adapters.stores.sql.dialect import Dialect
+from narthex.adapters.stores.sql.operation import Operation
+from narthex.errors import ConfigError
+
+VERSION: Final = 1
+
+
+class Migration(NamedTuple):
+    """One step. `{serial}` in a statement is the dialect's; `search` adds the dialect's full-text schema."""
+
+    version: int
+    readable_from: int
+    statements: tuple[str, ...]
+    search: bool = False
+
+
+MIGRATIONS: Final = (
+    Migration(
+        version=1,
+        readable_from=1,
+        statements=(
+            """CREATE TABLE threads (seq {serial}, thread_id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
+               title TEXT NOT NULL, created_by TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
+               updated_at DOUBLE PRECISION NOT NULL)""",
+            "CREATE INDEX threads_by_creator ON threads (tenant, created_by, updated_at)",
+            """CREATE TABLE members (thread_id TEXT NOT NULL, user_id TEXT NOT NULL, tenant TEXT NOT NULL,
+               role TEXT NOT NULL, joined_at DOUBLE PRECISION NOT NULL, read_offset BIGINT NOT NULL,
+               PRIMARY KEY (thread_id, user_id))""",
+            "CREATE INDEX members_by_user ON members (tenant, user_id, thread_id)",
+            # Ids of messages come from outside, so they are unique within their thread only.
+            """CREATE TABLE messages (seq {serial}, message_id TEXT NOT NULL, thread_id TEXT NOT NULL,
+               tenant TEXT NOT NULL, role TEXT NOT NULL, author TEXT NOT NULL, content TEXT NOT NULL,
+               created_at DOUBLE PRECISION NOT NULL, run_id TEXT NOT NULL, detail TEXT NOT NULL,
+               "offset" BIGINT NOT NULL, UNIQUE (thread_id, message_id))""",
+            "CREATE INDEX messages_by_age ON messages (thread_id, created_at, seq)",
+            """CREATE TABLE runs (run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, tenant TEXT NOT NULL,
+               user_id TEXT NOT NULL, agent TEXT NOT NULL, state TEXT NOT NULL, client_message_id TEXT NOT NULL,
+               message_id TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL, parent_run_id TEXT NOT NULL,
+               concurrent_limit BIGINT NOT NULL, identity TEXT NOT NULL, traffic TEXT NOT NULL,
+               started_at DOUBLE PRECISION NOT NULL, finished_at DOUBLE PRECISION NOT NULL,
+               start_offset BIGINT NOT NULL, owner TEXT NOT NULL, lease_until DOUBLE PRECISION NOT NULL,
+               attempt BIGINT NOT NULL, restartable BIGINT NOT NULL, cancel_requested_by TEXT NOT NULL,
+               "count" BIGINT NOT NULL, digest TEXT NOT NULL, "text" TEXT NOT NULL, error TEXT NOT NULL,
+               UNIQUE (tenant, user_id, client_message_id))""",
+            "CREATE INDEX runs_by_thread ON runs (thread_id, created_at)",
+            # Few runs are active at a time: these stay small however long the history grows.
+            "CREATE INDEX runs_queued ON runs (thread_id, created_at) WHERE state = 'queued'",
+            "CREATE INDEX runs_running ON runs (thread_id) WHERE state = 'running'",
+            "CREATE INDEX runs_of_user ON runs (tenant, user_id) WHERE state IN ('queued', 'running')",
+            "CREATE INDEX runs_owned ON runs (owner) WHERE state IN ('queued', 'running')",
+            """CREATE TABLE interrupts (interrupt_id TEXT NOT NULL, run_id TEXT NOT NULL, thread_id TEXT NOT NULL,
+               tenant TEXT NOT NULL, "text" TEXT NOT NULL, "schema" TEXT NOT NULL,
+               created_at DOUBLE PRECISION NOT NULL, expires_at DOUBLE PRECISION NOT NULL,
+               answered_by TEXT NOT NULL, payload TEXT NOT NULL, resume_run_id TEXT NOT NULL, node TEXT NOT NULL,
+               PRIMARY KEY (tenant, interrupt_id))""",
+            "CREATE INDEX interrupts_by_thread ON interrupts (thread_id)",
+            """CREATE TABLE users (user_id TEXT NOT NULL, tenant TEXT NOT NULL, email TEXT NOT NULL,
+               name TEXT NOT NULL, plan TEXT NOT NULL, permissions TEXT NOT NULL, password_hash TEXT NOT NULL,
+               created_at DOUBLE PRECISION NOT NULL, blocked_at DOUBLE PRECISION NOT NULL,
+               PRIMARY KEY (tenant, user_id), UNIQUE (tenant, email))""",
+            """CREATE TABLE tickets (ticket_hash TEXT PRIMARY KEY, identity TEXT NOT NULL,
+               expires_at DOUBLE PRECISION NOT NULL)""",
+            "CREATE INDEX tickets_by_expiry ON tickets (expires_at)",
+            """CREATE TABLE refresh_tokens (token_hash TEXT PRIMARY KEY, family TEXT NOT NULL,
+               tenant TEXT NOT NULL, user_id TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
+               expires_at DOUBLE PRECISION NOT NULL, used_at DOUBLE PRECISION NOT NULL)""",
+            "CREATE INDEX refresh_tokens_by_family ON refresh_tokens (family)",
+            "CREATE INDEX refresh_tokens_by_user ON refresh_tokens (tenant, user_id)",
+            "CREATE INDEX refresh_tokens_by_expiry ON refresh_tokens (expires_at)",
+            """CREATE TABLE signing_keys (kid TEXT PRIMARY KEY, purpose TEXT NOT NULL, algorithm TEXT NOT NULL,
+               jwk TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL, not_before DOUBLE PRECISION NOT NULL,
+               retire_at DOUBLE PRECISION NOT NULL)""",
+            """CREATE TABLE revocations (kind TEXT NOT NULL, tenant TEXT NOT NULL, value TEXT NOT NULL,
+               "at" DOUBLE PRECISION NOT NULL, "until" DOUBLE PRECISION NOT NULL, cut DOUBLE PRECISION NOT NULL,
+               reason TEXT NOT NULL, PRIMARY KEY (kind, tenant, value))""",
+            'CREATE INDEX revocations_by_end ON revocations ("until")',
+            """CREATE TABLE audits (seq {serial}, "at" DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL,
+               tenant TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL, trace_id TEXT NOT NULL)""",
+            "CREATE INDEX audits_by_kind ON audits (kind, seq)",
+            """CREATE TABLE results (test_run TEXT PRIMARY KEY, "at" DOUBLE PRECISION NOT NULL,
+               environment TEXT NOT NULL, passed BIGINT NOT NULL, failed BIGINT NOT NULL, skipped BIGINT NOT NULL,
+               duration_s DOUBLE PRECISION NOT NULL, report TEXT NOT NULL)""",
+            'CREATE INDEX results_by_age ON results ("at")',
+            """CREATE TABLE samples (seq {serial}, "at" DOUBLE PRECISION NOT NULL, component TEXT NOT NULL,
+               status TEXT NOT NULL, latency_ms DOUBLE PRECISION NOT NULL)""",
+            'CREATE INDEX samples_by_age ON samples ("at")',
+            'CREATE INDEX samples_by_component ON samples (component, "at")',
+            "CREATE TABLE pings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        ),
+        search=True,
+    ),
+)
+
+
+def migrate(dialect: Dialect, name: str, now: float, version: int = VERSION) -> Operation[int]:
+    """Bring the schema forward to `version`; returns the version that the database has then.
+
+    Raises:
+        ConfigError: the database is newer than this program and no longer readable by it; `name` names it.
+    """
+    if dialect.lock is not None:  # instances start together: one migrates, the others wait and find it done
+        yield dialect.lock, ("narthex schema",)
+    yield (
+        (
+            "CREATE TABLE IF NOT EXISTS schema_versions"
+            " (version BIGINT PRIMARY KEY, readable_from BIGINT NOT NULL, applied_at DOUBLE PRECISION NOT NULL)"
+        ),
+        (),
+    )
+    rows = yield "SELECT version, readable_from FROM schema_versions ORDER BY version DESC LIMIT 1", ()
+    found, readable_from = rows[0] if rows else (0, 0)
+    if readable_from > version:
+        raise ConfigError(
+            [f"{name} has schema {found}, this narthex knows up to {version}: start the newer narthex again."]
+        )
+    for migration in MIGRATIONS:
+        if not found < migration.version <= version:
+            continue
+        for statement in migration.statements + (dialect.search_schema if migration.search else ()):
+            yield statement.replace("{serial}", dialect.serial), ()
+        yield (
+            "INSERT INTO schema_versions (version, readable_from, applied_at) VALUES (?, ?, ?)",
+            (migration.version, migration.readable_from, now),
+        )
+        found = migration.version
+    return int(found)

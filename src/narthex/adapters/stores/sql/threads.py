@@ -1,0 +1,281 @@
+"""Threads, members, messages and search in SQL. See `ports/threads.py` for what is promised.
+
+Rules: every statement names the tenant or a thread id that was just checked against it.
+"""
+# ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
+
+from __future__ import annotations
+
+from typing import Final
+
+from narthex.adapters.stores.sql.dialect import Dialect, words
+from narthex.adapters.stores.sql.operation import Engine, Operation, Shape, each, marks
+from narthex.ports.threads import Hit, Message, Thread, ThreadMember
+
+MAX_LIMIT: Final = 200
+
+_THREAD: Final = Shape(Thread)
+_MEMBER: Final = Shape(ThreadMember)
+_MESSAGE: Final = Shape(Message)
+
+
+class SqlThreads:
+    """The Threads port over an engine."""
+
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+        self._engine = engine
+        self._dialect = dialect
+
+    async def create(self, thread: Thread) -> bool:
+        """See the port."""
+        return await self._engine.write(_create(self._dialect, thread))
+
+    async def get(self, tenant: str, thread_id: str) -> Thread | None:
+        """See the port."""
+        return await self._engine.read(_get(tenant, thread_id))
+
+    async def list_for(self, tenant: str, user_id: str, *, before: float | None, limit: int) -> list[Thread]:
+        """See the port."""
+        return await self._engine.read(_list_for(tenant, user_id, before, limit))
+
+    async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
+        """See the port."""
+        return await self._engine.write(_rename(self._dialect, tenant, thread_id, title, now))
+
+    async def delete(self, tenant: str, thread_id: str) -> bool:
+        """See the port."""
+        return await self._engine.write(_delete(self._dialect, tenant, thread_id))
+
+    async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
+        """See the port."""
+        return await self._engine.read(_members(tenant, thread_id))
+
+    async def role(self, tenant: str, thread_id: str, user_id: str) -> str | None:
+        """See the port."""
+        return await self._engine.read(_role(tenant, thread_id, user_id))
+
+    async def add_member(
+        self, tenant: str, thread_id: str, member: ThreadMember, *, limit: int | None
+    ) -> str:
+        """See the port."""
+        return await self._engine.write(_add_member(self._dialect, tenant, thread_id, member, limit))
+
+    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> bool:
+        """See the port."""
+        return await self._engine.write(_remove_member(tenant, thread_id, user_id))
+
+    async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
+        """See the port."""
+        return await self._engine.write(_mark_read(tenant, thread_id, user_id, offset))
+
+    async def add_messages(self, tenant: str, messages: list[Message]) -> None:
+        """See the port; messages of threads that the tenant does not have are left out."""
+        if messages:
+            await self._engine.write(_add_messages(self._dialect, tenant, messages))
+
+    async def messages(
+        self, tenant: str, thread_id: str, *, before: float | None, limit: int
+    ) -> list[Message]:
+        """See the port."""
+        return await self._engine.read(_messages(tenant, thread_id, before, limit))
+
+    async def search(self, tenant: str, user_id: str, text: str, *, limit: int) -> list[Hit]:
+        """See the port; all words must occur, the last may be the beginning of one."""
+        found = words(text)
+        if not found:
+            return []
+        return await self._engine.read(_search(self._dialect, tenant, user_id, found, limit))
+
+    async def purge(self, tenant: str, user_id: str, older_than: float) -> list[str]:
+        """See the port."""
+        return await self._engine.write(_purge(self._dialect, tenant, user_id, older_than))
+
+
+def _create(dialect: Dialect, thread: Thread) -> Operation[bool]:
+    rows = yield (
+        (
+            f"INSERT INTO threads ({_THREAD.columns}) VALUES ({_THREAD.placeholders})"
+            " ON CONFLICT (thread_id) DO NOTHING RETURNING seq"
+        ),
+        _THREAD.values(thread),
+    )
+    if not rows:
+        return False
+    yield from each(dialect.search_added("threads", rows[0][0]))
+    yield from _insert_member(
+        thread.tenant,
+        thread.thread_id,
+        ThreadMember(user_id=thread.created_by, role="owner", joined_at=thread.created_at),
+    )
+    return True
+
+
+def _get(tenant: str, thread_id: str, suffix: str = "") -> Operation[Thread | None]:
+    rows = yield (
+        f"SELECT {_THREAD.columns} FROM threads WHERE thread_id = ? AND tenant = ?{suffix}",
+        (thread_id, tenant),
+    )
+    return _THREAD.first(rows)
+
+
+def _list_for(tenant: str, user_id: str, before: float | None, limit: int) -> Operation[list[Thread]]:
+    older = "" if before is None else " AND t.updated_at < ?"
+    rows = yield (
+        (
+            f"SELECT {_THREAD.of('t')} FROM members m JOIN threads t ON t.thread_id = m.thread_id"
+            f" WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}"
+            " ORDER BY t.updated_at DESC, t.seq DESC LIMIT ?"
+        ),
+        (tenant, user_id, *(() if before is None else (before,)), _bounded(limit)),
+    )
+    return _THREAD.read_all(rows)
+
+
+def _rename(dialect: Dialect, tenant: str, thread_id: str, title: str, now: float) -> Operation[bool]:
+    if (yield from _get(tenant, thread_id)) is None:
+        return False
+    yield from each(dialect.search_titled(thread_id, False))
+    yield (
+        (
+            "UPDATE threads SET title = ?, updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at END"
+            " WHERE thread_id = ? AND tenant = ?"
+        ),
+        (title, now, now, thread_id, tenant),
+    )
+    yield from each(dialect.search_titled(thread_id, True))
+    return True
+
+
+def _delete(dialect: Dialect, tenant: str, thread_id: str) -> Operation[bool]:
+    if (yield from _get(tenant, thread_id, dialect.seize)) is None:
+        return False
+    yield from each(dialect.search_removed(thread_id))
+    for table in ("interrupts", "runs", "messages", "members", "threads"):
+        yield f"DELETE FROM {table} WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
+    return True
+
+
+def _members(tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
+    rows = yield (
+        (
+            f"SELECT {_MEMBER.columns} FROM members WHERE thread_id = ? AND tenant = ?"
+            " ORDER BY CASE role WHEN 'owner' THEN 0 ELSE 1 END, joined_at, user_id"
+        ),
+        (thread_id, tenant),
+    )
+    return _MEMBER.read_all(rows)
+
+
+def _role(tenant: str, thread_id: str, user_id: str) -> Operation[str | None]:
+    rows = yield (
+        "SELECT role FROM members WHERE thread_id = ? AND user_id = ? AND tenant = ?",
+        (thread_id, user_id, tenant),
+    )
+    return str(rows[0][0]) if rows else None
+
+
+def _insert_member(tenant: str, thread_id: str, member: ThreadMember) -> Operation[None]:
+    yield (
+        f"INSERT INTO members ({_MEMBER.columns}, tenant, thread_id) VALUES ({_MEMBER.placeholders}, ?, ?)",
+        (*_MEMBER.values(member), tenant, thread_id),
+    )
+
+
+def _add_member(
+    dialect: Dialect, tenant: str, thread_id: str, member: ThreadMember, limit: int | None
+) -> Operation[str]:
+    if dialect.lock is not None:  # two that join at once must not both take the last place
+        yield dialect.lock, (f"members {thread_id}",)
+    if (yield from _get(tenant, thread_id, dialect.hold)) is None:
+        return "absent"
+    if (yield from _role(tenant, thread_id, member.user_id)) is not None:
+        return "present"
+    if limit is not None:
+        rows = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
+        if rows[0][0] >= limit:
+            return "full"
+    yield from _insert_member(tenant, thread_id, member)
+    return "added"
+
+
+def _remove_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
+    rows = yield (
+        "DELETE FROM members WHERE thread_id = ? AND user_id = ? AND tenant = ? RETURNING 1",
+        (thread_id, user_id, tenant),
+    )
+    return bool(rows)
+
+
+def _mark_read(tenant: str, thread_id: str, user_id: str, offset: int) -> Operation[bool]:
+    rows = yield (
+        (
+            "UPDATE members SET read_offset = CASE WHEN read_offset < ? THEN ? ELSE read_offset END"
+            " WHERE thread_id = ? AND user_id = ? AND tenant = ? RETURNING 1"
+        ),
+        (offset, offset, thread_id, user_id, tenant),
+    )
+    return bool(rows)
+
+
+def _add_messages(dialect: Dialect, tenant: str, messages: list[Message]) -> Operation[None]:
+    wanted = sorted({message.thread_id for message in messages})
+    rows = yield (
+        f"SELECT thread_id FROM threads WHERE tenant = ? AND thread_id IN ({marks(len(wanted))}){dialect.hold}",
+        (tenant, *wanted),
+    )
+    ours = {row[0] for row in rows}
+    for message in messages:
+        if message.thread_id not in ours:
+            continue
+        rows = yield (
+            (
+                f"INSERT INTO messages ({_MESSAGE.columns}, tenant) VALUES ({_MESSAGE.placeholders}, ?)"
+                " ON CONFLICT (thread_id, message_id) DO NOTHING RETURNING seq"
+            ),
+            (*_MESSAGE.values(message), tenant),
+        )
+        if rows:
+            yield from each(dialect.search_added("messages", rows[0][0]))
+    for thread_id in sorted(ours):
+        newest = max(message.created_at for message in messages if message.thread_id == thread_id)
+        yield (
+            "UPDATE threads SET updated_at = ? WHERE thread_id = ? AND tenant = ? AND updated_at < ?",
+            (newest, thread_id, tenant, newest),
+        )
+
+
+def _messages(tenant: str, thread_id: str, before: float | None, limit: int) -> Operation[list[Message]]:
+    older = "" if before is None else " AND created_at < ?"
+    rows = yield (
+        (
+            f"SELECT {_MESSAGE.columns} FROM messages WHERE thread_id = ? AND tenant = ?{older}"
+            " ORDER BY created_at DESC, seq DESC LIMIT ?"
+        ),
+        (thread_id, tenant, *(() if before is None else (before,)), _bounded(limit)),
+    )
+    return _MESSAGE.read_all(rows)[::-1]
+
+
+def _search(
+    dialect: Dialect, tenant: str, user_id: str, found: list[str], limit: int
+) -> Operation[list[Hit]]:
+    rows = yield dialect.search(tenant, user_id, found, _bounded(limit))
+    return [
+        Hit(thread_id=row[0], title=row[1], message_id=row[2], snippet=row[3], created_at=row[4])
+        for row in rows
+    ]
+
+
+def _purge(dialect: Dialect, tenant: str, user_id: str, older_than: float) -> Operation[list[str]]:
+    rows = yield (
+        "SELECT thread_id FROM threads WHERE tenant = ? AND created_by = ? AND updated_at < ? ORDER BY thread_id",
+        (tenant, user_id, older_than),
+    )
+    found = [row[0] for row in rows]
+    for thread_id in found:
+        yield from _delete(dialect, tenant, thread_id)
+    return found
+
+
+def _bounded(limit: int) -> int:
+    return max(0, min(limit, MAX_LIMIT))

@@ -1,0 +1,278 @@
+"""The Store port on one SQLite file in one process: drives the operations of `stores/sql` in group commits.
+
+Not here: SQL. Rules: every operation of a batch has a savepoint of its own, so that one that fails undoes
+nothing of the others; results reach the loop only after the commit; reads run on a connection of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from narthex.adapters.sqlite.batching import BatchThread, Job
+from narthex.adapters.sqlite.checkpoint import Checkpointer
+from narthex.adapters.sqlite.file import OwnerLock, Synchronous, claim_format, connect, dependency_error
+from narthex.adapters.stores.sql.credentials import SqlCredentials
+from narthex.adapters.stores.sql.dialect import SQLITE
+from narthex.adapters.stores.sql.operation import Operation
+from narthex.adapters.stores.sql.records import SqlRecords, ping
+from narthex.adapters.stores.sql.runs import SqlRuns
+from narthex.adapters.stores.sql.schema import migrate
+from narthex.adapters.stores.sql.threads import SqlThreads
+from narthex.errors import Bug, DependencyError, NarthexError
+from narthex.ports.credentials import Credentials
+from narthex.ports.runs import Runs
+from narthex.ports.store import Records
+from narthex.ports.threads import Threads
+
+T = TypeVar("T")
+
+APPLICATION_ID: Final = 0x6E727473  # "nrts"
+MAX_OPERATIONS: Final = 256  # in one commit: about 20 ms
+MAX_WAITING: Final = 5_000  # operations; about half a second of work
+
+_DURABILITY: Final[dict[Synchronous, str]] = {
+    "NORMAL": "An acknowledged write survives the death of the process; after the death of the machine the "
+    "last few may be missing, in order.",
+    "FULL": "An acknowledged write survives the death of the process and of the machine, power loss included, "
+    "as far as the disk keeps what it has synced.",
+}
+
+
+class SqliteStore:
+    """The embedded store.
+
+    Args:
+        path: `store.db`; its directory exists.
+        synchronous: NORMAL or FULL, see `durability`.
+        timeout_s: after which a call whose disk hangs raises DependencyError.
+        max_waiting: operations that may wait, reads and writes each; more raise Overloaded.
+    """
+
+    threads: Threads
+    runs: Runs
+    credentials: Credentials
+    records: Records
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: Synchronous = "NORMAL",
+        timeout_s: float = 5.0,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self.path = path
+        self.durability = _DURABILITY[synchronous]
+        self._synchronous: Synchronous = synchronous
+        self._lock = OwnerLock(path)
+        self._checkpointer: Checkpointer | None = None
+        self._engine = SqliteEngine(path, synchronous, timeout_s, max_waiting)
+        self.threads = SqlThreads(self._engine, SQLITE)
+        self.runs = SqlRuns(self._engine, SQLITE)
+        self.credentials = SqlCredentials(self._engine, SQLITE)
+        self.records = SqlRecords(self._engine)
+
+    async def start(self) -> None:
+        """Take the file, migrate. Raises ConfigError (held, foreign or too new) or DependencyError."""
+        try:
+            self._lock.acquire()
+        except OSError as error:
+            raise DependencyError(
+                "store",
+                f"Cannot open {self._lock.path}: {error.strerror}.",
+                "Create the data directory and make it writable for this user.",
+            ) from error
+        try:
+            await self._engine.start()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._checkpointer = Checkpointer(self.path, self._synchronous)
+        self._checkpointer.start()
+
+    async def stop(self) -> None:
+        """Commit what was accepted, close, give the file back; idempotent."""
+        try:
+            if self._checkpointer is not None:
+                await asyncio.to_thread(self._checkpointer.stop)
+                self._checkpointer = None
+            await self._engine.stop()
+        finally:
+            self._lock.release()
+
+    async def ping(self) -> None:
+        """See the port; also notices that the file was replaced while it was open."""
+        value = secrets.token_hex(8)
+        if await self._engine.write(ping(value)) != value:
+            raise DependencyError(
+                "store", f"{self.path.name} did not give back what was written.", "Check the disk."
+            )
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == self._engine.inode:
+                return
+        raise DependencyError(
+            "store",
+            f"{self.path.name} was removed or replaced while it was open.",
+            "Restart the process; what was written since then is lost with the old file.",
+        )
+
+
+class _Task(Job):
+    operation: Operation[Any]
+
+
+class SqliteEngine:
+    """`stores.sql.operation.Engine` over a writer thread and a reader thread."""
+
+    def __init__(self, path: Path, synchronous: Synchronous, timeout_s: float, max_waiting: int) -> None:
+        self._path = path
+        self.inode = 0
+        self._writer, self._reader = (
+            BatchThread(
+                _Driver(path, synchronous, writes=writes),
+                name=f"{path.name} {'writer' if writes else 'reader'}",
+                dependency="store",
+                max_batch=MAX_OPERATIONS,
+                max_pending=max_waiting,
+                timeout_s=timeout_s,
+            )
+            for writes in (True, False)
+        )
+
+    async def start(self) -> None:
+        """Open and migrate. Raises ConfigError or DependencyError."""
+        try:
+            await self._writer.start()
+            await self._reader.start()
+        except BaseException:
+            await self._writer.stop()
+            raise
+        self.inode = self._path.stat().st_ino
+
+    async def stop(self) -> None:
+        """Finish what was submitted, close."""
+        await self._reader.stop()
+        await self._writer.stop()
+
+    async def read(self, operation: Operation[T]) -> T:
+        """See `operation.Engine`."""
+        return await self._submit(self._reader, operation)
+
+    async def write(self, operation: Operation[T]) -> T:
+        """See `operation.Engine`."""
+        return await self._submit(self._writer, operation)
+
+    async def _submit(self, thread: BatchThread[_Task], operation: Operation[T]) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        thread.submit(_Task(future, thread.now(), operation))
+        return await future
+
+
+class _Driver:
+    """`batching.Work`: one transaction a batch, one savepoint an operation."""
+
+    def __init__(self, path: Path, synchronous: Synchronous, *, writes: bool) -> None:
+        self._path = path
+        self._synchronous: Synchronous = synchronous
+        self._writes = writes
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def _sql(self) -> sqlite3.Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def open(self) -> None:
+        """Open; the writer migrates. Raises ConfigError or DependencyError."""
+        try:
+            self._connection = connect(self._path, synchronous=self._synchronous, read_only=not self._writes)
+            if self._writes:
+                claim_format(self._connection, self._path, APPLICATION_ID)
+                self._sql.execute("BEGIN IMMEDIATE")
+                try:
+                    _drive(self._sql, migrate(SQLITE, str(self._path), time.time()))
+                    self._sql.execute("COMMIT")
+                finally:
+                    if self._sql.in_transaction:
+                        self._sql.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise dependency_error("store", self._path, error) from error
+
+    def run(self, batch: Sequence[_Task]) -> Callable[[], None]:
+        """Drive every operation of the batch, commit, and say what became of each."""
+        try:
+            self._sql.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
+            outcomes = [self._outcome(task.operation) for task in batch]
+            self._sql.execute("COMMIT")
+        except sqlite3.Error as error:
+            failure = dependency_error("store", self._path, error)
+            failure.__cause__ = error
+            outcomes = [(None, failure)] * len(batch)
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                if self._sql.in_transaction:
+                    self._sql.execute("ROLLBACK")
+        return lambda: _deliver(batch, outcomes)
+
+    def idle(self) -> None:
+        """Nothing to keep."""
+
+    def close(self) -> None:
+        """Close; the last connection to close checkpoints the log."""
+        self._sql.close()
+
+    def _outcome(self, operation: Operation[Any]) -> tuple[Any, Exception | None]:
+        """Drive one operation; its failure undoes only itself. Raises sqlite3.Error when all is lost."""
+        if not self._writes:
+            return self._driven(operation)
+        self._sql.execute("SAVEPOINT operation")
+        value, error = self._driven(operation)
+        if error is not None:
+            self._sql.execute("ROLLBACK TO operation")  # raises when SQLite undid the transaction by itself
+        self._sql.execute("RELEASE operation")
+        return value, error
+
+    def _driven(self, operation: Operation[Any]) -> tuple[Any, Exception | None]:
+        try:
+            return _drive(self._sql, operation), None
+        except NarthexError as error:
+            return None, error
+        except sqlite3.IntegrityError as error:
+            bug = Bug("store_conflict", f"A row that must be new was there already: {error}.")
+            bug.__cause__ = error
+            return None, bug
+        except sqlite3.Error as error:
+            failure = dependency_error("store", self._path, error)
+            failure.__cause__ = error
+            return None, failure
+        except Exception as error:  # a bug in one operation must not fail the others of its batch
+            return None, error
+
+
+def _drive(sql: sqlite3.Connection, operation: Operation[T]) -> T:
+    try:
+        statement = next(operation)
+        while True:
+            statement = operation.send(sql.execute(*statement).fetchall())
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    finally:
+        operation.close()
+
+
+def _deliver(batch: Sequence[_Task], outcomes: Sequence[tuple[Any, Exception | None]]) -> None:
+    for task, (value, error) in zip(batch, outcomes, strict=True):
+        if task.future.done():
+            continue
+        if error is not None:
+            task.future.set_exception(error)
+        else:
+            task.future.set_result(value)
