@@ -27,7 +27,7 @@ from narthex.errors import DependencyError
 from narthex.ports.credentials import User
 from narthex.ports.tokens import TokenVerifier
 from narthex.web.fields import basic_password, bearer, local_path, read_fields
-from narthex.web.problems import NO_STORE, denied, problem, refusal
+from narthex.web.sign_in_problems import NO_STORE, denied, problem, refusal
 
 SESSION_COOKIE: Final = "narthex_session"
 REFRESH_COOKIE: Final = "narthex_refresh"

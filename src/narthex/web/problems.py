@@ -1,87 +1,156 @@
-"""Refusals and the sign-in room's own problems as problem+json (RFC 9457) responses.
+"""Every refusal and error as an RFC 9457 problem+json response: the one place that renders them over HTTP.
 
-Not here: the admission table (`domain/refusals.py`). Rules: every answer says `no-store` and has a trace id.
+Not here: the table (`domain.refusals`), the edge's own answers to upgrades (adapters/edge), what is particular
+to signing in (`sign_in_problems`). Rules: never a bare status; every answer says `no-store` and has a trace id;
+an unexpected exception says nothing of itself but the trace id under which the log has it.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from narthex.app.provider import Denied
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
-from narthex.errors import ClientError
+from narthex.domain.traces import trace_id_of
+from narthex.errors import ClientError, DependencyError
 
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+MEDIA_TYPE: Final = "application/problem+json"
 
-# What signing in can answer beyond the admission table: status, title, remedy.
-_PROBLEMS: Final = {
-    "login_failed": (401, "Sign-in failed", "Check the e-mail and the password."),
-    "refresh_invalid": (401, "The refresh token is not valid", "Sign in again."),
-    "account_blocked": (403, "The account is blocked", "Ask the operator."),
-    "client_not_allowed": (
-        401,
-        "The caller may not ask this",
-        "Send the admin key as Bearer or Basic password.",
+ReportBug = Callable[[BaseException, str], None]
+ExceptionHandler = Callable[[Request, Exception], Response | Awaitable[Response]]
+
+# HTTP's own refusals, raised by the router: code, title, remedy.
+_HTTP: Final[Mapping[int, tuple[str, str, str]]] = {
+    404: (
+        "no_route",
+        "There is nothing at this path",
+        "docs/protocol.md lists the routes; WebSockets are at /ws.",
     ),
+    405: ("method_not_allowed", "The path has other methods", "Use one that the Allow header names."),
+    413: ("body_invalid", "The body is too large", "Send less."),
 }
 
 
-def denied(outcome: Denied) -> Response:
-    """Why there is no session, as problem+json."""
-    if outcome.code == "rate_limited":
-        return refusal(
-            Refusal(code="rate_limited", detail=outcome.detail, retry_after_s=outcome.retry_after_s)
-        )
-    return problem(outcome.code, outcome.detail)
+def trace_id_for(request: Request) -> str:
+    """The trace id of an HTTP request: W3C `traceparent`'s, or random; the same however often it is asked."""
+    kept: str | None = getattr(request.state, "trace_id", None)
+    if kept is None:
+        traceparent = request.headers.get("traceparent")
+        kept = (trace_id_of(traceparent) if traceparent else None) or secrets.token_hex(16)
+        request.state.trace_id = kept
+    return kept
 
 
-def refusal(found: Refusal, trace_id: str = "") -> Response:
-    """A row of the admission table as problem+json (RFC 9457); without a `trace_id` it gets one of its own."""
+def problem(refusal: Refusal, trace_id: str = "", *, headers: Mapping[str, str] | None = None) -> Response:
+    """A refusal as problem+json, with `WWW-Authenticate` and `Retry-After` where they belong.
+
+    Args:
+        refusal: why.
+        trace_id: of the request; empty: a random one.
+        headers: more headers, CORS for example.
+    """
     return JSONResponse(
-        found.problem(trace_id or secrets.token_hex(16)),
-        status_code=found.row.http or 400,
-        headers=NO_STORE | dict(found.headers()),
-        media_type="application/problem+json",
+        refusal.problem(trace_id or secrets.token_hex(16)),
+        status_code=refusal.row.http or 400,
+        headers={**NO_STORE, **dict(refusal.headers()), **(headers or {})},
+        media_type=MEDIA_TYPE,
     )
 
 
-def problem(code: str, detail: str) -> Response:
-    """One of this room's own problems, or a row of the admission table."""
-    if code not in _PROBLEMS:
-        return refusal(Refusal(code=code, detail=detail))
-    status, title, remedy = _PROBLEMS[code]
+def client_error(fault: ClientError, trace_id: str = "") -> Response:
+    """An error of the caller's as problem+json; its `number` is the status where HTTP knows it, else 400."""
+    status = fault.number if fault.number in _CLIENT_STATUSES else 400
+    return plain_problem(status, fault.code, fault.message, fault.message, fault.remedy, trace_id)
+
+
+def plain_problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    remedy: str,
+    trace_id: str = "",
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem whose code is no row of the refusals' table."""
+    body = {
+        "type": PROBLEM_TYPE_BASE + code,
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "remedy": remedy,
+        "trace_id": trace_id or secrets.token_hex(16),
+    }
     return JSONResponse(
-        {
-            "type": PROBLEM_TYPE_BASE + code,
-            "title": title,
-            "status": status,
-            "code": code,
-            "detail": detail or title + ".",
-            "remedy": remedy,
-            "trace_id": secrets.token_hex(16),
-        },
-        status_code=status,
-        headers=NO_STORE | ({"WWW-Authenticate": 'Bearer realm="narthex"'} if status == 401 else {}),
-        media_type="application/problem+json",
+        body, status_code=status, headers={**NO_STORE, **(headers or {})}, media_type=MEDIA_TYPE
     )
 
 
-def client_error(fault: ClientError) -> Response:
-    """An app's `ClientError` with its number as the status."""
-    return JSONResponse(
-        {
-            "type": PROBLEM_TYPE_BASE + fault.code,
-            "title": fault.message,
-            "status": fault.number,
-            "code": fault.code,
-            "detail": fault.message,
-            "remedy": fault.remedy,
-            "trace_id": secrets.token_hex(16),
-        },
-        status_code=fault.number,
-        headers=NO_STORE,
-        media_type="application/problem+json",
+def exception_handlers(report_bug: ReportBug) -> dict[Any, ExceptionHandler]:
+    """For `Starlette(exception_handlers=…)`: HTTP's own, ours, and whatever else is a bug (500).
+
+    Args:
+        report_bug: told of every unexpected exception, with the trace id that the client sees.
+    """
+
+    def bug(request: Request, fault: Exception) -> Response:
+        trace_id = trace_id_for(request)
+        report_bug(fault, trace_id)
+        return problem(Refusal(code="internal"), trace_id)
+
+    return {
+        HTTPException: _http_exception,
+        ClientError: _client_error,
+        DependencyError: _dependency_error,
+        Exception: bug,
+    }
+
+
+_CLIENT_STATUSES: Final = frozenset(status.value for status in HTTPStatus if 400 <= status.value < 500)
+
+
+def _http_exception(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, HTTPException)
+    phrase = HTTPStatus(fault.status_code).phrase
+    code, title, remedy = _HTTP.get(
+        fault.status_code, (phrase.lower().replace(" ", "_"), phrase, "See docs/protocol.md.")
+    )
+    return plain_problem(
+        fault.status_code,
+        code,
+        title,
+        f"{title}.",
+        remedy,
+        trace_id_for(request),
+        headers=fault.headers,
+    )
+
+
+def _client_error(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, ClientError)
+    return client_error(fault, trace_id_for(request))
+
+
+def _dependency_error(request: Request, fault: Exception) -> Response:
+    """An engine that is away: 503, and when to come back."""
+    assert isinstance(fault, DependencyError)
+    retry_after_s = max(1, math.ceil(fault.retry_after_s))
+    return plain_problem(
+        503,
+        fault.code,
+        "A part of the gateway does not answer",
+        f"The {fault.dependency} does not answer right now.",
+        "Come back after Retry-After seconds.",
+        trace_id_for(request),
+        headers={"Retry-After": str(retry_after_s)},
     )

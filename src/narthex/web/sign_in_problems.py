@@ -1,0 +1,52 @@
+"""What signing in can answer beyond the admission table, as problem+json.
+
+Not here: rendering (`problems`). Rules: a wrong password and an unknown account are one answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.responses import Response
+
+from narthex.app.provider import Denied
+from narthex.domain.refusals import Refusal
+from narthex.web import problems
+from narthex.web.problems import NO_STORE
+
+__all__ = ["NO_STORE", "denied", "problem", "refusal"]
+
+# Status, title, remedy.
+_PROBLEMS: Final = {
+    "login_failed": (401, "Sign-in failed", "Check the e-mail and the password."),
+    "refresh_invalid": (401, "The refresh token is not valid", "Sign in again."),
+    "account_blocked": (403, "The account is blocked", "Ask the operator."),
+    "client_not_allowed": (
+        401,
+        "The caller may not ask this",
+        "Send the admin key as Bearer or Basic password.",
+    ),
+}
+
+
+def denied(outcome: Denied) -> Response:
+    """Why there is no session, as problem+json."""
+    if outcome.code == "rate_limited":
+        return refusal(
+            Refusal(code="rate_limited", detail=outcome.detail, retry_after_s=outcome.retry_after_s)
+        )
+    return problem(outcome.code, outcome.detail)
+
+
+def refusal(found: Refusal) -> Response:
+    """A row of the admission table as problem+json (RFC 9457)."""
+    return problems.problem(found)
+
+
+def problem(code: str, detail: str) -> Response:
+    """One of this room's own problems, or a row of the admission table."""
+    if code not in _PROBLEMS:
+        return refusal(Refusal(code=code, detail=detail))
+    status, title, remedy = _PROBLEMS[code]
+    challenge = {"WWW-Authenticate": 'Bearer realm="narthex"'} if status == 401 else {}
+    return problems.plain_problem(status, code, title, detail or title + ".", remedy, headers=challenge)
