@@ -15,7 +15,11 @@ from narthex.adapters.tokens.compact import Compact
 from narthex.adapters.tokens.keys import KeyTable
 from narthex.domain.verdict import Rejected, Valid
 
-ASYMMETRIC_DEFAULT: Final = frozenset({"RS256", "PS256", "ES256", "ES384", "ES512", "EdDSA"})
+HMAC_DEFAULT: Final = frozenset({"HS256"})
+ASYMMETRIC_DEFAULT: Final = frozenset({"RS256", "ES256", "EdDSA", "Ed25519"})
+"""What is allowed where settings name no algorithms (docs/settings.md)."""
+
+BAD_SIGNATURE: Final = "The signature does not verify."
 
 
 class IssuerRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +50,7 @@ def judge(token: Compact, keys: KeyTable, rules: IssuerRules, now: float) -> Val
         if key.verifies(algorithm, token.signing_input, token.signature):
             break
     else:
-        return Rejected("token_invalid", "The signature does not verify.", key_id=kid, algorithm=algorithm)
+        return Rejected("token_invalid", BAD_SIGNATURE, key_id=kid, algorithm=algorithm)
     outcome = identity_from(token.claims, rules.claims, now)
     if isinstance(outcome, Rejected):
         return msgspec.structs.replace(outcome, key_id=key.kid, algorithm=algorithm)

@@ -1,0 +1,172 @@
+"""Putting a verifier together: from descriptions of issuers, plain values, to one `TokenRouter`.
+
+Not here: settings (wiring turns them into `IssuerSpec`s). Rules: one place knows which source serves which
+description; algorithms are cut to the kind of key here, so HMAC never meets a public key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from narthex.adapters.tokens.claims import LEEWAY_S, ClaimNames, ClaimRules
+from narthex.adapters.tokens.fetching import Fetcher
+from narthex.adapters.tokens.introspection import Introspection
+from narthex.adapters.tokens.judgement import ASYMMETRIC_DEFAULT, HMAC_DEFAULT, IssuerRules
+from narthex.adapters.tokens.jwks import JwksKeys, constant_address
+from narthex.adapters.tokens.keys import ALGORITHMS, SYMMETRIC
+from narthex.adapters.tokens.oidc import Discovery
+from narthex.adapters.tokens.router import TokenRouter
+from narthex.adapters.tokens.sources import KeySource, OpaqueSource
+from narthex.adapters.tokens.static_keys import StaticKeys
+from narthex.errors import ConfigError, NarthexError
+from narthex.ports.breaker import Breakers
+
+
+class IssuerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured issuer. Exactly one of the five sources of keys is set.
+
+    Attributes:
+        name: for health, logs and breakers.
+        issuer: required `iss`; empty: not looked at (for `discovery`: the discovery URL itself).
+        audience: one of these must be in `aud`; empty: not looked at.
+        algorithms: allowed; empty: the default of the key's kind.
+        secret: HMAC secret.
+        public_key: PEM, JWK or JWK set as text.
+        jwks_url: address of the key set.
+        discovery: issuer URL with a discovery document.
+        introspection_url: RFC 7662 end point, asked with `introspection_client`.
+        introspection_client: id and secret.
+        tenant: everybody's tenant; empty: by claim.
+        claims: the mapping of claims.
+    """
+
+    name: str = "default"
+    issuer: str = ""
+    audience: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] = ()
+    secret: str = ""
+    public_key: str = ""
+    jwks_url: str = ""
+    discovery: str = ""
+    introspection_url: str = ""
+    introspection_client: tuple[str, str] = ("", "")
+    tenant: str = ""
+    claims: ClaimNames = ClaimNames()
+
+
+class ClaimDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for every issuer.
+
+    Attributes:
+        leeway_s: clock difference allowed.
+        plans: known plan names; empty: any.
+        allow_e2e: whether a claim may make a test identity here (never in production).
+    """
+
+    leeway_s: float = LEEWAY_S
+    plans: frozenset[str] = frozenset()
+    allow_e2e: bool = False
+
+
+class Outside(msgspec.Struct, frozen=True):
+    """What sources that ask others share."""
+
+    fetcher: Fetcher
+    breakers: Breakers
+    on_fault: Callable[[str, NarthexError], None] | None = None
+
+
+def claim_rules(spec: IssuerSpec, defaults: ClaimDefaults) -> ClaimRules:
+    """The rules of one issuer's claims."""
+    return ClaimRules(
+        issuer=spec.issuer or spec.discovery,
+        audiences=spec.audience,
+        leeway_s=defaults.leeway_s,
+        fixed_tenant=spec.tenant,
+        plans=defaults.plans,
+        allow_e2e=defaults.allow_e2e,
+        names=spec.claims,
+    )
+
+
+def build_router(
+    specs: Iterable[IssuerSpec], defaults: ClaimDefaults, outside: Outside, *, own: Iterable[KeySource] = ()
+) -> TokenRouter:
+    """The verifier over everything configured.
+
+    Args:
+        specs: other people's issuers.
+        defaults: what holds for all.
+        outside: shared by the sources that fetch; its `fetcher` is closed by whoever made it.
+        own: our key rings (the provider's; the end-to-end one only where test identities may be).
+
+    Raises:
+        ConfigError: with every problem of every issuer.
+    """
+    sources: list[KeySource] = list(own)
+    opaque: list[OpaqueSource] = []
+    problems: list[str] = []
+    for spec in specs:
+        try:
+            made = _source(spec, defaults, outside)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if isinstance(made, Introspection):
+            opaque.append(made)
+        else:
+            sources.append(made)
+    if len(opaque) > 1:
+        problems.append("Two issuers want introspection; an opaque token names neither. Keep one.")
+    if problems:
+        raise ConfigError(problems)
+    return TokenRouter(sources, opaque=opaque[0] if opaque else None)
+
+
+def _source(
+    spec: IssuerSpec, defaults: ClaimDefaults, outside: Outside
+) -> StaticKeys | JwksKeys | Introspection:
+    claims = claim_rules(spec, defaults)
+    if spec.introspection_url:
+        return Introspection(
+            spec.name,
+            spec.introspection_url,
+            spec.introspection_client,
+            claims,
+            fetcher=outside.fetcher,
+            breakers=outside.breakers,
+            on_fault=outside.on_fault,
+        )
+    if spec.secret:
+        return StaticKeys.from_secret(spec.secret, IssuerRules(claims=claims, algorithms=_allowed(spec)))
+    if spec.public_key:
+        return StaticKeys.from_text(spec.public_key, IssuerRules(claims=claims, algorithms=_allowed(spec)))
+    if spec.jwks_url:
+        address = constant_address(spec.jwks_url)
+    elif spec.discovery:
+        address = Discovery(spec.discovery, outside.fetcher).jwks_address
+    else:
+        raise ConfigError([f"The issuer {spec.name!r} has no source of keys. Give it one."])
+    return JwksKeys(
+        spec.name,
+        address,
+        IssuerRules(claims=claims, algorithms=_allowed(spec)),
+        fetcher=outside.fetcher,
+        breakers=outside.breakers,
+        on_fault=outside.on_fault,
+    )
+
+
+def _allowed(spec: IssuerSpec) -> frozenset[str]:
+    """The allowed algorithms of the key's kind. Raises ConfigError for names that are none."""
+    unknown = [name for name in spec.algorithms if name not in ALGORITHMS]
+    if unknown:
+        raise ConfigError([f"{unknown[0]!r} is no algorithm. Choose from {', '.join(ALGORITHMS)}."])
+    if spec.secret:
+        return frozenset(spec.algorithms) & SYMMETRIC if spec.algorithms else HMAC_DEFAULT
+    if spec.public_key:
+        # a JWK set in settings may hold symmetric keys on purpose; each key's type still decides what it serves
+        return frozenset(spec.algorithms) or ASYMMETRIC_DEFAULT | HMAC_DEFAULT
+    return (frozenset(spec.algorithms) or ASYMMETRIC_DEFAULT) - SYMMETRIC

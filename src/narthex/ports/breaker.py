@@ -1,0 +1,51 @@
+"""The circuit breaker, by role: one per dependency and traffic class. The library is an adapter's.
+
+Guarantees: only `DependencyError` and `TimeoutError` count as failures (transport errors, time-outs, 5xx); any
+answer is a success, a refusal of a credential above all; while half-open one probe runs and everybody else is
+turned away at once; a cancelled probe counts as nothing and the next call probes; test traffic cannot open the
+users' breaker, nor the reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class BreakerChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A transition, for logs: states are `closed`, `half_open`, `open`; `reason` is a fixed sentence."""
+
+    dependency: str
+    traffic: str
+    before: str
+    after: str
+    reason: str
+
+
+class Breaker(Protocol):
+    """See the module's guarantees."""
+
+    @property
+    def state(self) -> str:
+        """`closed`, `half_open` or `open`."""
+
+    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, which has a deadline of its own, if the breaker lets it.
+
+        Raises:
+            DependencyError: code `circuit_open`, and nothing was tried; or whatever `work` raised.
+        """
+
+
+class Breakers(Protocol):
+    """All of them."""
+
+    def get(self, dependency: str, traffic: str) -> Breaker:
+        """The breaker of a dependency for a traffic class (`user` or `e2e`); the same one each time."""
+
+    def states(self, dependency: str) -> dict[str, str]:
+        """State by traffic class."""
