@@ -68,7 +68,7 @@ def judge(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]
     proxies = parse_trusted_proxies(settings.trusted_proxies, platform=platform_of(environ))
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
-    problems += [*_production(settings, production=production), *_urls(settings)]
+    problems += [*_production(settings, production=production), *_urls(settings), *_admin_key(settings)]
     problems += [
         *_engines(settings, platform_of(environ)),
         *_e2e(settings),
@@ -102,6 +102,11 @@ def _production(settings: Settings, *, production: bool) -> Iterator[str]:
     for user in settings.users:
         if user.password_hash is None:
             yield f"users: {user.email} has no password_hash, and ENVIRONMENT is production. Add one."
+
+
+def _admin_key(settings: Settings) -> Iterator[str]:
+    if settings.admin_key and "." in settings.admin_key.get_secret_value():
+        yield "NARTHEX_ADMIN_KEY has a dot, by which JWTs are told from it. Make one without: openssl rand -hex 32."
 
 
 def _urls(settings: Settings) -> Iterator[str]:

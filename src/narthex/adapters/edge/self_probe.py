@@ -1,0 +1,145 @@
+"""The handshake check of health: this gateway as a client of itself, over loopback, with and without a credential.
+
+Not here: health's rules (`app/health.py`), probing other gateways (`doctor`). Rules: it speaks the whole way that
+a client speaks (TCP, upgrade, Centrifuge `connect`, RPC `echo`), believes nothing but the answer's content, and
+closes what it opened; the attempt without a credential must end as the policy says, because a door that lets
+everybody in is as broken as one that lets nobody in. One deadline (health's) bounds all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Origin
+
+from narthex.app.health import CheckFailed
+
+MAX_ANSWER: Final = 64 * 1024  # a connect reply and an echo are under 2 KB
+MAX_REPLIES: Final = 16  # pushes that may come before the reply that is waited for
+CLOSE_TIMEOUT_S: Final = 0.5  # the server is this very process
+STALE_CODES: Final = (3500, 3502)
+
+Ticket = Callable[[], Awaitable[str]]
+"""Issues a fresh ticket of class `probe`."""
+
+
+class SelfProbe:
+    """A `Check` of `app.health`.
+
+    Args:
+        address: where the server listens (host, port), asked for at each probe: with port 0 it is known late.
+        ticket: see `Ticket`.
+        auth_required: whether a connection that brings nothing must be refused before the upgrade; otherwise it
+            must be upgraded and get nothing.
+    """
+
+    def __init__(
+        self, address: Callable[[], tuple[str, int]], ticket: Ticket, *, auth_required: bool
+    ) -> None:
+        self._address = address
+        self._ticket = ticket
+        self._auth_required = auth_required
+
+    async def __call__(self) -> str:
+        """Probe both ways. Returns what was seen; raises CheckFailed."""
+        await self._with_credential()
+        await self._without()
+        return (
+            "connect and echo with a ticket, " + ("refused" if self._auth_required else "inert") + " without"
+        )
+
+    async def _with_credential(self) -> None:
+        ticket = await self._ticket()
+        nonce = secrets.token_hex(8)
+        try:
+            async with self._open(f"?ticket={ticket}") as client:
+                await _ask(client, {"id": 1, "connect": {"name": "narthex-probe"}})
+                reply = await _ask(client, {"id": 2, "rpc": {"method": "echo", "data": {"nonce": nonce}}})
+        except InvalidStatus as error:
+            raise CheckFailed(f"a valid ticket was refused: {_refusal(error)}") from None
+        except ConnectionClosed as error:
+            raise CheckFailed(f"closed after the upgrade: {_close(error)}") from None
+        except (InvalidHandshake, OSError) as error:
+            raise CheckFailed(f"no handshake over loopback ({type(error).__name__})") from error
+        if not _holds(reply.get("rpc"), nonce):
+            raise CheckFailed("echo answered something else")
+
+    async def _without(self) -> None:
+        try:
+            async with self._open() as client:
+                if self._auth_required:
+                    raise CheckFailed("a connection without a credential was upgraded")
+                await _ask(client, {"id": 1, "connect": {}})
+        except InvalidStatus as error:
+            code = _refusal(error)
+            if not self._auth_required or code != "auth_required":
+                raise CheckFailed(f"a connection without a credential was refused: {code}") from None
+        except ConnectionClosed as error:
+            if error.rcvd is None or error.rcvd.code not in STALE_CODES:
+                raise CheckFailed(f"an inert connection was closed: {_close(error)}") from None
+        except (InvalidHandshake, OSError) as error:
+            raise CheckFailed(f"no handshake over loopback ({type(error).__name__})") from error
+        else:
+            if not self._auth_required:
+                raise CheckFailed("a connection without a credential was let in")
+
+    def _open(self, query: str = "") -> connect:
+        host, port = self._address()
+        # No proxy: the way must be loopback. No origin: the probe is no page.
+        no_origin: Origin | None = None
+        return connect(
+            # The name is loopback's whatever the address: loopback names are always served.
+            f"ws://localhost:{port}/ws{query}",
+            host=reachable(host),
+            port=port,
+            origin=no_origin,
+            proxy=None,
+            compression=None,
+            max_size=MAX_ANSWER,
+            open_timeout=None,
+            close_timeout=CLOSE_TIMEOUT_S,
+            ping_interval=None,
+            user_agent_header="narthex-probe",
+        )
+
+
+async def _ask(client: ClientConnection, command: dict[str, Any]) -> dict[str, Any]:
+    """Send a command and wait for its reply."""
+    await client.send(json.dumps(command))
+    for _ in range(MAX_REPLIES):
+        for line in str(await client.recv()).split("\n"):
+            reply = json.loads(line)
+            if reply.get("id") == command["id"]:
+                if "error" in reply:
+                    raise CheckFailed(f"{list(command)[1]} got error {reply['error'].get('code')}")
+                return dict(reply)
+    raise CheckFailed(f"{list(command)[1]} got no reply")
+
+
+def _holds(value: object, nonce: str) -> bool:
+    return nonce in json.dumps(value)
+
+
+def _refusal(error: InvalidStatus) -> str:
+    """The code of a refusal's body, else the status."""
+    response = error.response
+    try:
+        return str(json.loads(response.body or b"")["code"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"
+
+
+def _close(error: ConnectionClosed) -> str:
+    if error.rcvd is None:
+        return "1006"
+    return f"{error.rcvd.code} {error.rcvd.reason}".strip()
+
+
+def reachable(host: str) -> str:
+    """The address under which a server that listens on `host` is reached from its own machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - names what to replace

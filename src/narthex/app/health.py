@@ -1,0 +1,282 @@
+"""Health: named checks, each really asked, with a time-out, cached briefly, asked once however many want to know.
+
+Not here: what a check does (the ports' `ping` and `check`, `adapters/edge/self_probe.py`), routes and status codes
+(`web/health.py`).
+
+Rules of DESIGN section 4: broker, store or handshake failing is `unhealthy`, auth or agents failing is `degraded`;
+nothing is healthy because nothing was asked: no answer in time is a failure. While starting or draining the
+checks are not run, and the answer is `unhealthy`, which is what a load balancer must hear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from narthex.domain.environment import EnvironmentPolicy
+from narthex.domain.identity import PROBE_TENANT, Identity, IdentityClass
+from narthex.domain.secrets import fingerprint
+from narthex.errors import DependencyError, NarthexError
+from narthex.ports.agents import Agent
+from narthex.ports.credentials import Credentials
+from narthex.ports.telemetry import Meter
+from narthex.ports.tokens import TokenVerifier
+
+CHECK_TIMEOUT_S: Final = 2.0  # below every load balancer's probe time-out of 5 s
+CACHE_S: Final = 2.0  # DESIGN section 4: a flood of health requests costs one round of checks per 2 s
+PROBE_TICKET_S: Final = 10.0  # outlives one probe with its time-out, and little more
+
+HEALTHY: Final = "healthy"
+DEGRADED: Final = "degraded"
+UNHEALTHY: Final = "unhealthy"
+_SEVERITY: Final = {HEALTHY: 0, DEGRADED: 1, UNHEALTHY: 2}
+
+CRITICAL: Final = frozenset({"handshake", "broker", "store"})
+"""Checks whose failure is `unhealthy`; of the others it is `degraded`."""
+ORDER: Final = ("handshake", "auth", "broker", "store", "agents")
+READY_CHECKS: Final = ("broker", "store", "auth")
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check came to. `detail` is one sentence or empty, and safe to show to anybody."""
+
+    status: str
+    latency_ms: float
+    detail: str = ""
+
+
+class CheckFailed(Exception):
+    """A check found something wrong; its text is one sentence, safe to show to anybody."""
+
+
+class Degraded(CheckFailed):
+    """It works, but not as it should: `degraded`, whatever the check."""
+
+
+Check = Callable[[], Awaitable[str]]
+"""Returns a detail (may be empty) when all is well. Raises `CheckFailed`, `DependencyError` or anything else."""
+
+
+class HealthFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change while the process runs.
+
+    Attributes:
+        policy: the environment's row.
+        config: the member `config`: `max_connections_per_user, heartbeat_interval, …`;
+            `pre_connection_auth_required` is added.
+        show_causes: whether details name causes (hosts, library errors); in production they say codes only.
+    """
+
+    version: str
+    policy: EnvironmentPolicy
+    config: Mapping[str, object]
+    show_causes: bool = True
+
+
+class _Slot:
+    """One check with its last result and, while it runs, its task."""
+
+    __slots__ = ("check", "done_at", "result", "task")
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self.result: CheckResult | None = None
+        self.done_at = 0.0
+        self.task: asyncio.Task[CheckResult] | None = None
+
+
+class Health:
+    """Owns the checks and their tasks; `stop` ends them.
+
+    Args:
+        checks: by name; `ORDER` has those of DESIGN section 4.
+        facts: see there.
+        numbers: the member `metrics`.
+        state: of the lifecycle: `starting`, `ready`, `draining` or `stopped`.
+        meter: told of every result (`narthex_health_status`).
+        on_change: told (name, result, cause) when a check's status changes, for the log.
+        timeout_s: of one check.
+        cache_s: how long a result is good.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        facts: HealthFacts,
+        *,
+        numbers: Callable[[], Mapping[str, object]],
+        state: Callable[[], str],
+        meter: Meter,
+        on_change: Callable[[str, CheckResult, BaseException | None], None],
+        timeout_s: float = CHECK_TIMEOUT_S,
+        cache_s: float = CACHE_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._slots = {name: _Slot(check) for name, check in checks.items()}
+        self._facts = facts
+        self._numbers = numbers
+        self._state = state
+        self._meter = meter
+        self._on_change = on_change
+        self._timeout_s = timeout_s
+        self._cache_s = cache_s
+        self._clock = clock
+
+    async def stop(self) -> None:
+        """End the checks that run."""
+        running = [slot.task for slot in self._slots.values() if slot.task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=self._timeout_s)
+
+    async def result(self, name: str) -> CheckResult:
+        """A check's result, at most `cache_s` old. Callers that ask meanwhile share one run of it."""
+        slot = self._slots[name]
+        loop = asyncio.get_running_loop()
+        if slot.result is not None and loop.time() - slot.done_at < self._cache_s:
+            return slot.result
+        if slot.task is None:
+            slot.task = loop.create_task(self._run(name, slot), name=f"health-{name}")
+        # Shielded: a caller that goes away must not end the check for the others.
+        return await asyncio.shield(slot.task)
+
+    async def _run(self, name: str, slot: _Slot) -> CheckResult:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        cause: BaseException | None = None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                status, detail = HEALTHY, await slot.check()
+        except Exception as fault:  # noqa: BLE001,RUF100 - whatever a check raises is its result
+            cause = fault
+            status, detail = self._judge(name, fault)
+        finally:
+            slot.task = None
+        result = CheckResult(status=status, latency_ms=round((loop.time() - began) * 1000, 2), detail=detail)
+        if slot.result is None or slot.result.status != status:
+            self._on_change(name, result, cause)
+        self._meter.gauge("health_status", _SEVERITY[status], check=name)
+        slot.result, slot.done_at = result, loop.time()
+        return result
+
+    def _judge(self, name: str, fault: Exception) -> tuple[str, str]:
+        """Status and detail of a failed check."""
+        status = UNHEALTHY if name in CRITICAL and not isinstance(fault, Degraded) else DEGRADED
+        if isinstance(fault, CheckFailed):
+            return status, str(fault)
+        if isinstance(fault, TimeoutError):
+            return status, f"no answer within {self._timeout_s:g} s"
+        if isinstance(fault, NarthexError):
+            return status, fault.message if self._facts.show_causes else fault.code
+        return status, type(fault).__name__ if self._facts.show_causes else "internal"
+
+    async def ready(self) -> list[str]:
+        """Why this process must get no traffic; empty: it is ready."""
+        state = self._state()
+        if state != "ready":
+            return [state]
+        names = [name for name in READY_CHECKS if name in self._slots]
+        results = await asyncio.gather(*(self.result(name) for name in names))
+        return [name for name, result in zip(names, results, strict=True) if result.status == UNHEALTHY]
+
+    async def report(self) -> dict[str, object]:
+        """The body of `/ws/health` (DESIGN section 4)."""
+        policy = self._facts.policy
+        state = self._state()
+        checks: dict[str, CheckResult] = {}
+        errors: list[str] = []
+        if state == "ready":
+            names = sorted(self._slots, key=_rank)
+            results = await asyncio.gather(*(self.result(name) for name in names))
+            checks = dict(zip(names, results, strict=True))
+            errors = [f"{name}: {r.detail or r.status}" for name, r in checks.items() if r.status != HEALTHY]
+            status = max((r.status for r in checks.values()), key=_SEVERITY.__getitem__, default=UNHEALTHY)
+        else:
+            status, errors = UNHEALTHY, [f"the gateway is {state}"]
+        return {
+            "status": status,
+            "service": "narthex",
+            "version": self._facts.version,
+            "timestamp": datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds"),
+            "environment": policy.environment.value,
+            "config": {
+                "pre_connection_auth_required": policy.pre_connection_auth_required,
+                **self._facts.config,
+            },
+            "e2e_testing": policy.e2e_testing(),
+            "checks": {name: msgspec.to_builtins(result) for name, result in checks.items()},
+            "metrics": dict(self._numbers()),
+            "errors": errors,
+        }
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def ping_check(ping: Callable[[], Awaitable[None]], detail: str = "") -> Check:
+    """A broker's or store's round trip; `detail` is what to say when it works."""
+
+    async def check() -> str:
+        await ping()
+        return detail
+
+    return check
+
+
+def auth_check(verifier: TokenVerifier) -> Check:
+    """Whether keys are there and usable."""
+
+    async def check() -> str:
+        status = await verifier.check()
+        if status.status != HEALTHY:
+            raise Degraded(status.detail)
+        return status.detail
+
+    return check
+
+
+def agents_check(agents: Iterable[Agent]) -> Check:
+    """Every agent's own check; those that have none need nothing outside and are healthy."""
+    found = list(agents)
+
+    async def ask(agent: Agent) -> str | None:
+        if agent.check is None:
+            return None
+        try:
+            await agent.check()
+        except DependencyError as fault:
+            return f"{agent.name} ({fault.code})"
+        return None
+
+    async def check() -> str:
+        if not found:
+            raise Degraded("no agent is configured")
+        failed = [answer for answer in await asyncio.gather(*map(ask, found)) if answer]
+        if failed:
+            raise Degraded("not available: " + ", ".join(failed))
+        return ", ".join(agent.name for agent in found)
+
+    return check
+
+
+async def issue_probe_ticket(credentials: Credentials, ticket: str, now: float) -> None:
+    """Keep `ticket` as one of class `probe`: connect and echo only, outside the users' limits and metrics.
+
+    Args:
+        credentials: the store's.
+        ticket: random, at least 128 bits.
+        now: seconds since the epoch.
+    """
+    identity = Identity(
+        subject="probe", tenant=PROBE_TENANT, identity_class=IdentityClass.PROBE, issuer="narthex"
+    )
+    kept = msgspec.json.encode(identity).decode()
+    await credentials.put_ticket(fingerprint(ticket), kept, now + PROBE_TICKET_S)

@@ -1,0 +1,180 @@
+"""Routes that say how the gateway is: `/ws/health`, `/livez`, `/readyz`, `/ws/config`, `/ws/beacon`, `/ws/stats`,
+`/metrics`.
+
+Not here: the checks (`app/health.py`), counting (`adapters/telemetry`). Rules: 503 means "send nobody here", so
+that `curl -f` and load balancers hear it; nothing is cached on the way; `/livez` asks nothing, because a process
+that waits for its database must not be killed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from narthex.app.health import UNHEALTHY, Health
+from narthex.domain.origins import OriginPolicy
+from narthex.domain.refusals import Refusal
+from narthex.web.access import Access
+from narthex.web.problems import refusal
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+BEACON: Final = {"beacon": "narthex", "wire": "centrifuge-json-v2"}
+"""The same bytes from every instance and version: whoever reads them has reached a narthex, and no cache's page."""
+RETRY_AFTER_S: Final = 2  # results are cached so long; asking earlier hears the same
+
+Numbers = Callable[[], Mapping[str, object]]
+
+
+class HealthPages:
+    """See the module.
+
+    Args:
+        health: the checks.
+        config: the body of `/ws/config` for a request.
+        stats: the body of `/ws/stats`.
+        metrics: Prometheus text and its content type.
+        access: who may see `/ws/stats`.
+        origins: pages of which may read `/ws/config` and `/ws/health`.
+        scheme: of a request, as its client sees it.
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        *,
+        config: Callable[[Request], Mapping[str, object]],
+        stats: Callable[[], Awaitable[Mapping[str, object]]],
+        metrics: Callable[[], bytes],
+        metrics_type: str,
+        access: Access,
+        origins: OriginPolicy,
+        scheme: Callable[[Request], str],
+    ) -> None:
+        self._health = health
+        self._config = config
+        self._stats = stats
+        self._metrics = metrics
+        self._metrics_type = metrics_type
+        self._access = access
+        self._origins = origins
+        self._scheme = scheme
+
+    def routes(self) -> list[BaseRoute]:
+        """For the Starlette application."""
+        return [
+            Route("/ws/health", self.health, methods=["GET", "HEAD", "OPTIONS"]),
+            Route("/livez", self.alive, methods=["GET", "HEAD"]),
+            Route("/readyz", self.ready, methods=["GET", "HEAD"]),
+            Route("/ws/config", self.config, methods=["GET", "HEAD", "OPTIONS"]),
+            Route("/ws/beacon", self.beacon, methods=["GET", "HEAD", "OPTIONS"]),
+            Route("/ws/stats", self.stats, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET", "HEAD"]),
+        ]
+
+    async def health(self, request: Request) -> Response:
+        """200 when healthy or degraded, 503 when unhealthy."""
+        if request.method == "OPTIONS":
+            return self._options(request)
+        report = await self._health.report()
+        if report["status"] == UNHEALTHY:
+            return self._json(request, report, 503, {"Retry-After": str(RETRY_AFTER_S)})
+        return self._json(request, report)
+
+    async def alive(self, request: Request) -> Response:
+        """The event loop turns."""
+        return self._json(request, {"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        """Broker, store and keys answer, and the process is neither starting nor draining."""
+        missing = await self._health.ready()
+        if missing:
+            body = {"status": "not ready", "reasons": missing}
+            return self._json(request, body, 503, {"Retry-After": str(RETRY_AFTER_S)})
+        return self._json(request, {"status": "ready"})
+
+    async def config(self, request: Request) -> Response:
+        """What a client needs to connect, with its limits."""
+        if request.method == "OPTIONS":
+            return self._options(request)
+        return self._json(request, self._config(request))
+
+    async def beacon(self, request: Request) -> Response:
+        """See `BEACON`."""
+        return self._options(request) if request.method == "OPTIONS" else self._json(request, BEACON)
+
+    async def stats(self, request: Request) -> Response:
+        """The numbers, for operators."""
+        operator = await self._access.operator(request)
+        if isinstance(operator, Refusal):
+            return refusal(operator)
+        return self._json(request, await self._stats())
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text."""
+        del request
+        return Response(self._metrics(), media_type=self._metrics_type, headers=NO_STORE)
+
+    def _json(
+        self,
+        request: Request,
+        body: Mapping[str, object],
+        status: int = 200,
+        more: Mapping[str, str] | None = None,
+    ) -> Response:
+        headers = NO_STORE | self._cors(request) | dict(more or {})
+        return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+    def _options(self, request: Request) -> Response:
+        methods = "GET, HEAD, OPTIONS"
+        headers = {"Allow": methods} | NO_STORE | self._cors(request)
+        if "Access-Control-Allow-Origin" in headers:
+            headers |= {"Access-Control-Allow-Methods": methods, "Access-Control-Max-Age": "600"}
+        return Response(status_code=204, headers=headers)
+
+    def _cors(self, request: Request) -> dict[str, str]:
+        """Lets pages of allowed origins read the answer; there is nothing in it that needs a credential."""
+        origin = request.headers.get("origin", "")
+        host = request.headers.get("host", "")
+        if origin and self._origins.allows(origin, host=host, scheme=self._scheme(request)):
+            return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+        return {"Vary": "Origin"}
+
+
+def client_config(
+    *,
+    environment: str,
+    version: str,
+    auth_required: bool,
+    guests: bool,
+    limits: Mapping[str, object],
+    plans: Mapping[str, Mapping[str, object]],
+    provider: bool,
+) -> dict[str, object]:
+    """The body of `/ws/config`, but for what depends on the request (`url`)."""
+    return {
+        "service": "narthex",
+        "version": version,
+        "environment": environment,
+        "protocol": BEACON["wire"],
+        "paths": {
+            "websocket": "/ws",
+            "http_stream": "/connection/http_stream",
+            "sse": "/connection/sse",
+            "emulation": "/emulation",
+            "preflight": "/ws/preflight",
+            "ticket": "/ws/ticket",
+            "health": "/ws/health",
+        },
+        "subprotocols": ["jwt-auth", "narthex.explain"],
+        "carriers": ["authorization", "subprotocol", "cookie", "ticket"],
+        "pre_connection_auth_required": auth_required,
+        "guests": guests,
+        "embedded_provider": provider,
+        "limits": dict(limits),
+        "plans": {name: dict(plan) for name, plan in plans.items()},
+    }
