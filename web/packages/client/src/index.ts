@@ -5,6 +5,6 @@ export { canonicalJson, sha256, sha256Hex } from "./canonical.ts";
 export { RunAssembler, normalForm, runDigest, type Proof, type Pushed } from "./assembler.ts";
 export { closeCodeFor, reconnects, refusalFromClose, refusalFromProblem, type Refusal } from "./refusal.ts";
 export { EMPTY_VIEW, fold, textOf, viewOf } from "./view.ts";
-export type { Part, ReasoningPart, RunPhase, RunView, StepPart, TextPart, ToolPart } from "./view.ts";
+export type { Part, ReasoningPart, RunPhase, RunView, SteerPart, StepPart, TextPart, ToolPart } from "./view.ts";
 export { NarthexSocket, SignedOut, narthexWebSocket } from "./websocket.ts";
 export type { CloseInfo, RawSocket, WebSocketConstructor, WebSocketOptions } from "./websocket.ts";

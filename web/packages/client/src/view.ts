@@ -38,7 +38,17 @@ export interface StepPart {
   done: boolean;
 }
 
-export type Part = TextPart | ReasoningPart | ToolPart | StepPart;
+/** Something that a person added while the run went on (`run.steer`). */
+export interface SteerPart {
+  kind: "steer";
+  id: string;
+  text: string;
+  /** User id. */
+  by: string;
+  done: true;
+}
+
+export type Part = TextPart | ReasoningPart | ToolPart | StepPart | SteerPart;
 
 export type RunPhase = "waiting" | "running" | "finished" | "cancelled" | "interrupted" | "failed";
 
@@ -74,6 +84,7 @@ export function fold(view: RunView, event: AguiEvent): RunView {
         error: { message: event.message, code: event.code ?? "" },
       };
     case "CUSTOM":
+      if (event.name === "narthex.steered") return { ...view, parts: [...view.parts, steer(event.value, view.parts.length)] };
       if (event.name !== "narthex.restarted") return view;
       // What came before belongs to an attempt that died: the run begins again.
       return { ...view, parts: [], attempt: attemptOf(event.value) ?? view.attempt + 1 };
@@ -167,6 +178,11 @@ function settle(parts: readonly Part[]): readonly Part[] {
 
 function lastId(parts: readonly Part[], kind: Part["kind"]): string {
   return parts.findLast((part) => part.kind === kind)?.id ?? "";
+}
+
+function steer(value: unknown, place: number): SteerPart {
+  const { text, by } = (value ?? {}) as { text?: unknown; by?: unknown };
+  return { kind: "steer", id: `steer ${place}`, text: String(text ?? ""), by: String(by ?? ""), done: true };
 }
 
 function attemptOf(value: unknown): number | null {

@@ -1,0 +1,225 @@
+/** The page's state as a whole: signed in or not, the thread list, which thread is open. One instance per page. */
+
+import { signal, type Signal } from "@preact/signals";
+
+import type { Custom, Refusal } from "@narthex/client";
+
+import { Connection } from "./connection.ts";
+import { Conversation, said } from "./conversation.ts";
+import { Session, preflight, request } from "./session.ts";
+import type { Config, Hit, Thread, Whoami } from "./wire.ts";
+
+const THREADS_PAGE = 50;
+
+export type Stage = "starting" | "signed-out" | "unreachable" | "inside";
+
+export class App {
+  readonly stage: Signal<Stage> = signal("starting");
+  readonly refusal: Signal<Refusal | null> = signal(null);
+  readonly config: Signal<Config> = signal({});
+  readonly me: Signal<Whoami | null> = signal(null);
+  readonly threads: Signal<readonly Thread[]> = signal([]);
+  readonly moreThreads = signal(false);
+  /** Threads in which something happened that this person has not looked at. */
+  readonly unseen: Signal<ReadonlySet<string>> = signal(new Set());
+  readonly conversation: Signal<Conversation | null> = signal(null);
+  readonly toast = signal("");
+
+  readonly session = new Session();
+  readonly connection = new Connection(this.session);
+  #toastTimer: ReturnType<typeof setTimeout> | undefined;
+  #reloading: ReturnType<typeof setTimeout> | undefined;
+
+  constructor() {
+    this.connection.onNotice = (notice) => this.#notice(notice);
+    this.connection.onConnected = () => void this.#connected();
+    this.connection.link.subscribe((link) => {
+      // A session that ended is for the sign-in page to say; other refusals are shown where the person is.
+      if (link.phase === "refused" && link.refusal.close === 3500) this.#leave(link.refusal);
+    });
+    addEventListener("hashchange", () => this.#route());
+  }
+
+  /** First thing on the page: is there somebody signed in already? */
+  async start(): Promise<void> {
+    void request("/ws/config").then(
+      (config) => (this.config.value = (config ?? {}) as Config),
+      () => undefined,
+    );
+    const refusal = await preflight(this.session);
+    if (refusal === null) return this.#enter();
+    if (refusal.status === 401 || refusal.status === 400) {
+      // Nobody signed in is no news; a credential that is not accepted any more is.
+      this.refusal.value = refusal.code === "auth_required" ? null : refusal;
+      if (!this.session.pasted && refusal.code === "token_expired" && (await this.#renewed())) return this.#enter();
+      this.stage.value = "signed-out";
+    } else {
+      this.refusal.value = refusal;
+      this.stage.value = "unreachable";
+    }
+  }
+
+  async signIn(email: string, password: string): Promise<void> {
+    await this.session.signIn(email, password);
+    this.#enter();
+  }
+
+  /** Use a pasted token. The gateway's verdict comes back in words when it is not admitted. */
+  async paste(token: string): Promise<void> {
+    this.session.paste(token);
+    const refusal = await preflight(this.session);
+    if (refusal === null) return this.#enter();
+    await this.session.signOut();
+    this.refusal.value = refusal;
+  }
+
+  async signOut(): Promise<void> {
+    this.connection.close();
+    await this.session.signOut();
+    this.#leave(null);
+    history.replaceState(null, "", "#/");
+  }
+
+  /** Show a thread, or with `""` a new one. */
+  go(threadId: string): void {
+    const hash = threadId ? `#/t/${encodeURIComponent(threadId)}` : "#/";
+    if (location.hash === hash || (hash === "#/" && location.hash === "")) this.#route();
+    else location.hash = hash;
+  }
+
+  /** The conversation that is shown got its thread: put it into the address without opening it again. */
+  settled(threadId: string): void {
+    history.replaceState(null, "", `#/t/${encodeURIComponent(threadId)}`);
+    this.#reloadSoon();
+  }
+
+  async moreOfList(): Promise<void> {
+    const before = this.threads.value.at(-1)?.updated_at;
+    const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE, ...(before ? { before } : {}) });
+    this.threads.value = [...this.threads.value, ...threads];
+    this.moreThreads.value = threads.length >= THREADS_PAGE;
+  }
+
+  async search(text: string): Promise<Hit[]> {
+    return (await this.connection.rpc("thread.search", { text })).hits;
+  }
+
+  async remove(threadId: string): Promise<void> {
+    await this.connection.rpc("thread.delete", { thread_id: threadId });
+    this.threads.value = this.threads.value.filter((thread) => thread.thread_id !== threadId);
+    if (this.conversation.value?.id.value === threadId) this.go("");
+  }
+
+  /** Say something for a few seconds. */
+  say(text: string): void {
+    this.toast.value = text;
+    clearTimeout(this.#toastTimer);
+    this.#toastTimer = setTimeout(() => (this.toast.value = ""), 6_000);
+  }
+
+  /** Run something that may fail, and say so if it does. */
+  async attempt(work: () => Promise<unknown>): Promise<boolean> {
+    try {
+      await work();
+      return true;
+    } catch (error) {
+      this.say(said(error));
+      return false;
+    }
+  }
+
+  #enter(): void {
+    this.refusal.value = null;
+    this.stage.value = "inside";
+    this.connection.open();
+  }
+
+  #leave(refusal: Refusal | null): void {
+    this.conversation.value?.close();
+    this.conversation.value = null;
+    this.me.value = null;
+    this.threads.value = [];
+    this.refusal.value = refusal?.code === "auth_required" ? null : refusal;
+    this.stage.value = "signed-out";
+  }
+
+  async #renewed(): Promise<boolean> {
+    try {
+      await this.session.refresh();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async #connected(): Promise<void> {
+    if (this.me.value === null) {
+      const whoami = await this.connection.rpc("whoami", {}).catch(() => null);
+      if (whoami === null) return;
+      this.me.value = whoami;
+      this.#route();
+    }
+    await this.#reload();
+  }
+
+  async #reload(): Promise<void> {
+    const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE }).catch(() => ({ threads: null }));
+    if (threads === null) return;
+    this.threads.value = threads;
+    this.moreThreads.value = threads.length >= THREADS_PAGE;
+  }
+
+  /** Notices come in bursts: read the list once for all of them. */
+  #reloadSoon(): void {
+    clearTimeout(this.#reloading);
+    this.#reloading = setTimeout(() => void this.#reload(), 150);
+  }
+
+  #route(): void {
+    const me = this.me.value;
+    if (me === null) return;
+    const match = /^#\/t\/([^/]+)/.exec(location.hash);
+    const wanted = match ? decodeURIComponent(match[1]!) : "";
+    const open = this.conversation.value;
+    if (open && open.id.value === wanted && (wanted !== "" || open.items.value.length === 0)) return;
+    open?.close();
+    this.conversation.value = new Conversation(this.connection, me.user, wanted);
+    this.#see(wanted, false);
+  }
+
+  #see(threadId: string, unseen: boolean): void {
+    const changed = new Set(this.unseen.value);
+    if (unseen) changed.add(threadId);
+    else changed.delete(threadId);
+    this.unseen.value = changed;
+  }
+
+  #notice(notice: Custom): void {
+    const value = (notice.value ?? {}) as { threadId?: string; title?: string; userId?: string; by?: string };
+    const threadId = value.threadId ?? "";
+    const open = this.conversation.value;
+    const here = threadId !== "" && open?.id.value === threadId;
+    if (threadId && !here) this.#see(threadId, true);
+    switch (notice.name) {
+      case "narthex.thread_renamed":
+        if (here && value.title) open.title.value = value.title;
+        break;
+      case "narthex.thread_deleted":
+        this.#see(threadId, false);
+        if (here) this.go("");
+        if (here && value.by !== this.me.value?.user) this.say("The thread was deleted by its owner.");
+        break;
+      case "narthex.thread_removed":
+        if (value.userId === this.me.value?.user) {
+          this.#see(threadId, false);
+          if (here) this.go("");
+        } else if (here) void open.refreshMembers().catch(() => undefined);
+        break;
+      case "narthex.thread_added":
+        if (here) void open.refreshMembers().catch(() => undefined);
+        else if (value.userId === this.me.value?.user) this.say("You were added to a thread.");
+        break;
+    }
+    if (threadId) this.#reloadSoon();
+  }
+}

@@ -1,0 +1,332 @@
+/**
+ * The thread that is open: its timeline kept in step with the channel, and everything a person can do in it.
+ *
+ * Rules: it is read once (`thread.get`), then followed from that position, so that nothing falls between; what cannot
+ * be recovered is read again. Events are folded at once but shown once per frame.
+ */
+
+import { signal, type Signal } from "@preact/signals";
+import type { Subscription } from "centrifuge";
+
+import { isEvent, type AguiEvent, type Json } from "@narthex/client";
+
+import { RpcError, type Connection } from "./connection.ts";
+import { Timeline, type Item, type RunItem } from "./timeline.ts";
+import type { Member, ThreadView } from "./wire.ts";
+
+const PAGE = 100;
+/** The gateway shows "is typing" for a moment only; telling it more often than this adds nothing. */
+const TYPING_EVERY_MS = 3_000;
+const TYPING_FOR_MS = 5_000;
+const READ_AFTER_MS = 1_200;
+
+export interface Present {
+  user: string;
+  name: string;
+}
+
+let serials = 0;
+
+export class Conversation {
+  /** Tells one opening from the next, also of the same thread. */
+  readonly serial = ++serials;
+  readonly id: Signal<string>;
+  readonly title = signal("");
+  readonly role = signal<"owner" | "member">("member");
+  readonly items: Signal<readonly Item[]> = signal([]);
+  readonly members: Signal<readonly Member[]> = signal([]);
+  readonly present: Signal<readonly Present[]> = signal([]);
+  readonly typing: Signal<readonly string[]> = signal([]);
+  /** Others' read markers: user id → offset. */
+  readonly read: Signal<ReadonlyMap<string, number>> = signal(new Map());
+  readonly state: Signal<"new" | "loading" | "ready" | "failed"> = signal("new");
+  readonly problem = signal("");
+  readonly more = signal(false);
+  /** One line for screen readers; changes rarely. */
+  readonly said = signal("");
+
+  readonly #connection: Connection;
+  readonly #me: string;
+  readonly #timeline = new Timeline();
+  readonly #here = new Map<string, Present>();
+  readonly #typists = new Map<string, ReturnType<typeof setTimeout>>();
+  #subscription: Subscription | null = null;
+  #frame = 0;
+  #typedAt = 0;
+  #readTimer: ReturnType<typeof setTimeout> | undefined;
+  #offset = 0;
+  #readOffset = 0;
+  #closed = false;
+
+  constructor(connection: Connection, me: string, threadId: string) {
+    this.#connection = connection;
+    this.#me = me;
+    this.id = signal(threadId);
+    if (threadId) void this.open();
+  }
+
+  /** The run that is going on. */
+  get active(): RunItem | null {
+    return this.#timeline.active;
+  }
+
+  nameOf(user: string): string {
+    if (user === this.#me) return "You";
+    const named = this.#timeline.names.get(user) || this.present.value.find((one) => one.user === user)?.name;
+    return named || user;
+  }
+
+  close(): void {
+    this.#closed = true;
+    cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#readTimer);
+    for (const timer of this.#typists.values()) clearTimeout(timer);
+    if (this.#subscription) this.#connection.drop(this.#subscription.channel);
+  }
+
+  /** Read the thread and follow it from there. Again after a gap that could not be recovered. */
+  async open(): Promise<void> {
+    if (this.state.value === "new") this.state.value = "loading";
+    let view: ThreadView;
+    try {
+      view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: PAGE });
+    } catch (error) {
+      if (this.#closed) return;
+      this.problem.value = said(error);
+      this.state.value = this.items.value.length ? "ready" : "failed";
+      return;
+    }
+    if (this.#closed) return;
+    this.#timeline.load(view);
+    this.#describe(view);
+    this.more.value = view.messages.length >= PAGE;
+    this.state.value = "ready";
+    this.problem.value = "";
+    this.#show();
+    this.#follow(view.channel, { offset: view.offset, epoch: view.epoch });
+  }
+
+  /** Older messages, before what is shown. */
+  async older(): Promise<void> {
+    const first = this.items.value.find((item) => item.kind === "message" || item.source === "stored");
+    if (!first) return;
+    const before = (first.kind === "message" ? first.at : first.startedAt) / 1000;
+    const view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: PAGE, before });
+    this.#timeline.prepend(view.messages);
+    this.more.value = view.messages.length >= PAGE;
+    this.#show();
+  }
+
+  /** Send what a person wrote. The same `clientId` again (a retry) never sends it twice. */
+  async send(text: string, clientId: string = randomId()): Promise<string> {
+    this.#timeline.sending(clientId, this.#me, text, Date.now());
+    this.#show();
+    const inThread = this.id.value;
+    try {
+      const started = await this.#connection.rpc("run.start", {
+        ...(inThread ? { thread_id: inThread } : {}),
+        text,
+        client_message_id: clientId,
+      });
+      this.#timeline.sent(clientId, started.message_id);
+      this.#timeline.expect(started.run_id, started.queued ? (started.position ?? 0) : null, Date.now());
+      if (!inThread && !this.#closed) this.#begin(started.thread_id, started.channel, text);
+      this.#show();
+      return started.run_id;
+    } catch (error) {
+      this.#timeline.failed(clientId, said(error));
+      this.#show();
+      throw error;
+    }
+  }
+
+  /** Ask the run to stop; the gateway's acknowledgement is shown with how long it took. */
+  async stop(run: RunItem): Promise<void> {
+    if (run.stop?.state === "asked") return;
+    const at = performance.now();
+    this.#amend(run.id, { stop: { state: "asked", at: Date.now() } });
+    try {
+      await this.#connection.rpc("run.cancel", { run_id: run.id });
+      this.#amend(run.id, { stop: { state: "acknowledged", ms: Math.round(performance.now() - at) } });
+      this.said.value = "Stop acknowledged.";
+    } catch (error) {
+      this.#amend(run.id, { stop: { state: "failed", problem: said(error) } });
+    }
+  }
+
+  steer(run: RunItem, text: string): Promise<object> {
+    return this.#connection.rpc("run.steer", { run_id: run.id, text });
+  }
+
+  /** Answer a question that a run ended with. */
+  async answer(run: RunItem, interruptId: string, payload: Json): Promise<void> {
+    const params = { run_id: run.id, interrupt_id: interruptId, payload };
+    const { run_id } = await this.#connection.rpc("run.resume", params);
+    this.#timeline.answered(run.id, interruptId);
+    this.#timeline.expect(run_id, null, Date.now());
+    this.#show();
+  }
+
+  type(): void {
+    if (!this.id.value || Date.now() - this.#typedAt < TYPING_EVERY_MS) return;
+    this.#typedAt = Date.now();
+    this.#connection.rpc("typing", { thread_id: this.id.value }).catch(() => undefined);
+  }
+
+  async rename(title: string): Promise<void> {
+    await this.#connection.rpc("thread.rename", { thread_id: this.id.value, title });
+    this.title.value = title;
+  }
+
+  async addMember(user: string): Promise<void> {
+    await this.#connection.rpc("thread.members.add", { thread_id: this.id.value, user_id: user });
+    await this.refreshMembers();
+  }
+
+  async removeMember(user: string): Promise<void> {
+    await this.#connection.rpc("thread.members.remove", { thread_id: this.id.value, user_id: user });
+    if (user !== this.#me) await this.refreshMembers();
+  }
+
+  async refreshMembers(): Promise<void> {
+    const view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: 1 });
+    this.#describe(view);
+  }
+
+  /** A thread that this page just began: everything in its channel is still to come. */
+  #begin(threadId: string, channel: string, text: string): void {
+    this.id.value = threadId;
+    this.title.value = text.split("\n", 1)[0]!.slice(0, 60);
+    this.role.value = "owner";
+    this.state.value = "ready";
+    this.#follow(channel, { offset: 0, epoch: "" });
+    void this.refreshMembers().catch(() => undefined);
+  }
+
+  #describe(view: ThreadView): void {
+    this.title.value = view.thread.title;
+    this.role.value = view.role;
+    this.members.value = view.members;
+    this.read.value = new Map(view.members.map((member) => [member.user_id, member.read_offset ?? 0]));
+  }
+
+  #follow(channel: string, since: { offset: number; epoch: string }): void {
+    if (this.#closed) return;
+    this.#offset = since.offset;
+    const subscription = this.#connection.subscription(channel, since);
+    this.#subscription = subscription;
+    subscription.on("publication", ({ data, offset }) => {
+      if (isEvent(data)) this.#take(data, offset);
+    });
+    subscription.on("subscribed", ({ wasRecovering, recovered }) => {
+      if (wasRecovering && !recovered) void this.open();
+      subscription.presence().then(
+        ({ clients }) => this.#arrived(Object.values(clients)),
+        () => undefined,
+      );
+    });
+    subscription.on("join", ({ info }) => this.#arrived([info]));
+    subscription.on("leave", ({ info }) => {
+      this.#here.delete(info.client);
+      this.#showPresent();
+    });
+    subscription.on("unsubscribed", ({ code, reason }) => {
+      if (code === 0 || this.#closed) return;
+      this.problem.value = reason || "You are no longer in this thread.";
+      this.state.value = "failed";
+    });
+    subscription.subscribe();
+  }
+
+  #take(event: AguiEvent, offset: number | undefined): void {
+    if (offset !== undefined) this.#offset = offset;
+    if (event.type === "CUSTOM" && event.runId === undefined) {
+      this.#ephemeral(event.name, (event.value ?? {}) as Record<string, Json>);
+      return;
+    }
+    const applied = this.#timeline.apply(event, offset ?? 0, Date.now());
+    if (applied === "reload") void this.open();
+    if (applied === "ended" && event.runId) void this.#ended(event.runId);
+    if (event.type === "RUN_STARTED") this.said.value = "The agent is at work.";
+    if (event.type === "TOOL_CALL_START") this.said.value = `Running ${event.toolCallName}.`;
+    if (applied !== "nothing") this.#show();
+    this.#markRead();
+  }
+
+  async #ended(runId: string): Promise<void> {
+    await this.#timeline.prove(runId);
+    const run = this.#timeline.items.find((item) => item.id === runId);
+    if (run?.kind === "run") this.said.value = ENDINGS[run.view.phase] ?? "";
+    this.#show();
+  }
+
+  #ephemeral(name: string, value: Record<string, Json>): void {
+    const user = String(value["userId"] ?? "");
+    if (name === "narthex.typing" && user !== this.#me) {
+      clearTimeout(this.#typists.get(user));
+      this.#typists.set(user, setTimeout(() => this.#stopped(user), TYPING_FOR_MS));
+      this.typing.value = [...this.#typists.keys()].map((id) => (id === user && String(value["name"] ?? "")) || this.nameOf(id));
+    }
+    if (name === "narthex.read") this.read.value = new Map(this.read.value).set(user, Number(value["offset"] ?? 0));
+  }
+
+  #stopped(user: string): void {
+    this.#typists.delete(user);
+    this.typing.value = [...this.#typists.keys()].map((id) => this.nameOf(id));
+  }
+
+  #arrived(infos: { client: string; user: string; connInfo?: unknown }[]): void {
+    for (const info of infos) {
+      const name = (info.connInfo as { name?: string } | undefined)?.name ?? "";
+      this.#here.set(info.client, { user: info.user, name });
+    }
+    this.#showPresent();
+  }
+
+  #showPresent(): void {
+    this.present.value = [...new Map([...this.#here.values()].map((one) => [one.user, one])).values()];
+  }
+
+  /** Tell others how far this person has read, when the page is being looked at; a while after the last event. */
+  #markRead(): void {
+    clearTimeout(this.#readTimer);
+    this.#readTimer = setTimeout(() => {
+      if (document.visibilityState !== "visible" || this.#offset <= this.#readOffset || this.members.value.length < 2) return;
+      this.#readOffset = this.#offset;
+      this.#connection.rpc("thread.read", { thread_id: this.id.value, offset: this.#offset }).catch(() => undefined);
+    }, READ_AFTER_MS);
+  }
+
+  #amend(runId: string, change: Parameters<Timeline["amend"]>[1]): void {
+    this.#timeline.amend(runId, change);
+    this.#show();
+  }
+
+  /** Once per frame; a page in the background gets no frames and needs none. */
+  #show(): void {
+    if (this.#frame) return;
+    this.#frame = requestAnimationFrame(() => {
+      this.#frame = 0;
+      this.items.value = this.#timeline.items;
+    });
+  }
+}
+
+const ENDINGS: Record<string, string> = {
+  finished: "The answer is complete.",
+  cancelled: "The run was stopped.",
+  interrupted: "The agent asks you something.",
+  failed: "The run failed.",
+};
+
+/** An error as one sentence. */
+export function said(error: unknown): string {
+  if (error instanceof RpcError || error instanceof Error) return error.message;
+  return "It did not work.";
+}
+
+/** A random id; `crypto.randomUUID` is missing on plain http. */
+export function randomId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

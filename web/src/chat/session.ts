@@ -1,0 +1,152 @@
+/**
+ * Who is signed in on this page, and where a fresh token comes from.
+ *
+ * Rules: a sign-in lives in HttpOnly cookies that scripts cannot read; the access token is kept in memory only. A
+ * pasted token is kept in this tab's sessionStorage, because whoever pastes one expects a reload to keep it.
+ */
+
+import { SignedOut, refusalFromProblem, type Refusal } from "@narthex/client";
+
+const PASTED = "narthex.token";
+/** Refresh this long before a token ends, so that it does not end on its way. */
+const MARGIN_MS = 30_000;
+const TIMEOUT_MS = 10_000;
+
+/** A request that did not do what it should, in words. */
+export class Problem extends Error {
+  readonly refusal: Refusal;
+
+  constructor(refusal: Refusal) {
+    super(refusal.detail || refusal.title);
+    this.name = "Problem";
+    this.refusal = refusal;
+  }
+}
+
+interface Tokens {
+  access_token: string;
+  expires_in: number;
+}
+
+export class Session {
+  #token = "";
+  #endsAt = 0;
+  #pasted = sessionStorage.getItem(PASTED) ?? "";
+  #refreshing: Promise<string> | null = null;
+
+  /** Whether a pasted token is in use. */
+  get pasted(): boolean {
+    return this.#pasted !== "";
+  }
+
+  /** Sign in with the gateway's own provider. */
+  async signIn(email: string, password: string): Promise<void> {
+    const body = password ? { email, password } : { email };
+    this.#keep((await request("/auth/login", { method: "POST", body: JSON.stringify(body) })) as Tokens);
+    this.#forgetPasted();
+  }
+
+  paste(token: string): void {
+    this.#pasted = token.trim();
+    sessionStorage.setItem(PASTED, this.#pasted);
+  }
+
+  async signOut(): Promise<void> {
+    const cookie = !this.#pasted;
+    this.#forgetPasted();
+    this.#token = "";
+    if (cookie) await request("/auth/logout", { method: "POST", body: "{}" }).catch(() => undefined);
+  }
+
+  /** For each handshake: the token at hand, or `""` where the cookie serves. */
+  handshakeToken = (): string => this.#pasted || (this.#fresh() ? this.#token : "");
+
+  /** For the SDK: at the first connect whatever is at hand; later, in-band, a token that lasts. */
+  connectToken = async (): Promise<string> => this.handshakeToken();
+
+  /**
+   * A token that still lasts a while, from the refresh cookie.
+   *
+   * @throws SignedOut when the session has ended; Problem when the gateway cannot tell right now.
+   */
+  refresh = (): Promise<string> => {
+    if (this.#pasted) return Promise.resolve(this.#pasted);
+    if (this.#fresh()) return Promise.resolve(this.#token);
+    this.#refreshing ??= this.#refresh().finally(() => (this.#refreshing = null));
+    return this.#refreshing;
+  };
+
+  /** Headers for the gateway's HTTP API. */
+  headers(): Record<string, string> {
+    const token = this.handshakeToken();
+    return token ? { Authorization: `Bearer ${token}` } : {};
+  }
+
+  async #refresh(): Promise<string> {
+    try {
+      this.#keep((await request("/auth/refresh", { method: "POST", body: "{}" })) as Tokens);
+      return this.#token;
+    } catch (error) {
+      if (error instanceof Problem && [400, 401, 403, 404].includes(error.refusal.status)) {
+        throw new SignedOut("The session has ended.");
+      }
+      throw error;
+    }
+  }
+
+  #fresh(): boolean {
+    return this.#token !== "" && Date.now() < this.#endsAt - MARGIN_MS;
+  }
+
+  #keep(tokens: Tokens): void {
+    this.#token = tokens.access_token;
+    this.#endsAt = Date.now() + tokens.expires_in * 1000;
+  }
+
+  #forgetPasted(): void {
+    this.#pasted = "";
+    sessionStorage.removeItem(PASTED);
+  }
+}
+
+/** Whether a connection would be admitted with what is at hand (cookie or pasted token). Null when it would. */
+export async function preflight(session: Session): Promise<Refusal | null> {
+  try {
+    await request("/ws/preflight", { headers: session.headers() });
+    return null;
+  } catch (error) {
+    if (error instanceof Problem) return error.refusal;
+    throw error;
+  }
+}
+
+/**
+ * One JSON request to this gateway, cookies included.
+ *
+ * @throws Problem always with words: the gateway's, or "cannot be reached".
+ */
+export async function request(path: string, init: RequestInit = {}): Promise<unknown> {
+  let response: Response;
+  try {
+    response = await fetch(path, {
+      credentials: "same-origin",
+      cache: "no-store",
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+      ...init,
+      headers: { ...(init.body ? { "Content-Type": "application/json" } : {}), ...(init.headers as object) },
+    });
+  } catch {
+    throw new Problem(words("unreachable", "The gateway cannot be reached", "Check the network, then try again.", 0));
+  }
+  const body: unknown = await response.json().catch(() => null);
+  if (response.ok) return body;
+  const known = refusalFromProblem(response.status, body, response.headers.get("Retry-After"));
+  if (known) throw new Problem(known);
+  const { title, detail, code } = (body ?? {}) as Record<string, unknown>;
+  const said = typeof detail === "string" ? detail : typeof title === "string" ? title : `It answered HTTP ${response.status}`;
+  throw new Problem(words(typeof code === "string" ? code : `http_${response.status}`, said, "", response.status));
+}
+
+function words(code: string, title: string, remedy: string, status: number): Refusal {
+  return { code, title, detail: "", remedy, status, close: 0, traceId: "", retryAfter: null, retries: false };
+}

@@ -1,0 +1,40 @@
+/** Whether the whole run arrived: green only when count and digest were both computed here and both agree. */
+
+import type { JSX } from "preact";
+import { useId, useState } from "preact/hooks";
+
+import type { RunItem } from "../timeline.ts";
+import { Icon } from "./icons.tsx";
+import { count } from "./words.ts";
+
+export function Badge({ run }: { run: RunItem }): JSX.Element {
+  const [open, setOpen] = useState(false);
+  const id = useId();
+  const { proof } = run;
+  if (proof === null) return <span class="badge checking">Checking …</span>;
+  const good = proof.complete;
+  return (
+    <span class="badge-holder">
+      <button type="button" class={good ? "badge good" : "badge doubtful"} aria-expanded={open} aria-controls={id} onClick={() => setOpen(!open)}
+        onKeyDown={(event) => { if (event.key === "Escape" && open) { event.stopPropagation(); setOpen(false); } }}>
+        <Icon name={good ? "seal" : "warn"} size={15} />
+        <span>{good ? "Complete" : "Not proven"}</span>
+      </button>
+      <div id={id} class="badge-words" hidden={!open}>
+        {good ? (
+          <>
+            <p><strong>Nothing is missing.</strong> The gateway sealed this run with its number of events and a SHA-256 over them. This browser counted {count(proof.count, "event")} and computed the same digest from what it received.</p>
+            <p>So every event arrived once, in order and unaltered, whatever the connection did. It does not say that the answer is right.</p>
+          </>
+        ) : (
+          <p><strong>This run could not be proven complete:</strong> {proof.reason}. {proof.expected.count !== null && `${count(proof.count, "event")} of ${proof.expected.count} arrived.`} Reload to read it from the gateway again.</p>
+        )}
+        <dl>
+          <dt>Events</dt><dd>{proof.count}{proof.expected.count !== null ? ` of ${proof.expected.count}` : ""}</dd>
+          <dt>Digest</dt><dd><code>{proof.digest || "not computed"}</code></dd>
+          <dt>Run</dt><dd><code>{run.id}</code></dd>
+        </dl>
+      </div>
+    </span>
+  );
+}

@@ -1,0 +1,71 @@
+/** The whole page: the door, or the inside. */
+
+import type { JSX } from "preact";
+import { useEffect, useState } from "preact/hooks";
+
+import type { App } from "../app.ts";
+import { Search } from "./Search.tsx";
+import { Sidebar } from "./Sidebar.tsx";
+import { SignIn, Unreachable } from "./SignIn.tsx";
+import { Thread } from "./Thread.tsx";
+
+export function Root({ app }: { app: App }): JSX.Element | null {
+  switch (app.stage.value) {
+    case "starting":
+      return null;
+    case "signed-out":
+      return <SignIn app={app} />;
+    case "unreachable":
+      return <Unreachable app={app} />;
+    case "inside":
+      return <Inside app={app} />;
+  }
+}
+
+function Inside({ app }: { app: App }): JSX.Element {
+  const [side, setSide] = useState(false);
+  const [searching, setSearching] = useState(false);
+  const conversation = app.conversation.value;
+  const id = conversation?.id.value ?? "";
+
+  useEffect(() => {
+    if (conversation && id && !location.hash.startsWith(`#/t/${encodeURIComponent(id)}`)) app.settled(id);
+  }, [conversation, id]);
+
+  useEffect(() => {
+    const title = conversation?.title.value;
+    document.title = title ? `${title} · narthex` : "narthex";
+  }, [conversation?.title.value]);
+
+  useEffect(() => {
+    const keys = (event: KeyboardEvent): void => {
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
+        event.preventDefault();
+        setSearching(true);
+      } else if (event.key === "Escape" && !event.defaultPrevented) {
+        const open = app.conversation.value;
+        if (open?.active) void open.stop(open.active);
+      }
+    };
+    addEventListener("keydown", keys);
+    return () => removeEventListener("keydown", keys);
+  }, []);
+
+  return (
+    <div class="inside">
+      <a class="skip" href="#composer" onClick={(event) => { event.preventDefault(); document.getElementById("composer")?.focus(); }}>Skip to the message field</a>
+      <Sidebar app={app} open={side} onClose={() => setSide(false)} onSearch={() => { setSide(false); setSearching(true); }} />
+      {conversation ? <Thread key={conversation.serial} app={app} conversation={conversation} onMenu={() => setSide(true)} /> : <Arriving app={app} />}
+      {searching && <Search app={app} onClose={() => setSearching(false)} />}
+      {app.toast.value && <p class="toast" role="status">{app.toast.value}</p>}
+    </div>
+  );
+}
+
+/** Signed in, not connected yet. */
+function Arriving({ app }: { app: App }): JSX.Element {
+  const link = app.connection.link.value;
+  const slow = link.phase === "connecting" && link.attempt > 0;
+  const words = link.phase === "refused" ? link.refusal.title : slow ? `${link.refusal?.title ?? "No connection yet"}. Trying again.` : "";
+  return <main class="thread"><div class="scroller"><div class="column"><p class="status-line" role="status">{words}</p></div></div></main>;
+}

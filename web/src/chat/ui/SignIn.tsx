@@ -1,0 +1,87 @@
+/** The door: e-mail (and password where the gateway asks for one), or a token; and why somebody stands before it. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { JSX } from "preact";
+
+import type { App } from "../app.ts";
+import { Problem } from "../session.ts";
+import { Icon } from "./icons.tsx";
+import { RefusalCard } from "./RefusalCard.tsx";
+
+export function SignIn({ app }: { app: App }): JSX.Element {
+  const [email, setEmail] = useState("");
+  const [password, setPassword] = useState("");
+  const [token, setToken] = useState("");
+  const [busy, setBusy] = useState(false);
+  const first = useRef<HTMLInputElement>(null);
+  const { environment = "", sign_in } = app.config.value;
+  const open = environment === "development" || environment === "testing";
+  const asksPassword = typeof sign_in === "object" && sign_in !== null && "password" in sign_in ? sign_in.password !== false : !open;
+
+  useEffect(() => first.current?.focus(), []);
+
+  async function go(event: Event, work: () => Promise<void>): Promise<void> {
+    event.preventDefault();
+    setBusy(true);
+    app.refusal.value = null;
+    try {
+      await work();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      app.refusal.value = error.refusal;
+    } finally {
+      setBusy(false);
+    }
+  }
+
+  return (
+    <main class="door">
+      <div class="door-card">
+        <p class="wordmark"><Icon name="arch" size={22} /> narthex</p>
+        <h1>Come in.</h1>
+        <p class="quiet">
+          {open ? `This gateway runs in ${environment}: any e-mail address will do.` : "Sign in to talk to the agents behind this gateway."}
+        </p>
+        {app.refusal.value && <RefusalCard refusal={app.refusal.value} />}
+        <form onSubmit={(event) => void go(event, () => app.signIn(email, password))}>
+          <label for="email">E-mail</label>
+          <input ref={first} id="email" name="email" type="email" autocomplete="username" required placeholder="ada@example.org"
+            value={email} onInput={(event) => setEmail(event.currentTarget.value)} />
+          {asksPassword && (
+            <>
+              <label for="password">Password</label>
+              <input id="password" name="password" type="password" autocomplete="current-password" required
+                value={password} onInput={(event) => setPassword(event.currentTarget.value)} />
+            </>
+          )}
+          <button class="primary wide" type="submit" disabled={busy}>{busy ? "One moment …" : "Sign in"}</button>
+        </form>
+        <details class="other-way">
+          <summary>Use a token instead</summary>
+          <form onSubmit={(event) => void go(event, () => app.paste(token))}>
+            <label for="token">Token</label>
+            <textarea id="token" name="token" rows={3} spellcheck={false} autocomplete="off" required placeholder="eyJhbGciOi …"
+              value={token} onInput={(event) => setToken(event.currentTarget.value)} />
+            <p class="hint"><code>narthex token</code> prints one. It stays in this tab until you sign out.</p>
+            <button class="wide" type="submit" disabled={busy}>Connect with this token</button>
+          </form>
+        </details>
+      </div>
+    </main>
+  );
+}
+
+/** The gateway could not be asked, or has no room right now. */
+export function Unreachable({ app }: { app: App }): JSX.Element {
+  const refusal = app.refusal.value;
+  return (
+    <main class="door">
+      <div class="door-card">
+        <p class="wordmark"><Icon name="arch" size={22} /> narthex</p>
+        <h1>Not right now.</h1>
+        {refusal && <RefusalCard refusal={refusal} />}
+        <button class="primary wide" type="button" onClick={() => void app.start()}>Try again</button>
+      </div>
+    </main>
+  );
+}

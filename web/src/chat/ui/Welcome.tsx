@@ -1,0 +1,34 @@
+/** An empty thread: a word of welcome and things to ask. */
+
+import type { JSX } from "preact";
+
+import type { App } from "../app.ts";
+
+const IDEAS = [
+  { title: "How are you doing?", text: "Is this gateway healthy? Check everything you can." },
+  { title: "Who am I to you?", text: "Who am I, as this gateway sees me?" },
+  { title: "Show me a long task", text: "Run a slow task with 5 steps and tell me how it goes." },
+  { title: "Ask me first", text: "Do something that needs my approval." },
+];
+
+export function Welcome({ app, onAsk }: { app: App; onAsk: (text: string) => void }): JSX.Element {
+  const name = app.me.value?.name.split(" ")[0] ?? "";
+  return (
+    <section class="welcome">
+      <h2>{greeting()}{name ? `, ${name}` : ""}.</h2>
+      <p class="quiet">Ask anything. You will see what the agent does while it works, and whether all of it arrived.</p>
+      <ul class="ideas">
+        {IDEAS.map((idea) => (
+          <li key={idea.title}>
+            <button type="button" onClick={() => onAsk(idea.text)}><strong>{idea.title}</strong><span>{idea.text}</span></button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function greeting(): string {
+  const hour = new Date().getHours();
+  return hour < 5 ? "Good night" : hour < 12 ? "Good morning" : hour < 18 ? "Good afternoon" : "Good evening";
+}

@@ -1,0 +1,120 @@
+/**
+ * What the gateway's RPC methods take and give (docs/protocol.md), as types. Moments are seconds since the epoch.
+ */
+
+import type { Json } from "@narthex/client";
+
+export interface Thread {
+  thread_id: string;
+  title: string;
+  created_by: string;
+  created_at: number;
+  updated_at: number;
+}
+
+export interface Member {
+  user_id: string;
+  role: "owner" | "member";
+  joined_at: number;
+  read_offset?: number;
+}
+
+/** A finished message: a person's (`role: "user"`), or what a run's deltas were compacted to. */
+export interface StoredMessage {
+  message_id: string;
+  role: string;
+  author: string;
+  content: string;
+  created_at: number;
+  run_id?: string;
+  /** JSON text: for tools `{toolCallName, args, answered}`. */
+  detail?: string;
+  offset?: number;
+}
+
+/** A queued or running run, as `thread.get` lists it. */
+export interface ActiveRun {
+  run_id: string;
+  state: string;
+  agent: string;
+  user_id: string;
+  message_id: string;
+  parent_run_id?: string;
+  started_at?: number;
+}
+
+/** An approval that waits for an answer. `schema` is JSON text. */
+export interface OpenInterrupt {
+  interrupt_id: string;
+  run_id: string;
+  text: string;
+  schema: string;
+  expires_at: number;
+}
+
+export interface ThreadView {
+  thread: Thread;
+  role: "owner" | "member";
+  messages: StoredMessage[];
+  members: Member[];
+  runs: ActiveRun[];
+  interrupts: OpenInterrupt[];
+  channel: string;
+  offset: number;
+  epoch: string;
+}
+
+export interface Hit {
+  thread_id: string;
+  title: string;
+  message_id: string;
+  snippet: string;
+  created_at: number;
+}
+
+export interface Started {
+  thread_id: string;
+  run_id: string;
+  message_id: string;
+  channel: string;
+  queued: boolean;
+  position?: number;
+}
+
+export interface Whoami {
+  user: string;
+  tenant: string;
+  name: string;
+  plan: string;
+  permissions: string[];
+  class: string;
+  e2e: boolean;
+}
+
+/** Method → [params, result]. */
+export interface Methods {
+  whoami: [Record<string, never>, Whoami];
+  "thread.list": [{ before?: number; limit?: number }, { threads: Thread[] }];
+  "thread.get": [{ thread_id: string; before?: number; limit?: number }, ThreadView];
+  "thread.rename": [{ thread_id: string; title: string }, object];
+  "thread.delete": [{ thread_id: string }, object];
+  "thread.members.add": [{ thread_id: string; user_id: string }, object];
+  "thread.members.remove": [{ thread_id: string; user_id: string }, object];
+  "thread.read": [{ thread_id: string; offset: number }, object];
+  "thread.search": [{ text: string; limit?: number }, { hits: Hit[] }];
+  typing: [{ thread_id: string }, object];
+  "run.start": [{ thread_id?: string; text: string; client_message_id: string; agent?: string }, Started];
+  "run.cancel": [{ run_id: string }, { state: string }];
+  "run.steer": [{ run_id: string; text: string }, object];
+  "run.resume": [{ run_id: string; interrupt_id: string; payload: Json }, { run_id: string }];
+  "run.get": [{ run_id: string }, { state: string; text?: string; count?: number; digest?: string; [more: string]: unknown }];
+}
+
+/** What `/ws/config` says, as far as the page uses it. */
+export interface Config {
+  environment?: string;
+  version?: string;
+  sign_in?: { kind?: string; password?: boolean; hint?: string; [more: string]: unknown } | string | null;
+  agents?: { name: string; description?: string }[];
+  limits?: Record<string, unknown>;
+}
