@@ -1,0 +1,15 @@
+"""Reading a request's body within a bound, before any of it is parsed."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+
+async def bounded_body(request: Request, max_bytes: int) -> bytes | None:
+    """The whole body, or None as soon as it is larger than `max_bytes`."""
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > max_bytes:
+            return None
+    return bytes(found)

@@ -1,0 +1,97 @@
+"""The front door's rules for plain HTTP requests: who asks, from where, and which pages may read the answer.
+
+Not here: the rules themselves (app/handshake, domain). Rules: every route that wants to know a client's
+address, scheme, origin or identity asks here, so that no route can disagree with the upgrade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from narthex.app.handshake import FrontDoor
+from narthex.domain.addresses import Client, client_of
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
+from narthex.web.auth import RequestFacts
+from narthex.web.fallbacks import head_of
+
+CORS_MAX_AGE_S: Final = 600  # Chromium caps at 7200; a changed setting should reach pages within minutes
+CORS_HEADERS: Final = "authorization, content-type, traceparent, x-e2e-bypass-key, x-e2e-test-run"
+CORS_EXPOSED: Final = "retry-after, www-authenticate"
+
+
+class HttpDoor:
+    """See the module. It is what `web.auth.Door` and `web.access.Person` ask for.
+
+    Args:
+        door: the gateway's own.
+    """
+
+    def __init__(self, door: FrontDoor) -> None:
+        self._door = door
+
+    def client(self, request: Request) -> Client:
+        """The client's address and scheme."""
+        return client_of(
+            request.client.host if request.client else "",
+            request.scope.get("scheme") == "https",
+            request.headers.getlist("x-forwarded-for"),
+            request.headers.getlist("x-forwarded-proto"),
+            self._door.trusted,
+        )
+
+    def address(self, request: Request) -> str:
+        """The client's address."""
+        return self.client(request).address
+
+    def facts(self, request: Request) -> RequestFacts:
+        """Client address, whether the client speaks TLS, and how it reached us (`https://host`)."""
+        client = self.client(request)
+        return RequestFacts(
+            address=client.address,
+            secure=client.scheme == "https",
+            base_url=f"{client.scheme}://{request.headers.get('host', '')}",
+        )
+
+    def origin_allowed(self, request: Request, origin: str) -> bool:
+        """Whether a page of `origin` may use this gateway."""
+        host = request.headers.get("host", "")
+        return self._door.policy.origins.allows(origin, host=host, scheme=self.client(request).scheme)
+
+    def cors(self, request: Request) -> dict[str, str]:
+        """The headers by which a page of an allowed origin may read an answer (Fetch standard)."""
+        origin = request.headers.get("origin")
+        if origin is None or not self.origin_allowed(request, origin):
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": CORS_EXPOSED,
+        }
+
+    def cors_preflight(self, request: Request, methods: Iterable[str]) -> Response:
+        """The answer to OPTIONS; a page of another origin gets no permission in it."""
+        headers = self.cors(request)
+        if "Access-Control-Allow-Origin" in headers:
+            headers |= {
+                "Access-Control-Allow-Methods": ", ".join(methods),
+                "Access-Control-Allow-Headers": CORS_HEADERS,
+                "Access-Control-Max-Age": str(CORS_MAX_AGE_S),
+            }
+        return Response(status_code=204, headers=headers)
+
+    async def person(self, request: Request) -> Identity | Refusal:
+        """Whose credential a request brings, by the upgrade's rules; tickets do not count over HTTP."""
+        asked = await self._door.identify(head_of(request))
+        request.state.trace_id = asked.trace_id  # the answer's, and the handshake record's
+        outcome = asked.outcome
+        if isinstance(outcome, Refusal):
+            return outcome
+        if outcome.identity is None or "ticket" in outcome.carriers:
+            return Refusal(code="auth_required", carriers_checked=("authorization", "cookie"))
+        return outcome.identity

@@ -1,0 +1,52 @@
+"""`POST /auth/e2e/test-auth`: the simulation exchange over HTTP.
+
+Not here: what it decides (app/exchange). Rules: the body is bounded before it is read whole; pages get no CORS
+permission for it: a key has no place in a browser.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from narthex.app.exchange import Exchange, ExchangeRequest
+from narthex.domain.carriers import E2E_KEY_HEADER
+from narthex.domain.refusals import Refusal
+from narthex.web.bodies import bounded_body
+from narthex.web.door import HttpDoor
+from narthex.web.problems import NO_STORE, problem, trace_id_for
+
+PATH: Final = "/auth/e2e/test-auth"
+MAX_BODY: Final = 4 * 1024  # three short members
+
+
+def routes(exchange: Exchange, http: HttpDoor) -> list[BaseRoute]:
+    """Starlette routes."""
+
+    async def test_auth(request: Request) -> Response:
+        trace_id = trace_id_for(request)
+        body = await bounded_body(request, MAX_BODY)
+        if body is None:
+            return problem(
+                Refusal(code="body_invalid", detail=f"The body is over {MAX_BODY} bytes."), trace_id
+            )
+        outcome = await exchange.exchange(
+            ExchangeRequest(
+                keys=tuple(request.headers.getlist(E2E_KEY_HEADER)),
+                authorization=tuple(request.headers.getlist("authorization")),
+                body=body,
+                address=http.address(request),
+                trace_id=trace_id,
+                fresh_id=secrets.token_hex(16),
+            )
+        )
+        if isinstance(outcome, Refusal):
+            return problem(outcome, trace_id)
+        return JSONResponse(msgspec.to_builtins(outcome), headers=NO_STORE)
+
+    return [Route(PATH, test_auth, methods=["POST"])]

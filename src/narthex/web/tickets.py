@@ -1,0 +1,76 @@
+"""`POST /ws/ticket`: a single-use ticket for `/ws?ticket=`, for clients that can set no header.
+
+Not here: using tickets up (app/credentials). Rules: a ticket is bound to the asking identity and its rights and
+never outlives either; the store keeps its fingerprint only; a ticket buys no ticket.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from narthex.app.attempts import Attempts
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.refusals import Refusal
+from narthex.domain.secrets import fingerprint
+from narthex.ports.credentials import Credentials
+from narthex.web.door import HttpDoor
+from narthex.web.problems import NO_STORE, problem, trace_id_for
+
+TICKET_TTL_S: Final = 30
+TICKETS_A_MINUTE: Final = (
+    120  # per user: two a second is a reconnect storm of every device, and bounds the store
+)
+METHODS: Final = ("POST", "OPTIONS")
+
+
+async def issue_ticket(credentials: Credentials, identity: Identity, now: float) -> str:
+    """Make a ticket that admits `identity` once within `TICKET_TTL_S`.
+
+    Health's own handshake gets its probe ticket here too.
+
+    Raises:
+        DependencyError: it could not be kept.
+    """
+    ticket = secrets.token_urlsafe(32)
+    kept = msgspec.json.encode(identity).decode()
+    await credentials.put_ticket(fingerprint(ticket), kept, now + TICKET_TTL_S)
+    return ticket
+
+
+def routes(
+    http: HttpDoor, credentials: Credentials, *, clock: Callable[[], float] = time.time
+) -> list[BaseRoute]:
+    """Starlette routes."""
+    asked_lately = Attempts(TICKETS_A_MINUTE, 60.0)
+
+    async def ticket(request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return http.cors_preflight(request, METHODS)
+        headers = http.cors(request)
+        identity = await http.person(request)
+        if isinstance(identity, Identity) and identity.identity_class is IdentityClass.GUEST:
+            identity = Refusal(code="auth_required", detail="A guest has nothing that a ticket could carry.")
+        if isinstance(identity, Refusal):
+            return problem(identity, trace_id_for(request), headers=headers)
+        now = clock()
+        wait_s = asked_lately.wait_s(identity.user, now)
+        if wait_s > 0:
+            refusal = Refusal(
+                code="rate_limited",
+                detail=f"A user gets {TICKETS_A_MINUTE} tickets a minute.",
+                retry_after_s=max(1, int(wait_s + 1)),
+            )
+            return problem(refusal, trace_id_for(request), headers=headers)
+        asked_lately.failed(identity.user, now)  # counts askings here: the same bounded table
+        found = {"ticket": await issue_ticket(credentials, identity, now), "expires_in": TICKET_TTL_S}
+        return JSONResponse(found, headers={**NO_STORE, **headers})
+
+    return [Route("/ws/ticket", ticket, methods=list(METHODS))]
