@@ -1,0 +1,210 @@
+"""The pages (`/` and, when they are in the bundle, `/dashboard` and `/status`) and their files at `/static/*`.
+
+Not here: what the pages do (`web/` in the repository, TypeScript), who may see the data that they ask for (the
+API). Rules: only files that the bundle's manifest names are served, each from memory; nothing on a page comes
+from elsewhere, and the Content-Security-Policy says so; a file whose name holds its content's hash may be
+cached for ever, a page never without asking again. When the bundle was not built, the page says that.
+"""
+
+from __future__ import annotations
+
+import gzip
+import mimetypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from narthex.domain.refusals import Refusal
+from narthex.web.problems import problem, trace_id_for
+
+STATIC_DIR: Final = Path(__file__).parent / "static"
+PAGES: Final = {"/": "chat", "/dashboard": "dashboard", "/status": "status"}
+"""Path → page. One that is not in the bundle has no route."""
+
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "object-src 'none'",
+        # Even our own scripts can make HTML only through DOMPurify's policy.
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify",
+    )
+)
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+_ASK_AGAIN: Final = "no-cache"
+_WORTH_GZIP: Final = 1_024  # smaller ones fit one packet anyway
+_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+
+_NOT_BUILT: Final = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>narthex: no pages</title></head><body>
+<h1>The gateway runs; its pages were not built</h1>
+<p>This installation has no page bundle. Build it in the repository with
+<code>npm ci &amp;&amp; npm run build</code> in <code>web/</code>, or install again with <code>pip install .</code>
+(the build asks for Node by itself) and without <code>NARTHEX_SKIP_WEB_BUILD</code>.</p>
+<p>Everything else is there: connect any Centrifuge SDK to <code>/ws</code>, or look at
+<a href="/ws/health">/ws/health</a>.</p>
+</body></html>
+"""
+
+
+class _File(msgspec.Struct, frozen=True):
+    """One file of the bundle as it is sent. `zipped` is empty where gzip gains nothing."""
+
+    body: bytes
+    zipped: bytes
+    etag: str
+    media_type: str
+    cache_control: str
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """A file in the manifest."""
+
+    sha256: str
+    immutable: bool
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """What `web/build.mjs` wrote: page → file name, file name → its facts."""
+
+    pages: dict[str, str]
+    files: dict[str, _Listed]
+
+
+class Bundle:
+    """The built pages, in memory. Read again when the manifest changed (`npm run build` while it runs).
+
+    Args:
+        directory: where `manifest.json` lies.
+    """
+
+    def __init__(self, directory: Path = STATIC_DIR) -> None:
+        self._directory = directory
+        self._stamp = -1
+        self._pages: dict[str, str] = {}
+        self._files: dict[str, _File] = {}
+        self.refresh()
+
+    @property
+    def pages(self) -> frozenset[str]:
+        """Names of the pages that were built."""
+        return frozenset(self._pages)
+
+    def refresh(self) -> None:
+        """Look whether the bundle changed on disk, and read it if so. A broken bundle counts as none."""
+        path = self._directory / "manifest.json"
+        try:
+            stamp = path.stat().st_mtime_ns
+            if stamp == self._stamp:
+                return
+            manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest)
+            files = {name: self._read(name, listed) for name, listed in manifest.files.items()}
+        except (OSError, msgspec.MsgspecError):
+            self._stamp, self._pages, self._files = -1, {}, {}
+            return
+        self._stamp, self._pages, self._files = stamp, manifest.pages, files
+
+    def page(self, name: str) -> _File | None:
+        """A page's HTML, or None when it was not built."""
+        return self._files.get(self._pages.get(name, ""))
+
+    def file(self, name: str) -> _File | None:
+        """A file by its exact name in the manifest; pages are not among them."""
+        return None if name in self._pages.values() else self._files.get(name)
+
+    def _read(self, name: str, listed: _Listed) -> _File:
+        path = self._directory / name
+        if path.parent != self._directory:  # a manifest is ours, yet a name with a slash must lead nowhere
+            raise FileNotFoundError(name)
+        body = path.read_bytes()
+        # mtime=0: the same bytes on every instance, so that the ETag holds across them
+        zipped = gzip.compress(body, 6, mtime=0) if len(body) >= _WORTH_GZIP else b""
+        media_type = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        charset = "; charset=utf-8" if media_type.startswith("text/") else ""
+        return _File(
+            body=body,
+            zipped=zipped,
+            etag=f'"{listed.sha256[:32]}"',
+            media_type=media_type + charset,
+            cache_control=_FOR_EVER if listed.immutable else _ASK_AGAIN,
+        )
+
+
+def routes(directory: Path = STATIC_DIR, *, pages: Sequence[str] = tuple(PAGES)) -> list[BaseRoute]:
+    """Routes of the pages and of `/static/*`, for a Starlette application.
+
+    Args:
+        directory: the bundle; the package's own by default.
+        pages: which paths of `PAGES` to serve. `/` is always answered, also without a bundle; the others only
+            when the bundle has them.
+    """
+    bundle = Bundle(directory)
+    served = [path for path in pages if path == "/" or PAGES[path] in bundle.pages]
+    return [
+        Route("/static/{name}", _static(bundle), methods=["GET"]),
+        *(Route(path, _page(bundle, PAGES[path]), methods=["GET"]) for path in served),
+    ]
+
+
+def _page(bundle: Bundle, name: str) -> Any:
+    async def page(request: Request) -> Response:
+        bundle.refresh()
+        file = bundle.page(name)
+        if file is None:
+            headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
+            return Response(_NOT_BUILT, 503, headers=headers, media_type="text/html")
+        return _send(request, file)
+
+    return page
+
+
+def _static(bundle: Bundle) -> Any:
+    async def static(request: Request) -> Response:
+        file = bundle.file(request.path_params["name"])
+        if file is None:
+            return problem(Refusal(code="no_route"), trace_id_for(request), headers=SECURITY_HEADERS)
+        return _send(request, file)
+
+    return static
+
+
+def _send(request: Request, file: _File) -> Response:
+    """The file, gzipped where the client takes that, or 304 when it has it already."""
+    headers = {
+        **SECURITY_HEADERS,
+        "ETag": file.etag,
+        "Cache-Control": file.cache_control,
+        "Vary": "Accept-Encoding",
+    }
+    if _has(request.headers.get("if-none-match", ""), file.etag):
+        return Response(status_code=304, headers=headers)
+    body = file.body
+    if file.zipped and "gzip" in request.headers.get("accept-encoding", ""):
+        body = file.zipped
+        headers["Content-Encoding"] = "gzip"
+        headers["ETag"] = f"W/{file.etag}"  # RFC 9110 section 8.8.3: other bytes than the unzipped file's
+    return Response(body, headers=headers, media_type=file.media_type)
+
+
+def _has(if_none_match: str, etag: str) -> bool:
+    """RFC 9110 section 13.1.2: weak comparison, or `*`."""
+    asked = (part.strip().removeprefix("W/") for part in if_none_match.split(","))
+    return any(part in {etag, "*"} for part in asked)
