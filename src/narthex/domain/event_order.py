@@ -117,18 +117,19 @@ class EventOrder:
         self.run_state = following
         return None
 
+    def open_entities(self) -> list[tuple[str, str]]:
+        """Kind and id of everything that is open, oldest first."""
+        return [place for place, state in self._entities.items() if state == OPEN]
+
     def still_open(self) -> str:
         """What is open, in words (`text message 'm1', step 'plan'`); empty when nothing is."""
-        return ", ".join(
-            f"{kind} {name[:80]!r}" for (kind, name), state in self._entities.items() if state == OPEN
-        )
+        return ", ".join(f"{kind} {name[:80]!r}" for kind, name in self.open_entities())
 
     def closing_events(self) -> list[Event]:
         """The events that close whatever is open, newest first. The caller passes each to `check`."""
         return [
             {"type": CLOSING[kind], TABLE[CLOSING[kind]].id_member: name}
-            for (kind, name), state in reversed(self._entities.items())
-            if state == OPEN
+            for kind, name in reversed(self.open_entities())
         ]
 
     def forget(self) -> None:

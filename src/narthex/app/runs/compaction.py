@@ -1,0 +1,68 @@
+"""A finished run → message rows, so that reopening a thread costs one read; and trimming the thread's log.
+
+Rules: rows are written before the store says that the run is over, and are idempotent by message id, so a
+crash between the two repeats and never loses. Only then may old publications go, and never the newest
+`keep_events`: clients that were away recover from those.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from narthex.app.runs.replay import Replay
+from narthex.app.runs.services import RunServices
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.transcript import Entry
+from narthex.ports.runs import Run
+from narthex.ports.threads import Message
+
+_STEP_S: Final = 1e-6  # rows of one run keep their order where two began in the same microsecond
+_TRIM_STEP: Final = 1_000  # trimming is worth a call only for so many publications
+
+
+def rows(run: Run, replay: Replay) -> list[Message]:
+    """The messages that a run's transcript is kept as, in the order they began."""
+    kept: list[Message] = []
+    last = 0.0
+    for entry in replay.transcript.entries:
+        if not entry.text and entry.role != "tool":
+            continue
+        last = max(entry.began_at, last + _STEP_S)
+        kept.append(
+            Message(
+                message_id=entry.message_id,
+                thread_id=run.thread_id,
+                role=entry.role,
+                author=run.agent,
+                content=(entry.result or "") if entry.role == "tool" else entry.text,
+                created_at=last,
+                run_id=run.run_id,
+                detail=_detail(entry),
+                offset=entry.offset,
+            )
+        )
+    return kept
+
+
+def _detail(entry: Entry) -> str:
+    if entry.role != "tool":
+        return "{}"
+    detail = {
+        "toolCallName": entry.name,
+        "args": entry.text,
+        "parentMessageId": entry.parent_message_id,
+        "answered": entry.result is not None,
+    }
+    return msgspec.json.encode(detail).decode()
+
+
+async def compact(services: RunServices, run: Run, replay: Replay) -> None:
+    """Keep the run's messages and drop what of the log nobody needs any more. Raises DependencyError."""
+    messages = rows(run, replay)
+    if messages:
+        await services.threads.add_messages(run.tenant, messages)
+    surplus = replay.offset - services.limits.keep_events
+    if surplus > 0 and surplus // _TRIM_STEP > (surplus - replay.seq) // _TRIM_STEP:
+        await services.broker.trim(channel_key(run.tenant, thread_channel(run.thread_id)), surplus)

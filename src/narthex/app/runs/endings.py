@@ -1,0 +1,70 @@
+"""How a run can end, as values, with the terminal event and the stored state of each."""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.domain import events as ev
+from narthex.domain.events import Event
+from narthex.domain.runs import RunState
+from narthex.ports.runs import Interrupt
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """The agent returned."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """The agent waits for a person; `event_outcome` is RUN_FINISHED's."""
+
+    interrupt: Interrupt
+    event_outcome: Event
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """A person cancelled it."""
+
+    by: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """It failed; `code` is a row of `domain.runs.RUN_ERRORS`, or an agent's own."""
+
+    code: str
+    message: str
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """This node does not own it any more: nothing is published."""
+
+
+class Abandoned(msgspec.Struct, frozen=True):
+    """This node owns it but could not publish, or hands it over: whoever takes it over ends it."""
+
+
+Ending = Returned | Asked | Cancelled | Failed | Lost | Abandoned
+
+
+class AgentFault(Exception):
+    """What an agent did wrong: becomes `Failed(code, message)`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def terminal(ending: Ending, thread_id: str, run_id: str) -> tuple[Event, RunState, str]:
+    """The terminal event, the stored state and the stored error code of an ending that is published."""
+    match ending:
+        case Returned():
+            return ev.run_finished(thread_id, run_id, ev.success()), RunState.FINISHED, ""
+        case Asked():
+            return ev.run_finished(thread_id, run_id, ending.event_outcome), RunState.INTERRUPTED, ""
+        case Cancelled():
+            event = ev.run_finished(thread_id, run_id, ev.cancelled(), result={"cancelledBy": ending.by})
+            return event, RunState.CANCELLED, ""
+        case Failed():
+            return ev.run_error(ending.message, ending.code), RunState.FAILED, ending.code
+        case Lost() | Abandoned():
+            raise AssertionError("nothing is published for this ending")

@@ -1,0 +1,294 @@
+"""One run on this node: RUN_STARTED, the agent at work, and exactly one terminal event.
+
+The order of the end is what makes a crash at any point recoverable: the approval (if one) is kept, open
+things are closed, the terminal event becomes durable, the run is compacted to messages, and only then does
+the store say that it is over. Whoever takes over repeats whichever of these were missed; all are idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from narthex.app.runs import endings
+from narthex.app.runs.compaction import compact
+from narthex.app.runs.endings import Abandoned, AgentFault, Asked, Cancelled, Ending, Failed, Lost, Returned
+from narthex.app.runs.intake import Intake
+from narthex.app.runs.journal import BrokerGone, Journal
+from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.replay import Replay
+from narthex.app.runs.services import RunServices
+from narthex.app.runs.session import AgentSession
+from narthex.domain import events as ev
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.event_order import EventOrder
+from narthex.domain.events import Event
+from narthex.domain.runs import RUN_ERRORS
+from narthex.errors import NarthexError
+from narthex.ports.agents import AgentError
+from narthex.ports.runs import Run
+
+log = structlog.get_logger("narthex.runs")
+
+
+class Execution:
+    """See the module.
+
+    Args:
+        services: shared.
+        run: as claimed.
+        lease: its lease, extended by the engine.
+        replay: what is in the log already, after a takeover.
+        order: the order checker in the state after `replay`.
+        park: keeps a session that waits for an answer; False when there is no more room.
+    """
+
+    def __init__(
+        self,
+        services: RunServices,
+        run: Run,
+        lease: Lease,
+        *,
+        replay: Replay | None = None,
+        order: EventOrder | None = None,
+        park: Callable[[Run, AgentSession], bool] = lambda _run, _session: False,
+    ) -> None:
+        self.services = services
+        self.run = run
+        self.lease = lease
+        self.journal = Journal(services, run, lease, replay or Replay())
+        self.intake = Intake(run.run_id, self.journal, order or EventOrder(), services.limits)
+        self._park = park
+        self._loop = asyncio.get_running_loop()
+        self._ending: asyncio.Future[Ending] = self._loop.create_future()
+        self._began_at = self._loop.time()
+        self._cancel_at: float | None = None
+        self.session: AgentSession | None = None
+
+    # -- from outside --------------------------------------------------------------------------------------
+
+    def end(self, ending: Ending) -> bool:
+        """Ask the run to end so; the first one wins. Returns whether this one did."""
+        if self._ending.done():
+            return False
+        self._ending.set_result(ending)
+        return True
+
+    def cancel(self, by: str) -> None:
+        """A person cancels it; time to stop is measured from here."""
+        if self.end(Cancelled(by)):
+            self._cancel_at = self._loop.time()
+
+    async def steer(self, text: str, by: str) -> bool:
+        """Hand `text` to the agent, after everybody can see that it was said. False when it cannot be taken."""
+        if self._ending.done() or self.session is None or self.intake.closed:
+            return False
+        await self.intake.own(ev.custom("narthex.steered", {"text": text, "by": by}))
+        return self.session.steer_with(text)
+
+    def agent_done(self, task: asyncio.Task[None]) -> None:
+        """The agent's coroutine ended while bound to this run."""
+        if task.cancelled():
+            self.end(Failed("agent_failed", "The agent cancelled itself."))
+            return
+        fault = task.exception()
+        if fault is not None:
+            self.end(self._ending_of(fault))
+        elif self.intake.taken == 0 and not self.run.parent_run_id:
+            self.end(Failed("agent_silent", RUN_ERRORS["agent_silent"]))
+        elif left := self.intake.left_open():
+            self.end(Failed("agent_event_order", f"The agent returned while {left} was open."))
+        else:
+            self.end(Returned())
+
+    def _ending_of(self, fault: BaseException) -> Ending:
+        match fault:
+            case AgentFault():
+                return Failed(fault.code, fault.message)
+            case AgentError():
+                return Failed(fault.code, fault.message)
+            case OwnershipLost():
+                return Lost()
+            case BrokerGone():
+                return Abandoned()
+            case _:
+                log.warning("agent_raised", run_id=self.run.run_id, agent=self.run.agent, exc_info=fault)
+                words = f": {fault}" if self.services.limits.show_errors and str(fault) else "."
+                return Failed("agent_failed", f"The agent raised {type(fault).__name__}{words}"[:2_000])
+
+    # -- the life of the run -------------------------------------------------------------------------------
+
+    async def main(
+        self,
+        session: AgentSession,
+        *,
+        restart: int = 0,
+        opening: Event | None = None,
+        answer: tuple[Any] | None = None,
+    ) -> Ending:
+        """Run to the end.
+
+        Args:
+            session: the agent, new, or waiting for the answer that this run brings.
+            restart: void what an earlier attempt said, this being attempt `restart`; 0: there was none.
+            opening: an event to publish before the agent may speak (`narthex.answered`).
+            answer: the payload that lets a waiting session go on, as a tuple of one.
+
+        Returns:
+            How it ended: `Lost` and `Abandoned` were not published.
+        """
+        self.session = session
+        deadline_s = self.services.limits.run_deadline_s
+        timer = self._loop.call_later(
+            deadline_s,
+            lambda: self.end(Failed("agent_timeout", f"The agent did not finish within {deadline_s:g} s.")),
+        )
+        ending: Ending = Abandoned()
+        try:
+            await self._open(restart, opening)
+            session.bind(self, self.services.now() + deadline_s)
+            if answer is not None:
+                session.answer(answer[0])
+            ending = await self.conclude(await self._wait())
+        except OwnershipLost:
+            ending = Lost()
+        except BrokerGone:
+            ending = Abandoned()
+        finally:
+            timer.cancel()
+            self.intake.closed = True
+            if not isinstance(ending, Asked):
+                await self._stop(session)
+            await self.journal.close()
+        return ending
+
+    async def _open(self, restart: int = 0, opening: Event | None = None) -> None:
+        """Note where the run's events begin, then publish the first ones durably."""
+        run = self.run
+        if self.journal.log.seq == 0:
+            channel = channel_key(run.tenant, thread_channel(run.thread_id))
+            position = self.services.broker.known_position(channel)
+            if position is None:
+                position = (await self.services.broker.history(channel, limit=0)).top
+            if not await self.services.runs.started(run, position.offset, self.services.now()):
+                raise OwnershipLost
+            await self.intake.own(ev.run_started(run.thread_id, run.run_id, parent_run_id=run.parent_run_id))
+            self.services.meter.observe("run_start_seconds", max(0.0, self.services.now() - run.created_at))
+        if restart:
+            await self.intake.restart(restart)
+        if opening is not None:
+            await self.intake.own(opening)
+        await self.journal.flush()
+
+    async def _wait(self) -> Ending:
+        """Wait for the end; say now and then that a silent agent still works."""
+        silence_s = self.services.limits.silence_s
+        failed = self.journal.failed
+        while True:
+            quiet_s = self._loop.time() - self.journal.last_at
+            awaited: set[asyncio.Future[Any]] = {self._ending, failed}
+            await asyncio.wait(
+                awaited,
+                timeout=max(0.01, silence_s - quiet_s),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._ending.done():
+                return self._ending.result()
+            if failed.done():
+                await self.journal.flush()  # raises what failed
+            if self._loop.time() - self.journal.last_at >= silence_s:
+                await self.intake.own(ev.custom("narthex.working", {"silent_s": round(silence_s, 3)}))
+
+    async def conclude(self, ending: Ending) -> Ending:
+        """End the run so: everything from the module's order of the end.
+
+        Raises:
+            OwnershipLost, BrokerGone: as `Journal.put`; the run is not over.
+        """
+        if isinstance(ending, Lost | Abandoned):
+            return ending
+        if self.journal.log.seq == 0:
+            await self._open()
+        ending = await self._settle(ending)
+        self.intake.closed = True
+        if self.session is not None and not isinstance(ending, Asked):
+            await self._stop(self.session)
+        await self.intake.close_all()
+        event, state, error = endings.terminal(ending, self.run.thread_id, self.run.run_id)
+        await self.journal.finish(event)
+        if self._cancel_at is not None:
+            self.services.meter.observe("run_cancel_seconds", self._loop.time() - self._cancel_at)
+        await finish(self.services, self.run, self.journal.log, state, error)
+        return ending
+
+    async def _settle(self, ending: Ending) -> Ending:
+        """For a question: keep it before anybody can see it, so that it can be answered at once."""
+        if not isinstance(ending, Asked):
+            return ending
+        assert self.session is not None
+        if not self._park(self.run, self.session):
+            return Failed("agent_failed", "Too many agents of this node wait for answers already.")
+        await self.services.runs.open_interrupt(ending.interrupt)
+        return ending
+
+    async def _stop(self, session: AgentSession) -> None:
+        session.unbind()
+        if not await session.stop(self.services.limits.stop_grace_s):
+            self.services.meter.count("agents_left_behind")
+            log.error("agent_ignores_cancel", run_id=self.run.run_id, agent=self.run.agent)
+
+
+async def finish(services: RunServices, run: Run, replay: Replay, state: str, error: str) -> None:
+    """After the terminal event is durable: compact, then tell the store, then the members' devices.
+
+    Raises:
+        OwnershipLost: somebody else told the store.
+        DependencyError: not done; repeat.
+    """
+    await compact(services, run, replay)
+    assert replay.terminal is not None
+    digest = replay.terminal.get("digest", "")
+    kept = await services.runs.finish(
+        run,
+        state=state,
+        count=replay.seq,
+        digest=digest,
+        text=replay.transcript.text,
+        error=error,
+        now=services.now(),
+    )
+    if not kept:
+        raise OwnershipLost
+    services.meter.count("runs", state=state, error=error if error in RUN_ERRORS or not error else "agent")
+    log.info(
+        "run_ended",
+        run_id=run.run_id,
+        agent=run.agent,
+        state=state,
+        error=error,
+        count=replay.seq,
+        duration_ms=round((services.now() - run.created_at) * 1000),
+        attempt=run.attempt,
+    )
+    await tell(services, run, "narthex.run_ended", {"state": state, "error": error})
+
+
+async def tell(services: RunServices, run: Run, name: str, more: dict[str, object]) -> None:
+    """A notice to every device of the thread's members. It only speeds up what the thread's channel says, so
+    a broker that is away costs the notice and nothing else.
+    """
+    value: dict[str, object] = {
+        "threadId": run.thread_id,
+        "runId": run.run_id,
+        "agent": run.agent,
+        "by": run.user_id,
+        **more,
+    }
+    try:
+        await services.tell(run.tenant, run.thread_id, name, value, key=f"{name}:{run.run_id}")
+    except NarthexError as fault:
+        services.meter.count("run_notices_lost")
+        log.warning("run_notice_lost", run_id=run.run_id, notice=name, code=fault.code)

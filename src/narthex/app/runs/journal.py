@@ -1,0 +1,228 @@
+"""One run's events into its thread's log: numbering, joining, and exactly one publish in flight.
+
+Rules: an event gets its `seq` when it is published, so a delta that waits can still be joined with the next
+one; deltas wait for company at most `join_window_s` and everything else not at all; what is published is
+first durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`: two
+owners can never both append the same seq, and the second one learns that it is a zombie. What waits is
+bounded by `MAX_PENDING` events of at most 16 k characters or `max_event_bytes`; `put` then waits, which is
+how an agent that is faster than the log is slowed down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.replay import Replay
+from narthex.app.runs.services import RunServices
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.events import Event, is_delta
+from narthex.domain.merging import MAX_JOINED_CHARS, joins
+from narthex.errors import DependencyError
+from narthex.ports.broker import Position, Published
+from narthex.ports.runs import Run
+
+MAX_PENDING: Final = 32
+_RETRY_FIRST_S: Final = 0.05
+_RETRY_MOST_S: Final = 2.0
+_STAMPED: Final = frozenset(
+    {"RUN_STARTED", "RUN_FINISHED", "RUN_ERROR", "TEXT_MESSAGE_START", "TOOL_CALL_START"}
+)
+"""Types that carry a `timestamp` (ms since the epoch): enough for a page, without 25 bytes on every delta."""
+
+
+class BrokerGone(Exception):
+    """The log could not be reached for `broker_patience_s`; the run must be ended by whoever can, later."""
+
+
+class _Pending:
+    """An event that waits: a delta keeps its texts apart until it is published."""
+
+    __slots__ = ("chars", "delta", "event", "texts")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.delta = is_delta(event)
+        self.texts: list[str] = [event["delta"]] if self.delta else []
+        self.chars = len(event["delta"]) if self.delta else 0
+
+    def takes(self, event: Event) -> bool:
+        """Join `event` if that is allowed."""
+        if not self.delta or not joins(self.event, event):
+            return False
+        chars = self.chars + len(event["delta"])
+        if chars > MAX_JOINED_CHARS:
+            return False
+        self.texts.append(event["delta"])
+        self.chars = chars
+        return True
+
+    def built(self) -> Event:
+        """The event as it will be published."""
+        if len(self.texts) > 1:
+            return {**self.event, "delta": "".join(self.texts)}
+        return self.event
+
+
+class Journal:
+    """See the module. One owner puts, `close` ends the writer.
+
+    Attributes:
+        log: what is durable so far: seq, digest, transcript, last offset.
+        last_at: loop time of the last event that was put.
+    """
+
+    def __init__(self, services: RunServices, run: Run, lease: Lease, log: Replay) -> None:
+        self._services = services
+        self._run = run
+        self._lease = lease
+        self.log = log
+        self._channel = channel_key(run.tenant, thread_channel(run.thread_id))
+        self._pending: deque[_Pending] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._moved = asyncio.Event()  # set whenever something became durable, or never will
+        self._busy = False
+        self._fault: OwnershipLost | BrokerGone | Exception | None = None
+        self._next_delta_at = 0.0
+        self._urgent = False
+        self.last_at = self._loop.time()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._writer = self._loop.create_task(self._write(), name=f"journal {run.run_id}")
+
+    # -- putting -------------------------------------------------------------------------------------------
+
+    async def put(self, event: Event) -> None:
+        """Accept an event; returns when there is room for the next one, which is before it is durable.
+
+        Raises:
+            OwnershipLost: stop; somebody else ends the run.
+            BrokerGone: stop; nobody can be told now.
+        """
+        self._raise_fault()
+        self.last_at = self._loop.time()
+        pending = self._pending
+        if pending and pending[-1].takes(event):
+            self._services.meter.count("run_deltas_joined")
+        else:
+            pending.append(_Pending(event))
+            self._wake.set()
+        while len(pending) > MAX_PENDING:
+            await self._next_move()
+
+    async def flush(self) -> None:
+        """Wait until all that was put is durable. Raises as `put`."""
+        self._urgent = True
+        self._wake.set()
+        while self._pending or self._busy:
+            await self._next_move()
+        self._urgent = False
+        self._raise_fault()
+
+    async def finish(self, terminal: Event) -> None:
+        """Publish the terminal event with `count` and `digest`, after everything else. Raises as `put`."""
+        await self.flush()
+        seq = self.log.seq + 1
+        wire = self._wire(terminal, seq)
+        wire["count"] = seq
+        if not self.log.broken:  # a log that lost events has no digest that a client could check
+            wire["digest"] = self.log.digest.value(wire)
+        await self._publish(wire)
+
+    async def close(self) -> None:
+        """End the writer; what is still pending is dropped. Idempotent."""
+        self._pending.clear()
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
+        self._moved.set()
+        if not self.failed.done():
+            self.failed.cancel()
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    async def _next_move(self) -> None:
+        self._raise_fault()
+        self._moved.clear()
+        await self._moved.wait()
+        self._raise_fault()
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while not self._pending:
+                    self._wake.clear()
+                    await self._wake.wait()
+                await self._gather_company()
+                self._busy = True
+                head = self._pending.popleft()
+                await self._publish(self._wire(head.built(), self.log.seq + 1))
+                self._busy = False
+                if head.delta:
+                    self._next_delta_at = self._loop.time() + self._services.limits.join_window_s
+                self._moved.set()
+        except Exception as fault:
+            self._fault = fault
+            self._busy = False
+            self._pending.clear()
+            self._moved.set()
+            if not self.failed.done():
+                self.failed.set_result(None)
+
+    async def _gather_company(self) -> None:
+        """Let a lone delta wait until the window since the last one is over, or something follows it.
+
+        The first delta after a pause goes at once: that is what a person sees as the first token.
+        """
+        while len(self._pending) == 1 and self._pending[0].delta:
+            wait_s = self._next_delta_at - self._loop.time()
+            if wait_s <= 0 or self._urgent or self._pending[0].chars >= MAX_JOINED_CHARS:
+                return
+            self._wake.clear()
+            timer = self._loop.call_later(wait_s, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
+
+    def _wire(self, event: Event, seq: int) -> Event:
+        wire = {**event, "threadId": self._run.thread_id, "runId": self._run.run_id, "seq": seq}
+        if event["type"] in _STAMPED:
+            wire["timestamp"] = int(self._services.now() * 1000)
+        return wire
+
+    async def _publish(self, wire: Event) -> None:
+        """Publish one event until it is durable, then count it in."""
+        data = msgspec.json.encode(wire)
+        key = f"{self._run.run_id}:{wire['seq']}"
+        give_up_at = self._loop.time() + self._services.limits.broker_patience_s
+        pause_s = _RETRY_FIRST_S
+        tried = False
+        while True:
+            await self._lease.hold()
+            try:
+                published = await self._services.broker.publish(self._channel, data, key=key)
+                if published.duplicate and not (tried and await self._is_ours(published, data)):
+                    raise OwnershipLost
+                break
+            except DependencyError as fault:
+                tried = True  # it may be in the log all the same: then the repeat is told `duplicate`
+                if self._loop.time() + pause_s > give_up_at:
+                    raise BrokerGone from fault
+                self._services.meter.count("run_publish_retries")
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _RETRY_MOST_S)
+        self.log.feed(wire, offset=published.offset, at=self._services.now())
+
+    async def _is_ours(self, published: Published, data: bytes) -> bool:
+        """Whether the entry that made ours a duplicate is our own first try."""
+        before = Position(published.offset - 1, published.epoch)
+        page = await self._services.broker.history(self._channel, since=before, limit=1)
+        return [entry.data for entry in page.publications] == [data]

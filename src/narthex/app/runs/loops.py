@@ -1,0 +1,136 @@
+"""A node's three loops: claim queued runs, renew what it owns, take over what nobody owns any more.
+
+Rules: each loop is one task; an engine that is away costs a turn, never the loop; whatever control message
+got lost is found by the next turn (claims and orphans every `poll_s`, cancels every `renew_s`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from narthex.app.runs.endings import Lost
+from narthex.app.runs.roster import Roster
+from narthex.errors import NarthexError
+
+log = structlog.get_logger("narthex.runs")
+
+BATCH: Final = 64  # runs claimed or taken over in one step: a few ms of work before the loop turns
+
+
+class Loops:
+    """The loops over a roster; `start` and `stop` own their tasks."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._services = roster.services
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def wake(self) -> None:
+        """There may be something to claim."""
+        self._wake.set()
+
+    def start(self) -> None:
+        """Begin all three."""
+        limits = self._services.limits
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._forever("claim", self._claim, self._woken), name="runs claim"),
+            loop.create_task(self._forever("renew", self._renew, _pause(limits.renew_s)), name="runs renew"),
+            loop.create_task(
+                self._forever("take_over", self._take_over, _pause(limits.poll_s)), name="runs reap"
+            ),
+        ]
+
+    def stop_claiming(self) -> None:
+        """Drain: nothing new; renewal goes on so that what ends can still end."""
+        self._tasks[0].cancel()
+        self._tasks[2].cancel()
+
+    async def stop(self) -> None:
+        """End all loops."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def _forever(
+        self, name: str, turn: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]]
+    ) -> None:
+        while True:
+            try:
+                await turn()
+            except NarthexError as fault:
+                self._services.meter.count("run_loop_failures", loop=name)
+                log.warning("run_loop_failed", loop=name, code=fault.code, reason=fault.message)
+                await asyncio.sleep(min(1.0, self._services.limits.poll_s))
+            except Exception:
+                self._services.meter.count("run_loop_failures", loop=name)
+                log.exception("run_loop_bug", loop=name)
+                await asyncio.sleep(min(1.0, self._services.limits.poll_s))
+            await pause()
+
+    async def _woken(self) -> None:
+        try:
+            async with asyncio.timeout(self._services.limits.poll_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _claim(self) -> None:
+        services, roster = self._services, self._roster
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            room = min(BATCH, services.limits.max_running - len(roster.leases))
+            if room <= 0 or roster.draining:
+                return
+            asked_at = loop.time()
+            runs = await services.runs.claim(services.owner, services.now(), services.limits.lease_s, room)
+            for run in runs:
+                roster.begin(run, asked_at + services.limits.lease_s)
+            if len(runs) < room:
+                return
+
+    async def _renew(self) -> None:
+        services, roster = self._services, self._roster
+        if not roster.leases and not roster.waiting:
+            return
+        asked_at = asyncio.get_running_loop().time()
+        held = dict(roster.leases)  # what was ours when we asked; a run claimed meanwhile is not judged
+        ours = set(await services.runs.renew(services.owner, services.now(), services.limits.lease_s))
+        for run_id, lease in held.items():
+            if run_id in ours:
+                lease.extend(asked_at + services.limits.lease_s)
+            elif roster.leases.get(run_id) is lease:
+                lease.lose()
+                execution = roster.executions.get(run_id)
+                if execution is not None and execution.end(Lost()):
+                    services.meter.count("runs_lost")
+        for run in await services.runs.cancel_requests(services.owner):
+            execution = roster.executions.get(run.run_id)
+            if execution is not None:
+                execution.cancel(run.cancel_requested_by)
+
+    async def _take_over(self) -> None:
+        services, roster = self._services, self._roster
+        if roster.draining:
+            return
+        roster.retry_unfinished()
+        asked_at = asyncio.get_running_loop().time()
+        runs = await services.runs.orphans(services.now(), services.owner, services.limits.lease_s, BATCH)
+        for run in runs:
+            services.meter.count("runs_taken_over")
+            log.warning("run_taken_over", run_id=run.run_id, attempt=run.attempt, agent=run.agent)
+            roster.begin(run, asked_at + services.limits.lease_s)
+
+
+def _pause(seconds: float) -> Callable[[], Awaitable[None]]:
+    async def pause() -> None:
+        await asyncio.sleep(seconds)
+
+    return pause

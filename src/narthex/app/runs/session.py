@@ -1,0 +1,267 @@
+"""One agent coroutine: what it is given, steering, asking. It may live through several runs.
+
+    bind(execution) → the agent's items go into that run's intake
+    ask()           → the run ends with an interrupt; the coroutine waits, bound to no run
+    answer(payload) → after bind() to the run that the answer opened, `ask` returns
+    stop()          → CancelledError in the agent; after a grace it is left behind
+
+Rules: the coroutine runs in one task that this object owns. Between an `ask` and its answer nothing that the
+agent yields can reach a log. An agent that ignores its cancellation is cancelled again on every `stop` and
+never gets anything through, because its intake is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from narthex.app.runs.endings import AgentFault, Asked
+from narthex.app.runs.services import RunServices
+from narthex.domain.answers import schema_fault
+from narthex.domain.events import interrupted
+from narthex.ports.agents import Agent, AgentUser, ChatMessage
+from narthex.ports.runs import Interrupt, Run
+
+if TYPE_CHECKING:
+    from narthex.app.runs.execution import Execution
+
+STEER_LIMIT: Final = 32  # what people may say ahead of an agent that does not listen
+_CLEAN_UP_S: Final = 10.0  # after an approval expired
+
+
+class AgentSession:
+    """An agent at work; also the `RunInput` that it is given.
+
+    Args:
+        services: shared.
+        agent: which.
+        messages: the conversation.
+        user: who started it.
+
+    Attributes:
+        interrupt_id: of the question it waits with, else empty.
+        on_expired: called when that question expired.
+    """
+
+    def __init__(
+        self, services: RunServices, agent: Agent, messages: list[ChatMessage], user: AgentUser
+    ) -> None:
+        self._services = services
+        self.agent = agent
+        self._messages = messages
+        self._user = user
+        self._execution: Execution | None = None
+        self._bound = asyncio.Event()
+        self._run_id = ""
+        self._thread_id = ""
+        self._deadline = 0.0
+        self._attempt = 1
+        self._steer: asyncio.Queue[str] = asyncio.Queue(STEER_LIMIT)
+        self._waiting: asyncio.Future[Any] | None = None
+        self._expired = False
+        self._left_behind = False
+        self.interrupt_id = ""
+        self.on_expired: Callable[[], None] = lambda: None
+        self.task: asyncio.Task[None] | None = None
+
+    # -- RunInput ------------------------------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """See `ports.agents.RunInput`."""
+        return self._run_id
+
+    @property
+    def thread_id(self) -> str:
+        """See `ports.agents.RunInput`."""
+        return self._thread_id
+
+    @property
+    def messages(self) -> list[ChatMessage]:
+        """See `ports.agents.RunInput`."""
+        return self._messages
+
+    @property
+    def user(self) -> AgentUser:
+        """See `ports.agents.RunInput`."""
+        return self._user
+
+    @property
+    def deadline(self) -> float:
+        """See `ports.agents.RunInput`."""
+        return self._deadline
+
+    @property
+    def attempt(self) -> int:
+        """See `ports.agents.RunInput`."""
+        return self._attempt
+
+    @property
+    def steer(self) -> AsyncIterator[str]:
+        """See `ports.agents.RunInput`."""
+        return self._steered()
+
+    async def _steered(self) -> AsyncIterator[str]:
+        while True:
+            yield await self._steer.get()
+
+    async def ask(self, schema: Mapping[str, Any], text: str) -> Any:
+        """See `ports.agents.RunInput`."""
+        fault = schema_fault(schema)
+        if fault:
+            raise ValueError(fault)
+        execution = await self._bound_execution()
+        if self._waiting is not None:
+            raise AgentFault(
+                "agent_event_order", "ask was called while an earlier ask waited for its answer."
+            )
+        await execution.intake.close_text()
+        if left := execution.intake.left_open():
+            raise AgentFault("agent_event_order", f"ask was called while {left} was open; close it first.")
+        interrupt = self._interrupt(execution.run, schema, text)
+        self._waiting = asyncio.get_running_loop().create_future()
+        self.interrupt_id = interrupt.interrupt_id
+        self.unbind()
+        expires = datetime.fromtimestamp(interrupt.expires_at, UTC).isoformat().replace("+00:00", "Z")
+        execution.end(Asked(interrupt, interrupted(interrupt.interrupt_id, text, dict(schema), expires)))
+        try:
+            return await self._answered(interrupt)
+        finally:
+            self._waiting = None
+
+    def _interrupt(self, run: Run, schema: Mapping[str, Any], text: str) -> Interrupt:
+        now = self._services.now()
+        return Interrupt(
+            interrupt_id=uuid.uuid4().hex,
+            run_id=run.run_id,
+            thread_id=run.thread_id,
+            tenant=run.tenant,
+            text=text,
+            schema=msgspec.json.encode(schema).decode(),
+            created_at=now,
+            expires_at=now + self._services.limits.answer_s,
+            node=self._services.owner,
+        )
+
+    async def _answered(self, interrupt: Interrupt) -> Any:
+        """Wait for the answer. One that came in time but whose run is still queued is waited for."""
+        assert self._waiting is not None
+        until = interrupt.expires_at
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, until - self._services.now())):
+                    return await asyncio.shield(self._waiting)
+            except TimeoutError:
+                until = self._services.now() + self._services.limits.lease_s
+                if await self._still_coming(interrupt):
+                    continue
+                self._expired = True
+                self.on_expired()
+                asyncio.get_running_loop().call_later(_CLEAN_UP_S, self.cancel)
+                raise TimeoutError(f"Nobody answered {interrupt.text[:80]!r} in time.") from None
+
+    async def _still_coming(self, interrupt: Interrupt) -> bool:
+        kept = await self._services.runs.interrupt(interrupt.tenant, interrupt.interrupt_id)
+        if kept is None or not kept.resume_run_id:
+            return False
+        resumed = await self._services.runs.get(interrupt.tenant, kept.resume_run_id)
+        return resumed is not None and resumed.state in {"queued", "running"}
+
+    # -- the engine's side ---------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for an answer that may still come."""
+        return self._waiting is not None and not self._expired and not self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether the coroutine has ended."""
+        return self.task is not None and self.task.done()
+
+    def bind(self, execution: Execution, deadline: float) -> None:
+        """From now on what the agent yields belongs to `execution`; the first call starts the coroutine."""
+        self._execution = execution
+        self._run_id = execution.run.run_id
+        self._thread_id = execution.run.thread_id
+        self._attempt = max(1, execution.run.attempt)
+        self._deadline = deadline
+        self._bound.set()
+        if self.task is None:
+            self.task = asyncio.get_running_loop().create_task(self._drive(), name=f"agent {self._run_id}")
+            self.task.add_done_callback(_seen)
+        self.task.add_done_callback(execution.agent_done)
+
+    def unbind(self) -> None:
+        """What the agent yields has nowhere to go until the next `bind`."""
+        if self._execution is not None and self.task is not None:
+            self.task.remove_done_callback(self._execution.agent_done)
+        self._execution = None
+        self._bound.clear()
+
+    def answer(self, payload: Any) -> None:
+        """Let `ask` return; call after `bind` and after RUN_STARTED of the new run is durable."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(payload)
+
+    def steer_with(self, text: str) -> bool:
+        """Hand the agent what somebody said; False when it is not listening and its queue is full."""
+        try:
+            self._steer.put_nowait(text)
+        except asyncio.QueueFull:
+            return False
+        return True
+
+    def cancel(self) -> None:
+        """Ask the coroutine to stop, without waiting."""
+        if self.task is not None and not self.task.done():
+            self.task.cancel()
+
+    async def stop(self, grace_s: float) -> bool:
+        """Cancel the coroutine and wait for it; False when it ignored that for `grace_s`."""
+        self.cancel()
+        if self.task is None or self.task is asyncio.current_task():
+            return True
+        if not self._left_behind:
+            done, _ = await asyncio.wait({self.task}, timeout=grace_s)
+            self._left_behind = not done
+        return not self._left_behind
+
+    async def _bound_execution(self) -> Execution:
+        while self._execution is None:
+            if self._expired:
+                raise AgentFault("agent_event_order", "The approval expired, so no run is open.")
+            await self._bound.wait()
+        return self._execution
+
+    async def _drive(self) -> None:
+        items = self.agent.function(self)
+        if not hasattr(items, "__anext__"):
+            close: Callable[[], object] = getattr(items, "close", lambda: None)
+            close()  # a coroutine that was never awaited
+            raise AgentFault(
+                "agent_failed", "The agent is no async generator: declare it `async def` and use `yield`."
+            )
+        try:
+            async for item in items:
+                if self._expired:
+                    continue  # cleaning up after an approval that nobody gave: there is no run to say it in
+                execution = self._execution or await self._bound_execution()
+                if execution.intake.closed:
+                    return
+                await execution.intake.take(item)
+        finally:
+            closing: Callable[[], Awaitable[None]] | None = getattr(items, "aclose", None)
+            if closing is not None:
+                await closing()
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Look at an agent's exception, so that the loop does not report it once more."""
+    if not task.cancelled():
+        task.exception()

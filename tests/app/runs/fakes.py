@@ -1,0 +1,343 @@
+"""A broker and a store in memory, as small as the run engine's tests need; they keep the ports' guarantees.
+
+The real SQLite engines run the same engine tests in test_engine_on_sqlite.py; these are for faults that a
+real engine cannot be told to have (an outage, a zombie, a lost acknowledgement).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from narthex.errors import ClientError, DependencyError
+from narthex.ports.broker import Control, Member, Page, Position, Publication, Published
+from narthex.ports.runs import Interrupt, Run, Runs
+from narthex.ports.threads import Hit, Message, Thread, ThreadMember, Threads
+
+
+class FakeBroker:
+    """Logs in memory. `fail_publishes` makes that many publishes raise; `lose_acks` append and then raise."""
+
+    durability = "none"
+
+    def __init__(self) -> None:
+        self.logs: dict[str, list[Publication]] = {}
+        self.keys: dict[tuple[str, str], int] = {}
+        self.controls: list[Control] = []
+        self.fail_publishes = 0
+        self.lose_acks = 0
+        self.delay_s = 0.0
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.published = asyncio.Event()
+
+    def events(self, channel: str) -> list[dict[str, Any]]:
+        """All events of a channel."""
+        return [json.loads(entry.data) for entry in self.logs.get(channel, [])]
+
+    async def publish(
+        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+    ) -> Published:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.delay_s)
+        finally:
+            self.in_flight -= 1
+        if self.fail_publishes > 0:
+            self.fail_publishes -= 1
+            raise DependencyError("broker", "The fake broker is away.")
+        log = self.logs.setdefault(channel, [])
+        if key is not None and (channel, key) in self.keys:
+            return Published(self.keys[channel, key], "e", duplicate=True)
+        log.append(Publication(len(log) + 1, data, tags))
+        if key is not None:
+            self.keys[channel, key] = len(log)
+        self.published.set()
+        if self.lose_acks > 0:
+            self.lose_acks -= 1
+            raise DependencyError("broker", "The acknowledgement got lost.")
+        return Published(len(log), "e")
+
+    def known_position(self, channel: str) -> Position | None:
+        return Position(len(self.logs[channel]), "e") if channel in self.logs else None
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Page:
+        log = self.logs.get(channel, [])
+        start = since.offset if since else 0
+        found = [entry for entry in log if entry.offset > start][: limit if limit is not None else None]
+        complete = not log or log[0].offset <= start + 1
+        return Page(found, Position(log[-1].offset if log else 0, "e"), complete)
+
+    async def trim(self, channel: str, through: int) -> None:
+        self.logs[channel] = [entry for entry in self.logs[channel] if entry.offset > through]
+
+    async def control(self, message: Control) -> None:
+        self.controls.append(message)
+
+    async def start(self, handler: object, node: str) -> None: ...
+    async def stop(self) -> None: ...
+    def subscribe(self, channel: str) -> None: ...
+    def unsubscribe(self, channel: str) -> None: ...
+    async def remove(self, channel: str) -> None:
+        self.logs.pop(channel, None)
+
+    async def join(self, channel: str, member: Member) -> None: ...
+    async def leave(self, channel: str, client: str) -> None: ...
+    async def members(self, channel: str) -> Mapping[str, Member]:
+        return {}
+
+    async def ping(self) -> None: ...
+
+
+class FakeRuns:
+    """Run records in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Run] = {}
+        self.interrupts: dict[str, Interrupt] = {}
+        self.fail_finishes = 0
+
+    def _set(self, run: Run, **changes: Any) -> Run:
+        self.rows[run.run_id] = msgspec.structs.replace(self.rows[run.run_id], **changes)
+        return self.rows[run.run_id]
+
+    async def start(self, run: Run, *, queue_limit: int) -> tuple[Run, bool]:
+        known = await self.by_client_message(run.tenant, run.user_id, run.client_message_id)
+        if known:
+            return known, False
+        queued = [r for r in self.rows.values() if r.thread_id == run.thread_id and r.state == "queued"]
+        if len(queued) >= queue_limit:
+            raise ClientError("queue_full", "The thread's queue is full.", number=429)
+        self.rows[run.run_id] = run
+        return run, True
+
+    async def get(self, tenant: str, run_id: str) -> Run | None:
+        run = self.rows.get(run_id)
+        return run if run and run.tenant == tenant else None
+
+    async def by_client_message(self, tenant: str, user_id: str, client_message_id: str) -> Run | None:
+        for run in self.rows.values():
+            if (run.tenant, run.user_id, run.client_message_id) == (tenant, user_id, client_message_id):
+                return run
+        return None
+
+    async def claim(self, owner: str, now: float, lease_s: float, limit: int) -> list[Run]:
+        claimed: list[Run] = []
+        for run in sorted(self.rows.values(), key=lambda r: r.created_at):
+            if run.state != "queued" or len(claimed) >= limit:
+                continue
+            if run.owner and run.owner != owner and run.lease_until > now:
+                continue
+            running = [r for r in self.rows.values() if r.state == "running"]
+            mine = [r for r in running if (r.tenant, r.user_id) == (run.tenant, run.user_id)]
+            if any(r.thread_id == run.thread_id for r in running) or len(mine) >= run.concurrent_limit:
+                continue
+            claimed.append(
+                self._set(
+                    run, state="running", owner=owner, lease_until=now + lease_s, attempt=run.attempt + 1
+                )
+            )
+        return claimed
+
+    async def queue_position(self, tenant: str, run_id: str) -> int:
+        run = self.rows[run_id]
+        return sum(
+            r.thread_id == run.thread_id
+            and r.state in {"queued", "running"}
+            and r.created_at < run.created_at
+            for r in self.rows.values()
+        )
+
+    async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
+        mine = [r for r in self.rows.values() if r.owner == owner and r.state in {"queued", "running"}]
+        for run in mine:
+            self._set(run, lease_until=now + lease_s)
+        return [run.run_id for run in mine if run.state == "running"]
+
+    async def started(self, run: Run, start_offset: int, now: float) -> bool:
+        if not self._held(run):
+            return False
+        self._set(run, start_offset=start_offset, started_at=now)
+        return True
+
+    def _held(self, run: Run) -> bool:
+        row = self.rows[run.run_id]
+        return (row.owner, row.attempt, row.state) == (run.owner, run.attempt, "running")
+
+    async def finish(
+        self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
+    ) -> bool:
+        if self.fail_finishes > 0:
+            self.fail_finishes -= 1
+            raise DependencyError("store", "The fake store is away.")
+        if not self._held(run):
+            return False
+        self._set(
+            run, state=state, count=count, digest=digest, text=text, error=error, finished_at=now, owner=""
+        )
+        return True
+
+    async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
+        run = await self.get(tenant, run_id)
+        if run is None or run.state not in {"queued", "running"}:
+            return run
+        state = "cancelled" if run.state == "queued" else run.state
+        return self._set(run, cancel_requested_by=by, state=state)
+
+    async def cancel_requests(self, owner: str) -> list[Run]:
+        return [
+            r
+            for r in self.rows.values()
+            if r.owner == owner and r.state == "running" and r.cancel_requested_by
+        ]
+
+    async def orphans(self, now: float, owner: str, lease_s: float, limit: int) -> list[Run]:
+        lost = [r for r in self.rows.values() if r.state == "running" and r.lease_until <= now][:limit]
+        return [
+            self._set(run, owner=owner, lease_until=now + lease_s, attempt=run.attempt + 1) for run in lost
+        ]
+
+    async def release(self, owner: str, now: float) -> int:
+        mine = [r for r in self.rows.values() if r.owner == owner and r.state in {"queued", "running"}]
+        for run in mine:
+            self._set(run, lease_until=now)
+        return len(mine)
+
+    async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
+        return [
+            r for r in self.rows.values() if r.thread_id == thread_id and r.state in {"queued", "running"}
+        ]
+
+    async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
+        return [r for r in self.rows.values() if r.thread_id == thread_id][:limit]
+
+    async def active_count(self, tenant: str, user_id: str) -> int:
+        return sum(r.user_id == user_id and r.state in {"queued", "running"} for r in self.rows.values())
+
+    async def open_interrupt(self, interrupt: Interrupt) -> None:
+        self.interrupts.setdefault(interrupt.interrupt_id, interrupt)
+
+    async def interrupt(self, tenant: str, interrupt_id: str) -> Interrupt | None:
+        return self.interrupts.get(interrupt_id)
+
+    async def open_interrupts(self, tenant: str, thread_id: str, now: float) -> list[Interrupt]:
+        return [i for i in self.interrupts.values() if not i.resume_run_id and i.expires_at > now]
+
+    async def answer_interrupt(
+        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
+    ) -> Interrupt | None:
+        interrupt = self.interrupts.get(interrupt_id)
+        if interrupt is None or (not interrupt.resume_run_id and interrupt.expires_at <= now):
+            return None
+        if not interrupt.resume_run_id:
+            interrupt = msgspec.structs.replace(
+                interrupt, answered_by=by, payload=payload, resume_run_id=resume.run_id
+            )
+            self.interrupts[interrupt_id] = interrupt
+            self.rows[resume.run_id] = resume
+        return interrupt
+
+
+class FakeThreads:
+    """Messages and members in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], Message] = {}
+        self.roles: dict[tuple[str, str, str], str] = {}
+
+    async def add_messages(self, tenant: str, messages: list[Message]) -> None:
+        for message in messages:
+            self.rows.setdefault((message.thread_id, message.message_id), message)
+
+    async def messages(
+        self, tenant: str, thread_id: str, *, before: float | None, limit: int
+    ) -> list[Message]:
+        found = [m for m in self.rows.values() if m.thread_id == thread_id]
+        return sorted(found, key=lambda m: m.created_at)[-limit:]
+
+    async def role(self, tenant: str, thread_id: str, user_id: str) -> str | None:
+        return self.roles.get((tenant, thread_id, user_id))
+
+    async def create(self, thread: Thread) -> bool:
+        self.roles[thread.tenant, thread.thread_id, thread.created_by] = "owner"
+        return True
+
+    async def get(self, tenant: str, thread_id: str) -> Thread | None:
+        return None
+
+    async def list_for(self, tenant: str, user_id: str, *, before: float | None, limit: int) -> list[Thread]:
+        return []
+
+    async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
+        return False
+
+    async def delete(self, tenant: str, thread_id: str) -> bool:
+        return False
+
+    async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
+        return []
+
+    async def add_member(
+        self, tenant: str, thread_id: str, member: ThreadMember, *, limit: int | None
+    ) -> str:
+        self.roles[tenant, thread_id, member.user_id] = member.role
+        return "added"
+
+    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> bool:
+        return self.roles.pop((tenant, thread_id, user_id), None) is not None
+
+    async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
+        return False
+
+    async def search(self, tenant: str, user_id: str, text: str, *, limit: int) -> list[Hit]:
+        return []
+
+    async def purge(self, tenant: str, user_id: str, older_than: float) -> list[str]:
+        return []
+
+
+class FakeStore:
+    """Runs and threads in memory; the other ports are not the run engine's."""
+
+    durability = "none"
+
+    def __init__(self) -> None:
+        self.fake_runs = FakeRuns()
+        self.runs: Runs = self.fake_runs
+        self.threads: Threads = FakeThreads()
+        self.credentials: Any = None
+        self.records: Any = None
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def ping(self) -> None: ...
+
+
+class FakeMeter:
+    """Remembers what was counted and observed."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, float] = {}
+        self.observed: dict[str, list[float]] = {}
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + amount
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        self.observed.setdefault(name, []).append(value)
+
+    def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None: ...
+    def credential(self, carrier: str, result: str) -> None: ...
+    def e2e_admission(self, result: str) -> None: ...
+    def e2e_tests(self, result: str, count: int) -> None: ...
+    def connections(self, traffic: str, delta: int) -> None: ...
+    def disconnect(self, code: int) -> None: ...
+    def breaker(self, dependency: str, traffic: str, state: str) -> None: ...

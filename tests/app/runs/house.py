@@ -1,0 +1,184 @@
+"""One or more run engines over one broker and store, and what tests ask of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from narthex.app.runs.engine import RunEngine
+from narthex.app.runs.services import RunLimits
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.digest import digest_of
+from narthex.domain.event_order import EventOrder
+from narthex.domain.identity import Identity
+from narthex.ports.agents import Agent, Event, RunInput
+from narthex.ports.broker import Broker
+from narthex.ports.runs import Run
+from narthex.ports.store import Store
+from narthex.ports.threads import Message, Thread
+from tests.app.runs.fakes import FakeBroker, FakeMeter, FakeStore
+
+ALICE = Identity(subject="alice", tenant="acme", name="Alice", token_id="secret-jti", issuer="https://issuer")
+BOB = Identity(subject="bob", tenant="acme")
+QUICK = RunLimits(
+    run_deadline_s=5,
+    join_window_s=0.01,
+    silence_s=30,
+    lease_s=1.0,
+    renew_s=0.1,
+    poll_s=0.05,
+    stop_grace_s=0.3,
+    broker_patience_s=2,
+    show_errors=True,
+)
+"""Real time, scaled down: nothing below waits for a clock, only for events."""
+
+
+def agent(
+    function: Callable[[RunInput], AsyncIterator[Event | str]],
+    name: str = "bot",
+    *,
+    restartable: bool = False,
+) -> Agent:
+    """An agent around a function."""
+    return Agent(name=name, function=function, restartable=restartable)
+
+
+class House:
+    """See the module."""
+
+    def __init__(self, *, broker: Broker | None = None, store: Store | None = None) -> None:
+        self.fake_broker = FakeBroker()
+        self.fake_store = FakeStore()
+        self.broker: Broker = broker or self.fake_broker
+        self.store: Store = self.fake_store if store is None else store
+        self.meter = FakeMeter()
+        self.notices: list[tuple[str, Mapping[str, object]]] = []
+        self.engines: list[RunEngine] = []
+
+    async def tell(
+        self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""
+    ) -> None:
+        """Stands for `Chat.tell_members`."""
+        self.notices.append((name, value))
+
+    async def node(self, *agents: Agent, name: str = "n1", limits: RunLimits = QUICK) -> RunEngine:
+        """Start another node."""
+        engine = RunEngine(
+            broker=self.broker,
+            store=self.store,
+            agents={one.name: one for one in agents},
+            node=name,
+            now=time.time,
+            meter=self.meter,
+            tell=self.tell,
+            concurrent_runs=lambda _: 3,
+            limits=limits,
+        )
+        await engine.open()
+        self.engines.append(engine)
+        return engine
+
+    async def close(self) -> None:
+        """Stop every node."""
+        for engine in self.engines:
+            await engine.close()
+
+    async def thread(self, *members: Identity) -> str:
+        """A new thread."""
+        thread_id = uuid.uuid4().hex
+        now = time.time()
+        who = members or (ALICE,)
+        await self.store.threads.create(
+            Thread(
+                thread_id=thread_id,
+                tenant=who[0].tenant,
+                title="t",
+                created_by=who[0].subject,
+                created_at=now,
+                updated_at=now,
+            )
+        )
+        return thread_id
+
+    async def say(
+        self, engine: RunEngine, thread_id: str, text: str = "hi", *, client: str = "", who: Identity = ALICE
+    ) -> Run:
+        """What chat does: store the message, then start a run."""
+        message_id = uuid.uuid4().hex
+        message = Message(
+            message_id=message_id,
+            thread_id=thread_id,
+            role="user",
+            author=who.subject,
+            content=text,
+            created_at=time.time(),
+        )
+        await self.store.threads.add_messages(who.tenant, [message])
+        run, _ = await engine.start(who, thread_id, message_id, text, client or uuid.uuid4().hex)
+        return run
+
+    async def events(self, run: Run) -> list[dict[str, Any]]:
+        """The run's events as they are in the log."""
+        key = channel_key(run.tenant, thread_channel(run.thread_id))
+        page = await self.broker.history(key)
+        found = [json.loads(entry.data) for entry in page.publications]
+        return [event for event in found if event.get("runId") == run.run_id]
+
+    async def until(
+        self, run: Run, condition: Callable[[list[dict[str, Any]]], bool]
+    ) -> list[dict[str, Any]]:
+        """Wait until the run's events fulfil a condition."""
+        async with asyncio.timeout(20):
+            while True:
+                events = await self.events(run)
+                if condition(events):
+                    return events
+                await asyncio.sleep(0.005)
+
+    async def ended(self, run: Run) -> tuple[Run, list[dict[str, Any]]]:
+        """Wait until the store says that the run is over; check everything that holds for every run."""
+        async with asyncio.timeout(20):
+            while True:
+                row = await self.store.runs.get(run.tenant, run.run_id)
+                if row is not None and row.state not in {"queued", "running"}:
+                    break
+                await asyncio.sleep(0.005)
+        events = await self.events(run)
+        check(events)
+        assert (row.count, row.digest) == (events[-1]["count"], events[-1]["digest"])
+        return row, events
+
+
+def check(events: list[dict[str, Any]]) -> None:
+    """What every finished run's events fulfil."""
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0]["type"] == "RUN_STARTED"
+    assert [e["type"] for e in events if e["type"] in {"RUN_FINISHED", "RUN_ERROR"}] == [events[-1]["type"]]
+    assert events[-1]["count"] == events[-1]["seq"]
+    assert events[-1]["digest"] == digest_of(events)
+    order = EventOrder()
+    for event in events:
+        assert order.check(event) is None, event
+        if event.get("name") == "narthex.restarted":
+            order.forget()
+
+
+def text_of(events: list[dict[str, Any]]) -> str:
+    """The answer text that a client puts together."""
+    text = ""
+    for event in events:
+        if event.get("name") == "narthex.restarted":
+            text = ""
+        if event["type"] == "TEXT_MESSAGE_CONTENT":
+            text += event["delta"]
+    return text
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    """The types, for a glance."""
+    return [event["type"] for event in events]

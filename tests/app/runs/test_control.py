@@ -1,0 +1,356 @@
+"""Cancelling, steering, asking and answering; from this node and from another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from narthex.domain import events as ev
+from narthex.errors import ClientError
+from narthex.ports.agents import Event, RunInput
+from narthex.ports.broker import Control
+from narthex.ports.threads import ThreadMember
+from tests.app.runs.house import ALICE, BOB, QUICK, House, agent, kinds, text_of
+
+Items = AsyncIterator[Event | str]
+YES_NO = {"type": "object", "properties": {"approved": {"type": "boolean"}}, "required": ["approved"]}
+
+
+async def chatter(run: RunInput) -> Items:
+    """Talks until it is stopped, in the middle of a step and a tool call."""
+    yield ev.step_started("talk")
+    yield ev.tool_call_start("c", "talk")
+    for n in range(100_000):
+        yield f"{n} "
+        await asyncio.sleep(0.002)
+
+
+async def asker(run: RunInput) -> Items:
+    """Asks, and goes on with the answer in the next run."""
+    first = run.run_id
+    yield "May I?"
+    answer = await run.ask(YES_NO, "Delete everything?")
+    yield f"You said {answer['approved']}"
+    assert run.run_id != first
+
+
+async def test_cancel_is_acknowledged_at_once_and_stops_the_agent(house: House) -> None:
+    """The answer comes in well under 100 ms, everything open is closed, nothing follows the end."""
+    stopped = asyncio.Event()
+
+    async def careful(run: RunInput) -> Items:
+        try:
+            async for item in chatter(run):
+                yield item
+        finally:
+            stopped.set()
+
+    engine = await house.node(agent(careful))
+    thread = await house.thread()
+    await house.store.threads.add_member(
+        "acme", thread, ThreadMember(user_id="bob", role="member", joined_at=0), limit=None
+    )
+    run = await house.say(engine, thread)
+    await house.until(run, lambda events: len(events) > 5)
+    asked_at = time.perf_counter()
+    assert (await engine.cancel(BOB, run.run_id))["state"] == "running"
+    assert time.perf_counter() - asked_at < 0.1
+    row, events = await house.ended(run)
+    assert stopped.is_set()
+    assert time.perf_counter() - asked_at < 1
+    assert row.state == "cancelled"
+    assert events[-1]["outcome"] == {"type": "cancelled"}
+    assert events[-1]["result"] == {"cancelledBy": "bob"}
+    assert house.meter.observed["run_cancel_seconds"][0] < 1
+    assert row.text == text_of(events)
+    await asyncio.sleep(0.05)
+    assert await house.events(run) == events
+    assert (await engine.cancel(ALICE, run.run_id))["state"] == "cancelled"
+
+
+async def test_an_agent_that_ignores_its_cancellation_is_left_behind(house: House) -> None:
+    """The run ends within the grace; what the agent yields afterwards reaches nobody."""
+    go = asyncio.Event()
+
+    async def stubborn(run: RunInput) -> Items:
+        yield "x"
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+        yield "too late"
+
+    engine = await house.node(agent(stubborn))
+    run = await house.say(engine, await house.thread())
+    await house.until(run, lambda events: text_of(events) == "x")
+    await engine.cancel(ALICE, run.run_id)
+    row, _ = await house.ended(run)
+    assert (row.state, row.text) == ("cancelled", "x")
+    assert house.meter.counts["agents_left_behind"] == 1
+    go.set()
+    await asyncio.sleep(0.02)
+    assert text_of(await house.events(run)) == "x"
+
+
+async def test_a_queued_run_is_cancelled_before_it_begins(house: House) -> None:
+    """It still gets its two events, so that every run has an end in the log."""
+    engine = await house.node(agent(chatter))
+    thread = await house.thread()
+    first = await house.say(engine, thread)
+    await house.until(first, bool)
+    second = await house.say(engine, thread)
+    assert (await engine.cancel(ALICE, second.run_id))["state"] == "cancelled"
+    events = await house.until(second, lambda events: len(events) == 2)
+    assert kinds(events) == ["RUN_STARTED", "RUN_FINISHED"]
+    assert events[1]["count"] == 2
+    await engine.cancel(ALICE, first.run_id)
+    await house.ended(first)
+
+
+async def test_cancel_reaches_the_owner_on_another_node(house: House) -> None:
+    """By control message, and if that is lost, by the owner's own look into the store."""
+    owner = await house.node(agent(chatter), name="n1")
+    other = await house.node(name="n2", limits=msgspec.structs.replace(QUICK, poll_s=60, renew_s=60))
+    for lost in (False, True):
+        run = await house.say(owner, await house.thread())
+        await house.until(run, lambda events: len(events) > 3)
+        await other.cancel(ALICE, run.run_id)
+        message = house.fake_broker.controls[-1]
+        assert (message.kind, message.node) == ("run", "n1")
+        if not lost:
+            owner.control(message)
+        row, _ = await house.ended(run)
+        assert (row.state, row.cancel_requested_by) == ("cancelled", "alice")
+
+
+async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> None:
+    """What was said stands in the run's log before the agent hears it."""
+
+    async def listener(run: RunInput) -> Items:
+        yield "ready. "
+        async for text in run.steer:
+            yield f"[{text}]"
+            if text == "stop":
+                return
+
+    engine = await house.node(agent(listener))
+    run = await house.say(engine, await house.thread())
+    await house.until(run, lambda events: text_of(events) == "ready. ")
+    await engine.steer(ALICE, run.run_id, "left")
+    await house.until(run, lambda events: "[left]" in text_of(events))
+    engine.control(Control("run", {"op": "steer", "run_id": run.run_id, "by": "bob", "text": "stop"}))
+    row, events = await house.ended(run)
+    assert row.text == "ready. [left][stop]"
+    steered = [e["value"] for e in events if e.get("name") == "narthex.steered"]
+    assert steered == [{"text": "left", "by": "alice"}, {"text": "stop", "by": "bob"}]
+    with pytest.raises(ClientError, match="finished"):
+        await engine.steer(ALICE, run.run_id, "more")
+    with pytest.raises(ClientError, match="1 to"):
+        await engine.steer(ALICE, run.run_id, " ")
+
+
+async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> None:
+    """Steering is bounded."""
+    engine = await house.node(agent(chatter))
+    run = await house.say(engine, await house.thread())
+    await house.until(run, lambda events: len(events) > 3)
+    with pytest.raises(ClientError, match="not listening"):
+        for _ in range(40):
+            await engine.steer(ALICE, run.run_id, "hey")
+    await engine.cancel(ALICE, run.run_id)
+    await house.ended(run)
+
+
+async def asked(house: House, engine: Any, thread: str) -> tuple[Any, dict[str, Any]]:
+    """A run that asked, and its interrupt."""
+    run = await house.say(engine, thread)
+    row, events = await house.ended(run)
+    assert row.state == "interrupted"
+    assert events[-1]["outcome"]["type"] == "interrupt"
+    (interrupt,) = events[-1]["outcome"]["interrupts"]
+    return run, interrupt
+
+
+async def test_ask_ends_the_run_and_the_answer_opens_another(house: House) -> None:
+    """The same coroutine goes on, in a run with parentRunId; any member may answer, once."""
+    engine = await house.node(agent(asker))
+    thread = await house.thread()
+    run, interrupt = await asked(house, engine, thread)
+    assert interrupt["responseSchema"] == YES_NO
+    assert interrupt["expiresAt"].endswith("Z")
+    for payload, words in (
+        ({}, "lacks `approved`"),
+        ({"approved": "yes"}, "type boolean"),
+        (7, "type object"),
+    ):
+        with pytest.raises(ClientError, match=words):
+            await engine.resume(ALICE, run.run_id, interrupt["id"], payload)
+    got = await asyncio.gather(
+        *(engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": n == 0}) for n in range(4))
+    )
+    assert len({one["run_id"] for one in got}) == 1
+    resumed = await house.store.runs.get("acme", got[0]["run_id"])
+    assert resumed is not None
+    row, events = await house.ended(resumed)
+    assert events[0]["parentRunId"] == run.run_id
+    assert events[1]["value"]["by"] == "alice"
+    assert row.state == "finished"
+    assert row.text == f"You said {events[1]['value']['payload']['approved']}"
+    again = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": False})
+    assert again["run_id"] == resumed.run_id
+    with pytest.raises(ClientError, match="no such question"):
+        await engine.resume(ALICE, run.run_id, "other", {})
+
+
+async def test_an_answer_given_at_another_node_goes_to_the_one_with_the_coroutine(house: House) -> None:
+    """The run is reserved, and the owner is woken by name."""
+    owner = await house.node(agent(asker), name="n1")
+    other = await house.node(agent(asker), name="n2")
+    while True:
+        run, interrupt = await asked(house, owner, await house.thread())
+        if (await house.store.runs.interrupt("acme", interrupt["id"])).node.startswith("n1/"):  # type: ignore[union-attr]  # it is there
+            break
+    got = await other.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    assert house.fake_broker.controls[-1] == Control("runs_available", {}, "n1")
+    resumed = await house.store.runs.get("acme", got["run_id"])
+    assert resumed is not None
+    row, _ = await house.ended(resumed)
+    assert (row.state, row.text) == ("finished", "You said True")
+
+
+async def test_an_answer_whose_coroutine_is_gone_ends_in_owner_lost(house: House) -> None:
+    """The node died between question and answer: the new run says so, once the reservation ended."""
+    owner = await house.node(agent(asker), name="n1")
+    run, interrupt = await asked(house, owner, await house.thread())
+    await owner.close()
+    other = await house.node(agent(asker), name="n2")
+    got = await other.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    resumed = await house.store.runs.get("acme", got["run_id"])
+    assert resumed is not None
+    row, events = await house.ended(resumed)
+    assert (row.state, row.error) == ("failed", "owner_lost")
+    assert kinds(events) == ["RUN_STARTED", "RUN_ERROR"]
+
+
+async def test_a_restartable_agent_asks_again_when_its_coroutine_is_gone(house: House) -> None:
+    """The new run begins from the start, and says so."""
+    owner = await house.node(agent(asker, restartable=True), name="n1")
+    run, interrupt = await asked(house, owner, await house.thread())
+    await owner.close()
+    other = await house.node(agent(asker, restartable=True), name="n2")
+    got = await other.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    resumed = await house.store.runs.get("acme", got["run_id"])
+    assert resumed is not None
+    row, events = await house.ended(resumed)
+    assert row.state == "interrupted"
+    assert events[1]["name"] == "narthex.restarted"
+
+
+async def test_nobody_answers(house: House) -> None:
+    """`ask` raises TimeoutError in the agent; a late answer is refused."""
+    over = asyncio.Event()
+
+    async def patient(run: RunInput) -> Items:
+        yield "?"
+        try:
+            await run.ask(YES_NO, "Well?")
+        except TimeoutError:
+            over.set()
+            yield "nobody hears this"
+            raise
+
+    limits = msgspec.structs.replace(QUICK, answer_s=0.1)
+    engine = await house.node(agent(patient), limits=limits)
+    run, interrupt = await asked(house, engine, await house.thread())
+    async with asyncio.timeout(5):
+        await over.wait()
+    with pytest.raises(ClientError, match="expired"):
+        await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    assert text_of(await house.events(run)) == "?"
+
+
+async def test_an_answer_waits_in_the_queue_longer_than_the_question_lives(house: House) -> None:
+    """It came in time, so it counts, although the thread was busy until after the expiry."""
+    gate = asyncio.Event()
+
+    async def busy(run: RunInput) -> Items:
+        await gate.wait()
+        yield "done"
+
+    limits = msgspec.structs.replace(QUICK, answer_s=0.2)
+    engine = await house.node(agent(asker), agent(busy, "busy"), limits=limits)
+    thread = await house.thread()
+    run, interrupt = await asked(house, engine, thread)
+    blocker = await house.say(engine, thread, "@busy")
+    await house.until(blocker, bool)
+    got = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    await asyncio.sleep(0.3)
+    gate.set()
+    resumed = await house.store.runs.get("acme", got["run_id"])
+    assert resumed is not None
+    row, _ = await house.ended(resumed)
+    assert (row.state, row.text) == ("finished", "You said True")
+
+
+async def test_cancelling_the_queued_answer_ends_the_session(house: House) -> None:
+    """The coroutine that waited for it is stopped."""
+    stopped = asyncio.Event()
+
+    async def holder(run: RunInput) -> Items:
+        yield "?"
+        try:
+            await run.ask(YES_NO, "Well?")
+        finally:
+            stopped.set()
+
+    engine = await house.node(agent(holder), agent(chatter, "busy"))
+    thread = await house.thread()
+    run, interrupt = await asked(house, engine, thread)
+    blocker = await house.say(engine, thread, "@busy")
+    await house.until(blocker, bool)
+    got = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    await engine.cancel(ALICE, got["run_id"])
+    async with asyncio.timeout(2):
+        await stopped.wait()
+    await engine.cancel(ALICE, blocker.run_id)
+    await house.ended(blocker)
+
+
+async def open_then_ask(run: RunInput) -> Items:
+    """Asks while a step is open."""
+    yield ev.step_started("s")
+    await run.ask(YES_NO, "?")
+
+
+async def ask_nonsense(run: RunInput) -> Items:
+    """Asks with a schema that is not checked here."""
+    yield "x"
+    await run.ask({"type": "string", "pattern": "a*"}, "?")
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(open_then_ask, "ask was called while step 's' was open"), (ask_nonsense, "`pattern` is not checked")],
+    ids=["open", "schema"],
+)
+async def test_a_bad_question_fails_the_run(house: House, function: Any, words: str) -> None:
+    """With a sentence that says what was wrong."""
+    engine = await house.node(agent(function))
+    row, events = await house.ended(await house.say(engine, await house.thread()))
+    assert row.state == "failed"
+    assert words in events[-1]["message"]
+
+
+async def test_too_many_questions_fail(house: House) -> None:
+    """Coroutines that wait are bounded per node."""
+    engine = await house.node(agent(asker), limits=msgspec.structs.replace(QUICK, max_waiting=1))
+    await asked(house, engine, await house.thread())
+    row, events = await house.ended(await house.say(engine, await house.thread()))
+    assert row.state == "failed"
+    assert "wait for answers" in events[-1]["message"]

@@ -1,0 +1,298 @@
+"""Owners that die, pause or come back: every run ends once, with a digest that a client can check."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from narthex.app.runs.engine import RunEngine
+from narthex.domain import events as ev
+from narthex.ports.agents import Event, RunInput
+from narthex.ports.runs import Run
+from tests.app.runs.house import ALICE, QUICK, House, agent, kinds, text_of
+
+Items = AsyncIterator[Event | str]
+
+
+async def chatter(run: RunInput) -> Items:
+    """Talks for a long time in a step, a tool call and a text."""
+    yield ev.step_started("talk")
+    yield ev.tool_call_start("c", "talk")
+    for n in range(3_000):
+        yield f"{n} "
+        await asyncio.sleep(0.002)
+
+
+async def short(run: RunInput) -> Items:
+    """Says which attempt it is; hangs in the first one."""
+    yield ev.step_started("try")
+    yield f"attempt {run.attempt}"
+    if run.attempt == 1:
+        await asyncio.Event().wait()
+    yield ev.step_finished("try")
+
+
+def kill(engine: RunEngine) -> None:
+    """What kill -9 does: every task of the node is gone, nothing is said to anybody."""
+    for task in engine._loops._tasks:
+        task.cancel()
+    for execution in list(engine._roster.executions.values()):
+        execution.journal._writer.cancel()
+        if execution.session is not None:
+            execution.session.cancel()
+    engine._roster.draining = True  # nothing is kept for later
+    for task in list(engine._roster.tasks._running):
+        task.cancel()
+
+
+async def running(house: House, engine: RunEngine, at_least: int = 8) -> Run:
+    """A run that has so many events."""
+    run = await house.say(engine, await house.thread())
+    await house.until(run, lambda events: len(events) >= at_least)
+    return run
+
+
+async def test_a_dead_owners_run_is_ended(house: House) -> None:
+    """RUN_ERROR owner_lost, after what was open was closed; digest over everything; messages kept."""
+    dead = await house.node(agent(chatter), name="n1")
+    run = await running(house, dead)
+    kill(dead)
+    said = text_of(await house.events(run))
+    await house.node(agent(chatter), name="n2")
+    row, events = await house.ended(run)
+    assert (row.state, row.error, row.attempt) == ("failed", "owner_lost", 2)
+    assert kinds(events)[-4:] == ["TEXT_MESSAGE_END", "TOOL_CALL_END", "STEP_FINISHED", "RUN_ERROR"]
+    assert row.text == text_of(events)
+    assert row.text.startswith(said)
+    rows = await house.store.threads.messages("acme", run.thread_id, before=None, limit=10)
+    assert [m.content for m in rows if m.role == "assistant"] == [row.text]
+
+
+async def test_the_same_node_comes_back(house: House) -> None:
+    """After its restart under the same id, its old runs are ended, not renewed."""
+    dead = await house.node(agent(chatter), name="n1")
+    run = await running(house, dead)
+    kill(dead)
+    await house.node(agent(chatter), name="n1")
+    row, _ = await house.ended(run)
+    assert row.error == "owner_lost"
+
+
+async def test_a_restartable_run_goes_on(house: House) -> None:
+    """Open things are closed, the restart is said, seq goes on, the earlier text is void."""
+    dead = await house.node(agent(short, restartable=True), name="n1")
+    run = await running(house, dead, 4)
+    kill(dead)
+    await house.node(agent(short, restartable=True), name="n2")
+    row, events = await house.ended(run)
+    assert (row.state, row.text, row.attempt) == ("finished", "attempt 2", 2)
+    restarted = next(e for e in events if e.get("name") == "narthex.restarted")
+    assert restarted["value"] == {"attempt": 2}
+    assert "attempt 1" in str(events[: restarted["seq"]])
+    rows = await house.store.threads.messages("acme", run.thread_id, before=None, limit=10)
+    assert [m.content for m in rows if m.role == "assistant"] == ["attempt 2"]
+
+
+async def test_restarts_are_bounded(house: House) -> None:
+    """An agent that kills its owner every time is ended after `max_attempts`."""
+
+    async def deadly(run: RunInput) -> Items:
+        yield "boom"
+        await asyncio.Event().wait()
+
+    limits = msgspec.structs.replace(QUICK, max_attempts=2)
+    node = await house.node(agent(deadly, restartable=True), name="n0", limits=limits)
+    run = await running(house, node, 3)
+    for n in range(1, 3):
+        kill(node)
+        node = await house.node(agent(deadly, restartable=True), name=f"n{n}", limits=limits)
+        if n == 1:
+            await house.until(run, lambda events: str(events).count("boom") == 2)
+    row, _ = await house.ended(run)
+    assert (row.error, row.attempt) == ("owner_lost", 3)
+
+
+async def test_a_cancel_before_the_death_is_honoured(house: House) -> None:
+    """Somebody asked for the end: the new owner gives that end."""
+    dead = await house.node(agent(chatter, restartable=True), name="n1")
+    run = await running(house, dead)
+    kill(dead)
+    await house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
+    await house.node(agent(chatter, restartable=True), name="n2")
+    row, events = await house.ended(run)
+    assert row.state == "cancelled"
+    assert events[-1]["result"] == {"cancelledBy": "alice"}
+
+
+async def test_death_between_the_terminal_event_and_the_store(house: House) -> None:
+    """The log says how it ended: the new owner publishes nothing more and completes the rest."""
+
+    async def hello(run: RunInput) -> Items:
+        yield "hello"
+
+    house.fake_store.fake_runs.fail_finishes = 1
+    dead = await house.node(agent(hello), name="n1", limits=msgspec.structs.replace(QUICK, poll_s=60))
+    run = await house.say(dead, await house.thread())
+    events = await house.until(run, lambda events: "RUN_FINISHED" in kinds(events))
+    kill(dead)
+    await house.node(agent(hello), name="n2")
+    row, after = await house.ended(run)
+    assert (row.state, row.text, row.attempt) == ("finished", "hello", 2)
+    assert after == events
+
+
+async def test_death_before_the_first_event(house: House) -> None:
+    """Nothing was shown, so the run simply begins, restartable or not."""
+
+    async def hello(run: RunInput) -> Items:
+        yield "hello"
+
+    house.fake_broker.fail_publishes = 1_000_000
+    dead = await house.node(agent(hello), name="n1")
+    run = await house.say(dead, await house.thread())
+    async with asyncio.timeout(5):
+        while "run_publish_retries" not in house.meter.counts:
+            await asyncio.sleep(0.01)
+    kill(dead)
+    house.fake_broker.fail_publishes = 0
+    await house.node(agent(hello), name="n2")
+    row, events = await house.ended(run)
+    assert (row.state, row.text) == ("finished", "hello")
+    assert "CUSTOM" not in kinds(events)
+
+
+async def test_an_unknown_agent_is_named(house: House) -> None:
+    """The new owner was deployed without the agent."""
+    dead = await house.node(agent(chatter), name="n1")
+    run = await running(house, dead)
+    kill(dead)
+    await house.node(agent(chatter, "other"), name="n2")
+    row, _ = await house.ended(run)
+    assert row.error == "agent_unknown"
+
+
+async def test_a_zombie_cannot_publish(house: House) -> None:
+    """An owner whose lease was taken while it paused stops at the first seq that it loses."""
+    slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)  # it neither renews nor looks
+    zombie = await house.node(agent(chatter), name="n1", limits=slow)
+    run = await running(house, zombie)
+    execution = zombie._roster.executions[run.run_id]
+    execution.lease.until = float("inf")  # it believes in its lease for ever: only the key is left
+    row = house.fake_store.fake_runs.rows[run.run_id]
+    house.fake_store.fake_runs.rows[run.run_id] = msgspec.structs.replace(row, lease_until=0.0)
+    await house.node(agent(chatter), name="n2")
+    ended, events = await house.ended(run)
+    assert ended.error == "owner_lost"
+    async with asyncio.timeout(5):
+        while zombie.active:
+            await asyncio.sleep(0.01)
+    assert await house.events(run) == events
+
+
+async def test_an_owner_that_lost_its_lease_stops(house: House) -> None:
+    """The renewal says so, before anything is published against the new owner."""
+    first = await house.node(agent(chatter), name="n1")
+    run = await running(house, first)
+    runs = house.fake_store.fake_runs
+    runs.rows[run.run_id] = msgspec.structs.replace(runs.rows[run.run_id], owner="n9/x", attempt=2)
+    async with asyncio.timeout(5):
+        while first.active:
+            await asyncio.sleep(0.01)
+    assert house.meter.counts["runs_lost"] == 1
+    assert kinds(await house.events(run))[-1] == "TEXT_MESSAGE_CONTENT"
+
+
+async def test_a_long_outage_of_the_broker(house: House) -> None:
+    """Beyond its patience the run is given up, and ended as soon as the log is back."""
+    limits = msgspec.structs.replace(QUICK, broker_patience_s=0.1)
+    engine = await house.node(agent(chatter), limits=limits)
+    run = await running(house, engine)
+    house.fake_broker.fail_publishes = 1_000_000
+    async with asyncio.timeout(5):
+        while not engine._roster.unfinished:
+            await asyncio.sleep(0.01)
+    house.fake_broker.fail_publishes = 0
+    row, _ = await house.ended(run)
+    assert (row.state, row.error, row.attempt) == ("failed", "log_unavailable", 1)
+
+
+async def test_a_log_that_lost_events_gives_no_digest(house: House) -> None:
+    """A digest that no client could compute is not invented."""
+    dead = await house.node(agent(chatter), name="n1")
+    run = await running(house, dead, 12)
+    kill(dead)
+    (channel,) = house.fake_broker.logs
+    del house.fake_broker.logs[channel][4:7]
+    await house.node(agent(chatter), name="n2")
+    async with asyncio.timeout(10):
+        while (await house.store.runs.get("acme", run.run_id)).state == "running":  # type: ignore[union-attr]  # it is there
+            await asyncio.sleep(0.01)
+    last = (await house.events(run))[-1]
+    assert last["type"] == "RUN_ERROR"
+    assert "digest" not in last
+    assert last["count"] == last["seq"]
+
+
+async def test_drain_lets_runs_finish_hands_over_and_ends(house: House) -> None:
+    """Within the grace a run finishes; then a restartable one goes to another node, others end `draining`."""
+
+    async def brief(run: RunInput) -> Items:
+        yield "brief"
+        await asyncio.sleep(0.1)
+        yield "."
+
+    draining = await house.node(
+        agent(brief, "brief"), agent(chatter, "long"), agent(short, "again", restartable=True), name="n1"
+    )
+    runs = [
+        await house.say(draining, await house.thread(), f"@{name}") for name in ("brief", "long", "again")
+    ]
+    for run in runs:
+        await house.until(run, lambda events: len(events) >= 3)
+    other = await house.node(
+        agent(brief, "brief"), agent(chatter, "long"), agent(short, "again", restartable=True), name="n2"
+    )
+    await draining.drain(0.5)
+    assert draining.active == 0
+    rows = [(await house.ended(run))[0] for run in runs]
+    assert [(row.state, row.error) for row in rows] == [
+        ("finished", ""),
+        ("failed", "draining"),
+        ("finished", ""),
+    ]
+    assert rows[2].text == "attempt 2"
+    assert other.active == 0
+
+
+async def test_close_leaves_runs_to_others_at_once(house: House) -> None:
+    """The leases are given back, so nobody waits for them to run out."""
+    limits = msgspec.structs.replace(QUICK, lease_s=60)
+    first = await house.node(agent(chatter), name="n1", limits=limits)
+    run = await running(house, first)
+    await first.close()
+    await house.node(agent(chatter), name="n2", limits=limits)
+    async with asyncio.timeout(3):
+        row, _ = await house.ended(run)
+    assert row.error == "owner_lost"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_killed_at_any_point_every_run_ends_once(house: House, seed: int) -> None:
+    """Owners die at many points of several runs; what was in the log stays, each run has one true end."""
+    agents = (agent(chatter, "plain"), agent(short, "again", restartable=True))
+    node = await house.node(*agents, name="k0")
+    runs = [await house.say(node, await house.thread(), f"@{one.name}") for one in agents for _ in range(2)]
+    for n in range(1, 4):
+        await asyncio.sleep(0.013 * (seed + 1) * n % 0.2)
+        before = [await house.events(run) for run in runs]
+        kill(node)
+        node = await house.node(*agents, name=f"k{n}")
+        for run, known in zip(runs, before, strict=True):
+            assert (await house.events(run))[: len(known)] == known
+    for run in runs:
+        row, events = await house.ended(run)
+        assert row.text == text_of(events)
+    assert (await node.get(ALICE, runs[0].run_id))["state"] == "failed"
