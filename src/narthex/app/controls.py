@@ -12,7 +12,6 @@ from collections.abc import Callable
 from narthex.app.commands.subscribing import remove_server_side
 from narthex.app.connection import Connection
 from narthex.app.hub import Hub
-from narthex.app.registry import Registry
 from narthex.ports.broker import Control
 from narthex.protocol.codes import FORCED, Disconnect
 
@@ -22,14 +21,20 @@ UNSUBSCRIBED_BY_SERVER = 2000  # Centrifuge's unsubscribe code: final, no resubs
 class Controls:
     """Dispatches by kind; unknown kinds (of a newer version) are ignored and counted."""
 
-    def __init__(self, registry: Registry, on_unknown: Callable[[str], None]) -> None:
-        self._registry = registry
+    def __init__(
+        self, connections_of: Callable[[str], list[Connection]], on_unknown: Callable[[str], None]
+    ) -> None:
+        self._connections_of = connections_of
         self._on_unknown = on_unknown
-        self.hub: Hub | None = None
+        self._hub: Hub | None = None
         self._handlers: dict[str, Callable[[Control], None]] = {
             "disconnect": self._disconnect,
             "unsubscribe": self._unsubscribe,
         }
+
+    def bind(self, hub: Hub) -> None:
+        """The hub whose subscribers can be unsubscribed (it is made with this object, hence the second step)."""
+        self._hub = hub
 
     def on(self, kind: str, handler: Callable[[Control], None]) -> None:
         """Register another room's kind. The handler must not block and must not raise."""
@@ -48,16 +53,16 @@ class Controls:
         data = message.data
         code = int(str(data.get("code", FORCED.code)))
         reason = str(data.get("reason", FORCED.reason))
-        for connection in self._registry.of_user(str(data["user"])):
+        for connection in self._connections_of(str(data["user"])):
             if data.get("client") in (None, "", connection.client):
                 connection.close(Disconnect(code, reason))
 
     def _unsubscribe(self, message: Control) -> None:
         """`channel` key, and `user` (tenant/subject; empty: everybody)."""
         data = message.data
-        assert self.hub is not None
+        assert self._hub is not None
         user = str(data.get("user", ""))
-        for subscriber in self.hub.subscribers(str(data["channel"])):
+        for subscriber in self._hub.subscribers(str(data["channel"])):
             if not isinstance(subscriber, Connection) or subscriber.identity is None:
                 continue
             if user in ("", subscriber.identity.user):

@@ -69,18 +69,24 @@ class Lifecycle:
         self._draining: asyncio.Task[None] | None = None
         self.state = State.STARTING
 
+    def add(self, rooms: list[Room]) -> None:
+        """More rooms, opened after the first ones."""
+        self._rooms.extend(rooms)
+
     def _enter(self, state: State) -> None:
         self.state = state
         self._on_state(state)
 
     async def start(self) -> None:
-        """Open every room, then be ready. A room's error closes what was opened and is raised."""
+        """Open every room, then be ready. A room's error closes what was opened and is raised; `start` may be
+        called again then.
+        """
         try:
             for room in self._rooms:
                 self._opened.append(room)
                 await room.open()
         except BaseException:
-            await self.stop()
+            await self._close_rooms()
             raise
         self._enter(State.READY)
 
@@ -114,6 +120,13 @@ class Lifecycle:
 
     async def stop(self) -> None:
         """Close every opened room, last opened first. One room's error does not keep the others open."""
+        faults = await self._close_rooms()
+        if self.state is not State.STOPPED:
+            self._enter(State.STOPPED)
+        if faults:
+            raise ExceptionGroup("closing failed", faults)
+
+    async def _close_rooms(self) -> list[Exception]:
         faults: list[Exception] = []
         while self._opened:
             room = self._opened.pop()
@@ -121,7 +134,4 @@ class Lifecycle:
                 await room.close()
             except Exception as fault:  # the others must be closed all the same; raised below
                 faults.append(fault)
-        if self.state is not State.STOPPED:
-            self._enter(State.STOPPED)
-        if faults:
-            raise ExceptionGroup("closing failed", faults)
+        return faults

@@ -33,13 +33,16 @@ def make_broker(settings: Settings) -> Broker:
         ) from fault
 
 
-def make_store(settings: Settings) -> Store:
-    """The store that `store_url` names. Raises ConfigError when its extra is not installed."""
+def make_store(settings: Settings, *, beside: bool = False) -> Store:
+    """The store that `store_url` names. Raises ConfigError when its extra is not installed.
+
+    `beside`: for a moment, beside a server that may be running on it (the command line).
+    """
     url = settings.store_url.get_secret_value() if settings.store_url else ""
     if not url:
         from narthex.adapters.stores.sqlite import SqliteStore
 
-        return SqliteStore(_data(settings) / "narthex.db")
+        return SqliteStore(_data(settings) / "narthex.db", beside=beside)
     try:
         from narthex.adapters.stores.postgres import PostgresStore
 
@@ -57,6 +60,8 @@ def _data(settings: Settings) -> Path:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as fault:
         raise ConfigError(
-            [f"The data directory {directory} cannot be made: {fault.strerror}. Choose another with --data-dir."]
+            [
+                f"The data directory {directory} cannot be made: {fault.strerror}. Choose another with --data-dir."
+            ]
         ) from fault
     return directory

@@ -5,29 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.tokens.assembly import ClaimDefaults, IssuerSpec, Outside, build_router
+from narthex.adapters.tokens.breaker import BreakerBoard
 from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
-from narthex.adapters.tokens.judgement import IssuerRules
+from narthex.adapters.tokens.fetching import Fetcher
 from narthex.adapters.tokens.router import E2E_ISSUER, PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
-from narthex.adapters.tokens.sources import KeySource
-from narthex.adapters.tokens.static_keys import StaticKeys
+from narthex.errors import NarthexError
+from narthex.ports.breaker import BreakerChange
 from narthex.ports.credentials import Credentials
+from narthex.ports.telemetry import Meter
 from narthex.settings import IssuerSettings, Settings
-from narthex.settings.tables import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS
+
+log = get_logger("narthex.tokens")
 
 
 class Tokens(NamedTuple):
-    """What wiring makes of the token settings."""
+    """What wiring makes of the token settings. `ci` judges CI's own tokens, None where there is no issuer."""
 
     verifier: TokenRouter
+    fetcher: Fetcher
     provider_keys: KeyRing | None
-    e2e_keys: KeyRing | None
+    e2e_keys: KeyRing
+    ci: TokenRouter | None
 
 
-def make_tokens(settings: Settings, credentials: Credentials, now: Callable[[], float]) -> Tokens:
-    """Sources in the order of the settings; the rings last. Raises ConfigError for an unusable key."""
-    rules = _claim_rules(settings)
-    sources: list[KeySource] = [make_source(settings, issuer) for issuer in settings.all_issuers()]
+def make_tokens(
+    settings: Settings, credentials: Credentials, meter: Meter, now: Callable[[], float]
+) -> Tokens:
+    """Other people's issuers and our own rings. Raises ConfigError for unusable keys."""
+    bypass = settings.policy.auth_bypass_active
+    defaults = ClaimDefaults(
+        leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()), allow_e2e=bypass
+    )
+    fetcher = Fetcher()
+    outside = Outside(fetcher, BreakerBoard(meter, _breaker_changed), _fetch_failed)
+    rules = ClaimRules(leeway_s=defaults.leeway_s, plans=defaults.plans)
     provider_keys: KeyRing | None = None
     if settings.provider_enabled:
         provider_keys = KeyRing(
@@ -38,45 +52,55 @@ def make_tokens(settings: Settings, credentials: Credentials, now: Callable[[], 
             rules=rules,
             clock=now,
         )
-        sources.append(provider_keys)
-    e2e_keys: KeyRing | None = None
-    if settings.policy.auth_bypass_active:  # never in production: the issuer is not even known there
-        e2e_keys = KeyRing(
-            credentials, "e2e", issuer=E2E_ISSUER, rules=_claim_rules(settings, allow_e2e=True), clock=now
-        )
-        sources.append(e2e_keys)
-    return Tokens(TokenRouter(sources), provider_keys, e2e_keys)
-
-
-def make_source(settings: Settings, issuer: IssuerSettings) -> KeySource:
-    """The key source of one configured issuer."""
-    names = ClaimNames(**issuer.claims.model_dump())
-    claims = _claim_rules(settings, issuer, names, allow_e2e=settings.policy.auth_bypass_active)
-    if issuer.secret is not None:
-        algorithms = frozenset(issuer.algorithms or ("HS256",))
-        rules = IssuerRules(claims=claims, algorithms=algorithms & frozenset(HMAC_ALGORITHMS))
-        return StaticKeys.from_secret(issuer.secret.get_secret_value(), rules)
-    public = IssuerRules(
-        claims=claims,
-        algorithms=frozenset(issuer.algorithms or ("RS256", "ES256", "EdDSA")) & frozenset(PUBLIC_KEY_ALGORITHMS),
+    e2e_keys = KeyRing(
+        credentials,
+        "e2e",
+        issuer=E2E_ISSUER,
+        rules=ClaimRules(leeway_s=defaults.leeway_s, plans=defaults.plans, allow_e2e=True),
+        clock=now,
     )
-    assert issuer.public_key is not None
-    return StaticKeys.from_text(issuer.public_key, public)
+    # Never in production: a ring that is no source is an issuer that nobody knows.
+    own = [ring for ring in (provider_keys, e2e_keys if bypass else None) if ring is not None]
+    verifier = build_router([_spec(issuer) for issuer in settings.all_issuers()], defaults, outside, own=own)
+    ci: TokenRouter | None = None
+    if bypass and settings.e2e_oidc_issuer:
+        spec = IssuerSpec(name="ci", discovery=settings.e2e_oidc_issuer)
+        ci = build_router([spec], defaults, outside)
+    return Tokens(verifier, fetcher, provider_keys, e2e_keys, ci)
 
 
-def _claim_rules(
-    settings: Settings,
-    issuer: IssuerSettings | None = None,
-    names: ClaimNames | None = None,
-    *,
-    allow_e2e: bool = False,
-) -> ClaimRules:
-    return ClaimRules(
-        issuer=(issuer.issuer or "") if issuer else "",
-        audiences=tuple(issuer.audience) if issuer else (),
-        fixed_tenant=(issuer.tenant or "") if issuer else "",
-        leeway_s=settings.jwt_leeway_s,
-        plans=frozenset(settings.plan_table()),
-        allow_e2e=allow_e2e,
-        names=names or ClaimNames(),
+def _spec(issuer: IssuerSettings) -> IssuerSpec:
+    return IssuerSpec(
+        name=issuer.name,
+        issuer=issuer.issuer or "",
+        audience=tuple(issuer.audience),
+        algorithms=tuple(issuer.algorithms),
+        secret=issuer.secret.get_secret_value() if issuer.secret else "",
+        public_key=issuer.public_key or "",
+        jwks_url=issuer.jwks_url or "",
+        discovery=issuer.discovery or "",
+        introspection_url=issuer.introspection_url or "",
+        introspection_client=(
+            issuer.introspection_client_id or "",
+            issuer.introspection_client_secret.get_secret_value()
+            if issuer.introspection_client_secret
+            else "",
+        ),
+        tenant=issuer.tenant or "",
+        claims=ClaimNames(**issuer.claims.model_dump()),
     )
+
+
+def _breaker_changed(change: BreakerChange) -> None:
+    log.warning(
+        "breaker",
+        dependency=change.dependency,
+        traffic=change.traffic,
+        before=change.before,
+        after=change.after,
+        reason=change.reason,
+    )
+
+
+def _fetch_failed(issuer: str, fault: NarthexError) -> None:
+    log.warning("key fetch failed", issuer=issuer, code=fault.code, detail=fault.message, remedy=fault.remedy)

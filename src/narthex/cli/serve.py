@@ -1,0 +1,104 @@
+"""`narthex serve`: the gateway, in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from narthex.errors import EXIT_FINDINGS, EXIT_OK
+
+if TYPE_CHECKING:
+    from narthex.settings import Settings
+    from narthex.wiring.parts import Parts
+
+TOKEN_TTL_S = 12 * 3600.0  # of the ready-made token: a working day
+
+
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    data_dir: Path | None = None,
+    agent: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    workers: int | None = None,
+    log_format: Literal["auto", "json", "console"] | None = None,
+    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    allow_anonymous: bool | None = None,
+    allow_remote_development: bool | None = None,
+    config: Path | None = None,
+) -> int:
+    """Serve the gateway until SIGTERM or Ctrl-C.
+
+    Without any option: an embedded broker, store and sign-in under ./narthex-data, a built-in agent, and
+    http://127.0.0.1:8000. Every option is also a variable (NARTHEX_PORT, …) and a line of narthex.toml.
+
+    Examples:
+        narthex serve
+        narthex serve --port 9000 --agent myagents:parrot
+        ENVIRONMENT=staging NARTHEX_OIDC_ISSUER=https://id.example.com narthex serve
+
+    Args:
+        host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
+        port: Port; 0 takes a free one.
+        data_dir: Directory of the embedded broker, store and signing keys.
+        agent: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`; repeatable.
+        workers: Processes on the one port.
+        log_format: json for machines, console for people.
+        log_level: Least severe record that is written; handshake records are debug.
+        allow_anonymous: Admit guests from allowed origins (development and testing only).
+        allow_remote_development: Let development listen beyond loopback.
+        config: The settings file instead of ./narthex.toml.
+    """
+    from narthex.adapters.telemetry.logging import configure_logging, get_logger
+    from narthex.settings import load
+
+    flags = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "agents": agent,
+        "workers": workers,
+        "log_format": log_format,
+        "log_level": log_level,
+        "allow_anonymous": allow_anonymous,
+        "allow_remote_development": allow_remote_development,
+    }
+    settings = load(flags, os.environ, config)
+    configure_logging(
+        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
+    )
+    log = get_logger("narthex")
+    for warning in settings.warnings:
+        log.warning("configuration", detail=warning)
+    sys.path.insert(0, "")  # `--agent myagents:parrot` finds the module beside where one stands
+    from narthex.wiring.gateway import Gateway
+
+    orderly = Gateway(settings).run(lambda urls, parts: _announce(settings, urls, parts))
+    return EXIT_OK if orderly else EXIT_FINDINGS
+
+
+def _announce(settings: Settings, urls: list[str], parts: Parts) -> None:
+    """What a person wants to know first. A token goes to a terminal only: output that is kept is a log."""
+    url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1")
+    socket_url = url.replace("http", "ws", 1)
+    print(f"narthex is ready ({settings.environment})")
+    print(f"  chat      {url}/")
+    print(f"  socket    {socket_url}/ws")
+    print(f"  health    {url}/ws/health")
+    ring = parts.tokens.provider_keys
+    if ring is None:
+        print("  tokens    from your issuer", flush=True)
+        return
+    if settings.environment in ("development", "testing") and sys.stdout.isatty():
+        from narthex.domain.identity import Identity
+
+        token = ring.mint(Identity(subject="developer", name="Developer"), ttl_s=TOKEN_TTL_S, now=parts.now())
+        print(f"  token     {token}")
+        print(f"            for `developer`, {TOKEN_TTL_S / 3600:.0f} h; another: narthex token --sub ada")
+    else:
+        print(f"  token     narthex token --data-dir {settings.data_dir}")
+    sys.stdout.flush()

@@ -1,0 +1,234 @@
+"""A gateway as one object: made from settings, served until a signal, or inside another program's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final
+
+from starlette.routing import BaseRoute
+
+from narthex.adapters.edge.edge import Edge
+from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
+from narthex.adapters.edge.rules import HeadRules
+from narthex.adapters.edge.server import EdgeServer, listen, run
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.errors import DependencyError
+from narthex.ports.agents import Agent
+from narthex.ports.broker import Broker
+from narthex.ports.store import Store
+from narthex.ports.tokens import TokenVerifier
+from narthex.settings import Settings
+from narthex.wiring.agents import load_agents
+from narthex.wiring.engines import make_broker, make_store
+from narthex.wiring.parts import Parts
+from narthex.wiring.site import Site
+
+RETRY_FIRST_S: Final = 0.5
+RETRY_LAST_S: Final = 10.0  # an engine that comes back is used within this; full jitter below it
+
+log = get_logger("narthex.gateway")
+
+
+class Gateway:
+    """See the module. `settings` come from `narthex.settings.load`.
+
+    Args:
+        settings: validated.
+        agents: by name, the first is the default; None: what the settings name, else the concierge.
+        routes: your own Starlette routes or mounts, on the same port; they come before narthex's.
+        verifier: your own `ports.tokens.TokenVerifier` instead of the configured issuers.
+        broker: your own engine instead of the configured one (tests, benchmarks).
+        store: likewise.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        agents: Mapping[str, Agent] | None = None,
+        routes: Sequence[BaseRoute] = (),
+        verifier: TokenVerifier | None = None,
+        broker: Broker | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.settings = settings
+        self._agents = agents
+        self._routes = tuple(routes)
+        self._verifier = verifier
+        self._broker = broker
+        self._store = store
+        self._address = ("127.0.0.1", settings.port)
+        self.parts: Parts | None = None
+        self.site: Site | None = None
+
+    def run(self, on_ready: Callable[[list[str], Parts], None] | None = None) -> bool:
+        """Serve on a loop of its own until SIGTERM or SIGINT. See `serve`."""
+        return run(self.serve(on_ready=on_ready))
+
+    async def serve(
+        self,
+        *,
+        sockets: list[socket.socket] | None = None,
+        reuse_port: bool = False,
+        on_ready: Callable[[list[str], Parts], None] | None = None,
+    ) -> bool:
+        """Serve until a signal, drain, stop.
+
+        Args:
+            sockets: bound listeners instead of the settings' host and port.
+            reuse_port: share the port with other processes.
+            on_ready: called with the URLs once the port is open and everything behind it answers.
+
+        Returns:
+            Whether the end was orderly.
+
+        Raises:
+            ConfigError: the address cannot be bound, or an engine refuses its configuration.
+        """
+        async with self._server(sockets, own_signals=True, reuse_port=reuse_port, on_ready=on_ready) as (
+            server,
+            listeners,
+        ):
+            await server.serve(sockets=listeners)
+        return not server.forced
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Serve inside somebody else's loop (tests, other programs); gives the base URL, ready.
+
+        Raises:
+            DependencyError, ConfigError: it could not start.
+        """
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def on_ready(urls: list[str], _: Parts) -> None:
+            if not ready.done():
+                ready.set_result(urls[0])
+
+        async with self._server(None, own_signals=False, reuse_port=False, on_ready=on_ready) as (
+            server,
+            listeners,
+        ):
+            serving = asyncio.get_running_loop().create_task(server.serve(sockets=listeners))
+            try:
+                await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+                if ready.done():
+                    yield ready.result()
+            finally:
+                server.stop()
+                await serving
+
+    @contextlib.asynccontextmanager
+    async def _server(
+        self,
+        sockets: list[socket.socket] | None,
+        *,
+        own_signals: bool,
+        reuse_port: bool,
+        on_ready: Callable[[list[str], Parts], None] | None,
+    ) -> AsyncIterator[tuple[EdgeServer, list[socket.socket]]]:
+        """Everything composed, the engines starting in the background, and everything closed at the end."""
+        settings = self.settings
+        agents = self._agents
+        parts = self.parts = Parts(
+            settings,
+            self._broker or make_broker(settings),
+            self._store or make_store(settings),
+            agents if agents is not None else load_agents(settings, self._facts),
+            verifier=self._verifier,
+            debug=settings.log_level == "debug",
+        )
+        site = self.site = Site(parts, lambda: self._address, self._routes)
+        parts.lifecycle.add(site.rooms())
+        edge = Edge(parts.door, _rules(settings), _edge_limits(settings))
+        listeners = sockets or listen(
+            settings.host,
+            settings.port,
+            reuse_port=reuse_port,
+            send_buffer_bytes=edge.limits.send_buffer_bytes,
+        )
+        self._address = _loopback_of(listeners[0])
+        opened: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        server = EdgeServer(
+            site.app,
+            edge,
+            drain=parts.lifecycle.drain,
+            on_started=opened.set_result,
+            grace_s=settings.drain_grace_s,
+            lifespan="off",
+            own_signals=own_signals,
+        )
+        starting = asyncio.get_running_loop().create_task(self._start(parts, opened, on_ready))
+        starting.add_done_callback(lambda task: None if _fine(task) else server.stop())
+        try:
+            yield server, listeners
+        finally:
+            starting.cancel()
+            outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
+            await parts.lifecycle.stop()
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    @staticmethod
+    async def _start(
+        parts: Parts,
+        opened: asyncio.Future[list[str]],
+        on_ready: Callable[[list[str], Parts], None] | None,
+    ) -> None:
+        """Open the rooms; an engine that does not answer is tried again while the port says `starting`."""
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                await parts.lifecycle.start()
+                break
+            except DependencyError as fault:
+                log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
+                await asyncio.sleep(delay_s * random.random())  # noqa: S311 - jitter guards nothing
+                delay_s = min(delay_s * 2, RETRY_LAST_S)
+        urls = await opened
+        if on_ready is not None:
+            on_ready(urls, parts)
+
+    async def _facts(self) -> Mapping[str, object]:
+        """Health, for the concierge's tool."""
+        assert self.site is not None
+        return await self.site.health.report()
+
+
+def _fine(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is None
+
+
+def _rules(settings: Settings) -> HeadRules:
+    paths = {"/ws", "/websocket", "/connection/websocket"}
+    if settings.policy.conformance:
+        paths.add("/ws/conformance")
+    hosts = settings.hosts
+    return HeadRules(allowed_host=hosts.allows, websocket_paths=frozenset(paths))
+
+
+def _edge_limits(settings: Settings) -> EdgeLimits:
+    limits = settings.limits()
+    return EdgeLimits(
+        handshake_s=limits.handshake_timeout_s,
+        head_bytes=limits.max_head_bytes,
+        headers=limits.max_headers,
+        app=MessageLimits(
+            message_bytes=limits.max_message_bytes,
+            fragments=limits.max_fragments,
+            inflated_ratio=limits.max_inflation_ratio,
+            inflated_bytes=limits.max_inflated_bytes,
+            control_per_s=int(limits.control_frames_per_s),
+            deflate=settings.deflate,
+        ),
+    )
+
+
+def _loopback_of(listener: socket.socket) -> tuple[str, int]:
+    """Where the gateway reaches itself: the bound address, or loopback when it is bound to all."""
+    host, port = listener.getsockname()[:2]
+    return ("127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host, port)  # noqa: S104 - compared

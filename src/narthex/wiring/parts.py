@@ -1,0 +1,265 @@
+"""The app of one node, composed: every object made once, bound to the others, with plain values from settings.
+
+Not here: HTTP routes (`site`), running it (`gateway`). Rules: made inside the running loop; nothing is opened
+here (the lifecycle opens rooms); what a room needs it gets as an argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from narthex import __version__
+from narthex.adapters.edge.echo import Echo
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.backlog import BacklogLimits
+from narthex.app.chat import Chat
+from narthex.app.commands import HANDLERS
+from narthex.app.connection import Connection
+from narthex.app.controls import Controls
+from narthex.app.credentials import CredentialJudge
+from narthex.app.e2e import Admissions, KeyProofs
+from narthex.app.handshake import FrontDoor
+from narthex.app.hub import Hub, HubLimits
+from narthex.app.lifecycle import Lifecycle, Room, State
+from narthex.app.notices import Notices
+from narthex.app.quotas import Quotas
+from narthex.app.revocations import Revocations
+from narthex.app.rpc import methods
+from narthex.app.runs.engine import RunEngine
+from narthex.app.runs.services import RunLimits
+from narthex.app.seats import Seats
+from narthex.app.seed import Seed
+from narthex.app.services import ConnectionServices
+from narthex.app.tasks import Tasks
+from narthex.app.timers import TimerWheel
+from narthex.domain.admission import AdmissionPolicy
+from narthex.domain.identity import Identity
+from narthex.domain.plans import Plan, plan_of
+from narthex.ports.agents import Agent
+from narthex.ports.broker import Broker
+from narthex.ports.credentials import Revocation
+from narthex.ports.edge import Receiver
+from narthex.ports.store import Store
+from narthex.ports.tokens import TokenVerifier
+from narthex.protocol.codes import Disconnect
+from narthex.protocol.session import SessionLimits
+from narthex.settings import Settings
+from narthex.wiring.tokens import Tokens, make_tokens
+
+MAX_COMMANDS = 50_000  # commands under way on one node: at 2 kB a task about 100 MB, then 111 is answered
+
+log = get_logger("narthex.gateway")
+
+
+class ConformanceEcho(Echo):
+    """The raw echo of `/ws/conformance`, which gives its seat back when it is gone."""
+
+    def __init__(self, seed: Seed) -> None:
+        super().__init__()
+        self._seed = seed
+
+    def closed(self, code: int, reason: str) -> None:
+        """See `Receiver`."""
+        super().closed(code, reason)
+        self._seed.release()
+
+
+class Parts:
+    """See the module. Attributes are the rooms' public objects."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        store: Store,
+        agents: Mapping[str, Agent],
+        *,
+        verifier: TokenVerifier | None = None,
+        debug: bool = False,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.broker = broker
+        self.store = store
+        self.node = f"{settings.platform or 'node'}-{uuid.uuid4().hex[:12]}"
+        self.now = time.time
+        self.limits = settings.limits()
+        self.plans: Mapping[str, Plan] = settings.plan_table()
+        self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
+        self.meter.gauge("auth_bypass_active", float(settings.policy.auth_bypass_active))
+        self.tokens: Tokens = make_tokens(settings, store.credentials, self.meter, self.now)
+        self.verifier: TokenVerifier = verifier or self.tokens.verifier
+        self.revocations = Revocations(store.credentials, broker, clock=self.now)
+        self.tasks = Tasks("commands", MAX_COMMANDS, lambda fault: self.report_bug(fault, ""))
+        self.timers = TimerWheel(loop)
+        self._make_door(debug=debug)
+        self._make_chat(agents)
+        self._make_connections(loop)
+        self.lifecycle = self._make_lifecycle()
+
+    # -- making --------------------------------------------------------------------------------------------
+
+    def _make_door(self, *, debug: bool) -> None:
+        settings = self.settings
+        self.proofs = KeyProofs(
+            settings.e2e_keys(), permissions=tuple(settings.e2e_permissions), meter=self.meter, clock=self.now
+        )
+        self.judge = CredentialJudge(
+            verifier=self.verifier,
+            tickets=self.store.credentials,
+            proofs=self.proofs,
+            revocations=self.revocations,
+            clock=self.now,
+        )
+        self.seats = Seats(self.limits, self.plans, self.meter)
+        self.admissions = Admissions(self.store.records, self.meter, self.now)
+        self.policy = AdmissionPolicy.of(settings.policy, origins=settings.origins, hosts=settings.hosts)
+        self.door = FrontDoor(
+            policy=self.policy,
+            trusted=settings.proxies,
+            judge=self.judge,
+            seats=self.seats,
+            admissions=self.admissions,
+            meter=self.meter,
+            state=self.state,
+            new_receiver=self._connection,
+            new_echo=ConformanceEcho if settings.policy.conformance else None,
+            record=_debug_record if debug else None,
+            report_bug=self.report_bug,
+            clock=self.now,
+            handshake_timeout_s=self.limits.handshake_timeout_s,
+        )
+
+    def _make_chat(self, agents: Mapping[str, Agent]) -> None:
+        self.notices = Notices(self.broker)
+        self.chat = Chat(self.store, self.broker, self.notices, self.plan, self.now)
+        self.engine = RunEngine(
+            broker=self.broker,
+            store=self.store,
+            agents=agents,
+            node=self.node,
+            now=self.now,
+            meter=self.meter,
+            tell=self.chat.tell_members,
+            concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
+            limits=RunLimits(show_errors=not self.policy.environment.remote),
+        )
+
+    def _make_connections(self, loop: asyncio.AbstractEventLoop) -> None:
+        limits = self.limits
+        controls = Controls(
+            lambda user: self.services.registry.of_user(user),  # made below: looked up late
+            lambda _kind: self.meter.count("messages_ignored", reason="control"),
+        )
+        self.controls = controls
+        self.hub = Hub(
+            self.broker,
+            self.tasks,
+            loop,
+            HubLimits(),
+            controls,
+            lambda count: self.meter.count("events_lost", count),
+        )
+        self.services = ConnectionServices(
+            node=self.node,
+            version=f"{__version__} narthex",
+            broker=self.broker,
+            hub=self.hub,
+            door=self.door,
+            meter=self.meter,
+            timers=self.timers,
+            tasks=self.tasks,
+            session_limits=SessionLimits(
+                ping_every_s=limits.ping_interval_s,
+                pong_within_s=limits.pong_timeout_s,
+                silence_s=limits.inband_timeout_s,
+                expiry_grace_s=self.settings.token_grace_s,
+                commands_per_s=limits.commands_per_s,
+                command_burst=limits.commands_burst,
+                json_depth=limits.max_json_depth,
+            ),
+            backlog_limits=BacklogLimits(limits.max_pending_bytes, limits.max_lag_s),
+            now=self.now,
+            report_bug=self.report_bug,
+        )
+        self.services.chat = self.chat
+        self.services.engine = self.engine
+        self.services.handlers = HANDLERS
+        self.services.methods = methods()
+        self.services.quotas = Quotas(self.plan, self.store.runs, self.seats.of_user, self.now)
+        controls.bind(self.hub)
+        controls.on("run", self.engine.control)
+        controls.on("runs_available", self.engine.control)
+        controls.on("revoke", self.revocations.control)
+        self.revocations.listen(self._revoked)
+
+    def _make_lifecycle(self) -> Lifecycle:
+        async def nothing() -> None:
+            return None
+
+        async def stop_connections() -> None:
+            self.timers.stop()
+            self.hub.stop()
+            await self.tasks.stop()
+
+        async def stop_tokens() -> None:
+            await self.verifier.stop()
+            await self.tokens.fetcher.stop()
+
+        rooms = [
+            Room("store", self.store.start, self.store.stop),
+            Room("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
+            Room("tokens", self.verifier.start, stop_tokens),
+            Room("revocations", self.revocations.start, self.revocations.stop),
+            Room("connections", nothing, stop_connections),
+            Room("runs", self.engine.open, self.engine.close),
+        ]
+        return Lifecycle(
+            rooms,
+            self.services.registry,
+            self.engine.drain,
+            self._busy,
+            grace_s=self.settings.drain_grace_s * 0.9,  # the listener and the process want the rest
+            on_state=lambda state: log.info("state", state=state.value, node=self.node),
+        )
+
+    # -- what rooms ask back -------------------------------------------------------------------------------
+
+    def state(self) -> str:
+        """The lifecycle's state; `starting` until there is one."""
+        lifecycle: Lifecycle | None = getattr(self, "lifecycle", None)
+        return lifecycle.state.value if lifecycle is not None else State.STARTING.value
+
+    def plan(self, identity: Identity) -> Plan:
+        """The plan whose limits hold for somebody."""
+        return plan_of(identity, self.plans)
+
+    def report_bug(self, fault: BaseException, trace_id: str) -> None:
+        """An unexpected exception: counted, logged with its trace id."""
+        self.meter.count("bugs", where="gateway")
+        log.error("bug", exc_info=fault, trace_id=trace_id)
+
+    def _connection(self, seed: Seed) -> Receiver:
+        return Connection(self.services, seed)
+
+    def _busy(self, connection: Connection) -> bool:
+        running = self.engine.running_channels()
+        return any(item.channel.key in running for item in connection.subscriptions.values())
+
+    def _revoked(self, _: Revocation) -> None:
+        """Close what is covered now: every live socket is asked, because a jti names no user."""
+        disconnect = Disconnect(3500, "token_revoked: sign in again")
+        for connection in self.services.registry:
+            identity = connection.identity
+            if identity is not None and self.revocations.covers(identity):
+                connection.close(disconnect)
+
+
+def _debug_record(record: Mapping[str, object]) -> None:
+    members: dict[str, Any] = dict(record)
+    log.debug(members.pop("event"), **members)

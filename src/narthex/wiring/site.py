@@ -1,0 +1,253 @@
+"""The web application of one node: every route, over the parts."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+
+from narthex import __version__
+from narthex.adapters.edge.self_probe import SelfProbe
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.tokens.passwords import Argon2Passwords
+from narthex.app.exchange import CiOidc, Exchange
+from narthex.app.health import (
+    CheckResult,
+    Health,
+    HealthFacts,
+    agents_check,
+    auth_check,
+    issue_probe_ticket,
+    ping_check,
+)
+from narthex.app.lifecycle import Room
+from narthex.app.provider import Account, Provider, ProviderPolicy
+from narthex.web import e2e, pages, preflight, tickets
+from narthex.web.access import Access
+from narthex.web.api import ServerApi
+from narthex.web.auth import AuthSite
+from narthex.web.door import HttpDoor
+from narthex.web.fallbacks import Fallbacks
+from narthex.web.health import HealthPages, client_config
+from narthex.web.problems import exception_handlers
+from narthex.wiring.parts import Parts
+
+log = get_logger("narthex.health")
+
+
+class Site:
+    """The application, and what its own rooms need to be opened.
+
+    Args:
+        parts: the app.
+        address: where the server listens, once it does.
+        routes: the embedding program's own; they come first.
+    """
+
+    def __init__(
+        self, parts: Parts, address: Callable[[], tuple[str, int]], routes: Sequence[BaseRoute] = ()
+    ) -> None:
+        self._parts = parts
+        self.http = HttpDoor(parts.door)
+        keys = [parts.settings.admin_key.get_secret_value()] if parts.settings.admin_key else []
+        self.access = Access(keys, self.http.person, self.http.address, parts.now)
+        self.provider = self._make_provider()
+        self.health = self._make_health(address)
+        fallbacks = Fallbacks(parts.door, parts.node, parts.broker.control, self.http.cors)
+        parts.controls.on("emulation", fallbacks.control)
+        self.app = Starlette(
+            routes=[
+                *routes,
+                *self._health_pages().routes(),
+                *preflight.routes(parts.door, self.http),
+                *tickets.routes(self.http, parts.store.credentials, clock=parts.now),
+                *e2e.routes(self._exchange(), self.http),
+                *fallbacks.routes(),
+                *self._auth_routes(keys),
+                *self._api().routes(),
+                *pages.routes(),
+            ],
+            exception_handlers=exception_handlers(parts.report_bug),
+        )
+
+    def rooms(self) -> list[Room]:
+        """What the lifecycle opens beside the parts' own."""
+
+        async def nothing() -> None:
+            return None
+
+        rooms = [Room("health", nothing, self.health.stop)]
+        if self.provider is not None:
+            rooms.append(Room("provider", self.provider.start, nothing))
+        return rooms
+
+    def _make_provider(self) -> Provider | None:
+        parts, settings = self._parts, self._parts.settings
+        mint = parts.tokens.provider_keys
+        if mint is None:
+            return None
+        accounts = tuple(
+            Account(
+                email=user.email,
+                password_hash=user.password_hash.get_secret_value() if user.password_hash else "",
+                name=user.name,
+                tenant=user.tenant,
+                plan=user.plan,
+                permissions=tuple(user.permissions),
+            )
+            for user in settings.users
+        )
+        open_login = not accounts and not parts.policy.environment.remote
+        return Provider(
+            credentials=parts.store.credentials,
+            mint=mint,
+            verifier=parts.verifier,
+            passwords=Argon2Passwords(),
+            revocations=parts.revocations,
+            policy=ProviderPolicy(open_login=open_login, accounts=accounts),
+            clock=parts.now,
+        )
+
+    def _auth_routes(self, keys: list[str]) -> Sequence[BaseRoute]:
+        if self.provider is None:
+            return []
+        site = AuthSite(
+            provider=self.provider,
+            verifier=self._parts.verifier,
+            revocations=self._parts.revocations,
+            door=self.http,
+            service_keys=tuple(keys),
+            open_introspection=not keys and not self._parts.policy.environment.remote,
+            clock=self._parts.now,
+        )
+        return site.routes()
+
+    def _exchange(self) -> Exchange:
+        parts = self._parts
+        ci = None
+        if parts.tokens.ci is not None and parts.settings.e2e_oidc_subject:
+            ci = CiOidc(parts.tokens.ci, parts.settings.e2e_oidc_subject)
+        return Exchange(
+            environment=parts.policy.environment,
+            proofs=parts.proofs,
+            mint=parts.tokens.e2e_keys,
+            admissions=parts.admissions,
+            ci=ci,
+            meter=parts.meter,
+            clock=parts.now,
+        )
+
+    def _api(self) -> ServerApi:
+        parts = self._parts
+        return ServerApi(
+            access=self.access,
+            broker=parts.broker,
+            store=parts.store,
+            chat=parts.chat,
+            engine=parts.engine,
+            revocations=parts.revocations,
+            provider=self.provider,
+            meter=parts.meter,
+            version=__version__,
+            environment=parts.settings.environment,
+        )
+
+    # -- health --------------------------------------------------------------------------------------------
+
+    def _make_health(self, address: Callable[[], tuple[str, int]]) -> Health:
+        parts = self._parts
+
+        async def ticket() -> str:
+            fresh = secrets.token_urlsafe(24)
+            await issue_probe_ticket(parts.store.credentials, fresh, parts.now())
+            return fresh
+
+        probe = SelfProbe(address, ticket, auth_required=parts.policy.pre_connection_auth_required)
+        checks = {
+            "handshake": probe,
+            "auth": auth_check(parts.verifier),
+            "broker": ping_check(parts.broker.ping),
+            "store": ping_check(parts.store.ping),
+            "agents": agents_check(parts.engine.agents.values()),
+        }
+        facts = HealthFacts(
+            version=__version__,
+            policy=parts.settings.policy,
+            config={
+                "max_connections_per_user": parts.limits.max_connections_per_user
+                or {name: plan.connections for name, plan in parts.plans.items()},
+                "heartbeat_interval": parts.limits.ping_interval_s,
+                **parts.limits.advertised(),
+            },
+            show_causes=not parts.policy.environment.remote,
+        )
+        return Health(
+            checks,
+            facts,
+            numbers=parts.meter.numbers,
+            state=parts.state,
+            meter=parts.meter,
+            on_change=_health_changed,
+        )
+
+    def _health_pages(self) -> HealthPages:
+        parts = self._parts
+        limits = parts.limits.advertised()
+        body = client_config(
+            environment=parts.settings.environment,
+            version=__version__,
+            auth_required=parts.policy.pre_connection_auth_required,
+            guests=parts.policy.guests,
+            limits=limits,
+            plans={name: _plan_fields(plan) for name, plan in parts.plans.items()},
+            provider=self.provider is not None,
+        )
+
+        def config(request: Request) -> Mapping[str, object]:
+            facts = self.http.facts(request)
+            return body | {"url": facts.base_url.replace("http", "ws", 1) + "/ws"}
+
+        return HealthPages(
+            self.health,
+            config=config,
+            stats=self._stats,
+            metrics=parts.meter.render,
+            metrics_type=CONTENT_TYPE_LATEST,
+            access=self.access,
+            origins=parts.policy.origins,
+            scheme=lambda request: self.http.client(request).scheme,
+        )
+
+    async def _stats(self) -> Mapping[str, object]:
+        parts = self._parts
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.sleep(0)
+        return {
+            "node": parts.node,
+            "state": parts.state(),
+            "connections": parts.seats.total,
+            "unproven": parts.seats.unproven,
+            "users": parts.services.registry.users(),
+            "channels": parts.hub.channels(),
+            "runs": parts.engine.active,
+            "commands_in_flight": len(parts.tasks),
+            "loop_turn_ms": round((loop.time() - began) * 1000, 3),
+            "durability": {"broker": parts.broker.durability, "store": parts.store.durability},
+            **parts.meter.numbers(),
+        }
+
+
+def _plan_fields(plan: object) -> dict[str, object]:
+    fields: Sequence[str] = getattr(plan, "__struct_fields__", ())
+    return {name: getattr(plan, name) for name in fields if name != "name"}
+
+
+def _health_changed(name: str, result: CheckResult, cause: BaseException | None) -> None:
+    level = log.info if result.status == "healthy" else log.warning
+    level("health", check=name, status=result.status, detail=result.detail, exc_info=cause)
