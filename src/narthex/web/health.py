@@ -20,7 +20,7 @@ from narthex.app.health import UNHEALTHY, Health
 from narthex.domain.origins import OriginPolicy
 from narthex.domain.refusals import Refusal
 from narthex.web.access import Access
-from narthex.web.problems import refusal
+from narthex.web.problems import problem, trace_id_for
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 BEACON: Final = {"beacon": "narthex", "wire": "centrifuge-json-v2"}
@@ -111,7 +111,7 @@ class HealthPages:
         """The numbers, for operators."""
         operator = await self._access.operator(request)
         if isinstance(operator, Refusal):
-            return refusal(operator)
+            return problem(operator, trace_id_for(request))
         return self._json(request, await self._stats())
 
     async def metrics(self, request: Request) -> Response:

@@ -1,0 +1,44 @@
+"""Which commands there are: name, where each one is, one line of help. Nothing of a command is imported here.
+
+Not here: running them (`main.py`). Rules: one command, one file; the target is a function or a cyclopts `App`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Command(NamedTuple):
+    """One command: `target` is `module:attribute`."""
+
+    target: str
+    help: str
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "serve": Command("narthex.cli.serve:serve", "Start the gateway."),
+    "check": Command(
+        "narthex.cli.check:check", "Say what serve would do with these settings; start nothing."
+    ),
+}
+"""In the order of `narthex --help`."""
+
+
+def overview(version: str) -> str:
+    """The text of `narthex --help`."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"narthex {version}: an authenticated WebSocket gateway for AI-agent chat",
+            "",
+            "Usage: narthex COMMAND [OPTIONS]",
+            "",
+            "Commands:",
+            *lines,
+            "",
+            "narthex COMMAND --help explains one. Settings also come from NARTHEX_… variables and narthex.toml",
+            "(docs/settings.md).",
+            "Exit codes: 0 good, 1 findings or failures, 2 usage, 69 target unreachable, 70 bug, 78 configuration.",
+        ]
+    )

@@ -1,0 +1,127 @@
+"""The entry point: finds the command, runs it, and turns what it raises into an exit code and a sentence.
+
+Not here: the commands (one file each), their list (`commands.py`). Rules: `narthex --help` and `--version` import
+nothing but the standard library; exit codes are those of DESIGN section 9; what is printed on an error goes to
+stderr, says what to do, and passes the redactor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from narthex import __version__
+from narthex.cli.commands import COMMANDS, overview
+from narthex.errors import (
+    EXIT_BUG,
+    EXIT_CONFIG,
+    EXIT_FINDINGS,
+    EXIT_OK,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    ClientError,
+    ConfigError,
+    DependencyError,
+    NarthexError,
+)
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; never returns."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    code = run(words)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us (`head`) has gone; without this Python complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(overview(__version__))
+        return EXIT_OK if words else EXIT_USAGE
+    if words[0] in ("--version", "-V", "version"):
+        print(__version__)
+        return EXIT_OK
+    if words[0] not in COMMANDS:
+        return _unknown(words[0])
+    try:
+        return _run_command(words)
+    except NarthexError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_OK
+    except Exception as error:  # the last resort: everything else is a bug of ours
+        return _report_bug(error)
+
+
+def _run_command(words: Sequence[str]) -> int:
+    from cyclopts import CycloptsError
+
+    try:
+        result = _app(words[0])(
+            list(words), exit_on_error=False, print_error=True, result_action="return_value"
+        )
+    except CycloptsError:
+        return EXIT_USAGE
+    return result if isinstance(result, int) and not isinstance(result, bool) else EXIT_OK
+
+
+def _app(name: str) -> App:
+    """The cyclopts application with the one command that was asked for."""
+    from cyclopts import App
+
+    app = App(name="narthex", version=__version__, help_format="plaintext", help_formatter="plain")
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target: Any = getattr(importlib.import_module(module), attribute)
+    app.command(target, name=name)
+    return app
+
+
+def _unknown(word: str) -> int:
+    import difflib
+
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"Did you mean narthex {close[0]}?" if close else "narthex --help lists them."
+    _say(f"error: There is no command {word[:40]!r}.", f"remedy: {hint}")
+    return EXIT_USAGE
+
+
+def report(error: NarthexError) -> int:
+    """Say what happened and what to do; the exit code for it."""
+    if isinstance(error, ConfigError):
+        _say(*(f"error: {problem}" for problem in error.problems))
+        return EXIT_CONFIG
+    _say(f"error: {error.message}", f"remedy: {error.remedy}" if error.remedy else "")
+    if isinstance(error, DependencyError):
+        return EXIT_UNREACHABLE
+    return EXIT_FINDINGS if isinstance(error, ClientError) else EXIT_BUG
+
+
+def _report_bug(error: Exception) -> int:
+    import traceback
+
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    _say(trace, "error: This is a bug in narthex.", "remedy: Report it with the lines above.")
+    return EXIT_BUG
+
+
+def _say(*lines: str) -> None:
+    from narthex.adapters.telemetry.redaction import REDACTOR
+
+    for line in lines:
+        if line:
+            print(REDACTOR.text(line), file=sys.stderr)

@@ -1,0 +1,64 @@
+"""Rules of the whole suite: one time unit, a clean environment, no silent skip in CI, slow suites only when asked for.
+
+Not here: fixtures of a room (its own conftest). Rules: `NARTHEX_TEST_TIME_UNIT` scales every time-out (2 on a slow
+machine); what decides policy is taken out of the environment once, so that no test depends on who runs it; in CI a
+skipped test is a failed test, because a suite that was skipped has proved nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any, Final
+
+import pytest
+
+from tests.timing import TIME_UNIT
+
+IN_CI: Final = os.environ.get("CI", "").lower() in ("1", "true")
+OPT_IN: Final = ("conformance", "soak", "bench")
+"""Markers of suites that take minutes: run only when `-m` names them."""
+POLICY_VARIABLES: Final = (
+    *("ENVIRONMENT", "PORT", "K_SERVICE", "KUBERNETES_SERVICE_HOST"),
+    *("E2E_TESTING", "PYTEST_RUNNING", "STAGING_E2E_TEST", "E2E_OAUTH_SIMULATION_KEY", "E2E_TEST_ENV"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Scale the time-out of a test, and take policy out of the environment (children inherit it)."""
+    if config.getoption("timeout", None) is None:
+        config.option.timeout = float(config.getini("timeout")) * TIME_UNIT
+    for name in list(os.environ):
+        if name in POLICY_VARIABLES or (name.startswith("NARTHEX_") and not name.startswith("NARTHEX_TEST_")):
+            del os.environ[name]
+    # asyncio's debug mode makes every callback ten times slower, and time-outs here are measured.
+    os.environ.pop("PYTHONASYNCIODEBUG", None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the opt-in suites unless `-m` names them."""
+    asked = config.getoption("markexpr") or ""
+    unasked = [marker for marker in OPT_IN if marker not in asked]
+    left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in unasked)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skip fails: there a missing service is a mistake of the pipeline."""
+    del item, call
+    report = yield
+    return _unskipped(report) if IN_CI else report
+
+
+def _unskipped(report: pytest.TestReport) -> pytest.TestReport:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason: Any = report.longrepr
+        why = reason[2] if isinstance(reason, tuple) else reason
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, which fails there: {why}"
+    return report
