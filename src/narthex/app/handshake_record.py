@@ -85,13 +85,12 @@ class Decisions:
             self._meter.credential(judged.carrier, _result(judged.verdict))
 
     def counted(self, result: Admit | Refusal, traffic: str, duration_s: float) -> None:
-        """`narthex_handshakes_total`, but for health's own: probes are outside the users' metrics."""
+        """`narthex_handshakes_total`; `traffic` is the class where nobody was identified."""
         identity = None if isinstance(result, Refusal) else result.identity
         if identity is not None:
             traffic = identity.identity_class.value
-        if traffic != "probe":
-            outcome, code = outcome_of(result)
-            self._meter.handshake(outcome, code, traffic, duration_s)
+        outcome, code = outcome_of(result)
+        self._meter.handshake(outcome, code, traffic, duration_s)
 
     def recorded(
         self,

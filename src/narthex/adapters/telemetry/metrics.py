@@ -151,7 +151,7 @@ class PrometheusMeter:
                 total += count
                 if labels[0] == "admitted":
                     admitted += count
-                else:
+                elif labels[0] == "refused":  # `inert` ones are neither: they may still prove themselves
                     refused[labels[1]] += count
         return {
             "websocket": {"active_connections": sum(by_class.values())}

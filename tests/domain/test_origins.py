@@ -1,0 +1,149 @@
+"""`narthex.domain.origins`: which pages may connect, and under which names we are reached."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from narthex.domain.origins import (
+    HostPolicy,
+    OriginPolicy,
+    parse_allowed_hosts,
+    parse_allowed_origins,
+    parse_host,
+    parse_origin,
+)
+
+
+def origins(*words: str) -> OriginPolicy:
+    """A setting that is right."""
+    found = parse_allowed_origins(words)
+    assert isinstance(found, OriginPolicy)
+    return found
+
+
+def hosts(*words: str) -> HostPolicy:
+    """A setting that is right."""
+    found = parse_allowed_hosts(words)
+    assert isinstance(found, HostPolicy)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "scheme", "allowed"),
+    [
+        ("http://localhost:8000", "localhost:8000", "http", True),
+        ("http://localhost:3000", "localhost:8000", "http", False),
+        ("http://127.0.0.1:8000", "localhost:8000", "http", False),
+        ("https://chat.example.com", "chat.example.com", "https", True),
+        ("https://chat.example.com", "chat.example.com:443", "https", True),
+        ("https://CHAT.example.com", "chat.EXAMPLE.com.", "https", True),
+        ("https://chat.example.com", "chat.example.com", "http", True),  # a proxy that is not listed ends TLS
+        (
+            "http://chat.example.com",
+            "chat.example.com",
+            "https",
+            False,
+        ),  # a downgraded page is another origin
+        ("https://chat.example.com.evil.org", "chat.example.com", "https", False),
+        ("https://evil.org/chat.example.com", "chat.example.com", "https", False),
+        ("https://user@chat.example.com", "chat.example.com", "https", False),
+        ("null", "chat.example.com", "https", False),
+        ("", "chat.example.com", "https", False),
+        ("file://", "", "http", False),
+        ("https://chat.example.com", "", "https", False),
+        ("chrome-extension://chat.example.com", "chat.example.com", "http", False),
+        ("http://[::1]:8000", "[::1]:8000", "http", True),
+    ],
+)
+def test_same_origin_is_the_default(origin: str, host: str, scheme: str, allowed: bool) -> None:
+    """Scheme, host and port, with the scheme's own port where none is said."""
+    assert OriginPolicy().allows(origin, host=host, scheme=scheme) is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.example.com", True),
+        ("https://app.example.com:443", True),
+        ("https://app.example.com:8443", False),
+        ("http://app.example.com", False),
+        ("https://a.b.example.net", True),
+        ("https://example.net", False),
+        ("https://evilexample.net", False),
+        ("tauri://localhost", True),
+        ("https://chat.example.com", True),  # our own, beside the list
+    ],
+)
+def test_listed_origins(origin: str, allowed: bool) -> None:
+    """Exact ones, subdomains by `*.`, and apps' own schemes."""
+    policy = origins("https://app.example.com/", "https://*.example.net", "tauri://localhost")
+    assert policy.allows(origin, host="chat.example.com", scheme="https") is allowed
+
+
+@pytest.mark.parametrize(
+    "word", ["*", "null", "app.example.com", "https://*.com", "https://*", "https://a/b", ""]
+)
+def test_what_is_no_origin_is_a_problem(word: str) -> None:
+    """There is no wildcard for everybody."""
+    found = parse_allowed_origins([word])
+    assert isinstance(found, list)
+    assert "NARTHEX_ALLOWED_ORIGINS" in found[0]
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "app.localhost"]
+)
+def test_loopback_names_are_served(host: str) -> None:
+    """By default, and beside listed names, since health's own handshake comes that way."""
+    assert HostPolicy().allows(host)
+    assert hosts("chat.example.com").allows(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "evil.org",
+        "localhost.evil.org",
+        "evillocalhost",
+        "10.0.0.1",
+        "a b",
+        "a/b",
+        "a@b",
+        "x:0",
+        "x:99999",
+        "[::1",
+        "[zz]",
+    ],
+)
+def test_foreign_names_are_not(host: str) -> None:
+    """A name that an attacker points at us (DNS rebinding) is refused."""
+    assert not HostPolicy().allows(host)
+
+
+def test_listed_hosts() -> None:
+    """Exact names and subdomains; ports are not looked at."""
+    policy = hosts("Chat.example.com", "*.example.net")
+    assert policy.allows("chat.example.com:8443")
+    assert policy.allows("a.b.example.net")
+    assert not policy.allows("example.net")
+    assert not policy.allows("other.example.com")
+
+
+def test_hosts_are_required_in_production() -> None:
+    """And a wrong one is a problem everywhere."""
+    assert isinstance(parse_allowed_hosts([], required=True), list)
+    assert isinstance(parse_allowed_hosts([]), HostPolicy)
+    for word in ("https://chat.example.com", "chat.example.com:443", "*", "*.com"):
+        assert isinstance(parse_allowed_hosts([word], required=True), list)
+
+
+@given(st.text())
+def test_no_header_can_make_it_fail(text: str) -> None:
+    """Whatever a client sends, the answer is yes or no, and parsing is stable."""
+    parse_origin(text)
+    found = parse_host(text)
+    assert found is None or parse_host(found[0] if ":" not in found[0] else f"[{found[0]}]") == (found[0], 0)
+    assert not HostPolicy().allows("x" + text.replace("localhost", "").replace("127", ""))
