@@ -53,6 +53,8 @@ class SqliteStore:
         synchronous: NORMAL or FULL, see `durability`.
         timeout_s: after which a call whose disk hangs raises DependencyError.
         max_waiting: operations that may wait, reads and writes each; more raise Overloaded.
+        beside: opened for a moment beside the process that may own the file (a command line): claims nothing
+            and never checkpoints; SQLite's own locks keep the two apart.
     """
 
     threads: Threads
@@ -67,8 +69,10 @@ class SqliteStore:
         synchronous: Synchronous = "NORMAL",
         timeout_s: float = 5.0,
         max_waiting: int = MAX_WAITING,
+        beside: bool = False,
     ) -> None:
         self.path = path
+        self._beside = beside
         self.durability = _DURABILITY[synchronous]
         self._synchronous: Synchronous = synchronous
         self._lock = OwnerLock(path)
@@ -81,6 +85,9 @@ class SqliteStore:
 
     async def start(self) -> None:
         """Take the file, migrate. Raises ConfigError (held, foreign or too new) or DependencyError."""
+        if self._beside:
+            await self._engine.start()
+            return
         try:
             self._lock.acquire()
         except OSError as error:

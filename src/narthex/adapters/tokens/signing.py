@@ -281,8 +281,9 @@ class KeyRing:
             The new key, which signs from its `not_before` on.
         """
         now = self._clock()
-        begins = now if immediately else now + ROTATION_LEAD_S
         old = await self._credentials.keys(self._purpose)
+        signs_already = any(key.not_before <= now and not _retired(key, now) for key in old)
+        begins = now + ROTATION_LEAD_S if signs_already and not immediately else now
         key = await self._credentials.add_key(new_key(self._purpose, self._algorithm, now, not_before=begins))
         ends = now if immediately else begins + MAX_TTL_S + LEEWAY_S + GRACE_S
         for previous in old:

@@ -1,0 +1,257 @@
+"""`narthex token`: a token that the server on the same data directory admits; `narthex token inspect`: why one is not.
+
+Rules: `token` prints the token and nothing else on standard output, so that `$(narthex token)` works; `inspect`
+reads from standard input unless told otherwise (arguments show up in process lists) and never prints a signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from inspect import isawaitable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import App, Parameter
+
+from narthex.adapters.tokens.compact import Compact, take_apart
+from narthex.adapters.tokens.keys import key_from_secret, sign_compact
+from narthex.app.revocations import Revocations
+from narthex.domain.channels import valid_tenant
+from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError, ConfigError
+from narthex.ports.store import Store
+from narthex.settings import IssuerSettings, Settings, load
+
+if TYPE_CHECKING:
+    from narthex.wiring.tokens import Tokens
+
+T = TypeVar("T")
+DEFAULT_SUBJECT = "developer"
+_TTL = re.compile(r"(\d{1,9})([smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+app = App(name="token", help="Mint a token, or look into one.")
+
+DataDir = Annotated[Path | None, Parameter(help="Data directory of the server.")]
+Config = Annotated[Path | None, Parameter(help="Settings file; default: narthex.toml here.")]
+
+
+def seconds_of(text: str) -> float:
+    """`90`, `90s`, `15m`, `1h` or `7d` in seconds. Raises ClientError."""
+    match = _TTL.fullmatch(text.strip())
+    if match is None or int(match[1]) == 0:
+        raise ClientError("bad_ttl", f"{text!r} is no length of time.", "Give one like 90s, 15m, 1h or 7d.")
+    return float(int(match[1]) * _UNITS[match[2]])
+
+
+@app.default
+def token(
+    *,
+    sub: Annotated[str, Parameter(help="Whom the token names.")] = DEFAULT_SUBJECT,
+    tenant: Annotated[str, Parameter(help="In which tenant.")] = "default",
+    plan: Annotated[str, Parameter(help="On which plan.")] = "free",
+    ttl: Annotated[str, Parameter(help="How long it lives: 90s, 15m, 1h, 7d.")] = "1h",
+    name: Annotated[str, Parameter(help="Display name.")] = "",
+    permission: Annotated[tuple[str, ...], Parameter(help="What it permits; repeat for more.")] = ("chat",),
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> int:
+    """Print a token that `narthex serve` with the same data directory admits."""
+    ttl_s = seconds_of(ttl)
+    if tenant in (E2E_TENANT, PROBE_TENANT) or not valid_tenant(tenant):
+        raise ClientError(
+            "bad_tenant",
+            f"No token can be made for tenant {tenant!r}.",
+            "Use 1 to 64 letters, digits, `.`, `_`, `~`, `-`; test identities come from the exchange.",
+        )
+    if not 0 < len(sub) <= 255 or not sub.isprintable():
+        raise ClientError("bad_subject", "The subject is not 1 to 255 printable characters.", "Give --sub.")
+    settings = load({"data_dir": data_dir}, os.environ, config)
+    identity = Identity(subject=sub, tenant=tenant, plan=plan, name=name or sub, permissions=permission)
+    print(asyncio.run(mint(settings, identity, ttl_s)))
+    return EXIT_OK
+
+
+async def mint(settings: Settings, identity: Identity, ttl_s: float) -> str:
+    """A token for `identity` that a server with these settings admits.
+
+    Raises:
+        ConfigError: only other people's issuers count here, and none by a secret that is known.
+        DependencyError: the store cannot be opened.
+    """
+    if not settings.provider_enabled:
+        return _with_secret(settings, identity, ttl_s)
+
+    async def work(store: Store) -> str:
+        ring = _tokens(settings, store).provider_keys
+        assert ring is not None  # provider_enabled was asked above
+        await ring.load_or_create()
+        return ring.mint(identity, ttl_s=ttl_s, now=time.time())
+
+    return await with_store(settings, work)
+
+
+def _tokens(settings: Settings, store: Store) -> Tokens:
+    """What the server would make of these settings."""
+    from narthex.adapters.telemetry.metrics import PrometheusMeter
+    from narthex.wiring.tokens import make_tokens
+
+    return make_tokens(settings, store.credentials, PrometheusMeter(), time.time)
+
+
+async def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Do `work` with the store, opened beside a server that may be running."""
+    from narthex.wiring.engines import make_store
+
+    store = make_store(settings, beside=True)
+    await store.start()
+    try:
+        return await work(store)
+    finally:
+        await store.stop()
+
+
+def _with_secret(settings: Settings, identity: Identity, ttl_s: float) -> str:
+    """Sign with a configured HMAC secret, in the names that its issuer uses."""
+    for issuer in settings.all_issuers():
+        if issuer.secret is not None:
+            return _signed(issuer, issuer.secret.get_secret_value(), identity, ttl_s)
+    problem = (
+        "The embedded provider is off and no issuer has a secret: nothing minted here would be admitted."
+    )
+    raise ConfigError([f"{problem} Ask the configured issuer, or set NARTHEX_EMBEDDED_PROVIDER=on."])
+
+
+def _signed(issuer: IssuerSettings, secret: str, identity: Identity, ttl_s: float) -> str:
+    names, now = issuer.claims, int(time.time())
+    claims: dict[str, Any] = {"sub": identity.subject, "iat": now, "exp": int(now + ttl_s)}
+    if issuer.issuer:
+        claims["iss"] = issuer.issuer
+    if issuer.audience:
+        claims["aud"] = issuer.audience[0]
+    values = {
+        names.tenant: identity.tenant,
+        names.plan: identity.plan,
+        names.name: identity.name,
+        names.permissions: list(identity.permissions),
+    }
+    for name, value in values.items():
+        _put(claims, name, value)
+    algorithm = next((item for item in issuer.algorithms if item.startswith("HS")), "HS256")
+    return sign_compact({"alg": algorithm}, claims, algorithm, key_from_secret(secret).key)
+
+
+def _put(claims: dict[str, Any], path: str, value: object) -> None:
+    *parents, last = path.split(".") if "://" not in path else [path]
+    for part in parents:
+        claims = claims.setdefault(part, {})
+    claims[last] = value
+
+
+@app.command
+def inspect(
+    source: Annotated[str, Parameter(help="The token; `-`: from standard input.")] = "-",
+    /,
+    *,
+    json_: Annotated[bool, Parameter(name="--json", help="For machines.")] = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> int:
+    """Say what is in a token and whether it would be admitted here, and if not, why."""
+    text = (sys.stdin.read() if source == "-" else source).strip()
+    text = text.removeprefix("Bearer ").strip()
+    settings = load({"data_dir": data_dir}, os.environ, config)
+    report = asyncio.run(_report(settings, text))
+    print(json.dumps(report) if json_ else _in_words(report))
+    if report["verdict"] == "unavailable":
+        return EXIT_UNREACHABLE
+    return EXIT_OK if report["admitted"] else EXIT_FINDINGS
+
+
+async def _report(settings: Settings, text: str) -> dict[str, Any]:
+    async def work(store: Store) -> dict[str, Any]:
+        now = time.time()
+        tokens = _tokens(settings, store)
+        outcome = tokens.verifier.verify(text, now=now, traffic="user")
+        verdict: Verdict = await outcome if isawaitable(outcome) else outcome
+        await tokens.verifier.stop()
+        await tokens.fetcher.stop()
+        revocations = Revocations(store.credentials, None)
+        await revocations.reload()
+        return _judged(take_apart(text), verdict, revocations, now)
+
+    return await with_store(settings, work)
+
+
+def _judged(
+    parts: Compact | Rejected, verdict: Verdict, revocations: Revocations, now: float
+) -> dict[str, Any]:
+    report: dict[str, Any] = {"admitted": False, "verdict": "rejected", "code": "", "why": ""}
+    if isinstance(parts, Compact):
+        report |= {"algorithm": parts.algorithm, "key_id": parts.key_id, "claims": parts.claims}
+        report["times"] = {
+            name: _moment(parts.claims[name], now)
+            for name in ("iat", "nbf", "exp")
+            if isinstance(parts.claims.get(name), int | float)
+        }
+    if isinstance(verdict, Valid) and revocations.covers(verdict.identity):
+        verdict = Rejected("token_revoked")
+    if isinstance(verdict, Unavailable):
+        return report | {"verdict": "unavailable", "code": "auth_unavailable", "why": verdict.cause}
+    if isinstance(verdict, Rejected):
+        from narthex.domain.refusals import TABLE
+
+        row = TABLE[verdict.code]
+        return report | {
+            "code": verdict.code,
+            "why": verdict.detail or verdict.log_detail or row.title + ".",
+            "remedy": row.remedy,
+        }
+    identity = verdict.identity
+    return report | {
+        "admitted": True,
+        "verdict": "valid",
+        "user": identity.user,
+        "plan": identity.plan,
+        "permissions": list(identity.permissions),
+        "class": str(identity.identity_class),
+    }
+
+
+def _moment(value: float, now: float) -> str:
+    try:
+        at = datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return "beyond any calendar"
+    seconds = value - now
+    return f"{at} ({'in ' if seconds > 0 else ''}{abs(seconds):,.0f} s{'' if seconds > 0 else ' ago'})"
+
+
+def _in_words(report: dict[str, Any]) -> str:
+    lines = []
+    if "claims" in report:
+        lines.append(f"algorithm  {report['algorithm']}")
+        lines.append(f"key        {report['key_id'] or '(names none)'}")
+        for name, value in report["claims"].items():
+            shown = report["times"].get(name) or json.dumps(value, ensure_ascii=True)
+            lines.append(f"{name:<10} {shown}")
+    else:
+        lines.append("It is not a JWT; an issuer with introspection could know it.")
+    if report["admitted"]:
+        lines.append(f"\nAdmitted here as {report['user']} (plan {report['plan']}).")
+    else:
+        lines.append(f"\nNot admitted here: {report['code']}. {report['why']}")
+        if report.get("remedy"):
+            lines.append(report["remedy"])
+    return "\n".join(lines)
+
+
+__all__ = ["app", "inspect", "mint", "seconds_of", "token", "with_store"]
