@@ -1,0 +1,88 @@
+"""The Python client of a narthex gateway: connect with a real reason when refused, follow runs, prove them whole.
+
+Not here: the gateway. This package imports nothing of it but the digest, the rule for joined deltas and the
+error tree, and works against any gateway of the same protocol. `connect` needs the extra `client`
+(`pip install "narthex[client]"`); `RunAssembler` needs nothing.
+
+    async with narthex.client.connect("wss://chat.example/ws", get_token=fetch) as gateway:
+        run = await gateway.start_run("hello")
+        async for event in run:
+            ...
+        assert run.proof.complete
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from narthex.client.assembler import Proof, Pushed, RunAssembler
+from narthex.client.events import AguiEvent, Interrupt
+from narthex.client.refusals import Refused, SignedOut, Unreachable
+from narthex.client.run import Run, RunIncomplete
+from narthex.errors import ClientError, ConfigError
+
+if TYPE_CHECKING:
+    from narthex.client.gateway import Gateway
+
+__all__ = [
+    "AguiEvent",
+    "ClientError",
+    "Interrupt",
+    "Proof",
+    "Pushed",
+    "Refused",
+    "Run",
+    "RunAssembler",
+    "RunIncomplete",
+    "SignedOut",
+    "Unreachable",
+    "connect",
+]
+
+
+def connect(
+    url: str,
+    *,
+    get_token: Callable[[], str | Awaitable[str | None] | None] | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 5.0,
+    connect_timeout_s: float = 30.0,
+    on_notice: Callable[[Mapping[str, Any]], None] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    use_proxy: bool = True,
+) -> Gateway:
+    """A connection to use with `async with`; nothing is sent before that.
+
+    Args:
+        url: of the WebSocket endpoint: `ws://…/ws`, `wss://…/ws`.
+        get_token: gives a fresh token for each attempt and each refresh, plain or awaited. Raise `SignedOut`
+            from it when there is nobody to ask for one.
+        headers: more headers for the handshake and for preflight, such as `X-E2E-Bypass-Key`.
+        timeout_s: for each command, each token and each preflight.
+        connect_timeout_s: how long a first connect, or a call during an outage, may take in all.
+        on_notice: told of each event on the user's own channel; must not raise.
+        ssl_context: for `wss`, where the default does not do.
+        use_proxy: whether the proxy variables of the environment count.
+
+    Raises:
+        ConfigError: centrifuge-python is not installed.
+    """
+    try:
+        from narthex.client.gateway import Gateway
+    except ModuleNotFoundError as fault:
+        if fault.name != "centrifuge":
+            raise
+        problem = 'narthex.client.connect needs centrifuge-python. Install it: pip install "narthex[client]".'
+        raise ConfigError([problem]) from fault
+    return Gateway(
+        url,
+        get_token=get_token,
+        headers=headers,
+        timeout_s=timeout_s,
+        connect_timeout_s=connect_timeout_s,
+        on_notice=on_notice,
+        ssl_context=ssl_context,
+        use_proxy=use_proxy,
+    )

@@ -1,0 +1,342 @@
+"""A connection to a narthex gateway: `async with connect(url, get_token=…) as gateway`.
+
+Not here: what a refusal was (`handshake`), a thread's events (`feed`). It drives the unmodified
+centrifuge-python SDK through its public surface only. Rules: a final refusal stops the SDK and reaches every
+waiter as `Refused`; anything else is retried by the SDK with its own back-off, no sooner than `Retry-After`;
+`close` ends everything that this object started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import uuid
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from centrifuge import (
+    CentrifugeError,
+    Client,
+    ClientEventHandler,
+    ConnectedContext,
+    ConnectingContext,
+    DisconnectedContext,
+    ErrorContext,
+    ReplyError,
+    ServerPublicationContext,
+)
+
+from narthex.client.feed import ThreadFeed
+from narthex.client.handshake import Credentials, Preflight, TokenSource, preflight_url, reason_of
+from narthex.client.refusals import Refused, Unreachable, from_close
+from narthex.client.run import Run
+from narthex.errors import ClientError
+
+REPEATS: Final = 5  # of a call that a lost connection interrupted and that may be repeated
+MAX_IDLE_FEEDS: Final = 32  # threads that stay subscribed with no run in them; a gateway bounds them as well
+EXPIRED_TRIES: Final = 2  # a token source may hold a stale token once; twice it has no fresh one
+ENDED: Final = frozenset({"finished", "cancelled", "interrupted", "failed"})
+"""States of `run.get` after which no event follows (docs/protocol.md)."""
+
+_TOKEN_EXPIRED: Final = 109
+_CLIENT_SIDE: Final = 100  # disconnect codes below are the SDK's own
+
+Notice = Callable[[Mapping[str, Any]], None]
+"""Told of each event on the user's own channel: a run began on another device, one was added to a thread …"""
+
+
+class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no types
+    """One connection. Made by `connect`.
+
+    Attributes:
+        sdk: the centrifuge-python client, for whatever has no method here.
+        client_id: the connection's id at the gateway; empty before it is up.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        get_token: TokenSource | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 5.0,
+        connect_timeout_s: float = 30.0,
+        on_notice: Notice | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        use_proxy: bool = True,
+    ) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._on_notice = on_notice
+        self._credentials = Credentials(get_token, headers or {}, timeout_s)
+        self._preflight = Preflight(
+            preflight_url(url), self._credentials.headers, timeout_s, ssl_context, use_proxy
+        )
+        self.client_id = ""
+        self.sdk = Client(
+            url,
+            events=self,
+            get_token=self._credentials.fresh if get_token is not None else None,
+            headers=self._credentials.headers,
+            timeout=timeout_s,
+            name="narthex-python",
+            ssl_context=ssl_context,
+            proxy=True if use_proxy else None,
+        )
+        self._feeds: dict[str, ThreadFeed] = {}
+        self._failure: Refused | None = None
+        self._last: Refused | None = None
+        self._expired = 0
+        self._settled = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect, and wait until the gateway said yes.
+
+        Raises:
+            Refused: it said no; nothing is tried further.
+            Unreachable: nothing answered, or only "not now", for `connect_timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self.sdk.connect()
+                await self._settled.wait()
+        except TimeoutError as fault:
+            await self.close()
+            raise self._gave_up() from fault
+        except BaseException:
+            await self.close()
+            raise
+        if self._failure is not None:
+            failure = self._failure
+            await self.close()
+            raise failure
+
+    async def close(self) -> None:
+        """Disconnect and end what was started; whoever still iterates a run gets `disconnected`."""
+        self._closing.set()
+        gone = self._failure or Refused("disconnected", "This client was closed.", "Connect again.")
+        for feed in list(self._feeds.values()):
+            await feed.close(gone)
+        self._feeds.clear()
+        await self.sdk.disconnect()
+
+    # -- what one does with it ----------------------------------------------------------------------------------
+
+    async def start_run(
+        self,
+        text: str,
+        *,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        client_message_id: str | None = None,
+    ) -> Run:
+        """Say something, in a thread or in a new one, and follow the run that answers.
+
+        Args:
+            text: the message.
+            thread_id: where; None begins a thread.
+            agent: which agent; None is the gateway's default.
+            client_message_id: the same id gives the same run, however often it is sent; default a fresh one.
+
+        Raises:
+            ClientError: the gateway's numbered error, such as 429 with the remedy.
+        """
+        params: dict[str, Any] = {"text": text, "client_message_id": client_message_id or uuid.uuid4().hex}
+        if agent is not None:
+            params["agent"] = agent
+        if thread_id is None:
+            answer = await self.rpc("run.start", params, repeat=True)
+            return await self._followed(
+                answer, over=client_message_id is not None and await self._over(answer)
+            )
+        params["thread_id"] = thread_id
+        feed = await self._feed(thread_id)
+        async with feed.claiming():
+            answer = await self.rpc("run.start", params, repeat=True)
+            if client_message_id is None:
+                return feed.follow(self._run(answer), from_history=False)
+        # A caller's own id may name a run that began before this subscription did, or that is over.
+        return await self._followed(answer, over=await self._over(answer))
+
+    async def follow_run(self, run_id: str) -> Run:
+        """Follow a run from its first event, whoever started it and whether or not it has ended."""
+        answer = await self.rpc("run.get", {"run_id": run_id}, repeat=True)
+        return await self._followed(answer, over=answer.get("state") in ENDED)
+
+    async def rpc(self, method: str, params: Mapping[str, Any] | None = None, *, repeat: bool = False) -> Any:
+        """Call a method of the gateway (docs/protocol.md lists them).
+
+        Args:
+            method: such as `whoami`, `thread.list`.
+            params: JSON-able.
+            repeat: whether to call again when the connection broke before the answer came: only for methods
+                that do the same when called twice.
+
+        Raises:
+            ClientError: the gateway's numbered error; `number` ≥ 400.
+            Refused: the connection ended for good.
+            Unreachable: it broke before the answer came.
+        """
+        tries = REPEATS if repeat else 1
+        fault: Exception | None = None
+        for _ in range(tries):
+            if self._failure is not None:
+                raise self._failure
+            try:
+                await self.sdk.ready(timeout=self._connect_timeout_s)
+                answer = await self.sdk.rpc(method, dict(params or {}), timeout=self._timeout_s)
+            except ReplyError as error:
+                raise _numbered(error) from error
+            except CentrifugeError as error:
+                fault = error
+            else:
+                return answer.data
+        if self._failure is not None:
+            raise self._failure
+        raise Unreachable(f"No answer to {method}: {fault}.", "Call again.", self._last) from fault
+
+    # -- what the SDK calls --------------------------------------------------------------------------------------
+
+    async def on_connecting(self, ctx: ConnectingContext) -> None:
+        """An attempt follows: forget the token, so that the SDK asks for a fresh one."""
+        self.sdk.set_token("")
+        if ctx.code >= _CLIENT_SIDE:
+            self._last = from_close(ctx.code, ctx.reason) or self._last
+
+    async def on_connected(self, ctx: ConnectedContext) -> None:
+        """It is up."""
+        self.client_id = ctx.client
+        self._expired = 0
+        self._settled.set()
+
+    async def on_error(self, ctx: ErrorContext) -> None:
+        """An attempt failed, or something on the way; find out whether trying again makes sense."""
+        if self._settled.is_set() and self.sdk.state.value == "connected":
+            return
+        self.sdk.set_token("")
+        error = ctx.error
+        if isinstance(error, ReplyError):
+            if error.code == _TOKEN_EXPIRED:
+                self._expired += 1
+                if self._expired >= EXPIRED_TRIES:
+                    await self._stop(await self._explained("token_expired", "The token has expired.", 3500))
+            return
+        refusal = await reason_of(error, self._preflight)
+        if refusal is None:
+            return
+        self._last = refusal
+        if refusal.final:
+            await self._stop(refusal)
+        elif refusal.retry_after_s:
+            await self._pause(refusal.retry_after_s)
+
+    async def on_disconnected(self, ctx: DisconnectedContext) -> None:
+        """The end: by us, or the gateway's final word."""
+        if self._failure is None and not self._closing.is_set():
+            if self._credentials.signed_out is not None:
+                why = self._credentials.signed_out
+                self._failed(Refused("auth_required", why, "Sign in, then connect.", close=3500))
+            else:
+                said = from_close(ctx.code, ctx.reason)
+                code, detail = (said.code, said.detail) if said else ("disconnected", ctx.reason or "Closed.")
+                self._failed(await self._explained(code, detail, ctx.code))
+
+    async def on_publication(self, ctx: ServerPublicationContext) -> None:
+        """A notice on the user's own channel."""
+        if self._on_notice is not None and isinstance(ctx.pub.data, dict):
+            self._on_notice(ctx.pub.data)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    async def _explained(self, code: str, detail: str, close: int) -> Refused:
+        """A final close in full: preflight knows the remedy, which does not fit into a close reason."""
+        verdict = await self._preflight.ask() if close >= _CLIENT_SIDE else False
+        if isinstance(verdict, Refused) and verdict.code == code:
+            return verdict
+        return Refused(code, detail, close=close)
+
+    async def _stop(self, refusal: Refused) -> None:
+        self._failed(refusal)
+        await self.sdk.disconnect()
+
+    def _failed(self, refusal: Refused) -> None:
+        self._failure = refusal
+        for feed in self._feeds.values():
+            feed.fail(refusal)
+        self._settled.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the SDK may try again; the SDK waits for this, and adds its own back-off."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
+
+    def _gave_up(self) -> Unreachable:
+        last = self._last
+        seconds = f"{self._connect_timeout_s:g} s"
+        if last is None:
+            remedy = f"Check that it runs; `narthex doctor {self._url}` finds out what is in the way."
+            return Unreachable(f"{self._url} did not answer within {seconds}.", remedy)
+        return Unreachable(f"{last.detail} (for {seconds})", last.remedy, last)
+
+    async def _feed(self, thread_id: str) -> ThreadFeed:
+        feed = self._feeds.pop(thread_id, None)
+        if feed is None:
+            await self._make_room()
+            feed = ThreadFeed(self.sdk, thread_id, self._connect_timeout_s)
+        self._feeds[thread_id] = feed  # at the end: the least recently used is first
+        async with feed.claiming():
+            try:
+                await feed.ready()
+            except BaseException:
+                if self._failure is not None:
+                    raise self._failure from None
+                raise
+        return feed
+
+    async def _make_room(self) -> None:
+        idle = [thread_id for thread_id, feed in self._feeds.items() if feed.idle]
+        for thread_id in idle[: max(0, len(idle) - MAX_IDLE_FEEDS + 1)]:
+            gone = Refused("disconnected", "The thread is no longer followed.", "Follow the run again.")
+            await self._feeds.pop(thread_id).close(gone)
+
+    async def _over(self, answer: Mapping[str, Any]) -> bool:
+        state = await self.rpc("run.get", {"run_id": answer["run_id"]}, repeat=True)
+        return state.get("state") in ENDED
+
+    async def _followed(self, answer: Mapping[str, Any], *, over: bool) -> Run:
+        feed = await self._feed(answer["thread_id"])
+        return feed.follow(self._run(answer), from_history=True, over=over)
+
+    def _run(self, answer: Mapping[str, Any]) -> Run:
+        return Run(
+            self,
+            answer["run_id"],
+            answer["thread_id"],
+            answer.get("message_id", ""),
+            queued=bool(answer.get("queued")),
+        )
+
+
+def _numbered(error: ReplyError) -> ClientError:
+    """A reply error as ours: the gateway's message is `code: message remedy`."""
+    said = from_close(3000, error.message)
+    if said is None:
+        return ClientError("rpc_error", error.message, number=error.code)
+    return ClientError(said.code, said.detail, number=error.code)

@@ -1,0 +1,139 @@
+"""What an attempt to connect brings along, and what a failed one really was.
+
+Not here: the connection itself (`gateway`). centrifuge-python retries a refused handshake for ever and reports
+only that the transport closed; here the refusal is read out of the failed attempt, or asked from
+`/ws/preflight`, which judges the same credentials on the same code path. Rules: the token travels in the
+`Authorization` header, never in the URL; each attempt gets a fresh one; every wait is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+from centrifuge import UnauthorizedError
+from websockets.exceptions import InvalidStatus
+
+from narthex.client.refusals import Refused, SignedOut, from_problem
+
+TokenSource = Callable[[], str | Awaitable[str | None] | None]
+"""Gives a token for the next attempt, plain or awaited; `""` or None: none. `SignedOut` ends the trying."""
+
+_ENDPOINT: Final = re.compile(r"/(ws|websocket|connection/websocket)/?$")
+
+
+class Credentials:
+    """The headers of each attempt. The SDK keeps `headers` itself, so a new token goes in without its help."""
+
+    def __init__(self, get_token: TokenSource | None, headers: Mapping[str, str], timeout_s: float) -> None:
+        # Never empty: the SDK replaces an empty dict by one of its own.
+        self.headers: dict[str, str] = {"User-Agent": "narthex-client", **headers}
+        self.signed_out: str | None = None
+        self._get_token = get_token
+        self._timeout_s = timeout_s
+
+    async def fresh(self) -> str:
+        """Fetch a token and put it into the headers; the SDK calls this before each attempt and each refresh.
+
+        Raises:
+            UnauthorizedError: nobody is signed in (the SDK stops at that).
+            TimeoutError: the source took too long.
+        """
+        token = ""
+        if self._get_token is not None:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    given = self._get_token()
+                    token = (await given if isawaitable(given) else given) or ""
+            except SignedOut as fault:
+                self.signed_out = str(fault) or "Nobody is signed in."
+                raise UnauthorizedError(self.signed_out) from fault
+        if token:
+            self.headers["Authorization"] = f"Bearer {token}"
+        elif self._get_token is not None:
+            self.headers.pop("Authorization", None)
+        return token
+
+
+def preflight_url(url: str) -> str:
+    """`/ws/preflight` beside a WebSocket endpoint."""
+    parts = urlsplit(url)
+    scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
+    return urlunsplit((scheme, parts.netloc, _ENDPOINT.sub("", parts.path) + "/ws/preflight", "", ""))
+
+
+class Preflight:
+    """Asks the gateway for its verdict without an upgrade."""
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        tls: ssl.SSLContext | None,
+        use_proxy: bool,
+    ) -> None:
+        self._url = url
+        self._headers = headers
+        self._timeout_s = timeout_s
+        self._tls = tls
+        self._use_proxy = use_proxy
+
+    async def ask(self) -> Refused | bool:
+        """The refusal; True: it would admit; False: no telling (no answer, or not a gateway's)."""
+        # Making a context takes some 50 ms of CPU: none for plain HTTP.
+        verify: ssl.SSLContext | bool = self._tls if self._tls is not None else self._url.startswith("https")
+        try:
+            async with httpx2.AsyncClient(
+                verify=verify, trust_env=self._use_proxy, timeout=self._timeout_s
+            ) as client:
+                answer = await client.get(self._url, headers=dict(self._headers))
+        except (httpx2.HTTPError, OSError, ssl.SSLError):
+            return False
+        if answer.is_success:
+            return True
+        return from_problem(answer.status_code, answer.content, answer.headers.get("Retry-After")) or False
+
+
+async def reason_of(error: Exception, preflight: Preflight) -> Refused | None:
+    """Why an attempt failed.
+
+    Args:
+        error: what the SDK reported.
+        preflight: asked where the answer itself does not say it.
+
+    Returns:
+        The refusal; `handshake_blocked` (not final: a proxy may be mended) where preflight admits and yet the
+        upgrade did not get through; None where nothing is known but that it failed.
+    """
+    if not isinstance(error, InvalidStatus):
+        if isinstance(error, OSError | TimeoutError | asyncio.TimeoutError):
+            return None
+        verdict = await preflight.ask()
+        return _blocked(0) if verdict is True else verdict or None
+    response = error.response
+    body = bytes(response.body or b"")
+    said = from_problem(response.status_code, body, response.headers.get("Retry-After"))
+    if said is not None and said.remedy:
+        return said
+    verdict = await preflight.ask()
+    if verdict is True:
+        return said or _blocked(response.status_code)
+    return verdict or said
+
+
+def _blocked(status: int) -> Refused:
+    seen = f" (HTTP {status})" if status else ""
+    return Refused(
+        "handshake_blocked",
+        f"The gateway would admit you, but the upgrade does not get through{seen}.",
+        "Have the proxy pass `Upgrade` and `Connection` on; `narthex doctor URL` names it.",
+        status=status,
+        close=1006,
+    )

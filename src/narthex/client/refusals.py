@@ -1,0 +1,138 @@
+"""Why a gateway would not let somebody in: as exceptions with code, detail and remedy.
+
+Not here: when to ask (`handshake`). A refusal comes as problem+json (RFC 9457) in the answer to the refused
+upgrade or from `/ws/preflight`, or as a close code with the reason `code: text`. The close codes are those of
+the gateway's table and of the Centrifuge client protocol: 3500-3999 and 4500-4999 are final.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from narthex.errors import ClientError, DependencyError
+
+CLOSE_BY_CODE: Final = {
+    "connection_limit": 4004,
+    "rate_limited": 3013,
+    "starting": 4001,
+    "auth_unavailable": 4002,
+    "overloaded": 4003,
+    "draining": 3001,
+}
+"""Outcomes whose HTTP status alone does not say the close code. The same as `domain.refusals`; tested."""
+
+_CLOSE_BY_STATUS: Final = {
+    400: 3501,
+    401: 3500,
+    403: 3507,
+    404: 3508,
+    426: 3508,
+    429: 3013,
+    431: 3501,
+    503: 4003,
+}
+_CODE: Final = re.compile(r"^([a-z][a-z0-9_]{1,40}): (.*)$", re.DOTALL)
+_REASONABLE_S: Final = 60.0  # a longer Retry-After is a mistake or an attack; the SDK's own back-off is 20 s
+
+
+class SignedOut(Exception):
+    """Raise this from `get_token` when nobody is signed in: the client then stops instead of retrying."""
+
+
+class Refused(ClientError):
+    """The gateway said no, and coming back with the same credential changes nothing.
+
+    Attributes:
+        code: such as `token_expired` (docs/protocol.md); `handshake_blocked` and `disconnected` are our own.
+        detail: what was wrong, in one sentence.
+        remedy: what to do about it.
+        status: HTTP status, 0 where there was none.
+        close: the WebSocket close code.
+        trace_id: leads to the gateway's own record; may be empty.
+        retry_after_s: seconds after which coming back makes sense; None where that changes nothing.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        remedy: str = "",
+        *,
+        status: int = 0,
+        close: int = 0,
+        trace_id: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(code, detail, remedy, number=status or 400)
+        self.detail = detail
+        self.status = status
+        self.close = close
+        self.trace_id = trace_id
+        self.retry_after_s = retry_after_s
+
+    @property
+    def final(self) -> bool:
+        """Whether coming back changes nothing."""
+        return is_final(self.close)
+
+
+class Unreachable(DependencyError):
+    """The gateway could not be reached in time, or said that it is not ready; trying again may help.
+
+    Attributes:
+        last: the last refusal that it gave while it was tried; None where there was no answer at all.
+    """
+
+    def __init__(self, message: str, remedy: str, last: Refused | None = None) -> None:
+        super().__init__("gateway", message, remedy, retry_after_s=(last and last.retry_after_s) or 1.0)
+        self.last = last
+
+
+def is_final(close: int) -> bool:
+    """Whether a close code tells SDKs not to come back."""
+    return 3500 <= close < 4000 or 4500 <= close < 5000
+
+
+def from_problem(status: int, body: bytes, retry_after: str | None) -> Refused | None:
+    """Read an answer's problem+json; None when it is no refusal of a narthex gateway (a proxy's page, a bug)."""
+    try:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(problem, dict) or not isinstance(problem.get("code"), str) or not problem["code"]:
+        return None
+    code: str = problem["code"]
+    close = CLOSE_BY_CODE.get(code) or _CLOSE_BY_STATUS.get(status, 0)
+    if not close:
+        return None
+
+    def text(name: str) -> str:
+        value = problem.get(name)
+        return value if isinstance(value, str) else ""
+
+    return Refused(
+        code,
+        text("detail") or text("title"),
+        text("remedy"),
+        status=status,
+        close=close,
+        trace_id=text("trace_id"),
+        retry_after_s=_seconds(retry_after),
+    )
+
+
+def from_close(close: int, reason: str) -> Refused | None:
+    """Read a close that carries `code: text`; None when it carries no such reason."""
+    match = _CODE.match(reason)
+    if match is None or close < 3000:
+        return None
+    return Refused(match[1], match[2], close=close)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in its form of whole seconds (gateways send no dates), bounded."""
+    if retry_after is None or not retry_after.strip().isdecimal():
+        return None
+    return min(float(retry_after.strip()), _REASONABLE_S)

@@ -1,0 +1,166 @@
+"""A run as a program follows it: an async iterator of its events, its text, and the proof that it is whole.
+
+Not here: how events arrive (`feed`). Rules: iterating begins at the run's first event, however late one
+starts, any number of times; it ends with the run, or raises why it cannot go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from narthex.client.assembler import Proof, Pushed, RunAssembler
+from narthex.client.events import AguiEvent, Interrupt, RunError, RunFinished
+from narthex.errors import ClientError
+
+if TYPE_CHECKING:
+    from narthex.client.gateway import Gateway
+
+
+class RunIncomplete(ClientError):
+    """Events of the run are lost: the channel's history no longer reaches back to them."""
+
+    def __init__(self, run_id: str, missing: int) -> None:
+        super().__init__(
+            "run_incomplete",
+            f"Event {missing} of run {run_id} is no longer in the channel's history.",
+            "Read the thread with `thread.get`; it holds the messages that the run left.",
+            number=410,
+        )
+
+
+class Run:
+    """One run. `async for event in run: …`, then `run.proof`.
+
+    Attributes:
+        run_id: its id.
+        thread_id: the thread that it belongs to.
+        message_id: of the message that began it; empty for a resumed or followed run.
+        queued: whether the thread was busy when it was asked for.
+    """
+
+    def __init__(
+        self, gateway: Gateway, run_id: str, thread_id: str, message_id: str = "", *, queued: bool = False
+    ) -> None:
+        self.run_id = run_id
+        self.thread_id = thread_id
+        self.message_id = message_id
+        self.queued = queued
+        self._gateway = gateway
+        self._assembler = RunAssembler(run_id)
+        # Bounded by the gateway, which ends a run at its own limit of events; all are needed for the digest.
+        self._seen: list[AguiEvent] = []
+        self._failure: Exception | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def events(self) -> list[AguiEvent]:
+        """The gapless beginning of the run so far, merged deltas as they came."""
+        return self._assembler.events
+
+    @property
+    def text(self) -> str:
+        """The assistant's text so far; after a restart only the new attempt's."""
+        return self._assembler.text()
+
+    @property
+    def terminal(self) -> RunFinished | RunError | None:
+        """The event that ended it; None while it goes on."""
+        return self._assembler.terminal
+
+    @property
+    def proof(self) -> Proof:
+        """Whether all events are here: count and digest against the terminal event's."""
+        return self._assembler.verify()
+
+    @property
+    def outcome(self) -> str:
+        """`running`, `success`, `cancelled`, `interrupt` or `error`."""
+        end = self.terminal
+        if end is None:
+            return "running"
+        if end["type"] == "RUN_ERROR":
+            return "error"
+        outcome = end.get("outcome", "success")
+        return outcome if isinstance(outcome, str) else outcome["type"]
+
+    @property
+    def interrupts(self) -> list[Interrupt]:
+        """The questions that the run ended with; answer one with `resume`."""
+        end = self.terminal
+        if end is None or end["type"] != "RUN_FINISHED":
+            return []
+        outcome = end.get("outcome")
+        return [] if outcome is None or isinstance(outcome, str) else outcome.get("interrupts", [])
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._failure is not None or self.terminal is not None
+
+    def __aiter__(self) -> AsyncIterator[AguiEvent]:
+        return self._iterate()
+
+    async def _iterate(self) -> AsyncIterator[AguiEvent]:
+        at = 0
+        while True:
+            while at < len(self._seen):
+                at += 1
+                yield self._seen[at - 1]
+            if self.terminal is not None:
+                return
+            if self._failure is not None:
+                raise self._failure
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def wait(self, timeout_s: float | None = None) -> Proof:
+        """Wait for the end and prove it. Raises TimeoutError, and whatever iterating would raise."""
+        async with asyncio.timeout(timeout_s):
+            async for _ in self:
+                pass
+        return self.proof
+
+    async def cancel(self) -> Mapping[str, Any]:
+        """Ask for the end of the run; it then finishes with outcome `cancelled`."""
+        answer: Mapping[str, Any] = await self._gateway.rpc(
+            "run.cancel", {"run_id": self.run_id}, repeat=True
+        )
+        return answer
+
+    async def steer(self, text: str) -> None:
+        """Tell the agent something while it works."""
+        await self._gateway.rpc("run.steer", {"run_id": self.run_id, "text": text})
+
+    async def resume(self, interrupt_id: str, payload: Any) -> Run:
+        """Answer one of `interrupts`; the same answer again gives the same run."""
+        params = {"run_id": self.run_id, "interrupt_id": interrupt_id, "payload": payload}
+        answer = await self._gateway.rpc("run.resume", params, repeat=True)
+        return await self._gateway.follow_run(answer["run_id"])
+
+    # -- for the feed ---------------------------------------------------------------------------------------
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether later events wait for a missing one."""
+        return self._assembler.has_gap
+
+    @property
+    def last(self) -> int:
+        """The last `seq` that is here without a gap."""
+        return self._assembler.last
+
+    def take(self, event: Mapping[str, Any]) -> Pushed:
+        """Take an event of this run from the channel."""
+        pushed = self._assembler.push(event)
+        if pushed.events:
+            self._seen.extend(pushed.events)
+            self._changed.set()
+        return pushed
+
+    def fail(self, error: Exception) -> None:
+        """End the iterating with `error`, unless the run has ended by itself."""
+        if not self.ended:
+            self._failure = error
+            self._changed.set()
