@@ -1,0 +1,88 @@
+"""What the contract suites run against: one rig an engine, each making adapters that share one set of data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from narthex.adapters.brokers.sqlite import SqliteBroker
+from narthex.adapters.stores.sqlite import SqliteStore
+from narthex.ports.broker import Broker
+from narthex.ports.store import Store
+
+
+class BrokerRig(Protocol):
+    """Makes brokers on the same data: one after the other, or, where `shared`, at the same time."""
+
+    shared: bool
+
+    def make(self) -> Broker:
+        """A broker that is not started."""
+
+    def spec(self) -> str:
+        """What `broker_from` needs in another process."""
+
+
+class StoreRig(Protocol):
+    """Makes stores on the same data: one after the other, or, where `shared`, at the same time."""
+
+    shared: bool
+
+    def make(self) -> Store:
+        """A store that is not started."""
+
+    def spec(self) -> str:
+        """What `store_from` needs in another process."""
+
+
+class SqliteBrokerRig:
+    """A log file in a directory of the test's."""
+
+    shared = False
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "log.db"
+
+    def make(self) -> SqliteBroker:
+        return SqliteBroker(self.path)
+
+    def spec(self) -> str:
+        return json.dumps({"engine": "sqlite", "where": str(self.path)})
+
+
+class SqliteStoreRig:
+    """A store file in a directory of the test's."""
+
+    shared = False
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "store.db"
+
+    def make(self) -> SqliteStore:
+        return SqliteStore(self.path)
+
+    def spec(self) -> str:
+        return json.dumps({"engine": "sqlite", "where": str(self.path)})
+
+
+def broker_from(spec: str) -> Broker:
+    """The inverse of `BrokerRig.spec`."""
+    found = json.loads(spec)
+    if found["engine"] == "sqlite":
+        return SqliteBroker(Path(found["where"]))
+    raise ValueError(found["engine"])
+
+
+def store_from(spec: str) -> Store:
+    """The inverse of `StoreRig.spec`."""
+    found = json.loads(spec)
+    if found["engine"] == "sqlite":
+        return SqliteStore(Path(found["where"]))
+    raise ValueError(found["engine"])
+
+
+def child(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this package in a process of its own."""
+    return [sys.executable, "-m", f"tests.contracts.{module}", *arguments]

@@ -1,0 +1,639 @@
+"""The contract of `ports/store.py` and of the ports behind it, run by every engine. Credentials: next file."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from narthex.errors import ClientError, DependencyError
+from narthex.ports.runs import Interrupt, Run
+from narthex.ports.store import AuditRecord, Sample, Store, TestRunResult
+from narthex.ports.threads import Message, Thread, ThreadMember
+from tests.contracts.rigs import StoreRig, child
+
+ROOT = Path(__file__).parents[2]
+
+
+def thread(
+    thread_id: str, tenant: str = "a", *, by: str = "ann", at: float = 1.0, title: str = "Title"
+) -> Thread:
+    """A thread."""
+    return Thread(
+        thread_id=thread_id, tenant=tenant, title=title, created_by=by, created_at=at, updated_at=at
+    )
+
+
+def message(message_id: str, thread_id: str = "t1", *, at: float = 2.0, content: str = "hello") -> Message:
+    """A person's message."""
+    return Message(
+        message_id=message_id, thread_id=thread_id, role="user", author="ann", content=content, created_at=at
+    )
+
+
+def run(run_id: str, thread_id: str = "t1", *, tenant: str = "a", user: str = "ann", at: float = 1.0) -> Run:
+    """A queued run whose client message id is the run's."""
+    return Run(
+        run_id=run_id,
+        thread_id=thread_id,
+        tenant=tenant,
+        user_id=user,
+        agent="concierge",
+        state="queued",
+        client_message_id=run_id,
+        message_id="m-" + run_id,
+        created_at=at,
+    )
+
+
+async def start(store: Store, *runs: Run) -> None:
+    """Queue runs."""
+    for entry in runs:
+        await store.runs.start(entry, queue_limit=100)
+
+
+def ids(runs: list[Run]) -> list[str]:
+    """Their ids, in order."""
+    return [entry.run_id for entry in runs]
+
+
+class TestLife:
+    """`start`, `stop`, `ping`, durability."""
+
+    async def test_writes_survive_a_restart(self, store_rig: StoreRig) -> None:
+        """What was written before a clean stop is read after the next start; migrating again changes nothing."""
+        first = store_rig.make()
+        await first.start()
+        await first.threads.create(thread("t1"))
+        await first.stop()
+        second = store_rig.make()
+        await second.start()
+        assert await second.threads.get("a", "t1") == thread("t1")
+        await second.stop()
+
+    async def test_stopped_store_says_so(self, store_rig: StoreRig) -> None:
+        """Before `start` and after `stop` calls raise, and stopping twice is fine."""
+        store = store_rig.make()
+        with pytest.raises(DependencyError):
+            await store.threads.get("a", "t1")
+        await store.start()
+        await store.stop()
+        await store.stop()
+        with pytest.raises(DependencyError):
+            await store.threads.create(thread("t1"))
+
+    async def test_ping(self, store: Store) -> None:
+        """A round trip, many at once too."""
+        await asyncio.gather(*(store.ping() for _ in range(10)))
+        assert store.durability.endswith(".")
+
+    async def test_acknowledged_writes_survive_kill_9(self, store_rig: StoreRig) -> None:
+        """A writer killed amid its work, three times: every acknowledged audit record is there."""
+        told: set[str] = set()
+        for turn in range(3):
+            told |= set(await asyncio.to_thread(_write_and_kill, store_rig.spec(), turn * 1_000_000, 300))
+        store = store_rig.make()
+        await store.start()
+        kept = {record.subject for record in await store.records.audits("kill", 10_000)}
+        await store.stop()
+        assert len(told) >= 900
+        assert told <= kept
+
+    async def test_cancelled_writes_do_not_disturb_others(self, store: Store) -> None:
+        """Of 90 creates every third is cancelled mid-flight: the others are there."""
+        tasks = [asyncio.create_task(store.threads.create(thread(f"t{n}"))) for n in range(90)]
+        await asyncio.sleep(0)
+        for task in tasks[::3]:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for number, outcome in enumerate(outcomes):
+            if outcome is True:
+                assert await store.threads.get("a", f"t{number}") == thread(f"t{number}")
+            else:
+                assert number % 3 == 0
+        assert await store.threads.create(thread("after"))
+
+    async def test_a_failing_write_undoes_only_itself(self, store: Store) -> None:
+        """Writes that fail amid others that run at the same time."""
+        await start(store, run("r0"))
+        outcomes = await asyncio.gather(
+            *(store.runs.start(run(f"r{n}"), queue_limit=1 if n % 2 else 100) for n in range(1, 21)),
+            return_exceptions=True,
+        )
+        for number, outcome in enumerate(outcomes, start=1):
+            assert isinstance(outcome, ClientError if number % 2 else tuple)
+        assert len(await store.runs.active_in_thread("a", "t1")) == 11
+
+
+def _write_and_kill(spec: str, start_at: int, lines: int) -> list[str]:
+    """The subjects that a writer process said were acknowledged before it was killed."""
+    process = subprocess.Popen(
+        child("auditor", spec, str(start_at)), stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    try:
+        told = [process.stdout.readline() for _ in range(lines)]
+        process.send_signal(signal.SIGKILL)
+        told += process.stdout.readlines()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    return [line.strip() for line in told if line.endswith("\n")]
+
+
+class TestThreads:
+    """`ports/threads.py`."""
+
+    async def test_create_and_get(self, store: Store) -> None:
+        """The creator is the owner; an id exists once, in whatever tenant."""
+        assert await store.threads.create(thread("t1"))
+        assert not await store.threads.create(thread("t1"))
+        assert not await store.threads.create(thread("t1", "b"))
+        assert await store.threads.get("a", "t1") == thread("t1")
+        assert await store.threads.members("a", "t1") == [
+            ThreadMember(user_id="ann", role="owner", joined_at=1.0)
+        ]
+
+    async def test_another_tenants_rows_are_absent(self, store: Store) -> None:
+        """Every method treats another tenant's thread as one that does not exist."""
+        threads = store.threads
+        await threads.create(thread("t1"))
+        await threads.add_messages("a", [message("m1")])
+        member = ThreadMember(user_id="bob", role="member", joined_at=1.0)
+        assert await threads.get("b", "t1") is None
+        assert await threads.list_for("b", "ann", before=None, limit=10) == []
+        assert not await threads.rename("b", "t1", "x", 2.0)
+        assert not await threads.delete("b", "t1")
+        assert await threads.members("b", "t1") == []
+        assert await threads.role("b", "t1", "ann") is None
+        assert await threads.add_member("b", "t1", member, limit=None) == "absent"
+        assert not await threads.remove_member("b", "t1", "ann")
+        assert not await threads.mark_read("b", "t1", "ann", 5)
+        await threads.add_messages("b", [message("m2")])
+        assert await threads.messages("b", "t1", before=None, limit=10) == []
+        assert await threads.search("b", "ann", "hello", limit=10) == []
+        assert await threads.purge("b", "ann", 100.0) == []
+        assert await threads.get("a", "t1") == msgspec.structs.replace(thread("t1"), updated_at=2.0)
+        assert [m.message_id for m in await threads.messages("a", "t1", before=None, limit=10)] == ["m1"]
+
+    async def test_list_for(self, store: Store) -> None:
+        """Most recently updated first, from `before` on, only those one is a member of."""
+        for number in range(5):
+            await store.threads.create(thread(f"t{number}", at=float(number)))
+        await store.threads.create(thread("other", by="bob", at=9.0))
+        listed = await store.threads.list_for("a", "ann", before=None, limit=3)
+        assert [entry.thread_id for entry in listed] == ["t4", "t3", "t2"]
+        listed = await store.threads.list_for("a", "ann", before=2.0, limit=3)
+        assert [entry.thread_id for entry in listed] == ["t1", "t0"]
+
+    async def test_rename(self, store: Store) -> None:
+        """The title changes, also in the search."""
+        await store.threads.create(thread("t1", title="Old name"))
+        assert await store.threads.rename("a", "t1", "New name", 5.0)
+        assert not await store.threads.rename("a", "t9", "x", 5.0)
+        found = await store.threads.get("a", "t1")
+        assert found is not None
+        assert (found.title, found.updated_at) == ("New name", 5.0)
+        assert await store.threads.search("a", "ann", "old", limit=5) == []
+        assert len(await store.threads.search("a", "ann", "new", limit=5)) == 1
+
+    async def test_members(self, store: Store) -> None:
+        """Added, present, full, absent; owners first; removed once."""
+        await store.threads.create(thread("t1", by="zoe"))
+
+        async def add(user: str, limit: int | None = 3) -> str:
+            member = ThreadMember(user_id=user, role="member", joined_at=2.0)
+            return await store.threads.add_member("a", "t1", member, limit=limit)
+
+        assert [await add("bob"), await add("bob"), await add("cid"), await add("dan")] == [
+            "added",
+            "present",
+            "added",
+            "full",
+        ]
+        assert await add("dan", None) == "added"
+        assert [m.user_id for m in await store.threads.members("a", "t1")] == ["zoe", "bob", "cid", "dan"]
+        assert await store.threads.role("a", "t1", "zoe") == "owner"
+        assert await store.threads.role("a", "t1", "bob") == "member"
+        assert await store.threads.remove_member("a", "t1", "bob")
+        assert not await store.threads.remove_member("a", "t1", "bob")
+        assert await store.threads.role("a", "t1", "bob") is None
+
+    async def test_the_last_place_is_taken_once(self, store: Store) -> None:
+        """30 people join at once where 5 have room."""
+        await store.threads.create(thread("t1"))
+        outcomes = await asyncio.gather(
+            *(
+                store.threads.add_member(
+                    "a", "t1", ThreadMember(user_id=f"u{n}", role="member", joined_at=1.0), limit=5
+                )
+                for n in range(30)
+            )
+        )
+        assert sorted(outcomes) == ["added"] * 4 + ["full"] * 26
+
+    async def test_read_marker_never_goes_back(self, store: Store) -> None:
+        """Forward only."""
+        await store.threads.create(thread("t1"))
+        assert await store.threads.mark_read("a", "t1", "ann", 7)
+        assert await store.threads.mark_read("a", "t1", "ann", 3)
+        assert not await store.threads.mark_read("a", "t1", "bob", 3)
+        assert (await store.threads.members("a", "t1"))[0].read_offset == 7
+
+    async def test_messages(self, store: Store) -> None:
+        """Idempotent by id, newest `limit` in ascending order; `updated_at` follows."""
+        await store.threads.create(thread("t1"))
+        await store.threads.create(thread("t2"))
+        everything = [message(f"m{n}", at=10.0 + n, content=f"text {n}") for n in range(5)]
+        everything[0] = msgspec.structs.replace(
+            everything[0], role="tool", run_id="r1", detail='{"name":"x"}', offset=12, content="ä\n"
+        )
+        await store.threads.add_messages("a", everything)
+        await store.threads.add_messages("a", [message("m1", content="changed"), message("m1", "t2")])
+        assert await store.threads.messages("a", "t1", before=None, limit=10) == everything
+        assert await store.threads.messages("a", "t1", before=13.0, limit=2) == everything[1:3]
+        assert len(await store.threads.messages("a", "t2", before=None, limit=10)) == 1
+        found = await store.threads.get("a", "t1")
+        assert found is not None
+        assert found.updated_at == 14.0
+
+    async def test_search(self, store: Store) -> None:
+        """Messages and titles of one's own threads, all words, the last as a beginning; snippets are marked."""
+        await store.threads.create(thread("t1", title="Garden plans"))
+        await store.threads.create(thread("t2", by="bob", title="Garden secrets"))
+        await store.threads.add_messages(
+            "a",
+            [
+                message("m1", content="Where do the tomatoes grow best? Next to the garden wall."),
+                message("m2", content="Nothing of the kind"),
+                message("m3", "t2", content="garden of bob"),
+            ],
+        )
+        hits = await store.threads.search("a", "ann", "garden", limit=10)
+        assert {(hit.thread_id, hit.message_id) for hit in hits} == {("t1", ""), ("t1", "m1")}
+        [hit] = await store.threads.search("a", "ann", "TOMATOES gro", limit=10)
+        assert (hit.message_id, hit.title, hit.created_at) == ("m1", "Garden plans", 2.0)
+        assert "[tomatoes]" in hit.snippet
+        assert await store.threads.search("a", "ann", "tomatoes absent", limit=10) == []
+        assert len(await store.threads.search("a", "ann", "garden", limit=1)) == 1
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", " ", '"', "'; DROP TABLE threads; --", "a OR", "NEAR(", "*", "a:b", "&|!()", "ä*", "-x", "\0"],
+    )
+    async def test_search_takes_any_text(self, store: Store, text: str) -> None:
+        """What is syntax to an engine is plain text to us."""
+        await store.threads.create(thread("t1"))
+        assert await store.threads.search("a", "ann", text, limit=5) == []
+
+    async def test_delete_is_real(self, store: Store) -> None:
+        """Members, messages, runs, approvals and search entries go with the thread; others' stay."""
+        for name in ("t1", "t2"):
+            await store.threads.create(thread(name, title="Unicorn"))
+            await store.threads.add_messages("a", [message("m1", name, content="pegasus")])
+            await start(store, run(f"r-{name}", name))
+            await store.runs.open_interrupt(interrupt(f"i-{name}", name))
+        assert await store.threads.delete("a", "t1")
+        assert not await store.threads.delete("a", "t1")
+        assert await store.threads.get("a", "t1") is None
+        assert await store.runs.get("a", "r-t1") is None
+        assert await store.runs.interrupt("a", "i-t1") is None
+        assert await store.threads.messages("a", "t1", before=None, limit=10) == []
+        assert await store.threads.list_for("a", "ann", before=None, limit=10) != []
+        for word in ("unicorn", "pegasus"):
+            hits = await store.threads.search("a", "ann", word, limit=10)
+            assert [hit.thread_id for hit in hits] == ["t2"]
+        assert await store.threads.create(thread("t1", title="Unicorn again"))
+        assert len(await store.threads.search("a", "ann", "pegasus", limit=10)) == 1
+
+    async def test_purge(self, store: Store) -> None:
+        """Threads of one creator that were last updated before."""
+        for number in range(4):
+            await store.threads.create(thread(f"t{number}", at=float(number)))
+        await store.threads.create(thread("bobs", by="bob", at=0.0))
+        assert sorted(await store.threads.purge("a", "ann", 2.0)) == ["t0", "t1"]
+        assert await store.threads.get("a", "bobs") is not None
+        assert await store.threads.get("a", "t2") is not None
+
+
+def interrupt(interrupt_id: str, thread_id: str = "t1") -> Interrupt:
+    """An open approval that expires at 100."""
+    return Interrupt(
+        interrupt_id=interrupt_id,
+        run_id="r1",
+        thread_id=thread_id,
+        tenant="a",
+        text="May I?",
+        schema="{}",
+        created_at=1.0,
+        expires_at=100.0,
+        node="n1",
+    )
+
+
+class TestQueue:
+    """`start`, `claim`, `queue_position`."""
+
+    async def test_start_is_idempotent(self, store: Store) -> None:
+        """One client message id gives one run, also when 30 ask at once."""
+        outcomes = await asyncio.gather(
+            *(
+                store.runs.start(msgspec.structs.replace(run(f"r{n}"), client_message_id="c"), queue_limit=5)
+                for n in range(30)
+            )
+        )
+        assert sum(created for _, created in outcomes) == 1
+        assert len({kept.run_id for kept, _ in outcomes}) == 1
+        assert await store.runs.by_client_message("a", "ann", "c") == outcomes[0][0]
+        assert await store.runs.by_client_message("a", "bob", "c") is None
+        assert (
+            await store.runs.start(
+                msgspec.structs.replace(run("x", user="bob"), client_message_id="c"), queue_limit=5
+            )
+        )[1]
+
+    async def test_start_keeps_every_field(self, store: Store) -> None:
+        """What was started is read back whole."""
+        whole = msgspec.structs.replace(
+            run("r1"),
+            parent_run_id="r0",
+            concurrent_limit=7,
+            identity='{"a":1}',
+            traffic="e2e",
+            restartable=True,
+        )
+        assert await store.runs.start(whole, queue_limit=1) == (whole, True)
+        assert await store.runs.get("a", "r1") == whole
+        assert await store.runs.get("b", "r1") is None
+
+    async def test_queue_limit(self, store: Store) -> None:
+        """A thread's queue is bounded, also against 20 at once; other threads' are not concerned."""
+        outcomes = await asyncio.gather(
+            *(store.runs.start(run(f"r{n}"), queue_limit=3) for n in range(20)), return_exceptions=True
+        )
+        full = [outcome for outcome in outcomes if isinstance(outcome, ClientError)]
+        assert len(full) == 17
+        assert {outcome.code for outcome in full} == {"queue_full"}
+        assert (await store.runs.start(run("other", "t2"), queue_limit=3))[1]
+
+    async def test_claim_takes_the_oldest_of_each_idle_thread(self, store: Store) -> None:
+        """One running run a thread; the next follows when it is finished."""
+        one = msgspec.structs.replace(run("r1", at=1.0), concurrent_limit=10)
+        two = msgspec.structs.replace(run("r2", at=2.0), concurrent_limit=10)
+        other = msgspec.structs.replace(run("r3", "t2", at=3.0), concurrent_limit=10)
+        await start(store, two, one, other)
+        claimed = await store.runs.claim("n1", 10.0, 5.0, 10)
+        assert ids(claimed) == ["r1", "r3"]
+        assert {(r.state, r.owner, r.lease_until, r.attempt) for r in claimed} == {("running", "n1", 15.0, 1)}
+        assert await store.runs.claim("n2", 10.0, 5.0, 10) == []
+        assert await finish(store, claimed[0])
+        assert ids(await store.runs.claim("n2", 10.0, 5.0, 10)) == ["r2"]
+
+    async def test_claim_honours_the_users_limit(self, store: Store) -> None:
+        """A user with two concurrent runs has the third wait; another user goes ahead."""
+        mine = [
+            msgspec.structs.replace(run(f"r{n}", f"t{n}", at=float(n)), concurrent_limit=2) for n in range(4)
+        ]
+        await start(store, *mine, run("bobs", "tb", user="bob", at=9.0))
+        claimed = await store.runs.claim("n1", 10.0, 5.0, 10)
+        assert ids(claimed) == ["r0", "r1", "bobs"]
+        assert await store.runs.claim("n1", 10.0, 5.0, 10) == []
+        await finish(store, claimed[0])
+        assert ids(await store.runs.claim("n1", 10.0, 5.0, 10)) == ["r2"]
+
+    async def test_claim_is_fair_between_tenants(self, store: Store) -> None:
+        """A tenant with a long queue does not starve the others, within a call and across calls."""
+        await start(
+            store,
+            *(run(f"a{n}", f"ta{n}", user=f"u{n}", at=float(n)) for n in range(6)),
+            *(run(f"b{n}", f"tb{n}", tenant="b", user=f"u{n}", at=100.0 + n) for n in range(2)),
+            run("c0", "tc", tenant="c", at=200.0),
+        )
+        first = ids(await store.runs.claim("n1", 300.0, 5.0, 4))
+        assert first == ["a0", "b0", "c0", "a1"]
+        second = ids(await store.runs.claim("n1", 300.0, 5.0, 10))
+        assert second == ["b1", "a2", "a3", "a4", "a5"]
+
+    async def test_parallel_claims_never_share(self, store: Store) -> None:
+        """20 claims at once over 30 runs: each run goes to one owner, quotas hold."""
+        await start(store, *(run(f"r{n}", f"t{n}", user=f"u{n % 15}", at=float(n)) for n in range(30)))
+        claims = await asyncio.gather(*(store.runs.claim(f"n{n}", 50.0, 5.0, 3) for n in range(20)))
+        claimed = [entry.run_id for part in claims for entry in part]
+        assert len(claimed) == len(set(claimed)) == 15
+
+    async def test_reserved_runs_wait_for_their_node(self, store: Store) -> None:
+        """A queued run with an owner is that node's until its lease has passed."""
+        await start(store, msgspec.structs.replace(run("r1"), owner="n1", lease_until=20.0))
+        assert await store.runs.claim("n2", 10.0, 5.0, 10) == []
+        assert await store.runs.renew("n1", 18.0, 5.0) == []
+        assert await store.runs.claim("n2", 21.0, 5.0, 10) == []
+        assert ids(await store.runs.claim("n1", 21.0, 5.0, 10)) == ["r1"]
+        await start(store, msgspec.structs.replace(run("r2", "t2", user="bob"), owner="n1", lease_until=20.0))
+        assert ids(await store.runs.claim("n2", 20.0, 5.0, 10)) == ["r2"]
+
+    async def test_queue_position(self, store: Store) -> None:
+        """How many are before it: in its thread, or in its user's quota."""
+        await start(store, *(run(f"r{n}", at=float(n)) for n in range(3)), run("q", "t2", at=9.0))
+        assert [await store.runs.queue_position("a", f"r{n}") for n in range(3)] == [0, 1, 2]
+        await store.runs.claim("n1", 10.0, 5.0, 1)
+        assert [await store.runs.queue_position("a", f"r{n}") for n in range(3)] == [0, 0, 1]
+        assert await store.runs.queue_position("a", "q") == 2
+        assert await store.runs.queue_position("b", "r2") == 0
+
+
+async def finish(store: Store, claimed: Run, state: str = "finished") -> bool:
+    """End a run."""
+    return await store.runs.finish(
+        claimed, state=state, count=3, digest="d", text="answer", error="", now=30.0
+    )
+
+
+class TestLeases:
+    """`renew`, `started`, `finish`, `orphans`, `release`: fencing by owner and attempt."""
+
+    async def test_life_of_a_run(self, store: Store) -> None:
+        """Claimed, started, finished; every step is kept."""
+        await start(store, run("r1"))
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        assert await store.runs.started(claimed, 41, 11.0)
+        assert await finish(store, claimed)
+        kept = await store.runs.get("a", "r1")
+        assert kept is not None
+        assert (kept.state, kept.start_offset, kept.started_at, kept.finished_at) == (
+            "finished",
+            41,
+            11.0,
+            30.0,
+        )
+        assert (kept.count, kept.digest, kept.text, kept.error) == (3, "d", "answer", "")
+        assert not await finish(store, claimed)
+
+    async def test_orphans_are_taken_over_and_fenced(self, store: Store) -> None:
+        """After its lease a run goes to another; the first owner's steps change nothing any more."""
+        await start(store, run("r1"))
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        assert await store.runs.orphans(14.9, "n2", 5.0, 10) == []
+        [taken] = await store.runs.orphans(15.0, "n2", 5.0, 10)
+        assert (taken.owner, taken.attempt, taken.lease_until) == ("n2", 2, 20.0)
+        assert not await store.runs.started(claimed, 1, 16.0)
+        assert not await finish(store, claimed)
+        assert await store.runs.renew("n1", 16.0, 5.0) == []
+        assert await finish(store, taken)
+
+    async def test_parallel_take_overs_share_nothing(self, store: Store) -> None:
+        """10 nodes take over 12 orphans at once."""
+        await start(store, *(run(f"r{n}", f"t{n}", user=f"u{n}") for n in range(12)))
+        await store.runs.claim("n0", 10.0, 5.0, 20)
+        taken = await asyncio.gather(*(store.runs.orphans(20.0, f"m{n}", 5.0, 3) for n in range(10)))
+        names = [entry.run_id for part in taken for entry in part]
+        assert len(names) == len(set(names)) == 12
+
+    async def test_renew(self, store: Store) -> None:
+        """Renewed leases hold, lapsed ones that nobody took too; the ids of running runs come back."""
+        await start(store, run("r1"), run("r2", "t2", user="bob"))
+        await store.runs.claim("n1", 10.0, 5.0, 10)
+        assert sorted(await store.runs.renew("n1", 14.0, 5.0)) == ["r1", "r2"]
+        assert await store.runs.orphans(15.0, "n2", 5.0, 10) == []
+        assert sorted(await store.runs.renew("n1", 99.0, 5.0)) == ["r1", "r2"]
+
+    async def test_release(self, store: Store) -> None:
+        """A clean stop hands everything over at once, reservations too."""
+        await start(
+            store,
+            run("r1"),
+            msgspec.structs.replace(run("r2", "t2", user="bob"), owner="n1", lease_until=99.0),
+        )
+        await store.runs.claim("n1", 10.0, 60.0, 1)
+        assert await store.runs.release("n1", 12.0) == 2
+        assert ids(await store.runs.orphans(12.0, "n2", 5.0, 10)) == ["r1"]
+        assert ids(await store.runs.claim("n2", 12.0, 5.0, 10)) == ["r2"]
+
+    async def test_cancel(self, store: Store) -> None:
+        """A queued run is cancelled at once, a running one is asked, a finished one is left as it is."""
+        await start(store, run("r1", at=1.0), run("r2", at=2.0))
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        queued = await store.runs.request_cancel("a", "r2", "bob", 11.0)
+        assert queued is not None
+        assert (queued.state, queued.finished_at, queued.cancel_requested_by) == ("cancelled", 11.0, "bob")
+        running = await store.runs.request_cancel("a", "r1", "bob", 11.0)
+        again = await store.runs.request_cancel("a", "r1", "cid", 12.0)
+        assert running is not None
+        assert running == again
+        assert (running.state, running.cancel_requested_by) == ("running", "bob")
+        assert ids(await store.runs.cancel_requests("n1")) == ["r1"]
+        assert await store.runs.cancel_requests("n2") == []
+        assert await finish(store, claimed, "cancelled")
+        assert await store.runs.cancel_requests("n1") == []
+        after = await store.runs.request_cancel("a", "r1", "cid", 13.0)
+        assert after is not None
+        assert (after.state, after.cancel_requested_by) == ("cancelled", "bob")
+        assert await store.runs.request_cancel("b", "r1", "x", 1.0) is None
+
+    async def test_lists_and_counts(self, store: Store) -> None:
+        """Active runs oldest first, all runs newest first, active ones counted by user."""
+        await start(store, *(run(f"r{n}", at=float(n)) for n in range(3)))
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        await finish(store, claimed)
+        assert ids(await store.runs.active_in_thread("a", "t1")) == ["r1", "r2"]
+        assert ids(await store.runs.list_in_thread("a", "t1", 2)) == ["r2", "r1"]
+        assert await store.runs.active_in_thread("b", "t1") == []
+        assert await store.runs.active_count("a", "ann") == 2
+        assert await store.runs.active_count("b", "ann") == 0
+
+
+class TestInterrupts:
+    """Approvals."""
+
+    async def test_answered_once(self, store: Store) -> None:
+        """Of 20 answers at once one counts, all get its record, and one run carries on."""
+        await store.runs.open_interrupt(interrupt("i1"))
+        await store.runs.open_interrupt(interrupt("i1"))
+        assert await store.runs.interrupt("a", "i1") == interrupt("i1")
+        assert await store.runs.open_interrupts("a", "t1", 50.0) == [interrupt("i1")]
+        answers = await asyncio.gather(
+            *(
+                store.runs.answer_interrupt(
+                    "a",
+                    "i1",
+                    by=f"u{n}",
+                    payload=f"{n}",
+                    resume=msgspec.structs.replace(run(f"r{n}"), owner="n1", lease_until=60.0),
+                    now=50.0,
+                )
+                for n in range(20)
+            )
+        )
+        assert len({msgspec.json.encode(answer) for answer in answers}) == 1
+        assert answers[0] is not None
+        active = await store.runs.active_in_thread("a", "t1")
+        assert ids(active) == [answers[0].resume_run_id]
+        assert (active[0].owner, active[0].lease_until) == ("n1", 60.0)
+        assert await store.runs.open_interrupts("a", "t1", 50.0) == []
+
+    async def test_expired_or_unknown(self, store: Store) -> None:
+        """Too late, another tenant's, or none: no answer, no run."""
+        await store.runs.open_interrupt(interrupt("i1"))
+        for tenant, name, now in (("a", "i1", 100.0), ("b", "i1", 50.0), ("a", "i9", 50.0)):
+            answer = await store.runs.answer_interrupt(
+                tenant, name, by="u", payload="1", resume=run("r1"), now=now
+            )
+            assert answer is None
+        assert await store.runs.get("a", "r1") is None
+        assert await store.runs.open_interrupts("a", "t1", 100.0) == []
+        assert await store.runs.interrupt("b", "i1") is None
+
+    async def test_the_first_answer_stays_after_expiry(self, store: Store) -> None:
+        """Asked again after the end, the first record still comes back."""
+        await store.runs.open_interrupt(interrupt("i1"))
+        first = await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=run("r1"), now=50.0)
+        again = await store.runs.answer_interrupt("a", "i1", by="v", payload="2", resume=run("r2"), now=500.0)
+        assert first is not None
+        assert again == first
+
+
+class TestRecords:
+    """Audit, results, samples."""
+
+    async def test_audits(self, store: Store) -> None:
+        """Newest first, by kind or all."""
+        for number in range(5):
+            await store.records.audit(
+                AuditRecord(at=1.0, kind="ab"[number % 2], tenant="t", subject=str(number), detail="{}")
+            )
+        assert [record.subject for record in await store.records.audits("a", 2)] == ["4", "2"]
+        assert [record.subject for record in await store.records.audits(None, 10)] == list("43210")
+
+    async def test_results(self, store: Store) -> None:
+        """A test run's result is replaced by its next."""
+
+        def result(name: str, at: float, failed: int = 0) -> TestRunResult:
+            return TestRunResult(
+                test_run=name,
+                at=at,
+                environment="staging",
+                passed=1,
+                failed=failed,
+                skipped=0,
+                duration_s=0.5,
+            )
+
+        await store.records.add_result(result("x", 1.0))
+        await store.records.add_result(result("y", 2.0))
+        await store.records.add_result(result("x", 3.0, failed=2))
+        assert await store.records.results(10) == [result("x", 3.0, failed=2), result("y", 2.0)]
+
+    async def test_samples(self, store: Store) -> None:
+        """Oldest first, from `since` on, by component or all."""
+        samples = [
+            Sample(at=float(n), component=("broker", "store")[n % 2], status="healthy", latency_ms=0.5)
+            for n in range(6)
+        ]
+        await store.records.add_samples(samples)
+        await store.records.add_samples([])
+        assert await store.records.samples(None, 2.0, 3) == samples[2:5]
+        assert await store.records.samples("store", 0.0, 10) == samples[1::2]
