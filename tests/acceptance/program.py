@@ -91,7 +91,12 @@ class Program:
         with self.log_file.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command(
-                    "serve", "--port", str(self.port), "--data-dir", str(self.directory / "data"), *self.arguments
+                    "serve",
+                    "--port",
+                    str(self.port),
+                    "--data-dir",
+                    str(self.directory / "data"),
+                    *self.arguments,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -108,7 +113,9 @@ class Program:
         async with httpx2.AsyncClient(trust_env=False) as client:
             while time.monotonic() - began < READY_WITHIN_S:
                 if process.poll() is not None:
-                    raise AssertionError(f"exit {process.returncode} before it was ready:\n{self.log[-4000:]}")
+                    raise AssertionError(
+                        f"exit {process.returncode} before it was ready:\n{self.log[-4000:]}"
+                    )
                 with contextlib.suppress(httpx2.HTTPError):
                     if (await client.get(f"{self.http}/readyz")).status_code == 200:
                         self.ready_after_s = time.monotonic() - began
@@ -136,7 +143,9 @@ class Program:
             except subprocess.TimeoutExpired:
                 self.kill()
 
-    def run(self, *words: str, timeout_s: float = 30.0, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run another narthex command to its end, in this program's environment."""
         return subprocess.run(
             self.command(*words),
@@ -155,6 +164,12 @@ class Program:
         done = self.run("token", "--data-dir", str(self.directory / "data"), "--sub", subject, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    async def login(self, email: str) -> str:
+        """Sign in at the embedded provider; the access token."""
+        answer = await self.post("/auth/login", json={"email": email})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_token"])
 
     async def get(self, path: str, **options: Any) -> httpx2.Response:
         """GET a path."""

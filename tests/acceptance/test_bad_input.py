@@ -1,0 +1,129 @@
+"""Bad input gets a clear error and costs nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.acceptance.program import Program, running
+from tests.acceptance.sdk import person
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
+    async with running(tmp_path) as program:
+        yield program
+
+
+async def opened(program: Program, token: str) -> ClientConnection:
+    """A raw connection past its connect."""
+    raw = await connect(
+        program.ws, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None, max_size=None
+    )
+    await raw.send('{"id":1,"connect":{}}')
+    assert json.loads(await raw.recv())["connect"]["client"]
+    return raw
+
+
+async def test_each_kind_of_bad_frame_is_named_and_nobody_else_notices(gateway: Program) -> None:
+    """Malformed JSON, deep nesting, wrong types, binary, 10 MB: the close code and reason say which."""
+    token = gateway.token("mallory")
+    cases: list[tuple[str | bytes, int, str]] = [
+        ("{", 3501, "JSON"),
+        ("[" * 100_000, 3501, "deeper"),
+        ('{"id":"one","rpc":{}}', 3501, "not a command"),
+        ('{"id":2,"connect":{}}', 3501, "connect"),
+        ('{"rpc":{"method":"echo"}}', 3501, "id"),
+        (b"\x00\x01", 3506, "text"),
+        ("x" * 10_000_000, 1009, ""),
+    ]
+    async with person(gateway.ws, gateway.token("ada")) as ada:
+        for frame, code, says in cases:
+            raw = await opened(gateway, token)
+            with pytest.raises(ConnectionClosed):
+                await raw.send(frame)
+                while True:
+                    await asyncio.wait_for(raw.recv(), 10)
+            assert raw.close_code == code, (frame[:20], raw.close_code, raw.close_reason)
+            assert says in raw.close_reason
+            assert (await ada.rpc("echo", n=1)) == {"n": 1}
+        assert ada.connected == 1
+
+
+async def test_unknown_methods_and_wrong_params_are_answered(gateway: Program) -> None:
+    """The connection lives on."""
+    raw = await opened(gateway, gateway.token("ada"))
+    for command, code in [
+        ('{"id":2,"rpc":{"method":"no.such"}}', 104),
+        ('{"id":3,"rpc":{"method":"run.start","data":{"text":5}}}', 400),
+        ('{"id":4,"rpc":{"method":"run.start","data":{}}}', 400),
+        ('{"id":5,"rpc":{"method":"thread.get","data":{"thread_id":"nobody-s"}}}', 404),
+        ('{"id":6,"subscribe":{"channel":"thread:nobody-s"}}', 103),
+        ('{"id":7,"subscribe":{"channel":"user:bob"}}', 103),
+        ('{"id":8,"subscribe":{"channel":"secret"}}', 102),
+        ('{"id":9,"publish":{"channel":"user:ada","data":{}}}', 103),
+        ('{"id":10,"history":{"channel":"thread:nobody-s"}}', 103),
+        (
+            '{"id":11,"rpc":{"method":"run.start","data":{"text":"hi","client_message_id":"m","agent":"none"}}}',
+            404,
+        ),
+    ]:
+        await raw.send(command)
+        answer = json.loads(await raw.recv())
+        assert answer["id"] == json.loads(command)["id"]
+        assert answer["error"]["code"] == code, answer
+    await raw.close()
+
+
+async def test_a_forged_token_is_refused_before_the_upgrade(gateway: Program) -> None:
+    """401 with problem+json, WWW-Authenticate, and nothing of the token anywhere."""
+    good = gateway.token("ada")
+    forged = good[:-6] + ("AAAAAA" if not good.endswith("AAAAAA") else "BBBBBB")
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(gateway.ws, additional_headers={"Authorization": f"Bearer {forged}"}, proxy=None)
+    response = caught.value.response
+    assert response.status_code == 401
+    problem = json.loads(response.body or b"")
+    assert problem["code"] == "token_invalid"
+    assert {"type", "title", "status", "code", "detail", "remedy", "trace_id", "carriers_checked"} <= set(
+        problem
+    )
+    assert "invalid_token" in response.headers["www-authenticate"]
+    assert forged not in (response.body or b"").decode()
+    assert forged[:20] not in gateway.log
+
+
+async def test_browsers_hear_the_reason_when_they_offer_to(gateway: Program) -> None:
+    """`narthex.explain`: upgraded and at once closed with code and reason."""
+    for offered in (["narthex.explain"], ["jwt-auth", "jwt.broken", "narthex.explain"]):
+        refused = await connect(
+            gateway.ws + "?token=eyJhbGciOiJIUzI1NiJ9.e30.c2ln", subprotocols=offered, proxy=None
+        )  # type: ignore[arg-type]  # plain names
+        with pytest.raises(ConnectionClosed):
+            await refused.recv()
+        assert refused.close_code in (3500, 3501)
+        assert ":" in refused.close_reason
+        assert refused.subprotocol == offered[0]
+
+
+async def test_a_flood_of_commands_is_throttled_and_memory_stays(gateway: Program) -> None:
+    """3013 after two bursts; the process is as large as before."""
+    assert gateway.process is not None
+    before = psutil.Process(gateway.process.pid).memory_info().rss
+    raw = await opened(gateway, gateway.token("mallory"))
+    with pytest.raises(ConnectionClosed):
+        for number in range(2, 5_000):
+            await raw.send(f'{{"id":{number},"rpc":{{"method":"echo"}}}}')
+        while True:
+            await asyncio.wait_for(raw.recv(), 10)
+    assert raw.close_code == 3013
+    assert psutil.Process(gateway.process.pid).memory_info().rss - before < 8 * 1024 * 1024

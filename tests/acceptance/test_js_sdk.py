@@ -1,0 +1,109 @@
+"""The main job with the unmodified `centrifuge` npm SDK, through a `kill -9` of the server in mid-run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.program import running
+from tests.acceptance.sdk import prove
+
+pytestmark = pytest.mark.acceptance
+
+WEB = Path(__file__).parents[2] / "web"
+SCRIPT = Path(__file__).with_name("chat.mjs")
+
+
+@pytest.fixture
+def node() -> str:
+    found = shutil.which("node")
+    missing = None if found else "there is no node on the PATH"
+    if found and not (WEB / "node_modules" / "centrifuge").is_dir():
+        missing = "web/node_modules is not installed (pip install -e . does it)"
+    if missing is None and found:
+        return found
+    if os.environ.get("CI"):
+        pytest.fail(str(missing))
+    pytest.skip(str(missing))
+
+
+class NodePerson:
+    """The script's output, line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+
+    async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+        """Read until `count` lines of a kind have come; all of that kind."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(30):
+            while len(found := [line for line in self.lines if line["kind"] == kind]) < count:
+                raw = await self.process.stdout.readline()
+                assert raw, f"the script ended; it said {self.lines[-5:]}"
+                self.lines.append(json.loads(raw))
+        return found
+
+    async def until_terminal(self) -> list[dict[str, Any]]:
+        """Read to the run's terminal event; all events of the run."""
+        count = 1
+        while True:
+            events = [line["data"] for line in await self.until("event", count)]
+            if events[-1]["type"] in ("RUN_FINISHED", "RUN_ERROR"):
+                return [event for event in events if "runId" in event]
+            count = len(events) + 1
+
+
+@contextlib.asynccontextmanager
+async def node_person(node: str, *arguments: str) -> AsyncIterator[NodePerson]:
+    process = await asyncio.create_subprocess_exec(
+        node, str(SCRIPT), *arguments, cwd=WEB, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield NodePerson(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), 5)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def test_a_run_through_a_crash(tmp_path: Path, node: str) -> None:
+    """Nothing lost, nothing twice, the interrupted run ended by RUN_ERROR, the SDK back by itself."""
+    async with running(tmp_path) as gateway:
+        async with node_person(node, gateway.ws, gateway.token("ada"), "count to 500") as ada:
+            await ada.until("event", 20)
+            gateway.kill()
+            await gateway.start()
+            events = await ada.until_terminal()
+            assert events[-1]["type"] == "RUN_ERROR"
+            assert events[-1]["code"] == "owner_lost"
+            prove(events)
+            offsets = [line["offset"] for line in ada.lines if line["kind"] == "event"]
+            assert offsets == list(range(1, len(offsets) + 1))
+            assert len(await ada.until("connected", 2)) == 2
+            assert (await ada.until("subscribed", 2))[-1]["recovered"] is True
+
+
+async def test_a_whole_run_and_its_notices(tmp_path: Path, node: str) -> None:
+    """Every event in order, and the user's own channel says that the run began."""
+    async with (
+        running(tmp_path) as gateway,
+        node_person(node, gateway.ws, gateway.token("ada"), "echo hello") as ada,
+    ):
+        events = await ada.until_terminal()
+        assert events[-1]["type"] == "RUN_FINISHED"
+        prove(events)
+        await ada.until("notice", 2)
+        assert "narthex.run_began" in {line["data"]["name"] for line in ada.lines if line["kind"] == "notice"}
