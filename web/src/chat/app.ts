@@ -10,6 +10,8 @@ import { Session, preflight, request } from "./session.ts";
 import type { Config, Hit, Thread, Whoami } from "./wire.ts";
 
 const THREADS_PAGE = 50;
+/** A token that was just renewed and is refused again will not get better by renewing it. */
+const RENEW_AGAIN_MS = 60_000;
 
 export type Stage = "starting" | "signed-out" | "unreachable" | "inside";
 
@@ -28,6 +30,7 @@ export class App {
   readonly session = new Session();
   readonly connection = new Connection(this.session);
   #toastTimer: ReturnType<typeof setTimeout> | undefined;
+  #renewedAt = 0;
   #reloading: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
@@ -35,7 +38,7 @@ export class App {
     this.connection.onConnected = () => void this.#connected();
     this.connection.link.subscribe((link) => {
       // A session that ended is for the sign-in page to say; other refusals are shown where the person is.
-      if (link.phase === "refused" && link.refusal.close === 3500) this.#leave(link.refusal);
+      if (link.phase === "refused" && link.refusal.close === 3500) void this.#turnedAway(link.refusal);
     });
     addEventListener("hashchange", () => this.#route());
   }
@@ -49,9 +52,10 @@ export class App {
     const refusal = await preflight(this.session);
     if (refusal === null) return this.#enter();
     if (refusal.status === 401 || refusal.status === 400) {
+      // The session cookie lives as long as its token, an hour; the refresh cookie for weeks.
+      if (this.session.renewable && (await this.#renewed())) return this.#enter();
       // Nobody signed in is no news; a credential that is not accepted any more is.
       this.refusal.value = refusal.code === "auth_required" ? null : refusal;
-      if (!this.session.pasted && refusal.code === "token_expired" && (await this.#renewed())) return this.#enter();
       this.stage.value = "signed-out";
     } else {
       this.refusal.value = refusal;
@@ -90,6 +94,7 @@ export class App {
   /** The conversation that is shown got its thread: put it into the address without opening it again. */
   settled(threadId: string): void {
     history.replaceState(null, "", `#/t/${encodeURIComponent(threadId)}`);
+    this.#see(threadId, false);
     this.#reloadSoon();
   }
 
@@ -132,6 +137,15 @@ export class App {
     this.refusal.value = null;
     this.stage.value = "inside";
     this.connection.open();
+  }
+
+  /** The credential is not accepted any more: renew it once, else back to the door. */
+  async #turnedAway(refusal: Refusal): Promise<void> {
+    if (refusal.code !== "token_revoked" && this.session.renewable && Date.now() - this.#renewedAt > RENEW_AGAIN_MS) {
+      this.#renewedAt = Date.now();
+      if (await this.#renewed()) return this.connection.open();
+    }
+    this.#leave(refusal);
   }
 
   #leave(refusal: Refusal | null): void {

@@ -8,6 +8,8 @@
 import { SignedOut, refusalFromProblem, type Refusal } from "@narthex/client";
 
 const PASTED = "narthex.token";
+/** Set while there is a refresh cookie, which scripts cannot see: whether asking for a fresh token makes sense. */
+const SIGNED_IN = "narthex.signed-in";
 /** Refresh this long before a token ends, so that it does not end on its way. */
 const MARGIN_MS = 30_000;
 const TIMEOUT_MS = 10_000;
@@ -44,6 +46,12 @@ export class Session {
     const body = password ? { email, password } : { email };
     this.#keep((await request("/auth/login", { method: "POST", body: JSON.stringify(body) })) as Tokens);
     this.#forgetPasted();
+    remember(true);
+  }
+
+  /** Whether somebody signed in on this browser and did not sign out: their session may be renewed. */
+  get renewable(): boolean {
+    return !this.#pasted && remembered();
   }
 
   paste(token: string): void {
@@ -55,6 +63,7 @@ export class Session {
     const cookie = !this.#pasted;
     this.#forgetPasted();
     this.#token = "";
+    remember(false);
     if (cookie) await request("/auth/logout", { method: "POST", body: "{}" }).catch(() => undefined);
   }
 
@@ -88,6 +97,7 @@ export class Session {
       return this.#token;
     } catch (error) {
       if (error instanceof Problem && [400, 401, 403, 404].includes(error.refusal.status)) {
+        remember(false);
         throw new SignedOut("The session has ended.");
       }
       throw error;
@@ -106,6 +116,23 @@ export class Session {
   #forgetPasted(): void {
     this.#pasted = "";
     sessionStorage.removeItem(PASTED);
+  }
+}
+
+function remembered(): boolean {
+  try {
+    return localStorage.getItem(SIGNED_IN) === "1";
+  } catch {
+    return false;
+  }
+}
+
+function remember(signedIn: boolean): void {
+  try {
+    if (signedIn) localStorage.setItem(SIGNED_IN, "1");
+    else localStorage.removeItem(SIGNED_IN);
+  } catch {
+    // Storage is off: after a reload one signs in again.
   }
 }
 
@@ -141,7 +168,7 @@ export async function request(path: string, init: RequestInit = {}): Promise<unk
   const body: unknown = await response.json().catch(() => null);
   if (response.ok) return body;
   const known = refusalFromProblem(response.status, body, response.headers.get("Retry-After"));
-  if (known) throw new Problem(known);
+  if (known) throw new Problem({ ...known, close: 0 }); // nothing was closed: it was one request
   const { title, detail, code } = (body ?? {}) as Record<string, unknown>;
   const said = typeof detail === "string" ? detail : typeof title === "string" ? title : `It answered HTTP ${response.status}`;
   throw new Problem(words(typeof code === "string" ? code : `http_${response.status}`, said, "", response.status));

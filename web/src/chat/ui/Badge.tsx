@@ -1,7 +1,7 @@
 /** Whether the whole run arrived: green only when count and digest were both computed here and both agree. */
 
 import type { JSX } from "preact";
-import { useId, useState } from "preact/hooks";
+import { useEffect, useId, useRef, useState } from "preact/hooks";
 
 import type { RunItem } from "../timeline.ts";
 import { Icon } from "./icons.tsx";
@@ -10,6 +10,10 @@ import { count } from "./words.ts";
 export function Badge({ run }: { run: RunItem }): JSX.Element {
   const [open, setOpen] = useState(false);
   const id = useId();
+  const words = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    if (open) words.current?.scrollIntoView({ block: "nearest" });
+  }, [open]);
   const { proof } = run;
   if (proof === null) return <span class="badge checking">Checking …</span>;
   const good = proof.complete;
@@ -18,12 +22,12 @@ export function Badge({ run }: { run: RunItem }): JSX.Element {
       <button type="button" class={good ? "badge good" : "badge doubtful"} aria-expanded={open} aria-controls={id} onClick={() => setOpen(!open)}
         onKeyDown={(event) => { if (event.key === "Escape" && open) { event.stopPropagation(); setOpen(false); } }}>
         <Icon name={good ? "seal" : "warn"} size={15} />
-        <span>{good ? "Complete" : "Not proven"}</span>
+        <span>{good ? "Nothing missing" : "Not proven"}</span>
       </button>
-      <div id={id} class="badge-words" hidden={!open}>
+      <div id={id} ref={words} class="badge-words" hidden={!open}>
         {good ? (
           <>
-            <p><strong>Nothing is missing.</strong> The gateway sealed this run with its number of events and a SHA-256 over them. This browser counted {count(proof.count, "event")} and computed the same digest from what it received.</p>
+            <p>The gateway sealed this run with its number of events and a SHA-256 over them. This browser counted {count(proof.count, "event")} and computed the same digest from what it received.</p>
             <p>So every event arrived once, in order and unaltered, whatever the connection did. It does not say that the answer is right.</p>
           </>
         ) : (

@@ -199,7 +199,8 @@ function Ending({ run, conversation }: { run: RunItem; conversation: Conversatio
   }
   if (view.phase === "cancelled") {
     const after = stop?.state === "acknowledged" ? ` The gateway acknowledged it in ${stop.ms} ms.` : "";
-    return <p class="ending">Stopped{stop ? " by you" : ""} after {duration(Math.max(0, run.endedAt - run.startedAt))}.{after}</p>;
+    const took = run.startedAt > 0 ? run.endedAt - run.startedAt : 0;
+    return <p class="ending">Stopped{stop ? " by you" : ""}{took > 50 ? ` after ${duration(took)}` : ""}.{after}</p>;
   }
   if (view.phase === "interrupted") {
     return (

@@ -33,6 +33,14 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
   }, [items, state]);
 
   useEffect(() => {
+    // The dock grows and shrinks with what is written and said: whoever reads along stays at the end.
+    const box = scroller.current!;
+    const observer = new ResizeObserver(() => { if (following.current) box.scrollTop = box.scrollHeight; });
+    observer.observe(box);
+    return () => observer.disconnect();
+  }, []);
+
+  useEffect(() => {
     const id = conversation.id.value;
     const wanted = /[?&]m=([^&]+)/.exec(location.hash)?.[1];
     if (!id || !wanted || !items.length) return;

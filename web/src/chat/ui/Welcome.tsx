@@ -30,5 +30,5 @@ export function Welcome({ app, onAsk }: { app: App; onAsk: (text: string) => voi
 
 function greeting(): string {
   const hour = new Date().getHours();
-  return hour < 5 ? "Good night" : hour < 12 ? "Good morning" : hour < 18 ? "Good afternoon" : "Good evening";
+  return hour < 5 || hour >= 18 ? "Good evening" : hour < 12 ? "Good morning" : "Good afternoon";
 }
