@@ -140,6 +140,12 @@ class House:
                     return events
                 await asyncio.sleep(0.005)
 
+    async def comes(self, condition: Callable[[], bool]) -> None:
+        """Wait until something inside an engine is so; it has no event of its own to wait for."""
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - a fact of several objects, polled by a test only
+                await asyncio.sleep(0.005)
+
     async def ended(self, run: Run) -> tuple[Run, list[dict[str, Any]]]:
         """Wait until the store says that the run is over; check everything that holds for every run."""
         async with asyncio.timeout(20):

@@ -89,11 +89,13 @@ async def test_an_agent_that_ignores_its_cancellation_is_left_behind(house: Hous
     engine = await house.node(agent(stubborn))
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: text_of(events) == "x")
-    await engine.cancel(ALICE, run.run_id)
-    row, _ = await house.ended(run)
-    assert (row.state, row.text) == ("cancelled", "x")
-    assert house.meter.counts["agents_left_behind"] == 1
-    go.set()
+    try:
+        await engine.cancel(ALICE, run.run_id)
+        row, _ = await house.ended(run)
+        assert (row.state, row.text) == ("cancelled", "x")
+        assert house.meter.counts["agents_left_behind"] == 1
+    finally:
+        go.set()
     await asyncio.sleep(0.02)
     assert text_of(await house.events(run)) == "x"
 

@@ -153,9 +153,7 @@ async def test_death_before_the_first_event(house: House) -> None:
     house.fake_broker.fail_publishes = 1_000_000
     dead = await house.node(agent(hello), name="n1")
     run = await house.say(dead, await house.thread())
-    async with asyncio.timeout(5):
-        while "run_publish_retries" not in house.meter.counts:
-            await asyncio.sleep(0.01)
+    await house.comes(lambda: "run_publish_retries" in house.meter.counts)
     kill(dead)
     house.fake_broker.fail_publishes = 0
     await house.node(agent(hello), name="n2")
@@ -186,9 +184,7 @@ async def test_a_zombie_cannot_publish(house: House) -> None:
     await house.node(agent(chatter), name="n2")
     ended, events = await house.ended(run)
     assert ended.error == "owner_lost"
-    async with asyncio.timeout(5):
-        while zombie.active:
-            await asyncio.sleep(0.01)
+    await house.comes(lambda: not zombie.active)
     assert await house.events(run) == events
 
 
@@ -198,9 +194,7 @@ async def test_an_owner_that_lost_its_lease_stops(house: House) -> None:
     run = await running(house, first)
     runs = house.fake_store.fake_runs
     runs.rows[run.run_id] = msgspec.structs.replace(runs.rows[run.run_id], owner="n9/x", attempt=2)
-    async with asyncio.timeout(5):
-        while first.active:
-            await asyncio.sleep(0.01)
+    await house.comes(lambda: not first.active)
     assert house.meter.counts["runs_lost"] == 1
     assert kinds(await house.events(run))[-1] == "TEXT_MESSAGE_CONTENT"
 
@@ -211,9 +205,7 @@ async def test_a_long_outage_of_the_broker(house: House) -> None:
     engine = await house.node(agent(chatter), limits=limits)
     run = await running(house, engine)
     house.fake_broker.fail_publishes = 1_000_000
-    async with asyncio.timeout(5):
-        while not engine._roster.unfinished:
-            await asyncio.sleep(0.01)
+    await house.comes(lambda: bool(engine._roster.unfinished))
     house.fake_broker.fail_publishes = 0
     row, _ = await house.ended(run)
     assert (row.state, row.error, row.attempt) == ("failed", "log_unavailable", 1)
@@ -227,9 +219,8 @@ async def test_a_log_that_lost_events_gives_no_digest(house: House) -> None:
     (channel,) = house.fake_broker.logs
     del house.fake_broker.logs[channel][4:7]
     await house.node(agent(chatter), name="n2")
-    async with asyncio.timeout(10):
-        while (await house.store.runs.get("acme", run.run_id)).state == "running":  # type: ignore[union-attr]  # it is there
-            await asyncio.sleep(0.01)
+    rows = house.fake_store.fake_runs.rows
+    await house.comes(lambda: rows[run.run_id].state != "running")
     last = (await house.events(run))[-1]
     assert last["type"] == "RUN_ERROR"
     assert "digest" not in last

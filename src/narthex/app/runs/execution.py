@@ -66,6 +66,7 @@ class Execution:
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._began_at = self._loop.time()
         self._cancel_at: float | None = None
+        self._stopped = False
         self.session: AgentSession | None = None
 
     # -- from outside --------------------------------------------------------------------------------------
@@ -236,6 +237,9 @@ class Execution:
 
     async def _stop(self, session: AgentSession) -> None:
         session.unbind()
+        if self._stopped:
+            return
+        self._stopped = True
         if not await session.stop(self.services.limits.stop_grace_s):
             self.services.meter.count("agents_left_behind")
             log.error("agent_ignores_cancel", run_id=self.run.run_id, agent=self.run.agent)
