@@ -1,9 +1,33 @@
 """narthex: an authenticated WebSocket gateway for AI-agent chat.
 
-Public names: `create_gateway` (narthex in your own program), `agent` (declare one), `RunInput` (what an
-agent is given), `client` (the Python helper). They are loaded on first use so that the command line stays fast.
+Public names: `create_gateway` (narthex in your own program), `agent` (declare one), `RunInput` (what an agent
+is given), and the modules `narthex.client` (the Python helper), `narthex.testing`. They are loaded on first
+use, so that the command line stays fast.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from narthex.ports.agents import RunInput, agent
+    from narthex.wiring.embedding import create_gateway
+
 __version__ = "0.1.0"
+__all__ = ["RunInput", "__version__", "agent", "create_gateway"]
+
+_WHERE = {
+    "RunInput": "narthex.ports.agents",
+    "agent": "narthex.ports.agents",
+    "create_gateway": "narthex.wiring.embedding",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    module = _WHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module 'narthex' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(module), name)

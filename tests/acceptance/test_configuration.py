@@ -69,11 +69,17 @@ def test_an_unset_or_wrong_variable_never_opens_a_door(
 def test_check_says_all_problems_at_once_and_no_secret(tmp_path: Path) -> None:
     """`narthex check` is the same judgement without starting."""
     program = Program(
-        tmp_path, {"ENVIRONMENT": "prod", "NARTHEX_PORT": "99999", "NARTHEX_JWT_SECRET": SECRET[:10]}
+        tmp_path,
+        {
+            "ENVIRONMENT": "prod",
+            "NARTHEX_PORT": "99999",
+            "NARTHEX_LOG_LEVEL": "loud",
+            "NARTHEX_JWT_SECRET": SECRET[:10],
+        },
     )
     done = program.run("check")
     assert done.returncode == 78
-    for name in ("ENVIRONMENT", "PORT", "NARTHEX_JWT_SECRET"):
+    for name in ("ENVIRONMENT", "PORT", "NARTHEX_LOG_LEVEL"):
         assert name in done.stdout + done.stderr
     assert SECRET[:10] not in done.stdout + done.stderr
     fine = Program(tmp_path, {"ENVIRONMENT": "staging", "NARTHEX_JWT_SECRET": "s" * 40}).run("check")

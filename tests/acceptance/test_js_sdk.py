@@ -81,19 +81,21 @@ async def node_person(node: str, *arguments: str) -> AsyncIterator[NodePerson]:
 
 async def test_a_run_through_a_crash(tmp_path: Path, node: str) -> None:
     """Nothing lost, nothing twice, the interrupted run ended by RUN_ERROR, the SDK back by itself."""
-    async with running(tmp_path) as gateway:
-        async with node_person(node, gateway.ws, gateway.token("ada"), "count to 500") as ada:
-            await ada.until("event", 20)
-            gateway.kill()
-            await gateway.start()
-            events = await ada.until_terminal()
-            assert events[-1]["type"] == "RUN_ERROR"
-            assert events[-1]["code"] == "owner_lost"
-            prove(events)
-            offsets = [line["offset"] for line in ada.lines if line["kind"] == "event"]
-            assert offsets == list(range(1, len(offsets) + 1))
-            assert len(await ada.until("connected", 2)) == 2
-            assert (await ada.until("subscribed", 2))[-1]["recovered"] is True
+    async with (
+        running(tmp_path) as gateway,
+        node_person(node, gateway.ws, gateway.token("ada"), "count to 500") as ada,
+    ):
+        await ada.until("event", 20)
+        gateway.kill()
+        await gateway.start()
+        events = await ada.until_terminal()
+        assert events[-1]["type"] == "RUN_ERROR"
+        assert events[-1]["code"] == "owner_lost"
+        prove(events)
+        offsets = [line["offset"] for line in ada.lines if line["kind"] == "event"]
+        assert offsets == list(range(1, len(offsets) + 1))
+        assert len(await ada.until("connected", 2)) == 2
+        assert (await ada.until("subscribed", 2))[-1]["recovered"] is True
 
 
 async def test_a_whole_run_and_its_notices(tmp_path: Path, node: str) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from starlette.routing import BaseRoute
 
@@ -26,6 +26,9 @@ from narthex.wiring.agents import load_agents
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.parts import Parts
 from narthex.wiring.site import Site
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIApplication
 
 RETRY_FIRST_S: Final = 0.5
 RETRY_LAST_S: Final = 10.0  # an engine that comes back is used within this; full jitter below it
@@ -115,7 +118,9 @@ class Gateway:
         ):
             serving = asyncio.get_running_loop().create_task(server.serve(sockets=listeners))
             try:
-                await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (serving, asyncio.ensure_future(ready)), return_when=asyncio.FIRST_COMPLETED
+                )
                 if ready.done():
                     yield ready.result()
             finally:
@@ -144,7 +149,7 @@ class Gateway:
         )
         site = self.site = Site(parts, lambda: self._address, self._routes)
         parts.lifecycle.add(site.rooms())
-        edge = Edge(parts.door, _rules(settings), _edge_limits(settings))
+        edge = Edge(parts.door, rules=_rules(settings), limits=_edge_limits(settings))
         listeners = sockets or listen(
             settings.host,
             settings.port,
@@ -154,7 +159,7 @@ class Gateway:
         self._address = _loopback_of(listeners[0])
         opened: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         server = EdgeServer(
-            site.app,
+            cast("ASGIApplication", site.app),  # Starlette's own types are wider than uvicorn's
             edge,
             drain=parts.lifecycle.drain,
             on_started=opened.set_result,

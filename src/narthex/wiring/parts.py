@@ -153,7 +153,7 @@ class Parts:
     def _make_connections(self, loop: asyncio.AbstractEventLoop) -> None:
         limits = self.limits
         controls = Controls(
-            lambda user: self.services.registry.of_user(user),  # made below: looked up late
+            self._connections_of,
             lambda _kind: self.meter.count("messages_ignored", reason="control"),
         )
         self.controls = controls
@@ -246,6 +246,9 @@ class Parts:
 
     def _connection(self, seed: Seed) -> Receiver:
         return Connection(self.services, seed)
+
+    def _connections_of(self, user: str) -> list[Connection]:
+        return self.services.registry.of_user(user)
 
     def _busy(self, connection: Connection) -> bool:
         running = self.engine.running_channels()

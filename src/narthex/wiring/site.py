@@ -17,6 +17,7 @@ from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.tokens.passwords import Argon2Passwords
 from narthex.app.exchange import CiOidc, Exchange
 from narthex.app.health import (
+    Check,
     CheckResult,
     Health,
     HealthFacts,
@@ -168,7 +169,7 @@ class Site:
             return fresh
 
         probe = SelfProbe(address, ticket, auth_required=parts.policy.pre_connection_auth_required)
-        checks = {
+        checks: dict[str, Check] = {
             "handshake": probe,
             "auth": auth_check(parts.verifier),
             "broker": ping_check(parts.broker.ping),

@@ -1,0 +1,201 @@
+"""`narthex auth serve`: the embedded provider as a service of its own, for several gateways to share.
+
+Gateways point NARTHEX_OIDC_ISSUER at it. Not here: the routes (`web/auth.py`). Rules: it shares the settings and
+the door's rules with the gateway; it has no broker, so gateways on the same store hear of revocations by their
+poll, and others by introspection or by the token's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from narthex.adapters.edge.server import listen, run
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.tokens.claims import ClaimRules
+from narthex.adapters.tokens.passwords import Argon2Passwords
+from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
+from narthex.adapters.tokens.signing import KeyRing
+from narthex.app.expiry import CredentialExpiry
+from narthex.app.provider import Account, Provider, ProviderPolicy
+from narthex.app.revocations import Revocations
+from narthex.domain.addresses import Client, client_of
+from narthex.domain.refusals import Refusal
+from narthex.errors import DependencyError
+from narthex.settings import Settings
+from narthex.web.auth import AuthSite, RequestFacts
+from narthex.web.problems import exception_handlers, problem
+from narthex.wiring.engines import make_store
+
+log = get_logger("narthex.auth")
+
+
+class ServiceDoor:
+    """`web.auth.Door` without a gateway behind it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def client(self, request: Request) -> Client:
+        """Address and scheme, as far as trusted proxies tell."""
+        return client_of(
+            request.client.host if request.client else "",
+            request.scope.get("scheme") == "https",
+            request.headers.getlist("x-forwarded-for"),
+            request.headers.getlist("x-forwarded-proto"),
+            self._settings.proxies,
+        )
+
+    def facts(self, request: Request) -> RequestFacts:
+        """See `web.auth.Door`."""
+        client = self.client(request)
+        base = self._settings.public_url or f"{client.scheme}://{request.headers.get('host', '')}"
+        return RequestFacts(address=client.address, secure=client.scheme == "https", base_url=base)
+
+    def origin_allowed(self, request: Request, origin: str) -> bool:
+        """See `web.auth.Door`."""
+        host = request.headers.get("host", "")
+        return self._settings.origins.allows(origin, host=host, scheme=self.client(request).scheme)
+
+
+class HostCheck:
+    """ASGI middleware: names that are not ours are refused, so that no foreign name can be same-origin."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._hosts = settings.hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http" and scope["path"] not in ("/livez", "/readyz"):
+            host = Request(scope).headers.get("host", "")
+            if not self._hosts.allows(host):
+                refusal = Refusal(code="bad_request", detail="The Host header names nobody here.")
+                await problem(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class AuthService:
+    """The service of one process. Made from settings; `app` is its ASGI application.
+
+    Args:
+        settings: validated.
+        issuer: the `iss` of its tokens: its public URL.
+    """
+
+    def __init__(self, settings: Settings, issuer: str) -> None:
+        self._settings = settings
+        self._store = make_store(settings)
+        credentials = self._store.credentials
+        rules = ClaimRules(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
+        self._ring = KeyRing(
+            credentials,
+            "provider",
+            issuer=issuer,
+            aliases=(PROVIDER_ISSUER,),
+            audience=settings.jwt_audience[0] if settings.jwt_audience else "",
+            rules=rules,
+        )
+        self._verifier = TokenRouter([self._ring])
+        self._revocations = Revocations(credentials, None)
+        self._expiry = CredentialExpiry(credentials)
+        self._provider = make_provider(settings, self._ring, self._verifier, self._revocations, credentials)
+        self._ready = False
+        keys = (settings.admin_key.get_secret_value(),) if settings.admin_key else ()
+        site = AuthSite(
+            provider=self._provider,
+            verifier=self._verifier,
+            revocations=self._revocations,
+            door=ServiceDoor(settings),
+            service_keys=keys,
+            open_introspection=not keys and not settings.remote,
+        )
+        self.app = Starlette(
+            routes=[
+                *site.routes(),
+                Route("/livez", self._livez, methods=["GET"]),
+                Route("/readyz", self._readyz, methods=["GET"]),
+            ],
+            middleware=[Middleware(HostCheck, settings)],
+            exception_handlers=exception_handlers(_report_bug),
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await self._store.start()
+        try:
+            await self._verifier.start()
+            await self._revocations.start()
+            await self._provider.start()
+            await self._expiry.start()
+            self._ready = True
+            yield
+        finally:
+            self._ready = False
+            await self._expiry.stop()
+            await self._revocations.stop()
+            await self._verifier.stop()
+            await self._store.stop()
+
+    async def _livez(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def _readyz(self, _: Request) -> Response:
+        """Ready when the store answers and a minted token verifies."""
+        try:
+            await self._store.ping()
+            status = await self._verifier.check()
+        except DependencyError:
+            return problem(Refusal(code="auth_unavailable", retry_after_s=1))
+        if not self._ready or status.status != "healthy":
+            return problem(Refusal(code="auth_unavailable", detail=status.detail, retry_after_s=1))
+        return JSONResponse({"status": "ready"})
+
+
+def make_provider(
+    settings: Settings,
+    ring: KeyRing,
+    verifier: TokenRouter,
+    revocations: Revocations,
+    credentials: object,
+) -> Provider:
+    """The provider that settings describe."""
+    raise NotImplementedError
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigError when the address cannot be bound."""
+    listeners = listen(settings.host, settings.port)
+    host, port = listeners[0].getsockname()[:2]
+    issuer = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    service = AuthService(settings, issuer)
+    config = uvicorn.Config(
+        service.app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+    log.info("auth service", issuer=issuer, environment=settings.environment)
+    run(uvicorn.Server(config).serve(sockets=listeners))
+
+
+def _report_bug(fault: BaseException, trace_id: str) -> None:
+    log.error("bug", exc_info=fault, trace_id=trace_id)
+
+
+_ = (secrets, time, Account, Argon2Passwords, ProviderPolicy)

@@ -1,0 +1,64 @@
+"""`narthex.create_gateway`: narthex inside your own program, on one port with your own routes.
+
+    import narthex
+    from starlette.routing import Mount
+    from myapp import fastapi_app, my_agent
+
+    gateway = narthex.create_gateway(
+        {"port": 8000}, agents=[my_agent], routes=[Mount("/mine", app=fastapi_app)]
+    )
+    gateway.run()                       # or: `await gateway.serve()` in a loop of your own
+
+Not here: composing (`parts`, `site`), the settings' meaning (narthex.settings).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from narthex.adapters.agents.loading import as_agent
+from narthex.errors import ConfigError
+from narthex.ports.agents import Agent, AgentFunction
+from narthex.ports.tokens import TokenVerifier
+from narthex.settings import Settings, load
+from narthex.wiring.gateway import Gateway
+
+
+def create_gateway(
+    settings: Settings | Mapping[str, Any] | None = None,
+    *,
+    agents: Iterable[Agent | AgentFunction] | None = None,
+    routes: Sequence[BaseRoute] = (),
+    verifier: TokenVerifier | None = None,
+) -> Gateway:
+    """A gateway that is not serving yet.
+
+    Args:
+        settings: from `narthex.settings.load`, or options by name (as in narthex.toml) that go before the
+            environment; None: environment and narthex.toml only.
+        agents: agent functions (with or without `@narthex.agent`) or `Agent`s; the first is the default.
+            None: those of the settings, else the built-in concierge.
+        routes: Starlette routes or mounts, FastAPI applications among them, served beside narthex's own on the
+            same port. They come first; admission does not guard them: they are yours.
+        verifier: who judges tokens instead of the configured issuers. It keeps the promises of
+            `narthex.ports.tokens.TokenVerifier`: never raises for a bad token, answers `Valid`, `Rejected` or
+            `Unavailable`, waits only when it must. `start` and `stop` frame its life.
+
+    Returns:
+        The gateway: `run()`, `serve()`, or `running()` inside another loop.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    found = settings if isinstance(settings, Settings) else load(dict(settings or {}), os.environ)
+    by_name: dict[str, Agent] | None = None
+    if agents is not None:
+        made = [agent if isinstance(agent, Agent) else as_agent(agent) for agent in agents]
+        by_name = {agent.name: agent for agent in made}
+        if not made or len(by_name) != len(made):
+            raise ConfigError(["`agents` needs at least one agent, each with a name of its own."])
+    return Gateway(found, agents=by_name, routes=routes, verifier=verifier)
