@@ -16,7 +16,11 @@ from websockets.headers import parse_extension
 from websockets.typing import ExtensionParameter
 
 _TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.2
-_WINDOWS: Final = {str(bits) for bits in range(8, 16)}
+FULL_WINDOW: Final = 15
+_CLIENT_WINDOWS: Final = {str(bits) for bits in range(8, 16)}
+_SERVER_WINDOWS: Final = {
+    str(bits) for bits in range(9, 16)
+}  # zlib cannot deflate raw with 8 (its issue 171)
 
 
 class Agreement(NamedTuple):
@@ -24,12 +28,12 @@ class Agreement(NamedTuple):
 
     Attributes:
         response: value of the answer's `Sec-WebSocket-Extensions`.
-        outgoing: whether prepared frames, deflated with a full window, may be sent. A client that asked for a
-            smaller one gets plain frames, which the extension always permits (section 7.2.1).
+        window: bits of the window that outgoing messages may use, 9 to 15. Prepared frames are deflated with
+            15; a client that asked for less gets plain frames, which the extension permits (section 6).
     """
 
     response: str
-    outgoing: bool
+    window: int
 
 
 class TooLarge(Exception):
@@ -56,7 +60,9 @@ def _meet(parameters: Sequence[ExtensionParameter]) -> Agreement | None:
         return None
     window = given.pop("server_max_window_bits", "")
     client_window = given.pop("client_max_window_bits", None)
-    if window not in _WINDOWS | {""} or client_window not in _WINDOWS | {None}:
+    if window is None or (window and window not in _SERVER_WINDOWS):
+        return None
+    if client_window is not None and client_window not in _CLIENT_WINDOWS:
         return None
     for flag in ("server_no_context_takeover", "client_no_context_takeover"):
         if given.pop(flag, None) is not None:
@@ -66,7 +72,7 @@ def _meet(parameters: Sequence[ExtensionParameter]) -> Agreement | None:
     response = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
     if window:
         response += f"; server_max_window_bits={window}"
-    return Agreement(response, window in ("", "15"))
+    return Agreement(response, int(window or FULL_WINDOW))
 
 
 def inflate(payload: bytes, limit: int) -> bytes:

@@ -1,29 +1,36 @@
 """The raw echo behind `/ws/conformance`: for protocol suites and benchmarks, never in production.
 
-Rules: every message goes back as it came, text as text and binary as binary; it keeps nothing. Admission is
-the Gate's, as for `/ws`.
+Rules: every message goes back as it came, text as text and binary as binary, compressed whenever deflate was
+agreed (kosoku 0.1 fails on a plain answer there, though RFC 7692 section 6 permits it); it keeps nothing.
+Admission is the Gate's, as for `/ws`.
 """
 
 from __future__ import annotations
 
-from narthex.adapters.edge.frames import BINARY, TEXT, frame
-from narthex.ports.edge import Socket
-from narthex.protocol.framing import MIN_DEFLATE_BYTES, Framing, deflate
+import zlib
+from typing import Final
 
-_COMPRESSED = 0x40  # RSV1 in a frame's first byte (RFC 7692 section 6)
+from narthex.adapters.edge.frames import BINARY, TEXT, frame
+from narthex.adapters.edge.websocket import WebSocket
+from narthex.ports.edge import Socket
+
+_COMPRESSED: Final = 0x40  # RSV1 in a frame's first byte (RFC 7692 section 6)
 
 
 class Echo:
     """Receiver of one connection."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_socket", "_window")
 
     def __init__(self) -> None:
         self._socket: Socket | None = None
+        self._window = 0
 
     def opened(self, socket: Socket) -> None:
         """Keep the way out."""
         self._socket = socket
+        if isinstance(socket, WebSocket):
+            self._window = socket.window
 
     def message(self, data: bytes, *, binary: bool) -> None:
         """Send it back."""
@@ -31,9 +38,10 @@ class Echo:
         if socket is None:
             return
         opcode = BINARY if binary else TEXT
-        if socket.framing == Framing.WEBSOCKET_DEFLATE and len(data) >= MIN_DEFLATE_BYTES:
-            data = deflate(data)
+        if self._window:
             opcode |= _COMPRESSED
+            machine = zlib.compressobj(level=1, wbits=-self._window)
+            data = (machine.compress(data) + machine.flush(zlib.Z_SYNC_FLUSH))[:-4]
         socket.send_frames(frame(opcode, data))
 
     def writable(self, ready: bool) -> None:

@@ -277,10 +277,10 @@ def _check_close(payload: bytes) -> None:
         return
     if len(payload) == 1:
         raise _Fail(PROTOCOL_ERROR, "a close frame's payload is cut short")
-    code = int.from_bytes(payload[:2], "big")
-    if not 3000 <= code < 5000 and code not in EXTERNAL_CLOSE_CODES:
-        raise _Fail(PROTOCOL_ERROR, "a close code that must not be sent")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
         raise _Fail(INVALID_DATA, "a close reason is not UTF-8") from None
+    code = int.from_bytes(payload[:2], "big")
+    if not 3000 <= code < 5000 and code not in EXTERNAL_CLOSE_CODES:
+        raise _Fail(PROTOCOL_ERROR, "a close code that must not be sent")

@@ -125,9 +125,6 @@ class EdgeServer(uvicorn.Server):
         await super().startup(sockets)
         if self.should_exit:
             return
-        gc.collect()
-        gc.freeze()  # what was imported and built so far stays for ever: never look at it again
-        gc.set_threshold(*_GC_THRESHOLDS)
         if self._on_started is not None:
             self._on_started([url for listener in sockets or [] for url in _urls(listener)])
 
@@ -264,6 +261,7 @@ async def serve(
     listeners = sockets or listen(
         host, port, reuse_port=reuse_port, send_buffer_bytes=edge.limits.send_buffer_bytes
     )
+    _settle_collector()
     server = EdgeServer(app, edge, drain=drain, on_started=on_started, grace_s=grace_s, lifespan=lifespan)
     await server.serve(sockets=listeners)
     return not server.forced
@@ -279,6 +277,12 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
+
+
+def _settle_collector() -> None:
+    gc.collect()
+    gc.freeze()  # what was imported and built so far stays for ever: never look at it again
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def _urls(listener: socket.socket) -> list[str]:

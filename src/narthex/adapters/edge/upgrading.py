@@ -22,7 +22,6 @@ from narthex.adapters.edge.websocket import WebSocket
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
-from narthex.protocol.framing import Framing
 
 if TYPE_CHECKING:
     from narthex.adapters.edge.edge import Edge
@@ -102,14 +101,13 @@ def _accept(
     agreement: Agreement | None = None
     if limits.deflate and upgrade.extensions:
         agreement = negotiate(upgrade.extensions)
-    deflate = agreement is not None and agreement.outgoing
     socket = WebSocket(
         edge,
         transport,
         decision.receiver,
         limits,
         FrameReader(limits, deflate=agreement is not None),
-        Framing.WEBSOCKET_DEFLATE if deflate else Framing.WEBSOCKET,
+        agreement.window if agreement is not None else 0,
     )
     if decision.subprotocol is not None and decision.subprotocol not in upgrade.protocols:
         socket.miss()
@@ -136,7 +134,7 @@ def _explain(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decisio
     chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
     transport.write(switching(upgrade.key, subprotocol=chosen, extension="", extra=decision.headers))
     limits = edge.limits.app
-    socket = WebSocket(edge, transport, _NOBODY, limits, FrameReader(limits), Framing.WEBSOCKET)
+    socket = WebSocket(edge, transport, _NOBODY, limits, FrameReader(limits))
     socket.start(b"")
     socket.close(*decision.refusal.close())
 
@@ -192,7 +190,7 @@ class Deciding(asyncio.Protocol):
     def _miss(self, outcome: Accept) -> None:
         limits = self._edge.limits.messages(outcome.limits)
         reader = FrameReader(limits)
-        WebSocket(self._edge, self._transport, outcome.receiver, limits, reader, Framing.WEBSOCKET).miss()
+        WebSocket(self._edge, self._transport, outcome.receiver, limits, reader).miss()
 
     def data_received(self, data: bytes) -> None:
         """A client may speak before it knows that it may; keep it within the bound."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from narthex.adapters.edge.deflate import FULL_WINDOW
 from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.frames import (
     ABNORMAL,
@@ -48,7 +49,7 @@ class WebSocket(asyncio.Protocol):
         receiver: the app's end.
         limits: bounds of this connection.
         reader: reads its frames.
-        framing: how prepared messages go out.
+        window: bits of the agreed deflate window for what goes out; 0 when deflate was not agreed.
     """
 
     session: str = ""  # only the HTTP fallbacks have one
@@ -65,6 +66,7 @@ class WebSocket(asyncio.Protocol):
         "_transport",
         "due",
         "framing",
+        "window",
     )
 
     def __init__(
@@ -74,9 +76,10 @@ class WebSocket(asyncio.Protocol):
         receiver: Receiver,
         limits: MessageLimits,
         reader: FrameReader,
-        framing: Framing,
+        window: int = 0,
     ) -> None:
-        self.framing = framing
+        self.window = window
+        self.framing = Framing.WEBSOCKET_DEFLATE if window == FULL_WINDOW else Framing.WEBSOCKET
         self.due = 0
         self._edge = edge
         self._transport = transport
