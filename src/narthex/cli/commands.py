@@ -20,6 +20,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "check": Command(
         "narthex.cli.check:check", "Say what serve would do with these settings; start nothing."
     ),
+    "token": Command("narthex.cli.token:app", "Mint a token, or look into one."),
+    "keys": Command("narthex.cli.keys:app", "Signing keys: list, generate, rotate."),
 }
 """In the order of `narthex --help`."""
 

@@ -227,5 +227,6 @@ def _secret_members(
                 resolved[member] = read_value(value, gcp)
         except ConfigError as error:
             found.problems.append(f"{where}: {error.problems[0]}")
+            found.broken.add(key)
             resolved.pop(member, None)
     return resolved

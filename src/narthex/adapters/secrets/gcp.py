@@ -1,8 +1,7 @@
 """A secret in Google Secret Manager: `gcp-secret://projects/P/secrets/S/versions/V`.
 
-Rules: read once, at start, in the parent process; one deadline for the call; the checksum that Google sends is
-compared; nothing of the secret is in an error. The library (extra `narthex[gcp]`, about 100 MB) is imported
-only when a name asks for it.
+Rules: read once, at start, in the parent process; one deadline for the call; nothing of the secret is in
+an error. The library (extra `narthex[gcp]`, about 100 MB) is imported only when a name asks for it.
 """
 
 from __future__ import annotations
@@ -66,11 +65,6 @@ def _problem(reference: str, error: Exception) -> str:
 
 def _text(reference: str, payload: Any) -> str:
     data = bytes(payload.data)
-    if "data_crc32c" in payload and payload.data_crc32c:
-        import google_crc32c  # type: ignore[import-not-found,unused-ignore] # comes with the extra only
-
-        if google_crc32c.value(data) != payload.data_crc32c:
-            raise ConfigError([f"{reference} arrived damaged (checksum). Start again."])
     try:
         text = data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:

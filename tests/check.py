@@ -1,0 +1,70 @@
+"""The one check command: `python -m tests.check` runs format, lint, types, imports, generated docs and tests.
+
+Not here: installing anything (`.ci/run`, README). Rules: every step runs, also when one before it failed, so that one
+round shows everything; pytest comes last and closes the output; the exit code is 1 when any step failed.
+
+    python -m tests.check                # everything
+    python -m tests.check --no-tests     # what takes seconds
+    python -m tests.check --write-docs   # bring the generated pages up to date
+    python -m tests.check tests/domain   # with other arguments: they go to pytest
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tests.generated import stale, write
+
+PYTHON: Final = sys.executable
+STEPS: Final[tuple[tuple[str, Sequence[str]], ...]] = (
+    ("format", (PYTHON, "-m", "ruff", "format", "--check", ".")),
+    ("lint", (PYTHON, "-m", "ruff", "check", ".")),
+    ("types", (PYTHON, "-m", "mypy", "src", "tests")),
+    ("imports", (PYTHON, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the steps; the exit code."""
+    words = list(arguments)
+    if "--write-docs" in words:
+        for page in write():
+            print(f"written: {page}")
+        return 0
+    with_tests = "--no-tests" not in words
+    words = [word for word in words if word != "--no-tests"]
+    failed = [name for name, command in STEPS if not _step(name, lambda command=command: _run(command))]
+    if not _step("docs", _docs):
+        failed.append("docs")
+    if failed:
+        print(f"failed: {', '.join(failed)}", flush=True)
+    if with_tests and not _run((PYTHON, "-m", "pytest", *words)):
+        failed.append("tests")
+    return 1 if failed else 0
+
+
+def _step(name: str, run: Callable[[], bool]) -> bool:
+    began = time.monotonic()
+    print(f"== {name}", flush=True)
+    good = run()
+    print(f"== {name}: {'ok' if good else 'FAILED'} ({time.monotonic() - began:.1f} s)", flush=True)
+    return good
+
+
+def _run(command: Sequence[str]) -> bool:
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def _docs() -> bool:
+    pages = stale()
+    for page in pages:
+        print(f"{page} is not what the code says. Run: python -m tests.check --write-docs")
+    return not pages
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
