@@ -24,6 +24,8 @@ export class App {
   readonly moreThreads = signal(false);
   /** Threads in which something happened that this person has not looked at. */
   readonly unseen: Signal<ReadonlySet<string>> = signal(new Set());
+  /** Runs that are going on, by id, with their threads. */
+  readonly working: Signal<ReadonlyMap<string, string>> = signal(new Map());
   readonly conversation: Signal<Conversation | null> = signal(null);
   readonly toast = signal("");
 
@@ -50,12 +52,15 @@ export class App {
       () => undefined,
     );
     const refusal = await preflight(this.session);
-    if (refusal === null) return this.#enter();
+    if (refusal === null) {
+      this.session.accepted();
+      return this.#enter();
+    }
     if (refusal.status === 401 || refusal.status === 400) {
       // The session cookie lives as long as its token, an hour; the refresh cookie for weeks.
       if (this.session.renewable && (await this.#renewed())) return this.#enter();
       // Nobody signed in is no news; a credential that is not accepted any more is.
-      this.refusal.value = refusal.code === "auth_required" ? null : refusal;
+      this.refusal.value = signInError() ?? (refusal.code === "auth_required" ? null : refusal);
       this.stage.value = "signed-out";
     } else {
       this.refusal.value = refusal;
@@ -152,6 +157,7 @@ export class App {
     this.conversation.value?.close();
     this.conversation.value = null;
     this.me.value = null;
+    this.working.value = new Map();
     this.threads.value = [];
     this.refusal.value = refusal?.code === "auth_required" ? null : refusal;
     this.stage.value = "signed-out";
@@ -208,13 +214,27 @@ export class App {
     this.unseen.value = changed;
   }
 
+  #work(threadId: string, runId: string, begins: boolean): void {
+    const changed = new Map(this.working.value);
+    if (begins) changed.set(runId, threadId);
+    else changed.delete(runId);
+    this.working.value = changed;
+  }
+
   #notice(notice: Custom): void {
-    const value = (notice.value ?? {}) as { threadId?: string; title?: string; userId?: string; by?: string };
+    const value = (notice.value ?? {}) as { threadId?: string; title?: string; userId?: string; by?: string; runId?: string; agent?: string };
     const threadId = value.threadId ?? "";
     const open = this.conversation.value;
     const here = threadId !== "" && open?.id.value === threadId;
-    if (threadId && !here) this.#see(threadId, true);
     switch (notice.name) {
+      case "narthex.run_began":
+        this.#work(threadId, value.runId ?? "", true);
+        if (here) open.heard(value.runId ?? "", value.agent ?? "");
+        break;
+      case "narthex.run_ended":
+        this.#work(threadId, value.runId ?? "", false);
+        if (!here) this.#see(threadId, true);
+        break;
       case "narthex.thread_renamed":
         if (here && value.title) open.title.value = value.title;
         break;
@@ -231,9 +251,19 @@ export class App {
         break;
       case "narthex.thread_added":
         if (here) void open.refreshMembers().catch(() => undefined);
-        else if (value.userId === this.me.value?.user) this.say("You were added to a thread.");
+        else this.#see(threadId, true);
+        if (!here && value.userId === this.me.value?.user) this.say("You were added to a thread.");
         break;
     }
     if (threadId) this.#reloadSoon();
   }
+}
+
+/** A sign-in with another provider that failed comes back as `/?sign_in_error=<code>`. */
+function signInError(): Refusal | null {
+  const code = new URLSearchParams(location.search).get("sign_in_error");
+  if (code === null) return null;
+  history.replaceState(null, "", location.pathname + location.hash);
+  const remedy = "Try again; if it stays, the operator's log has the reason.";
+  return { code, title: "The sign-in did not succeed", detail: "", remedy, status: 0, close: 0, traceId: "", retryAfter: null, retries: false };
 }

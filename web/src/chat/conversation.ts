@@ -8,7 +8,7 @@
 import { signal, type Signal } from "@preact/signals";
 import type { Subscription } from "centrifuge";
 
-import { isEvent, type AguiEvent, type Json } from "@narthex/client";
+import { RunAssembler, isEvent, type AguiEvent, type Json } from "@narthex/client";
 
 import { RpcError, type Connection } from "./connection.ts";
 import { Timeline, type Item, type RunItem } from "./timeline.ts";
@@ -19,6 +19,8 @@ const PAGE = 100;
 const TYPING_EVERY_MS = 3_000;
 const TYPING_FOR_MS = 5_000;
 const READ_AFTER_MS = 1_200;
+/** Publications a replay asks for at a time. */
+const REPLAY_PAGE = 500;
 
 export interface Present {
   user: string;
@@ -54,6 +56,9 @@ export class Conversation {
   #frame = 0;
   #typedAt = 0;
   #readTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Agents' names by run: a notice may come before the run's first event. */
+  readonly #agents = new Map<string, string>();
+  #epoch = "";
   #offset = 0;
   #readOffset = 0;
   #closed = false;
@@ -129,7 +134,8 @@ export class Conversation {
         client_message_id: clientId,
       });
       this.#timeline.sent(clientId, started.message_id);
-      this.#timeline.expect(started.run_id, started.queued ? (started.position ?? 0) : null, Date.now());
+      this.#timeline.expect(started.run_id, null, Date.now());
+      if (started.queued) void this.#places();
       if (!inThread && !this.#closed) this.#begin(started.thread_id, started.channel, text);
       this.#show();
       return started.run_id;
@@ -165,6 +171,29 @@ export class Conversation {
     this.#timeline.answered(run.id, interruptId);
     this.#timeline.expect(run_id, null, Date.now());
     this.#show();
+  }
+
+  /** Prove a run that is shown as it was stored: read its events again from the channel's log and check them. */
+  async check(run: RunItem): Promise<void> {
+    const assembler = new RunAssembler(run.id);
+    let from = this.#timeline.offsetBefore(run.id);
+    while (assembler.terminal === null && this.#subscription) {
+      const page = await this.#subscription.history({ since: { offset: from, epoch: this.#epoch }, limit: REPLAY_PAGE });
+      for (const { data } of page.publications) if (isEvent(data) && data.runId === run.id) assembler.push(data);
+      const last = page.publications.at(-1)?.offset;
+      if (last === undefined) break;
+      from = last;
+    }
+    if (assembler.terminal === null) throw new Error("The gateway's log no longer holds all of this run's events.");
+    this.#timeline.proven(assembler, await assembler.verify());
+    this.#show();
+  }
+
+  /** What a notice to this user says of a run of this thread. */
+  heard(runId: string, agent: string): void {
+    if (!agent) return;
+    this.#agents.set(runId, agent);
+    this.#amend(runId, { agent });
   }
 
   type(): void {
@@ -218,7 +247,8 @@ export class Conversation {
     subscription.on("publication", ({ data, offset }) => {
       if (isEvent(data)) this.#take(data, offset);
     });
-    subscription.on("subscribed", ({ wasRecovering, recovered }) => {
+    subscription.on("subscribed", ({ wasRecovering, recovered, streamPosition }) => {
+      this.#epoch = streamPosition?.epoch ?? since.epoch;
       if (wasRecovering && !recovered) void this.open();
       subscription.presence().then(
         ({ clients }) => this.#arrived(Object.values(clients)),
@@ -247,7 +277,10 @@ export class Conversation {
     const applied = this.#timeline.apply(event, offset ?? 0, Date.now());
     if (applied === "reload") void this.open();
     if (applied === "ended" && event.runId) void this.#ended(event.runId);
-    if (event.type === "RUN_STARTED") this.said.value = "The agent is at work.";
+    if (event.type === "RUN_STARTED") {
+      this.said.value = "The agent is at work.";
+      this.#named(event.runId);
+    }
     if (event.type === "TOOL_CALL_START") this.said.value = `Running ${event.toolCallName}.`;
     if (applied !== "nothing") this.#show();
     this.#markRead();
@@ -258,6 +291,24 @@ export class Conversation {
     const run = this.#timeline.items.find((item) => item.id === runId);
     if (run?.kind === "run") this.said.value = ENDINGS[run.view.phase] ?? "";
     this.#show();
+    void this.#places();
+  }
+
+  /** Where the waiting runs stand in the queue. */
+  async #places(): Promise<void> {
+    for (const run of this.#timeline.queued) {
+      const record = await this.#connection.rpc("run.get", { run_id: run.id }).catch(() => null);
+      if (record?.state === "queued") this.#timeline.amend(run.id, { position: record.queue_position, agent: record.agent });
+    }
+    this.#show();
+  }
+
+  /** A run that somebody else's device, or this one before a reload, began: only its record names the agent. */
+  #named(runId: string): void {
+    const heard = this.#agents.get(runId);
+    if (heard) return this.heard(runId, heard);
+    if (this.#timeline.items.some((item) => item.kind === "run" && item.id === runId && item.agent !== "")) return;
+    this.#connection.rpc("run.get", { run_id: runId }).then(({ agent }) => this.heard(runId, agent), () => undefined);
   }
 
   #ephemeral(name: string, value: Record<string, Json>): void {

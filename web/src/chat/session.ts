@@ -49,6 +49,11 @@ export class Session {
     remember(true);
   }
 
+  /** The cookie was accepted, whoever set it (a sign-in elsewhere comes back as a navigation). */
+  accepted(): void {
+    if (!this.#pasted) remember(true);
+  }
+
   /** Whether somebody signed in on this browser and did not sign out: their session may be renewed. */
   get renewable(): boolean {
     return !this.#pasted && remembered();
@@ -139,8 +144,11 @@ function remember(signedIn: boolean): void {
 /** Whether a connection would be admitted with what is at hand (cookie or pasted token). Null when it would. */
 export async function preflight(session: Session): Promise<Refusal | null> {
   try {
-    await request("/ws/preflight", { headers: session.headers() });
-    return null;
+    const verdict = (await request("/ws/preflight", { headers: session.headers() })) as { inert?: string | null } | null;
+    // An inert connection is one that still has to prove itself: for a page, nobody is signed in.
+    if (!verdict?.inert) return null;
+    const code = verdict.inert === "expired" ? "token_expired" : "auth_required";
+    return { ...words(code, "Authentication required", "Sign in.", 401), detail: "" };
   } catch (error) {
     if (error instanceof Problem) return error.refusal;
     throw error;

@@ -10,6 +10,7 @@ import {
   EMPTY_VIEW,
   RunAssembler,
   fold,
+  viewOf,
   type AguiEvent,
   type Interrupt,
   type Part,
@@ -54,7 +55,10 @@ export interface RunItem {
   silentFor: number;
   /** Ids of questions that somebody answered. */
   answered: readonly string[];
-  problem: string;
+  /** Who asked for it to stop: a user id, from the terminal event. */
+  stoppedBy: string;
+  /** Channel offset of its last event that is known; 0 when none is. */
+  offset: number;
 }
 
 export type Item = MessageItem | RunItem;
@@ -162,7 +166,29 @@ export class Timeline {
   /** Take one event of the thread's channel. `ended` asks the caller for `prove`; `reload` for `thread.get`. */
   apply(event: AguiEvent, offset: number, now: number): Applied {
     const at = event.timestamp ?? now;
-    return event.runId === undefined ? this.#person(event, offset, at) : this.#event(event, event.runId, at);
+    return event.runId === undefined ? this.#person(event, offset, at) : this.#event(event, event.runId, offset, at);
+  }
+
+  /** Runs that wait their turn. */
+  get queued(): readonly RunItem[] {
+    return this.#items.filter((item): item is RunItem => item.kind === "run" && item.view.phase === "waiting");
+  }
+
+  /** The last known channel offset before an item: a replay of the item's run may begin there. */
+  offsetBefore(id: string): number {
+    let offset = 0;
+    for (const item of this.#items) {
+      if (item.id === id) break;
+      offset = Math.max(offset, item.offset);
+    }
+    return offset;
+  }
+
+  /** Show a stored run from its events, read again from the channel, with their proof. */
+  proven(assembler: RunAssembler, proof: Proof): void {
+    const item = this.#run(assembler.runId);
+    this.#assemblers.set(assembler.runId, assembler);
+    this.#put({ ...item, source: "live", view: viewOf(assembler.events), proof });
   }
 
   /** Check count and digest of a run that ended. */
@@ -195,7 +221,7 @@ export class Timeline {
     return "nothing";
   }
 
-  #event(event: AguiEvent, runId: string, at: number): Applied {
+  #event(event: AguiEvent, runId: string, offset: number, at: number): Applied {
     let assembler = this.#assemblers.get(runId);
     const known = this.#get(runId);
     if (!assembler) {
@@ -211,7 +237,7 @@ export class Timeline {
     const rebuilt = pushed.kind === "replaced" || (known?.kind === "run" && known.source === "stored");
     const base = rebuilt ? EMPTY_VIEW : item.view;
     const events = rebuilt ? assembler.events : pushed.events;
-    let next: RunItem = { ...item, view: events.reduce(fold, base), silentFor: 0 };
+    let next: RunItem = { ...item, view: events.reduce(fold, base), silentFor: 0, offset: Math.max(item.offset, offset) };
     for (const one of events) next = this.#beside(next, one, at);
     this.#put(next);
     return assembler.terminal ? "ended" : "shown";
@@ -227,7 +253,10 @@ export class Timeline {
         if (asked?.kind === "run") this.#put({ ...asked, answered: asked.view.interrupts.map((question) => question.id) });
         return { ...item, parent, agent: agent ?? item.agent, startedAt: at, position: null };
       }
-      case "RUN_FINISHED":
+      case "RUN_FINISHED": {
+        const { cancelledBy } = (event.result ?? {}) as { cancelledBy?: unknown };
+        return { ...item, endedAt: at, stoppedBy: typeof cancelledBy === "string" ? cancelledBy : "" };
+      }
       case "RUN_ERROR":
         return { ...item, endedAt: at };
       case "CUSTOM":
@@ -254,6 +283,7 @@ export class Timeline {
       view: { ...item.view, phase: "finished", parts: [...item.view.parts, part] },
       startedAt: item.startedAt || at,
       endedAt: at,
+      offset: Math.max(item.offset, message.offset ?? 0),
     });
   }
 
@@ -285,7 +315,8 @@ export class Timeline {
       position: null,
       silentFor: 0,
       answered: [],
-      problem: "",
+      stoppedBy: "",
+      offset: 0,
     };
   }
 

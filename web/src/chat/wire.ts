@@ -107,14 +107,30 @@ export interface Methods {
   "run.cancel": [{ run_id: string }, { state: string }];
   "run.steer": [{ run_id: string; text: string }, object];
   "run.resume": [{ run_id: string; interrupt_id: string; payload: Json }, { run_id: string }];
-  "run.get": [{ run_id: string }, { state: string; text?: string; count?: number; digest?: string; [more: string]: unknown }];
+  "run.get": [{ run_id: string }, RunRecord];
+}
+
+/** A run as the gateway keeps it. */
+export interface RunRecord {
+  run_id: string;
+  agent: string;
+  state: string;
+  text: string;
+  count: number;
+  digest: string;
+  error: string;
+  queue_position: number;
+  cancel_requested_by: string;
 }
 
 /** What `/ws/config` says, as far as the page uses it. */
 export interface Config {
   environment?: string;
   version?: string;
-  sign_in?: { kind?: string; password?: boolean; hint?: string; [more: string]: unknown } | string | null;
-  agents?: { name: string; description?: string }[];
+  /** Whether `/auth/login` is there; otherwise another provider signs people in. */
+  embedded_provider?: boolean;
+  /** Where the sign-in with another OIDC provider begins, where there is one. */
+  oidc_start?: string | null;
+  guests?: boolean;
   limits?: Record<string, unknown>;
 }

@@ -3,11 +3,12 @@
 import type { JSX } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 
+import { said, type Conversation } from "../conversation.ts";
 import type { RunItem } from "../timeline.ts";
 import { Icon } from "./icons.tsx";
 import { count } from "./words.ts";
 
-export function Badge({ run }: { run: RunItem }): JSX.Element {
+export function Badge({ run, conversation }: { run: RunItem; conversation: Conversation }): JSX.Element {
   const [open, setOpen] = useState(false);
   const id = useId();
   const words = useRef<HTMLDivElement>(null);
@@ -15,7 +16,8 @@ export function Badge({ run }: { run: RunItem }): JSX.Element {
     if (open) words.current?.scrollIntoView({ block: "nearest" });
   }, [open]);
   const { proof } = run;
-  if (proof === null) return <span class="badge checking">Checking …</span>;
+  if (proof === null && run.source === "stored") return <Check run={run} conversation={conversation} />;
+  if (proof === null) return <span class="badge">Checking …</span>;
   const good = proof.complete;
   return (
     <span class="badge-holder">
@@ -40,5 +42,24 @@ export function Badge({ run }: { run: RunItem }): JSX.Element {
         </dl>
       </div>
     </span>
+  );
+}
+
+/** A run from the thread's history: its text is there, its events can be read again and checked on demand. */
+function Check({ run, conversation }: { run: RunItem; conversation: Conversation }): JSX.Element {
+  const [state, setState] = useState("");
+  async function check(): Promise<void> {
+    setState("Checking …");
+    try {
+      await conversation.check(run);
+    } catch (error) {
+      setState(said(error));
+    }
+  }
+  if (state) return <span class="badge" role="status">{state}</span>;
+  return (
+    <button type="button" class="small ghost" onClick={() => void check()} title="Read the run's events again and check that none is missing">
+      <Icon name="seal" size={15} /> <span>Check</span>
+    </button>
   );
 }

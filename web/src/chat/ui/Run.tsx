@@ -49,7 +49,7 @@ export const Run = memo(function Run({ run, conversation, question, last, onRetr
       <Ending run={run} conversation={conversation} />
       {over && (
         <footer class="after">
-          {run.source === "live" && <Badge run={run} />}
+          <Badge run={run} conversation={conversation} />
           {answerOf(run) !== "" && <CopyButton text={() => answerOf(run)} label="Copy answer" words="Copy" />}
           {last && question !== "" && view.phase !== "interrupted" && (
             <button type="button" class="small ghost" onClick={() => onRetry(question)} title="Ask the same again">
@@ -200,7 +200,8 @@ function Ending({ run, conversation }: { run: RunItem; conversation: Conversatio
   if (view.phase === "cancelled") {
     const after = stop?.state === "acknowledged" ? ` The gateway acknowledged it in ${stop.ms} ms.` : "";
     const took = run.startedAt > 0 ? run.endedAt - run.startedAt : 0;
-    return <p class="ending">Stopped{stop ? " by you" : ""}{took > 50 ? ` after ${duration(took)}` : ""}.{after}</p>;
+    const by = run.stoppedBy ? conversation.nameOf(run.stoppedBy) : stop ? "You" : "";
+    return <p class="ending">Stopped{by ? ` by ${by === "You" ? "you" : by}` : ""}{took > 50 ? ` after ${duration(took)}` : ""}.{after}</p>;
   }
   if (view.phase === "interrupted") {
     return (

@@ -19,6 +19,7 @@ export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
   const box = useRef<HTMLElement>(null);
   const here = app.conversation.value?.id.value ?? "";
   const unseen = app.unseen.value;
+  const working = new Set(app.working.value.values());
   useEffect(() => {
     if (open) box.current?.querySelector<HTMLElement>("button, a")?.focus();
   }, [open]);
@@ -39,7 +40,7 @@ export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
               <li key={id}>
                 <a href={`#/t/${encodeURIComponent(id)}`} aria-current={id === here ? "page" : undefined} onClick={onClose}>
                   <span class="thread-title">{thread.title || "Untitled"}</span>
-                  {unseen.has(id) ? <span class="unseen"><span class="sr">something new</span></span> : <time>{shortTime(thread.updated_at * 1000)}</time>}
+                  {working.has(id) ? <span class="spinner" role="img" aria-label="an agent is at work" /> : unseen.has(id) ? <span class="unseen"><span class="sr">something new</span></span> : <time>{shortTime(thread.updated_at * 1000)}</time>}
                 </a>
               </li>
             );

@@ -14,9 +14,8 @@ export function SignIn({ app }: { app: App }): JSX.Element {
   const [token, setToken] = useState("");
   const [busy, setBusy] = useState(false);
   const first = useRef<HTMLInputElement>(null);
-  const { environment = "", sign_in } = app.config.value;
+  const { environment = "", embedded_provider = true, oidc_start } = app.config.value;
   const open = environment === "development" || environment === "testing";
-  const asksPassword = typeof sign_in === "object" && sign_in !== null && "password" in sign_in ? sign_in.password !== false : !open;
 
   useEffect(() => first.current?.focus(), []);
 
@@ -43,11 +42,11 @@ export function SignIn({ app }: { app: App }): JSX.Element {
           {open ? `This gateway runs in ${environment}: any e-mail address will do.` : "Sign in to talk to the agents behind this gateway."}
         </p>
         {app.refusal.value && <RefusalCard refusal={app.refusal.value} />}
-        <form onSubmit={(event) => void go(event, () => app.signIn(email, password))}>
+        {embedded_provider && <form onSubmit={(event) => void go(event, () => app.signIn(email, password))}>
           <label for="email">E-mail</label>
           <input ref={first} id="email" name="email" type="email" autocomplete="username" required placeholder="ada@example.org"
             value={email} onInput={(event) => setEmail(event.currentTarget.value)} />
-          {asksPassword && (
+          {!open && (
             <>
               <label for="password">Password</label>
               <input id="password" name="password" type="password" autocomplete="current-password" required
@@ -55,8 +54,9 @@ export function SignIn({ app }: { app: App }): JSX.Element {
             </>
           )}
           <button class="primary wide" type="submit" disabled={busy}>{busy ? "One moment …" : "Sign in"}</button>
-        </form>
-        <details class="other-way">
+        </form>}
+        {oidc_start && <a class="button wide" href={`${oidc_start}?next=/`}>Sign in with your organisation</a>}
+        <details class="other-way" open={!embedded_provider && !oidc_start}>
           <summary>Use a token instead</summary>
           <form onSubmit={(event) => void go(event, () => app.paste(token))}>
             <label for="token">Token</label>
