@@ -127,14 +127,24 @@ class Provider:
         """What was decided."""
         return self._policy
 
-    async def start(self) -> None:
-        """Bring the accounts of settings into the store. Raises DependencyError, ConfigError."""
+    async def start(self, *, verify_mint: bool = True) -> None:
+        """Bring the accounts of settings into the store, and see that a token minted here is admitted here.
+
+        Args:
+            verify_mint: False where the embedding program brought a verifier of its own.
+
+        Raises:
+            ConfigError: the keys do not match, or an account cannot be.
+            DependencyError: the store does not answer.
+        """
         for account in self._accounts.values():
             if account.tenant in {E2E_TENANT, PROBE_TENANT}:
                 raise ConfigError(
                     [f"The user {account.email} cannot be in tenant {account.tenant!r}. Choose another."]
                 )
             await self._keep_account(account)
+        if verify_mint:
+            await mint_and_verify(self._mint, self._verifier, self._clock())
 
     # -- sign in -------------------------------------------------------------------------------------------
 

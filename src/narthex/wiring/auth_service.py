@@ -8,9 +8,8 @@ poll, and others by introspection or by the token's end.
 from __future__ import annotations
 
 import contextlib
-import secrets
-import time
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,19 +22,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.tokens.claims import ClaimRules
-from narthex.adapters.tokens.passwords import Argon2Passwords
 from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.expiry import CredentialExpiry
-from narthex.app.provider import Account, Provider, ProviderPolicy
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import Client, client_of
 from narthex.domain.refusals import Refusal
-from narthex.errors import DependencyError
+from narthex.errors import DependencyError, NarthexError
 from narthex.settings import Settings
 from narthex.web.auth import AuthSite, RequestFacts
 from narthex.web.problems import exception_handlers, problem
 from narthex.wiring.engines import make_store
+from narthex.wiring.provider import make_provider
 
 log = get_logger("narthex.auth")
 
@@ -92,10 +90,15 @@ class AuthService:
     Args:
         settings: validated.
         issuer: the `iss` of its tokens: its public URL.
+        on_ready: called when everything behind the port answers.
+
+    Attributes:
+        fault: why it could not start; uvicorn turns it into a bare exit.
     """
 
-    def __init__(self, settings: Settings, issuer: str) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, issuer: str, on_ready: Callable[[], None]) -> None:
+        self._on_ready = on_ready
+        self.fault: NarthexError | None = None
         self._store = make_store(settings)
         credentials = self._store.credentials
         rules = ClaimRules(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
@@ -110,7 +113,13 @@ class AuthService:
         self._verifier = TokenRouter([self._ring])
         self._revocations = Revocations(credentials, None)
         self._expiry = CredentialExpiry(credentials)
-        self._provider = make_provider(settings, self._ring, self._verifier, self._revocations, credentials)
+        self._provider = make_provider(
+            settings,
+            credentials=credentials,
+            mint=self._ring,
+            verifier=self._verifier,
+            revocations=self._revocations,
+        )
         self._ready = False
         keys = (settings.admin_key.get_secret_value(),) if settings.admin_key else ()
         site = AuthSite(
@@ -119,7 +128,7 @@ class AuthService:
             revocations=self._revocations,
             door=ServiceDoor(settings),
             service_keys=keys,
-            open_introspection=not keys and not settings.remote,
+            open_introspection=not keys and not settings.policy.environment.remote,
         )
         self.app = Starlette(
             routes=[
@@ -134,20 +143,27 @@ class AuthService:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        await self._store.start()
         try:
-            await self._verifier.start()
-            await self._revocations.start()
-            await self._provider.start()
-            await self._expiry.start()
-            self._ready = True
+            await self._start()
             yield
+        except NarthexError as fault:
+            self.fault = fault
+            raise
         finally:
             self._ready = False
             await self._expiry.stop()
             await self._revocations.stop()
             await self._verifier.stop()
             await self._store.stop()
+
+    async def _start(self) -> None:
+        await self._store.start()
+        await self._verifier.start()
+        await self._revocations.start()
+        await self._provider.start()
+        await self._expiry.start()
+        self._ready = True
+        self._on_ready()
 
     async def _livez(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -164,23 +180,17 @@ class AuthService:
         return JSONResponse({"status": "ready"})
 
 
-def make_provider(
-    settings: Settings,
-    ring: KeyRing,
-    verifier: TokenRouter,
-    revocations: Revocations,
-    credentials: object,
-) -> Provider:
-    """The provider that settings describe."""
-    raise NotImplementedError
+def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
 
-
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError when the address cannot be bound."""
+    Raises:
+        ConfigError: the address cannot be bound, or the keys do not match.
+        DependencyError: the store does not answer.
+    """
     listeners = listen(settings.host, settings.port)
     host, port = listeners[0].getsockname()[:2]
     issuer = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    service = AuthService(settings, issuer)
+    service = AuthService(settings, issuer, lambda: on_ready(issuer))
     config = uvicorn.Config(
         service.app,
         log_config=None,
@@ -191,11 +201,16 @@ def serve(settings: Settings) -> None:
         h11_max_incomplete_event_size=16 * 1024,
     )
     log.info("auth service", issuer=issuer, environment=settings.environment)
-    run(uvicorn.Server(config).serve(sockets=listeners))
+    run(_serve(uvicorn.Server(config), listeners))
+    if service.fault is not None:
+        raise service.fault
+
+
+async def _serve(server: uvicorn.Server, listeners: list[socket.socket]) -> None:
+    # uvicorn ends a failed start with sys.exit, which is for command lines of its own
+    with contextlib.suppress(SystemExit):
+        await server.serve(sockets=listeners)
 
 
 def _report_bug(fault: BaseException, trace_id: str) -> None:
     log.error("bug", exc_info=fault, trace_id=trace_id)
-
-
-_ = (secrets, time, Account, Argon2Passwords, ProviderPolicy)

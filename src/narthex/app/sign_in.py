@@ -1,0 +1,160 @@
+"""Sign-in with another OIDC provider: the state between going there and coming back, and the account here.
+
+Not here: the exchange (`adapters/tokens/code_flow.py`), HTTP (`web/oidc.py`). Rules: state, nonce and code verifier
+are random, live in a short cookie of the very browser that began, and serve once; an account of ours is taken over
+by nobody who merely has its e-mail elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from narthex.app.provider import Denied, Provider, Session
+from narthex.domain.identity import E2E_TENANT
+from narthex.domain.secrets import equal
+from narthex.domain.verdict import Rejected, Unavailable
+from narthex.errors import DependencyError
+from narthex.ports.credentials import Credentials, User
+from narthex.ports.sign_in import IdentityProvider, Person
+
+STATE_TTL_S: Final = 600  # as long as people take to find their second factor
+MAX_COOKIE_BYTES: Final = 2_048
+
+
+class Journey(msgspec.Struct, frozen=True, kw_only=True):
+    """One browser's sign-in under way; it lives in its cookie."""
+
+    state: str
+    nonce: str
+    verifier: str
+    next_path: str
+    expires_at: float
+
+    def cookie(self) -> str:
+        """The cookie's value."""
+        return urlsafe_b64encode(msgspec.json.encode(self)).rstrip(b"=").decode()
+
+    @classmethod
+    def of(cls, cookie: str) -> Journey | None:
+        """What a cookie says; None when it is none of ours."""
+        if not cookie or len(cookie) > MAX_COOKIE_BYTES:
+            return None
+        try:
+            return msgspec.json.decode(urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4)), type=cls)
+        except (ValueError, msgspec.DecodeError):
+            return None
+
+
+class SignIn:
+    """See the module.
+
+    Args:
+        provider: begins the session here.
+        elsewhere: the OIDC provider.
+        credentials: where accounts are.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        elsewhere: IdentityProvider,
+        credentials: Credentials,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._provider = provider
+        self._elsewhere = elsewhere
+        self._credentials = credentials
+        self._clock = clock
+
+    async def begin(self, *, redirect_uri: str, next_path: str) -> tuple[str, Journey]:
+        """Where to send the browser, and what its cookie must remember. Raises DependencyError."""
+        journey = Journey(
+            state=secrets.token_urlsafe(24),
+            nonce=secrets.token_urlsafe(24),
+            verifier=secrets.token_urlsafe(48),
+            next_path=next_path[:512],
+            expires_at=self._clock() + STATE_TTL_S,
+        )
+        challenge = (
+            urlsafe_b64encode(hashlib.sha256(journey.verifier.encode()).digest()).rstrip(b"=").decode()
+        )
+        url = await self._elsewhere.authorization_url(
+            redirect_uri=redirect_uri, state=journey.state, nonce=journey.nonce, challenge=challenge
+        )
+        return url, journey
+
+    async def finish(
+        self, journey: Journey | None, *, state: str, code: str, issuer: str, redirect_uri: str
+    ) -> Session | Denied:
+        """Come back: check the state, redeem the code, begin a session here.
+
+        Args:
+            journey: from the browser's cookie.
+            state: the query's.
+            code: the query's; empty when the provider sent an error instead.
+            issuer: the query's `iss` (RFC 9207), empty when there is none.
+            redirect_uri: the same as at the beginning.
+
+        Raises:
+            DependencyError: the provider or the store does not answer.
+        """
+        now = self._clock()
+        if journey is None or journey.expires_at <= now or not state or not equal(state, journey.state):
+            return Denied(
+                code="login_failed", detail="The sign-in was not begun in this browser, or took too long."
+            )
+        if issuer and issuer != self._elsewhere.issuer:
+            return Denied(code="login_failed", detail="Another provider answered than was asked.")
+        if not code:
+            return Denied(code="login_failed", detail="The provider did not sign anybody in.")
+        outcome = await self._elsewhere.redeem(
+            code, redirect_uri=redirect_uri, verifier=journey.verifier, nonce=journey.nonce, now=now
+        )
+        if isinstance(outcome, Unavailable):
+            raise DependencyError(
+                "auth",
+                "The provider cannot be asked right now.",
+                "Try again.",
+                retry_after_s=outcome.retry_after_s,
+            )
+        if isinstance(outcome, Rejected):
+            return Denied(
+                code="login_failed", detail=outcome.detail or "The provider's answer did not verify."
+            )
+        if outcome.identity.tenant == E2E_TENANT:
+            return Denied(code="login_failed", detail="Test identities do not sign in on pages.")
+        return await self._provider.begin_for(await self._account(outcome))
+
+    async def _account(self, person: Person) -> User:
+        """The account of the same subject, so that the provider's own tokens and this session are one user."""
+        identity = person.identity
+        known = await self._credentials.user(identity.tenant, identity.subject)
+        email = known.email if known is not None else await self._free_email(person)
+        return User(
+            user_id=identity.subject,
+            tenant=identity.tenant,
+            email=email,
+            name=identity.name or email.partition("@")[0],
+            plan=identity.plan,
+            permissions=identity.permissions,
+            created_at=self._clock(),
+        )
+
+    async def _free_email(self, person: Person) -> str:
+        """The verified e-mail if it is nobody's yet, else a stand-in: an e-mail alone must not take an account."""
+        tenant, email = person.identity.tenant, person.email.lower()
+        if email and await self._credentials.user_by_email(tenant, email) is None:
+            return email
+        issuer = self._elsewhere.issuer
+        digest = hashlib.sha256(f"{issuer}\0{person.identity.subject}".encode()).hexdigest()[:24]
+        return f"{digest}@{urlsplit(issuer).hostname}"

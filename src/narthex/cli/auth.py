@@ -1,0 +1,90 @@
+"""`narthex auth serve`: the embedded provider as a service of its own; `narthex auth hash`: a password's hash."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import App
+
+from narthex.domain.secrets import equal
+from narthex.errors import EXIT_OK, ClientError
+
+DEFAULT_PORT = 8001  # beside a gateway on 8000
+MIN_PASSWORD_LENGTH = 8  # NIST SP 800-63B section 5.1.1.2
+
+app = App(name="auth", help="The embedded sign-in provider: serve it on its own, hash a password.")
+
+
+@app.command
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    data_dir: Path | None = None,
+    public_url: str | None = None,
+    log_format: Literal["auto", "json", "console"] | None = None,
+    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    config: Path | None = None,
+) -> int:
+    """Serve sign-in, refresh, introspection and keys until SIGTERM or Ctrl-C.
+
+    Gateways use it with NARTHEX_OIDC_ISSUER=<public URL>. Users, allowed origins and the store come from the same
+    settings as a gateway's.
+
+    Args:
+        host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
+        port: Port; default 8001.
+        data_dir: Directory of users, sessions and signing keys.
+        public_url: Its URL as clients see it, the `iss` of its tokens; default http:// + host and port.
+        log_format: json for machines, console for people.
+        log_level: Least severe record that is written.
+        config: The settings file instead of ./narthex.toml.
+    """
+    from narthex.adapters.telemetry.logging import configure_logging
+    from narthex.settings import load
+
+    flags = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "public_url": public_url,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    settings = load(flags, os.environ, config)
+    if settings.source("port") == "default":
+        settings = load({**flags, "port": DEFAULT_PORT}, os.environ, config)
+    configure_logging(
+        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
+    )
+    from narthex.wiring.auth_service import serve as serve_auth
+
+    serve_auth(settings, on_ready=lambda url: print(f"narthex auth is ready at {url}", flush=True))
+    return EXIT_OK
+
+
+@app.command(name="hash")
+def hash_() -> int:
+    """Print the argon2id hash of a password, for `password_hash` of a `[[users]]` table.
+
+    Asks for it on a terminal; otherwise reads one line of standard input.
+    """
+    from narthex.adapters.tokens.passwords import Argon2Passwords
+
+    if sys.stdin.isatty():
+        password = getpass.getpass("Password: ")
+        if not equal(password, getpass.getpass("Again: ")):
+            raise ClientError("password", "The two differ.", "Try again.")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if len(password) < MIN_PASSWORD_LENGTH:
+        raise ClientError(
+            "password", f"It has fewer than {MIN_PASSWORD_LENGTH} characters.", "Take a longer one."
+        )
+    print(asyncio.run(Argon2Passwords().hash(password)))
+    return EXIT_OK

@@ -1,0 +1,109 @@
+"""Sign-in with another OIDC provider, over HTTP: `/auth/oidc/start` and `/auth/oidc/callback`."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from narthex.app.provider import Denied
+from narthex.app.sign_in import STATE_TTL_S, Journey, SignIn
+from narthex.domain.refusals import Refusal
+from narthex.errors import DependencyError
+from narthex.web.auth import AuthSite, Door
+from narthex.web.fields import local_path
+from narthex.web.sign_in_problems import NO_STORE, denied, refusal
+
+JOURNEY_COOKIE: Final = "narthex_oidc"
+COOKIE_PATH: Final = "/auth/oidc"
+
+
+class OidcSite:
+    """The two routes.
+
+    Args:
+        sign_in: what they do.
+        site: makes the session's answer and its cookies.
+        door: the front door's rules.
+        page: where a browser is told that it failed (`?sign_in_error=<code>` is added); empty: problem+json.
+    """
+
+    def __init__(self, sign_in: SignIn, site: AuthSite, door: Door, *, page: str = "/") -> None:
+        self._sign_in = sign_in
+        self._site = site
+        self._door = door
+        self._page = page
+
+    def routes(self) -> list[Route]:
+        """Both, for a Starlette application."""
+        return [
+            Route("/auth/oidc/start", self.start, methods=["GET"]),
+            Route("/auth/oidc/callback", self.callback, methods=["GET"]),
+        ]
+
+    async def start(self, request: Request) -> Response:
+        """`?next=/path`: off to the provider; the browser's cookie remembers what comes back."""
+        next_path = local_path(request.query_params.get("next", "")) or "/"
+        try:
+            url, journey = await self._sign_in.begin(
+                redirect_uri=self._redirect_uri(request), next_path=next_path
+            )
+        except DependencyError as error:
+            return self._failed(
+                request, Refusal(code="auth_unavailable", retry_after_s=round(error.retry_after_s))
+            )
+        response = RedirectResponse(url, status_code=303, headers=NO_STORE)
+        response.set_cookie(
+            JOURNEY_COOKIE,
+            journey.cookie(),
+            max_age=STATE_TTL_S,
+            path=COOKIE_PATH,
+            httponly=True,
+            samesite="lax",  # the way back is a navigation from the provider's site
+            secure=self._door.facts(request).secure,
+        )
+        return response
+
+    async def callback(self, request: Request) -> Response:
+        """The provider sends the browser here with `code` and `state`, or with an error."""
+        query = request.query_params
+        journey = Journey.of(request.cookies.get(JOURNEY_COOKIE, ""))
+        response: Response
+        try:
+            outcome = await self._sign_in.finish(
+                journey,
+                state=query.get("state", ""),
+                code=query.get("code", ""),
+                issuer=query.get("iss", ""),
+                redirect_uri=self._redirect_uri(request),
+            )
+        except DependencyError as error:
+            return self._failed(
+                request, Refusal(code="auth_unavailable", retry_after_s=round(error.retry_after_s))
+            )
+        if isinstance(outcome, Denied):
+            response = self._failed(request, outcome)
+        else:
+            assert journey is not None  # finish denies without one
+            response = self._site.answer(request, outcome, next_path=local_path(journey.next_path) or "/")
+        response.delete_cookie(
+            JOURNEY_COOKIE,
+            path=COOKIE_PATH,
+            httponly=True,
+            samesite="lax",
+            secure=self._door.facts(request).secure,
+        )
+        return response
+
+    def _redirect_uri(self, request: Request) -> str:
+        return self._door.facts(request).base_url + "/auth/oidc/callback"
+
+    def _failed(self, request: Request, why: Denied | Refusal) -> Response:
+        """A browser goes back to the page, which shows the code in words; others get problem+json."""
+        if self._page and "text/html" in request.headers.get("accept", ""):
+            target = f"{self._page}?{urlencode({'sign_in_error': why.code})}"
+            return RedirectResponse(target, status_code=303, headers=NO_STORE)
+        return denied(why) if isinstance(why, Denied) else refusal(why)
