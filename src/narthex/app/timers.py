@@ -8,6 +8,7 @@ from there; scheduling twice is harmless (the earlier wake finds nothing due).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 TICK_S: Final = 0.25
@@ -23,10 +24,13 @@ class Sleeper(Protocol):
 class TimerWheel:
     """Buckets of `TICK_S`; runs only while somebody waits."""
 
-    __slots__ = ("_buckets", "_handle", "_loop", "_next")
+    __slots__ = ("_buckets", "_handle", "_loop", "_next", "_on_error")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_error: Callable[[BaseException], None] = lambda _: None
+    ) -> None:
         self._loop = loop
+        self._on_error = on_error
         self._buckets: dict[int, list[Sleeper]] = {}
         self._handle: asyncio.TimerHandle | None = None
         self._next = 0
@@ -37,15 +41,15 @@ class TimerWheel:
 
     def schedule(self, sleeper: Sleeper, at: float) -> None:
         """Wake `sleeper` at `at` (loop time) or up to `TICK_S` later."""
-        slot = max(int(at / TICK_S) + 1, self._next)
+        if self._handle is None:
+            self._next = int(self._loop.time() / TICK_S)
+            self._handle = self._loop.call_later(TICK_S, self._turn)
+        slot = max(int(at / TICK_S) + 1, self._next)  # what is past already is due at the next turn
         bucket = self._buckets.get(slot)
         if bucket is None:
             self._buckets[slot] = [sleeper]
         else:
             bucket.append(sleeper)
-        if self._handle is None:
-            self._next = int(self._loop.time() / TICK_S)
-            self._handle = self._loop.call_later(TICK_S, self._turn)
 
     def _turn(self) -> None:
         now = self._loop.time()
@@ -57,7 +61,10 @@ class TimerWheel:
             due = [slot for slot in range(first, last + 1) if slot in self._buckets]
         for slot in due:
             for sleeper in self._buckets.pop(slot):
-                sleeper.wake(now)
+                try:
+                    sleeper.wake(now)
+                except Exception as fault:  # one connection's bug must not stop everybody's clock
+                    self._on_error(fault)
         self._handle = self._loop.call_later(TICK_S, self._turn) if self._buckets else None
 
     def stop(self) -> None:

@@ -96,7 +96,7 @@ class Parts:
         self.verifier: TokenVerifier = verifier or self.tokens.verifier
         self.revocations = Revocations(store.credentials, broker, clock=self.now)
         self.tasks = Tasks("commands", MAX_COMMANDS, lambda fault: self.report_bug(fault, ""))
-        self.timers = TimerWheel(loop)
+        self.timers = TimerWheel(loop, lambda fault: self.report_bug(fault, ""))
         self._make_door(debug=debug)
         self._make_chat(agents)
         self._make_connections(loop)

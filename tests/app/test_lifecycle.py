@@ -1,0 +1,100 @@
+"""Rooms open in order and close in the opposite one; a drain is paced and fits into its grace."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from narthex.app.connection import Connection
+from narthex.app.drain import close_paced
+from narthex.app.lifecycle import Lifecycle, Room, State
+from narthex.app.registry import Registry
+from narthex.errors import DependencyError
+from narthex.protocol.codes import Disconnect
+
+
+class Stub(Connection):
+    """A connection that only notes when it was closed."""
+
+    __slots__ = ("at", "busy", "code")
+
+    def __init__(self, *, busy: bool = False) -> None:
+        self.busy = busy
+        self.at = 0.0
+        self.code = 0
+
+    def close(self, disconnect: Disconnect) -> None:
+        self.code = disconnect.code
+        self.at = asyncio.get_running_loop().time()
+
+
+def room(name: str, log: list[str], fails: int = 0) -> Room:
+    """A room that notes what happens to it and fails to open `fails` times."""
+    left = [fails]
+
+    async def opening() -> None:
+        if left[0]:
+            left[0] -= 1
+            raise DependencyError("broker", "away")
+        log.append(f"+{name}")
+
+    async def closing() -> None:
+        log.append(f"-{name}")
+
+    return Room(name, opening, closing)
+
+
+def lifecycle(rooms: list[Room], states: list[State], grace_s: float = 0.2) -> Lifecycle:
+    async def drain_runs(_: float) -> None:
+        return None
+
+    return Lifecycle(rooms, Registry(), drain_runs, lambda _: False, grace_s=grace_s, on_state=states.append)
+
+
+async def test_a_failed_start_closes_what_it_opened_and_can_be_repeated() -> None:
+    """An engine that is away at first is no reason to restart the process."""
+    log: list[str] = []
+    states: list[State] = []
+    life = lifecycle([room("store", log), room("broker", log, fails=1)], states)
+    with pytest.raises(DependencyError):
+        await life.start()
+    assert life.state is State.STARTING
+    assert log == ["+store", "-broker", "-store"]
+    await life.start()
+    await life.drain()
+    await life.stop()
+    assert states == [State.READY, State.DRAINING, State.STOPPED]
+    assert log[3:] == ["+store", "+broker", "-broker", "-store"]
+
+
+async def test_thousands_are_spread_and_the_idle_go_first() -> None:
+    """No second holds everybody; whoever follows a run waits for its end."""
+    loop = asyncio.get_running_loop()
+    people = [Stub(busy=number % 10 == 0) for number in range(2_000)]
+    ended = asyncio.Event()
+    loop.call_later(0.5, ended.set)
+    began = loop.time()
+    closed = await close_paced(people, lambda c: c.busy, grace_s=1.5, runs_ended=ended, now=loop.time)  # type: ignore[attr-defined]  # Stub
+    took = loop.time() - began
+    assert closed == 2_000
+    assert all(person.code == 3001 for person in people)
+    assert 0.6 < took < 1.5
+    assert (
+        min(person.at for person in people if person.busy)
+        > max(person.at for person in people if not person.busy) - 0.1
+    )
+    bins = [0] * 20
+    for person in people:
+        bins[int((person.at - began) / 0.1)] += 1
+    assert max(bins) < 600
+
+
+async def test_a_handful_goes_at_once() -> None:
+    """Ctrl-C on a laptop takes no six seconds."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await close_paced(
+        [Stub() for _ in range(5)], lambda _: False, grace_s=10, runs_ended=asyncio.Event(), now=loop.time
+    )
+    assert loop.time() - began < 1
