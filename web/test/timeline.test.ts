@@ -1,0 +1,175 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import test from "node:test";
+
+import { RunAssembler, type AguiEvent } from "@narthex/client";
+
+import { Timeline, answerOf, type Item, type MessageItem, type RunItem } from "../src/chat/timeline.ts";
+import type { StoredMessage, ThreadView } from "../src/chat/wire.ts";
+
+const view = (change: Partial<ThreadView> = {}): ThreadView => ({
+  thread: { thread_id: "t1", title: "T", created_by: "u1", created_at: 1, updated_at: 1 },
+  role: "owner",
+  messages: [],
+  members: [],
+  runs: [],
+  interrupts: [],
+  channel: "thread:t1",
+  offset: 0,
+  epoch: "e",
+  ...change,
+});
+
+const stored = (id: string, role: string, content: string, more: Partial<StoredMessage> = {}): StoredMessage => ({
+  message_id: id,
+  role,
+  author: role === "user" ? "u1" : "concierge",
+  content,
+  created_at: 10,
+  ...more,
+});
+
+const said = (id: string, text: string, userId = "u1"): AguiEvent[] => [
+  { type: "TEXT_MESSAGE_START", messageId: id, role: "user", threadId: "t1", userId, name: "Ada" } as AguiEvent,
+  { type: "TEXT_MESSAGE_CONTENT", messageId: id, delta: text, threadId: "t1" },
+  { type: "TEXT_MESSAGE_END", messageId: id, threadId: "t1" },
+];
+
+const of = (runId: string, seq: number, event: object): AguiEvent => ({ ...event, threadId: "t1", runId, seq }) as AguiEvent;
+
+const answer = (runId: string, text: string): AguiEvent[] => [
+  of(runId, 1, { type: "RUN_STARTED", timestamp: 5000 }),
+  of(runId, 2, { type: "TEXT_MESSAGE_START", messageId: `${runId}.1`, role: "assistant" }),
+  of(runId, 3, { type: "TEXT_MESSAGE_CONTENT", messageId: `${runId}.1`, delta: text }),
+  of(runId, 4, { type: "TEXT_MESSAGE_END", messageId: `${runId}.1` }),
+];
+
+const apply = (timeline: Timeline, events: AguiEvent[], from = 1): void => events.forEach((event, i) => void timeline.apply(event, from + i, 1000));
+const shape = (items: readonly Item[]): string[] => items.map((item) => (item.kind === "run" ? `run ${item.id} ${item.view.phase}: ${answerOf(item)}` : `${item.author}: ${item.text}`));
+
+test("a message sent from here and its echo on the channel are one item, whichever comes first", () => {
+  for (const echoFirst of [true, false]) {
+    const timeline = new Timeline();
+    timeline.sending("c1", "u1", "hello", 1);
+    if (!echoFirst) timeline.sent("c1", "m1");
+    apply(timeline, said("m1", "hello"));
+    if (echoFirst) timeline.sent("c1", "m1");
+    assert.deepEqual(shape(timeline.items), ["u1: hello"]);
+    assert.equal((timeline.items[0] as MessageItem).state, "sent");
+    assert.equal(timeline.names.get("u1"), "Ada");
+  }
+});
+
+test("messages known from the store are not repeated by the channel", () => {
+  const timeline = new Timeline();
+  timeline.load(view({ messages: [stored("m1", "user", "hello")] }));
+  apply(timeline, said("m1", "hello"));
+  assert.deepEqual(shape(timeline.items), ["u1: hello"]);
+});
+
+test("a run in mid-flight after a reload is rebuilt from its first event", () => {
+  const timeline = new Timeline();
+  const run = { run_id: "r1", state: "running", agent: "concierge", user_id: "u1", message_id: "m1" };
+  timeline.load(view({ messages: [stored("m1", "user", "hello")], runs: [run] }));
+  assert.equal(timeline.active?.id, "r1");
+  apply(timeline, answer("r1", "Hi there"));
+  assert.deepEqual(shape(timeline.items), ["u1: hello", "run r1 running: Hi there"]);
+  assert.equal(timeline.active?.agent, "concierge");
+});
+
+test("a run that finished while the thread was read appears once, and is proven when its events come from the first on", async () => {
+  const vector = (JSON.parse(readFileSync(join(import.meta.dirname, "../tests/vectors/digest.json"), "utf8")) as { cases: { name: string; events: AguiEvent[] }[] }).cases.find((one) => one.name === "plain")!;
+  const timeline = new Timeline();
+  timeline.load(view({ messages: [stored("m1", "assistant", "Hello, world", { run_id: "r1" })] }));
+  assert.deepEqual(shape(timeline.items), ["run r1 finished: Hello, world"]);
+  apply(timeline, vector.events);
+  await timeline.prove("r1");
+  const run = timeline.items[0] as RunItem;
+  assert.deepEqual([timeline.items.length, run.source, run.proof?.complete, answerOf(run)], [1, "live", true, "Hello, world"]);
+});
+
+test("the tail of a stored run adds nothing", () => {
+  const timeline = new Timeline();
+  timeline.load(view({ messages: [stored("x", "assistant", "whole", { run_id: "r1" })] }));
+  assert.equal(timeline.apply(of("r1", 7, { type: "TEXT_MESSAGE_CONTENT", messageId: "x", delta: "tail" }), 9, 1), "nothing");
+  assert.deepEqual(shape(timeline.items), ["run r1 finished: whole"]);
+});
+
+test("stored thoughts and tools keep their place and their details", () => {
+  const timeline = new Timeline();
+  const detail = JSON.stringify({ toolCallName: "health", args: '{"deep":true}', answered: true });
+  timeline.load(
+    view({
+      messages: [
+        stored("q", "reasoning", "hm", { run_id: "r1" }),
+        stored("c", "tool", "ok", { run_id: "r1", detail }),
+        stored("a", "assistant", "Fine.", { run_id: "r1", offset: 12 }),
+      ],
+    }),
+  );
+  const run = timeline.items[0] as RunItem;
+  assert.deepEqual(run.view.parts.map((part) => part.kind), ["reasoning", "tool", "text"]);
+  assert.deepEqual(run.view.parts[1], { kind: "tool", id: "c", name: "health", args: '{"deep":true}', state: "done", result: "ok" });
+  assert.equal(run.offset, 12);
+});
+
+test("an open question survives a reload, and is answered by the run that goes on from it", () => {
+  const timeline = new Timeline();
+  const question = { interrupt_id: "i1", run_id: "r1", text: "May I?", schema: '{"type":"boolean"}', expires_at: 99 };
+  timeline.load(view({ messages: [stored("a", "assistant", "Hm.", { run_id: "r1" })], interrupts: [question] }));
+  const asked = timeline.items[0] as RunItem;
+  assert.equal(asked.view.phase, "interrupted");
+  assert.deepEqual(asked.view.interrupts[0], { id: "i1", message: "May I?", responseSchema: { type: "boolean" }, expiresAt: 99 });
+  timeline.apply(of("r2", 1, { type: "RUN_STARTED", parentRunId: "r1" }), 5, 1);
+  assert.deepEqual((timeline.items[0] as RunItem).answered, ["i1"]);
+});
+
+test("a run is asked to be read again when its events do not fit", () => {
+  const timeline = new Timeline();
+  apply(timeline, answer("r1", "abc"));
+  const merged = { ...of("r1", 6, { type: "TEXT_MESSAGE_CONTENT", messageId: "r1.1", delta: "x" }), seq_from: 4 };
+  assert.equal(timeline.apply(merged, 9, 1), "reload");
+});
+
+test("who stopped a run and how long the agent is silent are taken from the events", () => {
+  const timeline = new Timeline();
+  apply(timeline, answer("r1", "abc"));
+  timeline.apply(of("r1", 5, { type: "CUSTOM", name: "narthex.working", value: { silent_s: 20 } }), 5, 1);
+  assert.equal((timeline.items[0] as RunItem).silentFor, 20);
+  const end = of("r1", 6, { type: "RUN_FINISHED", outcome: { type: "cancelled" }, result: { cancelledBy: "u2" }, timestamp: 9000 });
+  assert.equal(timeline.apply(end, 6, 1), "ended");
+  const run = timeline.items[0] as RunItem;
+  assert.deepEqual([run.view.phase, run.stoppedBy, run.silentFor, run.endedAt - run.startedAt], ["cancelled", "u2", 0, 4000]);
+});
+
+test("older messages go before, without repeats", () => {
+  const timeline = new Timeline();
+  timeline.load(view({ messages: [stored("m2", "user", "two")] }));
+  timeline.prepend([stored("m1", "user", "one"), stored("m2", "user", "two")]);
+  assert.deepEqual(shape(timeline.items), ["u1: one", "u1: two"]);
+  apply(timeline, said("m3", "three"));
+  assert.deepEqual(shape(timeline.items), ["u1: one", "u1: two", "u1: three"]);
+});
+
+test("a message that could not be sent stays through a reload of the thread, and can be sent again", () => {
+  const timeline = new Timeline();
+  timeline.sending("c1", "u1", "hello", 1);
+  timeline.failed("c1", "There is no connection right now.");
+  timeline.load(view({ messages: [stored("m1", "user", "before")] }));
+  assert.deepEqual(shape(timeline.items), ["u1: before", "u1: hello"]);
+  timeline.sending("c1", "u1", "hello", 2);
+  timeline.sent("c1", "m2");
+  assert.deepEqual(timeline.items.map((item) => (item as MessageItem).state), ["sent", "sent"]);
+});
+
+test("a stored run becomes a proven one when its events were read again", async () => {
+  const timeline = new Timeline();
+  timeline.load(view({ messages: [stored("m0", "user", "hi", { offset: 0 }), stored("a", "assistant", "Hi", { run_id: "r1", offset: 7 })] }));
+  assert.equal(timeline.offsetBefore("r1"), 0);
+  const assembler = new RunAssembler("r1");
+  for (const event of answer("r1", "Hi")) assembler.push(event);
+  timeline.proven(assembler, await assembler.verify());
+  const run = timeline.items[1] as RunItem;
+  assert.deepEqual([run.source, run.proof?.complete, run.proof?.reason], ["live", false, "the run has not ended"]);
+});
