@@ -1,17 +1,56 @@
-"""A house of run engines, closed after the test."""
+"""A house of run engines, closed after the test: over the real SQLite engines, and over fakes that can fail."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from narthex.adapters.brokers.sqlite.broker import SqliteBroker
+from narthex.adapters.stores.sqlite import SqliteStore
+from narthex.ports.broker import Control, Member, Publication
 from tests.app.runs.house import House
 
 
+class Ear:
+    """A broker handler that passes control messages to the house's engines."""
+
+    def __init__(self) -> None:
+        self.house: House | None = None
+
+    def publication(self, channel: str, publication: Publication, epoch: str) -> None: ...
+    def presence(self, channel: str, member: Member, joined: bool) -> None: ...
+    def resync(self, channels: list[str] | None) -> None: ...
+    def control(self, message: Control) -> None:
+        """As the hub does."""
+        for engine in self.house.engines if self.house else []:
+            if message.node in {"", engine.node}:
+                engine.control(message)
+
+
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def fake_house() -> AsyncIterator[House]:
     """Engines over fakes."""
     built = House()
     yield built
     await built.close()
+
+
+@pytest.fixture(params=["fakes", "sqlite"])
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
+    """Engines over fakes, and over SQLite."""
+    if request.param == "fakes":
+        built = House()
+        yield built
+        await built.close()
+        return
+    broker, store = SqliteBroker(tmp_path / "log.db"), SqliteStore(tmp_path / "store.db")
+    ear = Ear()
+    await broker.start(ear, "n1")
+    await store.start()
+    built = ear.house = House(broker=broker, store=store)
+    yield built
+    await built.close()
+    await store.stop()
+    await broker.stop()

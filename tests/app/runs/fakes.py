@@ -149,9 +149,7 @@ class FakeRuns:
     async def queue_position(self, tenant: str, run_id: str) -> int:
         run = self.rows[run_id]
         return sum(
-            r.thread_id == run.thread_id
-            and r.state in {"queued", "running"}
-            and r.created_at < run.created_at
+            r.thread_id == run.thread_id and r.state == "queued" and r.created_at < run.created_at
             for r in self.rows.values()
         )
 

@@ -28,7 +28,7 @@ QUICK = RunLimits(
     run_deadline_s=5,
     join_window_s=0.01,
     silence_s=30,
-    lease_s=1.0,
+    lease_s=0.5,
     renew_s=0.1,
     poll_s=0.05,
     stop_grace_s=0.3,
@@ -59,6 +59,7 @@ class House:
         self.meter = FakeMeter()
         self.notices: list[tuple[str, Mapping[str, object]]] = []
         self.engines: list[RunEngine] = []
+        self.queued: list[bool] = []
 
     async def tell(
         self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""
@@ -119,7 +120,8 @@ class House:
             created_at=time.time(),
         )
         await self.store.threads.add_messages(who.tenant, [message])
-        run, _ = await engine.start(who, thread_id, message_id, text, client or uuid.uuid4().hex)
+        run, queued = await engine.start(who, thread_id, message_id, text, client or uuid.uuid4().hex)
+        self.queued.append(queued)
         return run
 
     async def events(self, run: Run) -> list[dict[str, Any]]:

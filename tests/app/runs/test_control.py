@@ -115,19 +115,19 @@ async def test_a_queued_run_is_cancelled_before_it_begins(house: House) -> None:
     await house.ended(first)
 
 
-async def test_cancel_reaches_the_owner_on_another_node(house: House) -> None:
+async def test_cancel_reaches_the_owner_on_another_node(fake_house: House) -> None:
     """By control message, and if that is lost, by the owner's own look into the store."""
-    owner = await house.node(agent(chatter), name="n1")
-    other = await house.node(name="n2", limits=msgspec.structs.replace(QUICK, poll_s=60, renew_s=60))
+    owner = await fake_house.node(agent(chatter), name="n1")
+    other = await fake_house.node(name="n2", limits=msgspec.structs.replace(QUICK, poll_s=60, renew_s=60))
     for lost in (False, True):
-        run = await house.say(owner, await house.thread())
-        await house.until(run, lambda events: len(events) > 3)
+        run = await fake_house.say(owner, await fake_house.thread())
+        await fake_house.until(run, lambda events: len(events) > 3)
         await other.cancel(ALICE, run.run_id)
-        message = house.fake_broker.controls[-1]
+        message = fake_house.fake_broker.controls[-1]
         assert (message.kind, message.node) == ("run", "n1")
         if not lost:
             owner.control(message)
-        row, _ = await house.ended(run)
+        row, _ = await fake_house.ended(run)
         assert (row.state, row.cancel_requested_by) == ("cancelled", "alice")
 
 
@@ -210,19 +210,19 @@ async def test_ask_ends_the_run_and_the_answer_opens_another(house: House) -> No
         await engine.resume(ALICE, run.run_id, "other", {})
 
 
-async def test_an_answer_given_at_another_node_goes_to_the_one_with_the_coroutine(house: House) -> None:
+async def test_an_answer_given_at_another_node_goes_to_the_one_with_the_coroutine(fake_house: House) -> None:
     """The run is reserved, and the owner is woken by name."""
-    owner = await house.node(agent(asker), name="n1")
-    other = await house.node(agent(asker), name="n2")
+    owner = await fake_house.node(agent(asker), name="n1")
+    other = await fake_house.node(agent(asker), name="n2")
     while True:
-        run, interrupt = await asked(house, owner, await house.thread())
-        if (await house.store.runs.interrupt("acme", interrupt["id"])).node.startswith("n1/"):  # type: ignore[union-attr]  # it is there
+        run, interrupt = await asked(fake_house, owner, await fake_house.thread())
+        if (await fake_house.store.runs.interrupt("acme", interrupt["id"])).node.startswith("n1/"):  # type: ignore[union-attr]  # it is there
             break
     got = await other.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
-    assert house.fake_broker.controls[-1] == Control("runs_available", {}, "n1")
-    resumed = await house.store.runs.get("acme", got["run_id"])
+    assert fake_house.fake_broker.controls[-1] == Control("runs_available", {}, "n1")
+    resumed = await fake_house.store.runs.get("acme", got["run_id"])
     assert resumed is not None
-    row, _ = await house.ended(resumed)
+    row, _ = await fake_house.ended(resumed)
     assert (row.state, row.text) == ("finished", "You said True")
 
 

@@ -127,37 +127,37 @@ async def test_a_cancel_before_the_death_is_honoured(house: House) -> None:
     assert events[-1]["result"] == {"cancelledBy": "alice"}
 
 
-async def test_death_between_the_terminal_event_and_the_store(house: House) -> None:
+async def test_death_between_the_terminal_event_and_the_store(fake_house: House) -> None:
     """The log says how it ended: the new owner publishes nothing more and completes the rest."""
 
     async def hello(run: RunInput) -> Items:
         yield "hello"
 
-    house.fake_store.fake_runs.fail_finishes = 1
-    dead = await house.node(agent(hello), name="n1", limits=msgspec.structs.replace(QUICK, poll_s=60))
-    run = await house.say(dead, await house.thread())
-    events = await house.until(run, lambda events: "RUN_FINISHED" in kinds(events))
+    fake_house.fake_store.fake_runs.fail_finishes = 1
+    dead = await fake_house.node(agent(hello), name="n1", limits=msgspec.structs.replace(QUICK, poll_s=60))
+    run = await fake_house.say(dead, await fake_house.thread())
+    events = await fake_house.until(run, lambda events: "RUN_FINISHED" in kinds(events))
     kill(dead)
-    await house.node(agent(hello), name="n2")
-    row, after = await house.ended(run)
+    await fake_house.node(agent(hello), name="n2")
+    row, after = await fake_house.ended(run)
     assert (row.state, row.text, row.attempt) == ("finished", "hello", 2)
     assert after == events
 
 
-async def test_death_before_the_first_event(house: House) -> None:
+async def test_death_before_the_first_event(fake_house: House) -> None:
     """Nothing was shown, so the run simply begins, restartable or not."""
 
     async def hello(run: RunInput) -> Items:
         yield "hello"
 
-    house.fake_broker.fail_publishes = 1_000_000
-    dead = await house.node(agent(hello), name="n1")
-    run = await house.say(dead, await house.thread())
-    await house.comes(lambda: "run_publish_retries" in house.meter.counts)
+    fake_house.fake_broker.fail_publishes = 1_000_000
+    dead = await fake_house.node(agent(hello), name="n1")
+    run = await fake_house.say(dead, await fake_house.thread())
+    await fake_house.comes(lambda: "run_publish_retries" in fake_house.meter.counts)
     kill(dead)
-    house.fake_broker.fail_publishes = 0
-    await house.node(agent(hello), name="n2")
-    row, events = await house.ended(run)
+    fake_house.fake_broker.fail_publishes = 0
+    await fake_house.node(agent(hello), name="n2")
+    row, events = await fake_house.ended(run)
     assert (row.state, row.text) == ("finished", "hello")
     assert "CUSTOM" not in kinds(events)
 
@@ -172,56 +172,56 @@ async def test_an_unknown_agent_is_named(house: House) -> None:
     assert row.error == "agent_unknown"
 
 
-async def test_a_zombie_cannot_publish(house: House) -> None:
+async def test_a_zombie_cannot_publish(fake_house: House) -> None:
     """An owner whose lease was taken while it paused stops at the first seq that it loses."""
     slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)  # it neither renews nor looks
-    zombie = await house.node(agent(chatter), name="n1", limits=slow)
-    run = await running(house, zombie)
+    zombie = await fake_house.node(agent(chatter), name="n1", limits=slow)
+    run = await running(fake_house, zombie)
     execution = zombie._roster.executions[run.run_id]
     execution.lease.until = float("inf")  # it believes in its lease for ever: only the key is left
-    row = house.fake_store.fake_runs.rows[run.run_id]
-    house.fake_store.fake_runs.rows[run.run_id] = msgspec.structs.replace(row, lease_until=0.0)
-    await house.node(agent(chatter), name="n2")
-    ended, events = await house.ended(run)
+    row = fake_house.fake_store.fake_runs.rows[run.run_id]
+    fake_house.fake_store.fake_runs.rows[run.run_id] = msgspec.structs.replace(row, lease_until=0.0)
+    await fake_house.node(agent(chatter), name="n2")
+    ended, events = await fake_house.ended(run)
     assert ended.error == "owner_lost"
-    await house.comes(lambda: not zombie.active)
-    assert await house.events(run) == events
+    await fake_house.comes(lambda: not zombie.active)
+    assert await fake_house.events(run) == events
 
 
-async def test_an_owner_that_lost_its_lease_stops(house: House) -> None:
+async def test_an_owner_that_lost_its_lease_stops(fake_house: House) -> None:
     """The renewal says so, before anything is published against the new owner."""
-    first = await house.node(agent(chatter), name="n1")
-    run = await running(house, first)
-    runs = house.fake_store.fake_runs
+    first = await fake_house.node(agent(chatter), name="n1")
+    run = await running(fake_house, first)
+    runs = fake_house.fake_store.fake_runs
     runs.rows[run.run_id] = msgspec.structs.replace(runs.rows[run.run_id], owner="n9/x", attempt=2)
-    await house.comes(lambda: not first.active)
-    assert house.meter.counts["runs_lost"] == 1
-    assert kinds(await house.events(run))[-1] == "TEXT_MESSAGE_CONTENT"
+    await fake_house.comes(lambda: not first.active)
+    assert fake_house.meter.counts["runs_lost"] == 1
+    assert kinds(await fake_house.events(run))[-1] == "TEXT_MESSAGE_CONTENT"
 
 
-async def test_a_long_outage_of_the_broker(house: House) -> None:
+async def test_a_long_outage_of_the_broker(fake_house: House) -> None:
     """Beyond its patience the run is given up, and ended as soon as the log is back."""
     limits = msgspec.structs.replace(QUICK, broker_patience_s=0.1)
-    engine = await house.node(agent(chatter), limits=limits)
-    run = await running(house, engine)
-    house.fake_broker.fail_publishes = 1_000_000
-    await house.comes(lambda: bool(engine._roster.unfinished))
-    house.fake_broker.fail_publishes = 0
-    row, _ = await house.ended(run)
+    engine = await fake_house.node(agent(chatter), limits=limits)
+    run = await running(fake_house, engine)
+    fake_house.fake_broker.fail_publishes = 1_000_000
+    await fake_house.comes(lambda: bool(engine._roster.unfinished))
+    fake_house.fake_broker.fail_publishes = 0
+    row, _ = await fake_house.ended(run)
     assert (row.state, row.error, row.attempt) == ("failed", "log_unavailable", 1)
 
 
-async def test_a_log_that_lost_events_gives_no_digest(house: House) -> None:
+async def test_a_log_that_lost_events_gives_no_digest(fake_house: House) -> None:
     """A digest that no client could compute is not invented."""
-    dead = await house.node(agent(chatter), name="n1")
-    run = await running(house, dead, 12)
+    dead = await fake_house.node(agent(chatter), name="n1")
+    run = await running(fake_house, dead, 12)
     kill(dead)
-    (channel,) = house.fake_broker.logs
-    del house.fake_broker.logs[channel][4:7]
-    await house.node(agent(chatter), name="n2")
-    rows = house.fake_store.fake_runs.rows
-    await house.comes(lambda: rows[run.run_id].state != "running")
-    last = (await house.events(run))[-1]
+    (channel,) = fake_house.fake_broker.logs
+    del fake_house.fake_broker.logs[channel][4:7]
+    await fake_house.node(agent(chatter), name="n2")
+    rows = fake_house.fake_store.fake_runs.rows
+    await fake_house.comes(lambda: rows[run.run_id].state != "running")
+    last = (await fake_house.events(run))[-1]
     assert last["type"] == "RUN_ERROR"
     assert "digest" not in last
     assert last["count"] == last["seq"]
@@ -274,13 +274,14 @@ async def test_close_leaves_runs_to_others_at_once(house: House) -> None:
 async def test_killed_at_any_point_every_run_ends_once(house: House, seed: int) -> None:
     """Owners die at many points of several runs; what was in the log stays, each run has one true end."""
     agents = (agent(chatter, "plain"), agent(short, "again", restartable=True))
-    node = await house.node(*agents, name="k0")
-    runs = [await house.say(node, await house.thread(), f"@{one.name}") for one in agents for _ in range(2)]
+    limits = msgspec.structs.replace(QUICK, run_deadline_s=1)
+    node = await house.node(*agents, name="k0", limits=limits)
+    runs = [await house.say(node, await house.thread(), f"@{one.name}") for one in (*agents, agents[1])]
     for n in range(1, 4):
         await asyncio.sleep(0.013 * (seed + 1) * n % 0.2)
         before = [await house.events(run) for run in runs]
         kill(node)
-        node = await house.node(*agents, name=f"k{n}")
+        node = await house.node(*agents, name=f"k{n}", limits=limits)
         for run, known in zip(runs, before, strict=True):
             assert (await house.events(run))[: len(known)] == known
     for run in runs:

@@ -7,6 +7,7 @@ is not cancel: nothing here knows of connections.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -95,6 +96,11 @@ class RunEngine:
             channel_key(execution.run.tenant, thread_channel(execution.run.thread_id))
             for execution in self._roster.executions.values()
         }
+
+    @property
+    def node(self) -> str:
+        """This node's id, as control messages name it."""
+        return self._services.node
 
     @property
     def agents(self) -> Mapping[str, Agent]:
@@ -191,12 +197,21 @@ class RunEngine:
             self._loops.wake()
         if kept.state != RunState.QUEUED:
             return kept, False
-        position = await services.runs.queue_position(kept.tenant, kept.run_id)
-        if position == 0 and (
-            self._roster.draining or len(self._roster.leases) >= services.limits.max_running
-        ):
+        waits = await self._waits(kept)
+        if not waits and (self._roster.draining or len(self._roster.leases) >= services.limits.max_running):
             await services.broker.control(Control("runs_available", {}))
-        return kept, position > 0
+        return kept, waits
+
+    async def _waits(self, run: Run) -> bool:
+        """Whether a queued run is behind another one of its thread, or of its user's quota."""
+        runs = self._services.runs
+        beside, of_user = await asyncio.gather(
+            runs.active_in_thread(run.tenant, run.thread_id), runs.active_count(run.tenant, run.user_id)
+        )
+        mine = next((other for other in beside if other.run_id == run.run_id), None)
+        if mine is None or mine.state != RunState.QUEUED:
+            return False  # claimed meanwhile
+        return beside[0].run_id != run.run_id or of_user > run.concurrent_limit
 
     def choose(self, agent: str | None, text: str) -> Agent:
         """The agent that `run.start` names, that the text mentions first, or the default one.
