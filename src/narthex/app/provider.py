@@ -127,6 +127,11 @@ class Provider:
         """What was decided."""
         return self._policy
 
+    @property
+    def takes_passwords(self) -> bool:
+        """Whether anybody can sign in here with an e-mail; else only through another provider."""
+        return self._policy.open_login or bool(self._accounts)
+
     async def start(self, *, verify_mint: bool = True) -> None:
         """Bring the accounts of settings into the store, and see that a token minted here is admitted here.
 

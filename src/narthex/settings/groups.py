@@ -115,6 +115,13 @@ class TokenOptions(BaseModel):
     )
     jwks_url: str | None = option(None, "URL of the issuer's key set.")
     oidc_issuer: str | None = option(None, "URL of an OpenID provider; its discovery names the key set.")
+    oidc_client_id: str | None = option(
+        None,
+        "Client id at NARTHEX_OIDC_ISSUER: people sign in there on the pages (callback `/auth/oidc/callback`).",
+    )
+    oidc_client_secret: Secret | None = option(
+        None, "Client secret at NARTHEX_OIDC_ISSUER; a public client has none.", secret=True
+    )
     introspection_url: str | None = option(None, "RFC 7662 end point for opaque tokens.")
     introspection_client_id: str | None = option(None, "Client id for introspection.")
     introspection_client_secret: Secret | None = option(None, "Client secret for introspection.", secret=True)
@@ -138,7 +145,7 @@ class TokenOptions(BaseModel):
     embedded_provider: Literal["auto", "on", "off"] = option(
         "auto",
         "The embedded sign-in provider under `/auth`.",
-        default_text="on unless an issuer is configured; always on in development and testing",
+        default_text="on unless an issuer is configured; on in development and testing, and for sign-in with OIDC",
     )
 
 

@@ -43,6 +43,8 @@ def issuer_problems(settings: Settings, *, remote: bool) -> Iterator[str]:
                 )
     if settings.jwks_url and settings.oidc_issuer and settings.jwt_issuer not in (None, settings.oidc_issuer):
         yield "NARTHEX_JWT_ISSUER and NARTHEX_OIDC_ISSUER differ. Unset one of them."
+    if settings.oidc_client_id and not settings.oidc_issuer:
+        yield "NARTHEX_OIDC_CLIENT_ID is set and NARTHEX_OIDC_ISSUER is not. Set the issuer to sign in with."
     for index, issuer in enumerate(settings.issuers):
         names = {member: f"issuers[{index}].{member}" for member in IssuerSettings.model_fields}
         if not issuer.key_sources():

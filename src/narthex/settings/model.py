@@ -161,7 +161,10 @@ class Settings(
     def provider_enabled(self) -> bool:
         """Whether the embedded provider answers under `/auth`."""
         if self.embedded_provider == "auto":
-            return self.environment in ("development", "testing") or not self.all_issuers()
+            signs_in = bool(
+                self.oidc_client_id
+            )  # whoever signs in elsewhere gets a session of the provider's
+            return self.environment in ("development", "testing") or signs_in or not self.all_issuers()
         return self.embedded_provider == "on"
 
     def e2e_keys(self) -> tuple[str, ...]:

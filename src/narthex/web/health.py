@@ -154,6 +154,7 @@ def client_config(
     limits: Mapping[str, object],
     plans: Mapping[str, Mapping[str, object]],
     provider: bool,
+    oidc_start: str = "",
 ) -> dict[str, object]:
     """The body of `/ws/config`, but for what depends on the request (`url`)."""
     return {
@@ -175,6 +176,7 @@ def client_config(
         "pre_connection_auth_required": auth_required,
         "guests": guests,
         "embedded_provider": provider,
+        "oidc_start": oidc_start or None,
         "limits": dict(limits),
         "plans": {name: dict(plan) for name, plan in plans.items()},
     }

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from narthex.adapters.tokens.assembly import Outside
+from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
+from narthex.adapters.tokens.code_flow import CodeFlow
+from narthex.adapters.tokens.judgement import ASYMMETRIC_DEFAULT, IssuerRules
 from narthex.adapters.tokens.passwords import Argon2Passwords
 from narthex.app.provider import Account, Provider, ProviderPolicy
 from narthex.app.revocations import Revocations
@@ -44,4 +48,26 @@ def make_provider(
             open_login=not accounts and not settings.policy.environment.remote, accounts=accounts
         ),
         clock=clock,
+    )
+
+
+def make_code_flow(settings: Settings, outside: Outside) -> CodeFlow | None:
+    """Sign-in with the configured OIDC provider; None where no client id is set."""
+    if not settings.oidc_client_id or not settings.oidc_issuer:
+        return None
+    issuer = settings.flat_issuer()
+    claims = ClaimRules(
+        leeway_s=settings.jwt_leeway_s,
+        plans=frozenset(settings.plan_table()),
+        names=ClaimNames(**issuer.claims.model_dump()),
+        fixed_tenant=issuer.tenant or "",
+    )
+    return CodeFlow(
+        issuer.name,
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret else "",
+        IssuerRules(claims=claims, algorithms=frozenset(issuer.algorithms) or ASYMMETRIC_DEFAULT),
+        fetcher=outside.fetcher,
+        breakers=outside.breakers,
     )

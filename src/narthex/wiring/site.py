@@ -14,8 +14,8 @@ from starlette.routing import BaseRoute
 from narthex import __version__
 from narthex.adapters.edge.self_probe import SelfProbe
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.adapters.tokens.passwords import Argon2Passwords
 from narthex.app.exchange import CiOidc, Exchange
+from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import (
     Check,
     CheckResult,
@@ -27,7 +27,8 @@ from narthex.app.health import (
     ping_check,
 )
 from narthex.app.lifecycle import Room
-from narthex.app.provider import Account, Provider, ProviderPolicy
+from narthex.app.provider import Provider
+from narthex.app.sign_in import SignIn
 from narthex.web import e2e, pages, preflight, tickets
 from narthex.web.access import Access
 from narthex.web.api import ServerApi
@@ -35,8 +36,10 @@ from narthex.web.auth import AuthSite
 from narthex.web.door import HttpDoor
 from narthex.web.fallbacks import Fallbacks
 from narthex.web.health import HealthPages, client_config
+from narthex.web.oidc import OidcSite
 from narthex.web.problems import exception_handlers
 from narthex.wiring.parts import Parts
+from narthex.wiring.provider import make_code_flow, make_provider
 
 log = get_logger("narthex.health")
 
@@ -58,6 +61,7 @@ class Site:
         keys = [parts.settings.admin_key.get_secret_value()] if parts.settings.admin_key else []
         self.access = Access(keys, self.http.person, self.http.address, parts.now)
         self.provider = self._make_provider()
+        self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
         self.health = self._make_health(address)
         fallbacks = Fallbacks(parts.door, parts.node, parts.broker.control, self.http.cors)
         parts.controls.on("emulation", fallbacks.control)
@@ -82,35 +86,30 @@ class Site:
         async def nothing() -> None:
             return None
 
-        rooms = [Room("health", nothing, self.health.stop)]
+        expiry = CredentialExpiry(self._parts.store.credentials, clock=self._parts.now)
+        rooms = [Room("health", nothing, self.health.stop), Room("expiry", expiry.start, expiry.stop)]
         if self.provider is not None:
-            rooms.append(Room("provider", self.provider.start, nothing))
+            rooms.append(Room("provider", self._start_provider, nothing))
+        if self.code_flow is not None:
+            rooms.append(Room("sign-in", nothing, self.code_flow.stop))
         return rooms
+
+    async def _start_provider(self) -> None:
+        """Unless the embedding program judges tokens itself, a minted one must be admitted."""
+        assert self.provider is not None
+        await self.provider.start(verify_mint=self._parts.verifier is self._parts.tokens.verifier)
 
     def _make_provider(self) -> Provider | None:
         parts, settings = self._parts, self._parts.settings
         mint = parts.tokens.provider_keys
         if mint is None:
             return None
-        accounts = tuple(
-            Account(
-                email=user.email,
-                password_hash=user.password_hash.get_secret_value() if user.password_hash else "",
-                name=user.name,
-                tenant=user.tenant,
-                plan=user.plan,
-                permissions=tuple(user.permissions),
-            )
-            for user in settings.users
-        )
-        open_login = not accounts and not parts.policy.environment.remote
-        return Provider(
+        return make_provider(
+            settings,
             credentials=parts.store.credentials,
             mint=mint,
             verifier=parts.verifier,
-            passwords=Argon2Passwords(),
             revocations=parts.revocations,
-            policy=ProviderPolicy(open_login=open_login, accounts=accounts),
             clock=parts.now,
         )
 
@@ -126,7 +125,10 @@ class Site:
             open_introspection=not keys and not self._parts.policy.environment.remote,
             clock=self._parts.now,
         )
-        return site.routes()
+        if self.code_flow is None:
+            return site.routes()
+        sign_in = SignIn(self.provider, self.code_flow, self._parts.store.credentials, clock=self._parts.now)
+        return [*site.routes(), *OidcSite(sign_in, site, self.http).routes()]
 
     def _exchange(self) -> Exchange:
         parts = self._parts
@@ -206,7 +208,8 @@ class Site:
             guests=parts.policy.guests,
             limits=limits,
             plans={name: _plan_fields(plan) for name, plan in parts.plans.items()},
-            provider=self.provider is not None,
+            provider=self.provider is not None and self.provider.takes_passwords,
+            oidc_start="/auth/oidc/start" if self.code_flow is not None and self.provider is not None else "",
         )
 
         def config(request: Request) -> Mapping[str, object]:

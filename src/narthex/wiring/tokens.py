@@ -26,6 +26,7 @@ class Tokens(NamedTuple):
 
     verifier: TokenRouter
     fetcher: Fetcher
+    outside: Outside
     provider_keys: KeyRing | None
     e2e_keys: KeyRing
     ci: TokenRouter | None
@@ -66,7 +67,7 @@ def make_tokens(
     if bypass and settings.e2e_oidc_issuer:
         spec = IssuerSpec(name="ci", discovery=settings.e2e_oidc_issuer)
         ci = build_router([spec], defaults, outside)
-    return Tokens(verifier, fetcher, provider_keys, e2e_keys, ci)
+    return Tokens(verifier, fetcher, outside, provider_keys, e2e_keys, ci)
 
 
 def _spec(issuer: IssuerSettings) -> IssuerSpec:
