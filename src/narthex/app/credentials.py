@@ -106,16 +106,20 @@ class CredentialJudge:
                 )
                 if isinstance(proof, Refusal):
                     return proof
-                answers.append((carrier, self._unless_revoked(proof)))
+                answers.append((carrier, proof))
             elif carrier == TICKET:
                 waits, ticket = True, credential.value
             else:
-                verdict = self.token(credential.value, request.traffic)
+                verdict = self._verifier.verify(credential.value, now=self._clock(), traffic=request.traffic)
                 waits = waits or not isinstance(verdict, Verdict)
                 answers.append((carrier, verdict))
         if waits:
             return self._await_all(answers, ticket, consume=request.consume)
-        return tuple(Judged(carrier, verdict) for carrier, verdict in answers if isinstance(verdict, Verdict))
+        return tuple(
+            Judged(carrier, self._unless_revoked(verdict))
+            for carrier, verdict in answers
+            if isinstance(verdict, Verdict)
+        )
 
     async def _await_all(
         self, answers: Sequence[tuple[str, Verdict | Awaitable[Verdict]]], ticket: str, *, consume: bool
@@ -124,7 +128,7 @@ class CredentialJudge:
         waiting = [verdict for _, verdict in answers if not isinstance(verdict, Verdict)]
         found = iter(await asyncio.gather(*waiting))
         judged = [
-            Judged(carrier, verdict if isinstance(verdict, Verdict) else next(found))
+            Judged(carrier, self._unless_revoked(verdict if isinstance(verdict, Verdict) else next(found)))
             for carrier, verdict in answers
         ]
         if ticket and all(isinstance(item.verdict, Valid) for item in judged if item.carrier != COOKIE):

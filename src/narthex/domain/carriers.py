@@ -260,8 +260,8 @@ class _Reading:
 def _decoded(text: str) -> str:
     """A subprotocol's token: raw as it is, or out of base64url.
 
-    A JWT has dots and base64url has none, so one cannot be taken for the other. An opaque token without dots
-    that is no base64url of a token is taken as it is.
+    A JWT has dots and base64url has none, so one cannot be taken for the other. What has none and is no
+    base64url of a JWT is an opaque token, taken as it is.
     """
     if "." in text:
         return text
@@ -269,4 +269,4 @@ def _decoded(text: str) -> str:
         found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, UnicodeDecodeError):
         return text
-    return found if _B64TOKEN.fullmatch(found) else text
+    return found if found.count(".") >= 2 and _B64TOKEN.fullmatch(found) else text

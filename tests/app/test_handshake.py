@@ -1,0 +1,492 @@
+"""`narthex.app.handshake`: decisions, their deadline, tickets, records, and what happens when something is broken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import pytest
+
+from narthex.domain.addresses import TrustedProxies
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.refusals import Refusal
+from narthex.domain.verdict import Rejected, Unavailable
+from narthex.errors import DependencyError
+from narthex.ports.credentials import Revocation
+from narthex.ports.edge import Accept, Deny, RequestHead
+from tests.app.entrance import ANN, BOB, KEY, NOW, PAGE, Ear, Entrance, head, open_entrance
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.fixture
+async def entrance(tmp_path: Path) -> AsyncIterator[Entrance]:
+    """Staging with end-to-end testing on."""
+    async with open_entrance(tmp_path) as found:
+        yield found
+
+
+def at_once(entrance: Entrance, request: RequestHead) -> Accept | Deny:
+    """A decision that must not need an await."""
+    decision = entrance.door.decide(request)
+    assert isinstance(decision, Accept | Deny)
+    return decision
+
+
+class TestWithoutWaiting:
+    """The hot path."""
+
+    async def test_a_verified_token_is_admitted_at_once(self, entrance: Entrance) -> None:
+        """With its identity, seat, address and trace in the seed."""
+        decision = at_once(
+            entrance, head("ann", ("origin", PAGE), ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"))
+        )
+        assert isinstance(decision, Accept)
+        assert isinstance(decision.receiver, Ear)
+        seed = decision.receiver.seed
+        assert (seed.identity, seed.trace_id, seed.address, seed.origin) == (ANN, TRACE, "127.0.0.1", PAGE)
+        assert (seed.transport, seed.started_at, decision.limits) == ("websocket", NOW, "app")
+        assert entrance.meter.counted["handshake", "admitted", "ok", "user"] == 1
+        assert entrance.meter.counted["credential", "authorization", "valid"] == 1
+
+    async def test_so_is_nothing_and_so_is_a_refusal(self, entrance: Entrance) -> None:
+        """Neither needs the store."""
+        inert = at_once(entrance, head())
+        assert isinstance(inert, Accept)
+        assert entrance.meter.counted["handshake", "inert", "unproven", "user"] == 1
+        denied = at_once(entrance, head("forged"))
+        assert isinstance(denied, Deny)
+        assert denied.refusal.code == "token_invalid"
+        assert entrance.meter.counted["handshake", "refused", "token_invalid", "user"] == 1
+
+    @pytest.mark.parametrize(
+        ("path", "transport"),
+        [
+            ("/ws", "websocket"),
+            ("/websocket", "websocket"),
+            ("/connection/websocket", "websocket"),
+            ("/connection/sse", "sse"),
+            ("/connection/http_stream", "http_stream"),
+        ],
+    )
+    async def test_every_way_in_has_the_same_rules(
+        self, entrance: Entrance, path: str, transport: str
+    ) -> None:
+        """Aliases and fallbacks."""
+        assert (await entrance.seed(head("ann", path=path))).transport == transport
+        assert await entrance.refused(head("forged", path=path)) == "token_invalid"
+
+    @pytest.mark.parametrize("path", ["/", "/ws/", "/WS", "/ws/conformance", "/ws/preflight", "/nowhere"])
+    async def test_other_paths_are_no_route(self, entrance: Entrance, path: str) -> None:
+        """With a valid token too; without the setting there is no echo."""
+        assert await entrance.refused(head("ann", path=path)) == "no_route"
+
+    @pytest.mark.parametrize(
+        ("state", "code"), [("starting", "starting"), ("draining", "draining"), ("stopped", "draining")]
+    )
+    async def test_only_a_ready_gateway_admits(self, entrance: Entrance, state: str, code: str) -> None:
+        """503 with Retry-After before and after."""
+        entrance.state = state
+        denied = at_once(entrance, head("ann"))
+        assert isinstance(denied, Deny)
+        assert (denied.refusal.code, denied.refusal.row.http) == (code, 503)
+        assert denied.refusal.retry_after_s is not None
+        assert entrance.verifier.traffic == []
+
+    async def test_a_foreign_host_is_refused(self, entrance: Entrance) -> None:
+        """DNS rebinding: the attacker's page would otherwise be same-origin."""
+        request = head("ann", ("origin", "http://evil.org"), host="evil.org")
+        assert await entrance.refused(request) == "bad_request"
+
+    async def test_what_is_refused_anyway_is_not_verified(self, entrance: Entrance) -> None:
+        """Neither for a foreign page, nor beside a token in the URL."""
+        assert await entrance.refused(head("ann", ("origin", "https://evil.org"))) == "origin_not_allowed"
+        assert await entrance.refused(head("ann", query="token=x")) == "credential_in_url"
+        assert entrance.verifier.traffic == []
+
+    async def test_explain_is_passed_on(self, entrance: Entrance) -> None:
+        """The edge upgrades and closes with the reason; the admitted hear the subprotocol."""
+        offer = ("sec-websocket-protocol", "jwt-auth, jwt.forged, narthex.explain")
+        denied = at_once(entrance, head(None, offer))
+        assert isinstance(denied, Deny)
+        assert denied.explain
+        accepted = at_once(entrance, head(None, ("sec-websocket-protocol", "jwt-auth, jwt.ann")))
+        assert isinstance(accepted, Accept)
+        assert accepted.subprotocol == "jwt-auth"
+
+    async def test_an_expired_token_is_inert_unless_explained(self, entrance: Entrance) -> None:
+        """Bound to its subject."""
+        entrance.verifier.verdicts["old"] = Rejected("token_expired", expired=ANN)
+        seed = await entrance.seed(head("old"))
+        assert (seed.identity, seed.bound, seed.admit.inert) == (None, ANN, "expired")
+        offer = ("sec-websocket-protocol", "narthex.explain")
+        assert await entrance.refused(head("old", offer)) == "token_expired"
+
+    async def test_the_address_comes_through_trusted_proxies(self, tmp_path: Path) -> None:
+        """For the seed, the seats and the record alike."""
+        async with open_entrance(tmp_path, trusted=TrustedProxies(hops=1)) as entrance:
+            request = head("ann", ("x-forwarded-for", "6.6.6.6, 1.2.3.4"), ("x-forwarded-proto", "https"))
+            seed = await entrance.seed(request)
+            assert (seed.address, seed.scheme) == ("1.2.3.4", "https")
+            assert entrance.seats.of_address("1.2.3.4") == 1
+            assert entrance.records[-1]["client"] == "1.2.3.4"
+
+    async def test_a_test_s_fetches_have_their_own_breaker(self, entrance: Entrance) -> None:
+        """Whoever says that it is a test cannot open the users' breaker."""
+        await entrance.decide(head("ann"))
+        await entrance.decide(head("ann", ("x-e2e-test-run", "run-1")))
+        assert entrance.verifier.traffic == ["user", "e2e"]
+
+
+class TestWaiting:
+    """Keys that must be fetched first."""
+
+    async def test_the_verdict_is_awaited(self, entrance: Entrance) -> None:
+        """And then decided like any other."""
+        entrance.verifier.hung = {"ann", "forged"}
+        entrance.verifier.arrived.set()
+        assert (await entrance.seed(head("ann"))).identity == ANN
+        assert await entrance.refused(head("forged")) == "token_invalid"
+
+    async def test_the_deadline_means_cannot_tell(self, entrance: Entrance) -> None:
+        """503 with Retry-After, not 401; one deadline for several fetches; no seat is left behind."""
+        entrance.verifier.hung = {"ann"}
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        both = head("ann", ("sec-websocket-protocol", "jwt-auth, jwt.ann"))
+        decision = await entrance.decide(both)
+        assert isinstance(decision, Deny)
+        assert (decision.refusal.code, decision.refusal.retry_after_s) == ("auth_unavailable", 1)
+        assert loop.time() - began < 0.35
+        assert entrance.seats.total == 0
+
+    async def test_the_handshake_s_own_deadline_counts_too(self, tmp_path: Path) -> None:
+        """A head that took 9.95 s leaves 0.05 s to wait for keys."""
+        async with open_entrance(tmp_path, wait_s=5.0) as entrance:
+            entrance.verifier.hung = {"ann"}
+            request = head("ann")
+            request.received_at = entrance.clock() - 9.95
+            assert await entrance.refused(request) == "auth_unavailable"
+
+    async def test_unavailable_says_when_to_come_back(self, entrance: Entrance) -> None:
+        """As the verifier says."""
+        entrance.verifier.verdicts["away"] = Unavailable("jwks timed out", 7)
+        decision = await entrance.decide(head("away"))
+        assert isinstance(decision, Deny)
+        assert (decision.refusal.code, decision.refusal.retry_after_s) == ("auth_unavailable", 7)
+
+    async def test_a_client_that_hangs_up_leaves_nothing(self, entrance: Entrance) -> None:
+        """The edge cancels the wait."""
+        entrance.verifier.hung = {"ann"}
+        decision = entrance.door.decide(head("ann"))
+        assert isinstance(decision, Awaitable)
+        task = asyncio.ensure_future(decision)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (entrance.seats.total, entrance.bugs) == (0, [])
+
+
+class TestTickets:
+    """`?ticket=`."""
+
+    async def test_admits_once_with_the_asker_s_rights(self, entrance: Entrance) -> None:
+        """Bound to the whole identity."""
+        ticket = await entrance.ticket(Identity(subject="ann", plan="early", permissions=("admin",)))
+        seed = await entrance.seed(head(query=f"ticket={ticket}"))
+        assert seed.identity == Identity(subject="ann", plan="early", permissions=("admin",))
+        assert await entrance.refused(head(query=f"ticket={ticket}")) == "ticket_invalid"
+
+    async def test_of_a_hundred_in_parallel_one_gets_in(self, entrance: Entrance) -> None:
+        """Single use is atomic."""
+        ticket = await entrance.ticket(ANN)
+        decisions = await asyncio.gather(
+            *(entrance.decide(head(query=f"ticket={ticket}")) for _ in range(100))
+        )
+        assert sum(isinstance(decision, Accept) for decision in decisions) == 1
+        assert entrance.seats.total == 1
+
+    async def test_lives_thirty_seconds(self, entrance: Entrance) -> None:
+        """And no longer than what it was made from."""
+        ticket = await entrance.ticket(ANN)
+        entrance.clock.now += 31
+        assert await entrance.refused(head(query=f"ticket={ticket}")) == "ticket_invalid"
+        dying = await entrance.ticket(Identity(subject="ann", expires_at=entrance.clock() - 25))
+        entrance.clock.now += 10
+        assert (await entrance.seed(head(query=f"ticket={dying}"))).admit.inert == "expired"
+
+    async def test_preflight_does_not_use_it_up(self, entrance: Entrance) -> None:
+        """It only looks."""
+        ticket = await entrance.ticket(ANN)
+        for _ in range(3):
+            asked = await entrance.door.preflight(head(query=f"ticket={ticket}"))
+            assert not isinstance(asked.outcome, Refusal)
+            assert asked.outcome.identity == ANN
+        assert entrance.seats.total == 0
+        assert (await entrance.seed(head(query=f"ticket={ticket}"))).identity == ANN
+
+    async def test_is_not_used_up_by_a_refused_handshake(self, entrance: Entrance) -> None:
+        """A foreign page or a bad token beside it must not cost the user their ticket."""
+        ticket = await entrance.ticket(ANN)
+        query = f"ticket={ticket}"
+        assert (
+            await entrance.refused(head(None, ("origin", "https://evil.org"), query=query))
+            == "origin_not_allowed"
+        )
+        assert await entrance.refused(head("forged", query=query)) == "token_invalid"
+        assert (await entrance.seed(head(query=query))).identity == ANN
+
+    async def test_names_the_same_subject_or_conflicts(self, entrance: Entrance) -> None:
+        """Beside a token."""
+        assert (
+            await entrance.seed(head("ann", query=f"ticket={await entrance.ticket(ANN)}"))
+        ).identity == ANN
+        query = f"ticket={await entrance.ticket(ANN)}"
+        assert await entrance.refused(head("bob", query=query)) == "credential_conflict"
+
+    async def test_a_store_that_is_away_is_not_a_bad_ticket(
+        self, entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """503: the ticket may be good."""
+
+        async def away(ticket_hash: str, now: float) -> str | None:
+            raise DependencyError("store", "It is away.", retry_after_s=3)
+
+        monkeypatch.setattr(entrance.store.credentials, "take_ticket", away)
+        decision = await entrance.decide(head(query="ticket=abc"))
+        assert isinstance(decision, Deny)
+        assert (decision.refusal.code, decision.refusal.retry_after_s) == ("auth_unavailable", 3)
+
+    async def test_probes_hold_no_seat(self, entrance: Entrance) -> None:
+        """Health's own handshakes are outside the users' limits."""
+        probe = Identity(subject="health", tenant="probe", identity_class=IdentityClass.PROBE)
+        seed = await entrance.seed(head(query=f"ticket={await entrance.ticket(probe)}"))
+        assert (seed.identity, entrance.seats.total) == (probe, 0)
+        seed.release()
+        assert (entrance.seats.total, entrance.meter.live) == (0, {})
+
+
+class TestRevoked:
+    """Whatever carried it."""
+
+    async def test_a_revoked_identity_is_refused(self, entrance: Entrance) -> None:
+        """By token, by ticket, expired, and in-band."""
+        ticket = await entrance.ticket(ANN)
+        seed = await entrance.seed(head())
+        await entrance.revocations.revoke(
+            Revocation(kind="subject", tenant="default", value="ann", at=NOW, until=NOW + 99)
+        )
+        assert await entrance.refused(head("ann")) == "token_revoked"
+        assert await entrance.refused(head(query=f"ticket={ticket}")) == "token_revoked"
+        entrance.verifier.verdicts["old"] = Rejected("token_expired", expired=ANN)
+        assert await entrance.refused(head("old")) == "token_revoked"
+        outcome = entrance.door.admit_in_band(seed, "ann")
+        assert isinstance(outcome, Refusal)
+        assert outcome.code == "token_revoked"
+        assert (await entrance.seed(head("bob"))).identity == BOB
+
+
+class TestConformance:
+    """`/ws/conformance`."""
+
+    async def test_admits_like_ws_with_limits_of_its_own(self, tmp_path: Path) -> None:
+        """But nobody inert: there is no in-band proof on a raw echo."""
+        async with open_entrance(tmp_path, conformance=True) as entrance:
+            decision = await entrance.decide(head("ann", path="/ws/conformance"))
+            assert isinstance(decision, Accept)
+            assert decision.limits == "conformance"
+            assert await entrance.refused(head(path="/ws/conformance")) == "auth_required"
+            assert await entrance.refused(head("forged", path="/ws/conformance")) == "token_invalid"
+            assert entrance.seats.total == 1
+
+
+class TestBroken:
+    """What should not happen."""
+
+    async def test_a_bug_is_answered_and_reported(self, entrance: Entrance) -> None:
+        """500 with the trace id under which the log has it."""
+        entrance.verifier.fault = RuntimeError("boom")
+        decision = await entrance.decide(head("ann"))
+        assert isinstance(decision, Deny)
+        assert decision.refusal.code == "internal"
+        assert "boom" not in str(decision.refusal.problem(decision.trace_id))
+        ((fault, trace_id),) = entrance.bugs
+        assert (str(fault), trace_id) == ("boom", decision.trace_id)
+
+    async def test_a_bug_while_waiting_too(self, entrance: Entrance) -> None:
+        """Also behind an awaited verdict."""
+        entrance.verifier.hung = {"ann"}
+        entrance.verifier.arrived.set()
+        entrance.receiver_fault = RuntimeError("boom")
+        assert await entrance.refused(head("ann")) == "internal"
+        assert (len(entrance.bugs), entrance.seats.total) == (1, 0)
+
+    async def test_a_receiver_that_cannot_be_made_gives_its_seat_back(self, entrance: Entrance) -> None:
+        """However far the handshake had come, for users and test identities."""
+        entrance.receiver_fault = RuntimeError("boom")
+        assert await entrance.refused(head("ann")) == "internal"
+        assert await entrance.refused(head(None, ("x-e2e-bypass-key", KEY))) == "internal"
+        assert (entrance.seats.total, sum(entrance.meter.live.values())) == (0, 0)
+
+
+class TestRecords:
+    """`event=handshake`."""
+
+    FIELDS = (
+        "event", "outcome", "code", "environment", "is_testing", "is_e2e_testing", "carriers", "key_id",
+        "algorithm", "identity_class", "test_run", "client", "trace_id", "duration_ms",
+    )  # fmt: skip
+
+    async def test_one_record_with_exactly_these_members(self, entrance: Entrance) -> None:
+        """Of every decision."""
+        await entrance.decide(head("ann"))
+        (record,) = entrance.records
+        assert tuple(record) == self.FIELDS
+        expected = {
+            "event": "handshake", "outcome": "admitted", "code": "ok", "environment": "staging",
+            "is_testing": False, "is_e2e_testing": True, "carriers": ["authorization"], "key_id": "k1",
+            "algorithm": "ES256", "identity_class": "user", "test_run": "", "client": "127.0.0.1",
+        }  # fmt: skip
+        assert {name: record[name] for name in expected} == expected
+
+    async def test_what_only_the_log_may_know_stands_beside(self, entrance: Entrance) -> None:
+        """Under the same trace id."""
+        await entrance.decide(head("forged"))
+        record, detail = entrance.records
+        assert (record["outcome"], record["code"]) == ("refused", "token_invalid")
+        assert (detail["log_detail"], detail["trace_id"]) == ("not in the table", record["trace_id"])
+
+    async def test_in_band_decisions_are_recorded_too(self, entrance: Entrance) -> None:
+        """With their own carrier and the connection's trace."""
+        seed = await entrance.seed(head())
+        entrance.door.admit_in_band(seed, "ann")
+        record = entrance.records[-1]
+        assert tuple(record) == self.FIELDS
+        assert (record["carriers"], record["trace_id"]) == (["connect_token"], seed.trace_id)
+
+    async def test_none_is_built_when_debug_is_off(self, tmp_path: Path) -> None:
+        """The hot path pays nothing for it."""
+        async with open_entrance(tmp_path, recording=False) as entrance:
+            await entrance.decide(head("ann"))
+            assert entrance.records == []
+
+    async def test_a_key_id_is_one_short_line(self, entrance: Entrance) -> None:
+        """It is the client's text: no log injection."""
+        entrance.verifier.verdicts["odd"] = Rejected("unknown_key", key_id="a\nb\x1b[31m" + "x" * 200)
+        await entrance.decide(head("odd"))
+        key_id = entrance.records[0]["key_id"]
+        assert isinstance(key_id, str)
+        assert key_id.isprintable()
+        assert len(key_id) <= 64
+
+    async def test_no_piece_of_a_secret_is_anywhere(self, entrance: Entrance) -> None:
+        """Canaries in every carrier: no 8 characters of one in records, refusals or reprs."""
+        canary = "cAnArY0123456789qwertyuiop"
+        requests = [
+            head(canary),
+            head(f"{canary} {canary}"),
+            head(None, ("authorization", f"Basic {canary}")),
+            head(None, ("sec-websocket-protocol", f"jwt-auth, jwt.{canary}")),
+            head(None, ("sec-websocket-protocol", f"jwt.{canary}")),
+            head(None, ("sec-websocket-protocol", f"jwt, {canary}, é")),
+            head(None, ("cookie", f"narthex_session={canary}"), ("origin", PAGE)),
+            head(None, ("cookie", f"narthex_session={canary}; narthex_session=x{canary}"), ("origin", PAGE)),
+            head(query=f"ticket={canary}"),
+            head(query=f"token={canary}"),
+            head(query=f"q=eyJ{canary}.{canary}.{canary}"),
+            head(None, ("x-e2e-bypass-key", canary)),
+            head("ann", ("x-e2e-bypass-key", canary)),
+            head(None, ("x-e2e-test-run", f"{canary} {canary}")),
+            head("ann", ("traceparent", canary)),
+            head("ann", ("origin", f"https://{canary}")),
+            head("ann", host=canary),
+        ]
+        said = []
+        for request in requests:
+            decision = await entrance.decide(request)
+            asked = await entrance.door.preflight(request)
+            said.append(repr(decision) + repr(asked))
+            if isinstance(decision, Deny):
+                said.append(
+                    str(decision.refusal.problem(decision.trace_id)) + str(decision.refusal.headers())
+                )
+        everything = repr(entrance.records) + "".join(said)
+        pieces = {canary[at : at + 8] for at in range(len(canary) - 7)}
+        assert not [piece for piece in pieces if piece in everything]
+
+
+async def test_the_edge_s_own_refusals_are_counted(entrance: Entrance) -> None:
+    """With a trace id for their body, also when there was no head to read."""
+    assert len(entrance.door.refused_early(Refusal(code="handshake_timeout"), None)) == 32
+    request = head(None, ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"))
+    assert entrance.door.refused_early(Refusal(code="head_too_large"), request) == TRACE
+    assert entrance.meter.counted["handshake", "refused", "handshake_timeout", "user"] == 1
+    assert entrance.records[-1]["code"] == "head_too_large"
+
+
+class TestPreflight:
+    """The same verdict without an upgrade."""
+
+    async def test_agrees_with_the_upgrade(self, entrance: Entrance) -> None:
+        """For every combination of what can be brought, as a client that hears reasons."""
+        entrance.verifier.verdicts |= {
+            "old": Rejected("token_expired", expired=ANN),
+            "away": Unavailable("away"),
+        }
+        explain = ("sec-websocket-protocol", "narthex.explain")
+        tokens = [None, "ann", "bob", "forged", "old", "away"]
+        origins: list[list[tuple[str, str]]] = [[], [("origin", PAGE)], [("origin", "https://evil.org")]]
+        cookies: list[list[tuple[str, str]]] = [
+            [],
+            *([("cookie", f"narthex_session={t}")] for t in tokens if t),
+        ]
+        keys: list[list[tuple[str, str]]] = [[], [("x-e2e-bypass-key", KEY)]]
+        seen = set()
+        for token in tokens:
+            for more in (o + c + k for o in origins for c in cookies for k in keys):
+                for query in ("", "token=x", "ticket=unknown"):
+                    request = head(token, explain, *more, query=query)
+                    decision = await entrance.decide(request)
+                    asked = (await entrance.door.preflight(request)).outcome
+                    if isinstance(decision, Deny):
+                        assert isinstance(asked, Refusal)
+                        assert asked.code == decision.refusal.code
+                        assert asked.carriers_checked == decision.refusal.carriers_checked
+                        seen.add(asked.code)
+                    else:
+                        assert isinstance(decision.receiver, Ear)
+                        assert not isinstance(asked, Refusal)
+                        admitted = decision.receiver.seed.admit
+                        assert (asked.identity is None) == (admitted.identity is None)
+                        assert asked.inert == admitted.inert
+                        decision.receiver.closed(1000, "")
+        assert seen == {
+            "token_invalid", "token_expired", "auth_unavailable", "origin_not_allowed", "credential_conflict",
+            "credential_in_url", "ticket_invalid",
+        }  # fmt: skip
+        assert entrance.seats.total == 0
+
+    async def test_tells_of_a_full_house(self, entrance: Entrance) -> None:
+        """Free has ten connections; preflight itself takes none."""
+        for _ in range(10):
+            await entrance.seed(head("ann"))
+        asked = await entrance.door.preflight(head("ann"))
+        assert isinstance(asked.outcome, Refusal)
+        assert asked.outcome.code == "connection_limit"
+        assert not isinstance((await entrance.door.identify(head("ann"))).outcome, Refusal)
+
+    async def test_a_same_origin_get_has_no_origin(self, entrance: Entrance) -> None:
+        """Browsers say `Sec-Fetch-Site` instead, which no page can set; the upgrade does not take it."""
+        cookie = ("cookie", "narthex_session=ann")
+        same = await entrance.door.preflight(head(None, cookie, ("sec-fetch-site", "same-origin")))
+        assert not isinstance(same.outcome, Refusal)
+        for site in ("cross-site", "same-site", "none"):
+            asked = await entrance.door.preflight(head(None, cookie, ("sec-fetch-site", site)))
+            assert isinstance(asked.outcome, Refusal)
+            assert asked.outcome.code == "origin_not_allowed"
+        assert (
+            await entrance.refused(head(None, cookie, ("sec-fetch-site", "same-origin")))
+            == "origin_not_allowed"
+        )

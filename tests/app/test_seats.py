@@ -1,0 +1,158 @@
+"""`narthex.app.seats`: each limit at N and N+1, and every seat given back exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from narthex.app.seats import Seat, Seats
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.limits import Limits
+from narthex.domain.plans import PLANS, with_overrides
+from narthex.domain.refusals import Refusal
+from tests.app.entrance import ANN, BOB, Tally
+
+
+def seats(limits: Limits | None = None, meter: Tally | None = None) -> Seats:
+    """An empty house."""
+    return Seats(limits or Limits(), PLANS, meter or Tally())
+
+
+def seat(found: Seat | Refusal) -> Seat:
+    """A seat that was taken."""
+    assert isinstance(found, Seat), found
+    return found
+
+
+def refused(found: Seat | Refusal | None) -> str:
+    """The detail of a `connection_limit`."""
+    assert isinstance(found, Refusal)
+    assert (found.code, found.row.http, found.row.close) == ("connection_limit", 429, 4004)
+    assert found.retry_after_s is not None
+    return found.detail
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_user_has_as_many_as_their_plan_allows(plan: str) -> None:
+    """N are admitted, the N+1st is not; another user of the same address is; one that goes makes room."""
+    house = seats()
+    user = Identity(subject="ann", plan=plan)
+    taken = [seat(house.take("1.2.3.4", user)) for _ in range(PLANS[plan].connections)]
+    assert f"limit of plan {plan}" in refused(house.take("1.2.3.4", user))
+    assert isinstance(house.take("1.2.3.4", Identity(subject="ann", tenant="acme", plan=plan)), Seat)
+    taken[0].release()
+    assert isinstance(house.take("1.2.3.4", user), Seat)
+
+
+def test_one_limit_for_every_plan() -> None:
+    """`max_connections_per_user`."""
+    house = Seats(Limits(), with_overrides({}, connections=2), Tally())
+    for _ in range(2):
+        seat(house.take("1.2.3.4", ANN))
+    refused(house.take("1.2.3.4", ANN))
+
+
+def test_an_address_has_its_limit() -> None:
+    """Whoever they are; an IPv6 household counts as one."""
+    house = seats(Limits(max_connections_per_address=3))
+    for n in range(3):
+        seat(house.take(f"2001:db8::{n}", Identity(subject=f"u{n}")))
+    assert "address" in refused(house.take("2001:db8::ffff", BOB))
+    assert house.door_full("2001:db8::ffff") is not None
+    assert isinstance(house.take("1.2.3.4", BOB), Seat)
+
+
+def test_the_unproven_have_theirs() -> None:
+    """Inert ones and guests together; the proven still get in."""
+    house = seats(Limits(max_connections_unauthenticated=2))
+    seat(house.take("1.2.3.4", None))
+    seat(house.take("1.2.3.4", Identity(subject="g", identity_class=IdentityClass.GUEST)))
+    assert "proved" in refused(house.take("1.2.3.4", None))
+    assert isinstance(house.take("1.2.3.4", ANN), Seat)
+
+
+def test_the_process_has_its_own() -> None:
+    """Before anybody's credential is looked at."""
+    house = seats(Limits(max_connections=2))
+    taken = [seat(house.take(f"1.2.3.{n}", Identity(subject=f"u{n}"))) for n in range(2)]
+    assert "process" in refused(house.door_full("1.2.3.9"))
+    refused(house.take("1.2.3.9", ANN))
+    taken[0].release()
+    assert house.door_full("1.2.3.9") is None
+
+
+def test_proof_moves_a_seat_to_its_user() -> None:
+    """Out of the unproven, into the user's count and class; their limit holds at N+1."""
+    meter = Tally()
+    house = seats(meter=meter)
+    inert = [seat(house.take("1.2.3.4", None)) for _ in range(11)]
+    assert (house.unproven, house.of_user(ANN.user)) == (11, 0)
+    tester = Identity(subject="e2e:r", tenant="e2e", e2e=True, identity_class=IdentityClass.E2E)
+    for one in inert[:10]:
+        assert one.identify(ANN) is None
+    assert (house.unproven, house.of_user(ANN.user)) == (1, 10)
+    refused(inert[10].identify(ANN))
+    assert (house.unproven, house.of_user(ANN.user)) == (1, 10)
+    assert inert[10].identify(tester) is None
+    assert meter.live == {"user": 10, "e2e": 1}
+    assert inert[0].identify(ANN) is None  # a refresh of the same user counts nothing again
+    assert house.of_user(ANN.user) == 10
+    for one in inert:
+        one.release()
+    assert (house.total, house.unproven, house.of_user(ANN.user), house.of_address("1.2.3.4")) == (0, 0, 0, 0)
+    assert +meter.live == {}
+
+
+def test_a_seat_is_given_back_once() -> None:
+    """However often it is asked to; a proof that comes too late counts nothing."""
+    house = seats()
+    one = seat(house.take("1.2.3.4", None))
+    seat(house.take("1.2.3.4", ANN))
+    one.release()
+    one.release()
+    assert one.identify(BOB) is None
+    assert (house.total, house.of_user(BOB.user), house.of_user(ANN.user)) == (1, 0, 1)
+
+
+def test_probes_count_nowhere() -> None:
+    """And get in when the house is full: health must be able to say that it is."""
+    meter = Tally()
+    house = seats(Limits(max_connections=1), meter)
+    seat(house.take("127.0.0.1", ANN))
+    probe = seat(
+        house.take("127.0.0.1", Identity(subject="p", tenant="probe", identity_class=IdentityClass.PROBE))
+    )
+    probe.release()
+    assert (house.total, meter.live["probe"]) == (1, 0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(["take", "identify", "release"]), st.integers(0, 2)),
+        max_size=60,
+    )
+)
+def test_counts_are_those_of_the_open_seats(steps: list[tuple[int, str, int]]) -> None:
+    """In any order of coming, proving and going, nothing is counted twice and nothing is left behind."""
+    meter = Tally()
+    house = seats(Limits(max_connections=8, max_connections_unauthenticated=3), meter)
+    users = [None, ANN, Identity(subject="g", identity_class=IdentityClass.GUEST)]
+    taken: list[Seat] = []
+    live: set[Seat] = set()
+    for which, step, who in steps:
+        if step == "take":
+            found = house.take(f"1.2.3.{which}", users[who])
+            if isinstance(found, Seat):
+                taken.append(found)
+                live.add(found)
+        elif taken and step == "identify":
+            taken[which % len(taken)].identify(BOB)
+        elif taken:
+            taken[which % len(taken)].release()
+            live.discard(taken[which % len(taken)])
+        assert house.total == len(live) == sum(meter.live.values())
+        assert 0 <= house.unproven <= 3
+    for one in taken:
+        one.release()
+    assert (house.total, house.unproven, house.of_user(ANN.user), house.of_user(BOB.user)) == (0, 0, 0, 0)
