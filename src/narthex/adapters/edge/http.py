@@ -69,12 +69,15 @@ class HttpConnection(HttpToolsProtocol):
             else:
                 room = max(limit - self._head_bytes, 1)
                 part, data = data[:room], data[room:]
-            requests = self._requests
+            expected = self._requests + (self._phase == _BETWEEN)
+            in_body = self._phase == _BODY
             if not self._feed(part, data):
                 return
             if self._phase == _HEAD:
-                same = requests == self._requests
-                self._head_bytes = self._head_bytes + len(part) if same else len(part)
+                # A head that began behind other requests' bytes of one read is counted from the next read on;
+                # once complete it is measured exactly (`_judge`).
+                if not in_body and self._requests == expected:
+                    self._head_bytes += len(part)
                 if self._head_bytes >= limit:
                     self._end(too_large(limit, self._edge.limits.headers))
                     return

@@ -1,0 +1,70 @@
+"""The edge as a program of its own, for tests that measure or kill it: `python -m tests.adapters.edge.program`.
+
+Prints one JSON line `{"port": …, "pid": …}`; drains for `DRAIN_S` seconds (environment) on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+
+from narthex.adapters.edge.edge import Edge
+from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
+from narthex.adapters.edge.rules import HeadRules
+from narthex.adapters.edge.server import run, serve
+from narthex.domain.refusals import Refusal
+from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
+from tests.adapters.edge.harness import PathGate, echo_app
+
+
+class Silent:
+    """A receiver that keeps nothing."""
+
+    def opened(self, socket: Socket) -> None: ...
+
+    def message(self, data: bytes, *, binary: bool) -> None: ...
+
+    def writable(self, ready: bool) -> None: ...
+
+    def closed(self, code: int, reason: str) -> None: ...
+
+
+class DrainingGate(PathGate):
+    """Refuses with `draining` once told so; `/ws` takes messages and keeps none."""
+
+    draining = False
+
+    def decide(self, head: RequestHead) -> Decision:
+        if self.draining:
+            return Deny(refusal=Refusal(code="draining", retry_after_s=1), trace_id="t")
+        if head.path == "/ws":
+            return Accept(receiver=Silent())
+        decision = super().decide(head)
+        assert isinstance(decision, Accept | Deny)
+        return decision
+
+    def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
+        return "trace-0"
+
+
+def main() -> None:
+    gate = DrainingGate()
+    rules = HeadRules(allowed_host=lambda _: True, websocket_paths=PathGate.paths)
+    deflate = os.environ.get("DEFLATE") == "1"
+    edge = Edge(gate, rules=rules, limits=EdgeLimits(app=MessageLimits(deflate=deflate)))
+
+    async def drain() -> None:
+        gate.draining = True
+        print(json.dumps({"draining": True}), flush=True)
+        await asyncio.sleep(float(os.environ.get("DRAIN_S", "0")))
+
+    def started(urls: list[str]) -> None:
+        print(json.dumps({"port": int(urls[0].rsplit(":", 1)[1]), "pid": os.getpid()}), flush=True)
+
+    orderly = run(serve(echo_app, edge, port=0, drain=drain, on_started=started, grace_s=8, lifespan="off"))
+    print(json.dumps({"orderly": orderly}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The server process: signals, draining, listeners."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+
+import pytest
+
+from narthex.adapters.edge.server import listen
+from narthex.errors import ConfigError
+from tests.adapters.edge.child import child
+from tests.adapters.edge.harness import TIME_UNIT_S, upgrade
+
+
+def test_sigterm_drains_while_the_listener_stays_open() -> None:
+    """New upgrades get 503 `draining`; what is left is closed 3001; the process exits 0."""
+    with child(DRAIN_S="1") as program, program.websocket() as live:
+        program.signal(signal.SIGTERM)
+        assert program.line() == {"draining": True}
+        with program.peer() as peer:
+            peer.send(upgrade())
+            head, body = peer.answer()
+            assert head.status == 503
+            assert b'"draining"' in body
+        with program.peer() as peer:
+            peer.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert peer.answer()[0].status == 200
+        assert live.close_frame() == (3001, "draining: The gateway is shutting down")
+        live.send(b"\x88\x82\0\0\0\0\x0b\xb9")
+        assert live.rest() == b""
+        assert program.line() == {"orderly": True}
+        assert program.process.wait(TIME_UNIT_S) == 0
+        with pytest.raises(OSError, match=r"refused"):
+            program.peer()
+
+
+def test_partial_requests_do_not_hold_the_exit() -> None:
+    """Pending handshakes made stock uvicorn wait for ever; clients that ignore the close are dropped too."""
+    with child() as program:
+        peers = [program.peer() for _ in range(20)]
+        for peer in peers:
+            peer.send(b"GET / HTTP/1.1\r\nHost:")
+        with program.websocket(), program.websocket("/ws/conformance"):
+            started = time.monotonic()
+            program.signal(signal.SIGTERM)
+            assert program.process.wait(TIME_UNIT_S) == 0
+            assert time.monotonic() - started < 8
+        for peer in peers:
+            peer.socket.close()
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    """Whoever asks twice means it."""
+    with child(DRAIN_S="60") as program, program.websocket():
+        program.signal(signal.SIGINT)
+        assert program.line() == {"draining": True}
+        started = time.monotonic()
+        program.signal(signal.SIGTERM)
+        assert program.line() == {"orderly": False}
+        assert program.process.wait(TIME_UNIT_S) == 0
+        assert time.monotonic() - started < 2
+
+
+def test_a_drain_that_takes_too_long_is_cut() -> None:
+    """The grace holds: 8 s from the signal to the end, whatever `drain` does."""
+    with child(DRAIN_S="60") as program:
+        started = time.monotonic()
+        program.signal(signal.SIGTERM)
+        assert program.process.wait(TIME_UNIT_S) == 0
+        assert 5 < time.monotonic() - started < 8.5
+
+
+def test_nothing_is_printed_about_requests(capfd: pytest.CaptureFixture[str]) -> None:
+    """No access log: a query string may hold a ticket."""
+    with child() as program, program.peer() as peer:
+        peer.send(b"GET /x?ticket=secret-canary HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert peer.answer()[0].status == 200
+        with program.peer() as other:
+            other.send(upgrade("/ws?ticket=secret-canary"))
+            assert other.head().status == 101
+        program.signal(signal.SIGTERM)
+        program.process.wait(TIME_UNIT_S)
+    out, err = capfd.readouterr()
+    assert "secret-canary" not in out + err
+
+
+def test_an_address_that_cannot_be_bound_is_a_configuration_error() -> None:
+    """With the address in its sentence."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}"):
+            listen("127.0.0.1", port)
+    with pytest.raises(ConfigError, match=r"does not resolve"):
+        listen("no-such-host.invalid", 0)
+
+
+def test_several_processes_can_share_a_port() -> None:
+    """`SO_REUSEPORT` for workers."""
+    (first,) = listen("127.0.0.1", 0, reuse_port=True)
+    port = first.getsockname()[1]
+    (second,) = listen("127.0.0.1", port, reuse_port=True, send_buffer_bytes=65_536)
+    assert second.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 131_072
+    first.close()
+    second.close()
+
+
+def test_localhost_is_one_port_on_every_family() -> None:
+    """A free port is the same for IPv4 and IPv6."""
+    listeners = listen("localhost", 0)
+    assert len({listener.getsockname()[1] for listener in listeners}) == 1
+    for listener in listeners:
+        listener.close()
