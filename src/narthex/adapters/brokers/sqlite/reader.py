@@ -122,7 +122,7 @@ def _block(sql: sqlite3.Connection, channel: int, low: int, high: int, order: st
             Publication(offset, data.encode(), None if tags is None else _decode_tags(tags), at)
             for offset, at, tags, data in _decode_rows(text)
         ]
-    except msgspec.MsgspecError:  # some data is not UTF-8: slow, and byte for byte as it was published
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # some data is not UTF-8: slow, and byte for byte
         return [
             Publication(offset, data, None if tags is None else _decode_tags(tags), at)
             for offset, at, tags, data in sql.execute(rows, bounds).fetchall()
