@@ -20,7 +20,7 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from narthex.adapters.agents.loading import as_agent
+from narthex.adapters.agents.python import python_agent
 from narthex.errors import ConfigError
 from narthex.ports.agents import Agent, AgentFunction
 from narthex.ports.tokens import TokenVerifier
@@ -57,8 +57,12 @@ def create_gateway(
     found = settings if isinstance(settings, Settings) else load(dict(settings or {}), os.environ)
     by_name: dict[str, Agent] | None = None
     if agents is not None:
-        made = [agent if isinstance(agent, Agent) else as_agent(agent) for agent in agents]
+        made = [agent if isinstance(agent, Agent) else python_agent(_name(agent), agent) for agent in agents]
         by_name = {agent.name: agent for agent in made}
         if not made or len(by_name) != len(made):
             raise ConfigError(["`agents` needs at least one agent, each with a name of its own."])
     return Gateway(found, agents=by_name, routes=routes, verifier=verifier)
+
+
+def _name(function: AgentFunction) -> str:
+    return str(getattr(function, "__qualname__", function))

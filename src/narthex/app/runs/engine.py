@@ -25,7 +25,7 @@ from narthex.domain import events as ev
 from narthex.domain.answers import answer_fault
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
-from narthex.domain.runs import ACTIVE, RunState
+from narthex.domain.runs import ACTIVE, RunState, state_after
 from narthex.errors import ClientError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control
@@ -311,13 +311,15 @@ class RunEngine:
             ClientError: `run_not_found` (404).
         """
         run = await self._run_of(identity, run_id)
-        text, count = run.text, run.count
+        text, count, digest, state = run.text, run.count, run.digest, str(run.state)
         if run.state == RunState.RUNNING:
             execution = self._roster.executions.get(run_id)
             log = (
                 execution.journal.log if execution is not None else (await read_back(self._services, run))[0]
             )
             text, count = log.transcript.text, log.seq
+            if log.terminal is not None:  # its end was seen already, and its row is being written
+                state, digest = str(state_after(log.terminal)), log.terminal["digest"]
         position = 0
         if run.state == RunState.QUEUED:
             position = await self._services.runs.queue_position(run.tenant, run_id)
@@ -328,10 +330,10 @@ class RunEngine:
             "message_id": run.message_id,
             "agent": run.agent,
             "user_id": run.user_id,
-            "state": str(run.state),
+            "state": state,
             "text": text,
             "count": count,
-            "digest": run.digest,
+            "digest": digest,
             "error": run.error,
             "attempt": run.attempt,
             "queue_position": position,
