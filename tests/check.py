@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from tests.generated import stale, write
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     with_tests = "--no-tests" not in words
     words = [word for word in words if word != "--no-tests"]
-    failed = [name for name, command in STEPS if not _step(name, lambda command=command: _run(command))]
+    failed = [name for name, command in STEPS if not _step(name, partial(_run, command))]
     if not _step("docs", _docs):
         failed.append("docs")
     if failed:

@@ -20,7 +20,7 @@ from typing import Any, Final, TextIO, cast
 import msgspec
 import structlog
 
-from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR
+from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR, as_text
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 MAX_FRAMES: Final = 40
@@ -66,17 +66,17 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _render(level: str, members: MutableMapping[str, Any], output: Output) -> str:
-    event = REDACTOR.line(str(members.pop("event", "")))
+    event = REDACTOR.line(as_text(members.pop("event", "")))
     logger = members.pop("logger", "")
     trace = _traceback(members.pop("exc_info", None))
     stack = members.pop("stack", None) or members.pop("stack_info", None)
     kept = REDACTOR.members(members)
     if trace or stack:
-        text = "\n".join(part for part in (str(stack) if stack else "", trace) if part)
+        text = "\n".join(part for part in (as_text(stack) if stack else "", trace) if part)
         kept["exception"] = REDACTOR.text(text, limit=MAX_TRACEBACK)
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if output.console:
-        return _console(now, level, event, str(logger), kept, colour=output.colour)
+        return _console(now, level, event, as_text(logger), kept, colour=output.colour)
     # `severity` is what Google Cloud Logging reads, `level` everybody else.
     record = {
         "timestamp": now,
@@ -155,7 +155,7 @@ class StdlibBridge(logging.Handler):
         try:
             message = record.getMessage()
         except Exception:  # noqa: BLE001,RUF100 - a library's wrong format string must not raise here
-            message = str(record.msg)
+            message = as_text(record.msg)
         members: dict[str, Any] = {
             "event": message.strip(),
             "logger": record.name,
@@ -210,7 +210,7 @@ def _safe(base: Any) -> Any:
                 method(self, event, *args, **members)
             except Exception:  # noqa: BLE001,RUF100 - logging must not raise
                 with contextlib.suppress(Exception):
-                    method(self, str(event), **{str(key): value for key, value in members.items()})
+                    method(self, as_text(event), **{str(key): value for key, value in members.items()})
 
         return guarded
 
@@ -267,5 +267,8 @@ def _install_hooks(output: Output) -> None:
 
 
 def get_logger(name: str) -> Any:
-    """A structlog logger whose records carry `logger=name`. Any: structlog's lazy proxy has no narrower type."""
+    """A structlog logger whose records carry `logger=name`. Any: structlog's lazy proxy has no narrower type.
+
+    On a hot path call `.bind()` once and keep the result: a call below the level then costs 0.4 µs instead of 2.
+    """
     return structlog.get_logger(name)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 MASK: Final = "[redacted]"
@@ -109,7 +110,13 @@ _PATTERNS: Final = tuple(
         (r"-----BEGIN [A-Z ]+-----[\s\S]*?(?:-----END [A-Z ]+-----|\Z)", MASK),
     )
 )
-_WORD: Final = re.compile(r"[A-Za-z0-9_+=-]{20,}")
+# What every pattern above needs: a character that no plain word has, or the beginning of a token.
+_SUSPECT: Final = re.compile(r"[\s?@=:,%]|eyJ|ZXlK|jwt\.")
+MIN_RANDOM_WORD: Final = 16  # shorter words that mix cases and digits are names (`Utf8JsonParser`)
+LONG_RANDOM_WORD: Final = 20  # from here on one of each class is enough: 120 bits of base64 are 20 characters
+_WORD: Final = re.compile(r"[A-Za-z0-9_+=-]{16,}")
+# `('name', 'value')` and `(b'name', b'value')`: how a list of headers looks in an f-string.
+_PAIR: Final = re.compile(r"""\((b?(['"]))([A-Za-z0-9-]{1,64})\2, (b?(['"]))((?:(?!\5).)*)\5\)""")
 _RUN: Final = re.compile(r"\S{8,}")
 _HEX: Final = re.compile(r"[0-9a-fA-F]+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -147,15 +154,19 @@ class Redactor:
                 text = text.replace(secret, MASK)
         if self._pieces:
             text = _RUN.sub(self._mask_pieces, text)
-        for pattern, replacement in _PATTERNS:
-            text = pattern.sub(replacement, text)
-        if not ids:
+        if _SUSPECT.search(text):
+            for pattern, replacement in _PATTERNS:
+                text = pattern.sub(replacement, text)
+            text = _PAIR.sub(_mask_pair, text)
+        if not ids and len(text) >= MIN_RANDOM_WORD:
             text = _WORD.sub(_mask_random, text)
         return text if len(text) <= limit else text[:limit] + "…"
 
     def line(self, text: str, *, ids: bool = False) -> str:
         """As `text`, on one line: control characters are escaped."""
-        return _CONTROL.sub(_escape, self.text(text, ids=ids))
+        if len(text) >= MIN_SECRET:
+            text = self.text(text, ids=ids)
+        return text if text.isprintable() else _CONTROL.sub(_escape, text)
 
     def _mask_pieces(self, match: re.Match[str]) -> str:
         run = match[0]
@@ -190,13 +201,14 @@ class Redactor:
             return [self.value(part, name, depth + 1) for part in list(value)[:MAX_MEMBERS]]
         if isinstance(value, BaseException):
             return self.line(f"{type(value).__name__}: {value}")
-        return self.line(_as_text(value), ids=_is_id(name))
+        return self.line(as_text(value), ids=_is_id(name))
 
     def members(self, members: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
         """A copy of a record's members by the rules above."""
         kept: dict[str, Any] = {}
         for name, value in list(members.items())[:MAX_MEMBERS]:
-            label = self.line(str(name), ids=True)
+            # The names of a record's own members are words of our code; deeper ones may be a client's.
+            label = name if depth == 0 and isinstance(name, str) else self.line(str(name), ids=True)
             kept[label] = MASK if is_secret_name(label) and value else self.value(value, label, depth)
         return kept
 
@@ -206,11 +218,12 @@ class Redactor:
         for entry in list(headers)[:MAX_MEMBERS]:
             if not isinstance(entry, tuple | list) or len(entry) != 2:
                 continue
-            name = self.line(_as_text(entry[0]).lower())
-            kept[name] = self.line(_as_text(entry[1])) if name in ALLOWED_HEADERS else MASK
+            name = self.line(as_text(entry[0]).lower())
+            kept[name] = self.line(as_text(entry[1])) if name in ALLOWED_HEADERS else MASK
         return kept
 
 
+@lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Whether a member of this name could hold a secret."""
     plain = name.lower().replace("-", "_")
@@ -232,15 +245,26 @@ def _mask_random(match: re.Match[str]) -> str:
     word = match[0]
     if _HEX.fullmatch(word):
         return MASK if len(word) > 32 else word  # 32 hex characters are a trace id or a UUID
-    classes = (str.isupper, str.islower, str.isdigit)
-    return MASK if all(any(map(test, word)) for test in classes) else word
+    least = 1 if len(word) >= LONG_RANDOM_WORD else 2
+    counts = (sum(map(test, word)) for test in (str.isupper, str.islower, str.isdigit))
+    return MASK if all(count >= least for count in counts) else word
+
+
+def _mask_pair(match: re.Match[str]) -> str:
+    name = match[3].lower()
+    return (
+        match[0]
+        if name in ALLOWED_HEADERS or match[6] == MASK
+        else f"({match[1]}{match[3]}{match[2]}, {MASK})"
+    )
 
 
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape", "backslashreplace").decode("ascii", "replace")
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """`value` as text, whatever it is; never raises. Not redacted."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode("utf-8", "backslashreplace")
     try:
