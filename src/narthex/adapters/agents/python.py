@@ -1,0 +1,41 @@
+"""Agents written in Python: `module:function`, an async generator function that takes a `RunInput`.
+
+The function may be marked with `@narthex.agent(restartable=True, name="…", description="…")`; without it, its
+name is the agent's and it is not restartable. Not here: what an agent may yield (docs/runs.md).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from narthex.errors import ConfigError
+from narthex.ports.agents import Agent
+
+
+def python_agent(spec: str, function: Callable[..., Any], *, name: str = "") -> Agent:
+    """An agent around an async generator function, or around an object whose `__call__` is one.
+
+    Raises:
+        ConfigError: it is no async generator function, or takes no `RunInput`.
+    """
+    called = function if inspect.isroutine(function) else type(function).__call__
+    if not inspect.isasyncgenfunction(inspect.unwrap(called)):
+        raise ConfigError(
+            [
+                f"Agent {spec}: {getattr(function, '__name__', function)!s} is no async generator function. "
+                + "Declare it `async def` and use `yield`."
+            ]
+        )
+    try:
+        inspect.signature(function).bind(object())
+    except TypeError as fault:
+        raise ConfigError([f"Agent {spec}: it must take one argument, the RunInput ({fault})."]) from fault
+    marked: dict[str, Any] = getattr(function, "__narthex_agent__", {})
+    return Agent(
+        name=name or marked.get("name") or getattr(function, "__name__", "") or "agent",
+        function=function,
+        restartable=bool(marked.get("restartable", False)),
+        description=marked.get("description") or (inspect.getdoc(function) or "").partition("\n")[0],
+    )
