@@ -35,16 +35,20 @@ def read_gcp(reference: str, *, client: Any = None, timeout_s: float = READ_TIME
     if "/versions/" not in name:
         name += "/versions/latest"
     try:
-        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.api_core.exceptions import GoogleAPICallError, RetryError, ServiceUnavailable
+        from google.api_core.retry import Retry, if_exception_type
         from google.auth.exceptions import GoogleAuthError
         from google.cloud import secretmanager
     except ImportError as error:
         raise ConfigError(
             [f"{reference} needs the Secret Manager library. Install it: pip install 'narthex[gcp]'."]
         ) from error
+    # `timeout` bounds one attempt only; without a retry of our own the library goes on for 60 s.
+    retry = Retry(if_exception_type(ServiceUnavailable), initial=0.2, maximum=1.0, timeout=timeout_s)
     try:
         client = client or secretmanager.SecretManagerServiceClient()
-        payload = client.access_secret_version(request={"name": name}, timeout=timeout_s).payload
+        answer = client.access_secret_version(request={"name": name}, timeout=timeout_s, retry=retry)
+        payload = answer.payload
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
         raise ConfigError([_problem(reference, error)]) from error
     return _text(reference, payload)
