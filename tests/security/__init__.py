@@ -1,0 +1,1 @@
+"""Attacks that have happened, and rules that hold over the whole source tree."""
