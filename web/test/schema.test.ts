@@ -1,15 +1,25 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { blank, fieldsOf, gather, yesOrNo } from "../src/chat/schema.ts";
+import { blank, decision, fieldsOf, gather } from "../src/chat/schema.ts";
 
 test("a yes or no is two buttons, named by what it is about", () => {
-  const approval = yesOrNo({ type: "object", properties: { approved: { type: "boolean" } }, required: ["approved"] })!;
-  assert.deepEqual([approval.yes, approval.no, approval.payload(false)], ["Approve", "Decline", { approved: false }]);
-  const other = yesOrNo({ type: "object", properties: { urgent: { type: "boolean" } } })!;
-  assert.deepEqual([other.yes, other.payload(true)], ["Yes", { urgent: true }]);
-  assert.equal(yesOrNo({ type: "boolean" })!.payload(true), true);
-  assert.equal(yesOrNo({ type: "object", properties: { a: { type: "boolean" }, b: { type: "string" } } }), null);
+  const approval = decision({ type: "object", properties: { approved: { type: "boolean" } }, required: ["approved"] })!;
+  assert.deepEqual([approval.yes, approval.no, approval.payload(false, {})], ["Approve", "Decline", { approved: false }]);
+  const other = decision({ type: "object", properties: { urgent: { type: "boolean" } } })!;
+  assert.deepEqual([other.yes, other.payload(true, {})], ["Yes", { urgent: true }]);
+  assert.equal(decision({ type: "boolean" })!.payload(true, {}), true);
+});
+
+test("a decision may have a note, but nothing else that must be filled in", () => {
+  const noted = { type: "object", required: ["approved"], properties: { approved: { type: "boolean" }, note: { type: "string" } } };
+  const choice = decision(noted)!;
+  assert.deepEqual(choice.fields.map((field) => field.path), ["note"]);
+  const added = gather(noted, choice.fields, { note: "later" });
+  assert.deepEqual("payload" in added && choice.payload(false, added.payload), { approved: false, note: "later" });
+  assert.equal(decision({ ...noted, required: ["approved", "note"] }), null);
+  assert.equal(decision({ type: "object", properties: { a: { type: "boolean" }, b: { type: "boolean" } } }), null);
+  assert.equal(decision({ type: "object", properties: { a: { type: "string" } } }), null);
 });
 
 test("each kind of member has its field, and nested objects are asked for one by one", () => {

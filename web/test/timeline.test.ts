@@ -78,6 +78,23 @@ test("a run in mid-flight after a reload is rebuilt from its first event", () =>
   assert.equal(timeline.active?.agent, "concierge");
 });
 
+test("what was asked while a run goes on stands behind that run, also after a reload", () => {
+  const timeline = new Timeline();
+  const active = (run_id: string, state: string, message_id: string) => ({ run_id, state, agent: "a", user_id: "u1", message_id });
+  const messages = [stored("m1", "user", "first"), stored("m2", "user", "second"), stored("m3", "user", "third")];
+  timeline.load(view({ messages, runs: [active("r1", "running", "m1"), active("r2", "queued", "m2")] }));
+  assert.deepEqual(timeline.items.map((item) => item.id), ["m1", "r1", "m2", "r2", "m3"]);
+  assert.deepEqual(timeline.queued.map((run) => run.id), ["r2"]);
+  apply(timeline, answer("r1", "one"));
+  assert.deepEqual(timeline.items.map((item) => item.id), ["m1", "r1", "m2", "r2", "m3"]);
+});
+
+test("people's names come with their stored messages", () => {
+  const timeline = new Timeline();
+  timeline.load(view({ messages: [stored("m1", "user", "hi", { detail: '{"name":"Ada"}' })] }));
+  assert.equal((timeline.items[0] as MessageItem).name, "Ada");
+});
+
 test("a run that finished while the thread was read appears once, and is proven when its events come from the first on", async () => {
   const vector = (JSON.parse(readFileSync(join(import.meta.dirname, "../tests/vectors/digest.json"), "utf8")) as { cases: { name: string; events: AguiEvent[] }[] }).cases.find((one) => one.name === "plain")!;
   const timeline = new Timeline();

@@ -281,6 +281,8 @@ class Chat:
             author=identity.subject,
             content=text,
             created_at=self._now(),
+            # as the live event says it: whoever opens the thread later has no other source for a name
+            detail=encode_json({"name": identity.name}).decode() if identity.name else "{}",
         )
         await self._threads.add_messages(identity.tenant, [message])
         key = channel_key(identity.tenant, thread_channel(thread_id))

@@ -28,16 +28,31 @@ export interface Field {
 /** What was typed, by path. Booleans are `true` or `false`, choices and JSON are JSON text. */
 export type Values = Record<string, string>;
 
-/** Words for a question that is answered with yes or no, or null when it asks for more. */
-export function yesOrNo(schema: Json | undefined): { yes: string; no: string; payload: (yes: boolean) => Json } | null {
+/** A question that is decided with yes or no, perhaps with something to add. */
+export interface Decision {
+  yes: string;
+  no: string;
+  /** What may be added beside the decision; all of it optional. */
+  fields: Field[];
+  payload: (yes: boolean, added: Json) => Json;
+}
+
+/** The schema as a decision: a boolean, or an object whose only required member is one. Null when it asks for more. */
+export function decision(schema: Json | undefined): Decision | null {
   const root = asSchema(schema);
-  if (root["type"] === "boolean") return { yes: "Yes", no: "No", payload: (yes) => yes };
-  const properties = Object.entries(asSchema(root["properties"]));
-  const only = properties[0];
-  if (properties.length !== 1 || !only || asSchema(only[1])["type"] !== "boolean") return null;
-  const [name] = only;
-  const approval = /^(approve|confirm|allow|accept|proceed|ok)/i.test(name);
-  return { yes: approval ? "Approve" : "Yes", no: approval ? "Decline" : "No", payload: (yes) => ({ [name]: yes }) };
+  if (root["type"] === "boolean") return { yes: "Yes", no: "No", fields: [], payload: (yes) => yes };
+  const fields = fieldsOf(schema);
+  const booleans = fields.filter((one) => one.input === "boolean" && one.path !== "" && !one.path.includes("/"));
+  const rest = fields.filter((one) => one.input !== "boolean");
+  const only = booleans[0];
+  if (!only || booleans.length + rest.length !== fields.length || booleans.length !== 1 || rest.some((one) => one.required)) return null;
+  const approval = /^(approve|confirm|allow|accept|proceed|ok)/i.test(only.path);
+  return {
+    yes: approval ? "Approve" : "Yes",
+    no: approval ? "Decline" : "No",
+    fields: rest,
+    payload: (yes, added) => ({ ...(added as { [member: string]: Json }), [only.path]: yes }),
+  };
 }
 
 /** The fields of a form for the schema; nested objects become fields of their own. */

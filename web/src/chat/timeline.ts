@@ -98,7 +98,7 @@ export class Timeline {
     for (const run of view.runs) {
       const waiting = run.state === "queued";
       const item = this.#run(run.run_id);
-      this.#put({
+      this.#putAfter(run.message_id, {
         ...item,
         agent: run.agent,
         parent: run.parent_run_id ?? "",
@@ -270,6 +270,8 @@ export class Timeline {
     if (message.role === "user" || !message.run_id) {
       const { message_id: id, author, content: text, offset = 0 } = message;
       const at = message.created_at * 1000;
+      const { name } = (parse(message.detail ?? "{}") ?? {}) as { name?: unknown };
+      if (typeof name === "string" && name !== "") this.#names.set(author, name);
       this.#put({ kind: "message", id, author, name: this.#names.get(author) ?? "", text, at, state: "sent", problem: "", offset });
       return;
     }
@@ -333,6 +335,16 @@ export class Timeline {
     } else {
       this.#items = this.#items.with(place, item);
     }
+  }
+
+  /** At the end, or, when it is new and the message that began it is there, behind that and its other answers. */
+  #putAfter(messageId: string, item: RunItem): void {
+    const place = this.#index.get(messageId);
+    if (place === undefined || this.#index.has(item.id)) return this.#put(item);
+    let end = place + 1;
+    while (this.#items[end]?.kind === "run") end += 1;
+    this.#items = this.#items.toSpliced(end, 0, item);
+    this.#reindex();
   }
 
   #reindex(): void {

@@ -27,7 +27,7 @@ export interface StoredMessage {
   content: string;
   created_at: number;
   run_id?: string;
-  /** JSON text: for tools `{toolCallName, args, answered}`. */
+  /** JSON text: for tools `{toolCallName, args, answered}`, for people's messages `{name}`. */
   detail?: string;
   offset?: number;
 }

@@ -6,7 +6,7 @@ import { useId, useState } from "preact/hooks";
 import type { Interrupt, Json } from "@narthex/client";
 
 import { said, type Conversation } from "../conversation.ts";
-import { blank, fieldsOf, gather, yesOrNo, type Field, type Values } from "../schema.ts";
+import { blank, decision, fieldsOf, gather, type Decision, type Field, type Values } from "../schema.ts";
 import type { RunItem } from "../timeline.ts";
 import { Icon } from "./icons.tsx";
 import { fullTime } from "./words.ts";
@@ -39,15 +39,12 @@ export function Approval({ run, question, conversation, answered }: Props): JSX.
   const title = <p class="ask-title"><Icon name={answered ? "check" : "warn"} size={16} /> {question.message || "The agent asks for your approval."}</p>;
   if (answered) return <section class="ask answered" aria-label="Answered question">{title}<p class="hint">Answered.</p></section>;
   if (over) return <section class="ask answered" aria-label="Expired question">{title}<p class="hint">Nobody answered in time; the agent was told so.</p></section>;
-  const choice = yesOrNo(question.responseSchema);
+  const choice = decision(question.responseSchema);
   return (
     <section class="ask" aria-label="The agent asks you" data-interrupt={question.id}>
       {title}
       {choice ? (
-        <div class="buttons">
-          <button type="button" class="primary" disabled={busy} onClick={() => void send(choice.payload(true))}>{choice.yes}</button>
-          <button type="button" disabled={busy} onClick={() => void send(choice.payload(false))}>{choice.no}</button>
-        </div>
+        <DecisionForm schema={question.responseSchema} choice={choice} busy={busy} onSend={send} onProblem={setProblem} />
       ) : (
         <SchemaForm schema={question.responseSchema} busy={busy} onSend={send} onProblem={setProblem} />
       )}
@@ -67,6 +64,26 @@ interface FormProps {
   busy: boolean;
   onSend: (payload: Json) => Promise<void>;
   onProblem: (problem: string) => void;
+}
+
+function DecisionForm({ schema, choice, busy, onSend, onProblem }: FormProps & { choice: Decision }): JSX.Element {
+  const [values, setValues] = useState<Values>(() => blank(choice.fields));
+  function decide(yes: boolean): void {
+    const added = gather(schema, choice.fields, values);
+    if ("problem" in added) onProblem(added.problem);
+    else void onSend(choice.payload(yes, added.payload));
+  }
+  return (
+    <form onSubmit={(event) => { event.preventDefault(); decide(true); }}>
+      {choice.fields.map((field) => (
+        <Input key={field.path} field={field} value={values[field.path] ?? ""} onChange={(value) => setValues({ ...values, [field.path]: value })} />
+      ))}
+      <div class="buttons">
+        <button type="submit" class="primary" disabled={busy}>{choice.yes}</button>
+        <button type="button" disabled={busy} onClick={() => decide(false)}>{choice.no}</button>
+      </div>
+    </form>
+  );
 }
 
 function SchemaForm({ schema, busy, onSend, onProblem }: FormProps): JSX.Element {
@@ -111,7 +128,7 @@ function Input({ field, value, onChange }: { field: Field; value: string; onChan
       ) : field.input === "number" ? (
         <input {...common} type="number" step={field.integer ? 1 : "any"} min={field.minimum} max={field.maximum} value={value} onInput={(event) => onChange(event.currentTarget.value)} />
       ) : field.input === "json" || field.long ? (
-        <textarea {...common} rows={4} spellcheck={field.input !== "json"} value={value} onInput={(event) => onChange(event.currentTarget.value)} />
+        <textarea {...common} rows={field.input === "json" ? 4 : 2} spellcheck={field.input !== "json"} value={value} onInput={(event) => onChange(event.currentTarget.value)} />
       ) : (
         <input {...common} type="text" maxLength={field.maxLength} value={value} onInput={(event) => onChange(event.currentTarget.value)} />
       )}

@@ -26,11 +26,12 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
   const [away, setAway] = useState(false);
   const items = conversation.items.value;
   const state = conversation.state.value;
+  const typing = conversation.typing.value;
 
   useLayoutEffect(() => {
     const box = scroller.current;
     if (box && following.current) box.scrollTop = box.scrollHeight;
-  }, [items, state]);
+  }, [items, state, typing]);
 
   useEffect(() => {
     // The dock grows and shrinks with what is written and said: whoever reads along stays at the end.
@@ -82,7 +83,7 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
             <button type="button" class="small center" onClick={() => void app.attempt(() => conversation.older())}>Earlier messages</button>
           )}
           <Items app={app} conversation={conversation} items={items} onRetry={retry} onAgain={again} />
-          <Typing names={conversation.typing.value} />
+          <Typing names={typing} />
         </div>
       </div>
       {away && <button type="button" class="to-end" onClick={toEnd}><Icon name="down" size={16} /> Latest</button>}

@@ -5,10 +5,10 @@ import type { JSX } from "preact";
 import type { App } from "../app.ts";
 
 const IDEAS = [
-  { title: "How are you doing?", text: "Is this gateway healthy? Check everything you can." },
-  { title: "Who am I to you?", text: "Who am I, as this gateway sees me?" },
-  { title: "Show me a long task", text: "Run a slow task with 5 steps and tell me how it goes." },
-  { title: "Ask me first", text: "Do something that needs my approval." },
+  { title: "How are you?", text: "How healthy is this gateway right now?" },
+  { title: "Turned away", text: "Why would I be refused with 401?" },
+  { title: "Something longer", text: "Watch the gateway for 10 seconds and tell me how it goes." },
+  { title: "Ask me first", text: "Check every part of the gateway, with my approval." },
 ];
 
 export function Welcome({ app, onAsk }: { app: App; onAsk: (text: string) => void }): JSX.Element {
