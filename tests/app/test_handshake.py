@@ -15,6 +15,7 @@ from narthex.domain.verdict import Rejected, Unavailable
 from narthex.errors import DependencyError
 from narthex.ports.credentials import Revocation
 from narthex.ports.edge import Accept, Deny, RequestHead
+from narthex.ports.store import AuditRecord
 from tests.app.entrance import ANN, BOB, KEY, NOW, PAGE, Ear, Entrance, head, open_entrance
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -286,6 +287,22 @@ class TestRevoked:
         assert isinstance(outcome, Refusal)
         assert outcome.code == "token_revoked"
         assert (await entrance.seed(head("bob"))).identity == BOB
+
+    async def test_also_when_it_is_revoked_while_it_waits(
+        self, entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the verdict and the admission lies the audit record of a test identity."""
+        revocation = Revocation(kind="subject", tenant="e2e", value="e2e:r", at=NOW, until=NOW + 99)
+        audit = entrance.store.records.audit
+
+        async def slowly(record: AuditRecord) -> None:
+            await audit(record)
+            await entrance.revocations.revoke(revocation)
+
+        monkeypatch.setattr(entrance.store.records, "audit", slowly)
+        request = head(None, ("x-e2e-bypass-key", KEY), ("x-e2e-test-run", "r"))
+        assert await entrance.refused(request) == "token_revoked"
+        assert entrance.seats.total == 0
 
 
 class TestConformance:

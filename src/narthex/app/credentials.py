@@ -152,6 +152,10 @@ class CredentialJudge:
             return self._unless_revoked(Rejected("token_expired", expired=identity))
         return self._unless_revoked(Valid(identity))
 
+    def revoked(self, identity: Identity) -> bool:
+        """Whether it was revoked meanwhile: to be asked again after a wait between verdict and admission."""
+        return self._revocations.covers(identity)
+
     async def _checked(self, verdict: Awaitable[Verdict]) -> Verdict:
         return self._unless_revoked(await verdict)
 

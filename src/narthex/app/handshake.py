@@ -279,6 +279,8 @@ class FrontDoor:
                 trace_id=seed.trace_id,
                 wait_s=arrival.deadline - self._monotonic(),
             )
+            if refusal is None and self._judge.revoked(seed.identity):
+                refusal = Refusal(code="token_revoked")
             if refusal is None:
                 return self._accept(arrival, route, seed, verdicts)
         except Exception as fault:  # as in `decide`

@@ -116,6 +116,8 @@ class InBand:
             trace_id=seed.trace_id,
             wait_s=started_at + self._wait_s - self._monotonic(),
         )
+        if refusal is None and self._judge.revoked(identity):
+            refusal = Refusal(code="token_revoked")
         return refusal or _bind(seed, outcome, identity)
 
 

@@ -258,7 +258,8 @@ class Parts:
         """Close what is covered now: every live socket is asked, because a jti names no user."""
         disconnect = Disconnect(3500, "token_revoked: sign in again")
         for connection in self.services.registry:
-            identity = connection.identity
+            # The seed's: whoever was admitted and has not said `connect` yet must not do so with a revoked token.
+            identity = connection.identity or connection.seed.identity
             if identity is not None and self.revocations.covers(identity):
                 connection.close(disconnect)
 
