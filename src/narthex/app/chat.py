@@ -117,7 +117,7 @@ class Chat:
         )
         return thread
 
-    async def list(self, identity: Identity, before: float | None, limit: int) -> list[Thread]:
+    async def threads_of(self, identity: Identity, before: float | None, limit: int) -> list[Thread]:
         """The user's threads, most recently updated first."""
         return await self._threads.list_for(identity.tenant, identity.subject, before=before, limit=limit)
 

@@ -77,7 +77,7 @@ async def _create(connection: Connection, params: Create) -> object:
 
 
 async def _list(connection: Connection, params: List) -> object:
-    found = await connection.services.chat.list(who(connection), params.before, params.limit)
+    found = await connection.services.chat.threads_of(who(connection), params.before, params.limit)
     return {"threads": found}
 
 

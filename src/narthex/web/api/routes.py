@@ -32,8 +32,7 @@ from narthex.web.access import Access, Operator
 from narthex.web.api.bodies import BlockUser, Disconnect, Publish, Results, Revoke
 from narthex.web.api.description import openapi
 from narthex.web.api.export import as_markdown
-from narthex.web.problems import client_error
-from narthex.web.problems import refusal as problem
+from narthex.web.problems import client_error, problem
 
 MAX_BODY: Final = 256 * 1024
 REVOKED_FOR_S: Final = 31 * 86_400.0  # the longest life of a token that narthex itself mints
@@ -222,7 +221,7 @@ class ServerApi:
             raise ClientError(
                 "bad_params", "`before` and `limit` are numbers.", "See the API.", number=422
             ) from fault
-        return {"threads": await self._chat.list(identity, moment, limit)}
+        return {"threads": await self._chat.threads_of(identity, moment, limit)}
 
     async def _thread(self, identity: Identity, request: Request) -> object:
         return await self._chat.view(identity, request.path_params["thread_id"], None, 200)
