@@ -182,10 +182,10 @@ class Site:
             version=__version__,
             policy=parts.settings.policy,
             config={
+                **parts.limits.advertised(),
                 "max_connections_per_user": parts.limits.max_connections_per_user
                 or {name: plan.connections for name, plan in parts.plans.items()},
                 "heartbeat_interval": parts.limits.ping_interval_s,
-                **parts.limits.advertised(),
             },
             show_causes=not parts.policy.environment.remote,
         )
