@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from narthex.domain.carriers import (
     valid_test_run,
 )
 from narthex.domain.refusals import TABLE
+from tests.timing import TIME_UNIT
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
 
@@ -288,3 +290,14 @@ def test_every_carrier_gives_the_token_back(token: str) -> None:
     assert found(("sec-websocket-protocol", f"jwt-auth,jwt.{token}"))[0][1] == token
     assert found(("sec-websocket-protocol", f"jwt.{encoded},jwt-auth"))[0][1] == token
     assert found(("cookie", f"z=1; narthex_session={token}"))[0][1] == token
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["eyJ" * 5_300, "eyJaaaaaa" * 1_700, "eyJaaaaa.aa" * 1_400, "%65%79%4A" * 1_700, "a=eyJ&" * 2_600],
+)
+def test_a_hostile_query_costs_no_time(query: str) -> None:
+    """16 KB from anybody, before any credential: linear, or it would be a way to stop the loop."""
+    began = time.perf_counter()
+    presented(query=query)
+    assert time.perf_counter() - began < 0.03 * TIME_UNIT

@@ -55,7 +55,10 @@ _WANTED: Final = frozenset(
 )
 _B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
 _TCHARS: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_JWT_ANYWHERE: Final = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*")
+# Only at the start of a word: from every `eyJ` of `eyJeyJeyJ…` a search to the end would be quadratic.
+_JWT_ANYWHERE: Final = re.compile(
+    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]*"
+)
 _TOKEN_PARAMETERS: Final = frozenset({"access_token", "token", "jwt", "id_token", "bearer", "authorization"})
 _MAX_PARAMETERS: Final = 32  # nothing here takes more than three
 
