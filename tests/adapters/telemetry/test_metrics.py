@@ -135,7 +135,7 @@ def test_health_numbers_leave_the_probe_out() -> None:
     meter.connections("user", 2)
     meter.connections("probe", 1)
     assert meter.numbers() == {
-        "websocket": {"active_connections": 2, "active_user": 2},
+        "websocket": {"active_connections": 2, "active_user": 2, "active_guest": 0, "active_e2e": 0},
         "authentication": {"handshakes": 2, "admitted": 1, "not_admitted": 1, "refused_token_expired": 1},
     }
 

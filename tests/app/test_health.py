@@ -1,0 +1,370 @@
+"""Health: the rules of the design, single flight, caching, time-outs, and the exact shape of its report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+import pytest
+
+from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.health import (
+    Check,
+    CheckFailed,
+    CheckResult,
+    Degraded,
+    Health,
+    HealthFacts,
+    agents_check,
+    auth_check,
+    issue_probe_ticket,
+    ping_check,
+)
+from narthex.domain.environment import EnvironmentPolicy, decide
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.secrets import fingerprint
+from narthex.errors import DependencyError
+from narthex.ports.agents import Agent, Event, RunInput
+from narthex.ports.tokens import VerifierStatus
+from tests.timing import within
+
+
+class Probe:
+    """A check that answers as told and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.fault: BaseException | None = None
+        self.gate: asyncio.Event | None = None
+        self.begun = asyncio.Event()
+
+    async def __call__(self) -> str:
+        """Answer."""
+        self.asked += 1
+        self.begun.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        return "fine"
+
+
+class Bench:
+    """A Health over five probes."""
+
+    def __init__(self, environ: dict[str, str] | None = None, keys: tuple[str, ...] = ()) -> None:
+        self.probes = {name: Probe() for name in ("agents", "store", "auth", "handshake", "broker")}
+        self.state = "ready"
+        self.changes: list[tuple[str, str]] = []
+        self.meter = PrometheusMeter()
+        policy = decide(environ or {}, keys=keys)
+        assert isinstance(policy, EnvironmentPolicy)
+        self.policy = policy
+        self.health = self.make()
+
+    def make(
+        self, *, cache_s: float = 0.0, timeout_s: float | None = None, show_causes: bool = True
+    ) -> Health:
+        """Another one over the same probes."""
+        checks: dict[str, Check] = dict(self.probes)
+        return Health(
+            checks,
+            HealthFacts(
+                version="1.2.3",
+                policy=self.policy,
+                config={"max_connections_per_user": 10, "heartbeat_interval": 25.0},
+                show_causes=show_causes,
+            ),
+            numbers=self.meter.numbers,
+            state=lambda: self.state,
+            meter=self.meter,
+            on_change=self.changed,
+            timeout_s=within(2) if timeout_s is None else timeout_s,
+            cache_s=cache_s,
+            clock=lambda: 1_796_000_000.25,
+        )
+
+    def changed(self, name: str, result: CheckResult, cause: BaseException | None) -> None:
+        """Note a change."""
+        del cause
+        self.changes.append((name, result.status))
+
+    async def status(self) -> str:
+        """Of a fresh report."""
+        return str((await self.health.report())["status"])
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("handshake", "unhealthy"),
+        ("broker", "unhealthy"),
+        ("store", "unhealthy"),
+        ("auth", "degraded"),
+        ("agents", "degraded"),
+    ],
+)
+@pytest.mark.parametrize(
+    "fault", [CheckFailed("no"), DependencyError("x", "away", "start it"), OSError("reset"), TimeoutError()]
+)
+async def test_what_a_failing_check_means(name: str, status: str, fault: Exception) -> None:
+    """DESIGN section 4, whatever the check failed with."""
+    bench = Bench()
+    assert await bench.status() == "healthy"
+    bench.probes[name].fault = fault
+    assert await bench.status() == status
+    bench.probes[name].fault = None
+    assert await bench.status() == "healthy"
+    assert bench.changes[5:] == [(name, status), (name, "healthy")]
+
+
+async def test_the_worst_check_decides() -> None:
+    """Degraded and unhealthy together are unhealthy."""
+    bench = Bench()
+    bench.probes["agents"].fault = CheckFailed("no")
+    bench.probes["store"].fault = CheckFailed("no")
+    assert await bench.status() == "unhealthy"
+
+
+async def test_a_check_may_say_that_it_works_badly() -> None:
+    """`Degraded` of a critical check is degraded."""
+    bench = Bench()
+    bench.probes["broker"].fault = Degraded("slow")
+    assert await bench.status() == "degraded"
+
+
+async def test_no_answer_in_time_is_a_failure() -> None:
+    """Never healthy because nothing answered; the check is ended."""
+    bench = Bench()
+    bench.probes["store"].gate = asyncio.Event()
+    bench.health = bench.make(timeout_s=0.05)
+    report = await bench.health.report()
+    assert report["status"] == "unhealthy"
+    assert report["errors"] == ["store: no answer within 0.05 s"]
+
+
+async def test_many_who_ask_share_one_round() -> None:
+    """Single flight: a flood of health requests costs one round of checks."""
+    bench = Bench()
+    gate = asyncio.Event()
+    for probe in bench.probes.values():
+        probe.gate = gate
+    reports = [asyncio.ensure_future(bench.health.report()) for _ in range(50)]
+    for probe in bench.probes.values():
+        await probe.begun.wait()
+    gate.set()
+    assert {str(report["status"]) for report in await asyncio.gather(*reports)} == {"healthy"}
+    assert [probe.asked for probe in bench.probes.values()] == [1] * 5
+
+
+async def test_results_are_cached() -> None:
+    """For the time that the design says."""
+    bench = Bench()
+    bench.health = bench.make(cache_s=within(60))
+    await bench.health.report()
+    bench.probes["store"].fault = CheckFailed("no")
+    assert await bench.status() == "healthy"
+    assert bench.probes["store"].asked == 1
+
+
+async def test_who_goes_away_does_not_end_the_check_for_others() -> None:
+    """A client that hangs up must not make the gateway look ill."""
+    bench = Bench()
+    gate = bench.probes["store"].gate = asyncio.Event()
+    first = asyncio.ensure_future(bench.health.result("store"))
+    second = asyncio.ensure_future(bench.health.result("store"))
+    await bench.probes["store"].begun.wait()
+    first.cancel()
+    gate.set()
+    assert (await second).status == "healthy"
+
+
+async def test_stop_ends_the_checks_that_run() -> None:
+    """No task is left behind."""
+    bench = Bench()
+    bench.probes["store"].gate = asyncio.Event()
+    waiting = asyncio.ensure_future(bench.health.result("store"))
+    await bench.probes["store"].begun.wait()
+    await bench.health.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("health")] == []
+
+
+@pytest.mark.parametrize("state", ["starting", "draining", "stopped"])
+async def test_outside_ready_nothing_is_asked_and_the_answer_is_unhealthy(state: str) -> None:
+    """A load balancer must hear it at once."""
+    bench = Bench()
+    bench.state = state
+    report = await bench.health.report()
+    assert (report["status"], report["errors"]) == ("unhealthy", [f"the gateway is {state}"])
+    assert await bench.health.ready() == [state]
+    assert all(probe.asked == 0 for probe in bench.probes.values())
+
+
+async def test_ready_asks_broker_store_and_keys_only() -> None:
+    """An agent's provider that is away must not take the gateway out of rotation; degraded keys neither."""
+    bench = Bench()
+    for name in ("handshake", "agents", "auth"):
+        bench.probes[name].fault = CheckFailed("no")
+    assert await bench.health.ready() == []
+    assert bench.probes["handshake"].asked == 0
+    bench.probes["store"].fault = CheckFailed("no")
+    assert await bench.health.ready() == ["store"]
+
+
+async def test_details_name_no_cause_where_strangers_read_them() -> None:
+    """In staging and production hosts and library errors go to the log only."""
+    bench = Bench()
+    bench.probes["broker"].fault = DependencyError("broker", "nats://10.0.0.7 refused", "Start it.")
+    bench.probes["store"].fault = OSError("/var/lib/narthex is read-only")
+    report = await bench.make(show_causes=False).report()
+    assert report["errors"] == ["broker: broker_unavailable", "store: internal"]
+    report = await bench.make(show_causes=True).report()
+    assert report["errors"] == ["broker: nats://10.0.0.7 refused", "store: OSError"]
+
+
+async def test_the_report_has_the_shape_of_the_design() -> None:
+    """The published sample: staging, detected by variable and key; every member with that value."""
+    environ = {
+        "ENVIRONMENT": "staging",
+        "E2E_TEST_ENV": "staging",
+        "E2E_OAUTH_SIMULATION_KEY": "test-key",
+    }
+    bench = Bench(environ, keys=("test-key",))
+    bench.meter.connections("user", 1)
+    report = msgspec.json.decode(msgspec.json.encode(await bench.health.report()))
+    for check in report["checks"].values():
+        assert check.pop("latency_ms") >= 0
+    assert report == {
+        "status": "healthy",
+        "service": "narthex",
+        "version": "1.2.3",
+        "timestamp": "2026-11-30T00:53:20.250+00:00",
+        "environment": "staging",
+        "config": {
+            "pre_connection_auth_required": False,
+            "max_connections_per_user": 10,
+            "heartbeat_interval": 25.0,
+        },
+        "e2e_testing": {
+            "enabled": True,
+            "variables": {"E2E_OAUTH_SIMULATION_KEY": "SET", "E2E_TEST_ENV": "staging"},
+            "auth_bypass_active": True,
+        },
+        "checks": {
+            name: {"status": "healthy", "detail": "fine"}
+            for name in ("handshake", "auth", "broker", "store", "agents")
+        },
+        "metrics": {
+            "websocket": {"active_connections": 1, "active_user": 1, "active_guest": 0, "active_e2e": 0},
+            "authentication": {"handshakes": 0, "admitted": 0, "not_admitted": 0},
+        },
+        "errors": [],
+    }
+    assert list(report["checks"]) == ["handshake", "auth", "broker", "store", "agents"]
+
+
+async def test_production_shows_no_variables() -> None:
+    """Not even that none is set."""
+    report = await Bench({"ENVIRONMENT": "production"}).health.report()
+    assert report["e2e_testing"] == {"enabled": False, "variables": {}, "auth_bypass_active": False}
+
+
+async def test_the_metric_follows() -> None:
+    """`narthex_health_status` by check."""
+    bench = Bench()
+    bench.probes["broker"].fault = CheckFailed("no")
+    await bench.health.report()
+    text = bench.meter.render().decode()
+    assert 'narthex_health_status{check="broker"} 2.0' in text
+    assert 'narthex_health_status{check="store"} 0.0' in text
+
+
+# -- the checks of ports ---------------------------------------------------------------------------------------
+
+
+class Verifier:
+    """Whoever tells the status of its keys."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+    def verify(self, token: str, *, now: float, traffic: str) -> object:
+        """Not asked here."""
+        raise NotImplementedError
+
+    async def check(self) -> VerifierStatus:
+        """Answer."""
+        return VerifierStatus(status=self.status, detail=f"keys are {self.status}")
+
+    async def start(self) -> None:
+        """Nothing."""
+
+    async def stop(self) -> None:
+        """Nothing."""
+
+
+async def test_auth_is_healthy_or_degraded_as_its_keys_are() -> None:
+    """With their own words."""
+    assert await auth_check(Verifier("healthy"))() == "keys are healthy"  # type: ignore[arg-type] # verify is unused
+    with pytest.raises(Degraded, match="keys are degraded"):
+        await auth_check(Verifier("degraded"))()  # type: ignore[arg-type] # verify is unused
+
+
+async def test_a_round_trip_that_fails_is_the_checks_failure() -> None:
+    """The port's error comes through."""
+
+    async def away() -> None:
+        raise DependencyError("store", "away", "start it")
+
+    with pytest.raises(DependencyError):
+        await ping_check(away)()
+
+
+def agent(name: str, check: Callable[[], Awaitable[None]] | None = None) -> Agent:
+    """An agent of this name."""
+
+    async def function(run: RunInput) -> AsyncIterator[Event | str]:
+        yield run.run_id
+
+    return Agent(name=name, function=function, check=check)
+
+
+async def test_agents_that_depend_on_something_are_asked() -> None:
+    """One that is away is named, with the code only."""
+
+    async def away() -> None:
+        raise DependencyError("agents", "https://llm.internal refused", "Start it.")
+
+    async def here() -> None:
+        return None
+
+    assert await agents_check([agent("a"), agent("b", here)])() == "a, b"
+    with pytest.raises(Degraded, match=r"^not available: c \(agents_unavailable\)$"):
+        await agents_check([agent("a"), agent("c", away)])()
+    with pytest.raises(Degraded, match="no agent"):
+        await agents_check([])()
+
+
+class Tickets:
+    """Keeps tickets."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[str, float]] = {}
+
+    async def put_ticket(self, ticket_hash: str, identity: str, expires_at: float) -> None:
+        """Keep one."""
+        self.kept[ticket_hash] = (identity, expires_at)
+
+
+async def test_the_probes_ticket_is_of_its_own_class_and_short() -> None:
+    """It is kept hashed, belongs to no user, and outlives one probe only."""
+    tickets = Tickets()
+    await issue_probe_ticket(tickets, "the-ticket", 100.0)  # type: ignore[arg-type] # only this method is used
+    ((identity, expires_at),) = tickets.kept.values()
+    assert list(tickets.kept) == [fingerprint("the-ticket")]
+    decoded = msgspec.json.decode(identity, type=Identity)
+    assert (decoded.tenant, decoded.identity_class) == ("probe", IdentityClass.PROBE)
+    assert 100 < expires_at <= 130
