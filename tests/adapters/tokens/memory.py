@@ -99,7 +99,7 @@ class MemoryCredentials:
         self._reach()
         if only_if_none:
             for kept in self.kept_keys.values():
-                if kept.purpose == key.purpose and not kept.retire_at:
+                if kept.purpose == key.purpose and not 0 < kept.retire_at <= key.created_at:
                     return kept
         self.kept_keys[key.kid] = key
         return key

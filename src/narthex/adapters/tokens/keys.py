@@ -132,7 +132,7 @@ def key_from_jwk(jwk: Mapping[str, Any], *, allow_symmetric: bool) -> Verificati
     kind = jwk.get("kty")
     if kind == "oct" and not allow_symmetric:
         raise UnusableKey("A symmetric key in a published key set is not accepted.")
-    if kind not in {"oct", "RSA", "EC", "OKP"}:
+    if kind not in ("oct", "RSA", "EC", "OKP"):  # a tuple: it may be unhashable
         raise UnusableKey("Its `kty` is none of oct, RSA, EC and OKP.")
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,171 @@
+"""RFC 7662: what is asked, what is believed of the answer, what is remembered and for how long."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from narthex.adapters.tokens.breaker import BreakerBoard
+from narthex.adapters.tokens.claims import ClaimRules
+from narthex.adapters.tokens.fetching import Fetcher
+from narthex.adapters.tokens.introspection import MAX_KEPT, NO_EXPIRY_LIFE_S, POSITIVE_S, Introspection
+from narthex.adapters.tokens.router import TokenRouter
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+from tests.adapters.tokens.http_issuer import HttpIssuer
+from tests.adapters.tokens.issuer import NOW, hs_token
+from tests.adapters.tokens.meters import StateMeter
+
+TOKEN = "2YotnFZFEjr1zCsicMWpAA"
+PATH = "/introspect"
+
+
+class House:
+    """An introspection end point and a router that asks it."""
+
+    def __init__(self, issuer: HttpIssuer, fetcher: Fetcher, rules: ClaimRules) -> None:
+        self.issuer = issuer
+        self.meter = StateMeter()
+        self.breakers = BreakerBoard(self.meter, self.meter.changes.append)
+        self.source = Introspection(
+            "test", issuer.url + PATH, ("me", "s3cret"), rules, fetcher=fetcher, breakers=self.breakers
+        )
+        self.router = TokenRouter([], opaque=self.source)
+
+    async def verdict(self, text: str = TOKEN, now: float = NOW) -> Verdict:
+        """The router's verdict, waited for."""
+        outcome: Verdict | Awaitable[Verdict] = self.router.verify(text, now=now, traffic="user")
+        return outcome if isinstance(outcome, Valid | Rejected | Unavailable) else await outcome
+
+    def says(self, **answer: Any) -> None:
+        """What the end point answers."""
+        self.issuer.documents[PATH] = answer
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    """With an issuer that must be named."""
+    async with HttpIssuer() as issuer:
+        fetcher = Fetcher(timeout_s=2)
+        yield House(issuer, fetcher, ClaimRules(issuer="https://as.example"))
+        await fetcher.stop()
+
+
+async def test_an_active_token_admits_with_what_the_answer_says(house: House) -> None:
+    """Claims are mapped as those of a JWT; `scope` serves as permissions; the caller names itself by Basic."""
+    seen: list[tuple[str, bytes]] = []
+
+    def answer(head: str, body: bytes) -> tuple[int, Any]:
+        seen.append((head, body))
+        return 200, {
+            "active": True,
+            "sub": "alice",
+            "scope": "chat admin",
+            "exp": NOW + 60,
+            "tenant": "acme",
+            "aud": "x",
+        }
+
+    house.issuer.documents[PATH] = answer
+    verdict = await house.verdict()
+    assert isinstance(verdict, Valid)
+    identity = verdict.identity
+    assert (identity.user, identity.permissions, identity.issuer) == (
+        "acme/alice",
+        ("chat", "admin"),
+        "https://as.example",
+    )
+    head, body = seen[0]
+    assert parse_qs(body.decode())["token"] == [TOKEN]
+    assert base64.b64encode(b"me:s3cret").decode() in head
+
+
+async def test_a_yes_is_remembered_briefly_and_never_beyond_exp(house: House) -> None:
+    """Within ten seconds nothing is asked again; the token's end is a bound of its own."""
+    house.says(active=True, sub="alice", exp=NOW + 4)
+    assert isinstance(await house.verdict(), Valid)
+    outcome = house.router.verify(TOKEN, now=NOW + 3, traffic="user")
+    assert isinstance(outcome, Valid), "from memory, without waiting"
+    assert house.issuer.hits[PATH] == 1
+    await house.verdict(now=NOW + 5)
+    assert house.issuer.hits[PATH] == 2
+    house.says(active=True, sub="alice", exp=NOW + 600)
+    await house.verdict(now=NOW + 5)
+    await house.verdict(now=NOW + 5 + POSITIVE_S + 1)
+    assert house.issuer.hits[PATH] == 4
+
+
+async def test_a_no_is_final_and_not_remembered(house: House) -> None:
+    """Inactive is a rejection; the next question is asked again, because a token may become active."""
+    house.says(active=False)
+    verdict = await house.verdict()
+    assert isinstance(verdict, Rejected)
+    assert verdict.code == "token_invalid"
+    house.says(active=True, sub="alice")
+    verdict = await house.verdict()
+    assert isinstance(verdict, Valid)
+    assert verdict.identity.expires_at == NOW + NO_EXPIRY_LIFE_S
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"active": "true"}, {"active": 1}, [], (401, {}), (404, {}), (500, {}), (429, {}), b"<html>"],
+)
+async def test_an_answer_that_says_nothing_is_no_verdict(house: House, answer: Any) -> None:
+    """Broken answers, our own refused credentials and outages all mean "cannot tell"."""
+    house.issuer.documents[PATH] = answer
+    assert isinstance(await house.verdict(), Unavailable)
+    assert (await house.source.check()).status == "degraded"
+    house.says(active=True, sub="alice")
+    assert isinstance(await house.verdict(), Valid)
+    assert (await house.source.check()).status == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"iss": "https://evil.example"}, "wrong_issuer"),
+        ({"exp": NOW - 60}, "token_expired"),
+        ({"nbf": NOW + 60}, "token_not_yet_valid"),
+        ({"sub": None}, "token_invalid"),
+        ({"tenant": "e2e"}, "tenant_mismatch"),
+        ({"e2e": True}, "e2e_not_allowed_here"),
+    ],
+)
+async def test_an_active_token_still_meets_the_rules(house: House, answer: dict[str, Any], code: str) -> None:
+    """The issuer's yes is not a pass around the rules of claims."""
+    house.says(**{"active": True, "sub": "alice", "exp": NOW + 60, **answer})
+    verdict = await house.verdict()
+    assert isinstance(verdict, Rejected)
+    assert verdict.code == code
+
+
+async def test_junk_is_refused_without_asking(house: House) -> None:
+    """Too long, empty or unprintable: no question is sent."""
+    for junk in ("x" * 9_000, "", "a b\nc", "tökén"):
+        verdict = await house.verdict(junk)
+        assert isinstance(verdict, Rejected)
+        assert verdict.code == "token_malformed"
+    assert not house.issuer.hits
+
+
+async def test_a_jwt_that_no_key_source_claims_is_asked_about_too(house: House) -> None:
+    """Introspection serves any kind of token; the reserved issuer of test identities is not asked about."""
+    house.says(active=True, sub="alice")
+    assert isinstance(await house.verdict(hs_token()), Valid)
+    verdict = await house.verdict(hs_token(iss="narthex-e2e"))
+    assert isinstance(verdict, Rejected)
+    assert verdict.code == "e2e_not_allowed_here"
+
+
+async def test_memory_is_bounded_and_holds_no_token(house: House) -> None:
+    """The oldest answers go; keys are hashes."""
+    house.says(active=True, sub="alice")
+    await house.verdict()
+    assert TOKEN not in repr(house.source._kept)
+    for number in range(MAX_KEPT + 5):
+        house.source._read({"active": True, "sub": "a"}, f"hash-{number}", NOW)
+    assert len(house.source._kept) == MAX_KEPT

@@ -1,0 +1,331 @@
+"""Key sets over HTTP: cache, single flight, cool-down, rotation, staleness, and what is refused of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import pytest
+from joserfc.jwk import RSAKey
+
+from narthex.adapters.tokens.breaker import BreakerBoard
+from narthex.adapters.tokens.claims import ClaimRules
+from narthex.adapters.tokens.fetching import MAX_DOCUMENT_BYTES, DocumentFault, Fetcher
+from narthex.adapters.tokens.judgement import IssuerRules
+from narthex.adapters.tokens.jwks import STALE_S, UNKNOWN_KEY_COOL_DOWN_S, JwksKeys, constant_address
+from narthex.adapters.tokens.oidc import Discovery
+from narthex.adapters.tokens.router import TokenRouter
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+from narthex.errors import DependencyError
+from tests.adapters.tokens.http_issuer import HttpIssuer
+from tests.adapters.tokens.issuer import ISSUER, NOW, hmac_key, raw_token, rsa_key, rules, token
+from tests.adapters.tokens.meters import StateMeter
+
+JWKS = "/jwks.json"
+
+
+class Monotonic:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class House:
+    """One issuer over HTTP and a router that trusts it."""
+
+    def __init__(self, issuer: HttpIssuer, fetcher: Fetcher) -> None:
+        self.issuer = issuer
+        self.fetcher = fetcher
+        self.clock = Monotonic()
+        self.meter = StateMeter()
+        self.breakers = BreakerBoard(self.meter, self.meter.changes.append)
+        self.faults: list[str] = []
+        self.keys = self.source()
+        self.router = TokenRouter([self.keys])
+
+    def source(self, name: str = "test", issuer: str = ISSUER) -> JwksKeys:
+        """A key source that fetches from the issuer."""
+        return JwksKeys(
+            name,
+            constant_address(self.issuer.url + JWKS),
+            rules(issuer=issuer, algorithms=("RS256", "ES256")),
+            fetcher=self.fetcher,
+            breakers=self.breakers,
+            clock=self.clock,
+            on_fault=lambda _, fault: self.faults.append(fault.message),
+        )
+
+    def publish(self, *keys: RSAKey, **extra: Any) -> None:
+        """Change what the issuer publishes."""
+        self.issuer.documents[JWKS] = {"keys": [key.as_dict(private=False) for key in keys], **extra}
+
+    @property
+    def fetches(self) -> int:
+        """How often the key set was asked for."""
+        return self.issuer.hits[JWKS]
+
+    async def verdict(self, text: str, traffic: str = "user") -> Verdict:
+        """The router's verdict, waited for."""
+        return await settled(self.router.verify(text, now=NOW, traffic=traffic))
+
+
+async def settled(outcome: Verdict | Awaitable[Verdict]) -> Verdict:
+    """The verdict, waited for if need be."""
+    return outcome if isinstance(outcome, Valid | Rejected | Unavailable) else await outcome
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    """An issuer that publishes one key."""
+    async with HttpIssuer() as issuer:
+        fetcher = Fetcher(timeout_s=2)
+        found = House(issuer, fetcher)
+        found.publish(rsa_key(1))
+        yield found
+        await found.keys.stop()
+        await fetcher.stop()
+
+
+async def test_after_the_start_no_token_waits(house: House) -> None:
+    """The first fetch happens at the start; then verdicts are plain values."""
+    await house.keys.start()
+    outcome = house.router.verify(token(rsa_key(1), "RS256"), now=NOW, traffic="user")
+    assert isinstance(outcome, Valid)
+    assert (outcome.key_id, outcome.algorithm) == ("rsa-1", "RS256")
+    assert house.fetches == 1
+    assert (await house.keys.check()).status == "healthy"
+
+
+async def test_a_thousand_unknown_keys_cost_one_fetch(house: House) -> None:
+    """Together or one after the other: at most one fetch in 30 s, then `Unavailable` until they have passed."""
+    await house.keys.start()
+    forged = [token(rsa_key(2), "RS256", {"kid": f"nobody-{n}"}) for n in range(20)]
+    first = await asyncio.gather(*(house.verdict(forged[n % 20]) for n in range(500)))
+    assert {outcome.code for outcome in first if isinstance(outcome, Rejected)} == {"unknown_key"}
+    later = [await house.verdict(forged[n % 20]) for n in range(500)]
+    assert all(isinstance(outcome, Unavailable) for outcome in later)
+    assert house.fetches == 2  # the start's, and one that they asked for
+    assert isinstance(await house.verdict(token(rsa_key(1), "RS256")), Valid)
+    house.clock.now += UNKNOWN_KEY_COOL_DOWN_S + 1
+    assert isinstance(await house.verdict(forged[0]), Rejected)
+    assert house.fetches == 3
+
+
+async def test_a_rotation_needs_no_restart(house: House) -> None:
+    """A token of a key published since is admitted at its first try; the old key ends with its publication."""
+    await house.keys.start()
+    house.publish(rsa_key(2))
+    assert isinstance(await house.verdict(token(rsa_key(2), "RS256")), Valid)
+    house.clock.now += UNKNOWN_KEY_COOL_DOWN_S + 1
+    outcome = await house.verdict(token(rsa_key(1), "RS256"))
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "unknown_key"
+
+
+async def test_a_rotation_of_nameless_keys_needs_none_either(house: House) -> None:
+    """An issuer without `kid`s rotates: the set is asked for again before the signature is called bad."""
+    nameless = {k: v for k, v in rsa_key(1).as_dict(private=False).items() if k != "kid"}
+    house.issuer.documents[JWKS] = {"keys": [nameless]}
+    await house.keys.start()
+    from tests.adapters.tokens.issuer import claims
+
+    def signed(key: RSAKey) -> str:
+        return raw_token({"alg": "RS256"}, claims(), key, "RS256")
+
+    assert isinstance(await house.verdict(signed(rsa_key(1))), Valid)
+    house.issuer.documents[JWKS] = {
+        "keys": [{k: v for k, v in rsa_key(2).as_dict(private=False).items() if k != "kid"}]
+    }
+    assert isinstance(await house.verdict(signed(rsa_key(2))), Valid)
+    # the set is fresh now: a token that fits none of its keys is bad, and costs no fetch
+    fetches = house.fetches
+    for _ in range(100):
+        outcome = await house.verdict(signed(rsa_key(3)))
+        assert isinstance(outcome, Rejected)
+        assert outcome.code == "token_invalid"
+    assert house.fetches == fetches
+
+
+async def test_keys_serve_on_for_a_day_without_their_issuer(house: House) -> None:
+    """Stale-if-error up to 24 h, shown as degraded; after that nobody can tell."""
+    await house.keys.start()
+    house.issuer.documents[JWKS] = (503, {})
+    house.clock.now += STALE_S - 60
+    assert isinstance(await house.verdict(token(rsa_key(1), "RS256")), Valid)
+    assert isinstance(await house.verdict(token(rsa_key(2), "RS256")), Unavailable)
+    assert (await house.keys.check()).status == "degraded"
+    house.clock.now += 120
+    assert isinstance(await house.verdict(token(rsa_key(1), "RS256")), Unavailable)
+
+
+async def test_a_useless_answer_never_replaces_a_good_set(house: House) -> None:
+    """Empty, symmetric, foreign or broken sets leave the cached keys in place and say why."""
+    await house.keys.start()
+    secret = hmac_key().as_dict(private=True)
+    answers: tuple[Any, ...] = (
+        {"keys": []},
+        {"keys": [secret]},
+        {"keys": "none"},
+        [],
+        b"<html>",
+        b'{"keys": ' + b"[" * 5000,
+        {"keys": [rsa_key(1).as_dict(private=False)] * 101},
+        (404, {}),
+        (302, {}),
+    )
+    for useless in answers:
+        house.issuer.documents[JWKS] = useless
+        house.clock.now += UNKNOWN_KEY_COOL_DOWN_S + 1
+        assert isinstance(await house.verdict(token(rsa_key(2), "RS256")), Unavailable), useless
+        assert isinstance(await house.verdict(token(rsa_key(1), "RS256")), Valid), useless
+    assert len(house.faults) == 9
+    # answers of no use are the configuration's fault, not an outage: the breaker is closed
+    assert house.breakers.states(house.keys.dependency) == {"user": "closed"}
+
+
+async def test_keys_that_are_not_understood_are_left_out(house: House) -> None:
+    """RFC 7517 section 5: a post-quantum or encryption key beside a good one harms nobody."""
+    strange = {"kty": "AKP", "alg": "ML-DSA-44", "pub": "x", "kid": "pq"}
+    encryption = {**rsa_key(2).as_dict(private=False), "use": "enc"}
+    small = RSAKey.import_key(rsa_key(1).as_dict(private=False)).as_dict(private=False)
+    house.issuer.documents[JWKS] = {"keys": [strange, encryption, small, "nonsense"]}
+    await house.keys.start()
+    assert isinstance(await house.verdict(token(rsa_key(1), "RS256")), Valid)
+    outcome = await house.verdict(token(rsa_key(2), "RS256"))
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "unknown_key"
+    assert any("left out" in fault for fault in house.faults)
+
+
+async def test_two_issuers_with_one_kid_do_not_mix(house: House) -> None:
+    """The cache belongs to an issuer: the same name means another key elsewhere."""
+    async with HttpIssuer() as other:
+        theirs = RSAKey.import_key({**rsa_key(2).as_dict(private=True), "kid": "rsa-1"})
+        other.documents[JWKS] = {"keys": [theirs.as_dict(private=False)]}
+        second = JwksKeys(
+            "other",
+            constant_address(other.url + JWKS),
+            rules(issuer="https://other.example", algorithms=("RS256",)),
+            fetcher=house.fetcher,
+            breakers=house.breakers,
+        )
+        router = TokenRouter([house.keys, second])
+        await router.start()
+        good = (token(rsa_key(1), "RS256"), token(theirs, "RS256", iss="https://other.example"))
+        crossed = (token(theirs, "RS256"), token(rsa_key(1), "RS256", iss="https://other.example"))
+        for text in good:
+            assert isinstance(await settled(router.verify(text, now=NOW, traffic="user")), Valid)
+        for text in crossed:
+            outcome = await settled(router.verify(text, now=NOW, traffic="user"))
+            assert isinstance(outcome, Rejected)
+            assert outcome.code == "token_invalid"
+        await router.stop()
+
+
+async def test_a_redirect_is_not_followed(house: House) -> None:
+    """The issuer cannot send us to an address inside our network."""
+    async with HttpIssuer() as inside:
+        inside.documents["/secret"] = {"keys": [rsa_key(2).as_dict(private=False)]}
+        house.issuer.headers["Location"] = inside.url + "/secret"
+        house.issuer.documents[JWKS] = (302, {})
+        assert isinstance(await house.verdict(token(rsa_key(2), "RS256")), Unavailable)
+        assert not inside.hits
+
+
+async def test_an_endless_or_compressed_answer_is_cut(house: House) -> None:
+    """The cap on bytes is a cap on memory."""
+    house.issuer.documents["/big"] = b"[" + b" " * MAX_DOCUMENT_BYTES + b"]"
+    with pytest.raises(DocumentFault, match="more than"):
+        await house.fetcher.get_json(house.issuer.url + "/big")
+    house.issuer.headers["Content-Encoding"] = "gzip"
+    house.issuer.documents["/zip"] = b"x"
+    with pytest.raises(DocumentFault, match="compressed"):
+        await house.fetcher.get_json(house.issuer.url + "/zip")
+
+
+async def test_no_answer_is_a_dependencys_fault_and_names_no_more_than_the_host(house: House) -> None:
+    """5xx, 429 and a refused connection; the error holds neither path nor query."""
+    for status in (500, 502, 503, 429):
+        house.issuer.documents["/x"] = (status, {})
+        with pytest.raises(DependencyError, match=str(status)):
+            await house.fetcher.get_json(house.issuer.url + "/x?token=canary1234")
+    with pytest.raises(DependencyError) as caught:
+        await house.fetcher.get_json("http://127.0.0.1:9/jwks?token=canary1234")
+    assert "canary" not in str(caught.value)
+
+
+async def test_cache_control_is_followed_within_bounds(house: House) -> None:
+    """An issuer may ask for a shorter or longer life, between a minute and an hour."""
+    seen = []
+    for header in ("max-age=5", "public, max-age=600", "max-age=999999", "no-cache"):
+        house.issuer.headers["Cache-Control"] = header
+        _, control = await house.fetcher.get_json(house.issuer.url + JWKS)
+        assert control == header
+        source = house.source(f"of {header}")
+        await source._fetch()
+        seen.append(source._refresh_s)
+    assert seen == [60, 600, 3600, 300]
+
+
+# -- discovery ---------------------------------------------------------------------------------------------
+
+
+async def test_discovery_finds_the_key_set(house: House) -> None:
+    """`jwks_uri` of the issuer's own document; asked once an hour."""
+    house.issuer.documents["/.well-known/openid-configuration"] = {
+        "issuer": house.issuer.url,
+        "jwks_uri": house.issuer.url + JWKS,
+    }
+    discovery = Discovery(house.issuer.url, house.fetcher, clock=house.clock)
+    source = JwksKeys(
+        "oidc",
+        discovery.jwks_address,
+        IssuerRules(claims=ClaimRules(issuer=house.issuer.url), algorithms=frozenset({"RS256"})),
+        fetcher=house.fetcher,
+        breakers=house.breakers,
+    )
+    await source.start()
+    outcome = await settled(
+        TokenRouter([source]).verify(
+            token(rsa_key(1), "RS256", iss=house.issuer.url), now=NOW, traffic="user"
+        )
+    )
+    assert isinstance(outcome, Valid)
+    await discovery.jwks_address()
+    assert house.issuer.hits["/.well-known/openid-configuration"] == 1
+    house.clock.now += 3_601
+    await discovery.jwks_address()
+    assert house.issuer.hits["/.well-known/openid-configuration"] == 2
+    await source.stop()
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"issuer": "https://evil.example", "jwks_uri": "x"}, "another issuer"),
+        ({"jwks_uri": "x"}, "another issuer"),
+        ([], "no JSON object"),
+        ({"issuer": "SELF/", "jwks_uri": "x"}, "only the slash"),
+        ({"issuer": "SELF"}, "jwks_uri"),
+        ({"issuer": "SELF", "jwks_uri": "file:///etc/passwd"}, "jwks_uri"),
+        ({"issuer": "SELF", "jwks_uri": "http://169.254.169.254/latest"}, "jwks_uri"),
+        ({"issuer": "SELF", "jwks_uri": ["https://x.example"]}, "jwks_uri"),
+    ],
+)
+async def test_a_discovery_document_that_is_not_the_issuers_own_is_refused(
+    house: House, document: Any, says: str
+) -> None:
+    """Another issuer's name, or an address less safe than the issuer's, is of no use."""
+    if isinstance(document, dict):
+        document = {
+            key: value.replace("SELF", house.issuer.url) if isinstance(value, str) else value
+            for key, value in document.items()
+        }
+    house.issuer.documents["/.well-known/openid-configuration"] = document
+    with pytest.raises(DocumentFault, match=says):
+        await Discovery(house.issuer.url, house.fetcher).jwks_address()
