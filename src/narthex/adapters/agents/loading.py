@@ -6,8 +6,8 @@
     openai+http://…#model       OpenAI-compatible endpoint (`openai_http`)
     name=SPEC                   any of them under another public name
 
-Rule: whatever cannot be loaded is a ConfigError with a sentence that names the spec and what to do; the
-specs' secrets are environment variables, never part of the spec.
+Rule: whatever cannot be loaded is a ConfigError with a sentence that names the spec and what to do. A remote
+agent's secret is given beside its spec, by the agent's name, and never stands in a URL.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,12 @@ _NAMED: Final = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(?P<spec
 _OBJECT: Final = re.compile(r"^(?P<module>[A-Za-z_][\w.]*):(?P<object>[A-Za-z_][\w.]*)$")
 
 
-def load_agent(spec: str) -> Agent:
+def load_agent(spec: str, *, secrets: Mapping[str, str] | None = None) -> Agent:
     """Load an agent. Modules are looked for in the working directory first, as `python -m` does.
+
+    Args:
+        spec: as above.
+        secrets: bearer token or API key by agent name, for remote agents.
 
     Raises:
         ConfigError: with one sentence of what is wrong and what to do.
@@ -37,19 +42,15 @@ def load_agent(spec: str) -> Agent:
     if rest.startswith(("agui+http://", "agui+https://")):
         from narthex.adapters.agents.agui_http import agui_agent
 
-        return agui_agent(rest.removeprefix("agui+"), name=name)
+        return agui_agent(rest.removeprefix("agui+"), name=name, secrets=secrets or {})
     if rest.startswith(("openai+http://", "openai+https://")):
         from narthex.adapters.agents.openai_http import openai_agent
 
-        return openai_agent(rest.removeprefix("openai+"), name=name)
+        return openai_agent(rest.removeprefix("openai+"), name=name, secrets=secrets or {})
     match = _OBJECT.match(rest)
     if match is None:
-        raise ConfigError(
-            [
-                f"Agent {spec!r} is no agent. "
-                + "Use module:function, module:agent, agui+https://…, or openai+http://…#model."
-            ]
-        )
+        known = "module:function, module:agent, agui+https://…, or openai+http://…#model"
+        raise ConfigError([f"Agent {spec!r} is no agent. Use {known}."])
     return _from_object(spec, _imported(spec, match["module"], match["object"]), name)
 
 

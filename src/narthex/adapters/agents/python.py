@@ -22,12 +22,9 @@ def python_agent(spec: str, function: Callable[..., Any], *, name: str = "") -> 
     """
     called = function if inspect.isroutine(function) else type(function).__call__
     if not inspect.isasyncgenfunction(inspect.unwrap(called)):
-        raise ConfigError(
-            [
-                f"Agent {spec}: {getattr(function, '__name__', function)!s} is no async generator function. "
-                + "Declare it `async def` and use `yield`."
-            ]
-        )
+        called_name = getattr(function, "__name__", type(function).__name__)
+        remedy = "Declare it `async def` and use `yield`."
+        raise ConfigError([f"Agent {spec}: {called_name} is no async generator function. {remedy}"])
     try:
         inspect.signature(function).bind(object())
     except TypeError as fault:

@@ -1,0 +1,129 @@
+"""Models behind an OpenAI-compatible endpoint: `openai+http://host/v1#model` (vLLM, llama.cpp, Ollama, …).
+
+The conversation goes to `/chat/completions` with `stream: true`; the answer's text comes back as text deltas,
+its `reasoning_content` as reasoning. No tools are offered. Rule: an answer that was cut off says so.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from narthex.adapters.agents.remote import Endpoint
+from narthex.domain import events as ev
+from narthex.errors import ConfigError
+from narthex.ports.agents import Agent, AgentError, Event, RunInput
+
+MAX_MESSAGES: Final = 100  # newest ones; small models have small windows, large ones charge for each
+_ROLES: Final = frozenset({"user", "assistant", "system"})
+
+
+def openai_agent(
+    url: str, *, name: str = "", secrets: Mapping[str, str] | None = None, system: str = ""
+) -> Agent:
+    """A model behind an OpenAI-compatible endpoint.
+
+    Args:
+        url: the API's base URL (with `/v1`), the model's name as its fragment.
+        name: public name; by default the model's, without what no mention can hold.
+        secrets: API keys by agent name.
+        system: a system prompt; empty for none.
+
+    Raises:
+        ConfigError: no model is named, or the URL cannot be used.
+    """
+    parts = urlsplit(url)
+    model = unquote(parts.fragment)
+    if not model:
+        raise ConfigError([f"Agent openai+{parts.scheme}://{parts.hostname}: name the model: …/v1#model."])
+    base = parts._replace(fragment="", query="").geturl().rstrip("/")
+    name = name or "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model)
+    endpoint = Endpoint(f"openai+{base}", base, (secrets or {}).get(name, ""))
+
+    async def agent(run: RunInput) -> AsyncIterator[Event | str]:
+        messages = [
+            {"role": message.role, "content": message.content}
+            for message in run.messages
+            if message.role in _ROLES and message.content
+        ][-MAX_MESSAGES:]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        body = {"model": model, "messages": messages, "stream": True}
+        answer = _Answer()
+        async for data in endpoint.stream(f"{base}/chat/completions", body, run.deadline):
+            if data.strip() == "[DONE]":
+                break
+            for item in answer.chunk(data):
+                yield item
+        for item in answer.end():
+            yield item
+
+    return Agent(
+        name=name,
+        function=agent,
+        restartable=True,  # asking a model again is all that a restart does
+        description=f"{model} at {endpoint.shown}.",
+        check=endpoint.check(f"{base}/models"),
+    )
+
+
+class _Answer:
+    """One streamed completion → events: reasoning first, then text."""
+
+    def __init__(self) -> None:
+        self._reasoning = ""
+        self._reason = ""
+        self._spoke = False
+
+    def chunk(self, data: str) -> list[Event | str]:
+        """One `chat.completion.chunk`."""
+        try:
+            chunk: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        except msgspec.MsgspecError as fault:
+            raise AgentError(
+                "The model's endpoint sent a chunk that is no JSON.", "agent_event_invalid"
+            ) from fault
+        if isinstance(chunk.get("error"), dict):
+            raise AgentError(str(chunk["error"].get("message", "The model failed."))[:500], "agent_failed")
+        out: list[Event | str] = []
+        for choice in chunk.get("choices") or []:
+            delta = choice.get("delta") or {}
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            if isinstance(thought, str) and thought:
+                out += self._think(thought)
+            if isinstance(delta.get("content"), str) and delta["content"]:
+                out += self._end_thought()
+                self._spoke = True
+                out.append(delta["content"])
+            self._reason = choice.get("finish_reason") or self._reason
+        return out
+
+    def end(self) -> list[Event | str]:
+        """After the last chunk."""
+        out = self._end_thought()
+        if not self._reason:
+            raise AgentError("The model's endpoint ended its stream in the middle.", "agent_unavailable")
+        if self._reason != "stop":
+            out.append(ev.custom("narthex.model_stopped", {"reason": str(self._reason)}))
+        if not self._spoke and self._reason == "content_filter":
+            raise AgentError("The model's endpoint filtered the answer away.", "agent_failed")
+        return out
+
+    def _think(self, thought: str) -> list[Event | str]:
+        out: list[Event | str] = []
+        if not self._reasoning:
+            self._reasoning = uuid.uuid4().hex
+            out.append(ev.reasoning_start(self._reasoning))
+            out.append(ev.reasoning_message_start(self._reasoning))
+        out.append(ev.reasoning_content(self._reasoning, thought))
+        return out
+
+    def _end_thought(self) -> list[Event | str]:
+        if not self._reasoning:
+            return []
+        message, self._reasoning = self._reasoning, ""
+        return [ev.reasoning_message_end(message), ev.reasoning_end(message)]

@@ -1,0 +1,113 @@
+"""HTTP to remote agents: one streamed POST, its faults as `AgentError`, and a check for health.
+
+Rules: no redirect is followed (a secret would follow it); the secret is in the Authorization header only and in
+no message; the answer is read as it comes and never held whole; the run's cancellation closes the connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+
+from narthex import __version__
+from narthex.adapters.agents.sse import EventReader
+from narthex.errors import ConfigError, DependencyError
+from narthex.ports.agents import AgentError
+
+CONNECT_S: Final = 10.0
+CHECK_S: Final = 3.0
+_SHOWN_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
+
+
+class Endpoint:
+    """A remote agent's URL and its secret.
+
+    Args:
+        spec: as configured, for messages.
+        url: http or https, without user information.
+        secret: bearer token, empty for none.
+    """
+
+    def __init__(self, spec: str, url: str, secret: str) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.username or parts.password:
+            raise ConfigError(
+                [
+                    f"Agent {parts.scheme}://{parts.hostname or '?'}: the URL needs a host, and no user or password."
+                ]
+            )
+        self.spec = spec
+        self.url = url
+        self.shown = f"{parts.scheme}://{parts.netloc}"
+        self._headers = {"User-Agent": f"narthex/{__version__}"}
+        if secret:
+            self._headers["Authorization"] = f"Bearer {secret}"
+
+    async def stream(self, url: str, body: Any, deadline: float) -> AsyncIterator[str]:
+        """POST `body` as JSON; yield the data of each server-sent event.
+
+        Args:
+            url: where.
+            body: anything msgspec encodes.
+            deadline: of the run, seconds since the epoch; a silent endpoint is not waited for longer.
+
+        Raises:
+            AgentError: `agent_unavailable`, or what the stream did wrong.
+        """
+        timeout = httpx2.Timeout(CONNECT_S, read=max(1.0, deadline - time.time()))
+        headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
+        reader = EventReader()
+        try:
+            async with (
+                httpx2.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client,
+                client.stream("POST", url, content=msgspec.json.encode(body), headers=headers) as answer,
+            ):
+                if answer.status_code != 200:
+                    raise AgentError(await _refusal(self.shown, answer), "agent_unavailable")
+                kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+                if kind != "text/event-stream":
+                    raise AgentError(
+                        f"{self.shown} answered {kind or 'no content type'} instead of text/event-stream.",
+                        "agent_unavailable",
+                    )
+                async for chunk in answer.aiter_bytes():
+                    for data in reader.feed(chunk):
+                        yield data
+        except httpx2.HTTPError as fault:
+            raise AgentError(
+                f"{self.shown} could not be used: {type(fault).__name__}.", "agent_unavailable"
+            ) from fault
+
+    def check(self, url: str, *, secret: bool = True) -> Callable[[], Awaitable[None]]:
+        """A health check: the endpoint answers anything but 5xx to a GET of `url`."""
+
+        async def look() -> None:
+            headers = self._headers if secret else {}
+            try:
+                async with httpx2.AsyncClient(timeout=CHECK_S, trust_env=False) as client:
+                    answer = await client.get(url, headers=headers)
+            except httpx2.HTTPError as fault:
+                raise DependencyError(
+                    "agents", f"{self.shown} cannot be reached: {type(fault).__name__}.", "Start it."
+                ) from fault
+            if answer.status_code >= 500:
+                raise DependencyError(
+                    "agents", f"{self.shown} answers {answer.status_code}.", "Look at its log."
+                )
+
+        return look
+
+
+async def _refusal(shown: str, answer: httpx2.Response) -> str:
+    body = b""
+    async for chunk in answer.aiter_bytes():
+        body += chunk
+        if len(body) >= _SHOWN_BYTES:
+            break
+    text = " ".join(body[:_SHOWN_BYTES].decode("utf-8", "replace").split())
+    return f"{shown} answered {answer.status_code}{': ' + text if text else '.'}"

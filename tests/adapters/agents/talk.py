@@ -1,0 +1,86 @@
+"""Runs an agent without an engine and collects what it yields, as the engine's intake would take it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from narthex.domain import events as ev
+from narthex.domain.event_order import EventOrder
+from narthex.ports.agents import Agent, AgentUser, ChatMessage, Event
+
+USER = AgentUser(subject="alice", tenant="acme", plan="mid", name="Alice", permissions=("admin",))
+
+
+class Input:
+    """A `RunInput`: `answers` are given to `ask` one after the other, `steering` is a queue."""
+
+    def __init__(self, *messages: str | ChatMessage, answers: tuple[Any, ...] = ()) -> None:
+        self.run_id = "run"
+        self.thread_id = "thread"
+        self.messages = [
+            ChatMessage(role="user", content=one, message_id=f"m{at}") if isinstance(one, str) else one
+            for at, one in enumerate(messages)
+        ]
+        self.user = USER
+        self.deadline = time.time() + 60
+        self.attempt = 1
+        self.steering: asyncio.Queue[str] = asyncio.Queue()
+        self.asked: list[tuple[Mapping[str, Any], str]] = []
+        self._answers = list(answers)
+
+    @property
+    def steer(self) -> AsyncIterator[str]:
+        """What people say."""
+        return self._steer()
+
+    async def _steer(self) -> AsyncIterator[str]:
+        while True:
+            yield await self.steering.get()
+
+    async def ask(self, schema: Mapping[str, Any], text: str) -> Any:
+        """Answer from the list; a TimeoutError when there is none."""
+        self.asked.append((schema, text))
+        if not self._answers:
+            raise TimeoutError
+        return self._answers.pop(0)
+
+
+class Heard:
+    """What an agent yielded."""
+
+    def __init__(self) -> None:
+        self.items: list[Event | str] = []
+
+    @property
+    def text(self) -> str:
+        """Plain text and text deltas, together."""
+        return "".join(
+            item if isinstance(item, str) else item["delta"]
+            for item in self.items
+            if isinstance(item, str) or item["type"] == "TEXT_MESSAGE_CONTENT"
+        )
+
+    @property
+    def events(self) -> list[Event]:
+        """The events."""
+        return [item for item in self.items if isinstance(item, dict)]
+
+    def of(self, kind: str) -> list[Event]:
+        """The events of one type."""
+        return [event for event in self.events if event["type"] == kind]
+
+
+async def talk(agent: Agent, run: Input) -> Heard:
+    """Run to the end; every event must be well shaped and in legal order."""
+    heard, order = Heard(), EventOrder()
+    order.check(ev.run_started("thread", "run"))
+    async for item in agent.function(run):
+        heard.items.append(item)
+        if isinstance(item, dict):
+            assert ev.shape_fault(item) is None, item
+            assert order.check(item, from_agent=True) is None, item
+    assert not order.open_entities()
+    return heard

@@ -1,0 +1,124 @@
+"""From a spec to an agent, and what a wrong spec is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from narthex.adapters.agents.loading import load_agent
+from narthex.adapters.agents.python import python_agent
+from narthex.errors import ConfigError
+from narthex.ports.agents import Event, RunInput, agent
+from tests.adapters.agents.talk import Input, talk
+
+SOURCE = '''
+"""Agents of a test."""
+from narthex.ports.agents import Agent, agent
+
+
+@agent(restartable=True, name="marked", description="Says hello.")
+async def marked_function(run):
+    yield f"Hello, {run.user.name}"
+
+
+async def plain(run):
+    """Plain as can be.
+
+    Second line."""
+    yield "plain"
+
+
+class Greeter:
+    async def __call__(self, run):
+        yield "called"
+
+    async def method(self, run):
+        yield "method"
+
+
+greeter = Greeter()
+ready = Agent(name="ready", function=plain)
+number = 7
+
+
+def sync(run):
+    return []
+
+
+async def coroutine(run):
+    return "x"
+
+
+async def two(run, more):
+    yield "x"
+'''
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of agents in the working directory."""
+    (tmp_path / "agents_of_a_test.py").write_text(SOURCE)
+    (tmp_path / "broken_of_a_test.py").write_text("import no_such_thing_at_all\n")
+    (tmp_path / "raising_of_a_test.py").write_text("raise RuntimeError('on import')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("agents_of_a_test", "broken_of_a_test", "raising_of_a_test"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "restartable", "description", "text"),
+    [
+        ("agents_of_a_test:marked_function", "marked", True, "Says hello.", "Hello, Alice"),
+        ("agents_of_a_test:plain", "plain", False, "Plain as can be.", "plain"),
+        ("other=agents_of_a_test:plain", "other", False, "Plain as can be.", "plain"),
+        ("greeter=agents_of_a_test:greeter", "greeter", False, "", "called"),
+        ("agents_of_a_test:greeter.method", "method", False, "", "method"),
+        ("agents_of_a_test:ready", "ready", False, "", "plain"),
+    ],
+)
+async def test_what_can_be_loaded(
+    spec: str, name: str, restartable: bool, description: str, text: str
+) -> None:
+    """Functions, marked ones, methods, callable objects, ready-made agents; under their name or another."""
+    found = load_agent(spec)
+    assert (found.name, found.restartable, found.description) == (name, restartable, description)
+    assert (await talk(found, Input("hi"))).text == text
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("nonsense", "Use module:function"),
+        ("no_such_module_here:x", "no module 'no_such_module_here'"),
+        ("broken_of_a_test:x", "no module 'no_such_thing_at_all'"),
+        ("raising_of_a_test:x", "raised RuntimeError: on import"),
+        ("agents_of_a_test:missing", "has no 'missing'"),
+        ("agents_of_a_test:number", "is a int"),
+        ("agents_of_a_test:sync", "no async generator function"),
+        ("agents_of_a_test:coroutine", "no async generator function"),
+        ("agents_of_a_test:two", "one argument"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told_why(spec: str, words: str) -> None:
+    """One sentence that names the spec and what is wrong."""
+    with pytest.raises(ConfigError) as caught:
+        load_agent(spec)
+    assert words in caught.value.problems[0]
+    assert spec in caught.value.problems[0]
+
+
+def test_a_decorated_function_stays_what_it_is() -> None:
+    """`@narthex.agent` only marks."""
+
+    @agent(restartable=True)
+    async def mine(run: RunInput) -> AsyncIterator[Event | str]:
+        """My own."""
+        yield "x"
+
+    found = python_agent("x:mine", mine)
+    assert (found.name, found.restartable, found.description) == ("mine", True, "My own.")
+    assert found.function is mine
