@@ -1,0 +1,103 @@
+"""narthex inside another program: its routes beside ours, its verifier instead of ours, on one port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+import narthex
+from narthex.domain.identity import Identity
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+from narthex.errors import ConfigError
+from narthex.ports.tokens import VerifierStatus
+from narthex.testing import gateway
+
+
+@narthex.agent(description="Counts words")
+async def counter(run: narthex.RunInput) -> AsyncIterator[str]:
+    """An agent of the embedding program."""
+    yield f"{len(run.messages[-1].content.split())} words"
+
+
+class Sessions:
+    """A verifier of the embedding program."""
+
+    def __init__(self) -> None:
+        self.life: list[str] = []
+
+    async def start(self) -> None:
+        self.life.append("start")
+
+    async def stop(self) -> None:
+        self.life.append("stop")
+
+    def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+        if token == "away":
+            return Unavailable("the session table is away", retry_after_s=7)
+        if token == "later":
+            return self._later()
+        if token.startswith("session-"):
+            return Valid(Identity(subject=token.removeprefix("session-"), tenant="team"))
+        return Rejected("token_invalid")
+
+    async def _later(self) -> Verdict:
+        return Valid(Identity(subject="later"))
+
+    async def check(self) -> VerifierStatus:
+        return VerifierStatus(status="healthy", detail="session table")
+
+
+async def hello(request: Request) -> PlainTextResponse:
+    """A plain Starlette route."""
+    return PlainTextResponse(f"hello {request.query_params.get('name', '')}")
+
+
+async def test_routes_agents_and_verifier_of_another_program(tmp_path: Path) -> None:
+    """Starlette and FastAPI beside the socket; the program's own sessions admit, refuse and are away."""
+    mine = FastAPI()
+
+    @mine.get("/sum")
+    async def total(a: int, b: int) -> dict[str, int]:
+        return {"sum": a + b}
+
+    sessions = Sessions()
+    routes = [Route("/hello", hello), Mount("/mine", app=mine)]
+    async with gateway(tmp_path, agents=[counter], routes=routes, verifier=sessions) as running:
+        async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
+            assert (await http.get("/hello?name=ada")).text == "hello ada"
+            assert (await http.get("/mine/sum?a=2&b=3")).json() == {"sum": 5}
+            health = (await http.get("/ws/health")).json()
+            assert health["checks"]["auth"]["detail"] == "session table"
+            assert health["checks"]["agents"]["detail"] == "counter"
+        for token, user in (("session-ada", "ada"), ("later", "later")):
+            async with connect(
+                running.ws, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None
+            ) as raw:
+                await raw.send('{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"whoami"}}')
+                replies = "\n".join([str(await raw.recv()), str(await raw.recv())])
+                assert f'"user":"{user}"' in replies
+        for token, status, code in (("nonsense", 401, "token_invalid"), ("away", 503, "auth_unavailable")):
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(running.ws, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None)
+            assert caught.value.response.status_code == status
+            assert json.loads(caught.value.response.body or b"")["code"] == code
+        assert caught.value.response.headers["retry-after"] == "7"
+    assert sessions.life == ["start", "stop"]
+
+
+def test_agents_need_names_of_their_own(tmp_path: Path) -> None:
+    """Two of one name, and none at all, are configuration errors."""
+    with pytest.raises(ConfigError):
+        narthex.create_gateway({"data_dir": tmp_path}, agents=[counter, counter])
+    with pytest.raises(ConfigError):
+        narthex.create_gateway({"data_dir": tmp_path}, agents=[])
