@@ -41,9 +41,12 @@ class EventReader:
         lines = self._buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._buffer = lines.pop()
         found = [event for line in lines if (event := self._line(line)) is not None]
-        if self._size + len(self._buffer) > MAX_EVENT_BYTES:
-            raise AgentError("The agent's endpoint sent an event of more than 1 MB.", "agent_flood")
+        self._bound(len(self._buffer))
         return found
+
+    def _bound(self, more: int) -> None:
+        if self._size + more > MAX_EVENT_BYTES:
+            raise AgentError("The agent's endpoint sent an event of more than 1 MB.", "agent_flood")
 
     def _line(self, line: bytes) -> str | None:
         if not line:
@@ -60,4 +63,5 @@ class EventReader:
             value = line[5:].removeprefix(b" ")
             self._data.append(value)
             self._size += len(value)
+            self._bound(0)
         return None

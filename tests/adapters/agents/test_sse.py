@@ -1,0 +1,49 @@
+"""Server-sent events, cut anywhere."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from narthex.adapters.agents.sse import MAX_EVENT_BYTES, EventReader
+from narthex.ports.agents import AgentError
+
+STREAM = (
+    ": hello\r\n"
+    "event: x\r\ndata: one\r\n\r\n"
+    "data:two\ndata: lines\nid: 7\n\n"
+    "data: ü 😀\r\r"
+    "\n\n"
+    "data\n\n"
+    "data: cut off"
+).encode()
+EVENTS = ["one", "two\nlines", "ü 😀"]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
+    """Whatever the network does, CRLF and characters cut apart included."""
+    edges = [0, *sorted(cuts), len(STREAM)]
+    reader = EventReader()
+    found: list[str] = []
+    for start, end in itertools.pairwise(edges):
+        found += reader.feed(STREAM[start:end])
+    assert found == EVENTS
+
+
+@pytest.mark.parametrize("line", [b"data: " + b"x" * MAX_EVENT_BYTES + b"x", b"data: x\n" * 2_000_000])
+def test_an_event_without_end_is_refused(line: bytes) -> None:
+    """Neither one long line nor many short ones fill the memory."""
+    reader = EventReader()
+    with pytest.raises(AgentError, match="1 MB"):
+        for at in range(0, len(line), 60_000):
+            reader.feed(line[at : at + 60_000])
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    """And named."""
+    with pytest.raises(AgentError, match="UTF-8"):
+        EventReader().feed(b"data: \xff\xfe\n\n")
