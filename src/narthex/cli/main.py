@@ -84,7 +84,14 @@ def _app(name: str) -> App:
     """The cyclopts application with the one command that was asked for."""
     from cyclopts import App
 
-    app = App(name="narthex", version=__version__, help_format="plaintext", help_formatter="plain")
+    app = App(
+        name="narthex",
+        version=__version__,
+        help_format="plaintext",
+        help_formatter="plain",
+        error_formatter=lambda error: f"error: {error}\nremedy: narthex {name} --help explains it.",
+        suppress_keyboard_interrupt=False,
+    )
     module, _, attribute = COMMANDS[name].target.partition(":")
     target: Any = getattr(importlib.import_module(module), attribute)
     app.command(target, name=name)

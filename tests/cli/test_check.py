@@ -1,0 +1,92 @@
+"""`narthex check`: what it prints, what it hides, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from narthex.cli.main import run
+
+KEY = "a-canary-Key-0123456789-abcdefgh"
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_says_in_words_what_would_hold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The environment's row, who gets in, where each setting came from; never a secret."""
+    monkeypatch.setenv("ENVIRONMENT", "staging")
+    monkeypatch.setenv("E2E_TEST_ENV", "staging")
+    monkeypatch.setenv("E2E_OAUTH_SIMULATION_KEY", KEY)
+    monkeypatch.setenv("NARTHEX_JWKS_URL", "https://id.example/jwks")
+    assert run(["check", "--port", "9000"]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "environment         staging",
+        "listens on          0.0.0.0:9000",
+        "a test identity by proof of the key",
+        "admitted by proof; detected by E2E_TEST_ENV, E2E_OAUTH_SIMULATION_KEY",
+        "default: https://id.example/jwks",
+        "--port",
+        "set ",
+    ):
+        assert expected in text
+    assert KEY[:8] not in text
+    assert "NARTHEX_MAX_HEADERS" not in text
+
+
+def test_all_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also the defaults."""
+    assert run(["check", "--all"]) == 0
+    assert "NARTHEX_MAX_HEADERS" in capsys.readouterr().out
+
+
+def test_json_is_for_machines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same facts; still no secret."""
+    monkeypatch.setenv("E2E_OAUTH_SIMULATION_KEY", KEY)
+    assert run(["check", "--json"]) == 0
+    text = capsys.readouterr().out
+    found = json.loads(text)
+    assert found["ok"] is True
+    assert found["listen"] == {"host": "127.0.0.1", "port": 8000}
+    assert found["e2e_testing"]["variables"] == {"E2E_OAUTH_SIMULATION_KEY": "SET"}
+    assert {"section", "name", "variable", "value", "source"} == set(found["settings"][0])
+    assert KEY[:8] not in text
+
+
+def test_a_bad_configuration_exits_78_with_every_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr for people, on stdout for machines."""
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("STAGING_E2E_TEST", "1")
+    assert run(["check"]) == 78
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)
+    assert run(["check", "--json"]) == 78
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert any("STAGING_E2E_TEST" in problem for problem in found["problems"])
+
+
+def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What works but should not stay so."""
+    monkeypatch.setenv("ENVIRONMENT", "staging")
+    assert run(["check"]) == 0
+    assert "warning: No issuer and no users are configured" in capsys.readouterr().out
+
+
+def test_a_settings_file_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And each value says that it came from there."""
+    file = tmp_path / "other.toml"
+    file.write_text("workers = 3\n")
+    assert run(["check", "--config", str(file)]) == 0
+    assert f"workers in {file}" in capsys.readouterr().out
