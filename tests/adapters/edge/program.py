@@ -52,7 +52,9 @@ def main() -> None:
     gate = DrainingGate()
     rules = HeadRules(allowed_host=lambda _: True, websocket_paths=PathGate.paths)
     deflate = os.environ.get("DEFLATE") == "1"
-    edge = Edge(gate, rules=rules, limits=EdgeLimits(app=MessageLimits(deflate=deflate)))
+    handshake_s = float(os.environ.get("HANDSHAKE_S", "10"))
+    limits = EdgeLimits(handshake_s=handshake_s, app=MessageLimits(deflate=deflate))
+    edge = Edge(gate, rules=rules, limits=limits)
 
     async def drain() -> None:
         gate.draining = True
