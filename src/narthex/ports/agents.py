@@ -135,6 +135,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         restartable: running it again from the start after its owner died is right.
         description: one line for people.
         check: None, or an async callable for health that raises DependencyError when its back end is away.
+        close: None, or an async callable that gives back what the agent holds; called when the node stops.
     """
 
     name: str
@@ -142,3 +143,4 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     restartable: bool = False
     description: str = ""
     check: Callable[[], Any] | None = None
+    close: Callable[[], Any] | None = None

@@ -4,6 +4,7 @@
     module:agent                Pydantic AI agent (`pydantic_ai`)
     agui+https://…              AG-UI endpoint (`agui_http`)
     openai+http://…#model       OpenAI-compatible endpoint (`openai_http`)
+    smollm                      a small model on this machine (`smollm`)
     name=SPEC                   any of them under another public name
 
 Rule: whatever cannot be loaded is a ConfigError with a sentence that names the spec and what to do. A remote
@@ -47,9 +48,13 @@ def load_agent(spec: str, *, secrets: Mapping[str, str] | None = None) -> Agent:
         from narthex.adapters.agents.openai_http import openai_agent
 
         return openai_agent(rest.removeprefix("openai+"), name=name, secrets=secrets or {})
+    if rest == "smollm":
+        from narthex.adapters.agents.smollm import smollm_agent
+
+        return smollm_agent(name=name)
     match = _OBJECT.match(rest)
     if match is None:
-        known = "module:function, module:agent, agui+https://…, or openai+http://…#model"
+        known = "module:function, module:agent, agui+https://…, openai+http://…#model or smollm"
         raise ConfigError([f"Agent {spec!r} is no agent. Use {known}."])
     return _from_object(spec, _imported(spec, match["module"], match["object"]), name)
 

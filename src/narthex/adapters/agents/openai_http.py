@@ -45,21 +45,7 @@ def openai_agent(
     endpoint = Endpoint(f"openai+{base}", base, (secrets or {}).get(name, ""))
 
     async def agent(run: RunInput) -> AsyncIterator[Event | str]:
-        messages = [
-            {"role": message.role, "content": message.content}
-            for message in run.messages
-            if message.role in _ROLES and message.content
-        ][-MAX_MESSAGES:]
-        if system:
-            messages.insert(0, {"role": "system", "content": system})
-        body = {"model": model, "messages": messages, "stream": True}
-        answer = _Answer()
-        async for data in endpoint.stream(f"{base}/chat/completions", body, run.deadline):
-            if data.strip() == "[DONE]":
-                break
-            for item in answer.chunk(data):
-                yield item
-        for item in answer.end():
+        async for item in completion(run, endpoint, model, system=system):
             yield item
 
     return Agent(
@@ -69,6 +55,28 @@ def openai_agent(
         description=f"{model} at {endpoint.shown}.",
         check=endpoint.check(f"{base}/models"),
     )
+
+
+async def completion(
+    run: RunInput, endpoint: Endpoint, model: str, *, system: str = ""
+) -> AsyncIterator[Event | str]:
+    """Ask a model to go on with the run's conversation; `endpoint.url` is the API's base. Raises AgentError."""
+    messages = [
+        {"role": message.role, "content": message.content}
+        for message in run.messages
+        if message.role in _ROLES and message.content
+    ][-MAX_MESSAGES:]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    body = {"model": model, "messages": messages, "stream": True}
+    answer = _Answer()
+    async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline):
+        if data.strip() == "[DONE]":
+            break
+        for item in answer.chunk(data):
+            yield item
+    for item in answer.end():
+        yield item
 
 
 class _Answer:

@@ -123,7 +123,12 @@ class RunEngine:
         """Stop now. Runs that go on are taken over by whoever is alive. Idempotent."""
         await self._loops.stop()
         await self._roster.close()
-        await self._services.runs.release(self._services.owner, self._services.now())
+        try:
+            await self._services.runs.release(self._services.owner, self._services.now())
+        finally:
+            for agent in self._services.agents.values():
+                if agent.close is not None:
+                    await agent.close()
 
     def control(self, message: Control) -> None:
         """A control message of kind `runs_available` or `run`; does not block. The hub passes them on."""
