@@ -130,7 +130,7 @@ class PathGate:
 
 
 async def echo_app(scope: Any, receive: Any, send: Any) -> None:
-    """An ASGI application that answers with the path and the body it got; `/stuck` never answers."""
+    """An ASGI application that answers with path and body; `/port` with the peer's port, `/stuck` never."""
     body = b""
     while True:
         message = await receive()
@@ -143,6 +143,8 @@ async def echo_app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         return
     answer = scope["path"].encode() + b"|" + body
+    if scope["path"] == "/port":
+        answer = str(scope["client"][1]).encode()
     headers = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
