@@ -16,7 +16,8 @@ from narthex.protocol.codes import SHUTDOWN
 
 TICK_S: Final = 0.05
 UNHURRIED_PER_S: Final = 100.0  # below this pace nobody's load balancer notices
-SPREAD: Final = 0.58  # of the grace: at 10 s, 5.8 s of closes leave 3 s for runs, flushes and the exit
+SPREAD: Final = 0.68  # of the grace over which closes are spread
+LATEST: Final = 0.85  # of the grace by which those that follow a run are closed too, whatever it does
 
 
 async def close_paced(
@@ -56,7 +57,7 @@ async def close_paced(
         while closed < target and (idle or waiting):
             if idle:
                 idle.pop().close(SHUTDOWN)
-            elif runs_ended.is_set() or elapsed >= span_s:
+            elif runs_ended.is_set() or elapsed >= grace_s * LATEST:
                 waiting.pop().close(SHUTDOWN)
             else:
                 break

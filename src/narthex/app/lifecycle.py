@@ -17,7 +17,9 @@ from narthex.app.connection import Connection
 from narthex.app.drain import close_paced
 from narthex.app.registry import Registry
 
-RUNS_SHARE: Final = 0.7  # of the grace that runs get to finish: the rest is for the last closes and flushes
+RUNS_SHARE: Final = (
+    0.5  # of the grace that runs get to finish: their ends must reach clients before the last closes
+)
 
 
 class State(StrEnum):

@@ -17,6 +17,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
@@ -24,7 +25,7 @@ from narthex.ports.edge import Deny, Gate, Receiver, RequestHead
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
-from narthex.web.problems import refusal as problem
+from narthex.web.problems import problem
 
 HIGH_MARK: Final = 64 * 1024  # bytes buffered before the client counts as lagging, as on a WebSocket
 LOW_MARK: Final = 16 * 1024
@@ -52,6 +53,7 @@ class StreamSocket:
         self._size = 0
         self._paused = False
         self._ended: tuple[int, str] | None = None
+        self._told = False
         self._ready = asyncio.Event()
 
     def send(self, message: Prepared) -> None:
@@ -104,9 +106,31 @@ class StreamSocket:
                 if self._ended is not None and not self._parts:
                     return
         finally:
-            code, reason = self._ended or (1006, "")
-            self._end(code, reason)
+            self.gone()
+
+    def gone(self) -> None:
+        """The response is over, or never began: tell the receiver, once."""
+        code, reason = self._ended or (1006, "")
+        self._end(code, reason)
+        if not self._told:
+            self._told = True
             self.receiver.closed(code, reason)
+
+
+class _Stream(StreamingResponse):
+    """A streamed answer that ends its socket however it ends itself, also when the client left before it began."""
+
+    def __init__(
+        self, socket: StreamSocket, media: str, headers: dict[str, str], on_end: Callable[[], None]
+    ) -> None:
+        super().__init__(socket.chunks(), media_type=media, headers=headers)
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 class Fallbacks:
@@ -169,14 +193,12 @@ class Fallbacks:
         receiver.opened(socket)
         receiver.message(first, binary=False)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **self._cors(request)}
-        return StreamingResponse(self._chunks(socket), media_type=media, headers=headers)
 
-    async def _chunks(self, socket: StreamSocket) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in socket.chunks():
-                yield chunk
-        finally:
+        def ended() -> None:
             self._streams.pop(socket.session, None)
+            socket.gone()
+
+        return _Stream(socket, media, headers, ended)
 
     async def emulation(self, request: Request) -> Response:
         """Commands for an open stream, on whichever node it lives. 204, or 404 when there is none here."""
@@ -209,7 +231,7 @@ def head_of(request: Request) -> RequestHead:
     client = request.client
     return RequestHead(
         method=request.method,
-        path=request.url.path,
+        path=scope["path"],  # never request.url: a Host header can change its path (Starlette 2026-48710)
         query=scope["query_string"].decode("latin-1"),
         headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
         http_version=scope.get("http_version", "1.1"),

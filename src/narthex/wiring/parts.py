@@ -224,7 +224,7 @@ class Parts:
             self.services.registry,
             self.engine.drain,
             self._busy,
-            grace_s=self.settings.drain_grace_s * 0.9,  # the listener and the process want the rest
+            grace_s=self.settings.drain_grace_s * 0.78,  # the edge keeps 0.2 for its own closes and the exit
             on_state=lambda state: log.info("state", state=state.value, node=self.node),
         )
 
