@@ -50,6 +50,12 @@ class Attempts:
         while len(self._kept) > self._max_entries:
             self._kept.popitem(last=False)
 
+    def forgive(self, key: str) -> None:
+        """Take one failure back: it was counted before the outcome was known, and was none."""
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept[key] = (found[0], max(0, found[1] - 1))
+
     def succeeded(self, key: str) -> None:
         """Forget a key's failures."""
         self._kept.pop(key, None)

@@ -190,8 +190,9 @@ class Provider:
         right = await self._passwords.verify(account.password_hash if account else "", password)
         if account is None or not right:
             return Denied(code="login_failed", detail="The e-mail or the password is wrong.")
-        for attempts, key in limits[:1]:
-            attempts.succeeded(key)
+        for attempts, key in limits:
+            attempts.forgive(key)
+        self._per_account.succeeded(limits[0][1])
         return await self._begin(await self._keep_account(account))
 
     async def begin_for(self, user: User) -> Session | Denied:

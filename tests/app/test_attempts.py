@@ -1,0 +1,64 @@
+"""Counting failures: exact at N and N+1, a window that ends, and bounded memory."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from narthex.app.attempts import Attempts
+
+
+def test_n_failures_are_allowed_and_the_next_try_waits() -> None:
+    """At the limit the key waits for the rest of its window."""
+    attempts = Attempts(3, 60)
+    for moment in (0.0, 10.0, 20.0):
+        assert attempts.wait_s("a", moment) == 0
+        attempts.failed("a", moment)
+    assert attempts.wait_s("a", 20.0) == 40
+    assert attempts.wait_s("b", 20.0) == 0
+    assert attempts.wait_s("a", 60.0) == 0
+    attempts.failed("a", 60.0)
+    assert attempts.wait_s("a", 60.0) == 0
+
+
+def test_success_forgets() -> None:
+    """Whoever gets in begins anew."""
+    attempts = Attempts(1, 60)
+    attempts.failed("a", 0)
+    attempts.succeeded("a")
+    assert attempts.wait_s("a", 1) == 0
+
+
+def test_what_was_no_failure_is_taken_back() -> None:
+    """Counted before the outcome was known, so that parallel tries count; then forgiven."""
+    attempts = Attempts(2, 60)
+    for _ in range(100):
+        assert attempts.wait_s("a", 0) == 0
+        attempts.failed("a", 0)
+        attempts.forgive("a")
+    attempts.forgive("unknown")
+    assert attempts.wait_s("unknown", 0) == 0
+
+
+def test_memory_is_bounded() -> None:
+    """The oldest keys go first."""
+    attempts = Attempts(1, 60, max_entries=10)
+    for number in range(100):
+        attempts.failed(str(number), 0)
+    assert len(attempts) == 10
+    assert attempts.wait_s("99", 1) > 0
+    assert attempts.wait_s("0", 1) == 0
+
+
+@given(st.lists(st.floats(0, 1_000), max_size=50).map(sorted))
+def test_never_more_than_the_limit_in_one_window(moments: list[float]) -> None:
+    """Whenever tries come, a window that began lets at most `limit` through."""
+    attempts = Attempts(5, 60)
+    passed: list[float] = []
+    for moment in moments:
+        if attempts.wait_s("a", moment) == 0:
+            attempts.failed("a", moment)
+            passed.append(moment)
+    for index, moment in enumerate(passed):
+        # fixed windows: across a boundary at most twice the limit fits into 60 s
+        assert sum(moment <= other < moment + 60 for other in passed[index:]) <= 10

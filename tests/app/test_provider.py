@@ -1,0 +1,377 @@
+"""The embedded provider: signing in, limits, rotation and reuse, logging out, blocking, introspection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from narthex.adapters.tokens.claims import ClaimRules
+from narthex.adapters.tokens.passwords import MAX_PASSWORD_LENGTH, MAX_WAITING, Argon2Passwords
+from narthex.adapters.tokens.router import TokenRouter
+from narthex.adapters.tokens.signing import KeyRing
+from narthex.adapters.tokens.static_keys import StaticKeys
+from narthex.app.provider import (
+    REUSE_GRACE_S,
+    Account,
+    Denied,
+    Provider,
+    ProviderPolicy,
+    Session,
+    mint_and_verify,
+    user_id_of,
+)
+from narthex.app.revocations import Revocations
+from narthex.domain.identity import Identity
+from narthex.domain.verdict import Rejected, Valid
+from narthex.errors import ConfigError, DependencyError, Overloaded
+from tests.adapters.tokens.issuer import NOW, SECRET, rules
+from tests.adapters.tokens.memory import MemoryCredentials, as_port
+
+PASSWORD = "correct horse battery staple"
+
+
+class PlainPasswords:
+    """Implements `PasswordHashes` without the cost; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def hash(self, password: str) -> str:
+        return f"plain:{password}"
+
+    async def verify(self, encoded: str, password: str) -> bool:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return encoded == f"plain:{password}"
+
+
+class House:
+    """A provider with everything real but the store and the cost of hashing."""
+
+    def __init__(self, policy: ProviderPolicy) -> None:
+        self.now = NOW
+        self.store = MemoryCredentials()
+        self.ring = KeyRing(
+            as_port(self.store), "provider", issuer="narthex", rules=ClaimRules(), clock=lambda: self.now
+        )
+        self.router = TokenRouter([self.ring])
+        self.revocations = Revocations(as_port(self.store), None, clock=lambda: self.now)
+        self.passwords = PlainPasswords()
+        self.provider = Provider(
+            credentials=as_port(self.store),
+            mint=self.ring,
+            verifier=self.router,
+            passwords=self.passwords,
+            revocations=self.revocations,
+            policy=policy,
+            clock=lambda: self.now,
+        )
+
+    async def start(self) -> House:
+        """Load keys and accounts."""
+        await self.ring.load_or_create()
+        await self.provider.start()
+        return self
+
+    def identity(self, session: Session) -> Identity:
+        """Whom the session's access token names."""
+        verdict = self.router.verify(session.access_token, now=self.now, traffic="user")
+        assert isinstance(verdict, Valid)
+        return verdict.identity
+
+
+async def open_house() -> House:
+    """Development: any e-mail signs in."""
+    return await House(ProviderPolicy(open_login=True)).start()
+
+
+async def closed_house() -> House:
+    """With one configured account."""
+    account = Account(
+        email="Ada@Example.com",
+        password_hash=f"plain:{PASSWORD}",
+        name="Ada",
+        tenant="acme",
+        plan="early",
+        permissions=("chat", "admin"),
+    )
+    return await House(ProviderPolicy(open_login=False, accounts=(account,))).start()
+
+
+async def session_of(house: House, email: str = "ada@example.com", password: str = PASSWORD) -> Session:
+    """Sign in, which must work."""
+    found = await house.provider.login(email, password, address="192.0.2.1")
+    assert isinstance(found, Session), found
+    return found
+
+
+async def denied(house: House, email: str, password: str, address: str = "192.0.2.1") -> Denied:
+    """Sign in, which must not work."""
+    found = await house.provider.login(email, password, address=address)
+    assert isinstance(found, Denied), found
+    return found
+
+
+# -- signing in --------------------------------------------------------------------------------------------
+
+
+async def test_in_development_any_e_mail_signs_in_as_the_same_user_each_time() -> None:
+    """No password; the subject says nothing about the person and is the same on every data directory."""
+    house = await open_house()
+    first, again = await session_of(house, "Bob@Example.com"), await session_of(house, "bob@example.com")
+    identity = house.identity(first)
+    assert (
+        identity.subject
+        == first.user.user_id
+        == again.user.user_id
+        == user_id_of("default", "bob@example.com")
+    )
+    assert "bob" not in identity.subject
+    assert (identity.tenant, identity.plan, identity.name) == ("default", "free", "bob")
+    assert identity.expires_at == NOW + first.expires_in
+    assert (await denied(house, "no e-mail", "")).code == "bad_request"
+
+
+async def test_a_configured_account_needs_its_password() -> None:
+    """Then it has the tenant, plan and permissions of the settings."""
+    house = await closed_house()
+    identity = house.identity(await session_of(house))
+    assert (identity.tenant, identity.plan, identity.permissions) == ("acme", "early", ("chat", "admin"))
+    assert (await denied(house, "ada@example.com", "wrong")).code == "login_failed"
+
+
+async def test_an_unknown_account_and_a_wrong_password_are_one_answer() -> None:
+    """The same words, and a hash is computed for both."""
+    house = await closed_house()
+    wrong = await denied(house, "ada@example.com", "wrong")
+    unknown = await denied(house, "nobody@example.com", "wrong")
+    assert wrong == unknown
+    assert house.passwords.asked == 2
+
+
+async def test_guessing_is_limited_per_address_and_account_also_in_parallel() -> None:
+    """Five a minute, twenty at once included; another address and, later, the same one may try again."""
+    house = await closed_house()
+    found = await asyncio.gather(*(denied(house, "ada@example.com", f"guess-{n}") for n in range(20)))
+    assert [answer.code for answer in found].count("login_failed") == 5
+    limited = next(answer for answer in found if answer.code == "rate_limited")
+    assert 1 <= limited.retry_after_s <= 61
+    assert (await denied(house, "ada@example.com", PASSWORD)).code == "rate_limited"
+    elsewhere = await house.provider.login("ada@example.com", PASSWORD, address="192.0.2.2")
+    assert isinstance(elsewhere, Session)
+    house.now += 61
+    await session_of(house)
+
+
+async def test_guessing_is_limited_over_accounts_and_over_addresses() -> None:
+    """One address at many accounts, and many addresses at one account."""
+    house = await closed_house()
+    codes = [(await denied(house, f"user{n}@example.com", "x")).code for n in range(40)]
+    assert codes.count("login_failed") == 30
+    house = await closed_house()
+    codes = [(await denied(house, "ada@example.com", "x", f"192.0.2.{n}")).code for n in range(60)]
+    assert codes.count("login_failed") == 50
+
+
+async def test_an_office_behind_one_address_may_sign_in() -> None:
+    """Successes count against nobody."""
+    house = await closed_house()
+    for _ in range(60):
+        await session_of(house)
+
+
+async def test_accounts_in_a_confined_tenant_stop_the_start() -> None:
+    """Nobody signs in as a test identity."""
+    policy = ProviderPolicy(open_login=False, accounts=(Account(email="a@b.example", tenant="e2e"),))
+    with pytest.raises(ConfigError, match="tenant"):
+        await House(policy).start()
+
+
+# -- refresh -----------------------------------------------------------------------------------------------
+
+
+async def test_each_refresh_gives_a_new_token_and_ends_the_old_one() -> None:
+    """Rotation: the chain goes on, the access token is of the same user."""
+    house = await open_house()
+    session = await session_of(house)
+    for _ in range(3):
+        house.now += 60
+        renewed = await house.provider.refresh(session.refresh_token, from_cookie=False)
+        assert isinstance(renewed, Session)
+        assert renewed.refresh_token != session.refresh_token
+        assert house.identity(renewed).subject == house.identity(session).subject
+        session = renewed
+
+
+async def test_a_used_refresh_token_ends_the_whole_family() -> None:
+    """Thief or owner, whoever comes second: neither goes on. Other sign-ins of the user do."""
+    house = await open_house()
+    session, other = await session_of(house), await session_of(house)
+    renewed = await house.provider.refresh(session.refresh_token, from_cookie=False)
+    assert isinstance(renewed, Session)
+    for token in (session.refresh_token, renewed.refresh_token):
+        outcome = await house.provider.refresh(token, from_cookie=False)
+        assert isinstance(outcome, Denied)
+        assert outcome.code == "refresh_invalid"
+    assert isinstance(await house.provider.refresh(other.refresh_token, from_cookie=False), Session)
+
+
+async def test_of_parallel_refreshes_one_wins() -> None:
+    """Twenty at once: one new chain at most, and then reuse was seen."""
+    house = await open_house()
+    session = await session_of(house)
+    found = await asyncio.gather(
+        *(house.provider.refresh(session.refresh_token, from_cookie=False) for _ in range(20))
+    )
+    assert sum(isinstance(outcome, Session) for outcome in found) == 1
+
+
+async def test_two_tabs_of_one_browser_may_race() -> None:
+    """From a cookie, within seconds: an access token, no second chain; later it is reuse."""
+    house = await open_house()
+    session = await session_of(house)
+    first = await house.provider.refresh(session.refresh_token, from_cookie=True)
+    second = await house.provider.refresh(session.refresh_token, from_cookie=True)
+    assert isinstance(first, Session)
+    assert isinstance(second, Session)
+    assert second.refresh_token == ""
+    assert house.identity(second).subject == house.identity(first).subject
+    house.now += REUSE_GRACE_S + 1
+    assert isinstance(await house.provider.refresh(session.refresh_token, from_cookie=True), Denied)
+    assert isinstance(await house.provider.refresh(first.refresh_token, from_cookie=True), Denied)
+
+
+async def test_refresh_tokens_end_and_are_kept_as_hashes() -> None:
+    """After their life they are unknown; the store never has one."""
+    house = await open_house()
+    session = await session_of(house)
+    assert session.refresh_token not in repr(house.store.refresh)
+    house.now += session.refresh_expires_in + 1
+    assert isinstance(await house.provider.refresh(session.refresh_token, from_cookie=False), Denied)
+    assert isinstance(await house.provider.refresh("made up", from_cookie=False), Denied)
+
+
+# -- ending ------------------------------------------------------------------------------------------------
+
+
+async def test_logout_ends_the_access_token_and_its_chain() -> None:
+    """Both; another device's session goes on."""
+    house = await open_house()
+    session, other = await session_of(house), await session_of(house)
+    await house.provider.logout(house.identity(session), session.refresh_token)
+    assert house.revocations.covers(house.identity(session))
+    assert not house.revocations.covers(house.identity(other))
+    assert isinstance(await house.provider.refresh(session.refresh_token, from_cookie=False), Denied)
+    await house.provider.logout(None, "")
+
+
+async def test_revoke_takes_either_token_and_ignores_others() -> None:
+    """RFC 7009: by possession; unknown tokens change nothing."""
+    house = await open_house()
+    session = await session_of(house)
+    await house.provider.revoke("unknown")
+    await house.provider.revoke(session.access_token)
+    assert house.revocations.covers(house.identity(session))
+    await house.provider.revoke(session.refresh_token)
+    assert isinstance(await house.provider.refresh(session.refresh_token, from_cookie=False), Denied)
+
+
+async def test_a_blocked_user_is_out_everywhere_and_can_come_back() -> None:
+    """Tokens, refresh and sign-in end; unblocking lets new tokens in."""
+    house = await closed_house()
+    session = await session_of(house)
+    assert await house.provider.block_user("acme", session.user.user_id, blocked=True, reason="abuse")
+    assert house.revocations.covers(house.identity(session))
+    assert isinstance(await house.provider.refresh(session.refresh_token, from_cookie=False), Denied)
+    assert (await denied(house, "ada@example.com", PASSWORD)).code == "account_blocked"
+    assert await house.provider.block_user("acme", session.user.user_id, blocked=False, reason="sorry")
+    again = await session_of(house)
+    assert not house.revocations.covers(house.identity(again))
+
+
+async def test_somebody_of_another_issuer_can_be_blocked_too() -> None:
+    """Unknown here, and their tokens are covered all the same."""
+    house = await open_house()
+    assert not await house.provider.block_user("acme", "stranger", blocked=True, reason="abuse")
+    assert house.revocations.covers(Identity(subject="stranger", tenant="acme", issued_at=NOW + 9))
+
+
+async def test_a_chain_does_not_outlive_its_user() -> None:
+    """Deleted users do not refresh."""
+    house = await open_house()
+    session = await session_of(house)
+    house.store.users.clear()
+    assert isinstance(await house.provider.refresh(session.refresh_token, from_cookie=False), Denied)
+
+
+# -- asking ------------------------------------------------------------------------------------------------
+
+
+async def test_introspection_says_what_a_token_is_worth_now() -> None:
+    """Active with its claims; revoked, expired and foreign ones are inactive and nothing more."""
+    house = await open_house()
+    session = await session_of(house)
+    found = await house.provider.introspect(session.access_token)
+    assert found["active"] is True
+    assert found["sub"] == session.user.user_id
+    assert found["scope"] == "chat"
+    await house.provider.revoke(session.access_token)
+    for token in (session.access_token, "opaque", "a.b.c"):
+        assert await house.provider.introspect(token) == {"active": False}
+
+
+async def test_not_knowing_is_never_answered_as_inactive() -> None:
+    """A store that is away is an error of ours: the asker must come back."""
+    house, other = await open_house(), await open_house()
+    session = await session_of(other)
+    house.now += 5
+    house.store.away = True
+    with pytest.raises(DependencyError):
+        await house.provider.introspect(session.access_token)
+
+
+async def test_a_token_that_would_not_be_admitted_stops_the_start() -> None:
+    """Another issuer that took the provider's name is found before the port opens."""
+    house = await open_house()
+    await mint_and_verify(house.ring, house.router, NOW)
+    elsewhere = TokenRouter([StaticKeys.from_secret(SECRET, rules(issuer="narthex"))])
+    with pytest.raises(ConfigError, match="algorithm_not_allowed"):
+        await mint_and_verify(house.ring, elsewhere, NOW)
+
+
+# -- passwords ---------------------------------------------------------------------------------------------
+
+
+async def test_argon2id_verifies_and_takes_as_long_for_nobody() -> None:
+    """The encoded form is argon2id; an empty hash is never right, whatever the password."""
+    passwords = Argon2Passwords()
+    encoded = await passwords.hash(PASSWORD)
+    assert encoded.startswith("$argon2id$v=19$m=65536,t=3")
+    assert await passwords.verify(encoded, PASSWORD)
+    assert not await passwords.verify(encoded, "wrong")
+    assert not await passwords.verify("", "nobody")
+    assert not await passwords.verify("not a hash", PASSWORD)
+    assert not await passwords.verify(encoded, "x" * (MAX_PASSWORD_LENGTH + 1))
+    with pytest.raises(ValueError, match="long"):
+        await passwords.hash("x" * (MAX_PASSWORD_LENGTH + 1))
+
+
+async def test_a_crowd_of_sign_ins_is_told_to_come_back() -> None:
+    """Hashing takes 64 MiB each: beyond the bound they are not queued for ever."""
+    passwords = Argon2Passwords()
+    await passwords.verify("", "warm")
+    found = await asyncio.gather(
+        *(passwords.verify("", "x") for _ in range(MAX_WAITING + 5)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, Overloaded) for outcome in found) == 5
+
+
+async def test_the_token_of_a_session_is_a_plain_user() -> None:
+    """Nothing of the account beyond its claims gets into it."""
+    house = await closed_house()
+    session = await session_of(house)
+    assert "plain:" not in msgspec.json.encode(house.identity(session)).decode()
+    outcome = house.router.verify(session.access_token + "x", now=NOW, traffic="user")
+    assert isinstance(outcome, Rejected)

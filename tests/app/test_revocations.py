@@ -1,0 +1,238 @@
+"""Revocations: what each kind covers, on this instance at once, on others by broadcast or by poll."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from narthex.app import revocations as module
+from narthex.app.revocations import Revocations
+from narthex.domain.identity import Identity
+from narthex.errors import DependencyError
+from narthex.ports.broker import Broker, Control
+from narthex.ports.credentials import Revocation
+from tests.adapters.tokens.issuer import NOW
+from tests.adapters.tokens.memory import MemoryCredentials, as_port
+from tests.timing import within
+
+ALICE = Identity(subject="alice", tenant="acme", token_id="t-1", issued_at=NOW - 10, expires_at=NOW + 600)
+
+
+class ControlBroker:
+    """The part of a broker that revocations use: carries controls to every instance, or loses them."""
+
+    def __init__(self) -> None:
+        self.instances: list[Revocations] = []
+        self.lose = False
+        self.away = False
+        self.sent: list[Control] = []
+
+    async def control(self, message: Control) -> None:
+        if self.away:
+            raise DependencyError("broker", "The broker is away.", "Wait.")
+        self.sent.append(message)
+        if not self.lose:
+            wire = msgspec.json.decode(msgspec.json.encode(message), type=Control)  # as over a network
+            for instance in self.instances:
+                instance.control(wire)
+
+
+def pair() -> tuple[Revocations, Revocations, MemoryCredentials, ControlBroker]:
+    """Two instances over one store and one broker."""
+    store, broker = MemoryCredentials(), ControlBroker()
+    port: Broker = broker  # type: ignore[assignment] # only `control` is asked for
+    one, two = (Revocations(as_port(store), port, clock=lambda: NOW) for _ in range(2))
+    broker.instances = [one, two]
+    return one, two, store, broker
+
+
+async def test_by_jti_one_token_ends_and_no_other() -> None:
+    """Another token of the same user, and the same jti in another tenant, go on."""
+    one, two, _, _ = pair()
+    assert not one.covers(ALICE)
+    await one.revoke_token(ALICE, reason="logout")
+    for instance in (one, two):
+        assert instance.covers(ALICE)
+        assert not instance.covers(msgspec.structs.replace(ALICE, token_id="t-2"))
+        assert not instance.covers(msgspec.structs.replace(ALICE, tenant="other"))
+
+
+async def test_by_subject_every_token_ends_until_it_is_allowed_again() -> None:
+    """Also tokens issued later: a block. Ending it is heard everywhere by the next poll."""
+    one, two, _, _ = pair()
+    await one.revoke_subject("acme", "alice", until=NOW + 1e6, reason="blocked")
+    later = msgspec.structs.replace(ALICE, token_id="t-9", issued_at=NOW + 100)
+    assert one.covers(later)
+    assert two.covers(later)
+    assert not two.covers(msgspec.structs.replace(ALICE, subject="bob"))
+    assert await one.allow_subject("acme", "alice")
+    assert not one.covers(later)
+    await two.reload()
+    assert not two.covers(later)
+    assert not await one.allow_subject("acme", "alice")
+
+
+@pytest.mark.parametrize(
+    ("subject", "issued_at", "covered"),
+    [
+        ("alice", NOW - 1, True),
+        ("alice", NOW, False),
+        ("alice", None, True),
+        ("bob", NOW - 1, False),
+    ],
+)
+async def test_issued_before_covers_what_is_older_and_what_has_no_iat(
+    subject: str, issued_at: float | None, covered: bool
+) -> None:
+    """A token without `iat` counts as issued before any cut."""
+    one, two, _, _ = pair()
+    await one.revoke_issued_before("acme", "alice", cut=NOW, max_ttl_s=3600, reason="password changed")
+    identity = Identity(subject=subject, tenant="acme", issued_at=issued_at)
+    assert one.covers(identity) is covered
+    assert two.covers(identity) is covered
+
+
+async def test_a_whole_tenant_can_be_cut() -> None:
+    """`*` is everybody of the tenant and nobody else."""
+    one, _, _, _ = pair()
+    await one.revoke_issued_before("acme", "*", cut=NOW, max_ttl_s=3600, reason="leak")
+    assert one.covers(Identity(subject="anyone", tenant="acme", issued_at=NOW - 1))
+    assert not one.covers(Identity(subject="anyone", tenant="other", issued_at=NOW - 1))
+
+
+async def test_a_token_without_a_jti_is_revoked_by_its_moment() -> None:
+    """It and what is older end; what is issued afterwards goes on."""
+    one, _, _, _ = pair()
+    nameless = msgspec.structs.replace(ALICE, token_id="")
+    await one.revoke_token(nameless, reason="logout")
+    assert one.covers(nameless)
+    assert not one.covers(msgspec.structs.replace(nameless, issued_at=NOW + 2))
+
+
+async def test_listeners_hear_of_each_once() -> None:
+    """The instance that revoked and the one that was told, once each, however often it comes."""
+    one, two, _, broker = pair()
+    heard: list[tuple[str, str]] = []
+    one.listen(lambda found: heard.append(("one", found.value)))
+    two.listen(lambda found: heard.append(("two", found.value)))
+    await one.revoke_token(ALICE, reason="logout")
+    await two.reload()
+    two.control(broker.sent[0])
+    assert sorted(heard) == [("one", "t-1"), ("two", "t-1")]
+
+
+async def test_a_lost_broadcast_is_found_by_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is the truth: without any control message every instance hears of it."""
+    monkeypatch.setattr(module, "POLL_EVERY_S", 0.01)
+    one, two, _, broker = pair()
+    broker.lose = True
+    heard = asyncio.Event()
+    two.listen(lambda _: heard.set())
+    await two.start()
+    await one.revoke_token(ALICE, reason="logout")
+    assert not two.covers(ALICE)
+    await asyncio.wait_for(heard.wait(), within(5))
+    assert two.covers(ALICE)
+    await two.stop()
+
+
+async def test_what_is_not_stored_is_not_revoked_and_a_broker_away_changes_nothing() -> None:
+    """Order: stored, applied, broadcast."""
+    one, two, store, broker = pair()
+    store.away = True
+    with pytest.raises(DependencyError):
+        await one.revoke_token(ALICE, reason="logout")
+    assert not one.covers(ALICE)
+    assert not broker.sent
+    store.away, broker.away = False, True
+    await one.revoke_token(ALICE, reason="logout")
+    assert one.covers(ALICE)
+    await two.reload()
+    assert two.covers(ALICE)
+
+
+async def test_a_store_that_goes_away_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poll reports it and goes on; nobody who was revoked gets in."""
+    monkeypatch.setattr(module, "POLL_EVERY_S", 0.01)
+    store, told = MemoryCredentials(), asyncio.Event()
+    one = Revocations(as_port(store), None, clock=lambda: NOW, on_error=lambda _: told.set())
+    await one.start()
+    await one.revoke_token(ALICE, reason="logout")
+    store.away = True
+    await asyncio.wait_for(told.wait(), within(5))
+    assert one.covers(ALICE)
+    await one.stop()
+
+
+async def test_without_the_store_nobody_starts() -> None:
+    """Failing open at the start would admit the revoked."""
+    store = MemoryCredentials()
+    store.away = True
+    with pytest.raises(DependencyError):
+        await Revocations(as_port(store), None).start()
+
+
+async def test_they_are_kept_until_exp_with_leeway_and_grace_then_forgotten() -> None:
+    """`until` is the token's end plus 55 s; the memory does not grow for ever."""
+    now = NOW
+    store = MemoryCredentials()
+    one = Revocations(as_port(store), None, clock=lambda: now)
+    await one.revoke_token(ALICE, reason="logout")
+    (kept,) = store.kept_revocations.values()
+    assert kept.until == NOW + 600 + 55
+    now = kept.until - 1
+    await one.reload()
+    assert len(one) == 1
+    now = kept.until + 1
+    await one.reload()
+    assert len(one) == 0
+
+
+async def test_what_comes_while_the_store_is_read_is_not_forgotten() -> None:
+    """A control message between the read's snapshot and its end stays."""
+    store = MemoryCredentials()
+    one = Revocations(as_port(store), None, clock=lambda: NOW)
+    fresh = Revocation(kind="jti", tenant="acme", value="t-1", at=NOW, until=NOW + 60)
+    original = store.revocations
+
+    async def slow(now: float) -> list[Revocation]:
+        found = await original(now)
+        one.control(Control("revoke", msgspec.to_builtins(fresh)))
+        return found
+
+    store.revocations = slow  # type: ignore[method-assign] # the race that a real store's latency makes
+    await one.reload()
+    assert one.covers(ALICE)
+
+
+async def test_a_malformed_control_is_left_to_the_poll() -> None:
+    """Nothing raises on the broker's loop."""
+    one, _, _, _ = pair()
+    for data in (
+        {},
+        {"kind": 1},
+        {"kind": "jti"},
+        {"kind": "strange", "tenant": "", "value": "", "at": 0, "until": 9},
+    ):
+        one.control(Control("revoke", dict(data)))
+    assert len(one) == 0
+
+
+def test_asking_costs_nothing_when_nothing_is_revoked() -> None:
+    """The hot path: under a microsecond, also among a hundred thousand."""
+    import time
+
+    one, _, _, _ = pair()
+
+    def cost() -> float:
+        began = time.perf_counter()
+        for _ in range(10_000):
+            one.covers(ALICE)
+        return (time.perf_counter() - began) / 10_000
+
+    assert min(cost() for _ in range(5)) < 2e-6
+    for number in range(100_000):
+        one._apply(Revocation(kind="jti", tenant="acme", value=f"x-{number}", at=NOW, until=NOW + 60))
+    assert min(cost() for _ in range(5)) < 5e-6

@@ -1,0 +1,150 @@
+"""Sign-in with another provider: state bound to the browser, and whose account it becomes."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+
+import pytest
+
+from narthex.app.provider import Denied, ProviderPolicy, Session
+from narthex.app.sign_in import STATE_TTL_S, Journey, SignIn
+from narthex.domain.identity import Identity
+from narthex.domain.verdict import Rejected, Unavailable
+from narthex.errors import DependencyError
+from narthex.ports.sign_in import Person
+from tests.adapters.tokens.memory import as_port
+from tests.app.test_provider import House
+
+CALLBACK = "https://gw.example/auth/oidc/callback"
+
+
+class Elsewhere:
+    """An identity provider that signs in whoever `answer` names, once per code."""
+
+    issuer = "https://id.example"
+
+    def __init__(self) -> None:
+        self.answer: Person | Rejected | Unavailable = Person(
+            identity=Identity(subject="sub-1", tenant="acme", plan="mid", name="Ada"), email="ada@example.com"
+        )
+        self.redeemed: list[dict[str, str]] = []
+        self.asked: dict[str, str] = {}
+
+    async def authorization_url(self, *, redirect_uri: str, state: str, nonce: str, challenge: str) -> str:
+        self.asked = {"redirect_uri": redirect_uri, "state": state, "nonce": nonce, "challenge": challenge}
+        return f"{self.issuer}/authorize?state={state}"
+
+    async def redeem(
+        self, code: str, *, redirect_uri: str, verifier: str, nonce: str, now: float
+    ) -> Person | Rejected | Unavailable:
+        self.redeemed.append(
+            {"code": code, "redirect_uri": redirect_uri, "verifier": verifier, "nonce": nonce}
+        )
+        return self.answer
+
+    async def stop(self) -> None:
+        """Nothing runs."""
+
+
+async def house() -> tuple[House, Elsewhere, SignIn]:
+    """A provider here, one elsewhere, and the bridge."""
+    here = await House(ProviderPolicy(open_login=True)).start()
+    elsewhere = Elsewhere()
+    return here, elsewhere, SignIn(here.provider, elsewhere, as_port(here.store), clock=lambda: here.now)
+
+
+async def finish(sign_in: SignIn, journey: Journey | None, **changes: str) -> Session | Denied:
+    """Come back as the provider would send the browser back."""
+    query = {"state": journey.state if journey else "", "code": "c", "issuer": "", **changes}
+    return await sign_in.finish(journey, redirect_uri=CALLBACK, **query)
+
+
+async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
+    """So that the provider's own tokens and the session here are one user; PKCE and nonce go the round."""
+    here, elsewhere, sign_in = await house()
+    url, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/dashboard")
+    assert url.startswith("https://id.example/authorize")
+    cookie = Journey.of(journey.cookie())
+    assert cookie == journey
+    session = await finish(sign_in, cookie)
+    assert isinstance(session, Session)
+    assert here.identity(session).user == "acme/sub-1"
+    assert session.user.email == "ada@example.com"
+    sent = elsewhere.redeemed[0]
+    assert sent["nonce"] == elsewhere.asked["nonce"]
+    digest = hashlib.sha256(sent["verifier"].encode()).digest()
+    assert urlsafe_b64encode(digest).rstrip(b"=").decode() == elsewhere.asked["challenge"]
+    assert len({journey.state, journey.nonce, journey.verifier}) == 3
+
+
+async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
+    """No cookie, another state, too late, another issuer, an error instead of a code: and no code is redeemed."""
+    here, elsewhere, sign_in = await house()
+    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
+    for found in (
+        await finish(sign_in, None, state=journey.state),
+        await finish(sign_in, journey, state="forged"),
+        await finish(sign_in, journey, state=""),
+        await finish(sign_in, journey, issuer="https://evil.example"),
+        await finish(sign_in, journey, code=""),
+    ):
+        assert isinstance(found, Denied)
+    here.now += STATE_TTL_S + 1
+    assert isinstance(await finish(sign_in, journey), Denied)
+    assert not elsewhere.redeemed
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "e30", "bm90IGpzb24", "é", "A" * 3_000])
+def test_a_cookie_of_somebody_elses_is_none(cookie: str) -> None:
+    """Nothing raises."""
+    assert Journey.of(cookie) is None
+
+
+async def test_a_refused_code_and_an_absent_provider_are_told_apart() -> None:
+    """The first is a denial, the second "come back"."""
+    _, elsewhere, sign_in = await house()
+    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
+    elsewhere.answer = Rejected("token_invalid", "No.")
+    found = await finish(sign_in, journey)
+    assert isinstance(found, Denied)
+    elsewhere.answer = Unavailable("away", 3)
+    with pytest.raises(DependencyError) as caught:
+        await finish(sign_in, journey)
+    assert caught.value.retry_after_s == 3
+
+
+async def test_an_e_mail_alone_takes_nobodys_account() -> None:
+    """The same e-mail elsewhere is another user; without a verified one there is a stand-in; both come back to
+    their own.
+    """
+    here, elsewhere, sign_in = await house()
+    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
+    elsewhere.answer = Person(identity=Identity(subject="sub-1"), email="bob@example.com")
+    bob = await here.provider.login("bob@example.com", "", address="192.0.2.1")
+    session = await finish(sign_in, journey)
+    assert isinstance(bob, Session)
+    assert isinstance(session, Session)
+    assert session.user.user_id == "sub-1" != bob.user.user_id
+    assert session.user.email.endswith("@id.example")
+    again = await finish(sign_in, journey)
+    assert isinstance(again, Session)
+    assert again.user.user_id == "sub-1"
+    for subject in ("SUB-1", "sub-2"):  # subjects differ by case too
+        elsewhere.answer = Person(identity=Identity(subject=subject))
+        other = await finish(sign_in, journey)
+        assert isinstance(other, Session)
+        assert other.user.user_id == subject
+
+
+async def test_a_blocked_user_stays_out_and_test_identities_do_not_come_this_way() -> None:
+    """The block holds for sign-in elsewhere too."""
+    here, elsewhere, sign_in = await house()
+    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
+    assert isinstance(await finish(sign_in, journey), Session)
+    await here.provider.block_user("acme", "sub-1", blocked=True, reason="abuse")
+    found = await finish(sign_in, journey)
+    assert isinstance(found, Denied)
+    assert found.code == "account_blocked"
+    elsewhere.answer = Person(identity=Identity(subject="x", tenant="e2e", e2e=True))
+    assert isinstance(await finish(sign_in, journey), Denied)
