@@ -153,8 +153,9 @@ async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> N
     assert steered == [{"text": "left", "by": "alice"}, {"text": "stop", "by": "bob"}]
     with pytest.raises(ClientError, match="finished"):
         await engine.steer(ALICE, run.run_id, "more")
-    with pytest.raises(ClientError, match="1 to"):
-        await engine.steer(ALICE, run.run_id, " ")
+    for text, words in ((" ", "empty"), ("x" * 9_000, "more than 8192")):
+        with pytest.raises(ClientError, match=words):
+            await engine.steer(ALICE, run.run_id, text)
 
 
 async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> None:

@@ -58,7 +58,7 @@ def openai_agent(
 
 
 async def completion(
-    run: RunInput, endpoint: Endpoint, model: str, *, system: str = ""
+    run: RunInput, endpoint: Endpoint, model: str, *, system: str = "", max_tokens: int | None = None
 ) -> AsyncIterator[Event | str]:
     """Ask a model to go on with the run's conversation; `endpoint.url` is the API's base. Raises AgentError."""
     messages = [
@@ -68,7 +68,9 @@ async def completion(
     ][-MAX_MESSAGES:]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    body = {"model": model, "messages": messages, "stream": True}
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
     answer = _Answer()
     async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline):
         if data.strip() == "[DONE]":

@@ -23,6 +23,7 @@ from narthex.ports.agents import Agent, AgentError, Event, RunInput
 START_S: Final = 30.0  # 0.4 s measured; a cold disk and a busy machine may need far more
 SYSTEM: Final = "You are a helpful, brief assistant."
 MODEL: Final = "smollm2-135m"
+MAX_TOKENS: Final = 400  # a small model that goes on repeats itself
 
 
 class LocalModel:
@@ -96,7 +97,7 @@ def smollm_agent(*, name: str = "") -> Agent:
 
     async def agent(run: RunInput) -> AsyncIterator[Event | str]:
         endpoint = await model.endpoint()
-        async for item in completion(run, endpoint, MODEL, system=SYSTEM):
+        async for item in completion(run, endpoint, MODEL, system=SYSTEM, max_tokens=MAX_TOKENS):
             yield item
 
     return Agent(

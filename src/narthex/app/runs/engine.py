@@ -268,14 +268,21 @@ class RunEngine:
         """Say something to an agent while it runs. Returns `{state}`.
 
         Raises:
-            ClientError: `run_not_found` (404), `run_not_active` (409), `steer_full` (429), `text_too_long`.
+            ClientError: `run_not_found` (404), `run_queued`, `run_ended` (409), `steer_full` (429),
+                `bad_params` (400), `text_too_large` (413).
         """
-        if len(text.encode()) > STEER_BYTES or not text.strip():
-            raise ClientError("bad_text", f"The text must have 1 to {STEER_BYTES} bytes.", "Shorten it.")
+        if not text.strip():
+            raise ClientError("bad_params", "The text is empty.", "Say something.")
+        if len(text.encode()) > STEER_BYTES:
+            raise ClientError(
+                "text_too_large", f"The text has more than {STEER_BYTES} bytes.", "Shorten it.", number=413
+            )
         run = await self._run_of(identity, run_id)
+        if run.state == RunState.QUEUED:
+            raise ClientError("run_queued", "The run has not begun.", "Wait until it runs.", number=409)
         if run.state != RunState.RUNNING:
             raise ClientError(
-                "run_not_active", f"The run is {run.state}.", "Start a new run with run.start.", number=409
+                "run_ended", f"The run is {run.state}.", "Start a new run with run.start.", number=409
             )
         execution = self._roster.executions.get(run_id)
         if execution is None:
