@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -117,12 +118,18 @@ def _host_problem(head: RequestHead, host: str | None, rules: HeadRules) -> Refu
         if head.http_version == "1.1" or not anyone:
             return malformed("The Host header is missing.")
         return None
-    match = _HOST.fullmatch(host)
-    if match is None:
+    name = _host_name(host)
+    if name is None:
         return malformed("The Host header is not a host name.")
-    if not anyone and not rules.allowed_host(match[1].lower()):
+    if not anyone and not rules.allowed_host(name):
         return malformed("The Host header does not name this gateway; NARTHEX_ALLOWED_HOSTS lists what does.")
     return None
+
+
+@lru_cache(maxsize=256)  # clients ask for the same few names; whoever varies them only pays for it himself
+def _host_name(host: str) -> str | None:
+    match = _HOST.fullmatch(host)
+    return None if match is None else match[1].lower()
 
 
 def _no_upgrade(head: RequestHead) -> Refusal:
@@ -135,14 +142,14 @@ def _no_upgrade(head: RequestHead) -> Refusal:
 
 
 def _judge_upgrade(head: RequestHead, found: dict[str, str], rules: HeadRules) -> Plain | Upgrade | Refusal:
-    connection = _tokens(found.get("connection", ""))
-    if "websocket" not in _tokens(found["upgrade"]):
-        if "upgrade" not in connection and head.path not in rules.websocket_paths:
+    upgrades = _lists(found.get("connection", ""), "upgrade")
+    if not _lists(found["upgrade"], "websocket"):
+        if not upgrades and head.path not in rules.websocket_paths:
             return PLAIN  # a stray hop-by-hop header asks for nothing
         return malformed("`Upgrade` to anything but `websocket` is not spoken here.")
     if head.path not in rules.websocket_paths:
         return Refusal(code="no_route", detail="No WebSocket is at this path.")
-    problem = _method_problem(head, connection) or _websocket_problem(found)
+    problem = _method_problem(head, upgrades=upgrades) or _websocket_problem(found)
     if problem is not None:
         return problem
     offered = found.get("sec-websocket-protocol", "")
@@ -153,14 +160,14 @@ def _judge_upgrade(head: RequestHead, found: dict[str, str], rules: HeadRules) -
     )
 
 
-def _method_problem(head: RequestHead, connection: list[str]) -> Refusal | None:
+def _method_problem(head: RequestHead, *, upgrades: bool) -> Refusal | None:
     if head.http_version == "1.0":
         detail = (
             "An upgrade needs HTTP/1.1; this came as HTTP/1.0. A proxy must speak HTTP/1.1 to its upstream."
         )
     elif head.method != "GET":
         detail = "An upgrade is a GET request."
-    elif "upgrade" not in connection:
+    elif not upgrades:
         detail = f"`Connection: Upgrade` is missing. {_STRIPPED}"
     else:
         return None
@@ -175,11 +182,15 @@ def _websocket_problem(found: dict[str, str]) -> Refusal | None:
     if "transfer-encoding" in found or found.get("content-length", "0").strip("0"):
         return malformed("An upgrade has no body.")
     for name in ("sec-websocket-protocol", "sec-websocket-extensions"):
-        value = found.get(name, "")
+        value = found.get(name)
+        if value is None:
+            continue
         if not value.isascii() or not value.replace("\t", " ").isprintable():
             return malformed(f"The header {name} holds other than printable ASCII.")
     return None
 
 
-def _tokens(value: str) -> list[str]:
-    return [part.strip(" \t") for part in value.lower().split(",")]
+def _lists(value: str, token: str) -> bool:
+    """Whether a list header holds `token`, whatever its case."""
+    value = value.lower()
+    return value == token or token in [part.strip(" \t") for part in value.split(",")]
