@@ -90,3 +90,20 @@ async def test_five_thousand_sockets_drain_within_nine_seconds(tmp_path: Path) -
         assert took < 9
         assert max(moments) - min(moments) >= 5
         assert sum(client.close_code == 3001 for client in clients) == 5_000
+
+
+async def test_an_operator_drains_by_url(tmp_path: Path) -> None:
+    """`narthex drain URL` with the admin key; without it nothing happens."""
+    key = "an-admin-key-of-decent-length-0123456789"
+    async with running(tmp_path, {"NARTHEX_ADMIN_KEY": key}) as program:
+        assert program.run("drain", program.http, env={}).returncode == 2
+        wrong = program.run("drain", program.http, env={"NARTHEX_ADMIN_KEY": "wrong"})
+        assert wrong.returncode == 1
+        assert "admin key is wrong" in wrong.stderr
+        assert (await program.get("/readyz")).status_code == 200
+        done = await asyncio.to_thread(program.run, "drain", program.http, env={"NARTHEX_ADMIN_KEY": key})
+        assert done.returncode == 0, done.stderr
+        assert "gone" in done.stdout
+        assert program.process is not None
+        assert program.process.wait(5) == 0
+        assert key not in program.log + done.stdout + done.stderr + wrong.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from narthex import __version__
@@ -41,7 +41,7 @@ from narthex.domain.admission import AdmissionPolicy
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan, plan_of
 from narthex.ports.agents import Agent
-from narthex.ports.broker import Broker
+from narthex.ports.broker import Broker, Control
 from narthex.ports.credentials import Revocation
 from narthex.ports.edge import Receiver
 from narthex.ports.store import Store
@@ -52,6 +52,7 @@ from narthex.settings import Settings
 from narthex.wiring.tokens import Tokens, make_tokens
 
 MAX_COMMANDS = 50_000  # commands under way on one node: at 2 kB a task about 100 MB, then 111 is answered
+DRAIN_AFTER_S = 0.1  # the answer to whoever asked leaves first
 
 log = get_logger("narthex.gateway")
 
@@ -101,6 +102,7 @@ class Parts:
         self._make_chat(agents)
         self._make_connections(loop)
         self.lifecycle = self._make_lifecycle()
+        self.stop_server: Callable[[], None] = lambda: None  # the gateway sets it once there is a server
 
     # -- making --------------------------------------------------------------------------------------------
 
@@ -195,6 +197,7 @@ class Parts:
         controls.bind(self.hub)
         controls.on("run", self.engine.control)
         controls.on("runs_available", self.engine.control)
+        controls.on("drain", lambda _: self.stop_server())
         controls.on("revoke", self.revocations.control)
         self.revocations.listen(self._revoked)
 
@@ -234,6 +237,13 @@ class Parts:
         """The lifecycle's state; `starting` until there is one."""
         lifecycle: Lifecycle | None = getattr(self, "lifecycle", None)
         return lifecycle.state.value if lifecycle is not None else State.STARTING.value
+
+    async def drain_node(self, node: str) -> None:
+        """Drain this node (empty), another by its id, or all (`*`), as SIGTERM does."""
+        if node in ("", self.node):
+            asyncio.get_running_loop().call_later(DRAIN_AFTER_S, self.stop_server)
+        else:
+            await self.broker.control(Control("drain", {}, "" if node == "*" else node))
 
     def plan(self, identity: Identity) -> Plan:
         """The plan whose limits hold for somebody."""

@@ -156,6 +156,7 @@ class Site:
             revocations=parts.revocations,
             provider=self.provider,
             meter=parts.meter,
+            drain=parts.drain_node,
             version=__version__,
             environment=parts.settings.environment,
         )

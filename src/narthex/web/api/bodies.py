@@ -50,6 +50,12 @@ class BlockUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
+class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Drain and stop an instance as SIGTERM does: the one that answers, a `node` by its id, or `*` for all."""
+
+    node: Annotated[str, msgspec.Meta(max_length=100)] = ""
+
+
 class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an end-to-end run came to."""
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
-from narthex.web.api.bodies import BlockUser, Disconnect, Publish, Results, Revoke
+from narthex.web.api.bodies import BlockUser, Disconnect, Drain, Publish, Results, Revoke
 
 _POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "/api/v1/publish": (Publish, "Append to a channel"),
     "/api/v1/disconnect": (Disconnect, "Close a user's connections"),
     "/api/v1/revoke": (Revoke, "Revoke tokens"),
     "/api/v1/users/block": (BlockUser, "Block a user of the embedded provider"),
+    "/api/v1/drain": (Drain, "Drain and stop an instance"),
     "/api/v1/e2e/results": (Results, "Report an end-to-end run"),
 }
 _GETS = {

@@ -29,7 +29,7 @@ from narthex.ports.store import Store, TestRunResult
 from narthex.ports.telemetry import Meter
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
-from narthex.web.api.bodies import BlockUser, Disconnect, Publish, Results, Revoke
+from narthex.web.api.bodies import BlockUser, Disconnect, Drain, Publish, Results, Revoke
 from narthex.web.api.description import openapi
 from narthex.web.api.export import as_markdown
 from narthex.web.problems import client_error, problem
@@ -53,9 +53,11 @@ class ServerApi:
         revocations: Revocations,
         provider: Provider | None,
         meter: Meter,
+        drain: Callable[[str], Awaitable[None]],
         version: str,
         environment: str,
     ) -> None:
+        self._drain = drain
         self._access = access
         self._broker = broker
         self._store = store
@@ -74,6 +76,7 @@ class ServerApi:
             ("/api/v1/disconnect", Disconnect, self._disconnect),
             ("/api/v1/revoke", Revoke, self._revoke),
             ("/api/v1/users/block", BlockUser, self._block),
+            ("/api/v1/drain", Drain, self._drain_node),
         ]
         return [
             *(Route(path, self._operation(body, run), methods=["POST"]) for path, body, run in operators),
@@ -98,7 +101,7 @@ class ServerApi:
             try:
                 body = await _body(request, kind)
                 tenant = getattr(body, "tenant", None)
-                if operator.tenant is not None and tenant != operator.tenant:
+                if operator.tenant is not None and tenant is not None and tenant != operator.tenant:
                     return problem(
                         Refusal(code="tenant_mismatch", detail="This token is for its own tenant only.")
                     )
@@ -142,6 +145,14 @@ class ServerApi:
         )
         await self._revocations.revoke(revocation)
         return {}
+
+    async def _drain_node(self, operator: Operator, body: Drain) -> object:
+        if operator.tenant is not None:
+            raise ClientError(
+                "not_operator", "Draining needs the admin key.", "Use NARTHEX_ADMIN_KEY.", number=403
+            )
+        await self._drain(body.node)
+        return {"draining": body.node or "this instance"}
 
     async def _block(self, _: Operator, body: BlockUser) -> object:
         if self._provider is None:
