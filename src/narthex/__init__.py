@@ -1,7 +1,7 @@
 """narthex: an authenticated WebSocket gateway for AI-agent chat.
 
 Public names: `create_gateway` (narthex in your own program), `agent` (declare one), `RunInput` (what an agent
-is given), and the modules `narthex.client` (the Python helper), `narthex.testing`. They are loaded on first
+is given), `AgentUser` (who asks), `AgentError` (fail in words for people), and the modules `narthex.client` (the Python helper), `narthex.testing`. They are loaded on first
 use, so that the command line stays fast.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from narthex.ports.agents import RunInput, agent
+    from narthex.ports.agents import AgentError, AgentUser, RunInput, agent
     from narthex.wiring.embedding import create_gateway
 
 __version__ = "0.1.0"
-__all__ = ["RunInput", "__version__", "agent", "create_gateway"]
+__all__ = ["AgentError", "AgentUser", "RunInput", "__version__", "agent", "create_gateway"]
 
 _WHERE = {
+    "AgentError": "narthex.ports.agents",
+    "AgentUser": "narthex.ports.agents",
     "RunInput": "narthex.ports.agents",
     "agent": "narthex.ports.agents",
     "create_gateway": "narthex.wiring.embedding",
