@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,38 @@ import pytest
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from tests.contracts.recorder import Recorder
-from tests.contracts.rigs import BrokerRig, SqliteBrokerRig, SqliteStoreRig, StoreRig
+from tests.contracts.rigs import BrokerRig, SqliteBrokerRig, SqliteStoreRig, StoreRig, UrlBrokerRig
+from tests.services import NatsServer, data_directory
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """One server for the whole run: each test has a prefix, and with it streams, of its own."""
+    with data_directory("nats") as directory:
+        server = NatsServer(directory / "data")
+        server.start()
+        yield server
+        server.kill()
+
+
+def make_broker_rig(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
+    """The rig of one engine."""
+    if engine == "sqlite":
+        return SqliteBrokerRig(tmp_path)
+    server: NatsServer = request.getfixturevalue("nats_server")
+    return UrlBrokerRig("nats", f"{server.url}?prefix=t{secrets.token_hex(4)}")
+
+
+@pytest.fixture(params=["sqlite", "nats"])
 def broker_rig(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
     """Every engine in turn."""
-    return SqliteBrokerRig(tmp_path)
+    return make_broker_rig(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["nats"])
+def shared_rig(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
+    """Every engine that several nodes can share."""
+    return make_broker_rig(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=["sqlite"])

@@ -67,11 +67,31 @@ class SqliteStoreRig:
         return json.dumps({"engine": "sqlite", "where": str(self.path)})
 
 
+class UrlBrokerRig:
+    """A server of its own behind a URL, which several brokers share."""
+
+    shared = True
+
+    def __init__(self, engine: str, url: str) -> None:
+        self.engine = engine
+        self.url = url
+
+    def make(self) -> Broker:
+        return broker_from(self.spec())
+
+    def spec(self) -> str:
+        return json.dumps({"engine": self.engine, "where": self.url})
+
+
 def broker_from(spec: str) -> Broker:
     """The inverse of `BrokerRig.spec`."""
     found = json.loads(spec)
     if found["engine"] == "sqlite":
         return SqliteBroker(Path(found["where"]))
+    if found["engine"] == "nats":
+        from narthex.adapters.brokers.nats import NatsBroker
+
+        return NatsBroker(found["where"])
     raise ValueError(found["engine"])
 
 

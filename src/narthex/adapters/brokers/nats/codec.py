@@ -1,0 +1,104 @@
+"""What lies in the stream: batches of publications, their subjects, and presence notices. Pure: no I/O, no clock.
+
+One stream message holds a batch of one channel's publications, so that publishes which pile up while one is on
+its way cost one message together. Rules: a subject is made from a channel key so that two keys never collide;
+a batch says where it begins in the channel, so the last message of a subject is the channel's whole state.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import unquote
+
+import msgspec
+
+from narthex.ports.broker import Member, Publication
+
+MARK_EVERY: Final = 256  # offsets between marks: reading from anywhere skips at most so many too many
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9/:_~=@-]")
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """One publication. `at` is seconds since the epoch on the publisher's clock."""
+
+    at: float
+    data: bytes
+    tags: dict[str, str] | None = None
+    key: str | None = None
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """Consecutive publications of one channel; without entries it is the mark that a removed channel leaves.
+
+    Attributes:
+        nonce: who sent it, so that an attempt whose answer got lost is recognised.
+        incarnation: empty, or what the channel's epoch got when it was removed.
+        first: offset of the first entry.
+        mark, mark_seq: offset and stream sequence of an earlier message (0: none), at most `MARK_EVERY` offsets
+            back or the last one that crossed a multiple of it.
+    """
+
+    nonce: bytes
+    incarnation: str
+    first: int
+    mark: int
+    mark_seq: int
+    entries: list[Entry]
+
+    @property
+    def top(self) -> int:
+        """Offset of the last entry; 0 for an empty batch, which begins a log."""
+        return self.first + len(self.entries) - 1
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether later messages point at this one."""
+        return self.top // MARK_EVERY > (self.first - 1) // MARK_EVERY
+
+    def publications(self) -> list[Publication]:
+        """The entries as publications."""
+        return [
+            Publication(offset, entry.data, entry.tags, entry.at)
+            for offset, entry in enumerate(self.entries, start=self.first)
+        ]
+
+
+class Notice(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """Somebody joined or left a channel."""
+
+    member: Member
+    joined: bool
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_batch = msgspec.msgpack.Decoder(Batch).decode
+_decode_live = msgspec.msgpack.Decoder(Batch | Notice).decode
+
+
+def encode(message: Batch | Notice) -> bytes:
+    """The body of a message."""
+    return _encode(message)
+
+
+def decode_batch(body: bytes) -> Batch:
+    """The inverse, for messages of the log. Raises msgspec.MsgspecError."""
+    return _decode_batch(body)
+
+
+def decode_live(body: bytes) -> Batch | Notice:
+    """The inverse, for what subscribers get. Raises msgspec.MsgspecError."""
+    found: Any = _decode_live(body)
+    assert isinstance(found, Batch | Notice)
+    return found
+
+
+def token(channel: str) -> str:
+    """A channel key as one subject token: readable, without `.`, `*`, `>`, spaces or `%` of its own."""
+    return _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), channel)
+
+
+def channel_of(subject_token: str) -> str:
+    """The inverse of `token`."""
+    return unquote(subject_token)

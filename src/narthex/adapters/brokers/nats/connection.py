@@ -1,0 +1,104 @@
+"""The connection to NATS: its address, its credentials, its reconnects with jitter. No JetStream here."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from nats.aio.client import Client, Server
+from nats.errors import Error as NatsError
+
+from narthex.errors import ConfigError, DependencyError
+
+CONNECT_S: Final = 5.0
+MAX_WAIT_S: Final = 2.0
+PING_EVERY_S: Final = 5  # two missed: a half-open connection is noticed within 15 s
+Callback = Callable[[], Awaitable[None]]
+
+
+class Address(NamedTuple):
+    """Where NATS is, from `nats://[user:password@]host:port[,…][?prefix=narthex&replicas=3&creds=FILE]`."""
+
+    servers: tuple[str, ...]
+    shown: str  # without credentials, for messages
+    prefix: str
+    replicas: int | None
+    creds: str | None
+
+
+def parse_address(url: str) -> Address:
+    """Read a broker URL. Raises ConfigError."""
+    base, _, query = url.partition("?")
+    options = {name: values[-1] for name, values in parse_qs(query).items()}
+    unknown = set(options) - {"prefix", "replicas", "creds"}
+    scheme = base.partition("://")[0]
+    servers = tuple(part if "://" in part else f"{scheme}://{part}" for part in base.split(",") if part)
+    problems = [
+        f"NARTHEX_BROKER_URL has an unknown option {name!r}; there are prefix, replicas, creds."
+        for name in sorted(unknown)
+    ]
+    replicas = options.get("replicas", "")
+    if replicas and replicas not in ("1", "3", "5"):
+        problems.append("NARTHEX_BROKER_URL: replicas is 1, 3 or 5.")
+    prefix = options.get("prefix", "narthex")
+    if not prefix.replace("-", "").replace("_", "").isalnum():
+        problems.append("NARTHEX_BROKER_URL: prefix has letters, digits, - and _ only.")
+    if problems:
+        raise ConfigError(problems)
+    shown = ", ".join(f"{part.hostname}:{part.port or 4222}" for part in map(urlsplit, servers))
+    return Address(servers, shown, prefix, int(replicas) if replicas else None, options.get("creds"))
+
+
+async def connect(
+    address: Address,
+    *,
+    name: str,
+    disconnected: Callback,
+    reconnected: Callback,
+    error: Callable[[Exception], Awaitable[None]],
+) -> Client:
+    """Connect within `CONNECT_S`, trying every server again and again. Raises DependencyError.
+
+    Publishes are never buffered while disconnected: they fail at once, and the broker retries them knowingly.
+    """
+    client = Client()
+    options: dict[str, Any] = {"user_credentials": address.creds} if address.creds else {}
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            while True:
+                try:
+                    await client.connect(
+                        list(address.servers),
+                        name=name,
+                        disconnected_cb=disconnected,
+                        reconnected_cb=reconnected,
+                        error_cb=error,
+                        connect_timeout=2,
+                        max_reconnect_attempts=-1,
+                        reconnect_to_server_handler=_next_server,
+                        allow_reconnect=True,
+                        ping_interval=PING_EVERY_S,
+                        pending_size=0,
+                        **options,
+                    )
+                    return client
+                except (NatsError, OSError):
+                    client = Client()
+                    await asyncio.sleep(0.1)
+    except TimeoutError as late:
+        raise DependencyError(
+            "broker",
+            f"Cannot reach NATS at {address.shown} within {CONNECT_S:g} s.",
+            "Start it, or check NARTHEX_BROKER_URL.",
+        ) from late
+
+
+def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+    """The server tried least often, after a wait that grows and is spread: nodes must not come in one wave."""
+    del info
+    fewest = min(server.reconnects for server in servers)
+    chosen = random.choice([server for server in servers if server.reconnects == fewest])  # noqa: S311 - spreads load
+    return chosen, random.uniform(0.02, min(MAX_WAIT_S, 0.2 * 2 ** min(fewest, 6)))  # noqa: S311 - spreads load

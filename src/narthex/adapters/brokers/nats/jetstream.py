@@ -1,0 +1,222 @@
+"""The few calls to NATS and JetStream that the broker needs, with their errors sorted. No channels here.
+
+Rules: every call has a time-out; `Unavailable` means "nobody knows whether it happened, try again", `Conflict`
+that the log went on meanwhile; reads that decide something are answered by the stream's leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from narthex.adapters.brokers.nats.codec import decode_batch
+
+REQUEST_S: Final = 2.0  # a leader answers in milliseconds; longer than this it is being replaced
+FIRST_BATCH_MESSAGES: Final = 64  # most pages are short
+BATCH_MESSAGES: Final = 500
+BATCH_BYTES: Final = 4 << 20
+
+_WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
+_NOT_FOUND: Final = frozenset({10059})  # stream
+_NO_MESSAGE: Final = frozenset({10037})
+_NAME_IN_USE: Final = frozenset({10058})
+NO_REPLICAS: Final = frozenset({10005, 10074})
+
+
+class Unavailable(Exception):
+    """JetStream did not answer, or not now."""
+
+
+class Conflict(Exception):
+    """The subject's last message is not the one that was expected."""
+
+
+class StreamMissing(Exception):
+    """The stream does not exist (any more)."""
+
+
+class Refused(Exception):
+    """JetStream says no for good; `code` is its error code."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} ({code})")
+        self.code = code
+
+
+class Stored(NamedTuple):
+    """A message of the stream."""
+
+    seq: int
+    body: bytes
+
+
+class JetStream:
+    """One stream behind a connection. `client` is asked for at each call, because a reconnect replaces it."""
+
+    def __init__(self, client: Callable[[], Client], stream: str) -> None:
+        self._client = client
+        self.stream = stream
+        self._collectors: dict[str, _Collector] = {}
+        self._inbox = ""
+        self._serial = 0
+
+    async def listen(self) -> None:
+        """Prepare for answers of many messages; once per connection."""
+        client = self._client()
+        self._inbox = client.new_inbox()
+        await client.subscribe(f"{self._inbox}.*", cb=self._collect)
+
+    async def api(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Call `$JS.API.<name>`."""
+        return _checked(await self._request(f"$JS.API.{name}", msgspec.json.encode(body or {}), None))
+
+    async def publish(self, subject: str, body: bytes, *, expected: int | None, rollup: bool = False) -> int:
+        """Append a message; returns its sequence once it is stored.
+
+        Args:
+            subject: where to.
+            body: at most the server's `max_payload`.
+            expected: sequence of the last message of the subject, 0 for none; None does not ask.
+            rollup: drop all earlier messages of the subject in the same step.
+        """
+        headers = {}
+        if expected is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
+        if rollup:
+            headers["Nats-Rollup"] = "sub"
+        answer = _checked(await self._request(subject, body, headers))
+        return int(answer["seq"])
+
+    async def last(self, subject: str) -> Stored | None:
+        """The last message of a subject, from the leader."""
+        return await self._get({"last_by_subj": subject})
+
+    async def next(self, subject: str, seq: int) -> Stored | None:
+        """The first message of a subject at or after `seq`, from the leader."""
+        return await self._get({"seq": seq, "next_by_subj": subject})
+
+    async def between(
+        self, subject: str, seq: int, last: int, enough: int | None = None, offset: int = 0
+    ) -> list[Stored]:
+        """The messages of a subject from `seq` to `last`, which is the sequence of one.
+
+        Any replica may answer, and one that lags behind gives less: the leader then gives the rest.
+
+        Args:
+            subject: whose.
+            seq: where to begin.
+            last: where to end.
+            enough: stop once so many publications at or after `offset` are there.
+            offset: see `enough`.
+        """
+        found: list[Stored] = []
+        size = FIRST_BATCH_MESSAGES
+        while seq <= last and (enough is None or enough > 0):
+            part = await self._direct(
+                {"seq": seq, "next_by_subj": subject, "batch": size, "max_bytes": BATCH_BYTES}
+            )
+            size = BATCH_MESSAGES
+            part = [message for message in part if message.seq <= last]
+            if not part:
+                message = await self.next(subject, seq)
+                if message is None or message.seq > last:
+                    break
+                part = [message]
+            found += part
+            seq = part[-1].seq + 1
+            if enough is not None:
+                tops = (decode_batch(message.body) for message in part)
+                enough -= sum(max(0, batch.top - max(batch.first, offset) + 1) for batch in tops)
+        return found
+
+    async def latest_of_each(self, filter_subject: str) -> list[Stored]:
+        """The last message of every subject that matches, from any replica; at most 1,024 subjects."""
+        return await self._direct({"multi_last": [filter_subject], "batch": 1024})
+
+    async def _get(self, body: dict[str, Any]) -> Stored | None:
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{self.stream}", body)
+        except Refused as refused:
+            if refused.code in _NO_MESSAGE:
+                return None
+            raise
+        message = answer["message"]
+        return Stored(int(message["seq"]), base64.b64decode(message.get("data", "")))
+
+    async def _request(self, subject: str, body: bytes, headers: dict[str, str] | None) -> Msg:
+        try:
+            return await self._client().request(subject, body, timeout=REQUEST_S, headers=headers)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _direct(self, body: dict[str, Any]) -> list[Stored]:
+        """A direct get of many messages: they come one by one, then an end mark."""
+        self._serial += 1
+        name = str(self._serial)
+        collector = self._collectors[name] = _Collector()
+        try:
+            await self._client().publish(
+                f"$JS.API.DIRECT.GET.{self.stream}", msgspec.json.encode(body), reply=f"{self._inbox}.{name}"
+            )
+            async with asyncio.timeout(REQUEST_S) as limit:
+                collector.progress = lambda: limit.reschedule(asyncio.get_running_loop().time() + REQUEST_S)
+                return await collector.done
+        except (NatsError, OSError, TimeoutError) as error:
+            raise Unavailable(f"direct get: {type(error).__name__}: {error}") from error
+        finally:
+            del self._collectors[name]
+
+    async def _collect(self, message: Msg) -> None:
+        collector = self._collectors.get(message.subject.rpartition(".")[2])
+        if collector is not None:
+            collector.take(message)
+
+
+class _Collector:
+    """Gathers the messages of one direct get."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
+        self.progress: Callable[[], None] = lambda: None
+        self._found: list[Stored] = []
+
+    def take(self, message: Msg) -> None:
+        headers = message.headers or {}
+        status = headers.get("Status", "")
+        if self.done.done():
+            return
+        if status in ("204", "404"):
+            self.done.set_result(self._found)
+        elif status:
+            self.done.set_exception(
+                Unavailable(f"direct get answered {status} {headers.get('Description', '')}")
+            )
+        else:
+            self._found.append(Stored(int(headers["Nats-Sequence"]), message.data))
+            self.progress()
+
+
+def _checked(message: Msg) -> dict[str, Any]:
+    """The JSON of an answer. Raises what its error means."""
+    try:
+        answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise Unavailable("JetStream answered with something that is not JSON") from error
+    fault = answer.get("error")
+    if fault is None:
+        return answer
+    number, text = int(fault.get("err_code", 0)), str(fault.get("description", ""))
+    if number in _WRONG_LAST_SEQUENCE:
+        raise Conflict(text)
+    if number in _NOT_FOUND:
+        raise StreamMissing(text)
+    if int(fault.get("code", 0)) >= 500 and number not in NO_REPLICAS:
+        raise Unavailable(f"{text} ({number})")
+    raise Refused(number, text)

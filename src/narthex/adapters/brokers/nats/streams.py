@@ -1,0 +1,153 @@
+"""The streams that the broker keeps: what they are made with, and the epoch that one of them carries.
+
+Rules: the epoch stands in the log stream's metadata, so another stream is another epoch; it is changed when the
+stream ends before a message that was seen in it. A stream of a newer layout is refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from nats.aio.client import Client
+
+from narthex.adapters.brokers.nats.jetstream import NO_REPLICAS, JetStream, Refused, StreamMissing
+from narthex.errors import ConfigError, DependencyError
+from narthex.ports.broker import PRESENCE_TTL_S
+
+LAYOUT: Final = 1
+KEPT_MESSAGES: Final = 10_000  # of a channel; a message holds at least one publication
+_EPOCH: Final = "narthex-epoch"
+_LAYOUT: Final = "narthex-layout"
+_NAME_IN_USE: Final = 10058
+
+
+class Names:
+    """Names and subjects under one prefix, so that several deployments can share a NATS system."""
+
+    def __init__(self, prefix: str) -> None:
+        self.log_stream = f"{prefix}-log"
+        self.presence_stream = f"{prefix}-presence"
+        self.log = f"{prefix}.log."  # stored
+        self.live = f"{prefix}.live."  # the same, told once it is stored; and notices
+        self.presence = f"{prefix}.presence."
+        self.control_all = f"{prefix}.control.all"
+        self.control_node = f"{prefix}.control.node."
+        self.epoch = f"{prefix}.epoch"  # "read the metadata again"
+
+
+def default_replicas(client: Client) -> int:
+    """3 in a cluster, else 1: what the server says about itself."""
+    info: dict[str, Any] = client._server_info  # noqa: SLF001 - nats-py has no public name for INFO
+    return 3 if info.get("cluster") else 1
+
+
+class LogStream:
+    """The log's stream and its base epoch."""
+
+    def __init__(self, stream: JetStream, names: Names, kept_messages: int) -> None:
+        self._stream = stream
+        self._names = names
+        self._kept_messages = kept_messages
+        self.base_epoch = ""
+        self.replicas = 1
+
+    def epoch(self, incarnation: str) -> str:
+        """A channel's epoch: the base, and what it got when it was removed."""
+        return f"{self.base_epoch}.{incarnation}" if incarnation else self.base_epoch
+
+    async def ensure(self, replicas: int) -> int:
+        """Create the stream or read what there is; returns its last sequence.
+
+        Raises:
+            ConfigError: a newer layout, or not enough servers for `replicas`.
+        """
+        name = self._names.log_stream
+        try:
+            answer = await self._stream.api(f"STREAM.INFO.{name}")
+        except StreamMissing:
+            answer = await create(self._stream, self._config(replicas))
+        config = answer["config"]
+        layout = int(config.get("metadata", {}).get(_LAYOUT, 0))
+        if layout > LAYOUT:
+            raise ConfigError(
+                [
+                    f"Stream {name} has layout {layout}, this narthex knows up to {LAYOUT}: start the newer one."
+                ]
+            )
+        if layout < 1:
+            raise ConfigError(
+                [f"Stream {name} is not narthex's: set another prefix in NARTHEX_BROKER_URL (?prefix=…)."]
+            )
+        self.base_epoch = config["metadata"][_EPOCH]
+        self.replicas = int(config.get("num_replicas", 1))
+        return int(answer["state"]["last_seq"])
+
+    async def change_epoch(self) -> None:
+        """Note that acknowledged publications may be missing."""
+        answer = await self._stream.api(f"STREAM.INFO.{self._names.log_stream}")
+        config = answer["config"]
+        config["metadata"] = {**config["metadata"], _EPOCH: new_epoch()}
+        answer = await self._stream.api(f"STREAM.UPDATE.{self._names.log_stream}", config)
+        self.base_epoch = answer["config"]["metadata"][_EPOCH]
+
+    def _config(self, replicas: int) -> dict[str, Any]:
+        return {
+            "name": self._names.log_stream,
+            "description": "narthex: channel logs",
+            "subjects": [self._names.log + "*"],
+            "retention": "limits",
+            "storage": "file",
+            "num_replicas": replicas,
+            "max_msgs_per_subject": self._kept_messages,
+            "discard": "old",
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "republish": {"src": self._names.log + "*", "dest": self._names.live + "{{wildcard(1)}}"},
+            "metadata": {_EPOCH: new_epoch(), _LAYOUT: str(LAYOUT)},
+        }
+
+
+async def ensure_presence(stream: JetStream, names: Names, replicas: int) -> None:
+    """Create the stream of presence entries, in memory, each forgotten by itself."""
+    try:
+        await stream.api(f"STREAM.INFO.{names.presence_stream}")
+    except StreamMissing:
+        await create(
+            stream,
+            {
+                "name": names.presence_stream,
+                "description": "narthex: who is in which channel",
+                "subjects": [names.presence + "*.*"],
+                "retention": "limits",
+                "storage": "memory",
+                "num_replicas": replicas,
+                "max_msgs_per_subject": 1,
+                "max_age": PRESENCE_TTL_S * 1_000_000_000,
+                "discard": "old",
+                "allow_direct": True,
+            },
+        )
+
+
+async def create(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
+    """Create a stream; when another node was faster, its stream. Raises ConfigError for want of servers."""
+    try:
+        return await stream.api(f"STREAM.CREATE.{config['name']}", config)
+    except Refused as refused:
+        if refused.code == _NAME_IN_USE:
+            return await stream.api(f"STREAM.INFO.{config['name']}")
+        if refused.code in NO_REPLICAS:
+            raise ConfigError(
+                [
+                    f"NATS has too few servers for {config['num_replicas']} replicas: start more, or set ?replicas=1."
+                ]
+            ) from refused
+        raise DependencyError(
+            "broker", f"JetStream refused a stream: {refused}.", "See its log."
+        ) from refused
+
+
+def new_epoch() -> str:
+    """48 random bits, without the `.` that joins base and incarnation."""
+    return secrets.token_urlsafe(6)

