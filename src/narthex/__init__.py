@@ -1,8 +1,8 @@
 """narthex: an authenticated WebSocket gateway for AI-agent chat.
 
 Public names: `create_gateway` (narthex in your own program), `agent` (declare one), `RunInput` (what an agent
-is given), `AgentUser` (who asks), `AgentError` (fail in words for people), and the modules `narthex.client` (the Python helper), `narthex.testing`. They are loaded on first
-use, so that the command line stays fast.
+is given), `AgentUser` (who asks), `AgentError` (fail in words for people), and the modules `narthex.client` (the
+Python helper), `narthex.testing`. They are loaded on first use, so that the command line stays fast.
 """
 
 from __future__ import annotations
