@@ -1,0 +1,181 @@
+"""The server API over a real gateway: who may, what happens, and that the description is true."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.ports.agents import Agent, RunInput
+from narthex.testing import Running, gateway
+
+ADMIN = "an-admin-key-of-decent-length-0123456789"
+E2E_KEY = "an-e2e-key-of-decent-length-0123456789ab"
+
+
+async def words(run: RunInput) -> AsyncIterator[str]:
+    """Says back what was said."""
+    yield run.messages[-1].content
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    agents = [Agent(name="words", function=words)]
+    environ = {"E2E_OAUTH_SIMULATION_KEY": E2E_KEY}
+    async with gateway(tmp_path, agents=agents, environ=environ, admin_key=ADMIN) as found:
+        yield found
+
+
+@pytest.fixture
+async def http(running: Running) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as client:
+        yield client
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+async def live(running: Running, subject: str) -> Any:
+    """A connected raw socket."""
+    raw = await connect(running.ws, additional_headers=bearer(running.token(subject)), proxy=None)
+    await raw.send('{"id":1,"connect":{}}')
+    await raw.recv()
+    return raw
+
+
+async def test_publish_reaches_a_user_once(running: Running, http: httpx2.AsyncClient) -> None:
+    """A notice from a back end; the same key twice is one publication."""
+    raw = await live(running, "ada")
+    body = {
+        "channel": "user:ada",
+        "data": {"type": "CUSTOM", "name": "shop.paid", "value": 1},
+        "key": "order-1",
+    }
+    first = (await http.post("/api/v1/publish", json=body, headers=bearer(ADMIN))).json()
+    again = (await http.post("/api/v1/publish", json=body, headers=bearer(ADMIN))).json()
+    assert again["offset"] == first["offset"]
+    assert again["duplicate"] is True
+    assert json.loads(await raw.recv())["push"]["pub"]["data"]["name"] == "shop.paid"
+    await raw.close()
+
+
+async def test_disconnect_and_revoke(running: Running, http: httpx2.AsyncClient) -> None:
+    """Closed with the code asked for; revoked tokens are closed and stay out."""
+    ada, bob = await live(running, "ada"), await live(running, "bob")
+    await http.post("/api/v1/disconnect", json={"user": "ada", "code": 3503}, headers=bearer(ADMIN))
+    with pytest.raises(ConnectionClosed):
+        await ada.recv()
+    assert ada.close_code == 3503
+    answer = await http.post(
+        "/api/v1/revoke", json={"kind": "subject", "value": "bob"}, headers=bearer(ADMIN)
+    )
+    assert answer.status_code == 200
+    with pytest.raises(ConnectionClosed):
+        await bob.recv()
+    assert bob.close_code == 3500
+    refused = await http.get("/ws/preflight", headers=bearer(running.token("bob")))
+    assert refused.json()["code"] == "token_revoked"
+
+
+@pytest.mark.parametrize("path", ["publish", "disconnect", "revoke", "users/block", "drain"])
+async def test_operators_only(running: Running, http: httpx2.AsyncClient, path: str) -> None:
+    """Nobody, a person, a wrong key; then ten wrong keys slow the address down."""
+    for headers, status in (({}, 401), (bearer(running.token("ada")), 403), (bearer("wrong"), 401)):
+        answer = await http.post(f"/api/v1/{path}", json={}, headers=headers)
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+    for _ in range(9):
+        await http.post(f"/api/v1/{path}", json={}, headers=bearer("wrong"))
+    slowed = await http.post(f"/api/v1/{path}", json={}, headers=bearer("wrong"))
+    assert slowed.status_code == 429
+    assert int(slowed.headers["retry-after"]) > 0
+
+
+async def test_a_service_token_is_for_its_own_tenant(running: Running, http: httpx2.AsyncClient) -> None:
+    """Permission `admin` in tenant acme publishes to acme, not to others."""
+    token = running.token("service", tenant="acme", permissions=("admin",))
+    body = {"channel": "user:ada", "data": {}}
+    assert (
+        await http.post("/api/v1/publish", json=body | {"tenant": "acme"}, headers=bearer(token))
+    ).status_code == 200
+    refused = await http.post("/api/v1/publish", json=body, headers=bearer(token))
+    assert refused.json()["code"] == "tenant_mismatch"
+
+
+async def test_bodies_that_do_not_fit_say_where(http: httpx2.AsyncClient) -> None:
+    """422 with the path and never the value."""
+    answer = await http.post("/api/v1/disconnect", json={"user": ["secret-value"]}, headers=bearer(ADMIN))
+    assert answer.status_code == 422
+    assert "$.user" in answer.text
+    assert "secret-value" not in answer.text
+    deep = await http.post("/api/v1/publish", content=b"[" * 100_000, headers=bearer(ADMIN))
+    assert deep.status_code == 422
+    large = await http.post("/api/v1/publish", content=b"x" * 300_000, headers=bearer(ADMIN))
+    assert large.status_code == 413
+
+
+async def test_end_to_end_results_are_counted_and_kept(running: Running, http: httpx2.AsyncClient) -> None:
+    """A test identity posts its own run's, not another's; metrics count them."""
+    parts = running.gateway.parts
+    assert parts is not None
+    tester = Identity(
+        subject="e2e:r1", tenant="e2e", e2e=True, test_run="r1", identity_class=IdentityClass.E2E
+    )
+    token = parts.tokens.e2e_keys.mint(tester, ttl_s=60, now=parts.now())
+    body = {"test_run": "r1", "passed": 57, "failed": 1}
+    assert (await http.post("/api/v1/e2e/results", json=body, headers=bearer(token))).status_code == 200
+    other = await http.post("/api/v1/e2e/results", json=body | {"test_run": "r2"}, headers=bearer(token))
+    assert other.status_code == 403
+    person = await http.post("/api/v1/e2e/results", json=body, headers=bearer(running.token("ada")))
+    assert person.status_code == 403
+    kept = (await http.get("/api/v1/e2e/results", headers=bearer(ADMIN))).json()["results"]
+    assert [(found["test_run"], found["passed"], found["failed"]) for found in kept] == [("r1", 57, 1)]
+    metrics = (await http.get("/metrics")).text
+    assert 'narthex_e2e_tests_total{result="passed"} 57.0' in metrics
+
+
+async def test_a_person_reads_and_exports_their_own_thread(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """JSON and Markdown downloads; a stranger gets 404."""
+    raw = await live(running, "ada")
+    await raw.send('{"id":2,"rpc":{"method":"run.start","data":{"text":"# hello","client_message_id":"m"}}}')
+    thread = ""
+    while not thread:
+        for line in str(await raw.recv()).split("\n"):
+            reply = json.loads(line)
+            if reply.get("id") == 2:
+                thread = reply["rpc"]["data"]["thread_id"]
+    mine, hers = bearer(running.token("ada")), bearer(running.token("eve"))
+    assert (await http.get("/api/v1/threads", headers=mine)).json()["threads"][0]["thread_id"] == thread
+    assert (await http.get("/api/v1/threads", headers=hers)).json()["threads"] == []
+    markdown = await http.get(f"/api/v1/threads/{thread}/export?format=md", headers=mine)
+    assert markdown.headers["content-disposition"].endswith('.md"')
+    assert "# hello" in markdown.text
+    assert "messages" in (await http.get(f"/api/v1/threads/{thread}/export", headers=mine)).json()
+    assert (await http.get(f"/api/v1/threads/{thread}/export", headers=hers)).status_code == 404
+    assert (await http.get(f"/api/v1/threads/{thread}/export?format=pdf", headers=mine)).status_code == 422
+    await raw.close()
+
+
+async def test_the_description_names_every_route(running: Running, http: httpx2.AsyncClient) -> None:
+    """OpenAPI and routes are one list."""
+    described = (await http.get("/api/v1/openapi.json")).json()
+    assert described["openapi"].startswith("3.1")
+    site = running.gateway.site
+    assert site is not None
+    served = {
+        (route.path, method.lower())
+        for route in site.app.routes
+        if (getattr(route, "path", "")).startswith("/api/v1/") and not route.path.endswith("openapi.json")  # type: ignore[attr-defined]  # Starlette's Route
+        for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]  # as above
+    }
+    assert served == {(path, method) for path, item in described["paths"].items() for method in item}
