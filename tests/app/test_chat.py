@@ -1,0 +1,144 @@
+"""Threads, members and quotas on the real embedded engines: rights, limits at N and N+1, and no double message."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from narthex.adapters.brokers.sqlite import SqliteBroker
+from narthex.adapters.stores.sqlite import SqliteStore
+from narthex.app.chat import Chat, derived_id
+from narthex.app.notices import Notices
+from narthex.app.quotas import Quotas
+from narthex.domain.channels import channel_key
+from narthex.domain.identity import Identity
+from narthex.domain.plans import PLANS, plan_of
+from narthex.errors import ClientError
+from narthex.ports.broker import Control, Member, Publication
+
+ADA, BOB, EVE = (Identity(subject=name) for name in ("ada", "bob", "eve"))
+FOREIGN = Identity(subject="ada", tenant="other")
+
+
+class Ear:
+    """A broker handler that keeps control messages."""
+
+    def __init__(self) -> None:
+        self.controls: list[Control] = []
+
+    def publication(self, channel: str, publication: Publication, epoch: str) -> None: ...
+    def presence(self, channel: str, member: Member, joined: bool) -> None: ...
+    def resync(self, channels: list[str] | None) -> None: ...
+
+    def control(self, message: Control) -> None:
+        self.controls.append(message)
+
+
+class House:
+    """Chat on real engines, with a clock that tests move."""
+
+    def __init__(self, directory: Path) -> None:
+        self.broker = SqliteBroker(directory / "log.db")
+        self.store = SqliteStore(directory / "narthex.db")
+        self.ear = Ear()
+        self.time = 1_000.0
+        self.chat = Chat(self.store, self.broker, Notices(self.broker), plan_of, self.now)
+        self.quotas = Quotas(plan_of, self.store.runs, lambda _user: 1, self.now)
+
+    def now(self) -> float:
+        return self.time
+
+    async def log(self, name: str, tenant: str = "default") -> list[bytes]:
+        return [p.data for p in (await self.broker.history(channel_key(tenant, name))).publications]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path)
+    await house.store.start()
+    await house.broker.start(house.ear, "node")
+    yield house
+    await house.broker.stop()
+    await house.store.stop()
+
+
+async def test_a_message_posted_twice_is_one_message(house: House) -> None:
+    """Stored once, published once: what makes a repeated run.start harmless."""
+    thread = await house.chat.create(ADA, "t")
+    first = await house.chat.post(ADA, thread.thread_id, "m-1", "hello")
+    again = await house.chat.post(ADA, thread.thread_id, "m-1", "hello")
+    assert (first.offset, again.offset) == (3, 3)
+    assert len(await house.log(f"thread:{thread.thread_id}")) == 3
+    view = await house.chat.view(ADA, thread.thread_id, None, 10)
+    assert [message.content for message in view.messages] == ["hello"]
+
+
+async def test_a_stranger_and_another_tenant_see_the_same_nothing(house: House) -> None:
+    """One answer for "not yours" and "does not exist", whatever is asked."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    for identity in (EVE, FOREIGN):
+        for ask in (
+            house.chat.view(identity, thread, None, 10),
+            house.chat.rename(identity, thread, "x"),
+            house.chat.delete(identity, thread),
+            house.chat.add_member(identity, thread, "eve"),
+            house.chat.mark_read(identity, thread, 1),
+            house.chat.typing(identity, thread),
+            house.chat.whole(identity, thread),
+            house.chat.view(identity, "no-such-thread", None, 10),
+        ):
+            with pytest.raises(ClientError) as caught:
+                await ask
+            assert (caught.value.code, caught.value.number) == ("thread_not_found", 404)
+
+
+async def test_the_members_of_a_thread_are_limited_by_the_plan(house: House) -> None:
+    """The owner and two more on `free`; the next is refused, and one who is there already is not counted."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    for user in ("bob", "cid", "bob"):
+        await house.chat.add_member(ADA, thread, user)
+    assert PLANS["free"].thread_members == 3
+    with pytest.raises(ClientError) as caught:
+        await house.chat.add_member(ADA, thread, "dan")
+    assert caught.value.code == "members_limit"
+
+
+async def test_only_an_owner_removes_others_and_deletes(house: House) -> None:
+    """A member may leave; whoever goes loses the channel on every node."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    await house.chat.add_member(ADA, thread, "bob")
+    for ask in (house.chat.remove_member(BOB, thread, "ada"), house.chat.delete(BOB, thread)):
+        with pytest.raises(ClientError) as caught:
+            await ask
+        assert caught.value.code == "not_owner"
+    await house.chat.remove_member(BOB, thread, "bob")
+    assert house.ear.controls[-1].kind == "unsubscribe"
+    assert house.ear.controls[-1].data["user"] == "default/bob"
+    await house.chat.delete(ADA, thread)
+    assert await house.log(f"thread:{thread}") == []
+    with pytest.raises(ClientError):
+        await house.chat.view(ADA, thread, None, 10)
+
+
+async def test_messages_a_minute_at_the_limit_and_one_more(house: House) -> None:
+    """30 on `free`, then 429 with the wait; time brings them back."""
+    limit = PLANS["free"].messages_per_minute
+    for _ in range(limit):
+        house.quotas.take_message(ADA)
+    with pytest.raises(ClientError) as caught:
+        house.quotas.take_message(ADA)
+    assert caught.value.number == 429
+    house.quotas.take_message(BOB)
+    house.time += 60.0 / limit
+    house.quotas.take_message(ADA)
+    shown = await house.quotas.shown(ADA)
+    assert shown["messages_per_minute"] == {"limit": limit, "left": 0}
+
+
+def test_derived_ids_belong_to_one_user() -> None:
+    """Nobody can guess their way into another's thread by a client_message_id."""
+    assert derived_id("thread", ADA, "m") == derived_id("thread", ADA, "m")
+    assert len({derived_id("thread", who, "m") for who in (ADA, BOB, FOREIGN)}) == 3
+    assert derived_id("thread", ADA, "m") != derived_id("message", ADA, "m")
