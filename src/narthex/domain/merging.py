@@ -27,6 +27,10 @@ def joins(first: Event, second: Event) -> bool:
         return False
     if not isinstance(first.get("delta"), str) or not isinstance(second.get("delta"), str):
         return False
+    if (
+        len(first) == len(second) == 3
+    ):  # type, id and delta: what nearly every delta is before it is published
+        return True
     return {key: value for key, value in first.items() if key not in _POSITION} == {
         key: value for key, value in second.items() if key not in _POSITION
     }
