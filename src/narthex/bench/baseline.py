@@ -1,0 +1,80 @@
+"""Saving a report and comparing with a saved one.
+
+Rules: only figures that are costs are compared (lower is better), scenario by scenario and target by target; a
+scenario that is on one side only is no difference. A baseline of another machine is compared all the same, and
+said to be one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from narthex.bench.results import Figure, Report
+from narthex.errors import ClientError
+
+COSTS: Final = ("uss_kb_per_socket", "all_back_s")
+NOISE_US: Final = 0.05  # a difference below this is the clock's
+
+
+class Change(NamedTuple):
+    """One figure then and now; `ratio` above 1 is worse."""
+
+    scenario: str
+    target: str
+    what: str
+    then: float
+    now: float
+
+    @property
+    def ratio(self) -> float:
+        """Now over then."""
+        return self.now / self.then if self.then else 1.0
+
+    def worse(self, tolerance: float) -> bool:
+        """Whether it is worse by more than `tolerance` (1.25: a quarter)."""
+        return self.ratio > tolerance and self.now - self.then > NOISE_US
+
+
+def save(report: Report, path: Path) -> None:
+    """Write a report as JSON."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+
+
+def load(path: Path) -> Report:
+    """Read a saved report.
+
+    Raises:
+        ClientError: there is none, or it is not one.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except (OSError, msgspec.DecodeError) as fault:
+        raise ClientError(
+            "bad_baseline", f"{path} is no saved bench: {fault}.", "Make one with narthex bench --save FILE."
+        ) from fault
+
+
+def compare(then: Report, now: Report) -> list[Change]:
+    """Every cost that both have, in the order of the new report."""
+    before = {(figure.scenario, figure.target): figure for figure in then.figures}
+    changes: list[Change] = []
+    for figure in now.figures:
+        old = before.get((figure.scenario, figure.target))
+        if old is not None:
+            changes += _changes(old, figure)
+    return changes
+
+
+def _changes(then: Figure, now: Figure) -> list[Change]:
+    found: list[Change] = []
+    if then.cpu_us and now.cpu_us:
+        found.append(Change(now.scenario, now.target, "CPU µs", then.cpu_us, now.cpu_us))
+    found.extend(
+        Change(now.scenario, now.target, name, then.values[name], now.values[name])
+        for name in COSTS
+        if then.values.get(name) and now.values.get(name)
+    )
+    return found

@@ -1,0 +1,136 @@
+"""How each kind of server is greeted, subscribed and published to.
+
+`raw`: plain WebSocket, `/echo` echoes, what comes to `/pub` goes to everybody on `/sub`. `narthex`: token in
+the Authorization header, `connect`, server API. `centrifugo`: token in `connect`, Centrifugo's server API.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from narthex.bench.load.wire import frame, mint, post, upgrade
+
+Protocol = Literal["raw", "narthex", "centrifugo"]
+MARKER: Final = b'"bench":'
+"""Stands once in every publication; counting it counts deliveries."""
+
+_CONNECTED: Final = b'"connect":{'
+_SUBSCRIBED: Final = b'"subscribe":{'
+
+
+class Target(msgspec.Struct, kw_only=True, frozen=True):
+    """A server as the generator knows it.
+
+    Attributes:
+        protocol: see the module.
+        pids: whose CPU is read around the operations.
+        secret: HS256 secret of the tokens; empty: none are sent.
+        api_key: of the server API.
+        paths: paths that differ from the protocol's own, by name (`socket`, `echo`, `sub`, `pub`, `publish`).
+    """
+
+    name: str
+    protocol: Protocol
+    host: str
+    port: int
+    pids: list[int]
+    secret: str = ""
+    api_key: str = ""
+    paths: dict[str, str] = {}
+
+
+class Dialect:
+    """Bytes for a target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.host = f"{target.host}:{target.port}"
+        self.raw = target.protocol == "raw"
+
+    def _path(self, name: str, default: str) -> str:
+        return self.target.paths.get(name, default)
+
+    def token(self, subject: str) -> str:
+        """A token of `subject`; empty where the target wants none."""
+        if not self.target.secret:
+            return ""
+        return mint(self.target.secret, subject, plan="enterprise")
+
+    def upgrade(self, subject: str, *, role: str = "sub") -> bytes:
+        """The upgrade request. `role`: `sub`, `pub`, `echo` for raw servers."""
+        if self.raw:
+            return upgrade(self._path(role, f"/{role}"), self.host, {})
+        if self.target.protocol == "centrifugo":
+            return upgrade(self._path("socket", "/connection/websocket"), self.host, {})
+        token = self.token(subject)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return upgrade(self._path("socket", "/ws"), self.host, headers)
+
+    def connect(self, subject: str, recover: Mapping[str, Any] | None = None) -> bytes:
+        """The first command; empty for raw servers.
+
+        Args:
+            subject: whose token, where it travels in the command.
+            recover: `connect.subs`.
+        """
+        if self.raw:
+            return b""
+        body: dict[str, Any] = {"subs": recover} if recover else {}
+        if self.target.protocol == "centrifugo":
+            body["token"] = self.token(subject)
+        return command(1, "connect", body)
+
+    @property
+    def connected(self) -> bytes:
+        """What the answer to `connect` contains; empty for raw servers."""
+        return b"" if self.raw else _CONNECTED
+
+    def subscribe(self, channel: str) -> bytes:
+        """Subscribe to a channel."""
+        return command(2, "subscribe", {"channel": channel})
+
+    @property
+    def subscribed(self) -> bytes:
+        """What the answer to `subscribe` contains."""
+        return _SUBSCRIBED
+
+    @property
+    def serverside(self) -> bool:
+        """Whether a connection is subscribed to its user's channel by itself."""
+        return self.target.protocol == "narthex"
+
+    def echo(self, payload: bytes) -> tuple[bytes, bytes]:
+        """A frame that is answered, and what ends the answer."""
+        if self.raw:
+            return frame(payload), payload[-1:]
+        method = {"narthex": "echo"}.get(self.target.protocol)
+        if method is not None:
+            return command(3, "rpc", {"method": method, "data": {"text": payload.decode()}}), b"}"
+        return command(3, "history", {"channel": "bench", "limit": 0}), b"}"
+
+    def publication(self, number: int, size: int) -> bytes:
+        """About `size` bytes of JSON with the marker; the same for every target."""
+        bare = b'{"type":"CUSTOM","name":"bench","value":{"bench":%d,"pad":"' % number
+        return bare + b"x" * max(0, size - len(bare) - 3) + b'"}}'
+
+    def publish(self, channel: str, data: bytes) -> bytes:
+        """One publication: a frame for `/pub`, or an HTTP request to the server API."""
+        if self.raw:
+            return frame(data)
+        if self.target.protocol == "centrifugo":
+            body = b'{"channel":%s,"data":%s}' % (json.dumps(channel).encode(), data)
+            return post(
+                self._path("publish", "/api/publish"), self.host, {"X-API-Key": self.target.api_key}, body
+            )
+        body = b'{"channel":%s,"data":%s}' % (json.dumps(channel).encode(), data)
+        headers = {"Authorization": f"Bearer {self.target.api_key}"}
+        return post(self._path("publish", "/api/v1/publish"), self.host, headers, body)
+
+
+def command(number: int, name: str, body: Mapping[str, Any]) -> bytes:
+    """A Centrifuge command in a frame."""
+    return frame(json.dumps({"id": number, name: body}, separators=(",", ":")).encode())

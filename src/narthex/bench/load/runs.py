@@ -1,0 +1,187 @@
+"""Many runs at once, two sockets each, every event read, put in order and proven by its digest.
+
+Rules: nothing is sampled: each of the two sockets of each run is checked to the last event; an event that is
+late by the clock on the wall counts, whoever was to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from typing import Any, Final
+
+import msgspec
+
+from narthex.bench.load.dialects import Dialect, Target, command
+from narthex.bench.load.measuring import Phase
+from narthex.bench.load.sockets import READ, Client, Crowd
+from narthex.bench.load.wire import frames
+from narthex.bench.results import Figure, latencies
+from narthex.domain.digest import Digest
+
+SETTLES_S: Final = 20.0  # after the last delta is due: a gateway that needs longer has fallen behind for good
+_decode: Final = msgspec.json.Decoder().decode
+PONG: Final = b"\x81\x82\x00\x00\x00\x00{}"
+
+
+class Follower:
+    """One socket that follows one run."""
+
+    __slots__ = ("buffer", "client", "digest", "ended", "fault", "last", "run_id", "subscribed")
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.buffer = bytearray()
+        self.digest = Digest()
+        self.last = 0
+        self.run_id = ""
+        self.subscribed = False
+        self.ended = False
+        self.fault = ""
+
+    def take(self, event: dict[str, Any], lags: list[float]) -> None:
+        """One publication; those of other runs and of people are passed over."""
+        if event.get("runId") != self.run_id or self.ended:
+            return
+        last = event["seq"]
+        if last <= self.last:
+            return
+        if event.get("seq_from", last) != self.last + 1:
+            self.fault = self.fault or f"event {self.last + 1} is missing"
+        self.last = last
+        self.digest.feed(event)
+        if event["type"] == "TEXT_MESSAGE_CONTENT":
+            made_ns = int(event["delta"].split(" ", 1)[0])  # of the oldest delta in it
+            lags.append((time.monotonic_ns() - made_ns) / 1e9)
+        elif event["type"] in ("RUN_FINISHED", "RUN_ERROR"):
+            self.ended = True
+            if event["type"] == "RUN_ERROR":
+                self.fault = self.fault or f"RUN_ERROR {event.get('code', '')}"
+            elif event["count"] != self.last or event["digest"] != self.digest.value():
+                self.fault = self.fault or "count or digest differ"
+
+
+class _Pair:
+    """The two sockets of a run: the first one starts it."""
+
+    def __init__(self, first: Client, second: Client) -> None:
+        self.followers = (Follower(first), Follower(second))
+
+
+def runs(target: Target, *, count: int, rate: int, seconds: int) -> Figure:
+    """`count` runs whose agents yield `rate` deltas a second for `seconds`; an operation is one event delivered."""
+    dialect = Dialect(target)
+    crowd = Crowd(dialect)
+    try:
+        crowd.grow([f"runs-{i}" for i in range(count) for _ in range(2)])
+        crowd.drain()
+        by_user: dict[str, list[Client]] = {}
+        for client in crowd.clients.values():
+            by_user.setdefault(client.subject, []).append(client)
+        pairs = [_Pair(*clients) for clients in by_user.values() if len(clients) == 2]
+        lags: list[float] = []
+        with Phase(target.pids) as phase:
+            delivered = _follow(crowd, pairs, f"rate={rate} seconds={seconds}", seconds, lags)
+        followers = [follower for pair in pairs for follower in pair.followers]
+        proven = sum(1 for follower in followers if follower.ended and not follower.fault)
+        faults = sorted(
+            {follower.fault or "not ended in time" for follower in followers if not _proven(follower)}
+        )
+        return phase.figure(
+            f"runs-{count}",
+            target.name,
+            delivered,
+            latency=latencies(lags),
+            failures=crowd.failures + 2 * count - proven,
+            values={
+                "proven_sockets": proven,
+                "deltas_per_s": count * rate,
+                "events_per_run": max((follower.last for follower in followers), default=0),
+                "server_cpu_percent": 100 * phase.server.total / max(0.001, phase.wall_s),
+                "took_s": phase.wall_s,
+            },
+            notes=[*crowd.why(), *faults[:4]],
+        )
+    finally:
+        crowd.close()
+
+
+def _proven(follower: Follower) -> bool:
+    return follower.ended and not follower.fault
+
+
+def _follow(crowd: Crowd, pairs: list[_Pair], text: str, seconds: int, lags: list[float]) -> int:
+    """Start every run within the first second, read until all have ended or the time is up; events delivered."""
+    of: dict[int, tuple[_Pair, Follower]] = {
+        follower.client.fd: (pair, follower) for pair in pairs for follower in pair.followers
+    }
+    began = time.perf_counter()
+    deadline = began + 1.0 + seconds + SETTLES_S
+    due = iter([(began + index / len(pairs), pair) for index, pair in enumerate(pairs)])
+    following = next(due, None)
+    open_ends = len(of)
+    delivered = 0
+    while open_ends:
+        now = time.perf_counter()
+        if now > deadline:
+            break
+        while following is not None and following[0] <= now:
+            _start(following[1], text)
+            following = next(due, None)
+        for fd, _ in crowd.poll.poll(0.01 if following is not None else 0.5):
+            pair, follower = of[fd]
+            data = b""
+            with contextlib.suppress(OSError):
+                data = follower.client.sock.recv(READ)
+            if not data:
+                crowd.idle_read(fd)
+                follower.fault = follower.fault or "the socket was closed"
+                open_ends -= not follower.ended
+                follower.ended = True
+                continue
+            follower.buffer += data
+            was_open = not follower.ended
+            for payload in frames(follower.buffer):
+                delivered += _read(pair, follower, payload, lags)
+            open_ends -= was_open and follower.ended
+    return delivered
+
+
+def _start(pair: _Pair, text: str) -> None:
+    params = {"text": text, "client_message_id": uuid.uuid4().hex}
+    pair.followers[0].client.sock.send(command(9, "rpc", {"method": "run.start", "data": params}))
+
+
+def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) -> int:
+    """One frame: pings, replies and pushes, by lines."""
+    delivered = 0
+    for line in payload.splitlines():
+        if line == b"{}":
+            follower.client.sock.send(PONG)
+            continue
+        message = _decode(line)
+        push = message.get("push")
+        if push is not None:
+            if "pub" in push and push["channel"].startswith("thread:"):
+                follower.take(push["pub"]["data"], lags)
+                delivered += 1
+        elif "rpc" in message:
+            _started(pair, message["rpc"]["data"])
+        elif "subscribe" in message:
+            for publication in message["subscribe"].get("publications") or []:
+                follower.take(publication["data"], lags)
+                delivered += 1
+        elif "error" in message:
+            for each in pair.followers:
+                each.fault = f"error {message['error']}"
+                each.ended = True
+    return delivered
+
+
+def _started(pair: _Pair, answer: dict[str, Any]) -> None:
+    """Both sockets join the thread from its first event on."""
+    body = {"channel": answer["channel"], "recover": True, "offset": 0, "epoch": ""}
+    for follower in pair.followers:
+        follower.run_id = answer["run_id"]
+        follower.client.sock.send(command(10, "subscribe", body))

@@ -1,0 +1,355 @@
+"""Handshakes, echo, fan-out, idle memory and the reconnect storm, each one phase on one target.
+
+Rules: warm up before measuring (a first request pays for imports and caches); everything that one round opened
+is closed before it ends, outside of the measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from narthex.bench.cpu import memory
+from narthex.bench.load.dialects import MARKER, Dialect, Target
+from narthex.bench.load.measuring import Phase
+from narthex.bench.load.publishing import Publisher
+from narthex.bench.load.sockets import READ, STALL_S, Client, Crowd
+from narthex.bench.load.wire import CLOSE
+from narthex.bench.results import Figure, latencies
+
+CHANNEL = "bench"
+USER = "bench"
+
+
+def handshakes(target: Target, *, count: int, in_flight: int) -> Figure:
+    """TCP connect to the reply to `connect` (raw: to the 101), then one close handshake each, timed apart."""
+    dialect = Dialect(target)
+    _warm(dialect)
+    subjects = [f"{USER}-{i % 500}" for i in range(count)]
+    crowd = Crowd(dialect, role="echo")
+    try:
+        with Phase(target.pids) as opening:
+            crowd.grow(subjects, in_flight=in_flight)
+        crowd.drain()
+        clients = list(crowd.clients.values())
+        with Phase(target.pids) as closing:
+            _close_all(crowd, clients)
+    finally:
+        crowd.close()
+    done = len(clients)
+    return opening.figure(
+        "handshakes",
+        target.name,
+        done,
+        latency=latencies(crowd.latencies),
+        failures=crowd.failures,
+        values={"close_cpu_us": closing.server.total * 1e6 / max(1, done)},
+        notes=crowd.why(),
+    )
+
+
+def _close_all(crowd: Crowd, clients: list[Client]) -> None:
+    """A close frame each; the server closes the socket (RFC 6455 section 7.1.1)."""
+    waiting = set()
+    for client in clients:
+        with contextlib.suppress(OSError):
+            client.sock.send(CLOSE)
+            waiting.add(client.fd)
+    while waiting:
+        ready = crowd.poll.poll(2.0)
+        if not ready:
+            return
+        for fd, _ in ready:
+            client = crowd.clients[fd]
+            try:
+                data = client.sock.recv(READ)
+            except OSError:
+                data = b""
+            if not data:
+                waiting.discard(fd)
+                crowd.poll.unregister(fd)
+
+
+def echo(target: Target, *, sockets: int, count: int, size: int) -> Figure:
+    """One message back and forth, one in flight on each of `sockets` sockets."""
+    dialect = Dialect(target)
+    crowd = Crowd(dialect, role="echo")
+    message, end = dialect.echo(b"x" * size)
+    try:
+        crowd.grow([f"{USER}-{i}" for i in range(sockets)])
+        crowd.drain()
+        _echoes(crowd, message, end, max(200, sockets), [])
+        times: list[float] = []
+        with Phase(target.pids) as phase:
+            done = _echoes(crowd, message, end, count, times)
+        return phase.figure(
+            f"echo-{sockets}",
+            target.name,
+            done,
+            latency=latencies(times),
+            failures=crowd.failures + count - done,
+            notes=crowd.why(),
+        )
+    finally:
+        crowd.close()
+
+
+def _echoes(crowd: Crowd, message: bytes, end: bytes, count: int, times: list[float]) -> int:
+    sent_at: dict[int, float] = {}
+    clock = time.perf_counter
+    left = count
+    for client in list(crowd.clients.values())[:count]:
+        sent_at[client.fd] = clock()
+        client.sock.send(message)
+        left -= 1
+    done = 0
+    clients = crowd.clients
+    while done < count:
+        ready = crowd.poll.poll(STALL_S)
+        if not ready:
+            return done
+        for fd, _ in ready:
+            client = clients[fd]
+            data = client.sock.recv(READ)
+            if not data:
+                crowd.idle_read(fd)
+                continue
+            if not data.endswith(end):
+                continue
+            times.append(clock() - sent_at[fd])
+            done += 1
+            if left > 0:
+                left -= 1
+                sent_at[fd] = clock()
+                client.sock.send(message)
+    return done
+
+
+def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, size: int) -> Figure:
+    """`in_flight` publications at once to every subscriber; the next ones when all of them are everywhere.
+
+    An operation is one delivery: one publication at one subscriber. The latency is that of the last subscriber.
+    """
+    dialect = Dialect(target)
+    serverside = dialect.serverside
+    channel = f"user:{USER}" if serverside else CHANNEL
+    crowd = Crowd(dialect, role="sub", channel="" if serverside or dialect.raw else channel)
+    publisher = Publisher(dialect, channel, in_flight)
+    scenario = f"fanout-{subscribers}x{in_flight}"
+    try:
+        crowd.grow([USER] * subscribers)
+        crowd.drain()
+        reader = Reader(crowd)
+        times: list[float] = []
+        publisher.burst(in_flight, size)
+        reader.until(in_flight * len(crowd.clients), publisher)
+        reader.received = 0
+        bursts = max(1, publishes // in_flight)
+        with Phase(target.pids) as phase:
+            for burst in range(bursts):
+                began = time.perf_counter()
+                publisher.burst(in_flight, size)
+                if not reader.until((burst + 1) * in_flight * len(crowd.clients), publisher):
+                    break
+                times.append(time.perf_counter() - began)
+        expected = bursts * in_flight * len(crowd.clients)
+        return phase.figure(
+            scenario,
+            target.name,
+            reader.received,
+            latency=latencies(times),
+            failures=crowd.failures + abs(expected - reader.received),
+            values={
+                "reads_per_delivery": reader.reads / max(1, reader.received),
+                "publish_only_cpu_us": _publish_only(target, publisher, size),
+            },
+            notes=crowd.why(),
+        )
+    finally:
+        publisher.close()
+        crowd.close()
+
+
+def _publish_only(target: Target, publisher: Publisher, size: int, count: int = 100) -> float:
+    """Server CPU of one publication to a channel that nobody listens to: what is not delivery."""
+    if not publisher.over_http:
+        return 0.0
+    publisher.channel = "user:nobody" if publisher.channel.startswith("user:") else "nobody"
+    with Phase(target.pids) as phase:
+        for _ in range(count):
+            publisher.burst(1, size)
+            publisher.settle()
+    return phase.server.total * 1e6 / count
+
+
+class Reader:
+    """Counts deliveries by their marker; what is split across two reads is put together."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        self._tails: dict[int, bytes] = {}
+        self.received = 0
+        self.reads = 0
+        self._socks = {fd: client.sock for fd, client in crowd.clients.items()}
+        self._buffer = bytearray(READ)
+
+    def until(self, total: int, publisher: Publisher) -> bool:
+        """Read until `total` deliveries have been counted; False when nothing comes any more."""
+        poll, socks, tails, buffer = self._crowd.poll.poll, self._socks, self._tails, self._buffer
+        keep = len(MARKER) - 1
+        while self.received < total:
+            ready = poll(STALL_S)
+            if not ready:
+                return False
+            for fd, _ in ready:
+                try:
+                    size = socks[fd].recv_into(buffer)
+                except OSError:
+                    size = 0
+                if not size:
+                    self._crowd.idle_read(fd)
+                    return False
+                self.reads += 1
+                tail = tails.pop(fd, None)
+                if tail is None:
+                    self.received += buffer.count(MARKER, 0, size)
+                else:
+                    self.received += (tail + bytes(buffer[:size])).count(MARKER)
+                if buffer[size - 1] != 0x7D:  # ends within a message: the marker holds no `}`
+                    tails[fd] = bytes(buffer[max(0, size - keep) : size])
+        publisher.settle()
+        return True
+
+
+def idle(target: Target, *, sockets: int, hold_s: float) -> Figure:
+    """Memory of `sockets` authenticated, subscribed sockets of as many users, and what holding them costs."""
+    dialect = Dialect(target)
+    _warm(dialect)
+    channelled = "" if dialect.raw or dialect.serverside else CHANNEL
+    first = Crowd(dialect, role="echo", channel=channelled)
+    crowd = Crowd(dialect, role="echo", channel=channelled)
+    try:
+        first.grow([f"{USER}-first-{i}" for i in range(min(200, sockets))])
+        first.close()
+        time.sleep(1.0)  # the server's clean-up of those; memory is read when it is calm
+        before, kernel_before = memory(target.pids), _kernel_bytes()
+        with Phase(target.pids) as opening:
+            crowd.grow([f"{USER}-{i}" for i in range(sockets)], in_flight=100)
+        time.sleep(1.0)
+        after, kernel_after = memory(target.pids), _kernel_bytes()
+        held = len(crowd.clients)
+        with Phase(target.pids) as holding:
+            probes = _hold(crowd, hold_s)
+        still = memory(target.pids)
+        count = max(1, held)
+        return opening.figure(
+            f"idle-{sockets}",
+            target.name,
+            held,
+            latency=latencies(probes),
+            failures=crowd.failures + sockets - held,
+            values={
+                "uss_kb_per_socket": (after.uss - before.uss) / count / 1000,
+                "rss_kb_per_socket": (after.rss - before.rss) / count / 1000,
+                "held_uss_kb_per_socket": (still.uss - before.uss) / count / 1000,
+                "kernel_kb_per_socket_both_ends": (kernel_after - kernel_before) / count / 1000,
+                "base_uss_mb": before.uss / 1e6,
+                "hold_cpu_percent": 100 * holding.server.total / max(0.001, holding.wall_s),
+            },
+            notes=crowd.why(),
+        )
+    finally:
+        crowd.close()
+
+
+PONG = b"\x81\x82\x00\x00\x00\x00{}"
+PROBE_EVERY_S = 0.05
+
+
+def _hold(crowd: Crowd, hold_s: float) -> list[float]:
+    """Answer pings and time an echo every 50 ms: how long the loop of the server keeps one waiting."""
+    dialect = crowd.dialect
+    message, _ = dialect.echo(b"x" * 32)
+    clients = crowd.clients
+    if not clients:
+        return []
+    probe = next(iter(clients.values()))
+    found: list[float] = []
+    end = time.perf_counter() + hold_s
+    sent: float | None = None
+    next_at = time.perf_counter()
+    while (now := time.perf_counter()) < end:
+        if sent is None and now >= next_at:
+            sent = now
+            next_at = now + PROBE_EVERY_S
+            probe.sock.send(message)
+        for fd, _ in crowd.poll.poll(0.005 if sent else max(0.0, next_at - now)):
+            client = clients.get(fd)
+            data = b""
+            with contextlib.suppress(OSError):
+                data = client.sock.recv(READ) if client is not None else b""
+            if client is None or not data:
+                crowd.idle_read(fd)
+                continue
+            if data.endswith(b"\x81\x02{}"):
+                client.sock.send(PONG)
+            elif client is probe and sent is not None:
+                found.append(time.perf_counter() - sent)
+                sent = None
+    return found
+
+
+def storm(target: Target, *, sockets: int, in_flight: int) -> Figure:
+    """Every socket is cut at once and all come back together, asking for recovery: how long until all are in."""
+    dialect = Dialect(target)
+    subjects = [f"{USER}-{i % 1000}" for i in range(sockets)]
+    channelled = "" if dialect.raw or dialect.serverside else CHANNEL
+    before = Crowd(dialect, role="sub", channel=channelled)
+    crowd = Crowd(dialect, role="sub", channel=channelled)
+    try:
+        before.grow(subjects, in_flight=100)
+        before.close()
+        with Phase(target.pids) as phase:
+            crowd.grow(subjects, in_flight=in_flight, recover=_recovery(dialect))
+        done = len(crowd.clients)
+        return phase.figure(
+            f"storm-{sockets}",
+            target.name,
+            done,
+            latency=latencies(crowd.latencies),
+            failures=crowd.failures + before.failures,
+            values={"all_back_s": phase.wall_s},
+            notes=crowd.why(),
+        )
+    finally:
+        before.close()
+        crowd.close()
+
+
+def _recovery(dialect: Dialect) -> Callable[[str], dict[str, object] | None]:
+    def of(subject: str) -> dict[str, object] | None:
+        if not dialect.serverside:
+            return None
+        return {f"user:{subject}": {"recover": True, "offset": 0, "epoch": ""}}
+
+    return of
+
+
+def _warm(dialect: Dialect) -> None:
+    crowd = Crowd(dialect, role="echo")
+    try:
+        crowd.grow([f"{USER}-warm-{i}" for i in range(50)], in_flight=10)
+    finally:
+        crowd.close()
+
+
+def _kernel_bytes() -> int:
+    """TCP buffer memory of this machine; a page is 4 kB. Both ends of each socket are here."""
+    try:
+        lines = Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    words = next((line.split() for line in lines if line.startswith("TCP:")), [])
+    return int(words[words.index("mem") + 1]) * 4096 if "mem" in words else 0

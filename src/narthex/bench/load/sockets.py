@@ -1,0 +1,223 @@
+"""Sockets for thousands of clients: opened on many loopback addresses, watched by one epoll.
+
+Rules: a client's end is never waited for without a deadline; what a phase did not finish is counted as a
+failure, not hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from narthex.bench.load.dialects import Dialect
+
+ADDRESSES: Final = 16  # client addresses: 28,000 ephemeral ports each, and TIME_WAIT holds one for a minute
+STALL_S: Final = 20.0  # nothing at all for so long: the phase is over
+_NO_PORT: Final = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen at connect, by the whole four-tuple
+_RESET: Final = struct.pack("ii", 1, 0)
+READ: Final = 65536
+
+
+class Client:
+    """One client socket and how far it is."""
+
+    __slots__ = ("began", "buffer", "fd", "sock", "state", "subject")
+
+    def __init__(self, sock: socket.socket, subject: str) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.subject = subject
+        self.state = 0
+        self.began = 0.0
+        self.buffer = b""
+
+
+def open_socket(host: str, port: int, index: int) -> socket.socket:
+    """A connected, non-blocking socket from the `index`-th client address (loopback only)."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if host.startswith("127."):
+        sock.setsockopt(socket.IPPROTO_IP, _NO_PORT, 1)
+        sock.bind((f"127.0.0.{2 + index % ADDRESSES}", 0))
+    sock.settimeout(STALL_S)
+    sock.connect((host, port))
+    sock.setblocking(False)
+    return sock
+
+
+def reset(clients: Sequence[Client]) -> None:
+    """End sockets at once (RST), outside of any measurement."""
+    for client in clients:
+        with contextlib.suppress(OSError):
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        client.sock.close()
+
+
+class Crowd:
+    """Clients of one target that all did the same handshake."""
+
+    def __init__(self, dialect: Dialect, *, role: str = "sub", channel: str = "") -> None:
+        self.dialect = dialect
+        self.role = role
+        self.channel = channel
+        self.clients: dict[int, Client] = {}
+        self.poll = select.epoll()
+        self.latencies: list[float] = []
+        self.failures = 0
+        self.refused: dict[str, int] = {}
+
+    def grow(
+        self,
+        subjects: Sequence[str],
+        *,
+        in_flight: int = 50,
+        recover: Callable[[str], dict[str, object] | None] = lambda _: None,
+    ) -> None:
+        """Connect one client per subject, `in_flight` at a time; `latencies` gets each one's time.
+
+        A raw client is done with the 101, others with the reply to `connect`, and with `channel` with the reply
+        to `subscribe`.
+        """
+        target = self.dialect.target
+        requests = iter([(subject, self.dialect.upgrade(subject, role=self.role)) for subject in subjects])
+        # Prepared beforehand: minting a token costs the generator more than the handshake.
+        connects = {subject: self.dialect.connect(subject, recover(subject)) for subject in set(subjects)}
+        pending: dict[int, Client] = {}
+        opened = 0
+        exhausted = False
+        while True:
+            while not exhausted and len(pending) < in_flight:
+                following = next(requests, None)
+                if following is None:
+                    exhausted = True
+                    break
+                subject, request = following
+                began = time.perf_counter()
+                try:
+                    sock = open_socket(target.host, target.port, opened)
+                except OSError as fault:
+                    self._failed(f"connect: {fault.strerror or fault}")
+                    continue
+                opened += 1
+                client = Client(sock, subject)
+                client.began = began
+                sock.send(request)
+                pending[client.fd] = client
+                self.poll.register(client.fd, select.EPOLLIN)
+            if not pending:
+                return
+            ready = self.poll.poll(STALL_S)
+            if not ready:
+                for client in pending.values():
+                    self._failed("no answer")
+                    self._drop(client)
+                return
+            for fd, _ in ready:
+                waiting = pending.get(fd)
+                if waiting is None:
+                    self.idle_read(fd)
+                    continue
+                done = self._advance(waiting, connects[waiting.subject])
+                if done is not None:
+                    del pending[fd]
+                if done:
+                    self.latencies.append(time.perf_counter() - waiting.began)
+                    self.clients[fd] = waiting
+
+    def _advance(self, client: Client, connect: bytes) -> bool | None:
+        """True: it is in. False: it is not and never will be. None: more is to come."""
+        try:
+            data = client.sock.recv(READ)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        if not data:
+            self._failed("closed in the handshake" if client.state == 0 else "closed after the upgrade")
+            self._drop(client)
+            return False
+        seen = client.buffer = client.buffer + data
+        dialect = self.dialect
+        if client.state == 0:
+            end = seen.find(b"\r\n\r\n")
+            if end < 0:
+                return None
+            if b" 101 " not in seen[:16]:
+                self._failed(f"HTTP {seen[9:12].decode(errors='replace')}")
+                self._drop(client)
+                return False
+            client.buffer = seen = seen[end + 4 :]
+            if not connect:
+                client.buffer = b""
+                return True
+            client.state = 1
+            client.sock.send(connect)
+        if client.state == 1:
+            if dialect.connected not in seen:
+                return self._refused(client, seen)
+            client.buffer = b""
+            if not self.channel:
+                return True
+            client.state = 2
+            client.sock.send(dialect.subscribe(self.channel))
+            return None
+        if client.state == 2 and dialect.subscribed in seen:
+            client.buffer = b""
+            return True
+        return self._refused(client, seen)
+
+    def _refused(self, client: Client, seen: bytes) -> bool | None:
+        if b'"error":' in seen:
+            self._failed(f"error: {seen[seen.find(b'error') :][:80].decode(errors='replace')}")
+            self._drop(client)
+            return False
+        return None
+
+    def idle_read(self, fd: int) -> None:
+        """Read away what came on a socket; one that was closed is counted and dropped."""
+        client = self.clients.get(fd)
+        if client is None:
+            return
+        try:
+            data = client.sock.recv(READ)
+        except OSError:
+            data = b""
+        if not data:
+            self._failed("closed while idle")
+            self._drop(client)
+            self.clients.pop(fd, None)
+
+    def _failed(self, why: str) -> None:
+        self.failures += 1
+        self.refused[why] = self.refused.get(why, 0) + 1
+
+    def _drop(self, client: Client) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.poll.unregister(client.fd)
+        client.sock.close()
+
+    def drain(self) -> None:
+        """Read away what is there, such as pushes of the time before; nothing is counted."""
+        while True:
+            ready = self.poll.poll(0.05)
+            if not ready:
+                return
+            for fd, _ in ready:
+                self.idle_read(fd)
+
+    def close(self) -> None:
+        """End all sockets at once."""
+        reset(list(self.clients.values()))
+        self.clients.clear()
+        self.poll.close()
+
+    def why(self) -> list[str]:
+        """Failures in words, most frequent first."""
+        return [
+            f"{count} × {why}" for why, count in sorted(self.refused.items(), key=lambda item: -item[1])[:4]
+        ]

@@ -1,0 +1,105 @@
+"""What a measurement says, as values: they cross the pipe from the generator and stand in saved baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+import msgspec
+
+
+class Figure(msgspec.Struct, kw_only=True):
+    """One scenario on one target.
+
+    Attributes:
+        scenario: such as `handshakes` or `fanout-1000x8`.
+        target: the target's name.
+        operations: how many were measured (all rounds together).
+        cpu_us: server CPU per operation, user and system, in µs; None where it could not be read.
+        system_share: part of it that the kernel used, 0 to 1; sampled by ticks.
+        per_s: operations a second, by the clock on the wall.
+        p50_ms: of what one client waits for; 0 where nothing was timed. So are p99_ms and max_ms.
+        generator_us: what the generator itself spent per operation.
+        generator_busy: how much of the wall time it was busy; near 1 it is what limited `per_s`.
+        failures: operations that did not come to their end.
+        values: whatever else the scenario measures, by name with its unit (`uss_kb_per_socket`).
+        notes: in words.
+    """
+
+    scenario: str
+    target: str
+    operations: int
+    cpu_us: float | None = None
+    system_share: float = 0.0
+    per_s: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    max_ms: float = 0.0
+    generator_us: float = 0.0
+    generator_busy: float = 0.0
+    failures: int = 0
+    values: dict[str, float] = {}
+    notes: list[str] = []
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """All figures of one `narthex bench`, with the machine that they are true of."""
+
+    version: str
+    machine: str
+    python: str
+    cores: int
+    at: str
+    rounds: int
+    figures: list[Figure]
+    spread: dict[str, float] = {}
+    ratios: dict[str, float] = {}
+
+
+def combine(figures: Sequence[Figure]) -> Figure:
+    """One figure from the rounds of the same scenario on the same target: medians, and sums of counts."""
+    first = figures[0]
+    known = [figure.cpu_us for figure in figures if figure.cpu_us is not None]
+    names = {name for figure in figures for name in figure.values}
+    return Figure(
+        scenario=first.scenario,
+        target=first.target,
+        operations=sum(figure.operations for figure in figures),
+        cpu_us=median(known) if known else None,
+        system_share=median(figure.system_share for figure in figures),
+        per_s=median(figure.per_s for figure in figures),
+        p50_ms=median(figure.p50_ms for figure in figures),
+        p99_ms=median(figure.p99_ms for figure in figures),
+        max_ms=max(figure.max_ms for figure in figures),
+        generator_us=median(figure.generator_us for figure in figures),
+        generator_busy=median(figure.generator_busy for figure in figures),
+        failures=sum(figure.failures for figure in figures),
+        values={
+            name: median(figure.values[name] for figure in figures if name in figure.values)
+            for name in sorted(names)
+        },
+        notes=sorted({note for figure in figures for note in figure.notes}),
+    )
+
+
+def spread(figures: Sequence[Figure]) -> float:
+    """How far the rounds lie apart: (highest - lowest) / median of `cpu_us`; 0 with less than two."""
+    known = [figure.cpu_us for figure in figures if figure.cpu_us]
+    return (max(known) - min(known)) / median(known) if len(known) > 1 else 0.0
+
+
+def percentile(sorted_values: Sequence[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of the sorted values lie; 0 of nothing."""
+    if not sorted_values:
+        return 0.0
+    return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))]
+
+
+def latencies(seconds: Iterable[float]) -> dict[str, float]:
+    """`p50_ms`, `p99_ms`, `max_ms` of latencies."""
+    found = sorted(seconds)
+    return {
+        "p50_ms": percentile(found, 0.5) * 1e3,
+        "p99_ms": percentile(found, 0.99) * 1e3,
+        "max_ms": (found[-1] if found else 0.0) * 1e3,
+    }

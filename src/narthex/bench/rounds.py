@@ -1,0 +1,245 @@
+"""Which scenario runs on which target, how often and in which order, and the ratios that come out.
+
+Rules: with several targets they take turns within each round (A B, A B, …), so that whatever the machine does
+meanwhile meets all of them; the figure is the median of the rounds, and so is the ratio, round by round.
+Servers that the bench starts are started anew for each scenario: a heap that an earlier one has grown would
+hide what a socket costs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Final
+
+from narthex import __version__
+from narthex.bench.generator import Job, measure
+from narthex.bench.load.dialects import Protocol, Target
+from narthex.bench.results import Figure, Report, combine, spread
+
+P99_MS: Final = 250.0  # what "keeps up" means for runs: a person does not notice less
+AGENT: Final = ("--agent", "narthex.bench.agents:stream")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A target before it is there.
+
+    Attributes:
+        name: as it is shown.
+        protocol: how it is spoken to.
+        opened: gives the running target; closed again after each scenario.
+        fresh: whether `opened` starts a new server (an attached one stays what it is).
+    """
+
+    name: str
+    protocol: Protocol
+    opened: Callable[[], AbstractContextManager[Target]]
+    fresh: bool = True
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One thing to measure.
+
+    Attributes:
+        name: as the user asks for it.
+        about: one line.
+        job: what the generator does.
+        options: its numbers.
+        rounds: how many rounds at most (the long ones need one).
+        protocols: what can do it.
+    """
+
+    name: str
+    about: str
+    job: str
+    options: dict[str, Any]
+    rounds: int = 99
+    protocols: tuple[Protocol, ...] = ("raw", "narthex", "centrifugo")
+
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    Scenario(
+        "handshakes",
+        "connect, upgrade, token, reply to connect",
+        "handshakes",
+        {"count": 3000, "in_flight": 20},
+    ),
+    Scenario(
+        "echo",
+        "a message there and back (narthex: RPC echo)",
+        "echo",
+        {"sockets": 50, "count": 20_000, "size": 64},
+        protocols=("raw", "narthex"),
+    ),
+    *(
+        Scenario(
+            f"fanout-{subscribers}x{in_flight}",
+            f"{in_flight} publish{'es' if in_flight > 1 else ''} at once to {subscribers:,} subscribers",
+            "fanout",
+            {"subscribers": subscribers, "in_flight": in_flight, "publishes": publishes, "size": 128},
+        )
+        for subscribers, in_flight, publishes in (
+            (1000, 1, 100),
+            (1000, 8, 400),
+            (5000, 1, 30),
+            (5000, 8, 120),
+        )
+    ),
+    Scenario(
+        "idle",
+        "memory and loop lag of sockets that are just there",
+        "idle",
+        {"sockets": 10_000, "hold_s": 30.0},
+        1,
+    ),
+    Scenario("storm", "all sockets cut, all come back", "storm", {"sockets": 2000, "in_flight": 256}),
+    Scenario(
+        "runs",
+        "runs streaming 50 deltas/s, two sockets each, all proven",
+        "runs",
+        {"count": 300, "rate": 50, "seconds": 20},
+        1,
+        ("narthex",),
+    ),
+)
+
+QUICK: Final[dict[str, dict[str, Any]]] = {
+    "handshakes": {"count": 500},
+    "echo": {"count": 4000},
+    "fanout-1000x1": {"publishes": 20},
+    "fanout-1000x8": {"publishes": 80},
+    "fanout-5000x1": {"publishes": 5},
+    "fanout-5000x8": {"publishes": 40},
+    "idle": {"sockets": 1000, "hold_s": 3.0},
+    "storm": {"sockets": 300},
+    "runs": {"count": 20, "seconds": 5},
+}
+"""Numbers that give a first impression within a minute; too few for a figure to be quoted."""
+
+
+@dataclass
+class Outcome:
+    """What has been measured so far."""
+
+    figures: list[Figure] = field(default_factory=list)
+    ratios: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+
+
+def run_all(
+    contenders: Sequence[Contender], scenarios: Sequence[Scenario], rounds: int, tell: Callable[[str], None]
+) -> Outcome:
+    """Measure every scenario on every contender that can do it.
+
+    Raises:
+        DependencyError: a server did not start, or the generator failed.
+    """
+    outcome = Outcome()
+    for scenario in scenarios:
+        able = [contender for contender in contenders if contender.protocol in scenario.protocols]
+        if able:
+            _run_one(scenario, able, min(rounds, scenario.rounds), outcome, tell)
+    return outcome
+
+
+def _run_one(
+    scenario: Scenario, able: Sequence[Contender], rounds: int, outcome: Outcome, tell: Callable[[str], None]
+) -> None:
+    found: dict[str, list[Figure]] = {contender.name: [] for contender in able}
+    with ExitStack() as stack:
+        targets = [stack.enter_context(contender.opened()) for contender in able]
+        for number in range(rounds):
+            for target in targets:
+                tell(f"{scenario.name}: {target.name}, round {number + 1} of {rounds}")
+                found[target.name].append(
+                    measure(Job(scenario=scenario.job, target=target, options=scenario.options))
+                )
+    for name, figures in found.items():
+        combined = combine(figures)
+        combined.scenario = scenario.name
+        outcome.figures.append(combined)
+        outcome.spread[f"{scenario.name}: {name}"] = spread(figures)
+    first = found[able[0].name]
+    for contender in able[1:]:
+        other = found[contender.name]
+        outcome.ratios.update(_ratios(f"{scenario.name}: {able[0].name} / {contender.name}", first, other))
+
+
+def _ratios(label: str, ours: Sequence[Figure], theirs: Sequence[Figure]) -> dict[str, float]:
+    """Medians of the rounds' own ratios: of CPU per operation, and of memory where it was measured."""
+    cpu = [a.cpu_us / b.cpu_us for a, b in zip(ours, theirs, strict=True) if a.cpu_us and b.cpu_us]
+    memory = [
+        a.values["uss_kb_per_socket"] / b.values["uss_kb_per_socket"]
+        for a, b in zip(ours, theirs, strict=True)
+        if b.values.get("uss_kb_per_socket", 0) > 0
+    ]
+    ratios = {label: median(cpu)} if cpu else {}
+    if memory:
+        ratios[f"{label}, memory"] = median(memory)
+    return ratios
+
+
+def most_runs(contender: Contender, seconds: int, tell: Callable[[str], None]) -> tuple[int, list[Figure]]:
+    """The most runs (in steps of 50) that lose nothing and keep p99 under `P99_MS`; with every attempt's figure.
+
+    Raises:
+        DependencyError: as `run_all`.
+    """
+    figures: list[Figure] = []
+    held, count, step = 0, 100, 100
+    while count <= 3000:
+        tell(f"runs: {count} at once")
+        with contender.opened() as target:
+            figure = measure(
+                Job(scenario="runs", target=target, options={"count": count, "rate": 50, "seconds": seconds})
+            )
+        figures.append(figure)
+        if figure.failures or figure.p99_ms > P99_MS:
+            if step == 50:
+                break
+            step, count = 50, held + 50
+            continue
+        held = count
+        count += step
+        if step == 50 and any(other.scenario == f"runs-{count}" for other in figures):
+            break
+    return held, figures
+
+
+def report_of(outcome: Outcome, rounds: int) -> Report:
+    """The outcome with what it is true of."""
+    return Report(
+        version=__version__,
+        machine=f"{platform.system()} {platform.release()} {_cpu_model()}",
+        python=platform.python_version(),
+        cores=os.cpu_count() or 0,
+        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        rounds=rounds,
+        figures=outcome.figures,
+        spread=outcome.spread,
+        ratios=outcome.ratios,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        lines = iter(open("/proc/cpuinfo", encoding="utf-8", errors="replace"))  # noqa: SIM115, PTH123 -- a few lines
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def named(names: Sequence[str]) -> Iterator[Scenario]:
+    """Scenarios by name; `fanout` stands for all four. Raises KeyError with a name that there is not."""
+    for name in names:
+        found = [s for s in SCENARIOS if s.name == name or s.name.partition("-")[0] == name]
+        if not found:
+            raise KeyError(name)
+        yield from found

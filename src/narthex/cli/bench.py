@@ -1,0 +1,218 @@
+"""`narthex bench`: what a handshake, a message, a delivery and a socket cost, beside any other server."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter
+
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
+
+if TYPE_CHECKING:
+    from narthex.bench.load.dialects import Protocol, Target
+    from narthex.bench.rounds import Contender, Scenario
+
+OPEN_FILES = 20_000  # sockets of the largest scenario, with room
+
+
+def bench(
+    *scenarios: str,
+    url: str | None = None,
+    pid: int | None = None,
+    protocol: Literal["raw", "narthex", "centrifugo"] = "narthex",
+    beside: Annotated[list[str] | None, Parameter(negative_iterable=())] = None,
+    secret_file: Path | None = None,
+    api_key_file: Path | None = None,
+    rounds: int = 3,
+    quick: bool = False,
+    floor: bool = False,
+    most_runs: bool = False,
+    list_scenarios: Annotated[bool, Parameter(name="--list")] = False,
+    save: Path | None = None,
+    against: Path | None = None,
+    tolerance: float = 1.25,
+    json: bool = False,
+) -> int:
+    """Measure the server's CPU per operation, its memory per socket, and how long clients wait.
+
+    Without --url it starts a gateway of its own in a temporary folder, and ends it. The load comes from a process
+    of its own, on loopback. Figures are medians of the rounds; servers side by side take turns in each round.
+
+    Examples:
+        narthex bench
+        narthex bench handshakes fanout --beside 'c=./csrv {port}'
+        narthex bench --beside 'centrifugo:centrifugo=centrifugo -c conf.json --http_server.port {port}'
+        narthex bench fanout --url ws://127.0.0.1:9100 --pid 4711 --protocol raw
+        narthex bench runs --most-runs
+        narthex bench --save before.json; narthex bench --against before.json
+
+    Args:
+        scenarios: Which; all by default. --list names them.
+        url: A server that runs already, instead of a gateway of its own.
+        pid: Its process, whose CPU and memory are read.
+        protocol: How it is spoken to.
+        beside: NAME=COMMAND or NAME:PROTOCOL=COMMAND, repeatable; {port} in it becomes a free port. Default raw.
+        secret_file: HS256 secret of the tokens of --url and --beside servers.
+        api_key_file: Key of their server API.
+        rounds: How often each scenario is measured.
+        quick: Small numbers, one round: a first impression.
+        floor: Measure the generator against a trivial server too: its ceiling.
+        most_runs: Find how many streaming runs hold p99 under 250 ms with nothing lost.
+        list_scenarios: Name the scenarios and stop.
+        save: Write the report as JSON, a baseline.
+        against: Compare with a saved report; exit 1 past the tolerance.
+        tolerance: Factor that counts as worse.
+        json: Print the report as JSON.
+    """
+    from narthex.bench import baseline
+    from narthex.bench.cpu import raise_open_files
+    from narthex.bench.report import show, show_changes
+    from narthex.bench.rounds import SCENARIOS, report_of, run_all
+
+    if list_scenarios:
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:15} {scenario.about}")
+        return EXIT_OK
+    from rich.console import Console
+
+    then = baseline.load(against) if against is not None else None
+    raise_open_files(OPEN_FILES)
+    wanted = _wanted(scenarios, quick=quick)
+    contenders = _contenders(url, pid, protocol, beside or [], secret_file, api_key_file, floor=floor)
+    told = Console(stderr=True, highlight=False)
+    if most_runs:
+        return _most_runs(contenders[0], told, seconds=5 if quick else 20, as_json=json)
+    rounds = 1 if quick else rounds
+    report = report_of(
+        run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]")), rounds
+    )
+    if save is not None:
+        baseline.save(report, save)
+    changes = baseline.compare(then, report) if then is not None else []
+    if json:
+        _print_json(
+            {"report": report, "changes": [change._asdict() | {"ratio": change.ratio} for change in changes]}
+        )
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 150)
+        show(report, console)
+        if then is not None:
+            show_changes(changes, tolerance, console)
+            if then.machine != report.machine:
+                console.print(f"[yellow]The baseline is of another machine: {then.machine}[/]")
+    failed = any(figure.failures for figure in report.figures) or any(
+        change.worse(tolerance) for change in changes
+    )
+    return EXIT_FINDINGS if failed else EXIT_OK
+
+
+def _wanted(names: tuple[str, ...], *, quick: bool) -> list[Scenario]:
+    from dataclasses import replace
+
+    from narthex.bench.rounds import QUICK, SCENARIOS, named
+
+    try:
+        found = list(named(names)) if names else list(SCENARIOS)
+    except KeyError as fault:
+        raise ClientError(
+            "no_scenario", f"There is no scenario {fault}.", "narthex bench --list names them."
+        ) from None
+    if quick:
+        found = [replace(scenario, options=scenario.options | QUICK[scenario.name]) for scenario in found]
+    return found
+
+
+def _contenders(
+    url: str | None,
+    pid: int | None,
+    protocol: Protocol,
+    beside: list[str],
+    secret_file: Path | None,
+    api_key_file: Path | None,
+    *,
+    floor: bool,
+) -> list[Contender]:
+    from narthex.bench.rounds import AGENT, Contender
+    from narthex.bench.servers import attached, command_server, narthex_server
+
+    secret, api_key = _read(secret_file), _read(api_key_file)
+    if url is None:
+        found = [Contender("narthex", "narthex", partial(narthex_server, "narthex", arguments=AGENT))]
+    else:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "127.0.0.1", parts.port or 80
+        if parts.scheme not in ("ws", "http", ""):
+            raise ClientError("no_tls", "The generator speaks plain WebSocket.", "Give a ws:// URL.")
+        target = attached(parts.netloc, host, port, pid, protocol=protocol, secret=secret, api_key=api_key)
+        found = [Contender(target.name, protocol, lambda: _attached(target))]
+    for word in beside:
+        name, protocol_of, command = _beside(word)
+        found.append(
+            Contender(
+                name,
+                protocol_of,
+                partial(command_server, name, command, protocol=protocol_of, secret=secret, api_key=api_key),
+            )
+        )
+    if floor:
+        command = f"{sys.executable} -m narthex.bench.floor {{port}}"
+        found.append(Contender("floor", "raw", partial(command_server, "floor", command)))
+    return found
+
+
+def _attached(target: Target) -> AbstractContextManager[Target]:
+    return nullcontext(target)
+
+
+def _beside(word: str) -> tuple[str, Protocol, str]:
+    """`NAME[:PROTOCOL]=COMMAND`. Raises ClientError."""
+    label, equals, command = word.partition("=")
+    name, _, spoken = label.partition(":")
+    if (
+        not equals
+        or not name
+        or "{port}" not in command
+        or spoken not in ("", "raw", "narthex", "centrifugo")
+    ):
+        raise ClientError(
+            "bad_beside",
+            f"{word!r} is no server to measure beside.",
+            "Give NAME=COMMAND or NAME:raw|narthex|centrifugo=COMMAND, with {port} in the command.",
+        )
+    return name, spoken or "raw", command  # type: ignore[return-value]  # checked in the line above
+
+
+def _read(path: Path | None) -> str:
+    return path.read_text().strip() if path is not None else ""
+
+
+def _most_runs(contender: Contender, told: object, *, seconds: int, as_json: bool) -> int:
+    from rich.console import Console
+
+    from narthex.bench.rounds import P99_MS, most_runs
+
+    assert isinstance(told, Console)
+    held, figures = most_runs(contender, seconds, lambda line: told.print(f"[dim]{line}[/]"))
+    if as_json:
+        _print_json({"most_runs": held, "p99_ms": P99_MS, "figures": figures})
+        return EXIT_OK
+    for figure in figures:
+        cpu = figure.values.get("server_cpu_percent", 0.0)
+        print(
+            f"{figure.scenario:12} p50 {figure.p50_ms:6.1f} ms  p99 {figure.p99_ms:6.1f} ms"
+            f"  server {cpu:5.1f} % of a core  proven {figure.values.get('proven_sockets', 0):.0f}"
+            f"  failed {figure.failures}"
+        )
+    print(f"The most runs with every event proven and p99 under {P99_MS:.0f} ms: {held}")
+    return EXIT_OK if held else EXIT_FINDINGS
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
