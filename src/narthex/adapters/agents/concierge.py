@@ -179,8 +179,13 @@ class Concierge:
             yield word
 
     async def echo(self, _run: RunInput, match: re.Match[str]) -> Items:
-        """The same words again, to the byte."""
-        async for word in self._say(match[1] or " "):
+        """The same words again, to the byte, by way of a tool."""
+        said = match[1] or " "
+        call = ToolCall("echo", {"text": said})
+        for event in call.begin():
+            yield event
+        yield call.end(said)
+        async for word in self._say(said):
             yield word
 
     async def count(self, _run: RunInput, match: re.Match[str]) -> Items:
