@@ -1,0 +1,201 @@
+"""Issuers that no one here wrote, against a real gateway: tokens, rotation under open sockets, sign-in, RFC 7662."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from narthex.testing import Running, gateway
+from tests.contracts.issuers import CLIENT, Issuer, MockIssuer, NpmIssuer, install_npm_package
+from tests.timing import within
+
+
+@pytest.fixture(scope="session")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where npm put oidc-provider."""
+    return install_npm_package(tmp_path_factory.mktemp("npm"))
+
+
+@pytest.fixture
+async def mock(tmp_path: Path) -> AsyncIterator[MockIssuer]:
+    """PyPI oidc-provider-mock."""
+    issuer = MockIssuer(tmp_path)
+    await issuer.start()
+    yield issuer
+    issuer.stop()
+
+
+@pytest.fixture
+async def npm(tmp_path: Path, modules: Path) -> AsyncIterator[NpmIssuer]:
+    """The npm package oidc-provider, with JWT access tokens."""
+    issuer = NpmIssuer(tmp_path, modules)
+    await issuer.start()
+    yield issuer
+    issuer.stop()
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def preflight(running: Running, token: str) -> httpx2.Response:
+    """The verdict without an upgrade."""
+    async with httpx2.AsyncClient(trust_env=False, base_url=running.http) as client:
+        return await client.get("/ws/preflight", headers=bearer(token))
+
+
+class Line:
+    """A WebSocket with the few commands that are needed here."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._next = 0
+
+    async def ask(self, **command: Any) -> dict[str, Any]:
+        """One command, its reply; pushes and pings in between are skipped."""
+        self._next += 1
+        await self._socket.send(json.dumps({"id": self._next, **command}))
+        async with asyncio.timeout(within(5)):
+            async for frame in self._socket:
+                for line in str(frame).splitlines():
+                    reply: dict[str, Any] = json.loads(line)
+                    if reply.get("id") == self._next:
+                        return reply
+        raise AssertionError("the socket ended")
+
+    async def echo(self) -> None:
+        """The socket works."""
+        reply = await self.ask(rpc={"method": "echo", "data": {"hello": "there"}})
+        assert reply["rpc"]["data"] == {"hello": "there"}
+
+
+async def rotation_with_open_sockets(running: Running, issuer: Issuer, fresh: Any) -> None:
+    """Sockets opened before go on; after it new tokens are admitted, also in-band; old ones are not."""
+    old = await fresh()
+    async with connect(running.ws, additional_headers=bearer(old), proxy=None) as socket:
+        line = Line(socket)
+        assert "connect" in await line.ask(connect={})
+        await line.echo()
+        await issuer.restart()
+        await line.echo()
+        new = await fresh()
+        assert (await preflight(running, new)).status_code == 200
+        assert "refresh" in await line.ask(refresh={"token": new})
+        await line.echo()
+        async with connect(running.ws, additional_headers=bearer(new), proxy=None) as second:
+            assert "connect" in await Line(second).ask(connect={})
+    refused = await preflight(running, old)
+    assert refused.status_code in (401, 503)  # bad signature where keys have no name, else in the cool-down
+
+
+async def test_mock_tokens_enter_and_rotate(mock: MockIssuer, tmp_path: Path) -> None:
+    """RS256 ID tokens, a key set without `kid`s, discovery: admitted, refused for another audience, rotated."""
+    options: dict[str, Any] = {"oidc_issuer": mock.url, "jwt_audience": ["gateway"]}
+    async with gateway(tmp_path / "data", **options) as running:
+        admitted = await preflight(running, await mock.id_token("ada", "gateway"))
+        assert admitted.status_code == 200, admitted.text
+        assert admitted.json()["user"]["id"] == "ada"
+        other = await preflight(running, await mock.id_token("ada", "another"))
+        assert other.json()["code"] == "wrong_audience"
+        await rotation_with_open_sockets(running, mock, lambda: mock.id_token("ada", "gateway"))
+
+
+async def test_npm_tokens_enter_and_rotate(npm: NpmIssuer, tmp_path: Path) -> None:
+    """ES256 `at+jwt` with `kid`: claims are mapped, another audience is refused, keys rotate under open sockets."""
+    options: dict[str, Any] = {"oidc_issuer": npm.url, "jwt_audience": ["narthex-gateway"]}
+    async with gateway(tmp_path / "data", **options) as running:
+        admitted = await preflight(running, await npm.access_token())
+        assert admitted.status_code == 200, admitted.text
+        assert admitted.json()["user"] == {"id": CLIENT, "tenant": "acme", "plan": "mid", "class": "user"}
+        await rotation_with_open_sockets(running, npm, npm.access_token)
+    async with gateway(tmp_path / "other", oidc_issuer=npm.url, jwt_audience=["else"]) as running:
+        assert (await preflight(running, await npm.access_token())).json()["code"] == "wrong_audience"
+
+
+async def test_two_issuers_at_once(mock: MockIssuer, npm: NpmIssuer, tmp_path: Path) -> None:
+    """Both are admitted by one gateway, and each only with its own keys."""
+    config = tmp_path / "narthex.toml"
+    config.write_text(
+        f"""
+        [[issuers]]
+        name = "mock"
+        discovery = "{mock.url}"
+        audience = ["gateway"]
+        [[issuers]]
+        name = "npm"
+        discovery = "{npm.url}"
+        """
+    )
+    async with gateway(tmp_path / "data", environ={"NARTHEX_CONFIG": str(config)}) as running:
+        for token in (await mock.id_token("ada", "gateway"), await npm.access_token()):
+            assert (await preflight(running, token)).status_code == 200
+        _, payload, signature = (await npm.access_token()).split(".")
+        forged = f"{(await mock.id_token('ada', 'gateway')).partition('.')[0]}.{payload}.{signature}"
+        assert (await preflight(running, forged)).status_code in (401, 503)
+
+
+async def test_opaque_tokens_by_introspection(tmp_path: Path, modules: Path) -> None:
+    """Admitted while active, refused soon after the issuer revoked it, unavailable when the issuer is gone."""
+    issuer = NpmIssuer(tmp_path, modules, opaque=True)
+    await issuer.start()
+    try:
+        options: dict[str, Any] = {
+            "introspection_url": f"{issuer.url}/token/introspection",
+            "introspection_client_id": CLIENT,
+            "introspection_client_secret": issuer.secret,
+        }
+        async with gateway(tmp_path / "data", **options) as running:
+            token = await issuer.user_token("ada")
+            assert "." not in token
+            admitted = await preflight(running, token)
+            assert admitted.status_code == 200, admitted.text
+            assert admitted.json()["user"] == {"id": "ada", "tenant": "acme", "plan": "mid", "class": "user"}
+            nobodys = await preflight(running, await issuer.access_token())
+            assert nobodys.json()["code"] == "token_invalid", "a client's own token names no user"
+            gone = await issuer.user_token("bob")
+            await issuer.revoke(gone)
+            assert (await preflight(running, gone)).json()["code"] == "token_invalid"
+            issuer.stop()
+            unknown = await preflight(running, "opaque-and-never-seen")
+            assert (unknown.status_code, unknown.json()["code"]) == (503, "auth_unavailable")
+            assert int(unknown.headers["retry-after"]) >= 1
+            with pytest.raises(InvalidStatus) as caught:
+                async with connect(running.ws, additional_headers=bearer("opaque-and-new"), proxy=None):
+                    pass
+            assert caught.value.response.status_code == 503
+    finally:
+        issuer.stop()
+
+
+@pytest.mark.parametrize("kind", ["mock", "npm"])
+async def test_people_sign_in_on_the_pages(kind: str, tmp_path: Path, modules: Path) -> None:
+    """Authorization code with PKCE through the provider's own pages; the session is of the provider's subject."""
+    issuer: Issuer = MockIssuer(tmp_path) if kind == "mock" else NpmIssuer(tmp_path, modules)
+    async with gateway(
+        tmp_path / "data", oidc_issuer=issuer.url, oidc_client_id=CLIENT, oidc_client_secret=issuer.secret
+    ) as running:
+        issuer.callback = running.http + "/auth/oidc/callback"
+        await issuer.start()
+        try:
+            async with httpx2.AsyncClient(trust_env=False, base_url=running.http) as browser:
+                assert (await browser.get("/ws/config")).json()["oidc_start"] == "/auth/oidc/start"
+                start = await browser.get("/auth/oidc/start?next=/dashboard")
+                assert start.status_code == 303, start.text
+                back = await issuer.sign_in(start.headers["location"], "ada")
+                done = await browser.get(back)
+                assert (done.status_code, done.headers.get("location")) == (303, "/dashboard"), done.text
+                me = (await browser.get("/auth/me")).json()
+                assert me["id"] == "ada"
+                again = await browser.get(back)
+                assert again.json()["code"] == "login_failed", "a journey serves once"
+        finally:
+            issuer.stop()
