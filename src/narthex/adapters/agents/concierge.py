@@ -192,7 +192,7 @@ class Concierge:
         """`1 2 3 … N`: the same text every time, whatever the pace."""
         last = min(int(match[1]), MAX_COUNT)
         how = (match[2] or "").strip()
-        pace_s = {"fast": 0.0, "slowly": 0.1}.get(how, self.pace_s / 2)
+        pace_s = {"fast": 0.0, "slowly": 0.1}.get(how, self.pace_s)
         for number in range(1, last + 1):
             yield f"{number}" if number == last else f"{number} "
             if pace_s:
