@@ -56,6 +56,7 @@ export class App {
       this.session.accepted();
       return this.#enter();
     }
+    if (refusal.retries && (this.session.pasted || this.session.renewable)) return this.#enter();
     if (refusal.status === 401 || refusal.status === 400) {
       // The session cookie lives as long as its token, an hour; the refresh cookie for weeks.
       if (this.session.renewable && (await this.#renewed())) return this.#enter();
@@ -77,7 +78,8 @@ export class App {
   async paste(token: string): Promise<void> {
     this.session.paste(token);
     const refusal = await preflight(this.session);
-    if (refusal === null) return this.#enter();
+    // "Come back later" is no verdict on the token: go in, where it is tried again.
+    if (refusal === null || refusal.retries) return this.#enter();
     await this.session.signOut();
     this.refusal.value = refusal;
   }
@@ -198,12 +200,15 @@ export class App {
   #route(): void {
     const me = this.me.value;
     if (me === null) return;
-    const match = /^#\/t\/([^/]+)/.exec(location.hash);
-    const wanted = match ? decodeURIComponent(match[1]!) : "";
-    const open = this.conversation.value;
-    if (open && open.id.value === wanted && (wanted !== "" || open.items.value.length === 0)) return;
-    open?.close();
-    this.conversation.value = new Conversation(this.connection, me.user, wanted);
+    const [, id = "", message = ""] = /^#\/t\/([^/?]+)(?:\?m=(.+))?/.exec(location.hash) ?? [];
+    const wanted = decodeURIComponent(id);
+    let open = this.conversation.value;
+    if (!open || open.id.value !== wanted || (wanted === "" && open.items.value.length > 0)) {
+      open?.close();
+      open = new Conversation(this.connection, me.user, wanted);
+      this.conversation.value = open;
+    }
+    if (message) open.wanted.value = decodeURIComponent(message);
     this.#see(wanted, false);
   }
 

@@ -54,7 +54,7 @@ export class Connection {
       // The SDK asks at the first connect, where the cookie or the handshake's token serves, and when `ttl` ends.
       getToken: () => (connectedOnce ? session.refresh() : session.connectToken()),
       minReconnectDelay: 300,
-      maxReconnectDelay: 10_000,
+      maxReconnectDelay: 5_000,
     });
     this.#client.on("connecting", () => {
       if (this.#attempt === 0) this.#since = Date.now();
@@ -83,6 +83,12 @@ export class Connection {
   open(): void {
     this.#attempt = 0;
     this.#refusal = null;
+    this.#client.connect();
+  }
+
+  /** Do not wait for the next attempt. Subscriptions keep their positions. */
+  retry(): void {
+    this.#client.disconnect();
     this.#client.connect();
   }
 

@@ -44,6 +44,8 @@ export class Conversation {
   readonly state: Signal<"new" | "loading" | "ready" | "failed"> = signal("new");
   readonly problem = signal("");
   readonly more = signal(false);
+  /** A message to show (found by a search), until it was shown. */
+  readonly wanted = signal("");
   /** One line for screen readers; changes rarely. */
   readonly said = signal("");
 

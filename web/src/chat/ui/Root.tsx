@@ -4,6 +4,7 @@ import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
 import type { App } from "../app.ts";
+import { RefusalCard } from "./RefusalCard.tsx";
 import { Search } from "./Search.tsx";
 import { Sidebar } from "./Sidebar.tsx";
 import { SignIn, Unreachable } from "./SignIn.tsx";
@@ -65,7 +66,20 @@ function Inside({ app }: { app: App }): JSX.Element {
 /** Signed in, not connected yet. */
 function Arriving({ app }: { app: App }): JSX.Element {
   const link = app.connection.link.value;
-  const slow = link.phase === "connecting" && link.attempt > 0;
-  const words = link.phase === "refused" ? link.refusal.title : slow ? `${link.refusal?.title ?? "No connection yet"}. Trying again.` : "";
-  return <main class="thread"><div class="scroller"><div class="column"><p class="status-line" role="status">{words}</p></div></div></main>;
+  const slow = link.phase === "connecting" && (link.attempt > 0 || link.refusal !== null);
+  const refusal = link.phase === "refused" || link.phase === "connecting" ? link.refusal : null;
+  return (
+    <main class="thread arriving">
+      <div class="column">
+        {refusal && <RefusalCard refusal={refusal} />}
+        {slow && !refusal && <p class="status-line" role="status">No connection yet. Trying again.</p>}
+        {(slow || link.phase === "refused") && (
+          <div class="buttons">
+            <button type="button" onClick={() => app.connection.retry()}>Try now</button>
+            <button type="button" class="ghost" onClick={() => void app.signOut()}>Sign out</button>
+          </div>
+        )}
+      </div>
+    </main>
+  );
 }

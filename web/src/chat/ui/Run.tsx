@@ -29,7 +29,7 @@ export const Run = memo(function Run({ run, conversation, question, last, onRetr
   const live = view.phase === "running";
   const over = !live && view.phase !== "waiting";
   return (
-    <article class="run" data-run={run.id} data-phase={view.phase} aria-busy={live} aria-label={`${run.agent || "Agent"}'s answer`}>
+    <article class="run" data-run={run.id} data-parts={view.parts.map((part) => part.id).join(" ")} data-phase={view.phase} aria-busy={live} aria-label={`${run.agent || "Agent"}'s answer`}>
       <header class="who">
         <span class="mark" aria-hidden="true"><Icon name="arch" size={15} /></span>
         <span class="name">{run.agent || "Agent"}</span>

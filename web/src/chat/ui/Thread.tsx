@@ -27,6 +27,7 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
   const items = conversation.items.value;
   const state = conversation.state.value;
   const typing = conversation.typing.value;
+  const wanted = conversation.wanted.value;
 
   useLayoutEffect(() => {
     const box = scroller.current;
@@ -42,16 +43,15 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
   }, []);
 
   useEffect(() => {
-    const id = conversation.id.value;
-    const wanted = /[?&]m=([^&]+)/.exec(location.hash)?.[1];
-    if (!id || !wanted || !items.length) return;
-    const found = scroller.current?.querySelector(`[data-message="${CSS.escape(wanted)}"]`);
-    if (found) {
-      following.current = false;
-      found.scrollIntoView({ block: "center" });
-      history.replaceState(null, "", `#/t/${encodeURIComponent(id)}`);
-    }
-  }, [items]);
+    if (!wanted || !items.length) return;
+    const mark = CSS.escape(wanted);
+    const found = scroller.current?.querySelector(`[data-message="${mark}"], [data-parts~="${mark}"]`);
+    conversation.wanted.value = "";
+    history.replaceState(null, "", `#/t/${encodeURIComponent(conversation.id.value)}`);
+    if (!found) return;
+    following.current = false;
+    found.scrollIntoView({ block: "center" });
+  }, [items, wanted]);
 
   function scrolled(): void {
     const box = scroller.current!;
@@ -201,11 +201,13 @@ function Banner({ app }: { app: App }): JSX.Element | null {
       </div>
     );
   }
-  if (link.phase !== "connecting" || link.attempt === 0) return null;
+  if (link.phase !== "connecting" || (link.attempt === 0 && !link.refusal)) return null;
   const why = link.refusal && link.refusal.code !== "unreachable" ? `${link.refusal.title}.` : "The connection is down.";
   return (
-    <p class="banner soft" role="status">
-      <span class="spinner" aria-hidden="true" /> <span>{why} Trying again by itself{link.attempt > 1 ? ` (${link.attempt} times so far)` : ""}; nothing that was said is lost.</span>
-    </p>
+    <div class="banner soft">
+      <span class="spinner" aria-hidden="true" />
+      <p role="status">{why} Trying again by itself; nothing that was said is lost.</p>
+      <button type="button" class="small" onClick={() => app.connection.retry()}>Try now</button>
+    </div>
   );
 }

@@ -1,0 +1,350 @@
+"""The chat page on the real program in real Chromium: the main job as a person does it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.acceptance.chat_page import FIRST_TEXT_JS, chromium, visitor
+from tests.acceptance.program import Program, running
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
+    async with running(tmp_path) as program:
+        yield program
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as found:
+        yield found
+
+
+def read(path: Path) -> str:
+    """A small file that is there."""
+    return path.read_text()
+
+
+async def test_sign_in_ask_watch_the_agent_work_and_reload(gateway: Program, browser: Browser) -> None:
+    """The whole way, with the first text of the answer on the screen within a second of Send."""
+    async with visitor(browser, gateway.http, "main") as ada:
+        await ada.open()
+        await ada.shot("door")
+        await ada.sign_in("ada@example.org")
+        await ada.shot("welcome")
+        await ada.composer.fill("How healthy is this gateway right now?")
+        took_ms = await ada.page.evaluate(FIRST_TEXT_JS)
+        run = await ada.run("finished")
+        await expect(run.locator(".row.tool")).to_contain_text("get_health")
+        await expect(run.locator(".row.thought")).to_contain_text("Thought it over")
+        await expect(run.locator("table")).to_contain_text("handshake")
+        await ada.proven()
+        await ada.shot("answer")
+        print(f"first text {took_ms:.0f} ms after Send")
+        assert took_ms < 1_000
+
+        await ada.page.reload()
+        await ada.connected()
+        await expect(ada.page.locator(".said")).to_contain_text("How healthy is this gateway right now?")
+        await expect(ada.runs.locator("table")).to_contain_text("handshake")
+        await ada.runs.get_by_role("button", name="Check").click()
+        await ada.proven()
+        await ada.shot("reloaded")
+        ada.check()
+
+
+async def test_progress_is_shown_while_it_happens(gateway: Program, browser: Browser) -> None:
+    """Thinking, a step, a running tool and text are seen before the run is over; it can be added to and stopped."""
+    async with visitor(browser, gateway.http, "progress") as ada:
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("watch for 60 seconds")
+        await expect(ada.runs.locator(".row.thought")).to_contain_text("Thinking")
+        await expect(ada.runs.locator(".row", has_text="look 1")).to_be_visible()
+        assert await ada.runs.last.get_attribute("data-phase") == "running"
+
+        await ada.send("count to 5")  # waits its turn
+        await expect(ada.runs.last).to_contain_text("Waiting its turn")
+        await ada.composer.fill("faster")
+        await ada.page.get_by_role("button", name="Add to this run").click()
+        await expect(ada.runs.first.locator(".row.steer")).to_contain_text("You added: faster")
+        await expect(ada.runs.first.locator(".prose")).to_contain_text("Faster")
+        await ada.shot("steered")
+
+        await ada.page.get_by_role("button", name="Stop the run").click()
+        await ada.run("cancelled", 0)
+        await expect(ada.runs.first.locator(".ending")).to_contain_text("Stopped by you")
+        await expect(ada.runs.first.locator(".ending")).to_contain_text("acknowledged it in")
+        await ada.run("finished", 1)
+        await expect(ada.runs.last.locator(".prose")).to_have_text("1 2 3 4 5")
+        await ada.proven(0)
+        await ada.proven(1)
+        await ada.shot("stopped")
+        ada.check()
+
+
+async def test_a_question_is_answered_from_another_device(gateway: Program, browser: Browser) -> None:
+    """An approval survives a reload; answered in one tab, both show what follows."""
+    async with visitor(browser, gateway.http, "approval") as ada:
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("check with approval")
+        await ada.run("interrupted")
+        await ada.page.reload()
+        await ada.connected()
+        question = ada.page.get_by_role("region", name="The agent asks you")
+        await expect(question).to_contain_text("Check every part of the gateway now?")
+        await ada.shot("question")
+        async with visitor(browser, gateway.http, "approval2", context=ada.page.context) as tab:
+            await tab.open(ada.page.url.removeprefix(gateway.http))
+            await tab.connected()
+            await tab.page.get_by_label("Note").fill("go on")
+            await tab.page.get_by_role("button", name="Approve").click()
+            for page in (tab, ada):
+                await expect(page.page.get_by_text("Answered.")).to_be_visible()
+                await page.run("finished")
+                await expect(page.runs.last.locator("table")).to_contain_text("broker")
+                page.check()
+        await ada.shot("answered")
+
+
+async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> None:
+    """Somebody is added, is seen to be there and to type; both see each other's words and the same answer."""
+    async with (
+        visitor(browser, gateway.http, "ada") as ada,
+        visitor(browser, gateway.http, "bob", size=(900, 700)) as bob,
+    ):
+        for page, email in ((ada, "ada@example.org"), (bob, "bob@example.org")):
+            await page.open()
+            await page.sign_in(email)
+        await ada.send("echo hello everybody")
+        await ada.run("finished")
+        await ada.page.get_by_role("button", name="People in this thread").click()
+        await ada.page.get_by_label("Add somebody by their user id").fill(await bob.user_id())
+        await ada.page.get_by_role("button", name="Add", exact=True).click()
+        await expect(ada.page.locator(".people li")).to_have_count(2)
+        await ada.page.keyboard.press("Escape")
+
+        await bob.page.get_by_role("link", name="echo hello everybody").click()
+        await expect(bob.page.locator(".said .name")).to_have_text("ada")
+        await expect(ada.page.locator(".bar .present")).to_have_attribute("aria-label", "Here now: bob")
+        await bob.composer.press_sequentially("echo and hello ada", delay=5)
+        await expect(ada.page.locator(".typing")).to_contain_text("bob is typing")
+        await ada.shot("typing")
+        await bob.composer.press("Enter")
+        for page in (ada, bob):
+            await page.run("finished", 1)
+            await expect(page.runs.last.locator(".prose")).to_have_text("and hello ada")
+            await page.proven()
+        await expect(ada.page.locator(".said").last.locator(".name")).to_have_text("bob")
+        await expect(bob.page.locator(".said").last).to_contain_text("Seen by ada")
+        await bob.shot("seen")
+        ada.check()
+        bob.check()
+
+
+async def test_a_crash_is_shown_and_survived(gateway: Program, browser: Browser) -> None:
+    """`kill -9` in mid-run: the page says that it tries again, then shows how the run ended, and goes on."""
+    async with visitor(browser, gateway.http, "crash") as ada:
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("count to 1000 slowly")
+        await expect(ada.runs.locator(".prose")).to_contain_text("5 6 7")
+        gateway.kill()
+        await expect(ada.page.locator(".banner")).to_contain_text("Trying again by itself")
+        await ada.shot("reconnecting")
+        await gateway.start()
+        await ada.connected()
+        await expect(ada.page.locator(".banner")).to_have_count(0)
+        run = await ada.run("failed")
+        await expect(run.locator(".ending")).to_contain_text("The run ended early.")
+        await expect(run.locator(".ending")).to_contain_text("owner_lost")
+        text = await run.locator(".prose").inner_text()
+        assert text.startswith("1 2 3 4 5 6 7")
+        await ada.proven()
+        await ada.shot("survived")
+        await ada.send("echo still here")
+        await ada.run("finished")
+        ada.check()
+
+
+async def test_a_refusal_is_shown_in_words(tmp_path: Path, browser: Browser) -> None:
+    """A bad token at the door, and a full house on the way in: code, reason, remedy; the page comes back by itself."""
+    async with running(tmp_path, {"NARTHEX_MAX_CONNECTIONS_PER_USER": "1"}) as gateway:
+        async with visitor(browser, gateway.http, "refused") as ada:
+            await ada.open()
+            await ada.page.get_by_text("Use a token instead").click()
+            await ada.page.get_by_label("Token").fill("not.a.token")
+            await ada.page.get_by_role("button", name="Connect with this token").click()
+            card = ada.page.locator(".refusal")
+            await expect(card).to_be_visible()
+            assert (await card.get_attribute("data-code") or "").startswith("token_")
+            await expect(card.locator(".facts")).to_contain_text("HTTP 401")
+            await expect(card.locator(".remedy").first).not_to_be_empty()
+            await ada.shot("bad-token")
+
+            token = gateway.token("ada")
+            await ada.page.get_by_label("Token").fill(token)
+            await ada.page.get_by_role("button", name="Connect with this token").click()
+            await ada.connected()
+            async with visitor(browser, gateway.http, "refused2", context=ada.page.context) as tab:
+                await tab.open()
+                await tab.page.get_by_text("Use a token instead").click()
+                await tab.page.get_by_label("Token").fill(token)
+                await tab.page.get_by_role("button", name="Connect with this token").click()
+                await expect(tab.page.get_by_text("Too many connections")).to_be_visible()
+                await tab.shot("full")
+                await tab.page.get_by_role("button", name="Try now").click()
+                await expect(tab.page.get_by_text("Too many connections")).to_be_visible()
+                await ada.page.close()
+                await tab.connected()  # by itself, 5 s after the last attempt at the latest
+                tab.check()
+        assert token not in gateway.log
+
+
+async def test_a_phone(gateway: Program, browser: Browser) -> None:
+    """360 pixels wide: nothing is cut off sideways, threads are a drawer, fields are large enough not to zoom."""
+    async with visitor(browser, gateway.http, "phone", size=(360, 740)) as ada:
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("markdown")
+        await ada.run("finished")
+        await ada.shot("answer")
+        width = (
+            "Math.max(document.documentElement.scrollWidth, document.querySelector('.scroller').scrollWidth)"
+        )
+        assert await ada.page.evaluate(width) <= 360
+        assert (
+            await ada.page.evaluate(
+                "parseFloat(getComputedStyle(document.querySelector('#composer')).fontSize)"
+            )
+            >= 16
+        )
+        await ada.page.get_by_role("button", name="Threads").click()
+        await expect(ada.page.get_by_role("link", name="markdown")).to_be_in_viewport()
+        await ada.page.wait_for_timeout(
+            250
+        )  # the drawer slides for 180 ms; only the picture needs it to stand still
+        await ada.shot("drawer")
+        await ada.page.get_by_role("link", name="markdown").click()
+        await expect(ada.page.get_by_role("link", name="markdown")).not_to_be_in_viewport()
+        ada.check()
+
+
+async def test_keyboard_only(gateway: Program, browser: Browser) -> None:
+    """Sign in, ask, stop, search, read the proof, rename, and sign out without a pointer."""
+    async with visitor(browser, gateway.http, "keyboard") as ada:
+        keys = ada.page.keyboard
+        await ada.open()
+        await expect(ada.page.get_by_label("E-mail")).to_be_focused()
+        await keys.type("ada@example.org")
+        await keys.press("Enter")
+        await expect(ada.composer).to_be_focused()
+        await keys.type("watch for 60 seconds")
+        await keys.press("Shift+Enter")
+        await keys.type("please")
+        assert await ada.composer.input_value() == "watch for 60 seconds\nplease"
+        await keys.press("Enter")
+        await ada.run("running")
+        await expect(ada.composer).to_be_focused()
+        await keys.press("Escape")
+        await ada.run("cancelled")
+        await expect(ada.composer).to_be_focused()
+
+        await keys.press("Control+k")
+        await expect(ada.page.get_by_label("Search your threads")).to_be_focused()
+        await keys.type("please")
+        await expect(ada.page.locator(".hits a").first).to_be_visible()
+        await keys.press("Tab")
+        while await ada.page.evaluate("!document.activeElement.closest('.hits')"):
+            await keys.press("Tab")
+        await keys.press("Enter")
+        await expect(ada.page.get_by_role("dialog")).to_have_count(0)
+
+        await ada.page.locator(".badge.good").focus()
+        await keys.press("Enter")
+        await expect(ada.page.locator(".badge-words")).to_be_visible()
+        await ada.shot("proof")
+        await keys.press("Escape")
+        await expect(ada.page.locator(".badge-words")).to_be_hidden()
+
+        await ada.page.get_by_role("button", name="More about this thread").focus()
+        await keys.press("Enter")
+        await expect(ada.page.get_by_role("button", name="Rename")).to_be_focused()
+        await keys.press("Enter")
+        await expect(ada.page.get_by_label("Title")).to_be_focused()
+        await keys.press("Control+a")
+        await keys.type("By hand")
+        await keys.press("Enter")
+        await expect(ada.page.get_by_role("heading", name="By hand")).to_be_visible()
+        await expect(ada.page.get_by_role("link", name="By hand")).to_be_visible()
+
+        await ada.page.get_by_role("button", name="New thread").focus()
+        await keys.press("Shift+Tab")
+        await expect(ada.page.get_by_role("link", name="Skip to the message field")).to_be_focused()
+        await keys.press("Enter")
+        await expect(ada.composer).to_be_focused()
+        await ada.page.get_by_role("button", name="Sign out").focus()
+        await keys.press("Enter")
+        await expect(ada.page.get_by_label("E-mail")).to_be_focused()
+        ada.check()
+
+
+async def test_words_of_others_can_do_no_harm(gateway: Program, browser: Browser) -> None:
+    """Markup, scripts, images and odd links in what an agent says are shown, not run and not fetched."""
+    attack = (
+        'echo <img src=x onerror="window.hit=1"><script>window.hit=2</script> [a](javascript:window.hit=3) '
+        "![b](https://example.org/pixel.png) <svg onload=window.hit=4> [c](data:text/html,x) **bold**"
+    )
+    async with visitor(browser, gateway.http, "attack") as ada:
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send(attack)
+        run = await ada.run("finished")
+        prose = run.locator(".prose")
+        await expect(prose.locator("strong")).to_have_text("bold")
+        await expect(prose).to_contain_text("<img src=x")
+        assert await prose.locator("img, script, svg, iframe, style").count() == 0
+        hrefs = await prose.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+        assert [href for href in hrefs if href is not None] == ["https://example.org/pixel.png"]
+        assert await ada.page.evaluate("window.hit") is None
+        await expect(prose.locator("a[href]")).to_have_attribute("rel", "noopener noreferrer nofollow")
+        ada.check()
+
+
+async def test_export_dark_mode_and_delete(gateway: Program, browser: Browser) -> None:
+    """A thread can be taken along as a file, read in the dark, and deleted for good."""
+    async with visitor(browser, gateway.http, "dark", dark=True) as ada:
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("echo take me along")
+        await ada.run("finished")
+        background = "getComputedStyle(document.body).backgroundColor"
+        dark = await ada.page.evaluate(background)
+        await ada.shot("dark")
+        await ada.page.get_by_role("button", name="Switch to light colours").click()
+        assert await ada.page.evaluate(background) != dark
+        await ada.page.reload()
+        await ada.connected()
+        assert await ada.page.evaluate(background) != dark
+
+        for entry, suffix in (("Export as Markdown", ".md"), ("Export as JSON", ".json")):
+            await ada.page.get_by_role("button", name="More about this thread").click()
+            async with ada.page.expect_download() as download:
+                await ada.page.get_by_role("button", name=entry).click()
+            file = await download.value
+            assert file.suggested_filename == f"echo-take-me-along{suffix}"
+            assert "take me along" in read(await file.path())
+
+        await ada.page.get_by_role("button", name="More about this thread").click()
+        await ada.page.get_by_role("button", name="Delete for everybody").click()
+        await ada.page.get_by_role("button", name="Really delete, for everybody").click()
+        await expect(ada.page.get_by_role("heading", name="New thread")).to_be_visible()
+        await expect(ada.page.get_by_role("link", name="echo take me along")).to_have_count(0)
+        ada.check()
