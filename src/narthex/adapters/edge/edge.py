@@ -66,7 +66,6 @@ class Edge:
 
     deadlines: Deadlines
     loop: asyncio.AbstractEventLoop
-    http: HttpContext
 
     def __init__(self, gate: Gate, *, rules: HeadRules, limits: EdgeLimits | None = None) -> None:
         self.gate = gate
@@ -75,6 +74,7 @@ class Edge:
         self.sockets: set[Expiring] = set()
         self.open = 0
         self.secure = False
+        self.http: HttpContext | None = None  # uvicorn tells with the first connection
         self._common = b""
         self._common_of: list[tuple[bytes, bytes]] | None = None
 
@@ -86,7 +86,7 @@ class Edge:
 
     def common_headers(self) -> bytes:
         """`Date`, as uvicorn refreshes it once a second, rendered once."""
-        current = self.http.server_state.default_headers
+        current = self.http.server_state.default_headers if self.http is not None else []
         if current is not self._common_of:
             self._common = header_lines([(name.decode(), value.decode()) for name, value in current])
             self._common_of = current

@@ -59,13 +59,12 @@ _NAMES: Final[dict[bytes, str]] = {
 
 
 class Fields(NamedTuple):
-    """A head as llhttp saw it: names and values are raw bytes, in order."""
+    """A head as llhttp saw it; headers as the app gets them."""
 
     method: bytes
     target: bytes
     version: str
-    headers: list[tuple[bytes, bytes]]
-    upgrade: bool  # Connection: upgrade and an Upgrade header, or CONNECT
+    headers: list[tuple[str, str]]
 
 
 class Complete(NamedTuple):
@@ -106,7 +105,7 @@ class HeadReader:
         self._max_headers = headers
         self._fed = 0
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: list[tuple[str, str]] = []
         self._fields: Fields | None = None
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
 
@@ -163,7 +162,7 @@ class HeadReader:
         if self._fields is None:
             if len(self._headers) >= self._max_headers:
                 raise _Enough
-            self._headers.append((name, value))
+            self._headers.append(header(name, value))
 
     def on_headers_complete(self) -> None:
         """The empty line."""
@@ -174,8 +173,12 @@ class HeadReader:
                 self._target,
                 parser.get_http_version(),
                 self._headers,
-                parser.should_upgrade(),
             )
+
+
+def header(name: bytes, value: bytes) -> tuple[str, str]:
+    """A header line as the app gets it: lower-case name, value without the white space around it."""
+    return _NAMES.get(name) or name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
 
 
 def request_head(fields: Fields, *, peer: tuple[str, int], secure: bool, received_at: float) -> RequestHead:
@@ -192,10 +195,7 @@ def request_head(fields: Fields, *, peer: tuple[str, int], secure: bool, receive
         method=fields.method.decode("latin-1"),
         path=unquote(text) if "%" in text else text,
         query=query.decode("latin-1"),
-        headers=[
-            (_NAMES.get(name) or name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t"))
-            for name, value in fields.headers
-        ],
+        headers=fields.headers,
         http_version=fields.version,
         peer=peer,
         secure=secure,

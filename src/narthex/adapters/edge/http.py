@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from narthex.adapters.edge.head import Fields, malformed, request_head, too_large
+from narthex.adapters.edge.head import Fields, header, malformed, request_head, too_large
 from narthex.adapters.edge.rules import Upgrade, judge
 from narthex.adapters.edge.upgrading import begin
 from narthex.domain.refusals import Refusal
+from narthex.errors import Bug
 from narthex.ports.edge import RequestHead
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def __init__(self, edge: Edge, accepted_at: float) -> None:
         context = edge.http
+        if context is None:
+            raise Bug("no_http_context", "A connection came before uvicorn's server.")
         super().__init__(context.config, context.server_state, context.app_state, _loop=edge.loop)
         self._edge = edge
         self._phase: Literal[0, 1, 2] = _BETWEEN
@@ -154,7 +157,8 @@ class HttpConnection(HttpToolsProtocol):
         edge = self._edge
         parser = self.parser
         version = parser.get_http_version()
-        fields = Fields(parser.get_method(), self.url, version, self.headers, parser.should_upgrade())
+        headers = [header(name, value) for name, value in self.headers]
+        fields = Fields(parser.get_method(), self.url, version, headers)
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > edge.limits.head_bytes:
             self._stop(too_large(edge.limits.head_bytes, edge.limits.headers), None)

@@ -132,5 +132,6 @@ class Doorkeeper:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> Entrance:
         """A new connection's protocol."""
-        self._edge.http = HttpContext(config, server_state, app_state)
+        if self._edge.http is None:
+            self._edge.http = HttpContext(config, server_state, app_state)
         return Entrance(self._edge)
