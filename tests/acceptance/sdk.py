@@ -95,6 +95,10 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
             {thread: [event for _, event in events[-5:]] for thread, events in self.events.items()}
         )[-2000:]
 
+    async def noticed(self, name: str) -> None:
+        """Wait for a notice of this name on the user's own channel."""
+        await self.until(lambda: any(notice["name"] == name for notice in self.notices), name)
+
     async def rpc(self, method: str, **params: Any) -> Any:
         """An RPC's result; the SDK raises ReplyError for an error."""
         return (await self.client.rpc(method, params)).data

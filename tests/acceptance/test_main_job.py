@@ -104,9 +104,7 @@ async def test_seven_sockets_of_one_user_all_see_everything(gateway: Program) ->
         first = devices[0].run_events(thread_id, run["run_id"])
         assert all(device.run_events(thread_id, run["run_id"]) == first for device in devices)
         for device in devices:
-            await device.until(
-                lambda d=device: any(n["name"] == "narthex.run_began" for n in d.notices), "the notice"
-            )  # type: ignore[misc]
+            await device.noticed("narthex.run_began")
 
 
 async def test_a_hundred_users_each_get_exactly_their_own(gateway: Program) -> None:

@@ -14,6 +14,7 @@ from narthex.app.hub import Channel, Hub, HubLimits
 from narthex.app.hub.channel import Delivery
 from narthex.app.tasks import Tasks
 from narthex.ports.broker import Broker, Control, Page, Position, Publication
+from narthex.ports.edge import Socket
 from narthex.protocol.framing import Framing, Prepared
 
 KEY = "t/thread:one"
@@ -26,7 +27,7 @@ class Ear:
     session = ""
 
     def __init__(self) -> None:
-        self.socket = self
+        self.socket: Socket = self
         self.lagging = False
         self.pushes: list[dict[str, object]] = []
         self.late: list[int] = []
