@@ -38,7 +38,8 @@ class Client:
         authorization = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
         self._writer.write(
             f"GET {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{authorization}\r\n".encode()
+            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+            f"{authorization}\r\n".encode()
         )
         head = await self._reader.readuntil(b"\r\n\r\n")
         self.status = int(head.split(b" ", 2)[1])
