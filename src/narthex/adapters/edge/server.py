@@ -125,6 +125,8 @@ class EdgeServer(uvicorn.Server):
         await super().startup(sockets)
         if self.should_exit:
             return
+        if self._own_signals:  # the process is ours to tune
+            _settle_collector()
         if self._on_started is not None:
             self._on_started([url for listener in sockets or [] for url in _urls(listener)])
 
@@ -261,7 +263,6 @@ async def serve(
     listeners = sockets or listen(
         host, port, reuse_port=reuse_port, send_buffer_bytes=edge.limits.send_buffer_bytes
     )
-    _settle_collector()
     server = EdgeServer(app, edge, drain=drain, on_started=on_started, grace_s=grace_s, lifespan=lifespan)
     await server.serve(sockets=listeners)
     return not server.forced
