@@ -1,4 +1,4 @@
-"""The one check command: `python -m tests.check` runs format, lint, types, imports, generated docs and tests.
+"""The one check command: `python -m tests.check` runs format, lint, types, imports, docs, pages and tests.
 
 Not here: installing anything (`.ci/run`, README). Rules: every step runs, also when one before it failed, so that one
 round shows everything; pytest comes last and closes the output; the exit code is 1 when any step failed.
@@ -11,6 +11,8 @@ round shows everything; pytest comes last and closes the output; the exit code i
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from tests.generated import stale, write
+from tests.generated import ROOT, stale, write
 
 PYTHON: Final = sys.executable
 STEPS: Final[tuple[tuple[str, Sequence[str]], ...]] = (
@@ -39,8 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     with_tests = "--no-tests" not in words
     words = [word for word in words if word != "--no-tests"]
     failed = [name for name, command in STEPS if not _step(name, partial(_run, command))]
-    if not _step("docs", _docs):
-        failed.append("docs")
+    failed += [name for name, run in (("docs", _docs), ("pages", _pages)) if not _step(name, run)]
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
     if with_tests and not _run((PYTHON, "-m", "pytest", *words)):
@@ -65,6 +66,17 @@ def _docs() -> bool:
     for page in pages:
         print(f"{page} is not what the code says. Run: python -m tests.check --write-docs")
     return not pages
+
+
+def _pages() -> bool:
+    """Types and tests of web/, where Node and its packages are (`pip install -e .` brings the packages)."""
+    npm = shutil.which("npm")
+    if npm is None or not (ROOT / "web" / "node_modules").is_dir():
+        print("not checked: there is no npm, or web/node_modules is not installed")
+        return os.environ.get("CI", "").lower() not in ("1", "true")
+    return all(
+        _run((npm, "--prefix", str(ROOT / "web"), "run", "--silent", task)) for task in ("check", "test")
+    )
 
 
 if __name__ == "__main__":
