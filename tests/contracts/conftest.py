@@ -12,7 +12,7 @@ from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from tests.contracts.recorder import Recorder
 from tests.contracts.rigs import BrokerRig, SqliteBrokerRig, SqliteStoreRig, StoreRig, UrlBrokerRig
-from tests.services import NatsServer, data_directory
+from tests.services import NatsServer, ValkeyServer, data_directory
 
 
 @pytest.fixture(scope="session")
@@ -25,21 +25,33 @@ def nats_server() -> Iterator[NatsServer]:
         server.kill()
 
 
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """One server for the whole run: each test has a prefix of its own."""
+    with data_directory("valkey") as directory:
+        server = ValkeyServer(directory / "data")
+        server.start()
+        yield server
+        server.kill()
+
+
 def make_broker_rig(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
     """The rig of one engine."""
     if engine == "sqlite":
         return SqliteBrokerRig(tmp_path)
-    server: NatsServer = request.getfixturevalue("nats_server")
-    return UrlBrokerRig("nats", f"{server.url}?prefix=t{secrets.token_hex(4)}")
+    server: NatsServer | ValkeyServer = request.getfixturevalue(
+        "nats_server" if engine == "nats" else "valkey_server"
+    )
+    return UrlBrokerRig(engine, f"{server.url}?prefix=t{secrets.token_hex(4)}")
 
 
-@pytest.fixture(params=["sqlite", "nats"])
+@pytest.fixture(params=["sqlite", "nats", "redis"])
 def broker_rig(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
     """Every engine in turn."""
     return make_broker_rig(request.param, request, tmp_path)
 
 
-@pytest.fixture(params=["nats"])
+@pytest.fixture(params=["nats", "redis"])
 def shared_rig(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
     """Every engine that several nodes can share."""
     return make_broker_rig(request.param, request, tmp_path)

@@ -92,6 +92,10 @@ def broker_from(spec: str) -> Broker:
         from narthex.adapters.brokers.nats import NatsBroker
 
         return NatsBroker(found["where"])
+    if found["engine"] == "redis":
+        from narthex.adapters.brokers.redis import RedisBroker
+
+        return RedisBroker(found["where"])
     raise ValueError(found["engine"])
 
 

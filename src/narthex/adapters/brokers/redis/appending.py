@@ -1,0 +1,199 @@
+"""Appending on Redis: publishes that pile up while one script runs go in with the next, in one round trip.
+
+Every publication has an idempotency key, its publisher's or a random one, so an attempt whose answer got lost
+is simply made again. Not here: reading, subscriptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
+from narthex.adapters.brokers.redis.scripts import Names
+from narthex.errors import Bug, DependencyError, Overloaded
+from narthex.ports.broker import Published
+
+MAX_PENDING: Final = 20_000  # as the embedded broker's
+BATCH_ENTRIES: Final = 128  # the server does nothing else meanwhile: about 2 ms
+BATCH_BYTES: Final = 4 << 20
+
+_encode_tags = msgspec.json.Encoder().encode
+
+
+class Waiting(NamedTuple):
+    """A publication that is to be placed; `deadline` on the loop's clock."""
+
+    future: asyncio.Future[Published]
+    channel: str
+    data: bytes
+    key: str
+    tags: bytes
+    deadline: float
+
+
+class Appender:
+    """Places publications. `run` runs the append script with its per-publication keys and arguments."""
+
+    def __init__(
+        self,
+        names: Names,
+        run: Callable[[list[str], list[Any]], Awaitable[Any]],
+        *,
+        attach: Callable[[], Awaitable[None]],
+        timeout_s: float,
+        max_pending: int = MAX_PENDING,
+    ) -> None:
+        self._names = names
+        self._run = run
+        self._attach = attach
+        self._timeout_s = timeout_s
+        self._max_pending = max_pending
+        self._queue: deque[Waiting] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._accepting = False
+        self.highest_seq = (
+            0  # of all publications, as acknowledged here: a server that counts fewer lost some
+        )
+
+    @property
+    def pending(self) -> int:
+        """Publications that wait."""
+        return len(self._queue)
+
+    def open(self) -> None:
+        """Accept publications."""
+        self._accepting = True
+
+    def submit(
+        self, channel: str, data: bytes, key: str | None, tags: dict[str, str] | None
+    ) -> asyncio.Future[Published]:
+        """Queue a publication. Raises Overloaded or DependencyError."""
+        if not self._accepting:
+            raise DependencyError("broker", "The Redis broker is not running.", "Call start() first.")
+        if len(self._queue) >= self._max_pending:
+            raise Overloaded(
+                "broker",
+                f"{self._max_pending} publications wait for Redis.",
+                "Come back later; if it lasts, look at the Redis server.",
+            )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Published] = loop.create_future()
+        chosen = f"k{key}" if key is not None else f"r{secrets.token_urlsafe(12)}"
+        encoded = b"" if tags is None else _encode_tags(tags)
+        self._queue.append(Waiting(future, channel, data, chosen, encoded, loop.time() + self._timeout_s))
+        if self._task is None:
+            self._task = loop.create_task(self._work(), name="redis append")
+        return future
+
+    async def stop(self) -> None:
+        """Let publications under way finish or fail; each has a deadline, so this ends."""
+        self._accepting = False
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        """Place everything that waits; ends when nothing does."""
+        wait = 0.05
+        try:
+            while self._queue:
+                batch = self._batch()
+                if not batch:
+                    continue
+                try:
+                    await self._place(batch)
+                    wait = 0.05
+                    continue
+                except NewRun:
+                    await self._try_attach()
+                except ResponseError as error:
+                    if not _passing(error):
+                        self._fail(batch, _refused(error))
+                        continue
+                    await asyncio.sleep(wait)
+                except FAULTS:
+                    await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - spreads retries
+                wait = min(wait * 2, 1.0)
+                self._drop_late()
+        except Exception as error:  # a bug here must answer the publishers, not leave them waiting
+            bug = Bug("append_failed", f"Appending raised {type(error).__name__}: {error}")
+            bug.__cause__ = error
+            self._fail(list(self._queue), bug)
+        finally:
+            self._task = None
+
+    async def _try_attach(self) -> None:
+        try:
+            await self._attach()
+        except (*FAULTS, DependencyError):
+            await asyncio.sleep(0.2)
+
+    def _batch(self) -> list[Waiting]:
+        """The head of the queue, without what was cancelled; it stays queued until it is placed."""
+        batch: list[Waiting] = []
+        size = 0
+        kept: deque[Waiting] = deque()
+        while self._queue and len(batch) < BATCH_ENTRIES and size < BATCH_BYTES:
+            waiting = self._queue.popleft()
+            if not waiting.future.done():
+                batch.append(waiting)
+                kept.append(waiting)
+                size += len(waiting.data)
+        self._queue.extendleft(reversed(kept))
+        return batch
+
+    async def _place(self, batch: list[Waiting]) -> None:
+        keys: list[str] = []
+        arguments: list[Any] = []
+        for waiting in batch:
+            channel = waiting.channel
+            keys += (
+                self._names.meta(channel),
+                self._names.log(channel),
+                self._names.key(channel, waiting.key),
+                self._names.told(channel),
+            )
+            arguments += (waiting.data, waiting.tags)
+        seq, placed = await self._run(keys, arguments)
+        self.highest_seq = max(self.highest_seq, int(seq))
+        for waiting, (offset, epoch, duplicate) in zip(batch, placed, strict=True):
+            self._queue.popleft()
+            if not waiting.future.done():
+                waiting.future.set_result(Published(int(offset), epoch.decode(), bool(duplicate)))
+
+    def _drop_late(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._queue and self._queue[0].deadline <= now:
+            waiting = self._queue.popleft()
+            if not waiting.future.done():
+                waiting.future.set_exception(
+                    DependencyError(
+                        "broker",
+                        f"Redis did not acknowledge within {self._timeout_s:g} s.",
+                        "Retry with the same key; if it lasts, look at the Redis server.",
+                    )
+                )
+
+    def _fail(self, batch: list[Waiting], error: Exception) -> None:
+        for waiting in batch:
+            self._queue.remove(waiting)
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
+
+
+def _passing(error: ResponseError) -> bool:
+    """Whether an answer means "not now": loading, a replica, a script that is in the way, a fail-over."""
+    return str(error).startswith(("LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN"))
+
+
+def _refused(error: ResponseError) -> DependencyError:
+    reason = str(error).partition(" ")[0]
+    remedy = "Give it more memory, or trim." if reason == "OOM" else "Look at the Redis server's log."
+    return DependencyError("broker", f"Redis refused to append: {reason}.", remedy)

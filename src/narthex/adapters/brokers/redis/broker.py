@@ -1,0 +1,399 @@
+"""The Broker port on Redis or Valkey: one server (or one endpoint that fails over), any number of nodes.
+
+A publication's offset, log entry, idempotency and telling are one Lua script, hence one atomic step. The server
+writes its append-only file before it answers anybody, so nothing is seen before it is written; what that
+survives depends on `appendfsync` and is in `durability` and docs/guarantees.md. After every restart or fail-over
+of the server, nodes compare what is there with what was acknowledged to them, before anything is appended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from narthex.adapters.brokers.redis import scripts
+from narthex.adapters.brokers.redis.appending import Appender
+from narthex.adapters.brokers.redis.connection import (
+    FAULTS,
+    NewRun,
+    Script,
+    Settings,
+    connect,
+    parse_address,
+    read_settings,
+)
+from narthex.adapters.brokers.redis.listening import Listener
+from narthex.errors import DependencyError
+from narthex.ports.broker import (
+    MAX_HISTORY_PAGE,
+    PRESENCE_TTL_S,
+    BrokerHandler,
+    Control,
+    Member,
+    Page,
+    Position,
+    Publication,
+    Published,
+)
+
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 12.0  # long enough for a restart that loads its file, or a managed fail-over
+CONNECT_S: Final = 5.0
+KEPT_COUNT: Final = 10_000
+KEPT_AGE_S: Final = 7 * 86_400  # of an idle channel: its log goes, its position stays
+READ_AT_ONCE: Final = 1_000
+PING_CHANNEL: Final = "narthex/ping"
+
+_log = structlog.get_logger("narthex.broker")
+_decode_control = msgspec.json.Decoder(Control).decode
+_decode_member = msgspec.json.Decoder(Member).decode
+_decode_tags = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class RedisBroker:
+    """The broker on Redis or Valkey.
+
+    Args:
+        url: see `connection.parse_address`; credentials in it are never shown.
+        timeout_s: after which a call raises DependencyError.
+        kept_count: newest publications of a channel that are kept, at least.
+        kept_age_s: how long the log of a channel without new publications is kept.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        kept_count: int = KEPT_COUNT,
+        kept_age_s: int = KEPT_AGE_S,
+    ) -> None:
+        self._address = parse_address(url)
+        self.durability = durability("everysec")
+        self._timeout_s = timeout_s
+        self._kept = (kept_count, kept_age_s)
+        self._names = scripts.Names(self._address.prefix)
+        self._scripts = {
+            name: Script(getattr(scripts, name))
+            for name in (
+                "APPEND",
+                "READ",
+                "REMOVE",
+                "TRIM",
+                "ATTACH",
+                "CHANGE_EPOCH",
+                "JOIN",
+                "LEAVE",
+                "MEMBERS",
+            )
+        }
+        self._appender = Appender(self._names, self._append, attach=self._attach, timeout_s=timeout_s)
+        self._listener = Listener(self._client, self._told, lost=self._forget, renewed=self._renewed)
+        self._listening: asyncio.Task[None] | None = None
+        self._attaching = asyncio.Lock()
+        self._client_now: Redis | None = None
+        self._run_id = ""
+        self._epoch = ""
+        self._tops: dict[str, Position] = {}
+        self._handler: BrokerHandler | None = None
+        self._node = ""
+        self._stopping = False
+
+    @property
+    def pending(self) -> int:
+        """Publications that wait for the server."""
+        return self._appender.pending
+
+    async def start(self, handler: BrokerHandler, node: str) -> None:
+        """Connect and listen. Raises ConfigError or DependencyError."""
+        self._handler, self._node = handler, node
+        self._client_now = connect(self._address)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                while True:
+                    try:
+                        await self._attach()
+                        break
+                    except FAULTS:
+                        await asyncio.sleep(0.1)
+        except BaseException as error:
+            await self._disconnect()
+            if isinstance(error, TimeoutError):
+                raise DependencyError(
+                    "broker",
+                    f"Cannot reach Redis at {self._address.shown} within {CONNECT_S:g} s.",
+                    "Start it, or check NARTHEX_BROKER_URL.",
+                ) from error
+            raise
+        self._listener.want(self._names.control_all)
+        self._listener.want(self._names.control_prefix + node)
+        self._listening = asyncio.create_task(self._listener.run(), name="redis listener")
+        self._appender.open()
+        await self._retrying(lambda: self._listener.settled(self._names.control_prefix + node))
+
+    async def stop(self) -> None:
+        """Let publishes finish or fail, then disconnect; idempotent."""
+        self._stopping = True
+        await self._appender.stop()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+            self._listening = None
+        await self._disconnect()
+
+    async def publish(
+        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+    ) -> Published:
+        """See the port. Raises Overloaded or DependencyError."""
+        return await self._appender.submit(channel, data, key, tags)
+
+    def subscribe(self, channel: str) -> None:
+        """See the port."""
+        self._listener.want(self._names.told(channel))
+
+    def unsubscribe(self, channel: str) -> None:
+        """See the port."""
+        self._listener.drop(self._names.told(channel))
+        self._tops.pop(channel, None)
+
+    def known_position(self, channel: str) -> Position | None:
+        """The end of a subscribed channel's log, as far as the handler was told."""
+        return self._tops.get(channel)
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Page:
+        """See the port. Raises DependencyError."""
+        count = MAX_HISTORY_PAGE if limit is None else min(limit, MAX_HISTORY_PAGE)
+        told = self._names.told(channel)
+
+        async def read() -> Page:
+            await self._listener.settled(told)
+            return await self._page(channel, since, count, reverse)
+
+        page = await self._retrying(read)
+        known = self._tops.get(channel)
+        if self._listener.wants(told) and (known is None or known.offset < page.top.offset):
+            self._tops[channel] = page.top
+        return page
+
+    async def remove(self, channel: str) -> None:
+        """See the port."""
+        await self._retrying(lambda: self._on_channel("REMOVE", channel, secrets.token_urlsafe(6)))
+        self._tops.pop(channel, None)
+
+    async def trim(self, channel: str, through: int) -> None:
+        """See the port."""
+        await self._retrying(lambda: self._on_channel("TRIM", channel, through))
+
+    async def join(self, channel: str, member: Member) -> None:
+        """See the port."""
+        body = msgspec.json.encode(member)
+        await self._retrying(lambda: self._on_presence("JOIN", channel, member.client, body, PRESENCE_TTL_S))
+
+    async def leave(self, channel: str, client: str) -> None:
+        """See the port."""
+        await self._retrying(lambda: self._on_presence("LEAVE", channel, client))
+
+    async def members(self, channel: str) -> Mapping[str, Member]:
+        """See the port."""
+        found = await self._retrying(lambda: self._on_presence("MEMBERS", channel))
+        return {member.client: member for member in map(_decode_member, found)}
+
+    async def control(self, message: Control) -> None:
+        """See the port. Raises DependencyError."""
+        name = self._names.control_prefix + message.node if message.node else self._names.control_all
+        await self._retrying(
+            lambda: self._shielded(self._client().publish(name, msgspec.json.encode(message)))
+        )
+
+    async def ping(self) -> None:
+        """See the port."""
+        published = await self.publish(PING_CHANNEL, b"{}")
+        page = await self.history(
+            PING_CHANNEL, since=Position(published.offset - 1, published.epoch), limit=1
+        )
+        if page.complete and [found.offset for found in page.publications] != [published.offset]:
+            raise DependencyError("broker", "Redis did not give back what was appended.", "Look at its log.")
+        await self.trim(PING_CHANNEL, published.offset)
+
+    def _client(self) -> Redis:
+        if self._client_now is None:
+            raise ConnectionError("not connected")
+        return self._client_now
+
+    async def _disconnect(self) -> None:
+        client, self._client_now = self._client_now, None
+        if client is not None:
+            with contextlib.suppress(*FAULTS):
+                await client.aclose()
+
+    def _unreachable(self, why: str) -> DependencyError:
+        return DependencyError(
+            "broker",
+            f"Redis at {self._address.shown} did not answer: {why}.",
+            "Retry; if it lasts, look at the Redis server.",
+        )
+
+    async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until it works or `timeout_s` is over."""
+        if self._client_now is None or self._stopping:
+            raise DependencyError("broker", "The Redis broker is not running.", "Call start() first.")
+        wait = 0.05
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    try:
+                        return await call()
+                    except NewRun:
+                        with contextlib.suppress(*FAULTS):
+                            await self._attach()
+                    except FAULTS as error:
+                        if self._stopping:
+                            raise self._unreachable(type(error).__name__) from error
+                    await asyncio.sleep(wait)
+                    wait = min(wait * 2, 0.5)
+        except TimeoutError as late:
+            raise self._unreachable(f"nothing within {self._timeout_s:g} s") from late
+
+    async def _shielded(self, command: Awaitable[T]) -> T:
+        """Run a command that a cancelled caller leaves running: see the rule in connection.py."""
+        return await asyncio.shield(asyncio.ensure_future(command))
+
+    async def _script(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
+        return await self._shielded(self._scripts[name](self._client(), keys, arguments))
+
+    async def _append(self, keys: list[str], arguments: list[Any]) -> Any:
+        head = [self._names.epoch, self._names.run, self._names.seq]
+        return await self._script("APPEND", head + keys, [self._run_id, *self._kept, *arguments])
+
+    async def _on_channel(self, name: str, channel: str, *arguments: Any) -> Any:
+        keys = [self._names.epoch, self._names.run, self._names.meta(channel), self._names.log(channel)]
+        return await self._script(name, keys, [self._run_id, *arguments])
+
+    async def _on_presence(self, name: str, channel: str, *arguments: Any) -> Any:
+        return await self._script(name, list(self._names.presence(channel)), list(arguments))
+
+    async def _page(self, channel: str, since: Position | None, count: int, reverse: bool) -> Page:
+        epoch = since.epoch if since is not None else ""
+        low = 1 if since is None or reverse else since.offset + 1
+        high = since.offset - 1 if since is not None and reverse else 2**53
+        found: list[Publication] = []
+        while True:
+            step = min(READ_AT_ONCE, count - len(found))
+            bounds = (f"{max(low, 0)}-0", f"{max(high, 0)}-0", step, "desc" if reverse else "asc")
+            top, epoch_now, kept, entries = await self._on_channel("READ", channel, epoch, *bounds)
+            end = Position(int(top), epoch_now.decode())
+            if epoch not in ("", end.epoch):
+                return Page([], end, complete=False)
+            part = [_publication(entry) for entry in entries]
+            if part and found and abs(part[0].offset - found[-1].offset) != 1:
+                found.clear()  # trimmed while it was read
+            found += part
+            if len(part) < READ_AT_ONCE or len(found) >= count:
+                break
+            low, high = (low, part[-1].offset - 1) if reverse else (part[-1].offset + 1, high)
+        if reverse:
+            complete = len(found) == count or int(kept) == 1 or (since is not None and since.offset <= 1)
+        else:
+            complete = since is None or int(kept) - 1 <= since.offset <= end.offset
+        return Page(found, end, complete)
+
+    async def _attach(self) -> None:
+        """Compare the server's data with what was acknowledged here; change the epoch when some is missing."""
+        async with self._attaching:
+            settings = await self._shielded(read_settings(self._client(), self._address))
+            if settings.replica:
+                raise ConnectionError("the server is a replica")
+            self.durability = durability(settings.fsync)
+            keys = [self._names.epoch, self._names.run, self._names.seq, self._names.seq0]
+            fresh = secrets.token_urlsafe(6)
+            found = await self._script("ATTACH", keys, [settings.run_id, fresh, settings.fsync])
+            epoch, seq, seq0, first = found[0].decode(), int(found[1]), int(found[2]), bool(found[3])
+            if self._lost_something(settings, seq0, first):
+                _log.error("broker_lost_publications", kept=seq0, acknowledged=self._appender.highest_seq)
+                changed = await self._script("CHANGE_EPOCH", [self._names.epoch], [epoch, fresh])
+                epoch = changed.decode()
+            restarted = self._run_id not in ("", settings.run_id)
+            self._run_id, self._epoch = settings.run_id, epoch
+            self._appender.highest_seq = seq
+            self._forget()
+        if restarted and self._handler is not None:
+            self._handler.resync(None)
+
+    def _lost_something(self, settings: Settings, seq0: int, first: bool) -> bool:
+        """Whether acknowledged publications may be missing after a restart or fail-over of the server."""
+        if self._appender.highest_seq:
+            return settings.run_id != self._run_id and seq0 < self._appender.highest_seq
+        # Nobody here remembers. Synced at every commit, nothing is missing; else the last second may be.
+        return first and seq0 > 0 and settings.fsync != "always"
+
+    def _told(self, name: str, body: bytes) -> None:
+        if self._handler is None:
+            return
+        if not name.startswith(self._names.told_prefix):
+            try:
+                self._handler.control(_decode_control(body))
+            except msgspec.MsgspecError:
+                _log.error("broker_control_malformed")
+            return
+        channel = name[len(self._names.told_prefix) :]
+        kind, rest = body[:1], body[1:]
+        if kind == b"P":
+            offset, at, epoch, length, tail = rest.split(b"\n", 4)
+            size = int(length)
+            tags = _decode_tags(tail[:size]) if size else None
+            position = Position(int(offset), epoch.decode())
+            self._tops[channel] = position
+            self._handler.publication(
+                channel, Publication(position.offset, tail[size:], tags, float(at)), position.epoch
+            )
+        else:
+            self._handler.presence(channel, _decode_member(rest), kind == b"J")
+
+    def _forget(self) -> None:
+        self._tops.clear()
+
+    async def _renewed(self) -> None:
+        """The listener is back: the server may be another run, and something may have been missed."""
+        with contextlib.suppress(NewRun, ResponseError):
+            await self._attach()
+        if self._handler is not None:
+            self._handler.resync(None)
+
+
+def _publication(entry: Any) -> Publication:
+    """A stream entry: id `offset-0`, fields a (at), t (tags), d (data) in that order."""
+    name, fields = entry
+    values = dict(zip(fields[::2], fields[1::2], strict=True)) if isinstance(fields, list) else fields
+    tags = values[b"t"]
+    return Publication(
+        int(name.partition(b"-")[0]), values[b"d"], _decode_tags(tags) if tags else None, float(values[b"a"])
+    )
+
+
+def durability(fsync: str) -> str:
+    """What an acknowledgement means with an append-only file synced `fsync`; empty: without one."""
+    if fsync == "always":
+        return (
+            "An acknowledged publication is synced to the append-only file: it survives the death of the process and "
+            "of the machine; a fail-over to a replica may lose the last few, and then the epoch changes."
+        )
+    if fsync:
+        return (
+            "An acknowledged publication is in the append-only file: it survives the death of the process; after power "
+            "loss or a fail-over to a replica the last second may be missing, and then the epoch changes."
+        )
+    return (
+        "Redis has no append-only file here: an acknowledged publication is lost with its process, and then the epoch "
+        "changes. Set appendonly yes."
+    )

@@ -1,0 +1,124 @@
+"""The connection to Redis or Valkey: its address, what the server is set to, and scripts by their digest.
+
+Rules: commands are never cancelled on their way (a reply would be left for the next one): whoever gives up
+leaves them running; the library does not retry, the broker does so knowingly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from narthex.adapters.brokers.redis.scripts import NEW_RUN
+from narthex.errors import ConfigError
+
+SOCKET_S: Final = 5.0
+CONNECTIONS: Final = 16  # appending takes one at a time; the rest are for reads, presence and control
+
+FAULTS: Final = (RedisError, OSError, asyncio.TimeoutError)
+"""What the library raises when the server does not do its part."""
+
+
+class NewRun(Exception):
+    """The server is another run than the one that this node attached to."""
+
+
+class Address(NamedTuple):
+    """Where the server is, from `redis[s]://[user:password@]host:port/db[?prefix=narthex]`."""
+
+    url: str
+    shown: str
+    prefix: str
+
+
+class Settings(NamedTuple):
+    """What the server is set to. `fsync` is `always`, `everysec`, `no`, or empty when it has no append-only file."""
+
+    run_id: str
+    fsync: str
+    replica: bool
+
+
+def parse_address(url: str) -> Address:
+    """Read a broker URL. Raises ConfigError."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    prefix = options.pop("prefix", "narthex")
+    if parts.scheme not in ("redis", "rediss", "valkey", "valkeys") or not parts.hostname:
+        raise ConfigError(["NARTHEX_BROKER_URL must be redis://host:port/0 (rediss:// for TLS)."])
+    scheme = parts.scheme.replace("valkey", "redis")
+    clean = urlunsplit((scheme, parts.netloc, parts.path, urlencode(options), ""))
+    return Address(clean, f"{parts.hostname}:{parts.port or 6379}", prefix)
+
+
+def connect(address: Address) -> Redis:
+    """A client; nothing is sent yet."""
+    client: Redis = Redis.from_url(
+        address.url,
+        socket_timeout=SOCKET_S,
+        socket_connect_timeout=SOCKET_S,
+        socket_keepalive=True,
+        health_check_interval=0,
+        max_connections=CONNECTIONS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return client
+
+
+async def read_settings(client: Redis, address: Address) -> Settings:
+    """What decides durability.
+
+    Raises:
+        ConfigError: the server may evict what it was asked to keep.
+        RedisError, OSError: it does not answer.
+    """
+    info: dict[str, Any] = await client.info("everything")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction" and int(info.get("maxmemory", 0)):
+        raise ConfigError(
+            [f"Redis at {address.shown} drops data when memory is short: set maxmemory-policy to noeviction."]
+        )
+    fsync = "no"
+    if int(info.get("aof_enabled", 0)):
+        fsync = "everysec"  # what managed services that forbid CONFIG do at most
+        try:
+            found = await client.config_get("appendfsync")
+            fsync = str(found.get("appendfsync") or fsync)
+        except ResponseError:
+            pass
+    else:
+        fsync = ""
+    return Settings(str(info["run_id"]), fsync, info.get("role") != "master")
+
+
+class Script:
+    """A Lua script, sent once and then called by its digest."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, client: Redis, keys: list[str], arguments: list[Any]) -> Any:
+        """Run it. Raises NewRun, or what the library raises."""
+        try:
+            try:
+                return await _execute(client, "EVALSHA", self._digest, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await _execute(client, "EVAL", self._source, len(keys), *keys, *arguments)
+        except ResponseError as error:
+            if str(error).startswith(NEW_RUN):
+                raise NewRun from error
+            raise
+
+
+async def _execute(client: Redis, *command: Any) -> Any:
+    """One command; the library leaves this method untyped."""
+    execute: Any = client.execute_command
+    return await execute(*command)

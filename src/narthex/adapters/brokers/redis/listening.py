@@ -1,0 +1,134 @@
+"""Being told by Redis: one pub/sub connection for every followed channel, renewed when it breaks.
+
+Rules: what was told while it was broken is missed, so `renewed` is called once everything is subscribed again;
+`settled` waits for the server's confirmation, because reads go over another connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from narthex.adapters.brokers.redis.connection import FAULTS
+
+READ_S: Final = 5.0
+SUBSCRIBE_AT_ONCE: Final = 500
+MAX_WAIT_S: Final = 2.0
+
+
+class Listener:
+    """Follows names. `tell` gets (name, body) of every message."""
+
+    def __init__(
+        self,
+        client: Callable[[], Redis],
+        tell: Callable[[str, bytes], None],
+        *,
+        lost: Callable[[], None],
+        renewed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._tell = tell
+        self._lost = lost
+        self._renewed = renewed
+        self._wanted: set[str] = set()
+        self._confirmed: set[str] = set()
+        self._changed: set[str] = set()
+        self._waiting: dict[str, asyncio.Event] = {}
+        self._wake = asyncio.Event()
+        self._pubsub: PubSub | None = None
+
+    def wants(self, name: str) -> bool:
+        """Whether it is followed, or about to be."""
+        return name in self._wanted
+
+    def want(self, name: str) -> None:
+        """Follow; idempotent."""
+        if name not in self._wanted:
+            self._wanted.add(name)
+            self._changed.add(name)
+            self._wake.set()
+
+    def drop(self, name: str) -> None:
+        """Stop following; idempotent."""
+        if name in self._wanted:
+            self._wanted.discard(name)
+            self._confirmed.discard(name)
+            self._changed.add(name)
+            self._wake.set()
+
+    async def settled(self, name: str) -> None:
+        """Wait until the server has confirmed a followed name; at once for others."""
+        while name in self._wanted and name not in self._confirmed:
+            await self._waiting.setdefault(name, asyncio.Event()).wait()
+
+    async def run(self) -> None:
+        """Keep listening until cancelled."""
+        wait, first = 0.05, True
+        while True:
+            pubsub = self._client().pubsub()
+            try:
+                await self._subscribe(pubsub, sorted(self._wanted))
+                if not first:
+                    await self._renewed()
+                first, wait = False, 0.05
+                await self._listen(pubsub)
+            except FAULTS:
+                self._confirmed.clear()
+                self._lost()
+                await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - nodes must not come in one wave
+                wait = min(wait * 2, MAX_WAIT_S)
+            finally:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+
+    async def _listen(self, pubsub: PubSub) -> None:
+        """Read until the connection breaks; a second task sends what changes meanwhile."""
+        following = asyncio.create_task(self._follow(pubsub), name="redis subscriptions")
+        try:
+            silent = 0
+            while not following.done():
+                message: dict[str, Any] | None = await pubsub.get_message(timeout=READ_S)
+                if message is None:
+                    silent += 1
+                    if silent > 2:  # a ping went unanswered: half open
+                        raise TimeoutError
+                    await pubsub.ping()
+                    continue
+                silent = 0
+                self._take(message)
+            following.result()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow(self, pubsub: PubSub) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            changed, self._changed = self._changed, set()
+            await self._subscribe(pubsub, sorted(changed & self._wanted))
+            gone = sorted(changed - self._wanted)
+            for start in range(0, len(gone), SUBSCRIBE_AT_ONCE):
+                await pubsub.unsubscribe(*gone[start : start + SUBSCRIBE_AT_ONCE])
+
+    async def _subscribe(self, pubsub: PubSub, names: list[str]) -> None:
+        for start in range(0, len(names), SUBSCRIBE_AT_ONCE):
+            await pubsub.subscribe(*names[start : start + SUBSCRIBE_AT_ONCE])
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        name = (message["channel"] or b"").decode()
+        if kind == "message":
+            if name in self._wanted:
+                self._tell(name, message["data"])
+        elif kind == "subscribe":
+            if name in self._wanted:
+                self._confirmed.add(name)
+            waiting = self._waiting.pop(name, None)
+            if waiting is not None:
+                waiting.set()
