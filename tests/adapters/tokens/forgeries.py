@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from joserfc.jwk import OctKey, RSAKey
 
+from tests.adapters.tokens import issuer
 from tests.adapters.tokens.issuer import (
     ISSUER,
-    NOW,
     claims,
     ec_key,
     ed_key,
@@ -162,9 +162,12 @@ def forgeries(canary_url: str) -> dict[str, tuple[Callable[[], str], str]]:
         # times
         "no exp": (lambda: token(rsa, "RS256", exp=...), "token_invalid"),
         "exp null": (lambda: token(rsa, "RS256", exp=None), "token_invalid"),
-        "exp a string": (lambda: token(rsa, "RS256", exp=str(int(NOW) + 600)), "token_invalid"),
+        "exp a string": (lambda: token(rsa, "RS256", exp=str(int(issuer.NOW) + 600)), "token_invalid"),
         "exp true": (lambda: token(rsa, "RS256", exp=True), "token_invalid"),
-        "exp in milliseconds": (lambda: token(rsa, "RS256", exp=int(NOW + 600) * 1000), "token_invalid"),
+        "exp in milliseconds": (
+            lambda: token(rsa, "RS256", exp=int(issuer.NOW + 600) * 1000),
+            "token_invalid",
+        ),
         "exp negative": (lambda: token(rsa, "RS256", exp=-1), "token_invalid"),
         "exp 1e999": (
             lambda: _json_claims(json.dumps(claims(exp=...))[:-1] + ',"exp":1e999}'),
@@ -178,10 +181,10 @@ def forgeries(canary_url: str) -> dict[str, tuple[Callable[[], str], str]]:
             lambda: _json_claims(json.dumps(claims(exp=...))[:-1] + ',"exp":' + "9" * 5000 + "}"),
             "token_malformed",
         ),
-        "expired beyond leeway": (lambda: token(rsa, "RS256", exp=int(NOW) - 31), "token_expired"),
-        "nbf beyond leeway": (lambda: token(rsa, "RS256", nbf=int(NOW) + 31), "token_not_yet_valid"),
+        "expired beyond leeway": (lambda: token(rsa, "RS256", exp=int(issuer.NOW) - 31), "token_expired"),
+        "nbf beyond leeway": (lambda: token(rsa, "RS256", nbf=int(issuer.NOW) + 31), "token_not_yet_valid"),
         "nbf a string": (lambda: token(rsa, "RS256", nbf="1"), "token_invalid"),
-        "iat in the future": (lambda: token(rsa, "RS256", iat=int(NOW) + 31), "token_not_yet_valid"),
+        "iat in the future": (lambda: token(rsa, "RS256", iat=int(issuer.NOW) + 31), "token_not_yet_valid"),
         # names
         "wrong iss": (lambda: token(rsa, "RS256", iss="https://evil.example"), "wrong_issuer"),
         "no iss": (lambda: token(rsa, "RS256", iss=...), "wrong_issuer"),
@@ -255,9 +258,9 @@ def good() -> dict[str, Callable[[], str]]:
         "no kid": lambda: raw_token({"alg": "RS256"}, claims(), rsa_key(), "RS256"),
         "at+jwt": lambda: token(rsa_key(), "RS256", {"typ": "at+jwt"}),
         "aud in a list": lambda: token(rsa_key(), "RS256", aud=["x", "narthex-tests"]),
-        "expired within leeway": lambda: token(rsa_key(), "RS256", exp=int(NOW) - 29),
-        "nbf within leeway": lambda: token(rsa_key(), "RS256", nbf=int(NOW) + 29),
-        "exp a float": lambda: token(rsa_key(), "RS256", exp=NOW + 600.5),
+        "expired within leeway": lambda: token(rsa_key(), "RS256", exp=int(issuer.NOW) - 29),
+        "nbf within leeway": lambda: token(rsa_key(), "RS256", nbf=int(issuer.NOW) + 29),
+        "exp a float": lambda: token(rsa_key(), "RS256", exp=issuer.NOW + 600.5),
         "no iat": lambda: token(rsa_key(), "RS256", iat=...),
         "deep enough": lambda: _with_claim_text('"deep":' + "[" * 20 + "]" * 20),
         "the other issuer": lambda: token(_other_kid_owner(), "RS256", iss=OTHER_ISSUER),
