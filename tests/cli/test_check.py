@@ -87,6 +87,6 @@ def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_a_settings_file_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And each value says that it came from there."""
     file = tmp_path / "other.toml"
-    file.write_text("workers = 3\n")
+    file.write_text("max_headers = 99\n")
     assert run(["check", "--config", str(file)]) == 0
-    assert f"workers in {file}" in capsys.readouterr().out
+    assert f"max_headers in {file}" in capsys.readouterr().out

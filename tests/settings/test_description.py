@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
+from narthex.domain.limits import Limits
 from narthex.settings import describe, load, render_docs
 from narthex.settings.groups import option_fields
 from narthex.settings.options import facts
@@ -38,6 +40,24 @@ def test_every_option_is_described() -> None:
     for name, (section, field) in option_fields().items():
         assert field.description, name
         assert facts(name, field, section).variables, name
+
+
+def test_no_option_is_taken_and_ignored() -> None:
+    """Each is read by a rule, by the model for others, or by whoever wires the rooms."""
+    source = ROOT / "src" / "narthex"
+    files = [
+        *(source / "wiring").rglob("*.py"),
+        *(source / "cli").glob("*.py"),
+        *(source / "settings").glob("*.py"),
+    ]
+    read = {
+        node.attr
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    through_limits = set(Limits.__struct_fields__)
+    assert set(option_fields()) - read - through_limits == set()
 
 
 def test_the_page_is_current() -> None:

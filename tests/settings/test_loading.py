@@ -46,12 +46,12 @@ def test_defaults_are_those_of_the_design() -> None:
 
 def test_a_flag_beats_a_variable_beats_the_file(toml: Path) -> None:
     """The order of docs/settings.md, and each value knows where it came from."""
-    toml.write_text("port = 1\nworkers = 2\nmax_headers = 40\n")
-    environ = {"NARTHEX_PORT": "2", "NARTHEX_WORKERS": "3"}
+    toml.write_text("port = 1\nmax_message_bytes = 2048\nmax_headers = 40\n")
+    environ = {"NARTHEX_PORT": "2", "NARTHEX_MAX_MESSAGE_BYTES": "4096"}
     settings = load({"port": 3}, environ, toml)
-    assert (settings.port, settings.workers, settings.max_headers) == (3, 3, 40)
-    sources = [settings.source(name) for name in ("port", "workers", "max_headers", "max_lag_s")]
-    assert sources == ["--port", "NARTHEX_WORKERS", f"max_headers in {toml}", "default"]
+    assert (settings.port, settings.max_message_bytes, settings.max_headers) == (3, 4096, 40)
+    sources = [settings.source(name) for name in ("port", "max_message_bytes", "max_headers", "max_lag_s")]
+    assert sources == ["--port", "NARTHEX_MAX_MESSAGE_BYTES", f"max_headers in {toml}", "default"]
 
 
 def test_the_platforms_port_is_honoured_and_our_own_variable_is_stronger() -> None:

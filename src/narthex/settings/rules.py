@@ -68,7 +68,12 @@ def judge(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]
     proxies = parse_trusted_proxies(settings.trusted_proxies, platform=platform_of(environ))
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
-    problems += [*_production(settings, production=production), *_urls(settings), *_admin_key(settings)]
+    problems += [
+        *_production(settings, production=production),
+        *_urls(settings),
+        *_admin_key(settings),
+        *_workers(settings),
+    ]
     problems += [
         *_engines(settings, platform_of(environ)),
         *_e2e(settings),
@@ -102,6 +107,15 @@ def _production(settings: Settings, *, production: bool) -> Iterator[str]:
     for user in settings.users:
         if user.password_hash is None:
             yield f"users: {user.email} has no password_hash, and ENVIRONMENT is production. Add one."
+
+
+def _workers(settings: Settings) -> Iterator[str]:
+    # A setting that is taken and ignored is worse than one that is refused (FACTS section 1).
+    if settings.workers > 1:
+        yield (
+            f"NARTHEX_WORKERS is {settings.workers}, and this version serves with one process. Unset it, or run "
+            "several instances over NATS and PostgreSQL behind a load balancer."
+        )
 
 
 def _admin_key(settings: Settings) -> Iterator[str]:
