@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from narthex.domain import events as ev
+from narthex.domain.digest import digest_of
 from narthex.errors import ClientError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import Control
@@ -110,7 +111,12 @@ async def test_a_queued_run_is_cancelled_before_it_begins(house: House) -> None:
     assert (await engine.cancel(ALICE, second.run_id))["state"] == "cancelled"
     events = await house.until(second, lambda events: len(events) == 2)
     assert kinds(events) == ["RUN_STARTED", "RUN_FINISHED"]
-    assert events[1]["count"] == 2
+    got = await engine.get(ALICE, second.run_id)
+    assert (
+        (got["count"], got["digest"]) == (events[1]["count"], events[1]["digest"]) == (2, digest_of(events))
+    )
+    assert (await engine.cancel(ALICE, second.run_id))["state"] == "cancelled"
+    assert await house.events(second) == events
     await engine.cancel(ALICE, first.run_id)
     await house.ended(first)
 

@@ -1,6 +1,7 @@
 """Running agents: claiming, driving, journalling and ending runs, and what happens when their owner dies.
 
-    engine.py        what others call: start, cancel, steer, resume, get, open, drain, close
+    engine.py        what others call: open, drain, close, start
+    requests.py      its base: cancel, steer, resume, get
     loops.py         the node's three loops: claim queued runs, renew leases, take over orphans
     execution.py     one run on this node, from RUN_STARTED to its terminal event
     endings.py       how a run can end, as values
@@ -9,7 +10,7 @@
     journal.py       events → the channel's log: seq, joining, one publish in flight, count and digest
     lease.py         whether this node still owns a run
     replay.py        a run read back from the log
-    takeover.py      ending or restarting a run whose owner is gone
+    roster.py        the runs of this node; ending or restarting one whose owner is gone
     compaction.py    a finished run → message rows
     conversation.py  message rows → what an agent is given
     services.py      what all of them share; limits

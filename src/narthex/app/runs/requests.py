@@ -1,0 +1,246 @@
+"""What people ask of a run that is there: cancel, steer, answer, look.
+
+Not here: starting one (engine). Rules: every request names the identity; a run in a thread that is not theirs is
+as absent as one that does not exist; a request for a run of another node goes there by control message, and
+what must not get lost is in the store before.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+import msgspec
+
+from narthex.app.runs.endings import Cancelled, terminal
+from narthex.app.runs.journal import Journal
+from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.loops import Loops
+from narthex.app.runs.replay import Replay, read_back
+from narthex.app.runs.roster import Roster
+from narthex.app.runs.services import RunServices
+from narthex.domain import events as ev
+from narthex.domain.answers import answer_fault
+from narthex.domain.identity import Identity
+from narthex.domain.runs import RunState, state_after
+from narthex.errors import ClientError
+from narthex.ports.broker import Control
+from narthex.ports.runs import Interrupt, Run
+
+STEER_BYTES: Final = 8 * 1024
+_NEVER: Final = float("inf")
+
+
+class RunRequests:
+    """See the module; the engine's base."""
+
+    def __init__(self, services: RunServices, roster: Roster, loops: Loops) -> None:
+        self._services = services
+        self._roster = roster
+        self._loops = loops
+
+    async def cancel(self, identity: Identity, run_id: str) -> dict[str, Any]:
+        """Stop a run; any member of its thread may. Returns `{state}` as it is right after the request was
+        noted: `running` means that it is being stopped, and its RUN_FINISHED will say `cancelled`.
+
+        Raises:
+            ClientError: `run_not_found` (404).
+        """
+        await self._run_of(identity, run_id)
+        services = self._services
+        run = await services.runs.request_cancel(identity.tenant, run_id, identity.subject, services.now())
+        if run is None:
+            raise _run_not_found()
+        if run.state == RunState.RUNNING:
+            execution = self._roster.executions.get(run_id)
+            if execution is not None:
+                execution.cancel(identity.subject)
+            else:
+                await self._to_owner(run.owner, {"op": "cancel", "run_id": run_id, "by": identity.subject})
+        elif run.state == RunState.CANCELLED and not run.started_at:
+            await self._close_queued(run, run.cancel_requested_by)
+        return {"run_id": run_id, "state": str(run.state)}
+
+    async def steer(self, identity: Identity, run_id: str, text: str) -> dict[str, Any]:
+        """Say something to an agent while it runs. Returns `{state}`.
+
+        Raises:
+            ClientError: `run_not_found` (404), `run_queued`, `run_ended` (409), `steer_full` (429),
+                `bad_params` (400), `text_too_large` (413).
+        """
+        if not text.strip():
+            raise ClientError("bad_params", "The text is empty.", "Say something.")
+        if len(text.encode()) > STEER_BYTES:
+            raise ClientError(
+                "text_too_large", f"The text has more than {STEER_BYTES} bytes.", "Shorten it.", number=413
+            )
+        run = await self._run_of(identity, run_id)
+        if run.state == RunState.QUEUED:
+            raise ClientError("run_queued", "The run has not begun.", "Wait until it runs.", number=409)
+        if run.state != RunState.RUNNING:
+            raise ClientError(
+                "run_ended", f"The run is {run.state}.", "Start a new run with run.start.", number=409
+            )
+        execution = self._roster.executions.get(run_id)
+        if execution is None:
+            await self._to_owner(
+                run.owner, {"op": "steer", "run_id": run_id, "by": identity.subject, "text": text}
+            )
+        elif not await execution.steer(text, identity.subject):
+            raise ClientError(
+                "steer_full", "The agent is not listening.", "Wait for it, or cancel the run.", number=429
+            )
+        return {"run_id": run_id, "state": str(run.state)}
+
+    async def resume(
+        self, identity: Identity, run_id: str, interrupt_id: str, payload: Any
+    ) -> dict[str, Any]:
+        """Answer an approval. Returns `{run_id}` of the run in which the agent goes on; the same one for every
+        further answer, whatever its payload: the first answer counts.
+
+        Raises:
+            ClientError: `run_not_found` (404), `interrupt_not_found` (404), `interrupt_expired` (410),
+                `payload_invalid` (422).
+        """
+        services = self._services
+        asked = await self._run_of(identity, run_id)
+        interrupt = await services.runs.interrupt(identity.tenant, interrupt_id)
+        if interrupt is None or interrupt.run_id != run_id:
+            raise ClientError(
+                "interrupt_not_found", "There is no such question.", "See thread.get: interrupts.", number=404
+            )
+        if not interrupt.resume_run_id:
+            interrupt = await self._answer(identity, asked, interrupt, payload)
+        return {"run_id": interrupt.resume_run_id, "answered_by": interrupt.answered_by}
+
+    async def get(self, identity: Identity, run_id: str) -> dict[str, Any]:
+        """A run as `run.get` answers it: state, text and count are as durable as they are now.
+
+        Raises:
+            ClientError: `run_not_found` (404).
+        """
+        run = await self._run_of(identity, run_id)
+        text, count, digest, state = run.text, run.count, run.digest, str(run.state)
+        if run.state == RunState.RUNNING or (run.state == RunState.CANCELLED and not run.started_at):
+            log = await self._log_of(run)
+            text, count = log.transcript.text, log.seq
+            if log.terminal is not None:  # its end was seen already, and its row is being written
+                state, digest = str(state_after(log.terminal)), str(log.terminal.get("digest", ""))
+        position = 0
+        if run.state == RunState.QUEUED:
+            position = await self._services.runs.queue_position(run.tenant, run_id)
+        return {
+            "run_id": run.run_id,
+            "thread_id": run.thread_id,
+            "parent_run_id": run.parent_run_id,
+            "message_id": run.message_id,
+            "agent": run.agent,
+            "user_id": run.user_id,
+            "state": state,
+            "text": text,
+            "count": count,
+            "digest": digest,
+            "error": run.error,
+            "attempt": run.attempt,
+            "queue_position": position,
+            "cancel_requested_by": run.cancel_requested_by,
+            "created_at": run.created_at,
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
+        }
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    async def _run_of(self, identity: Identity, run_id: str) -> Run:
+        run = await self._services.runs.get(identity.tenant, run_id)
+        if run is None:
+            raise _run_not_found()
+        role = await self._services.threads.role(identity.tenant, run.thread_id, identity.subject)
+        if role is None:
+            raise _run_not_found()
+        return run
+
+    async def _log_of(self, run: Run) -> Replay:
+        """What of the run is durable now: this node's own account, or read back."""
+        execution = self._roster.executions.get(run.run_id)
+        if execution is not None:
+            return execution.journal.log
+        return (await read_back(self._services, run))[0]
+
+    async def _answer(self, identity: Identity, asked: Run, interrupt: Interrupt, payload: Any) -> Interrupt:
+        schema = msgspec.json.decode(interrupt.schema)
+        fault = answer_fault(schema, payload)
+        if fault:
+            raise ClientError("payload_invalid", fault, "Answer as the question's schema says.", number=422)
+        services = self._services
+        now = services.now()
+        resumed = Run(
+            run_id=uuid.uuid4().hex,
+            thread_id=asked.thread_id,
+            tenant=asked.tenant,
+            user_id=asked.user_id,
+            agent=asked.agent,
+            state=RunState.QUEUED,
+            client_message_id=f"resume:{interrupt.interrupt_id}",
+            message_id=asked.message_id,
+            created_at=now,
+            parent_run_id=asked.run_id,
+            concurrent_limit=asked.concurrent_limit,
+            identity=asked.identity,
+            traffic=asked.traffic,
+            restartable=asked.restartable,
+            owner=interrupt.node,
+            lease_until=now + services.limits.lease_s,
+        )
+        kept = await services.runs.answer_interrupt(
+            asked.tenant,
+            interrupt.interrupt_id,
+            by=identity.subject,
+            payload=msgspec.json.encode(payload).decode(),
+            resume=resumed,
+            now=now,
+        )
+        if kept is None:
+            raise ClientError(
+                "interrupt_expired", "The question has expired.", "Ask the agent again.", number=410
+            )
+        if interrupt.node == services.owner:
+            self._loops.wake()
+        else:
+            await services.broker.control(Control("runs_available", {}, _node(interrupt.node)))
+        return kept
+
+    async def _to_owner(self, owner: str, data: dict[str, object]) -> None:
+        if owner:
+            await self._services.broker.control(Control("run", data, _node(owner)))
+
+    async def _close_queued(self, run: Run, by: str) -> None:
+        """A run that was cancelled before it began: its two events, so that every run has its end in the log.
+
+        Done by whoever cancels; a repeat after a crash completes it.
+        """
+        if run.parent_run_id:
+            await self._roster.drop_waiting(run.parent_run_id)
+            await self._services.broker.control(Control("run", {"op": "drop", "run_id": run.parent_run_id}))
+        log, _ = await read_back(self._services, run)
+        if log.terminal is not None:
+            return
+        event, _, _ = terminal(Cancelled(by), run.thread_id, run.run_id)
+        journal = Journal(self._services, run, Lease(_NEVER), log)
+        try:
+            if log.seq == 0:
+                await journal.put(ev.run_started(run.thread_id, run.run_id, parent_run_id=run.parent_run_id))
+            await journal.finish(event)
+        except OwnershipLost:
+            return  # somebody else cancels it too, and was faster
+        finally:
+            await journal.close()
+        self._loops.wake()
+
+
+def _node(owner: str) -> str:
+    return owner.rpartition("/")[0]
+
+
+def _run_not_found() -> ClientError:
+    return ClientError("run_not_found", "There is no such run for you.", "See thread.get: runs.", number=404)
