@@ -1,0 +1,70 @@
+"""`narthex bench`: what it prints, saves and compares, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from narthex.cli.main import run
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE
+
+BESIDE = f"floor={sys.executable} -m narthex.bench.floor {{port}}"
+
+
+def test_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--list` starts nothing."""
+    assert run(["bench", "--list"]) == EXIT_OK
+    assert capsys.readouterr().out.startswith("handshakes ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["--beside", "nothing"],
+        ["--beside", "a:smoke=b {port}"],
+        ["--url", "wss://127.0.0.1:1/"],
+    ],
+)
+def test_what_cannot_be_measured_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A scenario, a server or a URL that there is not: exit 1 with a remedy, and no server was started."""
+    assert run(["bench", *words]) == EXIT_FINDINGS
+    assert "remedy:" in capsys.readouterr().err
+
+
+def test_a_missing_baseline_is_found_before_anything_is_measured(tmp_path: Path) -> None:
+    """Not after minutes."""
+    assert run(["bench", "echo", "--against", str(tmp_path / "none.json")]) == EXIT_FINDINGS
+
+
+def test_a_server_that_is_not_there_is_unreachable(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 69, as for every other target."""
+    assert run(["bench", "echo", "--quick", "--beside", "x=false {port}"]) == EXIT_UNREACHABLE
+    assert "did not start" in capsys.readouterr().err
+
+
+@pytest.mark.acceptance
+def test_side_by_side_saved_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A gateway of its own beside another server; the saved report is what `--against` compares with."""
+    saved = tmp_path / "before.json"
+    words = ["bench", "handshakes", "--quick", "--beside", BESIDE]
+    assert run([*words, "--save", str(saved)]) == EXIT_OK
+    out = capsys.readouterr().out
+    assert "server CPU, µs per handshake" in out
+    assert "handshakes: narthex / floor" in out
+
+    assert run([*words, "--against", str(saved), "--tolerance", "50", "--json"]) == EXIT_OK
+    printed = json.loads(capsys.readouterr().out)
+    assert [figure["target"] for figure in printed["report"]["figures"]] == ["narthex", "floor"]
+    assert all(figure["failures"] == 0 for figure in printed["report"]["figures"])
+    assert {change["what"] for change in printed["changes"]} == {"CPU µs"}
+
+    report = json.loads(saved.read_text())
+    for figure in report["figures"]:
+        figure["cpu_us"] /= 1000
+    saved.write_text(json.dumps(report))
+    assert run([*words, "--against", str(saved)]) == EXIT_FINDINGS
+    assert "Against the baseline" in capsys.readouterr().out
