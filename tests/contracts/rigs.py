@@ -83,6 +83,21 @@ class UrlBrokerRig:
         return json.dumps({"engine": self.engine, "where": self.url})
 
 
+class PostgresStoreRig:
+    """A database of the test's own on a server that all tests share."""
+
+    shared = True
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def make(self) -> Store:
+        return store_from(self.spec())
+
+    def spec(self) -> str:
+        return json.dumps({"engine": "postgres", "where": self.url})
+
+
 def broker_from(spec: str) -> Broker:
     """The inverse of `BrokerRig.spec`."""
     found = json.loads(spec)
@@ -104,6 +119,10 @@ def store_from(spec: str) -> Store:
     found = json.loads(spec)
     if found["engine"] == "sqlite":
         return SqliteStore(Path(found["where"]))
+    if found["engine"] == "postgres":
+        from narthex.adapters.stores.postgres import PostgresStore
+
+        return PostgresStore(found["where"])
     raise ValueError(found["engine"])
 
 

@@ -1,0 +1,263 @@
+"""The Store port on PostgreSQL: drives the operations of `stores/sql`, each in a transaction of its own.
+
+Not here: SQL. Rules: an operation that changes something is retried only when PostgreSQL says that it did not
+happen (deadlock, serialisation); a lost connection is an error, because nobody knows. Text with NUL characters,
+which PostgreSQL cannot hold, is kept with U+FFFD in their place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from narthex.adapters.stores.sql.credentials import SqlCredentials
+from narthex.adapters.stores.sql.dialect import POSTGRES
+from narthex.adapters.stores.sql.operation import Operation
+from narthex.adapters.stores.sql.records import SqlRecords, ping
+from narthex.adapters.stores.sql.runs import SqlRuns
+from narthex.adapters.stores.sql.schema import migrate
+from narthex.adapters.stores.sql.threads import SqlThreads
+from narthex.errors import Bug, ConfigError, DependencyError, NarthexError, Overloaded
+from narthex.ports.credentials import Credentials
+from narthex.ports.runs import Runs
+from narthex.ports.store import Records
+from narthex.ports.threads import Threads
+
+T = TypeVar("T")
+
+POOL_SIZE: Final = 10  # connections a process: a PostgreSQL of default size serves ten such
+MAX_WAITING: Final = 5_000
+CONNECT_S: Final = 5.0
+TIMEOUT_S: Final = 10.0
+IDLE_S: Final = 300.0
+
+_FAULTS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class PostgresStore:
+    """The store on PostgreSQL 14 or newer.
+
+    Args:
+        url: `postgresql://user:password@host:port/database`; asyncpg's options may follow as a query.
+        pool_size: connections of this process.
+        timeout_s: after which a call raises DependencyError.
+    """
+
+    threads: Threads
+    runs: Runs
+    credentials: Credentials
+    records: Records
+
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE, timeout_s: float = TIMEOUT_S) -> None:
+        self.durability = _DURABILITY
+        self._engine = PostgresEngine(url, pool_size, timeout_s)
+        self.threads = SqlThreads(self._engine, POSTGRES)
+        self.runs = SqlRuns(self._engine, POSTGRES)
+        self.credentials = SqlCredentials(self._engine, POSTGRES)
+        self.records = SqlRecords(self._engine)
+
+    async def start(self) -> None:
+        """Connect, migrate. Raises ConfigError (too new, wrong credentials) or DependencyError."""
+        await self._engine.start()
+        self.durability = _DURABILITY if await self._engine.synchronous() else _ASYNCHRONOUS
+
+    async def stop(self) -> None:
+        """Finish what was accepted, close; idempotent."""
+        await self._engine.stop()
+
+    async def ping(self) -> None:
+        """See the port."""
+        value = secrets.token_hex(8)
+        # Another instance may write the same row at the same time; inside the transaction it is ours.
+        if await self._engine.write(ping(value)) != value:
+            raise DependencyError(
+                "store", "PostgreSQL did not give back what was written.", "Look at its log."
+            )
+
+
+class PostgresEngine:
+    """`stores.sql.operation.Engine` over a pool of connections."""
+
+    def __init__(self, url: str, pool_size: int, timeout_s: float) -> None:
+        self._url = url
+        parts = urlsplit(url)
+        self._shown = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+        self._pool_size = pool_size
+        self._timeout_s = timeout_s
+        self._pool: Any = None  # asyncpg has no types
+        self._waiting = 0
+        self._idle = asyncio.Event()
+
+    async def start(self) -> None:
+        """Connect and migrate."""
+        try:
+            async with asyncio.timeout(CONNECT_S * 2):
+                self._pool = await self._connect()
+            async with asyncio.timeout(60):  # a migration may build an index
+                await self._run(
+                    migrate(POSTGRES, f"PostgreSQL at {self._shown}", time.time()), readonly=False
+                )
+        except BaseException as error:
+            await self._close()
+            if isinstance(error, TimeoutError):
+                raise self._unreachable("nothing in time") from error
+            raise
+
+    async def stop(self) -> None:
+        """Let operations under way finish, then close."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if self._waiting:
+            self._idle.clear()
+            try:
+                await asyncio.wait_for(self._idle.wait(), self._timeout_s)
+            except TimeoutError:
+                pool.terminate()
+                return
+        await pool.close()
+
+    async def synchronous(self) -> bool:
+        """Whether a commit waits for its disk."""
+        async with self._connection() as connection:
+            found: str = await connection.fetchval("SHOW synchronous_commit")
+        return found != "off"
+
+    async def read(self, operation: Operation[T]) -> T:
+        """See `operation.Engine`; in a read-only transaction with one snapshot."""
+        return await self._bounded(operation, readonly=True)
+
+    async def write(self, operation: Operation[T]) -> T:
+        """See `operation.Engine`."""
+        return await self._bounded(operation, readonly=False)
+
+    async def _connect(self) -> Any:
+        while True:
+            try:
+                return await asyncpg.create_pool(
+                    self._url,
+                    min_size=1,
+                    max_size=self._pool_size,
+                    timeout=CONNECT_S,
+                    command_timeout=self._timeout_s,
+                    max_inactive_connection_lifetime=IDLE_S,
+                    server_settings={
+                        "application_name": "narthex",
+                        "statement_timeout": str(int(self._timeout_s * 1000)),
+                        "idle_in_transaction_session_timeout": str(int(self._timeout_s * 1000)),
+                        "timezone": "UTC",
+                    },
+                )
+            except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+                raise ConfigError(
+                    [
+                        f"PostgreSQL at {self._shown} refused the credentials or the database of NARTHEX_STORE_URL."
+                    ]
+                ) from error
+            except (asyncpg.CannotConnectNowError, ConnectionError):
+                await asyncio.sleep(0.2)  # starting, or not there yet: until the caller's time is over
+            except _FAULTS as error:
+                raise self._unreachable(type(error).__name__) from error
+
+    async def _bounded(self, operation: Operation[T], *, readonly: bool) -> T:
+        if self._pool is None:
+            operation.close()
+            raise DependencyError("store", "The PostgreSQL store is not running.", "Call start() first.")
+        if self._waiting >= MAX_WAITING:
+            operation.close()
+            raise Overloaded(
+                "store",
+                f"{MAX_WAITING} operations wait for PostgreSQL.",
+                "Come back later; look at its load.",
+            )
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._run(operation, readonly=readonly)
+        except TimeoutError as error:
+            raise self._unreachable(f"nothing within {self._timeout_s:g} s") from error
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0:
+                self._idle.set()
+
+    async def _run(self, operation: Operation[T], *, readonly: bool) -> T:
+        try:
+            async with self._connection() as connection, connection.transaction(readonly=readonly):
+                return await _drive(connection, operation)
+        except NarthexError:
+            raise
+        except asyncpg.UniqueViolationError as error:
+            raise Bug("store_conflict", f"A row that must be new was there already: {error}.") from error
+        except _FAULTS as error:
+            raise self._translated(error) from error
+        finally:
+            operation.close()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        pool = self._pool
+        connection = await pool.acquire(timeout=self._timeout_s)
+        try:
+            yield connection
+        finally:
+            await pool.release(connection)
+
+    def _translated(self, error: Exception) -> DependencyError:
+        remedy = "Retry; if it lasts, look at PostgreSQL's log."
+        if isinstance(error, asyncpg.DiskFullError):
+            remedy = "Free disk space for PostgreSQL."
+        elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            remedy = "The server is a standby: let NARTHEX_STORE_URL name the primary."
+        return DependencyError(
+            "store", f"PostgreSQL at {self._shown} failed: {type(error).__name__}.", remedy
+        )
+
+    def _unreachable(self, why: str) -> DependencyError:
+        return DependencyError(
+            "store",
+            f"Cannot reach PostgreSQL at {self._shown}: {why}.",
+            "Start it, or check NARTHEX_STORE_URL.",
+        )
+
+    async def _close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()
+
+
+async def _drive(connection: Any, operation: Operation[T]) -> T:
+    try:
+        sql, values = next(operation)
+        while True:
+            records = await connection.fetch(_numbered(sql), *map(_clean, values))
+            sql, values = operation.send([tuple(record) for record in records])
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+@lru_cache(maxsize=1_024)
+def _numbered(sql: str) -> str:
+    """`?` placeholders as `$1`, `$2` …; statements hold no `?` otherwise."""
+    parts = sql.split("?")
+    return parts[0] + "".join(f"${number}{part}" for number, part in enumerate(parts[1:], start=1))
+
+
+def _clean(value: object) -> object:
+    return value.replace("\0", "\ufffd") if isinstance(value, str) and "\0" in value else value
+
+
+_DURABILITY: Final = (
+    "An acknowledged write is synced to the write-ahead log: it survives the death of the process and of the machine; "
+    "a fail-over to an asynchronous standby may lose the last few."
+)
+_ASYNCHRONOUS: Final = "synchronous_commit is off: an acknowledged write survives the death of narthex only."
