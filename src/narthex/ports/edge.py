@@ -125,7 +125,12 @@ class Gate(Protocol):
     """Decides on upgrades. Called once per upgrade request, after the edge's own checks of the head."""
 
     def decide(self, head: RequestHead) -> Decision | Awaitable[Decision]:
-        """Admit or refuse. Without an await whenever nothing has to be waited for (the hot path)."""
+        """Admit or refuse. Without an await whenever nothing has to be waited for (the hot path).
+
+        An awaitable is awaited once and cancelled when the peer leaves or the handshake's time is over: it
+        must then release what it took. The receiver of an `Accept` is always opened and closed, even when the
+        peer has left meanwhile or the 101 cannot be written.
+        """
 
     def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
         """The edge refused by itself (`head_too_large`, `handshake_timeout`, `bad_request` …): record and

@@ -191,6 +191,21 @@ def test_back_pressure_is_told(server: Running) -> None:
         assert server.call(out.buffered) == 0
 
 
+def test_the_marks_of_the_write_buffer_can_be_set() -> None:
+    """A higher mark is told later."""
+    with Running(EdgeLimits(write_high_bytes=1 << 20, write_low_bytes=1 << 19)) as server, server.websocket():
+        receiver = receiver_of(server)
+        out = receiver.socket
+        assert out is not None
+        block = Prepared(b"x" * 60_000)
+        while server.call(out.buffered) < 900_000:
+            server.call(lambda: out.send(block))
+        assert receiver.events.empty()
+        for _ in range(10):
+            server.call(lambda: out.send(block))
+        assert receiver.next() == ("writable", False)
+
+
 def test_send_buffers_are_bounded_so_that_lag_shows(server: Running) -> None:
     """`SO_SNDBUF` is inherited from the listener (Linux reports the double)."""
     with server.websocket():

@@ -27,7 +27,7 @@ from narthex.adapters.edge.frames import (
     close_frame,
     frame,
 )
-from narthex.adapters.edge.limits import MessageLimits
+from narthex.adapters.edge.limits import KIB, MessageLimits
 from narthex.adapters.edge.lingering import linger
 from narthex.domain.refusals import TABLE, close_reason
 from narthex.ports.edge import Receiver
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _OPEN: Final = 0
 _CLOSING: Final = 1
 _GONE: Final = 2
+
+_LOOP_MARKS: Final = (64 * KIB, 16 * KIB)  # what asyncio and uvloop start with
 
 
 class WebSocket(asyncio.Protocol):
@@ -146,6 +148,10 @@ class WebSocket(asyncio.Protocol):
 
     def start(self, early: bytes) -> None:
         """Take over the transport: tell the receiver, then read what came behind the request head."""
+        limits = self._edge.limits
+        if (limits.write_high_bytes, limits.write_low_bytes) != _LOOP_MARKS:
+            high, low = limits.write_high_bytes, limits.write_low_bytes
+            self._transport.set_write_buffer_limits(high=high, low=low)
         self._edge.sockets.add(self)
         self._transport.set_protocol(self)
         try:
