@@ -194,11 +194,13 @@ class Appender:
     async def _work(self, log: ChannelLog) -> None:
         """Place everything that waits in a channel; ends when nothing does."""
         failures = 0
+        fresh = False  # whether the log was asked for since this task began
         try:
             while log.waiting:
                 try:
-                    if not log.known:
+                    if not log.known or (not fresh and self._repeats(log)):
                         await self._learn(log)
+                        fresh = True
                     await self._place(log)
                     failures = 0
                 except Conflict:
@@ -219,6 +221,10 @@ class Appender:
             self._fail_all(log, bug)
         finally:
             log.task = None
+
+    def _repeats(self, log: ChannelLog) -> bool:
+        """Whether a key that waits is known: before it is answered, the log is asked if it is still that log."""
+        return any(waiting.key in log.keys for waiting in log.waiting)
 
     async def _learn(self, log: ChannelLog) -> None:
         """Read what was appended since `log.seq`; at first the keys of the last `IDEMPOTENCY_WINDOW_S`."""

