@@ -77,6 +77,22 @@ def test_a_bad_configuration_exits_78_with_every_problem(
     assert any("STAGING_E2E_TEST" in problem for problem in found["problems"])
 
 
+def test_keys_and_agents_are_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What serve would stumble over after the settings: an unreadable key, an agent that is not there."""
+    monkeypatch.setenv("NARTHEX_JWT_PUBLIC_KEY", "garbage")
+    assert run(["check", "--agent", "nowhere:at_all"]) == 78
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "NARTHEX_JWT_PUBLIC_KEY" in errors[0]
+    assert "nowhere:at_all" in errors[1]
+    monkeypatch.delenv("NARTHEX_JWT_PUBLIC_KEY")
+    (tmp_path / "checked_agents.py").write_text("async def parrot(run):\n    yield 'x'\n")
+    assert run(["check", "--agent", "checked_agents:parrot"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} <= {"checked_agents.py", "__pycache__"}
+
+
 def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What works but should not stay so."""
     monkeypatch.setenv("ENVIRONMENT", "staging")

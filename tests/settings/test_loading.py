@@ -282,6 +282,13 @@ def test_every_live_secret_is_named_to_the_redactor(toml: Path) -> None:
     )
 
 
+def test_remote_agents_tokens_are_told_apart_and_all_masked() -> None:
+    """By name; a secret may hold `=`."""
+    settings = load({}, {"NARTHEX_AGENT_SECRETS": "helper=abc-Secret-1==, other = def-Secret-2\n"})
+    assert settings.agent_secrets_by_name() == {"helper": "abc-Secret-1==", "other": "def-Secret-2"}
+    assert {"abc-Secret-1==", "def-Secret-2"} <= set(settings.secret_values())
+
+
 # -- the file --------------------------------------------------------------------------------------------------
 
 

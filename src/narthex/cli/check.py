@@ -1,13 +1,16 @@
 """`narthex check`: what `serve` would do with these settings, without opening a port.
 
-Not here: the checks themselves (`settings`). Rules: never a secret's value; the same settings, read the same way
-as by `serve`; exit 78 with every problem at once.
+Not here: the checks themselves (`settings`, and what `wiring` makes of keys and agents). Rules: never a secret's
+value; the same settings, read the same way as by `serve`; exit 78 with every problem at once.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 
@@ -15,6 +18,9 @@ from narthex import __version__
 from narthex.cli.flags import NO_FLAGS, SettingsFlags
 from narthex.errors import EXIT_CONFIG, EXIT_OK, ConfigError
 from narthex.settings import Row, Settings, describe
+
+if TYPE_CHECKING:
+    from narthex.ports.credentials import Credentials
 
 
 def check(
@@ -32,6 +38,7 @@ def check(
     """
     try:
         settings = flags.settings()
+        rehearse(settings)
     except ConfigError as error:
         if not as_json:
             raise
@@ -42,6 +49,35 @@ def check(
     else:
         print(render(settings, every=every))
     return EXIT_OK
+
+
+def rehearse(settings: Settings) -> None:
+    """What serve does before it opens anything: make sense of the keys and load the agents.
+
+    Raises:
+        ConfigError: with every problem of both. Nothing is fetched, stored or started.
+    """
+    # `--agent myagents:parrot` finds the module beside where one stands, as with serve.
+    sys.path.insert(0, "")
+    from narthex.adapters.telemetry.metrics import PrometheusMeter
+    from narthex.wiring.agents import load_agents
+    from narthex.wiring.tokens import make_tokens
+
+    async def no_facts() -> Mapping[str, object]:
+        return {}
+
+    problems: list[str] = []
+    nothing_is_stored = cast("Credentials", None)
+    for attempt in (
+        lambda: make_tokens(settings, nothing_is_stored, PrometheusMeter(), time.time),
+        lambda: load_agents(settings, no_facts),
+    ):
+        try:
+            attempt()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
 
 
 def report(settings: Settings) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class ServerOptions(BaseModel):
         flag="--agent",
         default_text="the built-in concierge",
     )
+    agent_secrets: Secret | None = option(
+        None,
+        "Tokens of remote agents, `name=secret`, separated by commas or line breaks; a name as in `name=SPEC`.",
+        secret=True,
+    )
     workers: int = option(1, "Processes on the one port.", flag="--workers", ge=1, le=64)
     public_url: str = option(
         "",

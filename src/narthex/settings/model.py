@@ -172,12 +172,18 @@ class Settings(
         keys = (self.e2e_key, self.e2e_previous_key)
         return tuple(key.get_secret_value() for key in keys if key and key.get_secret_value())
 
+    def agent_secrets_by_name(self) -> dict[str, str]:
+        """`agent_secrets` taken apart; entries without `=` are a problem of `rules.py` and left out here."""
+        text = self.agent_secrets.get_secret_value() if self.agent_secrets else ""
+        pairs = (entry.strip().partition("=") for entry in text.replace("\n", ",").split(","))
+        return {name.strip(): secret.strip() for name, found, secret in pairs if found and secret.strip()}
+
     def secret_values(self) -> list[str]:
         """Every live secret, for redaction (`adapters.telemetry.redaction.register`).
 
         Of an engine's URL it is the password: the rest is needed to read an error message.
         """
-        found: list[str] = []
+        found = list(self.agent_secrets_by_name().values())
         for name, (_, field) in option_fields().items():
             value = getattr(self, name)
             if isinstance(value, SecretStr):

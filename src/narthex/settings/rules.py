@@ -72,7 +72,6 @@ def judge(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]
         *_production(settings, production=production),
         *_urls(settings),
         *_admin_key(settings),
-        *_workers(settings),
     ]
     problems += [
         *_engines(settings, platform_of(environ)),
@@ -109,18 +108,16 @@ def _production(settings: Settings, *, production: bool) -> Iterator[str]:
             yield f"users: {user.email} has no password_hash, and ENVIRONMENT is production. Add one."
 
 
-def _workers(settings: Settings) -> Iterator[str]:
-    # A setting that is taken and ignored is worse than one that is refused (FACTS section 1).
-    if settings.workers > 1:
-        yield (
-            f"NARTHEX_WORKERS is {settings.workers}, and this version serves with one process. Unset it, or run "
-            "several instances over NATS and PostgreSQL behind a load balancer."
-        )
-
-
 def _admin_key(settings: Settings) -> Iterator[str]:
     if settings.admin_key and "." in settings.admin_key.get_secret_value():
         yield "NARTHEX_ADMIN_KEY has a dot, by which JWTs are told from it. Make one without: openssl rand -hex 32."
+
+
+def _agent_secrets(settings: Settings) -> Iterator[str]:
+    text = settings.agent_secrets.get_secret_value() if settings.agent_secrets else ""
+    entries = [entry for entry in text.replace("\n", ",").split(",") if entry.strip()]
+    if len(entries) != len(settings.agent_secrets_by_name()):
+        yield "NARTHEX_AGENT_SECRETS has an entry that is not name=secret, or a name twice. Write name=secret,name=secret."
 
 
 def _urls(settings: Settings) -> Iterator[str]:

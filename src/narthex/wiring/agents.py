@@ -20,7 +20,7 @@ def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, o
     problems: list[str] = []
     for spec in settings.agents:
         try:
-            agent = load_agent(spec)
+            agent = load_agent(spec, secrets=settings.agent_secrets_by_name())
         except ConfigError as fault:
             problems += fault.problems
             continue
