@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -230,10 +231,11 @@ def report_of(outcome: Outcome, rounds: int) -> Report:
 
 def _cpu_model() -> str:
     try:
-        lines = iter(open("/proc/cpuinfo", encoding="utf-8", errors="replace"))  # noqa: SIM115, PTH123 -- a few lines
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return found or platform.machine()
 
 
 def named(names: Sequence[str]) -> Iterator[Scenario]:
