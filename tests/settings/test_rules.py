@@ -141,7 +141,6 @@ def test_sqlite_on_cloud_run_needs_a_promise() -> None:
         ({"NARTHEX_MAX_PENDING_BYTES": "20000"}, "NARTHEX_MAX_MESSAGE_BYTES"),
         ({"NARTHEX_MAX_CONNECTIONS": "100"}, "NARTHEX_MAX_CONNECTIONS_UNAUTHENTICATED"),
         ({"NARTHEX_ADMIN_KEY": "with.a.dot.0123456789"}, "NARTHEX_ADMIN_KEY"),
-        ({"NARTHEX_WORKERS": "2"}, "NARTHEX_WORKERS"),
         ({"NARTHEX_AGENT_SECRETS": "a=b,c"}, "NARTHEX_AGENT_SECRETS"),
         ({"NARTHEX_AGENT_SECRETS": "a=b,a=c"}, "NARTHEX_AGENT_SECRETS"),
         ({"NARTHEX_DATA_DIR": "/dev/null/x"}, "NARTHEX_DATA_DIR"),

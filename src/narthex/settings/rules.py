@@ -68,17 +68,10 @@ def judge(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]
     proxies = parse_trusted_proxies(settings.trusted_proxies, platform=platform_of(environ))
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
-    problems += [
-        *_production(settings, production=production),
-        *_urls(settings),
-        *_admin_key(settings),
-    ]
-    problems += [
-        *_engines(settings, platform_of(environ)),
-        *_e2e(settings),
-        *_limits(settings),
-        *_data_dir(settings),
-    ]
+    problems += _production(settings, production=production)
+    for rule in (_urls, _admin_key, _agent_secrets, _e2e, _limits, _data_dir):
+        problems += rule(settings)
+    problems += _engines(settings, platform_of(environ))
     if "issuers" not in broken:
         problems += issuer_problems(settings, remote=remote)
     return Ruling(
@@ -117,7 +110,10 @@ def _agent_secrets(settings: Settings) -> Iterator[str]:
     text = settings.agent_secrets.get_secret_value() if settings.agent_secrets else ""
     entries = [entry for entry in text.replace("\n", ",").split(",") if entry.strip()]
     if len(entries) != len(settings.agent_secrets_by_name()):
-        yield "NARTHEX_AGENT_SECRETS has an entry that is not name=secret, or a name twice. Write name=secret,name=secret."
+        yield (
+            "NARTHEX_AGENT_SECRETS has an entry that is not name=secret, or a name twice. Write name=secret, once a "
+            "name, separated by commas."
+        )
 
 
 def _urls(settings: Settings) -> Iterator[str]:
