@@ -75,13 +75,18 @@ def serve(
     for warning in settings.warnings:
         log.warning("configuration", detail=warning)
     sys.path.insert(0, "")  # `--agent myagents:parrot` finds the module beside where one stands
+    if settings.workers > 1:
+        from narthex.wiring.workers import Supervisor
+
+        orderly = Supervisor(settings, flags, config, lambda url: _announce(settings, [url], None)).run()
+        return EXIT_OK if orderly else EXIT_FINDINGS
     from narthex.wiring.gateway import Gateway
 
     orderly = Gateway(settings).run(lambda urls, parts: _announce(settings, urls, parts))
     return EXIT_OK if orderly else EXIT_FINDINGS
 
 
-def _announce(settings: Settings, urls: list[str], parts: Parts) -> None:
+def _announce(settings: Settings, urls: list[str], parts: Parts | None) -> None:
     """What a person wants to know first. A token goes to a terminal only: output that is kept is a log."""
     url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1")
     socket_url = url.replace("http", "ws", 1)
@@ -89,11 +94,10 @@ def _announce(settings: Settings, urls: list[str], parts: Parts) -> None:
     print(f"  chat      {url}/")
     print(f"  socket    {socket_url}/ws")
     print(f"  health    {url}/ws/health")
-    ring = parts.tokens.provider_keys
-    if ring is None:
-        print("  tokens    from your issuer", flush=True)
-        return
-    if settings.environment in ("development", "testing") and sys.stdout.isatty():
+    ring = parts.tokens.provider_keys if parts is not None else None
+    if not settings.provider_enabled:
+        print("  tokens    from your issuer")
+    elif parts is not None and ring is not None and _to_a_developer(settings):
         from narthex.domain.identity import Identity
 
         token = ring.mint(Identity(subject="developer", name="Developer"), ttl_s=TOKEN_TTL_S, now=parts.now())
@@ -102,3 +106,7 @@ def _announce(settings: Settings, urls: list[str], parts: Parts) -> None:
     else:
         print(f"  token     narthex token --data-dir {settings.data_dir}")
     sys.stdout.flush()
+
+
+def _to_a_developer(settings: Settings) -> bool:
+    return settings.environment in ("development", "testing") and sys.stdout.isatty()

@@ -17,6 +17,11 @@ def make_broker(settings: Settings) -> Broker:
         from narthex.adapters.brokers.sqlite import SqliteBroker
 
         return SqliteBroker(_data(settings) / "log.db")
+    return broker_at(url)
+
+
+def broker_at(url: str) -> Broker:
+    """The broker at a URL. Raises ConfigError when its extra is not installed."""
     scheme = url.partition(":")[0]
     try:
         if scheme in ("nats", "tls"):

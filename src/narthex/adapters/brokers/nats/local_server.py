@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from narthex.errors import ConfigError, DependencyError
 
 READY_S: Final = 10.0
@@ -63,6 +65,8 @@ class LocalNats:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._port = self._port or _free_port()
         configuration = self._directory / "nats.conf"
+        pid_file = self._directory / "nats.pid"
+        _end_left_over(pid_file, configuration)
         descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(
@@ -74,7 +78,7 @@ class LocalNats:
         log = self._directory / "nats.log"
         # Not `stdout=PIPE`: nobody would read it. A session of its own: Ctrl-C in a terminal is ours to handle.
         self._process = subprocess.Popen(  # noqa: S603 - the binary and the file are ours
-            [binary, "-c", str(configuration), "-l", str(log)],
+            [binary, "-c", str(configuration), "-l", str(log), "-P", str(pid_file)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -103,6 +107,18 @@ class LocalNats:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _end_left_over(pid_file: Path, configuration: Path) -> None:
+    """A server whose parent was killed still holds the data: end it, if it is ours beyond doubt."""
+    try:
+        process = psutil.Process(int(pid_file.read_text()))
+        if str(configuration) not in process.cmdline():
+            return
+        process.terminate()
+        process.wait(STOP_S)
+    except (OSError, ValueError, psutil.Error):
+        return  # no file, no such process, or not ours
 
 
 def _binary() -> str:
