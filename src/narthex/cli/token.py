@@ -109,8 +109,11 @@ def _tokens(settings: Settings, store: Store) -> Tokens:
 
 async def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
     """Do `work` with the store, opened beside a server that may be running."""
+    from narthex.adapters.telemetry.logging import configure_logging
     from narthex.wiring.engines import make_store
 
+    # standard output is for the answer; what goes wrong on the way is in the answer too
+    configure_logging(level="error", secrets=settings.secret_values(), hooks=False)
     store = make_store(settings, beside=True)
     await store.start()
     try:

@@ -13,7 +13,7 @@ from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.judgement import IssuerRules
 from narthex.adapters.tokens.keys import ALGORITHMS, sign_compact
 
-NOW: Final = 1_800_000_000.0
+NOW = 1_800_000_000.0  # what is compared to the second sets it to the moment
 ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "narthex-tests"
 SECRET: Final = "0123456789abcdef0123456789abcdef-tests"
