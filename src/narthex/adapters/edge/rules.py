@@ -190,7 +190,7 @@ def _websocket_problem(found: dict[str, str]) -> Refusal | None:
     return None
 
 
-def _lists(value: str, token: str) -> bool:
-    """Whether a list header holds `token`, whatever its case."""
+def _lists(value: str, word: str) -> bool:
+    """Whether a list header holds `word`, whatever its case."""
     value = value.lower()
-    return value == token or token in [part.strip(" \t") for part in value.split(",")]
+    return value == word or word in [part.strip(" \t") for part in value.split(",")]
