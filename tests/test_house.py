@@ -1,0 +1,147 @@
+"""The house itself: locks that fit the ranges and name no host, a map whose rooms exist, a suite that mirrors it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import OPT_IN
+from tests.generated import stale
+
+ROOT = Path(__file__).parents[1]
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-model.lock")
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """Name → version of a lock."""
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    found = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", text, re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+def wanted(project: dict[str, object], extra: str = "") -> list[Requirement]:
+    """What pyproject.toml asks for, with an extra and those that it names."""
+    name, dependencies = str(project["name"]), project["dependencies"]
+    extras = project["optional-dependencies"]
+    assert isinstance(dependencies, list)
+    assert isinstance(extras, dict)
+    found = [Requirement(text) for text in dependencies]
+    waiting, seen = [extra] if extra else [], set()
+    while waiting:
+        current = waiting.pop()
+        for requirement in map(Requirement, extras[current]):
+            if requirement.name == name:
+                waiting += [more for more in requirement.extras if more not in seen]
+                seen |= requirement.extras
+            else:
+                found.append(requirement)
+    return found
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", ""), ("requirements-dev.lock", "dev")])
+def test_the_locks_fit_the_ranges(lock: str, extra: str) -> None:
+    """CI and users of the locks get what pyproject.toml asks for; CONTRIBUTING.md says how to renew them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    versions = pinned(lock)
+    for requirement in wanted(project, extra):
+        name = canonicalize_name(requirement.name)
+        assert name in versions, f"{name} is not in {lock}"
+        assert requirement.specifier.contains(versions[name], prereleases=True), f"{requirement} in {lock}"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_has_hashes_and_names_no_host(lock: str) -> None:
+    """It must install from whatever index a machine is set up for."""
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "index" not in re.sub(r"^[a-z].*$", "", text, flags=re.MULTILINE)
+    assert text.count("--hash=sha256:") >= len(pinned(lock))
+
+
+def test_generated_pages_are_current() -> None:
+    """`python -m tests.check --write-docs` brings them up to date."""
+    assert stale() == []
+
+
+def test_every_place_on_the_map_exists() -> None:
+    """A map that names rooms which were torn down is worse than none."""
+    source = ROOT / "src" / "narthex"
+    for line in (ROOT / "docs" / "map.md").read_text(encoding="utf-8").splitlines():
+        room = source
+        for name in re.findall(r"`([\w./-]+)`", line.rpartition("|")[0].rpartition("|")[2]):
+            places = [base / name for base in (ROOT, source, room)]
+            found = next((place for place in places if place.exists()), None)
+            assert found is not None, f"{name} in: {line}"
+            room = found.parent if found.is_file() else found
+
+
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    """Between pages of the repository."""
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{target} in {page.relative_to(ROOT)}"
+
+
+def test_every_folder_of_tests_is_a_package() -> None:
+    """Or two files of one name would hide each other."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert (path.parent / "__init__.py").exists(), path
+
+
+def pytest_on(folder: Path, source: str, *words: str, ci: bool = False) -> subprocess.CompletedProcess[str]:
+    """The suite's own rules on one file of tests."""
+    (folder / "test_sample.py").write_text(source)
+    environ = {name: value for name, value in os.environ.items() if name != "CI"} | {"PYTHONPATH": str(ROOT)}
+    if ci:
+        environ["CI"] = "true"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(folder),
+    ]
+    return subprocess.run(
+        [*command, "-p", "tests.conftest", "-p", "no:cacheprovider", str(folder / "test_sample.py"), *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environ,
+        timeout=60,
+        check=False,
+    )
+
+
+SKIPS = (
+    "import pytest\n\ndef test_skips():\n    pytest.skip('no such service')\n\ndef test_good():\n    pass\n"
+)
+
+
+def test_a_skip_is_a_skip_here_and_a_failure_in_ci(tmp_path: Path) -> None:
+    """A suite that was skipped has proved nothing."""
+    assert "1 passed, 1 skipped" in pytest_on(tmp_path, SKIPS).stdout
+    done = pytest_on(tmp_path, SKIPS, ci=True)
+    assert done.returncode == 1
+    assert "1 failed, 1 passed" in done.stdout
+    assert "no such service" in done.stdout
+
+
+def test_opt_in_suites_run_when_they_are_named(tmp_path: Path) -> None:
+    """And are left out otherwise."""
+    source = "import pytest\n\n" + "".join(
+        f"@pytest.mark.{marker}\ndef test_{marker}():\n    pass\n\n" for marker in OPT_IN
+    )
+    source += "def test_plain():\n    pass\n"
+    assert f"1 passed, {len(OPT_IN)} deselected" in pytest_on(tmp_path, source).stdout
+    assert "1 passed, 3 deselected" in pytest_on(tmp_path, source, "-m", "soak").stdout
