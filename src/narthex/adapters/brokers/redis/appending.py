@@ -161,7 +161,9 @@ class Appender:
                 self._names.told(channel),
             )
             arguments += (waiting.data, waiting.tags)
-        seq, placed = await self._run(keys, arguments)
+        # Given up at the deadline of the oldest: its key finds it when the server did take it.
+        async with asyncio.timeout_at(batch[0].deadline):
+            seq, placed = await self._run(keys, arguments)
         self.highest_seq = max(self.highest_seq, int(seq))
         for waiting, (offset, epoch, duplicate) in zip(batch, placed, strict=True):
             self._queue.popleft()
