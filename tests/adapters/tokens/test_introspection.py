@@ -121,7 +121,6 @@ async def test_an_answer_that_says_nothing_is_no_verdict(house: House, answer: A
     assert (await house.source.check()).status == "degraded"
     house.says(active=True, sub="alice")
     assert isinstance(await house.verdict(), Valid)
-    assert (await house.source.check()).status == "healthy"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +158,21 @@ async def test_a_jwt_that_no_key_source_claims_is_asked_about_too(house: House) 
     verdict = await house.verdict(hs_token(iss="narthex-e2e"))
     assert isinstance(verdict, Rejected)
     assert verdict.code == "e2e_not_allowed_here"
+
+
+async def test_health_asks_for_itself(house: House) -> None:
+    """Never healthy unasked; an answer counts for half a minute; an outage shows, and its end too."""
+    assert (await house.source.check()).status == "degraded"  # 404: nothing there yet
+    house.says(active=False)
+    assert (await house.source.check()).status == "healthy"
+    asked = house.issuer.hits[PATH]
+    assert (await house.source.check()).status == "healthy"
+    assert house.issuer.hits[PATH] == asked
+    house.issuer.documents[PATH] = (500, {})
+    assert isinstance(await house.verdict(), Unavailable)
+    assert (await house.source.check()).status == "degraded"
+    house.says(active=False)
+    assert (await house.source.check()).status == "healthy"
 
 
 async def test_memory_is_bounded_and_holds_no_token(house: House) -> None:

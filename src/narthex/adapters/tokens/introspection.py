@@ -25,6 +25,8 @@ from narthex.ports.tokens import MAX_TOKEN_BYTES, VerifierStatus
 POSITIVE_S: Final = 10.0  # how long a revocation at the issuer may go unnoticed here
 MAX_KEPT: Final = 10_000  # about 10 MB; the oldest go first
 MAX_AT_ONCE: Final = 64  # questions under way; more are told to come back
+ANSWER_COUNTS_S: Final = 30.0  # for health: younger than that, an answer need not be asked for again
+PROBE_TOKEN: Final = "narthex-health-probe"  # nobody's  # noqa: S105 - it opens nothing
 NO_EXPIRY_LIFE_S: Final = 300.0  # an answer without `exp` (it is optional) admits for so long
 
 
@@ -63,6 +65,7 @@ class Introspection:
         self._asking = 0
         self._fault = ""
         self._latency_s = 0.0
+        self._answered_at = -ANSWER_COUNTS_S
 
     @property
     def name(self) -> str:
@@ -113,7 +116,8 @@ class Introspection:
                 answer = await self._fetcher.post_form(self._url, fields, self._client)
         except TimeoutError as error:
             raise DependencyError("auth", f"no answer within {CLIENT_WAIT_S:g} s") from error
-        self._latency_s = time.monotonic() - began
+        self._answered_at = time.monotonic()
+        self._latency_s = self._answered_at - began
         return answer
 
     def _unavailable(self, error: DependencyError | DocumentFault) -> Unavailable:
@@ -150,12 +154,20 @@ class Introspection:
         return Valid(outcome)
 
     async def check(self) -> VerifierStatus:
-        """Degraded while the last question failed or a breaker is not closed."""
+        """Ask about a token that nobody has, unless a question was answered a moment ago: never healthy unasked.
+
+        It is the probe of a breaker that is not closed, so that one heals without a client's help.
+        """
         states = self._breakers.states(self.dependency)
-        good = not self._fault and all(state == "closed" for state in states.values())
+        shut = [traffic for traffic, state in states.items() if state != "closed"]
+        if self._fault or shut or time.monotonic() - self._answered_at > ANSWER_COUNTS_S:
+            await asyncio.gather(*(self._ask(PROBE_TOKEN, "", 0.0, traffic) for traffic in shut or ["user"]))
+            states = self._breakers.states(self.dependency)
+            shut = [traffic for traffic, state in states.items() if state != "closed"]
         return VerifierStatus(
-            status="healthy" if good else "degraded",
-            detail=f"{self._name}: {self._fault or 'introspection answers'}",
+            status="degraded" if self._fault or shut else "healthy",
+            detail=f"{self._name}: {self._fault or 'introspection answers'}"
+            + (f"; breaker not closed for {', '.join(shut)}" if shut else ""),
             latency_ms=self._latency_s * 1000,
             breakers={f"{self._name}/{traffic}": state for traffic, state in states.items()},
         )

@@ -238,11 +238,14 @@ class JwksKeys:
             f"{self._name}/{key}": state for key, state in self._breakers.states(self.dependency).items()
         }
         age = None if self._fetched_at is None else self._clock() - self._fetched_at
-        good = age is not None and age <= STALE_S and not self._fault
+        open_for = [traffic for traffic, state in states.items() if state != "closed"]
+        good = age is not None and age <= STALE_S and not self._fault and not open_for
         have = "no keys" if age is None or age > STALE_S else f"{len(self._table)} key(s), {age:.0f} s old"
         return VerifierStatus(
             status="healthy" if good else "degraded",
-            detail=f"{self._name}: {have}" + (f"; {self._fault}" if self._fault else ""),
+            detail=f"{self._name}: {have}"
+            + (f"; {self._fault}" if self._fault else "")
+            + (f"; breaker not closed for {', '.join(open_for)}" if open_for else ""),
             latency_ms=self._latency_s * 1000,
             breakers=states,
         )
