@@ -60,7 +60,12 @@ def build_pages(root: Path) -> None:
     web = root / "web"
     node, npm = find_node()
     if needs_install(web):
-        run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], web, node, NPM_CI_TIMEOUT_S)
+        run(
+            [*npm, "ci", "--include=dev", "--ignore-scripts", "--no-audit", "--no-fund"],
+            web,
+            node,
+            NPM_CI_TIMEOUT_S,
+        )
         (web / "node_modules" / STAMP).write_text(file_digest(web / "package-lock.json"))
     run([str(node), "build.mjs"], web, node, BUILD_TIMEOUT_S)
     (static_dir(root) / STAMP).write_text(inputs_digest(root))

@@ -126,7 +126,7 @@ export class App {
   say(text: string): void {
     this.toast.value = text;
     clearTimeout(this.#toastTimer);
-    this.#toastTimer = setTimeout(() => (this.toast.value = ""), 6_000);
+    this.#toastTimer = setTimeout(() => (this.toast.value = ""), 4_500);
   }
 
   /** Run something that may fail, and say so if it does. */

@@ -277,6 +277,8 @@ export class Conversation {
       return;
     }
     const applied = this.#timeline.apply(event, offset ?? 0, Date.now());
+    // Whoever has said it is not typing it any more.
+    if (event.type === "TEXT_MESSAGE_START" && event.runId === undefined) this.#stopped((event as { userId?: string }).userId ?? "");
     if (applied === "reload") void this.open();
     if (applied === "ended" && event.runId) void this.#ended(event.runId);
     if (event.type === "RUN_STARTED") {
@@ -324,7 +326,8 @@ export class Conversation {
   }
 
   #stopped(user: string): void {
-    this.#typists.delete(user);
+    clearTimeout(this.#typists.get(user));
+    if (!this.#typists.delete(user)) return;
     this.typing.value = [...this.#typists.keys()].map((id) => this.nameOf(id));
   }
 

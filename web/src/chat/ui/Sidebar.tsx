@@ -19,6 +19,7 @@ export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
   const box = useRef<HTMLElement>(null);
   const here = app.conversation.value?.id.value ?? "";
   const unseen = app.unseen.value;
+  const me = app.me.value;
   const working = new Set(app.working.value.values());
   useEffect(() => {
     if (open) box.current?.querySelector<HTMLElement>("button, a")?.focus();
@@ -46,7 +47,7 @@ export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
             );
           })}
           {app.moreThreads.value && <li><button type="button" class="small ghost" onClick={() => void app.attempt(() => app.moreOfList())}>Older threads</button></li>}
-          {app.threads.value.length === 0 && <li class="hint none">What you talk about will be listed here.</li>}
+          {me && app.threads.value.length === 0 && <li class="hint none">What you talk about will be listed here.</li>}
         </ul>
         <Foot app={app} />
       </nav>
@@ -65,7 +66,7 @@ function Foot({ app }: { app: App }): JSX.Element {
   const other = theme === "dark" ? "light" : "dark";
   return (
     <footer class="side-foot">
-      <span class="face">{initials(name)}</span>
+      {name && <span class="face">{initials(name)}</span>}
       <span class="person">
         <strong title={me?.user}>{name}</strong>
         <span class="hint link" data-phase={link.phase} role="status">{LINK_WORDS[link.phase]}</span>

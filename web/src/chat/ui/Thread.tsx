@@ -206,7 +206,7 @@ function Banner({ app }: { app: App }): JSX.Element | null {
   return (
     <div class="banner soft">
       <span class="spinner" aria-hidden="true" />
-      <p role="status">{why} Trying again by itself; nothing that was said is lost.</p>
+      <p role="status">{why} Trying again by itself; what was said is kept.</p>
       <button type="button" class="small" onClick={() => app.connection.retry()}>Try now</button>
     </div>
   );

