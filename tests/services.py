@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
 import pytest
 
 START_S = 30.0
@@ -98,9 +99,9 @@ class Server:
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        """SIGCONT, if it lives."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
 
     def errors(self) -> str:
         """What it wrote to stderr, over all its lives."""
@@ -260,11 +261,26 @@ class PostgresServer(Server):
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(self._binaries / "postgres"), "-D", str(self.directory), *options]
 
+    def answers(self) -> bool:
+        """Whether it takes queries: after a crash it listens before it has recovered."""
+        ready = [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return super().answers() and subprocess.run(ready, check=False, capture_output=True).returncode == 0
+
+    def children(self) -> list[int]:
+        """The process ids of its back ends."""
+        assert self._process is not None
+        return [child.pid for child in psutil.Process(self._process.pid).children(recursive=True)]
+
+    def signal_child(self, pid: int, name: str) -> None:
+        """Send SIG`name` to one of its back ends."""
+        if pid in self.children():
+            os.kill(pid, signal.Signals[f"SIG{name}"])
+
     def kill(self) -> None:
         """SIGKILL of the postmaster: its children notice and end; their shared memory is recovered at start."""
         super().kill()
         deadline = time.monotonic() + STOP_S
-        while self.answers() and time.monotonic() < deadline:
+        while super().answers() and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
@@ -274,15 +290,19 @@ async def database(server: PostgresServer) -> AsyncIterator[str]:
     import asyncpg
 
     name = f"t{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(server.url)
-    try:
-        await connection.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
+
+    async def command(sql: str) -> None:  # a connection each: the test may kill the server meanwhile
+        connection = await asyncpg.connect(server.url)
         try:
-            yield server.url.rpartition("/")[0] + "/" + name
+            await connection.execute(sql)
         finally:
-            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await connection.close()
+
+    await command(f"CREATE DATABASE {name}")
+    try:
+        yield server.url.rpartition("/")[0] + "/" + name
     finally:
-        await connection.close()
+        await command(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ class PostgresEngine:
     async def start(self) -> None:
         """Connect and migrate."""
         try:
-            async with asyncio.timeout(CONNECT_S * 2):
+            async with asyncio.timeout(CONNECT_S):
                 self._pool = await self._connect()
             async with asyncio.timeout(60):  # a migration may build an index
                 await self._run(

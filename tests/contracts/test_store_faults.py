@@ -1,0 +1,152 @@
+"""Stores whose server dies or hangs, and what only PostgreSQL has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from narthex.adapters.stores.postgres import PostgresStore
+from narthex.errors import ConfigError, DependencyError
+from narthex.ports.store import AuditRecord
+from narthex.ports.threads import Message, Thread
+from tests.services import PostgresServer, database
+
+
+@pytest.fixture
+async def url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A database of the test's own; the server is up again when the test is over."""
+    async with database(postgres_server) as made:
+        yield made
+
+
+@asynccontextmanager
+async def running(url: str, timeout_s: float = 10.0) -> AsyncIterator[PostgresStore]:
+    """A store, started and stopped."""
+    store = PostgresStore(url, timeout_s=timeout_s)
+    await store.start()
+    try:
+        yield store
+    finally:
+        await store.stop()
+
+
+def record(number: int) -> AuditRecord:
+    """An audit record with its number as the subject."""
+    return AuditRecord(at=1.0, kind="k", tenant="a", subject=str(number), detail="{}")
+
+
+async def test_killed_server_loses_nothing_acknowledged(postgres_server: PostgresServer, url: str) -> None:
+    """Kill -9 of the postmaster under writers: errors meanwhile, everything acknowledged is there afterwards."""
+    async with running(url) as store:
+        acknowledged: set[str] = set()
+        errors = 0
+        back = asyncio.Event()
+
+        async def write(task: int) -> None:
+            nonlocal errors
+            number = task
+            while not back.is_set() or number < 2_000:
+                try:
+                    await store.records.audit(record(number))
+                    acknowledged.add(str(number))
+                except DependencyError:
+                    errors += 1
+                    await asyncio.sleep(0.05)
+                number += 8
+
+        tasks = [asyncio.create_task(write(task)) for task in range(8)]
+        await asyncio.to_thread(postgres_server.kill)
+        await asyncio.to_thread(postgres_server.start)
+        back.set()
+        await asyncio.gather(*tasks)
+        kept = {entry.subject for entry in await store.records.audits("k", 10_000)}
+        assert errors > 0
+        assert len(acknowledged) > 500
+        assert acknowledged <= kept
+
+
+async def test_hanging_server_is_an_error_in_time(postgres_server: PostgresServer, url: str) -> None:
+    """Every call raises within its time-out, and the store works again once the server does."""
+    async with running(url, timeout_s=1.0) as store:
+        await store.ping()
+        postgres_server.pause()
+        for pid in await asyncio.to_thread(postgres_server.children):
+            await asyncio.to_thread(postgres_server.signal_child, pid, "STOP")
+        outcomes = await asyncio.wait_for(
+            asyncio.gather(
+                store.ping(),
+                store.records.audit(record(1)),
+                store.records.audits(None, 1),
+                return_exceptions=True,
+            ),
+            8,
+        )
+        assert all(isinstance(outcome, DependencyError) for outcome in outcomes), outcomes
+        for pid in await asyncio.to_thread(postgres_server.children):
+            await asyncio.to_thread(postgres_server.signal_child, pid, "CONT")
+        postgres_server.resume()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await store.ping()
+                    break
+                except DependencyError:
+                    await asyncio.sleep(0.1)
+
+
+async def test_no_server_and_wrong_database(postgres_server: PostgresServer, url: str) -> None:
+    """What is wrong is said without the credentials: unreachable, or refused."""
+    with pytest.raises(ConfigError, match="NARTHEX_STORE_URL") as refused:
+        await PostgresStore(url.replace("postgres@", "nobody:secret@") + "x").start()
+    assert "secret" not in str(refused.value)
+    await asyncio.to_thread(postgres_server.kill)
+    with pytest.raises(DependencyError, match="Cannot reach PostgreSQL"):
+        await asyncio.wait_for(PostgresStore(url).start(), 15)
+    await asyncio.to_thread(postgres_server.start)
+
+
+async def test_stores_that_start_together_migrate_once(url: str) -> None:
+    """Five instances on an empty database."""
+    stores = [PostgresStore(url) for _ in range(5)]
+    await asyncio.gather(*(store.start() for store in stores))
+    await asyncio.gather(*(store.ping() for store in stores))
+    await asyncio.gather(*(store.stop() for store in stores))
+
+
+async def test_text_that_postgres_cannot_hold(url: str) -> None:
+    """A NUL character is replaced instead of failing the write."""
+    async with running(url) as store:
+        await store.threads.create(
+            Thread(thread_id="t", tenant="a", title="x\0y", created_by="u", created_at=1.0, updated_at=1.0)
+        )
+        await store.threads.add_messages(
+            "a",
+            [Message(message_id="m", thread_id="t", role="user", author="u", content="a\0b", created_at=1.0)],
+        )
+        [message] = await store.threads.messages("a", "t", before=None, limit=1)
+        assert message.content == "a\ufffdb"
+
+
+async def test_deleting_a_thread_and_writing_to_it_at_once(url: str) -> None:
+    """Whichever is first: afterwards nothing of the thread is left, and nothing hangs."""
+    async with running(url) as store:
+        for turn in range(20):
+            name = f"t{turn}"
+            await store.threads.create(
+                Thread(thread_id=name, tenant="a", title="x", created_by="u", created_at=1.0, updated_at=1.0)
+            )
+            messages = [
+                Message(
+                    message_id=f"m{n}", thread_id=name, role="user", author="u", content="x", created_at=1.0
+                )
+                for n in range(3)
+            ]
+            await asyncio.gather(
+                store.threads.add_messages("a", messages),
+                store.threads.delete("a", name),
+                store.threads.add_messages("a", messages),
+            )
+            assert await store.threads.messages("a", name, before=None, limit=10) == []
