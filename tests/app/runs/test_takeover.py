@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -197,6 +198,24 @@ async def test_an_owner_that_lost_its_lease_stops(fake_house: House) -> None:
     await fake_house.comes(lambda: not first.active)
     assert fake_house.meter.counts["runs_lost"] == 1
     assert kinds(await fake_house.events(run))[-1] == "TEXT_MESSAGE_CONTENT"
+
+
+async def test_a_node_that_paused_keeps_what_nobody_took(house: House) -> None:
+    """A process that was stopped for longer than its lease goes on with its runs, and takes none over itself."""
+
+    async def blocks(run: RunInput) -> Items:
+        yield "before "
+        time.sleep(2.5 * QUICK.lease_s)  # noqa: ASYNC251 - what a suspended machine does to every task
+        yield "after"
+
+    engine = await house.node(agent(blocks), agent(chatter, "other"))
+    other = await house.say(engine, await house.thread(), "@other")
+    await house.until(other, lambda events: len(events) > 5)
+    row, _ = await house.ended(await house.say(engine, await house.thread()))
+    assert (row.state, row.text, row.attempt) == ("finished", "before after", 1)
+    await engine.cancel(ALICE, other.run_id)
+    row, _ = await house.ended(other)
+    assert (row.state, row.attempt) == ("cancelled", 1)
 
 
 async def test_a_long_outage_of_the_broker(fake_house: House) -> None:

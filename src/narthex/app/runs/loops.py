@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 
-from narthex.app.runs.endings import Lost
 from narthex.app.runs.roster import Roster
 from narthex.errors import NarthexError
 
@@ -106,11 +105,8 @@ class Loops:
         for run_id, lease in held.items():
             if run_id in ours:
                 lease.extend(asked_at + services.limits.lease_s)
-            elif roster.leases.get(run_id) is lease:
-                lease.lose()
-                execution = roster.executions.get(run_id)
-                if execution is not None and execution.end(Lost()):
-                    services.meter.count("runs_lost")
+            elif roster.leases.get(run_id) is lease and roster.give_up(run_id):
+                services.meter.count("runs_lost")
         for run in await services.runs.cancel_requests(services.owner):
             execution = roster.executions.get(run.run_id)
             if execution is not None:
@@ -122,6 +118,8 @@ class Loops:
             return
         roster.retry_unfinished()
         asked_at = asyncio.get_running_loop().time()
+        if any(lease.until <= asked_at for lease in roster.leases.values()):
+            await self._renew()  # after a pause: what nobody took over meanwhile is still ours, and no orphan
         runs = await services.runs.orphans(services.now(), services.owner, services.limits.lease_s, BATCH)
         for run in runs:
             services.meter.count("runs_taken_over")

@@ -65,8 +65,17 @@ class Roster:
 
     def begin(self, run: Run, until: float) -> None:
         """Execute a run that this node claimed or took over; `until` is the loop time its lease holds until."""
+        self.give_up(run.run_id)  # what this node took over may have been its own, from before a long pause
         self.leases[run.run_id] = Lease(until)
         self._spawn(run, None, fresh=run.attempt <= 1)
+
+    def give_up(self, run_id: str) -> bool:
+        """Somebody else owns the run, or a later attempt of ours: stop, publish nothing."""
+        lease, execution = self.leases.pop(run_id, None), self.executions.pop(run_id, None)
+        self.unfinished.pop(run_id, None)
+        if lease is not None:
+            lease.lose()
+        return execution is not None and execution.end(Lost())
 
     def retry_unfinished(self) -> None:
         """Try again to end what could not be ended."""
@@ -96,8 +105,8 @@ class Roster:
         finally:
             if isinstance(outcome, Abandoned) and not self.draining and not lease.lost:
                 self.unfinished[run.run_id] = (run, ending)
-            else:
-                self.leases.pop(run.run_id, None)
+            elif self.leases.get(run.run_id) is lease:
+                del self.leases[run.run_id]
             self.services.meter.gauge("runs_active", len(self.leases))
             self._ended.set()
             self._on_free()
@@ -128,7 +137,8 @@ class Roster:
         try:
             return await self._drive(execution, run, ending, replay)
         finally:
-            del self.executions[run.run_id]
+            if self.executions.get(run.run_id) is execution:
+                del self.executions[run.run_id]
             await execution.journal.close()
 
     async def _drive(self, execution: Execution, run: Run, ending: Ending | None, replay: Replay) -> Ending:
