@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Control
 from narthex.ports.credentials import Revocation
+from narthex.ports.store import AuditRecord
 from tests.adapters.tokens.issuer import NOW
 from tests.adapters.tokens.memory import MemoryCredentials, as_port
 from tests.timing import within
@@ -205,6 +207,36 @@ async def test_what_comes_while_the_store_is_read_is_not_forgotten() -> None:
     store.revocations = slow  # type: ignore[method-assign] # the race that a real store's latency makes
     await one.reload()
     assert one.covers(ALICE)
+
+
+async def test_operators_revocations_are_recorded_and_logouts_are_not() -> None:
+    """Who was cut off, when and why can be shown later; a record that fails changes nothing."""
+    records: list[AuditRecord] = []
+
+    class Audits:
+        away = False
+
+        async def audit(self, record: AuditRecord) -> None:
+            if self.away:
+                raise DependencyError("store", "The store is away.", "Wait.")
+            records.append(record)
+
+    audits = Audits()
+    one = Revocations(
+        as_port(MemoryCredentials()),
+        None,
+        records=audits,  # type: ignore[arg-type] # only `audit` is asked for
+        clock=lambda: NOW,
+    )
+    await one.revoke_token(ALICE, reason="logout")
+    assert not records
+    await one.revoke_subject("acme", "alice", until=NOW + 60, reason="abuse")
+    (record,) = records
+    assert (record.kind, record.tenant, record.subject) == ("revocation", "acme", "alice")
+    assert json.loads(record.detail)["reason"] == "abuse"
+    audits.away = True
+    await one.revoke_subject("acme", "bob", until=NOW + 60, reason="abuse")
+    assert one.covers(Identity(subject="bob", tenant="acme"))
 
 
 async def test_a_malformed_control_is_left_to_the_poll() -> None:

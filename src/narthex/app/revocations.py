@@ -19,8 +19,10 @@ from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Control
 from narthex.ports.credentials import Credentials, Revocation
+from narthex.ports.store import AuditRecord, Records
 
 POLL_EVERY_S: Final = 1.0  # DESIGN section 3: on every instance within 1 s, even when a broadcast is lost
+AUDIT_KIND: Final = "revocation"
 LEEWAY_AND_GRACE_S: Final = 30.0 + 25.0
 CONTROL_KIND: Final = "revoke"
 
@@ -33,6 +35,7 @@ class Revocations:
     Args:
         credentials: where they are kept.
         broker: tells the other instances; None where there is none (`narthex auth serve`).
+        records: where operators' revocations are recorded; None: nowhere.
         clock: seconds since the epoch.
         on_error: told when the store cannot be read (what is held goes on counting); None: nobody.
     """
@@ -42,11 +45,13 @@ class Revocations:
         credentials: Credentials,
         broker: Broker | None,
         *,
+        records: Records | None = None,
         clock: Callable[[], float] = time.time,
         on_error: Callable[[DependencyError], None] | None = None,
     ) -> None:
         self._credentials = credentials
         self._broker = broker
+        self._records = records
         self._clock = clock
         self._on_error = on_error
         self._by_jti: dict[tuple[str, str], Revocation] = {}
@@ -85,8 +90,12 @@ class Revocations:
 
     # -- revoking ------------------------------------------------------------------------------------------
 
-    async def revoke(self, revocation: Revocation) -> None:
-        """Store, apply here, tell the others.
+    async def revoke(self, revocation: Revocation, *, audit: bool = True) -> None:
+        """Store, apply here, tell the others, record it.
+
+        Args:
+            revocation: what ends.
+            audit: False for people who end their own session, which happens all day and proves nothing.
 
         Raises:
             DependencyError: not stored: nothing is revoked as far as anybody knows; try again.
@@ -98,6 +107,10 @@ class Revocations:
             # the poll of every instance finds within a second what a lost broadcast did not say
             with contextlib.suppress(DependencyError):
                 await self._broker.control(Control(CONTROL_KIND, data))
+        if audit and self._records is not None:
+            # it holds already: a record that cannot be written must not say that it does not
+            with contextlib.suppress(DependencyError):
+                await self._records.audit(_record(revocation))
 
     async def revoke_token(self, identity: Identity, *, reason: str) -> None:
         """Revoke the one token that an identity came with; without a `jti`, everything of its subject that was
@@ -112,7 +125,8 @@ class Revocations:
         await self.revoke(
             Revocation(
                 kind=kind, tenant=identity.tenant, value=value, at=now, until=until, cut=cut, reason=reason
-            )
+            ),
+            audit=False,
         )
 
     async def revoke_subject(self, tenant: str, subject: str, *, until: float, reason: str) -> None:
@@ -218,3 +232,18 @@ class Revocations:
             table = self._table(kind) or {}
             for key in [key for key in table if (kind, *key) not in kept and (kind, *key) not in self._fresh]:
                 del table[key]
+
+
+def _record(revocation: Revocation) -> AuditRecord:
+    detail = {
+        name: getattr(revocation, name)
+        for name in ("kind", "value", "reason", "cut", "until")
+        if getattr(revocation, name)
+    }
+    return AuditRecord(
+        at=revocation.at,
+        kind=AUDIT_KIND,
+        tenant=revocation.tenant,
+        subject="" if revocation.kind == "jti" else revocation.value,
+        detail=msgspec.json.encode(detail).decode(),
+    )

@@ -111,7 +111,7 @@ class AuthService:
             rules=rules,
         )
         self._verifier = TokenRouter([self._ring])
-        self._revocations = Revocations(credentials, None)
+        self._revocations = Revocations(credentials, None, records=self._store.records)
         self._expiry = CredentialExpiry(credentials)
         self._provider = make_provider(
             settings,

@@ -95,7 +95,7 @@ class Parts:
         self.meter.gauge("auth_bypass_active", float(settings.policy.auth_bypass_active))
         self.tokens: Tokens = make_tokens(settings, store.credentials, self.meter, self.now)
         self.verifier: TokenVerifier = verifier or self.tokens.verifier
-        self.revocations = Revocations(store.credentials, broker, clock=self.now)
+        self.revocations = Revocations(store.credentials, broker, records=store.records, clock=self.now)
         self.tasks = Tasks("commands", MAX_COMMANDS, lambda fault: self.report_bug(fault, ""))
         self.timers = TimerWheel(loop, lambda fault: self.report_bug(fault, ""))
         self._make_door(debug=debug)

@@ -26,6 +26,7 @@ class MemoryCredentials:
 
     async def upsert_user(self, user: User) -> User:
         self._reach()
+        user = msgspec.structs.replace(user, email=user.email.lower())
         for key, kept in self.users.items():
             if (kept.tenant, kept.email) == (user.tenant, user.email):
                 self.users[key] = msgspec.structs.replace(
@@ -41,7 +42,7 @@ class MemoryCredentials:
 
     async def user_by_email(self, tenant: str, email: str) -> User | None:
         self._reach()
-        found = [user for user in self.users.values() if (user.tenant, user.email) == (tenant, email)]
+        found = [user for user in self.users.values() if (user.tenant, user.email) == (tenant, email.lower())]
         return found[0] if found else None
 
     async def user(self, tenant: str, user_id: str) -> User | None:
@@ -119,7 +120,15 @@ class MemoryCredentials:
 
     async def add_revocation(self, revocation: Revocation) -> None:
         self._reach()
-        self.kept_revocations[revocation.kind, revocation.tenant, revocation.value] = revocation
+        key = (revocation.kind, revocation.tenant, revocation.value)
+        kept = self.kept_revocations.get(key, revocation)
+        if kept is not revocation:
+            if revocation.until <= kept.until and revocation.cut <= kept.cut:
+                return
+            revocation = msgspec.structs.replace(
+                revocation, until=max(revocation.until, kept.until), cut=max(revocation.cut, kept.cut)
+            )
+        self.kept_revocations[key] = revocation
 
     async def remove_revocation(self, kind: str, tenant: str, value: str) -> bool:
         self._reach()
@@ -131,7 +140,13 @@ class MemoryCredentials:
 
     async def expire(self, now: float) -> int:
         self._reach()
-        return 0
+        before = len(self.tickets) + len(self.refresh) + len(self.kept_keys) + len(self.kept_revocations)
+        self.tickets = {key: kept for key, kept in self.tickets.items() if kept[1] > now}
+        self.refresh = {key: kept for key, kept in self.refresh.items() if kept.expires_at > now}
+        self.kept_keys = {key: kept for key, kept in self.kept_keys.items() if not 0 < kept.retire_at <= now}
+        self.kept_revocations = {key: kept for key, kept in self.kept_revocations.items() if kept.until > now}
+        after = len(self.tickets) + len(self.refresh) + len(self.kept_keys) + len(self.kept_revocations)
+        return before - after
 
 
 def as_port(fake: MemoryCredentials) -> Credentials:
