@@ -65,6 +65,16 @@ def test_inflating_undoes_deflating(data: bytes) -> None:
             inflate(deflate(data), len(data) - 1)
 
 
+@pytest.mark.parametrize("size", [(1 << 18) - 1, 1 << 18, (1 << 18) + 1, 1 << 20, 3_500_000])
+def test_large_messages_in_steps(size: int) -> None:
+    """Around the size of a step and past it, to the byte."""
+    data = bytes(range(256)) * (size // 256 + 1)
+    data = data[:size]
+    assert inflate(deflate(data), size) == data
+    with pytest.raises(TooLarge):
+        inflate(deflate(data), size - 1)
+
+
 def test_a_final_block_is_accepted() -> None:
     """RFC 7692 section 7.2.3.4: a sender may set BFINAL."""
     machine = zlib.compressobj(wbits=-15)
