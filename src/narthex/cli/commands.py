@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "token": Command("narthex.cli.token:app", "Mint a token, or look into one."),
     "keys": Command("narthex.cli.keys:app", "Signing keys: list, generate, rotate."),
+    "doctor": Command("narthex.cli.doctor:doctor", "Say why a WebSocket does not work; any server."),
     "auth": Command("narthex.cli.auth:app", "Serve the sign-in provider on its own, or hash a password."),
     "bench": Command("narthex.cli.bench:bench", "Measure what handshakes, messages and sockets cost."),
     "drain": Command("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),

@@ -1,0 +1,110 @@
+"""`narthex doctor URL`: why does the WebSocket not work? And `narthex doctor --explain CODE`.
+
+Not here: probing and diagnosing (`narthex.doctor`). Rules: the first line on stdout names the cause; progress goes to
+stderr and only to a terminal; exit 0 when nothing is wrong, 1 with findings, 69 when nothing answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from narthex.cli.given import given_headers, given_token, seconds_of, usage
+from narthex.doctor import reports
+from narthex.doctor.diagnosis import Diagnosis, diagnose
+from narthex.doctor.examination import PATIENCE_S, Options, Progress, examine
+from narthex.doctor.handbook import explain
+from narthex.doctor.observations import Observations
+from narthex.doctor.target import Target, parse_target
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ClientError
+
+Flag = Parameter(negative=(), show_default=False)
+
+
+def doctor(
+    url: str = "",
+    *,
+    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True)] = "",
+    header: tuple[str, ...] = (),
+    origin: str = "",
+    hold: str = "0",
+    timeout: str = "5s",
+    ca_file: str = "",
+    thorough: Annotated[bool, Flag] = False,
+    explain_code: Annotated[str, Parameter(name="--explain")] = "",
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
+    junit: Path | None = None,
+    details: Annotated[bool, Flag] = False,
+) -> int:
+    """Say why a WebSocket does not work. Any server; more is checked when it is a narthex.
+
+    Exits 0 when nothing is wrong, 1 with findings, 69 when nothing answers.
+
+    Args:
+        url: as clients use it: wss://host/path. Of a narthex the path may be left out.
+        token: sent as Bearer token and as subprotocol, to the named host only; `-` reads it from stdin, `@FILE`
+            from a file.
+        header: one more header for the handshake, `Name: value`; repeat it for more.
+        origin: the page that connects; default the host's own.
+        hold: hold sockets this long (10m) to find idle and life-time limits.
+        timeout: of each step.
+        ca_file: a root certificate to trust besides the system's.
+        thorough: every combination of credential, Origin, path and size.
+        explain_code: explain a signature or a refusal and probe nothing.
+        as_json: findings and every observation, for machines.
+        junit: write the findings as JUnit XML.
+        details: list everything that was seen even when nothing is wrong.
+    """
+    if not url and not explain_code:
+        print("error: Which URL?\nremedy: narthex doctor wss://host/ws", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        if explain_code:
+            print(explain(explain_code))
+            return EXIT_OK
+        target = parse_target(url)
+        timeout_s = max(0.1, seconds_of("timeout", timeout))
+        options = Options(
+            token=given_token(token),
+            headers=given_headers(header),
+            origin=origin,
+            hold_s=seconds_of("hold", hold),
+            timeout_s=timeout_s,
+            patience_s=max(PATIENCE_S, timeout_s),
+            thorough=thorough,
+            ca_file=ca_file,
+        )
+    except ClientError as error:
+        return usage(error)
+    seen = _examined(target, options, quiet=as_json)
+    diagnosis = diagnose(seen)
+    text = reports.as_json(diagnosis, seen) if as_json else reports.as_text(diagnosis, seen, details=details)
+    print(text)
+    if junit is not None:
+        junit.write_text(reports.as_junit(diagnosis, seen), encoding="utf-8")
+    return exit_code(diagnosis)
+
+
+def exit_code(diagnosis: Diagnosis) -> int:
+    """See the module."""
+    if not diagnosis.reachable:
+        return EXIT_UNREACHABLE
+    return EXIT_FINDINGS if diagnosis.findings else EXIT_OK
+
+
+def _examined(target: Target, options: Options, *, quiet: bool) -> Observations:
+    if quiet or not sys.stderr.isatty():
+        return asyncio.run(examine(target, options))
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"examining {target.shown}") as status:
+
+        def progress(step: str) -> None:
+            status.update(reports.harmless(step))
+
+        shown: Progress = progress
+        return asyncio.run(examine(target, options, shown))

@@ -1,0 +1,70 @@
+"""What people give to `doctor`, `gate` and `probe`: times, tokens and headers.
+
+Not here: the commands. Rules: a secret can come from stdin or a file, because arguments show up in process lists;
+what cannot be sent is refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from narthex.errors import EXIT_USAGE, ClientError
+
+_TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)?")
+_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+MAX_HEADER_BYTES: Final = 16_384  # what a narthex reads in all
+
+
+def seconds_of(option: str, text: str) -> float:
+    """`5`, `2.5s`, `250ms`, `10m` or `1h` in seconds; 0 is allowed. Raises ClientError."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise ClientError(
+            "bad_time",
+            f"--{option}: {text[:20]!r} is no length of time.",
+            "Give one like 250ms, 5s, 10m or 1h.",
+        )
+    return float(match[1]) * _UNITS[match[2] or ""]
+
+
+def given_token(text: str) -> str:
+    """A token as given, from `-` (stdin) or `@FILE`. Raises ClientError, which never repeats it."""
+    if text == "-":
+        text = sys.stdin.readline()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ClientError("bad_token", "The token's file cannot be read.", "Check the path.") from error
+    text = text.strip()
+    if len(text) > MAX_HEADER_BYTES or not text.isascii() or not text.isprintable() or " " in text:
+        raise ClientError(
+            "bad_token",
+            "The token holds characters that no header takes, or is too long.",
+            "Give it as issued.",
+        )
+    return text
+
+
+def given_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """`Name: value` lines, each as a pair. Raises ClientError, which never repeats a value."""
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or _HEADER_NAME.fullmatch(name.strip()) is None or _CONTROL.search(value):
+            raise ClientError("bad_header", "--header is no header.", "Give it as 'Name: value'.")
+        if len(value) > MAX_HEADER_BYTES:
+            raise ClientError("bad_header", f"The value of {name.strip()} is too long.", "Shorten it.")
+        found.append((name.strip(), value.strip()))
+    return tuple(found)
+
+
+def usage(error: ClientError) -> int:
+    """Say what was given wrongly; exit 2, so that it is not taken for a finding."""
+    print(f"error: {error.message}\nremedy: {error.remedy}", file=sys.stderr)
+    return EXIT_USAGE

@@ -1,0 +1,186 @@
+"""What is said to a narthex once the socket is open: connect, echo, an event, a forced drop and a resume.
+
+Not here: the wire's rules (docs/protocol.md), the socket (`live`). Rules: the only thing it makes is a thread of
+its own, deleted again within the same conversation: the deletion is the event that is missed and recovered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Final
+
+from narthex.doctor.dialing import elapsed_ms
+from narthex.doctor.exchanging import Line
+from narthex.doctor.live import LiveSocket, Refused, open_socket
+from narthex.doctor.observations import Attempt, Step
+
+THREAD_TITLE: Final = "narthex doctor"
+MAX_UNRELATED: Final = 200  # pushes of a busy user that may come before the one that is waited for
+
+
+class Failed(Exception):
+    """A step did not work; the message says what was seen."""
+
+
+class Wire:
+    """Commands and replies of the Centrifuge protocol on a live socket."""
+
+    def __init__(self, socket: LiveSocket, timeout_s: float) -> None:
+        self.socket = socket
+        self.pushes: list[dict[str, Any]] = []
+        self._timeout_s = timeout_s
+        self._last = 0
+
+    async def ask(self, **command: Any) -> dict[str, Any]:
+        """Send one command and wait for its reply.
+
+        Raises:
+            Failed: an error reply, a close, silence.
+        """
+        self._last += 1
+        self.socket.send(json.dumps({"id": self._last, **command}))
+        (name,) = command
+        reply = await self._until(lambda found: found.get("id") == self._last, f"no reply to {name}")
+        if error := reply.get("error"):
+            raise Failed(f"{name}: error {error.get('code')} {error.get('message', '')}")
+        answer = reply.get(name)
+        return answer if isinstance(answer, dict) else {}
+
+    async def rpc(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call a method; its data."""
+        answer = await self.ask(rpc={"method": method, "data": params})
+        data = answer.get("data")
+        return data if isinstance(data, dict) else {}
+
+    async def notice(self, name: str) -> dict[str, Any]:
+        """Wait for a `CUSTOM` event of this name; the publication."""
+        for push in self.pushes:
+            if _names(push, name):
+                return push
+        found = await self._until(
+            lambda frame: _names(frame.get("push", {}).get("pub", {}), name), f"no {name}"
+        )
+        publication: dict[str, Any] = found["push"]["pub"]
+        return publication
+
+    async def _until(self, wanted: Any, otherwise: str) -> dict[str, Any]:
+        deadline = time.perf_counter() + self._timeout_s
+        for _ in range(MAX_UNRELATED):
+            text = await self.socket.receive(max(0.0, deadline - time.perf_counter()))
+            if text is None:
+                raise Failed(self._end(otherwise))
+            for raw in text.splitlines():
+                frame = _decoded(raw)
+                if not frame:
+                    self.socket.send("{}")  # a ping of the protocol
+                elif wanted(frame):
+                    return frame
+                elif isinstance(publication := frame.get("push", {}).get("pub"), dict):
+                    self.pushes.append(publication)
+        raise Failed(otherwise)
+
+    def _end(self, otherwise: str) -> str:
+        if self.socket.close is not None:
+            return f"{otherwise}: closed {self.socket.close.code} {self.socket.close.reason}".strip()
+        return f"{otherwise}: the socket ended" if self.socket.ended else f"{otherwise} in time"
+
+
+async def converse(line: Line, address: str) -> list[Step]:
+    """Everything, in order; stops at the first step that fails."""
+    talk = _Conversation(line, address)
+    try:
+        await talk.run()
+    finally:
+        await talk.end()
+    return talk.steps
+
+
+class _Conversation:
+    def __init__(self, line: Line, address: str) -> None:
+        self.steps: list[Step] = []
+        self._line = line
+        self._address = address
+        self._open: list[LiveSocket] = []
+        self._began = time.perf_counter()
+
+    async def run(self) -> None:
+        name = "connect"
+        try:
+            self._begin()
+            wire, connected = await self._connect()
+            self._done(name)
+            name = "echo"
+            marker = f"narthex-doctor-{time.time_ns()}"
+            if (await wire.rpc("echo", marker=marker)).get("marker") != marker:
+                raise Failed("echo came back changed")
+            self._done(name)
+            channel = next((key for key in connected.get("subs", {}) if key.startswith("user:")), "")
+            if not channel:
+                return
+            name = "event"
+            thread = await wire.rpc("thread.create", title=THREAD_TITLE)
+            publication = await wire.notice("narthex.thread_created")
+            self._done(name)
+            name = "resume"
+            wire.socket.abort()
+            await self._resume(channel, connected["subs"][channel], publication, _id_of(thread))
+            self._done(name)
+        except (Failed, Refused) as error:
+            text = self._line.secrets.scrub(str(error))
+            self.steps.append(Step(name=name, ok=False, ms=elapsed_ms(self._began), detail=text))
+
+    async def end(self) -> None:
+        for socket in self._open:
+            await socket.leave()
+
+    async def _resume(
+        self, channel: str, subscription: dict[str, Any], publication: dict[str, Any], thread_id: str
+    ) -> None:
+        other, _ = await self._connect()
+        await other.rpc("thread.delete", thread_id=thread_id)
+        await other.notice("narthex.thread_deleted")
+        position = {"recover": True, "offset": publication["offset"], "epoch": subscription.get("epoch", "")}
+        wire, connected = await self._connect(subs={channel: position})
+        resumed = connected.get("subs", {}).get(channel, {})
+        if not resumed.get("recovered"):
+            raise Failed("the position was not recovered after a drop")
+        missed = [
+            found for found in resumed.get("publications", []) if _names(found, "narthex.thread_deleted")
+        ]
+        if not missed:
+            raise Failed("an event that was published during the drop did not come afterwards")
+        del wire
+
+    async def _connect(self, **extra: Any) -> tuple[Wire, dict[str, Any]]:
+        socket = await open_socket(self._line, self._address, Attempt(name="talk", credential="good"))
+        self._open.append(socket)
+        wire = Wire(socket, self._line.timeout_s)
+        return wire, await wire.ask(connect=extra)
+
+    def _begin(self) -> None:
+        self._began = time.perf_counter()
+
+    def _done(self, name: str) -> None:
+        self.steps.append(Step(name=name, ok=True, ms=elapsed_ms(self._began)))
+        self._begin()
+
+
+def _decoded(raw: str) -> dict[str, Any]:
+    try:
+        found = json.loads(raw)
+    except ValueError as error:
+        raise Failed("a message that is no JSON") from error
+    if not isinstance(found, dict):
+        raise Failed("a message that is no JSON object")
+    return found
+
+
+def _names(publication: dict[str, Any], name: str) -> bool:
+    data = publication.get("data")
+    return isinstance(data, dict) and data.get("name") == name
+
+
+def _id_of(thread: dict[str, Any]) -> str:
+    inner = thread.get("thread", thread)
+    return str(inner.get("id") or inner.get("thread_id") or "")

@@ -1,0 +1,64 @@
+"""Rules for refused credentials: who refuses, and why.
+
+Not here: verifying a token; the doctor has no key. It only reads `exp`, `nbf` and the clocks.
+"""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+
+from narthex.doctor.diagnosis.findings import Finding, found
+from narthex.doctor.diagnosis.fingerprints import google_branded
+from narthex.doctor.diagnosis.view import View, narthex_code, problem_of, short
+from narthex.doctor.observations import Exchange
+
+SKEW_S = 30.0  # the leeway that verifiers usually allow
+
+
+def challenged(view: View, made: Exchange) -> Finding:
+    """401 and 407."""
+    challenge = made.headers.get("www-authenticate") or made.headers.get("proxy-authenticate", "")
+    scheme = challenge.split(" ", 1)[0]
+    if scheme.lower() in ("basic", "digest", "negotiate", "ntlm") or made.status == 407:
+        return found("proxy_auth", status=made.status, scheme=scheme or "proxy")
+    if google_branded(made):
+        return found("google_iam", status=made.status)
+    return refused_token(view, made)
+
+
+def refused_token(view: View, made: Exchange) -> Finding:
+    """The credential that was given is refused; say why as exactly as can be seen from here."""
+    expires = view.asked.claims.get("exp")
+    skew_s = skew_of(view, made)
+    if abs(skew_s) > SKEW_S and (not isinstance(expires, int | float) or expires > view.asked.now):
+        direction = "ahead of" if skew_s > 0 else "behind"
+        return found("clock_skew", seconds=round(abs(skew_s)), direction=direction)
+    if isinstance(expires, int | float) and expires < view.asked.now:
+        return found("token_expired_here", status=made.status, ago=_span(view.asked.now - expires))
+    return found("token_refused", status=made.status, why=_why(made), seen_in=(made.attempt.name,))
+
+
+def skew_of(view: View, made: Exchange) -> float:
+    """Seconds that the server's clock is ahead of this one, by its Date header; 0 without one."""
+    try:
+        server = parsedate_to_datetime(made.headers.get("date", "")).timestamp()
+    except (ValueError, TypeError):
+        return 0.0
+    return server - view.asked.now
+
+
+def _why(made: Exchange) -> str:
+    if code := narthex_code(made):
+        return f": `{code}`: {short(str(problem_of(made).get('detail', '')), 160)}"
+    challenge = made.headers.get("www-authenticate", "")
+    for key in ("error_description=", "error="):
+        if key in challenge:
+            return f": {short(challenge.split(key, 1)[1].split(',')[0].strip(chr(34)), 80)}"
+    return ""
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,72 @@
+"""Rules for a 101: whether it is right, and what the socket did afterwards.
+
+Not here: what is said on it with a narthex (`gateways`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from narthex.doctor.diagnosis.findings import Finding, found
+from narthex.doctor.observations import Close, Exchange
+from narthex.domain.refusals import TABLE
+
+_MEANINGS: Final = {
+    1000: "the server says that it is done",
+    1001: "the server goes away (a restart or deploy)",
+    1002: "it saw a protocol error",
+    1003: "it does not take this kind of data",
+    1005: "it gives no reason",
+    1008: "its policy refuses: mostly the credential or the Origin",
+    1009: "a message is too big for it",
+    1011: "its handler failed with an exception",
+    1012: "it restarts: come back",
+    1013: "it is overloaded: come back later",
+    4401: "it wants a credential",
+    4403: "it refuses the credential",
+}
+
+
+def socket_fault(made: Exchange) -> Finding | None:
+    """What is wrong with a socket that answered 101; None when nothing is."""
+    if made.faults:
+        return _handshake(made)
+    if made.close is not None:
+        return found(
+            "closed_after_accept",
+            code=made.close.code,
+            ms=made.close.after_ms,
+            meaning=meaning_of(made.close),
+        )
+    if made.frame_fault:
+        return found("bad_frames", fault=made.frame_fault)
+    if made.cut_ms is not None:
+        return found("cut_after_accept", ms=made.cut_ms)
+    if made.pong_ms is None:
+        return found("no_pong", seconds="3", severity="warning")
+    return None
+
+
+def meaning_of(close: Close) -> str:
+    """What a close code means, with the reason that came."""
+    code, _, text = close.reason.partition(":")
+    if code in TABLE:
+        return f"`{code}`:{text}" if text else TABLE[code].title
+    meaning = _MEANINGS.get(close.code, "the application's own code")
+    return f"{meaning} ({close.reason})" if close.reason else meaning
+
+
+def _handshake(made: Exchange) -> Finding:
+    faults = made.faults
+    lost = [
+        name
+        for name, fault in (("Upgrade", "upgrade_missing"), ("Connection", "connection_missing"))
+        if fault in faults
+    ]
+    if lost:
+        return found("upgrade_header_missing", which=" and ".join(lost))
+    if "accept_missing" in faults or "accept_wrong" in faults:
+        return found("bad_accept", which="missing" if "accept_missing" in faults else "wrong")
+    if "subprotocol_not_offered" in faults:
+        return found("subprotocol_not_offered")
+    return found("extension_not_offered")

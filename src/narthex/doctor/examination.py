@@ -1,0 +1,337 @@
+"""The procedure: DNS → TCP → TLS → plain GET → upgrades → conversation → hold, stopping where nothing can follow.
+
+Not here: single steps (`dialing`, `exchanging`, `conversation`, `holding`), opinions (`diagnosis`). Rules: about a
+dozen requests, one factor changed at a time, so that a rate limit is not hit by the doctor itself; the bad token is
+a constant; the user's own goes only to the host that was named, never over a certificate that did not verify, and
+not over plain text to a host that redirects to https.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from narthex.doctor import dialing
+from narthex.doctor.conversation import converse
+from narthex.doctor.exchanging import Line, Secrets, exchange
+from narthex.doctor.holding import hold
+from narthex.doctor.observations import (
+    Asked,
+    Attempt,
+    Credential,
+    Dial,
+    Exchange,
+    Gateway,
+    Observations,
+)
+from narthex.doctor.target import Target
+
+REPEATS: Final = 4  # more handshakes of the same kind: 1 of 2 bad instances shows with 15 of 16
+SETTLE_S: Final = (
+    0.6  # how long the first socket is watched: handlers that check after accept close within it
+)
+PATIENCE_S: Final = 65.0  # for a handshake that nobody answers: proxies give up after 60 s
+SHOWN_CLAIMS: Final = ("exp", "nbf", "iat", "iss", "aud")
+
+Progress = Callable[[str], None]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to examine. `hold_s` 0 holds nothing; `origin` empty is the target's own."""
+
+    token: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    origin: str = ""
+    timeout_s: float = 5.0
+    hold_s: float = 0.0
+    patience_s: float = PATIENCE_S
+    thorough: bool = False
+    ca_file: str = ""
+
+
+async def examine(target: Target, options: Options, progress: Progress = lambda _: None) -> Observations:
+    """Examine one endpoint; never raises for what the endpoint does."""
+    examination = _Examination(target, options, progress)
+    await examination.run()
+    return examination.seen
+
+
+def claims_of(token: str) -> dict[str, object]:
+    """The time and address claims of a JWT, unverified; empty when it is none."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return {}
+    try:
+        raw = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+        found = json.loads(raw)
+    except (ValueError, binascii.Error, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: found[name] for name in SHOWN_CLAIMS if isinstance(found.get(name), int | float | str)}
+
+
+class _Examination:
+    def __init__(self, target: Target, options: Options, progress: Progress) -> None:
+        self.target = target
+        self.options = options
+        self.progress = progress
+        self.secrets = Secrets(options.token, options.headers)
+        self.line = self._line()
+        self.address = ""
+        self.seen = Observations(
+            url=target.shown,
+            endpoint=target.endpoint,
+            tls_asked=target.tls,
+            loopback=target.loopback,
+            hold_asked_s=options.hold_s,
+            asked=Asked(
+                token=bool(options.token),
+                claims=claims_of(options.token),
+                headers=tuple(name for name, _ in options.headers),
+                origin=options.origin,
+                credential_in_query=target.credential_in_query,
+                timeout_s=options.timeout_s,
+                now=time.time(),
+            ),
+        )
+
+    def _line(self) -> Line:
+        return Line(self.target, self.secrets, timeout_s=self.options.timeout_s, ca_file=self.options.ca_file)
+
+    def _note(self, **values: Any) -> None:
+        self.seen = msgspec.structs.replace(self.seen, **values)
+
+    async def run(self) -> None:
+        if not await self._reach() or not await self._shake_hands():
+            return
+        await self._look_for_narthex()
+        plain = await self._try(Attempt(name="plain GET", upgrade=False))
+        first = await self._first(plain)
+        if first.end == "unreachable":
+            return
+        if not (first.end == "response" and first.status) and not first.accepted:
+            await self._after_no_answer(plain, first)
+            return
+        await self._vary(first)
+        if self.seen.gateway is not None:
+            await self._ask_narthex()
+        if self._may_talk():
+            self.progress("connect, echo, event, drop and resume")
+            self._note(steps=tuple(await converse(self.line, self.address)))
+        await self._hold()
+
+    # -- to the host ---------------------------------------------------------------------------------------------
+
+    async def _reach(self) -> bool:
+        self.progress(f"looking up {self.target.host}")
+        lookup = await dialing.look_up(self.target, self.options.timeout_s)
+        self._note(lookup=lookup)
+        if not lookup.addresses:
+            return False
+        self.progress(f"connecting to {', '.join(lookup.addresses)}")
+        dials: list[Dial] = list(
+            await asyncio.gather(
+                *(dialing.dial(self.target, address, self.options.timeout_s) for address in lookup.addresses)
+            )
+        )
+        self._note(dials=tuple(dials))
+        self.address = next((dial.address for dial in dials if dial.outcome == "ok"), "")
+        return bool(self.address)
+
+    async def _shake_hands(self) -> bool:
+        if not self.target.tls:
+            return True
+        self.progress("TLS")
+        tls = await dialing.shake_hands(
+            self.target, self.address, self.options.timeout_s, self.options.ca_file
+        )
+        self._note(tls=tls)
+        if tls.outcome in ("not_tls", "closed", "timeout", "failed"):
+            await self._try_plain_http()
+        return tls.outcome == "ok"
+
+    async def _try_plain_http(self) -> None:
+        """Whether the port speaks plain HTTP instead. Sent without any credential."""
+        target = msgspec.structs.replace(self.target, tls=False, query="")
+        line = Line(target, Secrets(), timeout_s=min(2.0, self.options.timeout_s))
+        answer = await exchange(line, self.address, Attempt(name="plain GET", upgrade=False))
+        if answer.end == "response":
+            self._note(other_scheme="http")
+
+    async def _after_no_answer(self, plain: Exchange, first: Exchange) -> None:
+        if not self.target.tls:
+            self.progress("does the port speak TLS?")
+            if await dialing.answers_tls(self.target, self.address, self.options.timeout_s):
+                self._note(other_scheme="tls")
+                return
+        if first.end in ("eof", "reset", "partial"):
+            for _ in range(REPEATS):
+                await self._try(Attempt(name="upgrade again"))
+            await self._try(Attempt(name="upgrade with a subprotocol", explain=True))
+        if plain.end == "response":
+            await self._try(Attempt(name="upgrade of a random path", random_path=True))
+
+    # -- handshakes ----------------------------------------------------------------------------------------------
+
+    async def _try(self, attempt: Attempt, *, settle_s: float = 0.05, address: str = "") -> Exchange:
+        self.progress(attempt.name)
+        made = await exchange(self.line, address or self.address, attempt, settle_s=settle_s)
+        self._note(exchanges=(*self.seen.exchanges, made))
+        return made
+
+    async def _first(self, plain: Exchange) -> Exchange:
+        """The first handshake carries nothing, so that a redirect is seen before a token is sent."""
+        attempt = Attempt(name="upgrade")
+        first = await self._try(attempt, settle_s=SETTLE_S)
+        patience_s = self.options.patience_s
+        if first.end == "timeout" and plain.end == "response" and patience_s > self.options.timeout_s:
+            self.progress(
+                f"no answer to the handshake; waiting up to {patience_s:g} s to see who gives up first"
+            )
+            again = await exchange(self.line, self.address, attempt, timeout_s=patience_s)
+            self._note(exchanges=(*self.seen.exchanges[:-1], again))
+            return again
+        return first
+
+    @property
+    def _has_credential(self) -> bool:
+        return bool(self.options.token or self.options.headers)
+
+    def _plain_text_leak(self, first: Exchange) -> bool:
+        return not self.target.tls and 300 <= first.status < 400
+
+    async def _vary(self, first: Exchange) -> None:
+        best: Credential = "none"
+        base = first
+        if self._has_credential and not self._plain_text_leak(first):
+            best = "good"
+            base = await self._try(
+                Attempt(name="upgrade with the credential", credential="good"), settle_s=SETTLE_S
+            )
+        await self._try(Attempt(name="upgrade with a bad token", credential="bad"))
+        origin = self.options.origin or self.target.origin
+        await self._try(Attempt(name="upgrade with Origin", credential=best, origin=origin))
+        await self._try(Attempt(name="upgrade of a random path", random_path=True))
+        large = Attempt(name="upgrade with a 9 KB header", credential=best, large=True)
+        if base.accepted or first.accepted:
+            await self._try(large)
+        for number in range(REPEATS):
+            await self._try(Attempt(name=f"upgrade again ({number + 2})", credential=best))
+        for dial in self.seen.dials:
+            if dial.outcome == "ok" and dial.address != self.address:
+                await self._try(
+                    Attempt(name=f"upgrade at {dial.address}", credential=best), address=dial.address
+                )
+        if self.options.thorough:
+            await self._every_combination(best)
+
+    async def _every_combination(self, best: Credential) -> None:
+        origin = self.options.origin or self.target.origin
+        credentials: tuple[Credential, ...] = ("none", "bad", "good") if best == "good" else ("none", "bad")
+        for credential in credentials:
+            for with_origin in (False, True):
+                for random_path in (False, True):
+                    if random_path and credential == "good":
+                        continue  # what the user gave goes to the path that the user gave
+                    for large in (False, True):
+                        words = [credential, "Origin" * with_origin, "random" * random_path, "9 KB" * large]
+                        await self._try(
+                            Attempt(
+                                name="upgrade: " + " ".join(filter(None, words)),
+                                credential=credential,
+                                origin=origin if with_origin else "",
+                                random_path=random_path,
+                                large=large,
+                            )
+                        )
+
+    # -- more when it is a narthex -------------------------------------------------------------------------------
+
+    async def _look_for_narthex(self) -> None:
+        self.progress("is it a narthex?")
+        answer = await self._json("beacon")
+        if answer[1].get("beacon") == "narthex":
+            self._note(gateway=Gateway(beacon=answer[1]))
+            if not self.target.path_given:
+                self.target = msgspec.structs.replace(self.target, path="/ws")
+                self.line = self._line()
+                self._note(url=self.target.shown)
+
+    async def _json(self, name: str, attempt: Attempt | None = None) -> tuple[int, dict[str, object]]:
+        """One of narthex' own routes; not kept among the exchanges."""
+        asked = attempt or Attempt(name=name, upgrade=False, bare=True)
+        path = self.target.beside(name)
+        made = await exchange(self.line, self.address, msgspec.structs.replace(asked, path=path))
+        try:
+            found = json.loads(made.body) if made.end == "response" else {}
+        except ValueError:
+            found = {}
+        return made.status, found if isinstance(found, dict) else {}
+
+    async def _ask_narthex(self) -> None:
+        assert self.seen.gateway is not None
+        self.progress("health, config and preflight")
+        status, health = await self._json("health")
+        _, config = await self._json("config")
+        best: Credential = "good" if self._has_credential else "none"
+        _, verdict = await self._json("preflight", Attempt(name="preflight", upgrade=False, credential=best))
+        _, bad = await self._json("preflight", Attempt(name="preflight", upgrade=False, credential="bad"))
+        gateway = msgspec.structs.replace(
+            self.seen.gateway,
+            health_status=status,
+            health=_part(
+                health, ("status", "version", "environment", "checks", "errors", "e2e_testing", "config")
+            ),
+            config=_part(config, ("version", "environment", "url", "paths", "carriers", "guests", "limits")),
+            preflight=verdict,
+            preflight_bad=bad,
+        )
+        self._note(gateway=gateway)
+        await self._try(Attempt(name="upgrade offering narthex.explain", explain=True))
+        await self._try(
+            Attempt(name="upgrade with a bad token as subprotocol", credential="bad", carrier="subprotocol")
+        )
+        if self.options.token:
+            await self._try(
+                Attempt(
+                    name="upgrade with the token as subprotocol", credential="good", carrier="subprotocol"
+                )
+            )
+
+    def _may_talk(self) -> bool:
+        """A conversation needs a narthex that admitted the user's credential."""
+        admitted = any(made.opened and made.attempt.credential == "good" for made in self.seen.exchanges)
+        return self.seen.gateway is not None and admitted
+
+    async def _hold(self) -> None:
+        opened = next((made for made in self.seen.exchanges if _holdable(made)), None)
+        if opened is None or self.options.hold_s <= 0:
+            return
+        good = self._may_talk()
+        attempt = Attempt(name="hold", credential="good" if good else "none")
+        seconds = self.options.hold_s
+
+        def tick(held_s: float) -> None:
+            self.progress(f"holding: {held_s:.0f} of {seconds:g} s")
+
+        self._note(
+            holds=tuple(
+                await hold(self.line, self.address, attempt, seconds=seconds, connect=good, tick=tick)
+            )
+        )
+
+
+def _holdable(made: Exchange) -> bool:
+    return made.opened and not made.attempt.random_path and made.attempt.credential != "bad"
+
+
+def _part(found: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
+    return {name: found[name] for name in names if name in found}

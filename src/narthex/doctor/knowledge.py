@@ -1,0 +1,60 @@
+"""The knowledge base: what each failure signature and each refusal means. The prose is data beside this file.
+
+Not here: when a signature is seen (`diagnosis`). Rules: every entry has a cause, a fix and a way to confirm it; a
+code names one thing.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+import msgspec
+
+from narthex.domain.refusals import TABLE
+
+Sure = Literal["certain", "likely", "possible"]
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One failure signature; the fields are described in `signatures.toml`."""
+
+    code: str
+    name: str
+    says: str
+    seen: str
+    whys: tuple[str, ...]
+    fix: tuple[str, ...]
+    confirm: str
+    sure: Sure
+    number: int = 0
+    recalled: bool = False
+
+
+class RefusalWhy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a narthex refuses with a code of `domain.refusals.TABLE`; title and remedy stand there."""
+
+    code: str
+    whys: tuple[str, ...]
+    fix: tuple[str, ...]
+
+
+@cache
+def signatures() -> dict[str, Signature]:
+    """All signatures by code, in the order of the procedure."""
+    found = msgspec.convert(_read("signatures.toml")["signature"], list[Signature])
+    return {entry.code: entry for entry in found}
+
+
+@cache
+def refusal_whys() -> dict[str, RefusalWhy]:
+    """The causes of each refusal by code, in the order of the table."""
+    found = msgspec.convert(_read("refusals.toml")["refusal"], list[RefusalWhy])
+    by_code = {entry.code: entry for entry in found}
+    return {code: by_code[code] for code in TABLE if code in by_code}
+
+
+def _read(name: str) -> dict[str, object]:
+    return tomllib.loads(files("narthex.doctor").joinpath(name).read_text(encoding="utf-8"))

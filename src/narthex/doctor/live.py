@@ -1,0 +1,130 @@
+"""A WebSocket that stays open, on raw streams: for the conversation with a narthex and for holding.
+
+Not here: what is said on it. Rules: WebSocket pings are answered at once; every wait is bounded; how it ended is a
+value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import time
+from collections import deque
+from typing import Final, Literal
+
+from narthex.doctor import frames, heads
+from narthex.doctor.dialing import Link, elapsed_ms, open_link
+from narthex.doctor.exchanging import Line
+from narthex.doctor.observations import Attempt, Close
+
+MAX_QUEUED: Final = 1000  # messages that nobody asked for yet; more than a doctor's own thread can cause
+Ended = Literal["", "close", "eof", "reset", "fault"]
+
+
+class Refused(Exception):
+    """The socket did not open; the message says with what, in a few words."""
+
+
+class LiveSocket:
+    """An open WebSocket.
+
+    Attributes:
+        ended: how it ended; empty while it is open.
+        close: the server's close frame.
+    """
+
+    def __init__(self, link: Link, rest: bytes) -> None:
+        self.ended: Ended = ""
+        self.close: Close | None = None
+        self.opened = time.perf_counter()
+        self.heard = self.opened
+        self._link = link
+        self._reader = frames.FrameReader()
+        self._partial = bytearray()
+        self._messages: deque[str] = deque(maxlen=MAX_QUEUED)
+        self._take(self._reader.feed(rest))
+
+    def send(self, text: str) -> None:
+        """Send a text message."""
+        self._link.writer.write(frames.encode(frames.TEXT, text.encode()))
+
+    def ping(self) -> None:
+        """Send a WebSocket ping."""
+        self._link.writer.write(frames.encode(frames.PING, b"narthex"))
+
+    async def receive(self, wait_s: float) -> str | None:
+        """The next message; None after `wait_s` or when the socket ended (`ended` says which)."""
+        try:
+            async with asyncio.timeout(wait_s):
+                while not self._messages and not self.ended:
+                    await self._read()
+        except TimeoutError:
+            return None
+        return self._messages.popleft() if self._messages else None
+
+    def abort(self) -> None:
+        """Drop it, as a network that goes away does."""
+        self._link.abort()
+
+    async def leave(self) -> None:
+        """Close with 1000, and wait briefly for the echo."""
+        if not self.ended:
+            self._link.writer.write(frames.encode_close(1000))
+            await self.receive(0.3)
+        self._link.abort()
+
+    async def _read(self) -> None:
+        try:
+            data = await self._link.reader.read(64 * 1024)
+        except TimeoutError:
+            raise
+        except OSError:
+            self.ended = "reset"
+            return
+        if not data:
+            self.ended = self.ended or "eof"
+            return
+        self.heard = time.perf_counter()
+        self._take(self._reader.feed(data))
+        if self._reader.fault:
+            self.ended = "fault"
+
+    def _take(self, found: list[frames.Frame]) -> None:
+        for frame in found:
+            if frame.opcode == frames.PING:
+                self._link.writer.write(frames.encode(frames.PONG, frame.payload))
+            elif frame.opcode == frames.CLOSE:
+                code, reason = frames.close_of(frame.payload)
+                self.close = Close(code=code, reason=reason, after_ms=elapsed_ms(self.opened))
+                self.ended = "close"
+            elif frame.opcode in (0, frames.TEXT, frames.BINARY):
+                self._partial += frame.payload
+                if frame.final:
+                    self._messages.append(self._partial.decode("utf-8", "replace"))
+                    self._partial.clear()
+
+
+async def open_socket(line: Line, address: str, attempt: Attempt) -> LiveSocket:
+    """Upgrade and keep the socket.
+
+    Raises:
+        Refused: it did not open.
+    """
+    try:
+        link = await open_link(line.target, address, line.timeout_s, line.ca_file)
+    except OSError as error:
+        raise Refused("no connection") from error
+    key = base64.b64encode(os.urandom(16)).decode()
+    link.writer.write(line.request(attempt, key))
+    try:
+        async with asyncio.timeout(line.timeout_s):
+            raw = await link.reader.readuntil(b"\r\n\r\n")
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        link.abort()
+        raise Refused("no answer to the handshake") from error
+    head = heads.parse_head(raw[:-4])
+    if head is None or head.status != 101:
+        link.abort()
+        raise Refused(f"HTTP {head.status}" if head else "no HTTP answer")
+    return LiveSocket(link, b"")

@@ -1,0 +1,115 @@
+"""Where the doctor looks: a URL taken apart, and the only place that it may send anything to.
+
+Not here: dialling. Rules: a URL is never printed whole, because a query may hold a credential; the query is sent
+only where its owner put it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from narthex.errors import ClientError
+
+SCHEMES: Final = {"ws": False, "http": False, "wss": True, "https": True}
+_CREDENTIAL_NAMES: Final = frozenset(
+    {"token", "access_token", "jwt", "auth", "authorization", "key", "api_key"}
+)
+_ENDPOINT: Final = re.compile(r"/(ws|websocket|connection/websocket)/?$")
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint.
+
+    Attributes:
+        host: as it is looked up and sent; no brackets.
+        port: 1 to 65535.
+        tls: whether TLS is spoken.
+        path: of the WebSocket, begins with `/`.
+        query: without `?`; never printed.
+        path_given: whether the URL named a path.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    path: str = "/"
+    query: str = ""
+    path_given: bool = True
+
+    @property
+    def authority(self) -> str:
+        """The `Host` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def endpoint(self) -> str:
+        """`host:port`, for people."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """The origin of a page that this host itself would serve."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}"
+
+    @property
+    def shown(self) -> str:
+        """The URL for people: without what may be secret."""
+        query = "?…" if self.query else ""
+        return f"{'wss' if self.tls else 'ws'}://{self.authority}{self.path}{query}"
+
+    @property
+    def resource(self) -> str:
+        """The request target of the handshake."""
+        return f"{self.path}?{self.query}" if self.query else self.path
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is this machine."""
+        return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+
+    @property
+    def credential_in_query(self) -> str:
+        """The name of a query parameter that looks like a credential; empty when there is none."""
+        for name, value in parse_qsl(self.query):
+            if value.startswith("eyJ") or (name.lower() in _CREDENTIAL_NAMES and len(value) >= 16):
+                return name
+        return ""
+
+    def beside(self, name: str) -> str:
+        """The path of a narthex's other routes: `beside("health")` is `/ws/health`, below the same prefix."""
+        return f"{_ENDPOINT.sub('', self.path).rstrip('/')}/ws/{name}"
+
+
+def parse_target(url: str) -> Target:
+    """Take `ws://`, `wss://`, `http://` or `https://` apart; a bare `host:port` is `ws://`.
+
+    Raises:
+        ClientError: it is none of these.
+    """
+    parts = urlsplit(url if "://" in url else f"ws://{url}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme not in SCHEMES or not parts.hostname or port == 0:
+        raise ClientError("bad_url", "This is no WebSocket URL.", "Give it as wss://host[:port]/path.")
+    if parts.username or parts.password:
+        raise ClientError(
+            "credential_in_url", "The URL holds a user or password.", "Take it out; use --token or --header."
+        )
+    if re.search(r"[\s\x00-\x1f\x7f]", f"{parts.path}{parts.query}"):
+        raise ClientError("bad_url", "The URL holds white space.", "Percent-encode it.")
+    tls = SCHEMES[parts.scheme]
+    return Target(
+        host=parts.hostname,
+        port=port or (443 if tls else 80),
+        tls=tls,
+        path=parts.path or "/",
+        query=parts.query,
+        path_given=parts.path not in ("", "/"),
+    )
