@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from narthex.adapters.agents import smollm
 from narthex.adapters.agents.loading import load_agent
 from narthex.adapters.agents.smollm_server import model_path
 from narthex.ports.agents import Agent
@@ -18,8 +19,9 @@ if importlib.util.find_spec("xllamacpp") is None or model_path() is None:
 
 
 @pytest.fixture
-async def agent() -> AsyncIterator[Agent]:
-    """The agent; its process is ended after the test."""
+async def agent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
+    """The agent, with short answers; its process is ended after the test."""
+    monkeypatch.setattr(smollm, "MAX_TOKENS", 40)
     loaded = load_agent("smollm")
     yield loaded
     assert loaded.close is not None

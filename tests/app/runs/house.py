@@ -21,6 +21,7 @@ from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.ports.threads import Message, Thread
 from tests.app.runs.fakes import FakeBroker, FakeMeter, FakeStore
+from tests.timing import within
 
 ALICE = Identity(subject="alice", tenant="acme", name="Alice", token_id="secret-jti", issuer="https://issuer")
 BOB = Identity(subject="bob", tenant="acme")
@@ -135,7 +136,7 @@ class House:
         self, run: Run, condition: Callable[[list[dict[str, Any]]], bool]
     ) -> list[dict[str, Any]]:
         """Wait until the run's events fulfil a condition."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(within(20)):
             while True:
                 events = await self.events(run)
                 if condition(events):
@@ -144,13 +145,13 @@ class House:
 
     async def comes(self, condition: Callable[[], bool]) -> None:
         """Wait until something inside an engine is so; it has no event of its own to wait for."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(within(10)):
             while not condition():  # noqa: ASYNC110 - a fact of several objects, polled by a test only
                 await asyncio.sleep(0.005)
 
     async def ended(self, run: Run) -> tuple[Run, list[dict[str, Any]]]:
         """Wait until the store says that the run is over; check everything that holds for every run."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(within(20)):
             while True:
                 row = await self.store.runs.get(run.tenant, run.run_id)
                 if row is not None and row.state not in {"queued", "running"}:

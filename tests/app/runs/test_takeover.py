@@ -14,6 +14,7 @@ from narthex.domain import events as ev
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.runs import Run
 from tests.app.runs.house import ALICE, QUICK, House, agent, kinds, text_of
+from tests.timing import within
 
 Items = AsyncIterator[Event | str]
 
@@ -265,7 +266,7 @@ async def test_drain_lets_runs_finish_hands_over_and_ends(house: House) -> None:
     other = await house.node(
         agent(brief, "brief"), agent(chatter, "long"), agent(short, "again", restartable=True), name="n2"
     )
-    await draining.drain(0.5)
+    await draining.drain(within(2))
     assert draining.active == 0
     rows = [(await house.ended(run))[0] for run in runs]
     assert [(row.state, row.error) for row in rows] == [
