@@ -21,7 +21,7 @@ from narthex.adapters.tokens.fetching import DocumentFault, Fetcher
 from narthex.adapters.tokens.judgement import BAD_SIGNATURE, IssuerRules, judge
 from narthex.adapters.tokens.keys import KeyTable, UnusableKey, keys_from_jwks
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
-from narthex.errors import DependencyError, NarthexError
+from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
 from narthex.ports.tokens import VerifierStatus
 
@@ -217,6 +217,14 @@ class JwksKeys:
                 failures = 0
             except (DependencyError, DocumentFault):
                 failures += 1
+            except (
+                Exception
+            ) as error:  # the refreshing must outlive a bug, or the keys end tomorrow without a word
+                failures += 1
+                if self._on_fault is not None:
+                    self._on_fault(
+                        self._name, Bug("key_refresh", f"{type(error).__name__} while reading a key set.")
+                    )
             if failures:
                 # full jitter, so that instances that lost the issuer together do not return together
                 pause_s = random.uniform(0.2, min(RETRY_CAP_S, 2.0**failures))  # noqa: S311 - spreads load only

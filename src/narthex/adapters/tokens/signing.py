@@ -200,14 +200,14 @@ class KeyRing:
         try:
             # shielded: one client's deadline must not cancel what the others wait for
             await asyncio.shield(self._reload)
-        except DependencyError as error:
+        except (DependencyError, ConfigError) as error:
             return Unavailable(error.message)
         return judge(token, self._table, self._rules, now)
 
     def _reloaded(self, task: asyncio.Task[None]) -> None:
         self._reload = None
         if not task.cancelled() and task.exception() is not None:
-            self._fault = "the store did not give its keys"
+            self._fault = "the store did not give keys that can be used"
 
     async def check(self) -> VerifierStatus:
         """Mint a token and verify it."""
@@ -252,7 +252,7 @@ class KeyRing:
         for task in (self._poll, self._reload):
             if task is not None:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, DependencyError):
+                with contextlib.suppress(asyncio.CancelledError, DependencyError, ConfigError):
                     await task
         self._poll = self._reload = None
 
@@ -297,8 +297,8 @@ class KeyRing:
             await asyncio.sleep(RELOAD_EVERY_S)
             try:
                 await self._load()
-            except DependencyError:
-                self._fault = "the store did not give its keys"  # those loaded go on serving
+            except (DependencyError, ConfigError):
+                self._fault = "the store did not give keys that can be used"  # those loaded go on serving
 
     async def _load(self) -> None:
         kept = await self._credentials.keys(self._purpose)

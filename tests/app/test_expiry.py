@@ -1,0 +1,44 @@
+"""What has ended is deleted again and again, also after the store was away."""
+
+from __future__ import annotations
+
+import asyncio
+
+from narthex.app.expiry import CredentialExpiry
+from tests.adapters.tokens.issuer import NOW
+from tests.adapters.tokens.memory import MemoryCredentials, as_port
+from tests.timing import within
+
+
+class Watched(MemoryCredentials):
+    """Says when something was deleted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deleted = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def expire(self, now: float) -> int:
+        self.asked.set()
+        count = await super().expire(now)
+        if count:
+            self.deleted.set()
+        return count
+
+
+async def test_it_goes_on_after_an_outage() -> None:
+    """A store that is away is tried next time."""
+    store = Watched()
+    await store.put_ticket("over", "{}", NOW - 1)
+    await store.put_ticket("alive", "{}", NOW + 1)
+    store.away = True
+    expiry = CredentialExpiry(as_port(store), clock=lambda: NOW, every_s=0.01)
+    await expiry.start()
+    await expiry.start()  # twice is once
+    async with asyncio.timeout(within(5)):
+        await store.asked.wait()
+        store.away = False
+        await store.deleted.wait()
+    assert set(store.tickets) == {"alive"}
+    await expiry.stop()
+    await expiry.stop()
