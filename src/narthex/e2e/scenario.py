@@ -1,0 +1,107 @@
+"""What a scenario is, and the register of all of them. The scenarios themselves are in `scenarios/`.
+
+Rules: every assertion is about something that the server under test said; a scenario that exchanged no byte with
+it has failed, whatever it asserted; a scenario touches only threads of its own test run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from narthex.e2e.world import World
+
+
+class Category(StrEnum):
+    """What a runner can be asked for. The order is the order of running."""
+
+    UNIT = "unit"
+    SMOKE = "smoke"
+    STARTUP = "startup"
+    WEBSOCKET = "websocket"
+    AUTH = "auth"
+    SECURITY = "security"
+    CHAT = "chat"
+    AGENT = "agent"
+    INTEGRATION = "integration"
+    E2E = "e2e"
+    RESILIENCE = "resilience"
+    PERFORMANCE = "performance"
+
+
+DEPENDS_ON: Final[dict[Category, tuple[Category, ...]]] = {
+    Category.UNIT: (),
+    Category.SMOKE: (),
+    Category.STARTUP: (Category.SMOKE,),
+    Category.WEBSOCKET: (Category.SMOKE,),
+    Category.AUTH: (Category.SMOKE,),
+    Category.SECURITY: (Category.SMOKE, Category.AUTH),
+    Category.CHAT: (Category.SMOKE, Category.WEBSOCKET),
+    Category.AGENT: (Category.SMOKE, Category.WEBSOCKET),
+    Category.INTEGRATION: (Category.SMOKE, Category.CHAT, Category.AGENT),
+    Category.E2E: (Category.SMOKE,),
+    Category.RESILIENCE: (Category.SMOKE, Category.E2E),
+    Category.PERFORMANCE: (Category.SMOKE, Category.E2E),
+}
+"""A category whose dependency failed is not run: its failures would only repeat the cause."""
+
+Body = Callable[["World"], Awaitable[None]]
+
+
+class Scenario(NamedTuple):
+    """One test.
+
+    Attributes:
+        name: `group.function`, unique.
+        category: see `Category`.
+        group: the file it belongs to, for example `websocket_events`.
+        title: one sentence: what is true when it passes.
+        body: the test.
+        incident: one of the seven that failed in the incident this project grew from.
+        timeout_s: its deadline.
+    """
+
+    name: str
+    category: Category
+    group: str
+    title: str
+    body: Body
+    incident: bool = False
+    timeout_s: float = 60.0
+
+
+class SkipScenario(Exception):
+    """It cannot be run here; `reason` says why. The runner decides whether that is allowed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+REGISTER: Final[dict[str, Scenario]] = {}
+
+
+def scenario(
+    category: Category, *, incident: bool = False, timeout_s: float = 60.0
+) -> Callable[[Body], Body]:
+    """Register a scenario. Its group is its module's name, its title its docstring's first sentence."""
+
+    def register(body: Body) -> Body:
+        group = body.__module__.rpartition(".")[2]
+        title = " ".join((body.__doc__ or body.__name__).split())
+        name = f"{group}.{body.__name__}"
+        REGISTER[name] = Scenario(name, category, group, title, body, incident, timeout_s)
+        return body
+
+    return register
+
+
+def every() -> list[Scenario]:
+    """All scenarios, in the order of their categories, then of their files."""
+    from narthex.e2e import scenarios
+
+    scenarios.load()
+    order = list(Category)
+    return sorted(REGISTER.values(), key=lambda found: order.index(found.category))

@@ -1,0 +1,114 @@
+"""Staging 4: runs that people direct: cancel, steer, approve, queue."""
+
+from __future__ import annotations
+
+from narthex.e2e.person import RpcFault, text_of
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+@scenario(Category.E2E)
+async def cancel_stops_a_run(world: World) -> None:
+    """Cancel is acknowledged, the run ends `cancelled`, and nothing is published after its end."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("count to 2000", thread)
+        await ada.until(lambda: len(ada.run_events(thread, run)) > 5, "the run under way")
+        await ada.rpc("run.cancel", run_id=run)
+        last = (await ada.whole(thread, run))[-1]
+        assert last["type"] == "RUN_FINISHED"
+        assert last["outcome"]["type"] == "cancelled"
+        await ada.ask("echo after", thread)
+        assert ada.run_events(thread, run)[-1] == last
+
+
+@scenario(Category.E2E)
+async def cancel_from_another_device(world: World) -> None:
+    """The second device stops what the first one started."""
+    async with world.person() as one, world.person() as two:
+        thread = await one.thread()
+        run = await one.start("count to 2000", thread)
+        await one.until(lambda: len(one.run_events(thread, run)) > 5, "the run under way")
+        await two.rpc("run.cancel", run_id=run)
+        assert (await one.whole(thread, run))[-1]["outcome"]["type"] == "cancelled"
+
+
+@scenario(Category.E2E)
+async def approval_continues_in_a_new_run(world: World) -> None:
+    """A question ends the run with an interrupt; the answer opens a run in which the agent goes on."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("check with approval", thread)
+        last = (await ada.whole(thread, run))[-1]
+        assert last["outcome"]["type"] == "interrupt"
+        (question,) = (await ada.rpc("thread.get", thread_id=thread))["interrupts"]
+        answer = {"run_id": run, "interrupt_id": question["interrupt_id"], "payload": {"approved": True}}
+        resumed = (await ada.rpc("run.resume", **answer))["run_id"]
+        events = await ada.whole(thread, resumed)
+        assert events[0]["parentRunId"] == run
+        assert events[-1]["outcome"]["type"] == "success"
+        assert text_of(events)
+
+
+@scenario(Category.E2E)
+async def an_approval_is_answered_once(world: World) -> None:
+    """Two devices answer: both get the same new run, and it runs once."""
+    async with world.person() as one, world.person() as two:
+        thread = await one.thread()
+        run = await one.start("check with approval", thread)
+        await one.whole(thread, run)
+        (question,) = (await one.rpc("thread.get", thread_id=thread))["interrupts"]
+        answer = {"run_id": run, "interrupt_id": question["interrupt_id"]}
+        first = (await one.rpc("run.resume", **answer, payload={"approved": False}))["run_id"]
+        second = (await two.rpc("run.resume", **answer, payload={"approved": True}))["run_id"]
+        assert first == second
+        await one.whole(thread, first)
+        started = [e["runId"] for _, e in one.events[f"thread:{thread}"] if e["type"] == "RUN_STARTED"]
+        assert started == [run, first]
+
+
+@scenario(Category.E2E)
+async def steering_reaches_a_running_agent(world: World) -> None:
+    """What is said while a slow task runs is taken up by it."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("slow task", thread)
+        await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
+        assert (await ada.rpc("run.steer", run_id=run, text="hurry please"))["state"] == "running"
+        events = await ada.whole(thread, run, 50)
+        assert "hurry" in str(events)
+
+
+@scenario(Category.E2E)
+async def a_busy_thread_queues(world: World) -> None:
+    """The second run of a thread waits for the first, and says so."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        first = await ada.start("count to 200", thread)
+        await ada.until(lambda: len(ada.run_events(thread, first)) > 2, "the first run under way")
+        second = await ada.start("echo second", thread)
+        assert (await ada.rpc("run.get", run_id=second))["state"] == "queued"
+        await ada.rpc("run.cancel", run_id=first)
+        await ada.whole(thread, first)
+        await ada.whole(thread, second)
+        order = [
+            e["runId"]
+            for _, e in ada.events[f"thread:{thread}"]
+            if e["type"] in ("RUN_STARTED", "RUN_FINISHED")
+        ]
+        assert order == [first, first, second, second]
+
+
+@scenario(Category.E2E)
+async def an_ended_run_cannot_be_steered(world: World) -> None:
+    """409, by name."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("echo short", thread)
+        await ada.whole(thread, run)
+        try:
+            await ada.rpc("run.steer", run_id=run, text="too late")
+        except RpcFault as fault:
+            assert fault.code == 409
+        else:
+            raise AssertionError("an ended run was steered")

@@ -1,0 +1,118 @@
+"""Staging 9: several people, several tenants, several ways in."""
+
+from __future__ import annotations
+
+import asyncio
+
+from narthex.e2e.person import Person, Refused, RpcFault, text_of
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import KEY_HEADER, World
+
+
+@scenario(Category.E2E)
+async def two_people_share_a_thread(world: World) -> None:
+    """Whoever is added hears of it, sees everything and may speak."""
+    async with world.person() as ada, world.person("bob") as bob:
+        thread = await ada.thread("shared")
+        him = (await bob.rpc("whoami"))["user"]
+        await ada.rpc("thread.members.add", thread_id=thread, user_id=him)
+        await bob.until(
+            lambda: any(n["name"] == "narthex.thread_added" for n in bob.notices), "the invitation"
+        )
+        await bob.follow(thread, offset=0)
+        run = await bob.start("echo from bob", thread)
+        assert await ada.whole(thread, run) == await bob.whole(thread, run)
+
+
+@scenario(Category.E2E)
+async def a_stranger_sees_nothing(world: World) -> None:
+    """Another person of the same tenant can neither subscribe nor read nor start nor cancel."""
+    async with world.person() as ada, world.person("eve") as eve:
+        thread = await ada.thread("private")
+        run = await ada.start("count to 50", thread)
+        for attempt in (
+            eve.follow(thread),
+            eve.rpc("thread.get", thread_id=thread),
+            eve.start("hello", thread),
+            eve.rpc("run.get", run_id=run),
+            eve.rpc("run.cancel", run_id=run),
+            eve.rpc("thread.members.add", thread_id=thread, user_id="eve"),
+        ):
+            try:
+                await attempt
+            except RpcFault as fault:
+                assert fault.code in (103, 404), fault
+            else:
+                raise AssertionError("a stranger got in")
+        assert (await ada.whole(thread, run))[-1]["outcome"]["type"] == "success"
+        assert f"thread:{thread}" not in eve.events
+
+
+@scenario(Category.E2E)
+async def a_removed_member_loses_the_channel_at_once(world: World) -> None:
+    """Their subscription ends with a push, and nothing said afterwards reaches them."""
+    async with world.person() as ada, world.person("bob") as bob:
+        thread = await ada.thread("leaving")
+        him = (await bob.rpc("whoami"))["user"]
+        await ada.rpc("thread.members.add", thread_id=thread, user_id=him)
+        await bob.follow(thread)
+        await ada.rpc("thread.members.remove", thread_id=thread, user_id=him)
+        await bob.until(lambda: any("unsubscribe" in push for push in bob.pushes), "the unsubscription")
+        await ada.ask("echo between us", thread)
+        assert "between us" not in str(bob.events)
+
+
+@scenario(Category.E2E)
+async def foreign_tenants_are_as_absent_as_nothing(world: World) -> None:
+    """A test identity asks for threads, runs and channels that are not its own: the answer is that of nothing."""
+    async with world.person() as ada:
+        for channel in ("thread:default", "user:admin", "thread:../default/x"):
+            try:
+                await ada.command("subscribe", channel=channel)
+            except RpcFault as fault:
+                assert fault.code in (102, 103)
+            else:
+                raise AssertionError(f"subscribed to {channel}")
+
+
+@scenario(Category.E2E)
+async def the_key_itself_is_a_way_in(world: World) -> None:
+    """The header proof makes the same confined identity as the exchange; its test run names its threads."""
+    headers = {KEY_HEADER: world.need_key(), "X-E2E-Test-Run": f"{world.test_run}-header"}
+    somebody = await Person.knock(world.ws_url, headers)
+    await somebody.connect()
+    me = await somebody.rpc("whoami")
+    assert me["tenant"] == "e2e"
+    assert me["e2e"] is True
+    assert me["test_run"] == f"{world.test_run}-header"
+    assert (await somebody.ask("echo by key"))[-1]["type"] == "RUN_FINISHED"
+    await somebody.close()
+
+
+@scenario(Category.E2E)
+async def without_proof_there_is_nothing(world: World) -> None:
+    """No token: refused, or upgraded inert and closed at its first connect. No data either way."""
+    try:
+        bare = await Person.knock(world.ws_url)
+    except Refused as refused:
+        assert refused.status == 401
+        assert refused.problem["code"] == "auth_required"
+        return
+    await bare.raw('{"id":1,"connect":{}}')
+    assert await bare.ended() == 3500
+    assert bare.events == {}
+    assert bare.notices == []
+
+
+@scenario(Category.E2E)
+async def twenty_people_at_once_get_their_own(world: World) -> None:
+    """Twenty identities chat at the same time; each sees exactly its own words."""
+
+    async def chat(number: int) -> None:
+        async with world.person(f"p{number}") as somebody:
+            events = await somebody.ask(f"echo mine-{number}-{world.test_run}")
+            assert f"mine-{number}-" in text_of(events)
+            everything = str(somebody.events) + str(somebody.notices)
+            assert all(f"mine-{other}-" not in everything for other in range(20) if other != number)
+
+    await asyncio.gather(*(chat(number) for number in range(20)))

@@ -1,0 +1,116 @@
+"""Staging 6: lines that break, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from narthex.e2e.person import Person, prove
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+async def again(world: World, before: Person, thread: str) -> Person:
+    """A new connection that continues where `before` stood."""
+    after = await Person.knock(world.ws_url, await world.headers())
+    await after.connect()
+    offset, epoch = before.positions[f"thread:{thread}"]
+    after.events = {channel: list(found) for channel, found in before.events.items()}
+    result = await after.follow(thread, offset=offset, epoch=epoch)
+    assert result["recovered"], "the position was not recovered"
+    return after
+
+
+@scenario(Category.E2E)
+async def a_dropped_line_resumes_without_a_gap(world: World) -> None:
+    """Cut in mid-run, back from the last offset: every event is there once and the digest is right."""
+    async with world.person() as first:
+        thread = await first.thread()
+        run = await first.start("count to 200", thread)
+        await first.until(lambda: len(first.run_events(thread, run)) > 10, "the run under way")
+        first.drop()
+        await first.ended()
+        second = await again(world, first, thread)
+        await second.whole(thread, run)
+        await second.close()
+
+
+@scenario(Category.E2E)
+async def five_drops_in_one_run(world: World) -> None:
+    """The line is cut five times; the run is whole all the same."""
+    async with world.person() as first:
+        thread = await first.thread()
+        run = await first.start("count to 400", thread)
+        device = first
+        for _ in range(5):
+            seen = len(device.run_events(thread, run))
+            current = device
+            await device.until(
+                lambda c=current, s=seen: (
+                    len(c.run_events(thread, run)) > s + 3 or c.terminal(thread, run) is not None
+                ),  # type: ignore[misc]  # bound per round
+                "more of the run",
+            )
+            device.drop()
+            await device.ended()
+            device = await again(world, device, thread)
+        await device.whole(thread, run, 40)
+        await device.close()
+
+
+@scenario(Category.E2E)
+async def disconnect_is_not_cancel(world: World) -> None:
+    """Nobody is connected while the run goes on; it finishes, and whoever comes back reads all of it."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("count to 100", thread)
+        await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
+    async with world.person() as back:
+        for _ in range(200):
+            if (await back.rpc("run.get", run_id=run))["state"] == "finished":
+                break
+            await asyncio.sleep(0.1)
+        await back.follow(thread, offset=0)
+        events = back.run_events(thread, run)
+        prove(events)
+        assert events[-1]["type"] == "RUN_FINISHED"
+
+
+@scenario(Category.E2E)
+async def a_foreign_position_is_not_recovered_in_part(world: World) -> None:
+    """A position of another epoch gives `recovered: false` and no publications: never a silent gap."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        await ada.ask("echo something", thread)
+        async with world.person() as other:
+            result = await other.follow(thread, offset=2, epoch="not-this-epoch")
+            assert not result.get("recovered", False)
+            assert result.get("publications", []) == []
+
+
+@scenario(Category.E2E)
+async def a_bad_frame_ends_only_its_own_line(world: World) -> None:
+    """Garbage is answered with 3501 and a reason; the person's other device notices nothing."""
+    async with world.person() as good:
+        bad = await Person.knock(world.ws_url, await world.headers())
+        await bad.connect()
+        await bad.raw("{ this is no JSON")
+        assert await bad.ended() == 3501
+        assert bad.close_reason
+        assert await good.rpc("echo", n=1) == {"n": 1}
+
+
+@scenario(Category.E2E)
+async def notices_are_recovered_too(world: World) -> None:
+    """What happened on the user's channel while a device was away comes with its next connect."""
+    async with world.person() as away, world.person() as here:
+        me = await away.rpc("whoami")
+        channel = f"user:{me['user']}"
+        offset, epoch = away.positions[channel]
+        away.drop()
+        await away.ended()
+        thread = await here.thread("while you were out")
+        back = await Person.knock(world.ws_url, await world.headers())
+        await back.connect(subs={channel: {"recover": True, "offset": offset, "epoch": epoch}})
+        created = [n for n in back.notices if n["name"] == "narthex.thread_created"]
+        assert thread in [n["value"]["threadId"] for n in created]
+        await back.close()

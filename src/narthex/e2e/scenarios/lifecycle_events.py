@@ -1,0 +1,88 @@
+"""Staging 8: the life of runs, threads and connections as events."""
+
+from __future__ import annotations
+
+from narthex.e2e.person import types_of
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+@scenario(Category.E2E, incident=True)
+async def lifecycle_monitoring(world: World) -> None:
+    """A watcher that started nothing sees a run begin, work and end, with the same ids as its owner."""
+    async with world.person() as worker, world.person() as watcher:
+        thread = await worker.thread()
+        await watcher.follow(thread, offset=0)
+        run = await worker.start("slow task", thread)
+        seen = await watcher.whole(thread, run, 50)
+        assert seen[0]["type"] == "RUN_STARTED"
+        assert seen[-1]["type"] == "RUN_FINISHED"
+        assert {event["threadId"] for event in seen} == {thread}
+        assert any(event["type"].startswith("STEP_") or event["type"] == "TOOL_CALL_START" for event in seen)
+
+
+@scenario(Category.E2E)
+async def a_run_has_one_beginning_and_one_end(world: World) -> None:
+    """RUN_STARTED first, one terminal event last, nothing outside of them."""
+    async with world.person() as ada:
+        kinds = [event["type"] for event in await ada.ask("echo life")]
+        assert kinds.count("RUN_STARTED") == 1
+        assert kinds[0] == "RUN_STARTED"
+        assert sum(kind in ("RUN_FINISHED", "RUN_ERROR") for kind in kinds) == 1
+
+
+@scenario(Category.E2E)
+async def states_follow_the_table(world: World) -> None:
+    """A run is queued or running while it goes on, finished afterwards, and it stays so."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("count to 100", thread)
+        assert (await ada.rpc("run.get", run_id=run))["state"] in ("queued", "running")
+        await ada.whole(thread, run)
+        assert (await ada.rpc("run.get", run_id=run))["state"] == "finished"
+        assert (await ada.rpc("run.cancel", run_id=run))["state"] == "finished"
+
+
+@scenario(Category.E2E)
+async def joining_and_leaving_is_seen(world: World) -> None:
+    """Presence lists both devices; the one that stays hears the other leave."""
+    async with world.person() as stays:
+        thread = await stays.thread()
+        async with world.person() as goes:
+            await goes.follow(thread)
+            presence = (await stays.command("presence", channel=f"thread:{thread}"))["presence"]["presence"]
+            assert {stays.connected["client"], goes.connected["client"]} <= set(presence)
+        await stays.until(
+            lambda: any(
+                p.get("leave", {}).get("info", {}).get("client") == goes.connected["client"]
+                for p in stays.pushes
+            ),
+            "the leave",
+        )
+
+
+@scenario(Category.E2E)
+async def a_thread_is_renamed_and_deleted_for_every_device(world: World) -> None:
+    """Both are told on the user's channel; a deleted thread is gone for good."""
+    async with world.person() as one, world.person() as two:
+        thread = await one.thread("before")
+        await one.rpc("thread.rename", thread_id=thread, title="after")
+        await two.until(
+            lambda: any(n["name"] == "narthex.thread_renamed" for n in two.notices), "the new name"
+        )
+        assert "after" in [t["title"] for t in (await two.rpc("thread.list"))["threads"]]
+        await one.rpc("thread.delete", thread_id=thread)
+        await two.until(
+            lambda: any(n["name"] == "narthex.thread_deleted" for n in two.notices), "the deletion"
+        )
+        assert thread not in [t["thread_id"] for t in (await two.rpc("thread.list"))["threads"]]
+
+
+@scenario(Category.E2E)
+async def tool_calls_have_arguments_and_results(world: World) -> None:
+    """Start, arguments, end and result of a tool call come in that order."""
+    async with world.person() as ada:
+        events = [e for e in await ada.ask("echo tools") if e["type"].startswith("TOOL_CALL_")]
+        first = events[0]["toolCallId"]
+        assert types_of([e for e in events if e.get("toolCallId") == first])[0] == "TOOL_CALL_START"
+        assert types_of([e for e in events if e.get("toolCallId") == first])[-1] == "TOOL_CALL_RESULT"

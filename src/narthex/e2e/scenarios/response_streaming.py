@@ -1,0 +1,95 @@
+"""Staging 5: the answer as it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from narthex.e2e.person import Person, text_of
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+@scenario(Category.E2E)
+async def the_first_token_comes_soon(world: World) -> None:
+    """From `run.start` to the first delta under 2 s through everything in between."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        began = time.monotonic()
+        run = await ada.start("echo quick", thread)
+
+        def spoke() -> bool:
+            return any(e["type"] == "TEXT_MESSAGE_CONTENT" for e in ada.run_events(thread, run))
+
+        await ada.until(spoke, "the first delta", 10)
+        took = time.monotonic() - began
+        assert took < 2, f"the first delta came after {took:.2f} s"
+        await ada.whole(thread, run)
+
+
+@scenario(Category.E2E)
+async def text_comes_in_pieces(world: World) -> None:
+    """A long answer is streamed, not delivered at its end."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("count to 120", thread)
+        await ada.until(lambda: len(ada.run_events(thread, run)) > 4, "some deltas")
+        assert ada.terminal(thread, run) is None, "everything came at once"
+        events = await ada.whole(thread, run)
+        assert len([e for e in events if e["type"] == "TEXT_MESSAGE_CONTENT"]) > 10
+
+
+@scenario(Category.E2E)
+async def deltas_make_the_stored_text(world: World) -> None:
+    """Joined deltas, `run.get` and the thread's message are one text."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("count to 60", thread)
+        text = text_of(await ada.whole(thread, run))
+        assert text == (await ada.rpc("run.get", run_id=run))["text"]
+        view = await ada.rpc("thread.get", thread_id=thread)
+        assert text in [m["content"] for m in view["messages"]]
+        assert all(str(number) in text for number in range(1, 61))
+
+
+@scenario(Category.E2E)
+async def a_late_device_reads_the_running_answer_from_its_start(world: World) -> None:
+    """`thread.get` and a subscription from its position give the whole run to a device that came in the middle."""
+    async with world.person() as one, world.person() as late:
+        thread = await one.thread()
+        run = await one.start("count to 150", thread)
+        await one.until(lambda: len(one.run_events(thread, run)) > 8, "the run under way")
+        view = await late.rpc("thread.get", thread_id=thread)
+        await late.follow(thread, offset=view["offset"], epoch=view["epoch"])
+        assert await late.whole(thread, run) == await one.whole(thread, run)
+
+
+@scenario(Category.E2E)
+async def many_answers_stream_at_once(world: World) -> None:
+    """Ten threads of one person stream at the same time; each run is whole and nobody's words mix."""
+    async with world.person() as ada:
+        threads = [await ada.thread() for _ in range(10)]
+        runs = [
+            await ada.start(f"echo stream-{n}-{world.test_run}", thread) for n, thread in enumerate(threads)
+        ]
+        whole = await asyncio.gather(*(ada.whole(t, r, 50) for t, r in zip(threads, runs, strict=True)))
+        for number, events in enumerate(whole):
+            assert f"stream-{number}-" in text_of(events)
+            assert all(f"stream-{other}-" not in text_of(events) for other in range(10) if other != number)
+
+
+@scenario(Category.E2E)
+async def a_reader_that_pauses_still_gets_the_same_text(world: World) -> None:
+    """A client that stops reading for two seconds in the middle gets the byte-identical text in the end."""
+    async with world.person() as quick:
+        thread = await quick.thread()
+        slow = await Person.knock(world.ws_url, await world.headers())
+        await slow.connect()
+        await slow.follow(thread, offset=0)
+        run = await quick.start("count to 300", thread)
+        await slow.until(lambda: len(slow.run_events(thread, run)) > 3, "the run under way")
+        slow.socket.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio's transport has it
+        await asyncio.sleep(2)
+        slow.socket.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+        assert text_of(await slow.whole(thread, run)) == text_of(await quick.whole(thread, run))
+        await slow.close()

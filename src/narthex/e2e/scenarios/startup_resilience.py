@@ -1,0 +1,98 @@
+"""Staging 7: what the system says of itself, before, while and after a part of it restarts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+
+from narthex.e2e.person import Person, Refused
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+@scenario(Category.E2E)
+async def health_made_a_handshake(world: World) -> None:
+    """Health is what its checks say, and the handshake is one of them."""
+    body = (await world.get("/ws/health")).json()
+    assert body["status"] in ("healthy", "degraded")
+    assert body["checks"]["handshake"]["status"] == "healthy"
+    assert {"auth", "broker", "store", "agents"} <= set(body["checks"])
+    assert body["service"] == "narthex"
+    assert body["timestamp"]
+
+
+@scenario(Category.E2E)
+async def health_is_shaped_as_published(world: World) -> None:
+    """`config`, `e2e_testing`, `metrics` and `errors` are there with the published names."""
+    body = (await world.get("/ws/health")).json()
+    assert isinstance(body["config"]["pre_connection_auth_required"], bool)
+    assert {"enabled", "variables", "auth_bypass_active"} <= set(body["e2e_testing"])
+    assert "active_connections" in body["metrics"]["websocket"]
+    assert isinstance(body["errors"], list)
+
+
+@scenario(Category.E2E)
+async def ready_and_alive(world: World) -> None:
+    """`/livez` and `/readyz` answer 200."""
+    for path in ("/livez", "/readyz"):
+        assert (await world.get(path)).status_code == 200
+
+
+@scenario(Category.E2E)
+async def the_first_frame_can_be_handled_at_once(world: World) -> None:
+    """Connect and two commands in the very first frame are all answered: nothing is set up after the upgrade."""
+    somebody = await Person.knock(world.ws_url, await world.headers())
+    await somebody.raw(
+        '{"id":101,"connect":{}}\n{"id":102,"rpc":{"method":"time"}}\n{"id":103,"rpc":{"method":"echo"}}'
+    )
+    await somebody.until(lambda: {101, 102, 103} <= set(somebody._replies), "all three replies")  # noqa: SLF001 - raw frames
+    await somebody.close()
+
+
+@scenario(Category.E2E)
+async def what_a_client_needs_is_told(world: World) -> None:
+    """`/ws/config` names paths, limits and plans; `/ws/beacon` is the constant."""
+    body = (await world.get("/ws/config")).json()
+    assert body["paths"]["websocket"] == "/ws"
+    assert body["limits"]["max_message_bytes"] > 0
+    assert {"free", "enterprise"} <= set(body["plans"])
+    assert (await world.get("/ws/beacon")).json()["beacon"] == "narthex"
+
+
+@scenario(Category.E2E, timeout_s=120)
+async def a_killed_gateway_loses_nothing(world: World) -> None:
+    """`kill -9` of a gateway in mid-run: a device comes back through the proxy, the run ends, nothing is missing."""
+    gateways = world.need_gateways()
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("count to 600", thread)
+        await ada.until(lambda: len(ada.run_events(thread, run)) > 10, "the run under way")
+        victim = gateways[0]
+        world.kill(victim)
+        try:
+            offset, epoch = ada.positions[f"thread:{thread}"]
+            back = await _back(world)
+            back.events = {channel: list(found) for channel, found in ada.events.items()}
+            result = await back.follow(thread, offset=offset, epoch=epoch)
+            assert result["recovered"]
+            last = (await back.whole(thread, run, 60))[-1]
+            assert last["type"] in ("RUN_FINISHED", "RUN_ERROR")
+            if last["type"] == "RUN_ERROR":
+                assert last["code"] == "owner_lost"
+            await back.close()
+        finally:
+            await victim.restart()
+
+
+async def _back(world: World) -> Person:
+    """A new connection, as an SDK with its back-off would get it."""
+    for _ in range(100):
+        try:
+            somebody = await Person.knock(world.ws_url, await world.headers())
+            await somebody.connect()
+        except (Refused, OSError, AssertionError, httpx2.HTTPError):
+            await asyncio.sleep(0.2)
+        else:
+            return somebody
+    raise AssertionError("nobody let us in within 20 s")

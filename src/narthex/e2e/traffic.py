@@ -1,0 +1,35 @@
+"""How many bytes a scenario really exchanged with the server under test: a test that talked to nobody has failed."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Final
+
+
+class Traffic:
+    """Counts of one scenario. `contacted` names what answered (scheme, host, port)."""
+
+    __slots__ = ("contacted", "received", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.received = 0
+        self.contacted: set[str] = set()
+
+    def out(self, count: int) -> None:
+        """Bytes that went out."""
+        self.sent += count
+
+    def back(self, count: int, peer: str) -> None:
+        """Bytes that came back from `peer`."""
+        self.received += count
+        if count:
+            self.contacted.add(peer)
+
+
+CURRENT: Final[ContextVar[Traffic | None]] = ContextVar("narthex_e2e_traffic", default=None)
+
+
+def current() -> Traffic:
+    """The running scenario's; a throw-away one outside of any."""
+    return CURRENT.get() or Traffic()

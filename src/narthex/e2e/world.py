@@ -1,0 +1,178 @@
+"""The system under test as a scenario sees it: where it is, how to prove oneself, and what may be touched.
+
+Not here: starting a local staging (`staging`). Rules: the *runner* sends the proof (the key, CI's token, or a
+given token); proofs never appear in a report; in production only a thread of tenant `probe`'s own is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from narthex.e2e.person import Person
+from narthex.e2e.scenario import SkipScenario
+from narthex.e2e.traffic import current
+from narthex.errors import DependencyError
+
+KEY_HEADER: Final = "X-E2E-Bypass-Key"
+RENEW_BEFORE_S: Final = 120.0
+
+
+class Proof(msgspec.Struct, kw_only=True):
+    """How the runner proves itself. Exactly one is used: token, then key, then CI's token. Its repr shows none."""
+
+    key: str = ""
+    ci_token: str = ""
+    token: str = ""
+
+    def __repr__(self) -> str:
+        """Which, not what."""
+        return f"Proof({self.kind})"
+
+    @property
+    def kind(self) -> str:
+        """`token`, `key`, `ci` or `none`."""
+        return "token" if self.token else "key" if self.key else "ci" if self.ci_token else "none"
+
+
+class Gateway(msgspec.Struct, kw_only=True):
+    """One gateway of a local staging: what only its starter knows."""
+
+    url: str
+    pid: int
+    restart: Any = None  # an async callable: start it again on the same port
+
+
+class World:
+    """See the module.
+
+    Args:
+        base_url: `http(s)://host[:port]` of the system under test (its proxy, if there is one).
+        environment: `local`, `staging` or `production`.
+        proof: see `Proof`.
+        test_run: names this run; the subject of its identities.
+        gateways: of a local staging; empty for a deployed system.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        environment: str,
+        proof: Proof,
+        *,
+        test_run: str = "",
+        gateways: tuple[Gateway, ...] = (),
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.ws_url = self.base_url.replace("http", "ws", 1) + "/ws"
+        self.environment = environment
+        self.proof = proof
+        self.test_run = test_run or f"run-{uuid.uuid4().hex[:12]}"
+        self.gateways = gateways
+        self.versions: dict[str, str] = {}
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._http: httpx2.AsyncClient | None = None
+
+    # -- HTTP ----------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Before the first scenario. Raises DependencyError when nothing answers."""
+        self._http = httpx2.AsyncClient(base_url=self.base_url, timeout=15, trust_env=False)
+        try:
+            health = (await self.get("/ws/health")).json()
+        except (httpx2.HTTPError, ValueError) as fault:
+            await self.close()
+            raise DependencyError(
+                "target",
+                f"{self.base_url} does not answer as a narthex does ({type(fault).__name__}).",
+                "Check --base-url, or run `narthex doctor` on it.",
+            ) from fault
+        self.versions = {"narthex": str(health.get("version")), "environment": str(health.get("environment"))}
+
+    async def close(self) -> None:
+        """After the last."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Any request to the system under test, counted."""
+        assert self._http is not None
+        traffic = current()
+        answer = await self._http.request(method, path, **options)
+        traffic.out(len(path) + len(answer.request.content or b""))
+        traffic.back(max(1, len(answer.content)), self.base_url)
+        return answer
+
+    async def get(self, path: str, **options: Any) -> httpx2.Response:
+        """GET."""
+        return await self.request("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> httpx2.Response:
+        """POST."""
+        return await self.request("POST", path, **options)
+
+    # -- proof ---------------------------------------------------------------------------------------------
+
+    async def token(self, who: str = "") -> str:
+        """A token of this test run's identity, or of one of its other people. Renewed before it ends."""
+        if self.proof.token:
+            return self.proof.token
+        kept = self._tokens.get(who)
+        if kept is not None and kept[1] - time.monotonic() > RENEW_BEFORE_S:
+            return kept[0]
+        run = f"{self.test_run}-{who}" if who else self.test_run
+        headers = (
+            {KEY_HEADER: self.proof.key}
+            if self.proof.key
+            else {"Authorization": f"Bearer {self.proof.ci_token}"}
+        )
+        answer = await self.post("/auth/e2e/test-auth", headers=headers, json={"test_run": run})
+        if answer.status_code != 200:
+            raise AssertionError(
+                f"the simulation exchange answered {answer.status_code}: {answer.text[:300]}"
+            )
+        body = answer.json()
+        self._tokens[who] = (body["access_token"], time.monotonic() + body["expires_in"])
+        return str(body["access_token"])
+
+    async def headers(self, who: str = "") -> dict[str, str]:
+        """The Authorization header of a person of this test run."""
+        return {"Authorization": f"Bearer {await self.token(who)}"}
+
+    @contextlib.asynccontextmanager
+    async def person(self, who: str = "", *, url: str = "") -> AsyncIterator[Person]:
+        """A connected person of this test run; `url` takes another way in."""
+        somebody = await Person.knock(url or self.ws_url, await self.headers(who))
+        try:
+            await somebody.connect()
+            yield somebody
+        finally:
+            await somebody.close()
+
+    # -- faults --------------------------------------------------------------------------------------------
+
+    def need_gateways(self) -> tuple[Gateway, ...]:
+        """The gateways' processes, for scenarios that kill one. Skips on a deployed system."""
+        if not self.gateways:
+            raise SkipScenario("only a local staging's processes may be killed")
+        return self.gateways
+
+    def need_key(self) -> str:
+        """The simulation key. Skips where the runner proves itself otherwise."""
+        if not self.proof.key:
+            raise SkipScenario("this run proves itself without the simulation key")
+        return self.proof.key
+
+    @staticmethod
+    def kill(gateway: Gateway) -> None:
+        """`kill -9`."""
+        os.kill(gateway.pid, signal.SIGKILL)
