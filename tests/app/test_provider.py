@@ -175,6 +175,13 @@ async def test_guessing_is_limited_over_accounts_and_over_addresses() -> None:
     assert codes.count("login_failed") == 50
 
 
+async def test_an_ipv6_network_is_one_address() -> None:
+    """Whoever has a /64 has all of it."""
+    house = await closed_house()
+    codes = [(await denied(house, "ada@example.com", "x", f"2001:db8::{n:x}")).code for n in range(1, 11)]
+    assert codes.count("login_failed") == 5
+
+
 async def test_an_office_behind_one_address_may_sign_in() -> None:
     """Successes count against nobody."""
     house = await closed_house()

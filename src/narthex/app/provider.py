@@ -18,6 +18,7 @@ import msgspec
 
 from narthex.app.attempts import Attempts
 from narthex.app.revocations import Revocations
+from narthex.domain.addresses import bucket
 from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT, Identity
 from narthex.domain.secrets import fingerprint
 from narthex.domain.verdict import Unavailable, Valid, Verdict
@@ -173,11 +174,11 @@ class Provider:
         return await self._login_with_password(email, password, address)
 
     async def _login_with_password(self, email: str, password: str, address: str) -> Session | Denied:
-        now = self._clock()
+        now, place = self._clock(), bucket(address)
         limits = (
-            (self._per_account, f"{address} {email}"),
+            (self._per_account, f"{place} {email}"),
             (self._per_email, email),
-            (self._per_address, address),
+            (self._per_address, place),
         )
         wait_s = max(attempts.wait_s(key, now) for attempts, key in limits)
         if wait_s:
