@@ -14,6 +14,29 @@ from tests.acceptance.program import Program, running
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
 
 
+GATED = """
+async def gated(run):
+    told = run.steer
+    yield {"type": "REASONING_START", "messageId": "s"}
+    yield {"type": "REASONING_MESSAGE_START", "messageId": "q", "role": "reasoning"}
+    yield {"type": "REASONING_MESSAGE_CONTENT", "messageId": "q", "delta": "Let me see."}
+    await anext(told)
+    yield {"type": "REASONING_MESSAGE_END", "messageId": "q"}
+    yield {"type": "REASONING_END", "messageId": "s"}
+    yield {"type": "STEP_STARTED", "stepName": "Look around"}
+    yield {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "look"}
+    yield {"type": "TOOL_CALL_ARGS", "toolCallId": "c", "delta": '{"where": "here"}'}
+    yield {"type": "TOOL_CALL_END", "toolCallId": "c"}
+    await anext(told)
+    yield {"type": "TOOL_CALL_RESULT", "messageId": "r", "toolCallId": "c", "content": '{"found": 7}'}
+    yield {"type": "STEP_FINISHED", "stepName": "Look around"}
+    yield "Half an"
+    await anext(told)
+    yield " answer, and the other half."
+"""
+"""An agent that goes on only when it is told to: what is seen in between cannot depend on speed."""
+
+
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
     async with running(tmp_path) as program:
@@ -56,18 +79,60 @@ async def test_sign_in_ask_watch_the_agent_work_and_reload(gateway: Program, bro
         await ada.runs.get_by_role("button", name="Check").click()
         await ada.proven()
         await ada.shot("reloaded")
+
+        await ada.page.context.clear_cookies(name="narthex_session")  # as after an hour
+        await ada.page.reload()
+        await ada.connected()
+        await expect(ada.page.locator(".said")).to_contain_text("How healthy is this gateway right now?")
         ada.check()
 
 
-async def test_progress_is_shown_while_it_happens(gateway: Program, browser: Browser) -> None:
-    """Thinking, a step, a running tool and text are seen before the run is over; it can be added to and stopped."""
-    async with visitor(browser, gateway.http, "progress") as ada:
+async def test_progress_is_shown_while_it_happens(tmp_path: Path, browser: Browser) -> None:
+    """Thinking, a step, a running tool, its result and text: each is seen before the agent goes on to the next."""
+    (tmp_path / "gated.py").write_text(GATED)
+    async with (
+        running(tmp_path, arguments=("--agent", "gated:gated")) as gateway,
+        visitor(browser, gateway.http, "progress") as ada,
+    ):
+
+        async def go_on() -> None:
+            await ada.composer.fill("go on")
+            await ada.page.get_by_role("button", name="Add to this run").click()
+
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("work")
+        run = ada.runs.first
+        await expect(run.locator(".row.thought")).to_contain_text("Thinking")
+        await expect(run.locator(".row.thought")).to_contain_text("Let me see")
+        await go_on()
+        await expect(run.locator(".row.thought")).to_contain_text("Thought it over")
+        await expect(run.locator(".row", has_text="Look around")).to_have_attribute("data-state", "running")
+        await expect(run.locator(".row.tool")).to_contain_text("look")
+        await expect(run.locator(".row.tool")).to_contain_text("where: here")
+        await expect(run.locator(".row.tool")).to_have_attribute("data-state", "running")
+        await ada.shot("tool")
+        await go_on()
+        await expect(run.locator(".row.tool")).to_have_attribute("data-state", "done")
+        await expect(run.locator(".row", has_text="Look around")).to_have_attribute("data-state", "done")
+        await expect(run.locator(".prose")).to_have_text("Half an")
+        assert await run.get_attribute("data-phase") == "running"
+        await go_on()
+        await ada.run("finished")
+        await expect(run.locator(".prose")).to_have_text("Half an answer, and the other half.")
+        await run.locator(".row.tool summary").click()
+        await expect(run.locator(".row.tool")).to_contain_text('"found": 7')
+        await ada.proven()
+        ada.check()
+
+
+async def test_a_run_is_added_to_stopped_and_followed_by_the_next(gateway: Program, browser: Browser) -> None:
+    """Steering shows in the run; a second message waits its turn; Stop is acknowledged, and the second goes ahead."""
+    async with visitor(browser, gateway.http, "stop") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
         await ada.send("watch for 60 seconds")
-        await expect(ada.runs.locator(".row.thought")).to_contain_text("Thinking")
         await expect(ada.runs.locator(".row", has_text="look 1")).to_be_visible()
-        assert await ada.runs.last.get_attribute("data-phase") == "running"
 
         await ada.send("count to 5")  # waits its turn
         await expect(ada.runs.last).to_contain_text("Waiting its turn")

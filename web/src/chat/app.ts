@@ -4,7 +4,7 @@ import { signal, type Signal } from "@preact/signals";
 
 import type { Custom, Refusal } from "@narthex/client";
 
-import { Connection } from "./connection.ts";
+import { Connection, ENDED } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
 import { Session, preflight, request } from "./session.ts";
 import type { Config, Hit, Thread, Whoami } from "./wire.ts";
@@ -40,7 +40,7 @@ export class App {
     this.connection.onConnected = () => void this.#connected();
     this.connection.link.subscribe((link) => {
       // A session that ended is for the sign-in page to say; other refusals are shown where the person is.
-      if (link.phase === "refused" && link.refusal.close === 3500) void this.#turnedAway(link.refusal);
+      if (link.phase === "refused" && link.refusal.close === ENDED) void this.#turnedAway(link.refusal);
     });
     addEventListener("hashchange", () => this.#route());
   }
@@ -82,6 +82,12 @@ export class App {
     if (refusal === null || refusal.retries) return this.#enter();
     await this.session.signOut();
     this.refusal.value = refusal;
+  }
+
+  /** A guest wants to be somebody. */
+  door(): void {
+    this.connection.close();
+    this.#leave(null);
   }
 
   async signOut(): Promise<void> {

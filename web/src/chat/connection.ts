@@ -5,9 +5,9 @@
  */
 
 import { signal, type Signal } from "@preact/signals";
-import { Centrifuge, type Subscription } from "centrifuge";
+import { Centrifuge, State, UnauthorizedError, type Subscription } from "centrifuge";
 
-import { isEvent, narthexWebSocket, type Custom, type Refusal } from "@narthex/client";
+import { SignedOut, isEvent, narthexWebSocket, type Custom, type Refusal } from "@narthex/client";
 
 import type { Session } from "./session.ts";
 import type { Methods } from "./wire.ts";
@@ -32,6 +32,9 @@ export class RpcError extends Error {
 /** The SDK's own codes for "not now": 1 time-out, 11 connection closed, 12 and below its states. */
 const NOT_NOW = new Set([1, 2, 3, 10, 11, 12]);
 
+/** "Invalid token": the close code after which only signing in helps. */
+export const ENDED = 3500;
+
 export class Connection {
   readonly link: Signal<Link> = signal({ phase: "idle" });
   /** Notices of the user's own channel. */
@@ -47,12 +50,10 @@ export class Connection {
   constructor(session: Session) {
     const url = new URL("/ws", location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    let connectedOnce = false;
     this.#client = new Centrifuge(url.href, {
       name: "narthex-chat",
       websocket: narthexWebSocket({ getToken: session.handshakeToken, onRefused: (refusal) => this.#refused(refusal) }),
-      // The SDK asks at the first connect, where the cookie or the handshake's token serves, and when `ttl` ends.
-      getToken: () => (connectedOnce ? session.refresh() : session.connectToken()),
+      getToken: () => this.#token(session),
       minReconnectDelay: 300,
       maxReconnectDelay: 5_000,
     });
@@ -65,7 +66,6 @@ export class Connection {
       this.#show();
     });
     this.#client.on("connected", () => {
-      connectedOnce = true;
       this.#attempt = 0;
       this.#refusal = null;
       this.link.value = { phase: "connected" };
@@ -73,7 +73,8 @@ export class Connection {
     });
     this.#client.on("disconnected", ({ code, reason }) => {
       if (code === 0) return; // our own doing
-      this.link.value = { phase: "refused", refusal: this.#refusalOf(code, reason) };
+      const ended = this.#refusal?.code === "session_ended" ? this.#refusal : null;
+      this.link.value = { phase: "refused", refusal: ended ?? this.#refusalOf(code, reason) };
     });
     this.#client.on("publication", ({ data }) => {
       if (isEvent(data) && data.type === "CUSTOM") this.onNotice(data);
@@ -120,6 +121,19 @@ export class Connection {
     if (there) {
       there.removeAllListeners();
       this.#client.removeSubscription(there);
+    }
+  }
+
+  /** The SDK asks when it connects, where the cookie or the handshake's token serves, and before the token ends. */
+  async #token(session: Session): Promise<string> {
+    if (this.#client.state !== State.Connected) return session.connectToken();
+    try {
+      return await session.refresh();
+    } catch (error) {
+      if (!(error instanceof SignedOut)) throw error; // not now: the SDK asks again
+      const title = "Your session has ended";
+      this.#refusal = { code: "session_ended", title, detail: "", remedy: "Sign in again.", status: 401, close: ENDED, traceId: "", retryAfter: null, retries: false };
+      throw new UnauthorizedError(title);
     }
   }
 

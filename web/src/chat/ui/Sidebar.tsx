@@ -72,7 +72,11 @@ function Foot({ app }: { app: App }): JSX.Element {
         <span class="hint link" data-phase={link.phase} role="status">{LINK_WORDS[link.phase]}</span>
       </span>
       <button type="button" class="ghost" aria-label={`Switch to ${other} colours`} title={`Switch to ${other} colours`} onClick={() => setTheme(toggle())}><Icon name={theme === "dark" ? "sun" : "moon"} /></button>
-      <button type="button" class="ghost" aria-label="Sign out" title="Sign out" onClick={() => void app.signOut()}><Icon name="leave" /></button>
+      {me?.class === "guest" ? (
+        <button type="button" class="small" onClick={() => app.door()}>Sign in</button>
+      ) : (
+        <button type="button" class="ghost" aria-label="Sign out" title="Sign out" onClick={() => void app.signOut()}><Icon name="leave" /></button>
+      )}
     </footer>
   );
 }

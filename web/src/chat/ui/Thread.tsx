@@ -35,10 +35,11 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
   }, [items, state, typing]);
 
   useEffect(() => {
-    // The dock grows and shrinks with what is written and said: whoever reads along stays at the end.
+    // The dock and what is said grow and shrink: whoever reads along stays at the end.
     const box = scroller.current!;
     const observer = new ResizeObserver(() => { if (following.current) box.scrollTop = box.scrollHeight; });
     observer.observe(box);
+    observer.observe(box.firstElementChild!);
     return () => observer.disconnect();
   }, []);
 
