@@ -7,9 +7,10 @@ is closed before it ends, outside of the measurement.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from narthex.bench.cpu import memory
@@ -244,11 +245,11 @@ def idle(target: Target, *, sockets: int, hold_s: float) -> Figure:
         first.grow([f"{USER}-first-{i}" for i in range(min(200, sockets))])
         first.close()
         time.sleep(1.0)  # the server's clean-up of those; memory is read when it is calm
-        before, kernel_before = memory(target.pids), _kernel_bytes()
+        before = memory(target.pids)
         with Phase(target.pids) as opening:
             crowd.grow([f"{USER}-{i}" for i in range(sockets)], in_flight=100)
         time.sleep(1.0)
-        after, kernel_after = memory(target.pids), _kernel_bytes()
+        after = memory(target.pids)
         held = len(crowd.clients)
         with Phase(target.pids) as holding:
             probes = _hold(crowd, hold_s)
@@ -264,7 +265,6 @@ def idle(target: Target, *, sockets: int, hold_s: float) -> Figure:
                 "uss_kb_per_socket": (after.uss - before.uss) / count / 1000,
                 "rss_kb_per_socket": (after.rss - before.rss) / count / 1000,
                 "held_uss_kb_per_socket": (still.uss - before.uss) / count / 1000,
-                "kernel_kb_per_socket_both_ends": (kernel_after - kernel_before) / count / 1000,
                 "base_uss_mb": before.uss / 1e6,
                 "hold_cpu_percent": 100 * holding.server.total / max(0.001, holding.wall_s),
             },
@@ -322,7 +322,7 @@ def storm(target: Target, *, sockets: int, in_flight: int) -> Figure:
         before.grow(subjects, in_flight=100)
         before.close()
         with Phase(target.pids) as phase:
-            crowd.grow(subjects, in_flight=in_flight, recover=_recovery(dialect))
+            crowd.grow(subjects, in_flight=in_flight, recover=_recovery(dialect, before.replies))
         done = len(crowd.clients)
         return phase.figure(
             f"storm-{sockets}",
@@ -338,13 +338,22 @@ def storm(target: Target, *, sockets: int, in_flight: int) -> Figure:
         crowd.close()
 
 
-def _recovery(dialect: Dialect) -> Callable[[str], dict[str, object] | None]:
+def _recovery(dialect: Dialect, replies: dict[str, bytes]) -> Callable[[str], dict[str, object] | None]:
+    """What an SDK sends when it comes back: the position that its last connection had reached."""
+
     def of(subject: str) -> dict[str, object] | None:
-        if not dialect.serverside:
+        found = _POSITION.search(replies.get(subject, b""))
+        if not dialect.serverside or found is None:
             return None
-        return {f"user:{subject}": {"recover": True, "offset": 0, "epoch": ""}}
+        joined = json.loads(b"{" + found[0] + b"}")
+        return {
+            f"user:{subject}": {"recover": True, "offset": joined.get("offset", 0), "epoch": joined["epoch"]}
+        }
 
     return of
+
+
+_POSITION: Final = re.compile(rb'"epoch":"[^"]*"(,"offset":\d+)?')
 
 
 def _warm(dialect: Dialect) -> None:
@@ -353,13 +362,3 @@ def _warm(dialect: Dialect) -> None:
         crowd.grow([f"{USER}-warm-{i}" for i in range(50)], in_flight=10)
     finally:
         crowd.close()
-
-
-def _kernel_bytes() -> int:
-    """TCP buffer memory of this machine; a page is 4 kB. Both ends of each socket are here."""
-    try:
-        lines = Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    words = next((line.split() for line in lines if line.startswith("TCP:")), [])
-    return int(words[words.index("mem") + 1]) * 4096 if "mem" in words else 0

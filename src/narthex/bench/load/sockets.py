@@ -70,6 +70,8 @@ class Crowd:
         self.latencies: list[float] = []
         self.failures = 0
         self.refused: dict[str, int] = {}
+        self.replies: dict[str, bytes] = {}
+        """By subject, what came back to the last `connect`."""
 
     def grow(
         self,
@@ -160,6 +162,7 @@ class Crowd:
         if client.state == 1:
             if dialect.connected not in seen:
                 return self._refused(client, seen)
+            self.replies[client.subject] = seen
             client.buffer = b""
             if not self.channel:
                 return True
