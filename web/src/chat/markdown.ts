@@ -55,13 +55,14 @@ export function blocks(text: string): Block[] {
       const { lang = "", text: code } = token as Tokens.Code;
       found.push({ kind: "code", key, language: lang.split(/\s/, 1)[0] ?? "", code });
     } else {
-      found.push({ kind: "html", key, html: safe(token, tokens.links) });
+      // The last block may still grow: keeping each of its states would keep the text once per frame.
+      found.push({ kind: "html", key, html: safe(token, tokens.links, place < tokens.length - 1) });
     }
   });
   return found;
 }
 
-function safe(token: Token, links: TokensList["links"]): Safe {
+function safe(token: Token, links: TokensList["links"], keep: boolean): Safe {
   const there = html.get(token.raw);
   if (there !== undefined) return there;
   const list = Object.assign([token], { links }) as TokensList;
@@ -72,8 +73,10 @@ function safe(token: Token, links: TokensList["links"]): Safe {
     ALLOWED_URI_REGEXP: /^(?:https?|mailto|tel):/i,
     RETURN_TRUSTED_TYPE: true,
   });
-  if (html.size >= KEPT) html.delete(html.keys().next().value!);
-  html.set(token.raw, clean);
+  if (keep) {
+    if (html.size >= KEPT) html.delete(html.keys().next().value!);
+    html.set(token.raw, clean);
+  }
   return clean;
 }
 
