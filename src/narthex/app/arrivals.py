@@ -6,8 +6,7 @@ address, the trace id and names of carriers.
 
 from __future__ import annotations
 
-import os
-
+from narthex.app.entropy import ENTROPY
 from narthex.domain.addresses import Client, TrustedProxies, client_of
 from narthex.domain.admission import HandshakeFacts
 from narthex.domain.carriers import Presented, pick, read
@@ -98,7 +97,7 @@ def arrive(
     origin = origins[0] if origins else None
     if asks and origin is None and headers.get("sec-fetch-site") == ["same-origin"]:
         origin = f"{client.scheme}://{host}"
-    random = os.urandom(32).hex()
+    random = ENTROPY.take(32).hex()
     traces = headers.get("traceparent")
     started_at = head.received_at or now
     return Arrival(

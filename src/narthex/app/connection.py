@@ -7,11 +7,11 @@ answered in the same call; each that must wait is one bounded task; after `close
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from narthex.app.backlog import Backlog
+from narthex.app.entropy import ENTROPY
 from narthex.app.hub.channel import Channel, Delivery
 from narthex.app.seed import Seed
 from narthex.domain.identity import Identity
@@ -75,7 +75,7 @@ class Connection:
     def __init__(self, services: ConnectionServices, seed: Seed) -> None:
         self.services = services
         self.seed = seed
-        self.client = str(uuid.uuid4())
+        self.client = ENTROPY.uuid4()
         self.identity: Identity | None = None
         self.subscriptions: dict[str, Subscription] = {}
         self.session = Session(services.session_limits, services.timers.now())

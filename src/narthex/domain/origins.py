@@ -181,6 +181,7 @@ def _below(origin: Origin, suffix: Origin) -> bool:
     return origin.scheme == suffix.scheme and origin.port == suffix.port and origin.host.endswith(suffix.host)
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True

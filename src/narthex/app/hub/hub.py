@@ -18,9 +18,10 @@ from narthex.app.tasks import Tasks
 from narthex.domain.channels import split_key
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Control, Member, Position, Publication
-from narthex.protocol.framing import Prepared
+from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import ClientInfo, encode_publication, encode_push
 
+_WEBSOCKET: Final = Framing.WEBSOCKET
 HELD_LIMIT: Final = 10_000  # publications kept while a gap is re-read; past it the position is lost
 
 
@@ -228,22 +229,25 @@ class Hub:
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
         for channel in dirty:
-            self._write_slice(channel, iter(list(channel.members)), channel.take())
+            self._write_slice(channel, iter(list(channel.members)), channel.take(), first=True)
 
-    def _write_slice(self, channel: Channel, remaining: Iterator[Subscriber], batch: Batch) -> None:
+    def _write_slice(
+        self, channel: Channel, remaining: Iterator[Subscriber], batch: Batch, *, first: bool = False
+    ) -> None:
         """Write one slice, then let the loop breathe; what is published meanwhile joins the next batch."""
         members = channel.members
         size = self._limits.slice_size
+        frames = batch.framed(_WEBSOCKET)
         written = 0
         for subscriber in islice(remaining, size):
             written += 1
-            if subscriber not in members:
+            if not first and subscriber not in members:
                 continue  # left since the slice before
             if subscriber.lagging:
                 subscriber.deliver_late(channel, batch.items)
-            else:
-                socket = subscriber.socket
-                socket.send_frames(batch.framed(socket.framing))
+                continue
+            socket = subscriber.socket
+            socket.send_frames(frames if socket.framing is _WEBSOCKET else batch.framed(socket.framing))
         if written == size:
             self._loop.call_soon(self._write_slice, channel, remaining, batch)
             return
