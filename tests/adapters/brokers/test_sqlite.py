@@ -16,7 +16,7 @@ from narthex.adapters.brokers.sqlite import Retention, SqliteBroker, schema
 from narthex.adapters.brokers.sqlite.log import Log
 from narthex.adapters.sqlite import file
 from narthex.errors import ConfigError, DependencyError, Overloaded
-from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position, Published
 from tests.contracts.recorder import Recorder
 
 THREAD = "default/thread:t1"
@@ -102,14 +102,45 @@ async def test_keys_expire_after_the_window(tmp_path: Path) -> None:
         clock.now += 2
         assert not (await broker.publish(THREAD, b"1", key="k")).duplicate
         assert (await broker.publish(THREAD, b"1", key="k")).offset == 2
-        clock.now += 3 * IDEMPOTENCY_WINDOW_S
+        clock.now += IDEMPOTENCY_WINDOW_S + 1
         await swept(broker, lambda: False)
-        clock.now += 3 * IDEMPOTENCY_WINDOW_S
+        assert broker._work._log is not None
+        assert len(broker._work._log._keys) == 0
+
+
+async def test_trimmed_rows_keep_their_keys_for_the_window(tmp_path: Path) -> None:
+    """A retry after a trim and a restart finds its publication; when its time is over the row really goes."""
+    clock = Clock()
+    async with running(SqliteBroker(tmp_path / "log.db", clock=clock)) as broker:
+        placed = await broker.publish(THREAD, b"1", key="k")
+        await broker.publish(THREAD, b"2")
+        await broker.trim(THREAD, 2)
+        assert (await broker.history(THREAD)).publications == []
+    async with running(SqliteBroker(tmp_path / "log.db", clock=clock)) as broker:
+        again = await broker.publish(THREAD, b"1", key="k")
+        assert (again.offset, again.epoch, again.duplicate) == (1, placed.epoch, True)
+        clock.now += IDEMPOTENCY_WINDOW_S + 1
         await swept(broker, lambda: False)
-    with sqlite3.connect(tmp_path / "log.db") as connection:
-        counts = [connection.execute(f"SELECT count(*) FROM keys{n}").fetchone()[0] for n in (0, 1)]
+        assert (await broker.publish(THREAD, b"3")).offset == 3
+    connection = sqlite3.connect(tmp_path / "log.db")
+    assert connection.execute("SELECT offset FROM log").fetchall() == [(3,)]
     connection.close()
-    assert counts == [0, 0]
+
+
+async def test_too_many_keys_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound a publish with a key fails and writes nothing; one without goes through."""
+    async with running(SqliteBroker(tmp_path / "log.db")) as broker:
+        await broker.publish(THREAD, b"1", key="k1")
+        assert broker._work._log is not None
+        broker._work._log._keys._limit = 1
+        outcomes = await asyncio.gather(
+            broker.publish(THREAD, b"2", key="k2"),
+            broker.publish(THREAD, b"3"),
+            broker.publish(THREAD, b"1", key="k1"),
+            return_exceptions=True,
+        )
+        assert isinstance(outcomes[0], Overloaded)
+        assert [outcome.offset for outcome in outcomes[1:] if isinstance(outcome, Published)] == [2, 1]
 
 
 async def test_retention_by_count(tmp_path: Path) -> None:
@@ -139,6 +170,7 @@ async def test_retention_by_age(tmp_path: Path) -> None:
         clock.now += 1801
         await swept(broker, lambda: False)
         assert [p.offset for p in (await broker.history(THREAD)).publications] == [6]
+        assert not (await broker.history(THREAD, since=Position(4, placed.epoch))).complete
         clock.now += 3600
         await swept(broker, lambda: False)
         page = await broker.history(THREAD)

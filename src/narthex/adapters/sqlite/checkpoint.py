@@ -14,8 +14,8 @@ from typing import Final
 
 from narthex.adapters.sqlite.file import Synchronous, connect
 
-EVERY_S: Final = 1.0
-SOFT_BYTES: Final = 4 << 20
+EVERY_S: Final = 0.25  # a commit waits while the log is synced: little and often keeps that wait short
+SOFT_BYTES: Final = 1 << 20
 HARD_BYTES: Final = 64 << 20
 
 

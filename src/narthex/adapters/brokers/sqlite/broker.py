@@ -96,6 +96,7 @@ class SqliteBroker:
             max_pending=max_pending,
             timeout_s=timeout_s,
         )
+        self._clock = clock
         self._known_limit = known_limit
         self._positions: dict[str, Position] = {}
         self._complete = False
@@ -185,14 +186,14 @@ class SqliteBroker:
         """See the port."""
 
         def apply(log: Log) -> Callable[[], None]:
-            position = log.remove(channel)
+            position = log.remove(channel, self._clock())
             return lambda: self._know(channel, position)
 
         await self._change(apply)
 
     async def trim(self, channel: str, through: int) -> None:
         """See the port."""
-        await self._change(lambda log: log.trim(channel, through))
+        await self._change(lambda log: log.trim(channel, through, self._clock()))
 
     async def join(self, channel: str, member: Member) -> None:
         """See the port; a refresh of somebody present tells nobody."""

@@ -30,14 +30,10 @@ _SCHEMA: Final = (
     # max(offset) in `log`, else `floor`, so that appending touches one table only.
     """CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL,
        floor INTEGER NOT NULL)""",
-    """CREATE TABLE log (channel INTEGER NOT NULL, offset INTEGER NOT NULL, at REAL NOT NULL, tags TEXT,
+    # Idempotency keys lie in their rows and are looked up in memory: an index would cost every publication a
+    # second page, in the write-ahead log and again at the checkpoint.
+    """CREATE TABLE log (channel INTEGER NOT NULL, offset INTEGER NOT NULL, at REAL NOT NULL, key TEXT, tags TEXT,
        data BLOB NOT NULL, PRIMARY KEY (channel, offset)) WITHOUT ROWID""",
-    # Two generations of idempotency keys: expiry empties a whole table instead of deleting row by row.
-    *(
-        f"CREATE TABLE keys{generation} (channel INTEGER NOT NULL, key TEXT NOT NULL, offset INTEGER NOT NULL,"
-        " at REAL NOT NULL, PRIMARY KEY (channel, key)) WITHOUT ROWID"
-        for generation in (0, 1)
-    ),
 )
 
 

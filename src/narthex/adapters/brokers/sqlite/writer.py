@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from narthex.adapters.brokers.sqlite.log import Appended, Log, Request
+from narthex.adapters.brokers.sqlite.log import Log, Request
 from narthex.adapters.brokers.sqlite.schema import Retention, close_cleanly, prepare
 from narthex.adapters.sqlite.batching import Job
 from narthex.adapters.sqlite.file import Synchronous, connect, dependency_error
-from narthex.errors import NarthexError
 from narthex.ports.broker import Position
 
 
@@ -33,7 +32,7 @@ class Change(Job):
     apply: Callable[[Log], Any]
 
 
-Outcome = Appended | NarthexError | Any
+Outcome = Any  # Any: an `Appended`, what `apply` returned, or the NarthexError that the future gets
 Deliver = Callable[[Sequence[Append | Change], list[Outcome]], None]
 
 
