@@ -217,6 +217,26 @@ async def test_lost_server_changes_the_epoch(rig: Rig) -> None:
         assert (page.complete, page.publications) == (False, [])
 
 
+async def test_deleted_stream_is_made_anew() -> None:
+    """Somebody deletes the stream under a connected node: a new log in a new epoch, and the clients are told."""
+    with data_directory("nats") as directory:
+        server = NatsServer(directory / "data")
+        await in_thread(server.start)
+        recorder = Recorder()
+        try:
+            async with running(NatsBroker(server.url), recorder) as broker:
+                assert isinstance(broker, NatsBroker)
+                first = await broker.publish(THREAD, b"1")
+                resyncs = len(recorder.resyncs)
+                await broker._stream.api(f"STREAM.DELETE.{broker._names.log_stream}")
+                again = await retried(broker, b"2", "k2")
+                assert (again.offset, again.duplicate) == (1, False)
+                assert again.epoch != first.epoch
+                await recorder.until(lambda: len(recorder.resyncs) > resyncs)
+        finally:
+            await in_thread(server.kill)
+
+
 async def test_killed_leader_of_three_loses_nothing_acknowledged() -> None:
     """NATS R3: kill -9 of the stream's leader under publishers on two nodes, then of the next one."""
     with data_directory("nats3") as directory:

@@ -65,8 +65,10 @@ class Page(msgspec.Struct, frozen=True):
     Attributes:
         publications: ascending offsets (descending when asked in reverse).
         top: the log's end when it was read.
-        complete: whether every publication after the asked-for position is in the page or was cut only by
-            `limit`; False when the log no longer reaches back that far or the epoch differs.
+        complete: whether every publication after the asked-for position (in reverse: before it; without one: that
+            is kept, in reverse: that ever was) is in the page or was cut only by `limit`; False when the log no
+            longer reaches back that far, never came that far, or the epoch differs. With another epoch the page
+            is empty.
     """
 
     publications: list[Publication]

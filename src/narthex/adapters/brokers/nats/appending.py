@@ -31,6 +31,7 @@ MAX_PENDING: Final = 20_000  # as the embedded broker's: under a second of work 
 MAX_CHANNELS: Final = 20_000  # states kept; an idle one that was dropped is read again in one round trip
 BATCH_ENTRIES: Final = 512
 BATCH_BYTES: Final = 512 * 1024  # half of the server's default max_payload
+RESERVED_BYTES: Final = 128 * 1024  # the next publication could be as long as a message may be, and the frame
 BACKOFF_S: Final = 0.05
 MAX_BACKOFF_S: Final = 1.0
 
@@ -101,7 +102,18 @@ class ChannelLog:
 
 
 class Appender:
-    """Places publications. `epoch` gives a position's epoch for an incarnation; `clock` seconds since the epoch."""
+    """Places publications.
+
+    Args:
+        stream: the log's.
+        subject: of a channel.
+        epoch: of a position, for an incarnation.
+        timeout_s: how long a publication is tried.
+        clock: seconds since the epoch.
+        doubt: called when JetStream does not answer again and again: is the stream still there?
+        max_body: bytes that the server takes in one message.
+        max_pending: publications that may wait.
+    """
 
     def __init__(
         self,
@@ -111,6 +123,8 @@ class Appender:
         epoch: Callable[[str], str],
         timeout_s: float,
         clock: Callable[[], float],
+        doubt: Callable[[], None],
+        max_body: Callable[[], int],
         max_pending: int = MAX_PENDING,
     ) -> None:
         self._stream = stream
@@ -118,6 +132,8 @@ class Appender:
         self._epoch = epoch
         self._timeout_s = timeout_s
         self._clock = clock
+        self._doubt = doubt
+        self._max_body = max_body
         self._max_pending = max_pending
         self._logs: OrderedDict[str, ChannelLog] = OrderedDict()
         self._accepting = False
@@ -211,6 +227,8 @@ class Appender:
                 except (Unavailable, StreamMissing):
                     log.known = False
                     failures += 1
+                    if failures % 3 == 0:
+                        self._doubt()
                     await _back_off(failures)
                 self._drop_late(log)
         except Refused as refused:
@@ -285,6 +303,7 @@ class Appender:
         chosen: list[Waiting] = []
         keys: set[str] = set()
         size = 0
+        limit = min(BATCH_BYTES, self._max_body()) - RESERVED_BYTES
         kept: deque[Waiting] = deque()
         while log.waiting and len(chosen) < BATCH_ENTRIES:
             waiting = log.waiting[0]
@@ -303,7 +322,7 @@ class Appender:
             chosen.append(waiting)
             if waiting.key is not None:
                 keys.add(waiting.key)
-            if size > BATCH_BYTES - 64 * 1024:  # the next could be as long as a message may be
+            if size > limit:
                 break
         kept.extend(log.waiting)
         log.waiting = kept  # they leave the queue when they are placed

@@ -89,7 +89,13 @@ class NatsBroker:
         self._log_stream = LogStream(self._stream, names, kept_messages)
         epoch, subject = self._log_stream.epoch, self._subject
         self._appender = Appender(
-            self._stream, subject=subject, epoch=epoch, timeout_s=timeout_s, clock=clock
+            self._stream,
+            subject=subject,
+            epoch=epoch,
+            timeout_s=timeout_s,
+            clock=clock,
+            doubt=self._on_doubt,
+            max_body=lambda: self._client().max_payload,
         )
         self._reader = PageReader(self._stream, subject=subject, epoch=epoch)
         self._presence_api = JetStream(self._client, names.presence_stream)
@@ -99,6 +105,7 @@ class NatsBroker:
         self._trims: list[tuple[float, str, int]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._suspect = asyncio.Event()  # the stream may have another leader, or be another one
+        self._missed = False  # publications may have been told to nobody meanwhile
         self._handler: BrokerHandler | None = None
         self._node = ""
         self._stopping = False
@@ -251,7 +258,7 @@ class NatsBroker:
                         if self._stopping:
                             raise self._unreachable(error) from error
                     if isinstance(last_error, StreamMissing):
-                        self._suspect.set()
+                        self._on_doubt()
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, 0.5)
         except TimeoutError as late:
@@ -325,9 +332,15 @@ class NatsBroker:
         self._tops.clear()
 
     async def _on_reconnected(self) -> None:
+        self._missed = True
         self._suspect.set()
 
     async def _on_suspect(self, _: Msg) -> None:
+        self._missed = True
+        self._suspect.set()
+
+    def _on_doubt(self) -> None:
+        """Look whether the stream is there; what was told meanwhile was not missed for that."""
         self._suspect.set()
 
     async def _on_error(self, error: Exception) -> None:
@@ -349,18 +362,22 @@ class NatsBroker:
                     await self._disconnect()
                     await self._connect()
                     self._subscriptions.renew()
+                    self._missed = True
                 before = self._log_stream.base_epoch
                 await self._retrying(lambda: self._open_streams(self._log_stream.replicas))
                 if before != self._log_stream.base_epoch:
                     _log.warning("broker_epoch_changed")
+                    self._missed = True
             except NarthexError as error:
                 _log.warning("broker_away", error=error.code)
                 self._suspect.set()
                 await asyncio.sleep(0.5)
                 continue
-            self._tops.clear()
-            if self._handler is not None:
-                self._handler.resync(None)
+            if self._missed:
+                self._missed = False
+                self._tops.clear()
+                if self._handler is not None:
+                    self._handler.resync(None)
 
     async def _housekeeping(self) -> None:
         while True:
