@@ -1,7 +1,8 @@
 """`narthex doctor URL`: why does the WebSocket not work? And `narthex doctor --explain CODE`.
 
 Not here: probing and diagnosing (`narthex.doctor`). Rules: the first line on stdout names the cause; progress goes to
-stderr and only to a terminal; exit 0 when nothing is wrong, 1 with findings, 69 when nothing answers.
+stderr and only to a terminal; exit 0 when it works (warnings do not count without --strict), 1 when
+it does not, 69 when nothing answers.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ def doctor(
     as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
     junit: Path | None = None,
     details: Annotated[bool, Flag] = False,
+    strict: Annotated[bool, Flag] = False,
 ) -> int:
     """Say why a WebSocket does not work. Any server; more is checked when it is a narthex.
 
-    Exits 0 when nothing is wrong, 1 with findings, 69 when nothing answers.
+    Exits 0 when it works, 1 when something is wrong, 69 when nothing answers.
 
     Args:
         url: as clients use it: wss://host/path. Of a narthex the path may be left out.
@@ -57,6 +59,7 @@ def doctor(
         explain_code: explain a signature or a refusal and probe nothing.
         as_json: findings and every observation, for machines.
         junit: write the findings as JUnit XML.
+        strict: let warnings exit 1 as well.
         details: list everything that was seen even when nothing is wrong.
     """
     if not url and not explain_code:
@@ -86,14 +89,14 @@ def doctor(
     print(text)
     if junit is not None:
         junit.write_text(reports.as_junit(diagnosis, seen), encoding="utf-8")
-    return exit_code(diagnosis)
+    return exit_code(diagnosis, strict=strict)
 
 
-def exit_code(diagnosis: Diagnosis) -> int:
+def exit_code(diagnosis: Diagnosis, *, strict: bool = False) -> int:
     """See the module."""
     if not diagnosis.reachable:
         return EXIT_UNREACHABLE
-    return EXIT_FINDINGS if diagnosis.findings else EXIT_OK
+    return EXIT_FINDINGS if diagnosis.failed or (strict and diagnosis.findings) else EXIT_OK
 
 
 def _examined(target: Target, options: Options, *, quiet: bool) -> Observations:

@@ -52,6 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 5.0
     hold_s: float = 0.0
     patience_s: float = PATIENCE_S
+    settle_s: float = SETTLE_S
     thorough: bool = False
     ca_file: str = ""
 
@@ -190,7 +191,7 @@ class _Examination:
     async def _first(self, plain: Exchange) -> Exchange:
         """The first handshake carries nothing, so that a redirect is seen before a token is sent."""
         attempt = Attempt(name="upgrade")
-        first = await self._try(attempt, settle_s=SETTLE_S)
+        first = await self._try(attempt, settle_s=self.options.settle_s)
         patience_s = self.options.patience_s
         if first.end == "timeout" and plain.end == "response" and patience_s > self.options.timeout_s:
             self.progress(
@@ -214,7 +215,7 @@ class _Examination:
         if self._has_credential and not self._plain_text_leak(first):
             best = "good"
             base = await self._try(
-                Attempt(name="upgrade with the credential", credential="good"), settle_s=SETTLE_S
+                Attempt(name="upgrade with the credential", credential="good"), settle_s=self.options.settle_s
             )
         await self._try(Attempt(name="upgrade with a bad token", credential="bad"))
         origin = self.options.origin or self.target.origin

@@ -59,16 +59,16 @@ async def _hold_one(
         socket.send('{"id":1,"connect":{}}')
     try:
         lived_s = await _watch(socket, seconds, ping_every_s, tick)
+        return Hold(
+            pings=ping_every_s > 0,
+            lived_s=round(lived_s, 2),
+            ended=socket.ended or "held",
+            close=socket.close,
+            ping_every_s=ping_every_s,
+            heard_s=round(socket.heard - socket.opened, 2),
+        )
     finally:
         await socket.leave()
-    return Hold(
-        pings=ping_every_s > 0,
-        lived_s=round(lived_s, 2),
-        ended=socket.ended or "held",
-        close=socket.close,
-        ping_every_s=ping_every_s,
-        heard_s=round(socket.heard - socket.opened, 2),
-    )
 
 
 async def _watch(

@@ -40,7 +40,7 @@ def as_json(diagnosis: Diagnosis, seen: Observations) -> str:
     """For machines: `ok`, `first_line`, `findings`, `notes` and every observation."""
     return json.dumps(
         {
-            "ok": not diagnosis.findings,
+            "ok": not diagnosis.failed,
             "reachable": diagnosis.reachable,
             "url": seen.url,
             "first_line": diagnosis.first_line,

@@ -41,8 +41,9 @@ _ENGINE_IO: Final = re.compile(
     re.IGNORECASE,
 )
 _CLOUDFLARE: Final = {
-    520: "the origin answered something odd", 521: "the origin refuses connections", 522: "the origin does not answer TCP",
-    523: "the origin is unreachable", 524: "the origin gave no answer within 100 s", 525: "TLS to the origin fails",
+    520: "the origin answered something odd", 521: "the origin refuses connections",
+    522: "the origin does not answer TCP", 523: "the origin is unreachable",
+    524: "the origin gave no answer within 100 s", 525: "TLS to the origin fails",
     526: "the origin's certificate does not verify", 527: "the connection to the origin broke",
 }  # fmt: skip
 _AWS: Final = {
@@ -190,6 +191,11 @@ def _too_large(view: View, made: Exchange) -> Finding:
     return found("head_too_large_for_us", status=made.status, by=f" (says {who})" if who else "")
 
 
+def _version_refused(view: View, made: Exchange) -> Finding:
+    how = "HTTP Version Not Supported"
+    return found("http10_upstream", status=made.status, how=how, server=view.server, sure="certain")
+
+
 def _internal(view: View, made: Exchange) -> Finding:
     if made.header_count <= 2 and 700 <= made.first_byte_ms <= 3000:
         return found("daphne_denial", seconds=f"{made.first_byte_ms / 1000:.1f}")
@@ -265,4 +271,5 @@ _RULES: Final[dict[int, Rule]] = {
     502: _bad_gateway,
     503: _unavailable,
     504: _timeout,
+    505: _version_refused,
 }

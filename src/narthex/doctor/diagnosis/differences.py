@@ -57,17 +57,17 @@ def large_head(view: View) -> Finding | None:
     if large.end in _SILENT:
         how = "no answer" if large.end == "timeout" else "a cut"
         return found("large_head_silence", severity="warning", how=how, seen_in=(large.attempt.name,))
-    if large.status in (400, 413, 414, 431, 494):
-        who = who_answered(large)
-        by = f" (by {who})" if who else ""
-        return found(
-            "large_head_refused",
-            severity="warning",
-            status=large.status,
-            by=by,
-            seen_in=(large.attempt.name,),
-        )
     return None
+
+
+def large_head_note(view: View) -> str:
+    """What answers 9 KB with an error. Most servers do, so it is worth knowing and no fault."""
+    base, large = view.base, view.large
+    if base is None or large is None or not base.opened or large.status not in (400, 413, 414, 431, 494):
+        return ""
+    who = who_answered(large)
+    by = f" (by {who})" if who else ""
+    return f"large_head_refused: {found('large_head_refused', status=large.status, by=by).line}."
 
 
 def unverified(view: View) -> Finding | None:

@@ -52,11 +52,21 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     works: str = ""
 
     @property
+    def failed(self) -> bool:
+        """Whether people cannot connect, or not all of them, or cannot stay."""
+        return any(finding.severity == "failure" for finding in self.findings)
+
+    @property
     def first_line(self) -> str:
         """What to say first."""
-        if self.findings:
-            return f"{self.findings[0].code}: {self.findings[0].line}"
-        return f"ok: {self.works}"
+        if not self.findings:
+            return f"ok: {self.works}"
+        first = self.findings[0]
+        return (
+            f"{first.code}: {first.line}"
+            if self.failed
+            else f"{first.code} (it works; a warning): {first.line}"
+        )
 
 
 class _Blank(dict[str, object]):

@@ -41,6 +41,7 @@ def diagnose(seen: Observations) -> Diagnosis:
         found_all.append(finding)
     if name := seen.asked.credential_in_query:
         found_all.append(found("credential_in_url", severity="warning", name=name))
+    found_all.sort(key=lambda finding: finding.severity)  # "failure" before "warning"; else as they came
     return Diagnosis(findings=tuple(found_all), notes=tuple(_notes(view)), works=_works(view))
 
 
@@ -95,6 +96,8 @@ def _notes(view: View) -> list[str]:
         notes.append(
             "The held socket was closed after 10 s, as it should be: nothing proved itself. Give --token."
         )
+    if note := differences.large_head_note(view):
+        notes.append(note)
     if view.random is not None and view.random.opened and base.opened:
         notes.append("Every path is upgraded: a wrong path in the client will not show.")
     if view.seen.tls is not None and view.seen.tls.not_after:

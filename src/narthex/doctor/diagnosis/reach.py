@@ -47,7 +47,7 @@ def one_address(seen: Observations) -> Finding | None:
     if seen.loopback and all(dial.outcome == "refused" for dial in bad):
         return None
     return found(
-        "one_address_fails", severity="warning", count=len(seen.dials), good=_listed(good), bad=_listed(bad),
+        "one_address_fails", count=len(seen.dials), good=_listed(good), bad=_listed(bad),
         outcome=bad[0].outcome,
     )  # fmt: skip
 

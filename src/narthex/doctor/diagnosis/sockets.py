@@ -43,7 +43,7 @@ def socket_fault(made: Exchange) -> Finding | None:
     if made.cut_ms is not None:
         return found("cut_after_accept", ms=made.cut_ms)
     if made.pong_ms is None:
-        return found("no_pong", seconds="3", severity="warning")
+        return found("no_pong", seconds="3")
     return None
 
 
