@@ -120,12 +120,10 @@ async def reason_of(error: Exception, preflight: Preflight) -> Refused | None:
     response = error.response
     body = bytes(response.body or b"")
     said = from_problem(response.status_code, body, response.headers.get("Retry-After"))
-    if said is not None and said.remedy:
+    if said is not None:
         return said
     verdict = await preflight.ask()
-    if verdict is True:
-        return said or _blocked(response.status_code)
-    return verdict or said
+    return _blocked(response.status_code) if verdict is True else verdict or None
 
 
 def _blocked(status: int) -> Refused:

@@ -34,6 +34,13 @@ _CLOSE_BY_STATUS: Final = {
     503: 4003,
 }
 _CODE: Final = re.compile(r"^([a-z][a-z0-9_]{1,40}): (.*)$", re.DOTALL)
+_REMEDIES: Final = {
+    "auth_required": "Give `connect` a get_token, or headers that prove who you are.",
+    "token_expired": "Have get_token fetch a fresh token each time it is asked.",
+    "disconnected": "Connect again.",
+}
+"""For closes whose full story preflight does not tell (it admits, or cannot be reached)."""
+
 _REASONABLE_S: Final = 60.0  # a longer Retry-After is a mistake or an attack; the SDK's own back-off is 20 s
 
 
@@ -65,6 +72,7 @@ class Refused(ClientError):
         trace_id: str = "",
         retry_after_s: float | None = None,
     ) -> None:
+        remedy = remedy or _REMEDIES.get(code, "docs/refusals.md says what to do about this code.")
         super().__init__(code, detail, remedy, number=status or 400)
         self.detail = detail
         self.status = status
