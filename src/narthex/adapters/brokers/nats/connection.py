@@ -32,7 +32,7 @@ class Address(NamedTuple):
 def parse_address(url: str) -> Address:
     """Read a broker URL. Raises ConfigError."""
     base, _, query = url.partition("?")
-    options = {name: values[-1] for name, values in parse_qs(query).items()}
+    options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
     unknown = set(options) - {"prefix", "replicas", "creds"}
     scheme = base.partition("://")[0]
     servers = tuple(part if "://" in part else f"{scheme}://{part}" for part in base.split(",") if part)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from redis.exceptions import ResponseError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
 from narthex.adapters.brokers.redis.scripts import Names
@@ -191,11 +191,15 @@ class Appender:
 
 
 def _passing(error: ResponseError) -> bool:
-    """Whether an answer means "not now": loading, a replica, a script that is in the way, a fail-over."""
-    return str(error).startswith(("LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN"))
+    """Whether an answer means "not now": a replica, a fail-over, a script that is in the way."""
+    return isinstance(error, ReadOnlyError | MasterDownError) or str(error).startswith("BUSY")
 
 
 def _refused(error: ResponseError) -> DependencyError:
-    reason = str(error).partition(" ")[0]
-    remedy = "Give it more memory, or trim." if reason == "OOM" else "Look at the Redis server's log."
-    return DependencyError("broker", f"Redis refused to append: {reason}.", remedy)
+    if isinstance(error, OutOfMemoryError):
+        return DependencyError(
+            "broker", "Redis has no memory left to append.", "Raise its maxmemory, or trim."
+        )
+    return DependencyError(
+        "broker", f"Redis refused to append: {type(error).__name__}.", "Look at the Redis server's log."
+    )

@@ -1,0 +1,263 @@
+"""What only the NATS broker has: its codec, its address, marks that lead back through a log, deferred trims."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.errors import SlowConsumerError
+
+from narthex.adapters.brokers.nats import NatsBroker
+from narthex.adapters.brokers.nats.codec import (
+    MARK_EVERY,
+    Batch,
+    Entry,
+    Notice,
+    channel_of,
+    decode_batch,
+    decode_live,
+    encode,
+    token,
+)
+from narthex.adapters.brokers.nats.connection import parse_address
+from narthex.errors import ConfigError, Overloaded
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position
+from tests.contracts.recorder import Recorder
+from tests.services import NatsServer
+
+THREAD = "default/thread:t1"
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def url(nats_server: NatsServer) -> str:
+    """A prefix of the test's own."""
+    return f"{nats_server.url}?prefix=t{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def broker(url: str) -> AsyncIterator[NatsBroker]:
+    """A started broker with a clock of the test's."""
+    made = NatsBroker(url, clock=Clock())
+    await made.start(Recorder(), "n1")
+    yield made
+    await made.stop()
+
+
+@given(st.text(min_size=1))
+def test_tokens_are_reversible_and_safe(channel: str) -> None:
+    """Every channel key is one subject token, and another key is another token."""
+    made = token(channel)
+    assert channel_of(made) == channel
+    assert not set(made) & set(".*> \t\r\n\0")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.binary(),
+            st.none() | st.dictionaries(st.text(), st.text()),
+            st.none() | st.text(),
+        )
+    ),
+    st.integers(1, 2**40),
+)
+def test_batches_survive_the_codec(
+    rows: list[tuple[bytes, dict[str, str] | None, str | None]], first: int
+) -> None:
+    """What is encoded is decoded, and publications get their offsets."""
+    entries = [Entry(1.5, data, tags, key) for data, tags, key in rows]
+    batch = Batch(b"nonce", "inc", first, 7, 9, entries)
+    assert decode_batch(encode(batch)) == batch
+    assert decode_live(encode(batch)) == batch
+    assert [p.offset for p in batch.publications()] == list(range(first, first + len(rows)))
+    assert batch.top == first + len(rows) - 1
+
+
+def test_notices_survive_the_codec() -> None:
+    """Presence travels on the same subjects as publications."""
+    notice = Notice(Member("c1", "u1", {"a": 1}), True)
+    assert decode_live(encode(notice)) == notice
+
+
+def test_marks_are_at_most_so_far_apart() -> None:
+    """However batches are cut, whoever follows a mark back skips at most `MARK_EVERY` offsets and a batch."""
+    dice = random.Random(1)
+    first = last_mark = 1
+    while first < 5_000:
+        batch = Batch(b"", "", first, 0, 0, [Entry(0.0, b"")] * dice.randint(1, 40))
+        if batch.is_mark:
+            assert batch.first - last_mark <= MARK_EVERY + 40
+            last_mark = batch.first
+        first = batch.top + 1
+    assert last_mark > 4_700
+
+
+@pytest.mark.parametrize(
+    ("url", "servers", "shown", "prefix", "replicas"),
+    [
+        ("nats://h:1", ("nats://h:1",), "h:1", "narthex", None),
+        (
+            "nats://u:p@h:1,u:p@i:2?prefix=x&replicas=3",
+            ("nats://u:p@h:1", "nats://u:p@i:2"),
+            "h:1, i:2",
+            "x",
+            3,
+        ),
+        ("tls://h", ("tls://h",), "h:4222", "narthex", None),
+    ],
+)
+def test_addresses(url: str, servers: tuple[str, ...], shown: str, prefix: str, replicas: int | None) -> None:
+    """Servers, prefix and replicas; credentials are not in what is shown."""
+    address = parse_address(url)
+    assert (address.servers, address.shown, address.prefix, address.replicas) == (
+        servers,
+        shown,
+        prefix,
+        replicas,
+    )
+
+
+@pytest.mark.parametrize("query", ["replicas=2", "prefix=a.b", "prefix=", "colour=red"])
+def test_bad_addresses(query: str) -> None:
+    """Each says what is wrong."""
+    with pytest.raises(ConfigError):
+        parse_address(f"nats://h:1?{query}")
+
+
+async def test_pages_from_anywhere_in_a_long_log(broker: NatsBroker) -> None:
+    """700 messages of one publication each: every page is right, whatever marks it has to follow."""
+    for number in range(700):
+        placed = await broker.publish(THREAD, str(number).encode())
+    dice = random.Random(2)
+    for since in [0, 1, 254, 255, 256, 257, 511, 512, 513, 699, *dice.sample(range(700), 15)]:
+        limit = dice.choice([1, 7, 300, 10_000])
+        page = await broker.history(THREAD, since=Position(since, placed.epoch), limit=limit)
+        wanted = list(range(since + 1, min(700, since + limit) + 1))
+        assert [p.offset for p in page.publications] == wanted
+        assert page.complete
+        page = await broker.history(
+            THREAD, since=Position(since + 1, placed.epoch), limit=limit, reverse=True
+        )
+        assert [p.offset for p in page.publications] == list(range(since, max(0, since - limit), -1))
+
+
+async def test_marks_that_were_dropped(url: str) -> None:
+    """A log that keeps its newest 50 messages: what is gone is said, what is there comes."""
+    broker = NatsBroker(url, kept_messages=50)
+    await broker.start(Recorder(), "n1")
+    for number in range(600):
+        placed = await broker.publish(THREAD, str(number).encode())
+    for since, complete in ((0, False), (300, False), (549, False), (550, True), (590, True)):
+        page = await broker.history(THREAD, since=Position(since, placed.epoch))
+        assert page.complete is complete
+        assert [p.offset for p in page.publications] == list(range(max(since, 550) + 1, 601))
+    assert [p.offset for p in (await broker.history(THREAD)).publications] == list(range(551, 601))
+    page = await broker.history(THREAD, reverse=True)
+    assert (len(page.publications), page.complete) == (50, False)
+    await broker.stop()
+
+
+async def kept(broker: NatsBroker, count: int) -> None:
+    """Wait until the housekeeping has left `count` publications."""
+    for _ in range(200):
+        if len((await broker.history(THREAD)).publications) == count:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the trim was not made")
+
+
+async def test_trims_wait_for_the_window_of_keys(broker: NatsBroker) -> None:
+    """Trimmed publications go once no retry can ask for their keys; the last one stays as the position."""
+    clock = broker._clock
+    assert isinstance(clock, Clock)
+    placed = await broker.publish(THREAD, b"1", key="k")
+    for number in range(5):
+        await broker.publish(THREAD, str(number).encode())
+    await broker.trim(THREAD, 4)
+    assert len((await broker.history(THREAD)).publications) == 6
+    clock.now += IDEMPOTENCY_WINDOW_S + 1
+    await kept(broker, 2)
+    assert not (await broker.history(THREAD, since=Position(1, placed.epoch))).complete
+    await broker.trim(THREAD, 99)
+    clock.now += IDEMPOTENCY_WINDOW_S + 1
+    await kept(broker, 1)
+    assert (await broker.publish(THREAD, b"x")).offset == 7
+
+
+async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
+    """A key counts for 120 s and not longer."""
+    clock = broker._clock
+    assert isinstance(clock, Clock)
+    await broker.publish(THREAD, b"1", key="k")
+    clock.now += IDEMPOTENCY_WINDOW_S - 1
+    assert (await broker.publish(THREAD, b"1", key="k")).duplicate
+    clock.now += 2
+    assert not (await broker.publish(THREAD, b"1", key="k")).duplicate
+
+
+async def test_newcomer_knows_all_keys_of_the_window(url: str) -> None:
+    """A node that first writes to a busy channel reads back as far as keys count, and no further."""
+    clock = Clock()
+    one, two = NatsBroker(url, clock=clock), NatsBroker(url, clock=clock)
+    await one.start(Recorder(), "n1")
+    await two.start(Recorder(), "n2")
+    await one.publish(THREAD, b"old", key="old")
+    clock.now += IDEMPOTENCY_WINDOW_S + 1
+    for number in range(600):
+        await one.publish(THREAD, b"1", key=f"k{number}")
+    for number in (0, 255, 256, 599):
+        assert await two.publish(THREAD, b"1", key=f"k{number}") == await one.publish(
+            THREAD, b"1", key=f"k{number}"
+        )
+    assert not (await two.publish(THREAD, b"old", key="old")).duplicate
+    await one.stop()
+    await two.stop()
+
+
+async def test_publishes_that_pile_up_share_messages(broker: NatsBroker) -> None:
+    """1,000 publishes to one channel take far fewer messages, and big ones are split by size."""
+    await asyncio.gather(*(broker.publish(THREAD, b"1") for _ in range(1_000)))
+    info = await broker._stream.api(f"STREAM.INFO.{broker._names.log_stream}")
+    assert info["state"]["messages"] < 10
+    big = b'"' + b"x" * 60_000 + b'"'
+    placed = await asyncio.gather(*(broker.publish(THREAD, big) for _ in range(40)))
+    assert sorted(entry.offset for entry in placed) == list(range(1_001, 1_041))
+
+
+async def test_full_queue_is_an_error(broker: NatsBroker) -> None:
+    """Beyond the bound a publish fails at once; the others go through."""
+    broker._appender._max_pending = 10
+    outcomes = await asyncio.gather(
+        *(broker.publish(THREAD, b"1") for _ in range(15)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 5
+    assert broker.pending == 0
+
+
+async def test_slow_reader_re_reads(url: str) -> None:
+    """When the client library drops messages of a channel, that channel is re-read."""
+    recorder = Recorder()
+    broker = NatsBroker(url)
+    await broker.start(recorder, "n1")
+    broker.subscribe(THREAD)
+    await broker.history(THREAD, limit=0)
+    await recorder.until(lambda: True)
+    subject = f"{broker._names.live}{token(THREAD)}"
+    await broker._on_error(SlowConsumerError(subject, "", 1, broker._subscriptions._held[token(THREAD)]))
+    assert recorder.resyncs[-1] == [THREAD]
+    await broker.stop()

@@ -1,0 +1,145 @@
+"""What only the Redis broker has: its address, the server's settings, retention, and how it breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import pytest
+
+from narthex.adapters.brokers.redis import RedisBroker
+from narthex.adapters.brokers.redis.broker import durability
+from narthex.adapters.brokers.redis.connection import connect, parse_address
+from narthex.errors import ConfigError, DependencyError, Overloaded
+from narthex.ports.broker import Member, Position
+from tests.contracts.recorder import Recorder
+from tests.services import ValkeyServer
+
+THREAD = "default/thread:t1"
+
+
+@pytest.fixture
+def url(valkey_server: ValkeyServer) -> str:
+    """A prefix of the test's own."""
+    return f"{valkey_server.url}?prefix=t{secrets.token_hex(4)}"
+
+
+def test_addresses() -> None:
+    """The prefix is ours, other options the library's; credentials are not in what is shown."""
+    address = parse_address("valkey://u:p@h:1/2?prefix=x&protocol=3")
+    assert address == ("redis://u:p@h:1/2?protocol=3", "h:1", "x")
+    assert parse_address("rediss://h").shown == "h:6379"
+    with pytest.raises(ConfigError):
+        parse_address("http://h")
+
+
+@pytest.mark.parametrize(
+    ("fsync", "word"), [("always", "synced"), ("everysec", "last second"), ("", "appendonly yes")]
+)
+def test_durability_follows_the_servers_settings(fsync: str, word: str) -> None:
+    """The sentence says what these settings mean."""
+    assert word in durability(fsync)
+
+
+async def test_settings_are_read_from_the_server(valkey_server: ValkeyServer, url: str) -> None:
+    """An evicting server is refused; the sentence follows `appendfsync`."""
+    client = connect(parse_address(url))
+    broker = RedisBroker(url)
+    try:
+        await client.config_set("maxmemory", "100mb")
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ConfigError, match="noeviction"):
+            await broker.start(Recorder(), "n1")
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("appendfsync", "always")
+        await broker.start(Recorder(), "n1")
+        assert broker.durability == durability("always")
+        await broker.stop()
+    finally:
+        await client.config_set("maxmemory", "0")
+        await client.config_set("appendfsync", "everysec")
+        await client.aclose()
+
+
+async def test_retention_by_count(url: str) -> None:
+    """A channel keeps at least its newest `kept_count`, and what is gone is said."""
+    broker = RedisBroker(url, kept_count=100)
+    await broker.start(Recorder(), "n1")
+    await asyncio.gather(*(broker.publish(THREAD, b"1") for _ in range(1_000)))
+    page = await broker.history(THREAD)
+    assert 100 <= len(page.publications) <= 300
+    assert page.publications[-1].offset == 1_000
+    assert not (await broker.history(THREAD, since=Position(0, page.top.epoch))).complete
+    await broker.stop()
+
+
+async def test_idle_logs_go_and_their_position_stays(url: str) -> None:
+    """After `kept_age_s` without a publication the log is empty and goes on counting."""
+    broker = RedisBroker(url, kept_age_s=1)
+    await broker.start(Recorder(), "n1")
+    placed = await broker.publish(THREAD, b"1")
+    for _ in range(200):
+        if not (await broker.history(THREAD)).publications:
+            break
+        await asyncio.sleep(0.05)
+    assert (await broker.history(THREAD)).publications == []
+    assert (await broker.history(THREAD, limit=0)).top == Position(1, placed.epoch)
+    assert not (await broker.history(THREAD, since=Position(0, placed.epoch))).complete
+    assert (await broker.history(THREAD, since=Position(1, placed.epoch))).complete
+    assert (await broker.publish(THREAD, b"2")).offset == 2
+    await broker.stop()
+
+
+async def test_members_that_did_not_come_again(url: str) -> None:
+    """Who has expired is not listed, and their leaving is told."""
+    recorder = Recorder()
+    broker = RedisBroker(url)
+    await broker.start(recorder, "n1")
+    broker.subscribe(THREAD)
+    await broker.history(THREAD, limit=0)
+    await broker._on_presence("JOIN", THREAD, "c1", b'{"client":"c1","user":"u1"}', 0)
+    assert await broker.members(THREAD) == {}
+    await broker.join(THREAD, Member("c2", "u2"))
+    await recorder.until(lambda: len(recorder.presences) >= 2)
+    assert recorder.presences[-1] == (THREAD, "c2", True)
+    await broker.stop()
+
+
+async def test_dropped_connections_are_renewed(url: str) -> None:
+    """The server cuts every connection: publishing goes on, and the handler is told to re-read."""
+    recorder = Recorder()
+    broker = RedisBroker(url)
+    await broker.start(recorder, "n1")
+    broker.subscribe(THREAD)
+    await broker.publish(THREAD, b"1")
+    await recorder.until(lambda: bool(recorder.seen))
+    client = connect(parse_address(url))
+    await client.execute_command("CLIENT", "KILL", "SKIPME", "yes", "TYPE", "normal")  # type: ignore[no-untyped-call]
+    await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
+    assert (await broker.publish(THREAD, b"2")).offset == 2
+    await recorder.until(lambda: bool(recorder.resyncs))
+    assert (await broker.publish(THREAD, b"3")).offset == 3
+    await recorder.until(lambda: any(p.offset == 3 for p in recorder.of(THREAD)))
+    await client.aclose()
+    await broker.stop()
+
+
+async def test_full_queue_and_refusals(valkey_server: ValkeyServer, url: str) -> None:
+    """Beyond the bound a publish fails at once; a server without memory refuses, and then works again."""
+    broker = RedisBroker(url)
+    await broker.start(Recorder(), "n1")
+    broker._appender._max_pending = 10
+    outcomes = await asyncio.gather(
+        *(broker.publish(THREAD, b"1") for _ in range(15)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 5
+    client = connect(parse_address(url))
+    try:
+        await client.config_set("maxmemory", "1")
+        with pytest.raises(DependencyError, match="no memory"):
+            await broker.publish(THREAD, b"2")
+    finally:
+        await client.config_set("maxmemory", "0")
+        await client.aclose()
+    assert (await broker.publish(THREAD, b"3")).offset == 11
+    await broker.stop()
