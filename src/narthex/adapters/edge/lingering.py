@@ -8,10 +8,18 @@ still sends is thrown away; past the bytes reading stops, so that a flood costs 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from narthex.adapters.edge.edge import Edge
+from narthex.adapters.edge.deadlines import Deadlines
+from narthex.adapters.edge.limits import EdgeLimits
+
+
+class Shared(Protocol):
+    """What of `edge.Edge` matters here: bounds, deadlines, the count of open connections."""
+
+    deadlines: Deadlines
+    limits: EdgeLimits
+    open: int
 
 
 class Lingering(asyncio.Protocol):
@@ -19,7 +27,7 @@ class Lingering(asyncio.Protocol):
 
     __slots__ = ("_edge", "_left", "_transport", "due")
 
-    def __init__(self, edge: Edge, transport: asyncio.Transport) -> None:
+    def __init__(self, edge: Shared, transport: asyncio.Transport) -> None:
         self._edge = edge
         self._transport = transport
         self._left = edge.limits.linger_bytes
@@ -49,7 +57,7 @@ class Lingering(asyncio.Protocol):
         self._transport.abort()
 
 
-def linger(edge: Edge, transport: asyncio.Transport, *, eof: bool = False) -> None:
+def linger(edge: Shared, transport: asyncio.Transport, *, eof: bool = False) -> None:
     """Send FIN after what is written, wait for the peer's, and give up after `linger_s`.
 
     The calling protocol has left `Edge.deadlines`, and is told nothing more: the count of open connections

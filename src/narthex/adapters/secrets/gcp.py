@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from narthex.adapters.secrets.value import GCP_SCHEME
 from narthex.errors import ConfigError
 
 READ_TIMEOUT_S: Final = 10.0  # start-up is waiting; Cloud Run's own start deadline is minutes
 _NAME: Final = re.compile(r"^projects/[^/\s]+(/locations/[^/\s]+)?/secrets/[^/\s]+(/versions/[^/\s]+)?$")
+
+GCP_SCHEME: Final = "gcp-secret://"
 
 
 def read_gcp(reference: str, *, client: Any = None, timeout_s: float = READ_TIMEOUT_S) -> str:

@@ -6,9 +6,8 @@ Rules: what begins with `gcp-secret://` is a name, everything else is the secret
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-GCP_SCHEME: Final = "gcp-secret://"
+from narthex.adapters.secrets.gcp import GCP_SCHEME, read_gcp
 
 SecretReader = Callable[[str], str]
 """Reads a secret by its name; raises ConfigError with one problem, a sentence without the secret."""
@@ -27,7 +26,5 @@ def read_value(value: str, gcp: SecretReader | None = None) -> str:
     if not value.startswith(GCP_SCHEME):
         return value
     if gcp is None:
-        from narthex.adapters.secrets.gcp import read_gcp
-
         return read_gcp(value)
     return gcp(value)
