@@ -6,8 +6,11 @@ its own, deleted again within the same conversation: the deletion is the event t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from narthex.doctor.dialing import elapsed_ms
@@ -17,6 +20,8 @@ from narthex.doctor.observations import Attempt, Step
 
 THREAD_TITLE: Final = "narthex doctor"
 MAX_UNRELATED: Final = 200  # pushes of a busy user that may come before the one that is waited for
+
+Wanted = Callable[[dict[str, Any]], bool]
 
 
 class Failed(Exception):
@@ -31,6 +36,7 @@ class Wire:
         self.pushes: list[dict[str, Any]] = []
         self._timeout_s = timeout_s
         self._last = 0
+        self._lines: deque[str] = deque()  # of one message at most, which the socket bounds
 
     async def ask(self, **command: Any) -> dict[str, Any]:
         """Send one command and wait for its reply.
@@ -64,20 +70,34 @@ class Wire:
         publication: dict[str, Any] = found["push"]["pub"]
         return publication
 
-    async def _until(self, wanted: Any, otherwise: str) -> dict[str, Any]:
-        deadline = time.perf_counter() + self._timeout_s
+    async def publication(self, channel: str, deadline: float) -> dict[str, Any]:
+        """The next publication on a channel, by `deadline` of `time.perf_counter()`."""
+        for number, push in enumerate(self.pushes):
+            if push.get("channel") == channel:
+                return self.pushes.pop(number)
+        found = await self._until(
+            lambda frame: frame.get("push", {}).get("channel") == channel and "pub" in frame["push"],
+            f"no event on {channel.split(':', maxsplit=1)[0]}",
+            deadline,
+        )
+        publication: dict[str, Any] = found["push"]["pub"]
+        return publication
+
+    async def _until(self, wanted: Wanted, otherwise: str, deadline: float = 0.0) -> dict[str, Any]:
+        deadline = deadline or time.perf_counter() + self._timeout_s
         for _ in range(MAX_UNRELATED):
-            text = await self.socket.receive(max(0.0, deadline - time.perf_counter()))
-            if text is None:
-                raise Failed(self._end(otherwise))
-            for raw in text.splitlines():
-                frame = _decoded(raw)
+            while self._lines:
+                frame = _decoded(self._lines.popleft())
                 if not frame:
                     self.socket.send("{}")  # a ping of the protocol
                 elif wanted(frame):
                     return frame
                 elif isinstance(publication := frame.get("push", {}).get("pub"), dict):
-                    self.pushes.append(publication)
+                    self.pushes.append({**publication, "channel": frame["push"].get("channel", "")})
+            text = await self.socket.receive(max(0.0, deadline - time.perf_counter()))
+            if text is None:
+                raise Failed(self._end(otherwise))
+            self._lines.extend(text.splitlines())
         raise Failed(otherwise)
 
     def _end(self, otherwise: str) -> str:
@@ -102,6 +122,7 @@ class _Conversation:
         self._line = line
         self._address = address
         self._open: list[LiveSocket] = []
+        self._thread_id = ""
         self._began = time.perf_counter()
 
     async def run(self) -> None:
@@ -119,26 +140,29 @@ class _Conversation:
             if not channel:
                 return
             name = "event"
-            thread = await wire.rpc("thread.create", title=THREAD_TITLE)
+            self._thread_id = thread_id_of(await wire.rpc("thread.create", title=THREAD_TITLE))
             publication = await wire.notice("narthex.thread_created")
             self._done(name)
             name = "resume"
             wire.socket.abort()
-            await self._resume(channel, connected["subs"][channel], publication, _id_of(thread))
+            await self._resume(channel, connected["subs"][channel], publication)
             self._done(name)
         except (Failed, Refused) as error:
             text = self._line.secrets.scrub(str(error))
             self.steps.append(Step(name=name, ok=False, ms=elapsed_ms(self._began), detail=text))
 
     async def end(self) -> None:
+        if self._thread_id:
+            with contextlib.suppress(Failed, Refused):
+                other, _ = await self._connect()
+                await other.rpc("thread.delete", thread_id=self._thread_id)
         for socket in self._open:
             await socket.leave()
 
-    async def _resume(
-        self, channel: str, subscription: dict[str, Any], publication: dict[str, Any], thread_id: str
-    ) -> None:
+    async def _resume(self, channel: str, subscription: dict[str, Any], publication: dict[str, Any]) -> None:
         other, _ = await self._connect()
-        await other.rpc("thread.delete", thread_id=thread_id)
+        await other.rpc("thread.delete", thread_id=self._thread_id)
+        self._thread_id = ""
         await other.notice("narthex.thread_deleted")
         position = {"recover": True, "offset": publication["offset"], "epoch": subscription.get("epoch", "")}
         wire, connected = await self._connect(subs={channel: position})
@@ -181,6 +205,7 @@ def _names(publication: dict[str, Any], name: str) -> bool:
     return isinstance(data, dict) and data.get("name") == name
 
 
-def _id_of(thread: dict[str, Any]) -> str:
+def thread_id_of(thread: dict[str, Any]) -> str:
+    """The id in the answer of `thread.create`."""
     inner = thread.get("thread", thread)
     return str(inner.get("id") or inner.get("thread_id") or "")

@@ -37,7 +37,7 @@ _MISSING: Final = (
 )
 _HTTP10: Final = re.compile(r"http/1\.0|http version|unsupported protocol", re.IGNORECASE)
 _ENGINE_IO: Final = re.compile(
-    r"transport unknown|bad handshake method|unsupported version of the protocols|invalid transport",
+    r"transport unknown|bad handshake method|unsupported version of the socket|unsupported version of the protocols|invalid transport",
     re.IGNORECASE,
 )
 _CLOUDFLARE: Final = {
@@ -62,6 +62,9 @@ def not_upgraded(view: View, made: Exchange) -> Finding:
         return found("cloudflare_error", status=made.status, which=_CLOUDFLARE[made.status])
     if made.status in _AWS:
         return found("aws_error", status=made.status, which=_AWS[made.status])
+    if view.plain is not None and _ENGINE_IO.search(view.plain.body):
+        said = short(str(problem_of(view.plain).get("message", "")) or view.plain.body, 60)
+        return found("socketio_server", status=made.status, detail=f"a plain GET says {said!r}")
     if 300 <= made.status < 400:
         return _redirect(view, made)
     return _RULES.get(made.status, _other)(view, made)
@@ -201,6 +204,8 @@ def _internal(view: View, made: Exchange) -> Finding:
         return found("daphne_denial", seconds=f"{made.first_byte_ms / 1000:.1f}")
     if made.body.strip() == "Internal Server Error" or narthex_code(made) == "internal":
         return found("exception_before_accept", ms=made.first_byte_ms)
+    if "internal server error" in made.body.lower() or not made.body:
+        return found("exception_before_accept", ms=made.first_byte_ms, sure="likely")
     return found("server_error", status=made.status, phrase=made.phrase, server=view.server)
 
 

@@ -1,0 +1,116 @@
+"""`narthex gate URL`: may what was just deployed take people? For pipelines.
+
+Not here: the checks (`narthex.doctor.gate`). Rules: under 60 s; exit 0 only when every check passed, 1 when one did
+not, 2 on wrong usage, 69 when nothing answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from narthex.cli.given import given_headers, given_token, seconds_of, usage
+from narthex.doctor import baseline
+from narthex.doctor.gate import GateOptions, GateReport, examine_gate
+from narthex.doctor.reports import harmless
+from narthex.doctor.target import Target, parse_target
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError
+
+Flag = Parameter(negative=(), show_default=False)
+
+
+def gate(
+    url: str,
+    *,
+    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True)] = "",
+    header: tuple[str, ...] = (),
+    expect_bypass: Literal["true", "false"] = "false",
+    text: str = "hello",
+    save: Path | None = None,
+    against: Path | None = None,
+    slower: float = 1.5,
+    allow_degraded: Annotated[bool, Flag] = False,
+    timeout: str = "5s",
+    ca_file: str = "",
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
+) -> int:
+    """Check a deployed narthex before it takes traffic. Under 60 s.
+
+    Exits 0 when every check passed, 1 when one did not, 69 when nothing answers.
+
+    Args:
+        url: wss://host, or wss://host/ws.
+        token: of a user that may chat; `-` reads it from stdin, `@FILE` from a file.
+        header: one more header, `Name: value`, such as X-E2E-Bypass-Key; repeat it for more.
+        expect_bypass: what auth_bypass_active must be.
+        text: what is said to the default agent, twice.
+        save: write the latencies as a baseline.
+        against: compare the latencies with this baseline.
+        slower: how many times slower than the baseline is too slow.
+        allow_degraded: let health `degraded` pass.
+        timeout: of each step.
+        ca_file: a root certificate to trust besides the system's.
+        as_json: for machines.
+    """
+    try:
+        target = parse_target(url)
+        options = GateOptions(
+            token=given_token(token),
+            headers=given_headers(header),
+            expect_bypass=expect_bypass == "true",
+            text=text,
+            allow_degraded=allow_degraded,
+            timeout_s=max(0.1, seconds_of("timeout", timeout)),
+            ca_file=ca_file,
+            against=baseline.load(against) if against else None,
+            factor=slower,
+        )
+        if not options.token and not options.headers:
+            raise ClientError(
+                "no_credential", "The gate needs a credential.", "Give --token, NARTHEX_TOKEN, or --header."
+            )
+        report = _examined(target, options, quiet=as_json)
+        if save is not None and report.ok:
+            baseline.save(save, report.url, report.version, report.figures)
+    except ClientError as error:
+        return usage(error)
+    print(_as_json(report) if as_json else _as_text(report))
+    if not report.reachable:
+        return EXIT_UNREACHABLE
+    return EXIT_OK if report.ok else EXIT_FINDINGS
+
+
+def _examined(target: Target, options: GateOptions, *, quiet: bool) -> GateReport:
+    def progress(step: str) -> None:
+        if not quiet and sys.stderr.isatty():
+            print(f"\r\x1b[K{step} …", end="", file=sys.stderr, flush=True)
+
+    report = asyncio.run(examine_gate(target, options, progress))
+    if not quiet and sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return report
+
+
+def _as_json(report: GateReport) -> str:
+    return json.dumps({"ok": report.ok, **msgspec.to_builtins(report)}, indent=2)
+
+
+def _as_text(report: GateReport) -> str:
+    failed = [check.name for check in report.checks if not check.ok]
+    verdict = f"closed: {', '.join(failed)}" if failed else "open: every check passed"
+    about = f"{report.url} {report.version} {report.environment}".strip()
+    lines = [f"gate {verdict} ({about}, {report.seconds:g} s)"]
+    width = max(len(check.name) for check in report.checks)
+    lines += [
+        f"  {'ok  ' if check.ok else 'FAIL'} {check.name:<{width}}  {harmless(check.detail)}"
+        for check in report.checks
+    ]
+    if failed:
+        lines.append(f"Why? narthex doctor {report.url}")
+    return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""`narthex probe URL`: a synthetic canary that never stops, for Prometheus or a log pipeline.
+
+Not here: a round (`narthex.doctor.canary`). Rules: rounds begin at a steady beat and never overlap; a round that
+fails is a result and no reason to stop; ends on SIGTERM, SIGINT or after `--count` rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from narthex.cli.given import given_headers, given_token, seconds_of, usage
+from narthex.doctor import canary
+from narthex.doctor.target import Target, parse_target
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
+
+
+def probe(
+    url: str,
+    *,
+    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True)] = "",
+    header: tuple[str, ...] = (),
+    every: str = "30s",
+    count: int = 0,
+    prometheus: Path | None = None,
+    timeout: str = "5s",
+    ca_file: str = "",
+) -> int:
+    """Check a narthex again and again; one JSON line a round, or a Prometheus textfile.
+
+    With --count exits 1 when a round failed.
+
+    Args:
+        url: wss://host, or wss://host/ws.
+        token: of a user made for this; it makes and deletes one thread a round. `@FILE` is read anew each round.
+        header: one more header, `Name: value`; repeat it for more.
+        every: from the beginning of one round to that of the next.
+        count: stop after this many rounds; 0 goes on for ever.
+        prometheus: write this file for node_exporter's textfile collector instead of JSON lines.
+        timeout: of each step.
+        ca_file: a root certificate to trust besides the system's.
+    """
+    try:
+        # From a file it is read anew each round; from stdin there is only one.
+        source = token if token.startswith("@") else given_token(token)
+        given_token(source)
+        target = parse_target(url)
+        runner = _Runner(
+            target if target.path_given else msgspec.structs.replace(target, path="/ws"),
+            token=source,
+            headers=given_headers(header),
+            every_s=max(0.1, seconds_of("every", every)),
+            timeout_s=max(0.1, seconds_of("timeout", timeout)),
+            prometheus=prometheus,
+            ca_file=ca_file,
+        )
+    except ClientError as error:
+        return usage(error)
+    tally = asyncio.run(runner.run(count))
+    return EXIT_FINDINGS if tally.failed and count else EXIT_OK
+
+
+class _Runner:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        token: str,
+        headers: tuple[tuple[str, str], ...],
+        every_s: float,
+        timeout_s: float,
+        prometheus: Path | None,
+        ca_file: str,
+    ) -> None:
+        self._token = token
+        self._target = target
+        self._headers = headers
+        self._every_s = every_s
+        self._timeout_s = timeout_s
+        self._prometheus = prometheus
+        self._ca_file = ca_file
+        self._tally = canary.Tally()
+
+    async def run(self, count: int) -> canary.Tally:
+        """Go round until told to stop."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        done = 0
+        while not stop.is_set():
+            began = loop.time()
+            await self._round()
+            done += 1
+            if done == count:
+                break
+            try:
+                async with asyncio.timeout(max(0.0, began + self._every_s - loop.time())):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        return self._tally
+
+    async def _round(self) -> None:
+        seen = await canary.one_round(
+            self._target,
+            token=given_token(self._token),
+            headers=self._headers,
+            timeout_s=self._timeout_s,
+            ca_file=self._ca_file,
+        )
+        self._tally.add(seen)
+        if self._prometheus is None:
+            print(canary.as_json_line(seen, self._target.shown), flush=True)
+        else:
+            text = canary.as_prometheus(seen, self._tally, self._target.shown)
+            await asyncio.to_thread(canary.write_textfile, self._prometheus, text)

@@ -1,0 +1,150 @@
+"""A synthetic canary: the small check again and again, as Prometheus text or JSON lines.
+
+Not here: sleeping and files' places (`narthex.cli.probe`). Rules: a round is bounded by the time-outs of its steps
+and leaves nothing behind; counters only grow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from narthex.doctor import dialing
+from narthex.doctor.conversation import converse
+from narthex.doctor.exchanging import Line, Secrets, exchange
+from narthex.doctor.observations import Attempt, Step
+from narthex.doctor.target import Target
+
+STEPS: Final = ("dns", "tcp", "health", "handshake", "connect", "echo", "event", "resume")
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round: `failed` names the first step that failed; empty when all is well."""
+
+    at: float
+    steps: tuple[Step, ...]
+
+    @property
+    def failed(self) -> str:
+        """See the class."""
+        return next((step.name for step in self.steps if not step.ok), "")
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step worked."""
+        return bool(self.steps) and not self.failed
+
+
+class Tally(msgspec.Struct):
+    """What a canary has seen since it began."""
+
+    ok: int = 0
+    failed: int = 0
+    last_ok_at: float = 0.0
+
+    def add(self, seen: Round) -> None:
+        """Count a round."""
+        if seen.ok:
+            self.ok += 1
+            self.last_ok_at = seen.at
+        else:
+            self.failed += 1
+
+
+async def one_round(
+    target: Target,
+    *,
+    token: str = "",
+    headers: tuple[tuple[str, str], ...] = (),
+    timeout_s: float = 5.0,
+    ca_file: str = "",
+) -> Round:
+    """Check once; stops at the first step that fails. With no credential only up to the handshake."""
+    line = Line(target, Secrets(token, headers), timeout_s=timeout_s, ca_file=ca_file)
+    steps: list[Step] = []
+    at = time.time()
+    lookup = await dialing.look_up(target, timeout_s)
+    steps.append(Step(name="dns", ok=bool(lookup.addresses), ms=lookup.ms, detail=lookup.error))
+    if not lookup.addresses:
+        return Round(at=at, steps=tuple(steps))
+    dials = [await dialing.dial(target, address, timeout_s) for address in lookup.addresses]
+    good = [dialled for dialled in dials if dialled.outcome == "ok"]
+    steps.append(Step(name="tcp", ok=bool(good), ms=dials[0].ms, detail="" if good else dials[0].outcome))
+    if good:
+        await _talk(line, good[0].address, steps, credential=bool(token or headers))
+    return Round(at=at, steps=tuple(steps))
+
+
+async def _talk(line: Line, address: str, steps: list[Step], *, credential: bool) -> None:
+    path = line.target.beside("health")
+    health = await exchange(line, address, Attempt(name="health", upgrade=False, path=path))
+    detail = "" if health.status == 200 else f"HTTP {health.status}" if health.status else health.end
+    steps.append(Step(name="health", ok=not detail, ms=health.total_ms, detail=detail))
+    attempt = Attempt(name="handshake", credential="good" if credential else "none")
+    made = await exchange(line, address, attempt, settle_s=0.0)
+    # Without a credential a refusal with a reason is how it should be.
+    ok = made.opened or (not credential and made.status in (401, 403))
+    detail = "" if ok else f"HTTP {made.status}" if made.status else made.end
+    steps.append(Step(name="handshake", ok=ok, ms=made.first_byte_ms, detail=detail))
+    if ok and credential:
+        steps.extend(await converse(line, address))
+
+
+def as_json_line(seen: Round, url: str) -> str:
+    """One line for a log pipeline."""
+    line: dict[str, Any] = {
+        "at": round(seen.at, 3),
+        "url": url,
+        "ok": seen.ok,
+        "failed": seen.failed,
+        "ms": {step.name: step.ms for step in seen.steps},
+    }
+    if seen.failed:
+        line["detail"] = next(step.detail for step in seen.steps if not step.ok)
+    return json.dumps(line)
+
+
+def as_prometheus(seen: Round, tally: Tally, url: str) -> str:
+    """The text for node_exporter's textfile collector."""
+    label = f'url="{_escaped(url)}"'
+    lines = [
+        "# HELP narthex_probe_success Whether the last round of the canary worked.",
+        "# TYPE narthex_probe_success gauge",
+        f"narthex_probe_success{{{label}}} {int(seen.ok)}",
+        "# HELP narthex_probe_step_success Whether a step of the last round worked; absent when not reached.",
+        "# TYPE narthex_probe_step_success gauge",
+        *(f'narthex_probe_step_success{{{label},step="{step.name}"}} {int(step.ok)}' for step in seen.steps),
+        "# HELP narthex_probe_step_seconds How long a step of the last round took.",
+        "# TYPE narthex_probe_step_seconds gauge",
+        *(
+            f'narthex_probe_step_seconds{{{label},step="{step.name}"}} {step.ms / 1000:.6f}'
+            for step in seen.steps
+        ),
+        "# HELP narthex_probe_rounds_total Rounds since the canary began.",
+        "# TYPE narthex_probe_rounds_total counter",
+        f'narthex_probe_rounds_total{{{label},result="ok"}} {tally.ok}',
+        f'narthex_probe_rounds_total{{{label},result="failed"}} {tally.failed}',
+        "# HELP narthex_probe_last_success_timestamp_seconds When a round last worked; 0 for never.",
+        "# TYPE narthex_probe_last_success_timestamp_seconds gauge",
+        f"narthex_probe_last_success_timestamp_seconds{{{label}}} {tally.last_ok_at:.3f}",
+        "# HELP narthex_probe_last_round_timestamp_seconds When the last round began.",
+        "# TYPE narthex_probe_last_round_timestamp_seconds gauge",
+        f"narthex_probe_last_round_timestamp_seconds{{{label}}} {seen.at:.3f}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_textfile(file: Path, text: str) -> None:
+    """Replace the file in one step: a collector must never read half of it."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")

@@ -1,0 +1,288 @@
+"""The deploy gate: is what was just deployed fit for people? Checks of a narthex, each with a reason.
+
+Not here: printing (`narthex.cli.gate`), why something is wrong (`diagnosis`; the gate says `narthex doctor`).
+Rules: every check is about something that the deployed system said; all of it within one deadline under 60 s; what
+could not be checked has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from narthex.doctor import baseline, dialing
+from narthex.doctor.conversation import Failed, Wire
+from narthex.doctor.exchanging import Line, Secrets, exchange
+from narthex.doctor.live import Refused, open_socket
+from narthex.doctor.observations import Attempt, Exchange
+from narthex.doctor.runs import Session, follow_run
+from narthex.doctor.target import Target
+
+DEADLINE_S: Final = 55.0  # under the minute that pipelines are promised
+ECHOES: Final = 20
+HANDSHAKES: Final = 3
+
+Progress = Callable[[str], None]
+
+
+class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What is expected.
+
+    Attributes:
+        expect_bypass: what `auth_bypass_active` must be.
+        text: what is said to the agent.
+        allow_degraded: whether health `degraded` passes.
+        factor: how many times slower than the baseline is too slow.
+    """
+
+    token: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    expect_bypass: bool = False
+    text: str = "hello"
+    allow_degraded: bool = False
+    timeout_s: float = 5.0
+    ca_file: str = ""
+    against: baseline.Baseline | None = None
+    factor: float = 1.5
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One check: `detail` says what was seen."""
+
+    name: str
+    ok: bool
+    detail: str
+    ms: float = 0.0
+
+
+class GateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All checks, and the figures that a baseline is made of."""
+
+    url: str
+    reachable: bool
+    checks: tuple[Check, ...]
+    figures: dict[str, float]
+    version: str = ""
+    environment: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether all passed."""
+        return bool(self.checks) and all(check.ok for check in self.checks)
+
+
+async def examine_gate(
+    target: Target, options: GateOptions, progress: Progress = lambda _: None
+) -> GateReport:
+    """Run every check; never raises for what the deployed system does."""
+    gate = _Gate(target, options, progress)
+    began = time.perf_counter()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await gate.run()
+    except TimeoutError:
+        gate.note("deadline", False, f"not done within {DEADLINE_S:g} s")
+    return gate.report(round(time.perf_counter() - began, 2))
+
+
+class _Gate:
+    def __init__(self, target: Target, options: GateOptions, progress: Progress) -> None:
+        if not target.path_given:
+            target = msgspec.structs.replace(target, path="/ws")
+        self.target = target
+        self.options = options
+        self.progress = progress
+        self.line = Line(
+            target,
+            Secrets(options.token, options.headers),
+            timeout_s=options.timeout_s,
+            ca_file=options.ca_file,
+        )
+        self.address = ""
+        self.checks: list[Check] = []
+        self.figures: dict[str, float] = {}
+        self.health: dict[str, Any] = {}
+        self._began = time.perf_counter()
+
+    def report(self, seconds: float) -> GateReport:
+        return GateReport(
+            url=self.target.shown,
+            reachable=bool(self.address),
+            checks=tuple(self.checks),
+            figures=self.figures,
+            version=str(self.health.get("version", "")),
+            environment=str(self.health.get("environment", "")),
+            seconds=seconds,
+        )
+
+    def note(self, name: str, ok: bool, detail: str) -> None:
+        self.checks.append(
+            Check(
+                name=name, ok=ok, detail=self.line.secrets.scrub(detail), ms=dialing.elapsed_ms(self._began)
+            )
+        )
+        self._began = time.perf_counter()
+
+    async def run(self) -> None:
+        if not await self._reach():
+            return
+        for name, check in (
+            ("health", self._health),
+            ("auth_bypass_active", self._bypass),
+            ("refused without a token", self._refused),
+            ("bad token refused", self._bad_token),
+            ("admitted with the token", self._admitted),
+            ("run", self._run),
+            ("drop and resume", self._resume),
+        ):
+            self.progress(name)
+            await self._checked(name, check)
+        self._compare()
+
+    async def _checked(self, name: str, check: Callable[[], Awaitable[tuple[bool, str]]]) -> None:
+        self._began = time.perf_counter()
+        try:
+            ok, detail = await check()
+        except (Failed, Refused) as error:
+            ok, detail = False, str(error)
+        self.note(name, ok, detail)
+
+    async def _reach(self) -> bool:
+        lookup = await dialing.look_up(self.target, self.options.timeout_s)
+        for address in lookup.addresses:
+            dialled = await dialing.dial(self.target, address, self.options.timeout_s)
+            if dialled.outcome == "ok":
+                self.address = address
+                return True
+        detail = lookup.error or "no address takes a connection"
+        self.note("reachable", False, f"{detail}: narthex doctor says why")
+        return False
+
+    # -- what it says -------------------------------------------------------------------------------------------
+
+    async def _get(self, name: str) -> tuple[Exchange, dict[str, Any]]:
+        path = self.target.beside(name)
+        made = await exchange(self.line, self.address, Attempt(name=name, upgrade=False, path=path))
+        try:
+            found = json.loads(made.body)
+        except ValueError:
+            found = {}
+        return made, found if isinstance(found, dict) else {}
+
+    async def _health(self) -> tuple[bool, str]:
+        made, self.health = await self._get("health")
+        status = self.health.get("status")
+        failing = [
+            name
+            for name, check in self.health.get("checks", {}).items()
+            if isinstance(check, dict) and check.get("status") != "healthy"
+        ]
+        detail = f"HTTP {made.status or made.end}, {status or 'no status'}"
+        if failing:
+            detail += f": {', '.join(failing)}"
+        good = status == "healthy" or (status == "degraded" and self.options.allow_degraded)
+        return made.status == 200 and good, detail
+
+    async def _bypass(self) -> tuple[bool, str]:
+        e2e = self.health.get("e2e_testing")
+        active = e2e.get("auth_bypass_active") if isinstance(e2e, dict) else None
+        if not isinstance(active, bool):
+            return False, "health does not say"
+        expected = self.options.expect_bypass
+        reason = e2e.get("reason", "") if isinstance(e2e, dict) else ""
+        detail = f"{_word(active)}, expected {_word(expected)}" + (f" ({reason})" if reason else "")
+        return active is expected, detail
+
+    # -- who gets in --------------------------------------------------------------------------------------------
+
+    async def _refused(self) -> tuple[bool, str]:
+        made = await exchange(self.line, self.address, Attempt(name="no token"), settle_s=0.2)
+        if made.status in (401, 403):
+            return True, f"HTTP {made.status}"
+        if not made.accepted:
+            return False, f"expected a refusal with a reason, got {made.status or made.end}"
+        _, config = await self._get("config")
+        if config.get("guests") is True and config.get("environment") in ("development", "testing"):
+            return True, "guests are admitted here by configuration"
+        return await self._inert()
+
+    async def _inert(self) -> tuple[bool, str]:
+        """A socket that was upgraded without a credential must be able to do nothing."""
+        socket = await open_socket(self.line, self.address, Attempt(name="no token"))
+        try:
+            wire = Wire(socket, self.line.timeout_s)
+            await wire.ask(connect={})
+        except Failed as error:
+            return True, f"upgraded and inert: {error}"
+        finally:
+            await socket.leave()
+        return False, "a socket without a credential was connected"
+
+    async def _bad_token(self) -> tuple[bool, str]:
+        made = await exchange(self.line, self.address, Attempt(name="bad token", credential="bad"))
+        if made.status == 401:
+            return True, "HTTP 401"
+        return False, f"a made-up token got {made.status or made.end}, not 401"
+
+    async def _admitted(self) -> tuple[bool, str]:
+        session = Session(self.line, self.address)
+        try:
+            times = []
+            for _ in range(HANDSHAKES):
+                began = time.perf_counter()
+                wire = await session.connect()
+                times.append(dialing.elapsed_ms(began))
+            self.figures["connect_ms"] = round(statistics.median(times), 2)
+            echoes = []
+            for number in range(ECHOES):
+                began = time.perf_counter()
+                if (await wire.rpc("echo", number=number)).get("number") != number:
+                    return False, "an echo came back changed"
+                echoes.append(dialing.elapsed_ms(began))
+            self.figures["echo_ms"] = round(statistics.median(echoes), 2)
+        finally:
+            await session.end()
+        return True, f"connected in {self.figures['connect_ms']:g} ms, echo {self.figures['echo_ms']:g} ms"
+
+    # -- what it does -------------------------------------------------------------------------------------------
+
+    async def _run(self) -> tuple[bool, str]:
+        return await self._followed(drop=False)
+
+    async def _resume(self) -> tuple[bool, str]:
+        return await self._followed(drop=True)
+
+    async def _followed(self, *, drop: bool) -> tuple[bool, str]:
+        session = Session(self.line, self.address)
+        try:
+            seen = await follow_run(session, self.options.text, drop=drop, timeout_s=20.0)
+        finally:
+            await session.end()
+        if not drop:
+            self.figures["first_event_ms"] = seen.first_event_ms
+            self.figures["run_ms"] = seen.total_ms
+        if not seen.complete:
+            return False, f"not whole: {seen.reason}"
+        if seen.outcome != "success":
+            return False, f"the run ended with {seen.outcome}"
+        return True, f"{seen.events} events, digest proved, {seen.total_ms:g} ms"
+
+    def _compare(self) -> None:
+        if self.options.against is None:
+            return
+        self._began = time.perf_counter()
+        slow = baseline.slower(self.figures, self.options.against, self.options.factor)
+        missing = sorted(set(self.options.against.figures) - set(self.figures))
+        detail = "; ".join([*slow, *(f"{name} was not measured" for name in missing)])
+        self.note("latency", not detail, detail or f"within {self.options.factor:g} × the baseline")
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
