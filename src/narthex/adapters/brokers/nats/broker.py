@@ -24,6 +24,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
+from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.nats.appending import Appender
 from narthex.adapters.brokers.nats.codec import Batch, Notice, decode_live, encode, token
 from narthex.adapters.brokers.nats.connection import connect, parse_address
@@ -137,9 +138,7 @@ class NatsBroker:
         """Let publishes finish or fail, then disconnect; idempotent."""
         self._stopping = True
         await self._appender.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         self._tasks = []
         await self._disconnect()
 

@@ -19,6 +19,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.redis import scripts
 from narthex.adapters.brokers.redis.appending import Appender
 from narthex.adapters.brokers.redis.connection import (
@@ -145,8 +146,7 @@ class RedisBroker:
         self._stopping = True
         await self._appender.stop()
         if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            await end(self._listening)
             self._listening = None
         await self._disconnect()
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.redis.connection import FAULTS
 
 READ_S: Final = 5.0
@@ -103,8 +104,7 @@ class Listener:
                 self._take(message)
             following.result()
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            await end(following)
 
     async def _follow(self, pubsub: PubSub) -> None:
         while True:
