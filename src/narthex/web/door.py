@@ -20,8 +20,10 @@ from narthex.web.auth import RequestFacts
 from narthex.web.fallbacks import head_of
 
 CORS_MAX_AGE_S: Final = 600  # Chromium caps at 7200; a changed setting should reach pages within minutes
-CORS_HEADERS: Final = "authorization, content-type, traceparent, x-e2e-bypass-key, x-e2e-test-run"
-CORS_EXPOSED: Final = "retry-after, www-authenticate"
+CORS_HEADERS: Final = (
+    "authorization, content-type, last-event-id, traceparent, x-e2e-bypass-key, x-e2e-test-run"
+)
+CORS_EXPOSED: Final = "retry-after, www-authenticate, narthex-run, narthex-thread"
 
 
 class HttpDoor:

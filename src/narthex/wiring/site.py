@@ -32,6 +32,7 @@ from narthex.app.sign_in import SignIn
 from narthex.web import e2e, pages, preflight, tickets
 from narthex.web.access import Access
 from narthex.web.api import ServerApi
+from narthex.web.agui import AguiSite
 from narthex.web.auth import AuthSite
 from narthex.web.door import HttpDoor
 from narthex.web.fallbacks import Fallbacks
@@ -76,6 +77,7 @@ class Site:
                 *self._auth_routes(keys),
                 *self._api().routes(),
                 *pages.routes(),
+                *AguiSite(parts.door, self.http, parts.services, parts.store, parts.broker).routes(),
             ],
             exception_handlers=exception_handlers(parts.report_bug),
         )

@@ -100,6 +100,11 @@ class RunEngine(RunRequests):
     async def open(self) -> None:
         """Begin to claim runs. Broker and store must have started."""
         self._loops.start()
+    @property
+    def limits(self) -> RunLimits:
+        """The bounds of every run."""
+        return self._services.limits
+
 
     async def drain(self, grace_s: float) -> None:
         """Stop claiming; let runs finish for `grace_s`; hand restartable ones over, end the others, and give

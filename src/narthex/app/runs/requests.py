@@ -93,7 +93,7 @@ class RunRequests:
         return {"run_id": run_id, "state": str(run.state)}
 
     async def resume(
-        self, identity: Identity, run_id: str, interrupt_id: str, payload: Any
+        self, identity: Identity, run_id: str, interrupt_id: str, payload: Any, *, dismissed: bool = False
     ) -> dict[str, Any]:
         """Answer an approval. Returns `{run_id}` of the run in which the agent goes on; the same one for every
         further answer, whatever its payload: the first answer counts.
@@ -101,6 +101,14 @@ class RunRequests:
         Raises:
             ClientError: `run_not_found` (404), `interrupt_not_found` (404), `interrupt_expired` (410),
                 `payload_invalid` (422).
+        Args:
+            identity: a member of the thread.
+            run_id: the run that asked.
+            interrupt_id: its question.
+            payload: the answer.
+            dismissed: nobody will answer (AG-UI's status `cancelled`): the new run ends cancelled at once, and
+                the agent with it.
+
         """
         services = self._services
         asked = await self._run_of(identity, run_id)
@@ -110,7 +118,7 @@ class RunRequests:
                 "interrupt_not_found", "There is no such question.", "See thread.get: interrupts.", number=404
             )
         if not interrupt.resume_run_id:
-            interrupt = await self._answer(identity, asked, interrupt, payload)
+            interrupt = await self._answer(identity, asked, interrupt, payload, dismissed=dismissed)
         return {"run_id": interrupt.resume_run_id, "answered_by": interrupt.answered_by}
 
     async def get(self, identity: Identity, run_id: str) -> dict[str, Any]:
@@ -167,10 +175,12 @@ class RunRequests:
             return execution.journal.log
         return (await read_back(self._services, run))[0]
 
-    async def _answer(self, identity: Identity, asked: Run, interrupt: Interrupt, payload: Any) -> Interrupt:
+    async def _answer(
+        self, identity: Identity, asked: Run, interrupt: Interrupt, payload: Any, *, dismissed: bool
+    ) -> Interrupt:
         schema = msgspec.json.decode(interrupt.schema)
         fault = answer_fault(schema, payload)
-        if fault:
+        if fault and not dismissed:
             raise ClientError("payload_invalid", fault, "Answer as the question's schema says.", number=422)
         services = self._services
         now = services.now()
@@ -194,6 +204,7 @@ class RunRequests:
         )
         kept = await services.runs.answer_interrupt(
             asked.tenant,
+            cancel_requested_by=identity.subject if dismissed else "",
             interrupt.interrupt_id,
             by=identity.subject,
             payload=msgspec.json.encode(payload).decode(),

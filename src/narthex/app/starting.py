@@ -1,0 +1,97 @@
+"""A person's message that an agent shall answer: the one path behind RPC `run.start` and AG-UI over HTTP.
+
+Not here: how the request looked, the run itself (app/runs). Rule: the steps come in an order that makes a repeat
+after any crash give the same run and no second message: known already? → thread → message → run row.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from narthex.app.chat import TEXT_BYTES, Chat, derived_id
+from narthex.app.quotas import Quotas
+from narthex.app.runs.engine import RunEngine
+from narthex.domain.identity import Identity
+from narthex.errors import ClientError
+from narthex.ports.broker import Position
+from narthex.ports.runs import Run
+
+_TITLE_FROM_TEXT: Final = 60  # characters of the first message that name a thread begun by it
+
+
+class Started:
+    """A run that was begun or found.
+
+    Attributes:
+        queued: whether it waits behind another.
+        said_at: the channel's position after the person's message; None when the run was there already.
+    """
+
+    __slots__ = ("queued", "run", "said_at")
+
+    def __init__(self, run: Run, *, queued: bool, said_at: Position | None) -> None:
+        self.run = run
+        self.queued = queued
+        self.said_at = said_at
+
+
+async def start_run(
+    chat: Chat,
+    engine: RunEngine,
+    quotas: Quotas,
+    identity: Identity,
+    *,
+    text: str,
+    client_message_id: str,
+    thread_id: str | None = None,
+    agent: str | None = None,
+    create: bool = False,
+) -> Started:
+    """Say something in a thread and let an agent answer. Ids derive from the user and `client_message_id`.
+
+    Args:
+        chat: threads and messages.
+        engine: runs.
+        quotas: messages a minute.
+        identity: who says it.
+        text: what.
+        client_message_id: idempotency key, unique per user.
+        thread_id: where; None begins a thread.
+        agent: whom, by name; None for the mentioned or the default one.
+        create: begin the thread `thread_id` if there is none (its id must be the gateway's own making: thread
+            ids are one name space for all tenants).
+
+    Raises:
+        ClientError: `text_too_large` (413), `agent_not_found`, `thread_not_found` (404), `rate_limited`,
+            `queue_full` (429).
+    """
+    known = await chat.run_of_message(identity, client_message_id)
+    if known is not None:
+        return Started(known, queued=known.state == "queued", said_at=None)
+    bounded(text)
+    chosen = engine.choose(agent, text)
+    quotas.take_message(identity)
+    if thread_id is None:
+        thread_id = derived_id("thread", identity, client_message_id)
+        await chat.create(identity, _title(text), thread_id)
+    elif create:
+        await chat.create(identity, _title(text), thread_id)
+    else:
+        await chat.require(identity, thread_id)
+    message_id = derived_id("message", identity, client_message_id)
+    said_at = await chat.post(identity, thread_id, message_id, text)
+    run, queued = await engine.start(identity, thread_id, message_id, text, client_message_id, chosen.name)
+    return Started(run, queued=queued, said_at=said_at)
+
+
+def bounded(text: str) -> None:
+    """Refuse a text that is too long. Raises ClientError `text_too_large` (413)."""
+    if len(text.encode()) > TEXT_BYTES:
+        raise ClientError(
+            "text_too_large", f"The text is over {TEXT_BYTES // 1024} KB.", "Send it in parts.", number=413
+        )
+
+
+def _title(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _TITLE_FROM_TEXT else line[: _TITLE_FROM_TEXT - 1] + "…"

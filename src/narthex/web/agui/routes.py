@@ -1,0 +1,295 @@
+"""The routes of AG-UI over HTTP: who asks, what for, and the answer's status; the events are `stream`'s.
+
+Rules: admitted as an upgrade is, by the same gate and with a seat; a client's `threadId` is its name for a thread
+within its tenant; the same user message gives the same run, so that a repeat with `Last-Event-ID` goes on where the
+stream broke; leaving does not cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from narthex.app.chat import derived_id
+from narthex.app.connection import Connection
+from narthex.app.services import ConnectionServices
+from narthex.app.starting import start_run
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.refusals import Refusal
+from narthex.domain.runs import TERMINAL
+from narthex.errors import ClientError
+from narthex.ports.broker import Broker, Position
+from narthex.ports.edge import Deny, Gate
+from narthex.ports.runs import Run
+from narthex.ports.store import Store
+from narthex.protocol.replies import encode_json
+from narthex.web.agui.asked import RunAgentInput, answer_of, last_said, parse, position_of
+from narthex.web.agui.capabilities import capabilities
+from narthex.web.agui.stream import Ended, RunStream
+from narthex.web.door import HttpDoor
+from narthex.web.fallbacks import head_of
+from narthex.web.problems import client_error, problem
+
+MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
+STARTS_WITHIN_S: Final = 10.0  # as any command (app/services)
+_ADMITTED_AS: Final = "/connection/sse"  # the gate's name of what this is: a stream of server-sent events
+Work = Callable[[Connection, Identity], Awaitable[tuple[Run, Position]]]
+
+
+class AguiSite:
+    """See the module.
+
+    Args:
+        gate: admits.
+        http: CORS, and who asks for the list of agents.
+        services: chat, runs and quotas.
+        store: runs and threads.
+        broker: where the log stands.
+    """
+
+    def __init__(
+        self, gate: Gate, http: HttpDoor, services: ConnectionServices, store: Store, broker: Broker
+    ) -> None:
+        self._gate = gate
+        self._http = http
+        self._services = services
+        self._store = store
+        self._broker = broker
+
+    def routes(self) -> list[BaseRoute]:
+        """Starlette routes."""
+        return [
+            Route("/agui", self._agents, methods=["GET"]),
+            Route("/agui/{agent}", self._one, methods=["GET"]),
+            Route("/agui/{agent}", self._run, methods=["POST"]),
+            Route("/agui/{agent}", self._preflight, methods=["OPTIONS"]),
+            Route("/agui/{agent}/runs/{run_id}", self._follow, methods=["GET"]),
+            Route("/agui/{agent}/runs/{run_id}", self._preflight, methods=["OPTIONS"]),
+        ]
+
+    # -- what there is -------------------------------------------------------------------------------------
+
+    async def _agents(self, request: Request) -> Response:
+        """Every agent with its capabilities, the default one first."""
+        found = await self._http.person(request)
+        if isinstance(found, Refusal):
+            return self._refused(request, found)
+        return self._json(
+            request, {"agents": [self._described(name) for name in self._services.engine.agents]}
+        )
+
+    async def _one(self, request: Request) -> Response:
+        """One agent's capabilities."""
+        found = await self._http.person(request)
+        if isinstance(found, Refusal):
+            return self._refused(request, found)
+        try:
+            return self._json(request, self._described(self._agent(request)))
+        except ClientError as fault:
+            return self._failed(request, fault)
+
+    def _described(self, name: str) -> dict[str, object]:
+        agent = self._services.engine.agents[name]
+        return {
+            "name": name,
+            "description": agent.description,
+            "url": f"/agui/{name}",
+            "capabilities": capabilities(agent, self._services.engine.limits.run_deadline_s),
+        }
+
+    def _agent(self, request: Request) -> str:
+        """The agent in the path. Raises ClientError `agent_not_found` (404)."""
+        return self._services.engine.choose(request.path_params["agent"], "").name
+
+    async def _preflight(self, request: Request) -> Response:
+        return self._http.cors_preflight(request, ("GET", "POST"))
+
+    # -- runs ----------------------------------------------------------------------------------------------
+
+    async def _run(self, request: Request) -> Response:
+        """POST: begin a run, or find it, and stream it."""
+
+        async def begin(_: Connection, identity: Identity) -> tuple[Run, Position]:
+            asked = parse(await _body(request))
+            agent = self._agent(request)
+            thread_id, create = await self._thread(identity, asked.thread_id)
+            if asked.resume:
+                return await self._resumed(identity, asked, thread_id)
+            said = last_said(asked)
+            started = await start_run(
+                self._services.chat,
+                self._services.engine,
+                self._services.quotas,
+                identity,
+                text=said.text,
+                client_message_id=derived_id("agui", identity, f"{thread_id}\x00{said.message_id}"),
+                thread_id=thread_id,
+                agent=agent,
+                create=create,
+            )
+            if started.said_at is not None:
+                return started.run, started.said_at
+            return await self._found(identity, started.run.run_id)
+
+        return await self._streamed(request, begin)
+
+    async def _follow(self, request: Request) -> Response:
+        """GET: stream a run of theirs, as EventSource can ask for it."""
+
+        async def find(_: Connection, identity: Identity) -> tuple[Run, Position]:
+            return await self._found(identity, request.path_params["run_id"])
+
+        return await self._streamed(request, find)
+
+    async def _thread(self, identity: Identity, name: str) -> tuple[str, bool]:
+        """The thread that a client's `threadId` names, and whether it may have to be made.
+
+        A thread of the tenant that has this very id is meant (404 unless it is theirs). Any other name is mapped
+        into the tenant, because the ids of threads are one name space for all tenants.
+        """
+        if await self._store.threads.get(identity.tenant, name) is not None:
+            await self._services.chat.require(identity, name)
+            return name, False
+        text = f"agui-thread\x00{identity.tenant}\x00{name}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32], True
+
+    async def _resumed(
+        self, identity: Identity, asked: RunAgentInput, thread_id: str
+    ) -> tuple[Run, Position]:
+        """Answer an interrupt of the thread; the run in which its agent goes on."""
+        entry = answer_of(asked)
+        assert entry is not None
+        interrupt = await self._store.runs.interrupt(identity.tenant, entry.interrupt_id)
+        if interrupt is None or interrupt.thread_id != thread_id:
+            raise ClientError(
+                "interrupt_not_found", "There is no such question in the thread.", "Look again.", number=404
+            )
+        answered = await self._services.engine.resume(
+            identity,
+            interrupt.run_id,
+            entry.interrupt_id,
+            entry.payload,
+            dismissed=entry.status == "cancelled",
+        )
+        return await self._found(identity, str(answered["run_id"]))
+
+    async def _found(self, identity: Identity, run_id: str) -> tuple[Run, Position]:
+        """A run of theirs, and a position before its first event. The order of the reads makes it true: what has
+        not begun when the row is read begins after the position that was read before.
+        """
+        run = await self._store.runs.get(identity.tenant, run_id)
+        if run is None or await self._services.chat.role(identity, run.thread_id) is None:
+            raise ClientError("run_not_found", "There is no such run for you.", "Look again.", number=404)
+        key = channel_key(run.tenant, thread_channel(run.thread_id))
+        top = (await self._broker.history(key, limit=0)).top
+        run = await self._store.runs.get(identity.tenant, run_id) or run
+        if run.started_at:
+            return run, Position(run.start_offset, "")
+        return run, Position(0, "") if run.state in TERMINAL else top
+
+    # -- streaming -----------------------------------------------------------------------------------------
+
+    async def _streamed(self, request: Request, work: Work) -> Response:
+        """Admit, work, and answer with the run's stream, or with why not."""
+        decision = self._gate.decide(msgspec.structs.replace(head_of(request), path=_ADMITTED_AS))
+        if isinstance(decision, Awaitable):
+            decision = await decision
+        if isinstance(decision, Deny):
+            return self._refused(request, decision.refusal, decision.trace_id)
+        connection = decision.receiver
+        assert isinstance(connection, Connection)  # the gate's route makes them
+        stream = RunStream(connection)
+        try:
+            answer = await self._begun(request, stream, work)
+        except BaseException:
+            stream.close()
+            raise
+        if not isinstance(answer, _Streaming):
+            stream.close()
+        return answer
+
+    async def _begun(self, request: Request, stream: RunStream, work: Work) -> Response:
+        seed = stream.connection.seed
+        identity = seed.identity
+        if identity is None or identity.identity_class is IdentityClass.PROBE:
+            expired = seed.admit.inert == "expired"
+            return self._refused(request, Refusal(code="token_expired" if expired else "auth_required"))
+        try:
+            async with asyncio.timeout(STARTS_WITHIN_S):
+                await stream.connect()
+                run, since = await work(stream.connection, identity)
+                last = request.headers.get("last-event-id")
+                await stream.join(thread_channel(run.thread_id), position_of(last) if last else since)
+        except ClientError as fault:
+            return self._failed(request, fault)
+        except (Ended, TimeoutError):
+            return self._refused(request, Refusal(code="overloaded", retry_after_s=1))
+
+        async def is_over() -> bool:
+            kept = await self._store.runs.get(run.tenant, run.run_id)
+            return kept is None or kept.state in TERMINAL
+
+        headers = {
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+            "Narthex-Thread": run.thread_id,
+            "Narthex-Run": run.run_id,
+            **self._http.cors(request),
+        }
+        return _Streaming(
+            stream.events(run.run_id, over=run.state in TERMINAL, is_over=is_over), headers, stream.close
+        )
+
+    # -- answers -------------------------------------------------------------------------------------------
+
+    def _json(self, request: Request, value: object) -> Response:
+        headers = {"Cache-Control": "no-store", **self._http.cors(request)}
+        return Response(encode_json(value), media_type="application/json", headers=headers)
+
+    def _refused(self, request: Request, refusal: Refusal, trace_id: str = "") -> Response:
+        return problem(refusal, trace_id, headers=self._http.cors(request))
+
+    def _failed(self, request: Request, fault: ClientError) -> Response:
+        response = client_error(fault)
+        response.headers.update(self._http.cors(request))
+        return response
+
+
+class _Streaming(StreamingResponse):
+    """A streamed answer that gives its connection up however it ends, also when the client left before it began."""
+
+    def __init__(
+        self, events: AsyncIterator[bytes], headers: dict[str, str], on_end: Callable[[], None]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+
+
+async def _body(request: Request) -> bytes:
+    """The body. Raises ClientError `body_too_large` (413)."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise ClientError(
+                "body_too_large",
+                "The body is over 1 MB.",
+                "Send fewer messages: the gateway has the rest.",
+                number=413,
+            )
+    return bytes(raw)
