@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from narthex.protocol import codes
-from narthex.protocol.session import NEVER, Phase, Session, SessionFault, SessionLimits
+from narthex.protocol.session import (
+    LIFE_SLACK_S,
+    LIFE_STEP_S,
+    NEVER,
+    Phase,
+    Session,
+    SessionFault,
+    SessionLimits,
+)
 
 LIMITS = SessionLimits(
     ping_every_s=25, pong_within_s=10, silence_s=10, expiry_grace_s=25, commands_per_s=60, command_burst=120
@@ -107,6 +115,33 @@ def test_a_burst_is_throttled_then_a_flood_is_closed() -> None:
     assert [item.throttled for item in asked] == [False] * 119 + [True] * 120  # connect took one
     assert fault(session, ECHO).code == codes.TOO_MANY_COMMANDS.code
     assert live().receive(ECHO, 10)[0].throttled is False
+
+
+def test_a_life_that_is_over_is_ended_and_put_off_only_for_so_long() -> None:
+    """3011 at the end of `life_s`; a busy one gets a step at a time, all steps together 60 s."""
+    session = Session(SessionLimits(ping_every_s=1e6), 0)
+    session.receive(CONNECT, 0)
+    session.connected(0, life_s=100)
+    assert session.wake_at() == 100
+    assert session.due(99).disconnect is None
+    now = 100.0
+    while session.put_off(now):
+        assert session.due(now).disconnect is None
+        assert now < session.wake_at() <= min(now + LIFE_STEP_S, 100 + LIFE_SLACK_S)
+        now = session.wake_at()
+        assert session.due(now).disconnect is codes.FORCE_RECONNECT
+    assert now == 100 + LIFE_SLACK_S
+    assert codes.FORCE_RECONNECT.reconnect
+    assert live().wake_at() == LIMITS.ping_every_s  # without a life nothing but the ping is due
+
+
+def test_pongs_that_nobody_asked_for_are_a_flood() -> None:
+    """One frame can hold 20,000 of them; each costs as much as a command does."""
+    session = live()
+    for _ in range(100):
+        assert session.receive(b"{}", 0) == []
+    assert fault(live(), b"{}\n" * 241).code == 3013
+    assert fault(session, b"{}\n" * 141).code == 3013
 
 
 def test_nothing_comes_out_of_a_closed_session() -> None:

@@ -181,6 +181,23 @@ def test_a_remote_gateway_that_nobody_can_enter_is_warned_about() -> None:
     assert not load({}, with_issuer).warnings
 
 
+def test_agents_run_apart_only_on_shared_engines() -> None:
+    """A gateway that claims nothing, over a SQLite that no worker can open, would leave every run waiting."""
+    assert "NARTHEX_BROKER_URL" in problem({"NARTHEX_RUN_AGENTS": "0"})
+    assert "NARTHEX_STORE_URL" in problem({"NARTHEX_RUN_AGENTS": "0", "NARTHEX_BROKER_URL": "nats://n:4222"})
+    engines = {"NARTHEX_BROKER_URL": "nats://n:4222", "NARTHEX_STORE_URL": "postgresql://u:p@h/d"}
+    assert not load({}, engines | {"NARTHEX_RUN_AGENTS": "0"}).run_agents
+
+
+def test_sockets_are_rotated_where_the_platform_would_cut_them() -> None:
+    """3,300 s on Cloud Run, which cuts at 3,600 at the latest; elsewhere not at all; a number always counts."""
+    platform = {"K_SERVICE": "chat", "ENVIRONMENT": "staging", "NARTHEX_SINGLE_INSTANCE": "1"}
+    assert load({}, {}).socket_life_s() == 0
+    assert load({}, platform).socket_life_s() == 3_300
+    assert load({}, platform | {"NARTHEX_MAX_SOCKET_LIFE_S": "0"}).socket_life_s() == 0
+    assert load({}, {"NARTHEX_MAX_SOCKET_LIFE_S": "900"}).socket_life_s() == 900
+
+
 def test_the_policy_is_the_tables_row() -> None:
     """The published example: staging, detected by variable and key."""
     environ = {"ENVIRONMENT": "staging", "E2E_TEST_ENV": "staging", "E2E_OAUTH_SIMULATION_KEY": "test-key"}

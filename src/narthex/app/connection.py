@@ -31,6 +31,7 @@ HELD_LIMIT: Final = 64  # commands batched behind connect
 
 _INAPPROPRIATE: Final = codes.Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
 _PING_MESSAGE: Final = Prepared(PING)
+_NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(temporary=True)  # SDKs try it again once they are connected
 
 Handler = Callable[["Connection", Asked], "bytes | Coroutine[object, object, bytes | None] | None"]
 """Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
@@ -136,6 +137,8 @@ class Connection:
 
     def wake(self, now: float) -> None:
         """See `Sleeper`: pings, silence, expiry and lag."""
+        if now < self._wake_at:
+            return  # an older, later wish: what is due is scheduled already, and once is enough
         self._wake_at = NEVER
         if self._closed:
             return
@@ -145,12 +148,19 @@ class Connection:
             return
         due = self.session.due(now)
         if due.disconnect is not None:
-            self.close(self._expiry(due.disconnect))
+            if due.disconnect is codes.FORCE_RECONNECT and self._busy() and self.session.put_off(now):
+                self._schedule()
+            else:
+                self.close(self._expiry(due.disconnect))
             return
         if due.ping:
             self.socket.send(_PING_MESSAGE)
             self.services.keep_present(self)
         self._schedule()
+
+    def _busy(self) -> bool:
+        """Whether its rotation had better wait a moment: an answer, a backlog or a run is under way."""
+        return self._in_flight > 0 or self._backlog is not None or self.services.follows_run(self)
 
     def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
         """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
@@ -169,7 +179,11 @@ class Connection:
     # -- commands ------------------------------------------------------------------------------------------
 
     def _execute(self, asked: Asked, replies: list[bytes]) -> None:
-        if self.session.phase is Phase.CONNECTING and asked.name != "connect":
+        if asked.name != "connect" and self.session.phase is not Phase.LIVE:
+            if self.session.phase is Phase.WAITING:  # the connect that it was batched behind has failed
+                if asked.id:
+                    replies.append(encode_error(asked.id, _NOT_CONNECTED))
+                return
             if self._held is None:
                 self._held = []
             if len(self._held) >= HELD_LIMIT:
@@ -178,6 +192,8 @@ class Connection:
             self._held.append(asked)
             return
         if asked.throttled or self._in_flight >= IN_FLIGHT_LIMIT:
+            if asked.name == "connect":
+                self.session.failed_connect()
             if asked.id:
                 replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
             return
@@ -195,6 +211,8 @@ class Connection:
             except DependencyError:
                 outcome.close()
                 self._in_flight -= 1
+                if asked.name == "connect":
+                    self.session.failed_connect()
                 replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
 
     async def _later(self, asked: Asked, outcome: Coroutine[object, object, bytes | None]) -> None:
@@ -206,6 +224,8 @@ class Connection:
             self._in_flight -= 1
         if reply is not None and not self._closed:
             self.send(reply)
+        if self._held and self.session.phase is Phase.WAITING:
+            self.release_held()
 
     def _failed(self, asked: Asked, fault: BaseException) -> bytes:
         if not isinstance(fault, NarthexError | TimeoutError):
@@ -221,12 +241,15 @@ class Connection:
         """The connect reply is about to be sent: who it is, and until when (loop time)."""
         self.identity = identity
         self.session.connected(
-            self.services.timers.now(), expires_at=expires_at, first_ping_in_s=self.services.first_ping_in_s()
+            self.services.timers.now(),
+            expires_at=expires_at,
+            first_ping_in_s=self.services.first_ping_in_s(),
+            life_s=self.services.life_s(),
         )
         self._schedule()
 
     def release_held(self) -> None:
-        """Execute what was batched behind `connect`, after its reply was sent."""
+        """Execute what was batched behind `connect` (or refuse it, if that failed), after its reply was sent."""
         held, self._held = self._held, None
         if held:
             replies: list[bytes] = []

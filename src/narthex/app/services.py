@@ -18,7 +18,7 @@ from narthex.domain.refusals import Refusal
 from narthex.errors import NarthexError
 from narthex.ports.broker import PRESENCE_TTL_S, Broker, Member
 from narthex.ports.telemetry import Meter
-from narthex.protocol.session import SessionLimits
+from narthex.protocol.session import NEVER, SessionLimits
 
 if TYPE_CHECKING:
     from narthex.app.chat import Chat
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from narthex.app.rpc.methods import Method
     from narthex.app.runs.engine import RunEngine
 
+LIFE_JITTER: Final = 0.05  # sockets that came together are not rotated together
 COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs give up after 5 s
 
 
@@ -45,6 +46,8 @@ class ConnectionServices:
     quotas: Quotas
     handlers: dict[str, Handler]
     methods: dict[str, Method]
+    follows_run: Callable[[Connection], bool]
+    removals: Callable[[], int]
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class ConnectionServices:
         report_bug: Callable[[BaseException, str], None],
         channel_limit: int = 128,
         recovery_limit: int = 5_000,
+        max_life_s: float = 0.0,
     ) -> None:
         self.node = node
         self.version = version
@@ -78,6 +82,7 @@ class ConnectionServices:
         self.report_bug = report_bug
         self.channel_limit = channel_limit
         self.recovery_limit = recovery_limit
+        self._max_life_s = max_life_s
         self.registry = Registry()
         self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
 
@@ -89,6 +94,12 @@ class ConnectionServices:
     def first_ping_in_s(self) -> float:
         """Spread over the whole period, so that clients that came back together do not pong together."""
         return self.session_limits.ping_every_s * (0.2 + 0.8 * self._random.random())
+
+    def life_s(self) -> float:
+        """How long a connection that begins now lives before it is rotated; each its own length."""
+        if not self._max_life_s:
+            return NEVER
+        return self._max_life_s * (1 - LIFE_JITTER + 2 * LIFE_JITTER * self._random.random())
 
     # -- presence ------------------------------------------------------------------------------------------
 

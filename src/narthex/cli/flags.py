@@ -27,6 +27,7 @@ class SettingsFlags:
         data_dir: directory of the embedded broker, store and signing keys.
         agent: agent, repeatable: module:function, agui+https://…, openai+http://…#model.
         workers: processes on the one port.
+        run_agents: run agents here; --no-agents leaves them to `narthex worker`.
         log_format: json, console, or auto (console on a terminal).
         log_level: debug, info, warning or error.
         allow_anonymous: admit guests from allowed origins; development and testing only.
@@ -39,6 +40,7 @@ class SettingsFlags:
     data_dir: Path | None = None
     agent: Annotated[list[str] | None, Parameter(negative_iterable=())] = None
     workers: int | None = None
+    run_agents: Annotated[bool | None, Parameter(negative="--no-agents")] = None
     log_format: str | None = None
     log_level: str | None = None
     allow_anonymous: Annotated[bool | None, Parameter(negative=())] = None

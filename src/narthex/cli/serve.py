@@ -25,6 +25,7 @@ def serve(
     data_dir: Path | None = None,
     agent: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
     workers: int | None = None,
+    run_agents: Annotated[bool | None, Parameter(negative="--no-agents")] = None,
     log_format: Literal["auto", "json", "console"] | None = None,
     log_level: Literal["debug", "info", "warning", "error"] | None = None,
     allow_anonymous: bool | None = None,
@@ -47,6 +48,7 @@ def serve(
         data_dir: Directory of the embedded broker, store and signing keys.
         agent: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`; repeatable.
         workers: Processes on the one port.
+        run_agents: Run agents here; --no-agents leaves them to `narthex worker` processes.
         log_format: json for machines, console for people.
         log_level: Least severe record that is written; handshake records are debug.
         allow_anonymous: Admit guests from allowed origins (development and testing only).
@@ -62,6 +64,7 @@ def serve(
         "data_dir": data_dir,
         "agents": agent,
         "workers": workers,
+        "run_agents": run_agents,
         "log_format": log_format,
         "log_level": log_level,
         "allow_anonymous": allow_anonymous,

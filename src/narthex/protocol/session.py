@@ -8,7 +8,7 @@ come in while connecting (batched behind `connect`) are for the driver to hold u
     phase        connect      any other command   pong     due
     WAITING      → CONNECTING disconnect 3501     3501     silence at `silent_until`
     CONNECTING   3501         request (hold it)   ignored  silence
-    LIVE         3501         request             noted    ping, no_pong, expired
+    LIVE         3501         request             noted    ping, no_pong, expired, life over
     CLOSED       ignored      ignored             ignored  nothing
 """
 
@@ -17,7 +17,15 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from narthex.protocol.codes import BAD_FRAME, NO_PONG, STALE, TOKEN_LIFE_ENDED, TOO_MANY_COMMANDS, Disconnect
+from narthex.protocol.codes import (
+    BAD_FRAME,
+    FORCE_RECONNECT,
+    NO_PONG,
+    STALE,
+    TOKEN_LIFE_ENDED,
+    TOO_MANY_COMMANDS,
+    Disconnect,
+)
 from narthex.protocol.commands import (
     MAX_JSON_DEPTH,
     Command,
@@ -30,6 +38,8 @@ from narthex.protocol.commands import (
 )
 
 NEVER: Final = float("inf")
+LIFE_SLACK_S: Final = 60.0  # how long the end of a busy connection's life may be put off
+LIFE_STEP_S: Final = 5.0
 
 
 class Phase(IntEnum):
@@ -87,6 +97,8 @@ class Session:
     __slots__ = (
         "_bucket",
         "_bucket_at",
+        "_life_ends_at",
+        "_life_until",
         "_limits",
         "_next_ping_at",
         "_pong_until",
@@ -102,6 +114,8 @@ class Session:
         self.expires_at = NEVER
         self._next_ping_at = NEVER
         self._pong_until = NEVER
+        self._life_ends_at = NEVER
+        self._life_until = NEVER
         self._bucket = limits.command_burst
         self._bucket_at = now
 
@@ -114,7 +128,7 @@ class Session:
         if self.phase is Phase.CLOSED:
             return []
         if frame == b"{}":
-            self._pong()
+            self._pong(now)
             return []
         try:
             commands = decode_frame(frame, max_depth=self._limits.json_depth)
@@ -126,7 +140,7 @@ class Session:
     def _asked(self, command: Command, now: float) -> Asked | None:
         found = request_of(command)
         if found is None:
-            self._pong()
+            self._pong(now)
             return None
         name, request = found
         if command.id < 0 or (command.id == 0 and not isinstance(request, SendRequest | PingRequest)):
@@ -139,10 +153,11 @@ class Session:
             raise FrameError("the first command must be connect")
         return Asked(command.id, name, request, self._throttled(now))
 
-    def _pong(self) -> None:
+    def _pong(self, now: float) -> None:
         if self.phase is Phase.WAITING:
             raise SessionFault(BAD_FRAME)
         self._pong_until = NEVER
+        self._throttled(now)  # one every ping is owed; unasked ones are a flood like any other
 
     def _throttled(self, now: float) -> bool:
         limits = self._limits
@@ -157,10 +172,19 @@ class Session:
         return self._bucket < 0
 
     def connected(
-        self, now: float, *, expires_at: float = NEVER, first_ping_in_s: float | None = None
+        self,
+        now: float,
+        *,
+        expires_at: float = NEVER,
+        first_ping_in_s: float | None = None,
+        life_s: float = NEVER,
     ) -> None:
-        """The connect reply is on its way. `first_ping_in_s` spreads pings of clients that came together."""
+        """The connect reply is on its way. `first_ping_in_s` spreads pings of clients that came together;
+        after `life_s` the connection is rotated: closed so that its SDK comes back (elsewhere, maybe).
+        """
         self.phase = Phase.LIVE
+        self._life_ends_at = now + life_s
+        self._life_until = self._life_ends_at + LIFE_SLACK_S
         self.silent_until = NEVER
         self.expires_at = expires_at
         self._next_ping_at = now + (self._limits.ping_every_s if first_ping_in_s is None else first_ping_in_s)
@@ -173,6 +197,13 @@ class Session:
     def refreshed(self, expires_at: float) -> None:
         """A fresh token of the same subject came in."""
         self.expires_at = expires_at
+
+    def put_off(self, now: float) -> bool:
+        """It is rotated a moment later, because it is busy; False when that has been so for too long."""
+        if now >= self._life_until:
+            return False
+        self._life_ends_at = min(now + LIFE_STEP_S, self._life_until)
+        return True
 
     def closed(self) -> None:
         """Nothing is due and nothing is asked any more."""
@@ -187,10 +218,11 @@ class Session:
             self.expires_at + self._limits.expiry_grace_s,
             self._next_ping_at,
             self._pong_until,
+            self._life_ends_at,
         )
 
     def due(self, now: float) -> Due:
-        """What is due at `now`; call it again after `wake_at`."""
+        """What is due at `now`; call it again after `wake_at`, and once more after `put_off`."""
         if self.phase is Phase.CLOSED:
             return _NOTHING
         if now >= self.silent_until:
@@ -199,6 +231,8 @@ class Session:
             return Due(False, TOKEN_LIFE_ENDED)
         if now >= self._pong_until:
             return Due(False, NO_PONG)
+        if now >= self._life_ends_at:
+            return Due(False, FORCE_RECONNECT)
         if now >= self._next_ping_at:
             self._next_ping_at = now + self._limits.ping_every_s
             self._pong_until = now + self._limits.pong_within_s

@@ -59,6 +59,16 @@ class ServerOptions(BaseModel):
     drain_grace_s: float = option(
         10.0, "Seconds from SIGTERM to the end (Cloud Run gives 10).", ge=0, le=3600
     )
+    max_socket_life_s: float | None = option(
+        None,
+        "Seconds after which a socket is closed for its client to come back, before a platform cuts it; 0: never.",
+        default_text="`3300` on Cloud Run, else `0`",
+        ge=0,
+        le=604_800,
+    )
+    run_agents: bool = option(
+        True, "Run agents in the gateway; off: `narthex worker` processes run them.", flag="--run-agents"
+    )
     single_instance: bool = option(
         False, "Promise that only one instance runs: lets SQLite serve on Cloud Run."
     )

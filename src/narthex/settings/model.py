@@ -6,7 +6,7 @@ room that uses an option gets its plain value from `wiring`, never this object.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import PrivateAttr, SecretStr
@@ -31,6 +31,9 @@ from narthex.settings.groups import (
 )
 from narthex.settings.options import facts
 from narthex.settings.tables import Claims, IssuerSettings
+
+CLOUD_RUN_SOCKET_LIFE_S: Final = 3_300.0
+"""With 5 % of jitter and the minute that a busy one is given: below the 3,600 s of the longest request."""
 
 
 class Settings(
@@ -166,6 +169,12 @@ class Settings(
             )  # whoever signs in elsewhere gets a session of the provider's
             return self.environment in ("development", "testing") or signs_in or not self.all_issuers()
         return self.embedded_provider == "on"
+
+    def socket_life_s(self) -> float:
+        """Seconds after which a socket is rotated, 0 for never: Cloud Run cuts every request at 3,600."""
+        if self.max_socket_life_s is not None:
+            return self.max_socket_life_s
+        return CLOUD_RUN_SOCKET_LIFE_S if self.platform == "cloud-run" else 0.0
 
     def e2e_keys(self) -> tuple[str, ...]:
         """The live end-to-end keys, the current one first."""

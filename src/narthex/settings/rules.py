@@ -69,7 +69,7 @@ def judge(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
     problems += _production(settings, production=production)
-    for rule in (_urls, _admin_key, _agent_secrets, _e2e, _limits, _data_dir):
+    for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _data_dir):
         problems += rule(settings)
     problems += _engines(settings, platform_of(environ))
     if "issuers" not in broken:
@@ -134,6 +134,15 @@ def _urls(settings: Settings) -> Iterator[str]:
         yield (
             "NARTHEX_PUBLIC_URL is no base URL. Write scheme and host only, for example https://chat.example.com."
         )
+
+
+def _apart(settings: Settings) -> Iterator[str]:
+    if settings.run_agents or (settings.broker_url and settings.store_url):
+        return
+    yield (
+        "NARTHEX_RUN_AGENTS is 0, so that `narthex worker` processes run the agents, and those need engines that they "
+        "can share. Set NARTHEX_BROKER_URL and NARTHEX_STORE_URL, or NARTHEX_RUN_AGENTS=1."
+    )
 
 
 def _engines(settings: Settings, platform: str) -> Iterator[str]:

@@ -150,6 +150,7 @@ class Parts:
             tell=self.chat.tell_members,
             concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
             limits=RunLimits(show_errors=not self.policy.environment.remote),
+            claims=self.settings.run_agents,
         )
 
     def _make_connections(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -188,7 +189,10 @@ class Parts:
             backlog_limits=BacklogLimits(limits.max_pending_bytes, limits.max_lag_s),
             now=self.now,
             report_bug=self.report_bug,
+            max_life_s=self.settings.socket_life_s(),
         )
+        self.services.follows_run = lambda connection: self._busy()(connection)
+        self.services.removals = lambda: controls.removals
         self.services.chat = self.chat
         self.services.engine = self.engine
         self.services.handlers = HANDLERS
@@ -260,9 +264,9 @@ class Parts:
     def _connections_of(self, user: str) -> list[Connection]:
         return self.services.registry.of_user(user)
 
-    def _busy(self, connection: Connection) -> bool:
-        running = self.engine.running_channels()
-        return any(item.channel.key in running for item in connection.subscriptions.values())
+    def _busy(self) -> Callable[[Connection], bool]:
+        running = self.engine.running_channels()  # once for everybody who is asked about
+        return lambda connection: any(item.channel.key in running for item in connection.subscriptions.values())
 
     def _revoked(self, _: Revocation) -> None:
         """Close what is covered now: every live socket is asked, because a jti names no user."""

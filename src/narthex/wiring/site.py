@@ -28,11 +28,12 @@ from narthex.app.health import (
 )
 from narthex.app.lifecycle import Room
 from narthex.app.provider import Provider
+from narthex.app.runs.attendance import workers_check
 from narthex.app.sign_in import SignIn
 from narthex.web import e2e, pages, preflight, tickets
 from narthex.web.access import Access
-from narthex.web.api import ServerApi
 from narthex.web.agui import AguiSite
+from narthex.web.api import ServerApi
 from narthex.web.auth import AuthSite
 from narthex.web.door import HttpDoor
 from narthex.web.fallbacks import Fallbacks
@@ -76,8 +77,8 @@ class Site:
                 *fallbacks.routes(),
                 *self._auth_routes(keys),
                 *self._api().routes(),
-                *pages.routes(),
                 *AguiSite(parts.door, self.http, parts.services, parts.store, parts.broker).routes(),
+                *pages.routes(),
             ],
             exception_handlers=exception_handlers(parts.report_bug),
         )
@@ -179,7 +180,9 @@ class Site:
             "auth": auth_check(parts.verifier),
             "broker": ping_check(parts.broker.ping),
             "store": ping_check(parts.store.ping),
-            "agents": agents_check(parts.engine.agents.values()),
+            "agents": agents_check(parts.engine.agents.values())
+            if parts.settings.run_agents
+            else workers_check(parts.broker, parts.engine.agents),
         }
         facts = HealthFacts(
             version=__version__,

@@ -68,7 +68,9 @@ class House:
         """Stands for `Chat.tell_members`."""
         self.notices.append((name, value))
 
-    async def node(self, *agents: Agent, name: str = "n1", limits: RunLimits = QUICK) -> RunEngine:
+    async def node(
+        self, *agents: Agent, name: str = "n1", limits: RunLimits = QUICK, claims: bool = True
+    ) -> RunEngine:
         """Start another node."""
         engine = RunEngine(
             broker=self.broker,
@@ -80,6 +82,7 @@ class House:
             tell=self.tell,
             concurrent_runs=lambda _: 3,
             limits=limits,
+            claims=claims,
         )
         await engine.open()
         self.engines.append(engine)

@@ -40,6 +40,7 @@ class RunEngine(RunRequests):
         tell: `Chat.tell_members`.
         concurrent_runs: how many runs a user of this identity may have at a time (its plan).
         limits: bounds.
+        claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RunEngine(RunRequests):
         tell: TellMembers,
         concurrent_runs: Callable[[Identity], int],
         limits: RunLimits | None = None,
+        claims: bool = True,
     ) -> None:
         # A node may come back under its old id; its runs may not. Hence the random part.
         owner = f"{node}/{uuid.uuid4().hex[:8]}"
@@ -70,6 +72,7 @@ class RunEngine(RunRequests):
             tell=tell,
         )
         self._concurrent_runs = concurrent_runs
+        self._claims = claims
         roster = Roster(services, self._freed)
         super().__init__(services, roster, Loops(roster))
 
@@ -94,17 +97,18 @@ class RunEngine(RunRequests):
 
     @property
     def agents(self) -> Mapping[str, Agent]:
-        """What can be run here, the default first."""
+        """What can be asked for, the default first."""
         return self._services.agents
 
-    async def open(self) -> None:
-        """Begin to claim runs. Broker and store must have started."""
-        self._loops.start()
     @property
     def limits(self) -> RunLimits:
         """The bounds of every run."""
         return self._services.limits
 
+    async def open(self) -> None:
+        """Begin to claim runs, if agents run here. Broker and store must have started."""
+        if self._claims:
+            self._loops.start()
 
     async def drain(self, grace_s: float) -> None:
         """Stop claiming; let runs finish for `grace_s`; hand restartable ones over, end the others, and give
@@ -204,9 +208,17 @@ class RunEngine(RunRequests):
         if kept.state != RunState.QUEUED:
             return kept, False
         waits = await self._waits(kept)
-        if not waits and (self._roster.draining or len(self._roster.leases) >= services.limits.max_running):
-            await services.broker.control(Control("runs_available", {}))
+        if not waits and not self._has_room():
+            try:
+                await services.broker.control(Control("runs_available", {}))
+            except NarthexError:  # the run is stored, and whoever claims looks every `poll_s`
+                services.meter.count("run_loop_failures", loop="announce")
         return kept, waits
+
+    def _has_room(self) -> bool:
+        """Whether this node itself may claim what it has just stored."""
+        limits = self._services.limits
+        return self._claims and not self._roster.draining and len(self._roster.leases) < limits.max_running
 
     async def _waits(self, run: Run) -> bool:
         """Whether a queued run is behind another one of its thread, or of its user's quota."""

@@ -47,8 +47,8 @@ class Loops:
 
     def stop_claiming(self) -> None:
         """Drain: nothing new; renewal goes on so that what ends can still end."""
-        self._tasks[0].cancel()
-        self._tasks[2].cancel()
+        for task in (*self._tasks[:1], *self._tasks[2:]):  # none where agents do not run
+            task.cancel()
 
     async def stop(self) -> None:
         """End all loops."""

@@ -1,0 +1,59 @@
+"""`narthex worker`: runs agents apart from the gateways, in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from narthex.errors import EXIT_OK
+
+DEFAULT_PORT = 8002  # beside a gateway on 8000 and an auth service on 8001
+
+
+def worker(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    agent: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    log_format: Literal["auto", "json", "console"] | None = None,
+    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    config: Path | None = None,
+) -> int:
+    """Run agents until SIGTERM or Ctrl-C: what gateways with NARTHEX_RUN_AGENTS=0 accept, and any queued run.
+
+    It needs the gateways' NARTHEX_BROKER_URL and NARTHEX_STORE_URL and the same agents. Its port answers /livez,
+    /readyz and /metrics. Start as many as you like: they share the work, fairly between tenants.
+
+    Examples:
+        NARTHEX_BROKER_URL=nats://nats:4222 NARTHEX_STORE_URL=postgresql://db/narthex narthex worker
+
+    Args:
+        host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
+        port: Port; default 8002; 0 takes a free one.
+        agent: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`; repeatable.
+        log_format: json for machines, console for people.
+        log_level: Least severe record that is written.
+        config: The settings file instead of ./narthex.toml.
+    """
+    from narthex.adapters.telemetry.logging import configure_logging, get_logger
+    from narthex.settings import load
+
+    flags = {"host": host, "port": port, "agents": agent, "log_format": log_format, "log_level": log_level}
+    settings = load(flags, os.environ, config)
+    if settings.source("port") == "default":
+        settings = load({**flags, "port": DEFAULT_PORT}, os.environ, config)
+    configure_logging(
+        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
+    )
+    log = get_logger("narthex")
+    for warning in settings.warnings:
+        log.warning("configuration", detail=warning)
+    sys.path.insert(0, "")  # as `serve`: `--agent myagents:parrot` finds the module beside where one stands
+    from narthex.wiring.worker import serve
+
+    serve(settings, on_ready=lambda url: print(f"narthex worker is ready at {url}", flush=True))
+    return EXIT_OK

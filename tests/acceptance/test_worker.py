@@ -1,0 +1,121 @@
+"""`narthex worker`: agents run apart from the gateways, on NATS and PostgreSQL, and survive one another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.acceptance.fleet import Fleet, fleet
+from tests.acceptance.program import Program
+from tests.acceptance.sdk import Person, person, prove, text_of
+from tests.acceptance.worker_agents import WORDS
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
+
+MODULE: Final = "tests.acceptance.worker_agents"
+ENV: Final = {
+    "NARTHEX_AGENT": f"{MODULE}:once,{MODULE}:again",
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+    "NARTHEX_DRAIN_GRACE_S": "4",
+}
+TEXT: Final = "".join(f"{number} " for number in range(WORDS))
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, **ENV) as built:
+        yield built
+
+
+async def agents_health(gateway: Program) -> tuple[str, str]:
+    """Status and detail of the check, once it is fresh."""
+    check = (await gateway.get("/ws/health")).json()["checks"]["agents"]
+    return check["status"], check["detail"]
+
+
+async def until_health(gateway: Program, status: str) -> str:
+    """Wait for the agents' status; its detail."""
+    async with asyncio.timeout(20):
+        while True:
+            found, detail = await agents_health(gateway)
+            if found == status:
+                return detail
+            await asyncio.sleep(0.2)
+
+
+async def begin(somebody: Person, agent: str) -> tuple[str, str]:
+    """A run of an agent in a thread of its own, seen under way: thread and run."""
+    thread_id = (await somebody.rpc("thread.create"))["thread_id"]
+    await somebody.follow(thread_id)
+    run = await somebody.start("go", thread_id, agent=agent)
+    await somebody.until(lambda: len(somebody.run_events(thread_id, run["run_id"])) > 5, "it under way")
+    return thread_id, run["run_id"]
+
+
+async def test_gateways_accept_and_workers_run(house: Fleet) -> None:
+    """Without a worker runs wait and health says why; the first worker runs them; it drains in order."""
+    gateway = await house.gateway("--no-agents")
+    assert "once" in await until_health(gateway, "degraded")
+    async with person(gateway.ws, await gateway.login("ada@example.com")) as ada:
+        thread_id = (await ada.rpc("thread.create"))["thread_id"]
+        await ada.follow(thread_id)
+        run = await ada.start("go", thread_id)
+        assert (await ada.rpc("run.get", run_id=run["run_id"]))["state"] == "queued"
+        worker = await house.worker()
+        assert (await worker.get("/livez")).status_code == 200
+        terminal = await ada.finished(thread_id, run["run_id"])
+        assert terminal["type"] == "RUN_FINISHED"
+        assert text_of(ada.run_events(thread_id, run["run_id"])) == TEXT
+        assert await until_health(gateway, "healthy") == "1 workers"
+        assert 'narthex_runs_total{error="",state="finished"} 1.0' in (await worker.get("/metrics")).text
+        cancelled = await ada.start("go", thread_id)
+        await ada.until(lambda: len(ada.run_events(thread_id, cancelled["run_id"])) > 5, "the second run")
+        assert (await ada.rpc("run.cancel", run_id=cancelled["run_id"]))["state"] == "running"
+        await ada.finished(thread_id, cancelled["run_id"])
+        drained = await ada.start("go", thread_id)
+        await ada.until(lambda: len(ada.run_events(thread_id, drained["run_id"])) > 5, "the third run")
+        assert await asyncio.to_thread(worker.terminate) == 0
+        ended = await ada.finished(thread_id, drained["run_id"])
+        assert ended["type"] == "RUN_FINISHED" or ended["code"] == "draining"
+    await until_health(gateway, "degraded")
+
+
+async def test_a_killed_worker_costs_the_attempt_and_no_more(house: Fleet) -> None:
+    """`kill -9`: a restartable run begins again on the other worker and is whole, one that is not is ended."""
+    gateway, first, second = await asyncio.gather(
+        house.gateway("--no-agents"), house.worker(), house.worker()
+    )
+    async with person(gateway.ws, await gateway.login("ada@example.com")) as ada:
+        runs = [await begin(ada, agent) for agent in ("again", "once")]
+        owners = [one for one in (first, second) if (await one.get("/readyz")).json()["runs"]]
+        assert owners
+        for worker in owners:
+            worker.kill()
+        await asyncio.gather(*(worker.start() for worker in owners))
+        for (thread_id, run_id), agent in zip(runs, ("again", "once"), strict=True):
+            terminal = await ada.finished(thread_id, run_id, 60)
+            events = ada.run_events(thread_id, run_id)
+            prove(events)
+            if agent == "once":
+                assert terminal["type"] == "RUN_ERROR"
+                assert terminal["code"] == "owner_lost"
+            else:
+                assert terminal["type"] == "RUN_FINISHED"
+                restarts = [at for at, event in enumerate(events) if event.get("name") == "narthex.restarted"]
+                assert restarts
+                assert text_of(events[restarts[-1] :]) == TEXT
+        again = await begin(ada, "again")
+        await ada.finished(*again)
+
+
+async def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    """A worker on SQLite, and a gateway that leaves runs to one, exit 78 and name what to set."""
+    program = Program(tmp_path, {})
+    for words in (("worker",), ("serve", "--no-agents")):
+        done = await asyncio.to_thread(program.run, *words)
+        assert done.returncode == 78
+        assert "NARTHEX_STORE_URL" in done.stderr

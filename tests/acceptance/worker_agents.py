@@ -1,0 +1,31 @@
+"""Agents of the worker tests: one that may be restarted, and one that may not. Slow, so that one can die in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import narthex
+from narthex.ports.agents import Event, RunInput
+
+WORDS = 60
+
+
+async def _count(run: RunInput) -> AsyncIterator[Event | str]:
+    for number in range(WORDS):
+        yield f"{number} "
+        await asyncio.sleep(0.05)
+
+
+@narthex.agent(name="once")
+async def once(run: RunInput) -> AsyncIterator[Event | str]:
+    """Counts; a dead owner ends it."""
+    async for word in _count(run):
+        yield word
+
+
+@narthex.agent(name="again", restartable=True)
+async def again(run: RunInput) -> AsyncIterator[Event | str]:
+    """Counts; begins again elsewhere."""
+    async for word in _count(run):
+        yield word

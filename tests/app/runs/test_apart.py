@@ -1,0 +1,98 @@
+"""Gateways that claim nothing, workers that do: who runs what, how soon, and how fairly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from narthex.app.health import Degraded
+from narthex.app.runs.attendance import Attendance, attending, workers_check
+from narthex.domain.identity import Identity
+from narthex.errors import DependencyError
+from narthex.ports.agents import Event, RunInput
+from narthex.ports.broker import Control
+from tests.app.runs.house import QUICK, House, agent, text_of
+
+on_sqlite = pytest.mark.parametrize("house", ["sqlite"], indirect=True)
+"""The fakes are neither fair nor know presence."""
+SELDOM = msgspec.structs.replace(QUICK, poll_s=3_600)
+
+
+async def who(run: RunInput) -> AsyncIterator[Event | str]:
+    """Says hello."""
+    yield "hello"
+
+
+async def test_a_gateway_accepts_and_a_worker_runs(house: House) -> None:
+    """The run goes to the worker at once, by control message, and not at its next look."""
+    gateway = await house.node(agent(who), name="n1", claims=False)
+    worker = await house.node(agent(who), name="n2", limits=SELDOM)
+    if house.broker is house.fake_broker:  # its fake delivers no control messages by itself
+        run = await house.say(gateway, await house.thread())
+        assert house.fake_broker.controls == [Control("runs_available", {})]
+        worker.control(house.fake_broker.controls[0])
+    else:
+        run = await house.say(gateway, await house.thread())
+    row, events = await house.ended(run)
+    assert row.state == "finished"
+    assert text_of(events) == "hello"
+    assert gateway.active == 0
+    await gateway.drain(0.1)
+
+
+async def test_a_lost_announcement_fails_nobody(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is stored by then: the worker finds it at its next look."""
+    house = fake_house
+    gateway = await house.node(agent(who), claims=False)
+
+    async def away(_: Control) -> None:
+        raise DependencyError("broker", "away", "wait")
+
+    monkeypatch.setattr(house.fake_broker, "control", away)
+    run = await house.say(gateway, await house.thread())
+    await house.node(agent(who), name="n2")
+    assert (await house.ended(run))[0].state == "finished"
+
+
+@on_sqlite
+async def test_a_worker_is_fair_between_tenants(house: House) -> None:
+    """Twenty runs of one tenant wait before two of another: with room for three, both are among the first four."""
+    gateway = await house.node(agent(who), name="n1", claims=False)
+    crowd = [Identity(subject=f"u{n}", tenant="acme") for n in range(20)]
+    few = [Identity(subject=f"v{n}", tenant="small") for n in range(2)]
+    for one in (*crowd, *few):
+        await house.say(gateway, await house.thread(one), who=one)
+    begun: list[str] = []
+    gate = asyncio.Event()
+
+    async def waits(run: RunInput) -> AsyncIterator[Event | str]:
+        begun.append(run.user.tenant)
+        await gate.wait()
+        yield "done"
+
+    limits = msgspec.structs.replace(QUICK, max_running=4)
+    await house.node(agent(waits), name="n2", limits=limits)
+    await house.comes(lambda: len(begun) == 4)
+    assert sorted(begun) == ["acme", "acme", "small", "small"]
+    gate.set()
+    await house.comes(lambda: len(begun) == 22)
+
+
+@on_sqlite
+async def test_workers_are_seen_while_they_are_there(house: House) -> None:
+    """Health is degraded as long as nobody runs an agent that is asked for."""
+    check = workers_check(house.broker, ["bot"])
+    with pytest.raises(Degraded, match="no worker runs bot"):
+        await check()
+    attendance = Attendance(house.broker, "w1", ["bot"], house.meter)
+    await attendance.start()
+    async with asyncio.timeout(5):
+        while not await attending(house.broker):  # noqa: ASYNC110 - presence is asked for, it tells nobody here
+            await asyncio.sleep(0.01)
+    assert await check() == "1 workers"
+    await attendance.stop()
+    await attendance.stop()
+    assert await attending(house.broker) == {}
