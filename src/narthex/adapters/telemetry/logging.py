@@ -18,9 +18,20 @@ from types import TracebackType
 from typing import Any, Final, TextIO, cast
 
 import msgspec
-import structlog
 
-from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR, as_text
+# structlog imports rich, if it can, for a console renderer that is not ours: 150 ms of every start. While it is
+# imported rich is out of reach, as where it is not installed.
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment]  # None is how Python spells "cannot be imported"
+try:
+    import structlog
+finally:
+    if _rich is None:
+        del sys.modules["rich"]
+    else:
+        sys.modules["rich"] = _rich
+
+from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR, as_text  # noqa: E402 - after the lines above, which are its point
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 MAX_FRAMES: Final = 40

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from typing import Any, Final
-
-import httpx2
+from typing import TYPE_CHECKING, Any, Final
 
 from narthex.errors import DependencyError, NarthexError
+
+if TYPE_CHECKING:  # imported where it is used: most gateways never fetch, and it costs a start 60 ms
+    import httpx2
 
 FETCH_TIMEOUT_S: Final = 5.0  # of the whole exchange; clients wait less (`jwks.CLIENT_WAIT_S`)
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -42,6 +43,8 @@ class Fetcher:
         self._client: httpx2.AsyncClient | None = None
 
     def _ready(self) -> httpx2.AsyncClient:
+        import httpx2
+
         if self._client is None:
             self._client = httpx2.AsyncClient(
                 follow_redirects=False,
@@ -73,13 +76,19 @@ class Fetcher:
             DependencyError: no answer in time, a transport error, 429 or 5xx.
             DocumentFault: any other status than 200, a redirect, too large, no JSON.
         """
+        import httpx2
+
         return await self._exchange(httpx2.Request("GET", url), None)
 
     async def post_form(self, url: str, fields: dict[str, str], auth: tuple[str, str] | None) -> Any:
         """Post a form, with Basic credentials if given; the JSON answer. Raises as `get_json`."""
+        import httpx2
+
         return (await self._exchange(httpx2.Request("POST", url, data=fields), auth))[0]
 
     async def _exchange(self, request: httpx2.Request, auth: tuple[str, str] | None) -> tuple[Any, str]:
+        import httpx2
+
         host = request.url.host
         try:
             async with asyncio.timeout(self._timeout_s):
