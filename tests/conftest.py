@@ -16,6 +16,8 @@ import pytest
 from tests.timing import TIME_UNIT
 
 IN_CI: Final = os.environ.get("CI", "").lower() in ("1", "true")
+GIVEN: Final = dict(os.environ)
+"""The environment as it was given, for suites that test a deployed system (tests/e2e/staging)."""
 OPT_IN: Final = ("conformance", "soak", "bench")
 """Markers of suites that take minutes: run only when `-m` names them."""
 POLICY_VARIABLES: Final = (

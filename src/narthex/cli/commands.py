@@ -25,7 +25,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "doctor": Command("narthex.cli.doctor:doctor", "Say why a WebSocket does not work; any server."),
     "gate": Command("narthex.cli.gate:gate", "Check a deployed gateway before it takes traffic."),
     "probe": Command("narthex.cli.probe:probe", "Check a gateway again and again, as a canary."),
-    "test": Command("narthex.cli.test:test", "Run the end-to-end suite against local, staging or production."),
+    "test": Command(
+        "narthex.cli.test:test", "Run the end-to-end suite against local, staging or production."
+    ),
     "auth": Command("narthex.cli.auth:app", "Serve the sign-in provider on its own, or hash a password."),
     "bench": Command("narthex.cli.bench:bench", "Measure what handshakes, messages and sockets cost."),
     "worker": Command("narthex.cli.worker:worker", "Run agents apart from the gateways."),

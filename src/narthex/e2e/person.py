@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from narthex.domain.digest import digest_of
 from narthex.e2e.traffic import current
 
 WAIT_S: Final = 20.0
+SOON_S: Final = 5.0
 Event = dict[str, Any]
 
 
@@ -52,6 +54,8 @@ class Person:
         notices: events of the user's own channel.
         connected: the connect reply.
         close_code: 0 while open.
+        seen: every reply and push, as it came.
+        made: threads that this device created.
     """
 
     def __init__(self, socket: ClientConnection, peer: str) -> None:
@@ -61,10 +65,12 @@ class Person:
         self.events: dict[str, list[tuple[int, Event]]] = {}
         self.notices: list[Event] = []
         self.pushes: list[dict[str, Any]] = []
+        self.seen: list[dict[str, Any]] = []
         self.positions: dict[str, tuple[int, str]] = {}
         self.close_code = 0
         self.close_reason = ""
         self.pings = 0
+        self.made: list[str] = []
         self._number = 0
         self._replies: dict[int, dict[str, Any]] = {}
         self._changed = asyncio.Event()
@@ -108,7 +114,9 @@ class Person:
                 {k.lower(): v for k, v in refused.response.headers.raw_items()},
             ) from refused
         traffic.back(1, peer)
-        return cls(socket, peer)
+        somebody = cls(socket, peer)
+        traffic.people.append(somebody)
+        return somebody
 
     async def connect(self, **params: Any) -> dict[str, Any]:
         """The `connect` command; its result."""
@@ -154,7 +162,10 @@ class Person:
 
     async def rpc(self, method: str, **data: Any) -> Any:
         """An RPC's result."""
-        return (await self.command("rpc", method=method, data=data))["rpc"].get("data")
+        result = (await self.command("rpc", method=method, data=data))["rpc"].get("data")
+        if method == "thread.create":
+            self.made.append(result["thread_id"])
+        return result
 
     async def follow(self, thread_id: str, *, offset: int | None = None, epoch: str = "") -> dict[str, Any]:
         """Subscribe to a thread; with `offset`, recover from there. The subscribe result."""
@@ -212,6 +223,37 @@ class Person:
         )
         return events
 
+    async def view(self, thread_id: str) -> dict[str, Any]:
+        """`thread.get` once the thread's ended runs are kept as messages, which the notice of their end says.
+
+        A run's last event is published first and its messages are written after it, so that a crash between the two
+        loses nothing; until then `thread.get` lists the run under `runs`.
+        """
+        events = [event for _, event in self.events.get(f"thread:{thread_id}", [])]
+        ended = {event["runId"] for event in events if event["type"] in ("RUN_FINISHED", "RUN_ERROR")}
+
+        def kept() -> bool:
+            told = {n["value"]["runId"] for n in self.notices if n["name"] == "narthex.run_ended"}
+            return ended <= told
+
+        await self.until(kept, "the notice that the run has ended")
+        found: dict[str, Any] = await self.rpc("thread.get", thread_id=thread_id)
+        return found
+
+    async def eventually(
+        self, ask: Callable[[], Awaitable[bool]], what: str, timeout_s: float = SOON_S
+    ) -> None:
+        """Ask until the answer is yes, for what the server promises soon and not at once."""
+        ends_at = time.monotonic() + timeout_s
+        while not await ask():
+            if time.monotonic() > ends_at:
+                raise AssertionError(f"did not see {what} within {timeout_s:g} s")
+            await asyncio.sleep(0.1)
+
+    def replied(self, number: int) -> bool:
+        """Whether a command that was sent raw has its reply."""
+        return any(message.get("id") == number for message in self.seen)
+
     async def until(self, holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
         """Wait until something that came in makes `holds` true."""
         try:
@@ -245,7 +287,9 @@ class Person:
         if not message:
             self.pings += 1
             await self.raw("{}")
-        elif "push" in message:
+            return
+        self.seen.append(message)
+        if "push" in message:
             push = message["push"]
             self.pushes.append(push)
             if "pub" in push:

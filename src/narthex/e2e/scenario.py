@@ -61,6 +61,8 @@ class Scenario(NamedTuple):
         body: the test.
         incident: one of the seven that failed in the incident this project grew from.
         timeout_s: its deadline.
+        always: a negative (no token, bad token, wrong key, foreign tenant), which is part of every run.
+        alone: it kills something or measures time, so nothing runs beside it.
     """
 
     name: str
@@ -70,6 +72,13 @@ class Scenario(NamedTuple):
     body: Body
     incident: bool = False
     timeout_s: float = 60.0
+    always: bool = False
+    alone: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether it tests a server, and so must exchange bytes with it."""
+        return self.category is not Category.UNIT
 
 
 class SkipScenario(Exception):
@@ -84,7 +93,12 @@ REGISTER: Final[dict[str, Scenario]] = {}
 
 
 def scenario(
-    category: Category, *, incident: bool = False, timeout_s: float = 60.0
+    category: Category,
+    *,
+    incident: bool = False,
+    timeout_s: float = 60.0,
+    always: bool = False,
+    alone: bool = False,
 ) -> Callable[[Body], Body]:
     """Register a scenario. Its group is its module's name, its title its docstring's first sentence."""
 
@@ -92,7 +106,7 @@ def scenario(
         group = body.__module__.rpartition(".")[2]
         title = " ".join((body.__doc__ or body.__name__).split())
         name = f"{group}.{body.__name__}"
-        REGISTER[name] = Scenario(name, category, group, title, body, incident, timeout_s)
+        REGISTER[name] = Scenario(name, category, group, title, body, incident, timeout_s, always, alone)
         return body
 
     return register

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from narthex.e2e.person import Person
 
 
 class Traffic:
-    """Counts of one scenario. `contacted` names what answered (scheme, host, port)."""
+    """Counts of one scenario. `contacted` names what answered (scheme, host, port); `people` came in during it."""
 
-    __slots__ = ("contacted", "received", "sent")
+    __slots__ = ("contacted", "people", "received", "sent")
 
     def __init__(self) -> None:
         self.sent = 0
         self.received = 0
         self.contacted: set[str] = set()
+        self.people: list[Person] = []
 
     def out(self, count: int) -> None:
         """Bytes that went out."""

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import msgspec
 
-from narthex.e2e.person import Person
+from narthex.e2e.person import Person, RpcFault
 from narthex.e2e.scenario import SkipScenario
 from narthex.e2e.traffic import current
 from narthex.errors import DependencyError
 
 KEY_HEADER: Final = "X-E2E-Bypass-Key"
+AUDIENCE: Final = "narthex"
+CALLBACK: Final = "http://127.0.0.1/callback"
 RENEW_BEFORE_S: Final = 120.0
+Restart = Callable[[], Awaitable[int]]
 
 
-class Proof(msgspec.Struct, kw_only=True):
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """How the runner proves itself. Exactly one is used: token, then key, then CI's token. Its repr shows none."""
 
     key: str = ""
@@ -48,7 +53,11 @@ class Gateway(msgspec.Struct, kw_only=True):
 
     url: str
     pid: int
-    restart: Any = None  # an async callable: start it again on the same port
+    restart: Restart
+
+    async def again(self) -> None:
+        """Start it again on its port, whatever state it is in."""
+        self.pid = await self.restart()
 
 
 class World:
@@ -60,6 +69,7 @@ class World:
         proof: see `Proof`.
         test_run: names this run; the subject of its identities.
         gateways: of a local staging; empty for a deployed system.
+        issuer_url: of a local staging's OIDC issuer, for people of another tenant; empty without one.
     """
 
     def __init__(
@@ -70,6 +80,7 @@ class World:
         *,
         test_run: str = "",
         gateways: tuple[Gateway, ...] = (),
+        issuer_url: str = "",
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.ws_url = self.base_url.replace("http", "ws", 1) + "/ws"
@@ -77,6 +88,9 @@ class World:
         self.proof = proof
         self.test_run = test_run or f"run-{uuid.uuid4().hex[:12]}"
         self.gateways = gateways
+        self.issuer_url = issuer_url
+        self.health: dict[str, Any] = {}
+        self.made: dict[str, list[str]] = {}
         self.versions: dict[str, str] = {}
         self._tokens: dict[str, tuple[str, float]] = {}
         self._http: httpx2.AsyncClient | None = None
@@ -87,8 +101,10 @@ class World:
         """Before the first scenario. Raises DependencyError when nothing answers."""
         self._http = httpx2.AsyncClient(base_url=self.base_url, timeout=15, trust_env=False)
         try:
-            health = (await self.get("/ws/health")).json()
-        except (httpx2.HTTPError, ValueError) as fault:
+            self.health = health = (await self.get("/ws/health")).json()
+            if health["service"] != "narthex":
+                raise ValueError("another service")
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError) as fault:
             await self.close()
             raise DependencyError(
                 "target",
@@ -125,6 +141,8 @@ class World:
     async def token(self, who: str = "") -> str:
         """A token of this test run's identity, or of one of its other people. Renewed before it ends."""
         if self.proof.token:
+            if who:
+                raise SkipScenario("a single token is a single person")
             return self.proof.token
         kept = self._tokens.get(who)
         if kept is not None and kept[1] - time.monotonic() > RENEW_BEFORE_S:
@@ -144,6 +162,18 @@ class World:
         self._tokens[who] = (body["access_token"], time.monotonic() + body["expires_in"])
         return str(body["access_token"])
 
+    async def citizen(self, subject: str) -> dict[str, str]:
+        """The Authorization header of somebody who signed in at the local staging's issuer: not of tenant `e2e`."""
+        query = f"response_type=code&client_id={AUDIENCE}&redirect_uri={CALLBACK}&scope=openid"
+        async with httpx2.AsyncClient(base_url=self.issuer_url, timeout=15, trust_env=False) as browser:
+            back = await browser.post(f"/oauth2/authorize?{query}", data={"sub": subject})
+            code = parse_qs(urlsplit(str(back.headers["location"])).query)["code"][0]
+            form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK}
+            answer = await browser.post(
+                "/oauth2/token", data=form, auth=(AUDIENCE, secrets.token_urlsafe(16))
+            )
+        return {"Authorization": f"Bearer {answer.json()['id_token']}"}
+
     async def headers(self, who: str = "") -> dict[str, str]:
         """The Authorization header of a person of this test run."""
         return {"Authorization": f"Bearer {await self.token(who)}"}
@@ -156,14 +186,31 @@ class World:
             await somebody.connect()
             yield somebody
         finally:
+            self.made.setdefault(who, []).extend(somebody.made)
             await somebody.close()
+
+    async def tidy(self) -> list[str]:
+        """Delete the threads that people of this run made; those that could not be deleted."""
+        left: list[str] = []
+        for who, made in self.made.items():
+            if not made:
+                continue
+            try:
+                async with self.person(who) as somebody:
+                    for thread_id in made:
+                        with contextlib.suppress(RpcFault):  # a scenario deleted it itself
+                            await somebody.rpc("thread.delete", thread_id=thread_id)
+            except (AssertionError, OSError, httpx2.HTTPError):
+                left += made
+        self.made.clear()
+        return left
 
     # -- faults --------------------------------------------------------------------------------------------
 
     def need_gateways(self) -> tuple[Gateway, ...]:
-        """The gateways' processes, for scenarios that kill one. Skips on a deployed system."""
-        if not self.gateways:
-            raise SkipScenario("only a local staging's processes may be killed")
+        """The gateways' processes, for scenarios that kill one. Skips where there are not two of our own."""
+        if len(self.gateways) < 2:
+            raise SkipScenario("only one of two gateways of a local staging may be killed")
         return self.gateways
 
     def need_key(self) -> str:
@@ -171,6 +218,19 @@ class World:
         if not self.proof.key:
             raise SkipScenario("this run proves itself without the simulation key")
         return self.proof.key
+
+    def hide(self, text: str) -> str:
+        """`text` without any proof that this run holds, for reports."""
+        held = (
+            self.proof.key,
+            self.proof.ci_token,
+            self.proof.token,
+            *(kept for kept, _ in self._tokens.values()),
+        )
+        for secret in held:
+            if secret:
+                text = text.replace(secret, "[proof]")
+        return text
 
     @staticmethod
     def kill(gateway: Gateway) -> None:

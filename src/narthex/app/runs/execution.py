@@ -83,9 +83,14 @@ class Execution:
         if self.end(Cancelled(by)):
             self._cancel_at = self._loop.time()
 
+    @property
+    def ending(self) -> bool:
+        """Whether how it ends is decided."""
+        return self._ending.done() or self.intake.closed
+
     async def steer(self, text: str, by: str) -> bool:
         """Hand `text` to the agent, after everybody can see that it was said. False when it cannot be taken."""
-        if self._ending.done() or self.session is None or self.intake.closed:
+        if self.ending or self.session is None:
             return False
         await self.intake.own(ev.custom("narthex.steered", {"text": text, "by": by}))
         return self.session.steer_with(text)

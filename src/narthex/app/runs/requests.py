@@ -51,15 +51,18 @@ class RunRequests:
         run = await services.runs.request_cancel(identity.tenant, run_id, identity.subject, services.now())
         if run is None:
             raise _run_not_found()
+        state = str(run.state)
         if run.state == RunState.RUNNING:
             execution = self._roster.executions.get(run_id)
             if execution is not None:
                 execution.cancel(identity.subject)
+                seen = execution.journal.log.terminal
+                state = state if seen is None else str(state_after(seen))  # its row is being written
             else:
                 await self._to_owner(run.owner, {"op": "cancel", "run_id": run_id, "by": identity.subject})
         elif run.state == RunState.CANCELLED and not run.started_at:
             await self._close_queued(run, run.cancel_requested_by)
-        return {"run_id": run_id, "state": str(run.state)}
+        return {"run_id": run_id, "state": state}
 
     async def steer(self, identity: Identity, run_id: str, text: str) -> dict[str, Any]:
         """Say something to an agent while it runs. Returns `{state}`.
@@ -78,15 +81,15 @@ class RunRequests:
         if run.state == RunState.QUEUED:
             raise ClientError("run_queued", "The run has not begun.", "Wait until it runs.", number=409)
         if run.state != RunState.RUNNING:
-            raise ClientError(
-                "run_ended", f"The run is {run.state}.", "Start a new run with run.start.", number=409
-            )
+            raise _run_ended(run.state)
         execution = self._roster.executions.get(run_id)
         if execution is None:
             await self._to_owner(
                 run.owner, {"op": "steer", "run_id": run_id, "by": identity.subject, "text": text}
             )
         elif not await execution.steer(text, identity.subject):
+            if execution.ending:  # its end may have been seen already, and its row is being written
+                raise _run_ended("ending")
             raise ClientError(
                 "steer_full", "The agent is not listening.", "Wait for it, or cancel the run.", number=429
             )
@@ -98,9 +101,6 @@ class RunRequests:
         """Answer an approval. Returns `{run_id}` of the run in which the agent goes on; the same one for every
         further answer, whatever its payload: the first answer counts.
 
-        Raises:
-            ClientError: `run_not_found` (404), `interrupt_not_found` (404), `interrupt_expired` (410),
-                `payload_invalid` (422).
         Args:
             identity: a member of the thread.
             run_id: the run that asked.
@@ -109,6 +109,9 @@ class RunRequests:
             dismissed: nobody will answer (AG-UI's status `cancelled`): the new run ends cancelled at once, and
                 the agent with it.
 
+        Raises:
+            ClientError: `run_not_found` (404), `interrupt_not_found` (404), `interrupt_expired` (410),
+                `payload_invalid` (422).
         """
         services = self._services
         asked = await self._run_of(identity, run_id)
@@ -201,10 +204,10 @@ class RunRequests:
             restartable=asked.restartable,
             owner=interrupt.node,
             lease_until=now + services.limits.lease_s,
+            cancel_requested_by=identity.subject if dismissed else "",
         )
         kept = await services.runs.answer_interrupt(
             asked.tenant,
-            cancel_requested_by=identity.subject if dismissed else "",
             interrupt.interrupt_id,
             by=identity.subject,
             payload=msgspec.json.encode(payload).decode(),
@@ -251,6 +254,10 @@ class RunRequests:
 
 def _node(owner: str) -> str:
     return owner.rpartition("/")[0]
+
+
+def _run_ended(state: str) -> ClientError:
+    return ClientError("run_ended", f"The run is {state}.", "Start a new run with run.start.", number=409)
 
 
 def _run_not_found() -> ClientError:

@@ -20,8 +20,9 @@ STAGING: Final = (
 """Files of tests/e2e/staging, in their order."""
 
 OTHERS: Final = (
-    "smoke", "startup", "websocket", "auth", "security", "chat", "agent", "integration", "resilience", "performance",
-)  # fmt: skip
+    *("unit", "smoke", "startup", "websocket", "auth", "security"),
+    *("chat", "agent", "integration", "resilience", "performance"),
+)
 """Groups of the categories of their names."""
 
 

@@ -80,6 +80,7 @@ async def a_finished_run_is_one_read(world: World) -> None:
     async with world.person() as ada:
         thread = await ada.thread()
         events = await ada.ask("echo compact me", thread)
+        await ada.view(thread)
         async with world.person() as later:
             view = await later.rpc("thread.get", thread_id=thread)
             assert [m["content"] for m in view["messages"] if m["role"] == "assistant"] == [text_of(events)]

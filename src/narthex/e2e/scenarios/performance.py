@@ -1,0 +1,83 @@
+"""Performance: budgets that a person would feel. Figures of a machine are `narthex bench`'s; these are alarms."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from narthex.e2e.person import Person
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+def _p95(samples: list[float]) -> float:
+    return sorted(samples)[int(len(samples) * 0.95)]
+
+
+@scenario(Category.PERFORMANCE, alone=True)
+async def echoes_come_back_quickly(world: World) -> None:
+    """95 % of 100 echoes within 250 ms."""
+    async with world.person() as ada:
+        samples = []
+        for number in range(100):
+            began = time.monotonic()
+            await ada.rpc("echo", n=number)
+            samples.append(time.monotonic() - began)
+            await asyncio.sleep(0.02)  # below the advertised rate of commands
+        assert _p95(samples) < 0.25, f"p95 is {_p95(samples) * 1000:.0f} ms"
+
+
+@scenario(Category.PERFORMANCE, alone=True)
+async def doors_open_quickly(world: World) -> None:
+    """95 % of 40 connects within 1 s."""
+    headers = await world.headers()
+    samples = []
+    for _ in range(40):
+        began = time.monotonic()
+        somebody = await Person.knock(world.ws_url, headers)
+        await somebody.connect()
+        samples.append(time.monotonic() - began)
+        await somebody.close()
+    assert _p95(samples) < 1, f"p95 is {_p95(samples) * 1000:.0f} ms"
+
+
+@scenario(Category.PERFORMANCE, alone=True)
+async def first_words_come_quickly(world: World) -> None:
+    """95 % of 20 answers begin within 1.5 s."""
+    samples = []
+    async with world.person() as ada:
+        for _ in range(20):
+            thread = await ada.thread()
+            began = time.monotonic()
+            run = await ada.start("echo quick", thread)
+            await ada.until(
+                lambda t=thread, r=run: any(  # type: ignore[misc]  # bound in each round
+                    e["type"] == "TEXT_MESSAGE_CONTENT" for e in ada.run_events(t, r)
+                ),
+                "the first word",
+            )
+            samples.append(time.monotonic() - began)
+            await ada.whole(thread, run)
+    assert _p95(samples) < 1.5, f"p95 is {_p95(samples) * 1000:.0f} ms"
+
+
+@scenario(Category.PERFORMANCE, alone=True)
+async def a_room_of_thirty_hears_it_together(world: World) -> None:
+    """Thirty devices follow one thread; each has the whole answer within 3 s of the first one."""
+    headers = await world.headers()
+    room = []
+    async with world.person() as ada:
+        thread = await ada.thread("room")
+        for _ in range(30):
+            somebody = await Person.knock(world.ws_url, headers)
+            await somebody.connect()
+            await somebody.follow(thread, offset=0)
+            room.append(somebody)
+        run = await ada.start("count to 60", thread)
+        await ada.whole(thread, run)
+        began = time.monotonic()
+        await asyncio.gather(*(somebody.whole(thread, run) for somebody in room))
+        late = time.monotonic() - began
+        assert late < 3, f"the last device was {late:.2f} s late"
+        for somebody in room:
+            await somebody.close()

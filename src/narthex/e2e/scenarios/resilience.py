@@ -1,0 +1,127 @@
+"""Resilience: crowds that come back at once, lines that die silently, gateways that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from narthex.e2e.person import Person
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.scenarios.startup_resilience import let_in
+from narthex.e2e.world import World
+
+CROWD = 40
+OWNER_LOST_S = 15.0  # DESIGN section 6
+SLACK_S = 10.0
+
+
+@scenario(Category.RESILIENCE)
+async def a_crowd_comes_back_at_once(world: World) -> None:
+    """Forty devices drop in mid-run and return together: each recovers the whole run."""
+    async with world.person() as ada:
+        thread = await ada.thread()
+        run = await ada.start("count to 200", thread)
+        await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
+        offset, epoch = ada.positions[f"thread:{thread}"]
+        headers = await world.headers()
+
+        async def device() -> Person:
+            somebody = await Person.knock(world.ws_url, headers)
+            await somebody.connect()
+            return somebody
+
+        crowd = [await device() for _ in range(CROWD)]
+        for somebody in crowd:
+            somebody.drop()
+        back = await asyncio.gather(*(device() for _ in range(CROWD)))
+        for somebody in back:
+            somebody.events = {channel: list(found) for channel, found in ada.events.items()}
+            last = somebody.events[f"thread:{thread}"][-1][0]
+            result = await somebody.follow(thread, offset=last, epoch=epoch)
+            assert result["recovered"], "a device of the crowd was not recovered"
+        whole = await asyncio.gather(*(somebody.whole(thread, run, 40) for somebody in back))
+        assert offset > 0
+        assert all(events[-1] == whole[0][-1] for events in whole)
+        for somebody in back:
+            await somebody.close()
+
+
+@scenario(Category.RESILIENCE)
+async def ten_runs_through_a_drop_each(world: World) -> None:
+    """Ten runs at once, each of whose lines is cut and resumed: ten whole runs."""
+
+    async def one(number: int) -> None:
+        async with world.person() as first:
+            thread = await first.thread(f"drop {number}")
+            run = await first.start("count to 80", thread)
+            await first.until(lambda: len(first.run_events(thread, run)) > 2, "the run under way", 40)
+            first.drop()
+            await first.ended()
+            offset, epoch = first.positions[f"thread:{thread}"]
+            async with world.person() as second:
+                second.events = {channel: list(found) for channel, found in first.events.items()}
+                result = await second.follow(thread, offset=offset, epoch=epoch)
+                assert result["recovered"]
+                await second.whole(thread, run, 40)
+
+    await asyncio.gather(*(one(number) for number in range(5)))
+    await asyncio.gather(*(one(number) for number in range(5, 10)))
+
+
+@scenario(Category.RESILIENCE)
+async def a_flood_of_commands_is_bounded(world: World) -> None:
+    """A thousand commands at once are answered or refused by name; the neighbour does not notice."""
+    async with world.person() as quiet:
+        loud = await Person.knock(world.ws_url, await world.headers())
+        await loud.connect()
+        await loud.raw("\n".join(f'{{"id":{n},"rpc":{{"method":"time"}}}}' for n in range(10, 1010)))
+        assert await quiet.rpc("echo", n=1) == {"n": 1}
+        await loud.until(
+            lambda: (
+                bool(loud.close_code) or any("error" in reply for reply in loud.seen) or loud.replied(1009)
+            ),
+            "an answer to the flood",
+        )
+        assert loud.close_code in (0, 3013, 3501), f"closed with {loud.close_code} {loud.close_reason}"
+        assert loud.close_code or any("error" in reply for reply in loud.seen), (
+            "a thousand commands met no limit"
+        )
+
+
+@scenario(Category.RESILIENCE, timeout_s=120, alone=True)
+async def an_idle_device_comes_back_after_kill_9(world: World) -> None:
+    """Its gateway is killed; through the other it finds its thread, and both gateways serve in the end."""
+    gateways = world.need_gateways()
+    async with world.person(url=gateways[1].url.replace("http", "ws", 1) + "/ws") as ada:
+        thread = await ada.thread("idle")
+        await ada.ask("echo before", thread)
+        world.kill(gateways[1])
+        try:
+            assert await ada.ended() == 1006, f"closed with {ada.close_code}"
+            back = await let_in(world)
+            offset, epoch = ada.positions[f"thread:{thread}"]
+            assert (await back.follow(thread, offset=offset, epoch=epoch))["recovered"]
+            await back.close()
+        finally:
+            await gateways[1].again()
+    again = await Person.knock(gateways[1].url.replace("http", "ws", 1) + "/ws", await world.headers())
+    await again.connect()
+    await again.close()
+
+
+@scenario(Category.RESILIENCE, timeout_s=120, alone=True)
+async def an_orphaned_run_ends_by_name(world: World) -> None:
+    """A run whose gateway is killed and stays away ends with RUN_ERROR owner_lost within 15 s, on the other gateway."""
+    gateways = world.need_gateways()
+    here, there = (gateway.url.replace("http", "ws", 1) + "/ws" for gateway in gateways[:2])
+    async with world.person(url=here) as one, world.person(url=there) as two:
+        thread = await two.thread("orphan")
+        await one.follow(thread, offset=0)
+        run = await one.start("count to 3000", thread)
+        await two.until(lambda: len(two.run_events(thread, run)) > 5, "the run under way")
+        world.kill(gateways[0])
+        try:
+            last = (await two.whole(thread, run, OWNER_LOST_S + SLACK_S))[-1]
+            assert last["type"] == "RUN_ERROR", f"the run ended with {last['type']}"
+            assert last["code"] == "owner_lost", f"the run ended with {last['code']}"
+        finally:
+            await gateways[0].again()

@@ -1,0 +1,156 @@
+"""Smoke: is it there, does it let in whom it should and nobody else, does one question get its whole answer?
+
+The only group that production sees, so: one person, one thread of their own, deleted at the end. The four negatives
+are part of every run, whatever was selected.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+
+from narthex.e2e.person import Person, Refused, RpcFault, text_of
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import KEY_HEADER, World
+
+FORGED = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJldmUiLCJleHAiOjk5OTk5OTk5OTl9.c2lnbmF0dXJl"
+UNSIGNED = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJldmUiLCJleHAiOjk5OTk5OTk5OTl9."
+
+
+@scenario(Category.SMOKE)
+async def it_is_well(world: World) -> None:
+    """Health is 200, and its handshake, broker and store are healthy."""
+    answer = await world.get("/ws/health")
+    body = answer.json()
+    assert answer.status_code == 200, f"health answers {answer.status_code}: {body.get('errors')}"
+    for check in ("handshake", "broker", "store"):
+        found = body["checks"][check]
+        assert found["status"] == "healthy", f"{check}: {found}"
+
+
+@scenario(Category.SMOKE)
+async def the_bypass_is_as_it_should_be(world: World) -> None:
+    """Production says that no test identity can get in; elsewhere it is open exactly when a key is set."""
+    e2e = (await world.get("/ws/health")).json()["e2e_testing"]
+    if world.environment == "production":
+        assert e2e["auth_bypass_active"] is False, "the bypass is open in production"
+        assert e2e["variables"] == {}
+    else:
+        has_key = e2e["variables"].get("E2E_OAUTH_SIMULATION_KEY") == "SET"
+        assert e2e["auth_bypass_active"] is has_key, f"bypass {e2e['auth_bypass_active']}, key {has_key}"
+
+
+@scenario(Category.SMOKE, always=True)
+async def no_token_is_nobody(world: World) -> None:
+    """Without proof: refused with 401, or upgraded inert and closed 3500 at the first connect, as health announces."""
+    before = (await world.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
+    try:
+        bare = await Person.knock(world.ws_url)
+    except Refused as refused:
+        assert refused.status == 401, f"refused with {refused.status} {refused.problem.get('code')}"
+        assert refused.problem["code"] == "auth_required"
+        return
+    assert not before, "health says that a credential is required before the upgrade, and none was"
+    await bare.raw('{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"whoami"}}')
+    assert await bare.ended() == 3500, f"closed with {bare.close_code} {bare.close_reason}"
+    assert not bare.seen, f"a connection without proof was answered: {bare.seen[0]}"
+
+
+@scenario(Category.SMOKE, always=True)
+async def bad_tokens_are_refused(world: World) -> None:
+    """A forged signature, no signature, and no token at all in the header: 401 each, with a reason."""
+    for token in (FORGED, UNSIGNED, "not-a-token"):
+        try:
+            await Person.knock(world.ws_url, {"Authorization": f"Bearer {token}"})
+        except Refused as refused:
+            assert refused.status == 401, f"{refused.status} instead of 401 for {token[:24]}"
+            assert refused.problem["code"], "a refusal without its code"
+        else:
+            raise AssertionError(f"a bad token was admitted: {token[:24]}…")
+
+
+@scenario(Category.SMOKE, always=True)
+async def a_wrong_key_is_nobodys(world: World) -> None:
+    """401 e2e_key_wrong, or 403 where no test identity may enter; at the handshake and at the exchange."""
+    wrong = {KEY_HEADER: "a-key-that-is-long-enough-and-not-the-one"}
+    try:
+        await Person.knock(world.ws_url, wrong)
+    except Refused as refused:
+        assert refused.status in (401, 403, 429, 503), f"refused with {refused.status}"
+    else:
+        raise AssertionError("a wrong key was admitted at the handshake")
+    answer = await world.post("/auth/e2e/test-auth", headers=wrong, json={})
+    assert answer.status_code in (401, 403, 429, 503), (
+        f"the exchange answers {answer.status_code} to a wrong key"
+    )
+
+
+@scenario(Category.SMOKE, always=True)
+async def another_tenant_is_out_of_reach(world: World) -> None:
+    """Our own token with another tenant written into it is refused, and channels of others are as absent as nothing."""
+    changed = _moved(await world.token(), "default")
+    if changed:
+        try:
+            await Person.knock(world.ws_url, {"Authorization": f"Bearer {changed}"})
+        except Refused as refused:
+            assert refused.status == 401, f"refused with {refused.status}"
+        else:
+            raise AssertionError("a token whose tenant was changed by its holder was admitted")
+    async with world.person() as ada:
+        for channel in ("thread:somebody-elses", "user:admin"):
+            try:
+                await ada.command("subscribe", channel=channel)
+            except RpcFault as fault:
+                assert fault.code in (102, 103), f"{channel}: {fault}"
+            else:
+                raise AssertionError(f"subscribed to {channel} of others")
+        try:
+            await ada.rpc("thread.get", thread_id="somebody-elses")
+        except RpcFault as fault:
+            assert fault.code == 404, f"{fault}"
+        else:
+            raise AssertionError("read a thread of others")
+
+
+def _moved(token: str, tenant: str) -> str:
+    """The token with another tenant in its claims and the old signature; empty for an opaque one."""
+    try:
+        head, claims, signature = token.split(".")
+        body = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+    except (ValueError, binascii.Error):
+        return ""
+    written = json.dumps(body | {"tenant": tenant, "e2e": False}).encode()
+    return f"{head}.{base64.urlsafe_b64encode(written).decode().rstrip('=')}.{signature}"
+
+
+@scenario(Category.SMOKE)
+async def one_question_one_whole_answer(world: World) -> None:
+    """A thread of our own, a question, a streamed answer that `count` and `digest` prove whole."""
+    async with world.person() as ada:
+        events = await ada.ask("echo smoke", await ada.thread(f"probe {world.test_run}"))
+        assert events[-1]["type"] == "RUN_FINISHED", f"the run ended with {events[-1]}"
+        assert text_of(events)
+
+
+@scenario(Category.SMOKE)
+async def a_dropped_line_comes_back(world: World) -> None:
+    """Cut, reconnected, and continued from the last offset with nothing missing."""
+    async with world.person() as ada:
+        thread = await ada.thread(f"probe {world.test_run}")
+        offset, epoch = ada.positions[f"thread:{thread}"]
+        ada.drop()
+        await ada.ended()
+        async with world.person() as back:
+            run = await back.start("echo while away", thread)
+            result = await back.follow(thread, offset=offset, epoch=epoch)
+            assert result["recovered"], "the position was not recovered"
+            await back.whole(thread, run)
+
+
+@scenario(Category.SMOKE)
+async def preflight_says_the_same(world: World) -> None:
+    """`/ws/preflight` admits whom the upgrade admits."""
+    answer = await world.get("/ws/preflight", headers=await world.headers())
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.json()["verdict"] == "admit"

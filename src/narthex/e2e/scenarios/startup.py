@@ -1,0 +1,62 @@
+"""Startup: what the platform, a load balancer and a deploy ask before they send anybody."""
+
+from __future__ import annotations
+
+import time
+
+from narthex.e2e.person import Person
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+@scenario(Category.STARTUP)
+async def alive_and_ready(world: World) -> None:
+    """`/livez` and `/readyz` are 200, for HEAD too."""
+    for method in ("GET", "HEAD"):
+        for path in ("/livez", "/readyz"):
+            answer = await world.request(method, path)
+            assert answer.status_code == 200, f"{method} {path}: {answer.status_code}"
+
+
+@scenario(Category.STARTUP)
+async def health_for_every_method_that_asks(world: World) -> None:
+    """GET and HEAD give 200, OPTIONS is allowed, and HEAD has no body."""
+    assert (await world.get("/ws/health")).status_code == 200
+    head = await world.request("HEAD", "/ws/health")
+    assert head.status_code == 200
+    assert head.content == b""
+    assert (await world.request("OPTIONS", "/ws/health")).status_code in (200, 204)
+
+
+@scenario(Category.STARTUP)
+async def health_is_consistent_with_its_checks(world: World) -> None:
+    """A failing broker, store or handshake is never shown under `healthy`, and each check has a latency."""
+    body = (await world.get("/ws/health")).json()
+    worst = {check["status"] for check in body["checks"].values()}
+    assert body["status"] != "healthy" or worst == {"healthy"}, f"healthy over {body['checks']}"
+    for name, check in body["checks"].items():
+        assert check["latency_ms"] is None or check["latency_ms"] >= 0, f"{name}: {check}"
+    assert (body["status"] == "healthy") == (body["errors"] == []), body["errors"]
+
+
+@scenario(Category.STARTUP)
+async def settings_are_announced(world: World) -> None:
+    """What a client needs is in `/ws/config`, and the limits there are those in health."""
+    config = (await world.get("/ws/config")).json()
+    health = (await world.get("/ws/health")).json()["config"]
+    assert config["paths"]["websocket"] == "/ws"
+    assert health["heartbeat_interval"] > 0
+    assert config["limits"]["max_message_bytes"] >= 1024
+
+
+@scenario(Category.STARTUP)
+async def a_handshake_takes_no_time(world: World) -> None:
+    """From SYN to the connect reply in under 2 s, five times: nothing is set up after the upgrade."""
+    headers = await world.headers()
+    for _ in range(5):
+        began = time.monotonic()
+        somebody = await Person.knock(world.ws_url, headers)
+        await somebody.connect()
+        took = time.monotonic() - began
+        await somebody.close()
+        assert took < 2, f"a connect took {took:.2f} s"

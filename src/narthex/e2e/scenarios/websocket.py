@@ -1,0 +1,116 @@
+"""WebSocket: the upgrade and the frames, through whatever stands in front."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from narthex.e2e.person import Person, Refused
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.world import World
+
+
+@scenario(Category.WEBSOCKET)
+async def every_alias_is_the_same_door(world: World) -> None:
+    """/ws, /websocket and /connection/websocket admit alike."""
+    for path in ("/ws", "/websocket", "/connection/websocket"):
+        url = world.ws_url.removesuffix("/ws") + path
+        async with world.person(url=url) as ada:
+            assert await ada.rpc("echo", path=path) == {"path": path}
+
+
+@scenario(Category.WEBSOCKET)
+async def a_plain_get_is_told_to_upgrade(world: World) -> None:
+    """426 with problem+json, not a bare error."""
+    answer = await world.get("/ws", headers=await world.headers())
+    assert answer.status_code == 426, answer.text[:200]
+    assert answer.json()["code"] == "upgrade_required"
+
+
+@scenario(Category.WEBSOCKET)
+async def a_wrong_path_is_named(world: World) -> None:
+    """404 no_route: a wrong path does not look like a wrong credential."""
+    try:
+        await Person.knock(f"{world.ws_url}/nowhere", await world.headers())
+    except Refused as refused:
+        assert refused.status == 404, f"refused with {refused.status}"
+        assert refused.problem["code"] == "no_route"
+    else:
+        raise AssertionError("an unknown path was upgraded")
+
+
+@scenario(Category.WEBSOCKET)
+async def the_token_is_never_echoed(world: World) -> None:
+    """`jwt-auth, jwt.<token>` selects `jwt-auth`, and the connection works."""
+    token = await world.token()
+    somebody = await Person.knock(world.ws_url, subprotocols=["jwt-auth", f"jwt.{token}"])
+    assert somebody.socket.subprotocol == "jwt-auth"
+    await somebody.connect()
+    assert await somebody.rpc("echo", n=1) == {"n": 1}
+    await somebody.close()
+
+
+@scenario(Category.WEBSOCKET)
+async def commands_share_a_frame(world: World) -> None:
+    """Twenty commands joined by newlines get twenty replies with their ids, in order."""
+    async with world.person() as ada:
+        numbers = range(1000, 1020)
+        await ada.raw(
+            "\n".join(
+                json.dumps({"id": number, "rpc": {"method": "echo", "data": {"n": number}}})
+                for number in numbers
+            )
+        )
+        await ada.until(lambda: all(ada.replied(number) for number in numbers), "twenty replies")
+        found = [reply["rpc"]["data"]["n"] for reply in ada.seen if reply.get("id") in numbers]
+        assert found == list(numbers), f"replies came as {found}"
+
+
+@scenario(Category.WEBSOCKET)
+async def fragments_are_put_together(world: World) -> None:
+    """A command in five fragments is one command, and a ping between them is answered."""
+    async with world.person() as ada:
+        text = json.dumps({"id": 2000, "rpc": {"method": "echo", "data": {"long": "x" * 500}}})
+        pieces = [text[place : place + 120] for place in range(0, len(text), 120)]
+        await ada.socket.send(pieces)
+        pong = await ada.socket.ping()
+        async with asyncio.timeout(10):
+            await pong
+        await ada.until(lambda: ada.replied(2000), "the reply to a fragmented command")
+
+
+@scenario(Category.WEBSOCKET)
+async def too_large_is_closed_by_name(world: World) -> None:
+    """A message over the advertised limit ends the line with 1009, and only that line."""
+    limit = (await world.get("/ws/config")).json()["limits"]["max_message_bytes"]
+    async with world.person() as ada, world.person() as other:
+        await ada.raw(json.dumps({"id": 3000, "rpc": {"method": "echo", "data": {"x": "y" * (limit + 1)}}}))
+        assert await ada.ended() == 1009, f"closed with {ada.close_code} {ada.close_reason}"
+        assert await other.rpc("echo", n=1) == {"n": 1}
+
+
+@scenario(Category.WEBSOCKET)
+async def nothing_before_connect(world: World) -> None:
+    """A command before `connect` ends the line with 3501 and a reason, also for somebody with a good token."""
+    somebody = await Person.knock(world.ws_url, await world.headers())
+    await somebody.raw('{"id":1,"rpc":{"method":"whoami"}}')
+    assert await somebody.ended() == 3501, f"closed with {somebody.close_code} {somebody.close_reason}"
+    assert somebody.close_reason
+
+
+@scenario(Category.WEBSOCKET)
+async def a_clean_goodbye(world: World) -> None:
+    """A close from the client is answered with its own code."""
+    somebody = await Person.knock(world.ws_url, await world.headers())
+    await somebody.connect()
+    await somebody.close()
+    assert somebody.close_code == 1000, f"closed with {somebody.close_code}"
+
+
+@scenario(Category.WEBSOCKET, timeout_s=90)
+async def pings_keep_an_idle_line(world: World) -> None:
+    """An idle line is pinged at the announced interval and lives on."""
+    async with world.person() as ada:
+        interval = ada.connected["ping"]
+        await ada.until(lambda: ada.pings > 0, "a ping", interval * 1.5 + 5)
+        assert await ada.rpc("echo", still=1) == {"still": 1}

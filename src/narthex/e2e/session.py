@@ -1,0 +1,189 @@
+"""One run of the suite from options to a report: find or start the target, run, post the figures, tidy up.
+
+Not here: flags (`cli/test.py`), running (`runner`). Rules: what would touch production without leave is refused
+before anything is contacted; a target that says it is production is left alone unless production was asked for;
+whatever was made is ended or deleted, also when the run is interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from narthex import __version__
+from narthex.e2e.results import Report, Result, Status
+from narthex.e2e.runner import Progress, Runner, select, silent
+from narthex.e2e.scenario import Category, Scenario, every
+from narthex.e2e.staging import Staging, staging
+from narthex.e2e.world import Proof, World
+from narthex.errors import ClientError, ConfigError, NarthexError
+
+ENVIRONMENTS: Final = ("local", "staging", "production")
+NO_PROOF: Final = (
+    "There is nothing to prove oneself with to a deployed system. Set E2E_OAUTH_SIMULATION_KEY to its key or "
+    "NARTHEX_CI_OIDC_TOKEN to CI's token, or give --token."
+)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for.
+
+    Attributes:
+        environment: one of `ENVIRONMENTS`.
+        categories: empty: all (in production: smoke).
+        real: real engines for `local`; staging always has them.
+        base_url: a deployed system; empty: a local one is started.
+        proof: for a deployed system; a local one is proved by the key made for it.
+    """
+
+    environment: str = "local"
+    categories: tuple[Category, ...] = ()
+    real: bool = False
+    base_url: str = ""
+    parallel: int = 1
+    pattern: str = ""
+    fail_fast: bool = False
+    resume_from: str = ""
+    proof: Proof = Proof()
+    allow_production: bool = False
+
+
+def chosen(options: Options) -> list[Scenario]:
+    """Check the options and select. Raises ClientError (usage) or ConfigError (no proof)."""
+    categories = options.categories
+    if options.environment == "production":
+        _may_touch_production(options)
+        categories = (Category.SMOKE,)
+    found = select(
+        every(), categories or tuple(Category), pattern=options.pattern, resume_from=options.resume_from
+    )
+    if options.base_url and options.proof.kind == "none" and any(scenario.serves for scenario in found):
+        raise ConfigError([NO_PROOF])
+    return found
+
+
+def _may_touch_production(options: Options) -> None:
+    if not options.allow_production:
+        raise ClientError(
+            "production", "Production is not tested by accident.", "Give --allow-production if it is meant."
+        )
+    if not options.base_url:
+        raise ClientError("production", "There is no local production.", "Give --base-url.")
+    if options.proof.kind != "token":
+        raise ClientError(
+            "production", "Production takes no test identities.", "Give --token of a user of tenant `probe`."
+        )
+    if set(options.categories) - {Category.SMOKE}:
+        raise ClientError(
+            "production", "Only the category smoke runs in production.", "Use --category smoke."
+        )
+
+
+async def test(options: Options, progress: Progress = silent) -> Report:
+    """Run the suite.
+
+    Raises:
+        ClientError: the options contradict themselves.
+        ConfigError: no proof, or the target is production and that was not asked for.
+        DependencyError: the target does not answer, or a local one could not be started.
+    """
+    scenarios = chosen(options)
+    began = time.monotonic()
+    report = Report(
+        environment=options.environment,
+        target="no server",
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"runner": __version__, "python": platform.python_version()},
+    )
+    if not any(scenario.serves for scenario in scenarios):
+        report.results = await _runner(None, options, progress).run(scenarios)
+        report.duration_s = round(time.monotonic() - began, 3)
+        return report
+    async with _target(options, report) as world:
+        try:
+            report.results = await _runner(world, options, progress).run(scenarios)
+        finally:
+            report.left_behind = await world.tidy()
+        report.duration_s = round(time.monotonic() - began, 3)
+        report.posted = await post(world, report)
+    return report
+
+
+def _runner(world: World | None, options: Options, progress: Progress) -> Runner:
+    return Runner(world, parallel=options.parallel, fail_fast=options.fail_fast, progress=progress)
+
+
+@contextlib.asynccontextmanager
+async def _target(options: Options, report: Report) -> AsyncIterator[World]:
+    async with contextlib.AsyncExitStack() as stack:
+        if options.base_url:
+            world = World(options.base_url, options.environment, options.proof)
+            report.target = "deployed system"
+        else:
+            real = options.real or options.environment == "staging"
+            made: Staging = await stack.enter_async_context(staging(options.environment, real=real))
+            world = made.world()
+            report.target = "local staging" if real else "local gateway"
+            report.engines = made.engines
+        await world.open()
+        stack.push_async_callback(world.close)
+        _leave_production_alone(world, options)
+        report.base_url, report.test_run = world.base_url, world.test_run
+        report.proof = world.proof.kind
+        report.versions = {"narthex": world.versions["narthex"]} | report.versions
+        report.health = {name: world.health.get(name) for name in ("status", "environment", "e2e_testing")}
+        yield world
+
+
+def _leave_production_alone(world: World, options: Options) -> None:
+    if world.health.get("environment") == "production" and options.environment != "production":
+        asked = "Give --env production --allow-production --token, or another --base-url."
+        raise ConfigError([f"{world.base_url} says that it is production. {asked}"])
+
+
+async def post(world: World, report: Report) -> str:
+    """Post the figures to the gateway, whose metrics and status page show them; what became of it, in words."""
+    body = {
+        "test_run": world.test_run,
+        "passed": report.count(Status.PASSED),
+        "failed": report.count(Status.FAILED) + report.count(Status.NOT_RUN),
+        "skipped": report.count(Status.SKIPPED),
+        "duration_s": report.duration_s,
+        "environment": report.environment,
+        "report": _brief(report),
+    }
+    try:
+        answer = await world.post("/api/v1/e2e/results", headers=await world.headers(), json=body)
+    except (httpx2.HTTPError, AssertionError, NarthexError) as fault:
+        return f"not posted: {world.hide(str(fault))[:200]}"
+    rate = f"success rate {report.success_rate:.1%}"
+    if answer.status_code == 200:
+        return f"posted: {rate}"
+    return f"not posted ({answer.status_code}): {rate}"
+
+
+def _brief(report: Report) -> dict[str, Any]:
+    """What fits into the store: sums, and the names of what failed."""
+    bad = [result for result in report.results if result.status in (Status.FAILED, Status.NOT_RUN)]
+    by_category: dict[str, dict[str, int]] = {}
+    for result in report.results:
+        counts = by_category.setdefault(result.category, {})
+        counts[str(result.status)] = counts.get(str(result.status), 0) + 1
+    return {
+        "success_rate": report.success_rate,
+        "target": report.target,
+        "versions": report.versions,
+        "categories": by_category,
+        "failed": [_named(result) for result in bad[:100]],
+    }
+
+
+def _named(result: Result) -> dict[str, str]:
+    return {"name": result.name, "detail": result.detail[:300]}

@@ -1,0 +1,54 @@
+"""One staging for the whole session: a local one, or a deployed one named by NARTHEX_E2E_BASE_URL.
+
+    NARTHEX_E2E_BASE_URL=https://staging.example.com E2E_OAUTH_SIMULATION_KEY=… pytest tests/e2e/staging -v
+
+Rules: it is started when the first test needs it and ended after the last; each test opens its own HTTP client,
+because each runs in a loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from narthex.e2e.staging import staging
+from narthex.e2e.world import Proof, World
+from tests.conftest import GIVEN
+from tests.e2e.staging.entries import Play, player
+
+Make = Callable[[], World]
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Iterator[Make]:
+    """Makes the world of a test; all are of one test run."""
+    test_run = f"pytest-{uuid.uuid4().hex[:12]}"
+    base_url = GIVEN.get("NARTHEX_E2E_BASE_URL", "")
+    if base_url:
+        proof = Proof(
+            key=GIVEN.get("E2E_OAUTH_SIMULATION_KEY", ""), ci_token=GIVEN.get("NARTHEX_CI_OIDC_TOKEN", "")
+        )
+        assert proof.kind != "none", "set E2E_OAUTH_SIMULATION_KEY or NARTHEX_CI_OIDC_TOKEN beside the URL"
+        yield lambda: World(base_url, "staging", proof, test_run=test_run)
+        return
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, contextlib.ExitStack() as stack:
+        entered = staging("staging", real=True)
+        made = runner.run(entered.__aenter__())
+        stack.callback(lambda: runner.run(entered.__aexit__(None, None, None)))
+        yield lambda: made.world(test_run)
+
+
+@pytest.fixture
+async def play(make_world: Make) -> AsyncIterator[Play]:
+    """Plays a scenario against the staging; what it made is deleted."""
+    world = make_world()
+    await world.open()
+    try:
+        yield player(world)
+        await world.tidy()
+    finally:
+        await world.close()

@@ -1,0 +1,31 @@
+"""What the ten files have in common: the scenarios of a group, and playing one. Not here: the staging (conftest)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from narthex.e2e.results import Status
+from narthex.e2e.runner import Runner
+from narthex.e2e.scenario import Scenario, every
+from narthex.e2e.world import World
+
+Play = Callable[[Scenario], Awaitable[None]]
+
+
+def named(group: str) -> list[Scenario]:
+    """The scenarios of a group, in their order."""
+    return [found for found in every() if found.group == group]
+
+
+def player(world: World) -> Play:
+    """Plays a scenario under the runner's own rules: a task and a count of its own, no unlisted skip."""
+
+    async def play(scenario: Scenario) -> None:
+        (result,) = await Runner(world).run([scenario])
+        if result.status is Status.SKIPPED:
+            pytest.skip(result.detail)
+        assert result.status is Status.PASSED, f"{scenario.title}\n{result.detail}"
+
+    return play

@@ -1,0 +1,21 @@
+"""Staging 5: the answer as it grows.
+
+The scenarios are in `narthex.e2e.scenarios.response_streaming`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from narthex.e2e.scenario import Scenario
+from tests.e2e.staging.entries import Play, named
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.mark.parametrize(
+    "scenario", named("response_streaming"), ids=lambda found: found.name.rpartition(".")[2]
+)
+async def test_response_streaming(scenario: Scenario, play: Play) -> None:
+    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    await play(scenario)

@@ -1,0 +1,21 @@
+"""Staging 7: what the system says of itself, before, while and after a part of it restarts.
+
+The scenarios are in `narthex.e2e.scenarios.startup_resilience`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from narthex.e2e.scenario import Scenario
+from tests.e2e.staging.entries import Play, named
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.mark.parametrize(
+    "scenario", named("startup_resilience"), ids=lambda found: found.name.rpartition(".")[2]
+)
+async def test_startup_resilience(scenario: Scenario, play: Play) -> None:
+    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    await play(scenario)

@@ -1,0 +1,19 @@
+"""Staging 9: several people, several tenants, several ways in.
+
+The scenarios are in `narthex.e2e.scenarios.coordination`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from narthex.e2e.scenario import Scenario
+from tests.e2e.staging.entries import Play, named
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.mark.parametrize("scenario", named("coordination"), ids=lambda found: found.name.rpartition(".")[2])
+async def test_coordination(scenario: Scenario, play: Play) -> None:
+    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    await play(scenario)
