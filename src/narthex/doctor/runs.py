@@ -6,6 +6,8 @@ deleted at the end, whatever happened.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 import uuid
 from typing import Any, Final
@@ -16,10 +18,12 @@ from narthex.client.assembler import RunAssembler
 from narthex.doctor.conversation import Failed, Wire, thread_id_of
 from narthex.doctor.dialing import elapsed_ms
 from narthex.doctor.exchanging import Line
-from narthex.doctor.live import LiveSocket, open_socket
+from narthex.doctor.live import LiveSocket, Refused, open_socket
 from narthex.doctor.observations import Attempt
 
 MAX_PUBLICATIONS: Final = 20_000  # an agent that says more than this is no probe's agent
+DELETE_TRIES: Final = 30
+DELETE_PAUSE_S: Final = 0.1  # three seconds in all: a run's last writes take milliseconds
 
 
 class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,13 +92,36 @@ async def follow_run(session: Session, text: str, *, drop: bool, timeout_s: floa
     thread_id = thread_id_of(await wire.rpc("thread.create", title="narthex gate"))
     follower = _Follower(session, wire, thread_id, text, timeout_s)
     try:
-        return await follower.follow(drop=drop)
-    finally:
-        await (await session.connect()).rpc("thread.delete", thread_id=thread_id)
+        seen = await follower.follow(drop=drop)
+    except BaseException:
+        with contextlib.suppress(Failed, Refused):
+            await _delete(session, thread_id, follower.run_id)
+        raise
+    await _delete(session, thread_id, "")
+    return seen
+
+
+async def _delete(session: Session, thread_id: str, run_id: str) -> None:
+    """Delete the thread. A run that just ended still holds it for a moment, so `thread_busy` is tried again."""
+    wire = await session.connect()
+    if run_id:
+        with contextlib.suppress(Failed):
+            await wire.rpc("run.cancel", run_id=run_id)
+    for _ in range(DELETE_TRIES):
+        try:
+            await wire.rpc("thread.delete", thread_id=thread_id)
+        except Failed as error:
+            if "thread_busy" not in str(error):
+                raise
+            await asyncio.sleep(DELETE_PAUSE_S)
+        else:
+            return
+    raise Failed("the gate's own thread stays busy after its run has ended, and cannot be deleted")
 
 
 class _Follower:
     def __init__(self, session: Session, wire: Wire, thread_id: str, text: str, timeout_s: float) -> None:
+        self.run_id = ""
         self._session = session
         self._wire = wire
         self._thread_id = thread_id
@@ -113,7 +140,8 @@ class _Follower:
         started = await self._wire.rpc(
             "run.start", thread_id=self._thread_id, text=self._text, client_message_id=uuid.uuid4().hex
         )
-        assembler = RunAssembler(str(started.get("run_id", "")))
+        self.run_id = str(started.get("run_id", ""))
+        assembler = RunAssembler(self.run_id)
         for _ in range(MAX_PUBLICATIONS):
             if assembler.terminal is not None:
                 return self._seen(assembler)

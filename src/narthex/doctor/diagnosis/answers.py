@@ -37,7 +37,7 @@ _MISSING: Final = (
 )
 _HTTP10: Final = re.compile(r"http/1\.0|http version|unsupported protocol", re.IGNORECASE)
 _ENGINE_IO: Final = re.compile(
-    r"transport unknown|bad handshake method|unsupported version of the socket|unsupported version of the protocols|invalid transport",
+    r"transport unknown|bad handshake method|invalid transport|unsupported version of the (socket|protocols)",
     re.IGNORECASE,
 )
 _CLOUDFLARE: Final = {
@@ -101,9 +101,7 @@ def _bad_request(view: View, made: Exchange) -> Finding:
             "socketio_server", status=made.status, detail=short(str(problem_of(made).get("message", "")), 60)
         )
     if code := narthex_code(made):
-        if code == "bad_request" and _NO_UPGRADE.search(body):
-            return _stripped(view, made)
-        return _by_narthex(made, code)
+        return _lost(made, _detail(made)) or _by_narthex(made, code)
     if _HTTP10.search(body):
         return found(
             "http10_upstream",
@@ -114,9 +112,8 @@ def _bad_request(view: View, made: Exchange) -> Finding:
         )
     if _TOO_LARGE.search(body) and "upgrade" not in body.lower():
         return _too_large(view, made)
-    for pattern, which in _MISSING:
-        if pattern.search(body):
-            return found("handshake_headers_lost", status=made.status, which=which)
+    if (lost := _lost(made, body)) is not None:
+        return lost
     if _NO_UPGRADE.search(body):
         return _stripped(view, made)
     if who_answered(made) in PROXIES and not made.body.strip():
@@ -169,9 +166,8 @@ def _upgrade_required(view: View, made: Exchange) -> Finding:
     body = made.body
     if who_answered(made) == "Envoy" and not body:
         return found("http10_upstream", status=426, how="with an empty body", server="Envoy")
-    for pattern, which in _MISSING:
-        if pattern.search(body) and not narthex_code(made):
-            return found("handshake_headers_lost", status=426, which=which)
+    if (lost := _lost(made, _detail(made) if narthex_code(made) else body)) is not None:
+        return lost
     if _HTTP10.search(body):
         return found("http10_upstream", status=426, how="that names HTTP/1.0", server=view.server)
     sure = "certain" if narthex_code(made) else "likely"
@@ -181,6 +177,18 @@ def _upgrade_required(view: View, made: Exchange) -> Finding:
     if versions and "13" not in versions:
         return found("handshake_headers_lost", status=426, which="a version that it knows")
     return _stripped(view, made)
+
+
+def _lost(made: Exchange, said: str) -> Finding | None:
+    """Which header of the handshake the server misses, when it says so."""
+    for pattern, which in _MISSING:
+        if pattern.search(said):
+            return found("handshake_headers_lost", status=made.status, which=which)
+    return None
+
+
+def _detail(made: Exchange) -> str:
+    return str(problem_of(made).get("detail", ""))
 
 
 def _stripped(view: View, made: Exchange, *, certain: bool = False) -> Finding:
@@ -220,6 +228,9 @@ def _unavailable(view: View, made: Exchange) -> Finding:
     shown = f", Retry-After {retry}" if retry else ""
     if "No server is available" in made.body:
         which = "all are marked down" if made.first_byte_ms < 500 else "connects were refused and retried"
+        return found("no_backend", ms=made.first_byte_ms, which=which)
+    if "upstream connect error" in made.body or "no healthy upstream" in made.body:
+        which = "Envoy cannot connect to any" if "connect error" in made.body else "all are marked down"
         return found("no_backend", ms=made.first_byte_ms, which=which)
     if problem_of(made) or (retry and not made.html):
         code = narthex_code(made)

@@ -1,0 +1,48 @@
+"""URLs: taken apart, and never printed with what may be secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from narthex.doctor.target import parse_target
+from narthex.errors import ClientError
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "tls", "path"),
+    [
+        ("wss://chat.example/ws", "chat.example", 443, True, "/ws"),
+        ("http://chat.example", "chat.example", 80, False, "/"),
+        ("127.0.0.1:8000", "127.0.0.1", 8000, False, "/"),
+        ("ws://[::1]:9/x", "::1", 9, False, "/x"),
+    ],
+)
+def test_urls_are_taken_apart(url: str, host: str, port: int, tls: bool, path: str) -> None:
+    """All four schemes, and a bare host and port."""
+    target = parse_target(url)
+    assert (target.host, target.port, target.tls, target.path) == (host, port, tls, path)
+
+
+@pytest.mark.parametrize("url", ["ftp://x/", "ws://", "ws://h:99999/", "ws://u:secretword@h/", "ws://h/a b"])
+def test_what_is_no_url_is_refused_without_its_secrets(url: str) -> None:
+    """And a password in it is not repeated."""
+    with pytest.raises(ClientError) as caught:
+        parse_target(url)
+    assert "secretword" not in str(caught.value)
+
+
+def test_a_query_is_sent_and_not_shown() -> None:
+    """It may hold a credential; one that looks like it is named."""
+    target = parse_target("wss://h/ws?token=abcdefghijklmnopqrst")
+    assert target.resource == "/ws?token=abcdefghijklmnopqrst"
+    assert target.shown == "wss://h/ws?…"
+    assert target.credential_in_query == "token"
+    assert parse_target("ws://h/socket.io/?EIO=4").credential_in_query == ""
+
+
+def test_the_other_routes_of_a_narthex_keep_a_prefix() -> None:
+    """Behind a prefix they are below it."""
+    assert parse_target("ws://h/ws").beside("health") == "/ws/health"
+    assert parse_target("ws://h/chat/ws").beside("health") == "/chat/ws/health"
+    assert parse_target("ws://h/connection/websocket").beside("beacon") == "/ws/beacon"
+    assert parse_target("ws://h").beside("beacon") == "/ws/beacon"

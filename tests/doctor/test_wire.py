@@ -1,0 +1,61 @@
+"""Heads and frames: what is parsed, and that nothing from outside raises."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from narthex.doctor import frames, heads
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
+
+
+def test_the_accept_of_the_rfc() -> None:
+    """RFC 6455 section 1.3."""
+    assert heads.accept_of(KEY) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def test_only_harmless_headers_are_kept() -> None:
+    """Cookies are counted and not kept."""
+    head = heads.parse_head(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nServer: x\r\nServer: y")
+    assert head is not None
+    assert head.headers == {"server": "x, y"}
+    assert head.lines == 3
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_parse_or_do_not(raw: bytes) -> None:
+    """No exception, whatever comes."""
+    heads.parse_head(raw)
+    heads.parse_head(b"HTTP/1.1 101 X\r\n" + raw)
+    frames.FrameReader().feed(raw)
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5), st.integers(1, 40))
+def test_any_split_of_the_bytes_gives_the_same_frames(payloads: list[bytes], size: int) -> None:
+    """Unmasked server frames, cut anywhere."""
+    raw = b"".join(_unmasked(payload) for payload in payloads)
+    reader = frames.FrameReader()
+    found = [frame for at in range(0, len(raw), size) for frame in reader.feed(raw[at : at + size])]
+    assert [frame.payload for frame in found] == payloads
+    assert not reader.within_frame
+    assert not reader.fault
+
+
+def test_a_masked_frame_of_ours_is_a_fault_from_a_server() -> None:
+    """Clients mask, servers must not (RFC 6455 section 5.1)."""
+    reader = frames.FrameReader()
+    reader.feed(frames.encode(frames.TEXT, b"x" * 70000))
+    assert reader.fault == "a masked frame from the server"
+
+
+def test_a_close_is_read() -> None:
+    """With and without a code."""
+    assert frames.close_of(b"\x0f\xa1no") == (4001, "no")
+    assert frames.close_of(b"") == (1005, "")
+
+
+def _unmasked(payload: bytes) -> bytes:
+    length = len(payload)
+    size = bytes([length]) if length < 126 else b"\x7e" + length.to_bytes(2, "big")
+    return b"\x82" + size + payload
