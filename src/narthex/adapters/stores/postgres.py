@@ -102,9 +102,7 @@ class PostgresEngine:
             async with asyncio.timeout(CONNECT_S):
                 self._pool = await self._connect()
             async with asyncio.timeout(60):  # a migration may build an index
-                await self._run(
-                    migrate(POSTGRES, f"PostgreSQL at {self._shown}", time.time()), readonly=False
-                )
+                await self._run(migrate(POSTGRES, f"PostgreSQL at {self._shown}", time.time()), writes=True)
         except BaseException as error:
             await self._close()
             if isinstance(error, TimeoutError):
@@ -132,12 +130,12 @@ class PostgresEngine:
         return found != "off"
 
     async def read(self, operation: Operation[T]) -> T:
-        """See `operation.Engine`; in a read-only transaction with one snapshot."""
-        return await self._bounded(operation, readonly=True)
+        """See `operation.Engine`; without a transaction: each statement sees what is committed by then."""
+        return await self._bounded(operation, writes=False)
 
     async def write(self, operation: Operation[T]) -> T:
         """See `operation.Engine`."""
-        return await self._bounded(operation, readonly=False)
+        return await self._bounded(operation, writes=True)
 
     async def _connect(self) -> Any:
         while True:
@@ -149,6 +147,7 @@ class PostgresEngine:
                     timeout=CONNECT_S,
                     command_timeout=self._timeout_s,
                     max_inactive_connection_lifetime=IDLE_S,
+                    reset=_leave_as_it_is,
                     server_settings={
                         "application_name": "narthex",
                         "statement_timeout": str(int(self._timeout_s * 1000)),
@@ -167,7 +166,7 @@ class PostgresEngine:
             except _FAULTS as error:
                 raise self._unreachable(type(error).__name__) from error
 
-    async def _bounded(self, operation: Operation[T], *, readonly: bool) -> T:
+    async def _bounded(self, operation: Operation[T], *, writes: bool) -> T:
         if self._pool is None:
             operation.close()
             raise DependencyError("store", "The PostgreSQL store is not running.", "Call start() first.")
@@ -181,7 +180,7 @@ class PostgresEngine:
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._run(operation, readonly=readonly)
+                return await self._run(operation, writes=writes)
         except TimeoutError as error:
             raise self._unreachable(f"nothing within {self._timeout_s:g} s") from error
         finally:
@@ -189,10 +188,13 @@ class PostgresEngine:
             if self._waiting == 0:
                 self._idle.set()
 
-    async def _run(self, operation: Operation[T], *, readonly: bool) -> T:
+    async def _run(self, operation: Operation[T], *, writes: bool) -> T:
         try:
-            async with self._connection() as connection, connection.transaction(readonly=readonly):
-                return await _drive(connection, operation)
+            async with self._connection() as connection:
+                if not writes:
+                    return await _drive(connection, operation)
+                async with connection.transaction():
+                    return await _drive(connection, operation)
         except NarthexError:
             raise
         except asyncpg.UniqueViolationError as error:
@@ -232,6 +234,11 @@ class PostgresEngine:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.terminate()
+
+
+async def _leave_as_it_is(connection: Any) -> None:
+    """On giving a connection back: nothing here changes a session, and resetting it is a round trip."""
+    del connection
 
 
 async def _drive(connection: Any, operation: Operation[T]) -> T:
