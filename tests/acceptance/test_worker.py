@@ -78,7 +78,7 @@ async def test_gateways_accept_and_workers_run(house: Fleet) -> None:
         await ada.finished(thread_id, cancelled["run_id"])
         drained = await ada.start("go", thread_id)
         await ada.until(lambda: len(ada.run_events(thread_id, drained["run_id"])) > 5, "the third run")
-        assert await asyncio.to_thread(worker.terminate) == 0
+        assert await asyncio.to_thread(worker.terminate) == 0, worker.log[-3000:]
         ended = await ada.finished(thread_id, drained["run_id"])
         assert ended["type"] == "RUN_FINISHED" or ended["code"] == "draining"
     await until_health(gateway, "degraded")

@@ -155,7 +155,7 @@ class Worker:
             ],
             Registry(),
             self.engine.drain,
-            lambda _: False,
+            lambda: lambda _: False,
             grace_s=self.settings.drain_grace_s * RUNS_SHARE,
             on_state=lambda state: log.info("state", state=state.value, node=self.node),
         )
