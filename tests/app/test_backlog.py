@@ -76,3 +76,18 @@ def test_pushes_without_history_are_kept_as_they_are() -> None:
     backlog.add(channel, [Delivery(Prepared(b'{"push":{"channel":"thread:x","pub":{"data":1}}}'), None)] * 2)
     assert backlog.size > 0
     assert len(sent(backlog)) == 2
+
+
+def test_what_operators_publish_is_kept_whatever_it_is() -> None:
+    """Any JSON value may stand in a channel; only deltas merge."""
+    channel = Channel("t/thread:x", "thread:x")
+    backlog = Backlog(0.0)
+    for offset, data in enumerate((b'"delta"', b'["delta"]', b'{"delta":1}', b'"delta"'), 1):
+        kept = Delivery(Prepared(encode_publication(channel.prefix, data, offset)), Publication(offset, data))
+        backlog.add(channel, [kept])
+    assert [publication["data"] for publication in sent(backlog)] == [
+        "delta",
+        ["delta"],
+        {"delta": 1},
+        "delta",
+    ]

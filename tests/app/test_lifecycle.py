@@ -49,7 +49,9 @@ def lifecycle(rooms: list[Room], states: list[State], grace_s: float = 0.2) -> L
     async def drain_runs(_: float) -> None:
         return None
 
-    return Lifecycle(rooms, Registry(), drain_runs, lambda _: False, grace_s=grace_s, on_state=states.append)
+    return Lifecycle(
+        rooms, Registry(), drain_runs, lambda: lambda _: False, grace_s=grace_s, on_state=states.append
+    )
 
 
 async def test_a_failed_start_closes_what_it_opened_and_can_be_repeated() -> None:
@@ -98,3 +100,41 @@ async def test_a_handful_goes_at_once() -> None:
         [Stub() for _ in range(5)], lambda _: False, grace_s=10, runs_ended=asyncio.Event(), now=loop.time
     )
     assert loop.time() - began < 1
+
+
+async def test_a_drain_that_comes_while_starting_is_final() -> None:
+    """A room that opens after SIGTERM makes nobody ready again."""
+    states: list[State] = []
+    opened = asyncio.Event()
+
+    async def nothing() -> None:
+        return None
+
+    async def opening() -> None:
+        await opened.wait()
+
+    life = lifecycle([Room("slow", opening, nothing)], states)
+    starting = asyncio.get_running_loop().create_task(life.start())
+    await asyncio.sleep(0)
+    await life.drain()
+    opened.set()
+    await starting
+    await life.stop()
+    assert states == [State.DRAINING, State.STOPPED]
+
+
+async def test_runs_that_cannot_be_ended_keep_no_socket_open() -> None:
+    """The store is away when SIGTERM comes: everybody is told to come back all the same."""
+    registry = Registry()
+    people = [Stub(busy=True) for _ in range(3)]
+    for person in people:
+        registry.add(person)
+
+    async def drain_runs(_: float) -> None:
+        raise DependencyError("store", "away")
+
+    life = Lifecycle([], registry, drain_runs, lambda: lambda _: True, grace_s=0.2, on_state=lambda _: None)
+    await life.start()
+    with pytest.raises(DependencyError):
+        await life.drain()
+    assert [person.code for person in people] == [3001, 3001, 3001]

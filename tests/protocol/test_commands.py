@@ -84,6 +84,22 @@ def test_depth_is_counted_as_python_sees_it(value: object) -> None:
         assert json_depth_exceeds(raw, real - 1) is True
 
 
+@pytest.mark.parametrize(
+    ("raw", "deep"),
+    [
+        (b"[" * 33 + b"]" * 33, True),
+        (b"[" + b"[]," * 40 + b"1]", False),
+        (b'{"a":"' + b"[" * 40 + b'"}', False),
+        (b'{"a":"\\\\","b":' + b"[" * 32 + b"]" * 32 + b"}", True),
+        (b'{"a":"\\"' + b"[" * 40 + b'"}', False),
+        (b"[" * 40, True),
+    ],
+)
+def test_depth_is_of_nesting_outside_strings(raw: bytes, deep: bool) -> None:
+    """Flat is not deep, and an escaped quote ends no string."""
+    assert json_depth_exceeds(raw, 32) is deep
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_give_commands_or_a_frame_error(frame: bytes) -> None:
     """No other exception leaves the decoder."""

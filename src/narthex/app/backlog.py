@@ -75,7 +75,10 @@ def _merge(channel: Channel, first: Delivery, second: Delivery) -> Delivery | No
         return None
     if b"delta" not in first.publication.data or b"delta" not in second.publication.data:
         return None  # cheap look before parsing: only deltas have the member
-    merged = merge(msgspec.json.decode(first.publication.data), msgspec.json.decode(second.publication.data))
+    one, other = msgspec.json.decode(first.publication.data), msgspec.json.decode(second.publication.data)
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return None  # an operator may publish any JSON value
+    merged = merge(one, other)
     if merged is None:
         return None
     data = encode_json(merged)

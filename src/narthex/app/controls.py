@@ -19,7 +19,11 @@ UNSUBSCRIBED_BY_SERVER = 2000  # Centrifuge's unsubscribe code: final, no resubs
 
 
 class Controls:
-    """Dispatches by kind; unknown kinds (of a newer version) are ignored and counted."""
+    """Dispatches by kind; unknown kinds (of a newer version) are ignored and counted.
+
+    Attributes:
+        removals: how many `unsubscribe` messages came; whoever is about to subscribe looks whether it moved.
+    """
 
     def __init__(
         self, connections_of: Callable[[str], list[Connection]], on_unknown: Callable[[str], None]
@@ -27,6 +31,7 @@ class Controls:
         self._connections_of = connections_of
         self._on_unknown = on_unknown
         self._hub: Hub | None = None
+        self.removals = 0
         self._handlers: dict[str, Callable[[Control], None]] = {
             "disconnect": self._disconnect,
             "unsubscribe": self._unsubscribe,
@@ -60,6 +65,7 @@ class Controls:
     def _unsubscribe(self, message: Control) -> None:
         """`channel` key, and `user` (tenant/subject; empty: everybody)."""
         data = message.data
+        self.removals += 1
         assert self._hub is not None
         user = str(data.get("user", ""))
         for subscriber in self._hub.subscribers(str(data["channel"])):

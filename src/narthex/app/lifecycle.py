@@ -46,7 +46,7 @@ class Lifecycle:
         rooms: in the order of opening.
         registry: the live connections.
         drain_runs: finishes, moves or ends this node's runs within so many seconds.
-        busy: whether a connection follows a run that is still going on.
+        busy: tells, as things are now, whether a connection follows a run that is still going on.
         grace_s: of the whole drain.
         on_state: told of every change (log, metric).
     """
@@ -56,7 +56,7 @@ class Lifecycle:
         rooms: list[Room],
         registry: Registry,
         drain_runs: Callable[[float], Awaitable[None]],
-        busy: Callable[[Connection], bool],
+        busy: Callable[[], Callable[[Connection], bool]],
         *,
         grace_s: float,
         on_state: Callable[[State], None],
@@ -90,7 +90,8 @@ class Lifecycle:
         except BaseException:
             await self._close_rooms()
             raise
-        self._enter(State.READY)
+        if self.state is State.STARTING:  # a SIGTERM may have come meanwhile, and `draining` is final
+            self._enter(State.READY)
 
     async def drain(self) -> None:
         """Go down within the grace; a second call waits for the first."""
@@ -105,7 +106,7 @@ class Lifecycle:
         closing = loop.create_task(
             close_paced(
                 list(self._registry),
-                self._busy,
+                self._busy(),
                 grace_s=self._grace_s,
                 runs_ended=runs_ended,
                 now=loop.time,
@@ -116,9 +117,9 @@ class Lifecycle:
                 await self._drain_runs(self._grace_s * RUNS_SHARE)
         except TimeoutError:
             pass  # their leases run out and another node takes them over
-        finally:
+        finally:  # an engine that is away keeps nobody's socket from being closed
             runs_ended.set()
-        await closing
+            await closing
 
     async def stop(self) -> None:
         """Close every opened room, last opened first. One room's error does not keep the others open."""

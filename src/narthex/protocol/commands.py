@@ -142,6 +142,8 @@ MEMBERS: Final = (
 )  # fmt: skip
 """Names of commands, the frequent ones first."""
 
+_AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _decoder: Final = msgspec.json.Decoder(Command)
 
 
@@ -149,24 +151,25 @@ def json_depth_exceeds(raw: bytes, limit: int) -> bool:
     """Whether brackets outside strings nest deeper than `limit`. Linear; needs no valid JSON."""
     if raw.count(b"{") + raw.count(b"[") <= limit:
         return False  # the usual case costs two C scans
-    depth = 0
-    in_string = escaped = False
-    for byte in raw:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x7B, 0x5B):
-            depth += 1
-            if depth > limit:
-                return True
-        elif byte in (0x7D, 0x5D):
-            depth -= 1
+    # As much as possible in C: 64 KB byte by byte held the loop for 5 ms, sixty times a second and connection.
+    if (
+        b"\\" in raw
+    ):  # escapes are pairs, read from the left: what is left of a run of backslashes escapes a quote
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(raw.split(b'"')[::2]).translate(_AS_BRACES, _NO_BRACKETS)
+    below = 0  # levels taken away from within
+    while below < limit:
+        outer = brackets.replace(b"{}", b"")
+        if (
+            len(outer) * 8 > len(brackets) * 7
+        ):  # little to be won: a few deep towers instead of many flat things
+            break
+        brackets, below = outer, below + 1
+    depth = below
+    for byte in brackets:
+        depth += 1 if byte == 0x7B else -1
+        if depth > limit:
+            return True
     return False
 
 

@@ -191,7 +191,7 @@ class Parts:
             report_bug=self.report_bug,
             max_life_s=self.settings.socket_life_s(),
         )
-        self.services.follows_run = lambda connection: self._busy()(connection)
+        self.services.follows_run = self._follows_run
         self.services.removals = lambda: controls.removals
         self.services.chat = self.chat
         self.services.engine = self.engine
@@ -264,9 +264,14 @@ class Parts:
     def _connections_of(self, user: str) -> list[Connection]:
         return self.services.registry.of_user(user)
 
+    def _follows_run(self, connection: Connection) -> bool:
+        return self._busy()(connection)
+
     def _busy(self) -> Callable[[Connection], bool]:
         running = self.engine.running_channels()  # once for everybody who is asked about
-        return lambda connection: any(item.channel.key in running for item in connection.subscriptions.values())
+        return lambda connection: any(
+            item.channel.key in running for item in connection.subscriptions.values()
+        )
 
     def _revoked(self, _: Revocation) -> None:
         """Close what is covered now: every live socket is asked, because a jti names no user."""

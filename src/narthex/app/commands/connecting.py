@@ -45,7 +45,10 @@ def connect(connection: Connection, asked: Asked) -> bytes | Coroutine[object, o
 async def _connect_awaited(
     connection: Connection, asked: Asked, request: ConnectRequest, outcome: Awaitable[Admit | Refusal]
 ) -> bytes | None:
-    reply = _connect_with(connection, asked, request, await outcome)
+    judged = await outcome
+    if connection.is_closed:  # it has been cleaned up: whatever it joined now would never be left
+        return None
+    reply = _connect_with(connection, asked, request, judged)
     return await reply if isinstance(reply, Coroutine) else reply
 
 

@@ -7,7 +7,7 @@ reaches back to the client's position, `recovered` is false and the client knows
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -25,7 +25,7 @@ from narthex.protocol.session import Asked
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
-REREADS: Final = 5  # how often a flood may outrun a history read before the subscription gives up
+_ENDED: Final = codes.NOT_AVAILABLE._replace(message="unsubscribed meanwhile", temporary=True)
 _EMPTY: Final[list[PublicationView]] = []
 
 
@@ -52,15 +52,21 @@ async def _subscribe_thread(
     connection: Connection, asked: Asked, request: SubscribeRequest, identity: Identity, thread_id: str
 ) -> bytes | None:
     services = connection.services
+    removals = services.removals()
+
+    async def still_theirs() -> bool:
+        """Asked anew only if somebody was removed somewhere before this connection was in the channel to hear it."""
+        return services.removals() == removals or await services.chat.role(identity, thread_id) is not None
+
     role = await services.chat.role(identity, thread_id)
     if role is None:
         return encode_error(asked.id, codes.PERMISSION_DENIED)
     if connection.is_closed or request.channel in connection.subscriptions:
         return encode_error(asked.id, codes.ALREADY_SUBSCRIBED)
     key = channel_key(identity.tenant, request.channel)
-    result = await _join(connection, key, request.channel, request, server_side=False, presence=True)
+    result = await _join(connection, key, request.channel, request, still_theirs)
     if result is None:
-        return None
+        return encode_error(asked.id, _ENDED)
     # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
     subscription = connection.subscriptions[request.channel]
     connection.send(encode_reply(asked.id, "subscribe", result))
@@ -76,20 +82,36 @@ async def _join(
     key: str,
     name: str,
     request: SubscribeRequest | None,
-    *,
-    server_side: bool,
-    presence: bool,
+    still_theirs: Callable[[], Awaitable[bool]] | None = None,
 ) -> SubscribeResult | None:
-    """Attach and read. The caller sends the result and calls `_release` with its offset, without awaiting."""
+    """Attach and read. The caller sends the result and calls `_release` with its offset, without awaiting.
+
+    Args:
+        connection: who joins.
+        key: the channel's.
+        name: the client's name of it.
+        request: whether and from where to recover.
+        still_theirs: asked when the channel is joined; None: a server-side subscription, which needs no right
+            and shows no presence.
+
+    Returns:
+        None: the connection, the subscription or the right to it ended meanwhile.
+    """
     hub = connection.services.hub
     channel = hub.attach(key, connection)
-    connection.subscriptions[name] = Subscription(channel, server_side, presence)
+    asked_for = still_theirs is not None
+    subscription = Subscription(channel, server_side=not asked_for, presence=asked_for)
+    connection.subscriptions[name] = subscription
     try:
         page, result = await _read(connection, key, request)
+        theirs = still_theirs is None or await still_theirs()
     except BaseException:
-        connection.forget(name)
+        if connection.subscriptions.get(name) is subscription:
+            connection.forget(name)
         raise
-    if connection.is_closed:
+    if connection.subscriptions.get(name) is not subscription:
+        return None
+    if connection.is_closed or not theirs:
         connection.forget(name)
         return None
     hub.positioned(channel, page.top)
@@ -162,7 +184,7 @@ async def join_server_side(
     caller replies in the same tick that this returns, then calls `release_server_side`.
     """
     key = channel_key(identity.tenant, name)
-    result = await _join(connection, key, name, request, server_side=True, presence=False)
+    result = await _join(connection, key, name, request)
     return result if result is not None else SubscribeResult()
 
 

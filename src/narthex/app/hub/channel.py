@@ -107,7 +107,9 @@ class Channel:
         """Encode once, put into this tick's batch, and hand to joiners. The caller has checked the order."""
         self.last = publication.offset
         data = encode_publication(self.prefix, publication.data, publication.offset, publication.tags)
-        return self.put(Delivery(Prepared(data), publication))
+        delivery = self.put(Delivery(Prepared(data), publication))
+        self.promote()
+        return delivery
 
     def put(self, delivery: Delivery) -> Delivery:
         """Add to the batch and to joiners."""
@@ -146,10 +148,15 @@ class Channel:
         return True
 
     def promote(self) -> None:
-        """Make ready joiners members, if no batch is under way that they have had already."""
-        if self.batch is not None or self.flushing or not self.joiners:
+        """Make ready joiners members, if nothing is under way that they have had already: no batch, and no
+        publication that was in the history they read before it was heard of here.
+        """
+        if not self.joiners or self.batch is not None or self.flushing or self.last is None:
             return
-        for subscriber in [who for who, joiner in self.joiners.items() if joiner.ready]:
+        last = self.last
+        for subscriber in [
+            who for who, joiner in self.joiners.items() if joiner.ready and joiner.skip <= last
+        ]:
             del self.joiners[subscriber]
             self.members[subscriber] = None
 

@@ -62,7 +62,7 @@ class Read(msgspec.Struct, frozen=True):
     """Params of `thread.read`."""
 
     thread_id: Ident
-    offset: Annotated[int, msgspec.Meta(ge=0)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # what every client's JSON can hold
 
 
 class Search(msgspec.Struct, frozen=True):

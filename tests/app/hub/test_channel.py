@@ -1,0 +1,49 @@
+"""One channel: who joins while publications are on their way gets each of them once."""
+
+from __future__ import annotations
+
+from narthex.app.hub import Channel
+from narthex.app.hub.channel import Joiner
+from narthex.ports.broker import Publication
+from tests.app.hub.test_hub import Ear
+
+
+def joining(channel: Channel, skip: int) -> Ear:
+    """A subscriber whose history reached to `skip`."""
+    ear = Ear()
+    channel.joiners[ear] = Joiner()
+    assert channel.ready(ear, skip)
+    return ear
+
+
+def write(channel: Channel) -> None:
+    """What the hub does with a batch."""
+    batch = channel.take()
+    for member in channel.members:
+        member.socket.send_frames(batch.framed(member.socket.framing))
+    channel.promote()
+
+
+def test_what_the_history_held_is_not_sent_again() -> None:
+    """A reader may see a publication in the log before the handler is told of it."""
+    channel = Channel("t/thread:one", "thread:one")
+    channel.last = 10
+    late = joining(channel, 12)
+    early = joining(channel, 10)
+    for offset in range(11, 15):
+        channel.accept(Publication(offset, b"{}"))
+        write(channel)
+    assert early.offsets == [11, 12, 13, 14]
+    assert late.offsets == [13, 14]
+    assert list(channel.members) == [early, late]
+
+
+def test_a_lone_joiner_becomes_a_member_without_a_batch() -> None:
+    """Nobody else is there to make one."""
+    channel = Channel("t/thread:one", "thread:one")
+    channel.last = 1
+    ear = joining(channel, 2)
+    assert not channel.members
+    channel.accept(Publication(2, b"{}"))
+    assert list(channel.members) == [ear]
+    assert ear.offsets == []

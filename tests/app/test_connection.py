@@ -1,0 +1,193 @@
+"""One connection at its edges: inert, closed too early, unsubscribed too early, woken too often, too many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from narthex.app.timers import TICK_S
+from narthex.domain.admission import Admit
+from narthex.domain.refusals import Refusal
+from narthex.ports.agents import Agent
+from narthex.protocol.session import NEVER
+from narthex.testing import Running, gateway
+from narthex.wiring.parts import Parts
+from tests.app.test_commands import Raw, client, spoken, words
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with gateway(tmp_path, agents=[Agent(name="words", function=words)]) as found:
+        bugs: list[BaseException] = []
+        parts_of(found).services.report_bug = lambda fault, _: bugs.append(fault)
+        yield found
+        assert bugs == []
+
+
+def parts_of(running: Running) -> Parts:
+    parts = running.gateway.parts
+    assert parts is not None
+    return parts
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.005)
+
+
+class Slow:
+    """Calls through to something async, but only once it may; `asked` says that somebody waits."""
+
+    def __init__(self, real: Callable[..., Awaitable[Any]]) -> None:
+        self.real = real
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        found = await self.real(*args, **kwargs)
+        self.asked.set()
+        await self.may.wait()
+        return found
+
+
+async def test_commands_behind_a_failed_connect_are_not_executed(running: Running) -> None:
+    """An inert connection can do nothing but `connect`; SDKs are told to try the rest again."""
+    headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=-60)}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send(
+            '{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"echo","data":1}}\n'
+            '{"id":3,"subscribe":{"channel":"thread:x"}}\n{"id":4,"rpc":{"method":"whoami"}}\n{"send":{}}'
+        )
+        raw = Raw(socket)
+        assert (await raw.reply(1))["error"]["code"] == 109
+        for number in (2, 3, 4):
+            assert (await raw.reply(number))["error"] == {
+                "code": 101,
+                "message": "unauthorized",
+                "temporary": True,
+            }
+        fresh = json.dumps({"id": 5, "connect": {"token": running.token("ada")}})
+        await socket.send(fresh + '\n{"id":6,"rpc":{"method":"echo","data":1}}')
+        assert (await raw.reply(6))["rpc"]["data"] == 1
+
+
+async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that has to be asked about, and a client that does not wait for the answer."""
+    parts = parts_of(running)
+    token = running.token("ada")
+    real = parts.services.door.admit_in_band
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asked = asyncio.Event()
+
+    async def later(seed: Any, raw: str) -> Admit | Refusal:
+        asked.set()
+        await told
+        outcome = real(seed, raw)
+        return await outcome if isinstance(outcome, Awaitable) else outcome
+
+    monkeypatch.setattr(parts.services.door, "admit_in_band", later)
+    headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=-60)}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"token": token}}))
+        await asked.wait()
+    await eventually(lambda: len(parts.services.registry) == 0)
+    told.set_result(None)
+    await eventually(lambda: len(parts.tasks) == 0)
+    assert parts.services.registry.users() == 0
+    assert parts.hub.subscribers("default/user:ada") == []
+    assert parts.seats.of_user("default/ada") == 0
+
+
+async def test_unsubscribing_while_joining_ends_that_subscription_only(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subscribe, unsubscribe, subscribe: every command is answered, and the last one counts."""
+    ada = await client(running, "ada")
+    started = await spoken(ada, "one two")
+    channel = started["channel"]
+    parts = parts_of(running)
+    slow = Slow(parts.broker.history)
+    monkeypatch.setattr(parts.broker, "history", slow)
+    first, second = ada.number + 1, ada.number + 3
+    await ada.socket.send(json.dumps({"id": first, "subscribe": {"channel": channel}}))
+    await slow.asked.wait()
+    again = [
+        {"id": first + 1, "unsubscribe": {"channel": channel}},
+        {"id": second, "subscribe": {"channel": channel}},
+    ]
+    await ada.socket.send("\n".join(map(json.dumps, again)))
+    await ada.reply(first + 1)
+    ada.number = second
+    slow.may.set()
+    assert (await ada.reply(first))["error"]["temporary"]
+    assert (await ada.reply(second))["subscribe"]["positioned"]
+    monkeypatch.undo()
+    await spoken(ada, "three", started["thread_id"])
+    offsets = [(await ada.push("pub"))["pub"]["offset"] for _ in range(3)]
+    assert offsets == list(range(offsets[0], offsets[0] + 3))
+
+
+async def test_who_is_removed_while_subscribing_hears_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role was read before, the channel would be joined after."""
+    ada, bob = await client(running, "ada", plan="mid"), await client(running, "bob")
+    started = await spoken(ada, "hello")
+    thread = started["thread_id"]
+    await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
+    parts = parts_of(running)
+    slow = Slow(parts.chat.role)
+    monkeypatch.setattr(parts.chat, "role", slow)
+    bob.number += 1
+    await bob.socket.send(json.dumps({"id": bob.number, "subscribe": {"channel": started["channel"]}}))
+    await slow.asked.wait()
+    monkeypatch.undo()
+    await ada.rpc("thread.members.remove", thread_id=thread, user_id="bob")
+    slow.may.set()
+    assert "error" in await bob.reply(bob.number)
+    assert (await bob.call("subscribe", channel=started["channel"]))["error"]["code"] == 103
+    assert parts.hub.subscribers(f"default/{started['channel']}") == []
+
+
+async def test_a_connect_that_finds_no_room_may_be_tried_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overload is temporary: the second try is no protocol error."""
+    parts = parts_of(running)
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+
+    body: dict[str, Any] = {"subs": {"user:ada": {"recover": True, "offset": 0, "epoch": ""}}}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        raw = Raw(socket)
+        monkeypatch.setattr(parts.tasks, "_limit", 0)
+        assert (await raw.call("connect", **body))["error"]["code"] == 111
+        monkeypatch.undo()
+        assert (await raw.call("connect", **body))["connect"]["client"]
+
+
+async def test_each_connection_waits_in_the_wheel_once(running: Running) -> None:
+    """However often it lags or refreshes: an older wish starts no chain of its own."""
+    ada = await client(running, "ada")
+    parts = parts_of(running)
+    (connection,) = parts.services.registry
+    buckets, session = parts.timers._buckets, connection.session
+    began = parts.timers.now()
+    for left_s in (4.0, 3.0, 2.0):  # each wants to be woken before the one before
+        session._next_ping_at = began + left_s
+        connection._schedule()
+    assert sum(bucket.count(connection) for bucket in buckets.values()) > 1
+    while (first := min(buckets) * TICK_S) < began + 60:
+        session._pong_until = NEVER
+        for sleeper in buckets.pop(min(buckets)):
+            sleeper.wake(first + TICK_S)
+    assert sum(bucket.count(connection) for bucket in buckets.values()) == 1
+    await ada.socket.close()
