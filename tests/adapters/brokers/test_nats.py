@@ -210,6 +210,21 @@ async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
     assert not (await broker.publish(THREAD, b"1", key="k")).duplicate
 
 
+async def test_boot_of_the_servers_machine_changes_the_epoch(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers on this machine: after a reboot nobody knows what was lost, so the log is another one, once."""
+    epochs = []
+    for boot in ("a", "a", "b", "b"):
+        monkeypatch.setattr("narthex.adapters.brokers.nats.broker.boot_id", lambda boot=boot: boot)
+        broker = NatsBroker(url)
+        await broker.start(Recorder(), "n1")
+        epochs.append((await broker.publish(THREAD, b"1")).epoch)
+        await broker.stop()
+    assert epochs[0] == epochs[1] != epochs[2] == epochs[3]
+    assert not parse_address("nats://127.0.0.1:1,nats://other:1").local
+
+
 async def test_newcomer_knows_all_keys_of_the_window(url: str) -> None:
     """A node that first writes to a busy channel reads back as far as keys count, and no further."""
     clock = Clock()

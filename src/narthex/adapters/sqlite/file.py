@@ -12,8 +12,6 @@ import sqlite3
 from pathlib import Path
 from typing import Final, Literal
 
-import psutil
-
 from narthex.errors import ConfigError, DependencyError
 
 Synchronous = Literal["NORMAL", "FULL"]
@@ -23,7 +21,6 @@ BUSY_TIMEOUT_MS: Final = 5_000  # only a checkpoint or a backup tool can hold th
 STATEMENT_CACHE: Final = 512
 CACHE_KIB: Final = 16_384  # page cache per connection; the hot tail of the log is far smaller
 JOURNAL_BYTES: Final = 16 << 20  # less than `checkpoint.HARD_BYTES`
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class OwnerLock:
@@ -55,14 +52,6 @@ class OwnerLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def boot_id() -> str:
-    """What names this boot of the machine: the page cache, and with it unsynced commits, live as long."""
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:  # not Linux: minutes, because the derived boot time wavers by seconds
-        return f"boot-{int(psutil.boot_time()) // 60}"
 
 
 def connect(

@@ -38,8 +38,10 @@ from narthex.adapters.brokers.nats.streams import (
     default_replicas,
     ensure_presence,
     new_epoch,
+    server_name,
 )
 from narthex.adapters.brokers.nats.subscriptions import Subscriptions
+from narthex.adapters.machine import boot_id
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import (
     IDEMPOTENCY_WINDOW_S,
@@ -87,7 +89,9 @@ class NatsBroker:
         self._client_now: Client | None = None
         self._names = names = Names(self._address.prefix)
         self._stream = JetStream(self._client, names.log_stream)
-        self._log_stream = LogStream(self._stream, names, kept_messages)
+        self._log_stream = LogStream(
+            self._stream, names, kept_messages, boot_id() if self._address.local else ""
+        )
         epoch, subject = self._log_stream.epoch, self._subject
         self._appender = Appender(
             self._stream,
@@ -292,8 +296,8 @@ class NatsBroker:
                 await client.close()
 
     async def _open_streams(self, replicas: int) -> None:
-        last = await self._log_stream.ensure(replicas)
-        if last < self._appender.highest_seq:
+        last = await self._log_stream.ensure(replicas, server_name(self._client()))
+        if last < self._appender.highest_seq or self._log_stream.rebooted:
             _log.error("broker_lost_publications", last=last, expected=self._appender.highest_seq)
             await self._log_stream.change_epoch()
             await self._send(self._names.epoch, b"")

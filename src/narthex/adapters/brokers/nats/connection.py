@@ -19,6 +19,9 @@ PING_EVERY_S: Final = 5  # two missed: a half-open connection is noticed within 
 Callback = Callable[[], Awaitable[None]]
 
 
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+
 class Address(NamedTuple):
     """Where NATS is, from `nats://[user:password@]host:port[,…][?prefix=narthex&replicas=3&creds=FILE]`."""
 
@@ -27,6 +30,11 @@ class Address(NamedTuple):
     prefix: str
     replicas: int | None
     creds: str | None
+
+    @property
+    def local(self) -> bool:
+        """Whether every server is on this machine, and dies with it."""
+        return all(urlsplit(server).hostname in LOOPBACK for server in self.servers)
 
 
 def parse_address(url: str) -> Address:

@@ -1,7 +1,8 @@
 """The streams that the broker keeps: what they are made with, and the epoch that one of them carries.
 
 Rules: the epoch stands in the log stream's metadata, so another stream is another epoch; it is changed when the
-stream ends before a message that was seen in it. A stream of a newer layout is refused.
+stream ends before a message that was seen in it, and, where the servers are on this machine, after each boot
+of it, because then nobody is left who saw anything. A stream of a newer layout is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from narthex.ports.broker import PRESENCE_TTL_S
 LAYOUT: Final = 1
 KEPT_MESSAGES: Final = 10_000  # of a channel; a message holds at least one publication
 _EPOCH: Final = "narthex-epoch"
+_BOOT: Final = "narthex-boot"
 _LAYOUT: Final = "narthex-layout"
 _NAME_IN_USE: Final = 10058
 
@@ -38,26 +40,39 @@ class Names:
 
 def default_replicas(client: Client) -> int:
     """3 in a cluster, else 1: what the server says about itself."""
+    return 3 if _info(client).get("cluster") else 1
+
+
+def server_name(client: Client) -> str:
+    """The name of the server that the client is connected to."""
+    return str(_info(client).get("server_name", ""))
+
+
+def _info(client: Client) -> dict[str, Any]:
     info: dict[str, Any] = client._server_info  # noqa: SLF001 - nats-py has no public name for INFO
-    return 3 if info.get("cluster") else 1
+    return info
 
 
 class LogStream:
     """The log's stream and its base epoch."""
 
-    def __init__(self, stream: JetStream, names: Names, kept_messages: int) -> None:
+    def __init__(self, stream: JetStream, names: Names, kept_messages: int, boot: str) -> None:
         self._stream = stream
         self._names = names
         self._kept_messages = kept_messages
+        self._boot = boot  # of the machine that the servers are on, empty when that is another one
         self.base_epoch = ""
+        self.rebooted = False  # as `ensure` found it
         self.replicas = 1
 
     def epoch(self, incarnation: str) -> str:
         """A channel's epoch: the base, and what it got when it was removed."""
         return f"{self.base_epoch}.{incarnation}" if incarnation else self.base_epoch
 
-    async def ensure(self, replicas: int) -> int:
+    async def ensure(self, replicas: int, connected_to: str) -> int:
         """Create the stream or read what there is; returns its last sequence.
+
+        `connected_to` is the server that answered: one on loopback may be a mere relay to another machine.
 
         Raises:
             ConfigError: a newer layout, or not enough servers for `replicas`.
@@ -81,13 +96,15 @@ class LogStream:
             )
         self.base_epoch = config["metadata"][_EPOCH]
         self.replicas = int(config.get("num_replicas", 1))
+        here = answer.get("cluster", {}).get("leader", "") == connected_to
+        self.rebooted = here and self._boot != "" and config["metadata"].get(_BOOT, "") != self._boot
         return int(answer["state"]["last_seq"])
 
     async def change_epoch(self) -> None:
         """Note that acknowledged publications may be missing."""
         answer = await self._stream.api(f"STREAM.INFO.{self._names.log_stream}")
         config = answer["config"]
-        config["metadata"] = {**config["metadata"], _EPOCH: new_epoch()}
+        config["metadata"] = {**config["metadata"], _EPOCH: new_epoch(), _BOOT: self._boot}
         answer = await self._stream.api(f"STREAM.UPDATE.{self._names.log_stream}", config)
         self.base_epoch = answer["config"]["metadata"][_EPOCH]
 
@@ -104,7 +121,7 @@ class LogStream:
             "allow_direct": True,
             "allow_rollup_hdrs": True,
             "republish": {"src": self._names.log + "*", "dest": self._names.live + "{{wildcard(1)}}"},
-            "metadata": {_EPOCH: new_epoch(), _LAYOUT: str(LAYOUT)},
+            "metadata": {_EPOCH: new_epoch(), _LAYOUT: str(LAYOUT), _BOOT: self._boot},
         }
 
 

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from narthex.adapters.sqlite.file import Synchronous, boot_id, claim_format
+from narthex.adapters.machine import boot_id
+from narthex.adapters.sqlite.file import Synchronous, claim_format
 from narthex.errors import ConfigError
 
 APPLICATION_ID: Final = 0x6E727468  # "nrth"
