@@ -33,7 +33,7 @@ class Client:
 
     async def open(self) -> int:
         """TCP and handshake; the status."""
-        self._reader, self._writer = await asyncio.open_connection(self.host, self.port)
+        self._reader, self._writer = await self.connected()
         key = base64.b64encode(os.urandom(16)).decode()
         authorization = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
         self._writer.write(
@@ -46,6 +46,15 @@ class Client:
         if self.status != 101:
             self.body = await self._reader.read(65_536)
         return self.status
+
+    async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """TCP."""
+        return await asyncio.open_connection(self.host, self.port)
+
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes of frames."""
+        assert self._reader is not None
+        return await self._reader.readexactly(size)
 
     def send(self, text: str) -> None:
         """One masked text frame."""
@@ -60,14 +69,13 @@ class Client:
 
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: opcode and payload."""
-        assert self._reader is not None
-        first, second = await self._reader.readexactly(2)
+        first, second = await self.exactly(2)
         size = second & 0x7F
         if size == 126:
-            (size,) = struct.unpack(">H", await self._reader.readexactly(2))
+            (size,) = struct.unpack(">H", await self.exactly(2))
         elif size == 127:
-            (size,) = struct.unpack(">Q", await self._reader.readexactly(8))
-        return first & 0x0F, await self._reader.readexactly(size)
+            (size,) = struct.unpack(">Q", await self.exactly(8))
+        return first & 0x0F, await self.exactly(size)
 
     async def live(self) -> None:
         """Handshake and `connect`."""

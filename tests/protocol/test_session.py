@@ -93,6 +93,10 @@ def test_pings_and_the_pong_that_never_comes() -> None:
     assert session.wake_at() == 50
     assert session.due(50).ping
     assert session.due(60).disconnect is codes.NO_PONG
+    session.excuse_pong(60)
+    assert session.wake_at() == 70
+    assert session.due(69).disconnect is None
+    assert session.due(70).disconnect is codes.NO_PONG
 
 
 def test_expiry_has_a_grace_and_a_refresh_ends_it() -> None:

@@ -62,6 +62,7 @@ class Connection:
         "_in_flight",
         "_wake_at",
         "client",
+        "_taken",
         "identity",
         "lagging",
         "seed",
@@ -87,6 +88,7 @@ class Connection:
         self._wake_at = NEVER
         self._closed = False
 
+        self._taken = 0
     # -- Receiver ------------------------------------------------------------------------------------------
 
     def opened(self, socket: Socket) -> None:
@@ -152,10 +154,14 @@ class Connection:
                 self._schedule()
             else:
                 self.close(self._expiry(due.disconnect))
+            elif due.disconnect is codes.NO_PONG and self._reads():
+                self.session.excuse_pong(now)
+                self._schedule()
             return
         if due.ping:
             self.socket.send(_PING_MESSAGE)
             self.services.keep_present(self)
+            self._taken = self.socket.underway().taken
         self._schedule()
 
     def _busy(self) -> bool:
@@ -164,6 +170,15 @@ class Connection:
 
     def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
         """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
+    def _reads(self) -> bool:
+        """Whether a client whose pong is missing is only slow: the ping is behind bytes that it is taking.
+
+        A line of 1 KB/s needs minutes for what the buffers hold (256 KB); how long it may lag is the backlog's
+        rule, not the pong's. A dead one takes nothing, and one that answers no ping has nothing left to take.
+        """
+        before, (left, self._taken) = self._taken, self.socket.underway()
+        return left > 0 and self._taken > before
+
         if disconnect is codes.STALE and self.seed.admit.inert == "expired":
             return codes.Disconnect(3500, "token_expired: no fresh token came in time")
         return disconnect

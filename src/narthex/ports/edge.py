@@ -8,7 +8,7 @@ Rules: every call here happens on the event loop and must not block. A `Receiver
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -51,6 +51,18 @@ class RequestHead(msgspec.Struct, kw_only=True):
         return [value for key, value in self.headers if key == name]
 
 
+class Underway(NamedTuple):
+    """How far what was sent to a client has come, as far as this side can see.
+
+    Attributes:
+        left: bytes that the client's side has not taken yet, the kernel's included.
+        taken: bytes that it has taken in all; it grows while the client reads.
+    """
+
+    left: int
+    taken: int
+
+
 class Socket(Protocol):
     """One client's way out. Both WebSocket and the HTTP fallbacks are one.
 
@@ -70,6 +82,9 @@ class Socket(Protocol):
 
     def buffered(self) -> int:
         """Bytes accepted and not yet given to the kernel."""
+
+    def underway(self) -> Underway:
+        """How far what was sent has come; asked rarely (when a pong is missing)."""
 
     def close(self, code: int, reason: str) -> None:
         """Send the close frame (or the fallback's disconnect push) and end; `closed` follows."""

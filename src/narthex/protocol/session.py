@@ -205,6 +205,10 @@ class Session:
         self._life_ends_at = min(now + LIFE_STEP_S, self._life_until)
         return True
 
+    def excuse_pong(self, now: float) -> None:
+        """The ping is still behind bytes that the client is taking: wait for its pong once more."""
+        self._pong_until = now + self._limits.pong_within_s
+
     def closed(self) -> None:
         """Nothing is due and nothing is asked any more."""
         self.phase = Phase.CLOSED

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
-from narthex.ports.edge import Deny, Gate, Receiver, RequestHead
+from narthex.ports.edge import Deny, Gate, Receiver, RequestHead, Underway
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
@@ -51,6 +51,7 @@ class StreamSocket:
         self.receiver = receiver
         self._parts: list[bytes] = []
         self._size = 0
+        self._taken = 0
         self._paused = False
         self._ended: tuple[int, str] | None = None
         self._told = False
@@ -74,6 +75,10 @@ class StreamSocket:
     def buffered(self) -> int:
         """See `Socket`."""
         return self._size
+
+    def underway(self) -> Underway:
+        """See `Socket`: what the response took was taken."""
+        return Underway(self._size, self._taken)
 
     def close(self, code: int, reason: str) -> None:
         """See `Socket`: the disconnect push stands in for the close frame."""
@@ -99,6 +104,7 @@ class StreamSocket:
                 parts, self._parts = self._parts, []
                 if parts:
                     yield b"".join(parts)
+                    self._taken += sum(map(len, parts))
                     self._size = sum(map(len, self._parts))
                     if self._paused and self._size <= LOW_MARK:
                         self._paused = False
@@ -137,9 +143,15 @@ class Fallbacks:
     """The three routes, and the streams that are open on this node."""
 
     def __init__(
-        self, gate: Gate, node: str, broadcast: Broadcast, cors: Callable[[Request], dict[str, str]]
+        self,
+        gate: Gate,
+        node: str,
+        broadcast: Broadcast,
+        cors: Callable[[Request], dict[str, str]],
+        cors_preflight: Callable[[Request, Iterable[str]], Response],
     ) -> None:
         self._gate = gate
+        self._cors_preflight = cors_preflight
         self._node = node
         self._broadcast = broadcast
         self._cors = cors
@@ -151,6 +163,9 @@ class Fallbacks:
             Route("/connection/http_stream", self.http_stream, methods=["POST"]),
             Route("/connection/sse", self.sse, methods=["GET"]),
             Route("/emulation", self.emulation, methods=["POST"]),
+            # SDKs post JSON, so a browser asks first when the page is of another origin
+            Route("/connection/http_stream", self._asked_first, methods=["OPTIONS"]),
+            Route("/emulation", self._asked_first, methods=["OPTIONS"]),
         ]
 
     def control(self, message: Control) -> None:
@@ -158,6 +173,10 @@ class Fallbacks:
         stream = self._streams.get(str(message.data["session"]))
         if stream is not None:
             stream.receiver.message(str(message.data["data"]).encode(), binary=False)
+
+    async def _asked_first(self, request: Request) -> Response:
+        """A browser's OPTIONS."""
+        return self._cors_preflight(request, ("POST", "OPTIONS"))
 
     async def http_stream(self, request: Request) -> Response:
         """POST with the connect command as its body; newline-delimited JSON comes back for as long as it lasts."""
@@ -205,7 +224,7 @@ class Fallbacks:
         body = await _bounded(request)
         try:
             posted = msgspec.json.decode(body or b"", type=Emulated)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             refusal = Refusal(code="bad_request", detail="The body is not {session, node, data}.")
             return self._refused(Deny(refusal=refusal, trace_id=""), self._cors(request))
         if posted.node and posted.node != self._node:

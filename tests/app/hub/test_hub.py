@@ -14,7 +14,7 @@ from narthex.app.hub import Channel, Hub, HubLimits
 from narthex.app.hub.channel import Delivery
 from narthex.app.tasks import Tasks
 from narthex.ports.broker import Broker, Control, Page, Position, Publication
-from narthex.ports.edge import Socket
+from narthex.ports.edge import Socket, Underway
 from narthex.protocol.framing import Framing, Prepared
 
 KEY = "t/thread:one"
@@ -43,6 +43,9 @@ class Ear:
 
     def buffered(self) -> int:
         return 0
+
+    def underway(self) -> Underway:
+        return Underway(0, 0)
 
     def close(self, code: int, reason: str) -> None:
         raise AssertionError((code, reason))

@@ -14,6 +14,7 @@ import asyncio
 from os import write
 from typing import TYPE_CHECKING, Final
 
+from narthex.adapters.edge.acknowledged import underway
 from narthex.adapters.edge.deflate import FULL_WINDOW
 from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.frames import (
@@ -30,7 +31,7 @@ from narthex.adapters.edge.frames import (
 from narthex.adapters.edge.limits import KIB, MessageLimits
 from narthex.adapters.edge.lingering import linger
 from narthex.domain.refusals import TABLE, close_reason
-from narthex.ports.edge import Receiver
+from narthex.ports.edge import Receiver, Underway
 from narthex.protocol.framing import Framing, Prepared
 
 if TYPE_CHECKING:
@@ -128,6 +129,12 @@ class WebSocket(asyncio.Protocol):
     def buffered(self) -> int:
         """Bytes not yet given to the kernel."""
         return self._transport.get_write_buffer_size()
+
+    def underway(self) -> Underway:
+        """See `Socket`: the transport's buffer and the kernel's, and what TCP says was acknowledged."""
+        raw = self._transport.get_extra_info("socket")
+        buffered = self._transport.get_write_buffer_size()
+        return underway(raw.fileno() if raw is not None else -1, buffered)
 
     def close(self, code: int, reason: str) -> None:
         """Send the close frame; `closed` follows with the peer's, or after `close_s`."""

@@ -1,0 +1,73 @@
+"""Agents that the campaigns' server runs: `--agent tests.campaigns.agents:steady` and so on.
+
+Rules: what a test must know of the agent's own side (when it was stopped) it writes to the file that
+`CAMPAIGN_NOTES` names, one line an event, with CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from narthex.ports.agents import RunInput, agent
+
+_ASKED = re.compile(r"rate=(\d+) seconds=([\d.]+)(?: size=(\d+))?")
+
+
+async def _stream(run: RunInput) -> AsyncIterator[str]:
+    """`rate=20 seconds=5 size=10`: so many deltas a second, each its time of making, padded to `size`."""
+    match = _ASKED.search(run.messages[-1].content)
+    assert match is not None
+    rate, seconds, size = int(match[1]), float(match[2]), int(match[3] or 0)
+    began = time.monotonic()
+    for number in range(int(rate * seconds)):
+        wait_s = began + number / rate - time.monotonic()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        yield f"{time.monotonic_ns()} ".ljust(size, ".")
+
+
+@agent(name="steady")
+async def steady(run: RunInput) -> AsyncIterator[str]:
+    """A steady stream; its run is lost with its server."""
+    async for text in _stream(run):
+        yield text
+
+
+@agent(name="again", restartable=True)
+async def again(run: RunInput) -> AsyncIterator[str]:
+    """The same, declared to be right when it is run again."""
+    async for text in _stream(run):
+        yield text
+
+
+@agent(name="endless")
+async def endless(run: RunInput) -> AsyncIterator[str]:
+    """Talks until it is stopped, and notes when that was."""
+    try:
+        while True:
+            yield "and on "
+            await asyncio.sleep(0.02)
+    finally:
+        note(f"stopped {run.run_id}")
+
+
+@agent(name="waiting")
+async def waiting(run: RunInput) -> AsyncIterator[str]:
+    """Waits for something that never comes, cleans up slowly, and notes when it was done."""
+    yield "waiting "
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.2)
+        note(f"stopped {run.run_id}")
+
+
+def note(line: str) -> None:
+    """Append `<monotonic ns> <line>`."""
+    with Path(os.environ["CAMPAIGN_NOTES"]).open("a") as notes:
+        notes.write(f"{time.monotonic_ns()} {line}\n")
