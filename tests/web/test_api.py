@@ -86,6 +86,21 @@ async def test_disconnect_and_revoke(running: Running, http: httpx2.AsyncClient)
     assert refused.json()["code"] == "token_revoked"
 
 
+async def test_a_cut_in_the_future_is_refused(running: Running, http: httpx2.AsyncClient) -> None:
+    """Milliseconds for seconds would lock everybody out, with every token they could ever get."""
+    body = {"kind": "issued_before", "value": "*", "before": 1_900_000_000_000}
+    refused = await http.post("/api/v1/revoke", json=body, headers=bearer(ADMIN))
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_params")
+    (await http.get("/api/v1/threads", headers=bearer(running.token("bob")))).raise_for_status()
+
+
+async def test_an_id_ends_where_its_line_does(http: httpx2.AsyncClient) -> None:
+    """A pattern's `$` also matches before a line's end."""
+    body = {"channel": "thread:x\n", "data": 1}
+    refused = await http.post("/api/v1/publish", json=body, headers=bearer(ADMIN))
+    assert refused.status_code == 422
+
+
 @pytest.mark.parametrize("path", ["publish", "disconnect", "revoke", "users/block", "drain"])
 async def test_operators_only(running: Running, http: httpx2.AsyncClient, path: str) -> None:
     """Nobody, a person, a wrong key; then ten wrong keys slow the address down."""

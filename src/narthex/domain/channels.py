@@ -10,19 +10,19 @@ import re
 from typing import Final
 
 MAX_CHANNEL_LENGTH: Final = 255
-_NAME: Final = re.compile(r"^(thread|user):([!-~]{1,240})$")
-_TENANT: Final = re.compile(r"^[A-Za-z0-9._~-]{1,64}$")
+_NAME: Final = re.compile(r"(thread|user):([!-~]{1,240})")
+_TENANT: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 
 def parse_channel(name: str) -> tuple[str, str] | None:
     """Split a client's channel name into kind (`thread` or `user`) and id; None when it is neither."""
-    match = _NAME.match(name)
+    match = _NAME.fullmatch(name)
     return (match[1], match[2]) if match else None
 
 
 def valid_tenant(tenant: str) -> bool:
     """Whether `tenant` can stand in a channel key and in a metric label."""
-    return _TENANT.match(tenant) is not None
+    return _TENANT.fullmatch(tenant) is not None
 
 
 def thread_channel(thread_id: str) -> str:

@@ -65,7 +65,9 @@ class Site:
         self.provider = self._make_provider()
         self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
         self.health = self._make_health(address)
-        fallbacks = Fallbacks(parts.door, parts.node, parts.broker.control, self.http.cors)
+        fallbacks = Fallbacks(
+            parts.door, parts.node, parts.broker.control, self.http.cors, self.http.cors_preflight
+        )
         parts.controls.on("emulation", fallbacks.control)
         self.app = Starlette(
             routes=[

@@ -12,7 +12,7 @@ from narthex.app.rpc.methods import typed, who
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
-Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$(?!\n)")]
 Title = Annotated[str, msgspec.Meta(max_length=TITLE_CHARS)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=200)]
 

@@ -8,8 +8,8 @@ import msgspec
 
 from narthex.domain.identity import DEFAULT_TENANT
 
-Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
-Tenant = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~-]{1,64}$")]
+Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$(?!\n)")]
+Tenant = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~-]{1,64}$(?!\n)")]
 
 
 class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

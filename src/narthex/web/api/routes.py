@@ -35,6 +35,7 @@ from narthex.web.api.export import as_markdown
 from narthex.web.problems import client_error, problem
 
 MAX_BODY: Final = 256 * 1024
+CLOCK_SLACK_S: Final = 60.0  # by which an operator's clock may be ahead of ours
 REVOKED_FOR_S: Final = 31 * 86_400.0  # the longest life of a token that narthex itself mints
 B = TypeVar("B", bound=msgspec.Struct)
 
@@ -134,6 +135,13 @@ class ServerApi:
 
     async def _revoke(self, operator: Operator, body: Revoke) -> object:
         now = time.time()
+        if body.before > now + CLOCK_SLACK_S:  # it would refuse every token that is yet to be issued
+            raise ClientError(
+                "bad_params",
+                "`before` lies in the future.",
+                "Give seconds since the epoch, not ms.",
+                number=422,
+            )
         revocation = Revocation(
             kind=body.kind,
             tenant=body.tenant,
