@@ -47,6 +47,24 @@ async def test_the_gate_of_a_good_deploy(tmp_path: Path) -> None:
         assert threads.json()["metrics"]["websocket"]["active_user"] == 0
 
 
+async def test_the_gate_of_a_staging_under_test(tmp_path: Path) -> None:
+    """With end-to-end testing on, the key is the credential, and the bypass must be expected."""
+    key = "k" * 40
+    env = {
+        "ENVIRONMENT": "staging",
+        "E2E_OAUTH_SIMULATION_KEY": key,
+        "E2E_TEST_ENV": "staging",
+        "NARTHEX_JWT_SECRET": "s" * 40,
+        "NARTHEX_ALLOWED_HOSTS": "127.0.0.1",
+    }
+    async with running(tmp_path, env=env) as program:
+        headers = (("X-E2E-Bypass-Key", key), ("X-E2E-Test-Run", "gate-1"))
+        report = await gated(program.http, "", headers=headers, expect_bypass=True)
+        assert report.ok, [check for check in report.checks if not check.ok]
+        report = await gated(program.http, "", headers=headers)
+        assert failed(report) == ["auth_bypass_active"]
+
+
 async def check_the_commands(program: Program, token: str, directory: Path) -> None:
     """The commands themselves: exit codes, `--json`, baseline, canary outputs."""
     saved = str(directory / "good.json")

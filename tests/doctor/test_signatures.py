@@ -360,6 +360,16 @@ async def no_pages(asked: Asked, wire: Wire) -> None:
     await (wire.say(403, "Forbidden") if "origin" in asked.headers else healthy(asked, wire))
 
 
+@case("origin_refused")
+async def no_pages_and_a_token_is_needed(asked: Asked, wire: Wire) -> None:
+    await wire.say(403 if "origin" in asked.headers else 401, "No", WWW_Authenticate="Bearer")
+
+
+@case("flapping")
+async def one_instance_is_broken_and_a_token_is_needed(asked: Asked, wire: Wire) -> None:
+    await wire.say(500 if asked.number % 2 else 401, "No", "oops", WWW_Authenticate="Bearer")
+
+
 @case("large_head_silence")
 async def lost_431(asked: Asked, wire: Wire) -> None:
     await (wire.reader.read() if asked.size > 8192 else healthy(asked, wire))

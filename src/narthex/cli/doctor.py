@@ -29,7 +29,7 @@ Flag = Parameter(negative=(), show_default=False)
 def doctor(
     url: str = "",
     *,
-    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True)] = "",
+    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", allow_leading_hyphen=True)] = "",
     header: tuple[str, ...] = (),
     origin: str = "",
     hold: str = "0",

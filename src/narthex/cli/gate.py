@@ -28,7 +28,7 @@ Flag = Parameter(negative=(), show_default=False)
 def gate(
     url: str,
     *,
-    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True)] = "",
+    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", allow_leading_hyphen=True)] = "",
     header: tuple[str, ...] = (),
     expect_bypass: Literal["true", "false"] = "false",
     text: str = "hello",

@@ -23,7 +23,7 @@ from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 def probe(
     url: str,
     *,
-    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True)] = "",
+    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", allow_leading_hyphen=True)] = "",
     header: tuple[str, ...] = (),
     every: str = "30s",
     count: int = 0,

@@ -38,6 +38,7 @@ SETTLE_S: Final = (
     0.6  # how long the first socket is watched: handlers that check after accept close within it
 )
 PATIENCE_S: Final = 65.0  # for a handshake that nobody answers: proxies give up after 60 s
+SLOW_MS: Final = 900.0  # HAProxy retries a refused back end for 3 s, daphne takes 1 s, time-outs take longer
 SHOWN_CLAIMS: Final = ("exp", "nbf", "iat", "iss", "aud")
 
 Progress = Callable[[str], None]
@@ -217,6 +218,11 @@ class _Examination:
             base = await self._try(
                 Attempt(name="upgrade with the credential", credential="good"), settle_s=self.options.settle_s
             )
+        if not base.accepted and base.first_byte_ms > SLOW_MS:
+            # Whoever answers so slowly makes every further question as slow; twice shows whether it is constant.
+            await self._try(Attempt(name="upgrade of a random path", random_path=True))
+            await self._try(Attempt(name="upgrade again (2)", credential=best))
+            return
         await self._try(Attempt(name="upgrade with a bad token", credential="bad"))
         origin = self.options.origin or self.target.origin
         await self._try(Attempt(name="upgrade with Origin", credential=best, origin=origin))

@@ -24,20 +24,27 @@ def differences(view: View) -> list[Finding]:
 def repeated(view: View) -> Finding | None:
     """Identical handshakes that do not all open."""
     alike = view.alike()
-    bad = [made for made in alike if not made.opened]
+    bad = [made for made in alike if not as_it_should(view, made)]
     if not bad or len(bad) == len(alike):
         return None
     if any(made.status == 429 or narthex_code(made) in ("connection_limit", "rate_limited") for made in bad):
         return found("rate_limited", severity="warning", retry="")
     if all(made.status == 503 and who_answered(made) == "nginx" for made in bad):
         return found("rate_limited_by_proxy", server="nginx", bad=len(bad), total=len(alike))
-    return flapping(alike)
+    return flapping(alike, bad)
+
+
+def as_it_should(view: View, made: Exchange) -> bool:
+    """Opened; or, without a credential at hand, only asked for one."""
+    return made.opened or (
+        made.attempt.credential == "none" and not view.asked.token and asks_for_credential(made)
+    )
 
 
 def origin(view: View) -> Finding | None:
     """Works without Origin, not with it."""
     base, with_origin = view.base, view.origin
-    if base is None or with_origin is None or not base.opened or with_origin.opened:
+    if base is None or with_origin is None or not as_it_should(view, base) or as_it_should(view, with_origin):
         return None
     if with_origin.status in (429, 503):
         return None

@@ -40,7 +40,7 @@ def _dropped(view: View, made: Exchange) -> Finding:
     alike = view.alike()
     good = [other for other in alike if other.end == "response"]
     if good:
-        return flapping(alike)
+        return flapping(alike, [other for other in alike if not other.opened])
     offered = view.one("upgrade with a subprotocol")
     if offered is not None and offered.accepted:
         how = "it answers only with a subprotocol: without one the server crashes"
@@ -52,9 +52,8 @@ def _dropped(view: View, made: Exchange) -> Finding:
     return found(code, how=how, seen_in=(made.attempt.name,))
 
 
-def flapping(alike: list[Exchange]) -> Finding:
+def flapping(alike: list[Exchange], bad: list[Exchange]) -> Finding:
     """Identical handshakes with different outcomes."""
-    bad = [made for made in alike if not made.opened]
     kinds = sorted({str(made.status) if made.end == "response" else made.end for made in bad})
     return found(
         "flapping", bad=len(bad), total=len(alike), how=", ".join(kinds),
