@@ -31,7 +31,9 @@ HELD_LIMIT: Final = 64  # commands batched behind connect
 
 _INAPPROPRIATE: Final = codes.Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
 _PING_MESSAGE: Final = Prepared(PING)
-_NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(temporary=True)  # SDKs try it again once they are connected
+_NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(
+    temporary=True
+)  # SDKs try it again once they are connected
 
 Handler = Callable[["Connection", Asked], "bytes | Coroutine[object, object, bytes | None] | None"]
 """Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
@@ -60,9 +62,9 @@ class Connection:
         "_closed",
         "_held",
         "_in_flight",
+        "_taken",
         "_wake_at",
         "client",
-        "_taken",
         "identity",
         "lagging",
         "seed",
@@ -86,9 +88,9 @@ class Connection:
         self._held: list[Asked] | None = None
         self._in_flight = 0
         self._wake_at = NEVER
+        self._taken = 0
         self._closed = False
 
-        self._taken = 0
     # -- Receiver ------------------------------------------------------------------------------------------
 
     def opened(self, socket: Socket) -> None:
@@ -152,24 +154,22 @@ class Connection:
         if due.disconnect is not None:
             if due.disconnect is codes.FORCE_RECONNECT and self._busy() and self.session.put_off(now):
                 self._schedule()
-            else:
-                self.close(self._expiry(due.disconnect))
             elif due.disconnect is codes.NO_PONG and self._reads():
                 self.session.excuse_pong(now)
                 self._schedule()
+            else:
+                self.close(self._expiry(due.disconnect))
             return
         if due.ping:
+            self._taken = self.socket.underway().taken
             self.socket.send(_PING_MESSAGE)
             self.services.keep_present(self)
-            self._taken = self.socket.underway().taken
         self._schedule()
 
     def _busy(self) -> bool:
         """Whether its rotation had better wait a moment: an answer, a backlog or a run is under way."""
         return self._in_flight > 0 or self._backlog is not None or self.services.follows_run(self)
 
-    def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
-        """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
     def _reads(self) -> bool:
         """Whether a client whose pong is missing is only slow: the ping is behind bytes that it is taking.
 
@@ -179,6 +179,8 @@ class Connection:
         before, (left, self._taken) = self._taken, self.socket.underway()
         return left > 0 and self._taken > before
 
+    def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
+        """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
         if disconnect is codes.STALE and self.seed.admit.inert == "expired":
             return codes.Disconnect(3500, "token_expired: no fresh token came in time")
         return disconnect
