@@ -67,6 +67,12 @@ async def waiting(run: RunInput) -> AsyncIterator[str]:
         note(f"stopped {run.run_id}")
 
 
+@agent(name="parrot")
+async def parrot(run: RunInput) -> AsyncIterator[str]:
+    """Says back what was said, to whom."""
+    yield f"{run.user.subject} said {run.messages[-1].content}"
+
+
 def note(line: str) -> None:
     """Append `<monotonic ns> <line>`."""
     with Path(os.environ["CAMPAIGN_NOTES"]).open("a") as notes:
