@@ -17,7 +17,9 @@ async def cancel_stops_a_run(world: World) -> None:
         await ada.rpc("run.cancel", run_id=run)
         last = (await ada.whole(thread, run))[-1]
         assert last["type"] == "RUN_FINISHED"
-        assert last["outcome"]["type"] == "cancelled"
+        assert last["outcome"]["type"] == "cancelled", (
+            f"the run was cancelled and ended with {last['outcome']}"
+        )
         await ada.ask("echo after", thread)
         assert ada.run_events(thread, run)[-1] == last
 
@@ -69,14 +71,18 @@ async def an_approval_is_answered_once(world: World) -> None:
 
 @scenario(Category.E2E)
 async def steering_reaches_a_running_agent(world: World) -> None:
-    """What is said while a slow task runs is taken up by it."""
+    """What is said while a slow task runs is shown to everybody and taken up by the agent, which ends early."""
     async with world.person() as ada:
         thread = await ada.thread()
-        run = await ada.start("slow task", thread)
+        run = await ada.start("watch for 60 seconds", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
-        assert (await ada.rpc("run.steer", run_id=run, text="hurry please"))["state"] == "running"
-        events = await ada.whole(thread, run, 50)
-        assert "hurry" in str(events)
+        assert (await ada.rpc("run.steer", run_id=run, text="enough"))["state"] == "running"
+        await ada.until(
+            lambda: ada.terminal(thread, run) is not None, "the early end: the agent did not hear `enough`"
+        )
+        events = await ada.whole(thread, run)
+        assert "I sum up" in text_of(events)
+        assert any(event.get("name") == "narthex.steered" for event in events)
 
 
 @scenario(Category.E2E)

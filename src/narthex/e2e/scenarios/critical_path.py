@@ -58,7 +58,9 @@ async def browsers_are_told_why(world: World) -> None:
     offered = ["jwt-auth", "jwt.not-a-token", "narthex.explain"]
     refused = await Person.knock(world.ws_url, subprotocols=offered)
     assert await refused.ended() in (3500, 3501)
-    assert ":" in refused.close_reason
+    assert ":" in refused.close_reason, (
+        f"closed with {refused.close_code} and the close_reason {refused.close_reason!r}"
+    )
 
 
 @scenario(Category.E2E)

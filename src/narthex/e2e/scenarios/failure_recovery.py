@@ -23,12 +23,17 @@ async def again(world: World, before: Person, thread: str) -> Person:
 @scenario(Category.E2E)
 async def a_dropped_line_resumes_without_a_gap(world: World) -> None:
     """Cut in mid-run, back from the last offset: every event is there once and the digest is right."""
-    async with world.person() as first:
+    async with world.person() as first, world.person() as stays:
         thread = await first.thread()
+        await stays.follow(thread, offset=0)
         run = await first.start("count to 200", thread)
         await first.until(lambda: len(first.run_events(thread, run)) > 10, "the run under way")
         first.drop()
         await first.ended()
+        seen = len(first.run_events(thread, run))
+        await stays.until(
+            lambda: len(stays.run_events(thread, run)) > seen + 5, "what the first device misses"
+        )
         second = await again(world, first, thread)
         await second.whole(thread, run)
         await second.close()
@@ -83,7 +88,7 @@ async def a_foreign_position_is_not_recovered_in_part(world: World) -> None:
         await ada.ask("echo something", thread)
         async with world.person() as other:
             result = await other.follow(thread, offset=2, epoch="not-this-epoch")
-            assert not result.get("recovered", False)
+            assert not result.get("recovered", False), "a position of another epoch was recovered"
             assert result.get("publications", []) == []
 
 

@@ -13,7 +13,7 @@ async def lifecycle_monitoring(world: World) -> None:
     async with world.person() as worker, world.person() as watcher:
         thread = await worker.thread()
         await watcher.follow(thread, offset=0)
-        run = await worker.start("slow task", thread)
+        run = await worker.start("watch for 2 seconds", thread)
         seen = await watcher.whole(thread, run, 50)
         assert seen[0]["type"] == "RUN_STARTED"
         assert seen[-1]["type"] == "RUN_FINISHED"

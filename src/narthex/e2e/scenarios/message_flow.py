@@ -76,7 +76,7 @@ async def unicode_survives(world: World) -> None:
     text = "Grüße 你好 🧑🏽‍🚀 e\u0301 \u202eעברית"
     async with world.person() as ada:
         events = await ada.ask(f"echo {text}")
-        assert text in text_of(events)
+        assert text in text_of(events), f"{text_of(events)!r} came back"
 
 
 @scenario(Category.E2E)

@@ -1,0 +1,277 @@
+"""Seeded faults: the gateway is started with this folder on its PYTHONPATH, and SEEDED_FAULT names what is broken.
+
+Python imports `sitecustomize` before the program; nothing outside of tests/e2e/test_mutations.py sets that path. Not
+here: which scenario must notice (test_mutations). Rules: a fault is a change that a careless commit could make; it
+breaks one promise and leaves the rest alone, so that the suite has to name it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+FAULTS: dict[str, Callable[[], None]] = {}
+
+
+def fault(body: Callable[[], None]) -> Callable[[], None]:
+    """Register under its name."""
+    FAULTS[body.__name__] = body
+    return body
+
+
+@fault
+def swallowed_event() -> None:
+    """Every sixth publication is counted and not sent."""
+    from narthex.app.hub.channel import Channel
+
+    accept, seen = Channel.accept, [0]
+
+    def leaky(self: Channel, publication: Any) -> Any:
+        seen[0] += 1
+        if seen[0] % 6 == 0:
+            self.last = publication.offset
+            return None
+        return accept(self, publication)
+
+    Channel.accept = leaky  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def duplicate_event() -> None:
+    """Every sixth publication is sent twice."""
+    from narthex.app.hub.channel import Channel
+
+    accept, seen = Channel.accept, [0]
+
+    def stuttering(self: Channel, publication: Any) -> Any:
+        seen[0] += 1
+        if seen[0] % 6 == 0:
+            accept(self, publication)
+        return accept(self, publication)
+
+    Channel.accept = stuttering  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def wrong_digest() -> None:
+    """The terminal event's digest is of something else."""
+    from narthex.domain.digest import Digest
+
+    Digest.value = lambda self, following=None: "0" * 64  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def cancel_ignored() -> None:
+    """Cancel is acknowledged, and the run goes on."""
+    from narthex.app.runs.execution import Execution
+
+    Execution.cancel = lambda self, by: None  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def steering_ignored() -> None:
+    """Steering is acknowledged, and the agent never hears it."""
+    from narthex.app.runs.session import AgentSession
+
+    AgentSession.steer_with = lambda self, text: True  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def wrong_close_code() -> None:
+    """Whoever brings no credential is closed with 1000, as if all were well."""
+    from narthex.protocol import codes
+
+    codes.INVALID_TOKEN = codes.Disconnect(1000, "bye")  # type: ignore[misc]  # that is the fault
+
+
+@fault
+def explain_without_reason() -> None:
+    """A refusal in a close frame has its code and no words."""
+    from narthex.domain.refusals import Refusal
+
+    close = Refusal.close
+    Refusal.close = lambda self: (close(self)[0], "")  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def bypass_left_open() -> None:
+    """Any key proves a test identity."""
+    from narthex.app.e2e import KeyProofs
+
+    KeyProofs.check = lambda self, candidate, address: None  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def health_that_lies() -> None:
+    """Health says that the bypass is closed while it is open."""
+    from narthex.app.health import Health
+
+    report = Health.report
+
+    async def lying(self: Health) -> dict[str, object]:
+        body = await report(self)
+        e2e: Any = body["e2e_testing"]
+        return body | {"e2e_testing": e2e | {"auth_bypass_active": False}}
+
+    Health.report = lying  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def health_over_a_dead_store() -> None:
+    """The store's check fails, and health is `healthy` all the same."""
+    from narthex.app.health import Health
+
+    report = Health.report
+
+    async def lying(self: Health) -> dict[str, object]:
+        body = await report(self)
+        checks: Any = body["checks"]
+        broken = checks | {"store": checks["store"] | {"status": "unhealthy", "detail": "it is away"}}
+        return body | {"checks": broken}
+
+    Health.report = lying  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def leaked_channel() -> None:
+    """Everybody of a tenant is a member of every thread."""
+    from narthex.app.chat import Chat
+
+    role = Chat.role
+
+    async def generous(self: Chat, identity: Any, thread_id: str) -> str:
+        return await role(self, identity, thread_id) or "member"
+
+    Chat.role = generous  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def removed_member_stays() -> None:
+    """Whoever is removed from a thread keeps its channel."""
+    from narthex.app import controls
+
+    controls.remove_server_side = lambda *words: None  # type: ignore[attr-defined]  # that is the fault
+
+
+@fault
+def tenant_check_off() -> None:
+    """Channels have no tenant, and neither has the right to listen to one."""
+    from narthex.domain import channels
+
+    key = channels.channel_key
+    channels.channel_key = lambda tenant, name: key("all", name)  # before anybody imports it by name
+    leaked_channel()
+
+
+@fault
+def signature_unchecked() -> None:
+    """Claims are read, and nobody asks who signed them."""
+    from narthex.adapters.tokens import keys
+
+    for kind in _classes(keys, "verifies"):
+        kind.verifies = lambda self, algorithm, signing_input, signature: True
+
+
+@fault
+def ticket_reusable() -> None:
+    """A ticket is looked at and not taken."""
+    from narthex.app.credentials import CredentialJudge
+
+    ticket = CredentialJudge._ticket
+    CredentialJudge._ticket = functools.partialmethod(  # type: ignore[method-assign,assignment]  # that is the fault
+        lambda self, value, *, consume: ticket(self, value, consume=False)
+    )
+
+
+@fault
+def recovery_skips() -> None:
+    """A recovery leaves out its first publication and says that it is whole."""
+    from narthex.app.commands import subscribing
+
+    read = subscribing._read
+
+    async def skipping(connection: Any, key: str, request: Any) -> Any:
+        page, result = await read(connection, key, request)
+        if result.publications:
+            result.publications = result.publications[1:]
+        return page, result
+
+    subscribing._read = skipping
+
+
+@fault
+def recovery_in_part() -> None:
+    """A position of another epoch is said to be recovered."""
+    import msgspec
+
+    from narthex.app.commands import subscribing
+
+    read = subscribing._read
+
+    async def pretending(connection: Any, key: str, request: Any) -> Any:
+        page, result = await read(connection, key, request)
+        if result.was_recovering:
+            result = msgspec.structs.replace(result, recovered=True)
+        return page, result
+
+    subscribing._read = pretending
+
+
+@fault
+def origin_unchecked() -> None:
+    """Pages of every origin may connect."""
+    from narthex.domain.origins import OriginPolicy
+
+    OriginPolicy.allows = lambda self, origin, *, host, scheme: True  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def client_may_publish() -> None:
+    """A client's own `publish` is taken."""
+    from narthex.app import commands
+    from narthex.protocol.replies import encode_reply
+
+    commands.HANDLERS["publish"] = lambda connection, asked: encode_reply(asked.id, "publish", {})
+
+
+@fault
+def twice_is_two() -> None:
+    """The same client_message_id makes a new run each time."""
+    from narthex.app import starting
+
+    starting.derived_id = lambda *words: secrets.token_hex(16)  # type: ignore[attr-defined]  # that is the fault
+
+
+@fault
+def notices_lost() -> None:
+    """A person's other devices hear of nothing."""
+    from narthex.app.chat import Chat
+
+    async def silent(self: Any, *words: Any, **more: Any) -> None:
+        """Tell nobody."""
+
+    Chat.tell_members = silent  # type: ignore[method-assign]  # that is the fault
+
+
+@fault
+def unicode_mangled() -> None:
+    """What is not ASCII is stored as question marks."""
+    from narthex.app.chat import Chat
+
+    post = Chat.post
+
+    async def mangling(self: Chat, identity: Any, thread_id: str, message_id: str, text: str) -> Any:
+        return await post(self, identity, thread_id, message_id, text.encode("ascii", "replace").decode())
+
+    Chat.post = mangling  # type: ignore[method-assign]  # that is the fault
+
+
+def _classes(module: Any, method: str) -> list[Any]:
+    return [kind for kind in vars(module).values() if isinstance(kind, type) and method in vars(kind)]
+
+
+if os.environ.get("SEEDED_FAULT"):
+    FAULTS[os.environ["SEEDED_FAULT"]]()
