@@ -267,6 +267,18 @@ class LimitOptions(BaseModel):
     )
 
 
+class RunOptions(BaseModel):
+    """How long runs and their questions may take, and how many may wait."""
+
+    run_deadline_s: float = option(
+        600.0, "Seconds an agent may take for a run; then it ends `agent_timeout`.", ge=1, le=86_400
+    )
+    run_answer_s: float = option(
+        900.0, "Seconds a question of an agent (an approval) waits for its answer.", ge=1, le=604_800
+    )
+    run_queue_limit: int = option(20, "Runs of one thread that may wait; one more gets 429.", ge=0, le=1000)
+
+
 class TableOptions(BaseModel):
     """Tables of `narthex.toml`; they have no variable."""
 
@@ -283,6 +295,7 @@ GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("End-to-end tests", E2eOptions),
     ("Engines", EngineOptions),
     ("Limits", LimitOptions),
+    ("Runs", RunOptions),
 )
 """The order of docs/settings.md and of `narthex check`."""
 

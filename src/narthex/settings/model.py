@@ -24,6 +24,7 @@ from narthex.settings.groups import (
     EngineOptions,
     LimitOptions,
     LogOptions,
+    RunOptions,
     ServerOptions,
     TableOptions,
     TokenOptions,
@@ -44,6 +45,7 @@ class Settings(
     E2eOptions,
     EngineOptions,
     LimitOptions,
+    RunOptions,
     TableOptions,
     BaseSettings,
 ):

@@ -1,4 +1,4 @@
-"""Which agents run here: those of the settings by their specs, else the built-in concierge."""
+"""Which agents run here (those of the settings by their specs, else the built-in concierge), and their bounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from narthex.adapters.agents.concierge import concierge
 from narthex.adapters.agents.loading import load_agent
+from narthex.app.runs.services import RunLimits
 from narthex.errors import ConfigError
 from narthex.ports.agents import Agent
 from narthex.settings import Settings
@@ -30,3 +31,13 @@ def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, o
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def run_limits(settings: Settings) -> RunLimits:
+    """The bounds of every run; only development and testing show an exception's own words."""
+    return RunLimits(
+        run_deadline_s=settings.run_deadline_s,
+        answer_s=settings.run_answer_s,
+        thread_queue=settings.run_queue_limit,
+        show_errors=not settings.policy.environment.remote,
+    )

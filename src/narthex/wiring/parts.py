@@ -31,7 +31,6 @@ from narthex.app.quotas import Quotas
 from narthex.app.revocations import Revocations
 from narthex.app.rpc import methods
 from narthex.app.runs.engine import RunEngine
-from narthex.app.runs.services import RunLimits
 from narthex.app.seats import Seats
 from narthex.app.seed import Seed
 from narthex.app.services import ConnectionServices
@@ -49,6 +48,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.session import SessionLimits
 from narthex.settings import Settings
+from narthex.wiring.agents import run_limits
 from narthex.wiring.tokens import Tokens, make_tokens
 
 MAX_COMMANDS = 50_000  # commands under way on one node: at 2 kB a task about 100 MB, then 111 is answered
@@ -149,7 +149,7 @@ class Parts:
             meter=self.meter,
             tell=self.chat.tell_members,
             concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
-            limits=RunLimits(show_errors=not self.policy.environment.remote),
+            limits=run_limits(self.settings),
             claims=self.settings.run_agents,
         )
 

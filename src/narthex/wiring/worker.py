@@ -37,7 +37,6 @@ from narthex.app.notices import Notices
 from narthex.app.registry import Registry
 from narthex.app.runs.attendance import Attendance
 from narthex.app.runs.engine import RunEngine
-from narthex.app.runs.services import RunLimits
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan, plan_of
 from narthex.errors import ConfigError, DependencyError
@@ -45,7 +44,7 @@ from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control, Member, Publication
 from narthex.ports.store import Store
 from narthex.settings import Settings
-from narthex.wiring.agents import load_agents
+from narthex.wiring.agents import load_agents, run_limits
 from narthex.wiring.engines import make_broker, make_store
 
 RETRY_FIRST_S: Final = 0.5
@@ -140,7 +139,7 @@ class Worker:
             meter=self.meter,
             tell=chat.tell_members,
             concurrent_runs=lambda identity: plan(identity).concurrent_runs,
-            limits=RunLimits(show_errors=not self.settings.policy.environment.remote),
+            limits=run_limits(self.settings),
         )
 
     def _make_lifecycle(self) -> Lifecycle:
