@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from narthex.errors import ClientError, DependencyError
+from narthex.errors import Bug, ClientError, DependencyError
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import AuditRecord, Sample, Store, TestRunResult
 from narthex.ports.threads import Message, Thread, ThreadMember
@@ -51,8 +51,9 @@ def run(run_id: str, thread_id: str = "t1", *, tenant: str = "a", user: str = "a
 
 
 async def start(store: Store, *runs: Run) -> None:
-    """Queue runs."""
+    """Queue runs, in threads that are there."""
     for entry in runs:
+        await store.threads.create(thread(entry.thread_id, entry.tenant))
         await store.runs.start(entry, queue_limit=100)
 
 
@@ -341,6 +342,7 @@ class TestQueue:
 
     async def test_start_is_idempotent(self, store: Store) -> None:
         """One client message id gives one run, also when 30 ask at once."""
+        await store.threads.create(thread("t1"))
         outcomes = await asyncio.gather(
             *(
                 store.runs.start(msgspec.structs.replace(run(f"r{n}"), client_message_id="c"), queue_limit=5)
@@ -357,8 +359,26 @@ class TestQueue:
             )
         )[1]
 
+    async def test_start_needs_the_thread(self, store: Store) -> None:
+        """One that was deleted since the caller looked, one that never was, and another tenant's."""
+        await store.threads.create(thread("t1"))
+        assert (await store.runs.start(run("r1"), queue_limit=5))[1]
+        for entry in (run("r2", "t9"), run("r3", tenant="b")):
+            with pytest.raises(ClientError) as refused:
+                await store.runs.start(entry, queue_limit=5)
+            assert (refused.value.code, refused.value.number) == ("thread_not_found", 404)
+        await store.threads.delete("a", "t1")
+        outcomes = await asyncio.gather(
+            store.runs.start(run("r4"), queue_limit=5),
+            store.runs.start(run("r1"), queue_limit=5),
+            return_exceptions=True,
+        )
+        assert all(isinstance(outcome, ClientError) for outcome in outcomes)
+        assert await store.runs.active_in_thread("a", "t1") == []
+
     async def test_start_keeps_every_field(self, store: Store) -> None:
         """What was started is read back whole."""
+        await store.threads.create(thread("t1"))
         whole = msgspec.structs.replace(
             run("r1"),
             parent_run_id="r0",
@@ -373,6 +393,8 @@ class TestQueue:
 
     async def test_queue_limit(self, store: Store) -> None:
         """A thread's queue is bounded, also against 20 at once; other threads' are not concerned."""
+        for name in ("t1", "t2"):
+            await store.threads.create(thread(name))
         outcomes = await asyncio.gather(
             *(store.runs.start(run(f"r{n}"), queue_limit=3) for n in range(20)), return_exceptions=True
         )
@@ -586,6 +608,19 @@ class TestInterrupts:
         assert await store.runs.get("a", "r1") is None
         assert await store.runs.open_interrupts("a", "t1", 100.0) == []
         assert await store.runs.interrupt("b", "i1") is None
+
+    async def test_answer_and_run_are_one_step(self, store: Store) -> None:
+        """Where the run cannot be queued, the approval stays open, and writes beside it are not undone."""
+        await store.runs.open_interrupt(interrupt("i1"))
+        await start(store, run("r1"))
+        answer, created = await asyncio.gather(
+            store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=run("r1"), now=50.0),
+            store.threads.create(thread("t9")),
+            return_exceptions=True,
+        )
+        assert isinstance(answer, Bug)
+        assert created is True
+        assert await store.runs.interrupt("a", "i1") == interrupt("i1")
 
     async def test_the_first_answer_stays_after_expiry(self, store: Store) -> None:
         """Asked again after the end, the first record still comes back."""
