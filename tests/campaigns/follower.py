@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -19,6 +20,9 @@ from narthex.domain.digest import Digest
 from tests.acceptance.crowd import Client
 
 SECRET = "a-secret-for-campaigns-that-is-long-enough-0123456789"
+ROOT = Path(__file__).parents[2]
+SERVED = {"NARTHEX_JWT_SECRET": SECRET, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+"""What a campaign's server needs: the key of our tokens, and this very checkout with our agents."""
 _decode = msgspec.json.Decoder().decode
 
 

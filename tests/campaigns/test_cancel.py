@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.program import Program, running
-from tests.campaigns.follower import SECRET, Follower, attending, quantile, token
+from tests.campaigns.follower import SERVED, Follower, attending, quantile, token
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
-ROOT = Path(__file__).parents[2]
 AGENTS = ("endless", "waiting")
 AT_ONCE = 10
 
@@ -36,7 +35,7 @@ async def campaign(directory: Path, *, runs: int) -> None:
     notes = directory / "notes"
     notes.touch()
     arguments = tuple(word for name in AGENTS for word in ("--agent", f"tests.campaigns.agents:{name}"))
-    env = {"NARTHEX_JWT_SECRET": SECRET, "PYTHONPATH": str(ROOT), "CAMPAIGN_NOTES": str(notes)}
+    env = {**SERVED, "CAMPAIGN_NOTES": str(notes)}
     async with running(directory, env, arguments) as program:
         turns = asyncio.Semaphore(AT_ONCE)
         cancels = [Cancelled(program, number) for number in range(runs)]

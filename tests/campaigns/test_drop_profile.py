@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.acceptance.program import running
-from tests.campaigns.follower import SECRET, Follower, quantile, start_run, token
+from tests.campaigns.follower import SERVED, Follower, quantile, start_run, token
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
-ROOT = Path(__file__).parents[2]
 
 
 class Profile(NamedTuple):
@@ -42,8 +41,7 @@ async def test_cut_off_for_five_minutes(tmp_path: Path) -> None:
 
 async def campaign(directory: Path, profile: Profile) -> None:
     """Stream, cut, and prove every run at every client."""
-    env = {"NARTHEX_JWT_SECRET": SECRET, "PYTHONPATH": str(ROOT)}
-    async with running(directory, env, ("--agent", "tests.campaigns.agents:steady")) as program:
+    async with running(directory, SERVED, ("--agent", "tests.campaigns.agents:steady")) as program:
         secrets = [token(f"user-{number}") for number in range(profile.threads)]
         text = f"rate={profile.rate} seconds={profile.seconds:g}"
         runs = [

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from tests.acceptance.program import Program, running
-from tests.campaigns.follower import SECRET, Follower, attending, quantile, start_run, token
+from tests.campaigns.follower import SERVED, Follower, attending, quantile, start_run, token
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
-ROOT = Path(__file__).parents[2]
 AGENTS = ("steady", "again")
 SECONDS = 2.0
 TERMINAL_WITHIN_S = 15.0
@@ -38,11 +37,10 @@ async def campaign(directory: Path, *, kills: int, seed: int) -> None:
     """Kill it `kills` times, and look after each."""
     chance = random.Random(seed)
     arguments = tuple(word for name in AGENTS for word in ("--agent", f"tests.campaigns.agents:{name}"))
-    env = {"NARTHEX_JWT_SECRET": SECRET, "PYTHONPATH": str(ROOT)}
     ended_s: list[float] = []
     states: dict[str, int] = {}
     seen = 0
-    async with running(directory, env, arguments) as program:
+    async with running(directory, SERVED, arguments) as program:
         for number in range(kills):
             followers = [Person(program.port, f"user-{number}-{at}", AGENTS[at % 2]) for at in range(6)]
             for follower in followers:

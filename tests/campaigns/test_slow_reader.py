@@ -13,11 +13,10 @@ from typing import NamedTuple
 import pytest
 
 from tests.acceptance.program import Program, running
-from tests.campaigns.follower import SECRET, Follower, Line, attending, quantile, start_run, token
+from tests.campaigns.follower import SERVED, Follower, Line, attending, quantile, start_run, token
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
-ROOT = Path(__file__).parents[2]
 NOISE_S = 0.1  # a baseline below this is the scheduler's, not ours: twice of it would say nothing
 PIECE = 256
 
@@ -47,7 +46,7 @@ async def test_slow_for_minutes(tmp_path: Path) -> None:
 
 async def campaign(directory: Path, flood: Flood) -> None:
     """The same flood twice, without and with a slow reader."""
-    env = {"NARTHEX_JWT_SECRET": SECRET, "PYTHONPATH": str(ROOT), "NARTHEX_MAX_LAG_S": f"{flood.lag_s:g}"}
+    env = {**SERVED, "NARTHEX_MAX_LAG_S": f"{flood.lag_s:g}"}
     async with running(directory, env, ("--agent", "tests.campaigns.agents:steady")) as program:
         async with flooded(program, flood, "alone") as (run_id, others):
             await over(others, run_id, flood)

@@ -18,11 +18,10 @@ import msgspec
 import pytest
 
 from tests.acceptance.program import Program, running
-from tests.campaigns.follower import SECRET, Line, start_run, token
+from tests.campaigns.follower import SERVED, Line, start_run, token
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
-ROOT = Path(__file__).parents[2]
 MARK = re.compile(rb"MARK-(\d+)-")
 _decode = msgspec.json.Decoder().decode
 
@@ -183,10 +182,18 @@ class Tenant:
             await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.003)))  # the point of the cut
             line.cut()
 
+    def http(self) -> httpx2.AsyncClient:
+        """A client with this tenant's token; patient, because all tenants come at once."""
+        return httpx2.AsyncClient(
+            base_url=self.program.http,
+            trust_env=False,
+            timeout=within(120),
+            headers={"Authorization": f"Bearer {self.token}"},
+        )
+
     async def over_http(self, others: list[Tenant]) -> None:
         """The same over the server API and AG-UI; some requests are broken off."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        async with httpx2.AsyncClient(base_url=self.program.http, trust_env=False, headers=headers) as http:
+        async with self.http() as http:
             for victim in self.chance.sample(others, 2):
                 thread, run = victim.run["thread_id"], victim.run["run_id"]
                 for path in (
@@ -210,8 +217,7 @@ class Tenant:
 
     async def inspect(self) -> None:
         """Everything of one's own is as it was."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        async with httpx2.AsyncClient(base_url=self.program.http, trust_env=False, headers=headers) as http:
+        async with self.http() as http:
             answer = await http.get(f"/api/v1/threads/{self.run['thread_id']}")
         self.look(answer.content)
         view = answer.json()
@@ -225,8 +231,7 @@ class Tenant:
 
 async def campaign(directory: Path, scale: Scale) -> None:
     """Settle, attack and break off all at once, inspect."""
-    env = {"NARTHEX_JWT_SECRET": SECRET, "PYTHONPATH": str(ROOT)}
-    async with running(directory, env, ("--agent", "tests.campaigns.agents:parrot")) as program:
+    async with running(directory, SERVED, ("--agent", "tests.campaigns.agents:parrot")) as program:
         tenants = [Tenant(program, number) for number in range(scale.tenants)]
         for tenant in tenants:
             await tenant.settle()
