@@ -191,6 +191,10 @@ class Chat:
             {"threadId": thread_id, "by": identity.subject},
         )
 
+    async def forget(self, identity: Identity, thread_id: str) -> None:
+        """Remove the log of a thread that is gone: something was published into it after its deletion."""
+        await self._broker.remove(channel_key(identity.tenant, thread_channel(thread_id)))
+
     async def search(self, identity: Identity, text: str, limit: int) -> list[Hit]:
         """Full text over the user's own threads."""
         return await self._threads.search(identity.tenant, identity.subject, text, limit=limit)

@@ -80,7 +80,16 @@ async def start_run(
         await chat.require(identity, thread_id)
     message_id = derived_id("message", identity, client_message_id)
     said_at = await chat.post(identity, thread_id, message_id, text)
-    run, queued = await engine.start(identity, thread_id, message_id, text, client_message_id, chosen.name)
+    try:
+        run, queued = await engine.start(
+            identity, thread_id, message_id, text, client_message_id, chosen.name
+        )
+    except ClientError as fault:
+        if (
+            fault.code == "thread_not_found"
+        ):  # deleted meanwhile: what was said must not outlive it in the log
+            await chat.forget(identity, thread_id)
+        raise
     return Started(run, queued=queued, said_at=said_at)
 
 

@@ -113,6 +113,15 @@ def _start(dialect: Dialect, run: Run, queue_limit: int) -> Operation[tuple[Run,
     before = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
     if before is not None:
         return before, False
+    if not (
+        yield (
+            f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.hold}",
+            (run.thread_id, run.tenant),
+        )
+    ):  # deleted since the caller looked
+        raise ClientError(
+            "thread_not_found", "There is no such thread for you.", "Use thread.list.", number=404
+        )
     rows = yield (
         "SELECT count(*) FROM runs WHERE thread_id = ? AND state = 'queued' AND tenant = ?",
         (run.thread_id, run.tenant),
