@@ -161,9 +161,9 @@ class Tenant:
             for raw in payload.split(b"\n"):
                 if raw == b"{}":
                     line.send("{}")
-                elif raw and _decode(raw).get("id") == number:
+                elif raw and (reply := _decode(raw)).get("id") == number:
                     self.replies += 1
-                    if b'"error"' not in raw:
+                    if "error" not in reply:
                         what = f"{method} {body.get('method', '')}".strip()
                         self.successes[what] = self.successes.get(what, 0) + 1
                     return
