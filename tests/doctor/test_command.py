@@ -13,8 +13,8 @@ import pytest
 from narthex.cli.given import given_headers, given_token, seconds_of
 from narthex.errors import ClientError
 from tests.acceptance.program import clean_environment, free_port
+from tests.doctor.failing_servers import healthy
 from tests.doctor.scripted import Asked, Wire, serving
-from tests.doctor.test_signatures import healthy
 from tests.timing import within
 
 

@@ -14,6 +14,8 @@ from tests.doctor.meddler import meddling, replaced, without
 from tests.fault_proxy import FaultProxy
 from tests.timing import within
 
+pytestmark = pytest.mark.acceptance
+
 FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("ok", {}),
     ("upgrade_stripped", {"request": without("Upgrade", "Connection")}),

@@ -16,6 +16,8 @@ from tests.acceptance.program import Program, free_port, running
 from tests.doctor.meddler import meddling, replaced, without
 from tests.timing import within
 
+pytestmark = pytest.mark.acceptance
+
 
 async def gated(url: str, token: str, **options: object) -> GateReport:
     """The gate's report."""

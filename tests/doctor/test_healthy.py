@@ -6,11 +6,15 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.program import free_port, running
 from tests.doctor.clinic import examined
 from tests.doctor.proxies import ASGI_ECHO, UPGRADE, caddy, haproxy, nginx, plain_server, python_server
 from tests.doctor.scripted import Authority
 from tests.timing import within
+
+pytestmark = pytest.mark.acceptance
 
 LONG = " timeout client 30s\n timeout server 30s\n timeout tunnel 1h"
 KNOWN_WARNING = "large_head_silence"  # true of uvicorn with websockets: it never answers a line over 8 KB

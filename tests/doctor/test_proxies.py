@@ -10,10 +10,12 @@ import pytest
 
 from tests.acceptance.program import free_port, running
 from tests.doctor.clinic import examined
+from tests.doctor.failing_servers import healthy, never_answers
 from tests.doctor.proxies import UPGRADE, caddy, haproxy, nginx, plain_server
 from tests.doctor.scripted import Asked, Authority, Wire, serving
-from tests.doctor.test_signatures import healthy, never_answers
 from tests.timing import within
+
+pytestmark = pytest.mark.acceptance
 
 PATIENT: dict[str, Any] = {"timeout_s": within(4), "patience_s": within(4)}
 

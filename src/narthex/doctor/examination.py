@@ -39,6 +39,7 @@ SETTLE_S: Final = (
 )
 PATIENCE_S: Final = 65.0  # for a handshake that nobody answers: proxies give up after 60 s
 SLOW_MS: Final = 900.0  # HAProxy retries a refused back end for 3 s, daphne takes 1 s, time-outs take longer
+VERDICT: Final = ("verdict", "inert", "status", "code", "detail", "carriers", "carriers_checked", "trace_id")
 SHOWN_CLAIMS: Final = ("exp", "nbf", "iat", "iss", "aud")
 
 Progress = Callable[[str], None]
@@ -298,8 +299,8 @@ class _Examination:
                 health, ("status", "version", "environment", "checks", "errors", "e2e_testing", "config")
             ),
             config=_part(config, ("version", "environment", "url", "paths", "carriers", "guests", "limits")),
-            preflight=verdict,
-            preflight_bad=bad,
+            preflight=_part(verdict, VERDICT),
+            preflight_bad=_part(bad, VERDICT),
         )
         self._note(gateway=gateway)
         await self._try(Attempt(name="upgrade offering narthex.explain", explain=True))
