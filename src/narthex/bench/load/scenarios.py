@@ -161,6 +161,10 @@ def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, 
                     break
                 times.append(time.perf_counter() - began)
         expected = bursts * in_flight * len(crowd.clients)
+        publishing_us = _publish_only(target, publisher, size)
+        delivering_us = (phase.server.total * 1e6 - publishing_us * len(times) * in_flight) / max(
+            1, reader.received
+        )
         return phase.figure(
             scenario,
             target.name,
@@ -169,7 +173,8 @@ def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, 
             failures=crowd.failures + abs(expected - reader.received),
             values={
                 "reads_per_delivery": reader.reads / max(1, reader.received),
-                "publish_only_cpu_us": _publish_only(target, publisher, size),
+                "publish_only_cpu_us": publishing_us,
+                "delivery_only_cpu_us": delivering_us,
             },
             notes=crowd.why(),
         )
