@@ -111,16 +111,21 @@ class Told:
             EVENT.validate_python(self.events[-1])
 
     def is_whole(self) -> bool:
-        """Every event once, in order, and the digest of the terminal one is right."""
-        digest = Digest()
-        expected = 1
-        for event in self.events:
-            if event.get("seq_from", event["seq"]) != expected:
-                return False
-            expected = event["seq"] + 1
-            digest.feed(event)
-        last = self.events[-1]
-        return bool(last["count"] == last["seq"] and last["digest"] == digest.value())
+        """Nothing twice, in order, and the digest of the terminal event is right."""
+        offsets = [int(name.partition("-")[0]) for name in self.ids]
+        if offsets != sorted(set(offsets)):
+            return False
+        return proven(self.events)
+
+
+def proven(events: list[dict[str, Any]]) -> bool:
+    """Whether the digest holds, computed as docs/protocol.md says for AG-UI over HTTP."""
+    digest = Digest()
+    names = {name: events[0][name] for name in ("threadId", "runId")}
+    for event in events:
+        digest.feed({name: value for name, value in event.items() if name != "metadata"} | names)
+    proof = events[-1]["metadata"]["narthex"]
+    return bool(proof["digest"] == digest.value())
 
 
 async def stream(response: httpx2.Response, told: Told, *, until: int = 1_000_000) -> Told:

@@ -2,7 +2,9 @@
 
 Not here: who may have one (the gate), what it asks (`routes`). Rules: the connection behind it has a seat, ends with
 its token, and is bounded in bytes and lag exactly as a WebSocket's; only the events of the one run leave, in the
-order of the log, each with the position after it as its `id`; the stream ends with the run, never ends the run.
+order of the log, each with the position after it as its `id`; they are pure AG-UI, because stock clients warn of
+every member that they do not know: what the gateway adds to events is left out, but for `count` and `digest`, which
+stand in the terminal event's `metadata.narthex`; the stream ends with the run, never ends the run.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from narthex.app.connection import Connection
-from narthex.domain.events import TERMINAL
+from narthex.domain.events import RUN_FINISHED, RUN_STARTED, TERMINAL, Event
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 from narthex.protocol.framing import Framing
@@ -23,6 +25,8 @@ from narthex.web.fallbacks import StreamSocket
 
 HEART_BEAT: Final = b":\n\n"  # an SSE comment: proxies see traffic, clients nothing
 _PING: Final = b"{}"
+_OURS: Final = frozenset({"threadId", "runId", "seq", "seq_from", "count", "digest"})
+_NAMES_RUN: Final = frozenset({RUN_STARTED, RUN_FINISHED})
 
 
 class _Publication(msgspec.Struct):
@@ -61,12 +65,6 @@ class _Line(msgspec.Struct):
     subscribe: _Subscribed | None = None
 
 
-class _Head(msgspec.Struct, rename="camel"):
-    type: str = ""
-    run_id: str = ""
-    seq: int = 0
-
-
 class Ended(Exception):
     """The connection behind the stream was closed by the gateway."""
 
@@ -77,7 +75,22 @@ class Ended(Exception):
 
 
 _line: Final = msgspec.json.Decoder(_Line)
-_head: Final = msgspec.json.Decoder(_Head)
+_event: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+def pure(event: Event) -> Event:
+    """A published event of a run as AG-UI 1.0 has it, for clients that know nothing else.
+
+    To prove the run, put `threadId` and `runId` of RUN_STARTED back into every event and leave the terminal one's
+    `metadata` out: what is digested is the same (docs/runs.md).
+    """
+    kept = {name: value for name, value in event.items() if name not in _OURS}
+    kind = event["type"]
+    if kind in _NAMES_RUN:
+        kept |= {"threadId": event["threadId"], "runId": event["runId"]}
+    if kind in TERMINAL:
+        kept["metadata"] = {"narthex": {name: event[name] for name in ("count", "digest") if name in event}}
+    return kept
 
 
 class RunStream:
@@ -166,14 +179,11 @@ class RunStream:
             data = bytes(publication.data)
             if not publication.offset or run_id.encode() not in data:
                 continue
-            head = _head.decode(data)
-            if head.run_id == run_id and head.seq:
-                told.append(
-                    (
-                        b"id: %s\ndata: %s\n\n" % (event_id(publication.offset, self._epoch), data),
-                        head.type in TERMINAL,
-                    )
-                )
+            event = _event.decode(data)
+            if event.get("runId") == run_id and "seq" in event:
+                text = encode_json(pure(event))
+                name = event_id(publication.offset, self._epoch)
+                told.append((b"id: %s\ndata: %s\n\n" % (name, text), event["type"] in TERMINAL))
         return told
 
     # -- the protocol behind it ----------------------------------------------------------------------------
