@@ -92,10 +92,10 @@ def test(
             allow_production=allow_production,
         )
         scenarios = chosen(options)
+        for path in (json_output, junit, html):
+            _reachable(path)
     except ClientError as error:
         return usage(error)
-    for path in (json_output, junit, html):
-        _reachable(path)
     with _shown(len(scenarios)) as progress:
         report = asyncio.run(_interruptible(options, progress))
     _tell(report)

@@ -72,6 +72,7 @@ class Person:
         self.pings = 0
         self.made: list[str] = []
         self._number = 0
+        self._asked: dict[int, str] = {}
         self._replies: dict[int, dict[str, Any]] = {}
         self._changed = asyncio.Event()
         self._reader = asyncio.get_running_loop().create_task(self._read())
@@ -122,10 +123,6 @@ class Person:
         """The `connect` command; its result."""
         reply = await self.command("connect", **params)
         self.connected = reply["connect"]
-        for channel, sub in self.connected.get("subs", {}).items():
-            self.positions[channel] = (sub.get("offset", 0), sub.get("epoch", ""))
-            for publication in sub.get("publications", []):
-                self._publication(channel, publication)
         return self.connected
 
     async def close(self) -> None:
@@ -143,6 +140,7 @@ class Person:
         """Send a command; its reply. Raises RpcFault for an error, AssertionError when the line ends."""
         self._number += 1
         number = self._number
+        self._asked[number] = str(body.get("channel", ""))
         await self.raw(json.dumps({"id": number, member: body}))
         await self.until(lambda: number in self._replies or bool(self.close_code), f"the reply to {member}")
         if number not in self._replies:
@@ -174,9 +172,6 @@ class Person:
         if offset is not None:
             body |= {"recover": True, "offset": offset, "epoch": epoch}
         result: dict[str, Any] = (await self.command("subscribe", **body))["subscribe"]
-        self.positions[channel] = (result.get("offset", 0), result.get("epoch", ""))
-        for publication in result.get("publications", []):
-            self._publication(channel, publication)
         return result
 
     async def thread(self, title: str = "e2e") -> str:
@@ -296,6 +291,17 @@ class Person:
                 self._publication(push["channel"], push["pub"])
         else:
             self._replies[message["id"]] = message
+            self._joined(message, self._asked.pop(message["id"], ""))
+
+    def _joined(self, reply: dict[str, Any], channel: str) -> None:
+        """Take in what a reply brings of channels, before any push that is behind it in the same frame."""
+        subs = dict(reply.get("connect", {}).get("subs", {}))
+        if "subscribe" in reply:
+            subs[channel] = reply["subscribe"]
+        for name, sub in subs.items():
+            self.positions[name] = (sub.get("offset", 0), sub.get("epoch", ""))
+            for publication in sub.get("publications", []):
+                self._publication(name, publication)
 
     def _publication(self, channel: str, publication: dict[str, Any]) -> None:
         event = publication["data"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from narthex.e2e.person import Person, Refused, RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
@@ -30,16 +32,17 @@ async def a_stranger_sees_nothing(world: World) -> None:
     async with world.person() as ada, world.person("eve") as eve:
         thread = await ada.thread("private")
         run = await ada.start("count to 50", thread)
-        for attempt in (
-            eve.follow(thread),
-            eve.rpc("thread.get", thread_id=thread),
-            eve.start("hello", thread),
-            eve.rpc("run.get", run_id=run),
-            eve.rpc("run.cancel", run_id=run),
-            eve.rpc("thread.members.add", thread_id=thread, user_id="eve"),
-        ):
+        attempts: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: eve.follow(thread),
+            lambda: eve.rpc("thread.get", thread_id=thread),
+            lambda: eve.start("hello", thread),
+            lambda: eve.rpc("run.get", run_id=run),
+            lambda: eve.rpc("run.cancel", run_id=run),
+            lambda: eve.rpc("thread.members.add", thread_id=thread, user_id="eve"),
+        )
+        for attempt in attempts:
             try:
-                await attempt
+                await attempt()
             except RpcFault as fault:
                 assert fault.code in (103, 404), fault
             else:

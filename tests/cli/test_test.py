@@ -1,0 +1,105 @@
+"""`narthex test` and tests/unified_test_runner.py: command line, exit codes, and a light run from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from narthex.e2e.children import free_port
+from tests.conftest import POLICY_VARIABLES
+
+RUNNER = Path(__file__).parents[1] / "unified_test_runner.py"
+
+
+def ran(
+    *words: str, env: dict[str, str] | None = None, timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """The runner as people start it, in a clean environment."""
+    environ = {name: value for name, value in os.environ.items() if name not in POLICY_VARIABLES}
+    return subprocess.run(
+        [sys.executable, str(RUNNER), *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environ | (env or {}),
+        check=False,
+    )
+
+
+def test_the_categories_are_listed() -> None:
+    """All twelve, with what they depend on."""
+    done = ran("--list-categories")
+    assert done.returncode == 0
+    for word in (
+        *("smoke", "startup", "unit", "websocket", "auth", "agent", "chat", "integration", "e2e"),
+        *("resilience", "performance", "security"),
+    ):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--env", "moon"),
+        ("--category", "nothing"),
+        ("--pattern", "no such scenario anywhere"),
+        ("--parallel", "0"),
+        ("--json-output", "/no/such/folder/report.json"),
+        ("--env", "production"),
+        ("--env", "production", "--allow-production", "--base-url", "http://127.0.0.1:1"),
+        (
+            *("--env", "production", "--allow-production", "--base-url", "http://127.0.0.1:1"),
+            "--category",
+            "e2e",
+        ),
+        ("--env", "production", "--base-url", "http://127.0.0.1:1", "--token", "a.b.c"),
+    ],
+)
+def test_a_wrong_command_line_is_2(words: tuple[str, ...]) -> None:
+    """Among them everything that production asks for and did not get; nothing is contacted."""
+    done = ran(*words)
+    assert done.returncode == 2, done.stderr
+    assert "error:" in done.stderr
+
+
+def test_no_proof_is_78_and_no_target_is_69() -> None:
+    """Each with what to do."""
+    target = f"http://127.0.0.1:{free_port()}"
+    done = ran("--env", "staging", "--base-url", target)
+    assert done.returncode == 78
+    assert "E2E_OAUTH_SIMULATION_KEY" in done.stderr
+    done = ran("--env", "staging", "--base-url", target, env={"E2E_OAUTH_SIMULATION_KEY": "k" * 40})
+    assert done.returncode == 69
+    assert "remedy:" in done.stderr
+    assert "k" * 40 not in done.stderr
+
+
+@pytest.mark.acceptance
+def test_a_light_run_with_all_its_reports(tmp_path: Path) -> None:
+    """One gateway of our own, smoke: exit 0, three reports, the figures posted."""
+    outputs = {form: tmp_path / f"report.{form}" for form in ("json", "xml", "html")}
+    done = ran(
+        *("--env", "local", "--category", "smoke", "--parallel", "4"),
+        *(
+            "--json-output",
+            str(outputs["json"]),
+            "--junit",
+            str(outputs["xml"]),
+            "--html",
+            str(outputs["html"]),
+        ),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    body = json.loads(outputs["json"].read_text())
+    assert body["good"] is True
+    assert body["posted"].startswith("posted: success rate 100.0%")
+    assert body["proof"] == "key"
+    assert body["target"] == "local gateway"
+    assert body["left_behind"] == []
+    assert outputs["xml"].read_text().startswith("<?xml")
+    assert "100.0%" in outputs["html"].read_text()
