@@ -20,7 +20,9 @@ from typing import Any, Final
 
 import httpx2
 
-READY_WITHIN_S: Final = 20.0
+from tests.timing import within
+
+READY_WITHIN_S: Final = within(20)
 POLICY_VARIABLES: Final = (
     "ENVIRONMENT",
     "E2E_TESTING",

@@ -150,10 +150,10 @@ class Watcher:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            try:
+            with contextlib.suppress(
+                OSError, EOFError, AssertionError, TimeoutError
+            ):  # all the same to an SDK
                 await self._life()
-            except (OSError, EOFError, AssertionError, TimeoutError):
-                pass  # refused, cut or closed: all the same to an SDK
             if self.down_at is None and self.live.is_set():
                 self.down_at = loop.time()
             self.live.clear()
@@ -311,6 +311,15 @@ class Load:
             while not all(one.live.is_set() for one in self.all_watchers):  # noqa: ASYNC110 - events of many
                 await asyncio.sleep(0.05)
 
+    async def progress(self, timeout_s: float = 60.0) -> float:
+        """Wait until every writer got another acknowledgement; how long that took."""
+        began = asyncio.get_running_loop().time()
+        before = [len(writer.acks) for writer in self.writers]
+        async with asyncio.timeout(within(timeout_s)):
+            while any(len(one.acks) <= was for one, was in zip(self.writers, before, strict=True)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # acknowledgements of many
+        return asyncio.get_running_loop().time() - began
+
     async def settle(self, timeout_s: float = 60.0) -> None:
         """Stop writing, then wait until every watcher is at the end of its channel; stop all."""
         for writer in self.writers:
@@ -323,7 +332,7 @@ class Load:
                 last = await closing.publish(f"end:{channel}")
                 closing.drop()
                 for watcher in watchers:
-                    while (watcher.epoch, watcher.offset) != (last.epoch, last.offset):
+                    while (watcher.epoch, watcher.offset) != (last.epoch, last.offset):  # noqa: ASYNC110 - of many
                         await asyncio.sleep(0.02)
         await self.stop()
 

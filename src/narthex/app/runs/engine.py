@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from narthex.app.runs.loops import Loops
+from narthex.app.runs.queue_notices import tell_queue
 from narthex.app.runs.requests import RunRequests
 from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunLimits, RunServices, TellMembers, identity_json
@@ -73,6 +74,7 @@ class RunEngine(RunRequests):
         )
         self._concurrent_runs = concurrent_runs
         self._claims = claims
+        self._opened = False
         roster = Roster(services, self._freed)
         super().__init__(services, roster, Loops(roster))
 
@@ -107,6 +109,7 @@ class RunEngine(RunRequests):
 
     async def open(self) -> None:
         """Begin to claim runs, if agents run here. Broker and store must have started."""
+        self._opened = True
         if self._claims:
             self._loops.start()
 
@@ -123,7 +126,8 @@ class RunEngine(RunRequests):
         await self._loops.stop()
         await self._roster.close()
         try:
-            await self._services.runs.release(self._services.owner, self._services.now())
+            if self._opened:  # else there is nothing to release, and maybe no table either
+                await self._services.runs.release(self._services.owner, self._services.now())
         finally:
             for agent in self._services.agents.values():
                 if agent.close is not None:
@@ -213,6 +217,8 @@ class RunEngine(RunRequests):
                 await services.broker.control(Control("runs_available", {}))
             except NarthexError:  # the run is stored, and whoever claims looks every `poll_s`
                 services.meter.count("run_loop_failures", loop="announce")
+        elif waits and fresh:
+            self._beside(tell_queue(services, kept.tenant, kept.thread_id))
         return kept, waits
 
     def _has_room(self) -> bool:

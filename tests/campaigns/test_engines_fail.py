@@ -1,0 +1,214 @@
+"""Engines die, hang and are cut off under load: nothing acknowledged is lost in silence, and nobody waits for ever.
+
+Each campaign: two gateways, an engine that fails and comes back, writers and watchers that account for everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import nats
+import pytest
+
+from tests.acceptance.fleet import Fleet, shared
+from tests.campaigns.load import Load, Verdict, under_load
+from tests.campaigns.partition import behind_a_link
+from tests.services import (
+    NatsCluster,
+    NatsServer,
+    PostgresServer,
+    Server,
+    ValkeyServer,
+    data_directory,
+    database,
+)
+from tests.timing import within
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.soak, pytest.mark.timeout(900)]
+
+RATE: Final = float(os.environ.get("NARTHEX_TEST_RATE", "300"))
+PAUSE_S: Final = 30.0
+Fault = Callable[[Load], Awaitable[None]]
+
+
+@asynccontextmanager
+async def postgres() -> AsyncIterator[tuple[PostgresServer, str]]:
+    """A PostgreSQL server and the URL of a new database."""
+    with data_directory("campaign-pg") as directory:
+        server = PostgresServer(directory / "pg")
+        await asyncio.to_thread(server.initialise)
+        await asyncio.to_thread(server.start)
+        try:
+            async with database(server) as url:
+                yield server, url
+        finally:
+            server.stop()
+
+
+async def campaign(
+    directory: Path, broker_url: str, store_url: str, fault: Fault, *, rounds: int = 1
+) -> Verdict:
+    """Load, the fault, recovery; and what it came to."""
+    fleet = Fleet(directory, shared(broker_url, store_url))
+    try:
+        gateways = await fleet.gateways(2)
+        async with under_load(Load(gateways, channels=6, rate=RATE)) as load:
+            for number in range(rounds):
+                await load.progress()
+                await fault(load)
+                print(f"\nround {number}: acknowledged again after {await load.progress(90):.1f} s")
+                await load.resumed(90)
+            await load.settle(120)
+            found: Verdict = load.verdict()
+            print(found)
+            return found
+    finally:
+        await asyncio.to_thread(fleet.end)
+
+
+def check(found: Verdict, *, kept: bool = True) -> None:
+    """Nothing acknowledged is lost, or a client is told; never a gap in silence, never an answer that does not come.
+
+    Args:
+        found: of the campaign.
+        kept: whether the engine promises to keep everything through this fault.
+    """
+    assert found.gaps == []
+    assert found.twice == 0
+    assert found.disordered == 0
+    assert found.silences == 0
+    if kept:
+        assert found.lost == 0
+        assert found.epochs == 1
+    elif found.lost:
+        assert found.unrecovered
+
+
+def restart(server: Server, down_s: float = 2.0) -> Fault:
+    """`kill -9`, a while without it, and its return."""
+
+    async def fault(_: Load) -> None:
+        await asyncio.to_thread(server.kill)
+        await asyncio.sleep(down_s)
+        await asyncio.to_thread(server.start)
+
+    return fault
+
+
+def pause(server: Server, seconds: float) -> Fault:
+    """SIGSTOP, and SIGCONT later: it keeps its connections and says nothing."""
+
+    async def fault(load: Load) -> None:
+        server.pause()
+        try:
+            await asyncio.sleep(seconds)
+            assert any(writer.errors for writer in load.writers), "nobody was told that the engine is away"
+        finally:
+            server.resume()
+
+    return fault
+
+
+async def test_the_leader_of_three_nats_dies(tmp_path: Path) -> None:
+    """R3, `kill -9` of whoever leads the log, three times."""
+    with data_directory("campaign-nats") as directory:
+        cluster = NatsCluster(directory)
+        try:
+            cluster.start()
+            await until_elected(cluster)
+
+            async def fault(_: Load) -> None:
+                leader = await leader_of(cluster)
+                await asyncio.to_thread(leader.kill)
+                await asyncio.sleep(3)
+                await asyncio.to_thread(leader.start)
+
+            async with postgres() as (_, store_url):
+                check(await campaign(tmp_path, cluster.url, store_url, fault, rounds=3))
+        finally:
+            cluster.stop()
+
+
+async def until_elected(cluster: NatsCluster) -> None:
+    """Wait until JetStream has a leader."""
+    async with asyncio.timeout(within(30)):
+        while True:
+            client = await nats.connect(cluster.url.split(","))
+            try:
+                await client.jetstream().account_info()
+                return
+            except nats.errors.Error:
+                await asyncio.sleep(0.2)
+            finally:
+                await client.close()
+
+
+async def leader_of(cluster: NatsCluster) -> NatsServer:
+    """Who leads the log's stream."""
+    client = await nats.connect(cluster.url.split(","))
+    try:
+        infos = await client.jetstream().streams_info()
+        log = next(one for one in infos if "presence" not in str(one.config.name).lower())
+        leader = log.cluster.leader if log.cluster else ""
+        return next(server for server in cluster.servers if server.directory.name == leader)
+    finally:
+        await client.close()
+
+
+async def test_valkey_with_an_append_only_file_dies(tmp_path: Path) -> None:
+    """`kill -9`, three times; the file is synced every second, and a process's death loses none of it."""
+    with data_directory("campaign-valkey") as directory:
+        server = ValkeyServer(directory / "data")
+        server.start()
+        try:
+            async with postgres() as (_, store_url):
+                found = await campaign(tmp_path, server.url, store_url, restart(server), rounds=3)
+            check(found, kept=False)
+            assert found.lost == 0
+        finally:
+            server.kill()
+
+
+async def test_postgres_dies(tmp_path: Path) -> None:
+    """`kill -9`, twice, and a gateway with it: its clients come back once the store does."""
+    with data_directory("campaign-nats") as directory:
+        broker = NatsServer(directory / "js")
+        broker.start()
+        try:
+            async with postgres() as (server, store_url):
+                check(await campaign(tmp_path, broker.url, store_url, restart(server), rounds=2))
+        finally:
+            broker.kill()
+
+
+async def test_nats_hangs_for_thirty_seconds(tmp_path: Path) -> None:
+    """SIGSTOP: sends are refused within their time-out, and everything goes on afterwards."""
+    with data_directory("campaign-nats") as directory:
+        broker = NatsServer(directory / "js")
+        broker.start()
+        try:
+            async with postgres() as (_, store_url):
+                check(await campaign(tmp_path, broker.url, store_url, pause(broker, PAUSE_S)))
+        finally:
+            broker.resume()
+            broker.kill()
+
+
+async def test_nats_is_cut_off(tmp_path: Path) -> None:
+    """A partition by network namespace, 20 s long: no connection is closed, packets just vanish."""
+    with data_directory("campaign-nats") as directory, ExitStack() as stack:
+        broker = stack.enter_context(behind_a_link(directory))
+
+        async def fault(load: Load) -> None:
+            broker.cut()
+            await asyncio.sleep(20)
+            assert any(writer.errors for writer in load.writers), "nobody was told that the engine is away"
+            broker.mend()
+
+        async with postgres() as (_, store_url):
+            check(await campaign(tmp_path, broker.url, store_url, fault))
