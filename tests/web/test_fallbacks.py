@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,11 @@ import httpx2
 import pytest
 
 from narthex.ports.agents import Agent, RunInput
+from narthex.protocol.codes import SHUTDOWN
+from narthex.protocol.framing import Prepared
 from narthex.testing import Running, gateway
+from narthex.web import fallbacks
+from tests.app.test_connection import eventually
 
 PAGE = "https://page.example"
 
@@ -61,3 +66,30 @@ async def test_what_is_no_command_of_a_stream_is_said(
 ) -> None:
     """Nesting beyond what a parser follows is no bug of ours."""
     assert (await http.post("/emulation", content=body)).status_code == status
+
+
+async def test_a_stream_that_is_closed_and_not_read_is_dropped(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is given back, though its client stays connected and reads nothing."""
+    monkeypatch.setattr(fallbacks, "CLOSE_S", 0.2)
+    parts = running.gateway.parts
+    assert parts is not None
+    body = b'{"id":1,"connect":{}}'
+    head = (
+        f"POST /connection/http_stream HTTP/1.1\r\nHost: {running.http.removeprefix('http://')}\r\n"
+        f"Authorization: Bearer {running.token('ada')}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    host, port = running.http.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    writer.write(head.encode() + body)
+    async with asyncio.timeout(10):
+        await eventually(lambda: len(parts.services.registry) == 1)
+        (connection,) = parts.services.registry
+        for _ in range(64):
+            connection.socket.send(Prepared(b"x" * 262_144))
+        connection.close(SHUTDOWN)
+        await eventually(lambda: len(parts.services.registry) == 0)
+    assert parts.seats.total == 0
+    writer.close()
+    del reader

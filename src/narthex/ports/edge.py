@@ -8,12 +8,15 @@ Rules: every call here happens on the event loop and must not block. A `Receiver
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from narthex.domain.refusals import Refusal
 from narthex.protocol.framing import Framing, Prepared
+
+ABORT: Final = "narthex.abort"
+"""ASGI extension of the edge: `{"abort": call}` drops the request's connection at once."""
 
 
 class RequestHead(msgspec.Struct, kw_only=True):

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
-from narthex.ports.edge import Deny, Gate, Receiver, RequestHead, Underway
+from narthex.ports.edge import ABORT, Deny, Gate, Receiver, RequestHead, Underway
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
@@ -30,6 +30,7 @@ from narthex.web.problems import problem
 HIGH_MARK: Final = 64 * 1024  # bytes buffered before the client counts as lagging, as on a WebSocket
 LOW_MARK: Final = 16 * 1024
 MAX_BODY: Final = 64 * 1024  # a message's size on a WebSocket
+CLOSE_S: Final = 5.0  # for the client to read why it was closed, as on a WebSocket; then it is dropped
 
 Broadcast = Callable[[Control], Awaitable[None]]
 
@@ -56,6 +57,8 @@ class StreamSocket:
         self._ended: tuple[int, str] | None = None
         self._told = False
         self._ready = asyncio.Event()
+        self._overdue: asyncio.TimerHandle | None = None
+        self.drop: Callable[[], None] = lambda: None  # the response sets it: drops the client's connection
 
     def send(self, message: Prepared) -> None:
         """See `Socket`."""
@@ -94,6 +97,11 @@ class StreamSocket:
         if self._ended is None:
             self._ended = (code, reason)
             self._ready.set()
+            # a client that reads nothing blocks the response: its place must not be taken for ever
+            self._overdue = asyncio.get_running_loop().call_later(CLOSE_S, self._drop)
+
+    def _drop(self) -> None:
+        self.drop()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """What the response sends, until either side ends it."""
@@ -118,6 +126,8 @@ class StreamSocket:
         """The response is over, or never began: tell the receiver, once."""
         code, reason = self._ended or (1006, "")
         self._end(code, reason)
+        if self._overdue is not None:
+            self._overdue.cancel()
         if not self._told:
             self._told = True
             self.receiver.closed(code, reason)
@@ -130,9 +140,13 @@ class _Stream(StreamingResponse):
         self, socket: StreamSocket, media: str, headers: dict[str, str], on_end: Callable[[], None]
     ) -> None:
         super().__init__(socket.chunks(), media_type=media, headers=headers)
+        self._socket = socket
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        extension = (scope.get("extensions") or {}).get(ABORT)
+        if extension is not None:
+            self._socket.drop = extension["abort"]
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -19,7 +19,7 @@ from narthex.adapters.edge.rules import Upgrade, judge
 from narthex.adapters.edge.upgrading import begin
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
-from narthex.ports.edge import RequestHead
+from narthex.ports.edge import ABORT, RequestHead
 
 if TYPE_CHECKING:
     from narthex.adapters.edge.edge import Edge
@@ -133,6 +133,8 @@ class HttpConnection(HttpToolsProtocol):
         if len(self.pipeline) >= self._edge.limits.pipelined:
             self._stop(malformed("Too many pipelined requests."), None)
         super().on_headers_complete()
+        # What ASGI lacks: the way out of an answer that its client does not read.
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
         self._phase = _BODY
 
     def on_body(self, body: bytes) -> None:
