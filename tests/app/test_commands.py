@@ -280,3 +280,22 @@ async def test_sse_takes_the_cookie_and_no_token_in_the_url(running: Running) ->
             assert stream.headers["content-type"].startswith("text/event-stream")
             line = await anext(stream.aiter_lines())
             assert json.loads(line.removeprefix("data: "))["connect"]["session"]
+
+
+async def test_a_reconnect_recovers_the_users_channel(running: Running) -> None:
+    """From the log's end nothing is read and it counts as recovered; from earlier what was missed is in the reply."""
+    first = await client(running, "ada")
+    sub = first.replies[1]["connect"]["subs"]["user:ada"]
+    await first.rpc("thread.create")
+    await first.push("pub")
+    history = await first.call("history", channel="user:ada")
+    top = history["history"]["offset"]
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    for offset, missed in ((top, 0), (sub.get("offset", 0), top - sub.get("offset", 0))):
+        raw = Raw(await connect(running.ws, additional_headers=headers, proxy=None))
+        wanted = {"user:ada": {"recover": True, "offset": offset, "epoch": sub["epoch"]}}
+        reply = (await raw.call("connect", subs=wanted))["connect"]["subs"]["user:ada"]
+        assert reply["recovered"] is True
+        assert reply["was_recovering"] is True
+        assert len(reply.get("publications", [])) == missed
+        await raw.socket.close()

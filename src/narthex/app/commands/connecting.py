@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING
 
-from narthex.app.commands.subscribing import join_server_side, join_server_side_now, release_server_side
+from narthex.app.commands.subscribing import (
+    join_server_side,
+    join_server_side_now,
+    nothing_missed,
+    release_server_side,
+)
 from narthex.domain.admission import Admit
 from narthex.domain.channels import user_channel
 from narthex.domain.identity import Identity
@@ -70,9 +75,15 @@ def _finish(
 ) -> Coroutine[object, object, bytes | None] | None:
     name = user_channel(identity.subject)
     wanted = request.subs.get(name) if request.subs else None
-    if wanted is None or not wanted.recover:
+    recovers = wanted is not None and wanted.recover
+    if wanted is None or not recovers or nothing_missed(connection, identity, name, wanted):
         result = join_server_side_now(connection, identity, name)
         if result is not None:
+            if (
+                recovers
+            ):  # the usual case of a reconnect: nothing happened meanwhile, and no log has to be read
+                result.was_recovering = result.recovered = True
+                connection.services.meter.count("recoveries", result="recovered")
             _answer(connection, asked, identity, {name: result})
             return None
     return _finish_later(connection, asked, request, identity, name)

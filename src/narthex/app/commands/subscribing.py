@@ -160,6 +160,12 @@ def _release(connection: Connection, channel: Channel, offset: int) -> bool:
     return connection in channel.joiners and channel.ready(connection, offset)
 
 
+def nothing_missed(connection: Connection, identity: Identity, name: str, request: SubscribeRequest) -> bool:
+    """Whether the client stands exactly where the log ends, as far as that is known without waiting."""
+    position = connection.services.broker.known_position(channel_key(identity.tenant, name))
+    return position == Position(request.offset, request.epoch)
+
+
 def join_server_side_now(connection: Connection, identity: Identity, name: str) -> SubscribeResult | None:
     """The user channel without waiting, if the broker knows its position; None: use `join_server_side`."""
     key = channel_key(identity.tenant, name)

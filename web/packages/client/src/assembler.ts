@@ -120,7 +120,9 @@ export class RunAssembler {
   }
 
   #wait(piece: Piece): Pushed {
-    if (this.#early.some((waiting) => waiting.from <= piece.from && piece.to <= waiting.to)) return { kind: "repeat" };
+    // Only the same range is a repeat: what a waiting merged delta covers may still be needed beside another merged
+    // delta that begins within it.
+    if (this.#early.some((waiting) => waiting.from === piece.from && waiting.to === piece.to)) return { kind: "repeat" };
     if (this.#early.length >= MAX_EARLY) return { kind: "conflict", reason: "too many events wait behind a gap" };
     this.#early.push(piece);
     this.#early.sort((a, b) => a.from - b.from || b.to - a.to);
