@@ -19,6 +19,7 @@ from narthex.app.runs.endings import Abandoned, AgentFault, Asked, Cancelled, En
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.journal import BrokerGone, Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.queue_notices import tell_queue
 from narthex.app.runs.replay import Replay
 from narthex.app.runs.services import RunServices
 from narthex.app.runs.session import AgentSession
@@ -283,6 +284,7 @@ async def finish(services: RunServices, run: Run, replay: Replay, state: str, er
         attempt=run.attempt,
     )
     await tell(services, run, "narthex.run_ended", {"state": state, "error": error})
+    await tell_queue(services, run.tenant, run.thread_id)
 
 
 async def tell(services: RunServices, run: Run, name: str, more: dict[str, object]) -> None:

@@ -16,6 +16,7 @@ from narthex.app.runs.endings import Cancelled, terminal
 from narthex.app.runs.journal import Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.loops import Loops
+from narthex.app.runs.queue_notices import tell_queue
 from narthex.app.runs.replay import Replay, read_back
 from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunServices
@@ -250,6 +251,7 @@ class RunRequests:
         finally:
             await journal.close()
         self._loops.wake()
+        await tell_queue(self._services, run.tenant, run.thread_id)
 
 
 def _node(owner: str) -> str:

@@ -1,0 +1,34 @@
+"""Where a queued run stands, told to its thread's members whenever the queue of the thread moves.
+
+Not here: the order of the queue (ports/runs). Rules: a notice is best effort (`run.get` always knows); a position is
+told once; a run that waits only for its user's other threads is told its place when it is queued, and that it began.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from narthex.app.runs.services import RunServices
+from narthex.domain.runs import RunState
+from narthex.errors import NarthexError
+
+log = structlog.get_logger("narthex.runs")
+
+NAME = "narthex.queued"
+
+
+async def tell_queue(services: RunServices, tenant: str, thread_id: str) -> None:
+    """Tell the place of every queued run of a thread: how many runs are before it, 0 when it is the next."""
+    try:
+        waiting = [
+            run
+            for run in await services.runs.active_in_thread(tenant, thread_id)
+            if run.state == RunState.QUEUED and not run.parent_run_id
+        ]
+        for run in waiting:
+            position = await services.runs.queue_position(tenant, run.run_id)
+            value = {"threadId": thread_id, "runId": run.run_id, "position": position, "by": run.user_id}
+            await services.tell(tenant, thread_id, NAME, value, key=f"{NAME}:{run.run_id}:{position}")
+    except NarthexError as fault:
+        services.meter.count("run_notices_lost")
+        log.warning("run_notice_lost", thread_id=thread_id, notice=NAME, code=fault.code)
