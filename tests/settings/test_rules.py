@@ -8,6 +8,7 @@ import pytest
 
 from narthex.domain.environment import Environment
 from narthex.errors import ConfigError
+from narthex.ports.broker import PRESENCE_TTL_S
 from narthex.settings import load
 
 PRODUCTION = {"ENVIRONMENT": "production", "NARTHEX_ALLOWED_HOSTS": "chat.example.com"}
@@ -196,6 +197,12 @@ def test_sockets_are_rotated_where_the_platform_would_cut_them() -> None:
     assert load({}, platform).socket_life_s() == 3_300
     assert load({}, platform | {"NARTHEX_MAX_SOCKET_LIFE_S": "0"}).socket_life_s() == 0
     assert load({}, {"NARTHEX_MAX_SOCKET_LIFE_S": "900"}).socket_life_s() == 900
+
+
+def test_pings_come_within_the_life_of_presence() -> None:
+    """They renew it: past a minute a gateway would show nobody, and its connections could not be woken."""
+    assert load({"ping_interval_s": 55}, {}).ping_interval_s < PRESENCE_TTL_S
+    assert "ping_interval_s" in problem({"NARTHEX_PING_INTERVAL_S": "60"}).lower()
 
 
 def test_the_policy_is_the_tables_row() -> None:

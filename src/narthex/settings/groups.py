@@ -261,7 +261,9 @@ class LimitOptions(BaseModel):
         _LIMITS.max_connections, "Connections of the whole process.", ge=1, le=1_000_000
     )
     max_json_depth: int = option(_LIMITS.max_json_depth, "Nesting of a client's JSON.", ge=4, le=512)
-    ping_interval_s: float = option(_LIMITS.ping_interval_s, "Seconds between pings.", ge=1, le=600)
+    ping_interval_s: float = option(
+        _LIMITS.ping_interval_s, "Seconds between pings, which renew presence.", ge=1, le=55
+    )
     pong_timeout_s: float = option(
         _LIMITS.pong_timeout_s, "Seconds to wait for a pong (3012).", ge=0.5, le=300
     )
