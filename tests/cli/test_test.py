@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from narthex.cli.test import Name
 from narthex.e2e.children import free_port
+from narthex.e2e.scenario import Category
 from tests.conftest import POLICY_VARIABLES
 
 RUNNER = Path(__file__).parents[1] / "unified_test_runner.py"
@@ -40,6 +43,14 @@ def test_the_categories_are_listed() -> None:
         *("resilience", "performance", "security"),
     ):
         assert word in done.stdout
+
+
+def test_every_category_can_be_named() -> None:
+    """By the name that it has everywhere else."""
+    assert set(get_args(Name)) == {str(category) for category in Category}
+    words = (*("--env", "staging"), *("--base-url", f"http://127.0.0.1:{free_port()}"))
+    for more in (("--category", "e2e", "--real-services"), ("--categories", "e2e", "websocket")):
+        assert ran(*words, *more).returncode == 78, "it was understood, and only the proof is missing"
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ async def _target(options: Options, report: Report) -> AsyncIterator[World]:
         await world.open()
         stack.push_async_callback(world.close)
         _leave_production_alone(world, options)
+        await world.check_proof()
         report.base_url, report.test_run = world.base_url, world.test_run
         report.proof = world.proof.kind
         report.versions = {"narthex": world.versions["narthex"]} | report.versions

@@ -10,11 +10,15 @@ if TYPE_CHECKING:
 
 
 class Traffic:
-    """Counts of one scenario. `contacted` names what answered (scheme, host, port); `people` came in during it."""
+    """Counts of one scenario. `contacted` names what answered (scheme, host, port); `people` came in during it.
 
-    __slots__ = ("contacted", "people", "received", "sent")
+    `label` tells its identities from those of other scenarios, so that scenarios at the same time share no limits.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("contacted", "label", "people", "received", "sent")
+
+    def __init__(self, label: str = "") -> None:
+        self.label = label
         self.sent = 0
         self.received = 0
         self.contacted: set[str] = set()

@@ -22,7 +22,7 @@ import msgspec
 from narthex.e2e.person import Person, RpcFault
 from narthex.e2e.scenario import SkipScenario
 from narthex.e2e.traffic import current
-from narthex.errors import DependencyError
+from narthex.errors import ConfigError, DependencyError
 
 KEY_HEADER: Final = "X-E2E-Bypass-Key"
 AUDIENCE: Final = "narthex"
@@ -139,28 +139,53 @@ class World:
     # -- proof ---------------------------------------------------------------------------------------------
 
     async def token(self, who: str = "") -> str:
-        """A token of this test run's identity, or of one of its other people. Renewed before it ends."""
+        """A token of the running scenario's identity, or of one of its other people. Renewed before it ends."""
+        return await self._token(self._run_of(who))
+
+    async def check_proof(self) -> None:
+        """Find out before the first scenario whether the proof is taken. Raises ConfigError, DependencyError."""
         if self.proof.token:
-            if who:
-                raise SkipScenario("a single token is a single person")
+            return
+        answer = await self._exchange(self.test_run)
+        if answer.status_code in (401, 403):
+            code = answer.json().get("code", "")
+            raise ConfigError(
+                [
+                    f"{self.base_url} does not take this proof ({self.proof.kind}): {code}. Give the one it knows."
+                ]
+            )
+        if answer.status_code != 200:
+            raise DependencyError(
+                "target",
+                f"The simulation exchange of {self.base_url} answers {answer.status_code}.",
+                "A system under test needs E2E_OAUTH_SIMULATION_KEY; see docs/testing.md.",
+            )
+
+    def _run_of(self, who: str) -> str:
+        """The test run in whose name somebody comes: a scenario's people are its own."""
+        if self.proof.token and who:
+            raise SkipScenario("a single token is a single person")
+        return "-".join(part for part in (self.test_run, current().label, who) if part)
+
+    async def _token(self, run: str) -> str:
+        if self.proof.token:
             return self.proof.token
-        kept = self._tokens.get(who)
+        kept = self._tokens.get(run)
         if kept is not None and kept[1] - time.monotonic() > RENEW_BEFORE_S:
             return kept[0]
-        run = f"{self.test_run}-{who}" if who else self.test_run
-        headers = (
-            {KEY_HEADER: self.proof.key}
-            if self.proof.key
-            else {"Authorization": f"Bearer {self.proof.ci_token}"}
-        )
-        answer = await self.post("/auth/e2e/test-auth", headers=headers, json={"test_run": run})
+        answer = await self._exchange(run)
         if answer.status_code != 200:
             raise AssertionError(
                 f"the simulation exchange answered {answer.status_code}: {answer.text[:300]}"
             )
         body = answer.json()
-        self._tokens[who] = (body["access_token"], time.monotonic() + body["expires_in"])
+        self._tokens[run] = (body["access_token"], time.monotonic() + body["expires_in"])
         return str(body["access_token"])
+
+    async def _exchange(self, run: str) -> httpx2.Response:
+        proof = self.proof
+        headers = {KEY_HEADER: proof.key} if proof.key else {"Authorization": f"Bearer {proof.ci_token}"}
+        return await self.post("/auth/e2e/test-auth", headers=headers, json={"test_run": run})
 
     async def citizen(self, subject: str) -> dict[str, str]:
         """The Authorization header of somebody who signed in at the local staging's issuer: not of tenant `e2e`."""
@@ -180,29 +205,34 @@ class World:
 
     @contextlib.asynccontextmanager
     async def person(self, who: str = "", *, url: str = "") -> AsyncIterator[Person]:
-        """A connected person of this test run; `url` takes another way in."""
-        somebody = await Person.knock(url or self.ws_url, await self.headers(who))
+        """A connected person of the running scenario; `url` takes another way in."""
+        async with self._connected(self._run_of(who), url or self.ws_url) as somebody:
+            yield somebody
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, run: str, url: str) -> AsyncIterator[Person]:
+        somebody = await Person.knock(url, {"Authorization": f"Bearer {await self._token(run)}"})
         try:
             await somebody.connect()
             yield somebody
         finally:
-            self.made.setdefault(who, []).extend(somebody.made)
+            self.made.setdefault(run, []).extend(somebody.made)
             await somebody.close()
 
     async def tidy(self) -> list[str]:
         """Delete the threads that people of this run made; those that could not be deleted."""
         left: list[str] = []
-        for who, made in self.made.items():
-            if not made:
+        made, self.made = self.made, {}
+        for run, threads in made.items():
+            if not threads:
                 continue
             try:
-                async with self.person(who) as somebody:
-                    for thread_id in made:
+                async with self._connected(run, self.ws_url) as somebody:
+                    for thread_id in threads:
                         with contextlib.suppress(RpcFault):  # a scenario deleted it itself
                             await somebody.rpc("thread.delete", thread_id=thread_id)
             except (AssertionError, OSError, httpx2.HTTPError):
-                left += made
-        self.made.clear()
+                left += threads
         return left
 
     # -- faults --------------------------------------------------------------------------------------------

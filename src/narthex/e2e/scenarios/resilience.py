@@ -14,7 +14,7 @@ OWNER_LOST_S = 15.0  # DESIGN section 6
 SLACK_S = 10.0
 
 
-@scenario(Category.RESILIENCE)
+@scenario(Category.RESILIENCE, alone=True)
 async def a_crowd_comes_back_at_once(world: World) -> None:
     """Forty devices drop in mid-run and return together: each recovers the whole run."""
     async with world.person() as ada:
