@@ -1,0 +1,141 @@
+"""A deployed system: proved by key, by CI's token, by a person's token in production; and left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from narthex.e2e.children import Child, free_port
+from narthex.e2e.engines import answers, issuer
+from narthex.e2e.results import Status
+from narthex.e2e.scenario import Category
+from narthex.e2e.session import Options
+from narthex.e2e.session import test as run_suite
+from narthex.e2e.world import Proof, World
+from narthex.errors import ConfigError, DependencyError
+
+pytestmark = pytest.mark.acceptance
+
+SECRET = "a-secret-that-signs-peoples-tokens-0123456789"
+
+
+@contextlib.asynccontextmanager
+async def deployed(folder: Path, environ: dict[str, str]) -> AsyncIterator[str]:
+    """A gateway as somebody else has started it; its URL."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "-m", "narthex", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--data-dir", str(folder / "data")]
+    given = environ | {"NARTHEX_ALLOWED_HOSTS": "127.0.0.1", "NARTHEX_JWT_SECRET": SECRET}
+    child = Child("gateway", folder, words, port, environ=given, ready=lambda: answers(f"{url}/readyz"))
+    await child.start()
+    try:
+        yield url
+    finally:
+        child.stop()
+
+
+def prober() -> str:
+    """A token of somebody in a tenant of its own."""
+    now = int(time.time())
+    claims = {"sub": "prober", "tenant": "canary", "iat": now, "exp": now + 900}
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
+
+
+async def test_production_is_left_as_it_was_found(tmp_path: Path) -> None:
+    """Smoke passes with a person's token, its threads are deleted, and without leave nothing is touched."""
+    async with deployed(tmp_path, {"ENVIRONMENT": "production"}) as url:
+        proof = Proof(token=prober())
+        options = Options(environment="production", base_url=url, proof=proof, allow_production=True)
+        report = await run_suite(options)
+        assert report.good, [result for result in report.results if result.status is not Status.PASSED]
+        assert {result.category for result in report.results} == {"smoke"}
+        assert report.left_behind == []
+        assert report.proof == "token"
+        assert report.posted.startswith("not posted (403)"), "a person without `admin` posts no results"
+        world = World(url, "production", proof)
+        await world.open()
+        async with world.person() as somebody:
+            assert (await somebody.rpc("thread.list"))["threads"] == []
+        await world.close()
+        with pytest.raises(ConfigError, match="says that it is production"):
+            await run_suite(Options(environment="staging", base_url=url, proof=Proof(key="k" * 40)))
+
+
+async def test_staging_takes_the_key_and_no_other(tmp_path: Path) -> None:
+    """With the right key smoke passes and the figures are posted; a wrong one is said before the first scenario."""
+    key = secrets.token_urlsafe(32)
+    async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
+        smoke = (Category.SMOKE,)
+        report = await run_suite(
+            Options(environment="staging", categories=smoke, base_url=url, proof=Proof(key=key))
+        )
+        assert report.good
+        assert report.posted == "posted: success rate 100.0%"
+        assert report.target == "deployed system"
+        with pytest.raises(ConfigError, match="e2e_key_wrong"):
+            await run_suite(
+                Options(environment="staging", categories=smoke, base_url=url, proof=Proof(key="k" * 40))
+            )
+
+
+async def test_a_kill_may_be_skipped_on_a_deployed_system_only(tmp_path: Path) -> None:
+    """It is skipped with its reason, and the run is good."""
+    key = secrets.token_urlsafe(32)
+    async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
+        options = Options(
+            environment="staging",
+            categories=(Category.E2E,),
+            pattern="a_killed_gateway",
+            base_url=url,
+            proof=Proof(key=key),
+        )
+        report = await run_suite(options)
+        (skipped,) = [result for result in report.results if result.status is Status.SKIPPED]
+        assert "it kills a gateway" in skipped.detail
+        assert report.good
+
+
+async def test_staging_takes_cis_token(tmp_path: Path) -> None:
+    """CI's own issuer vouches for the workflow: no key is in the pipeline."""
+    ci = issuer(tmp_path)
+    await ci.start()
+    try:
+        url = f"http://127.0.0.1:{ci.port}"
+        environ = {
+            "ENVIRONMENT": "staging",
+            "E2E_OAUTH_SIMULATION_KEY": secrets.token_urlsafe(32),
+            "NARTHEX_E2E_OIDC_ISSUER": url,
+            "NARTHEX_E2E_OIDC_SUBJECT": "repo:acme/chat:*",
+        }
+        async with deployed(tmp_path, environ) as target:
+            for subject, good in (("repo:acme/chat:main", True), ("repo:evil/chat:main", False)):
+                found = await World(target, "staging", Proof(), issuer_url=url).citizen(subject)
+                proof = Proof(ci_token=found["Authorization"].removeprefix("Bearer "))
+                options = Options(
+                    environment="staging", categories=(Category.SMOKE,), base_url=target, proof=proof
+                )
+                if good:
+                    report = await run_suite(options)
+                    assert report.good
+                    assert report.proof == "ci"
+                else:
+                    with pytest.raises(ConfigError, match="permission_denied"):
+                        await run_suite(options)
+    finally:
+        ci.stop()
+
+
+async def test_without_a_key_the_system_cannot_be_tested(tmp_path: Path) -> None:
+    """The exchange says so, and so does the runner."""
+    async with deployed(tmp_path, {"ENVIRONMENT": "staging"}) as url:
+        with pytest.raises(DependencyError, match="answers 503"):
+            await run_suite(Options(environment="staging", base_url=url, proof=Proof(key="k" * 40)))
