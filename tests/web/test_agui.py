@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -48,6 +49,13 @@ async def careful(run: RunInput) -> AsyncIterator[str]:
     yield f"ok={answer['ok']}"
 
 
+async def flood(run: RunInput) -> AsyncIterator[str]:
+    """More than all buffers on the way hold."""
+    for number in range(150):
+        yield f"{number:<16000}"
+        await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     gates.clear()
@@ -56,8 +64,9 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         Agent(name="patient", function=patient),
         Agent(name="careful", function=careful),
         pydantic_agent("weather", weather),
+        Agent(name="flood", function=flood),
     ]
-    async with gateway(tmp_path, agents=agents, admin_key=ADMIN) as found:
+    async with gateway(tmp_path, agents=agents, admin_key=ADMIN, max_lag_s=1) as found:
         yield found
 
 
@@ -142,9 +151,9 @@ async def stream(response: httpx2.Response, told: Told, *, until: int = 1_000_00
     return told
 
 
-async def until(holds: Callable[[], bool]) -> None:
+async def until(holds: Callable[[], bool], units: float = 5) -> None:
     """Wait for what has no event of its own."""
-    async with asyncio.timeout(within(5)):
+    async with asyncio.timeout(within(units)):
         while not holds():  # noqa: ASYNC110 - the gateway's counts tell nobody when they change
             await asyncio.sleep(0.01)
 
@@ -314,7 +323,7 @@ async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClie
 async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.AsyncClient) -> None:
     """The list parses with AG-UI's own model; what is declared is what the tests here prove."""
     agents = (await http.get("/agui", headers=bearer(running))).json()["agents"]
-    assert [agent["name"] for agent in agents] == ["words", "patient", "careful", "weather"]
+    assert [agent["name"] for agent in agents] == ["words", "patient", "careful", "weather", "flood"]
     found = AgentCapabilities.model_validate(agents[0]["capabilities"])
     assert found.transport is not None
     assert (found.transport.streaming, found.transport.websocket, found.transport.resumable) == (True,) * 3
@@ -355,3 +364,26 @@ async def test_a_revoked_token_ends_the_stream(running: Running, http: httpx2.As
             await reading
     assert "RUN_FINISHED" not in told.kinds
     gates["gate-2"].set()
+
+
+async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: httpx2.AsyncClient) -> None:
+    """Its backlog is bounded as a socket's; then the connection is dropped, its seat is free, and the run goes on."""
+    body = json.dumps(said("go", message="m-1"))
+    port = int(running.http.rpartition(":")[2])
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with raw:
+        raw.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
+        head = (
+            f"POST /agui/flood HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n"
+            f"Authorization: {bearer(running)['Authorization']}\r\n\r\n"
+        )
+        await asyncio.get_running_loop().sock_sendall(raw, (head + body).encode())
+        parts = running.gateway.parts
+        assert parts is not None
+        await until(lambda: parts.seats.total == 1)
+        await until(lambda: parts.seats.total == 0, 20)
+    whole = await ask(http, "/agui/flood", said("go", message="m-1"), bearer(running))
+    assert whole.is_whole()
+    assert len(whole.text) == 150 * 16_000

@@ -28,7 +28,7 @@ from narthex.domain.refusals import Refusal
 from narthex.domain.runs import TERMINAL
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Position
-from narthex.ports.edge import Deny, Gate
+from narthex.ports.edge import ABORT, Deny, Gate
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.protocol.replies import encode_json
@@ -207,7 +207,8 @@ class AguiSite:
             return self._refused(request, decision.refusal, decision.trace_id)
         connection = decision.receiver
         assert isinstance(connection, Connection)  # the gate's route makes them
-        stream = RunStream(connection)
+        extension = (request.scope.get("extensions") or {}).get(ABORT)
+        stream = RunStream(connection, extension["abort"] if extension is not None else None)
         try:
             answer = await self._begun(request, stream, work)
         except BaseException:

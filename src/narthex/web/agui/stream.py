@@ -98,11 +98,14 @@ class RunStream:
 
     Args:
         connection: admitted by the gate, not opened.
+        drop: drops the client's TCP connection, should it stop reading; None where the server lends no such thing.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, drop: Callable[[], None] | None) -> None:
         self.connection = connection
         self._socket = StreamSocket(Framing.HTTP_STREAM, connection)
+        if drop is not None:
+            self._socket.drop = drop
         self._chunks = self._socket.chunks()
         self._lines: list[bytes] = []
         self._epoch = ""
