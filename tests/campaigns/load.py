@@ -28,6 +28,7 @@ CONNECT_S: Final = 5.0  # its time-out
 SILENCE_S: Final = within(
     25
 )  # a publish that is neither acknowledged nor refused by then was met with silence
+SLOW_S: Final = 5.0
 _decode: Final = msgspec.json.decode
 
 
@@ -47,6 +48,7 @@ class Writer:
         errors: answers and connections that were no acknowledgement.
         silences: requests that nobody answered within `SILENCE_S`.
         slowest_s: the longest time until any answer.
+        slow: answers that took over `SLOW_S`, in words.
     """
 
     def __init__(self, ports: Sequence[int], channel: str, name: str, rate: float) -> None:
@@ -54,11 +56,13 @@ class Writer:
         self.errors = 0
         self.silences = 0
         self.slowest_s = 0.0
+        self.slow: list[str] = []
         self.stopping = False
         self._ports = ports
         self._channel = channel
         self._name = name
         self._period_s = 1 / rate
+        self._port = 0
         self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self) -> None:
@@ -86,7 +90,10 @@ class Writer:
                 ack = None
             except (OSError, EOFError):
                 ack = None
-            self.slowest_s = max(self.slowest_s, asyncio.get_running_loop().time() - began)
+            took = asyncio.get_running_loop().time() - began
+            self.slowest_s = max(self.slowest_s, took)
+            if took > SLOW_S:
+                self.slow.append(f"{took:.1f} s at port {self._port}, {'ack' if ack else 'no ack'}")
             if ack is not None:
                 self.acks.append(ack)
                 return ack
@@ -96,7 +103,8 @@ class Writer:
 
     async def _post(self, mark: str) -> Ack | None:
         if self._stream is None:
-            self._stream = await asyncio.open_connection("127.0.0.1", random.choice(self._ports))
+            self._port = random.choice(self._ports)
+            self._stream = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._stream
         data = {"type": "CUSTOM", "name": "campaign", "value": mark}
         body = msgspec.json.encode({"channel": self._channel, "data": data, "key": mark})
@@ -145,6 +153,7 @@ class Watcher:
         self._token = token
         self._channel = channel
         self._attempt = 0
+        self._client: Client | None = None
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -161,8 +170,13 @@ class Watcher:
             self._attempt += 1
             await asyncio.sleep(random.uniform(0, ceiling))
 
+    def cut(self) -> None:
+        """Drop the connection, as a bad network does."""
+        if self._client is not None:
+            self._client.end()
+
     async def _life(self) -> None:
-        client = Client("127.0.0.1", random.choice(self._ports), self._token)
+        client = self._client = Client("127.0.0.1", random.choice(self._ports), self._token)
         try:
             async with asyncio.timeout(CONNECT_S):
                 await client.live()

@@ -60,7 +60,9 @@ async def campaign(
         async with under_load(Load(gateways, channels=6, rate=RATE)) as load:
             for number in range(rounds):
                 await load.progress()
+                cutting = asyncio.create_task(cut_half(load))
                 await fault(load)
+                await cutting
                 print(f"\nround {number}: acknowledged again after {await load.progress(90):.1f} s")
                 await load.resumed(90)
             await load.settle(120)
@@ -69,6 +71,13 @@ async def campaign(
             return found
     finally:
         await asyncio.to_thread(fleet.end)
+
+
+async def cut_half(load: Load) -> None:
+    """In the midst of it half of the watchers lose their connections, and must recover while nothing answers."""
+    await asyncio.sleep(1)
+    for watcher in load.all_watchers[::2]:
+        watcher.cut()
 
 
 def check(found: Verdict, *, kept: bool = True) -> None:
@@ -82,6 +91,7 @@ def check(found: Verdict, *, kept: bool = True) -> None:
     assert found.twice == 0
     assert found.disordered == 0
     assert found.silences == 0
+    assert found.resumed_s
     if kept:
         assert found.lost == 0
         assert found.epochs == 1

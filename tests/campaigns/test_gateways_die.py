@@ -27,6 +27,7 @@ async def campaign(directory: Path, *, rate: float, rounds: int, channels: int) 
                     await gateway.start()
             await load.settle()
             found: Verdict = load.verdict()
+            print(f"\nslow: {[slow for one in load.writers for slow in one.slow]}")
             print(f"\n{rounds} rounds, {found.acknowledged / load.seconds:.0f} publishes a second: {found}")
             return found
 
