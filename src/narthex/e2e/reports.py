@@ -129,23 +129,24 @@ def as_html(report: Report) -> str:
         f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<h1>End-to-end tests <span class="{verdict}">{verdict}</span></h1>',
         f"<p>{escape(summary(report))}</p><dl>{rows}</dl>",
-        _table("Failed", bad) if bad else "",
+        _table(f"Failed or not run ({len(bad)})", bad) if bad else "",
     ]
     for category, members in groupby(report.results, key=lambda result: result.category):
-        parts.append(_table(category, list(members)))
+        results = list(members)
+        passed = sum(result.status is Status.PASSED for result in results)
+        parts.append(_table(f"{category} ({passed} of {len(results)})", results))
     return "".join([*parts, "</main></body></html>\n"])
 
 
-def _table(name: str, results: list[Result]) -> str:
-    passed = sum(result.status is Status.PASSED for result in results)
-    head = "<tr><th>status</th><th>scenario</th><th>s</th><th>bytes in</th></tr>"
+def _table(heading: str, results: list[Result]) -> str:
+    head = "<tr><th>status</th><th>scenario</th><th class='n'>s</th><th class='n'>bytes in</th></tr>"
     rows = "".join(
         f'<tr><td class="{result.status}">{_SIGNS[result.status]}</td>'
         f"<td><b>{escape(result.name)}</b>{escape(result.title)}{_marks(result)}{_pre(result.detail)}</td>"
         f'<td class="n">{result.duration_s:.2f}</td><td class="n">{result.received:,}</td></tr>'
         for result in results
     )
-    return f'<h2>{escape(name)} ({passed} of {len(results)})</h2><div class="scroll"><table>{head}{rows}</table></div>'
+    return f'<h2>{escape(heading)}</h2><div class="scroll"><table>{head}{rows}</table></div>'
 
 
 def _marks(result: Result) -> str:

