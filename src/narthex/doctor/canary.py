@@ -85,7 +85,7 @@ async def _talk(line: Line, address: str, steps: list[Step], *, credential: bool
     health = await exchange(line, address, Attempt(name="health", upgrade=False, path=path))
     detail = "" if health.status == 200 else f"HTTP {health.status}" if health.status else health.end
     steps.append(Step(name="health", ok=not detail, ms=health.total_ms, detail=detail))
-    attempt = Attempt(name="handshake", credential="good" if credential else "none")
+    attempt = Attempt(name="handshake", presents="good" if credential else "none")
     made = await exchange(line, address, attempt, settle_s=0.0)
     # Without a credential a refusal with a reason is how it should be.
     ok = made.opened or (not credential and made.status in (401, 403))

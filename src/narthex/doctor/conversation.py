@@ -177,7 +177,7 @@ class _Conversation:
         del wire
 
     async def _connect(self, **extra: Any) -> tuple[Wire, dict[str, Any]]:
-        socket = await open_socket(self._line, self._address, Attempt(name="talk", credential="good"))
+        socket = await open_socket(self._line, self._address, Attempt(name="talk", presents="good"))
         self._open.append(socket)
         wire = Wire(socket, self._line.timeout_s)
         return wire, await wire.ask(connect=extra)

@@ -217,26 +217,26 @@ class _Examination:
         if self._has_credential and not self._plain_text_leak(first):
             best = "good"
             base = await self._try(
-                Attempt(name="upgrade with the credential", credential="good"), settle_s=self.options.settle_s
+                Attempt(name="upgrade with the credential", presents="good"), settle_s=self.options.settle_s
             )
         if not base.accepted and base.first_byte_ms > SLOW_MS:
             # Whoever answers so slowly makes every further question as slow; twice shows whether it is constant.
             await self._try(Attempt(name="upgrade of a random path", random_path=True))
-            await self._try(Attempt(name="upgrade again (2)", credential=best))
+            await self._try(Attempt(name="upgrade again (2)", presents=best))
             return
-        await self._try(Attempt(name="upgrade with a bad token", credential="bad"))
+        await self._try(Attempt(name="upgrade with a bad token", presents="bad"))
         origin = self.options.origin or self.target.origin
-        await self._try(Attempt(name="upgrade with Origin", credential=best, origin=origin))
+        await self._try(Attempt(name="upgrade with Origin", presents=best, origin=origin))
         await self._try(Attempt(name="upgrade of a random path", random_path=True))
-        large = Attempt(name="upgrade with a 9 KB header", credential=best, large=True)
+        large = Attempt(name="upgrade with a 9 KB header", presents=best, large=True)
         if base.accepted or first.accepted:
             await self._try(large)
         for number in range(REPEATS):
-            await self._try(Attempt(name=f"upgrade again ({number + 2})", credential=best))
+            await self._try(Attempt(name=f"upgrade again ({number + 2})", presents=best))
         for dial in self.seen.dials:
             if dial.outcome == "ok" and dial.address != self.address:
                 await self._try(
-                    Attempt(name=f"upgrade at {dial.address}", credential=best), address=dial.address
+                    Attempt(name=f"upgrade at {dial.address}", presents=best), address=dial.address
                 )
         if self.options.thorough:
             await self._every_combination(best)
@@ -244,17 +244,17 @@ class _Examination:
     async def _every_combination(self, best: Credential) -> None:
         origin = self.options.origin or self.target.origin
         credentials: tuple[Credential, ...] = ("none", "bad", "good") if best == "good" else ("none", "bad")
-        for credential in credentials:
+        for presents in credentials:
             for with_origin in (False, True):
                 for random_path in (False, True):
-                    if random_path and credential == "good":
+                    if random_path and presents == "good":
                         continue  # what the user gave goes to the path that the user gave
                     for large in (False, True):
-                        words = [credential, "Origin" * with_origin, "random" * random_path, "9 KB" * large]
+                        words = [presents, "Origin" * with_origin, "random" * random_path, "9 KB" * large]
                         await self._try(
                             Attempt(
                                 name="upgrade: " + " ".join(filter(None, words)),
-                                credential=credential,
+                                presents=presents,
                                 origin=origin if with_origin else "",
                                 random_path=random_path,
                                 large=large,
@@ -290,8 +290,8 @@ class _Examination:
         status, health = await self._json("health")
         _, config = await self._json("config")
         best: Credential = "good" if self._has_credential else "none"
-        _, verdict = await self._json("preflight", Attempt(name="preflight", upgrade=False, credential=best))
-        _, bad = await self._json("preflight", Attempt(name="preflight", upgrade=False, credential="bad"))
+        _, verdict = await self._json("preflight", Attempt(name="preflight", upgrade=False, presents=best))
+        _, bad = await self._json("preflight", Attempt(name="preflight", upgrade=False, presents="bad"))
         gateway = msgspec.structs.replace(
             self.seen.gateway,
             health_status=status,
@@ -305,18 +305,18 @@ class _Examination:
         self._note(gateway=gateway)
         await self._try(Attempt(name="upgrade offering narthex.explain", explain=True))
         await self._try(
-            Attempt(name="upgrade with a bad token as subprotocol", credential="bad", carrier="subprotocol")
+            Attempt(name="upgrade with a bad token as subprotocol", presents="bad", carrier="subprotocol")
         )
         if self.options.token:
             await self._try(
                 Attempt(
-                    name="upgrade with the token as subprotocol", credential="good", carrier="subprotocol"
+                    name="upgrade with the token as subprotocol", presents="good", carrier="subprotocol"
                 )
             )
 
     def _may_talk(self) -> bool:
         """A conversation needs a narthex that admitted the user's credential."""
-        admitted = any(made.opened and made.attempt.credential == "good" for made in self.seen.exchanges)
+        admitted = any(made.opened and made.attempt.presents == "good" for made in self.seen.exchanges)
         return self.seen.gateway is not None and admitted
 
     async def _hold(self) -> None:
@@ -324,7 +324,7 @@ class _Examination:
         if opened is None or self.options.hold_s <= 0:
             return
         good = self._may_talk()
-        attempt = Attempt(name="hold", credential="good" if good else "none")
+        attempt = Attempt(name="hold", presents="good" if good else "none")
         seconds = self.options.hold_s
 
         def tick(held_s: float) -> None:
@@ -338,7 +338,7 @@ class _Examination:
 
 
 def _holdable(made: Exchange) -> bool:
-    return made.opened and not made.attempt.random_path and made.attempt.credential != "bad"
+    return made.opened and not made.attempt.random_path and made.attempt.presents != "bad"
 
 
 def _part(found: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:

@@ -61,7 +61,7 @@ class Line:
     def protocols(self, attempt: Attempt) -> tuple[str, ...]:
         """The subprotocols that are offered."""
         offered: tuple[str, ...] = ("narthex.explain",) if attempt.explain else ()
-        if attempt.credential != "none" and attempt.carrier == "subprotocol":
+        if attempt.presents != "none" and attempt.carrier == "subprotocol":
             offered = ("jwt-auth", f"jwt.{self._token(attempt)}", *offered)
         return offered
 
@@ -81,16 +81,16 @@ class Line:
             headers += [("Accept", "*/*"), ("Connection", "close")]
         if attempt.origin:
             headers.append(("Origin", attempt.origin))
-        if attempt.credential != "none" and attempt.carrier == "authorization" and self._token(attempt):
+        if attempt.presents != "none" and attempt.carrier == "authorization" and self._token(attempt):
             headers.append(("Authorization", f"Bearer {self._token(attempt)}"))
-        if attempt.credential == "good" and not attempt.bare:
+        if attempt.presents == "good" and not attempt.bare:
             headers += self.secrets.headers
         if attempt.large:
             headers.append(("X-Padding", PADDING))
         return heads.request(self._resource(attempt), headers)
 
     def _token(self, attempt: Attempt) -> str:
-        return BAD_TOKEN if attempt.credential == "bad" else self.secrets.token
+        return BAD_TOKEN if attempt.presents == "bad" else self.secrets.token
 
     def _resource(self, attempt: Attempt) -> str:
         if attempt.random_path:

@@ -226,7 +226,7 @@ class _Gate:
         return False, "a socket without a credential was connected"
 
     async def _bad_token(self) -> tuple[bool, str]:
-        made = await exchange(self.line, self.address, Attempt(name="bad token", credential="bad"))
+        made = await exchange(self.line, self.address, Attempt(name="bad token", presents="bad"))
         if made.status == 401:
             return True, "HTTP 401"
         return False, f"a made-up token got {made.status or made.end}, not 401"

@@ -80,7 +80,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: for people.
         upgrade: a handshake; otherwise a plain GET.
-        credential: none, a bad token, or what the user gave.
+        presents: none, a bad token, or what the user gave.
         carrier: `authorization` or `subprotocol`.
         origin: the `Origin` header; empty for none.
         random_path: a path that cannot exist.
@@ -92,7 +92,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     upgrade: bool = True
-    credential: Credential = "none"
+    presents: Credential = "none"
     carrier: str = "authorization"
     origin: str = ""
     random_path: bool = False

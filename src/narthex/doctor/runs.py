@@ -63,7 +63,7 @@ class Session:
             Refused: the upgrade was refused.
             Failed: `connect` was.
         """
-        socket = await open_socket(self._line, self._address, Attempt(name="gate", credential="good"))
+        socket = await open_socket(self._line, self._address, Attempt(name="gate", presents="good"))
         self._open.append(socket)
         wire = Wire(socket, self._line.timeout_s)
         await wire.ask(connect={})

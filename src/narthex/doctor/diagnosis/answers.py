@@ -132,7 +132,7 @@ def _forbidden(view: View, made: Exchange) -> Finding:
         return found("envoy_upgrade_not_enabled")
     if made.html:
         return found("waf", server=view.server)
-    if made.attempt.credential == "good" and "www-authenticate" in made.headers:
+    if made.attempt.presents == "good" and "www-authenticate" in made.headers:
         return refused_token(view, made)
     if not made.body_bytes or (made.body_bytes < 64 and not problem_of(made)):
         random = view.random

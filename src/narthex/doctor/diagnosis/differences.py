@@ -37,7 +37,7 @@ def repeated(view: View) -> Finding | None:
 def as_it_should(view: View, made: Exchange) -> bool:
     """Opened; or, without a credential at hand, only asked for one."""
     return made.opened or (
-        made.attempt.credential == "none" and not view.asked.token and asks_for_credential(made)
+        made.attempt.presents == "none" and not view.asked.token and asks_for_credential(made)
     )
 
 

@@ -61,7 +61,7 @@ def _handshake(view: View) -> list[Finding]:
         return [fault] if fault is not None else []
     if (finding := differences.lost_header(view, base)) is not None:
         return [finding]
-    if base.attempt.credential == "none" and asks_for_credential(base) and not _hides_more(view, base):
+    if base.attempt.presents == "none" and asks_for_credential(base) and not _hides_more(view, base):
         return [finding for finding in [differences.unverified(view)] if finding is not None]
     return [answers.not_upgraded(view, base), *gateways.says(view)]
 
@@ -84,9 +84,9 @@ def _notes(view: View) -> list[str]:
     base = view.base
     if base is None:
         return notes
-    if base.attempt.credential == "none" and asks_for_credential(base):
+    if base.attempt.presents == "none" and asks_for_credential(base):
         notes.append("A credential is needed, as it should be: give --token to see further.")
-    elif view.seen.gateway is not None and base.attempt.credential == "none" and base.opened:
+    elif view.seen.gateway is not None and base.attempt.presents == "none" and base.opened:
         notes.append(
             "Without --token nothing is said on the socket: connect, echo, event and resume are not tested."
         )
