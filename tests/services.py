@@ -94,9 +94,13 @@ class Server:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: it stays connected and says nothing."""
+        """SIGSTOP, and wait until it has stopped: it stays connected and says nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        stopped = psutil.Process(self._process.pid)
+        deadline = time.monotonic() + STOP_S
+        while stopped.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def resume(self) -> None:
         """SIGCONT, if it lives."""
