@@ -191,3 +191,52 @@ async def test_each_connection_waits_in_the_wheel_once(running: Running) -> None
             sleeper.wake(first + TICK_S)
     assert sum(bucket.count(connection) for bucket in buckets.values()) == 1
     await ada.socket.close()
+
+
+async def fill(parts: Parts, key: str, count: int, size: int) -> None:
+    """Publications of `size` bytes each."""
+    for start in range(0, count, 500):
+        data = json.dumps("x" * size).encode()
+        await asyncio.gather(*(parts.broker.publish(key, data) for _ in range(min(500, count - start))))
+
+
+async def test_a_large_recovery_does_not_count_as_slowness(running: Running) -> None:
+    """What a client asked for and reads is given to it, and live publications after it."""
+    ada = await client(running, "ada")
+    thread = await ada.rpc("thread.create")
+    name, key = f"thread:{thread['thread_id']}", f"default/thread:{thread['thread_id']}"
+    await fill(parts_of(running), key, 1_600, 2_000)
+    reader = await large(running)
+    reply = await reader.call("subscribe", channel=name, recover=True, offset=0, epoch="")
+    assert reply["subscribe"]["recovered"]
+    offsets = [item["offset"] for item in reply["subscribe"]["publications"]]
+    assert offsets == list(range(1, 1_601))
+    await fill(parts_of(running), key, 1, 10)
+    assert (await reader.push("pub"))["pub"]["offset"] == 1_601
+
+
+async def test_history_and_recovery_are_bounded_in_bytes(running: Running) -> None:
+    """A page ends early and is gone on from; a recovery is whole or none."""
+    ada = await client(running, "ada")
+    thread = await ada.rpc("thread.create")
+    name, key = f"thread:{thread['thread_id']}", f"default/thread:{thread['thread_id']}"
+    await fill(parts_of(running), key, 1_200, 4_000)
+    reader = await large(running)
+    reply = await reader.call("subscribe", channel=name, recover=True, offset=0, epoch="")
+    assert "recovered" not in reply["subscribe"]
+    offsets: list[int] = []
+    epoch = reply["subscribe"]["epoch"]
+    while len(offsets) < 1_200:
+        since = {"offset": len(offsets), "epoch": epoch}
+        page = (await reader.call("history", channel=name, limit=-1, since=since))["history"]
+        assert len(page["publications"]) <= 512 * 1024 // 4_002
+        offsets += [item["offset"] for item in page["publications"]]
+    assert offsets == list(range(1, 1_201))
+
+
+async def large(running: Running) -> Raw:
+    """A client that takes messages of any size."""
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    raw = Raw(await connect(running.ws, additional_headers=headers, proxy=None, max_size=None))
+    await raw.call("connect")
+    return raw

@@ -31,9 +31,7 @@ HELD_LIMIT: Final = 64  # commands batched behind connect
 
 _INAPPROPRIATE: Final = codes.Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
 _PING_MESSAGE: Final = Prepared(PING)
-_NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(
-    temporary=True
-)  # SDKs try it again once they are connected
+_NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(temporary=True)  # SDKs try again once connected
 
 Handler = Callable[["Connection", Asked], "bytes | Coroutine[object, object, bytes | None] | None"]
 """Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
@@ -62,6 +60,7 @@ class Connection:
         "_closed",
         "_held",
         "_in_flight",
+        "_owed",
         "_taken",
         "_wake_at",
         "client",
@@ -89,6 +88,7 @@ class Connection:
         self._in_flight = 0
         self._wake_at = NEVER
         self._taken = 0
+        self._owed = 0
         self._closed = False
 
     # -- Receiver ------------------------------------------------------------------------------------------
@@ -125,6 +125,7 @@ class Connection:
             self.lagging = True
             return
         self.lagging = False
+        self._owed = 0
         backlog, self._backlog = self._backlog, None
         if backlog is not None:
             self._drain(backlog)
@@ -292,7 +293,8 @@ class Connection:
             self._backlog = Backlog(self.services.timers.now())
             self._schedule()
         self._backlog.add(channel, items)
-        if self._backlog.size + self.socket.buffered() > self.services.backlog_limits.max_bytes:
+        pending = self._backlog.size + self.socket.buffered()
+        if pending > self.services.backlog_limits.max_bytes + self._owed:
             self.close(codes.SLOW)
 
     def position_lost(self, channel: Channel) -> None:  # noqa: ARG002 - the port names the channel
@@ -324,9 +326,12 @@ class Connection:
 
     def send(self, payload: bytes) -> None:
         """Send protocol objects (newline-joined JSON)."""
-        self.socket.send(Prepared(payload))
         if self.lagging and self.socket.buffered() > self.services.backlog_limits.max_bytes:
-            self.close(codes.SLOW)
+            self.close(codes.SLOW)  # it asks for more and does not read what it was given
+            return
+        self.socket.send(Prepared(payload))
+        if len(payload) > self._owed and self.lagging:
+            self._owed = len(payload)  # what it asked for is no sign of its being slow
 
     def close(self, disconnect: codes.Disconnect) -> None:
         """End it with a code and a reason; idempotent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
+from narthex.app.commands.reading import HISTORY_BYTES, read
 from narthex.app.commands.subscribing import view
 from narthex.ports.broker import Position
 from narthex.protocol import codes
@@ -41,7 +42,9 @@ async def _history(connection: Connection, asked: Asked, request: HistoryRequest
     services = connection.services
     since = Position(request.since.offset, request.since.epoch) if request.since else None
     limit = services.recovery_limit if request.limit < 0 else min(request.limit, services.recovery_limit)
-    page = await services.broker.history(key, since=since, limit=limit, reverse=request.reverse)
+    page = await read(
+        services.broker, key, since=since, limit=limit, max_bytes=HISTORY_BYTES, reverse=request.reverse
+    )
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         return encode_error(asked.id, codes.UNRECOVERABLE_POSITION)
     result = HistoryResult(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from narthex.app.commands.reading import RECOVERY_BYTES, read
 from narthex.app.connection import Subscription
 from narthex.app.hub.channel import Channel
 from narthex.domain.channels import channel_key, parse_channel
@@ -129,7 +130,8 @@ async def _read(
             recoverable=True, positioned=True, epoch=page.top.epoch, offset=page.top.offset
         )
     since = Position(request.offset, request.epoch)
-    page = await broker.history(key, since=since, limit=connection.services.recovery_limit + 1)
+    limit = connection.services.recovery_limit + 1
+    page = await read(broker, key, since=since, limit=limit, max_bytes=RECOVERY_BYTES)
     whole = page.complete and len(page.publications) <= connection.services.recovery_limit
     reaches = whole and (
         page.publications[-1].offset == page.top.offset
