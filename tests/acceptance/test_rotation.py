@@ -27,9 +27,12 @@ async def test_sockets_are_rotated_each_at_its_own_moment(tmp_path: Path) -> Non
         async with person(program.ws, program.token("ada")) as ada:
             thread_id = (await ada.rpc("thread.create"))["thread_id"]
             await ada.follow(thread_id)
-            run = await ada.start("count to 200", thread_id)
+            connected_at = loop.time()
+            run = await ada.start("count to 400", thread_id)
             await ada.finished(thread_id, run["run_id"])
-            assert len(text_of(ada.run_events(thread_id, run["run_id"])).split()) >= 200
+            assert len(text_of(ada.run_events(thread_id, run["run_id"])).split()) >= 400
+            assert loop.time() - connected_at > 4.5, "the run must outlast the socket's life"
+            assert ada.connected == 1
             await ada.until(lambda: ada.connected == 2, "the rotation")
             again = await ada.start("count to 10", thread_id)
             await ada.finished(thread_id, again["run_id"])
