@@ -30,11 +30,13 @@ class Flood(NamedTuple):
     bytes_per_s: int
     others: int
     lag_s: float
+    ping_s: float = 25
+    pong_s: float = 10
 
 
 async def test_slow_for_seconds(tmp_path: Path) -> None:
-    """The short variant: with the default limits."""
-    await campaign(tmp_path, Flood(100, 2000, 3.0, 64_000, 10, 10))
+    """The short variant: the default lag; a pong is due long before what is ahead of the ping can be read."""
+    await campaign(tmp_path, Flood(100, 2000, 3.0, 64_000, 10, 10, ping_s=within(2.5), pong_s=within(2)))
 
 
 @pytest.mark.soak
@@ -46,7 +48,12 @@ async def test_slow_for_minutes(tmp_path: Path) -> None:
 
 async def campaign(directory: Path, flood: Flood) -> None:
     """The same flood twice, without and with a slow reader."""
-    env = {**SERVED, "NARTHEX_MAX_LAG_S": f"{flood.lag_s:g}"}
+    env = {
+        **SERVED,
+        "NARTHEX_MAX_LAG_S": f"{flood.lag_s:g}",
+        "NARTHEX_PING_INTERVAL_S": f"{flood.ping_s:g}",
+        "NARTHEX_PONG_TIMEOUT_S": f"{flood.pong_s:g}",
+    }
     async with running(directory, env, ("--agent", "tests.campaigns.agents:steady")) as program:
         async with flooded(program, flood, "alone") as (run_id, others):
             await over(others, run_id, flood)
