@@ -119,7 +119,7 @@ class Supervisor:
                 self._start(worker, orders)
             self._await_ready()
             if self._stopping_at is None:
-                self._on_ready(f"http://{settings.host}:{port}")
+                self._on_ready(url_of(settings.host, port))
             while any(worker.alive() for worker in self._workers) or self._stopping_at is None:
                 self._tick(orders, nats)
                 if self._late():
@@ -284,6 +284,11 @@ async def _until_orphaned(gateway: Gateway) -> None:
     log.error("the parent process is gone; draining")
     if gateway.parts is not None:
         gateway.parts.stop_server()
+
+
+def url_of(host: str, port: int) -> str:
+    """What people are told; an IPv6 address stands in brackets (RFC 3986 section 3.2.2)."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _close(sockets: list[socket.socket]) -> None:
