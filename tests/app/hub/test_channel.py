@@ -47,3 +47,13 @@ def test_a_lone_joiner_becomes_a_member_without_a_batch() -> None:
     channel.accept(Publication(2, b"{}"))
     assert list(channel.members) == [ear]
     assert ear.offsets == []
+
+
+def test_a_history_that_ends_before_what_was_heard_here_is_read_again() -> None:
+    """Nobody kept 11 for this joiner, and its page ends at 10."""
+    channel = Channel("t/thread:one", "thread:one")
+    channel.last = 11
+    ear = Ear()
+    channel.joiners[ear] = Joiner()
+    assert not channel.ready(ear, 10)
+    assert channel.ready(ear, 11)

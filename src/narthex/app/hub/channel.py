@@ -136,7 +136,9 @@ class Channel:
         joiner = self.joiners[subscriber]
         offsets = [item.publication.offset for item in joiner.buffer if item.publication is not None]
         fresh = [offset for offset in offsets if offset > skip]
-        if joiner.overflow or fresh != list(range(skip + 1, skip + 1 + len(fresh))):
+        # What was heard of here before it joined must be in what it read, also where a read comes from a replica.
+        behind = self.last is not None and skip + len(fresh) < self.last
+        if behind or joiner.overflow or fresh != list(range(skip + 1, skip + 1 + len(fresh))):
             joiner.buffer.clear()
             joiner.overflow = False
             return False
