@@ -11,6 +11,7 @@ import asyncio
 import fnmatch
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 
@@ -104,7 +105,6 @@ class Runner:
         self._progress = progress
         self._failed: set[Category] = set()
         self._first_failure = ""
-        self._begun = 0
 
     async def run(self, scenarios: Iterable[Scenario]) -> list[Result]:
         """Run them; their results in the order of `scenarios`."""
@@ -146,8 +146,7 @@ class Runner:
             return self._untried(scenario, f"not run: {self._first_failure} failed (--fail-fast)")
         self._progress(scenario, None)
         began = time.monotonic()
-        self._begun += 1
-        traffic = Traffic(f"s{self._begun}")
+        traffic = Traffic(f"{zlib.crc32(scenario.name.encode()):08x}")
         # A task of its own: its context, and every reader that it starts, count into its own Traffic.
         result = await asyncio.create_task(self._judged(scenario, traffic), name=scenario.name)
         result.duration_s = round(time.monotonic() - began, 3)
