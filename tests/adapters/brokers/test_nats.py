@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nats.errors import SlowConsumerError
 
 from narthex.adapters.brokers.nats import NatsBroker
 from narthex.adapters.brokers.nats.codec import (
@@ -264,15 +263,16 @@ async def test_full_queue_is_an_error(broker: NatsBroker) -> None:
     assert broker.pending == 0
 
 
-async def test_slow_reader_re_reads(url: str) -> None:
-    """When the client library drops messages of a channel, that channel is re-read."""
-    recorder = Recorder()
-    broker = NatsBroker(url)
-    await broker.start(recorder, "n1")
-    broker.subscribe(THREAD)
-    await broker.history(THREAD, limit=0)
-    await recorder.until(lambda: True)
-    subject = f"{broker._names.live}{token(THREAD)}"
-    await broker._on_error(SlowConsumerError(subject, "", 1, broker._subscriptions._held[token(THREAD)]))
-    assert recorder.resyncs[-1] == [THREAD]
-    await broker.stop()
+async def test_a_subscription_costs_no_task(broker: NatsBroker) -> None:
+    """Thousands of followed channels are thousands of subscriptions and not one task more."""
+    before = len(asyncio.all_tasks())
+    names = [f"default/user:{number}" for number in range(2_000)]
+    for name in names:
+        broker.subscribe(name)
+    await broker.history(names[-1], limit=0)
+    assert len(asyncio.all_tasks()) <= before
+    for name in names:
+        broker.unsubscribe(name)
+    await broker.publish(names[0], b"1")
+    assert isinstance(broker._handler, Recorder)
+    assert broker._handler.seen == []

@@ -22,7 +22,6 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import SlowConsumerError
 
 from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.nats.appending import Appender
@@ -304,8 +303,15 @@ class NatsBroker:
         self._appender.highest_seq = last
         await ensure_presence(self._presence_api, self._names, replicas)
 
-    async def _on_live(self, message: Msg) -> None:
-        """A message of a followed channel: publications after they are stored, or a notice."""
+    def _on_live(self, message: Msg) -> None:
+        """A message of a followed channel. Called inside the library's read loop, which must not meet our bugs."""
+        try:
+            self._tell(message)
+        except Exception:
+            _log.exception("broker_handler_raised")
+
+    def _tell(self, message: Msg) -> None:
+        """Publications, after they are stored, or a notice."""
         channel = self._subscriptions.channel(message.subject)
         if channel is None or self._handler is None:
             return
@@ -347,13 +353,7 @@ class NatsBroker:
         self._suspect.set()
 
     async def _on_error(self, error: Exception) -> None:
-        if isinstance(error, SlowConsumerError):
-            channel = self._subscriptions.channel(error.subject)
-            if channel is not None and self._handler is not None:
-                self._tops.pop(channel, None)
-                self._handler.resync([channel])
-        else:
-            _log.warning("broker_connection", error=type(error).__name__)
+        _log.warning("broker_connection", error=type(error).__name__)
 
     async def _watch_stream(self) -> None:
         """After a reconnect or an election: is it the same log, does it still end where it did? Then re-read."""

@@ -1,5 +1,9 @@
 """Which channels this node follows on NATS: the wanted set, brought about by one task. No decoding here.
 
+A message is handed on as nats-py reads it, without the queue and the task that it keeps for each subscription:
+those are 4 KB a channel and a switch of tasks a message. What piles up for a slow process is then the server's
+to notice: it cuts the connection, and everything is re-read.
+
 Rules: `want` and `drop` never wait; `settled` waits until a channel's subscription was sent, before anything
 that the caller sends next on the same connection.
 """
@@ -7,7 +11,8 @@ that the caller sends next on the same connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -20,12 +25,10 @@ from narthex.adapters.brokers.nats.codec import token
 class Subscriptions:
     """Follows channels under `prefix`; `tell` gets every message."""
 
-    def __init__(
-        self, client: Callable[[], Client], prefix: str, tell: Callable[[Msg], Awaitable[None]]
-    ) -> None:
+    def __init__(self, client: Callable[[], Client], prefix: str, tell: Callable[[Msg], None]) -> None:
         self._client = client
         self._prefix = prefix
-        self._tell = tell
+        self._sink = _Sink(tell)
         self._wanted: dict[str, str] = {}  # token → channel
         self._held: dict[str, Subscription] = {}  # by token
         self._unsettled: dict[str, asyncio.Event] = {}  # by token
@@ -83,11 +86,33 @@ class Subscriptions:
     async def _settle(self, name: str) -> None:
         wanted, held = name in self._wanted, name in self._held
         if wanted and not held:
-            self._held[name] = await self._client().subscribe(self._prefix + name, cb=self._tell)
+            self._held[name] = await self._subscribe(self._prefix + name)
         elif held and not wanted:
             await self._held.pop(name).unsubscribe()
+
+    async def _subscribe(self, subject: str) -> Subscription:
+        subscription: Any = await self._client().subscribe(subject, pending_bytes_limit=0)
+        # Internals of the library, whose version is pinned; the contract suite fails without a message told.
+        early = subscription._pending_queue  # noqa: SLF001 - see above
+        subscription._pending_queue = self._sink  # noqa: SLF001
+        subscription._message_iterator = None  # noqa: SLF001
+        while not early.empty():  # told while the request was sent
+            self._sink.put_nowait(early.get_nowait())
+        made: Subscription = subscription
+        return made
 
     def _touch(self, name: str) -> None:
         if name not in self._unsettled:
             self._unsettled[name] = asyncio.Event()
         self._changed.set()
+
+
+class _Sink:
+    """Stands in for the queue of every subscription."""
+
+    def __init__(self, tell: Callable[[Msg], None]) -> None:
+        self.put_nowait = tell
+
+    def empty(self) -> bool:
+        """Nothing ever waits here."""
+        return True
