@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import secrets
 import time
 import zlib
@@ -35,15 +34,16 @@ from narthex.adapters.brokers.nats.streams import (
     LogStream,
     Names,
     default_replicas,
+    durability,
     ensure_presence,
     new_epoch,
     server_name,
 )
 from narthex.adapters.brokers.nats.subscriptions import Subscriptions
+from narthex.adapters.brokers.nats.trimming import DeferredTrims
 from narthex.adapters.machine import boot_id
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import (
-    IDEMPOTENCY_WINDOW_S,
     BrokerHandler,
     Control,
     Member,
@@ -57,7 +57,6 @@ T = TypeVar("T")
 TIMEOUT_S: Final = 12.0  # a new leader was seen to answer after 7.9 s
 HOUSEKEEPING_S: Final = 1.0
 PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message a subject
-MAX_TRIMS: Final = 100_000  # waiting; more are left to the limit per channel
 
 _log = structlog.get_logger("narthex.broker")
 _decode_control = msgspec.json.Decoder(Control).decode
@@ -106,7 +105,7 @@ class NatsBroker:
         self._presence = PresenceStream(self._presence_api, names)
         self._subscriptions = Subscriptions(self._client, names.live, self._on_live)
         self._tops: dict[str, Position] = {}
-        self._trims: list[tuple[float, str, int]] = []
+        self._trims = DeferredTrims(self._stream, self._reader, subject=subject, clock=clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._suspect = asyncio.Event()  # the stream may have another leader, or be another one
         self._missed = False  # publications may have been told to nobody meanwhile
@@ -188,8 +187,7 @@ class NatsBroker:
     async def trim(self, channel: str, through: int) -> None:
         """See the port; done once no key in it can be asked for any more (`IDEMPOTENCY_WINDOW_S`)."""
         self._running()
-        if len(self._trims) < MAX_TRIMS:
-            heapq.heappush(self._trims, (self._clock() + IDEMPOTENCY_WINDOW_S, channel, through))
+        self._trims.add(channel, through)
 
     async def join(self, channel: str, member: Member) -> None:
         """See the port."""
@@ -389,19 +387,10 @@ class NatsBroker:
                 self._suspect.set()
             for channel, member in self._presence.expire(time.monotonic()):
                 await self._notify(channel, Notice(member, False))
-            while self._trims and self._trims[0][0] <= self._clock():
-                _, channel, through = heapq.heappop(self._trims)
-                try:
-                    await self._trim_now(channel, through)
-                except (Unavailable, StreamMissing, Refused) as error:
-                    _log.warning("broker_trim_failed", error=str(error))
-
-    async def _trim_now(self, channel: str, through: int) -> None:
-        seq = await self._reader.sequence_of(channel, through + 1)
-        if seq is not None:
-            await self._stream.api(
-                f"STREAM.PURGE.{self._names.log_stream}", {"filter": self._subject(channel), "seq": seq}
-            )
+            try:
+                await self._trims.run_due()
+            except (Unavailable, StreamMissing, Refused) as error:
+                _log.warning("broker_trim_failed", error=str(error))
 
     async def _notify(self, channel: str, notice: Notice) -> None:
         with contextlib.suppress(DependencyError):  # at most once, best effort
@@ -412,16 +401,3 @@ class NatsBroker:
             await self._running().publish(subject, body)
         except (NatsError, OSError) as error:
             raise self._unreachable(error) from error
-
-
-def durability(replicas: int) -> str:
-    """What an acknowledgement means with so many replicas."""
-    if replicas > 1:
-        return (
-            f"An acknowledged publication is on a majority of {replicas} servers: it survives the death of any one "
-            "process or machine; of all at once only with sync_interval: always on the servers."
-        )
-    return (
-        "An acknowledged publication survives the death of the NATS server's process; of its machine only with "
-        "sync_interval: always, else the last two minutes may be missing, and then the epoch changes."
-    )

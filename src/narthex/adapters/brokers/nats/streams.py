@@ -168,3 +168,16 @@ async def create(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
 def new_epoch() -> str:
     """48 random bits, without the `.` that joins base and incarnation."""
     return secrets.token_urlsafe(6)
+
+
+def durability(replicas: int) -> str:
+    """What an acknowledgement means with so many replicas."""
+    if replicas > 1:
+        return (
+            f"An acknowledged publication is on a majority of {replicas} servers: it survives the death of any one "
+            "process or machine; of all at once only with sync_interval: always on the servers."
+        )
+    return (
+        "An acknowledged publication survives the death of the NATS server's process; of its machine only with "
+        "sync_interval: always, else the last two minutes may be missing, and then the epoch changes."
+    )
