@@ -243,6 +243,7 @@ class Verdict(NamedTuple):
     errors: int
     silences: int
     slowest_s: float
+    slow: list[str]
     deliveries: int
     lost: int
     twice: int
@@ -262,7 +263,7 @@ class Verdict(NamedTuple):
         return (
             f"{self.acknowledged} acknowledged, {self.deliveries} delivered, lost {self.lost}, twice {self.twice}, "
             f"gaps {len(self.gaps)}, disordered {self.disordered}, errors {self.errors}, silences {self.silences}, "
-            f"slowest answer {self.slowest_s:.1f} s, recovered:false {self.unrecovered}, epochs {self.epochs}, "
+            f"slowest answer {self.slowest_s:.1f} s, slow {len(self.slow)}, recovered:false {self.unrecovered}, epochs {self.epochs}, "
             f"{len(self.resumed_s)} interruptions: p50 {times[len(times) // 2]:.2f} s, "
             f"p99 {times[int(len(times) * 0.99)]:.2f} s, within 10 s {self.resumed_in_time:.2%}"
         )
@@ -375,6 +376,7 @@ class Load:
             errors=sum(writer.errors for writer in self.writers),
             silences=sum(writer.silences for writer in self.writers),
             slowest_s=max(writer.slowest_s for writer in self.writers),
+            slow=[slow for writer in self.writers for slow in writer.slow],
             deliveries=sum(len(watcher.seen) for watcher in watchers),
             lost=lost,
             twice=sum(len(watcher.twice) for watcher in watchers),

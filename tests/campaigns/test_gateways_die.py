@@ -18,7 +18,7 @@ async def campaign(directory: Path, *, rate: float, rounds: int, channels: int) 
     """Three gateways on NATS and PostgreSQL; each round one of them dies and is started again."""
     async with fleet(directory) as built:
         gateways = await built.gateways(3)
-        async with under_load(Load(gateways, channels=channels, rate=rate)) as load:
+        async with under_load(Load(gateways, channels=channels, rate=rate, writers=5)) as load:
             for left in reversed(range(rounds)):
                 gateway = random.choice(gateways)
                 gateway.kill()
@@ -27,7 +27,6 @@ async def campaign(directory: Path, *, rate: float, rounds: int, channels: int) 
                     await gateway.start()
             await load.settle()
             found: Verdict = load.verdict()
-            print(f"\nslow: {[slow for one in load.writers for slow in one.slow]}")
             print(f"\n{rounds} rounds, {found.acknowledged / load.seconds:.0f} publishes a second: {found}")
             return found
 
