@@ -263,7 +263,8 @@ class Verdict(NamedTuple):
         return (
             f"{self.acknowledged} acknowledged, {self.deliveries} delivered, lost {self.lost}, twice {self.twice}, "
             f"gaps {len(self.gaps)}, disordered {self.disordered}, errors {self.errors}, silences {self.silences}, "
-            f"slowest answer {self.slowest_s:.1f} s, slow {len(self.slow)}, recovered:false {self.unrecovered}, epochs {self.epochs}, "
+            f"slowest answer {self.slowest_s:.1f} s, slow {len(self.slow)}, "
+            f"recovered:false {self.unrecovered}, epochs {self.epochs}, "
             f"{len(self.resumed_s)} interruptions: p50 {times[len(times) // 2]:.2f} s, "
             f"p99 {times[int(len(times) * 0.99)]:.2f} s, within 10 s {self.resumed_in_time:.2%}"
         )
