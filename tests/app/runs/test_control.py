@@ -138,6 +138,32 @@ async def test_cancel_reaches_the_owner_on_another_node(fake_house: House) -> No
         assert (row.state, row.cancel_requested_by) == ("cancelled", "alice")
 
 
+async def test_what_is_asked_of_a_run_whose_end_was_seen_is_answered_by_that_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last event and the store's row: steering is 409, cancel says how it ended."""
+    finish, may_write = house.store.runs.finish, asyncio.Event()
+
+    async def slowly(*words: Any, **more: Any) -> Any:
+        await may_write.wait()
+        return await finish(*words, **more)
+
+    monkeypatch.setattr(house.store.runs, "finish", slowly)
+
+    async def short(run: RunInput) -> Items:
+        yield "done"
+
+    engine = await house.node(agent(short))
+    run = await house.say(engine, await house.thread())
+    await house.until(run, lambda events: "RUN_FINISHED" in kinds(events))
+    assert (await engine.cancel(ALICE, run.run_id))["state"] == "finished"
+    with pytest.raises(ClientError) as caught:
+        await engine.steer(ALICE, run.run_id, "too late")
+    assert caught.value.number == 409
+    may_write.set()
+    await house.ended(run)
+
+
 async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> None:
     """What was said stands in the run's log before the agent hears it."""
 
