@@ -48,7 +48,7 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in POLICY_VARIABLES and not name.startswith("NARTHEX_")
+        if name not in (*POLICY_VARIABLES, "PYTHONDONTWRITEBYTECODE") and not name.startswith("NARTHEX_")
     }
     return kept | dict(extra)
 
