@@ -14,11 +14,11 @@ from tests.campaigns.load import Load, Verdict, under_load
 pytestmark = pytest.mark.acceptance
 
 
-async def campaign(directory: Path, *, rate: float, rounds: int, channels: int) -> Verdict:
+async def campaign(directory: Path, *, rate: float, rounds: int, channels: int, writers: int = 2) -> Verdict:
     """Three gateways on NATS and PostgreSQL; each round one of them dies and is started again."""
     async with fleet(directory) as built:
         gateways = await built.gateways(3)
-        async with under_load(Load(gateways, channels=channels, rate=rate, writers=5)) as load:
+        async with under_load(Load(gateways, channels=channels, rate=rate, writers=writers)) as load:
             for left in reversed(range(rounds)):
                 gateway = random.choice(gateways)
                 gateway.kill()
@@ -54,4 +54,4 @@ async def test_a_killed_gateway_loses_nothing(tmp_path: Path) -> None:
 async def test_twenty_killed_gateways_lose_nothing(tmp_path: Path) -> None:
     """Twenty rounds at 1,000 publishes a second (`NARTHEX_TEST_RATE` for another)."""
     rate = float(os.environ.get("NARTHEX_TEST_RATE", "1000"))
-    check(await campaign(tmp_path, rate=rate, rounds=20, channels=20))
+    check(await campaign(tmp_path, rate=rate, rounds=20, channels=20, writers=10))

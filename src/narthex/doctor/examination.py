@@ -309,9 +309,7 @@ class _Examination:
         )
         if self.options.token:
             await self._try(
-                Attempt(
-                    name="upgrade with the token as subprotocol", presents="good", carrier="subprotocol"
-                )
+                Attempt(name="upgrade with the token as subprotocol", presents="good", carrier="subprotocol")
             )
 
     def _may_talk(self) -> bool:
