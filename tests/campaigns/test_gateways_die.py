@@ -21,7 +21,9 @@ async def campaign(directory: Path, *, rate: float, rounds: int, channels: int, 
         async with under_load(Load(gateways, channels=channels, rate=rate, writers=writers)) as load:
             for left in reversed(range(rounds)):
                 gateway = random.choice(gateways)
+                await load.progress()
                 gateway.kill()
+                await load.progress()
                 await load.resumed()
                 if left:
                     await gateway.start()
@@ -33,6 +35,7 @@ async def campaign(directory: Path, *, rate: float, rounds: int, channels: int, 
 
 def check(found: Verdict) -> None:
     """What issue 6 asks for."""
+    assert found.acknowledged
     assert found.lost == 0
     assert found.twice == 0
     assert found.gaps == []
