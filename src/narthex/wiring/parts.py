@@ -167,6 +167,7 @@ class Parts:
             HubLimits(),
             controls,
             lambda count: self.meter.count("events_lost", count),
+            lambda fault: self.report_bug(fault, ""),
         )
         self.services = ConnectionServices(
             node=self.node,

@@ -253,7 +253,19 @@ def test_the_same_as_websockets(data: bytes, cuts: list[int], deflate: bool) -> 
     if ours[1] is None and ours[0] and ours[0][-1][0] == CLOSE and theirs[1] == PROTOCOL_ERROR:
         assert ours[0][:-1] == theirs[0]  # 7.1.5: we accept a close inside a fragmented message
         return
+    if deflate and ours[1] is None and theirs[1] is not None:
+        # websockets inflates fragment by fragment; we inflate the whole message, and fail at its end
+        assert ours[0] == theirs[0]
+        assert read(data + b"\x80\x80\0\0\0\0", deflate=True)[1] is not None
+        return
     assert ours == theirs
+
+
+def test_a_broken_compressed_message_fails_at_its_end() -> None:
+    """A first fragment that does not inflate is noticed when the message is whole, and no later."""
+    first = b'A\x82\x11"3D\x13#'
+    assert read(first, deflate=True) == ([], None)
+    assert read(first + b"\x80\x80\0\0\0\0", deflate=True)[1] is not None
 
 
 @given(st.binary(max_size=300), CUTS)

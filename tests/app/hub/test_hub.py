@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -223,3 +224,42 @@ async def test_presence_and_ephemeral_pushes_have_no_offset(house: House) -> Non
 async def test_a_page_is_what_the_port_says(house: House) -> None:
     """The fixture's broker is the real one."""
     assert isinstance(await house.broker.history(KEY, limit=0), Page)
+
+
+async def test_one_subscribers_bug_does_not_silence_the_channel(house: House) -> None:
+    """Whoever raises is dropped; the others go on hearing."""
+
+    class Broken(Ear):
+        def send_frames(self, frames: bytes) -> None:
+            raise RuntimeError("a bug")
+
+    broken, fine = Broken(), Ear()
+    await house.join(broken)
+    channel = await house.join(fine)
+    for _ in range(3):
+        await house.broker.publish(KEY, b"{}")
+    await until(fine, 3)
+    assert broken not in channel.members
+    assert not channel.flushing
+
+
+async def test_a_gap_longer_than_a_page_is_read_to_its_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when more came meanwhile than is held."""
+    monkeypatch.setattr("narthex.app.hub.hub.HELD_LIMIT", 3)
+    real = house.broker.history
+
+    async def short(channel: str, *, since: Position | None = None, **options: Any) -> Page:
+        return await real(channel, since=since, limit=4, **{k: v for k, v in options.items() if k != "limit"})
+
+    ear = Ear()
+    await house.join(ear)
+    monkeypatch.setattr(house.broker, "history", short)
+    house.broker.unsubscribe(KEY)
+    for _ in range(30):
+        await house.broker.publish(KEY, b"{}")
+    house.broker.subscribe(KEY)
+    await asyncio.gather(*(house.broker.publish(KEY, b"{}") for _ in range(10)))
+    await until(ear, 40)
+    assert ear.offsets == list(range(1, 41))

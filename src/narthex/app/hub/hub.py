@@ -48,6 +48,7 @@ class Hub:
         limits: HubLimits,
         on_control: Callable[[Control], None],
         on_lost: Callable[[int], None],
+        on_fault: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self._broker = broker
         self._tasks = tasks
@@ -55,6 +56,7 @@ class Hub:
         self._limits = limits
         self._on_control = on_control
         self._on_lost = on_lost
+        self._on_fault = on_fault
         self._channels: dict[str, Channel] = {}
         self._dirty: list[Channel] = []
         self._scheduled = False
@@ -165,15 +167,27 @@ class Hub:
     def _repair(self, channel: Channel) -> None:
         channel.repairing = True
         try:
-            self._tasks.spawn(self._reread(channel))
+            self._tasks.spawn(self._repaired(channel))
         except DependencyError:
             self._lost(channel)
+
+    async def _repaired(self, channel: Channel) -> None:
+        """`_reread`; whatever else goes wrong in it, the channel is not left waiting for it."""
+        try:
+            await self._reread(channel)
+        except BaseException:
+            if channel.repairing:
+                self._lost(channel)
+            raise
 
     async def _reread(self, channel: Channel) -> None:
         """Read everything after `last` until nothing is missing, or say that it is lost."""
         delay_s = 0.05
         while channel.repairing:
-            assert channel.last is not None
+            if not channel or channel.last is None:  # nobody is left to miss anything
+                channel.repairing = False
+                channel.held.clear()
+                return
             try:
                 page = await self._broker.history(channel.key, since=Position(channel.last, channel.epoch))
             except DependencyError:
@@ -188,6 +202,10 @@ class Hub:
             for publication in page.publications:
                 channel.accept(publication)
             self._touch(channel)
+            if channel.last < page.top.offset:  # a page was not enough
+                await asyncio.sleep(0)
+                continue
+            overflowed = len(channel.held) >= HELD_LIMIT  # what did not fit is in the log: read again
             held, channel.held = channel.held, []
             for at, (publication, epoch) in enumerate(held):
                 if epoch != channel.epoch:
@@ -199,7 +217,7 @@ class Hub:
                 if publication.offset == channel.last + 1:
                     channel.accept(publication)
             else:
-                channel.repairing = False
+                channel.repairing = overflowed
             self._touch(channel)
 
     def _lost(self, channel: Channel) -> None:
@@ -243,11 +261,15 @@ class Hub:
             written += 1
             if not first and subscriber not in members:
                 continue  # left since the slice before
-            if subscriber.lagging:
-                subscriber.deliver_late(channel, batch.items)
-                continue
-            socket = subscriber.socket
-            socket.send_frames(frames if socket.framing is _WEBSOCKET else batch.framed(socket.framing))
+            try:
+                if subscriber.lagging:
+                    subscriber.deliver_late(channel, batch.items)
+                    continue
+                socket = subscriber.socket
+                socket.send_frames(frames if socket.framing is _WEBSOCKET else batch.framed(socket.framing))
+            except Exception as fault:  # one subscriber's bug must not silence the channel for the others
+                channel.drop(subscriber)
+                self._on_fault(fault)
         if written == size:
             self._loop.call_soon(self._write_slice, channel, remaining, batch)
             return
