@@ -130,6 +130,7 @@ def test_sqlite_on_cloud_run_needs_a_promise() -> None:
         ({"NARTHEX_PUBLIC_URL": "chat.example.com"}, "NARTHEX_PUBLIC_URL"),
         ({"NARTHEX_PUBLIC_URL": "https://chat.example.com/path"}, "NARTHEX_PUBLIC_URL"),
         ({"NARTHEX_BROKER_URL": "amqp://x"}, "NARTHEX_BROKER_URL"),
+        ({"NARTHEX_BROKER_URL": "sqlite:///x"}, "NARTHEX_BROKER_URL"),
         ({"NARTHEX_STORE_URL": "mongodb://x"}, "NARTHEX_STORE_URL"),
         ({"NARTHEX_E2E_OIDC_ISSUER": "https://ci.example"}, "NARTHEX_E2E_OIDC_SUBJECT"),
         ({"NARTHEX_E2E_PREVIOUS_KEY": "k" * 40}, "E2E_OAUTH_SIMULATION_KEY"),

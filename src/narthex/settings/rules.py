@@ -20,8 +20,8 @@ from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts
 from narthex.settings.issuer_rules import issuer_problems
 from narthex.settings.model import Settings
 
-BROKER_SCHEMES: Final = ("sqlite", "nats", "tls", "redis", "rediss")
-STORE_SCHEMES: Final = ("sqlite", "postgresql", "postgres")
+BROKER_SCHEMES: Final = ("nats", "tls", "redis", "rediss", "valkey", "valkeys")
+STORE_SCHEMES: Final = ("postgresql", "postgres")
 MIN_ADMIN_KEY_LENGTH: Final = 16
 
 
@@ -148,10 +148,13 @@ def _apart(settings: Settings) -> Iterator[str]:
 def _engines(settings: Settings, platform: str) -> Iterator[str]:
     pairs = (("NARTHEX_BROKER_URL", settings.broker_url, BROKER_SCHEMES),)
     for variable, url, schemes in (*pairs, ("NARTHEX_STORE_URL", settings.store_url, STORE_SCHEMES)):
-        scheme = url.get_secret_value().partition(":")[0] if url else "sqlite"
-        if scheme not in schemes:
-            yield f"{variable} has an unknown scheme. Begin it with {', '.join(s + '://' for s in schemes[1:])}."
-        elif scheme == "sqlite" and platform == "cloud-run" and not settings.single_instance:
+        scheme = url.get_secret_value().partition(":")[0] if url else ""
+        if scheme and scheme not in schemes:
+            yield (
+                f"{variable} has an unknown scheme. Begin it with {', '.join(s + '://' for s in schemes)}, or unset "
+                "it for SQLite in the data directory."
+            )
+        elif not scheme and platform == "cloud-run" and not settings.single_instance:
             yield (
                 f"{variable} is not set and K_SERVICE is: on Cloud Run each instance would have a SQLite of its "
                 f"own. Set {variable}, or NARTHEX_SINGLE_INSTANCE=1 if there is only ever one instance."
