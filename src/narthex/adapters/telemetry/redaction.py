@@ -100,7 +100,8 @@ _PATTERNS: Final = tuple(
         # name=value and "name": "value" of anything that is called like a secret.
         (
             (
-                r"(?i)\b([\w-]*(?:token|ticket|secret|passw(?:or)?d|api[_-]?key|bypass[_-]?key|assertion|jwt))"
+                # Begins only where a name does: from within one it would be tried again at every hyphen.
+                r"(?i)(?<![\w-])([\w-]*(?:token|ticket|secret|passw(?:or)?d|api[_-]?key|bypass[_-]?key|assertion|jwt))"
                 r"(['\"]?\s*[=:]\s*b?['\"]?)(?!\[redacted\])[^\s'\"&;,)}\]]{4,}"
             ),
             r"\1\2" + MASK,
