@@ -1,4 +1,4 @@
-"""What only the NATS broker has: its codec, its address, marks that lead back through a log, deferred trims."""
+"""What only the NATS broker has: its codec, its address, marks that lead back through a log, keys that outlive it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from narthex.adapters.brokers.nats.codec import (
     token,
 )
 from narthex.adapters.brokers.nats.connection import parse_address
-from narthex.errors import ConfigError, Overloaded
+from narthex.adapters.brokers.nats.keys import KeyWindow
+from narthex.errors import ConfigError, DependencyError, Overloaded
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position
 from tests.contracts.recorder import Recorder
 from tests.services import NatsServer
@@ -171,31 +172,28 @@ async def test_marks_that_were_dropped(url: str) -> None:
     await broker.stop()
 
 
-async def kept(broker: NatsBroker, count: int) -> None:
-    """Wait until the housekeeping has left `count` publications."""
-    for _ in range(200):
-        if len((await broker.history(THREAD)).publications) == count:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("the trim was not made")
-
-
-async def test_trims_wait_for_the_window_of_keys(broker: NatsBroker) -> None:
-    """Trimmed publications go once no retry can ask for their keys; the last one stays as the position."""
-    clock = broker._clock
-    assert isinstance(clock, Clock)
-    placed = await broker.publish(THREAD, b"1", key="k")
-    for number in range(5):
-        await broker.publish(THREAD, str(number).encode())
-    await broker.trim(THREAD, 4)
-    assert len((await broker.history(THREAD)).publications) == 6
-    clock.now += IDEMPOTENCY_WINDOW_S + 1
-    await kept(broker, 2)
-    assert not (await broker.history(THREAD, since=Position(1, placed.epoch))).complete
-    await broker.trim(THREAD, 99)
-    clock.now += IDEMPOTENCY_WINDOW_S + 1
-    await kept(broker, 1)
-    assert (await broker.publish(THREAD, b"x")).offset == 7
+async def test_trims_leave_the_keys_behind(url: str) -> None:
+    """Trimmed publications go at once, the end of the log stays, and every node still knows their keys."""
+    one, two = NatsBroker(url), NatsBroker(url)
+    await one.start(Recorder(), "n1")
+    await two.start(Recorder(), "n2")
+    placed = [await one.publish(THREAD, str(number).encode(), key=f"k{number}") for number in range(600)]
+    epoch = placed[0].epoch
+    await one.trim(THREAD, 590)
+    page = await one.history(THREAD)
+    assert [found.offset for found in page.publications] == list(range(591, 601))
+    assert not (await one.history(THREAD, since=Position(1, epoch))).complete
+    for broker in (one, two):
+        for number in (0, 1, 254, 255, 256, 599):
+            again = await broker.publish(THREAD, b"x", key=f"k{number}")
+            assert (again.offset, again.duplicate) == (number + 1, True)
+    await two.trim(THREAD, 10_000)
+    page = await two.history(THREAD)
+    assert (page.publications, page.top) == ([], Position(600, epoch))
+    assert (await one.publish(THREAD, b"x", key="k599")).duplicate
+    assert (await one.publish(THREAD, b"x")).offset == 601
+    await one.stop()
+    await two.stop()
 
 
 async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
@@ -241,6 +239,71 @@ async def test_newcomer_knows_all_keys_of_the_window(url: str) -> None:
     assert not (await two.publish(THREAD, b"old", key="old")).duplicate
     await one.stop()
     await two.stop()
+
+
+async def test_newcomer_reads_marks_not_messages(url: str) -> None:
+    """2,000 keys of others cost a newcomer the messages since the last mark, and one message a mark."""
+    one, two = NatsBroker(url), NatsBroker(url)
+    await one.start(Recorder(), "n1")
+    await two.start(Recorder(), "n2")
+    for number in range(2_000):
+        await one.publish(THREAD, b"1", key=f"k{number}")
+    before = two._client().stats["in_msgs"]
+    assert (await two.publish(THREAD, b"1", key="k3")).offset == 4
+    assert two._client().stats["in_msgs"] - before < 2_000 % MARK_EVERY + 2_000 // MARK_EVERY + 10
+    await one.stop()
+    await two.stop()
+
+
+async def test_marks_of_the_version_before_are_read_message_by_message(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log whose marks carry no keys yet: a newcomer still knows all of them."""
+    one, two = NatsBroker(url), NatsBroker(url)
+    await one.start(Recorder(), "n1")
+    await two.start(Recorder(), "n2")
+    with monkeypatch.context() as old:
+        old.setattr(KeyWindow, "summary", lambda *_: None)
+        for number in range(600):
+            await one.publish(THREAD, b"1", key=f"k{number}")
+    for number in range(600, 900):
+        await one.publish(THREAD, b"1", key=f"k{number}")
+    assert [(await two.publish(THREAD, b"1", key=f"k{n}")).offset for n in (0, 300, 599, 899)] == [
+        1,
+        301,
+        600,
+        900,
+    ]
+    await one.stop()
+    await two.stop()
+
+
+async def test_a_followed_channel_is_appended_to_without_reading(url: str) -> None:
+    """What others publish to a channel that a node follows is known when the node publishes: one request."""
+    one, two = NatsBroker(url), NatsBroker(url)
+    recorder = Recorder()
+    await one.start(Recorder(), "n1")
+    await two.start(recorder, "n2")
+    two.subscribe(THREAD)
+    await two.publish(THREAD, b"1", key="first")
+    for number in range(100):
+        await one.publish(THREAD, b"1", key=f"k{number}")
+    await recorder.until(lambda: len(recorder.of(THREAD)) == 101)
+    before = two._client().stats["out_msgs"]
+    assert (await two.publish(THREAD, b"1", key="last")).offset == 102
+    assert two._client().stats["out_msgs"] - before == 1
+    await one.stop()
+    await two.stop()
+
+
+async def test_late_answers_do_not_upset_the_count(broker: NatsBroker) -> None:
+    """A publish that was refused for being late and turns out to be placed is counted down once."""
+    broker._appender._timeout_s = 0.0
+    with pytest.raises(DependencyError, match="did not acknowledge"):
+        await broker.publish(THREAD, b"1", key="k")
+    broker._appender._timeout_s = 12.0
+    assert (await broker.publish(THREAD, b"1", key="k")).offset == 1
+    assert broker.pending == 0
 
 
 async def test_publishes_that_pile_up_share_messages(broker: NatsBroker) -> None:

@@ -3,7 +3,8 @@
 That gives contiguous offsets with any number of publishers: a batch names the message it follows, and only one
 can follow it. Whoever loses reads what was appended meanwhile and tries again, so a publisher always knows
 every recent key of its channel and every attempt whose answer got lost (by its nonce): retries through a
-fail-over place a publication once. Not here: subscriptions, reading pages, connections.
+fail-over place a publication once. A channel that this node follows needs no reading: `heard` is told of it.
+Not here: subscriptions, reading pages, connections.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import asyncio
 import os
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
-from narthex.adapters.brokers.nats.codec import Batch, Entry, decode_batch, encode
+from narthex.adapters.brokers.nats.channel_log import ChannelLog, Waiting
+from narthex.adapters.brokers.nats.codec import Batch, Entry, decode_batch, encode, marks
 from narthex.adapters.brokers.nats.jetstream import (
     Conflict,
     JetStream,
@@ -25,7 +27,7 @@ from narthex.adapters.brokers.nats.jetstream import (
     Unavailable,
 )
 from narthex.errors import Bug, DependencyError, Overloaded
-from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Position, Published
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Published
 
 MAX_PENDING: Final = 20_000  # as the embedded broker's: under a second of work when JetStream is well
 MAX_CHANNELS: Final = 20_000  # states kept; an idle one that was dropped is read again in one round trip
@@ -34,71 +36,9 @@ BATCH_BYTES: Final = 512 * 1024  # half of the server's default max_payload
 RESERVED_BYTES: Final = 128 * 1024  # the next publication could be as long as a message may be, and the frame
 BACKOFF_S: Final = 0.05
 MAX_BACKOFF_S: Final = 1.0
-
-
-class Waiting:
-    """A publication that is to be placed."""
-
-    __slots__ = ("data", "deadline", "future", "key", "tags")
-
-    def __init__(
-        self,
-        future: asyncio.Future[Published],
-        data: bytes,
-        key: str | None,
-        tags: dict[str, str] | None,
-        deadline: float,
-    ) -> None:
-        self.future = future
-        self.data = data
-        self.key = key
-        self.tags = tags
-        self.deadline = deadline
-
-
-class ChannelLog:
-    """What is known of one channel's log, as of stream sequence `seq` (0: nothing was ever appended)."""
-
-    def __init__(self, channel: str, subject: str) -> None:
-        self.channel = channel
-        self.subject = subject
-        self.known = False
-        self.seq = 0
-        self.top = 0
-        self.incarnation = ""
-        self.mark = 0
-        self.mark_seq = 0
-        self.keys: OrderedDict[str, tuple[int, float]] = OrderedDict()  # key → offset and when
-        self.waiting: deque[Waiting] = deque()
-        self.attempts: dict[bytes, list[Waiting]] = {}  # by nonce: sent, and not known whether stored
-        self.task: asyncio.Task[None] | None = None
-
-    def follow(self, message: Stored) -> list[tuple[Waiting, int]]:
-        """Take in the next message of the channel; returns own publications that turn out to be placed."""
-        batch = decode_batch(message.body)
-        if batch.incarnation != self.incarnation:
-            self.keys.clear()
-            self.incarnation = batch.incarnation
-        self.seq, self.top = message.seq, batch.top
-        if batch.is_mark:
-            self.mark, self.mark_seq = batch.first, message.seq
-        else:
-            self.mark, self.mark_seq = batch.mark, batch.mark_seq
-        for offset, entry in enumerate(batch.entries, start=batch.first):
-            if entry.key is not None:
-                self.keys[entry.key] = (offset, entry.at)
-        return list(zip(self.attempts.pop(batch.nonce, ()), range(batch.first, batch.top + 1), strict=False))
-
-    def forget(self) -> None:
-        """The channel has no messages: never had, or its stream is another one now."""
-        self.seq = self.top = self.mark = self.mark_seq = 0
-        self.incarnation = ""
-        self.keys.clear()
-
-    def expire_keys(self, cutoff: float) -> None:
-        """Forget keys that were used before `cutoff`."""
-        while self.keys and next(iter(self.keys.values()))[1] <= cutoff:
-            self.keys.popitem(last=False)
+SEQUENCE: Final = "Nats-Sequence"
+LAST_SEQUENCE: Final = "Nats-Last-Sequence"  # of the same subject; 0: none
+T = TypeVar("T")
 
 
 class Appender:
@@ -163,23 +103,74 @@ class Appender:
         log = self._log(channel)
         log.waiting.append(Waiting(future, data, key, tags, loop.time() + self._timeout_s))
         self.pending += 1
+        if log.alarm is None:
+            log.alarm = loop.call_later(self._timeout_s, self._ring, log)
         if log.task is None:
             log.task = loop.create_task(self._work(log), name=f"append {channel}")
         return future
 
+    def heard(self, channel: str, batch: Batch, headers: Mapping[str, str]) -> None:
+        """A message of a followed channel was told: what it says need not be read any more.
+
+        `headers` are those of NATS's republishing: the message's sequence and that of the channel's one before.
+        """
+        log = self._logs.get(channel)
+        if log is None or log.stale:
+            return
+        before = int(headers.get(LAST_SEQUENCE, -1))
+        if log.seq == before and (log.known or before):  # else it is not the next one, or nothing is known
+            self._follow(log, int(headers[SEQUENCE]), batch)
+
+    def forget(self) -> None:
+        """The stream is another one, or lost its end: everything is read again before anything is appended."""
+        for log in self._logs.values():
+            log.stale = True
+
+    async def remember(self, channel: str) -> bool:
+        """Append every key that counts in a message of its own, so that what lies before it may be dropped.
+
+        Returns:
+            False: they are too many for a message, or the channel is empty.
+
+        Raises:
+            DependencyError: JetStream does not answer.
+        """
+
+        async def append(log: ChannelLog) -> bool:
+            await self._learn(log, 0)
+            now = self._clock()
+            log.keys.expire(now - IDEMPOTENCY_WINDOW_S)
+            keys = log.keys.summary(0, log.top, now)
+            if keys is None or log.seq == 0:
+                return False
+            batch = Batch(os.urandom(8), log.incarnation, log.top + 1, log.mark, log.mark_seq, [], keys)
+            seq = await self._stream.publish(log.subject, encode(batch), expected=log.seq)
+            self._follow(log, seq, batch)
+            return True
+
+        return await self._in_turn(channel, append)
+
     async def remove(self, channel: str, incarnation: str) -> None:
         """Replace a channel's messages by the mark of a new incarnation. Raises DependencyError."""
+
+        async def append(log: ChannelLog) -> None:
+            last = await self._stream.last(log.subject)
+            batch = Batch(os.urandom(8), incarnation, 1, 0, 0, [])
+            expected = last.seq if last else 0
+            await self._stream.publish(log.subject, encode(batch), expected=expected, rollup=True)
+            log.known = False
+
+        await self._in_turn(channel, append)
+
+    async def _in_turn(self, channel: str, append: Callable[[ChannelLog], Awaitable[T]]) -> T:
+        """Append something of one's own, tried again until `timeout_s` is over. Raises DependencyError."""
         log = self._log(channel)
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         attempt = 0
         while True:
             try:
-                if log.task is None:  # else the worker's compare-and-set is the one to lose and learn
-                    log.known = False
-                last = await self._stream.last(log.subject)
-                body = encode(Batch(os.urandom(8), incarnation, 1, 0, 0, []))
-                await self._stream.publish(log.subject, body, expected=last.seq if last else 0, rollup=True)
-                return
+                async with log.turn:
+                    return await append(log)
             except (Conflict, Unavailable, StreamMissing) as error:
                 attempt += 1
                 if asyncio.get_running_loop().time() > deadline:
@@ -192,45 +183,45 @@ class Appender:
         tasks = [log.task for log in self._logs.values() if log.task is not None]
         if tasks:
             await asyncio.wait(tasks)
+        for log in self._logs.values():
+            self._quiet(log)
 
     def _log(self, channel: str) -> ChannelLog:
         log = self._logs.get(channel)
         if log is None:
             log = self._logs[channel] = ChannelLog(channel, self._subject(channel))
             if len(self._logs) > MAX_CHANNELS:
-                for name in [name for name, old in self._logs.items() if old.task is None][
-                    : MAX_CHANNELS // 10
-                ]:
-                    if name != channel:
-                        del self._logs[name]
+                idle = [name for name, old in self._logs.items() if old.task is None and name != channel]
+                for name in idle[: MAX_CHANNELS // 10]:
+                    self._quiet(self._logs.pop(name))
         else:
             self._logs.move_to_end(channel)
         return log
 
     async def _work(self, log: ChannelLog) -> None:
         """Place everything that waits in a channel; ends when nothing does."""
-        failures = 0
+        failures = end = 0  # the channel's last message, as far as somebody told
         fresh = False  # whether the log was asked for since this task began
         try:
             while log.waiting:
                 try:
-                    if not log.known or (not fresh and self._repeats(log)):
-                        await self._learn(log)
-                        fresh = True
-                    await self._place(log)
+                    async with log.turn:
+                        if not log.known or log.stale or (not fresh and self._repeats(log)):
+                            await self._learn(log, end)
+                            fresh, end = True, 0
+                        await self._place(log)
                     failures = 0
-                except Conflict:
-                    log.known = False
+                except Conflict as conflict:
+                    log.known, end = False, conflict.last
                     failures += 1
                     if failures > 2:  # many nodes write to one channel: let one of them through
                         await asyncio.sleep(random.uniform(0, 0.005 * failures))  # noqa: S311 - spreads, hides nothing
                 except (Unavailable, StreamMissing):
-                    log.known = False
+                    log.known, end = False, 0
                     failures += 1
                     if failures % 3 == 0:
                         self._doubt()
                     await _back_off(failures)
-                self._drop_late(log)
         except Refused as refused:
             self._fail_all(log, DependencyError("broker", f"JetStream refused: {refused}.", "See its log."))
         except Exception as error:  # a bug here must answer the publishers, not leave them waiting
@@ -242,45 +233,58 @@ class Appender:
 
     def _repeats(self, log: ChannelLog) -> bool:
         """Whether a key that waits is known: before it is answered, the log is asked if it is still that log."""
-        return any(waiting.key in log.keys for waiting in log.waiting)
+        return any(waiting.name in log.keys for waiting in log.waiting)
 
-    async def _learn(self, log: ChannelLog) -> None:
-        """Read what was appended since `log.seq`; at first the keys of the last `IDEMPOTENCY_WINDOW_S`."""
-        last = await self._stream.last(log.subject)
-        if last is None:
+    async def _learn(self, log: ChannelLog, end: int) -> None:
+        """Read what was appended since `log.seq`; at first the keys of the last `IDEMPOTENCY_WINDOW_S`.
+
+        `end` is the sequence of the channel's last message if a conflict told it, else 0. Where that is in doubt
+        (a smaller one means that the stream is another one, or that more was heard since) the stream is asked.
+        """
+        if log.stale:
             log.forget()
-        elif last.seq < log.seq:  # another stream of that name: what we knew is gone
-            log.forget()
-            await self._read_window(log, last)
-        elif log.seq == 0:
-            await self._read_window(log, last)
-        elif last.seq > log.seq:
-            self._follow(log, await self._stream.between(log.subject, log.seq + 1, last.seq))
+        if end == 0 or log.seq == 0 or end < log.seq:
+            last = await self._stream.last(log.subject)
+            if last is None or last.seq < log.seq:  # no log any more, or another: what we knew is gone
+                log.forget()
+            if last is None:
+                log.known = True
+                return
+            if log.seq == 0:
+                await self._read_window(log, last)
+            end = last.seq
+        if end > log.seq:
+            for message in await self._stream.between(log.subject, log.seq + 1, end):
+                self._follow(log, message.seq, decode_batch(message.body))
         log.known = True
 
     async def _read_window(self, log: ChannelLog, last: Stored) -> None:
+        """Read back as far as keys count: messages down to the last mark, from there on marks only."""
         cutoff = self._clock() - IDEMPOTENCY_WINDOW_S
-        messages = [last]
-        while True:
-            first = decode_batch(messages[0].body)
-            if not first.entries or first.entries[0].at <= cutoff or first.first == 1:
-                break
-            older = await self._stream.between(log.subject, first.mark_seq or 1, messages[0].seq - 1)
+        found = [(last.seq, decode_batch(last.body))]
+        while (start := _before(found[0][1], cutoff)) is not None:
+            seq, first = found[0]
+            if first.keys is not None:
+                message = await self._stream.next(log.subject, start)
+                older = [message] if message is not None and message.seq == start else []
+            else:
+                older = await self._stream.between(log.subject, start, seq - 1)
             if not older:
                 break
-            messages = older + messages
-        self._follow(log, messages)
+            found[:0] = [(message.seq, decode_batch(message.body)) for message in older]
+        for seq, batch in found:
+            self._follow(log, seq, batch)
 
-    def _follow(self, log: ChannelLog, messages: list[Stored]) -> None:
-        for message in messages:
-            placed = log.follow(message)
-            if placed:
-                done = {id(waiting) for waiting, _ in placed}
-                log.waiting = deque(waiting for waiting in log.waiting if id(waiting) not in done)
-                for waiting, offset in placed:
-                    self._resolve(log, waiting, offset)
-        if messages:
-            self.highest_seq = max(self.highest_seq, messages[-1].seq)
+    def _follow(self, log: ChannelLog, seq: int, batch: Batch) -> None:
+        if seq <= log.seq:  # heard, or read, while it was on its way here
+            return
+        placed = log.follow(seq, batch)
+        if placed:
+            done = {id(waiting) for waiting, _ in placed}
+            log.waiting = deque(waiting for waiting in log.waiting if id(waiting) not in done)
+            for waiting, offset in placed:
+                self._resolve(log, waiting, offset)
+        self.highest_seq = max(self.highest_seq, seq)
 
     async def _place(self, log: ChannelLog) -> None:
         """Send the next batch; returns when it is stored."""
@@ -290,71 +294,91 @@ class Appender:
         nonce = os.urandom(8)
         now = round(self._clock(), 3)
         entries = [Entry(now, waiting.data, waiting.tags, waiting.key) for waiting in chosen]
-        batch = Batch(nonce, log.incarnation, log.top + 1, log.mark, log.mark_seq, entries)
-        body = encode(batch)
+        first, top = log.top + 1, log.top + len(entries)
+        keys = log.keys.summary(log.mark, log.top, now) if marks(first, top) else None
+        batch = Batch(nonce, log.incarnation, first, log.mark, log.mark_seq, entries, keys)
         log.attempts[nonce] = chosen
-        seq = await self._stream.publish(log.subject, body, expected=log.seq)
-        self._follow(log, [Stored(seq, body)])
+        seq = await self._stream.publish(log.subject, encode(batch), expected=log.seq)
+        self._follow(log, seq, batch)
         log.attempts.clear()  # older attempts follow an older message: they can no longer be stored
 
     def _choose(self, log: ChannelLog) -> list[Waiting]:
         """The head of the queue that fits in one message; answers repeats and drops cancelled ones."""
-        log.expire_keys(self._clock() - IDEMPOTENCY_WINDOW_S)
+        log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)
         chosen: list[Waiting] = []
-        keys: set[str] = set()
+        keys: set[bytes] = set()
         size = 0
         limit = min(BATCH_BYTES, self._max_body()) - RESERVED_BYTES
         kept: deque[Waiting] = deque()
         while log.waiting and len(chosen) < BATCH_ENTRIES:
             waiting = log.waiting[0]
-            if waiting.key is not None and waiting.key in keys:
+            if waiting.name is not None and waiting.name in keys:
                 break  # answered once the first of that key is placed
             log.waiting.popleft()
             if waiting.future.done():
-                self.pending -= 1
+                self._settle(waiting)
                 continue
-            before = log.keys.get(waiting.key) if waiting.key is not None else None
+            before = log.keys.find(waiting.name)
             if before is not None:
-                self._resolve(log, waiting, before[0], duplicate=True)
+                self._resolve(log, waiting, before.offset, duplicate=True)
                 continue
             size += len(waiting.data) + 64
             kept.append(waiting)
             chosen.append(waiting)
-            if waiting.key is not None:
-                keys.add(waiting.key)
+            if waiting.name is not None:
+                keys.add(waiting.name)
             if size > limit:
                 break
         kept.extend(log.waiting)
         log.waiting = kept  # they leave the queue when they are placed
         return chosen
 
+    def _settle(self, waiting: Waiting) -> None:
+        """It waits no longer; a late one may come here twice, when it turns out to be placed after all."""
+        if waiting.counted:
+            waiting.counted = False
+            self.pending -= 1
+
     def _resolve(self, log: ChannelLog, waiting: Waiting, offset: int, *, duplicate: bool = False) -> None:
-        self.pending -= 1
+        self._settle(waiting)
         if not waiting.future.done():
             waiting.future.set_result(Published(offset, self._epoch(log.incarnation), duplicate))
 
-    def _drop_late(self, log: ChannelLog) -> None:
-        """Fail what has waited for too long; it may yet turn out to be placed, and its key will say so."""
-        now = asyncio.get_running_loop().time()
-        while log.waiting and log.waiting[0].deadline <= now:
-            waiting = log.waiting.popleft()
-            self.pending -= 1
-            if not waiting.future.done():
-                waiting.future.set_exception(_lost(self._timeout_s))
+    def _ring(self, log: ChannelLog) -> None:
+        """Fail what has waited for too long, whatever is being waited for; it may yet turn out to be placed, and
+        its key will say so.
+        """
+        loop = asyncio.get_running_loop()
+        while log.waiting and log.waiting[0].deadline <= loop.time():
+            self._fail(log, _lost(self._timeout_s))
+        log.alarm = loop.call_at(log.waiting[0].deadline, self._ring, log) if log.waiting else None
 
     def _fail_all(self, log: ChannelLog, error: Exception) -> None:
         while log.waiting:
-            waiting = log.waiting.popleft()
-            self.pending -= 1
-            if not waiting.future.done():
-                waiting.future.set_exception(error)
+            self._fail(log, error)
+
+    def _fail(self, log: ChannelLog, error: Exception) -> None:
+        waiting = log.waiting.popleft()
+        self._settle(waiting)
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
+
+    @staticmethod
+    def _quiet(log: ChannelLog) -> None:
+        if log.alarm is not None:
+            log.alarm.cancel()
 
 
-def position(log_end: Batch | None, epoch: Callable[[str], str]) -> Position:
-    """The position after a channel's last message (None: it has none)."""
-    return (
-        Position(log_end.top, epoch(log_end.incarnation)) if log_end is not None else Position(0, epoch(""))
-    )
+def _before(batch: Batch, cutoff: float) -> int | None:
+    """The sequence from which on keys before `batch` are to be read; None: none of them counts, or all are known.
+
+    With `keys` that is one message, the mark before; without it is every message from there.
+    """
+    if batch.keys is not None:
+        return None if batch.keys.since == 0 or batch.keys.at <= cutoff else batch.mark_seq
+    if not batch.entries or batch.entries[0].at <= cutoff or batch.first == 1:
+        return None
+    return batch.mark_seq or 1
 
 
 def _lost(timeout_s: float) -> DependencyError:

@@ -40,7 +40,6 @@ from narthex.adapters.brokers.nats.streams import (
     server_name,
 )
 from narthex.adapters.brokers.nats.subscriptions import Subscriptions
-from narthex.adapters.brokers.nats.trimming import DeferredTrims
 from narthex.adapters.machine import boot_id
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import (
@@ -105,7 +104,6 @@ class NatsBroker:
         self._presence = PresenceStream(self._presence_api, names)
         self._subscriptions = Subscriptions(self._client, names.live, self._on_live)
         self._tops: dict[str, Position] = {}
-        self._trims = DeferredTrims(self._stream, self._reader, subject=subject, clock=clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._suspect = asyncio.Event()  # the stream may have another leader, or be another one
         self._missed = False  # publications may have been told to nobody meanwhile
@@ -185,9 +183,10 @@ class NatsBroker:
         self._tops.pop(channel, None)
 
     async def trim(self, channel: str, through: int) -> None:
-        """See the port; done once no key in it can be asked for any more (`IDEMPOTENCY_WINDOW_S`)."""
+        """See the port; not done while more keys count than a message holds. Raises DependencyError."""
         self._running()
-        self._trims.add(channel, through)
+        if await self._appender.remember(channel):
+            await self._retrying(lambda: self._drop(channel, through))
 
     async def join(self, channel: str, member: Member) -> None:
         """See the port."""
@@ -223,6 +222,12 @@ class NatsBroker:
             raise DependencyError(
                 "broker", "JetStream did not give back what was stored.", "Look at its log."
             )
+
+    async def _drop(self, channel: str, through: int) -> None:
+        seq = await self._reader.sequence_of(channel, through + 1)
+        if seq is not None:  # the last message of a channel always stays: it is its position
+            api = f"STREAM.PURGE.{self._names.log_stream}"
+            await self._stream.api(api, {"filter": self._subject(channel), "seq": seq})
 
     def _subject(self, channel: str) -> str:
         return self._names.log + token(channel)
@@ -321,6 +326,7 @@ class NatsBroker:
         if isinstance(found, Notice):
             self._handler.presence(channel, found.member, found.joined)
             return
+        self._appender.heard(channel, found, message.headers or {})
         epoch = self._log_stream.epoch(found.incarnation)
         self._tops[channel] = Position(found.top, epoch)
         for publication in found.publications():
@@ -368,6 +374,7 @@ class NatsBroker:
                 await self._retrying(lambda: self._open_streams(self._log_stream.replicas))
                 if before != self._log_stream.base_epoch:
                     _log.warning("broker_epoch_changed")
+                    self._appender.forget()
                     self._missed = True
             except NarthexError as error:
                 _log.warning("broker_away", error=error.code)
@@ -387,10 +394,6 @@ class NatsBroker:
                 self._suspect.set()
             for channel, member in self._presence.expire(time.monotonic()):
                 await self._notify(channel, Notice(member, False))
-            try:
-                await self._trims.run_due()
-            except (Unavailable, StreamMissing, Refused) as error:
-                _log.warning("broker_trim_failed", error=str(error))
 
     async def _notify(self, channel: str, notice: Notice) -> None:
         with contextlib.suppress(DependencyError):  # at most once, best effort

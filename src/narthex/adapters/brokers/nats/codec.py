@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from narthex.adapters.brokers.nats.keys import Summary
 from narthex.ports.broker import Member, Publication
 
 MARK_EVERY: Final = 256  # offsets between marks: reading from anywhere skips at most so many too many
@@ -30,7 +31,8 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """Consecutive publications of one channel; without entries it is the mark that a removed channel leaves.
+    """Consecutive publications of one channel. Without entries it is what a removed channel leaves (another
+    incarnation), or what a trim does (`keys`).
 
     Attributes:
         nonce: who sent it, so that an attempt whose answer got lost is recognised.
@@ -38,6 +40,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
         first: offset of the first entry.
         mark, mark_seq: offset and stream sequence of an earlier message (0: none), at most `MARK_EVERY` offsets
             back or the last one that crossed a multiple of it.
+        keys: with a mark those used from offset `mark` on, after a trim all that count.
     """
 
     nonce: bytes
@@ -46,16 +49,17 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
     mark: int
     mark_seq: int
     entries: list[Entry]
+    keys: Summary | None = None
 
     @property
     def top(self) -> int:
-        """Offset of the last entry; 0 for an empty batch, which begins a log."""
+        """Offset of the last entry, or of the one before an empty batch; 0 where a log begins."""
         return self.first + len(self.entries) - 1
 
     @property
     def is_mark(self) -> bool:
         """Whether later messages point at this one."""
-        return self.top // MARK_EVERY > (self.first - 1) // MARK_EVERY
+        return marks(self.first, self.top)
 
     def publications(self) -> list[Publication]:
         """The entries as publications."""
@@ -63,6 +67,11 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
             Publication(offset, entry.data, entry.tags, entry.at)
             for offset, entry in enumerate(self.entries, start=self.first)
         ]
+
+
+def marks(first: int, top: int) -> bool:
+    """Whether a batch with these offsets is one that later messages point at."""
+    return top // MARK_EVERY > (first - 1) // MARK_EVERY
 
 
 class Notice(msgspec.Struct, array_like=True, frozen=True, tag=2):

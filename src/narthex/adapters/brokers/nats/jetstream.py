@@ -35,7 +35,12 @@ class Unavailable(Exception):
 
 
 class Conflict(Exception):
-    """The subject's last message is not the one that was expected."""
+    """The subject's last message is not the one that was expected; `last` is its sequence, 0: not told."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        number = text.rpartition(" ")[2]
+        self.last = int(number) if number.isdigit() else 0
 
 
 class StreamMissing(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from narthex.adapters.brokers.nats.appending import position
+from narthex.adapters.brokers.nats.channel_log import position
 from narthex.adapters.brokers.nats.codec import Batch, decode_batch
 from narthex.adapters.brokers.nats.jetstream import JetStream, Stored
 from narthex.ports.broker import MAX_HISTORY_PAGE, Page, Position, Publication

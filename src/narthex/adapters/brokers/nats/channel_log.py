@@ -1,0 +1,88 @@
+"""What a node knows of one channel's log, and the publications that wait to be placed in it. No I/O here.
+
+Rules: state goes forward message by message (`follow`); what is not known for sure is asked (`known`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from narthex.adapters.brokers.nats.codec import Batch
+from narthex.adapters.brokers.nats.keys import KeyWindow, digest
+from narthex.ports.broker import Position, Published
+
+
+class Waiting:
+    """A publication that is to be placed; `counted` until its publisher got an answer."""
+
+    __slots__ = ("counted", "data", "deadline", "future", "key", "name", "tags")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Published],
+        data: bytes,
+        key: str | None,
+        tags: dict[str, str] | None,
+        deadline: float,
+    ) -> None:
+        self.future = future
+        self.data = data
+        self.key = key
+        self.name = digest(key) if key is not None else None
+        self.tags = tags
+        self.deadline = deadline
+        self.counted = True
+
+
+class ChannelLog:
+    """What is known of one channel's log, as of stream sequence `seq` (0: nothing was ever appended)."""
+
+    def __init__(self, channel: str, subject: str) -> None:
+        self.channel = channel
+        self.subject = subject
+        self.known = False
+        self.seq = 0
+        self.top = 0
+        self.incarnation = ""
+        self.mark = 0
+        self.mark_seq = 0
+        self.keys = KeyWindow()
+        self.waiting: deque[Waiting] = deque()
+        self.attempts: dict[bytes, list[Waiting]] = {}  # by nonce: sent, and not known whether stored
+        self.task: asyncio.Task[None] | None = None
+        self.alarm: asyncio.TimerHandle | None = None
+        self.turn = asyncio.Lock()  # whoever learns or appends; what is heard meanwhile only goes on
+        self.stale = False
+
+    def follow(self, seq: int, batch: Batch) -> list[tuple[Waiting, int]]:
+        """Take in the next message of the channel; returns own publications that turn out to be placed."""
+        if batch.incarnation != self.incarnation:
+            self.keys.clear()
+            self.incarnation = batch.incarnation
+        if batch.keys is not None and not self.known:
+            self.keys.take(batch.keys)
+        self.seq, self.top = seq, batch.top
+        if batch.is_mark:
+            self.mark, self.mark_seq = batch.first, seq
+        else:
+            self.mark, self.mark_seq = batch.mark, batch.mark_seq
+        for offset, entry in enumerate(batch.entries, start=batch.first):
+            if entry.key is not None:
+                self.keys.add(digest(entry.key), offset, entry.at)
+        return list(zip(self.attempts.pop(batch.nonce, ()), range(batch.first, batch.top + 1), strict=False))
+
+    def forget(self) -> None:
+        """The channel has no messages: never had, or its stream is another one now."""
+        self.known = self.stale = False
+        self.seq = self.top = self.mark = self.mark_seq = 0
+        self.incarnation = ""
+        self.keys.clear()
+
+
+def position(log_end: Batch | None, epoch: Callable[[str], str]) -> Position:
+    """The position after a channel's last message (None: it has none)."""
+    return (
+        Position(log_end.top, epoch(log_end.incarnation)) if log_end is not None else Position(0, epoch(""))
+    )

@@ -1,0 +1,101 @@
+"""Which idempotency keys were used in a channel lately, and how a message of its log carries them. Pure: no clock.
+
+A node that writes to a channel for the first time must know the keys of the last `IDEMPOTENCY_WINDOW_S`. Reading
+them from the messages that they came with cost 70 µs each; so every mark carries the keys since the mark before it, and
+a trim leaves those of the whole window behind. Rules: a key is known by its digest, 128 bits, so that two keys are
+one for nobody; a row says where and when, to a tenth of a second, later rather than earlier.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from hashlib import blake2b
+from struct import Struct
+from typing import Final, NamedTuple
+
+import msgspec
+
+DIGEST_BYTES: Final = 16
+MOST_ROWS: Final = 20_000  # of one summary: 440 KB, half of the server's default max_payload
+
+_ROW: Final = Struct(f">{DIGEST_BYTES}sIH")  # digest; offsets before `top`; tenths of a second before `at`
+_OLDEST: Final = 0xFFFF  # ages end here: 109 minutes
+
+
+class Summary(msgspec.Struct, array_like=True, frozen=True):
+    """The keys that still counted when a message was written.
+
+    Attributes:
+        since: every publication from this offset on has its key in `rows`, or in the message itself.
+        top: the offset that rows count back from.
+        at: the moment that rows count back from, seconds since the epoch.
+        rows: oldest first, see `_ROW`.
+    """
+
+    since: int
+    top: int
+    at: float
+    rows: bytes
+
+
+class Use(NamedTuple):
+    """Where and when a key was used; `at` is seconds since the epoch."""
+
+    offset: int
+    at: float
+
+
+def digest(key: str) -> bytes:
+    """What a key is known by."""
+    return blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+class KeyWindow:
+    """The keys of one channel, the one used longest ago first."""
+
+    def __init__(self) -> None:
+        self._uses: OrderedDict[bytes, Use] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._uses)
+
+    def __contains__(self, name: bytes | None) -> bool:
+        return name in self._uses
+
+    def find(self, name: bytes | None) -> Use | None:
+        """The use of a key by its digest."""
+        return self._uses.get(name) if name is not None else None
+
+    def add(self, name: bytes, offset: int, at: float) -> None:
+        """Note a use, the newest so far."""
+        self._uses[name] = Use(offset, at)
+
+    def clear(self) -> None:
+        """The log is another one."""
+        self._uses.clear()
+
+    def expire(self, cutoff: float) -> None:
+        """Forget what was used before `cutoff`."""
+        while self._uses and next(iter(self._uses.values())).at <= cutoff:
+            self._uses.popitem(last=False)
+
+    def summary(self, since: int, top: int, now: float) -> Summary | None:
+        """The uses at offset `since` and later of a log that ends at `top`; None when too many for a message."""
+        rows: list[bytes] = []
+        for name, use in reversed(self._uses.items()):  # offsets ascend
+            if use.offset < since:
+                break
+            rows.append(_ROW.pack(name, top - use.offset, _age(now - use.at)))
+            if len(rows) > MOST_ROWS:
+                return None
+        return Summary(since, top, now, b"".join(reversed(rows)))
+
+    def take(self, summary: Summary) -> None:
+        """Note what a summary says. Summaries and uses come oldest first."""
+        for name, back, age in _ROW.iter_unpack(summary.rows):
+            self._uses[name] = Use(summary.top - back, summary.at - age / 10)
+
+
+def _age(seconds: float) -> int:
+    """Whole tenths, rounded down: a key counts a moment longer rather than shorter."""
+    return max(0, min(_OLDEST, int(seconds * 10)))
