@@ -178,7 +178,6 @@ class TestThreads:
         await threads.add_messages("b", [message("m2")])
         assert await threads.messages("b", "t1", before=None, limit=10) == []
         assert await threads.search("b", "ann", "hello", limit=10) == []
-        assert await threads.purge("b", "ann", 100.0) == []
         assert await threads.get("a", "t1") == msgspec.structs.replace(thread("t1"), updated_at=2.0)
         assert [m.message_id for m in await threads.messages("a", "t1", before=None, limit=10)] == ["m1"]
 
@@ -312,15 +311,6 @@ class TestThreads:
         assert await store.threads.create(thread("t1", title="Unicorn again"))
         assert len(await store.threads.search("a", "ann", "pegasus", limit=10)) == 1
 
-    async def test_purge(self, store: Store) -> None:
-        """Threads of one creator that were last updated before."""
-        for number in range(4):
-            await store.threads.create(thread(f"t{number}", at=float(number)))
-        await store.threads.create(thread("bobs", by="bob", at=0.0))
-        assert sorted(await store.threads.purge("a", "ann", 2.0)) == ["t0", "t1"]
-        assert await store.threads.get("a", "bobs") is not None
-        assert await store.threads.get("a", "t2") is not None
-
 
 def interrupt(interrupt_id: str, thread_id: str = "t1") -> Interrupt:
     """An open approval that expires at 100."""
@@ -452,7 +442,7 @@ class TestQueue:
         """A queued run with an owner is that node's until its lease has passed."""
         await start(store, msgspec.structs.replace(run("r1"), owner="n1", lease_until=20.0))
         assert await store.runs.claim("n2", 10.0, 5.0, 10) == []
-        assert await store.runs.renew("n1", 18.0, 5.0) == []
+        assert await store.runs.renew("n1", 18.0, 5.0, []) == []
         assert await store.runs.claim("n2", 21.0, 5.0, 10) == []
         assert ids(await store.runs.claim("n1", 21.0, 5.0, 10)) == ["r1"]
         await start(store, msgspec.structs.replace(run("r2", "t2", user="bob"), owner="n1", lease_until=20.0))
@@ -504,7 +494,7 @@ class TestLeases:
         assert (taken.owner, taken.attempt, taken.lease_until) == ("n2", 2, 20.0)
         assert not await store.runs.started(claimed, 1, 16.0)
         assert not await finish(store, claimed)
-        assert await store.runs.renew("n1", 16.0, 5.0) == []
+        assert await store.runs.renew("n1", 16.0, 5.0, ["r1"]) == []
         assert await finish(store, taken)
 
     async def test_parallel_take_overs_share_nothing(self, store: Store) -> None:
@@ -516,12 +506,13 @@ class TestLeases:
         assert len(names) == len(set(names)) == 12
 
     async def test_renew(self, store: Store) -> None:
-        """Renewed leases hold, lapsed ones that nobody took too; the ids of running runs come back."""
-        await start(store, run("r1"), run("r2", "t2", user="bob"))
+        """Renewed leases hold, lapsed ones that nobody took too; what is not held runs out."""
+        await start(store, run("r1"), run("r2", "t2", user="bob"), run("lost", "t3", user="cid"))
         await store.runs.claim("n1", 10.0, 5.0, 10)
-        assert sorted(await store.runs.renew("n1", 14.0, 5.0)) == ["r1", "r2"]
-        assert await store.runs.orphans(15.0, "n2", 5.0, 10) == []
-        assert sorted(await store.runs.renew("n1", 99.0, 5.0)) == ["r1", "r2"]
+        held = ["r1", "r2", "another's"]
+        assert sorted(await store.runs.renew("n1", 14.0, 5.0, held)) == ["r1", "r2"]
+        assert ids(await store.runs.orphans(15.0, "n2", 5.0, 10)) == ["lost"]
+        assert sorted(await store.runs.renew("n1", 99.0, 5.0, held)) == ["r1", "r2"]
 
     async def test_release(self, store: Store) -> None:
         """A clean stop hands everything over at once, reservations too."""

@@ -82,7 +82,7 @@ async def start_run(
     said_at = await chat.post(identity, thread_id, message_id, text)
     try:
         run, queued = await engine.start(
-            identity, thread_id, message_id, text, client_message_id, chosen.name
+            identity, thread_id, message_id, text, client_message_id, chosen.name, after=said_at.offset
         )
     except ClientError as fault:
         if (

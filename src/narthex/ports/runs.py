@@ -6,6 +6,7 @@ that names an owner changes nothing once that owner has lost its lease (fencing 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import msgspec
@@ -21,7 +22,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         concurrent_limit: the plan's limit when it was started; `claim` honours it.
         identity: the starter, JSON of `Identity` without token fields; the agent sees it as `user`.
         traffic: `user`, `guest`, `e2e` or `probe`.
-        start_offset: channel offset just before its first event; its events come after it.
+        start_offset: channel offset just before its first event; of a run that has not begun, any offset that
+            its events will come after.
         owner: node id of the lease holder, empty when none. On a *queued* run it is a reservation: the node
             that holds the coroutine which this run resumes, while `lease_until` has not passed.
         attempt: 1 for the first; a restart after owner loss adds one.
@@ -108,10 +110,13 @@ class Runs(Protocol):
     async def queue_position(self, tenant: str, run_id: str) -> int:
         """How many runs are before it in its thread or in its user's quota; 0 when next or not queued."""
 
-    async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
-        """Extend every lease of `owner` that nobody took over, lapsed or not, and its reservations of queued
-        runs; returns the ids of the *running* runs it still owns. (An owner id is one process's life, so a
-        lapsed lease with its name means a pause, not a death.)
+    async def renew(self, owner: str, now: float, lease_s: float, held: Collection[str]) -> list[str]:
+        """Extend the leases of `owner` on the runs `held` that nobody took over, lapsed or not, and its
+        reservations of queued runs; returns the ids of the *running* runs among `held` that it still owns. (An
+        owner id is one process's life, so a lapsed lease with its name means a pause, not a death.)
+
+        A run that carries its name and is not `held` was claimed by a call whose answer got lost: its lease runs
+        out, and whoever is alive takes it over.
         """
 
     async def started(self, run: Run, start_offset: int, now: float) -> bool:

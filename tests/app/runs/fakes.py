@@ -1,14 +1,14 @@
 """A broker and a store in memory, as small as the run engine's tests need; they keep the ports' guarantees.
 
-The real SQLite engines run the same engine tests in test_engine_on_sqlite.py; these are for faults that a
-real engine cannot be told to have (an outage, a zombie, a lost acknowledgement).
+The fixture `house` runs the same tests over the real SQLite engines; these are for faults that a real engine
+cannot be told to have (an outage, a zombie, a lost acknowledgement).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +16,18 @@ import msgspec
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control, Member, Page, Position, Publication, Published
 from narthex.ports.runs import Interrupt, Run, Runs
-from narthex.ports.threads import Hit, Message, Thread, ThreadMember, Threads
+from narthex.ports.threads import (
+    KEEPS_ALL,
+    Hit,
+    Kept,
+    LogCut,
+    Message,
+    OwnerPlan,
+    Purged,
+    Thread,
+    ThreadMember,
+    Threads,
+)
 
 
 class FakeBroker:
@@ -153,8 +164,12 @@ class FakeRuns:
             for r in self.rows.values()
         )
 
-    async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
-        mine = [r for r in self.rows.values() if r.owner == owner and r.state in {"queued", "running"}]
+    async def renew(self, owner: str, now: float, lease_s: float, held: Collection[str]) -> list[str]:
+        mine = [
+            r
+            for r in self.rows.values()
+            if r.owner == owner and (r.state == "queued" or (r.state == "running" and r.run_id in held))
+        ]
         for run in mine:
             self._set(run, lease_until=now + lease_s)
         return [run.run_id for run in mine if run.state == "running"]
@@ -255,22 +270,24 @@ class FakeThreads:
             self.rows.setdefault((message.thread_id, message.message_id), message)
 
     async def messages(
-        self, tenant: str, thread_id: str, *, before: float | None, limit: int
+        self, tenant: str, thread_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
     ) -> list[Message]:
         found = [m for m in self.rows.values() if m.thread_id == thread_id]
         return sorted(found, key=lambda m: m.created_at)[-limit:]
 
-    async def role(self, tenant: str, thread_id: str, user_id: str) -> str | None:
+    async def role(self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL) -> str | None:
         return self.roles.get((tenant, thread_id, user_id))
 
-    async def create(self, thread: Thread) -> bool:
+    async def create(self, thread: Thread, *, plan: str = "", plan_at: float = 0.0) -> bool:
         self.roles[thread.tenant, thread.thread_id, thread.created_by] = "owner"
         return True
 
-    async def get(self, tenant: str, thread_id: str) -> Thread | None:
+    async def get(self, tenant: str, thread_id: str, *, kept: Kept = KEEPS_ALL) -> Thread | None:
         return None
 
-    async def list_for(self, tenant: str, user_id: str, *, before: float | None, limit: int) -> list[Thread]:
+    async def list_for(
+        self, tenant: str, user_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+    ) -> list[Thread]:
         return []
 
     async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
@@ -294,11 +311,21 @@ class FakeThreads:
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
         return False
 
-    async def search(self, tenant: str, user_id: str, text: str, *, limit: int) -> list[Hit]:
+    async def search(
+        self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
+    ) -> list[Hit]:
         return []
 
-    async def purge(self, tenant: str, user_id: str, older_than: float) -> list[str]:
+    async def note_plan(self, owner: OwnerPlan) -> int:
+        return 0
+
+    async def purge(self, kept: Kept, *, limit: int) -> Purged:
+        return Purged()
+
+    async def log_cuts(self, limit: int) -> list[LogCut]:
         return []
+
+    async def log_cut_done(self, cut: LogCut) -> None: ...
 
 
 class FakeStore:

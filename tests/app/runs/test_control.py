@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from narthex.app.runs.session import STEER_LIMIT
 from narthex.domain import events as ev
 from narthex.domain.digest import digest_of
-from narthex.errors import ClientError
+from narthex.errors import ClientError, DependencyError
 from narthex.ports.agents import Event, RunInput
-from narthex.ports.broker import Control
+from narthex.ports.broker import Control, Page, Position
+from narthex.ports.runs import Interrupt
 from narthex.ports.threads import ThreadMember
 from tests.app.runs.house import ALICE, BOB, QUICK, House, agent, kinds, text_of
 from tests.timing import within
@@ -122,6 +124,31 @@ async def test_a_queued_run_is_cancelled_before_it_begins(house: House) -> None:
     await house.ended(first)
 
 
+async def test_a_queued_runs_cancel_is_told_and_reads_no_more_than_it_must(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every device hears of its end; looking at it does not read the thread's log from its beginning."""
+    engine = await fake_house.node(agent(chatter))
+    thread = await fake_house.thread()
+    first = await fake_house.say(engine, thread)
+    await fake_house.until(first, lambda events: len(events) > 5)
+    second, _ = await engine.start(ALICE, thread, "m-2", "hi", "c-2", after=5)
+    await engine.cancel(ALICE, second.run_id)
+    ended = [value for name, value in fake_house.notices if name == "narthex.run_ended"]
+    assert [(value["runId"], value["state"]) for value in ended] == [(second.run_id, "cancelled")]
+    read_from: list[int] = []
+    history = fake_house.fake_broker.history
+
+    async def noted(channel: str, *, since: Position | None = None, **rest: Any) -> Page:
+        read_from.append(since.offset if since is not None else 0)
+        return await history(channel, since=since, **rest)
+
+    monkeypatch.setattr(fake_house.fake_broker, "history", noted)
+    assert (await engine.get(ALICE, second.run_id))["count"] == 2
+    assert read_from[0] == 5
+    await engine.cancel(ALICE, first.run_id)
+
+
 async def test_cancel_reaches_the_owner_on_another_node(fake_house: House) -> None:
     """By control message, and if that is lost, by the owner's own look into the store."""
     owner = await fake_house.node(agent(chatter), name="n1")
@@ -200,7 +227,9 @@ async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> No
         for _ in range(40):
             await engine.steer(ALICE, run.run_id, "hey")
     await engine.cancel(ALICE, run.run_id)
-    await house.ended(run)
+    _, events = await house.ended(run)
+    seen = [event for event in events if event.get("name") == "narthex.steered"]
+    assert len(seen) == STEER_LIMIT, "what was refused was not said"
 
 
 async def asked(house: House, engine: Any, thread: str) -> tuple[Any, dict[str, Any]]:
@@ -311,6 +340,43 @@ async def test_nobody_answers(house: House) -> None:
     assert text_of(await house.events(run)) == "?"
 
 
+async def test_nobody_answers_while_the_store_is_away(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether an answer came is asked again, and the agent that waits is not kept for ever."""
+    engine = await fake_house.node(agent(asker), limits=msgspec.structs.replace(QUICK, answer_s=0.1))
+    looks = 0
+    look = fake_house.fake_store.fake_runs.interrupt
+
+    async def away(tenant: str, interrupt_id: str) -> Interrupt | None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise DependencyError("store", "The fake store is away.")
+        return await look(tenant, interrupt_id)
+
+    monkeypatch.setattr(fake_house.fake_store.fake_runs, "interrupt", away)
+    await asked(fake_house, engine, await fake_house.thread())
+    await fake_house.comes(lambda: looks >= 2 and not engine._roster.waiting)
+
+
+async def test_an_agent_that_waits_no_longer_is_not_kept(house: House) -> None:
+    """Its own time-out is over before the question's: there is no run that it could go on in."""
+
+    async def hasty(run: RunInput) -> Items:
+        yield "?"
+        try:
+            async with asyncio.timeout(0.05):
+                await run.ask(YES_NO, "Well?")
+        except TimeoutError:
+            yield "never mind"
+
+    engine = await house.node(agent(hasty))
+    run, _ = await asked(house, engine, await house.thread())
+    await house.comes(lambda: not engine._roster.waiting)
+    assert text_of(await house.events(run)) == "?"
+
+
 async def test_an_answer_waits_in_the_queue_longer_than_the_question_lives(house: House) -> None:
     """It came in time, so it counts, although the thread was busy until after the expiry."""
     gate = asyncio.Event()
@@ -364,6 +430,12 @@ async def open_then_ask(run: RunInput) -> Items:
     await run.ask(YES_NO, "?")
 
 
+async def ask_a_book(run: RunInput) -> Items:
+    """Asks with more words than an event may hold."""
+    yield "x"
+    await run.ask(YES_NO, "?" * 300_000)
+
+
 async def ask_nonsense(run: RunInput) -> Items:
     """Asks with a schema that is not checked here."""
     yield "x"
@@ -372,8 +444,12 @@ async def ask_nonsense(run: RunInput) -> Items:
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [(open_then_ask, "ask was called while step 's' was open"), (ask_nonsense, "`pattern` is not checked")],
-    ids=["open", "schema"],
+    [
+        (open_then_ask, "ask was called while step 's' was open"),
+        (ask_nonsense, "`pattern` is not checked"),
+        (ask_a_book, "at most 262144"),
+    ],
+    ids=["open", "schema", "size"],
 )
 async def test_a_bad_question_fails_the_run(house: House, function: Any, words: str) -> None:
     """With a sentence that says what was wrong."""

@@ -11,7 +11,7 @@ import pytest
 
 from narthex.domain import events as ev
 from narthex.errors import ClientError
-from narthex.ports.agents import AgentError, Event, RunInput
+from narthex.ports.agents import Agent, AgentError, Event, RunInput
 from tests.app.runs.house import ALICE, BOB, QUICK, House, agent, kinds, text_of
 
 Items = AsyncIterator[Event | str]
@@ -177,6 +177,12 @@ async def huge(run: RunInput) -> Items:
     yield ev.custom("x", "y" * 300_000)
 
 
+async def wordy(run: RunInput) -> Items:
+    """Fails with a megabyte of words, half a surrogate pair and a code that is none."""
+    yield "x"
+    raise AgentError("\ud800" + "y" * 1_000_000, "Not A Code\n")
+
+
 async def endless(run: RunInput) -> Items:
     """Never waits and never ends."""
     while True:
@@ -217,6 +223,7 @@ def no_generator(run: RunInput) -> Items:
         (inexact, "agent_event_invalid", "CUSTOM is not exact JSON"),
         (number, "agent_event_invalid", "yielded int"),
         (huge, "agent_flood", "one CUSTOM of 300"),
+        (wordy, "agent_failed", "?yyy"),
         (endless, "agent_flood", "more than 4194304 bytes"),
         (hangs, "agent_timeout", "did not finish within 0.3 s"),
         (gives_up, "agent_failed", "cancelled itself"),
@@ -234,6 +241,7 @@ async def test_a_bad_agent_ends_in_an_error_that_says_what_it_did(
     assert (row.state, row.error) == ("failed", code)
     assert (events[-1]["type"], events[-1]["code"]) == ("RUN_ERROR", code)
     assert words in events[-1]["message"]
+    assert len(events[-1]["message"]) <= 2_000
 
 
 async def test_an_exceptions_words_stay_inside_by_default(house: House) -> None:
@@ -385,6 +393,41 @@ async def test_the_queue_of_a_thread_is_bounded(house: House) -> None:
     await house.say(engine, thread)
     with pytest.raises(ClientError, match=r"queue|waiting"):
         await house.say(engine, thread)
+
+
+async def test_a_node_that_is_busy_beside_its_runs_forgets_none(fake_house: House) -> None:
+    """There is no room for one more task: the run that was claimed begins once there is."""
+    engine = await fake_house.node(agent(hello), limits=msgspec.structs.replace(QUICK, max_running=2))
+    roster, gate = engine._roster, asyncio.Event()
+
+    async def busy() -> None:
+        await gate.wait()
+
+    for _ in range(6):
+        roster.beside(busy())
+    run = await fake_house.say(engine, await fake_house.thread())
+    await fake_house.comes(lambda: run.run_id in roster.unfinished)
+    gate.set()
+    row, _ = await fake_house.ended(run)
+    assert row.state == "finished"
+
+
+async def test_an_agent_that_cannot_be_closed_keeps_no_other_open(fake_house: House) -> None:
+    """Each gives back what it holds when the node stops."""
+    closed: list[str] = []
+
+    async def fails() -> None:
+        closed.append("first")
+        raise RuntimeError
+
+    async def works() -> None:
+        closed.append("second")
+
+    engine = await fake_house.node(
+        Agent(name="first", function=hello, close=fails), Agent(name="second", function=hello, close=works)
+    )
+    await engine.close()
+    assert closed == ["first", "second"]
 
 
 async def test_a_broker_that_stutters_costs_nothing(fake_house: House) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from narthex.app.runs.engine import RunEngine
 from narthex.domain import events as ev
+from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.runs import Run
 from tests.app.runs.house import ALICE, QUICK, House, agent, kinds, text_of
@@ -308,3 +309,31 @@ async def test_killed_at_any_point_every_run_ends_once(house: House, seed: int) 
         row, events = await house.ended(run)
         assert row.text == text_of(events)
     assert (await node.get(ALICE, runs[0].run_id))["state"] == "failed"
+
+
+async def test_a_run_whose_claims_answer_got_lost_is_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store moved it to us and we never heard: it must not be renewed in our name for ever."""
+
+    async def waits(run: RunInput) -> Items:
+        yield "on it"
+        await asyncio.Event().wait()
+
+    limits = msgspec.structs.replace(QUICK, run_deadline_s=60)
+    node = await house.node(agent(waits, "long"), agent(short, "bot"), limits=limits)
+    busy = await house.say(node, await house.thread(), "@long go on")
+    await house.until(busy, lambda events: len(events) > 2)
+    claim = house.store.runs.claim
+
+    async def unheard(owner: str, now: float, lease_s: float, limit: int) -> list[Run]:
+        if await claim(owner, now, lease_s, limit):
+            monkeypatch.undo()
+            raise DependencyError("store", "The connection was lost.")
+        return []
+
+    monkeypatch.setattr(house.store.runs, "claim", unheard)
+    lost = await house.say(node, await house.thread(), "@bot hello")
+    events = await house.until(lost, lambda events: text_of(events) == "attempt 2")
+    assert kinds(events)[0] == "RUN_STARTED"
+    await node.cancel(ALICE, busy.run_id)

@@ -8,10 +8,14 @@ knows of connections.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Final
 
+import structlog
+
+from narthex.app.runs.execution import Execution
 from narthex.app.runs.loops import Loops
 from narthex.app.runs.queue_notices import tell_queue
 from narthex.app.runs.requests import RunRequests
@@ -20,12 +24,16 @@ from narthex.app.runs.services import RunLimits, RunServices, TellMembers, ident
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
 from narthex.domain.runs import RunState
-from narthex.errors import ClientError, NarthexError
+from narthex.errors import ClientError, DependencyError, NarthexError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.ports.telemetry import Meter
+
+log = structlog.get_logger("narthex.runs")
+
+AGENT_CLOSE_S: Final = 3.0  # of one agent; the local model's process takes at most 2 s
 
 
 class RunEngine(RunRequests):
@@ -130,8 +138,7 @@ class RunEngine(RunRequests):
                 await self._services.runs.release(self._services.owner, self._services.now())
         finally:
             for agent in self._services.agents.values():
-                if agent.close is not None:
-                    await agent.close()
+                await _closed(agent)
 
     def control(self, message: Control) -> None:
         """A control message of kind `runs_available` or `run`; does not block. The hub passes them on."""
@@ -146,15 +153,9 @@ class RunEngine(RunRequests):
         if execution is not None and data.get("op") == "cancel":
             execution.cancel(by)
         elif execution is not None and data.get("op") == "steer":
-            self._beside(_steered(execution.steer(str(data.get("text", "")), by)))
+            self._roster.beside(_steered(execution, str(data.get("text", "")), by))
         elif data.get("op") == "drop":
-            self._beside(self._roster.drop_waiting(run_id))
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            self._roster.tasks.spawn(work)
-        except NarthexError:
-            self._services.meter.count("messages_ignored", reason="run")
+            self._roster.beside(self._roster.drop_waiting(run_id))
 
     def _freed(self) -> None:
         self._loops.wake()
@@ -171,6 +172,7 @@ class RunEngine(RunRequests):
         agent: str | None = None,
         *,
         run_id: str | None = None,
+        after: int = 0,
     ) -> tuple[Run, bool]:
         """Begin a run, or find the one that the same `client_message_id` began.
 
@@ -178,10 +180,11 @@ class RunEngine(RunRequests):
             identity: a member of the thread (the caller has checked).
             thread_id: where.
             message_id: the stored and published message that it answers.
-            text: what was said: `@name` at its beginning chooses the agent unless `agent` does.
+            text: what was said: the first `@name` of an agent in it chooses that one unless `agent` does.
             client_message_id: idempotency key, unique per user.
             agent: its name; None for the mentioned one, else the default.
             run_id: to use for a new run; by default a random one.
+            after: an offset of the thread's channel that the run's events will come after.
 
         Returns:
             The run, and whether it is queued behind another run of the thread or of the user's quota.
@@ -205,6 +208,7 @@ class RunEngine(RunRequests):
             identity=identity_json(identity),
             traffic=str(identity.identity_class),
             restartable=chosen.restartable,
+            start_offset=after,
         )
         kept, fresh = await services.runs.start(run, queue_limit=services.limits.thread_queue)
         if fresh:
@@ -218,7 +222,7 @@ class RunEngine(RunRequests):
             except NarthexError:  # the run is stored, and whoever claims looks every `poll_s`
                 services.meter.count("run_loop_failures", loop="announce")
         elif waits and fresh:
-            self._beside(tell_queue(services, kept.tenant, kept.thread_id))
+            self._roster.beside(tell_queue(services, kept.tenant, kept.thread_id))
         return kept, waits
 
     def _has_room(self) -> bool:
@@ -264,8 +268,21 @@ class RunEngine(RunRequests):
         return await self._services.runs.active_count(identity.tenant, identity.subject)
 
 
-async def _steered(steering: Awaitable[bool]) -> None:
-    await steering
+async def _steered(execution: Execution, text: str, by: str) -> None:
+    """What came from another node: nobody there waits for the answer."""
+    with contextlib.suppress(DependencyError):
+        await execution.steer(text, by)
+
+
+async def _closed(agent: Agent) -> None:
+    """Let an agent give back what it holds; whatever it does, the others get their turn."""
+    if agent.close is None:
+        return
+    try:
+        async with asyncio.timeout(AGENT_CLOSE_S):
+            await agent.close()
+    except Exception:
+        log.exception("agent_not_closed", agent=agent.name)
 
 
 __all__ = ["RunEngine", "RunLimits"]

@@ -8,6 +8,7 @@ the store say that it is over. Whoever takes over repeats whichever of these wer
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,11 +29,14 @@ from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import Event
 from narthex.domain.runs import RUN_ERRORS
-from narthex.errors import NarthexError
+from narthex.errors import DependencyError, NarthexError
 from narthex.ports.agents import AgentError
 from narthex.ports.runs import Run
 
 log = structlog.get_logger("narthex.runs")
+
+MAX_WORDS = 2_000  # characters of an agent's own words in RUN_ERROR: an explanation, not an answer
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Execution:
@@ -90,10 +94,19 @@ class Execution:
         return self._ending.done() or self.intake.closed
 
     async def steer(self, text: str, by: str) -> bool:
-        """Hand `text` to the agent, after everybody can see that it was said. False when it cannot be taken."""
-        if self.ending or self.session is None:
+        """Hand `text` to the agent, after everybody can see that it was said. False when it cannot be taken.
+
+        Raises:
+            DependencyError: the log is away, so nobody could see it.
+        """
+        if self.ending or self.session is None or not self.session.hears:
             return False
-        await self.intake.own(ev.custom("narthex.steered", {"text": text, "by": by}))
+        try:
+            await self.intake.own(ev.custom("narthex.steered", {"text": text, "by": by}))
+        except (OwnershipLost, AgentFault):
+            return False  # the run ends, or goes on elsewhere
+        except BrokerGone as fault:
+            raise DependencyError("broker", "The run's log cannot be written.", "Try again.") from fault
         return self.session.steer_with(text)
 
     def agent_done(self, task: asyncio.Task[None]) -> None:
@@ -114,9 +127,10 @@ class Execution:
     def _ending_of(self, fault: BaseException) -> Ending:
         match fault:
             case AgentFault():
-                return Failed(fault.code, fault.message)
+                return Failed(fault.code, _words(fault.message))
             case AgentError():
-                return Failed(fault.code, fault.message)
+                code = fault.code if _CODE.fullmatch(str(fault.code)) else "agent_failed"
+                return Failed(code, _words(fault.message))
             case OwnershipLost():
                 return Lost()
             case BrokerGone():
@@ -124,7 +138,7 @@ class Execution:
             case _:
                 log.warning("agent_raised", run_id=self.run.run_id, agent=self.run.agent, exc_info=fault)
                 words = f": {fault}" if self.services.limits.show_errors and str(fault) else "."
-                return Failed("agent_failed", f"The agent raised {type(fault).__name__}{words}"[:2_000])
+                return Failed("agent_failed", _words(f"The agent raised {type(fault).__name__}{words}"))
 
     # -- the life of the run -------------------------------------------------------------------------------
 
@@ -249,6 +263,11 @@ class Execution:
         if not await session.stop(self.services.limits.stop_grace_s):
             self.services.meter.count("agents_left_behind")
             log.error("agent_ignores_cancel", run_id=self.run.run_id, agent=self.run.agent)
+
+
+def _words(text: object) -> str:
+    """Words of an agent as RUN_ERROR shows them: bounded, and text that JSON can hold."""
+    return str(text)[:MAX_WORDS].encode("utf-8", "replace").decode()
 
 
 async def finish(services: RunServices, run: Run, replay: Replay, state: str, error: str) -> None:

@@ -90,6 +90,7 @@ class Journal:
         self._fault: OwnershipLost | BrokerGone | Exception | None = None
         self._next_delta_at = 0.0
         self._urgent = False
+        self._finished = False
         self.last_at = self._loop.time()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._writer = self._loop.create_task(self._write(), name=f"journal {run.run_id}")
@@ -104,6 +105,8 @@ class Journal:
             BrokerGone: stop; nobody can be told now.
         """
         self._raise_fault()
+        if self._finished:
+            return  # after the terminal event there is nothing: two things at work in one agent may still try
         self.last_at = self._loop.time()
         pending = self._pending
         if pending and pending[-1].takes(event):
@@ -126,6 +129,7 @@ class Journal:
     async def finish(self, terminal: Event) -> None:
         """Publish the terminal event with `count` and `digest`, after everything else. Raises as `put`."""
         await self.flush()
+        self._finished = True
         seq = self.log.seq + 1
         wire = self._wire(terminal, seq)
         wire["count"] = seq

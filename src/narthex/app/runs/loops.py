@@ -101,7 +101,9 @@ class Loops:
             return
         asked_at = asyncio.get_running_loop().time()
         held = dict(roster.leases)  # what was ours when we asked; a run claimed meanwhile is not judged
-        ours = set(await services.runs.renew(services.owner, services.now(), services.limits.lease_s))
+        ours = set(
+            await services.runs.renew(services.owner, services.now(), services.limits.lease_s, held.keys())
+        )
         for run_id, lease in held.items():
             if run_id in ours:
                 lease.extend(asked_at + services.limits.lease_s)
@@ -117,6 +119,7 @@ class Loops:
         if roster.draining:
             return
         roster.retry_unfinished()
+        roster.drop_given_up()
         asked_at = asyncio.get_running_loop().time()
         if any(lease.until <= asked_at for lease in roster.leases.values()):
             await self._renew()  # after a pause: what nobody took over meanwhile is still ours, and no orphan

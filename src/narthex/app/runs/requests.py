@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from narthex.app.runs.endings import Cancelled, terminal
+from narthex.app.runs.execution import tell
 from narthex.app.runs.journal import Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.loops import Loops
@@ -203,6 +204,7 @@ class RunRequests:
             identity=asked.identity,
             traffic=asked.traffic,
             restartable=asked.restartable,
+            start_offset=asked.start_offset,  # what comes after the question comes after its run
             owner=interrupt.node,
             lease_until=now + services.limits.lease_s,
             cancel_requested_by=identity.subject if dismissed else "",
@@ -251,6 +253,7 @@ class RunRequests:
         finally:
             await journal.close()
         self._loops.wake()
+        await tell(self._services, run, "narthex.run_ended", {"state": str(RunState.CANCELLED), "error": ""})
         await tell_queue(self._services, run.tenant, run.thread_id)
 
 

@@ -7,7 +7,7 @@ stays in `unfinished` and is tried again; it is never forgotten while its lease 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +25,7 @@ from narthex.app.tasks import Tasks
 from narthex.domain import events as ev
 from narthex.domain.event_order import EventOrder
 from narthex.domain.runs import RUN_ERRORS, RunState, state_after
-from narthex.errors import NarthexError
+from narthex.errors import NarthexError, Overloaded
 from narthex.ports.runs import Run
 
 log = structlog.get_logger("narthex.runs")
@@ -85,8 +85,18 @@ class Roster:
                 self._spawn(run, ending, fresh=False)
 
     def _spawn(self, run: Run, ending: Ending | None, *, fresh: bool) -> None:
-        self.tasks.spawn(self._run(run, self.leases[run.run_id], ending, fresh=fresh))
+        try:
+            self.tasks.spawn(self._run(run, self.leases[run.run_id], ending, fresh=fresh))
+        except Overloaded:  # too much goes on beside the runs; its lease is ours, so it must not be forgotten
+            self.unfinished[run.run_id] = (run, ending)
         self.services.meter.gauge("runs_active", len(self.leases))
+
+    def beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that may be lost beside the runs, as a task owned here; dropped when there is no room."""
+        try:
+            self.tasks.spawn(work)
+        except Overloaded:
+            self.services.meter.count("messages_ignored", reason="run")
 
     async def _run(self, run: Run, lease: Lease, ending: Ending | None, *, fresh: bool) -> None:
         outcome: Ending = Abandoned()
@@ -199,7 +209,7 @@ class Roster:
     def _announce(self, run: Run) -> None:
         """Every device of every member hears that a run began, beside the run: its first token does not wait."""
         value: dict[str, object] = {"parentRunId": run.parent_run_id} if run.parent_run_id else {}
-        self.tasks.spawn(tell(self.services, run, "narthex.run_began", value))
+        self.beside(tell(self.services, run, "narthex.run_began", value))
 
     # -- waiting for answers -------------------------------------------------------------------------------
 
@@ -212,6 +222,13 @@ class Roster:
 
     def _forget(self, run_id: str) -> None:
         self.waiting.pop(run_id, None)
+
+    def drop_given_up(self) -> None:
+        """End sessions whose agent does not wait any more, by a time-out of its own say: no run will bind them."""
+        for run_id, session in list(self.waiting.items()):
+            if not session.waiting:
+                del self.waiting[run_id]
+                session.cancel()
 
     async def drop_waiting(self, run_id: str) -> None:
         """The answer's run was cancelled before it began: nobody goes on with this session."""

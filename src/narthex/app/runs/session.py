@@ -16,22 +16,35 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from narthex.app.runs.endings import AgentFault, Asked
+from narthex.app.runs.endings import AgentFault, Asked, Ending
+from narthex.app.runs.intake import Intake
 from narthex.app.runs.services import RunServices
 from narthex.domain.answers import schema_fault
 from narthex.domain.events import interrupted
+from narthex.domain.runs import ACTIVE
+from narthex.errors import DependencyError
 from narthex.ports.agents import Agent, AgentUser, ChatMessage
 from narthex.ports.runs import Interrupt, Run
 
-if TYPE_CHECKING:
-    from narthex.app.runs.execution import Execution
-
 STEER_LIMIT: Final = 32  # what people may say ahead of an agent that does not listen
 _CLEAN_UP_S: Final = 10.0  # after an approval expired
+
+
+class Stage(Protocol):
+    """The run that an agent is bound to, as far as its session needs it (`execution.Execution`)."""
+
+    run: Run
+    intake: Intake
+
+    def end(self, ending: Ending) -> bool:
+        """Ask the run to end so."""
+
+    def agent_done(self, task: asyncio.Task[None]) -> None:
+        """The agent's coroutine ended while bound to this run."""
 
 
 class AgentSession:
@@ -55,7 +68,7 @@ class AgentSession:
         self.agent = agent
         self._messages = messages
         self._user = user
-        self._execution: Execution | None = None
+        self._execution: Stage | None = None
         self._bound = asyncio.Event()
         self._run_id = ""
         self._thread_id = ""
@@ -124,6 +137,11 @@ class AgentSession:
         if left := execution.intake.left_open():
             raise AgentFault("agent_event_order", f"ask was called while {left} was open; close it first.")
         interrupt = self._interrupt(execution.run, schema, text)
+        most = self._services.limits.max_event_bytes
+        if (size := len(interrupt.schema) + len(text.encode("utf-8", "replace"))) > most:
+            raise AgentFault(
+                "agent_flood", f"ask was called with a question of {size} bytes; at most {most}."
+            )
         self._waiting = asyncio.get_running_loop().create_future()
         self.interrupt_id = interrupt.interrupt_id
         self.unbind()
@@ -166,11 +184,15 @@ class AgentSession:
                 raise TimeoutError(f"Nobody answered {interrupt.text[:80]!r} in time.") from None
 
     async def _still_coming(self, interrupt: Interrupt) -> bool:
-        kept = await self._services.runs.interrupt(interrupt.tenant, interrupt.interrupt_id)
-        if kept is None or not kept.resume_run_id:
-            return False
-        resumed = await self._services.runs.get(interrupt.tenant, kept.resume_run_id)
-        return resumed is not None and resumed.state in {"queued", "running"}
+        runs = self._services.runs
+        try:
+            kept = await runs.interrupt(interrupt.tenant, interrupt.interrupt_id)
+            if kept is None or not kept.resume_run_id:
+                return False
+            resumed = await runs.get(interrupt.tenant, kept.resume_run_id)
+        except DependencyError:  # nobody knows: asked again after the next lease
+            return True
+        return resumed is not None and resumed.state in ACTIVE
 
     # -- the engine's side ---------------------------------------------------------------------------------
 
@@ -184,7 +206,7 @@ class AgentSession:
         """Whether the coroutine has ended."""
         return self.task is not None and self.task.done()
 
-    def bind(self, execution: Execution, deadline: float) -> None:
+    def bind(self, execution: Stage, deadline: float) -> None:
         """From now on what the agent yields belongs to `execution`; the first call starts the coroutine."""
         self._execution = execution
         self._run_id = execution.run.run_id
@@ -209,6 +231,11 @@ class AgentSession:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(payload)
 
+    @property
+    def hears(self) -> bool:
+        """Whether there is room for one more thing that people say."""
+        return not self._steer.full()
+
     def steer_with(self, text: str) -> bool:
         """Hand the agent what somebody said; False when it is not listening and its queue is full."""
         try:
@@ -232,7 +259,7 @@ class AgentSession:
             self._left_behind = not done
         return not self._left_behind
 
-    async def _bound_execution(self) -> Execution:
+    async def _bound_execution(self) -> Stage:
         while self._execution is None:
             if self._expired:
                 raise AgentFault("agent_event_order", "The approval expired, so no run is open.")

@@ -8,11 +8,12 @@ two instances never decide at once; every step that names an owner is fenced by 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.interrupts import SqlInterrupts
-from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape
+from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape, marks
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.errors import ClientError
 from narthex.ports.runs import Run
@@ -52,9 +53,9 @@ class SqlRuns(SqlInterrupts):
         """See the port."""
         return await self._engine.read(_queue_position(tenant, run_id))
 
-    async def renew(self, owner: str, now: float, lease_s: float) -> list[str]:
+    async def renew(self, owner: str, now: float, lease_s: float, held: Collection[str]) -> list[str]:
         """See the port."""
-        return await self._engine.write(_renew(owner, now + lease_s))
+        return await self._engine.write(_renew(owner, now + lease_s, held))
 
     async def started(self, run: Run, start_offset: int, now: float) -> bool:
         """See the port; the moment of the first attempt is kept."""
@@ -235,13 +236,15 @@ def _queue_position(tenant: str, run_id: str) -> Operation[int]:
     return max(in_thread, int(rows[0][0]))
 
 
-def _renew(owner: str, until: float) -> Operation[list[str]]:
+def _renew(owner: str, until: float, held: Collection[str]) -> Operation[list[str]]:
+    # Padded to a power of two: a dozen statements to prepare, not one for every number of runs.
+    names = [*held, *[""] * ((1 << len(held).bit_length()) - len(held))]
     rows = yield (
         (
             "UPDATE runs SET lease_until = ? WHERE owner = ? AND state IN ('queued', 'running')"
-            " RETURNING run_id, state"
+            f" AND (state = 'queued' OR run_id IN ({marks(len(names))})) RETURNING run_id, state"
         ),
-        (until, owner),
+        (until, owner, *names),
     )
     return [run_id for run_id, state in rows if state == "running"]
 
