@@ -58,6 +58,7 @@ async def test_a_page_of_an_allowed_origin_may_post_to_them(http: httpx2.AsyncCl
         (b"[]", 400),
         (b'{"session":"x","node":"","data":"{}","more":' + b"[" * 9_000 + b"]" * 9_000 + b"}", 400),
         (b'{"session":"nobody","node":"","data":"{}"}', 404),
+        (b'{"session":"x","node":"' + b"n" * 101 + b'","data":"{}"}', 400),
         (b"x" * 70_000, 400),
     ],
 )
@@ -66,6 +67,29 @@ async def test_what_is_no_command_of_a_stream_is_said(
 ) -> None:
     """Nesting beyond what a parser follows is no bug of ours."""
     assert (await http.post("/emulation", content=body)).status_code == status
+
+
+async def test_a_page_may_read_why_it_was_refused(http: httpx2.AsyncClient) -> None:
+    """Else its script hears nothing but that the network failed."""
+    page = {"Origin": PAGE}
+    token = {"cf_connect": '{"id":1,"connect":{"token":"x"}}'}
+    for answer, code in (
+        (await http.post("/connection/http_stream", content=b"x" * 70_000, headers=page), "bad_request"),
+        (await http.get("/connection/sse", params=token, headers=page), "credential_in_url"),
+    ):
+        assert answer.json()["code"] == code
+        assert answer.headers["access-control-allow-origin"] == PAGE
+
+
+async def test_commands_for_other_nodes_are_bounded_per_address(http: httpx2.AsyncClient) -> None:
+    """Each costs the broker a message, and only the other node could tell that its session is nobody's."""
+    body = {"session": "nobody", "node": "node-elsewhere", "data": "{}"}
+    for _ in range(fallbacks.FORWARDS):
+        assert (await http.post("/emulation", json=body)).status_code == 204
+    refused = await http.post("/emulation", json=body, headers={"Origin": PAGE})
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert 1 <= int(refused.headers["retry-after"]) <= fallbacks.FORWARDS_WINDOW_S
+    assert refused.headers["access-control-allow-origin"] == PAGE
 
 
 async def test_a_stream_that_is_closed_and_not_read_is_dropped(

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
@@ -49,7 +50,9 @@ def application(entrance: Entrance) -> Starlette:
             Route("/fails/{kind}", fails),
             Route("/whoami", whoami),
         ],
-        exception_handlers=exception_handlers(lambda fault, trace: entrance.bugs.append((fault, trace))),
+        exception_handlers=exception_handlers(
+            lambda fault, trace: entrance.bugs.append((fault, trace)), http.cors
+        ),
     )
 
 
@@ -257,6 +260,34 @@ class TestProblems:
         assert "secret detail" not in str(body)
         ((fault, trace_id),) = entrance.bugs
         assert (str(fault), trace_id) == ("secret detail", body["trace_id"])
+
+    async def test_who_leaves_within_a_body_is_no_bug(self, entrance: Entrance) -> None:
+        """Or anybody could fill the log of bugs, and its alert, without a credential."""
+        sent: list[Message] = [
+            {"type": "http.request", "body": b"{", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+        scope = {
+            "type": "http", "method": "POST", "path": "/auth/e2e/test-auth", "query_string": b"",
+            "headers": [(b"host", b"localhost:8000")], "client": ("1.2.3.4", 1), "scheme": "http",
+        }  # fmt: skip
+
+        async def receive() -> Message:
+            return sent.pop(0)
+
+        async def send(_: Message) -> None:
+            return None
+
+        await application(entrance)(scope, receive, send)
+        assert entrance.bugs == []
+
+    async def test_a_page_may_read_what_went_wrong(self, client: httpx2.AsyncClient) -> None:
+        """The caller's fault, an engine's and a bug, with when to come back; a foreign page may not."""
+        for kind in ("client", "engine", "bug"):
+            answer = await client.get(f"/fails/{kind}", headers={"Origin": PAGE})
+            assert answer.headers["access-control-allow-origin"] == PAGE
+            answer = await client.get(f"/fails/{kind}", headers={"Origin": FOREIGN})
+            assert "access-control-allow-origin" not in answer.headers
 
 
 class TestDoor:

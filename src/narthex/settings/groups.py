@@ -119,6 +119,12 @@ class AdmissionOptions(BaseModel):
     admin_key: Secret | None = option(
         None, "Key of the server API, `/ws/stats` and the dashboard.", secret=True
     )
+    metrics_token: Secret | None = option(
+        None,
+        "Bearer token that `/metrics` asks for; the admin key serves as well.",
+        secret=True,
+        default_text="not set: whoever reaches the port reads `/metrics`",
+    )
 
 
 class TokenOptions(BaseModel):

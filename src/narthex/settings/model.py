@@ -178,6 +178,14 @@ class Settings(
             return self.max_socket_life_s
         return CLOUD_RUN_SOCKET_LIFE_S if self.platform == "cloud-run" else 0.0
 
+    def admin_keys(self) -> tuple[str, ...]:
+        """The live keys of the server API."""
+        return (self.admin_key.get_secret_value(),) if self.admin_key else ()
+
+    def metrics_tokens(self) -> tuple[str, ...]:
+        """The live tokens of scrapers; none: `/metrics` is open."""
+        return (self.metrics_token.get_secret_value(),) if self.metrics_token else ()
+
     def e2e_keys(self) -> tuple[str, ...]:
         """The live end-to-end keys, the current one first."""
         keys = (self.e2e_key, self.e2e_previous_key)

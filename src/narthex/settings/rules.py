@@ -214,6 +214,11 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
         yield f"NARTHEX_ALLOW_REMOTE_DEVELOPMENT has no effect in {policy.environment}. Unset it."
     if settings.platform == "cloud-run" and is_loopback(policy.host):
         yield "The gateway listens on loopback, where Cloud Run cannot reach it. Set ENVIRONMENT=staging."
+    if policy.is_production and settings.metrics_token is None:
+        yield (
+            "NARTHEX_METRICS_TOKEN is not set: whoever reaches the port reads /metrics. Set it and give it to the "
+            "scraper, or keep the path from outside at the proxy."
+        )
     if policy.is_production and settings.public_url.startswith("http://"):
         yield "NARTHEX_PUBLIC_URL is http:// in production. Serve it over https."
     if remote and not settings.all_issuers() and not settings.users:

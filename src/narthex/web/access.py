@@ -1,4 +1,5 @@
 """Who may use the server API: the operator's admin key, or a service's token with the permission `admin`.
+And who may read `/metrics`: everybody, until there is a token for it.
 
 Not here: verifying tokens (the front door's). Rules: the admin key sees every tenant, a token only its own;
 a wrong key is refused like any wrong credential and slows its address down.
@@ -6,15 +7,21 @@ a wrong key is refused like any wrong credential and slows its address down.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.requests import Request
 
 from narthex.app.attempts import Attempts
+from narthex.domain.addresses import bucket
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.secrets import any_equal
+from narthex.web.fields import bearer
+
+WRONG_KEYS: Final = 10  # as for end-to-end keys: nobody mistypes a key ten times a minute
+WRONG_KEYS_WINDOW_S: Final = 60.0
 
 Person = Callable[[Request], Awaitable[Identity | Refusal]]
 
@@ -34,6 +41,7 @@ class Access:
         person: whose token or cookie a request brings.
         address: the client's address of a request.
         now: seconds.
+        metrics_tokens: live tokens of scrapers; none: `/metrics` is open.
     """
 
     def __init__(
@@ -42,12 +50,17 @@ class Access:
         person: Person,
         address: Callable[[Request], str],
         now: Callable[[], float],
+        *,
+        metrics_tokens: Sequence[str] = (),
     ) -> None:
         self._keys = tuple(admin_keys)
+        self._metrics_tokens = tuple(metrics_tokens)
         self._person = person
         self._address = address
         self._now = now
-        self._wrong = Attempts(10, 60)  # as for end-to-end keys: nobody mistypes a key ten times a minute
+        self._wrong = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
+        # A table of its own: a scraper with a stale token locks no operator out.
+        self._wrong_scrapes = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
 
     async def person(self, request: Request) -> Identity | Refusal:
         """The signed-in person of a request."""
@@ -55,21 +68,38 @@ class Access:
 
     async def operator(self, request: Request) -> Operator | Refusal:
         """The operator of a request, or why not."""
-        address, now = self._address(request), self._now()
-        wait_s = self._wrong.wait_s(address, now)
-        if wait_s > 0:
-            return Refusal(code="rate_limited", retry_after_s=max(1, round(wait_s)))
-        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and "." not in sent:  # a JWT has dots, an admin key none
-            if self._keys and any_equal(sent.strip(), self._keys):
-                return Operator(None, "admin key")
-            self._wrong.failed(address, now)
-            return Refusal(
-                code="token_invalid", detail="The admin key is wrong.", carriers_checked=("authorization",)
-            )
+        sent = bearer(request)
+        if sent and "." not in sent:  # a JWT has dots, an admin key none
+            refusal = self._judge(request, sent, self._keys, self._wrong, "The admin key is wrong.")
+            return Operator(None, "admin key") if refusal is None else refusal
         found = await self._person(request)
         if isinstance(found, Refusal):
             return found
         if not found.may("admin"):
             return Refusal(code="permission_denied", detail="The permission `admin` is needed.")
         return Operator(found.tenant, found.subject)
+
+    def scraper(self, request: Request) -> Refusal | None:
+        """Why a request may not read `/metrics`; None: it may."""
+        if not self._metrics_tokens:
+            return None
+        sent = bearer(request)
+        if not sent:
+            detail = "`/metrics` asks for NARTHEX_METRICS_TOKEN as a Bearer token."
+            return Refusal(code="auth_required", detail=detail, carriers_checked=("authorization",))
+        live = (*self._metrics_tokens, *self._keys)
+        return self._judge(request, sent, live, self._wrong_scrapes, "The metrics token is wrong.")
+
+    def _judge(
+        self, request: Request, sent: str, live: Sequence[str], wrong: Attempts, detail: str
+    ) -> Refusal | None:
+        """Whether what was sent is one of the live keys; wrong ones are counted against their address."""
+        address, now = bucket(self._address(request)), self._now()
+        wait_s = wrong.wait_s(address, now)
+        if wait_s > 0:
+            return Refusal(code="rate_limited", retry_after_s=max(1, math.ceil(wait_s)))
+        # Headers are latin-1 text of bytes that were UTF-8 when the key was typed.
+        if any_equal(sent.encode("latin-1", "replace"), live):
+            return None
+        wrong.failed(address, now)
+        return Refusal(code="token_invalid", detail=detail, carriers_checked=("authorization",))

@@ -1,4 +1,8 @@
-"""Reading a request's body within a bound, before any of it is parsed."""
+"""Reading a request's body within a bound, before any of it is parsed.
+
+The time that it may take is the edge's to bound (`EdgeLimits.body_s`); a client that leaves on the way is
+`ClientDisconnect`, which `problems` knows to be no bug.
+"""
 
 from __future__ import annotations
 

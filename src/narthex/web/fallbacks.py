@@ -3,15 +3,18 @@
 For networks that break WebSockets. The same `Gate` decides, the same `Receiver` lives behind it. Rules: the
 SSE URL holds the whole connect command, so a token in it is `credential_in_url` and only the cookie counts;
 commands come in under a session secret that only the stream's own client was told; what is buffered for a
-stream is bounded like a WebSocket's.
+stream is bounded like a WebSocket's; what is passed on to another node, where alone the secret can be judged, is
+bounded per client address.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from starlette.requests import Request
@@ -19,27 +22,33 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from narthex.app.attempts import Attempts
+from narthex.domain.addresses import bucket
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
 from narthex.ports.edge import ABORT, Deny, Gate, Receiver, RequestHead, Underway
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
+from narthex.web.bodies import bounded_body
 from narthex.web.problems import problem
 
 HIGH_MARK: Final = 64 * 1024  # bytes buffered before the client counts as lagging, as on a WebSocket
 LOW_MARK: Final = 16 * 1024
 MAX_BODY: Final = 64 * 1024  # a message's size on a WebSocket
 CLOSE_S: Final = 5.0  # for the client to read why it was closed, as on a WebSocket; then it is dropped
+FORWARDS: Final = 600  # per address and window: a connection's 60 commands a second
+FORWARDS_WINDOW_S: Final = 10.0
 
 Broadcast = Callable[[Control], Awaitable[None]]
+Name = Annotated[str, msgspec.Meta(max_length=100)]  # ours have 32 and 17 characters
 
 
 class Emulated(msgspec.Struct, frozen=True):
     """The body of POST /emulation."""
 
-    session: str
-    node: str
+    session: Name
+    node: Name
     data: str
 
 
@@ -154,21 +163,37 @@ class _Stream(StreamingResponse):
 
 
 class Fallbacks:
-    """The three routes, and the streams that are open on this node."""
+    """The three routes, and the streams that are open on this node.
+
+    Args:
+        gate: admits.
+        node: this one's name.
+        broadcast: passes a command on to the node that has its stream.
+        cors: headers by which a page of an allowed origin may read an answer.
+        cors_preflight: the answer to a browser's OPTIONS.
+        address: the client's, of a request.
+        now: seconds.
+    """
 
     def __init__(
         self,
         gate: Gate,
         node: str,
         broadcast: Broadcast,
+        *,
         cors: Callable[[Request], dict[str, str]],
         cors_preflight: Callable[[Request, Iterable[str]], Response],
+        address: Callable[[Request], str],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._gate = gate
         self._cors_preflight = cors_preflight
         self._node = node
         self._broadcast = broadcast
         self._cors = cors
+        self._address = address
+        self._now = now
+        self._forwarded = Attempts(FORWARDS, FORWARDS_WINDOW_S)
         self._streams: dict[str, StreamSocket] = {}
 
     def routes(self) -> list[BaseRoute]:
@@ -194,11 +219,9 @@ class Fallbacks:
 
     async def http_stream(self, request: Request) -> Response:
         """POST with the connect command as its body; newline-delimited JSON comes back for as long as it lasts."""
-        body = await _bounded(request)
+        body = await bounded_body(request, MAX_BODY)
         if body is None:
-            return self._refused(
-                Deny(refusal=Refusal(code="bad_request", detail="The body is over 64 KB."), trace_id="")
-            )
+            return self._refused(request, Refusal(code="bad_request", detail="The body is over 64 KB."))
         return await self._stream(request, Framing.HTTP_STREAM, body, "application/json")
 
     async def sse(self, request: Request) -> Response:
@@ -211,7 +234,7 @@ class Fallbacks:
                 carriers_checked=("query",),
             )
             trace_id = self._gate.refused_early(refusal, head_of(request))
-            return self._refused(Deny(refusal=refusal, trace_id=trace_id))
+            return self._refused(request, refusal, trace_id)
         return await self._stream(request, Framing.SSE, command, "text/event-stream")
 
     async def _stream(self, request: Request, framing: Framing, first: bytes, media: str) -> Response:
@@ -219,7 +242,7 @@ class Fallbacks:
         if isinstance(decision, Awaitable):
             decision = await decision
         if isinstance(decision, Deny):
-            return self._refused(decision, self._cors(request))
+            return self._refused(request, decision.refusal, decision.trace_id)
         receiver = decision.receiver
         socket = StreamSocket(framing, receiver)
         self._streams[socket.session] = socket
@@ -235,27 +258,38 @@ class Fallbacks:
 
     async def emulation(self, request: Request) -> Response:
         """Commands for an open stream, on whichever node it lives. 204, or 404 when there is none here."""
-        body = await _bounded(request)
+        body = await bounded_body(request, MAX_BODY)
         try:
             posted = msgspec.json.decode(body or b"", type=Emulated)
         except (msgspec.DecodeError, RecursionError):
             refusal = Refusal(code="bad_request", detail="The body is not {session, node, data}.")
-            return self._refused(Deny(refusal=refusal, trace_id=""), self._cors(request))
+            return self._refused(request, refusal)
         if posted.node and posted.node != self._node:
-            data: dict[str, object] = {"session": posted.session, "data": posted.data}
-            await self._broadcast(Control("emulation", data, posted.node))
-            return Response(status_code=204, headers=self._cors(request))
+            return await self._forward(request, posted)
         stream = self._streams.get(posted.session)
         if stream is None:
             return Response(status_code=404, headers=self._cors(request))
         stream.receiver.message(posted.data.encode(), binary=False)
         return Response(status_code=204, headers=self._cors(request))
 
-    @staticmethod
-    def _refused(deny: Deny, headers: dict[str, str] | None = None) -> Response:
-        response = problem(deny.refusal, deny.trace_id)
-        response.headers.update(headers or {})
-        return response
+    async def _forward(self, request: Request, posted: Emulated) -> Response:
+        """Pass a command on, so often from one address: whether its session is anybody's only the other node knows."""
+        key, now = bucket(self._address(request)), self._now()
+        wait_s = self._forwarded.wait_s(key, now)
+        if wait_s > 0:
+            refusal = Refusal(
+                code="rate_limited",
+                detail=f"An address passes on at most {FORWARDS} commands in {FORWARDS_WINDOW_S:g} s.",
+                retry_after_s=max(1, math.ceil(wait_s)),
+            )
+            return self._refused(request, refusal)
+        self._forwarded.failed(key, now)  # counts forwards here: the same bounded table
+        data: dict[str, object] = {"session": posted.session, "data": posted.data}
+        await self._broadcast(Control("emulation", data, posted.node))
+        return Response(status_code=204, headers=self._cors(request))
+
+    def _refused(self, request: Request, refusal: Refusal, trace_id: str = "") -> Response:
+        return problem(refusal, trace_id, headers=self._cors(request))
 
 
 def head_of(request: Request) -> RequestHead:
@@ -280,13 +314,3 @@ def _has_token(command: bytes) -> bool:
         return False  # the session will say what is wrong with it
     connect = decoded.get("connect") if isinstance(decoded, dict) else None
     return isinstance(connect, dict) and bool(connect.get("token"))
-
-
-async def _bounded(request: Request) -> bytes | None:
-    """The body, or None when it is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            return None
-    return bytes(body)

@@ -10,16 +10,16 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from narthex.web.bodies import bounded_body
+
 MAX_BODY_BYTES: Final = 16 * 1024  # a token of 8 KB and some fields
 
 
 async def read_fields(request: Request) -> dict[str, str] | None:
     """The string members of a JSON object or form; None when it is neither, or too large. Empty body: {}."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
+    body = await bounded_body(request, MAX_BODY_BYTES)
+    if body is None:
+        return None
     if not body:
         return {}
     try:

@@ -38,7 +38,7 @@ class HealthPages:
         config: the body of `/ws/config` for a request.
         stats: the body of `/ws/stats`.
         metrics: Prometheus text and its content type.
-        access: who may see `/ws/stats`.
+        access: who may see `/ws/stats` and `/metrics`.
         origins: pages of which may read `/ws/config` and `/ws/health`.
         scheme: of a request, as its client sees it.
     """
@@ -116,7 +116,9 @@ class HealthPages:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text."""
-        del request
+        refusal = self._access.scraper(request)
+        if refusal is not None:
+            return problem(refusal, trace_id_for(request))
         return Response(self._metrics(), media_type=self._metrics_type, headers=NO_STORE)
 
     def _json(

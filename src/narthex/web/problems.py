@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
@@ -96,11 +96,14 @@ def plain_problem(
     )
 
 
-def exception_handlers(report_bug: ReportBug) -> dict[Any, ExceptionHandler]:
+def exception_handlers(
+    report_bug: ReportBug, cors: Callable[[Request], Mapping[str, str]] = lambda _: {}
+) -> dict[Any, ExceptionHandler]:
     """For `Starlette(exception_handlers=…)`: HTTP's own, ours, and whatever else is a bug (500).
 
     Args:
         report_bug: told of every unexpected exception, with the trace id that the client sees.
+        cors: headers by which a page of an allowed origin may read why it failed.
     """
 
     def bug(request: Request, fault: Exception) -> Response:
@@ -108,11 +111,20 @@ def exception_handlers(report_bug: ReportBug) -> dict[Any, ExceptionHandler]:
         report_bug(fault, trace_id)
         return problem(Refusal(code="internal"), trace_id)
 
+    def readable(render: Callable[[Request, Exception], Response]) -> ExceptionHandler:
+        def handler(request: Request, fault: Exception) -> Response:
+            answer = render(request, fault)
+            answer.headers.update(cors(request))
+            return answer
+
+        return handler
+
     return {
         HTTPException: _http_exception,
-        ClientError: _client_error,
-        DependencyError: _dependency_error,
-        Exception: bug,
+        ClientDisconnect: _gone,
+        ClientError: readable(_client_error),
+        DependencyError: readable(_dependency_error),
+        Exception: readable(bug),
     }
 
 
@@ -134,6 +146,12 @@ def _http_exception(request: Request, fault: Exception) -> Response:
         trace_id_for(request),
         headers=fault.headers,
     )
+
+
+def _gone(request: Request, fault: Exception) -> Response:
+    """The client left within its body: nobody hears this answer, and nothing is wrong here."""
+    del request, fault
+    return Response(status_code=400)
 
 
 def _client_error(request: Request, fault: Exception) -> Response:

@@ -122,7 +122,7 @@ class AuthService:
             revocations=self._revocations,
         )
         self._ready = False
-        keys = (settings.admin_key.get_secret_value(),) if settings.admin_key else ()
+        keys = settings.admin_keys()
         site = AuthSite(
             provider=self._provider,
             verifier=self._verifier,

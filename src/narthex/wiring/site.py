@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -14,6 +13,7 @@ from starlette.routing import BaseRoute
 from narthex import __version__
 from narthex.adapters.edge.self_probe import SelfProbe
 from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.telemetry.metrics import CONTENT_TYPE
 from narthex.app.exchange import CiOidc, Exchange
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import (
@@ -60,13 +60,24 @@ class Site:
     ) -> None:
         self._parts = parts
         self.http = HttpDoor(parts.door)
-        keys = [parts.settings.admin_key.get_secret_value()] if parts.settings.admin_key else []
-        self.access = Access(keys, self.http.person, self.http.address, parts.now)
+        keys = parts.settings.admin_keys()
+        self.access = Access(
+            keys,
+            self.http.person,
+            self.http.address,
+            parts.now,
+            metrics_tokens=parts.settings.metrics_tokens(),
+        )
         self.provider = self._make_provider()
         self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
         self.health = self._make_health(address)
         fallbacks = Fallbacks(
-            parts.door, parts.node, parts.broker.control, self.http.cors, self.http.cors_preflight
+            parts.door,
+            parts.node,
+            parts.broker.control,
+            cors=self.http.cors,
+            cors_preflight=self.http.cors_preflight,
+            address=self.http.address,
         )
         parts.controls.on("emulation", fallbacks.control)
         self.app = Starlette(
@@ -82,7 +93,7 @@ class Site:
                 *AguiSite(parts.door, self.http, parts.services, parts.store, parts.broker).routes(),
                 *pages.routes(),
             ],
-            exception_handlers=exception_handlers(parts.report_bug),
+            exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
         )
 
     def rooms(self) -> list[Room]:
@@ -118,7 +129,7 @@ class Site:
             clock=parts.now,
         )
 
-    def _auth_routes(self, keys: list[str]) -> Sequence[BaseRoute]:
+    def _auth_routes(self, keys: tuple[str, ...]) -> Sequence[BaseRoute]:
         if self.provider is None:
             return []
         site = AuthSite(
@@ -126,7 +137,7 @@ class Site:
             verifier=self._parts.verifier,
             revocations=self._parts.revocations,
             door=self.http,
-            service_keys=tuple(keys),
+            service_keys=keys,
             open_introspection=not keys and not self._parts.policy.environment.remote,
             clock=self._parts.now,
         )
@@ -229,7 +240,7 @@ class Site:
             config=config,
             stats=self._stats,
             metrics=parts.meter.render,
-            metrics_type=CONTENT_TYPE_LATEST,
+            metrics_type=CONTENT_TYPE,
             access=self.access,
             origins=parts.policy.origins,
             scheme=lambda request: self.http.client(request).scheme,

@@ -20,7 +20,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Final
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -29,7 +28,7 @@ from starlette.routing import Route
 from narthex import __version__
 from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
 from narthex.app.chat import Chat
 from narthex.app.health import CheckResult, Health, HealthFacts, agents_check, ping_check
 from narthex.app.lifecycle import Lifecycle, Room, State
@@ -39,11 +38,14 @@ from narthex.app.runs.attendance import Attendance
 from narthex.app.runs.engine import RunEngine
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan, plan_of
+from narthex.domain.refusals import Refusal
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control, Member, Publication
 from narthex.ports.store import Store
 from narthex.settings import Settings
+from narthex.web.access import Access
+from narthex.web.problems import NO_STORE, problem, trace_id_for
 from narthex.wiring.agents import load_agents, run_limits
 from narthex.wiring.engines import make_broker, make_store
 
@@ -117,6 +119,9 @@ class Worker:
         self.stopping = asyncio.Event()
         self.lifecycle = self._make_lifecycle()
         self.health = self._make_health()
+        self._access = Access(
+            settings.admin_keys(), _nobody, _peer, time.time, metrics_tokens=settings.metrics_tokens()
+        )
         self.app = Starlette(
             routes=[
                 Route("/livez", self._livez, methods=["GET", "HEAD"]),
@@ -214,8 +219,11 @@ class Worker:
             return JSONResponse({"status": "not ready", "reasons": missing}, 503, {"Retry-After": "2"})
         return JSONResponse({"status": "ready", "runs": self.engine.active})
 
-    async def _metrics(self, _: Request) -> Response:
-        return Response(self.meter.render(), media_type=CONTENT_TYPE_LATEST)
+    async def _metrics(self, request: Request) -> Response:
+        refusal = self._access.scraper(request)
+        if refusal is not None:
+            return problem(refusal, trace_id_for(request))
+        return Response(self.meter.render(), media_type=CONTENT_TYPE, headers=NO_STORE)
 
     async def _facts(self) -> Mapping[str, object]:
         """Health, for the concierge's tool."""
@@ -287,6 +295,16 @@ class _Server(uvicorn.Server):
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def _nobody(_: Request) -> Identity | Refusal:
+    """A worker's port knows no people."""
+    return Refusal(code="auth_required")
+
+
+def _peer(request: Request) -> str:
+    """Nothing stands in front of a worker's port whose word on addresses would count."""
+    return request.client.host if request.client else ""
 
 
 def _health_changed(name: str, result: CheckResult, cause: BaseException | None) -> None:

@@ -35,6 +35,7 @@ from narthex.protocol.replies import encode_json
 from narthex.web.agui.asked import RunAgentInput, answer_of, last_said, parse, position_of
 from narthex.web.agui.capabilities import capabilities
 from narthex.web.agui.stream import Ended, RunStream
+from narthex.web.bodies import bounded_body
 from narthex.web.door import HttpDoor
 from narthex.web.fallbacks import head_of
 from narthex.web.problems import client_error, problem
@@ -283,14 +284,12 @@ class _Streaming(StreamingResponse):
 
 async def _body(request: Request) -> bytes:
     """The body. Raises ClientError `body_too_large` (413)."""
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY:
-            raise ClientError(
-                "body_too_large",
-                "The body is over 1 MB.",
-                "Send fewer messages: the gateway has the rest.",
-                number=413,
-            )
-    return bytes(raw)
+    body = await bounded_body(request, MAX_BODY)
+    if body is None:
+        raise ClientError(
+            "body_too_large",
+            "The body is over 1 MB.",
+            "Send fewer messages: the gateway has the rest.",
+            number=413,
+        )
+    return body

@@ -1,0 +1,115 @@
+"""`narthex.web.access`: the admin key, tokens of services, and the token of scrapers."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
+from narthex.web.access import WRONG_KEYS, WRONG_KEYS_WINDOW_S, Access, Operator
+
+ADMIN = "the-admin-key-0123456789"
+SCRAPER = "the-scraper-token-0123456789"
+SERVICE = Identity(subject="svc", tenant="acme", permissions=("admin",))
+
+
+def asks(sent: str | bytes = "", address: str = "1.2.3.4") -> Request:
+    """A request with this Bearer token."""
+    raw = sent if isinstance(sent, bytes) else sent.encode()
+    headers = [(b"authorization", b"Bearer " + raw)] if raw else []
+    return Request({"type": "http", "headers": headers, "client": (address, 1), "method": "GET", "path": "/"})
+
+
+class Desk:
+    """An Access whose clock stands until it is moved."""
+
+    def __init__(self, keys: tuple[str, ...] = (ADMIN,), metrics_tokens: tuple[str, ...] = ()) -> None:
+        self.now = 0.0
+
+        async def person(request: Request) -> Identity | Refusal:
+            return (
+                SERVICE
+                if "a.b.c" in request.headers.get("authorization", "")
+                else Refusal(code="auth_required")
+            )
+
+        def address(request: Request) -> str:
+            assert request.client is not None
+            return request.client.host
+
+        self.access = Access(keys, person, address, lambda: self.now, metrics_tokens=metrics_tokens)
+
+    async def told(self, sent: str | bytes = "", address: str = "1.2.3.4") -> str:
+        """The refusal's code, or who it is."""
+        found = await self.access.operator(asks(sent, address))
+        return found.name if isinstance(found, Operator) else found.code
+
+    def scrape(self, sent: str | bytes = "", address: str = "1.2.3.4") -> str:
+        """The refusal's code; empty: it may."""
+        refusal = self.access.scraper(asks(sent, address))
+        return refusal.code if refusal else ""
+
+
+async def test_the_admin_key_and_a_service_are_operators() -> None:
+    """The key of every tenant, the token of its own."""
+    desk = Desk()
+    assert await desk.access.operator(asks(ADMIN)) == Operator(None, "admin key")
+    assert await desk.access.operator(asks("a.b.c")) == Operator("acme", "svc")
+    assert await desk.told() == "auth_required"
+    assert await desk.told("wrong") == "token_invalid"
+
+
+async def test_a_key_beyond_ascii_is_the_key() -> None:
+    """Headers come as latin-1 text of the bytes that were typed."""
+    desk = Desk(("schlüssel-der-verwaltung",))
+    assert await desk.told("schlüssel-der-verwaltung".encode()) == "admin key"
+    assert await desk.told(b"\xff\xfe") == "token_invalid"
+
+
+async def test_no_key_admits_nobody() -> None:
+    """An unset key is not the empty one."""
+    desk = Desk(())
+    assert await desk.told("anything") == "token_invalid"
+    assert await desk.told() == "auth_required"
+
+
+async def test_wrong_keys_slow_their_household_down() -> None:
+    """An IPv6 /64 is one address; a service's token is judged all the same; the window ends."""
+    desk = Desk()
+    for number in range(WRONG_KEYS):
+        assert await desk.told("wrong", f"2001:db8::{number + 1:x}") == "token_invalid"
+    assert await desk.told(ADMIN, "2001:db8::ffff") == "rate_limited"
+    assert await desk.told("a.b.c", "2001:db8::ffff") == "svc"
+    assert await desk.told(ADMIN, "2001:db8:0:1::1") == "admin key"
+    desk.now = WRONG_KEYS_WINDOW_S
+    assert await desk.told(ADMIN, "2001:db8::ffff") == "admin key"
+
+
+def test_metrics_are_open_until_there_is_a_token() -> None:
+    """As scrapers expect of a gateway that nobody configured."""
+    assert Desk().scrape() == ""
+    assert Desk().scrape("anything") == ""
+
+
+@pytest.mark.parametrize("sent", [SCRAPER, ADMIN])
+def test_a_scraper_brings_its_token_or_the_admin_key(sent: str) -> None:
+    """With a token set, only they read the numbers."""
+    desk = Desk(metrics_tokens=(SCRAPER,))
+    assert desk.scrape(sent) == ""
+    assert desk.scrape() == "auth_required"
+    assert desk.scrape("wrong") == "token_invalid"
+
+
+async def test_a_scraper_with_a_stale_token_locks_no_operator_out() -> None:
+    """It asks every few seconds, perhaps from the operator's own address."""
+    desk = Desk(metrics_tokens=(SCRAPER,))
+    for _ in range(WRONG_KEYS + 1):
+        desk.scrape("stale")
+    assert desk.scrape(SCRAPER) == "rate_limited"
+    assert await desk.told(ADMIN) == "admin key"
+
+
+async def test_the_token_of_scrapers_opens_nothing_else() -> None:
+    """It is no admin key."""
+    assert await Desk(metrics_tokens=(SCRAPER,)).told(SCRAPER) == "token_invalid"
