@@ -63,6 +63,19 @@ async def test_production_refuses_who_brings_nothing_and_health_proves_it(tmp_pa
             assert (await program.get(path, headers={"Host": "10.1.2.3"})).status_code == 200
 
 
+@pytest.mark.parametrize("environ", [{}, STAGING, {"ENVIRONMENT": "staging"}])
+async def test_health_asking_itself_is_nobodys_failure(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Its attempt without a credential, refused or left inert, is in no user's number, in no environment."""
+    async with running(tmp_path, environ, ("--host", "127.0.0.1")) as program:
+        body = (await program.get("/ws/health")).json()
+        assert body["checks"]["handshake"]["status"] == "healthy"
+        assert body["metrics"]["authentication"] == {"handshakes": 0, "admitted": 0, "not_admitted": 0}
+        lines = (await program.get("/metrics")).text.splitlines()
+        counted = [line for line in lines if line.startswith("narthex_handshakes_total")]
+        assert [line for line in counted if 'class="user"' in line and not line.endswith(" 0.0")] == []
+        assert len([line for line in counted if 'class="probe"' in line]) == 2
+
+
 async def test_curl_and_head_and_options_mean_something(gateway: Program) -> None:
     """`curl -f` is what pipelines run."""
     curl = shutil.which("curl")

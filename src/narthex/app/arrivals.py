@@ -10,6 +10,8 @@ from narthex.app.entropy import ENTROPY
 from narthex.domain.addresses import Client, TrustedProxies, client_of
 from narthex.domain.admission import HandshakeFacts
 from narthex.domain.carriers import Presented, pick, read
+from narthex.domain.environment import is_loopback
+from narthex.domain.identity import PROBE_QUERY
 from narthex.domain.traces import trace_id_of
 from narthex.ports.edge import RequestHead
 
@@ -25,6 +27,7 @@ class Arrival:
         fresh_id: 32 random hex digits.
         started_at: monotonic seconds: when the request began.
         deadline: monotonic seconds: when whoever still waits is told that nobody can tell.
+        probe: whether health itself knocks, without a credential: from this machine, with no proxy between.
     """
 
     __slots__ = (
@@ -33,6 +36,7 @@ class Arrival:
         "facts",
         "fresh_id",
         "presented",
+        "probe",
         "started_at",
         "trace_id",
     )
@@ -47,6 +51,7 @@ class Arrival:
         fresh_id: str,
         started_at: float,
         deadline: float,
+        probe: bool,
     ) -> None:
         self.presented = presented
         self.facts = facts
@@ -55,10 +60,16 @@ class Arrival:
         self.fresh_id = fresh_id
         self.started_at = started_at
         self.deadline = deadline
+        self.probe = probe
 
     @property
     def traffic(self) -> str:
-        """`e2e` when the client says that it is a test, else `user`: which breaker a needed fetch is for."""
+        """`e2e` when the client says that it is a test, else `user`: which breaker a needed fetch is for.
+
+        For whoever presents nothing, and so needs none, it is `probe` when health itself asks.
+        """
+        if self.probe:
+            return "probe"
         return "e2e" if self.presented.test_run else "user"
 
 
@@ -115,4 +126,8 @@ def arrive(
         fresh_id=random[:32],
         started_at=started_at,
         deadline=min(now + wait_s, started_at + handshake_timeout_s),
+        probe=head.query == PROBE_QUERY
+        and not presented.credentials
+        and "x-forwarded-for" not in headers
+        and is_loopback(head.peer[0]),
     )

@@ -13,6 +13,8 @@ import msgspec
 E2E_TENANT = "e2e"
 PROBE_TENANT = "probe"
 DEFAULT_TENANT = "default"
+PROBE_QUERY = "probe"
+"""By which health's own attempt without a credential tells itself from people's, for the metrics only."""
 
 
 class IdentityClass(StrEnum):

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Origin
 
 from narthex.app.health import CheckFailed
+from narthex.domain.identity import PROBE_QUERY
 
 MAX_ANSWER: Final = 64 * 1024  # a connect reply and an echo are under 2 KB
 MAX_REPLIES: Final = 16  # pushes that may come before the reply that is waited for
@@ -71,7 +72,7 @@ class SelfProbe:
 
     async def _without(self) -> None:
         try:
-            async with self._open() as client:
+            async with self._open(f"?{PROBE_QUERY}") as client:
                 if self._auth_required:
                     raise CheckFailed("a connection without a credential was upgraded")
                 await _ask(client, {"id": 1, "connect": {}})
@@ -88,7 +89,7 @@ class SelfProbe:
             if not self._auth_required:
                 raise CheckFailed("a connection without a credential was let in")
 
-    def _open(self, query: str = "") -> connect:
+    def _open(self, query: str) -> connect:
         host, port = self._address()
         # No proxy: the way must be loopback. No origin: the probe is no page.
         no_origin: Origin | None = None
