@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from narthex.adapters.telemetry.catalogue import CATALOGUE, render_table
+from narthex.adapters.telemetry.catalogue import CATALOGUE, QUICK_BUCKETS, render_table
 from narthex.adapters.telemetry.metrics import MAX_CHILDREN, PrometheusMeter
 from narthex.ports.telemetry import Meter
 from tests.timing import TIME_UNIT
@@ -124,6 +125,51 @@ def test_labels_cannot_fill_the_memory() -> None:
     }
     assert len(found) == MAX_CHILDREN + 1
     assert found[(("reason", "other"),)] == MAX_CHILDREN * 2
+
+
+def test_labels_of_the_hot_path_cannot_fill_the_memory() -> None:
+    """The same for what is counted in plain numbers first: what is too much ends in `other`, and none is lost."""
+    meter = PrometheusMeter()
+    for number in range(MAX_CHILDREN * 2):
+        meter.credential(f"c{number}", "valid")
+    found = {
+        labels: value
+        for (name, labels), value in samples(meter).items()
+        if name == "narthex_credential_extractions_total"
+    }
+    assert len(found) == MAX_CHILDREN + 1
+    assert found[(("carrier", "other"), ("result", "other"))] == MAX_CHILDREN
+
+
+def test_durations_are_told_as_observations_are() -> None:
+    """Handshakes are put into buckets here, and every bucket is the one that the library would have chosen."""
+    durations = [0.0, 0.0004, 0.0005, 0.00050001, 0.3, 10.0, 11.0, *(bound for bound in QUICK_BUCKETS)]
+    meter = PrometheusMeter()
+    registry = CollectorRegistry()
+    oracle = Histogram("narthex_handshake_seconds", "…", registry=registry, buckets=QUICK_BUCKETS)
+    for _ in range(2):  # reading in between changes nothing
+        for duration in durations:
+            meter.handshake("admitted", "ok", "user", duration)
+            oracle.observe(duration)
+        found = {key: value for key, value in samples(meter).items() if "handshake_seconds" in key[0]}
+        expected = parsed(generate_latest(registry))
+        assert found == pytest.approx(expected)
+        assert found.keys() == expected.keys()
+
+
+def test_every_count_is_told_once() -> None:
+    """Whatever is read in between, and how often."""
+    meter = PrometheusMeter()
+    label = (("class", "user"), ("code", "ok"), ("outcome", "admitted"))
+    for total in range(1, 4):
+        meter.handshake("admitted", "ok", "user", 0.001)
+        meter.connections("user", 1)
+        assert meter.numbers()["authentication"]["handshakes"] == total
+        for _ in range(2):
+            found = samples(meter)
+            assert found["narthex_handshakes_total", label] == total
+            assert found["narthex_handshake_seconds_count", ()] == total
+            assert found["narthex_connections_active", (("class", "user"),)] == total
 
 
 def test_health_numbers_leave_the_probe_out() -> None:
@@ -237,7 +283,7 @@ def test_any_process_answers_for_all(tmp_path: Path) -> None:
 
 
 def test_counting_a_handshake_is_cheap() -> None:
-    """Measured: 0.5 µs for the count, 1.2 µs with the histogram; a handshake takes 150. The bound allows for load."""
+    """Measured: 0.4 µs, where the library's own counter and histogram take 2. The bound allows for load."""
     meter = PrometheusMeter()
     rounds = 20_000
     best = min(_seconds(meter, rounds) for _ in range(5))
