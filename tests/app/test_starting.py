@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from narthex.domain.channels import channel_key, thread_channel
-from narthex.ports.agents import Agent
+from narthex.errors import DependencyError
+from narthex.ports.agents import Agent, RunInput
 from narthex.testing import Running, gateway
-from tests.app.test_commands import client, words
-from tests.app.test_connection import Slow, parts_of
+from tests.app.test_commands import client, spoken, words
+from tests.app.test_connection import Slow, eventually, parts_of
 
 
 @pytest.fixture
@@ -56,3 +58,70 @@ async def test_a_thread_that_is_deleted_meanwhile_keeps_nothing(
     log = await parts.broker.history(channel_key("default", thread_channel(thread_id)))
     assert log.publications == []
     assert parts.engine.active == 0
+
+
+async def said(running: Running, thread_id: str) -> list[bytes]:
+    """What people's messages began in a thread's log."""
+    log = await parts_of(running).broker.history(channel_key("default", thread_channel(thread_id)))
+    return [item.data for item in log.publications if b'"role":"user"' in item.data]
+
+
+async def test_what_a_full_queue_refuses_was_not_said(tmp_path: Path) -> None:
+    """429 means that nothing happened: no message stands in the thread without a run."""
+    gate = asyncio.Event()
+
+    async def waits(run: RunInput) -> AsyncIterator[str]:
+        yield run.thread_id
+        await gate.wait()
+
+    async with gateway(tmp_path, agents=[Agent(name="waits", function=waits)], run_queue_limit=1) as running:
+        ada = await client(running, "ada")
+        thread_id = (await ada.rpc("run.start", text="0", client_message_id="m0"))["thread_id"]
+        await eventually(lambda: bool(parts_of(running).engine.running_channels()))
+        await ada.rpc("run.start", text="1", client_message_id="m1", thread_id=thread_id)
+        data = {"text": "2", "client_message_id": "m2", "thread_id": thread_id}
+        refused = await ada.call("rpc", method="run.start", data=data)
+        assert refused["error"]["code"] == 429
+        assert len(await said(running, thread_id)) == 2
+        assert len((await ada.rpc("thread.get", thread_id=thread_id))["messages"]) == 2
+        gate.set()
+
+
+async def test_an_id_that_was_used_in_another_thread_is_refused(running: Running) -> None:
+    """Answering with the other thread's run would look as if the message had been sent here."""
+    ada = await client(running, "ada")
+    first = await spoken(ada, "hi")
+    thread_id = (await ada.rpc("thread.create"))["thread_id"]
+    again = {"text": "hi", "client_message_id": "m1"}
+    assert (await ada.rpc("run.start", **again))["run_id"] == first["run_id"]
+    assert (await ada.rpc("run.start", **again, thread_id=first["thread_id"]))["run_id"] == first["run_id"]
+    refused = await ada.call("rpc", method="run.start", data=again | {"thread_id": thread_id})
+    assert refused["error"]["code"] == 409
+    assert "client_message_id_used" in refused["error"]["message"]
+    assert await said(running, thread_id) == []
+
+
+async def test_a_message_is_published_as_it_is_stored(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeat with other words, after a failure between message and run, is another message."""
+    ada = await client(running, "ada")
+    parts = parts_of(running)
+
+    async def fails(*_: object, **__: object) -> None:
+        raise DependencyError("store", "The store is away.")
+
+    thread_id = (await ada.rpc("thread.create"))["thread_id"]
+    data = {"client_message_id": "m", "thread_id": thread_id}
+    monkeypatch.setattr(parts.engine, "start", fails)
+    assert "error" in await ada.call("rpc", method="run.start", data=data | {"text": "one"})
+    monkeypatch.undo()
+    await ada.rpc("run.start", **data, text="two")
+    stored = (await ada.rpc("thread.get", thread_id=thread_id))["messages"]
+    shown = [message["content"] for message in stored if message["role"] == "user"]
+    assert shown == ["one", "two"]
+    log = await parts.broker.history(channel_key("default", thread_channel(thread_id)))
+    live = [json.loads(item.data) for item in log.publications]
+    assert shown == [
+        event["delta"] for event in live if event["type"] == "TEXT_MESSAGE_CONTENT" and "runId" not in event
+    ]

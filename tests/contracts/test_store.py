@@ -393,6 +393,14 @@ class TestQueue:
         assert {outcome.code for outcome in full} == {"queue_full"}
         assert (await store.runs.start(run("other", "t2"), queue_limit=3))[1]
 
+    async def test_a_queue_of_none(self, store: Store) -> None:
+        """With a limit of 0 nothing waits, and an idle thread still takes a run."""
+        await store.threads.create(thread("t1"))
+        await store.runs.start(run("r1"), queue_limit=0)
+        await store.runs.claim("n1", 10.0, 5.0, 1)
+        with pytest.raises(ClientError, match="runs waiting"):
+            await store.runs.start(run("r2"), queue_limit=0)
+
     async def test_claim_takes_the_oldest_of_each_idle_thread(self, store: Store) -> None:
         """One running run a thread; the next follows when it is finished."""
         one = msgspec.structs.replace(run("r1", at=1.0), concurrent_limit=10)

@@ -62,11 +62,14 @@ async def start_run(
             ids are one name space for all tenants).
 
     Raises:
-        ClientError: `text_too_large` (413), `agent_not_found`, `thread_not_found` (404), `rate_limited`,
-            `queue_full` (429).
+        ClientError: `text_too_large` (413), `agent_not_found`, `thread_not_found` (404), `client_message_id_used`
+            (409: in another thread), `rate_limited`, `queue_full` (429). But for two requests at the same moment
+            nothing was said then.
     """
     known = await chat.run_of_message(identity, client_message_id)
     if known is not None:
+        if thread_id is not None and known.thread_id != thread_id:
+            raise _used()
         return Started(known, queued=known.state == "queued", said_at=None)
     bounded(text)
     chosen = engine.choose(agent, text)
@@ -78,7 +81,9 @@ async def start_run(
         await chat.create(identity, _title(text), thread_id)
     else:
         await chat.require(identity, thread_id)
-    message_id = derived_id("message", identity, client_message_id)
+    await engine.require_room(identity, thread_id)
+    # Of the text too: what is published and what is stored under one id are the same words, whatever is repeated.
+    message_id = derived_id("message", identity, f"{client_message_id}\x00{thread_id}\x00{text}")
     said_at = await chat.post(identity, thread_id, message_id, text)
     try:
         run, queued = await engine.start(
@@ -90,7 +95,18 @@ async def start_run(
         ):  # deleted meanwhile: what was said must not outlive it in the log
             await chat.forget(identity, thread_id)
         raise
+    if run.thread_id != thread_id:  # begun at the same moment
+        raise _used()
     return Started(run, queued=queued, said_at=said_at)
+
+
+def _used() -> ClientError:
+    return ClientError(
+        "client_message_id_used",
+        "This client_message_id began a run in another thread.",
+        "Give every message an id of its own.",
+        number=409,
+    )
 
 
 def bounded(text: str) -> None:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from narthex.domain.events import Event
-from narthex.errors import Bug
+from narthex.errors import Bug, ClientError
 
 
 class RunState(StrEnum):
@@ -57,6 +57,16 @@ RUN_ERRORS: Final[dict[str, str]] = {
     "internal": "The gateway failed; the log has the reason.",
 }
 """Code of a RUN_ERROR → what happened, for people. A message may say more, never less."""
+
+
+def queue_full(limit: int) -> ClientError:
+    """What one run too many is told."""
+    return ClientError(
+        "queue_full",
+        f"The thread has {limit} runs waiting already.",
+        "Wait for one to finish, or cancel one.",
+        number=429,
+    )
 
 
 def advance(state: str, what: str) -> RunState:

@@ -88,7 +88,8 @@ class Runs(Protocol):
         """Insert as `queued`. The same (tenant, user, client_message_id) gives the earlier run and False.
 
         Raises:
-            ClientError: code `queue_full` when the thread has `queue_limit` queued runs, `thread_not_found`
+            ClientError: code `queue_full` when the thread has `queue_limit` queued runs (an idle one takes a run
+                even with a limit of 0: it does not wait), `thread_not_found`
                 when there is no such thread (any more): a run never outlives its thread's deletion this way.
         """
 

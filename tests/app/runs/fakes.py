@@ -124,7 +124,8 @@ class FakeRuns:
         if known:
             return known, False
         queued = [r for r in self.rows.values() if r.thread_id == run.thread_id and r.state == "queued"]
-        if len(queued) >= queue_limit:
+        running = [r for r in self.rows.values() if r.thread_id == run.thread_id and r.state == "running"]
+        if len(queued) >= queue_limit and queued + running:
             raise ClientError("queue_full", "The thread's queue is full.", number=429)
         self.rows[run.run_id] = run
         return run, True

@@ -23,7 +23,7 @@ from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunLimits, RunServices, TellMembers, identity_json
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
-from narthex.domain.runs import RunState
+from narthex.domain.runs import RunState, queue_full
 from narthex.errors import ClientError, DependencyError, NarthexError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control
@@ -229,6 +229,17 @@ class RunEngine(RunRequests):
         """Whether this node itself may claim what it has just stored."""
         limits = self._services.limits
         return self._claims and not self._roster.draining and len(self._roster.leases) < limits.max_running
+
+    async def require_room(self, identity: Identity, thread_id: str) -> None:
+        """Look whether one more run may wait in the thread, before anything is said in it.
+
+        Raises:
+            ClientError: `queue_full` (429).
+        """
+        limit = self._services.limits.thread_queue
+        active = await self._services.runs.active_in_thread(identity.tenant, thread_id)
+        if active and sum(run.state == RunState.QUEUED for run in active) >= limit:
+            raise queue_full(limit)
 
     async def _waits(self, run: Run) -> bool:
         """Whether a queued run is behind another one of its thread, or of its user's quota."""

@@ -15,6 +15,7 @@ from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.interrupts import SqlInterrupts
 from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape, marks
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
+from narthex.domain.runs import queue_full
 from narthex.errors import ClientError
 from narthex.ports.runs import Run
 
@@ -23,7 +24,6 @@ _HELD: Final = "tenant = ? AND run_id = ? AND owner = ? AND attempt = ? AND stat
 _QUEUE_LOCK: Final = (
     "narthex queue"  # claims and take-overs of all instances, one at a time: milliseconds each
 )
-QUEUE_FULL: Final = 429
 
 
 class SqlRuns(SqlInterrupts):
@@ -123,17 +123,14 @@ def _start(dialect: Dialect, run: Run, queue_limit: int) -> Operation[tuple[Run,
         raise ClientError(
             "thread_not_found", "There is no such thread for you.", "Use thread.list.", number=404
         )
+    of_thread = "FROM runs WHERE thread_id = ? AND tenant = ? AND state"
     rows = yield (
-        "SELECT count(*) FROM runs WHERE thread_id = ? AND state = 'queued' AND tenant = ?",
-        (run.thread_id, run.tenant),
+        f"SELECT (SELECT count(*) {of_thread} = 'queued'), (SELECT count(*) {of_thread} = 'running')",
+        (run.thread_id, run.tenant) * 2,
     )
-    if rows[0][0] >= queue_limit:
-        raise ClientError(
-            "queue_full",
-            f"The thread has {queue_limit} runs waiting already.",
-            "Wait for one to finish, or cancel one.",
-            number=QUEUE_FULL,
-        )
+    queued, running = rows[0]
+    if queued >= queue_limit and queued + running:
+        raise queue_full(queue_limit)
     kept = yield from insert_run(run)
     if kept is None:  # the same message to another thread, at the same moment
         kept = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
