@@ -12,7 +12,7 @@ import pytest
 
 from narthex.errors import Bug, ClientError, DependencyError
 from narthex.ports.runs import Interrupt, Run
-from narthex.ports.store import AuditRecord, Sample, Store, TestRunResult
+from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, Store, TestRunResult
 from narthex.ports.threads import Message, Thread, ThreadMember
 from tests.contracts.rigs import StoreRig, child
 
@@ -660,6 +660,21 @@ class TestRecords:
         await store.records.add_result(result("y", 2.0))
         await store.records.add_result(result("x", 3.0, failed=2))
         assert await store.records.results(10) == [result("x", 3.0, failed=2), result("y", 2.0)]
+
+    async def test_results_are_bounded(self, store: Store) -> None:
+        """Whoever may post a result may post many: the newest stay, and a replaced one counts once."""
+
+        def result(number: int) -> TestRunResult:
+            return TestRunResult(
+                test_run=f"run-{number}", at=float(number), environment="staging", passed=1, failed=0, skipped=0,
+                duration_s=0.5,
+            )  # fmt: skip
+
+        for number in range(KEPT_RESULTS + 3):
+            await store.records.add_result(result(number))
+        await store.records.add_result(result(KEPT_RESULTS + 2))
+        kept = await store.records.results(KEPT_RESULTS + 10)
+        assert [found.test_run for found in kept] == [f"run-{n}" for n in range(KEPT_RESULTS + 2, 2, -1)]
 
     async def test_samples(self, store: Store) -> None:
         """Oldest first, from `since` on, by component or all."""

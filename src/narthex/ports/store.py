@@ -6,13 +6,16 @@ when it returns, as far as `durability` says; errors are `DependencyError("store
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from narthex.ports.credentials import Credentials
 from narthex.ports.runs import Runs
 from narthex.ports.threads import Threads
+
+KEPT_RESULTS: Final = 500
+"""Of end-to-end runs: three weeks of one an hour. A report has at most 256 KB (web/api), so 128 MB is the worst."""
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +63,7 @@ class Records(Protocol):
         """Newest first."""
 
     async def add_result(self, result: TestRunResult) -> None:
-        """Append, or replace the same test run's."""
+        """Append, or replace the same test run's. The newest `KEPT_RESULTS` are kept."""
 
     async def results(self, limit: int) -> list[TestRunResult]:
         """Newest first."""

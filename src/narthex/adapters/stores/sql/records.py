@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from narthex.adapters.stores.sql.operation import Engine, Operation, S, Shape
-from narthex.ports.store import AuditRecord, Sample, TestRunResult
+from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, TestRunResult
 
 MAX_RECORDS: Final = 10_000  # of one answer: 90 days of one component's samples are fetched in pages
 
@@ -82,6 +82,14 @@ def _add_result(result: TestRunResult) -> Operation[None]:
             f" DO UPDATE SET {changes}"
         ),
         _RESULT.values(result),
+    )
+    # Each adds one, so removing some of those behind the bound each time keeps it; the limit keeps it short.
+    yield (
+        (
+            'DELETE FROM results WHERE test_run IN (SELECT test_run FROM results ORDER BY "at" DESC, test_run'
+            " LIMIT 100 OFFSET ?)"
+        ),
+        (KEPT_RESULTS,),
     )
 
 
