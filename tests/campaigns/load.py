@@ -1,245 +1,39 @@
 """A load that accounts for every publication: writers that know what was acknowledged, watchers that know what came.
 
-Not here: faults (the tests inject them), processes (`tests/acceptance/fleet.py`). Rules: a writer repeats a
-publication under its key until it is acknowledged, at any gateway; a watcher comes back as SDKs do (full jitter,
-exponential) and recovers; nothing is judged while it runs, all of it in `Load.verdict`.
+Not here: faults (the tests inject them), processes (`tests/acceptance/fleet.py`). Rules: nothing is judged while it
+runs, all of it in `Load.verdict`; a rate is what was offered, and what was acknowledged while it was, faults included.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
-
-from tests.acceptance.crowd import Client
-from tests.acceptance.fleet import ADMIN_KEY
 from tests.acceptance.program import Program
 from tests.acceptance.sdk import person
+from tests.campaigns.watcher import RawWatcher, SdkWatcher, Watcher
+from tests.campaigns.writer import Writer
 from tests.timing import within
-
-BACKOFF_FIRST_S: Final = 0.5  # centrifuge-js: minReconnectDelay, maxReconnectDelay
-BACKOFF_LAST_S: Final = 20.0
-CONNECT_S: Final = 5.0  # its time-out
-SILENCE_S: Final = within(
-    25
-)  # a publish that is neither acknowledged nor refused by then was met with silence
-SLOW_S: Final = 5.0
-_decode: Final = msgspec.json.decode
-
-
-class Ack(NamedTuple):
-    """Where an acknowledged publication lies."""
-
-    epoch: str
-    offset: int
-    mark: str
-
-
-class Writer:
-    """Publishes to one channel, one publication after the other, at whichever gateway answers.
-
-    Attributes:
-        acks: in the order of sending.
-        errors: answers and connections that were no acknowledgement.
-        silences: requests that nobody answered within `SILENCE_S`.
-        slowest_s: the longest time until any answer.
-        slow: answers that took over `SLOW_S`, in words.
-    """
-
-    def __init__(self, ports: Sequence[int], channel: str, name: str, rate: float) -> None:
-        self.acks: list[Ack] = []
-        self.errors = 0
-        self.silences = 0
-        self.slowest_s = 0.0
-        self.slow: list[str] = []
-        self.stopping = False
-        self._ports = ports
-        self._channel = channel
-        self._name = name
-        self._period_s = 1 / rate
-        self._port = 0
-        self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def run(self) -> None:
-        """Until `stopping`; what is being sent then is sent to its end."""
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(random.random() * self._period_s)
-        next_at = loop.time()
-        number = 0
-        while not self.stopping:
-            await self.publish(f"{self._name}:{number}")
-            number += 1
-            next_at = max(next_at + self._period_s, loop.time() - 1.0)
-            await asyncio.sleep(max(0.0, next_at - loop.time()))
-        self.drop()
-
-    async def publish(self, mark: str) -> Ack:
-        """One publication, however often it must be tried."""
-        while True:
-            began = asyncio.get_running_loop().time()
-            try:
-                async with asyncio.timeout(SILENCE_S):
-                    ack = await self._post(mark)
-            except TimeoutError:
-                self.silences += 1
-                ack = None
-            except (OSError, EOFError):
-                ack = None
-            took = asyncio.get_running_loop().time() - began
-            self.slowest_s = max(self.slowest_s, took)
-            if took > SLOW_S:
-                self.slow.append(f"{took:.1f} s at port {self._port}, {'ack' if ack else 'no ack'}")
-            if ack is not None:
-                self.acks.append(ack)
-                return ack
-            self.errors += 1
-            self.drop()
-            await asyncio.sleep(random.uniform(0.02, 0.2))
-
-    async def _post(self, mark: str) -> Ack | None:
-        if self._stream is None:
-            self._port = random.choice(self._ports)
-            self._stream = await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = self._stream
-        data = {"type": "CUSTOM", "name": "campaign", "value": mark}
-        body = msgspec.json.encode({"channel": self._channel, "data": data, "key": mark})
-        writer.write(
-            b"POST /api/v1/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n"
-            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (ADMIN_KEY.encode(), len(body), body)
-        )
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-        answer = await reader.readexactly(size)
-        if not head.startswith(b"http/1.1 200"):
-            return None
-        placed = _decode(answer)
-        return Ack(placed["epoch"], placed["offset"], mark)
-
-    def drop(self) -> None:
-        """Close the connection."""
-        if self._stream is not None:
-            self._stream[1].close()
-            self._stream = None
-
-
-class Watcher:
-    """One subscriber of one channel, through any number of connections.
-
-    Attributes:
-        seen: what its callback was given, by (epoch, offset).
-        twice: positions that it was given again.
-        gaps: offsets that followed another than their predecessor, without an explicit `recovered: false`.
-        unrecovered: how often it was told `recovered: false`.
-        resumed_s: how long each interruption took.
-    """
-
-    def __init__(self, ports: Sequence[int], token: str, channel: str) -> None:
-        self.seen: dict[tuple[str, int], str] = {}
-        self.twice: list[tuple[str, int]] = []
-        self.gaps: list[str] = []
-        self.unrecovered = 0
-        self.resumed_s: list[float] = []
-        self.live = asyncio.Event()
-        self.epoch = ""
-        self.offset = 0
-        self.down_at: float | None = None
-        self._ports = ports
-        self._token = token
-        self._channel = channel
-        self._attempt = 0
-        self._client: Client | None = None
-
-    async def run(self) -> None:
-        """Until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            with contextlib.suppress(
-                OSError, EOFError, AssertionError, TimeoutError
-            ):  # all the same to an SDK
-                await self._life()
-            if self.down_at is None and self.live.is_set():
-                self.down_at = loop.time()
-            self.live.clear()
-            ceiling = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2**self._attempt)
-            self._attempt += 1
-            await asyncio.sleep(random.uniform(0, ceiling))
-
-    def cut(self) -> None:
-        """Drop the connection, as a bad network does."""
-        if self._client is not None:
-            self._client.end()
-
-    async def _life(self) -> None:
-        client = self._client = Client("127.0.0.1", random.choice(self._ports), self._token)
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                await client.live()
-                body: dict[str, Any] = {"channel": self._channel, "recoverable": True, "positioned": True}
-                if self.epoch:
-                    body |= {"recover": True, "epoch": self.epoch, "offset": self.offset}
-                client.send(msgspec.json.encode({"id": 2, "subscribe": body}).decode())
-            while True:
-                opcode, payload = await client.frame()
-                if opcode == 8:
-                    return
-                if payload == b"{}":
-                    client.send("{}")
-                    continue
-                for line in payload.split(b"\n"):
-                    if line == b"{}":
-                        client.send("{}")
-                    elif line:
-                        self._object(_decode(line))
-        finally:
-            client.end()
-
-    def _object(self, found: dict[str, Any]) -> None:
-        push = found.get("push")
-        if push is not None:
-            if push.get("channel") == self._channel and "pub" in push:
-                self._publication(push["pub"])
-        elif found.get("id") == 2:
-            assert "subscribe" in found, found
-            self._subscribed(found["subscribe"])
-
-    def _subscribed(self, reply: dict[str, Any]) -> None:
-        was_there = bool(self.epoch)
-        if was_there and not reply.get("recovered"):
-            self.unrecovered += 1
-            self.epoch, self.offset = reply["epoch"], int(reply.get("offset", 0))
-        self.epoch = reply["epoch"]
-        if not was_there:
-            self.offset = int(reply.get("offset", 0))
-        elif reply.get("recovered"):
-            for publication in reply.get("publications", ()):
-                self._publication(publication)
-        self._attempt = 0
-        self.live.set()
-        if self.down_at is not None:
-            self.resumed_s.append(asyncio.get_running_loop().time() - self.down_at)
-            self.down_at = None
-
-    def _publication(self, publication: dict[str, Any]) -> None:
-        place = (self.epoch, int(publication["offset"]))
-        if place in self.seen:
-            self.twice.append(place)
-            return
-        if place[1] != self.offset + 1:
-            self.gaps.append(f"{self._channel} {self.epoch}: {self.offset} -> {place[1]}")
-        self.offset = place[1]
-        self.seen[place] = str(publication["data"]["value"])
 
 
 class Verdict(NamedTuple):
-    """What a campaign came to. `lost` are acknowledged publications that a watcher was not given."""
+    """What a campaign came to.
 
+    Attributes:
+        seconds: for which publications were offered.
+        acknowledged: all of them, in the end; as many were offered.
+        in_time: how many were acknowledged while they were offered.
+        waits_s: from the moment when one was due to its acknowledgement, faults included.
+        lost: acknowledged publications that a watcher was not given.
+    """
+
+    seconds: float
     acknowledged: int
+    in_time: int
+    waits_s: list[float]
     errors: int
     silences: int
     slowest_s: float
@@ -254,13 +48,26 @@ class Verdict(NamedTuple):
     resumed_s: list[float]
 
     @property
+    def offered_rate(self) -> float:
+        """Publications that fell due, a second."""
+        return self.acknowledged / self.seconds
+
+    @property
+    def rate(self) -> float:
+        """Acknowledgements a second while publications were offered, faults included."""
+        return self.in_time / self.seconds
+
+    @property
     def resumed_in_time(self) -> float:
         """The share of interruptions that were over within 10 s."""
         return sum(one <= 10 for one in self.resumed_s) / max(1, len(self.resumed_s))
 
     def __str__(self) -> str:
-        times = sorted(self.resumed_s) or [0.0]
+        times, waits = sorted(self.resumed_s) or [0.0], sorted(self.waits_s) or [0.0]
         return (
+            f"{self.seconds:.0f} s, {self.offered_rate:.1f}/s offered, {self.rate:.1f}/s acknowledged meanwhile, "
+            f"wait p50 {waits[len(waits) // 2] * 1e3:.0f} ms, p99 {waits[int(len(waits) * 0.99)]:.2f} s, "
+            f"max {waits[-1]:.2f} s; "
             f"{self.acknowledged} acknowledged, {self.deliveries} delivered, lost {self.lost}, twice {self.twice}, "
             f"gaps {len(self.gaps)}, disordered {self.disordered}, errors {self.errors}, silences {self.silences}, "
             f"slowest answer {self.slowest_s:.1f} s, slow {len(self.slow)}, "
@@ -279,16 +86,25 @@ class Load:
         rate: publications a second, over all.
         writers: of each channel.
         watchers: of each channel.
+        sdks: on how many channels the first watcher is the real SDK.
     """
 
     def __init__(
-        self, gateways: Sequence[Program], *, channels: int, rate: float, writers: int = 2, watchers: int = 2
+        self,
+        gateways: Sequence[Program],
+        *,
+        channels: int,
+        rate: float,
+        writers: int = 2,
+        watchers: int = 2,
+        sdks: int = 4,
     ) -> None:
         self._gateways = gateways
         self._ports = [gateway.port for gateway in gateways]
         self._channels = channels
         self._rate = rate
         self._per_channel = (writers, watchers)
+        self._sdks = sdks
         self.writers: list[Writer] = []
         self.watchers: dict[str, list[Watcher]] = defaultdict(list)
         self._writing: list[asyncio.Task[None]] = []
@@ -308,7 +124,11 @@ class Load:
             self.writers += [
                 Writer(self._ports, channel, f"{thread_id[:6]}.{n}", rate) for n in range(writers)
             ]
-            self.watchers[channel] += [Watcher(self._ports, token, channel) for _ in range(watchers)]
+            for number in range(watchers):
+                real = number == 0 and len(self.watchers) <= self._sdks
+                self.watchers[channel].append(
+                    (SdkWatcher if real else RawWatcher)(self._ports, token, channel)
+                )
         self._watching = [asyncio.create_task(one.run()) for one in self.all_watchers]
         async with asyncio.timeout(within(30)):
             for watcher in self.all_watchers:
@@ -338,11 +158,12 @@ class Load:
 
     async def settle(self, timeout_s: float = 60.0) -> None:
         """Stop writing, then wait until every watcher is at the end of its channel; stop all."""
+        until = asyncio.get_running_loop().time()
+        self.seconds = until - self._began
         for writer in self.writers:
-            writer.stopping = True
+            writer.until = until
         async with asyncio.timeout(within(timeout_s)):
             await asyncio.gather(*self._writing)
-            self.seconds = asyncio.get_running_loop().time() - self._began
             for channel, watchers in self.watchers.items():
                 closing = Writer(self._ports, channel, "end", 1)
                 last = await closing.publish(f"end:{channel}")
@@ -365,15 +186,18 @@ class Load:
     def verdict(self) -> Verdict:
         """Judge what was seen against what was acknowledged."""
         lost = disordered = 0
-        epochs = {ack.epoch for writer in self.writers for ack in writer.acks}
         for writer in self.writers:
-            for watcher in self.watchers[writer._channel]:
+            for watcher in self.watchers[writer.channel]:
                 lost += sum(watcher.seen.get((ack.epoch, ack.offset)) != ack.mark for ack in writer.acks)
             pairs = zip(writer.acks, writer.acks[1:], strict=False)
             disordered += sum(one.epoch == two.epoch and one.offset >= two.offset for one, two in pairs)
         watchers = self.all_watchers
+        acks = [ack for writer in self.writers for ack in writer.acks]
         return Verdict(
-            acknowledged=sum(len(writer.acks) for writer in self.writers),
+            seconds=self.seconds,
+            in_time=sum(ack.at <= self._began + self.seconds for ack in acks),
+            waits_s=[ack.waited_s for ack in acks],
+            acknowledged=len(acks),
             errors=sum(writer.errors for writer in self.writers),
             silences=sum(writer.silences for writer in self.writers),
             slowest_s=max(writer.slowest_s for writer in self.writers),
@@ -384,7 +208,7 @@ class Load:
             gaps=[gap for watcher in watchers for gap in watcher.gaps],
             disordered=disordered,
             unrecovered=sum(watcher.unrecovered for watcher in watchers),
-            epochs=len(epochs),
+            epochs=len({ack.epoch for ack in acks}),
             resumed_s=[one for watcher in watchers for one in watcher.resumed_s],
         )
 

@@ -14,28 +14,32 @@ from tests.campaigns.load import Load, Verdict, under_load
 pytestmark = pytest.mark.acceptance
 
 
-async def campaign(directory: Path, *, rate: float, rounds: int, channels: int, writers: int = 2) -> Verdict:
+async def campaign(
+    directory: Path, *, rate: float, rounds: int, channels: int, writers: int, sdks: int
+) -> Verdict:
     """Three gateways on NATS and PostgreSQL; each round one of them dies and is started again."""
     async with fleet(directory) as built:
         gateways = await built.gateways(3)
-        async with under_load(Load(gateways, channels=channels, rate=rate, writers=writers)) as load:
-            for left in reversed(range(rounds)):
+        load = Load(gateways, channels=channels, rate=rate, writers=writers, sdks=sdks)
+        async with under_load(load):
+            for _ in range(rounds):
                 gateway = random.choice(gateways)
                 await load.progress()
                 gateway.kill()
                 await load.progress()
                 await load.resumed()
-                if left:
-                    await gateway.start()
+                await gateway.start()
             await load.settle()
             found: Verdict = load.verdict()
-            print(f"\n{rounds} rounds, {found.acknowledged / load.seconds:.0f} publishes a second: {found}")
+            machine = f"load of the machine {os.getloadavg()[0]:.1f}"
+            print(f"\n{rounds} rounds, {len(load.all_watchers)} watchers, {machine}: {found}")
             return found
 
 
-def check(found: Verdict) -> None:
-    """What issue 6 asks for."""
-    assert found.acknowledged
+def check(found: Verdict, *, rate: float) -> None:
+    """What issue 6 asks for; the rate counts the seconds after each kill like any others."""
+    assert found.offered_rate >= 0.99 * rate
+    assert found.rate >= 0.99 * rate
     assert found.lost == 0
     assert found.twice == 0
     assert found.gaps == []
@@ -48,13 +52,14 @@ def check(found: Verdict) -> None:
 
 
 async def test_a_killed_gateway_loses_nothing(tmp_path: Path) -> None:
-    """One round at 150 publishes a second."""
-    check(await campaign(tmp_path, rate=150, rounds=1, channels=6))
+    """One round at 150 publishes a second; the rate is judged by the long one."""
+    check(await campaign(tmp_path, rate=150, rounds=1, channels=6, writers=2, sdks=6), rate=0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 async def test_twenty_killed_gateways_lose_nothing(tmp_path: Path) -> None:
-    """Twenty rounds at 1,000 publishes a second (`NARTHEX_TEST_RATE` for another)."""
+    """Twenty rounds at 1,000 publishes a second (or `NARTHEX_TEST_RATE`, `_ROUNDS`); half of the watchers are SDKs."""
     rate = float(os.environ.get("NARTHEX_TEST_RATE", "1000"))
-    check(await campaign(tmp_path, rate=rate, rounds=20, channels=20, writers=10))
+    rounds = int(os.environ.get("NARTHEX_TEST_ROUNDS", "20"))
+    check(await campaign(tmp_path, rate=rate, rounds=rounds, channels=20, writers=10, sdks=20), rate=rate)

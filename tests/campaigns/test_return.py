@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.crowd import Client
 from tests.acceptance.program import Program, running
 from tests.acceptance.test_drain import crowd
-from tests.campaigns.load import BACKOFF_FIRST_S, BACKOFF_LAST_S
+from tests.campaigns.watcher import BACKOFF_FIRST_S, BACKOFF_LAST_S
 
 pytestmark = pytest.mark.acceptance
 
