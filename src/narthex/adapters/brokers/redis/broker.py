@@ -309,7 +309,10 @@ class RedisBroker:
         return Page(found, end, complete)
 
     async def _attach(self) -> None:
-        """Compare the server's data with what was acknowledged here; change the epoch when some is missing."""
+        """Compare the server's data with what was acknowledged here; change the epoch when some is missing.
+
+        Nobody is told to re-read for that: a server that is another run has dropped the listener, see `_renewed`.
+        """
         async with self._attaching:
             settings = await self._shielded(read_settings(self._client(), self._address))
             if settings.replica:
@@ -323,12 +326,9 @@ class RedisBroker:
                 _log.error("broker_lost_publications", kept=seq0, acknowledged=self._appender.highest_seq)
                 changed = await self._script("CHANGE_EPOCH", [self._names.epoch], [epoch, fresh])
                 epoch = changed.decode()
-            restarted = self._run_id not in ("", settings.run_id)
             self._run_id, self._epoch = settings.run_id, epoch
             self._appender.highest_seq = seq
             self._forget()
-        if restarted and self._handler is not None:
-            self._handler.resync(None)
 
     def _lost_something(self, settings: Settings, seq0: int, first: bool) -> bool:
         """Whether acknowledged publications may be missing after a restart or fail-over of the server."""
