@@ -104,6 +104,7 @@ async def stream(broker: Broker, task: int, ledger: Ledger, done: asyncio.Event)
         try:
             placed = await broker.publish(THREAD, data.encode(), key=data)
         except DependencyError:
+            await asyncio.sleep(0.01)  # a broker that was stopped refuses at once
             continue
         ledger.note(placed.offset, data)
         number += 1
