@@ -13,7 +13,7 @@ from narthex.app.revocations import Revocations
 from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Control
-from narthex.ports.credentials import Revocation
+from narthex.ports.credentials import Revocation, RevocationChanges
 from narthex.ports.store import AuditRecord
 from tests.adapters.tokens.issuer import NOW
 from tests.adapters.tokens.memory import MemoryCredentials, as_port
@@ -69,11 +69,11 @@ async def test_by_subject_every_token_ends_until_it_is_allowed_again() -> None:
     assert one.covers(later)
     assert two.covers(later)
     assert not two.covers(msgspec.structs.replace(ALICE, subject="bob"))
-    assert await one.allow_subject("acme", "alice")
+    assert await one.allow_subject("acme", "alice", reason="appeal")
     assert not one.covers(later)
     await two.reload()
     assert not two.covers(later)
-    assert not await one.allow_subject("acme", "alice")
+    assert not await one.allow_subject("acme", "alice", reason="appeal")
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ async def test_listeners_hear_of_each_once() -> None:
     """The instance that revoked and the one that was told, once each, however often it comes."""
     one, two, _, broker = pair()
     heard: list[tuple[str, str]] = []
-    one.listen(lambda found: heard.append(("one", found.value)))
-    two.listen(lambda found: heard.append(("two", found.value)))
+    one.listen(lambda found: heard.extend(("one", entry.value) for entry in found))
+    two.listen(lambda found: heard.extend(("two", entry.value) for entry in found))
     await one.revoke_token(ALICE, reason="logout")
     await two.reload()
     two.control(broker.sent[0])
@@ -197,14 +197,14 @@ async def test_what_comes_while_the_store_is_read_is_not_forgotten() -> None:
     store = MemoryCredentials()
     one = Revocations(as_port(store), None, clock=lambda: NOW)
     fresh = Revocation(kind="jti", tenant="acme", value="t-1", at=NOW, until=NOW + 60)
-    original = store.revocations
+    original = store.revocation_changes
 
-    async def slow(now: float) -> list[Revocation]:
-        found = await original(now)
+    async def slow(after: int, limit: int) -> RevocationChanges:
+        found = await original(after, limit)
         one.control(Control("revoke", msgspec.to_builtins(fresh)))
         return found
 
-    store.revocations = slow  # type: ignore[method-assign] # the race that a real store's latency makes
+    store.revocation_changes = slow  # type: ignore[method-assign] # the race that a real store's latency makes
     await one.reload()
     assert one.covers(ALICE)
 
@@ -234,6 +234,14 @@ async def test_operators_revocations_are_recorded_and_logouts_are_not() -> None:
     (record,) = records
     assert (record.kind, record.tenant, record.subject) == ("revocation", "acme", "alice")
     assert json.loads(record.detail)["reason"] == "abuse"
+    assert not await one.allow_subject(
+        "acme", "carol", reason="a mistake"
+    )  # nothing ended: nothing to record
+    assert await one.allow_subject("acme", "alice", reason="an appeal")
+    ended = records[-1]
+    assert len(records) == 2
+    assert (ended.kind, ended.tenant, ended.subject) == ("revocation_ended", "acme", "alice")
+    assert json.loads(ended.detail)["reason"] == "an appeal"
     audits.away = True
     await one.revoke_subject("acme", "bob", until=NOW + 60, reason="abuse")
     assert one.covers(Identity(subject="bob", tenant="acme"))
@@ -266,5 +274,78 @@ def test_asking_costs_nothing_when_nothing_is_revoked() -> None:
 
     assert min(cost() for _ in range(5)) < 2e-6
     for number in range(100_000):
-        one._apply(Revocation(kind="jti", tenant="acme", value=f"x-{number}", at=NOW, until=NOW + 60))
+        found = Revocation(kind="jti", tenant="acme", value=f"x-{number}", at=NOW, until=NOW + 60)
+        one.control(Control("revoke", msgspec.to_builtins(found)))
     assert min(cost() for _ in range(5)) < 5e-6
+
+
+async def test_a_poll_reads_only_what_changed() -> None:
+    """What is kept costs nothing again: with a thousand kept, a poll is given the one new."""
+    one, two, store, broker = pair()
+    broker.lose = True
+    for number in range(1_000):
+        await store.add_revocation(
+            Revocation(kind="jti", tenant="acme", value=f"x-{number}", at=NOW, until=NOW + 60)
+        )
+    await two.reload()
+    given: list[int] = []
+    original = store.revocation_changes
+
+    async def counting(after: int, limit: int) -> RevocationChanges:
+        found = await original(after, limit)
+        given.append(len(found.changed))
+        return found
+
+    store.revocation_changes = counting  # type: ignore[method-assign] # counts what the store is asked for
+    await two.refresh()
+    await one.revoke_token(ALICE, reason="logout")
+    await two.refresh()
+    assert two.covers(ALICE)
+    assert given == [0, 1]
+
+
+async def test_one_read_tells_listeners_once() -> None:
+    """However many there are: whoever closes sockets looks at each of them once."""
+    one, _, store, _ = pair()
+    heard: list[int] = []
+    one.listen(lambda found: heard.append(len(found)))
+    for number in range(500):
+        await store.add_revocation(
+            Revocation(kind="jti", tenant="acme", value=f"x-{number}", at=NOW, until=NOW + 60)
+        )
+    await one.refresh()
+    assert heard == [500]
+
+
+async def test_the_end_of_a_block_is_heard_by_the_poll_and_a_late_broadcast_changes_nothing() -> None:
+    """A control message that was under way when the block ended does not bring it back; a new block does."""
+    now = NOW
+    store, broker = MemoryCredentials(), ControlBroker()
+    port: Broker = broker  # type: ignore[assignment] # only `control` is asked for
+    one, two = (Revocations(as_port(store), port, clock=lambda: now) for _ in range(2))
+    broker.instances = [one, two]
+    await one.revoke_subject("acme", "alice", until=NOW + 1e6, reason="abuse")
+    late = broker.sent[-1]
+    now += 5
+    assert await one.allow_subject("acme", "alice", reason="appeal")
+    await two.refresh()
+    for instance in (one, two):
+        assert not instance.covers(ALICE)
+        instance.control(late)
+        assert not instance.covers(ALICE)
+    now += 5
+    await two.revoke_subject("acme", "alice", until=NOW + 1e6, reason="again")
+    assert one.covers(ALICE)
+    await one.refresh()
+    assert one.covers(ALICE)
+
+
+async def test_what_has_ended_covers_nobody_before_it_is_forgotten() -> None:
+    """`until` counts to the second, not to the next whole read."""
+    now = NOW
+    one = Revocations(as_port(MemoryCredentials()), None, clock=lambda: now)
+    await one.revoke_subject("acme", "alice", until=NOW + 60, reason="a pause")
+    now = NOW + 59
+    assert one.covers(ALICE)
+    now = NOW + 60
+    assert not one.covers(ALICE)

@@ -172,6 +172,16 @@ class TestKeys:
         assert [entry.kid for entry in await store.credentials.keys("provider")] == ["k4", "k2"]
 
 
+def jti(number: int, *, until: float = 50.0) -> Revocation:
+    """One token's."""
+    return Revocation(kind="jti", tenant="a", value=f"j{number}", at=1.0, until=until)
+
+
+async def kept(store: Store) -> list[Revocation]:
+    """All revocations."""
+    return (await store.credentials.revocation_changes(0, 100)).changed
+
+
 class TestRevocations:
     """Kept until no token that they concern can be alive."""
 
@@ -183,22 +193,77 @@ class TestRevocations:
 
         await store.credentials.add_revocation(cut(1.0, 50.0, 10.0))
         await store.credentials.add_revocation(cut(2.0, 40.0, 5.0))
-        assert await store.credentials.revocations(1.0) == [cut(1.0, 50.0, 10.0)]
+        assert await kept(store) == [cut(1.0, 50.0, 10.0)]
         await store.credentials.add_revocation(cut(3.0, 60.0, 20.0))
-        assert await store.credentials.revocations(1.0) == [cut(3.0, 60.0, 20.0)]
-        assert await store.credentials.revocations(60.0) == []
+        assert await kept(store) == [cut(3.0, 60.0, 20.0)]
 
     async def test_removed(self, store: Store) -> None:
-        """A user who is unblocked is no longer revoked."""
-        await store.credentials.add_revocation(
-            Revocation(kind="subject", tenant="a", value="ann", at=1.0, until=50.0, reason="left")
-        )
-        assert not await store.credentials.remove_revocation("subject", "b", "ann")
-        assert await store.credentials.remove_revocation("subject", "a", "ann")
-        assert not await store.credentials.remove_revocation("subject", "a", "ann")
-        assert await store.credentials.revocations(1.0) == []
+        """A user who is unblocked is no longer revoked; the end is a change like any other, and so is a new block."""
+        block = Revocation(kind="subject", tenant="a", value="ann", at=1.0, until=50.0, reason="left")
+        await store.credentials.add_revocation(block)
+        position = (await store.credentials.revocation_changes(0, 10)).position
+        assert not await store.credentials.remove_revocation("subject", "b", "ann", 9.0)
+        assert await store.credentials.remove_revocation("subject", "a", "ann", 9.0)
+        assert not await store.credentials.remove_revocation("subject", "a", "ann", 10.0)
+        found = await store.credentials.revocation_changes(position, 10)
+        (ended,) = found.changed
+        assert (ended.value, ended.until, ended.at) == ("ann", 9.0, 9.0)
+        await store.credentials.add_revocation(msgspec.structs.replace(block, at=11.0, until=40.0))
+        (again,) = (await store.credentials.revocation_changes(found.position, 10)).changed
+        assert again.until == 40.0
 
-    @pytest.mark.parametrize("now", [40.0, 1_000.0])
+    async def test_changes_are_read_once(self, store: Store) -> None:
+        """In the order of writing, in pages; who has read up to a position reads nothing twice and misses nothing."""
+        credentials = store.credentials
+        assert (await credentials.revocation_changes(0, 10)).changed == []
+        for number in range(5):
+            await credentials.add_revocation(jti(number))
+        first = await credentials.revocation_changes(0, 3)
+        assert [entry.value for entry in first.changed] == ["j0", "j1", "j2"]
+        assert first.more
+        second = await credentials.revocation_changes(first.position, 3)
+        assert [entry.value for entry in second.changed] == ["j3", "j4"]
+        assert not second.more
+        assert (await credentials.revocation_changes(second.position, 3)).changed == []
+        assert (await credentials.revocation_changes(second.position, 3)).position == second.position
+        await credentials.add_revocation(jti(0))  # reaches no further: no change
+        await credentials.add_revocation(jti(1, until=99.0))
+        third = await credentials.revocation_changes(second.position, 3)
+        assert [entry.value for entry in third.changed] == ["j1"]
+
+    async def test_a_reader_beside_many_writers_misses_none(self, store: Store) -> None:
+        """Positions are given in the order of commit: nothing becomes visible behind one that was read already."""
+        credentials = store.credentials
+        seen: set[str] = set()
+        position = 0
+
+        async def write(writer: int) -> None:
+            for number in range(40):
+                await credentials.add_revocation(jti(writer * 1_000 + number))
+
+        writing = [asyncio.ensure_future(write(writer)) for writer in range(8)]
+        while not all(task.done() for task in writing) or len(seen) < 320:
+            found = await credentials.revocation_changes(position, 50)
+            fresh = {entry.value for entry in found.changed}
+            assert not fresh & seen
+            seen |= fresh
+            if all(task.done() for task in writing) and not found.changed:
+                break
+            position = found.position
+        await asyncio.gather(*writing)
+        assert len(seen) == 320
+
+    async def test_what_ended_can_be_read_for_an_hour(self, store: Store) -> None:
+        """So that an instance that was away for a while hears of the end; then it goes."""
+        await store.credentials.add_revocation(jti(1, until=40.0))
+        assert await store.credentials.expire(40.0 + 3_599) == 0
+        assert [entry.until for entry in (await store.credentials.revocation_changes(0, 10)).changed] == [
+            40.0
+        ]
+        assert await store.credentials.expire(40.0 + 3_600) == 1
+        assert (await store.credentials.revocation_changes(0, 10)).changed == []
+
+    @pytest.mark.parametrize("now", [40.0, 4_000.0])
     async def test_expire(self, store: Store, now: float) -> None:
         """What is over is deleted and counted, the rest stays."""
         credentials = store.credentials
@@ -207,6 +272,6 @@ class TestRevocations:
         await credentials.add_key(key("old", retire_at=40.0))
         await credentials.add_key(key("live"))
         await credentials.add_revocation(Revocation(kind="jti", tenant="", value="j", at=1.0, until=40.0))
-        assert await credentials.expire(now) == (3 if now == 40.0 else 4)
+        assert await credentials.expire(now) == (2 if now == 40.0 else 4)
         assert await credentials.expire(now) == 0
         assert [entry.kid for entry in await credentials.keys("provider")] == ["live"]

@@ -2,11 +2,13 @@
 
 Not here: runs (app/runs), how RPC params look (app/rpc). Rules: every call names the identity and touches
 only its tenant; a thread that is not yours and one that does not exist give the same answer; a message is
-stored, then published, both idempotent by its id, so that a repeat after a crash adds nothing.
+stored, then published, both idempotent by its id, so that a repeat after a crash adds nothing; what is past the
+limit of its owner's plan is as absent as what was deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,15 +17,16 @@ from typing import Final
 import msgspec
 
 from narthex.app.notices import Notices
+from narthex.app.owners import Owners
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan
-from narthex.errors import ClientError
+from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import Store
-from narthex.ports.threads import Hit, Message, Thread, ThreadMember
+from narthex.ports.threads import KEEPS_ALL, Hit, Kept, LogCut, Message, Thread, ThreadMember
 from narthex.protocol.replies import encode_json
 
 TITLE_CHARS: Final = 200
@@ -52,7 +55,16 @@ class ThreadView(msgspec.Struct, kw_only=True):
 
 
 class Chat:
-    """See the module."""
+    """See the module.
+
+    Args:
+        store: threads and runs.
+        broker: their logs.
+        notices: to people's devices.
+        plans: whose limits hold for somebody.
+        now: seconds since the epoch.
+        kept: since when what is said is kept, by plan, as of now; None: nothing is hidden (who reads no threads).
+    """
 
     def __init__(
         self,
@@ -61,6 +73,8 @@ class Chat:
         notices: Notices,
         plans: Callable[[Identity], Plan],
         now: Callable[[], float],
+        *,
+        kept: Callable[[], Kept] | None = None,
     ) -> None:
         self._threads = store.threads
         self._runs = store.runs
@@ -68,12 +82,15 @@ class Chat:
         self._notices = notices
         self._plans = plans
         self._now = now
+        self._kept = kept or (lambda: KEEPS_ALL)
+        self._owners = Owners(store.threads, plans, now)
 
     # -- rights --------------------------------------------------------------------------------------------
 
     async def role(self, identity: Identity, thread_id: str) -> str | None:
         """`owner` or `member`, or None: not theirs, or no such thread."""
-        return await self._threads.role(identity.tenant, thread_id, identity.subject)
+        await self._owners.seen(identity)
+        return await self._threads.role(identity.tenant, thread_id, identity.subject, kept=self._kept())
 
     async def require(self, identity: Identity, thread_id: str, *, owner: bool = False) -> str:
         """The role, or the error that a stranger gets.
@@ -105,7 +122,8 @@ class Chat:
             created_at=now,
             updated_at=now,
         )
-        if not await self._threads.create(thread):
+        owner = self._owners.plan_of(identity)
+        if not await self._threads.create(thread, plan=owner.plan, plan_at=owner.at):
             await self.require(identity, thread.thread_id)
             return thread
         await self._notices.tell(
@@ -119,7 +137,10 @@ class Chat:
 
     async def threads_of(self, identity: Identity, before: float | None, limit: int) -> list[Thread]:
         """The user's threads, most recently updated first."""
-        return await self._threads.list_for(identity.tenant, identity.subject, before=before, limit=limit)
+        await self._owners.seen(identity)
+        return await self._threads.list_for(
+            identity.tenant, identity.subject, before=before, limit=limit, kept=self._kept()
+        )
 
     async def view(self, identity: Identity, thread_id: str, before: float | None, limit: int) -> ThreadView:
         """A thread with its newest messages. The order of the reads is what makes it gapless: the position
@@ -130,8 +151,9 @@ class Chat:
         tenant = identity.tenant
         page = await self._broker.history(channel_key(tenant, name), limit=0)
         active = await self._runs.active_in_thread(tenant, thread_id)
-        thread = await self._threads.get(tenant, thread_id)
-        messages = await self._threads.messages(tenant, thread_id, before=before, limit=limit)
+        kept = self._kept()
+        thread = await self._threads.get(tenant, thread_id, kept=kept)
+        messages = await self._threads.messages(tenant, thread_id, before=before, limit=limit, kept=kept)
         if thread is None:
             raise ClientError("thread_not_found", "The thread was deleted.", "Use thread.list.", number=404)
         starts = [run.start_offset for run in active if run.started_at]
@@ -154,7 +176,7 @@ class Chat:
         while len(messages) < EXPORT_MESSAGES and len(found.messages) == PAGE:
             before = messages[0].created_at
             found.messages = await self._threads.messages(
-                identity.tenant, thread_id, before=before, limit=PAGE
+                identity.tenant, thread_id, before=before, limit=PAGE, kept=self._kept()
             )
             messages = found.messages + messages
         found.messages = messages
@@ -184,6 +206,8 @@ class Chat:
         key = channel_key(identity.tenant, thread_channel(thread_id))
         await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
         await self._broker.remove(key)
+        with contextlib.suppress(DependencyError):  # the next round of the retention does it again
+            await self._threads.log_cut_done(LogCut(tenant=identity.tenant, thread_id=thread_id, before=0.0))
         await self._notices.tell(
             identity.tenant,
             [member.user_id for member in members],
@@ -197,7 +221,10 @@ class Chat:
 
     async def search(self, identity: Identity, text: str, limit: int) -> list[Hit]:
         """Full text over the user's own threads."""
-        return await self._threads.search(identity.tenant, identity.subject, text, limit=limit)
+        await self._owners.seen(identity)
+        return await self._threads.search(
+            identity.tenant, identity.subject, text, limit=limit, kept=self._kept()
+        )
 
     # -- members -------------------------------------------------------------------------------------------
 

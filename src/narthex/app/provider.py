@@ -308,19 +308,19 @@ class Provider:
         return True
 
     async def block_user(self, tenant: str, user_id: str, *, blocked: bool, reason: str) -> bool:
-        """Block somebody everywhere within a second (tokens, refresh, sign-in), or end the block.
+        """Block somebody everywhere within a second (tokens, refresh, sign-in), or end the block; both are recorded.
 
         Returns:
-            Whether the embedded provider knows them; others' tokens are blocked by their subject all the same.
+            Whether the embedded provider knows them; others' tokens are blocked by their subject all the same. Of
+            the end of a block: whether there was anybody or anything to unblock.
         """
         now = self._clock()
         known = await self._credentials.block_user(tenant, user_id, now if blocked else 0.0)
         if blocked:
             await self._credentials.revoke_user_refresh(tenant, user_id)
             await self._revocations.revoke_subject(tenant, user_id, until=_FOR_GOOD, reason=reason)
-        else:
-            await self._revocations.allow_subject(tenant, user_id)
-        return known
+            return known
+        return await self._revocations.allow_subject(tenant, user_id, reason=reason) or known
 
     # -- asking --------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Not here: closing connections (whoever listens does that), users' blocks beyond their tokens (`app/provider.py`).
 Rules: a revocation is stored before it is broadcast; the broadcast only speeds up what the poll finds within
-`POLL_EVERY_S`; a token without `iat` counts as issued before any cut (DESIGN section 3).
+`POLL_EVERY_S`; the poll reads what changed since the last one, and everything now and then; a token without `iat`
+counts as issued before any cut (DESIGN section 3).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,12 +22,16 @@ from narthex.ports.broker import Broker, Control
 from narthex.ports.credentials import Credentials, Revocation
 from narthex.ports.store import AuditRecord, Records
 
-POLL_EVERY_S: Final = 1.0  # DESIGN section 3: on every instance within 1 s, even when a broadcast is lost
+POLL_EVERY_S: Final = 0.8  # DESIGN section 3: on every instance within 1 s, even when a broadcast is lost
+RELOAD_EVERY_S: Final = 300.0  # everything: drops what ended, and heals whatever a position could not tell
+PAGE: Final = 5_000  # of one read: about 20 ms, and 5 ms of the loop
 AUDIT_KIND: Final = "revocation"
+AUDIT_KIND_ENDED: Final = "revocation_ended"
 LEEWAY_AND_GRACE_S: Final = 30.0 + 25.0
 CONTROL_KIND: Final = "revoke"
 
-Listener = Callable[[Revocation], None]
+Key = tuple[str, str, str]
+Listener = Callable[[Sequence[Revocation]], None]
 
 
 class Revocations:
@@ -58,7 +63,9 @@ class Revocations:
         self._by_subject: dict[tuple[str, str], Revocation] = {}
         self._cuts: dict[tuple[str, str], Revocation] = {}
         self._listeners: list[Listener] = []
-        self._fresh: set[tuple[str, str, str]] = set()  # applied since the last read of the store began
+        self._fresh: set[Key] = set()  # told since the last whole read of the store began
+        self._ended: dict[Key, float] = {}  # removed when: a broadcast from before then is late
+        self._position = 0
         self._poll: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -68,23 +75,29 @@ class Revocations:
 
     def covers(self, identity: Identity) -> bool:
         """Whether what admitted this identity has been revoked. No I/O; at most five look-ups."""
-        if self._by_jti and identity.token_id:
-            token_id = identity.token_id
-            if (identity.tenant, token_id) in self._by_jti or ("", token_id) in self._by_jti:
+        if self._by_jti and (token_id := identity.token_id):
+            found = self._by_jti.get((identity.tenant, token_id)) or self._by_jti.get(("", token_id))
+            if found is not None and self._holds(found):
                 return True
-        if self._by_subject and (identity.tenant, identity.subject) in self._by_subject:
-            return True
+        if self._by_subject:
+            found = self._by_subject.get((identity.tenant, identity.subject))
+            if found is not None and self._holds(found):
+                return True
         return bool(self._cuts) and (self._before(identity, identity.subject) or self._before(identity, "*"))
 
     def _before(self, identity: Identity, value: str) -> bool:
         found = self._cuts.get((identity.tenant, value))
-        if found is None:
+        if found is None or not (identity.issued_at is None or identity.issued_at < found.cut):
             return False
-        return identity.issued_at is None or identity.issued_at < found.cut
+        return self._holds(found)
+
+    def _holds(self, found: Revocation) -> bool:
+        """Not ended: those that have are forgotten by the next whole read."""
+        return found.until > self._clock()
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` on the event loop for every revocation that is new to this instance. It must not
-        block or raise; it closes the connections for whose identity `covers` is now true.
+        """Call `listener` on the event loop with the revocations that are new to this instance, all that one read
+        found at once. It must not block or raise; it closes the connections for whose identity `covers` is now true.
         """
         self._listeners.append(listener)
 
@@ -101,16 +114,14 @@ class Revocations:
             DependencyError: not stored: nothing is revoked as far as anybody knows; try again.
         """
         await self._credentials.add_revocation(revocation)
-        self._apply(revocation)
+        self._apply([revocation], told=True)
         if self._broker is not None:
             data: dict[str, Any] = msgspec.to_builtins(revocation)
             # the poll of every instance finds within a second what a lost broadcast did not say
             with contextlib.suppress(DependencyError):
                 await self._broker.control(Control(CONTROL_KIND, data))
-        if audit and self._records is not None:
-            # it holds already: a record that cannot be written must not say that it does not
-            with contextlib.suppress(DependencyError):
-                await self._records.audit(_record(revocation))
+        if audit:
+            await self._record(AUDIT_KIND, revocation)
 
     async def revoke_token(self, identity: Identity, *, reason: str) -> None:
         """Revoke the one token that an identity came with; without a `jti`, everything of its subject that was
@@ -162,24 +173,37 @@ class Revocations:
             )
         )
 
-    async def allow_subject(self, tenant: str, subject: str) -> bool:
+    async def allow_subject(self, tenant: str, subject: str, *, reason: str) -> bool:
         """End a `revoke_subject` (an unblock), everywhere within a second; False when there was none."""
-        removed = await self._credentials.remove_revocation("subject", tenant, subject)
-        self._by_subject.pop((tenant, subject), None)
+        now = self._clock()
+        removed = await self._credentials.remove_revocation("subject", tenant, subject, now)
+        ended = Revocation(kind="subject", tenant=tenant, value=subject, at=now, until=now, reason=reason)
+        self._end(ended)
+        if removed:
+            self._ended[_key(ended)] = now
+            await self._record(AUDIT_KIND_ENDED, ended)
         return removed
+
+    async def _record(self, kind: str, revocation: Revocation) -> None:
+        """It holds already: a record that cannot be written must not say that it does not."""
+        if self._records is not None:
+            with contextlib.suppress(DependencyError):
+                await self._records.audit(_record(kind, revocation))
 
     # -- keeping up ----------------------------------------------------------------------------------------
 
     def control(self, message: Control) -> None:
         """Give every broker `Control` of kind `revoke` here. A malformed one is left to the poll."""
         with contextlib.suppress(msgspec.ValidationError):
-            self._apply(msgspec.convert(message.data, Revocation))
+            told = msgspec.convert(message.data, Revocation)
+            if told.at >= self._ended.get(_key(told), told.at):
+                self._apply([told], told=True)
 
     async def start(self) -> None:
         """Load, then poll. Raises DependencyError: admit nobody before this has returned."""
         await self.reload()
         if self._poll is None:
-            self._poll = asyncio.get_running_loop().create_task(self._keep_loading())
+            self._poll = asyncio.get_running_loop().create_task(self._keep_reading())
 
     async def stop(self) -> None:
         """End the poll."""
@@ -190,51 +214,98 @@ class Revocations:
             self._poll = None
 
     async def reload(self) -> None:
-        """Read all from the store; listeners hear of new ones. Raises DependencyError."""
+        """Read all from the store and forget what it no longer keeps. Raises DependencyError."""
         self._fresh = set()
-        kept = await self._credentials.revocations(self._clock())
-        for revocation in kept:
-            self._apply(revocation)
-        self._forget({(revocation.kind, revocation.tenant, revocation.value) for revocation in kept})
-
-    async def _keep_loading(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_EVERY_S)
-            try:
-                await self.reload()
-            except DependencyError as error:
-                if self._on_error is not None:
-                    self._on_error(error)
-
-    def _apply(self, revocation: Revocation) -> None:
-        table = self._table(revocation.kind)
-        key = (revocation.tenant, revocation.value)
-        if table is None:
-            return
-        kept = table.get(key)
-        if kept is not None:
-            if revocation.until <= kept.until and revocation.cut <= kept.cut:
-                return
-            revocation = msgspec.structs.replace(
-                revocation, until=max(revocation.until, kept.until), cut=max(revocation.cut, kept.cut)
-            )
-        table[key] = revocation
-        self._fresh.add((revocation.kind, *key))
-        for listener in self._listeners:
-            listener(revocation)
-
-    def _table(self, kind: str) -> dict[tuple[str, str], Revocation] | None:
-        return {"jti": self._by_jti, "subject": self._by_subject, "issued_before": self._cuts}.get(kind)
-
-    def _forget(self, kept: set[tuple[str, str, str]]) -> None:
-        """Drop what the store no longer keeps, but nothing that came while it was read."""
+        kept: set[Key] = set()
+        now = self._clock()
+        async for page in self._pages(0):
+            kept.update(_key(revocation) for revocation in page if revocation.until > now)
         for kind in ("jti", "subject", "issued_before"):
             table = self._table(kind) or {}
             for key in [key for key in table if (kind, *key) not in kept and (kind, *key) not in self._fresh]:
                 del table[key]
+        self._ended = {key: at for key, at in self._ended.items() if at > now - RELOAD_EVERY_S}
+
+    async def refresh(self) -> None:
+        """Read what changed since the last read; listeners hear of new ones. Raises DependencyError."""
+        async for _ in self._pages(self._position):
+            pass
+
+    async def _pages(self, position: int) -> AsyncIterator[list[Revocation]]:
+        """What the store has after a position, applied page by page."""
+        more = True
+        while more:
+            found = await self._credentials.revocation_changes(position, PAGE)
+            self._take(found.changed)
+            position, more = found.position, found.more
+            yield found.changed
+        self._position = position
+
+    async def _keep_reading(self) -> None:
+        loop = asyncio.get_running_loop()
+        reloaded_at = loop.time()
+        while True:
+            await asyncio.sleep(POLL_EVERY_S)
+            try:
+                if loop.time() - reloaded_at < RELOAD_EVERY_S:
+                    await self.refresh()
+                else:
+                    await self.reload()
+                    reloaded_at = loop.time()
+            except DependencyError as error:
+                if self._on_error is not None:
+                    self._on_error(error)
+
+    # -- what is held --------------------------------------------------------------------------------------
+
+    def _take(self, changed: Sequence[Revocation]) -> None:
+        """The store's word: it counts whatever a broadcast said."""
+        now = self._clock()
+        for revocation in changed:
+            if revocation.until <= now:
+                self._end(revocation)
+        self._apply((revocation for revocation in changed if revocation.until > now), told=False)
+
+    def _end(self, revocation: Revocation) -> None:
+        table = self._table(revocation.kind)
+        if table is not None and table.pop((revocation.tenant, revocation.value), None) is not None:
+            self._ended[_key(revocation)] = revocation.at
+
+    def _apply(self, revocations: Iterable[Revocation], *, told: bool) -> None:
+        """Keep them; `told`: not read from the store, whose read under way may not know them yet."""
+        if told:
+            revocations = list(revocations)
+            self._fresh.update(map(_key, revocations))
+        new = [kept for revocation in revocations if (kept := self._put(revocation)) is not None]
+        if new:
+            for listener in self._listeners:
+                listener(new)
+
+    def _put(self, revocation: Revocation) -> Revocation | None:
+        """Keep it if it reaches further than what is held; None when it does not."""
+        table = self._table(revocation.kind)
+        key = (revocation.tenant, revocation.value)
+        if table is None:
+            return None
+        kept = table.get(key)
+        if kept is not None:
+            if revocation.until <= kept.until and revocation.cut <= kept.cut:
+                return None
+            revocation = msgspec.structs.replace(
+                revocation, until=max(revocation.until, kept.until), cut=max(revocation.cut, kept.cut)
+            )
+        table[key] = revocation
+        return revocation
+
+    def _table(self, kind: str) -> dict[tuple[str, str], Revocation] | None:
+        return {"jti": self._by_jti, "subject": self._by_subject, "issued_before": self._cuts}.get(kind)
 
 
-def _record(revocation: Revocation) -> AuditRecord:
+def _key(revocation: Revocation) -> Key:
+    return revocation.kind, revocation.tenant, revocation.value
+
+
+def _record(kind: str, revocation: Revocation) -> AuditRecord:
     detail = {
         name: getattr(revocation, name)
         for name in ("kind", "value", "reason", "cut", "until")
@@ -242,7 +313,7 @@ def _record(revocation: Revocation) -> AuditRecord:
     }
     return AuditRecord(
         at=revocation.at,
-        kind=AUDIT_KIND,
+        kind=kind,
         tenant=revocation.tenant,
         subject="" if revocation.kind == "jti" else revocation.value,
         detail=msgspec.json.encode(detail).decode(),

@@ -12,6 +12,7 @@ import msgspec
 
 from narthex.domain.identity import Identity, IdentityClass
 
+DAY_S: Final = 86_400.0
 GUEST_PLAN: Final = "guest"
 E2E_PLAN: Final = "mid"
 FALLBACK_PLAN: Final = "free"
@@ -24,7 +25,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         connections: live sockets of one user.
         concurrent_runs: runs of one user at once.
         messages_per_minute: `run.start` and messages of one user.
-        history_days: how long threads are kept; None: no end.
+        history_days: how long what is said in threads of a user is kept; None: no end.
         thread_members: members of one thread.
     """
 
@@ -91,3 +92,10 @@ def plan_of(identity: Identity, plans: Mapping[str, Plan] = PLANS) -> Plan:
     if identity.identity_class is IdentityClass.GUEST:
         return plans[GUEST_PLAN]
     return plans.get(identity.plan) or plans[FALLBACK_PLAN]
+
+
+def kept_since(plans: Mapping[str, Plan], now: float) -> dict[str, float]:
+    """Plan → the moment before which nothing of its owners' threads is kept; plans that keep all are not in it."""
+    return {
+        name: now - plan.history_days * DAY_S for name, plan in plans.items() if plan.history_days is not None
+    }

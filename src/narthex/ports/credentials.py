@@ -73,6 +73,20 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class RevocationChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """Revocations that were written after a position, in the order of writing.
+
+    Attributes:
+        position: where to go on from.
+        changed: as they are now; one that was removed or has ended has its `until` in the past.
+        more: there is more after `position`: ask again at once.
+    """
+
+    position: int
+    changed: list[Revocation]
+    more: bool = False
+
+
 class Credentials(Protocol):
     """See the module's guarantees."""
 
@@ -123,11 +137,15 @@ class Credentials(Protocol):
     async def add_revocation(self, revocation: Revocation) -> None:
         """Keep a revocation; the same (kind, tenant, value) is replaced if the new one reaches further."""
 
-    async def remove_revocation(self, kind: str, tenant: str, value: str) -> bool:
-        """Forget a revocation (a user is unblocked); False when there is none."""
+    async def remove_revocation(self, kind: str, tenant: str, value: str, now: float) -> bool:
+        """End a revocation (a user is unblocked): its `until` becomes `now`; False when there is none."""
 
-    async def revocations(self, now: float) -> list[Revocation]:
-        """All that are still kept."""
+    async def revocation_changes(self, after: int, limit: int) -> RevocationChanges:
+        """What was added, extended or removed after a position; 0: everything.
+
+        Costs what changed, not what is kept. Nothing is passed over: a position covers every write that has one
+        up to it, whichever instance wrote it. Who has not asked for an hour asks from 0: what ended is deleted then.
+        """
 
     async def expire(self, now: float) -> int:
-        """Delete expired tickets, refresh tokens, keys and revocations; how many."""
+        """Delete expired tickets, refresh tokens and keys, and revocations that ended an hour ago; how many."""

@@ -1,14 +1,24 @@
 """Threads, their members and their messages, as the app needs them kept. Live events are the broker's.
 
 Guarantees: a write returns once it is durable; every read and write names the tenant, and a row of another
-tenant is as absent as one that does not exist.
+tenant is as absent as one that does not exist. What is past the limit of its owner's plan (`kept`) is absent as
+well, whether or not `purge` has been there; what is deleted leaves a `LogCut` in the same step, so that a crash
+before its log has gone delays that and forgets nothing.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import msgspec
+
+Kept = Mapping[str, float]
+"""Plan → the moment before which nothing of its owners' threads is kept. A plan that is not in it keeps all: so
+does one that settings no longer know, because a slip in a file must not delete anybody's threads.
+"""
+KEEPS_ALL: Final[Kept] = MappingProxyType({})
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,16 +75,47 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
 
 
+class OwnerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Which plan somebody is on, `at` the moment that their token says so (its `iat`)."""
+
+    tenant: str
+    user_id: str
+    plan: str
+    at: float
+
+
+class Purged(msgspec.Struct, frozen=True, kw_only=True):
+    """What one `purge` deleted; `more`: it stopped at its limit, call again."""
+
+    threads: int = 0
+    messages: int = 0
+    runs: int = 0
+    more: bool = False
+
+
+class LogCut(msgspec.Struct, frozen=True, kw_only=True):
+    """What is still to go from a thread's channel log: all of it (`before` 0.0), or what is older than `before`."""
+
+    tenant: str
+    thread_id: str
+    before: float
+
+
 class Threads(Protocol):
-    """Threads of all tenants. `limit` is at most 200 everywhere."""
+    """Threads of all tenants. `limit` is at most 200 everywhere but in `purge`."""
 
-    async def create(self, thread: Thread) -> bool:
-        """Insert the thread with `created_by` as its owner; False when the id exists in any tenant."""
+    async def create(self, thread: Thread, *, plan: str = "", plan_at: float = 0.0) -> bool:
+        """Insert the thread with `created_by` as its owner; False when the id exists in any tenant.
 
-    async def get(self, tenant: str, thread_id: str) -> Thread | None:
+        `plan` is the owner's, as `OwnerPlan`; empty: not known, and then everything is kept.
+        """
+
+    async def get(self, tenant: str, thread_id: str, *, kept: Kept = KEEPS_ALL) -> Thread | None:
         """The thread, or None."""
 
-    async def list_for(self, tenant: str, user_id: str, *, before: float | None, limit: int) -> list[Thread]:
+    async def list_for(
+        self, tenant: str, user_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+    ) -> list[Thread]:
         """Threads that the user is a member of, most recently updated first, `updated_at` < `before`."""
 
     async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
@@ -86,7 +127,7 @@ class Threads(Protocol):
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
         """All members, owners first; empty when there is no such thread."""
 
-    async def role(self, tenant: str, thread_id: str, user_id: str) -> str | None:
+    async def role(self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL) -> str | None:
         """The user's role in the thread, or None: not a member or no such thread."""
 
     async def add_member(
@@ -104,12 +145,30 @@ class Threads(Protocol):
         """Insert; a message id that is there already is left as it is (idempotent). Touches `updated_at`."""
 
     async def messages(
-        self, tenant: str, thread_id: str, *, before: float | None, limit: int
+        self, tenant: str, thread_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
     ) -> list[Message]:
         """The newest `limit` messages with `created_at` < `before`, oldest first."""
 
-    async def search(self, tenant: str, user_id: str, text: str, *, limit: int) -> list[Hit]:
+    async def search(
+        self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
+    ) -> list[Hit]:
         """Full text over messages and titles of threads that the user is a member of, best first."""
 
-    async def purge(self, tenant: str, user_id: str, older_than: float) -> list[str]:
-        """Delete threads created by the user and last updated before; returns their ids."""
+    # -- the limit of history ------------------------------------------------------------------------------
+
+    async def note_plan(self, owner: OwnerPlan) -> int:
+        """The owner's threads follow their plan, unless a later token said another; how many changed."""
+
+    async def purge(self, kept: Kept, *, limit: int) -> Purged:
+        """Delete what is past its owner's plan, oldest first, at most `limit` rows of threads, messages and runs.
+
+        A thread last updated before its plan's moment goes as a whole, unless a run of it is queued or running;
+        of others the older messages and ended runs go. Several instances may purge at once: each row is deleted
+        and counted once.
+        """
+
+    async def log_cuts(self, limit: int) -> list[LogCut]:
+        """What deletions (`delete`, `purge`) left to do in the broker, oldest first."""
+
+    async def log_cut_done(self, cut: LogCut) -> None:
+        """It is done. A cut that was replaced meanwhile (another purge, a new thread with the id) stays."""

@@ -285,6 +285,12 @@ class RunOptions(BaseModel):
         900.0, "Seconds a question of an agent (an approval) waits for its answer.", ge=1, le=604_800
     )
     run_queue_limit: int = option(20, "Runs of one thread that may wait; one more gets 429.", ge=0, le=1000)
+    history_purge_every_s: float = option(
+        600.0,
+        "Seconds between deletions of what is past `history_days` of its owner's plan; nothing shows it meanwhile.",
+        ge=1,
+        le=86_400,
+    )
 
 
 class TableOptions(BaseModel):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from narthex import __version__
 from narthex.adapters.edge.echo import Echo
@@ -28,6 +30,7 @@ from narthex.app.hub import Hub, HubLimits
 from narthex.app.lifecycle import Lifecycle, Room, State
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
+from narthex.app.retention import Retention, Round
 from narthex.app.revocations import Revocations
 from narthex.app.rpc import methods
 from narthex.app.runs.engine import RunEngine
@@ -38,7 +41,8 @@ from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
 from narthex.domain.admission import AdmissionPolicy
 from narthex.domain.identity import Identity
-from narthex.domain.plans import Plan, plan_of
+from narthex.domain.plans import Plan, kept_since, plan_of
+from narthex.errors import NarthexError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control
 from narthex.ports.credentials import Revocation
@@ -53,6 +57,9 @@ from narthex.wiring.tokens import Tokens, make_tokens
 
 MAX_COMMANDS = 50_000  # commands under way on one node: at 2 kB a task about 100 MB, then 111 is answered
 DRAIN_AFTER_S = 0.1  # the answer to whoever asked leaves first
+CLOSE_REVOKED_EVERY_S = (
+    0.1  # looking at 20,000 sockets takes 10 ms: however many sign out at once, a tenth of the loop
+)
 
 log = get_logger("narthex.gateway")
 
@@ -97,6 +104,7 @@ class Parts:
         self.verifier: TokenVerifier = verifier or self.tokens.verifier
         self.revocations = Revocations(store.credentials, broker, records=store.records, clock=self.now)
         self.tasks = Tasks("commands", MAX_COMMANDS, lambda fault: self.report_bug(fault, ""))
+        self._closing_revoked: asyncio.TimerHandle | None = None
         self.timers = TimerWheel(loop, lambda fault: self.report_bug(fault, ""))
         self._make_door(debug=debug)
         self._make_chat(agents)
@@ -139,7 +147,24 @@ class Parts:
 
     def _make_chat(self, agents: Mapping[str, Agent]) -> None:
         self.notices = Notices(self.broker)
-        self.chat = Chat(self.store, self.broker, self.notices, self.plan, self.now)
+        self.chat = Chat(
+            self.store,
+            self.broker,
+            self.notices,
+            self.plan,
+            self.now,
+            kept=lambda: kept_since(self.plans, self.now()),
+        )
+        self.retention = Retention(
+            self.store.threads,
+            self.broker,
+            self.plans,
+            self.meter,
+            on_round=_history_purged,
+            on_fault=_history_kept,
+            clock=self.now,
+            every_s=self.settings.history_purge_every_s,
+        )
         self.engine = RunEngine(
             broker=self.broker,
             store=self.store,
@@ -211,6 +236,8 @@ class Parts:
             return None
 
         async def stop_connections() -> None:
+            if self._closing_revoked is not None:
+                self._closing_revoked.cancel()
             self.timers.stop()
             self.hub.stop()
             await self.tasks.stop()
@@ -226,6 +253,7 @@ class Parts:
             Room("revocations", self.revocations.start, self.revocations.stop),
             Room("connections", nothing, stop_connections),
             Room("runs", self.engine.open, self.engine.close),
+            Room("retention", self.retention.start, self.retention.stop),
         ]
         return Lifecycle(
             rooms,
@@ -274,8 +302,14 @@ class Parts:
             item.channel.key in running for item in connection.subscriptions.values()
         )
 
-    def _revoked(self, _: Revocation) -> None:
+    def _revoked(self, _: Sequence[Revocation]) -> None:
+        if self._closing_revoked is None:
+            loop = asyncio.get_running_loop()
+            self._closing_revoked = loop.call_later(CLOSE_REVOKED_EVERY_S, self._close_revoked)
+
+    def _close_revoked(self) -> None:
         """Close what is covered now: every live socket is asked, because a jti names no user."""
+        self._closing_revoked = None
         disconnect = Disconnect(3500, "token_revoked: sign in again")
         for connection in self.services.registry:
             # The seed's: whoever was admitted and has not said `connect` yet must not do so with a revoked token.
@@ -287,3 +321,15 @@ class Parts:
 def _debug_record(record: Mapping[str, object]) -> None:
     members: dict[str, Any] = dict(record)
     log.debug(members.pop("event"), **members)
+
+
+def _history_purged(done: Round) -> None:
+    log.info("history purged", **msgspec.to_builtins(done))
+
+
+def _history_kept(fault: BaseException) -> None:
+    """What is past its limit stays for now; reads go on leaving it out."""
+    if isinstance(fault, NarthexError):
+        log.warning("history not purged", code=fault.code, detail=fault.message, remedy=fault.remedy)
+    else:
+        log.error("bug", where="retention", exc_info=fault)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from narthex.errors import DependencyError
-from narthex.ports.credentials import Credentials, RefreshToken, Revocation, SigningKey, User
+from narthex.ports.credentials import (
+    Credentials,
+    RefreshToken,
+    Revocation,
+    RevocationChanges,
+    SigningKey,
+    User,
+)
 
 
 class MemoryCredentials:
@@ -17,6 +24,8 @@ class MemoryCredentials:
         self.refresh: dict[str, RefreshToken] = {}
         self.kept_keys: dict[str, SigningKey] = {}
         self.kept_revocations: dict[tuple[str, str, str], Revocation] = {}
+        self.change_of: dict[tuple[str, str, str], int] = {}
+        self.changes = 0
         self.away = False
         self.reads = 0
 
@@ -128,15 +137,31 @@ class MemoryCredentials:
             revocation = msgspec.structs.replace(
                 revocation, until=max(revocation.until, kept.until), cut=max(revocation.cut, kept.cut)
             )
+        self._changed(key, revocation)
+
+    def _changed(self, key: tuple[str, str, str], revocation: Revocation) -> None:
+        self.kept_revocations.pop(key, None)  # the newest change is the last
         self.kept_revocations[key] = revocation
+        self.changes += 1
+        self.change_of[key] = self.changes
 
-    async def remove_revocation(self, kind: str, tenant: str, value: str) -> bool:
+    async def remove_revocation(self, kind: str, tenant: str, value: str, now: float) -> bool:
         self._reach()
-        return self.kept_revocations.pop((kind, tenant, value), None) is not None
+        kept = self.kept_revocations.get((kind, tenant, value))
+        if kept is None or kept.until <= now:
+            return False
+        ended = msgspec.structs.replace(kept, at=now, until=now, cut=0.0)
+        self._changed((kind, tenant, value), ended)
+        return True
 
-    async def revocations(self, now: float) -> list[Revocation]:
+    async def revocation_changes(self, after: int, limit: int) -> RevocationChanges:
         self._reach()
-        return [kept for kept in self.kept_revocations.values() if kept.until > now]
+        found = [key for key in self.kept_revocations if self.change_of[key] > after][:limit]
+        return RevocationChanges(
+            position=self.change_of[found[-1]] if found else after,
+            changed=[self.kept_revocations[key] for key in found],
+            more=len(found) == limit,
+        )
 
     async def expire(self, now: float) -> int:
         self._reach()
@@ -144,7 +169,9 @@ class MemoryCredentials:
         self.tickets = {key: kept for key, kept in self.tickets.items() if kept[1] > now}
         self.refresh = {key: kept for key, kept in self.refresh.items() if kept.expires_at > now}
         self.kept_keys = {key: kept for key, kept in self.kept_keys.items() if not 0 < kept.retire_at <= now}
-        self.kept_revocations = {key: kept for key, kept in self.kept_revocations.items() if kept.until > now}
+        self.kept_revocations = {
+            key: kept for key, kept in self.kept_revocations.items() if kept.until > now - 3600
+        }
         after = len(self.tickets) + len(self.refresh) + len(self.kept_keys) + len(self.kept_revocations)
         return before - after
 

@@ -86,6 +86,13 @@ CATALOGUE: Final = (
     _counter("runs_lost", "Runs whose lease was lost to another instance."),
     _counter("runs_taken_over", "Runs taken over from an instance that died."),
     _counter("agents_left_behind", "Agents that did not stop when cancelled."),
+    _counter("history_purged", "What was deleted because its owner's plan keeps it no longer.", "kind"),
+    _counter("history_purge_failures", "Failed rounds of deleting what plans keep no longer."),
+    _gauge(
+        "history_purge_timestamp_seconds",
+        "When the last whole round of deleting ended, seconds since the epoch.",
+        mode="livemostrecent",
+    ),
     _counter("bugs", "Unexpected exceptions; each has a trace id in the log.", "where"),
     _counter("undeclared_metrics", "Uses of a metric that the catalogue does not know. Must stay 0."),
 )

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from narthex.adapters.stores.sql.operation import Statement
+from narthex.adapters.stores.sql.operation import Statement, marks
 
 MAX_WORDS: Final = 16  # of a search text; each is a list to intersect
 SNIPPET_WORDS: Final = 16
@@ -29,12 +29,14 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             None where one writer serialises all.
         hold: suffix of a SELECT: the rows stay until the transaction ends.
         seize: suffix of a SELECT: the rows are about to be deleted; waits for those that hold them.
+        take: suffix of a SELECT from `t`: as `seize`, but leaves out the rows that another transaction holds.
         search_schema: what full-text search adds to the first schema.
         search_added: keeps the index in step after rows were inserted: (table, seq) → statements.
         search_removed: the same before rows of a thread are deleted: thread id → statements.
+        search_pruned: the same before some messages are deleted: their seqs → statements.
         search_titled: the same before (True: after) a title changes: (thread id, after) → statements.
-        search: (tenant, user, words, limit) → the statement whose rows are thread_id, title, message_id,
-            snippet, created_at, best first.
+        search: (tenant, user, words, limit, condition) → the statement whose rows are thread_id, title, message_id,
+            snippet, created_at, best first; the condition is on threads `t`, of a column with a moment.
     """
 
     name: str
@@ -42,11 +44,13 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     lock: str | None
     hold: str
     seize: str
+    take: str
     search_schema: tuple[str, ...]
     search_added: Callable[[str, int], tuple[Statement, ...]]
     search_removed: Callable[[str], tuple[Statement, ...]]
+    search_pruned: Callable[[list[int]], tuple[Statement, ...]]
     search_titled: Callable[[str, bool], tuple[Statement, ...]]
-    search: Callable[[str, str, list[str], int], Statement]
+    search: Callable[[str, str, list[str], int, Callable[[str], Statement]], Statement]
 
 
 def words(text: str) -> list[str]:
@@ -85,6 +89,18 @@ def _sqlite_removed(thread_id: str) -> tuple[Statement, ...]:
     return (_sqlite_forget("messages", thread_id), _sqlite_forget("threads", thread_id))
 
 
+def _sqlite_pruned(seqs: list[int]) -> tuple[Statement, ...]:
+    return (
+        (
+            (
+                "INSERT INTO messages_search (messages_search, rowid, tenant, content)"
+                f" SELECT 'delete', seq, tenant, content FROM messages WHERE seq IN ({marks(len(seqs))})"
+            ),
+            seqs,
+        ),
+    )
+
+
 def _sqlite_titled(thread_id: str, after: bool) -> tuple[Statement, ...]:
     if not after:
         return (_sqlite_forget("threads", thread_id),)
@@ -99,7 +115,9 @@ def _sqlite_titled(thread_id: str, after: bool) -> tuple[Statement, ...]:
     )
 
 
-def _sqlite_search(tenant: str, user_id: str, found: list[str], limit: int) -> Statement:
+def _sqlite_search(
+    tenant: str, user_id: str, found: list[str], limit: int, kept: Callable[[str], Statement]
+) -> Statement:
     # The tenant's own words narrow the index scan; `t.tenant = ?` is what isolates.
     scope = " ".join(words(tenant)) or "_"
     text = " AND ".join(f'"{word}"' for word in found) + "*"
@@ -107,22 +125,29 @@ def _sqlite_search(tenant: str, user_id: str, found: list[str], limit: int) -> S
     message_query = f'tenant : "{scope}" AND content : ({text})'
     title_query = f'tenant : "{scope}" AND title : ({text})'
     mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
+    (thread_kept, thread_values), (message_kept, message_values) = kept("t.updated_at"), kept("x.created_at")
     return (
         (
             "SELECT thread_id, title, message_id, snippet, created_at FROM ("
             f"SELECT * FROM (SELECT t.thread_id, t.title, '' AS message_id,"
             f" snippet(threads_search, 1, '[', ']', '…', {SNIPPET_WORDS}) AS snippet, t.created_at, rank AS score"
             " FROM threads_search JOIN threads t ON t.seq = threads_search.rowid"
-            f" JOIN members m ON {mine} WHERE threads_search MATCH ? AND t.tenant = ? ORDER BY rank LIMIT ?)"
+            f" JOIN members m ON {mine} WHERE threads_search MATCH ? AND t.tenant = ?{thread_kept}"
+            " ORDER BY rank LIMIT ?)"
             " UNION ALL "
             "SELECT * FROM (SELECT t.thread_id, t.title, x.message_id,"
             f" snippet(messages_search, 1, '[', ']', '…', {SNIPPET_WORDS}), x.created_at, rank"
             " FROM messages_search JOIN messages x ON x.seq = messages_search.rowid"
             " JOIN threads t ON t.thread_id = x.thread_id"
-            f" JOIN members m ON {mine} WHERE messages_search MATCH ? AND t.tenant = ? ORDER BY rank LIMIT ?)"
+            f" JOIN members m ON {mine} WHERE messages_search MATCH ? AND t.tenant = ?{message_kept}"
+            " ORDER BY rank LIMIT ?)"
             ") AS hits ORDER BY score, created_at DESC LIMIT ?"
         ),
-        (tenant, user_id, title_query, tenant, limit, tenant, user_id, message_query, tenant, limit, limit),
+        (
+            *(tenant, user_id, title_query, tenant, *thread_values, limit),
+            *(tenant, user_id, message_query, tenant, *message_values, limit),
+            limit,
+        ),
     )
 
 
@@ -132,6 +157,7 @@ SQLITE: Final = Dialect(
     lock=None,
     hold="",
     seize="",
+    take="",
     search_schema=(
         # External content: the index holds no second copy of the text.
         (
@@ -145,31 +171,40 @@ SQLITE: Final = Dialect(
     ),
     search_added=_sqlite_added,
     search_removed=_sqlite_removed,
+    search_pruned=_sqlite_pruned,
     search_titled=_sqlite_titled,
     search=_sqlite_search,
 )
 
 
-def _postgres_search(tenant: str, user_id: str, found: list[str], limit: int) -> Statement:
+def _postgres_search(
+    tenant: str, user_id: str, found: list[str], limit: int, kept: Callable[[str], Statement]
+) -> Statement:
     query = " & ".join(found) + ":*"  # words have no syntax in them
     headline = f"'StartSel=[, StopSel=], MaxWords={SNIPPET_WORDS}, MinWords=4, MaxFragments=1'"
     mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
+    (thread_kept, thread_values), (message_kept, message_values) = kept("t.updated_at"), kept("x.created_at")
     return (
         (
             "SELECT thread_id, title, message_id, snippet, created_at FROM ("
             f"(SELECT t.thread_id, t.title, '' AS message_id, ts_headline('simple', t.title, q, {headline}) AS snippet,"
             " t.created_at, ts_rank(to_tsvector('simple', t.title), q) AS score"
             f" FROM to_tsquery('simple', ?) AS q CROSS JOIN threads t JOIN members m ON {mine}"
-            " WHERE t.tenant = ? AND to_tsvector('simple', t.title) @@ q ORDER BY score DESC LIMIT ?)"
+            f" WHERE t.tenant = ? AND to_tsvector('simple', t.title) @@ q{thread_kept} ORDER BY score DESC LIMIT ?)"
             " UNION ALL "
             f"(SELECT t.thread_id, t.title, x.message_id, ts_headline('simple', x.content, q, {headline}),"
             " x.created_at, ts_rank(to_tsvector('simple', left(x.content, 200000)), q) AS score"
             " FROM to_tsquery('simple', ?) AS q CROSS JOIN messages x JOIN threads t ON t.thread_id = x.thread_id"
             f" JOIN members m ON {mine}"
-            " WHERE t.tenant = ? AND to_tsvector('simple', left(x.content, 200000)) @@ q ORDER BY score DESC LIMIT ?)"
+            f" WHERE t.tenant = ? AND to_tsvector('simple', left(x.content, 200000)) @@ q{message_kept}"
+            " ORDER BY score DESC LIMIT ?)"
             ") AS hits ORDER BY score DESC, created_at DESC LIMIT ?"
         ),
-        (query, tenant, user_id, tenant, limit, query, tenant, user_id, tenant, limit, limit),
+        (
+            *(query, tenant, user_id, tenant, *thread_values, limit),
+            *(query, tenant, user_id, tenant, *message_values, limit),
+            limit,
+        ),
     )
 
 
@@ -184,6 +219,7 @@ POSTGRES: Final = Dialect(
     lock="SELECT pg_advisory_xact_lock(hashtextextended(?, 0))",
     hold=" FOR KEY SHARE",  # goes together with updates of the same row, not with its deletion
     seize=" FOR UPDATE",
+    take=" FOR UPDATE OF t SKIP LOCKED",
     search_schema=(
         "CREATE INDEX threads_search ON threads USING gin (to_tsvector('simple', title))",
         # A tsvector holds at most 1 MB: the first 200,000 characters of a message are searched.
@@ -191,6 +227,7 @@ POSTGRES: Final = Dialect(
     ),
     search_added=_nothing,
     search_removed=_nothing,
+    search_pruned=_nothing,
     search_titled=_nothing,
     search=_postgres_search,
 )

@@ -13,7 +13,7 @@ from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ConfigError
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class Migration(NamedTuple):
@@ -99,6 +99,32 @@ MIGRATIONS: Final = (
             "CREATE TABLE pings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
         ),
         search=True,
+    ),
+    Migration(
+        version=2,
+        readable_from=1,  # version 1 names its columns: what it writes gets the defaults, and so is kept
+        statements=(
+            # The plan of `created_by`, the moment their token said so, and a moment that nothing in it is older than.
+            "ALTER TABLE threads ADD COLUMN plan TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE threads ADD COLUMN plan_at DOUBLE PRECISION NOT NULL DEFAULT 0",
+            "ALTER TABLE threads ADD COLUMN oldest_at DOUBLE PRECISION NOT NULL DEFAULT 0",
+            # The provider's people are known; whoever comes with others' tokens is, once they come.
+            """UPDATE threads SET oldest_at = created_at, plan = COALESCE((SELECT u.plan FROM users u
+               WHERE u.tenant = threads.tenant AND u.user_id = threads.created_by), '')""",
+            "CREATE INDEX threads_by_oldest ON threads (plan, oldest_at)",
+            """CREATE TABLE log_cuts (seq {serial}, thread_id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
+               "before" DOUBLE PRECISION NOT NULL)""",
+            # Numbered in the order of commit: who has read up to a number reads only what changed since. 0: a version 1
+            # wrote it.
+            "CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
+            "ALTER TABLE revocations ADD COLUMN change BIGINT NOT NULL DEFAULT 0",
+            """UPDATE revocations SET change = numbered.number FROM (SELECT kind, tenant, value,
+               row_number() OVER (ORDER BY "at", kind, tenant, value) AS number FROM revocations) AS numbered
+               WHERE numbered.kind = revocations.kind AND numbered.tenant = revocations.tenant
+               AND numbered.value = revocations.value""",
+            "INSERT INTO counters (name, value) SELECT 'revocations', COALESCE(max(change), 0) FROM revocations",
+            "CREATE INDEX revocations_by_change ON revocations (change)",
+        ),
     ),
 )
 

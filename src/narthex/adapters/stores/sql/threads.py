@@ -9,8 +9,27 @@ from __future__ import annotations
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect, words
-from narthex.adapters.stores.sql.operation import Engine, Operation, Shape, each, marks
-from narthex.ports.threads import Hit, Message, Thread, ThreadMember
+from narthex.adapters.stores.sql.operation import Engine, Operation, Shape, Statement, each, marks
+from narthex.adapters.stores.sql.retention import (
+    cut_done,
+    delete_thread,
+    log_cuts,
+    not_past,
+    note_plan,
+    purge,
+    renewed,
+)
+from narthex.ports.threads import (
+    KEEPS_ALL,
+    Hit,
+    Kept,
+    LogCut,
+    Message,
+    OwnerPlan,
+    Purged,
+    Thread,
+    ThreadMember,
+)
 
 MAX_LIMIT: Final = 200
 
@@ -26,17 +45,19 @@ class SqlThreads:
         self._engine = engine
         self._dialect = dialect
 
-    async def create(self, thread: Thread) -> bool:
+    async def create(self, thread: Thread, *, plan: str = "", plan_at: float = 0.0) -> bool:
         """See the port."""
-        return await self._engine.write(_create(self._dialect, thread))
+        return await self._engine.write(_create(self._dialect, thread, plan, plan_at))
 
-    async def get(self, tenant: str, thread_id: str) -> Thread | None:
+    async def get(self, tenant: str, thread_id: str, *, kept: Kept = KEEPS_ALL) -> Thread | None:
         """See the port."""
-        return await self._engine.read(_get(tenant, thread_id))
+        return await self._engine.read(_get(tenant, thread_id, kept))
 
-    async def list_for(self, tenant: str, user_id: str, *, before: float | None, limit: int) -> list[Thread]:
+    async def list_for(
+        self, tenant: str, user_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+    ) -> list[Thread]:
         """See the port."""
-        return await self._engine.read(_list_for(tenant, user_id, before, limit))
+        return await self._engine.read(_list_for(tenant, user_id, before, limit, kept))
 
     async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
         """See the port."""
@@ -44,15 +65,15 @@ class SqlThreads:
 
     async def delete(self, tenant: str, thread_id: str) -> bool:
         """See the port."""
-        return await self._engine.write(_delete(self._dialect, tenant, thread_id))
+        return await self._engine.write(delete_thread(self._dialect, tenant, thread_id))
 
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
         """See the port."""
         return await self._engine.read(_members(tenant, thread_id))
 
-    async def role(self, tenant: str, thread_id: str, user_id: str) -> str | None:
+    async def role(self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL) -> str | None:
         """See the port."""
-        return await self._engine.read(_role(tenant, thread_id, user_id))
+        return await self._engine.read(_role(tenant, thread_id, user_id, kept))
 
     async def add_member(
         self, tenant: str, thread_id: str, member: ThreadMember, *, limit: int | None
@@ -74,33 +95,48 @@ class SqlThreads:
             await self._engine.write(_add_messages(self._dialect, tenant, messages))
 
     async def messages(
-        self, tenant: str, thread_id: str, *, before: float | None, limit: int
+        self, tenant: str, thread_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
     ) -> list[Message]:
         """See the port."""
-        return await self._engine.read(_messages(tenant, thread_id, before, limit))
+        return await self._engine.read(_messages(tenant, thread_id, before, limit, kept))
 
-    async def search(self, tenant: str, user_id: str, text: str, *, limit: int) -> list[Hit]:
+    async def search(
+        self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
+    ) -> list[Hit]:
         """See the port; all words must occur, the last may be the beginning of one."""
         found = words(text)
         if not found:
             return []
-        return await self._engine.read(_search(self._dialect, tenant, user_id, found, limit))
+        return await self._engine.read(_search(self._dialect, tenant, user_id, found, limit, kept))
 
-    async def purge(self, tenant: str, user_id: str, older_than: float) -> list[str]:
+    async def note_plan(self, owner: OwnerPlan) -> int:
         """See the port."""
-        return await self._engine.write(_purge(self._dialect, tenant, user_id, older_than))
+        return await self._engine.write(note_plan(owner))
+
+    async def purge(self, kept: Kept, *, limit: int) -> Purged:
+        """See the port; at most `retention.MAX_BATCH` rows."""
+        return await self._engine.write(purge(self._dialect, kept, limit))
+
+    async def log_cuts(self, limit: int) -> list[LogCut]:
+        """See the port."""
+        return await self._engine.read(log_cuts(_bounded(limit)))
+
+    async def log_cut_done(self, cut: LogCut) -> None:
+        """See the port."""
+        await self._engine.write(cut_done(cut))
 
 
-def _create(dialect: Dialect, thread: Thread) -> Operation[bool]:
+def _create(dialect: Dialect, thread: Thread, plan: str, plan_at: float) -> Operation[bool]:
     rows = yield (
         (
-            f"INSERT INTO threads ({_THREAD.columns}) VALUES ({_THREAD.placeholders})"
-            " ON CONFLICT (thread_id) DO NOTHING RETURNING seq"
+            f"INSERT INTO threads ({_THREAD.columns}, plan, plan_at, oldest_at)"
+            f" VALUES ({_THREAD.placeholders}, ?, ?, ?) ON CONFLICT (thread_id) DO NOTHING RETURNING seq"
         ),
-        _THREAD.values(thread),
+        (*_THREAD.values(thread), plan, plan_at, thread.created_at),
     )
     if not rows:
         return False
+    yield renewed(thread)
     yield from each(dialect.search_added("threads", rows[0][0]))
     yield from _insert_member(
         thread.tenant,
@@ -110,23 +146,27 @@ def _create(dialect: Dialect, thread: Thread) -> Operation[bool]:
     return True
 
 
-def _get(tenant: str, thread_id: str, suffix: str = "") -> Operation[Thread | None]:
+def _get(tenant: str, thread_id: str, kept: Kept = KEEPS_ALL, suffix: str = "") -> Operation[Thread | None]:
+    condition, values = not_past(kept, "t.updated_at")
     rows = yield (
-        f"SELECT {_THREAD.columns} FROM threads WHERE thread_id = ? AND tenant = ?{suffix}",
-        (thread_id, tenant),
+        f"SELECT {_THREAD.columns} FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{suffix}",
+        (thread_id, tenant, *values),
     )
     return _THREAD.first(rows)
 
 
-def _list_for(tenant: str, user_id: str, before: float | None, limit: int) -> Operation[list[Thread]]:
+def _list_for(
+    tenant: str, user_id: str, before: float | None, limit: int, kept: Kept
+) -> Operation[list[Thread]]:
     older = "" if before is None else " AND t.updated_at < ?"
+    condition, values = not_past(kept, "t.updated_at")
     rows = yield (
         (
             f"SELECT {_THREAD.of('t')} FROM members m JOIN threads t ON t.thread_id = m.thread_id"
-            f" WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}"
+            f" WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}{condition}"
             " ORDER BY t.updated_at DESC, t.seq DESC LIMIT ?"
         ),
-        (tenant, user_id, *(() if before is None else (before,)), _bounded(limit)),
+        (tenant, user_id, *(() if before is None else (before,)), *values, _bounded(limit)),
     )
     return _THREAD.read_all(rows)
 
@@ -146,15 +186,6 @@ def _rename(dialect: Dialect, tenant: str, thread_id: str, title: str, now: floa
     return True
 
 
-def _delete(dialect: Dialect, tenant: str, thread_id: str) -> Operation[bool]:
-    if (yield from _get(tenant, thread_id, dialect.seize)) is None:
-        return False
-    yield from each(dialect.search_removed(thread_id))
-    for table in ("interrupts", "runs", "messages", "members", "threads"):
-        yield f"DELETE FROM {table} WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
-    return True
-
-
 def _members(tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
     rows = yield (
         (
@@ -166,11 +197,15 @@ def _members(tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
     return _MEMBER.read_all(rows)
 
 
-def _role(tenant: str, thread_id: str, user_id: str) -> Operation[str | None]:
-    rows = yield (
-        "SELECT role FROM members WHERE thread_id = ? AND user_id = ? AND tenant = ?",
+def _role(tenant: str, thread_id: str, user_id: str, kept: Kept = KEEPS_ALL) -> Operation[str | None]:
+    sql, values = (
+        "SELECT role FROM members m WHERE thread_id = ? AND user_id = ? AND tenant = ?",
         (thread_id, user_id, tenant),
     )
+    condition, moments = not_past(kept, "t.updated_at")
+    if condition:
+        sql += f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = m.thread_id{condition})"
+    rows = yield sql, (*values, *moments)
     return str(rows[0][0]) if rows else None
 
 
@@ -186,7 +221,7 @@ def _add_member(
 ) -> Operation[str]:
     if dialect.lock is not None:  # two that join at once must not both take the last place
         yield dialect.lock, (f"members {thread_id}",)
-    if (yield from _get(tenant, thread_id, dialect.hold)) is None:
+    if (yield from _get(tenant, thread_id, suffix=dialect.hold)) is None:
         return "absent"
     if (yield from _role(tenant, thread_id, member.user_id)) is not None:
         return "present"
@@ -244,37 +279,34 @@ def _add_messages(dialect: Dialect, tenant: str, messages: list[Message]) -> Ope
         )
 
 
-def _messages(tenant: str, thread_id: str, before: float | None, limit: int) -> Operation[list[Message]]:
+def _messages(
+    tenant: str, thread_id: str, before: float | None, limit: int, kept: Kept
+) -> Operation[list[Message]]:
     older = "" if before is None else " AND created_at < ?"
+    condition, values = not_past(kept, "x.created_at")
+    if condition:
+        condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
     rows = yield (
         (
-            f"SELECT {_MESSAGE.columns} FROM messages WHERE thread_id = ? AND tenant = ?{older}"
+            f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}"
             " ORDER BY created_at DESC, seq DESC LIMIT ?"
         ),
-        (thread_id, tenant, *(() if before is None else (before,)), _bounded(limit)),
+        (thread_id, tenant, *(() if before is None else (before,)), *values, _bounded(limit)),
     )
     return _MESSAGE.read_all(rows)[::-1]
 
 
 def _search(
-    dialect: Dialect, tenant: str, user_id: str, found: list[str], limit: int
+    dialect: Dialect, tenant: str, user_id: str, found: list[str], limit: int, kept: Kept
 ) -> Operation[list[Hit]]:
-    rows = yield dialect.search(tenant, user_id, found, _bounded(limit))
+    def condition(moment: str) -> Statement:
+        return not_past(kept, moment)
+
+    rows = yield dialect.search(tenant, user_id, found, _bounded(limit), condition)
     return [
         Hit(thread_id=row[0], title=row[1], message_id=row[2], snippet=row[3], created_at=row[4])
         for row in rows
     ]
-
-
-def _purge(dialect: Dialect, tenant: str, user_id: str, older_than: float) -> Operation[list[str]]:
-    rows = yield (
-        "SELECT thread_id FROM threads WHERE tenant = ? AND created_by = ? AND updated_at < ? ORDER BY thread_id",
-        (tenant, user_id, older_than),
-    )
-    found = [row[0] for row in rows]
-    for thread_id in found:
-        yield from _delete(dialect, tenant, thread_id)
-    return found
 
 
 def _bounded(limit: int) -> int:

@@ -1,0 +1,156 @@
+"""What is past the limit of its owner's plan: hidden by one condition, deleted in bounded batches. In SQL.
+
+See `ports/threads.py` for what is promised. Rules: the limit is compared in one place (`not_past`); whatever is
+deleted leaves its `log_cuts` row in the same transaction; a batch locks the threads that it works on and passes
+over those that another instance holds.
+"""
+# ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
+
+from __future__ import annotations
+
+from typing import Final
+
+from narthex.adapters.stores.sql.dialect import Dialect
+from narthex.adapters.stores.sql.operation import Operation, Shape, Statement, each, marks
+from narthex.ports.threads import Kept, LogCut, OwnerPlan, Purged, Thread
+
+MAX_BATCH: Final = 1_000  # rows in one transaction: about 20 ms of the writer
+MAX_THREADS: Final = 50  # looked at in one batch, and locked on PostgreSQL
+
+_CUT: Final = Shape(LogCut)
+
+
+def not_past(kept: Kept, moment: str) -> Statement:
+    """` AND …` with its values: `moment` (a column) is not past the limit of thread `t`'s plan.
+
+    Empty when nothing has a limit. Comparisons, not a CASE: PostgreSQL then knows the parameters' types.
+    """
+    if not kept:
+        return "", ()
+    each_plan = " OR ".join(f"t.plan = ? AND {moment} < ?" for _ in kept)
+    return f" AND NOT ({each_plan})", [value for pair in kept.items() for value in pair]
+
+
+def note_plan(owner: OwnerPlan) -> Operation[int]:
+    """See `Threads.note_plan`."""
+    rows = yield (
+        (
+            "UPDATE threads SET plan = ?, plan_at = ?"
+            " WHERE tenant = ? AND created_by = ? AND plan <> ? AND plan_at <= ? RETURNING 1"
+        ),
+        (owner.plan, owner.at, owner.tenant, owner.user_id, owner.plan, owner.at),
+    )
+    return len(rows)
+
+
+def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[bool]:
+    """See `Threads.delete`."""
+    rows = yield (
+        f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.seize}",
+        (thread_id, tenant),
+    )
+    if not rows:
+        return False
+    yield from each(dialect.search_removed(thread_id))
+    for table in ("interrupts", "runs", "messages", "members", "threads"):
+        yield f"DELETE FROM {table} WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
+    yield _cut(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))
+    return True
+
+
+def renewed(thread: Thread) -> Statement:
+    """A thread begins with the id of one whose log is still to go: what is older than the new one still goes."""
+    return 'UPDATE log_cuts SET "before" = ? WHERE thread_id = ?', (thread.created_at, thread.thread_id)
+
+
+def log_cuts(limit: int) -> Operation[list[LogCut]]:
+    """See `Threads.log_cuts`."""
+    rows = yield f"SELECT {_CUT.columns} FROM log_cuts ORDER BY seq LIMIT ?", (limit,)
+    return _CUT.read_all(rows)
+
+
+def cut_done(cut: LogCut) -> Operation[None]:
+    """See `Threads.log_cut_done`."""
+    yield 'DELETE FROM log_cuts WHERE thread_id = ? AND "before" = ?', (cut.thread_id, cut.before)
+
+
+def purge(dialect: Dialect, kept: Kept, limit: int) -> Operation[Purged]:
+    """See `Threads.purge`."""
+    left = limit = max(1, min(limit, MAX_BATCH))
+    threads = messages = runs = 0
+    for plan, moment in kept.items():
+        found = yield (
+            (
+                "SELECT t.thread_id, t.tenant, t.updated_at FROM threads t WHERE t.plan = ? AND t.oldest_at < ?"
+                " AND (t.updated_at >= ? OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = t.thread_id"
+                f" AND r.state IN ('queued', 'running'))) ORDER BY t.oldest_at LIMIT ?{dialect.take}"
+            ),
+            (plan, moment, moment, min(left, MAX_THREADS)),
+        )
+        for thread_id, tenant, updated_at in found:
+            gone = yield from _prune_messages(dialect, thread_id, moment, left)
+            messages, left = messages + gone, left - gone
+            gone = yield from _prune_runs(thread_id, moment, left)
+            runs, left = runs + gone, left - gone
+            if left < 1:  # the thread is looked at again: nothing says yet that it is done
+                break
+            if updated_at < moment:
+                yield from delete_thread(dialect, tenant, thread_id)
+                threads += 1
+            else:
+                yield from _pruned(thread_id, tenant, moment)
+            left -= 1
+        if left < 1 or len(found) == MAX_THREADS:
+            return Purged(threads=threads, messages=messages, runs=runs, more=True)
+    return Purged(threads=threads, messages=messages, runs=runs)
+
+
+def _prune_messages(dialect: Dialect, thread_id: str, moment: float, limit: int) -> Operation[int]:
+    rows = yield (
+        "SELECT seq FROM messages WHERE thread_id = ? AND created_at < ? ORDER BY created_at, seq LIMIT ?",
+        (thread_id, moment, limit),
+    )
+    seqs = [int(row[0]) for row in rows]
+    if seqs:
+        yield from each(dialect.search_pruned(seqs))
+        yield f"DELETE FROM messages WHERE seq IN ({marks(len(seqs))})", seqs
+    return len(seqs)
+
+
+def _prune_runs(thread_id: str, moment: float, limit: int) -> Operation[int]:
+    """Ended runs; not those whose question may still be answered."""
+    if limit < 1:
+        return 0
+    rows = yield (
+        (
+            "SELECT run_id FROM runs r WHERE thread_id = ? AND created_at < ? AND finished_at < ?"
+            " AND state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM interrupts i"
+            " WHERE i.tenant = r.tenant AND i.thread_id = r.thread_id AND i.run_id = r.run_id AND i.expires_at >= ?)"
+            " ORDER BY created_at LIMIT ?"
+        ),
+        (thread_id, moment, moment, moment, limit),
+    )
+    ids = [row[0] for row in rows]
+    for table in ("interrupts", "runs"):
+        if ids:
+            condition = f"thread_id = ? AND run_id IN ({marks(len(ids))})"
+            yield f"DELETE FROM {table} WHERE {condition}", (thread_id, *ids)
+    return len(ids)
+
+
+def _pruned(thread_id: str, tenant: str, moment: float) -> Operation[None]:
+    """The thread goes on with what is left; its log is to lose what is older."""
+    rows = yield "SELECT min(created_at) FROM messages WHERE thread_id = ?", (thread_id,)
+    oldest = moment if rows[0][0] is None else max(moment, rows[0][0])
+    yield "UPDATE threads SET oldest_at = ? WHERE thread_id = ?", (oldest, thread_id)
+    yield _cut(LogCut(tenant=tenant, thread_id=thread_id, before=moment))
+
+
+def _cut(cut: LogCut) -> Statement:
+    return (
+        (
+            f"INSERT INTO log_cuts ({_CUT.columns}) VALUES ({_CUT.placeholders})"
+            ' ON CONFLICT (thread_id) DO UPDATE SET "before" = excluded."before"'
+        ),
+        _CUT.values(cut),
+    )

@@ -1,0 +1,183 @@
+"""The limit of history: deletes what is past its owner's plan, rows first, then what is left of it in the logs.
+
+Not here: what is past (`domain/plans.py`, the store), whose plan is which (`app/owners.py`). Rules: batches are
+bounded and as far apart as they took, so that half of the store is always everybody else's; instances may do it at
+once; a round that fails is counted, told and tried again next time; nothing is hidden by this task: reads leave
+out what is past by themselves, and only what stands in a channel's log is there until a round has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.plans import Plan, kept_since
+from narthex.errors import DependencyError
+from narthex.ports.broker import Broker, Control, Position
+from narthex.ports.telemetry import Meter
+from narthex.ports.threads import LogCut, Purged, Threads
+
+EVERY_S: Final = 600.0  # limits are days: 10 min more are 1 % of the shortest
+BATCH: Final = 500  # rows of one transaction: about 10 ms of the store's writer
+CUTS: Final = 100  # logs of one page
+MAX_BATCHES: Final = 2_000  # of one round: a million rows; the next round goes on
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round did, for the log."""
+
+    threads: int
+    messages: int
+    runs: int
+    logs: int
+    duration_s: float
+
+
+class Retention:
+    """One task; `start` and `stop`.
+
+    Args:
+        threads: of the store.
+        broker: whose logs are cut.
+        plans: by name.
+        meter: counts what went and failed rounds, and shows when the last one ended.
+        on_round: told of every round that deleted something.
+        on_fault: told why a round failed.
+        clock: seconds since the epoch.
+        every_s: how often, with jitter so that instances do not meet.
+    """
+
+    def __init__(
+        self,
+        threads: Threads,
+        broker: Broker,
+        plans: Mapping[str, Plan],
+        meter: Meter,
+        *,
+        on_round: Callable[[Round], None],
+        on_fault: Callable[[BaseException], None],
+        clock: Callable[[], float] = time.time,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._threads = threads
+        self._broker = broker
+        self._plans = plans
+        self._meter = meter
+        self._on_round = on_round
+        self._on_fault = on_fault
+        self._clock = clock
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin; the first round is soon, for what ended while nothing ran."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """End; a batch under way is done or undone as a whole."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        pause_s = self._every_s / 20
+        while True:
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter guards nothing
+            pause_s = self._every_s
+            try:
+                done = await self.round()
+            except Exception as fault:  # also a bug: the task must be there the next time
+                self._meter.count("history_purge_failures")
+                self._on_fault(fault)
+                continue
+            if done.threads or done.messages or done.runs or done.logs:
+                self._on_round(done)
+
+    async def round(self) -> Round:
+        """Delete what is past now. Raises DependencyError; what was deleted by then is."""
+        began = time.monotonic()
+        total = Purged()
+        for _ in range(MAX_BATCHES):
+            batch_began = time.monotonic()
+            purged = await self._threads.purge(kept_since(self._plans, self._clock()), limit=BATCH)
+            total = _sum(total, purged)
+            self._count(purged)
+            if not purged.more:
+                break
+            await asyncio.sleep(time.monotonic() - batch_began)
+        logs = await self._cut_logs()
+        self._meter.gauge("history_purge_timestamp_seconds", self._clock())
+        return Round(
+            threads=total.threads,
+            messages=total.messages,
+            runs=total.runs,
+            logs=logs,
+            duration_s=round(time.monotonic() - began, 3),
+        )
+
+    def _count(self, purged: Purged) -> None:
+        for kind, number in (
+            ("threads", purged.threads),
+            ("messages", purged.messages),
+            ("runs", purged.runs),
+        ):
+            if number:
+                self._meter.count("history_purged", number, kind=kind)
+
+    # -- logs ----------------------------------------------------------------------------------------------
+
+    async def _cut_logs(self) -> int:
+        """What deletions left to do in the broker, a crash or an outage ago included. Each is safe to repeat."""
+        done = 0
+        while cuts := await self._threads.log_cuts(CUTS):
+            for cut in cuts:
+                await self._cut(cut)
+                await self._threads.log_cut_done(cut)
+                done += 1
+            if len(cuts) < CUTS:
+                break
+        return done
+
+    async def _cut(self, cut: LogCut) -> None:
+        key = channel_key(cut.tenant, thread_channel(cut.thread_id))
+        if cut.before:
+            through = await self._last_before(key, cut.before)
+            if through:
+                await self._broker.trim(key, through)
+            return
+        with contextlib.suppress(DependencyError):  # whoever still listens only hears nothing more
+            await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
+        await self._broker.remove(key)
+
+    async def _last_before(self, key: str, moment: float) -> int:
+        """The offset of the last publication that is older than `moment`, 0 for none; a dozen small reads."""
+        oldest = await self._broker.history(key, limit=1)
+        if not oldest.publications or oldest.publications[0].at >= moment:
+            return 0
+        low, high = oldest.publications[0].offset, oldest.top.offset  # `low` is older
+        while low < high:
+            middle = (low + high + 1) // 2
+            page = await self._broker.history(key, since=Position(middle - 1, ""), limit=1)
+            if page.publications and page.publications[0].at < moment:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def _sum(one: Purged, other: Purged) -> Purged:
+    return Purged(
+        threads=one.threads + other.threads,
+        messages=one.messages + other.messages,
+        runs=one.runs + other.runs,
+    )

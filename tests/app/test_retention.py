@@ -1,0 +1,238 @@
+"""The limit of history end to end on the real engines: at N days everything is there, past them it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from narthex.adapters.brokers.sqlite import SqliteBroker
+from narthex.adapters.stores.sqlite import SqliteStore
+from narthex.app.chat import Chat
+from narthex.app.notices import Notices
+from narthex.app.retention import Retention, Round
+from narthex.domain.channels import channel_key
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.plans import DAY_S, PLANS, kept_since, plan_of
+from narthex.errors import ClientError, DependencyError
+from narthex.ports.broker import Position
+from tests.app.runs.fakes import FakeMeter
+from tests.app.test_chat import Ear
+from tests.timing import within
+
+BEGAN = 1_700_000_000.0
+LIMITED = [plan for plan in PLANS.values() if plan.history_days is not None]
+
+
+def owner(plan: str, subject: str = "ann") -> Identity:
+    """Somebody on a plan; a guest where that is the plan."""
+    kind = IdentityClass.GUEST if plan == "guest" else IdentityClass.USER
+    return Identity(subject=subject, plan=plan, identity_class=kind, issued_at=BEGAN)
+
+
+class House:
+    """Chat and retention on real engines, whose clocks tests move."""
+
+    def __init__(self, directory: Path) -> None:
+        self.time = BEGAN
+        self.broker = SqliteBroker(directory / "log.db", clock=self.now)
+        self.store = SqliteStore(directory / "store.db")
+        self.ear = Ear()
+        self.meter = FakeMeter()
+        self.rounds: list[Round] = []
+        self.faults: list[BaseException] = []
+        self.chat = Chat(
+            self.store,
+            self.broker,
+            Notices(self.broker),
+            plan_of,
+            self.now,
+            kept=lambda: kept_since(PLANS, self.time),
+        )
+        self.retention = self.make(600.0)
+
+    def make(self, every_s: float) -> Retention:
+        return Retention(
+            self.store.threads,
+            self.broker,
+            PLANS,
+            self.meter,
+            on_round=self.rounds.append,
+            on_fault=self.faults.append,
+            clock=self.now,
+            every_s=every_s,
+        )
+
+    def now(self) -> float:
+        return self.time
+
+    async def say(self, who: Identity, thread_id: str, text: str) -> None:
+        await self.chat.post(who, thread_id, f"m-{text}", text)
+
+    async def shown(self, who: Identity, thread_id: str) -> list[str]:
+        return [entry.content for entry in (await self.chat.view(who, thread_id, None, 200)).messages]
+
+    async def logged(self, thread_id: str) -> int:
+        page = await self.broker.history(channel_key("default", f"thread:{thread_id}"))
+        return len(page.publications)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path)
+    await house.store.start()
+    await house.broker.start(house.ear, "node")
+    yield house
+    await house.broker.stop()
+    await house.store.stop()
+
+
+@pytest.mark.parametrize("plan", LIMITED, ids=lambda plan: plan.name)
+async def test_at_n_days_all_is_there_and_past_them_nothing(house: House, plan: object) -> None:
+    """By plan: hidden to the second, deleted with its log by the next round."""
+    assert isinstance(plan, type(LIMITED[0]))
+    assert plan.history_days is not None
+    who = owner(plan.name)
+    thread = (await house.chat.create(who, "Talk")).thread_id
+    await house.say(who, thread, "hello")
+
+    house.time = BEGAN + plan.history_days * DAY_S
+    assert await house.shown(who, thread) == ["hello"]
+    assert [entry.thread_id for entry in await house.chat.threads_of(who, None, 50)] == [thread]
+    assert len(await house.chat.search(who, "hello", 10)) == 1
+    assert (await house.retention.round()).threads == 0
+
+    house.time += 1
+    assert await house.chat.threads_of(who, None, 50) == []
+    assert await house.chat.search(who, "hello", 10) == []
+    for ask in (
+        house.chat.view(who, thread, None, 10),
+        house.chat.rename(who, thread, "x"),
+        house.chat.whole(who, thread),
+    ):
+        with pytest.raises(ClientError) as caught:
+            await ask
+        assert caught.value.code == "thread_not_found"
+    assert await house.store.threads.get("default", thread) is not None  # hidden, and still there
+    assert await house.logged(thread) == 3
+
+    done = await house.retention.round()
+    assert (done.threads, done.messages, done.logs) == (1, 1, 1)
+    assert await house.store.threads.get("default", thread) is None
+    assert await house.logged(thread) == 0
+    assert house.ear.controls[-1].kind == "unsubscribe"
+    assert house.meter.counts["history_purged"] == 2
+    assert (await house.retention.round()).logs == 0
+
+
+@pytest.mark.parametrize("plan", [plan.name for plan in PLANS.values() if plan.history_days is None])
+async def test_a_plan_without_end_keeps_all(house: House, plan: str) -> None:
+    """For ever."""
+    who = owner(plan)
+    thread = (await house.chat.create(who, "Talk")).thread_id
+    await house.say(who, thread, "hello")
+    house.time = BEGAN + 10_000 * DAY_S
+    await house.retention.round()
+    assert await house.shown(who, thread) == ["hello"]
+
+
+async def test_a_thread_that_goes_on_loses_its_older_part(house: House) -> None:
+    """Rows and log; what is younger keeps its offsets, so that clients go on."""
+    who = owner("free")
+    thread = (await house.chat.create(who, "Talk")).thread_id
+    for day in range(40):
+        house.time = BEGAN + day * DAY_S
+        await house.say(who, thread, f"day-{day}")
+    house.time = BEGAN + 39 * DAY_S + 1
+    expected = [f"day-{day}" for day in range(10, 40)]
+    assert await house.shown(who, thread) == expected
+    done = await house.retention.round()
+    assert (done.threads, done.messages, done.logs) == (0, 10, 1)
+    assert await house.shown(who, thread) == expected
+    key = channel_key("default", f"thread:{thread}")
+    page = await house.broker.history(key)
+    assert page.publications[0].offset == 31  # ten messages of three events are gone
+    assert page.top.offset == 120
+    assert all(entry.at >= BEGAN + 9 * DAY_S for entry in page.publications)
+    assert (await house.broker.history(key, since=Position(60, page.top.epoch))).complete
+
+
+async def test_an_upgrade_counts_before_anything_is_hidden_or_deleted(house: House) -> None:
+    """The first thing that an upgraded user does shows their old threads; the round then leaves them alone."""
+    who = owner("free")
+    thread = (await house.chat.create(who, "Talk")).thread_id
+    await house.say(who, thread, "hello")
+    house.time = BEGAN + 31 * DAY_S
+    upgraded = Identity(subject="ann", plan="enterprise", issued_at=house.time)
+    assert [entry.thread_id for entry in await house.chat.threads_of(upgraded, None, 50)] == [thread]
+    await house.retention.round()
+    assert await house.shown(upgraded, thread) == ["hello"]
+
+
+async def test_members_see_by_the_owners_plan(house: House) -> None:
+    """A member on a better plan keeps nothing of a thread that is not theirs."""
+    who, guest = owner("free"), owner("enterprise", "bob")
+    thread = (await house.chat.create(who, "Talk")).thread_id
+    await house.say(who, thread, "hello")
+    await house.chat.add_member(who, thread, "bob")
+    house.time = BEGAN + 30 * DAY_S
+    assert await house.shown(guest, thread) == ["hello"]
+    house.time += 1
+    assert await house.chat.threads_of(guest, None, 50) == []
+
+
+async def test_a_log_that_could_not_be_cut_is_cut_by_the_next_round(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows say what is left to do, also of a thread that its owner deleted."""
+    who = owner("free")
+    old = (await house.chat.create(who, "Old")).thread_id
+    await house.say(who, old, "old")
+    house.time = BEGAN + 31 * DAY_S
+    mine = (await house.chat.create(who, "Mine")).thread_id
+    await house.say(who, mine, "mine")
+
+    async def away(channel: str) -> None:
+        raise DependencyError("broker", f"{channel} cannot be reached.", "Wait.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.broker, "remove", away)
+        with pytest.raises(DependencyError):
+            await house.chat.delete(who, mine)
+        with pytest.raises(DependencyError):
+            await house.retention.round()
+    assert await house.store.threads.get("default", old) is None
+    assert (await house.logged(old), await house.logged(mine)) == (3, 3)
+    assert (await house.retention.round()).logs == 2
+    assert (await house.logged(old), await house.logged(mine)) == (0, 0)
+    assert await house.store.threads.log_cuts(10) == []
+
+
+async def test_the_task_goes_on_after_a_failure_and_tells(house: House) -> None:
+    """A round that fails is counted and told; the next one does what it left."""
+    who = owner("free")
+    thread = (await house.chat.create(who, "Talk")).thread_id
+    house.time = BEGAN + 31 * DAY_S
+    failed, purged = asyncio.Event(), asyncio.Event()
+    original = house.store.threads.purge
+
+    async def away(*_: object, **__: object) -> object:
+        failed.set()
+        raise RuntimeError("also a bug")
+
+    house.store.threads.purge = away  # type: ignore[method-assign,assignment] # a store that fails
+    retention = house.make(0.01)
+    retention._on_round = lambda _: purged.set()
+    await retention.start()
+    await retention.start()  # twice is once
+    async with asyncio.timeout(within(5)):
+        await failed.wait()
+        house.store.threads.purge = original  # type: ignore[method-assign] # back again
+        await purged.wait()
+    await retention.stop()
+    await retention.stop()
+    assert await house.store.threads.get("default", thread) is None
+    assert house.faults
+    assert house.meter.counts["history_purge_failures"] >= 1

@@ -1,0 +1,359 @@
+"""The limit of history, by every engine: what is hidden, what is deleted, in which batches, and what is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from narthex.adapters.stores.postgres import PostgresStore
+from narthex.adapters.stores.sql.dialect import POSTGRES, SQLITE
+from narthex.adapters.stores.sql.schema import MIGRATIONS, VERSION, migrate
+from narthex.adapters.stores.sqlite import SqliteStore, _drive
+from narthex.ports.runs import Interrupt
+from narthex.ports.store import Store
+from narthex.ports.threads import LogCut, OwnerPlan, Purged, ThreadMember
+from tests.contracts.rigs import StoreRig
+from tests.contracts.test_store import message, run, thread
+from tests.services import PostgresServer, database
+
+KEPT = {"free": 100.0, "guest": 200.0}  # what is older goes; `enterprise` is not in it: it keeps all
+HELLO = 2
+
+
+async def talk(store: Store, thread_id: str, *moments: float, plan: str = "free", by: str = "ann") -> None:
+    """A thread of `by` with a message, which its run answered, at every moment."""
+    at = moments[0]
+    await store.threads.create(thread(thread_id, by=by, at=at), plan=plan)
+    for number, moment in enumerate(moments):
+        said = message(f"{thread_id}-m{number}", thread_id, at=moment, content=f"hello {thread_id} {number}")
+        await store.threads.add_messages("a", [said])
+        entry = msgspec.structs.replace(
+            run(f"{thread_id}-r{number}", thread_id, at=moment, user=by),
+            state="finished",
+            finished_at=moment,
+        )
+        await store.runs.start(entry, queue_limit=100)
+
+
+async def texts(store: Store, thread_id: str, kept: dict[str, float] | None = None) -> list[str]:
+    """What the thread's messages are."""
+    found = await store.threads.messages("a", thread_id, before=None, limit=200, kept=kept or {})
+    return [entry.content for entry in found]
+
+
+async def purge(store: Store, *, limit: int = 500) -> Purged:
+    """Until there is nothing more."""
+    total = Purged()
+    while True:
+        found = await store.threads.purge(KEPT, limit=limit)
+        total = Purged(
+            threads=total.threads + found.threads,
+            messages=total.messages + found.messages,
+            runs=total.runs + found.runs,
+        )
+        if not found.more:
+            return total
+
+
+class TestHiding:
+    """What is past its plan is absent from every read, whether or not anything was deleted."""
+
+    async def test_at_the_limit_and_past_it(self, store: Store) -> None:
+        """A thread of the very moment is there; one an instant older is as one that never was."""
+        await store.threads.create(thread("at", at=100.0), plan="free")
+        await store.threads.create(thread("past", at=99.999), plan="free")
+        threads = store.threads
+        listed = await threads.list_for("a", "ann", before=None, limit=50, kept=KEPT)
+        assert [entry.thread_id for entry in listed] == ["at"]
+        assert await threads.get("a", "at", kept=KEPT) is not None
+        assert await threads.get("a", "past", kept=KEPT) is None
+        assert await threads.role("a", "at", "ann", kept=KEPT) == "owner"
+        assert await threads.role("a", "past", "ann", kept=KEPT) is None
+        assert await threads.role("a", "past", "ann") == "owner"
+
+    async def test_it_is_the_owners_plan_that_counts(self, store: Store) -> None:
+        """A guest's limit for a guest's thread, none for one that keeps all or whose plan is not known."""
+        for plan in ("free", "guest", "enterprise", "no-such-plan", ""):
+            await store.threads.create(thread(f"t-{plan}", at=150.0), plan=plan)
+            await store.threads.add_member(
+                "a", f"t-{plan}", ThreadMember(user_id="bob", role="member", joined_at=150.0), limit=None
+            )
+        listed = await store.threads.list_for("a", "bob", before=None, limit=50, kept=KEPT)
+        assert {entry.thread_id for entry in listed} == {"t-free", "t-enterprise", "t-no-such-plan", "t-"}
+
+    async def test_older_messages_of_a_living_thread(self, store: Store) -> None:
+        """Pages and search leave them out."""
+        await talk(store, "t1", 50.0, 99.999, 100.0, 150.0)
+        assert await texts(store, "t1", KEPT) == ["hello t1 2", "hello t1 3"]
+        assert len(await texts(store, "t1")) == 4
+        hits = await store.threads.search("a", "ann", "hello", limit=50, kept=KEPT)
+        assert {hit.message_id for hit in hits} == {"t1-m2", "t1-m3"}
+
+    async def test_a_title_past_its_limit_is_not_found(self, store: Store) -> None:
+        """Titles are history as well."""
+        await store.threads.create(thread("old", at=99.0, title="Zebra"), plan="free")
+        await store.threads.create(thread("new", at=100.0, title="Zebra"), plan="free")
+        hits = await store.threads.search("a", "ann", "zebra", limit=50, kept=KEPT)
+        assert [hit.thread_id for hit in hits] == ["new"]
+
+
+class TestPlans:
+    """Threads follow the plan of who made them."""
+
+    async def test_a_later_word_stands(self, store: Store) -> None:
+        """An upgrade moves every thread of that user and nobody else's; an older token does not move them back."""
+
+        def plan(name: str, at: float, *, tenant: str = "a", user: str = "ann") -> OwnerPlan:
+            return OwnerPlan(tenant=tenant, user_id=user, plan=name, at=at)
+
+        for name in ("t1", "t2"):
+            await store.threads.create(thread(name, at=50.0), plan="free", plan_at=10.0)
+        await store.threads.create(thread("bobs", by="bob", at=50.0), plan="free", plan_at=10.0)
+        assert await store.threads.get("a", "t1", kept=KEPT) is None
+        assert await store.threads.note_plan(plan("enterprise", 20.0)) == 2
+        assert await store.threads.note_plan(plan("enterprise", 30.0)) == 0
+        assert await store.threads.note_plan(plan("free", 19.0)) == 0
+        assert await store.threads.note_plan(plan("enterprise", 99.0, tenant="b", user="bob")) == 0
+        assert await store.threads.get("a", "t1", kept=KEPT) is not None
+        assert await store.threads.get("a", "bobs", kept=KEPT) is None
+        assert await store.threads.note_plan(plan("free", 20.0)) == 2
+        assert await store.threads.get("a", "t1", kept=KEPT) is None
+
+
+class TestPurging:
+    """Deleting in bounded batches."""
+
+    async def test_at_the_limit_and_past_it(self, store: Store) -> None:
+        """Whole threads, with everything in them; an instant decides."""
+        await talk(store, "at", 99.0, 100.0)
+        await talk(store, "past", 99.0, 99.999)
+        await talk(store, "all", 1.0, plan="enterprise")
+        await talk(store, "unknown", 1.0, plan="")
+        assert await purge(store) == Purged(threads=1, messages=3, runs=3)
+        assert await store.threads.get("a", "past") is None
+        assert await store.threads.members("a", "past") == []
+        assert await store.threads.search("a", "ann", "past", limit=50) == []
+        assert await texts(store, "at") == ["hello at 1"]
+        assert [entry.run_id for entry in await store.runs.list_in_thread("a", "at", 10)] == ["at-r1"]
+        assert await texts(store, "all") == ["hello all 0"]
+        assert await texts(store, "unknown") == ["hello unknown 0"]
+        assert await purge(store) == Purged()
+
+    async def test_what_is_left_to_do_in_the_logs(self, store: Store) -> None:
+        """A cut for each deletion in the same step; done is done, and a newer cut stays."""
+        await talk(store, "gone", 50.0)
+        await talk(store, "cut", 50.0, 150.0)
+        await store.threads.create(thread("deleted"))
+        await store.threads.delete("a", "deleted")
+        await purge(store)
+        cuts = {cut.thread_id: cut for cut in await store.threads.log_cuts(50)}
+        assert cuts == {
+            "gone": LogCut(tenant="a", thread_id="gone", before=0.0),
+            "cut": LogCut(tenant="a", thread_id="cut", before=100.0),
+            "deleted": LogCut(tenant="a", thread_id="deleted", before=0.0),
+        }
+        await store.threads.log_cut_done(LogCut(tenant="a", thread_id="cut", before=99.0))
+        for name in ("gone", "deleted"):
+            await store.threads.log_cut_done(cuts[name])
+        assert await store.threads.log_cuts(50) == [cuts["cut"]]
+
+    async def test_a_new_thread_with_the_id_keeps_its_own_log(self, store: Store) -> None:
+        """Ids derive from what clients send: what is cut then is only what is older than the new thread."""
+        await talk(store, "t1", 50.0)
+        await purge(store)
+        await store.threads.create(thread("t1", at=500.0), plan="free")
+        assert await store.threads.log_cuts(50) == [LogCut(tenant="a", thread_id="t1", before=500.0)]
+
+    async def test_batches_are_bounded(self, store: Store) -> None:
+        """Never more rows than asked for, however long a thread is; it is hidden meanwhile."""
+        await store.threads.create(thread("long", at=1.0), plan="free")
+        long = [message(f"m{number}", "long", at=1.0 + number / 1_000) for number in range(95)]
+        await store.threads.add_messages("a", long)
+        await talk(store, "short", 50.0)
+        sizes = []
+        while True:
+            found = await store.threads.purge(KEPT, limit=20)
+            sizes.append(found.messages + found.runs + found.threads)
+            if not found.more:
+                break
+            assert await store.threads.get("a", "long", kept=KEPT) is None
+        assert sum(sizes) == 95 + 1 + 3
+        assert max(sizes) <= 20
+        assert len(sizes) >= 5
+        assert await store.threads.get("a", "long") is None
+
+    async def test_a_thread_with_a_run_under_way_waits(self, store: Store) -> None:
+        """It goes once the run has ended; it keeps no other from going."""
+        await talk(store, "busy", 50.0)
+        await store.runs.start(run("active", "busy", at=51.0), queue_limit=10)
+        await talk(store, "idle", 60.0)
+        assert (await purge(store)).threads == 1
+        assert await store.threads.get("a", "busy") is not None
+        await store.runs.request_cancel("a", "active", "ann", 70.0)
+        assert (await purge(store)).threads == 1
+        assert await store.threads.get("a", "busy") is None
+
+    async def test_a_question_that_may_be_answered_stays(self, store: Store) -> None:
+        """The run of an open approval is kept in a thread that goes on; an expired one is not."""
+        await talk(store, "t1", 50.0, 60.0, 150.0)
+        for number, expires_at in ((0, 99.0), (1, 300.0)):
+            await store.runs.open_interrupt(
+                Interrupt(
+                    interrupt_id=f"i{number}",
+                    run_id=f"t1-r{number}",
+                    thread_id="t1",
+                    tenant="a",
+                    text="?",
+                    schema="{}",
+                    created_at=50.0,
+                    expires_at=expires_at,
+                )
+            )
+        await purge(store)
+        assert await store.runs.get("a", "t1-r0") is None
+        assert await store.runs.interrupt("a", "i0") is None
+        assert await store.runs.get("a", "t1-r1") is not None
+        assert await store.runs.interrupt("a", "i1") is not None
+
+    async def test_instances_share_the_work(self, store: Store, store_rig: StoreRig) -> None:
+        """Several at once: each row is deleted and counted once, and nobody fails."""
+        for number in range(30):
+            await talk(store, f"t{number:02d}", 50.0)
+        others = [store_rig.make() for _ in range(2)] if store_rig.shared else []
+        for other in others:
+            await other.start()
+        totals = await asyncio.gather(*(purge(one, limit=10) for one in (store, *others, store)))
+        for other in others:
+            await other.stop()
+        left = await purge(store)  # one may have passed over what another then had undone
+        assert sum(total.threads for total in (*totals, left)) == 30
+        assert sum(total.messages for total in (*totals, left)) == 30
+        assert len(await store.threads.log_cuts(50)) == 30
+
+    async def test_the_text_index_agrees(self, tmp_path: Path) -> None:
+        """After pruning, SQLite's own check of the external-content index passes."""
+        store = SqliteStore(tmp_path / "store.db")
+        await store.start()
+        await talk(store, "t1", 50.0, 150.0)
+        await talk(store, "t2", 50.0)
+        await purge(store)
+        await store.stop()
+        connection = sqlite3.connect(tmp_path / "store.db")
+        for table in ("threads_search", "messages_search"):
+            connection.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
+        connection.close()
+
+
+# -- from one schema to the next -------------------------------------------------------------------------------
+
+OLD_THREAD = (
+    "INSERT INTO threads (thread_id, tenant, title, created_by, created_at, updated_at)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
+)
+OLD_INDEX = (
+    "INSERT INTO threads_search (rowid, tenant, title) SELECT seq, tenant, title FROM threads"
+    " WHERE thread_id LIKE ?"
+)
+OLD_REVOCATION = (
+    'INSERT INTO revocations (kind, tenant, value, "at", "until", cut, reason) VALUES (?, ?, ?, ?, ?, ?, ?)'
+)
+OLD_USER = (
+    "INSERT INTO users (user_id, tenant, email, name, plan, permissions, password_hash, created_at, blocked_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def old_rows(name: str) -> list[tuple[str, tuple[object, ...]]]:
+    """What a program of schema 1 writes."""
+    return [
+        (OLD_THREAD, (f"{name}-known", "a", "Title", "ann", 50.0, 50.0)),
+        (OLD_THREAD, (f"{name}-stranger", "a", "Title", "eve", 50.0, 50.0)),
+        (OLD_REVOCATION, ("jti", "a", f"{name}-1", 1.0, 9e9, 0.0, "")),
+        (OLD_REVOCATION, ("jti", "a", f"{name}-2", 1.0, 9e9, 0.0, "")),
+    ]
+
+
+USER = (OLD_USER, ("ann", "a", "ann@example.com", "Ann", "free", "[]", "", 1.0, 0.0))
+
+
+async def one_version_back(store: Store) -> None:
+    """The contract of a store whose rows `before` were migrated and `after` were written by the old program since."""
+    # The provider's people are known by their account; others' threads are kept until their owner is seen.
+    assert await store.threads.get("a", "before-known", kept=KEPT) is None
+    assert await store.threads.get("a", "before-stranger", kept=KEPT) is not None
+    assert await store.threads.get("a", "after-known", kept=KEPT) is not None
+    assert (await purge(store)).threads == 1
+    assert await store.threads.note_plan(OwnerPlan(tenant="a", user_id="eve", plan="free", at=1.0)) == 2
+    assert (await purge(store)).threads == 2
+    # Migrated revocations have their places; the old program's have none, and are read each time.
+    first = await store.credentials.revocation_changes(0, 1)
+    second = await store.credentials.revocation_changes(first.position, 10)
+    values = {entry.value for entry in (*first.changed, *second.changed)}
+    assert values == {"before-1", "before-2", "after-1", "after-2"}
+    again = await store.credentials.revocation_changes(second.position, 10)
+    assert {entry.value for entry in again.changed} == {"after-1", "after-2"}
+
+
+async def test_sqlite_forward_and_beside_the_version_before(tmp_path: Path) -> None:
+    """A file of schema 1 is migrated with its rows; the program before opens it again, writes, and is understood."""
+    path = tmp_path / "store.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA application_id = {0x6E727473}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    _drive(connection, migrate(SQLITE, "old", 1.0, version=1))
+    for sql, values in (USER, *old_rows("before"), (OLD_INDEX, ("before-%",))):
+        connection.execute(sql, values)
+    connection.close()
+    store = SqliteStore(path)
+    await store.start()
+    await store.stop()
+    connection = sqlite3.connect(path, isolation_level=None)
+    assert _drive(connection, migrate(SQLITE, "old", 2.0, version=1)) == VERSION  # not refused
+    for sql, values in (*old_rows("after"), (OLD_INDEX, ("after-%",))):
+        connection.execute(sql, values)
+    connection.close()
+    store = SqliteStore(path)
+    await store.start()
+    await one_version_back(store)
+    await store.stop()
+
+
+async def test_postgres_forward_and_beside_the_version_before(postgres_server: PostgresServer) -> None:
+    """The same on PostgreSQL, where both versions run at once during a deploy."""
+    async with database(postgres_server) as url:
+        old = await asyncpg.connect(url)
+        await _run(old, 1)
+        for sql, values in (USER, *old_rows("before")):
+            await old.execute(_numbered(sql), *values)
+        store = PostgresStore(url)
+        await store.start()
+        assert await _run(old, 1) == VERSION
+        for sql, values in old_rows("after"):
+            await old.execute(_numbered(sql), *values)
+        await old.close()
+        await one_version_back(store)
+        await store.stop()
+
+
+async def _run(connection: asyncpg.Connection, version: int) -> int:
+    from narthex.adapters.stores.postgres import _drive as drive
+
+    async with connection.transaction():
+        return await drive(connection, migrate(POSTGRES, "old", 1.0, version=version))
+
+
+def _numbered(sql: str) -> str:
+    from narthex.adapters.stores.postgres import _numbered as numbered
+
+    return numbered(sql)
+
+
+def test_every_migration_is_readable_one_version_back() -> None:
+    """What the schema's rules say."""
+    for migration in MIGRATIONS:
+        assert migration.readable_from >= migration.version - 1
+    assert MIGRATIONS[-1].version == VERSION
