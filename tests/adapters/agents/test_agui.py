@@ -20,6 +20,7 @@ from narthex.ports.agents import Agent, AgentError, ChatMessage
 from tests.adapters.agents import pydantic_agents
 from tests.adapters.agents.serving import served
 from tests.adapters.agents.talk import USER, Input, talk
+from tests.timing import within
 
 HERE = "tests.adapters.agents.pydantic_agents"
 SEEN: list[dict[str, object]] = []
@@ -191,6 +192,38 @@ async def test_the_health_check_takes_any_answer_but_a_failure() -> None:
         await well()
         with pytest.raises(DependencyError, match="answers 503"):
             await ill()
+
+
+async def test_an_endpoint_that_repeats_the_secret_tells_nobody() -> None:
+    """Some quote the key that they refuse; the words of a run's error are read by everybody in the thread."""
+
+    async def quotes(request: Request) -> Response:
+        return PlainTextResponse(f"bad key {request.headers['authorization']}", status_code=401)
+
+    async with served(Starlette(routes=[Route("/quotes", quotes, methods=["POST"])])) as url:
+        agent = load_agent(f"agui+{url}/quotes", secrets={"quotes": "sk-very-secret"})
+        with pytest.raises(AgentError) as caught:
+            await talk(agent, Input("hi"))
+    assert "answered 401" in caught.value.message
+    assert "bad key" not in caught.value.message
+
+
+async def test_the_health_check_reads_no_body() -> None:
+    """A GET of a stream without end is answered as soon as its head is there."""
+
+    async def streams(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            while not await request.is_disconnected():
+                yield b": on and on\n\n"
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    async with served(Starlette(routes=[Route("/streams", streams)])) as url:
+        check = load_agent(f"agui+{url}/streams").check
+        assert check is not None
+        async with asyncio.timeout(within(2)):
+            await check()
 
 
 @pytest.mark.parametrize("spec", ["agui+http://user:pass@host/x", "agui+http:///x"])

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from narthex.adapters.agents.concierge import concierge, refusal_codes
+from narthex.adapters.agents.concierge import concierge
+from narthex.adapters.agents.concierge_reports import refusal_codes
 from narthex.domain.refusals import TABLE
 from tests.adapters.agents.talk import Input, talk
 

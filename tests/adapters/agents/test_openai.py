@@ -121,6 +121,15 @@ async def test_a_bad_endpoint_is_named(app: Starlette, code: str, words: str) ->
     assert words in caught.value.message
 
 
+async def test_an_error_in_the_stream_does_not_quote_the_key() -> None:
+    """Its words are shown to people; the key that it may repeat is not."""
+    app = model('data: {"error": {"message": "Key sk-very-secret has no money."}}\n\n')
+    async with served(app) as url:
+        with pytest.raises(AgentError) as caught:
+            await talk(load_agent(f"openai+{url}/v1#m", secrets={"m": "sk-very-secret"}), Input("hi"))
+    assert caught.value.message == "Key … has no money."
+
+
 async def test_an_answer_that_was_cut_off_says_so() -> None:
     """The model's limit is no silent end."""
     async with served(model(chunk(content="a lo"), chunk(finish="length"))) as url:

@@ -7,7 +7,7 @@ its `reasoning_content` as reasoning. No tools are offered. Rule: an answer that
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -71,7 +71,7 @@ async def completion(
     body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
-    answer = _Answer()
+    answer = _Answer(endpoint.hide)
     async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline):
         if data.strip() == "[DONE]":
             break
@@ -84,7 +84,8 @@ async def completion(
 class _Answer:
     """One streamed completion → events: reasoning first, then text."""
 
-    def __init__(self) -> None:
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        self._hide = hide
         self._reasoning = ""
         self._reason = ""
         self._spoke = False
@@ -98,7 +99,8 @@ class _Answer:
                 "The model's endpoint sent a chunk that is no JSON.", "agent_event_invalid"
             ) from fault
         if isinstance(chunk.get("error"), dict):
-            raise AgentError(str(chunk["error"].get("message", "The model failed."))[:500], "agent_failed")
+            words = str(chunk["error"].get("message", "The model failed."))
+            raise AgentError(self._hide(words)[:500], "agent_failed")
         out: list[Event | str] = []
         for choice in chunk.get("choices") or []:
             delta = choice.get("delta") or {}

@@ -1,7 +1,8 @@
 """HTTP to remote agents: one streamed POST, its faults as `AgentError`, and a check for health.
 
 Rules: no redirect is followed (a secret would follow it); the secret is in the Authorization header only and in
-no message; the answer is read as it comes and never held whole; the run's cancellation closes the connection.
+no message; what an endpoint says about a refusal is the operator's and goes to the log, because it may repeat the
+secret; the answer is read as it comes and never held whole; the run's cancellation closes the connection.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
+import structlog
 
 from narthex import __version__
 from narthex.adapters.agents.sse import EventReader
@@ -21,7 +23,9 @@ from narthex.ports.agents import AgentError
 
 CONNECT_S: Final = 10.0
 CHECK_S: Final = 3.0
-_SHOWN_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
+_LOGGED_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
+
+log = structlog.get_logger("narthex.agents")
 
 
 class Endpoint:
@@ -44,9 +48,14 @@ class Endpoint:
         self.spec = spec
         self.url = url
         self.shown = f"{parts.scheme}://{parts.netloc}"
+        self._secret = secret
         self._headers = {"User-Agent": f"narthex/{__version__}"}
         if secret:
             self._headers["Authorization"] = f"Bearer {secret}"
+
+    def hide(self, text: str) -> str:
+        """An endpoint's own words as people may read them: without the secret, should it quote it."""
+        return text.replace(self._secret, "…") if self._secret else text
 
     async def stream(self, url: str, body: Any, deadline: float) -> AsyncIterator[str]:
         """POST `body` as JSON; yield the data of each server-sent event.
@@ -68,7 +77,13 @@ class Endpoint:
                 client.stream("POST", url, content=msgspec.json.encode(body), headers=headers) as answer,
             ):
                 if answer.status_code != 200:
-                    raise AgentError(await _refusal(self.shown, answer), "agent_unavailable")
+                    log.warning(
+                        "agent_endpoint_refused",
+                        endpoint=self.shown,
+                        status=answer.status_code,
+                        answer=await _beginning(answer),
+                    )
+                    raise AgentError(f"{self.shown} answered {answer.status_code}.", "agent_unavailable")
                 kind = answer.headers.get("content-type", "").partition(";")[0].strip()
                 if kind != "text/event-stream":
                     raise AgentError(
@@ -89,25 +104,27 @@ class Endpoint:
         async def look() -> None:
             headers = self._headers if secret else {}
             try:
-                async with httpx2.AsyncClient(timeout=CHECK_S, trust_env=False) as client:
-                    answer = await client.get(url, headers=headers)
+                async with (
+                    httpx2.AsyncClient(timeout=CHECK_S, trust_env=False) as client,
+                    client.stream(
+                        "GET", url, headers=headers
+                    ) as answer,  # its body may be a stream without end
+                ):
+                    status = answer.status_code
             except httpx2.HTTPError as fault:
                 raise DependencyError(
                     "agents", f"{self.shown} cannot be reached: {type(fault).__name__}.", "Start it."
                 ) from fault
-            if answer.status_code >= 500:
-                raise DependencyError(
-                    "agents", f"{self.shown} answers {answer.status_code}.", "Look at its log."
-                )
+            if status >= 500:
+                raise DependencyError("agents", f"{self.shown} answers {status}.", "Look at its log.")
 
         return look
 
 
-async def _refusal(shown: str, answer: httpx2.Response) -> str:
+async def _beginning(answer: httpx2.Response) -> str:
     body = b""
     async for chunk in answer.aiter_bytes():
         body += chunk
-        if len(body) >= _SHOWN_BYTES:
+        if len(body) >= _LOGGED_BYTES:
             break
-    text = " ".join(body[:_SHOWN_BYTES].decode("utf-8", "replace").split())
-    return f"{shown} answered {answer.status_code}{': ' + text if text else '.'}"
+    return " ".join(body[:_LOGGED_BYTES].decode("utf-8", "replace").split())
