@@ -15,6 +15,7 @@ from narthex.adapters.edge.deadlines import Deadlines, Expiring
 from narthex.adapters.edge.limits import EdgeLimits
 from narthex.adapters.edge.lingering import linger
 from narthex.adapters.edge.rules import HeadRules
+from narthex.adapters.edge.welcomes import Welcomes
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Gate, RequestHead
 
@@ -62,9 +63,11 @@ class Edge:
         "rules",
         "secure",
         "sockets",
+        "welcomes",
     )
 
     deadlines: Deadlines
+    welcomes: Welcomes
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, gate: Gate, *, rules: HeadRules, limits: EdgeLimits | None = None) -> None:
@@ -83,6 +86,7 @@ class Edge:
         self.loop = loop
         self.clock = loop.time
         self.deadlines = Deadlines(loop)
+        self.welcomes = Welcomes(loop)
 
     def common_headers(self) -> bytes:
         """`Date`, as uvicorn refreshes it once a second, rendered once."""

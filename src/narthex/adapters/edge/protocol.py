@@ -15,6 +15,7 @@ from narthex.adapters.edge.head import Complete, HeadReader, malformed, request_
 from narthex.adapters.edge.http import serve_http
 from narthex.adapters.edge.rules import Upgrade, judge
 from narthex.adapters.edge.upgrading import begin
+from narthex.adapters.edge.welcomes import Welcome
 from narthex.domain.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Entrance(asyncio.Protocol):
     """A connection before its first request is known."""
 
-    __slots__ = ("_at", "_edge", "_read", "_reader", "_transport", "due")
+    __slots__ = ("_at", "_edge", "_read", "_reader", "_transport", "_welcome", "due")
 
     _transport: asyncio.Transport
 
@@ -33,6 +34,7 @@ class Entrance(asyncio.Protocol):
         self._edge = edge
         self._reader: HeadReader | None = None
         self._read = b""  # at most `head_bytes`
+        self._welcome: Welcome | None = None  # a 101 that is written at the end of this turn of the loop
         self.due = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -48,6 +50,9 @@ class Entrance(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the head, and whatever comes behind it."""
+        if self._welcome is not None:
+            self._welcome.start(data)
+            return
         limits = self._edge.limits
         reader = self._reader
         if reader is None:
@@ -62,6 +67,9 @@ class Entrance(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer has nothing more to say; an incomplete head gets its answer all the same."""
+        if self._welcome is not None:
+            self._welcome.start(eof=True)
+            return True
         if self._reader is None:
             return False
         self._refuse(malformed("The request ended before its head was complete."), eof=True)
@@ -70,6 +78,8 @@ class Entrance(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer left."""
         del exc
+        if self._welcome is not None:
+            self._welcome.miss()
         self._edge.open -= 1
         self._edge.deadlines.clear(self)
         self._drop_reader()
@@ -97,7 +107,7 @@ class Entrance(asyncio.Protocol):
         )
         judged = judge(complete.fields, head, edge.rules)
         if isinstance(judged, Upgrade):
-            begin(edge, transport, head, judged, data[complete.size :], self)
+            self._welcome = begin(edge, transport, head, judged, data[complete.size :], self)
         elif isinstance(judged, Refusal):
             edge.deadlines.clear(self)
             edge.refuse(transport, judged, head)

@@ -1,7 +1,8 @@
 """From a judged upgrade to its end: ask the Gate, then 101 or a refusal.
 
-Rules: a decision without an await costs no object and no task; while one waits, early bytes are kept within
-`early_bytes` (then reading pauses), a peer that leaves cancels it, and the handshake's deadline ends it.
+Rules: a decision without an await costs no task, and its 101 is written with the others of this turn of the loop
+(`welcomes`); while one waits, early bytes are kept within `early_bytes` (then reading pauses), a peer that leaves
+cancels it, and the handshake's deadline ends it.
 A receiver that a Gate handed out is always opened and closed, even when its peer has left meanwhile, because
 the Gate counted it.
 """
@@ -19,6 +20,7 @@ from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.frames import FrameReader
 from narthex.adapters.edge.rules import Upgrade
 from narthex.adapters.edge.websocket import WebSocket
+from narthex.adapters.edge.welcomes import Welcome
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
@@ -47,7 +49,7 @@ _NOBODY: Final = _Nobody()
 
 def begin(
     edge: Edge, transport: asyncio.Transport, head: RequestHead, upgrade: Upgrade, early: bytes, old: Expiring
-) -> None:
+) -> Welcome | None:
     """Ask the Gate and do what it says.
 
     Args:
@@ -57,6 +59,10 @@ def begin(
         upgrade: what it asks for.
         early: what the client sent behind the head.
         old: the caller's protocol, whose deadline goes on.
+
+    Returns:
+        A 101 that is not written yet: until then the caller stays the transport's protocol, starts it with what
+        the client says meanwhile, and misses it when the client leaves. None: the caller has done its part.
     """
     try:
         decision = edge.gate.decide(head)
@@ -65,9 +71,16 @@ def begin(
         decision = _bug(edge, head)
     if isinstance(decision, Accept | Deny):
         edge.deadlines.clear(old)
-        conclude(edge, transport, head, upgrade, decision, early)
+        welcome = conclude(edge, transport, head, upgrade, decision)
+        if welcome is None:
+            return None
+        if not early:
+            edge.welcomes.add(welcome)
+            return welcome
+        welcome.start(early)
     else:
         Deciding(edge, transport, head, upgrade, early).wait(decision, old)
+    return None
 
 
 def conclude(
@@ -76,15 +89,14 @@ def conclude(
     head: RequestHead,
     upgrade: Upgrade,
     decision: Decision,
-    early: bytes,
     *,
     eof: bool = False,
-) -> None:
-    """Write the outcome. The old protocol holds no deadline any more."""
+) -> Welcome | None:
+    """Write a refusal, or give back the 101 to write. The old protocol holds no deadline any more."""
     try:
         if isinstance(decision, Accept):
-            _accept(edge, transport, upgrade, decision, early, eof=eof)
-        elif decision.explain and not eof:
+            return _accept(edge, transport, upgrade, decision)
+        if decision.explain and not eof:
             _explain(edge, transport, upgrade, decision)
         else:
             edge.answer(transport, decision.refusal, decision.trace_id, head, extra=decision.headers, eof=eof)
@@ -92,11 +104,10 @@ def conclude(
         log.exception("a decision could not be answered")
         refused = _bug(edge, head)
         edge.answer(transport, refused.refusal, refused.trace_id, head, eof=eof)
+    return None
 
 
-def _accept(
-    edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Accept, early: bytes, *, eof: bool
-) -> None:
+def _accept(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Accept) -> Welcome:
     limits = edge.limits.messages(decision.limits)
     agreement: Agreement | None = None
     if limits.deflate and upgrade.extensions:
@@ -122,10 +133,7 @@ def _accept(
     except Bug:
         socket.miss()
         raise
-    transport.write(answer)
-    socket.start(early)
-    if eof:
-        socket.eof_received()
+    return Welcome(socket, transport, answer)
 
 
 def _explain(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Deny) -> None:
@@ -184,8 +192,9 @@ class Deciding(asyncio.Protocol):
                 self._miss(outcome)
             return
         self._transport.resume_reading()
-        early = bytes(self._early)
-        conclude(edge, self._transport, self._head, self._upgrade, outcome, early, eof=self._eof)
+        welcome = conclude(edge, self._transport, self._head, self._upgrade, outcome, eof=self._eof)
+        if welcome is not None:
+            welcome.start(bytes(self._early), eof=self._eof)
 
     def _miss(self, outcome: Accept) -> None:
         limits = self._edge.limits.messages(outcome.limits)
