@@ -66,22 +66,40 @@ class Underway(NamedTuple):
     taken: int
 
 
+class Lane(Protocol):
+    """The straight way to one client, for who writes the same bytes to thousands."""
+
+    def send(self, data: bytes, /) -> int:
+        """Give bytes framed for `Framing.WEBSOCKET` to the kernel; returns how many it took.
+
+        Raises OSError while they must not go this way: something is buffered before them, or the socket is
+        closing, gone or broken. Then `Socket.send_frames` knows what to do with them. When fewer than all were
+        taken, `Socket.send_rest` must follow at once.
+        """
+
+
 class Socket(Protocol):
     """One client's way out. Both WebSocket and the HTTP fallbacks are one.
 
     Attributes:
         framing: how it wants its messages.
         session: the secret under which a fallback's other half posts commands; empty for a WebSocket.
+        lane: the same for the socket's whole life; None when there is none (TLS, deflate, a fallback). It is
+            open only while the receiver counts as writable.
     """
 
     framing: Framing
     session: str
+    lane: Lane | None
 
     def send(self, message: Prepared) -> None:
         """Write one prepared message now."""
 
     def send_frames(self, frames: bytes) -> None:
         """Write bytes already framed for `framing` (several messages joined) in one write."""
+
+    def send_rest(self, rest: bytes) -> None:
+        """Take what the lane's `send` left over; only directly after it."""
 
     def buffered(self) -> int:
         """Bytes accepted and not yet given to the kernel."""

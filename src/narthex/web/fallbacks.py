@@ -26,7 +26,7 @@ from narthex.app.attempts import Attempts
 from narthex.domain.addresses import bucket
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
-from narthex.ports.edge import ABORT, Deny, Gate, Receiver, RequestHead, Underway
+from narthex.ports.edge import ABORT, Deny, Gate, Lane, Receiver, RequestHead, Underway
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
@@ -54,6 +54,8 @@ class Emulated(msgspec.Struct, frozen=True):
 
 class StreamSocket:
     """`ports.edge.Socket` over a streaming HTTP response. The response's generator is `chunks`."""
+
+    lane: Lane | None = None  # a stream is always written by its response
 
     def __init__(self, framing: Framing, receiver: Receiver) -> None:
         self.framing = framing
@@ -83,6 +85,10 @@ class StreamSocket:
         if self._size > HIGH_MARK and not self._paused:
             self._paused = True
             self.receiver.writable(False)
+
+    def send_rest(self, rest: bytes) -> None:
+        """See `Socket`; without a lane nothing is left over."""
+        self.send_frames(rest)
 
     def buffered(self) -> int:
         """See `Socket`."""

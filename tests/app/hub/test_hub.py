@@ -15,7 +15,7 @@ from narthex.app.hub import Channel, Hub, HubLimits
 from narthex.app.hub.channel import Delivery
 from narthex.app.tasks import Tasks
 from narthex.ports.broker import Broker, Control, Page, Position, Publication
-from narthex.ports.edge import Socket, Underway
+from narthex.ports.edge import Lane, Socket, Underway
 from narthex.protocol.framing import Framing, Prepared
 
 KEY = "t/thread:one"
@@ -26,6 +26,7 @@ class Ear:
 
     framing = Framing.HTTP_STREAM  # newline-delimited: easy to read back
     session = ""
+    lane: Lane | None = None
 
     def __init__(self) -> None:
         self.socket: Socket = self
@@ -41,6 +42,9 @@ class Ear:
     def send_frames(self, frames: bytes) -> None:
         self.writes += 1
         self.pushes += [json.loads(line)["push"] for line in frames.splitlines()]
+
+    def send_rest(self, rest: bytes) -> None:
+        raise AssertionError(rest)
 
     def buffered(self) -> int:
         return 0

@@ -2,7 +2,11 @@
 
 Not here: reading frames (`frames`), the handshake (`upgrading`). Rules: `closed` is called exactly once, and
 nothing after it; no task, no timer handle, no buffer while idle; every failure closes with a code that says
-why, then FIN, then lingers (`lingering`), so that the peer can read the code.
+why, then FIN, then lingers (`lingering`), so that the peer can read the code. What is written goes by the
+lane, straight to the kernel, and by the transport only what the kernel does not take: the lane is open only
+while the state is OPEN and the transport holds no byte, so nothing is overtaken, and nothing follows a close
+frame. While it is open this protocol is the transport's, and both loops close a descriptor only after
+`connection_lost`: it cannot be another connection's.
 
     OPEN ── close() ──▶ CLOSING ── the peer's close, EOF, or close_s ──▶ GONE
       └──── the peer's close, a violation, EOF, abort() ───────────────▶ GONE
@@ -11,7 +15,6 @@ why, then FIN, then lingers (`lingering`), so that the peer can read the code.
 from __future__ import annotations
 
 import asyncio
-from os import write
 from typing import TYPE_CHECKING, Final
 
 from narthex.adapters.edge.acknowledged import underway
@@ -28,9 +31,11 @@ from narthex.adapters.edge.frames import (
     close_frame,
     frame,
 )
+from narthex.adapters.edge.lane import Lane
 from narthex.adapters.edge.limits import KIB, MessageLimits
 from narthex.adapters.edge.lingering import linger
 from narthex.domain.refusals import TABLE, close_reason
+from narthex.ports.edge import Lane as Way
 from narthex.ports.edge import Receiver, Underway
 from narthex.protocol.framing import Framing, Prepared
 
@@ -61,7 +66,10 @@ class WebSocket(asyncio.Protocol):
         "_code",
         "_controls",
         "_descriptor",
+        "_direct",
         "_edge",
+        "_full",
+        "_lane",
         "_limits",
         "_reader",
         "_reason",
@@ -71,6 +79,7 @@ class WebSocket(asyncio.Protocol):
         "_transport",
         "due",
         "framing",
+        "lane",
         "window",
     )
 
@@ -92,8 +101,11 @@ class WebSocket(asyncio.Protocol):
         self._limits = limits
         self._reader = reader
         self._state = _OPEN
-        raw = None if edge.secure else transport.get_extra_info("socket")
-        self._descriptor: int = raw.fileno() if raw is not None else 0  # 0: TLS, everything by the transport
+        self.lane: Way | None = None
+        self._lane: Lane | None = None  # with TLS there is none, and everything goes by the transport
+        self._descriptor = -1
+        self._direct = False  # the lane is open
+        self._full = False  # between `pause_writing` and `resume_writing`
         self._second = 0  # of loop time, in which `_controls` control frames came
         self._controls = 0
         self._code = ABNORMAL
@@ -103,28 +115,27 @@ class WebSocket(asyncio.Protocol):
 
     def send(self, message: Prepared) -> None:
         """Write one prepared message now; nothing once the socket is closing."""
-        if self._state == _OPEN:
-            self._transport.write(message.framed(self.framing))
+        self.send_frames(message.framed(self.framing))
 
     def send_frames(self, frames: bytes) -> None:
-        """Write frames already made for `framing` now; nothing once the socket is closing.
-
-        The fan-out's path: straight to the kernel while nothing is buffered (2.0 µs a delivery where uvloop's
-        `write` takes 2.8). While the state is OPEN this protocol is the transport's, and both loops close the
-        descriptor only after `connection_lost`: it cannot be another connection's.
-        """
+        """Write frames already made for `framing` now; nothing once the socket is closing."""
         if self._state != _OPEN:
             return
-        transport = self._transport
-        if self._descriptor and not transport.get_write_buffer_size():
+        lane = self._lane
+        if lane is not None and (self._direct or self._opens(lane)):
             try:
-                sent = write(self._descriptor, frames)
+                sent = lane.send(frames)
             except OSError:  # full, or broken: the transport finds out which
                 sent = 0
             if sent == len(frames):
                 return
             frames = frames[sent:]
-        transport.write(frames)
+        self._write(frames)
+
+    def send_rest(self, rest: bytes) -> None:
+        """See `Socket`."""
+        if self._state == _OPEN:
+            self._write(rest)
 
     def buffered(self) -> int:
         """Bytes not yet given to the kernel."""
@@ -142,12 +153,13 @@ class WebSocket(asyncio.Protocol):
             return
         self._state = _CLOSING
         self._code, self._reason = code, reason
-        self._transport.write(close_frame(code, reason))
+        self._write(close_frame(code, reason))
         self._edge.deadlines.set(self, self._edge.limits.close_s)
 
     def abort(self) -> None:
         """Drop the connection; `closed` follows with 1006, or with the code of an earlier `close`."""
         if self._state != _GONE:
+            self._park()
             self._state = _CLOSING
             self._transport.abort()
 
@@ -161,6 +173,7 @@ class WebSocket(asyncio.Protocol):
             self._transport.set_write_buffer_limits(high=high, low=low)
         self._edge.sockets.add(self)
         self._transport.set_protocol(self)
+        self._build_lane()
         try:
             self._receiver.opened(self)
         except Exception:
@@ -199,12 +212,14 @@ class WebSocket(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The write buffer passed its high mark."""
+        self._full = True
         if self._limits.hold_when_full:
             self._transport.pause_reading()
         self._tell_writable(False)
 
     def resume_writing(self) -> None:
         """The write buffer drained."""
+        self._full = False
         if self._limits.hold_when_full and not self._reader.more:
             self._transport.resume_reading()
         self._tell_writable(True)
@@ -263,19 +278,19 @@ class WebSocket(asyncio.Protocol):
                 self._fail(code, close_reason("rate_limited", f"more than {rate} control frames a second"))
                 return
         if opcode == PING:
-            self._transport.write(frame(PONG, payload))
+            self.send_frames(frame(PONG, payload))
 
     def _peer_closes(self, payload: bytes) -> None:
         code, reason = close_fields(payload)
         if self._state == _OPEN:  # section 5.5.1: echo the status code
-            self._transport.write(close_frame(code, ""))
+            self._write(close_frame(code, ""))
             self._code, self._reason = code, reason
         self._leave(self._code, self._reason)
         linger(self._edge, self._transport)
 
     def _fail(self, code: int, reason: str) -> None:
         if self._state == _OPEN:
-            self._transport.write(close_frame(code, reason))
+            self._write(close_frame(code, reason))
             self._code, self._reason = code, reason
         self._leave(self._code, self._reason)
         linger(self._edge, self._transport)
@@ -293,10 +308,42 @@ class WebSocket(asyncio.Protocol):
             except Exception:
                 self._bug()
 
+    def _write(self, data: bytes) -> None:
+        """The one way to the transport: from here on the lane waits until the transport is empty again."""
+        self._park()
+        self._transport.write(data)
+
+    def _build_lane(self) -> None:
+        raw = None if self._edge.secure else self._transport.get_extra_info("socket")
+        if raw is None or (descriptor := raw.fileno()) < 0:
+            return
+        self._descriptor = descriptor
+        lane = self._lane = Lane(descriptor)
+        self._direct = not self._transport.get_write_buffer_size()
+        if not self._direct:  # the 101 is on its way
+            lane.park()
+        if self.framing is Framing.WEBSOCKET:
+            self.lane = lane
+
+    def _park(self) -> None:
+        if self._direct:
+            self._direct = False
+            if self._lane is not None:
+                self._lane.park()
+
+    def _opens(self, lane: Lane) -> bool:
+        """Open the lane, if nothing waits before it and the receiver knows that it may write."""
+        if self._full or self._transport.get_write_buffer_size():
+            return False
+        lane.open(self._descriptor)
+        self._direct = True
+        return True
+
     def _leave(self, code: int, reason: str) -> None:
         """The one way into GONE."""
         if self._state == _GONE:
             return
+        self._park()
         self._state = _GONE
         self._edge.deadlines.clear(self)
         self._edge.sockets.discard(self)

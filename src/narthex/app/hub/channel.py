@@ -7,10 +7,10 @@ member gets every publication exactly once, in order; joiners become members onl
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from narthex.ports.broker import Publication
-from narthex.ports.edge import Socket
+from narthex.ports.edge import Lane, Socket
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_publication, push_prefix
 
@@ -58,6 +58,20 @@ class Batch:
         return data
 
 
+class Roster(NamedTuple):
+    """The members of a channel as they are written to: made anew only when somebody came or left.
+
+    Attributes:
+        lanes: straight ways out.
+        riders: whose they are, index by index; touched only when a lane does not take everything.
+        others: members without a lane.
+    """
+
+    lanes: list[Lane]
+    riders: list[Subscriber]
+    others: list[Subscriber]
+
+
 class Joiner:
     """A subscriber whose history is being read (`ready` False) or waits for the next batch (True)."""
 
@@ -74,7 +88,9 @@ class Channel:
     """See the module. `last` is the offset of the last publication seen here, None before the first position."""
 
     __slots__ = (
+        "_roster",
         "batch",
+        "departures",
         "epoch",
         "flushing",
         "held",
@@ -99,6 +115,8 @@ class Channel:
         self.flushing = False
         self.repairing = False
         self.held: list[tuple[Publication, str]] = []
+        self.departures = 0  # members that have left: a batch under way looks whether it moved
+        self._roster: Roster | None = None
 
     def __len__(self) -> int:
         return len(self.members) + len(self.joiners)
@@ -161,10 +179,28 @@ class Channel:
         ]:
             del self.joiners[subscriber]
             self.members[subscriber] = None
+            self._roster = None
+
+    def roster(self) -> Roster:
+        """The members, for writing. It is not changed any more: a later call may give another."""
+        roster = self._roster
+        if roster is None:
+            roster = self._roster = Roster([], [], [])
+            for subscriber in self.members:
+                lane = subscriber.socket.lane
+                if lane is None:
+                    roster.others.append(subscriber)
+                else:
+                    roster.lanes.append(lane)
+                    roster.riders.append(subscriber)
+        return roster
 
     def drop(self, subscriber: Subscriber) -> None:
         """The subscriber is gone; idempotent."""
-        self.members.pop(subscriber, None)
+        if subscriber in self.members:
+            del self.members[subscriber]
+            self.departures += 1
+            self._roster = None
         self.joiners.pop(subscriber, None)
 
 
