@@ -23,7 +23,13 @@ def test_urls_are_taken_apart(url: str, host: str, port: int, tls: bool, path: s
     assert (target.host, target.port, target.tls, target.path) == (host, port, tls, path)
 
 
-@pytest.mark.parametrize("url", ["ftp://x/", "ws://", "ws://h:99999/", "ws://u:secretword@h/", "ws://h/a b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://x/", "ws://", "ws://h:99999/", "ws://u:secretword@h/", "ws://h/a b"),
+        *("ws://[::1", "ws://[secretword]/ws", "ws://h:x/"),
+    ],
+)
 def test_what_is_no_url_is_refused_without_its_secrets(url: str) -> None:
     """And a password in it is not repeated."""
     with pytest.raises(ClientError) as caught:
@@ -38,6 +44,12 @@ def test_a_query_is_sent_and_not_shown() -> None:
     assert target.shown == "wss://h/ws?…"
     assert target.credential_in_query == "token"
     assert parse_target("ws://h/socket.io/?EIO=4").credential_in_query == ""
+
+
+def test_a_name_that_begins_like_loopback_is_not_this_machine() -> None:
+    """A token that goes there over plain text is worth a warning."""
+    assert not parse_target("ws://127.evil.example/ws").loopback
+    assert all(parse_target(f"ws://{host}/ws").loopback for host in ("localhost", "127.0.0.2", "[::1]"))
 
 
 def test_the_other_routes_of_a_narthex_keep_a_prefix() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from narthex.doctor.dialing import elapsed_ms
+from narthex.doctor.documents import json_object, member, objects
 from narthex.doctor.exchanging import Line
 from narthex.doctor.live import LiveSocket, Refused, open_socket
 from narthex.doctor.observations import Attempt, Step
@@ -48,27 +49,22 @@ class Wire:
         self.socket.send(json.dumps({"id": self._last, **command}))
         (name,) = command
         reply = await self._until(lambda found: found.get("id") == self._last, f"no reply to {name}")
-        if error := reply.get("error"):
+        if reply.get("error"):
+            error = member(reply, "error")
             raise Failed(f"{name}: error {error.get('code')} {error.get('message', '')}")
-        answer = reply.get(name)
-        return answer if isinstance(answer, dict) else {}
+        return member(reply, name)
 
     async def rpc(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method; its data."""
-        answer = await self.ask(rpc={"method": method, "data": params})
-        data = answer.get("data")
-        return data if isinstance(data, dict) else {}
+        return member(await self.ask(rpc={"method": method, "data": params}), "data")
 
     async def notice(self, name: str) -> dict[str, Any]:
         """Wait for a `CUSTOM` event of this name; the publication."""
         for push in self.pushes:
             if _names(push, name):
                 return push
-        found = await self._until(
-            lambda frame: _names(frame.get("push", {}).get("pub", {}), name), f"no {name}"
-        )
-        publication: dict[str, Any] = found["push"]["pub"]
-        return publication
+        found = await self._until(lambda frame: _names(member(frame, "push", "pub"), name), f"no {name}")
+        return member(found, "push", "pub")
 
     async def publication(self, channel: str, deadline: float) -> dict[str, Any]:
         """The next publication on a channel, by `deadline` of `time.perf_counter()`."""
@@ -76,12 +72,11 @@ class Wire:
             if push.get("channel") == channel:
                 return self.pushes.pop(number)
         found = await self._until(
-            lambda frame: frame.get("push", {}).get("channel") == channel and "pub" in frame["push"],
+            lambda frame: member(frame, "push").get("channel") == channel and "pub" in member(frame, "push"),
             f"no event on {channel.split(':', maxsplit=1)[0]}",
             deadline,
         )
-        publication: dict[str, Any] = found["push"]["pub"]
-        return publication
+        return member(found, "push", "pub")
 
     async def _until(self, wanted: Wanted, otherwise: str, deadline: float = 0.0) -> dict[str, Any]:
         deadline = deadline or time.perf_counter() + self._timeout_s
@@ -92,8 +87,8 @@ class Wire:
                     self.socket.send("{}")  # a ping of the protocol
                 elif wanted(frame):
                     return frame
-                elif isinstance(publication := frame.get("push", {}).get("pub"), dict):
-                    self.pushes.append({**publication, "channel": frame["push"].get("channel", "")})
+                elif publication := member(frame, "push", "pub"):
+                    self.pushes.append({**publication, "channel": member(frame, "push").get("channel", "")})
             text = await self.socket.receive(max(0.0, deadline - time.perf_counter()))
             if text is None:
                 raise Failed(self._end(otherwise))
@@ -136,7 +131,7 @@ class _Conversation:
             if (await wire.rpc("echo", marker=marker)).get("marker") != marker:
                 raise Failed("echo came back changed")
             self._done(name)
-            channel = next((key for key in connected.get("subs", {}) if key.startswith("user:")), "")
+            channel = next((key for key in member(connected, "subs") if key.startswith("user:")), "")
             if not channel:
                 return
             name = "event"
@@ -145,7 +140,7 @@ class _Conversation:
             self._done(name)
             name = "resume"
             wire.socket.abort()
-            await self._resume(channel, connected["subs"][channel], publication)
+            await self._resume(channel, member(connected, "subs", channel), publication)
             self._done(name)
         except (Failed, Refused) as error:
             text = self._line.secrets.scrub(str(error))
@@ -164,15 +159,13 @@ class _Conversation:
         await other.rpc("thread.delete", thread_id=self._thread_id)
         self._thread_id = ""
         await other.notice("narthex.thread_deleted")
-        position = {"recover": True, "offset": publication["offset"], "epoch": subscription.get("epoch", "")}
+        offset = publication.get("offset", 0)
+        position = {"recover": True, "offset": offset, "epoch": subscription.get("epoch", "")}
         wire, connected = await self._connect(subs={channel: position})
-        resumed = connected.get("subs", {}).get(channel, {})
+        resumed = member(connected, "subs", channel)
         if not resumed.get("recovered"):
             raise Failed("the position was not recovered after a drop")
-        missed = [
-            found for found in resumed.get("publications", []) if _names(found, "narthex.thread_deleted")
-        ]
-        if not missed:
+        if not any(_names(found, "narthex.thread_deleted") for found in objects(resumed.get("publications"))):
             raise Failed("an event that was published during the drop did not come afterwards")
         del wire
 
@@ -191,21 +184,17 @@ class _Conversation:
 
 
 def _decoded(raw: str) -> dict[str, Any]:
-    try:
-        found = json.loads(raw)
-    except ValueError as error:
-        raise Failed("a message that is no JSON") from error
-    if not isinstance(found, dict):
+    found = json_object(raw)
+    if found is None:
         raise Failed("a message that is no JSON object")
     return found
 
 
 def _names(publication: dict[str, Any], name: str) -> bool:
-    data = publication.get("data")
-    return isinstance(data, dict) and data.get("name") == name
+    return member(publication, "data").get("name") == name
 
 
 def thread_id_of(thread: dict[str, Any]) -> str:
     """The id in the answer of `thread.create`."""
-    inner = thread.get("thread", thread)
+    inner = member(thread, "thread") or thread
     return str(inner.get("id") or inner.get("thread_id") or "")

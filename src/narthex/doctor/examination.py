@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -20,6 +19,7 @@ import msgspec
 
 from narthex.doctor import dialing
 from narthex.doctor.conversation import converse
+from narthex.doctor.documents import json_object
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.holding import hold
 from narthex.doctor.observations import (
@@ -72,12 +72,10 @@ def claims_of(token: str) -> dict[str, object]:
     if len(parts) != 3:
         return {}
     try:
-        raw = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        found = json.loads(raw)
-    except (ValueError, binascii.Error, RecursionError):
+        raw = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)).decode()
+    except (ValueError, binascii.Error):
         return {}
-    if not isinstance(found, dict):
-        return {}
+    found = json_object(raw) or {}
     return {name: found[name] for name in SHOWN_CLAIMS if isinstance(found.get(name), int | float | str)}
 
 
@@ -278,11 +276,7 @@ class _Examination:
         asked = attempt or Attempt(name=name, upgrade=False, bare=True)
         path = self.target.beside(name)
         made = await exchange(self.line, self.address, msgspec.structs.replace(asked, path=path))
-        try:
-            found = json.loads(made.body) if made.end == "response" else {}
-        except ValueError:
-            found = {}
-        return made.status, found if isinstance(found, dict) else {}
+        return made.status, (json_object(made.body) if made.end == "response" else None) or {}
 
     async def _ask_narthex(self) -> None:
         assert self.seen.gateway is not None

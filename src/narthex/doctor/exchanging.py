@@ -214,10 +214,12 @@ async def _read_body(answer: Answer, head: heads.Head, rest: bytes) -> None:
         body, second = body[:expected], body[expected:]
     elif (at := body.find(b"HTTP/1.1 ")) >= 0:
         body, second = body[:at], body[at:]
+    # A narthex's own routes are read as JSON, of which a beginning is worth nothing.
+    shown = MAX_BODY_BYTES if answer.seen.attempt.path else SHOWN_BODY
     parsed = heads.parse_head(second.split(b"\r\n\r\n")[0]) if second else None
     text = body.decode("utf-8", "replace")
     answer.note(
-        body=answer.secrets.scrub(text)[:SHOWN_BODY], body_bytes=len(body), received=len(answer.raw),
+        body=answer.secrets.scrub(text)[:shown], body_bytes=len(body), received=len(answer.raw),
         body_cut=ended and expected is not None and len(body) < expected,
         second_status=parsed.status if parsed else 0,
     )  # fmt: skip

@@ -8,7 +8,6 @@ could not be checked has failed.
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ import msgspec
 
 from narthex.doctor import baseline, dialing
 from narthex.doctor.conversation import Failed, Wire
+from narthex.doctor.documents import json_object, member
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.live import Refused, open_socket
 from narthex.doctor.observations import Attempt, Exchange
@@ -152,6 +152,9 @@ class _Gate:
             ok, detail = await check()
         except (Failed, Refused) as error:
             ok, detail = False, str(error)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # Events are the deployed system's own: one that is no event must shut the gate, not end it.
+            ok, detail = False, f"an event that is none ({type(error).__name__})"
         self.note(name, ok, detail)
 
     async def _reach(self) -> bool:
@@ -170,18 +173,14 @@ class _Gate:
     async def _get(self, name: str) -> tuple[Exchange, dict[str, Any]]:
         path = self.target.beside(name)
         made = await exchange(self.line, self.address, Attempt(name=name, upgrade=False, path=path))
-        try:
-            found = json.loads(made.body)
-        except ValueError:
-            found = {}
-        return made, found if isinstance(found, dict) else {}
+        return made, json_object(made.body) or {}
 
     async def _health(self) -> tuple[bool, str]:
         made, self.health = await self._get("health")
         status = self.health.get("status")
         failing = [
             name
-            for name, check in self.health.get("checks", {}).items()
+            for name, check in member(self.health, "checks").items()
             if isinstance(check, dict) and check.get("status") != "healthy"
         ]
         detail = f"HTTP {made.status or made.end}, {status or 'no status'}"
@@ -191,12 +190,12 @@ class _Gate:
         return made.status == 200 and good, detail
 
     async def _bypass(self) -> tuple[bool, str]:
-        e2e = self.health.get("e2e_testing")
-        active = e2e.get("auth_bypass_active") if isinstance(e2e, dict) else None
+        e2e = member(self.health, "e2e_testing")
+        active = e2e.get("auth_bypass_active")
         if not isinstance(active, bool):
             return False, "health does not say"
         expected = self.options.expect_bypass
-        reason = e2e.get("reason", "") if isinstance(e2e, dict) else ""
+        reason = e2e.get("reason", "")
         detail = f"{_word(active)}, expected {_word(expected)}" + (f" ({reason})" if reason else "")
         return active is expected, detail
 

@@ -100,7 +100,10 @@ class LiveSocket:
                 self.ended = "close"
             elif frame.opcode in (0, frames.TEXT, frames.BINARY):
                 self._partial += frame.payload
-                if frame.final:
+                if len(self._partial) > frames.MAX_FRAME_BYTES:
+                    self._partial.clear()
+                    self.ended = "fault"
+                elif frame.final:
                     self._messages.append(self._partial.decode("utf-8", "replace"))
                     self._partial.clear()
 

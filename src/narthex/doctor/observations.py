@@ -107,7 +107,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         start_hex: first bytes in hex when it is not HTTP.
-        body: at most 4,000 characters of text, secrets taken out.
+        body: at most 4,000 characters of text (64 KB of a narthex's own routes), secrets taken out.
         body_bytes: bytes of it that came, all of them.
         body_cut: closed before the length that was announced.
         second_status: of another answer on the same socket.

@@ -17,6 +17,7 @@ import msgspec
 from narthex.client.assembler import RunAssembler
 from narthex.doctor.conversation import Failed, Wire, thread_id_of
 from narthex.doctor.dialing import elapsed_ms
+from narthex.doctor.documents import member, objects
 from narthex.doctor.exchanging import Line
 from narthex.doctor.live import LiveSocket, Refused, open_socket
 from narthex.doctor.observations import Attempt
@@ -156,7 +157,8 @@ class _Follower:
 
     async def _next(self) -> dict[str, Any]:
         publication = await self._wire.publication(self._channel, self._deadline)
-        self._offset = int(publication.get("offset", self._offset))
+        offset = publication.get("offset")
+        self._offset = offset if isinstance(offset, int) else self._offset
         return publication
 
     async def _drop(self) -> None:
@@ -173,17 +175,17 @@ class _Follower:
         if self._dropped and not answer.get("recovered"):
             raise Failed("the thread's position was not recovered after a drop")
         self._epoch = str(answer.get("epoch", self._epoch))
-        for publication in answer.get("publications", []) if self._dropped else []:
+        for publication in objects(answer.get("publications")) if self._dropped else []:
             self._wire.pushes.append({**publication, "channel": self._channel})
 
     def _seen(self, assembler: RunAssembler) -> RunSeen:
         proof = assembler.verify()
         end: Any = assembler.terminal or {}
-        outcome = "error" if end.get("type") == "RUN_ERROR" else end.get("outcome", "success")
+        outcome = "error" if end.get("type") == "RUN_ERROR" else end.get("outcome") or "success"
         return RunSeen(
             complete=proof.complete,
             reason=proof.reason,
-            outcome=outcome if isinstance(outcome, str) else str(outcome.get("type", "")),
+            outcome=outcome if isinstance(outcome, str) else str(member(end, "outcome").get("type", "")),
             events=proof.count,
             first_event_ms=self._first_ms,
             total_ms=elapsed_ms(self._began),

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from narthex.domain.environment import is_loopback
 from narthex.errors import ClientError
 
 SCHEMES: Final = {"ws": False, "http": False, "wss": True, "https": True}
@@ -70,7 +71,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def loopback(self) -> bool:
         """Whether it is this machine."""
-        return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+        return is_loopback(self.host)
 
     @property
     def credential_in_query(self) -> str:
@@ -91,11 +92,11 @@ def parse_target(url: str) -> Target:
     Raises:
         ClientError: it is none of these.
     """
-    parts = urlsplit(url if "://" in url else f"ws://{url}")
     try:
+        parts = urlsplit(url if "://" in url else f"ws://{url}")
         port = parts.port
-    except ValueError:
-        port = 0
+    except ValueError:  # brackets that hold no IPv6 address, a port that is none
+        parts, port = urlsplit(""), 0
     if parts.scheme not in SCHEMES or not parts.hostname or port == 0:
         raise ClientError("bad_url", "This is no WebSocket URL.", "Give it as wss://host[:port]/path.")
     if parts.username or parts.password:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import urlsplit
 
 from narthex.doctor.diagnosis.credentials import challenged, refused_token
 from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.fingerprints import PROXIES, google_branded, own_page, who_answered
 from narthex.doctor.diagnosis.view import View, narthex_code, problem_of, short
+from narthex.doctor.documents import url_parts
 from narthex.doctor.observations import Exchange
 
 _LOGIN: Final = re.compile(
@@ -72,7 +72,7 @@ def not_upgraded(view: View, made: Exchange) -> Finding:
 
 def _redirect(view: View, made: Exchange) -> Finding:
     location = made.headers.get("location", "")
-    parts = urlsplit(location)
+    parts = url_parts(location)
     shown = f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.netloc else parts.path
     own_host = not parts.netloc or parts.hostname == view.seen.endpoint.rsplit(":", 1)[0].strip("[]")
     if _LOGIN.search(f"{parts.netloc}{parts.path}"):

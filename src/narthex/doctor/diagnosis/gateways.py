@@ -6,10 +6,10 @@ Not here: rules for any server.
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.view import View, narthex_code, short
+from narthex.doctor.documents import url_parts
 from narthex.doctor.observations import Gateway
 
 _STEPS: Final = {
@@ -86,7 +86,7 @@ def _scheme(view: View, gateway: Gateway) -> Finding | None:
     told = gateway.config.get("url")
     if not isinstance(told, str):
         return None
-    theirs, ours = urlsplit(told), urlsplit(view.seen.url)
+    theirs, ours = url_parts(told), url_parts(view.seen.url)
     if (theirs.scheme, theirs.netloc) == (ours.scheme, ours.netloc):
         return None
     return found("scheme_lost", severity="warning", told=f"{theirs.scheme}://{theirs.netloc}")

@@ -5,11 +5,11 @@ Not here: rules.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from narthex.doctor.diagnosis.fingerprints import proxy_in_front, who_answered
+from narthex.doctor.documents import json_object
 from narthex.doctor.observations import Attempt, Exchange, Observations
 
 BLANK = Attempt(name="")
@@ -53,11 +53,7 @@ class View:
 
 def problem_of(exchange: Exchange) -> dict[str, Any]:
     """The body as problem+json or any JSON object; empty when it is none."""
-    try:
-        body = json.loads(exchange.body)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+    return json_object(exchange.body) or {}
 
 
 def narthex_code(exchange: Exchange) -> str:
