@@ -47,13 +47,14 @@ class Quotas:
         Raises:
             ClientError: `rate_limited` (429) with the seconds to wait.
         """
-        capacity = self._plans(identity).messages_per_minute
+        plan = self._plans(identity)
+        capacity = plan.messages_per_minute
         level = self._level(identity, capacity)
         if level < 1.0:
             wait_s = max(1, round((1.0 - level) * _WINDOW_S / capacity))
             raise ClientError(
                 "rate_limited",
-                f"The plan {identity.plan} allows {capacity} messages a minute.",
+                f"The plan {plan.name} allows {capacity} messages a minute.",
                 f"Wait {wait_s} s.",
                 number=429,
             )
@@ -67,7 +68,7 @@ class Quotas:
         plan = self._plans(identity)
         left = self._level(identity, plan.messages_per_minute)
         return {
-            "plan": identity.plan,
+            "plan": plan.name,
             "connections": {"limit": plan.connections, "used": self._connections_of(identity.user)},
             "concurrent_runs": {
                 "limit": plan.concurrent_runs,

@@ -1,0 +1,79 @@
+"""The two bounds of a client that does not read (DESIGN section 8), each at its number and one past it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narthex.adapters.edge.websocket import WebSocket
+from narthex.app.backlog import _ENTRY_BYTES
+from narthex.app.connection import Connection
+from narthex.app.hub.channel import Channel, Delivery
+from narthex.ports.agents import Agent
+from narthex.protocol.framing import Prepared
+from narthex.testing import Running, gateway
+from tests.app.test_commands import client, words
+
+PENDING = 20_000
+LAG_S = 3.0
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    options: dict[str, Any] = {"max_pending_bytes": PENDING, "max_lag_s": LAG_S, "max_message_bytes": 4096}
+    async with gateway(tmp_path, agents=[Agent(name="words", function=words)], **options) as found:
+        yield found
+
+
+async def stalled(running: Running) -> tuple[Connection, Channel]:
+    """A live connection whose transport takes nothing any more, and its user's channel."""
+    parts = running.gateway.parts
+    assert parts is not None
+    await client(running, "ada")
+    (connection,) = parts.services.registry.of_user("default/ada")
+    assert isinstance(connection.socket, WebSocket)
+    assert connection.socket.buffered() == 0
+    connection.writable(False)
+    return connection, connection.subscriptions["user:ada"].channel
+
+
+def delivery(size: int) -> Delivery:
+    """Something to deliver that takes up so many bytes while it waits."""
+    return Delivery(Prepared(b"x" * (size - _ENTRY_BYTES)), None)
+
+
+@pytest.mark.parametrize(("more", "closed"), [(0, False), (1, True)])
+async def test_pending_bytes(running: Running, more: int, closed: bool) -> None:
+    """As many as the limit wait; one byte more is 3008."""
+    connection, channel = await stalled(running)
+    connection.deliver_late(channel, [delivery(PENDING // 2)])
+    connection.deliver_late(channel, [delivery(PENDING // 2 + more)])
+    assert connection.is_closed is closed
+
+
+async def test_lag(running: Running) -> None:
+    """It may lag for the whole of the time, and not longer; one that caught up begins anew."""
+    connection, channel = await stalled(running)
+    began = connection.services.timers.now()
+    connection.deliver_late(channel, [delivery(100)])
+    backlog = connection._backlog
+    assert backlog is not None
+    assert 0 <= backlog.started_at - began < 1
+    backlog.started_at = began
+    connection._wake_at = began
+    connection.wake(began + LAG_S)
+    assert not connection.is_closed
+    connection.writable(True)
+    connection.writable(False)
+    connection.deliver_late(channel, [delivery(100)])
+    again = connection._backlog
+    assert again is not None
+    connection._wake_at = began
+    connection.wake(again.started_at + LAG_S)
+    assert not connection.is_closed
+    connection._wake_at = began
+    connection.wake(again.started_at + LAG_S + 0.001)
+    assert connection.is_closed
