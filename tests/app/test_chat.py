@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
-from narthex.app.chat import Chat, derived_id
+from narthex.app.chat import PAGE, Chat, derived_id
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
 from narthex.domain.channels import channel_key
@@ -17,6 +18,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.plans import PLANS, plan_of
 from narthex.errors import ClientError
 from narthex.ports.broker import Control, Member, Publication
+from narthex.ports.threads import Message
 
 ADA, BOB, EVE = (Identity(subject=name) for name in ("ada", "bob", "eve"))
 FOREIGN = Identity(subject="ada", tenant="other")
@@ -142,3 +144,32 @@ def test_derived_ids_belong_to_one_user() -> None:
     assert derived_id("thread", ADA, "m") == derived_id("thread", ADA, "m")
     assert len({derived_id("thread", who, "m") for who in (ADA, BOB, FOREIGN)}) == 3
     assert derived_id("thread", ADA, "m") != derived_id("message", ADA, "m")
+
+
+async def test_whoever_stays_has_an_owner(house: House) -> None:
+    """The owner may leave: who has been there longest is the owner then, and everybody hears of it."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    await house.chat.add_member(ADA, thread, "bob")
+    await house.chat.remove_member(ADA, thread, "ada")
+    assert await house.chat.role(BOB, thread) == "owner"
+    told = json.loads((await house.log("user:bob"))[-1])
+    assert (told["name"], told["value"]) == (
+        "narthex.thread_owner",
+        {"threadId": thread, "userId": "bob", "by": "ada"},
+    )
+    with pytest.raises(ClientError) as caught:
+        await house.chat.remove_member(BOB, thread, "bob")
+    assert (caught.value.code, caught.value.number) == ("last_member", 409)
+    await house.chat.delete(BOB, thread)
+
+
+async def test_an_export_skips_nothing_at_a_pages_edge(house: House) -> None:
+    """Messages of one moment lie on both sides of it."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    wrote = [
+        Message(message_id=f"m{n}", thread_id=thread, role="user", author="ada", content="x", created_at=2.0)
+        for n in range(PAGE + 5)
+    ]
+    await house.store.threads.add_messages("default", wrote)
+    whole = await house.chat.whole(ADA, thread)
+    assert [message.message_id for message in whole.messages] == [message.message_id for message in wrote]

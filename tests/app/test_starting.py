@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,3 +126,52 @@ async def test_a_message_is_published_as_it_is_stored(
     assert shown == [
         event["delta"] for event in live if event["type"] == "TEXT_MESSAGE_CONTENT" and "runId" not in event
     ]
+
+
+async def test_a_run_whose_end_was_seen_keeps_its_thread_busy_no_longer(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RUN_FINISHED is seen before the run's row says so: thread.get and thread.delete go by what was seen."""
+    ada = await client(running, "ada")
+    parts = parts_of(running)
+    finish, gate, begun = parts.store.runs.finish, asyncio.Event(), asyncio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> bool:
+        begun.set()
+        await gate.wait()
+        return await finish(*args, **kwargs)
+
+    monkeypatch.setattr(parts.store.runs, "finish", late)
+    started = await ada.rpc("run.start", text="hi", client_message_id="m")
+    await begun.wait()
+    view = await ada.rpc("thread.get", thread_id=started["thread_id"])
+    assert view["runs"] == []
+    log = await parts.broker.history(channel_key("default", started["channel"]))
+    first = next(item.offset for item in log.publications if b"RUN_STARTED" in item.data)
+    assert view["offset"] < first, "what may not be in the messages yet comes live"
+    deleting = asyncio.create_task(
+        ada.call("rpc", method="thread.delete", data={"thread_id": started["thread_id"]})
+    )
+    await asyncio.sleep(0)
+    gate.set()
+    assert (await deleting)["rpc"]["data"] == {}
+
+
+async def test_a_thread_with_a_run_at_work_is_not_deleted(tmp_path: Path) -> None:
+    """409 at once; members see the run, and not what the gateway knows of its starter."""
+    gate = asyncio.Event()
+
+    async def waits(run: RunInput) -> AsyncIterator[str]:
+        yield run.thread_id
+        await gate.wait()
+
+    async with gateway(tmp_path, agents=[Agent(name="waits", function=waits)]) as running:
+        ada = await client(running, "ada")
+        started = await ada.rpc("run.start", text="0", client_message_id="m0")
+        await eventually(lambda: bool(parts_of(running).engine.running_channels()))
+        (run,) = (await ada.rpc("thread.get", thread_id=started["thread_id"]))["runs"]
+        assert (run["run_id"], run["user_id"]) == (started["run_id"], "ada")
+        assert not run.keys() & {"identity", "owner", "tenant", "lease_until"}
+        refused = await ada.call("rpc", method="thread.delete", data={"thread_id": started["thread_id"]})
+        assert refused["error"]["code"] == 409
+        gate.set()

@@ -13,7 +13,7 @@ import pytest
 from narthex.errors import Bug, ClientError, DependencyError
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, Store, TestRunResult
-from narthex.ports.threads import Message, Thread, ThreadMember
+from narthex.ports.threads import Departure, Message, Thread, ThreadMember
 from tests.contracts.rigs import StoreRig, child
 
 ROOT = Path(__file__).parents[2]
@@ -169,11 +169,11 @@ class TestThreads:
         assert await threads.get("b", "t1") is None
         assert await threads.list_for("b", "ann", before=None, limit=10) == []
         assert not await threads.rename("b", "t1", "x", 2.0)
-        assert not await threads.delete("b", "t1")
+        assert await threads.delete("b", "t1") == "absent"
         assert await threads.members("b", "t1") == []
         assert await threads.role("b", "t1", "ann") is None
         assert await threads.add_member("b", "t1", member, limit=None) == "absent"
-        assert not await threads.remove_member("b", "t1", "ann")
+        assert (await threads.remove_member("b", "t1", "ann")).outcome == "absent"
         assert not await threads.mark_read("b", "t1", "ann", 5)
         await threads.add_messages("b", [message("m2")])
         assert await threads.messages("b", "t1", before=None, limit=10) == []
@@ -190,6 +190,25 @@ class TestThreads:
         assert [entry.thread_id for entry in listed] == ["t4", "t3", "t2"]
         listed = await store.threads.list_for("a", "ann", before=2.0, limit=3)
         assert [entry.thread_id for entry in listed] == ["t1", "t0"]
+
+    async def test_pages_skip_nothing_of_one_moment(self, store: Store) -> None:
+        """Seven threads and seven messages, most of one moment: pages of two show each once."""
+        for number in range(7):
+            await store.threads.create(thread(f"t{number}", at=1.0 + number // 5))
+        everything = [message(f"m{n}", at=1.0 + n // 5) for n in range(7)]
+        await store.threads.add_messages("a", everything)
+        seen: list[str] = []
+        before, last = None, ""
+        while listed := await store.threads.list_for("a", "ann", before=before, before_id=last, limit=2):
+            seen += [entry.thread_id for entry in listed]
+            before, last = listed[-1].updated_at, listed[-1].thread_id
+        assert seen == ["t6", "t5", "t1", "t4", "t3", "t2", "t0"]
+        read: list[Message] = []
+        before, last = None, ""
+        while page := await store.threads.messages("a", "t1", before=before, before_id=last, limit=2):
+            read = page + read
+            before, last = page[0].created_at, page[0].message_id
+        assert read == everything
 
     async def test_rename(self, store: Store) -> None:
         """The title changes, also in the search."""
@@ -220,9 +239,23 @@ class TestThreads:
         assert [m.user_id for m in await store.threads.members("a", "t1")] == ["zoe", "bob", "cid", "dan"]
         assert await store.threads.role("a", "t1", "zoe") == "owner"
         assert await store.threads.role("a", "t1", "bob") == "member"
-        assert await store.threads.remove_member("a", "t1", "bob")
-        assert not await store.threads.remove_member("a", "t1", "bob")
+        assert await store.threads.remove_member("a", "t1", "bob") == Departure(outcome="removed")
+        assert (await store.threads.remove_member("a", "t1", "bob")).outcome == "absent"
         assert await store.threads.role("a", "t1", "bob") is None
+
+    async def test_a_thread_with_members_has_an_owner(self, store: Store) -> None:
+        """After the last owner it is who has been there longest; the last member stays; at once too."""
+        await store.threads.create(thread("t1", by="zoe"))
+        for at, user in enumerate(("cid", "bob", "ann"), start=2):
+            member = ThreadMember(user_id=user, role="member", joined_at=float(at))
+            await store.threads.add_member("a", "t1", member, limit=None)
+        assert await store.threads.remove_member("a", "t1", "zoe") == Departure(outcome="removed", heir="cid")
+        assert await store.threads.role("a", "t1", "cid") == "owner"
+        gone = await asyncio.gather(
+            *(store.threads.remove_member("a", "t1", user) for user in ("cid", "bob", "ann"))
+        )
+        assert sorted(found.outcome for found in gone) == ["last", "removed", "removed"]
+        assert [member.role for member in await store.threads.members("a", "t1")] == ["owner"]
 
     async def test_the_last_place_is_taken_once(self, store: Store) -> None:
         """30 people join at once where 5 have room."""
@@ -296,10 +329,15 @@ class TestThreads:
         for name in ("t1", "t2"):
             await store.threads.create(thread(name, title="Unicorn"))
             await store.threads.add_messages("a", [message("m1", name, content="pegasus")])
-            await start(store, run(f"r-{name}", name))
+            await start(store, run(f"r-{name}", name, user=name))
             await store.runs.open_interrupt(interrupt(f"i-{name}", name))
-        assert await store.threads.delete("a", "t1")
-        assert not await store.threads.delete("a", "t1")
+        assert await store.threads.delete("a", "t1") == "busy"  # one is queued
+        claimed = await store.runs.claim("n1", 10.0, 5.0, 10)
+        assert await store.threads.delete("a", "t1") == "busy"  # one is running
+        for entry in claimed:
+            assert await finish(store, entry)
+        assert await store.threads.delete("a", "t1") == "deleted"
+        assert await store.threads.delete("a", "t1") == "absent"
         assert await store.threads.get("a", "t1") is None
         assert await store.runs.get("a", "r-t1") is None
         assert await store.runs.interrupt("a", "i-t1") is None
@@ -357,7 +395,8 @@ class TestQueue:
             with pytest.raises(ClientError) as refused:
                 await store.runs.start(entry, queue_limit=5)
             assert (refused.value.code, refused.value.number) == ("thread_not_found", 404)
-        await store.threads.delete("a", "t1")
+        await store.runs.request_cancel("a", "r1", "ann", 5.0)
+        assert await store.threads.delete("a", "t1") == "deleted"
         outcomes = await asyncio.gather(
             store.runs.start(run("r4"), queue_limit=5),
             store.runs.start(run("r1"), queue_limit=5),
@@ -392,6 +431,19 @@ class TestQueue:
         assert len(full) == 17
         assert {outcome.code for outcome in full} == {"queue_full"}
         assert (await store.runs.start(run("other", "t2"), queue_limit=3))[1]
+
+    async def test_no_run_goes_on_in_a_deleted_thread(self, store: Store) -> None:
+        """Started and deleted at once: either the run is there and the thread stays, or neither is."""
+        for turn in range(20):
+            name = f"t{turn}"
+            await store.threads.create(thread(name))
+            started, deleted = await asyncio.gather(
+                store.runs.start(run(f"r{turn}", name, user=name), queue_limit=3),
+                store.threads.delete("a", name),
+                return_exceptions=True,
+            )
+            assert deleted == ("deleted" if isinstance(started, ClientError) else "busy")
+            assert (await store.runs.get("a", f"r{turn}") is None) == (deleted == "deleted")
 
     async def test_a_queue_of_none(self, store: Store) -> None:
         """With a limit of 0 nothing waits, and an idle thread still takes a run."""

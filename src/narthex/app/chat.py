@@ -8,23 +8,23 @@ limit of its owner's plan is as absent as what was deleted.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import msgspec
-
 from narthex.app.notices import Notices
 from narthex.app.owners import Owners
+from narthex.app.thread_view import ActiveRun, OpenQuestion, ThreadView, ended_in
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Broker, Control, Position
-from narthex.ports.runs import Interrupt, Run
+from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.ports.threads import KEEPS_ALL, Hit, Kept, LogCut, Message, Thread, ThreadMember
 from narthex.protocol.replies import encode_json
@@ -32,26 +32,12 @@ from narthex.protocol.replies import encode_json
 TITLE_CHARS: Final = 200
 PAGE: Final = 200  # the store's largest page
 EXPORT_MESSAGES: Final = 20_000  # about 20 MB; a longer thread is exported from its newest end
+TAIL: Final = 50  # publications at a log's end in which a run that has just ended is looked for
+SETTLE_S: Final = (
+    1.0  # between a run's last event and its row lie two commits; longer means that an engine is away
+)
+SETTLE_STEP_S: Final = 0.02
 TEXT_BYTES: Final = 32 * 1024  # half of a message's 64 KB: it comes back inside an event
-
-
-class ThreadView(msgspec.Struct, kw_only=True):
-    """All that a page needs to show a thread and then continue live without a gap.
-
-    Attributes:
-        offset: subscribe to the thread's channel with `since {offset, epoch}`: everything that is not in
-            `messages` comes after it (some that is may come again: match by message id).
-    """
-
-    thread: Thread
-    role: str
-    messages: list[Message]
-    members: list[ThreadMember]
-    runs: list[Run]
-    interrupts: list[Interrupt]
-    channel: str
-    offset: int
-    epoch: str
 
 
 class Chat:
@@ -135,25 +121,43 @@ class Chat:
         )
         return thread
 
-    async def threads_of(self, identity: Identity, before: float | None, limit: int) -> list[Thread]:
-        """The user's threads, most recently updated first."""
+    async def threads_of(
+        self, identity: Identity, before: float | None, limit: int, before_id: str = ""
+    ) -> list[Thread]:
+        """The user's threads, most recently updated first. A page begins after (`before`, `before_id`): moment and
+        id of the last page's last thread.
+        """
         await self._owners.seen(identity)
         return await self._threads.list_for(
-            identity.tenant, identity.subject, before=before, limit=limit, kept=self._kept()
+            identity.tenant,
+            identity.subject,
+            before=before,
+            before_id=before_id,
+            limit=limit,
+            kept=self._kept(),
         )
 
-    async def view(self, identity: Identity, thread_id: str, before: float | None, limit: int) -> ThreadView:
-        """A thread with its newest messages. The order of the reads is what makes it gapless: the position
-        first, then what runs, then what is finished (a run's messages are stored before it counts as ended).
+    async def view(
+        self, identity: Identity, thread_id: str, before: float | None, limit: int, before_id: str = ""
+    ) -> ThreadView:
+        """A thread with its newest messages before (`before`, `before_id`): moment and id of the oldest that is
+        known. The order of the reads is what makes it gapless: the position first, then what runs, then what is
+        finished (a run's messages are stored before it counts as ended).
+
+        A run whose end is in the log already is not shown as active, though its row may still be written; the
+        offset lies before it, so that whatever of it is not in `messages` yet comes live.
         """
         role = await self.require(identity, thread_id)
         name = thread_channel(thread_id)
         tenant = identity.tenant
         page = await self._broker.history(channel_key(tenant, name), limit=0)
         active = await self._runs.active_in_thread(tenant, thread_id)
+        ended = await self._ended(identity, thread_id, active)
         kept = self._kept()
         thread = await self._threads.get(tenant, thread_id, kept=kept)
-        messages = await self._threads.messages(tenant, thread_id, before=before, limit=limit, kept=kept)
+        messages = await self._threads.messages(
+            tenant, thread_id, before=before, before_id=before_id, limit=limit, kept=kept
+        )
         if thread is None:
             raise ClientError("thread_not_found", "The thread was deleted.", "Use thread.list.", number=404)
         starts = [run.start_offset for run in active if run.started_at]
@@ -162,8 +166,11 @@ class Chat:
             role=role,
             messages=messages,
             members=await self._threads.members(tenant, thread_id),
-            runs=active,
-            interrupts=await self._runs.open_interrupts(tenant, thread_id, self._now()),
+            runs=[ActiveRun.of(run) for run in active if run.run_id not in ended],
+            interrupts=[
+                OpenQuestion.of(interrupt)
+                for interrupt in await self._runs.open_interrupts(tenant, thread_id, self._now())
+            ],
             channel=name,
             offset=min([page.top.offset, *starts]),
             epoch=page.top.epoch,
@@ -174,9 +181,14 @@ class Chat:
         found = await self.view(identity, thread_id, None, PAGE)
         messages = list(found.messages)
         while len(messages) < EXPORT_MESSAGES and len(found.messages) == PAGE:
-            before = messages[0].created_at
+            first = messages[0]
             found.messages = await self._threads.messages(
-                identity.tenant, thread_id, before=before, limit=PAGE, kept=self._kept()
+                identity.tenant,
+                thread_id,
+                before=first.created_at,
+                before_id=first.message_id,
+                limit=PAGE,
+                kept=self._kept(),
             )
             messages = found.messages + messages
         found.messages = messages
@@ -194,15 +206,14 @@ class Chat:
         )
 
     async def delete(self, identity: Identity, thread_id: str) -> None:
-        """An owner deletes it for everybody: rows, journal, subscriptions."""
+        """An owner deletes it for everybody: rows, journal, subscriptions.
+
+        Raises:
+            ClientError: `thread_not_found` (404), `not_owner` (403), `thread_busy` (409).
+        """
         await self.require(identity, thread_id, owner=True)
         members = await self._threads.members(identity.tenant, thread_id)
-        active = await self._runs.active_in_thread(identity.tenant, thread_id)
-        if active:
-            raise ClientError(
-                "thread_busy", "A run is going on in the thread.", "Cancel it first.", number=409
-            )
-        await self._threads.delete(identity.tenant, thread_id)
+        await self._delete_idle(identity, thread_id)
         key = channel_key(identity.tenant, thread_channel(thread_id))
         await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
         await self._broker.remove(key)
@@ -214,6 +225,27 @@ class Chat:
             "narthex.thread_deleted",
             {"threadId": thread_id, "by": identity.subject},
         )
+
+    async def _delete_idle(self, identity: Identity, thread_id: str) -> None:
+        """Delete the rows. Runs whose end everybody has seen are waited for: their rows are being written."""
+        patience = round(SETTLE_S / SETTLE_STEP_S)
+        while await self._threads.delete(identity.tenant, thread_id) == "busy":
+            active = await self._runs.active_in_thread(identity.tenant, thread_id)
+            ended = await self._ended(identity, thread_id, active)
+            if patience == 0 or any(run.run_id not in ended for run in active):
+                raise ClientError(
+                    "thread_busy", "A run is going on in the thread.", "Cancel it first.", number=409
+                )
+            patience -= 1
+            await asyncio.sleep(SETTLE_STEP_S)
+
+    async def _ended(self, identity: Identity, thread_id: str, active: list[Run]) -> set[str]:
+        """Those of the active runs whose terminal event stands at the end of the thread's log."""
+        if not any(run.started_at for run in active):
+            return set()
+        key = channel_key(identity.tenant, thread_channel(thread_id))
+        page = await self._broker.history(key, limit=TAIL, reverse=True)
+        return ended_in(page.publications)
 
     async def forget(self, identity: Identity, thread_id: str) -> None:
         """Remove the log of a thread that is gone: something was published into it after its deletion."""
@@ -250,16 +282,33 @@ class Chat:
             )
 
     async def remove_member(self, identity: Identity, thread_id: str, user_id: str) -> None:
-        """An owner removes anybody; everybody may leave. Their connections lose the channel at once."""
+        """An owner removes anybody; everybody may leave. Their connections lose the channel at once.
+
+        When the last owner leaves, who has been there longest becomes the owner; the last member cannot leave.
+
+        Raises:
+            ClientError: `thread_not_found`, `member_not_found` (404), `not_owner` (403), `last_member` (409).
+        """
         await self.require(identity, thread_id, owner=user_id != identity.subject)
-        if not await self._threads.remove_member(identity.tenant, thread_id, user_id):
+        departure = await self._threads.remove_member(identity.tenant, thread_id, user_id)
+        if departure.outcome == "absent":
             raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
+        if departure.outcome == "last":
+            raise ClientError(
+                "last_member",
+                "Nobody else is in the thread.",
+                "Delete it with thread.delete, or add somebody first.",
+                number=409,
+            )
         key = channel_key(identity.tenant, thread_channel(thread_id))
         user = f"{identity.tenant}/{user_id}"
         await self._broker.control(Control("unsubscribe", {"channel": key, "user": user}))
         value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
         await self._notices.tell(identity.tenant, [user_id], "narthex.thread_removed", value)
         await self.tell_members(identity.tenant, thread_id, "narthex.thread_removed", value)
+        if departure.heir:
+            value = {"threadId": thread_id, "userId": departure.heir, "by": identity.subject}
+            await self.tell_members(identity.tenant, thread_id, "narthex.thread_owner", value)
 
     async def tell_members(
         self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""

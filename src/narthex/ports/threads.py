@@ -101,6 +101,18 @@ class LogCut(msgspec.Struct, frozen=True, kw_only=True):
     before: float
 
 
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of `remove_member`.
+
+    Attributes:
+        outcome: `removed`, `last` (they are the only member: nothing changed) or `absent` (they are no member).
+        heir: who became the owner, because the only one left; else empty.
+    """
+
+    outcome: str
+    heir: str = ""
+
+
 class Threads(Protocol):
     """Threads of all tenants. `limit` is at most 200 everywhere but in `purge`."""
 
@@ -114,15 +126,26 @@ class Threads(Protocol):
         """The thread, or None."""
 
     async def list_for(
-        self, tenant: str, user_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+        self,
+        tenant: str,
+        user_id: str,
+        *,
+        before: float | None,
+        before_id: str = "",
+        limit: int,
+        kept: Kept = KEEPS_ALL,
     ) -> list[Thread]:
-        """Threads that the user is a member of, most recently updated first, `updated_at` < `before`."""
+        """Threads that the user is a member of, most recently updated first, `updated_at` < `before`; with
+        `before_id`, the last page's last thread, those of the same moment that come after it too.
+        """
 
     async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
         """Set the title; False when there is no such thread."""
 
-    async def delete(self, tenant: str, thread_id: str) -> bool:
-        """Really delete the thread, its members, messages, runs and search entries."""
+    async def delete(self, tenant: str, thread_id: str) -> str:
+        """Really delete the thread, its members, messages, runs and search entries: `deleted`; `busy` (a run is
+        queued or running: nothing changed) or `absent`. Atomic: a run that starts meanwhile finds no thread.
+        """
 
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
         """All members, owners first; empty when there is no such thread."""
@@ -135,8 +158,10 @@ class Threads(Protocol):
     ) -> str:
         """`added`, `present`, `full` (the thread has `limit` members) or `absent` (no such thread); atomic."""
 
-    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> bool:
-        """False when they were no member."""
+    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
+        """Take somebody out. A thread has an owner as long as it has members: after the last owner it is who
+        has been there longest. The last member stays. Atomic.
+        """
 
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
         """Move the read marker forward, never back; False when they are no member."""
@@ -145,9 +170,18 @@ class Threads(Protocol):
         """Insert; a message id that is there already is left as it is (idempotent). Touches `updated_at`."""
 
     async def messages(
-        self, tenant: str, thread_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        before: float | None,
+        before_id: str = "",
+        limit: int,
+        kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
-        """The newest `limit` messages with `created_at` < `before`, oldest first."""
+        """The newest `limit` messages with `created_at` < `before`, oldest first; with `before_id`, the last
+        page's first message, those of the same moment that come before it too.
+        """
 
     async def search(
         self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL

@@ -18,6 +18,7 @@ from narthex.ports.broker import Control, Member, Page, Position, Publication, P
 from narthex.ports.runs import Interrupt, Run, Runs
 from narthex.ports.threads import (
     KEEPS_ALL,
+    Departure,
     Hit,
     Kept,
     LogCut,
@@ -271,7 +272,14 @@ class FakeThreads:
             self.rows.setdefault((message.thread_id, message.message_id), message)
 
     async def messages(
-        self, tenant: str, thread_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        before: float | None,
+        before_id: str = "",
+        limit: int,
+        kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
         found = [m for m in self.rows.values() if m.thread_id == thread_id]
         return sorted(found, key=lambda m: m.created_at)[-limit:]
@@ -287,15 +295,22 @@ class FakeThreads:
         return None
 
     async def list_for(
-        self, tenant: str, user_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+        self,
+        tenant: str,
+        user_id: str,
+        *,
+        before: float | None,
+        before_id: str = "",
+        limit: int,
+        kept: Kept = KEEPS_ALL,
     ) -> list[Thread]:
         return []
 
     async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
         return False
 
-    async def delete(self, tenant: str, thread_id: str) -> bool:
-        return False
+    async def delete(self, tenant: str, thread_id: str) -> str:
+        return "absent"
 
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
         return []
@@ -306,8 +321,9 @@ class FakeThreads:
         self.roles[tenant, thread_id, member.user_id] = member.role
         return "added"
 
-    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> bool:
-        return self.roles.pop((tenant, thread_id, user_id), None) is not None
+    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
+        gone = self.roles.pop((tenant, thread_id, user_id), None)
+        return Departure(outcome="absent" if gone is None else "removed")
 
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
         return False

@@ -112,8 +112,9 @@ export class App {
   }
 
   async moreOfList(): Promise<void> {
-    const before = this.threads.value.at(-1)?.updated_at;
-    const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE, ...(before ? { before } : {}) });
+    const last = this.threads.value.at(-1);
+    const place = last ? { before: last.updated_at, before_id: last.thread_id } : {};
+    const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE, ...place });
     this.threads.value = [...this.threads.value, ...threads];
     this.moreThreads.value = threads.length >= THREADS_PAGE;
   }
@@ -259,6 +260,9 @@ export class App {
           this.#see(threadId, false);
           if (here) this.go("");
         } else if (here) void open.refreshMembers().catch(() => undefined);
+        break;
+      case "narthex.thread_owner":
+        if (here) void open.refreshMembers().catch(() => undefined);
         break;
       case "narthex.thread_added":
         if (here) void open.refreshMembers().catch(() => undefined);

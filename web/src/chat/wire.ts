@@ -94,8 +94,8 @@ export interface Whoami {
 /** Method → [params, result]. */
 export interface Methods {
   whoami: [Record<string, never>, Whoami];
-  "thread.list": [{ before?: number; limit?: number }, { threads: Thread[] }];
-  "thread.get": [{ thread_id: string; before?: number; limit?: number }, ThreadView];
+  "thread.list": [{ before?: number; before_id?: string; limit?: number }, { threads: Thread[] }];
+  "thread.get": [{ thread_id: string; before?: number; before_id?: string; limit?: number }, ThreadView];
   "thread.rename": [{ thread_id: string; title: string }, object];
   "thread.delete": [{ thread_id: string }, object];
   "thread.members.add": [{ thread_id: string; user_id: string }, object];

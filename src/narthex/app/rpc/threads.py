@@ -27,6 +27,7 @@ class List(msgspec.Struct, frozen=True):
     """Params of `thread.list`."""
 
     before: float | None = None
+    before_id: Ident | None = None
     limit: Limit = 50
 
 
@@ -35,6 +36,7 @@ class Get(msgspec.Struct, frozen=True):
 
     thread_id: Ident
     before: float | None = None
+    before_id: Ident | None = None
     limit: Limit = 100
 
 
@@ -77,13 +79,16 @@ async def _create(connection: Connection, params: Create) -> object:
 
 
 async def _list(connection: Connection, params: List) -> object:
-    found = await connection.services.chat.threads_of(who(connection), params.before, params.limit)
+    chat = connection.services.chat
+    found = await chat.threads_of(who(connection), params.before, params.limit, params.before_id or "")
     return {"threads": found}
 
 
 async def _get(connection: Connection, params: Get) -> object:
     chat = connection.services.chat
-    return await chat.view(who(connection), params.thread_id, params.before, params.limit)
+    return await chat.view(
+        who(connection), params.thread_id, params.before, params.limit, params.before_id or ""
+    )
 
 
 async def _rename(connection: Connection, params: Rename) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from narthex.app.chat import ThreadView
+from narthex.app.thread_view import ThreadView
 
 _TITLES = {"user": "", "assistant": "", "reasoning": "thought", "tool": "tool"}
 

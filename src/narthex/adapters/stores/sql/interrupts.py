@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Engine, Operation, Shape
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.ports.runs import Interrupt, Run
@@ -19,8 +20,9 @@ _RUN: Final = Shape(Run)
 class SqlInterrupts:
     """The approval methods of the Runs port over an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
         self._engine = engine
+        self._dialect = dialect
 
     async def open_interrupt(self, interrupt: Interrupt) -> None:
         """See the port; the same id again changes nothing."""
@@ -38,7 +40,9 @@ class SqlInterrupts:
         self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
     ) -> Interrupt | None:
         """See the port."""
-        return await self._engine.write(_answer(tenant, interrupt_id, by, payload, resume, now))
+        return await self._engine.write(
+            _answer(self._dialect, tenant, interrupt_id, by, payload, resume, now)
+        )
 
 
 def _open(interrupt: Interrupt) -> Operation[None]:
@@ -72,8 +76,13 @@ def _list_open(tenant: str, thread_id: str, now: float) -> Operation[list[Interr
 
 
 def _answer(
-    tenant: str, interrupt_id: str, by: str, payload: str, resume: Run, now: float
+    dialect: Dialect, tenant: str, interrupt_id: str, by: str, payload: str, resume: Run, now: float
 ) -> Operation[Interrupt | None]:
+    # As a run's start: held, so that the thread is not deleted beneath the run.
+    yield (
+        f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.hold}",
+        (resume.thread_id, tenant),
+    )
     rows = yield (
         (
             "UPDATE interrupts SET answered_by = ?, payload = ?, resume_run_id = ?"

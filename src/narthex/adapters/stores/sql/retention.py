@@ -43,19 +43,25 @@ def note_plan(owner: OwnerPlan) -> Operation[int]:
     return len(rows)
 
 
-def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[bool]:
-    """See `Threads.delete`."""
+def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[str]:
+    """See `Threads.delete`. The thread is seized first: what starts a run holds it, before or after."""
     rows = yield (
         f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.seize}",
         (thread_id, tenant),
     )
     if not rows:
-        return False
+        return "absent"
+    busy = yield (
+        "SELECT 1 FROM runs WHERE thread_id = ? AND tenant = ? AND state IN ('queued', 'running') LIMIT 1",
+        (thread_id, tenant),
+    )
+    if busy:
+        return "busy"
     yield from each(dialect.search_removed(thread_id))
     for table in ("interrupts", "runs", "messages", "members", "threads"):
         yield f"DELETE FROM {table} WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
     yield _cut(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))
-    return True
+    return "deleted"
 
 
 def renewed(thread: Thread) -> Statement:
@@ -95,8 +101,8 @@ def purge(dialect: Dialect, kept: Kept, limit: int) -> Operation[Purged]:
             if left < 1:  # the thread is looked at again: nothing says yet that it is done
                 break
             if updated_at < moment:
-                yield from delete_thread(dialect, tenant, thread_id)
-                threads += 1
+                outcome = yield from delete_thread(dialect, tenant, thread_id)
+                threads += outcome == "deleted"
             else:
                 yield from _pruned(thread_id, tenant, moment)
             left -= 1

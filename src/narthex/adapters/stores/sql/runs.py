@@ -30,8 +30,7 @@ class SqlRuns(SqlInterrupts):
     """The Runs port over an engine."""
 
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
-        super().__init__(engine)
-        self._dialect = dialect
+        super().__init__(engine, dialect)
 
     async def start(self, run: Run, *, queue_limit: int) -> tuple[Run, bool]:
         """See the port."""

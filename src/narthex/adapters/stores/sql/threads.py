@@ -21,6 +21,7 @@ from narthex.adapters.stores.sql.retention import (
 )
 from narthex.ports.threads import (
     KEEPS_ALL,
+    Departure,
     Hit,
     Kept,
     LogCut,
@@ -54,16 +55,23 @@ class SqlThreads:
         return await self._engine.read(_get(tenant, thread_id, kept))
 
     async def list_for(
-        self, tenant: str, user_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+        self,
+        tenant: str,
+        user_id: str,
+        *,
+        before: float | None,
+        before_id: str = "",
+        limit: int,
+        kept: Kept = KEEPS_ALL,
     ) -> list[Thread]:
         """See the port."""
-        return await self._engine.read(_list_for(tenant, user_id, before, limit, kept))
+        return await self._engine.read(_list_for(tenant, user_id, before, before_id, limit, kept))
 
     async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
         """See the port."""
         return await self._engine.write(_rename(self._dialect, tenant, thread_id, title, now))
 
-    async def delete(self, tenant: str, thread_id: str) -> bool:
+    async def delete(self, tenant: str, thread_id: str) -> str:
         """See the port."""
         return await self._engine.write(delete_thread(self._dialect, tenant, thread_id))
 
@@ -81,9 +89,9 @@ class SqlThreads:
         """See the port."""
         return await self._engine.write(_add_member(self._dialect, tenant, thread_id, member, limit))
 
-    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> bool:
+    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
         """See the port."""
-        return await self._engine.write(_remove_member(tenant, thread_id, user_id))
+        return await self._engine.write(_remove_member(self._dialect, tenant, thread_id, user_id))
 
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
         """See the port."""
@@ -95,10 +103,17 @@ class SqlThreads:
             await self._engine.write(_add_messages(self._dialect, tenant, messages))
 
     async def messages(
-        self, tenant: str, thread_id: str, *, before: float | None, limit: int, kept: Kept = KEEPS_ALL
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        before: float | None,
+        before_id: str = "",
+        limit: int,
+        kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
         """See the port."""
-        return await self._engine.read(_messages(tenant, thread_id, before, limit, kept))
+        return await self._engine.read(_messages(tenant, thread_id, before, before_id, limit, kept))
 
     async def search(
         self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
@@ -155,10 +170,30 @@ def _get(tenant: str, thread_id: str, kept: Kept = KEEPS_ALL, suffix: str = "") 
     return _THREAD.first(rows)
 
 
+def _older(moment: str, seq: str, table: str, place: Statement, before: float | None) -> Statement:
+    """` AND …` with its values: what comes after the last page in descending (moment, seq).
+
+    Args:
+        moment: the column of the moment.
+        seq: the column that orders what is of one moment.
+        table: whose `seq` is looked up.
+        place: condition and values that name the last page's last row; no values: only the moment counts.
+        before: its moment; None: the first page.
+    """
+    if before is None:
+        return "", ()
+    condition, values = place
+    if not values:
+        return f" AND {moment} < ?", (before,)
+    last = f"coalesce((SELECT seq FROM {table} WHERE {condition}), 0)"
+    return f" AND ({moment} < ? OR ({moment} = ? AND {seq} < {last}))", (before, before, *values)
+
+
 def _list_for(
-    tenant: str, user_id: str, before: float | None, limit: int, kept: Kept
+    tenant: str, user_id: str, before: float | None, before_id: str, limit: int, kept: Kept
 ) -> Operation[list[Thread]]:
-    older = "" if before is None else " AND t.updated_at < ?"
+    place = ("thread_id = ? AND tenant = ?", (before_id, tenant) if before_id else ())
+    older, place_values = _older("t.updated_at", "t.seq", "threads", place, before)
     condition, values = not_past(kept, "t.updated_at")
     rows = yield (
         (
@@ -166,7 +201,7 @@ def _list_for(
             f" WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}{condition}"
             " ORDER BY t.updated_at DESC, t.seq DESC LIMIT ?"
         ),
-        (tenant, user_id, *(() if before is None else (before,)), *values, _bounded(limit)),
+        (tenant, user_id, *place_values, *values, _bounded(limit)),
     )
     return _THREAD.read_all(rows)
 
@@ -233,12 +268,22 @@ def _add_member(
     return "added"
 
 
-def _remove_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
-    rows = yield (
-        "DELETE FROM members WHERE thread_id = ? AND user_id = ? AND tenant = ? RETURNING 1",
-        (thread_id, user_id, tenant),
-    )
-    return bool(rows)
+def _remove_member(dialect: Dialect, tenant: str, thread_id: str, user_id: str) -> Operation[Departure]:
+    if dialect.lock is not None:  # two that leave at once must not both count on the other
+        yield dialect.lock, (f"members {thread_id}",)
+    members = yield from _members(tenant, thread_id)
+    rest = [member for member in members if member.user_id != user_id]
+    if len(rest) == len(members):
+        return Departure(outcome="absent")
+    if not rest:
+        return Departure(outcome="last")
+    of_one = "thread_id = ? AND tenant = ? AND user_id = ?"
+    yield f"DELETE FROM members WHERE {of_one}", (thread_id, tenant, user_id)
+    if rest[0].role == "owner":  # owners come first
+        return Departure(outcome="removed")
+    heir = rest[0].user_id
+    yield f"UPDATE members SET role = 'owner' WHERE {of_one}", (thread_id, tenant, heir)
+    return Departure(outcome="removed", heir=heir)
 
 
 def _mark_read(tenant: str, thread_id: str, user_id: str, offset: int) -> Operation[bool]:
@@ -280,9 +325,10 @@ def _add_messages(dialect: Dialect, tenant: str, messages: list[Message]) -> Ope
 
 
 def _messages(
-    tenant: str, thread_id: str, before: float | None, limit: int, kept: Kept
+    tenant: str, thread_id: str, before: float | None, before_id: str, limit: int, kept: Kept
 ) -> Operation[list[Message]]:
-    older = "" if before is None else " AND created_at < ?"
+    place = ("thread_id = ? AND message_id = ?", (thread_id, before_id) if before_id else ())
+    older, place_values = _older("x.created_at", "x.seq", "messages", place, before)
     condition, values = not_past(kept, "x.created_at")
     if condition:
         condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
@@ -291,7 +337,7 @@ def _messages(
             f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}"
             " ORDER BY created_at DESC, seq DESC LIMIT ?"
         ),
-        (thread_id, tenant, *(() if before is None else (before,)), *values, _bounded(limit)),
+        (thread_id, tenant, *place_values, *values, _bounded(limit)),
     )
     return _MESSAGE.read_all(rows)[::-1]
 

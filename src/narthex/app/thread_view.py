@@ -1,0 +1,82 @@
+"""A thread as pages and programs are shown it. Who may look, and reading it, is `chat`'s.
+
+Rules: of a run, members see what they may act on: not who its starter is to us (plan, permissions), nor which node
+has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from narthex.domain.events import is_terminal
+from narthex.ports.broker import Publication
+from narthex.ports.runs import Interrupt, Run
+from narthex.ports.threads import Message, Thread, ThreadMember
+
+
+class ActiveRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A queued or running run. Members as in `ports.runs.Run`; `run.get` tells the rest."""
+
+    run_id: str
+    state: str
+    agent: str
+    user_id: str
+    message_id: str
+    parent_run_id: str
+    created_at: float
+    started_at: float
+    cancel_requested_by: str
+
+    @classmethod
+    def of(cls, run: Run) -> ActiveRun:
+        """What is shown of a run."""
+        return cls(**{name: getattr(run, name) for name in cls.__struct_fields__})
+
+
+class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """An approval that waits for its answer. `schema` is JSON text."""
+
+    interrupt_id: str
+    run_id: str
+    text: str
+    schema: str
+    created_at: float
+    expires_at: float
+
+    @classmethod
+    def of(cls, interrupt: Interrupt) -> OpenQuestion:
+        """What is shown of an approval."""
+        return cls(**{name: getattr(interrupt, name) for name in cls.__struct_fields__})
+
+
+class ThreadView(msgspec.Struct, kw_only=True):
+    """All that a page needs to show a thread and then continue live without a gap.
+
+    Attributes:
+        offset: subscribe to the thread's channel with `since {offset, epoch}`: everything that is not in
+            `messages` comes after it (some that is may come again: match by message id).
+    """
+
+    thread: Thread
+    role: str
+    messages: list[Message]
+    members: list[ThreadMember]
+    runs: list[ActiveRun]
+    interrupts: list[OpenQuestion]
+    channel: str
+    offset: int
+    epoch: str
+
+
+def ended_in(publications: Iterable[Publication]) -> set[str]:
+    """The runs whose terminal event is among these publications of a thread's log."""
+    ended: set[str] = set()
+    for publication in publications:
+        if b'"RUN_' not in publication.data:
+            continue
+        event = msgspec.json.decode(publication.data)
+        if isinstance(event, dict) and is_terminal(event):
+            ended.add(str(event.get("runId", "")))
+    return ended
