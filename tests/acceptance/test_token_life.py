@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 
 from narthex.domain.refusals import TABLE
 from narthex.testing import Running, gateway
+from tests.acceptance.program import clean_environment
 from tests.adapters.tokens import issuer
 from tests.adapters.tokens.forgeries import HMAC_ISSUER, OTHER_ISSUER, forgeries, good
 from tests.adapters.tokens.http_issuer import HttpIssuer
@@ -323,3 +325,26 @@ async def test_revocation_closes_live_sockets_within_a_second(tmp_path: Path, ho
             assert await bystander.echo()
         status, _, body = await upgrade(running, text)
         assert (status, body["code"]) == (401, "token_revoked")
+
+
+async def test_a_leaked_key_ends_on_a_running_gateway_within_two_seconds(tmp_path: Path) -> None:
+    """`narthex keys rotate --now` beside it: the old key's tokens are refused for good, the new one's admitted."""
+    async with gateway(tmp_path) as running:
+        stolen = running.token("ada")
+        assert (await upgrade(running, stolen))[0] == 101
+        command = [sys.executable, "-m", "narthex", "keys", "rotate", "--now", "--data-dir", str(tmp_path)]
+        rotation = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.DEVNULL, env=clean_environment({})
+        )
+        assert await rotation.wait() == 0
+        began = time.monotonic()
+        async with asyncio.timeout(within(10)):
+            while (await upgrade(running, stolen))[0] == 101:  # noqa: ASYNC110 - asks the server
+                await asyncio.sleep(0.05)
+        assert time.monotonic() - began < within(2)
+        assert (await upgrade(running, running.token("ada")))[0] == 101
+        status, _, body = await upgrade(running, stolen)
+        if status == 503:  # once a second the store is asked whether it knows an unknown key
+            await asyncio.sleep(1.05)
+            status, _, body = await upgrade(running, stolen)
+        assert (status, body["code"]) == (401, "unknown_key")

@@ -1,7 +1,7 @@
 """`narthex keys`: the signing keys of the embedded provider and of the end-to-end exchange, in the store.
 
 Rules: private parts are never printed; every command works while the server runs, which sees a change within
-15 s; without `--now` a rotation disturbs nobody.
+2 s; without `--now` a rotation disturbs nobody.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 
 import pytest
 
+from narthex.adapters.tokens import signing as module
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.router import TokenRouter
@@ -24,6 +25,7 @@ from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
 from tests.adapters.tokens.issuer import NOW
 from tests.adapters.tokens.memory import MemoryCredentials, as_port
+from tests.timing import within
 
 
 class Clock:
@@ -171,6 +173,45 @@ async def test_after_a_leak_the_old_keys_end_at_once() -> None:
     assert parts_of(keys.mint(Identity(subject="a"), ttl_s=60, now=clock.now)).key_id == fresh.kid
     clock.now += RELOAD_COOL_DOWN_S
     outcome = await verdict(keys, stolen, clock.now)
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "unknown_key"
+
+
+async def test_a_running_instance_hears_of_a_leak_by_its_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody tells it: it reads the store often, and takes keys apart only when they changed."""
+    assert module.RELOAD_EVERY_S < 2.0
+    monkeypatch.setattr(module, "RELOAD_EVERY_S", 0.01)
+    store, clock = MemoryCredentials(), Clock()
+    running, beside = ring(store, clock), ring(store, clock)
+    await running.start()
+    stolen = running.mint(Identity(subject="alice"), ttl_s=600, now=clock.now)
+    table = running._table
+    async with asyncio.timeout(within(5)):
+        reads = store.reads
+        while store.reads < reads + 3:  # noqa: ASYNC110 - a poll has no event
+            await asyncio.sleep(0.005)
+        assert running._table is table
+        await beside.load_or_create()
+        fresh = await beside.rotate(immediately=True)
+        while parts_of(running.mint(Identity(subject="a"), ttl_s=60, now=clock.now)).key_id != fresh.kid:  # noqa: ASYNC110 - a poll has no event
+            await asyncio.sleep(0.005)
+    outcome = await verdict(running, stolen, clock.now)
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "unknown_key"
+    await running.stop()
+
+
+async def test_a_key_ends_without_a_change_in_the_store() -> None:
+    """`retire_at` passes while its row stays as it is."""
+    store, clock = MemoryCredentials(), Clock()
+    keys = ring(store, clock)
+    await keys.load_or_create()
+    token = keys.mint(Identity(subject="alice"), ttl_s=MAX_TTL_S, now=clock.now)
+    await keys.rotate()
+    (old,) = (key for key in store.kept_keys.values() if key.retire_at)
+    clock.now = old.retire_at
+    await keys.load_or_create()
+    outcome = await verdict(keys, token, clock.now)
     assert isinstance(outcome, Rejected)
     assert outcome.code == "unknown_key"
 

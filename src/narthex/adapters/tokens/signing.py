@@ -28,7 +28,10 @@ from narthex.errors import ConfigError, DependencyError
 from narthex.ports.credentials import Credentials, SigningKey
 from narthex.ports.tokens import VerifierStatus
 
-RELOAD_EVERY_S: Final = 15.0  # one small read; four fit into the lead below
+RELOAD_EVERY_S: Final = (
+    1.5  # so that a leaked key ends within 2 s; one small read, and nothing more while nothing changed
+)
+STALE_S: Final = 60.0  # without a read that worked: as long as the lead below
 RELOAD_COOL_DOWN_S: Final = 1.0  # between reads that unknown `kid`s ask for
 ROTATION_LEAD_S: Final = 60.0
 MAX_TTL_S: Final = 31 * 86_400.0  # a token by `narthex token --ttl 31d`; keys stay published as long
@@ -98,8 +101,10 @@ class KeyRing:
         self._algorithm: SigningAlgorithm = algorithm
         self._clock = clock
         self._table = KeyTable(())
+        self._live: list[SigningKey] = []
         self._signers: list[tuple[SigningKey, Key]] = []  # newest `not_before` first
         self._loaded_at = 0.0
+        self._asked_at = 0.0  # for the sake of an unknown key, besides the poll
         self._fault = "not loaded yet"
         self._reload: asyncio.Task[None] | None = None
         self._poll: asyncio.Task[None] | None = None
@@ -188,13 +193,16 @@ class KeyRing:
             return Rejected("wrong_issuer", key_id=token.key_id)
         verdict = judge(token, self._table, self._rules, now)
         if isinstance(verdict, Rejected) and verdict.code == "unknown_key":
-            if self._reload is None and now - self._loaded_at < RELOAD_COOL_DOWN_S:
-                return Unavailable("the key is unknown and the key ring was read less than a second ago")
+            if self._reload is None and now - self._asked_at < RELOAD_COOL_DOWN_S:
+                return Unavailable(
+                    "the key is unknown and the store was asked for one less than a second ago"
+                )
             return self._judge_after_reload(token, now)
         return verdict
 
     async def _judge_after_reload(self, token: Compact, now: float) -> Verdict:
         if self._reload is None:
+            self._asked_at = now
             self._reload = asyncio.get_running_loop().create_task(self._load())
             self._reload.add_done_callback(self._reloaded)
         try:
@@ -218,7 +226,7 @@ class KeyRing:
             return VerifierStatus(status="degraded", detail=f"{self.name}: {error}")
         took = (time.perf_counter() - began) * 1000
         age = self._clock() - self._loaded_at
-        if age > 4 * RELOAD_EVERY_S:
+        if age > STALE_S:
             return VerifierStatus(
                 status="degraded", detail=f"{self.name}: {self._fault}, {age:.0f} s ago", latency_ms=took
             )
@@ -303,11 +311,17 @@ class KeyRing:
     async def _load(self) -> None:
         kept = await self._credentials.keys(self._purpose)
         now = self._clock()
+        live = [signing for signing in kept if not _retired(signing, now)]
+        if live != self._live:
+            self._use(live)
+        self._loaded_at = now
+        self._fault = ""
+
+    def _use(self, live: list[SigningKey]) -> None:
+        """From now on these sign and verify. Raises ConfigError, and then the ones before go on."""
         signers: list[tuple[SigningKey, Key]] = []
         public: list[VerificationKey] = []
-        for signing in kept:
-            if _retired(signing, now):
-                continue
+        for signing in live:
             try:
                 jwk = json.loads(signing.jwk)
                 signers.append((signing, import_key(jwk)))
@@ -318,8 +332,7 @@ class KeyRing:
                 ) from error
         self._signers = sorted(signers, key=lambda pair: pair[0].not_before, reverse=True)
         self._table = KeyTable(public)
-        self._loaded_at = now
-        self._fault = ""
+        self._live = live
 
 
 def _retired(key: SigningKey, now: float) -> bool:
