@@ -20,12 +20,13 @@ RUNNER = Path(__file__).parents[1] / "unified_test_runner.py"
 
 
 def ran(
-    *words: str, env: dict[str, str] | None = None, timeout_s: float = 120
+    *words: str, env: dict[str, str] | None = None, timeout_s: float = 120, said: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """The runner as people start it, in a clean environment."""
     environ = {name: value for name, value in os.environ.items() if name not in POLICY_VARIABLES}
     return subprocess.run(
         [sys.executable, str(RUNNER), *words],
+        input=said,
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -61,6 +62,11 @@ def test_every_category_can_be_named() -> None:
         ("--pattern", "no such scenario anywhere"),
         ("--parallel", "0"),
         ("--json-output", "/no/such/folder/report.json"),
+        ("--junit", "/"),
+        ("--base-url", "notaurl", "--token", "a.b.c"),
+        ("--base-url", "wss://chat.example.com", "--token", "a.b.c"),
+        ("--base-url", "http://[::1", "--token", "a.b.c"),
+        ("--base-url", "http://user:word@127.0.0.1:1", "--token", "a.b.c"),
         ("--env", "production"),
         ("--env", "production", "--allow-production", "--base-url", "http://127.0.0.1:1"),
         (
@@ -84,10 +90,20 @@ def test_no_proof_is_78_and_no_target_is_69() -> None:
     done = ran("--env", "staging", "--base-url", target)
     assert done.returncode == 78
     assert "E2E_OAUTH_SIMULATION_KEY" in done.stderr
+    done = ran("--env", "staging", "--base-url", target, "--token", "-", said="a.b.c\n")
+    assert done.returncode == 69, done.stderr
     done = ran("--env", "staging", "--base-url", target, env={"E2E_OAUTH_SIMULATION_KEY": "k" * 40})
     assert done.returncode == 69
     assert "remedy:" in done.stderr
     assert "k" * 40 not in done.stderr
+
+
+@pytest.mark.acceptance
+def test_a_report_on_standard_output_stands_there_alone() -> None:
+    """A machine reads it from a pipe; what is for people goes beside it."""
+    done = ran("--env", "local", "--pattern", "the_bypass", "--json-output", "-")
+    assert json.loads(done.stdout)["good"] is True
+    assert "success rate 100.0%" in done.stderr
 
 
 @pytest.mark.acceptance

@@ -82,7 +82,7 @@ def test_another_data_directory_does_not_admit_it(
     assert found["why"]
     assert found["remedy"]
     monkeypatch.setattr("sys.stdin", io.StringIO(f"Bearer {token}"))
-    words = printed(capsys, ["token", "inspect", *elsewhere], EXIT_FINDINGS)
+    words = printed(capsys, ["token", "inspect", "-", *elsewhere], EXIT_FINDINGS)
     assert "Not admitted here: unknown_key" in words
     assert '"developer"' in words
     assert token.rpartition(".")[2] not in words + json.dumps(found)

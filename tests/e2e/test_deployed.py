@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +15,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from narthex.e2e.children import Child, free_port
+from narthex.e2e.children import Child, clean_environment, free_port
 from narthex.e2e.engines import answers, issuer
 from narthex.e2e.results import Status
 from narthex.e2e.scenario import Category
@@ -24,6 +26,8 @@ from narthex.errors import ConfigError, DependencyError
 
 pytestmark = pytest.mark.acceptance
 
+CHECKOUT = Path(__file__).parents[2]
+STAGING_SUITE = Path(__file__).parent / "staging" / "test_7_startup_resilience_staging.py"
 SECRET = "a-secret-that-signs-peoples-tokens-0123456789"
 
 
@@ -132,6 +136,66 @@ async def test_staging_takes_cis_token(tmp_path: Path) -> None:
                         await run_suite(options)
     finally:
         ci.stop()
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "fault", "said"),
+    [
+        ("403 Forbidden", "<html>who are you?</html>", DependencyError, "answers 403, and not as a narthex"),
+        ("200 OK", "", DependencyError, "does not answer"),
+        ("429 Slow", '{"code":"rate_limited"}', DependencyError, "takes no more keys"),
+        ("401 No", '{"code":"e2e_key_wrong"}', ConfigError, "e2e_key_wrong"),
+    ],
+)
+async def test_an_exchange_that_something_else_answers_is_said(
+    head: str, body: str, fault: type[Exception], said: str
+) -> None:
+    """A firewall's page in front of the exchange is no verdict on the key, and no exception of ours."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        health = '{"service":"narthex"}'
+        told, text = ("200 OK", health) if b"/ws/health" in asked else (head, body)
+        if text:
+            writer.write(
+                f"HTTP/1.1 {told}\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+            )
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        proof = Proof(key="k" * 40)
+        options = Options(environment="staging", base_url=f"http://127.0.0.1:{port}", proof=proof)
+        with pytest.raises(fault, match=said):
+            await run_suite(options)
+
+
+def played(url: str, key: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """`pytest tests/e2e/staging` against a deployed system, as docs/testing.md says, of one file."""
+    given = clean_environment({"NARTHEX_E2E_BASE_URL": url, "E2E_OAUTH_SIMULATION_KEY": key, **environ})
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(STAGING_SUITE)]
+    return subprocess.run(words, env=given, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+
+async def test_pytest_tests_a_deployed_system(tmp_path: Path) -> None:
+    """In CI too: what the list allows to be skipped there is no failure; a wrong key is said once, at once."""
+    key = secrets.token_urlsafe(32)
+    async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
+        done = await asyncio.to_thread(played, url, key, CI="true")
+        assert done.returncode == 0, done.stdout
+        assert "5 passed, 1 skipped" in done.stdout
+        done = await asyncio.to_thread(played, url, "k" * 40)
+        assert done.returncode == 2
+        assert done.stdout.count("e2e_key_wrong") == 1
+        assert key not in done.stdout
+
+
+async def test_pytest_leaves_production_alone(tmp_path: Path) -> None:
+    """As `narthex test` does."""
+    async with deployed(tmp_path, {"ENVIRONMENT": "production"}) as url:
+        done = await asyncio.to_thread(played, url, "k" * 40)
+        assert done.returncode == 2
+        assert "says that it is production" in done.stdout
 
 
 async def test_without_a_key_the_system_cannot_be_tested(tmp_path: Path) -> None:

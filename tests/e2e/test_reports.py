@@ -12,7 +12,7 @@ from narthex.e2e.results import Report, Result, Status
 
 def report() -> Report:
     """One of each status, with text that breaks careless writers."""
-    hostile = 'a <script>alert(1)</script> & "quotes" \x00 \x1b[31m'
+    hostile = 'a <script>alert(1)</script> & "quotes" \x00 \x1b[31m \uffff \ud800'
 
     def result(name: str, status: Status, detail: str = "") -> Result:
         return Result(
@@ -49,6 +49,8 @@ def test_the_sums() -> None:
     assert report().success_rate == 1 / 3
     assert not report().good
     assert not Report(environment="local", target="none").good, "a run of nothing has proved nothing"
+    skipped = [result for result in report().results if result.status is Status.SKIPPED]
+    assert not Report(environment="local", target="none", results=skipped).good, "nor has one of skips only"
 
 
 def test_json_has_everything() -> None:
@@ -78,6 +80,12 @@ def test_the_page_asks_for_nothing_and_runs_nothing() -> None:
     assert page.index("Failed or not run (2)") < page.index("group.good")
     for value in ("staging", "https://target", "narthex 1", "ws://target"):
         assert value in page
+
+
+def test_every_report_can_be_written() -> None:
+    """Whatever the server said: half a surrogate must not cost a run its report."""
+    for write in (reports.as_json, reports.as_junit, reports.as_html):
+        assert write(report()).encode()
 
 
 def test_the_terminal_lines() -> None:

@@ -92,6 +92,17 @@ async def test_a_failure_names_its_place_and_no_proof() -> None:
     assert "test_runner.py" in result.detail
 
 
+async def test_what_the_server_said_can_be_printed() -> None:
+    """JSON may hold half a surrogate; a terminal and a file take none."""
+
+    async def hears(_: World) -> None:
+        current().back(1, "http://target")
+        raise AssertionError("the server said \ud800")
+
+    result = await one(made("hears", hears))
+    assert result.detail.encode().startswith(b"the server said \\ud800")
+
+
 async def test_an_unlisted_skip_has_failed() -> None:
     """A listed one is skipped with its reason, where its condition holds."""
     assert (await one(made("a", skips))).status is Status.FAILED

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
@@ -38,6 +38,9 @@ Name = Literal[
 Flag = Parameter(negative=(), show_default=False)
 Many = Parameter(consume_multiple=True, negative_iterable=())
 
+Output = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
+"""A file to write to; `-` is standard output."""
+
 
 def test(
     *,
@@ -50,11 +53,13 @@ def test(
     parallel: int = 1,
     pattern: str = "",
     fail_fast: Annotated[bool, Flag] = False,
-    json_output: Path | None = None,
-    junit: Path | None = None,
-    html: Path | None = None,
+    json_output: Output = None,
+    junit: Output = None,
+    html: Output = None,
     resume_from: str = "",
-    token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True)] = "",
+    token: Annotated[
+        str, Parameter(env_var="NARTHEX_TOKEN", show_env_var=True, allow_leading_hyphen=True)
+    ] = "",
     allow_production: Annotated[bool, Flag] = False,
 ) -> int:
     """Run the end-to-end suite.
@@ -73,9 +78,9 @@ def test(
         parallel: scenarios at a time.
         pattern: part of a scenario's name or title, or a glob over names.
         fail_fast: begin nothing after the first failure.
-        json_output: write the report as JSON.
-        junit: write it as JUnit XML.
-        html: write it as one HTML page.
+        json_output: write the report as JSON; `-` writes it to standard output, and what is for people to stderr.
+        junit: write it as JUnit XML; likewise.
+        html: write it as one HTML page; likewise.
         resume_from: leave out what comes before this scenario.
         token: proves the runner where there is no key; `-` reads it from stdin, `@FILE` from a file.
         allow_production: yes, production is meant; needs --token, runs smoke only.
@@ -103,7 +108,8 @@ def test(
         return usage(error)
     with _shown(len(scenarios)) as progress:
         report = asyncio.run(_interruptible(options, progress))
-    _tell(report)
+    printed = any(str(path) == "-" for path in (json_output, junit, html))
+    _tell(report, sys.stderr if printed else sys.stdout)  # a report on standard output stands there alone
     for path, write in ((json_output, reports.as_json), (junit, reports.as_junit), (html, reports.as_html)):
         _write(path, write, report)
     return EXIT_OK if report.good else EXIT_FINDINGS
@@ -137,10 +143,14 @@ def _proof(token: str) -> Proof:
 
 def _reachable(path: Path | None) -> None:
     """Find out before minutes of tests, not after them."""
-    if path is not None and str(path) != "-" and not path.absolute().parent.is_dir():
+    if path is None or str(path) == "-":
+        return
+    if not path.absolute().parent.is_dir():
         raise ClientError(
             "bad_path", f"There is no folder {path.parent} to write a report to.", "Make it first."
         )
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ClientError("bad_path", f"{path} cannot be written.", "Name a file that can.")
 
 
 def _write(path: Path | None, write: Callable[[Report], str], report: Report) -> None:
@@ -186,10 +196,10 @@ def _shown(total: int) -> Iterator[Progress]:
         yield progress
 
 
-def _tell(report: Report) -> None:
+def _tell(report: Report, out: TextIO) -> None:
     for name, value in reports.facts(report):
-        print(f"{name:<12} {value}", file=sys.stdout)
+        print(f"{name:<12} {value}", file=out)
     for result in report.results:
         if result.status in (Status.FAILED, Status.NOT_RUN):
-            print(f"{reports.line(result)}\n        {result.title}")
-    print(reports.summary(report))
+            print(f"{reports.line(result)}\n        {result.title}", file=out)
+    print(reports.summary(report), file=out)

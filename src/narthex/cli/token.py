@@ -161,7 +161,9 @@ def _put(claims: dict[str, Any], path: str, value: object) -> None:
 
 @app.command
 def inspect(
-    source: Annotated[str, Parameter(help="The token; `-`: from standard input.")] = "-",
+    source: Annotated[
+        str, Parameter(help="The token; `-`: from standard input.", allow_leading_hyphen=True)
+    ] = "-",
     /,
     *,
     json_: Annotated[bool, Parameter(name="--json", help="For machines.")] = False,

@@ -6,6 +6,8 @@ came from outside is escaped.
 
 from __future__ import annotations
 
+import json
+import re
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -34,7 +36,9 @@ def as_json(report: Report) -> str:
         "sent": report.sent,
         "received": report.received,
     }
-    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n"
+    return (
+        json.dumps(body, indent=2) + "\n"
+    )  # escapes also what UTF-8 cannot say: half a surrogate of the server's
 
 
 def as_junit(report: Report) -> str:
@@ -74,11 +78,13 @@ def _junit_case(result: Result) -> list[str]:
     return [f"    <testcase {words}>", f"      {told}", "    </testcase>"]
 
 
+# What XML 1.0 section 2.2 does not allow: control characters, lone surrogates, two that are none.
+_NO_XML: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
 def _xml(text: str) -> str:
     """Without what no XML may hold."""
-    return "".join(
-        sign if sign in "\t\n" or " " <= sign < "\ud800" or sign > "\udfff" else "�" for sign in text
-    )
+    return _NO_XML.sub("�", text)
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
@@ -135,7 +141,7 @@ def as_html(report: Report) -> str:
         results = list(members)
         passed = sum(result.status is Status.PASSED for result in results)
         parts.append(_table(f"{category} ({passed} of {len(results)})", results))
-    return "".join([*parts, "</main></body></html>\n"])
+    return "".join([*parts, "</main></body></html>\n"]).encode("utf-8", "replace").decode()
 
 
 def _table(heading: str, results: list[Result]) -> str:

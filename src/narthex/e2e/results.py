@@ -92,8 +92,8 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def good(self) -> bool:
-        """Whether everything that was selected passed, or was skipped with leave."""
-        return bool(self.results) and all(
+        """Whether everything that was selected passed, or was skipped with leave; and something did pass."""
+        return self.count(Status.PASSED) > 0 and all(
             result.status in (Status.PASSED, Status.SKIPPED) for result in self.results
         )
 

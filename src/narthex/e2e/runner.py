@@ -185,7 +185,8 @@ class Runner:
         return result_of(scenario, Status.FAILED, f"skipped without being allowed to: {reason}")
 
     def _failure(self, scenario: Scenario, fault: BaseException, said: str) -> Result:
-        detail = f"{said} [{_place(fault)}]"
+        # What the server said may hold half a surrogate, which neither a terminal nor a file takes.
+        detail = f"{said} [{_place(fault)}]".encode("utf-8", "backslashreplace").decode()
         return result_of(scenario, Status.FAILED, self._world.hide(detail) if self._world else detail)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -61,12 +62,32 @@ def chosen(options: Options) -> list[Scenario]:
     if options.environment == "production":
         _may_touch_production(options)
         categories = (Category.SMOKE,)
+    if options.base_url:
+        _is_base_url(options.base_url)
     found = select(
         every(), categories or tuple(Category), pattern=options.pattern, resume_from=options.resume_from
     )
     if options.base_url and options.proof.kind == "none" and any(scenario.serves for scenario in found):
         raise ConfigError([NO_PROOF])
     return found
+
+
+def _is_base_url(text: str) -> None:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+    except ValueError:
+        parts, good = urlsplit(""), False
+    if not good:
+        raise ClientError(
+            "bad_base_url", "--base-url is no address of a gateway.", "Give it as https://host[:port]."
+        )
+    if parts.username or parts.password:
+        raise ClientError(
+            "credential_in_url",
+            "--base-url holds a user or password.",
+            "Take it out; use --token or the key.",
+        )
 
 
 def _may_touch_production(options: Options) -> None:
@@ -134,19 +155,13 @@ async def _target(options: Options, report: Report) -> AsyncIterator[World]:
             report.engines = made.engines
         await world.open()
         stack.push_async_callback(world.close)
-        _leave_production_alone(world, options)
+        world.leave_production_alone()
         await world.check_proof()
         report.base_url, report.test_run = world.base_url, world.test_run
         report.proof = world.proof.kind
         report.versions = {"narthex": world.versions["narthex"]} | report.versions
         report.health = {name: world.health.get(name) for name in ("status", "environment", "e2e_testing")}
         yield world
-
-
-def _leave_production_alone(world: World, options: Options) -> None:
-    if world.health.get("environment") == "production" and options.environment != "production":
-        asked = "Give --env production --allow-production --token, or another --base-url."
-        raise ConfigError([f"{world.base_url} says that it is production. {asked}"])
 
 
 async def post(world: World, report: Report) -> str:

@@ -104,7 +104,7 @@ class World:
             self.health = health = (await self.get("/ws/health")).json()
             if health["service"] != "narthex":
                 raise ValueError("another service")
-        except (httpx2.HTTPError, ValueError, LookupError, TypeError) as fault:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError) as fault:
             await self.close()
             raise DependencyError(
                 "target",
@@ -146,20 +146,41 @@ class World:
         """Find out before the first scenario whether the proof is taken. Raises ConfigError, DependencyError."""
         if self.proof.token:
             return
-        answer = await self._exchange(self.test_run)
-        if answer.status_code in (401, 403):
-            code = answer.json().get("code", "")
+        try:
+            answer = await self._exchange(self.test_run)
+        except httpx2.HTTPError as fault:
+            raise DependencyError(
+                "target",
+                f"The simulation exchange of {self.base_url} does not answer ({type(fault).__name__}).",
+                "Run `narthex doctor` on it.",
+            ) from fault
+        code = _code_of(answer)
+        if answer.status_code in (401, 403) and code:
             raise ConfigError(
                 [
                     f"{self.base_url} does not take this proof ({self.proof.kind}): {code}. Give the one it knows."
                 ]
             )
+        if answer.status_code == 429:
+            raise DependencyError(
+                "target",
+                f"{self.base_url} takes no more keys from here for now: too many wrong ones came from this address.",
+                f"Wait {answer.headers.get('retry-after', '60')} s.",
+            )
         if answer.status_code != 200:
             raise DependencyError(
                 "target",
-                f"The simulation exchange of {self.base_url} answers {answer.status_code}.",
-                "A system under test needs E2E_OAUTH_SIMULATION_KEY; see docs/testing.md.",
+                f"The simulation exchange of {self.base_url} answers {answer.status_code}"
+                + (f" {code}." if code else ", and not as a narthex does."),
+                "A system under test needs E2E_OAUTH_SIMULATION_KEY, and what stands in front of it must pass "
+                "/auth/e2e/test-auth on; see docs/testing.md.",
             )
+
+    def leave_production_alone(self) -> None:
+        """Production is tested when it is asked for, and by nobody's mistake. Raises ConfigError."""
+        if self.health.get("environment") == "production" and self.environment != "production":
+            asked = "Give --env production --allow-production --token, or another --base-url."
+            raise ConfigError([f"{self.base_url} says that it is production. {asked}"])
 
     def _run_of(self, who: str) -> str:
         """The test run in whose name somebody comes: a scenario's people are its own."""
@@ -266,3 +287,12 @@ class World:
     def kill(gateway: Gateway) -> None:
         """`kill -9`."""
         os.kill(gateway.pid, signal.SIGKILL)
+
+
+def _code_of(answer: httpx2.Response) -> str:
+    """The code of a problem+json answer; empty when something else answered."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return ""
+    return str(body.get("code", "")) if isinstance(body, dict) else ""

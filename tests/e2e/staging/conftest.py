@@ -17,6 +17,7 @@ import pytest
 
 from narthex.e2e.staging import staging
 from narthex.e2e.world import Proof, World
+from narthex.errors import NarthexError
 from tests.conftest import GIVEN
 from tests.e2e.staging.entries import Play, player
 
@@ -32,7 +33,14 @@ def make_world() -> Iterator[Make]:
         proof = Proof(
             key=GIVEN.get("E2E_OAUTH_SIMULATION_KEY", ""), ci_token=GIVEN.get("NARTHEX_CI_OIDC_TOKEN", "")
         )
-        assert proof.kind != "none", "set E2E_OAUTH_SIMULATION_KEY or NARTHEX_CI_OIDC_TOKEN beside the URL"
+        if proof.kind == "none":
+            pytest.exit(
+                "Set E2E_OAUTH_SIMULATION_KEY or NARTHEX_CI_OIDC_TOKEN beside NARTHEX_E2E_BASE_URL.", 2
+            )
+        try:
+            asyncio.run(_may_be_tested(World(base_url, "staging", proof, test_run=test_run)))
+        except NarthexError as fault:
+            pytest.exit(str(fault), 2)  # once, not sixty-four times
         yield lambda: World(base_url, "staging", proof, test_run=test_run)
         return
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, contextlib.ExitStack() as stack:
@@ -42,13 +50,23 @@ def make_world() -> Iterator[Make]:
         yield lambda: made.world(test_run)
 
 
+async def _may_be_tested(world: World) -> None:
+    """It answers, is no production, and takes the proof: as `narthex test` asks before its first scenario."""
+    await world.open()
+    try:
+        world.leave_production_alone()
+        await world.check_proof()
+    finally:
+        await world.close()
+
+
 @pytest.fixture
-async def play(make_world: Make) -> AsyncIterator[Play]:
+async def play(make_world: Make, request: pytest.FixtureRequest) -> AsyncIterator[Play]:
     """Plays a scenario against the staging; what it made is deleted."""
     world = make_world()
     await world.open()
     try:
-        yield player(world)
+        yield player(world, request.node)
         await world.tidy()
     finally:
         await world.close()

@@ -10,6 +10,7 @@ from narthex.e2e.results import Status
 from narthex.e2e.runner import Runner
 from narthex.e2e.scenario import Scenario, every
 from narthex.e2e.world import World
+from tests.conftest import ALLOWED_SKIP
 
 Play = Callable[[Scenario], Awaitable[None]]
 
@@ -19,12 +20,13 @@ def named(group: str) -> list[Scenario]:
     return [found for found in every() if found.group == group]
 
 
-def player(world: World) -> Play:
-    """Plays a scenario under the runner's own rules: a task and a count of its own, no unlisted skip."""
+def player(world: World, test: pytest.Item) -> Play:
+    """Plays a scenario for `test` under the runner's rules: a task and a count of its own, no unlisted skip."""
 
     async def play(scenario: Scenario) -> None:
         (result,) = await Runner(world).run([scenario])
         if result.status is Status.SKIPPED:
+            test.stash[ALLOWED_SKIP] = True
             pytest.skip(result.detail)
         assert result.status is Status.PASSED, f"{scenario.title}\n{result.detail}"
 
