@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from narthex.adapters.stores import postgres
 from narthex.adapters.stores.postgres import PostgresStore
-from narthex.errors import ConfigError, DependencyError
+from narthex.adapters.stores.sql.dialect import POSTGRES, Dialect
+from narthex.adapters.stores.sql.operation import Operation
+from narthex.adapters.stores.sql.schema import migrate
+from narthex.errors import Bug, ConfigError, DependencyError
 from narthex.ports.store import AuditRecord
 from narthex.ports.threads import Message, Thread
 from tests.services import PostgresServer, database
@@ -114,6 +120,33 @@ async def test_stores_that_start_together_migrate_once(url: str) -> None:
     await asyncio.gather(*(store.start() for store in stores))
     await asyncio.gather(*(store.ping() for store in stores))
     await asyncio.gather(*(store.stop() for store in stores))
+
+
+async def test_a_migration_may_take_longer_than_a_statement(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building an index on a large table, or waiting for the instance that does, is no failure."""
+
+    def slow(dialect: Dialect, name: str, now: float) -> Operation[int]:
+        yield "SELECT pg_sleep(1.2)", ()
+        return (yield from migrate(dialect, name, now))
+
+    monkeypatch.setattr(postgres, "migrate", slow)
+    async with running(url, timeout_s=0.6) as store:
+        with pytest.raises(DependencyError):
+            await store._engine.write(slow(POSTGRES, "again", 1.0))
+
+
+async def test_a_conflict_quotes_no_value(url: str) -> None:
+    """A ticket's hash, a person's e-mail: what a row holds is not for the log."""
+    async with running(url) as store:
+        hashed = secrets.token_hex()
+        await store.credentials.put_ticket(hashed, "{}", 10.0)
+        with pytest.raises(Bug) as caught:
+            await store.credentials.put_ticket(hashed, "{}", 10.0)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "tickets_pkey" in shown
+    assert hashed not in shown
 
 
 async def test_text_that_postgres_cannot_hold(url: str) -> None:

@@ -1,8 +1,8 @@
 """The Store port on PostgreSQL: drives the operations of `stores/sql`, each in a transaction of its own.
 
-Not here: SQL. Rules: an operation that changes something is retried only when PostgreSQL says that it did not
-happen (deadlock, serialisation); a lost connection is an error, because nobody knows. Text with NUL characters,
-which PostgreSQL cannot hold, is kept with U+FFFD in their place.
+Not here: SQL. Rules: nothing is retried here, because whoever asked knows whether asking again is right (after a
+lost connection nobody knows what happened); an error quotes no value of a row; only the migration may take longer than
+`timeout_s`. Text with NUL characters, which PostgreSQL cannot hold, is kept with U+FFFD in their place.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MAX_WAITING: Final = 5_000
 CONNECT_S: Final = 5.0
 TIMEOUT_S: Final = 10.0
 IDLE_S: Final = 300.0
+MIGRATE_S: Final = 60.0  # it may build an index, or wait for the instance that does
 
 _FAULTS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
@@ -101,8 +102,9 @@ class PostgresEngine:
         try:
             async with asyncio.timeout(CONNECT_S):
                 self._pool = await self._connect()
-            async with asyncio.timeout(60):  # a migration may build an index
-                await self._run(migrate(POSTGRES, f"PostgreSQL at {self._shown}", time.time()), writes=True)
+            async with asyncio.timeout(MIGRATE_S):
+                operation = migrate(POSTGRES, f"PostgreSQL at {self._shown}", time.time())
+                await self._run(operation, writes=True, statement_s=MIGRATE_S)
         except BaseException as error:
             await self._close()
             if isinstance(error, TimeoutError):
@@ -188,17 +190,23 @@ class PostgresEngine:
             if self._waiting == 0:
                 self._idle.set()
 
-    async def _run(self, operation: Operation[T], *, writes: bool) -> T:
+    async def _run(self, operation: Operation[T], *, writes: bool, statement_s: float | None = None) -> T:
+        """Drive an operation; `statement_s` replaces `timeout_s` as what one statement may take."""
         try:
             async with self._connection() as connection:
                 if not writes:
                     return await _drive(connection, operation)
                 async with connection.transaction():
-                    return await _drive(connection, operation)
+                    if statement_s is not None:
+                        await connection.execute(f"SET LOCAL statement_timeout = {int(statement_s * 1000)}")
+                    return await _drive(connection, operation, statement_s)
         except NarthexError:
             raise
         except asyncpg.UniqueViolationError as error:
-            raise Bug("store_conflict", f"A row that must be new was there already: {error}.") from error
+            # `from None`: the library's message quotes the row's values.
+            raise Bug(
+                "store_conflict", f"A row that must be new was there already ({error.constraint_name})."
+            ) from None
         except _FAULTS as error:
             raise self._translated(error) from error
         finally:
@@ -241,11 +249,11 @@ async def _leave_as_it_is(connection: Any) -> None:
     del connection
 
 
-async def _drive(connection: Any, operation: Operation[T]) -> T:
+async def _drive(connection: Any, operation: Operation[T], statement_s: float | None = None) -> T:
     try:
         sql, values = next(operation)
         while True:
-            records = await connection.fetch(_numbered(sql), *map(_clean, values))
+            records = await connection.fetch(_numbered(sql), *map(_clean, values), timeout=statement_s)
             sql, values = operation.send([tuple(record) for record in records])
     except StopIteration as stop:
         value: T = stop.value
