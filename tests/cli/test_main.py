@@ -135,6 +135,22 @@ def test_what_an_error_prints_is_redacted(
     assert "Live-Sec" not in text
 
 
+def test_of_a_long_traceback_the_end_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last line says what happened."""
+    error: Exception = ValueError("the first cause")
+    for number in range(300):
+        error, cause = RuntimeError(f"because of that, number {number} went wrong as well"), error
+        error.__cause__ = cause
+    monkeypatch.setattr(sys.modules[__name__], "command", failing(error), raising=False)
+    monkeypatch.setitem(COMMANDS, "fail", Command(f"{__name__}:command", "Fail."))
+    assert main.run(["fail"]) == 70
+    assert "RuntimeError: because of that, number 299 went wrong as well\nerror: This is a bug" in (
+        capsys.readouterr().err
+    )
+
+
 def test_help_and_version_import_only_what_they_need() -> None:
     """So that they answer at once; measured 0.03 s."""
     code = (

@@ -30,9 +30,14 @@ class Notices:
             DependencyError: some may not have been told; repeat with the same `key`.
         """
         data = encode_json(custom(name, dict(value)))
-        await asyncio.gather(
+        # Until each is told or was not: a publish that goes on after the error would be nobody's.
+        told = await asyncio.gather(
             *(
                 self._broker.publish(channel_key(tenant, user_channel(user_id)), data, key=key or None)
                 for user_id in user_ids
-            )
+            ),
+            return_exceptions=True,
         )
+        for outcome in told:
+            if isinstance(outcome, BaseException):
+                raise outcome

@@ -121,14 +121,21 @@ def report(error: NarthexError) -> int:
 def _report_bug(error: Exception) -> int:
     import traceback
 
+    from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR
+
     trace = "".join(traceback.format_exception(error)).rstrip()
-    _say(trace, "error: This is a bug in narthex.", "remedy: Report it with the lines above.")
+    # Its end says what happened. Cut after masking, so that no half secret stays.
+    _say(
+        REDACTOR.text(trace, limit=len(trace))[-MAX_TRACEBACK:],
+        "error: This is a bug in narthex.",
+        "remedy: Report it with the lines above.",
+    )
     return EXIT_BUG
 
 
 def _say(*lines: str) -> None:
-    from narthex.adapters.telemetry.redaction import REDACTOR
+    from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR
 
     for line in lines:
         if line:
-            print(REDACTOR.text(line), file=sys.stderr)
+            print(REDACTOR.text(line, limit=MAX_TRACEBACK), file=sys.stderr)

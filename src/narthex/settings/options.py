@@ -15,7 +15,6 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
 
 PREFIX: Final = "NARTHEX_"
-GCP_SCHEME: Final = "gcp-secret://"
 
 
 class OptionFacts(NamedTuple):

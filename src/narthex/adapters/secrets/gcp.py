@@ -12,7 +12,7 @@ from typing import Any, Final
 from narthex.errors import ConfigError
 
 READ_TIMEOUT_S: Final = 10.0  # start-up is waiting; Cloud Run's own start deadline is minutes
-_NAME: Final = re.compile(r"^projects/[^/\s]+(/locations/[^/\s]+)?/secrets/[^/\s]+(/versions/[^/\s]+)?$")
+_NAME: Final = re.compile(r"projects/[^/\s]+(/locations/[^/\s]+)?/secrets/[^/\s]+(/versions/[^/\s]+)?")
 
 GCP_SCHEME: Final = "gcp-secret://"
 
@@ -29,7 +29,7 @@ def read_gcp(reference: str, *, client: Any = None, timeout_s: float = READ_TIME
         ConfigError: a malformed name, the extra is missing, no access, or not there.
     """
     name = reference.removeprefix(GCP_SCHEME)
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ConfigError(
             [f"{reference} is no Secret Manager name. Write {GCP_SCHEME}projects/P/secrets/S/versions/V."]
         )

@@ -1,0 +1,32 @@
+"""`narthex.app.notices`: a notice to several people, and what is left when one cannot be told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from narthex.app.notices import Notices
+from narthex.errors import DependencyError
+from narthex.ports.broker import Published
+from tests.app.runs.fakes import FakeBroker
+
+
+class OneIsAway(FakeBroker):
+    """Takes nothing for `ada`, and everything else only later."""
+
+    async def publish(
+        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+    ) -> Published:
+        if channel.endswith("user:ada"):
+            raise DependencyError("broker", "The fake broker is away.")
+        await asyncio.sleep(0.01)
+        return await super().publish(channel, data, key=key, tags=tags)
+
+
+async def test_one_who_cannot_be_told_costs_nobody_else_the_notice() -> None:
+    """The error is raised once everybody was tried: nothing goes on behind the caller's back."""
+    broker = OneIsAway()
+    with pytest.raises(DependencyError):
+        await Notices(broker).tell("default", ["ada", "bob"], "narthex.test", {})
+    assert [event["name"] for event in broker.events("default/user:bob")] == ["narthex.test"]
