@@ -56,6 +56,8 @@ class Request(msgspec.Struct, frozen=True):
 
 Verdicts = tuple[Judged, ...]
 
+_NO_TOKENS: Final = (E2E_KEY, TICKET)
+
 
 class CredentialJudge:
     """Asks whoever can tell.
@@ -92,6 +94,13 @@ class CredentialJudge:
 
     def judge(self, request: Request) -> Verdicts | Refusal | Awaitable[Verdicts]:
         """The verdicts of all credentials in their order, or a refusal of the key proof."""
+        if len(request.credentials) == 1:
+            carrier, value = request.credentials[0].carrier, request.credentials[0].value
+            if carrier not in _NO_TOKENS:  # the usual case: one token
+                verdict = self._verifier.verify(value, now=self._clock(), traffic=request.traffic)
+                if isinstance(verdict, Verdict):
+                    return (Judged(carrier, self._unless_revoked(verdict)),)
+                return self._await_all(((carrier, verdict),), "", consume=request.consume)
         answers: list[tuple[str, Verdict | Awaitable[Verdict]]] = []
         ticket = ""
         waits = False

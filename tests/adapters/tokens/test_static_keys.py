@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import time
 import warnings
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from joserfc.jwk import ECKey, Key, OctKey, RSAKey
 
 from narthex.adapters.tokens.assembly import ClaimDefaults, IssuerSpec, Outside, build_router
 from narthex.adapters.tokens.breaker import BreakerBoard
 from narthex.adapters.tokens.fetching import Fetcher
-from narthex.adapters.tokens.keys import ALGORITHMS, KeyTable, key_from_pem, key_from_secret, keys_from_text
+from narthex.adapters.tokens.keys import (
+    ALGORITHMS,
+    KeyTable,
+    Mac,
+    key_from_pem,
+    key_from_secret,
+    keys_from_text,
+)
 from narthex.adapters.tokens.router import TokenRouter
 from narthex.adapters.tokens.static_keys import StaticKeys
 from narthex.domain.verdict import Rejected, Valid
@@ -204,6 +214,43 @@ async def test_the_builder_makes_each_source_and_tells_every_problem_at_once() -
             outside(),
         )
     assert len(caught.value.problems) == 5
+
+
+@given(
+    st.one_of(st.binary(max_size=80), st.binary(min_size=120, max_size=200)),
+    st.binary(max_size=300),
+    st.sampled_from(["sha256", "sha384", "sha512"]),
+)
+@example(b"k" * 64, b"", "sha256")
+@example(b"k" * 65, b"m", "sha256")
+@example(b"k" * 128, b"m", "sha512")
+@example(b"k" * 129, b"m", "sha384")
+def test_the_mac_is_the_standard_librarys(secret: bytes, message: bytes, name: str) -> None:
+    """With keys shorter and longer than a block; and one message leaves nothing behind for the next."""
+    mac = Mac(secret, name)
+    for _ in range(2):
+        assert mac.digest(message) == hmac.digest(secret, message, name)
+
+
+def test_a_key_of_hmac_verifies_its_own_codes_only() -> None:
+    """Each algorithm with its own hash; a code cut short, of another hash or another key is refused."""
+    key = key_from_secret(SECRET)
+    for algorithm, name in (("HS256", "sha256"), ("HS384", "sha384"), ("HS512", "sha512")):
+        code = hmac.digest(SECRET.encode(), b"text", name)
+        assert key.verifies(algorithm, b"text", code)
+        for wrong in (code[:-1], code + b"x", b"", hmac.digest(b"other", b"text", name)):
+            assert not key.verifies(algorithm, b"text", wrong)
+    assert not key.verifies("HS512", b"text", hmac.digest(SECRET.encode(), b"text", "sha256"))
+
+
+def test_a_table_finds_what_a_search_would() -> None:
+    """Prepared choices are the keys that serve the algorithm under that name, or without one; else none."""
+    keys = [key_from_secret("a" * 32, "one"), key_from_secret("b" * 32, "two"), key_from_secret("c" * 32)]
+    table = KeyTable([*keys, *keys_from_text(text_of(ec_key("P-256", "one"), "jwk"))])
+    for algorithm in (*ALGORITHMS, "none", ""):
+        for kid in ("", "one", "two", "three"):
+            expected = [key for key in table.named(kid) if algorithm in key.algorithms]
+            assert table.select(algorithm, kid) == expected
 
 
 def test_hs256_costs_little_over_the_signature() -> None:

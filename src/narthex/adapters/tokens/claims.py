@@ -21,6 +21,8 @@ MAX_TEXT_LENGTH: Final = 256
 MAX_PERMISSIONS: Final = 64  # an 8 KB token cannot usefully carry more, and each is compared at each check
 LATEST_MOMENT: Final = 253_402_300_799  # the end of the year 9999: beyond it is a mistake of units
 
+_CONFINED: Final = frozenset({E2E_TENANT, PROBE_TENANT})
+
 Claims = dict[str, Any]  # Any: an issuer's own JSON
 
 
@@ -108,6 +110,8 @@ def _check_issuer(claims: Claims, rules: ClaimRules) -> None:
 
 
 def _check_audience(claims: Claims, rules: ClaimRules) -> None:
+    if "aud" not in claims and not rules.audiences:
+        return
     found = claims.get("aud", [])
     audiences = [found] if isinstance(found, str) else found
     if not isinstance(audiences, list) or not all(isinstance(item, str) for item in audiences):
@@ -119,6 +123,8 @@ def _check_audience(claims: Claims, rules: ClaimRules) -> None:
 def _moment(claims: Claims, name: str) -> float | None:
     """A NumericDate (RFC 7519 section 2) as a float, None when the claim is missing."""
     value = claims.get(name)
+    if type(value) is int and 0 <= value <= LATEST_MOMENT:  # as nearly every issuer writes it
+        return float(value)
     if value is None and name not in claims:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -170,7 +176,7 @@ def _token_id(claims: Claims) -> str:
 
 def _tenant(claims: Claims, rules: ClaimRules) -> str:
     tenant = rules.fixed_tenant or _text(claims, rules.names.tenant) or rules.default_tenant
-    if tenant in {E2E_TENANT, PROBE_TENANT}:
+    if tenant in _CONFINED:
         raise _Fault("tenant_mismatch", "That tenant is confined to test identities and probes.")
     if not valid_tenant(tenant):
         raise _Fault(

@@ -39,10 +39,10 @@ def judge(token: Compact, keys: KeyTable, rules: IssuerRules, now: float) -> Val
     algorithm, kid = token.algorithm, token.key_id
     if algorithm not in rules.algorithms:
         return Rejected("algorithm_not_allowed", key_id=kid)
-    if not keys.knows(kid):
-        return Rejected("unknown_key", key_id=kid, algorithm=algorithm)
     candidates = keys.select(algorithm, kid)
     if not candidates:
+        if not keys.knows(kid):
+            return Rejected("unknown_key", key_id=kid, algorithm=algorithm)
         return Rejected(
             "algorithm_not_allowed", key_id=kid, log_detail="no key of its name serves the algorithm"
         )
