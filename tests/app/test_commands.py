@@ -299,3 +299,19 @@ async def test_a_reconnect_recovers_the_users_channel(running: Running) -> None:
         assert reply["was_recovering"] is True
         assert len(reply.get("publications", [])) == missed
         await raw.socket.close()
+
+
+async def test_a_service_publishes_over_its_socket(running: Running) -> None:
+    """With the permission `admin`, within its tenant; everybody else's own publish is 103."""
+    ada, bob = await client(running, "ada"), await client(running, "bob")
+    service = await client(running, "service", permissions=frozenset({"admin"}))
+    foreign = await client(running, "spy", tenant="other", permissions=frozenset({"admin"}))
+    body: dict[str, Any] = {"channel": "user:ada", "data": {"type": "CUSTOM", "name": "hello"}}
+    assert (await bob.call("publish", **body))["error"]["code"] == 103
+    assert (await foreign.call("publish", **body))["publish"] == {}
+    assert (await service.call("publish", **body))["publish"] == {}
+    assert (await service.call("publish", channel="nowhere", data={}))["error"]["code"] == 102
+    assert (await service.call("publish", channel="user:ada"))["error"]["code"] == 107
+    push = await ada.push("pub")
+    assert (push["channel"], push["pub"]["data"], push["pub"]["offset"]) == ("user:ada", body["data"], 1)
+    assert not [push for push in ada.pushes if "pub" in push], "the other tenant's is another channel"

@@ -63,6 +63,7 @@ def perform(job: Job) -> Figure:
         "handshakes": scenarios.handshakes,
         "echo": scenarios.echo,
         "fanout": scenarios.fanout,
+        "publish": scenarios.publish,
         "idle": scenarios.idle,
         "storm": scenarios.storm,
         "runs": runs.runs,

@@ -94,6 +94,13 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         )
     ),
     Scenario(
+        "publish",
+        "one publication over the server API's HTTP, to nobody",
+        "publish",
+        {"publishes": 1000, "size": 128},
+        protocols=("narthex", "centrifugo"),
+    ),
+    Scenario(
         "idle",
         "memory and loop lag of sockets that are just there",
         "idle",
@@ -118,6 +125,7 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
     "fanout-1000x8": {"publishes": 80},
     "fanout-5000x1": {"publishes": 5},
     "fanout-5000x8": {"publishes": 40},
+    "publish": {"publishes": 100},
     "idle": {"sockets": 1000, "hold_s": 3.0},
     "storm": {"sockets": 300},
     "runs": {"count": 20, "seconds": 5},

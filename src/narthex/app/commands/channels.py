@@ -1,7 +1,8 @@
 """`history`, `presence`, `presence_stats`, `publish`, `send`, `sub_refresh`, `ping`: the small commands.
 
-Rules: history and presence are for those who are subscribed; a client's own `publish` is refused with 103,
-because people's messages enter through `run.start`, where they are checked, stored and counted.
+Rules: history and presence are for those who are subscribed; a person's own `publish` is refused with 103,
+because people's messages enter through `run.start`, where they are checked, stored and counted. A service's is
+what `POST /api/v1/publish` is, under the same permission, without a request's cost for each.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from narthex.app.commands.reading import HISTORY_BYTES, read
 from narthex.app.commands.subscribing import view
+from narthex.domain.channels import channel_key, parse_channel
 from narthex.ports.broker import Position
 from narthex.protocol import codes
-from narthex.protocol.commands import ChannelRequest, HistoryRequest
+from narthex.protocol.commands import NO_DATA, ChannelRequest, HistoryRequest, PublishRequest
 from narthex.protocol.replies import (
     ClientInfo,
     HistoryResult,
     PresenceResult,
     PresenceStatsResult,
     encode_error,
+    encode_json,
     encode_reply,
 )
 from narthex.protocol.session import Asked
@@ -96,9 +101,25 @@ def _present_key(connection: Connection, asked: Asked) -> bytes | tuple[str]:
     return (subscription.channel.key,)
 
 
-def publish(connection: Connection, asked: Asked) -> bytes:  # noqa: ARG001 - every handler has one shape
-    """Always 103; see the module."""
-    return encode_error(asked.id, codes.PERMISSION_DENIED)
+def publish(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+    """Append to a channel of one's own tenant, with the permission `admin`; see the module."""
+    request = asked.request
+    assert isinstance(request, PublishRequest)
+    identity = connection.identity
+    if identity is None or not identity.may("admin"):
+        return encode_error(asked.id, codes.PERMISSION_DENIED)
+    if parse_channel(request.channel) is None:
+        return encode_error(asked.id, codes.UNKNOWN_CHANNEL)
+    data = bytes(request.data)
+    if data == bytes(NO_DATA):
+        return encode_error(asked.id, codes.BAD_REQUEST)
+    return _publish(connection, asked, channel_key(identity.tenant, request.channel), data)
+
+
+async def _publish(connection: Connection, asked: Asked, key: str, data: bytes) -> bytes:
+    # As over HTTP: whatever stands between the tokens of the JSON that came (an SSE client ends a line at a CR).
+    await connection.services.broker.publish(key, encode_json(msgspec.json.decode(data)))
+    return encode_reply(asked.id, "publish", {})
 
 
 def sub_refresh(connection: Connection, asked: Asked) -> bytes:  # noqa: ARG001 - every handler has one shape

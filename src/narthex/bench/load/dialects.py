@@ -1,7 +1,8 @@
 """How each kind of server is greeted, subscribed and published to.
 
 `raw`: plain WebSocket, `/echo` echoes, what comes to `/pub` goes to everybody on `/sub`. `narthex`: token in
-the Authorization header, `connect`, server API. `centrifugo`: token in `connect`, Centrifugo's server API.
+the Authorization header, `connect`, `publish` with a service's token. `centrifugo`: token in `connect`,
+Centrifugo's server API.
 """
 
 from __future__ import annotations
@@ -54,19 +55,19 @@ class Dialect:
     def _path(self, name: str, default: str) -> str:
         return self.target.paths.get(name, default)
 
-    def token(self, subject: str) -> str:
+    def token(self, subject: str, **claims: Any) -> str:
         """A token of `subject`; empty where the target wants none."""
         if not self.target.secret:
             return ""
-        return mint(self.target.secret, subject, plan="enterprise")
+        return mint(self.target.secret, subject, plan="enterprise", **claims)
 
     def upgrade(self, subject: str, *, role: str = "sub") -> bytes:
-        """The upgrade request. `role`: `sub`, `pub`, `echo` for raw servers."""
+        """The upgrade request. `role`: `sub`, `echo`, or `pub` for what publishes."""
         if self.raw:
             return upgrade(self._path(role, f"/{role}"), self.host, {})
         if self.target.protocol == "centrifugo":
             return upgrade(self._path("socket", "/connection/websocket"), self.host, {})
-        token = self.token(subject)
+        token = self.token(subject, permissions=["admin"]) if role == "pub" else self.token(subject)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return upgrade(self._path("socket", "/ws"), self.host, headers)
 
@@ -117,16 +118,25 @@ class Dialect:
         bare = b'{"type":"CUSTOM","name":"bench","value":{"bench":%d,"pad":"' % number
         return bare + b"x" * max(0, size - len(bare) - 3) + b'"}}'
 
+    @property
+    def published_over_http(self) -> bool:
+        """Whether its server API is what a service publishes through: narthex and raw servers take frames."""
+        return self.target.protocol == "centrifugo" or (
+            self.target.protocol == "narthex" and not self.target.secret
+        )
+
     def publish(self, channel: str, data: bytes) -> bytes:
-        """One publication: a frame for `/pub`, or an HTTP request to the server API."""
+        """One publication as a frame."""
         if self.raw:
             return frame(data)
-        if self.target.protocol == "centrifugo":
-            body = b'{"channel":%s,"data":%s}' % (json.dumps(channel).encode(), data)
-            return post(
-                self._path("publish", "/api/publish"), self.host, {"X-API-Key": self.target.api_key}, body
-            )
+        return frame(b'{"id":4,"publish":{"channel":%s,"data":%s}}' % (json.dumps(channel).encode(), data))
+
+    def post(self, channel: str, data: bytes) -> bytes:
+        """One publication as an HTTP request to the server API."""
         body = b'{"channel":%s,"data":%s}' % (json.dumps(channel).encode(), data)
+        if self.target.protocol == "centrifugo":
+            headers = {"X-API-Key": self.target.api_key}
+            return post(self._path("publish", "/api/publish"), self.host, headers, body)
         headers = {"Authorization": f"Bearer {self.target.api_key}"}
         return post(self._path("publish", "/api/v1/publish"), self.host, headers, body)
 

@@ -1,4 +1,4 @@
-"""Publishing in bursts: frames on one socket to `/pub`, or HTTP requests on as many as are in flight."""
+"""Publishing in bursts: frames on one socket, or HTTP requests on as many as are in flight."""
 
 from __future__ import annotations
 
@@ -8,63 +8,84 @@ from typing import Final
 
 from narthex.bench.load.dialects import Dialect
 from narthex.bench.load.sockets import READ, STALL_S, open_socket
+from narthex.bench.load.wire import frame
 
 _ANSWERED: Final = b"HTTP/1.1 200"
+_PUBLISHED: Final = b'"publish":{}'
+_PING: Final = b"\x81\x02{}"
 
 
 class Publisher:
     """Publishes to one channel of one target.
 
+    Args:
+        dialect: the target's.
+        channel: to which; may be changed between bursts.
+        in_flight: how many publications a burst may have.
+        over_http: through the server API; None: as a service of this kind of server would.
+
     Attributes:
-        over_http: whether it goes through a server API, whose cost is then part of what is measured.
+        answered: whether the target says when a publication is durable; raw servers say nothing.
     """
 
-    def __init__(self, dialect: Dialect, channel: str, in_flight: int) -> None:
+    def __init__(
+        self, dialect: Dialect, channel: str, in_flight: int, *, over_http: bool | None = None
+    ) -> None:
         self._dialect = dialect
         self.channel = channel
-        self.over_http = not dialect.raw
+        self.answered = not dialect.raw
+        self._over_http = dialect.published_over_http if over_http is None else over_http
         self._number = 0
         target = dialect.target
-        self._sockets = [
-            self._open(target.host, target.port, i) for i in range(in_flight if self.over_http else 1)
-        ]
+        count = in_flight if self._over_http else 1
+        self._sockets = [self._open(target.host, target.port, i) for i in range(count)]
         self._owed = dict.fromkeys(range(len(self._sockets)), 0)
 
     def _open(self, host: str, port: int, index: int) -> socket.socket:
         sock = open_socket(host, port, index)
         sock.settimeout(STALL_S)
-        if not self.over_http:
-            sock.sendall(self._dialect.upgrade("", role="pub"))
-            if b" 101 " not in sock.recv(READ)[:16]:
-                raise ConnectionError("the publisher was refused")
+        if not self._over_http:
+            sock.sendall(self._dialect.upgrade("bench-service", role="pub"))
+            self._expect(sock, b" 101 ")
+            if self.answered:
+                sock.sendall(self._dialect.connect("bench-service"))
+                self._expect(sock, self._dialect.connected)
         return sock
+
+    @staticmethod
+    def _expect(sock: socket.socket, sign: bytes) -> None:
+        if sign not in sock.recv(READ):
+            raise ConnectionError("the publisher was refused")
 
     def burst(self, count: int, size: int) -> None:
         """Send `count` publications at once."""
-        messages = []
-        for _ in range(count):
-            self._number += 1
-            data = self._dialect.publication(self._number, size)
-            messages.append(self._dialect.publish(self.channel, data))
-        if not self.over_http:
-            self._sockets[0].sendall(b"".join(messages))
+        dialect = self._dialect
+        numbers = range(self._number, self._number + count)
+        self._number += count
+        data = [dialect.publication(number, size) for number in numbers]
+        if not self._over_http:
+            self._sockets[0].sendall(b"".join(dialect.publish(self.channel, each) for each in data))
+            self._owed[0] += count if self.answered else 0
             return
-        for index, message in enumerate(messages):
-            self._sockets[index].sendall(message)
+        for index, each in enumerate(data):
+            self._sockets[index].sendall(dialect.post(self.channel, each))
             self._owed[index] += 1
 
     def settle(self) -> None:
-        """Read the API's answers.
+        """Read the answers.
 
         Raises:
-            ConnectionError: one was not 200.
+            ConnectionError: one was no success.
         """
+        success = _ANSWERED if self._over_http else _PUBLISHED
         for index, owed in self._owed.items():
             got = b""
-            while owed and got.count(_ANSWERED) < owed:
+            while owed and got.count(success) < owed:
                 data = self._sockets[index].recv(READ)
                 got += data
-                if not data or (b"HTTP/1.1 " in got and _ANSWERED not in got):
+                if not self._over_http and _PING in data:
+                    self._sockets[index].sendall(frame(b"{}"))
+                if not data or b'"error":' in got or (b"HTTP/1.1 " in got and _ANSWERED not in got):
                     raise ConnectionError(f"publish was answered {got[:300].decode(errors='replace')}")
             self._owed[index] = 0
 

@@ -185,7 +185,7 @@ def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, 
 
 def _publish_only(target: Target, publisher: Publisher, size: int, count: int = 100) -> float:
     """Server CPU of one publication to a channel that nobody listens to: what is not delivery."""
-    if not publisher.over_http:
+    if not publisher.answered:
         return 0.0
     publisher.channel = "user:nobody" if publisher.channel.startswith("user:") else "nobody"
     with Phase(target.pids) as phase:
@@ -193,6 +193,25 @@ def _publish_only(target: Target, publisher: Publisher, size: int, count: int = 
             publisher.burst(1, size)
             publisher.settle()
     return phase.server.total * 1e6 / count
+
+
+def publish(target: Target, *, publishes: int, size: int) -> Figure:
+    """Publications over the server API's HTTP, one after the other, to a channel that nobody listens to."""
+    dialect = Dialect(target)
+    publisher = Publisher(dialect, "user:nobody" if dialect.serverside else "nobody", 1, over_http=True)
+    times: list[float] = []
+    try:
+        publisher.burst(1, size)
+        publisher.settle()
+        with Phase(target.pids) as phase:
+            for _ in range(publishes):
+                began = time.perf_counter()
+                publisher.burst(1, size)
+                publisher.settle()
+                times.append(time.perf_counter() - began)
+        return phase.figure("publish", target.name, publishes, latency=latencies(times))
+    finally:
+        publisher.close()
 
 
 class Reader:
