@@ -206,6 +206,21 @@ class TestCookie:
         assert fault(("cookie", "narthex_session=a; narthex_session=b")) == "credential_conflict"
         assert found(("cookie", "narthex_session=a; narthex_session=a")) == [(COOKIE, "a")]
 
+    def test_the_hosts_own_name_decides(self) -> None:
+        """Nobody else can set it, so what a neighbour planted beside it is no conflict."""
+        both = ("cookie", f"narthex_session=planted; __Host-narthex_session={JWT}")
+        assert found(both) == [(COOKIE, JWT)]
+        twice = ("cookie", "__Host-narthex_session=a; __Host-narthex_session=b")
+        assert fault(twice) == "credential_conflict"
+
+    def test_over_https_the_plain_name_is_nobodys(self) -> None:
+        """A neighbouring host, or anybody on a plain line, can set it: it would sign people in as the attacker."""
+        headers = {"cookie": [f"narthex_session={JWT}"]}
+        assert len(read(headers, "").credentials) == 1
+        assert read(headers, "", secure=True).credentials == ()
+        own = {"cookie": [f"__Host-narthex_session={JWT}"]}
+        assert len(read(own, "", secure=True).credentials) == 1
+
 
 class TestEndToEnd:
     """The key's header and the test run's."""

@@ -26,13 +26,15 @@ class Desk:
 
     def __init__(self, keys: tuple[str, ...] = (ADMIN,), metrics_tokens: tuple[str, ...] = ()) -> None:
         self.now = 0.0
+        self.opaque: dict[str, Identity | Refusal] = {}
+        self.asked: list[str] = []
 
         async def person(request: Request) -> Identity | Refusal:
-            return (
-                SERVICE
-                if "a.b.c" in request.headers.get("authorization", "")
-                else Refusal(code="auth_required")
-            )
+            sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+            self.asked.append(sent)
+            if sent == "a.b.c":
+                return SERVICE
+            return self.opaque.get(sent, Refusal(code="token_malformed" if sent else "auth_required"))
 
         def address(request: Request) -> str:
             assert request.client is not None
@@ -58,6 +60,29 @@ async def test_the_admin_key_and_a_service_are_operators() -> None:
     assert await desk.access.operator(asks("a.b.c")) == Operator("acme", "svc")
     assert await desk.told() == "auth_required"
     assert await desk.told("wrong") == "token_invalid"
+
+
+async def test_a_service_with_an_opaque_token_is_an_operator() -> None:
+    """As with a JWT of the same rights, and however often; the admin key itself is asked about nowhere."""
+    desk = Desk()
+    desk.opaque = {"opaque": SERVICE, "reader": Identity(subject="r", permissions=("chat",))}
+    for _ in range(3 * WRONG_KEYS):
+        assert await desk.access.operator(asks("opaque")) == Operator("acme", "svc")
+    assert await desk.told("reader") == "permission_denied"
+    assert await desk.told(ADMIN) == "admin key"
+    assert ADMIN not in desk.asked
+
+
+async def test_keys_cannot_be_guessed_while_an_issuer_of_opaque_tokens_is_away_or_says_no() -> None:
+    """Each guess counts, whatever the issuer says, and one past the limit is not even asked about."""
+    for code in ("auth_unavailable", "token_invalid"):
+        desk = Desk()
+        guesses = [f"guess-{number}" for number in range(WRONG_KEYS + 1)]
+        desk.opaque = {guess: Refusal(code=code) for guess in guesses}
+        told = [await desk.told(guess) for guess in guesses]
+        assert told == [code] * WRONG_KEYS + ["rate_limited"]
+        assert desk.asked == guesses[:-1]
+        assert await desk.told(ADMIN) == "rate_limited"
 
 
 async def test_a_key_beyond_ascii_is_the_key() -> None:

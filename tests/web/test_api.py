@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx2
 import pytest
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.ports.agents import Agent, RunInput
 from narthex.testing import Running, gateway
+from tests.adapters.tokens.http_issuer import HttpIssuer
 
 ADMIN = "an-admin-key-of-decent-length-0123456789"
 E2E_KEY = "an-e2e-key-of-decent-length-0123456789ab"
@@ -124,6 +126,77 @@ async def test_a_service_token_is_for_its_own_tenant(running: Running, http: htt
     ).status_code == 200
     refused = await http.post("/api/v1/publish", json=body, headers=bearer(token))
     assert refused.json()["code"] == "tenant_mismatch"
+
+
+async def test_an_opaque_token_with_the_right_is_an_operators(tmp_path: Path) -> None:
+    """As a JWT with the same rights, on every operator's route; our own secrets are never sent to its issuer."""
+    known = {
+        "opaque-operator": {"active": True, "sub": "svc", "tenant": "acme", "scope": "admin"},
+        "opaque-reader": {"active": True, "sub": "svc", "tenant": "acme", "scope": "chat"},
+    }
+    asked: list[str] = []
+
+    def answer(_: str, body: bytes) -> tuple[int, Any]:
+        (token,) = parse_qs(body.decode())["token"]
+        asked.append(token)
+        return 200, known.get(token, {"active": False})
+
+    async with HttpIssuer() as issuer:
+        issuer.documents["/introspect"] = answer
+        options: dict[str, Any] = {
+            "admin_key": ADMIN,
+            "introspection_url": f"{issuer.url}/introspect",
+            "introspection_client_id": "gateway",
+            "introspection_client_secret": "a-client-secret-0123456789abcdef",
+        }
+        agents = [Agent(name="words", function=words)]
+        async with (
+            gateway(tmp_path, agents=agents, **options) as found,
+            httpx2.AsyncClient(base_url=found.http, trust_env=False) as client,
+        ):
+            body = {"channel": "user:ada", "data": {}, "tenant": "acme"}
+
+            async def publish(token: str, **more: str) -> tuple[int, str]:
+                reply = await client.post("/api/v1/publish", json=body | more, headers=bearer(token))
+                return reply.status_code, reply.json().get("code", "")
+
+            assert await publish("opaque-operator") == (200, "")
+            assert await publish("opaque-operator", tenant="other") == (403, "tenant_mismatch")
+            assert await publish("opaque-reader") == (403, "permission_denied")
+            assert await publish("opaque-stranger") == (401, "token_invalid")
+            assert await publish(ADMIN) == (200, "")
+            assert (await client.get("/ws/stats", headers=bearer("opaque-operator"))).status_code == 200
+            results = {"test_run": "r1", "passed": 1, "failed": 0}
+            for token, status in (("opaque-operator", 200), ("opaque-reader", 403), (ADMIN, 200)):
+                reply = await client.post("/api/v1/e2e/results", json=results, headers=bearer(token))
+                assert reply.status_code == status, reply.text
+            # where a person's token belongs, the admin key is nobody's, and its issuer does not hear of it
+            assert (await client.get("/api/v1/threads", headers=bearer(ADMIN))).status_code == 401
+            assert (await client.get("/ws/preflight", headers=bearer(ADMIN))).status_code == 401
+    assert set(asked) - {"narthex-health-probe"} == {*known, "opaque-stranger"}
+
+
+async def test_a_block_and_its_end_are_recorded(running: Running, http: httpx2.AsyncClient) -> None:
+    """Also of somebody whom only another issuer knows: they are blocked by their subject, and told so."""
+
+    async def block(user: str, blocked: bool) -> httpx2.Response:
+        body = {"user": user, "blocked": blocked, "reason": f"{blocked}".lower()}
+        return await http.post("/api/v1/users/block", json=body, headers=bearer(ADMIN))
+
+    token = running.token("stranger")
+    assert (await block("stranger", True)).json() == {"known": False}
+    refused = await http.get("/ws/preflight", headers=bearer(token))
+    assert (refused.status_code, refused.json()["code"]) == (401, "token_revoked")
+    assert (await block("stranger", False)).status_code == 200
+    assert (await http.get("/ws/preflight", headers=bearer(token))).status_code == 200
+    assert (await block("nobody", False)).status_code == 404
+    parts = running.gateway.parts
+    assert parts is not None
+    kept = await parts.store.records.audits(None, 10)
+    assert [(entry.kind, entry.subject, json.loads(entry.detail)["reason"]) for entry in kept] == [
+        ("revocation_ended", "stranger", "false"),
+        ("revocation", "stranger", "true"),
+    ]
 
 
 async def test_bodies_that_do_not_fit_say_where(http: httpx2.AsyncClient) -> None:

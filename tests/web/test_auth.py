@@ -14,8 +14,9 @@ from starlette.testclient import TestClient
 
 from narthex.app.provider import Account, ProviderPolicy
 from narthex.app.sign_in import SignIn
-from narthex.web.auth import REFRESH_COOKIE, SESSION_COOKIE, AuthSite, RequestFacts
-from narthex.web.oidc import JOURNEY_COOKIE, OidcSite
+from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
+from narthex.web.auth import REFRESH_COOKIE, SECURE_REFRESH_COOKIE, AuthSite, RequestFacts
+from narthex.web.oidc import JOURNEY_COOKIE, SECURE_JOURNEY_COOKIE, OidcSite
 from tests.adapters.tokens.issuer import hs_token
 from tests.adapters.tokens.memory import as_port
 from tests.app.test_provider import PASSWORD, House
@@ -100,10 +101,38 @@ def test_signing_in_gives_a_session_and_http_only_cookies(web: Web) -> None:
     assert "Secure" not in session + refresh
 
 
-def test_over_https_the_cookies_are_secure(web: Web) -> None:
-    """By the scheme that the client sees, not the socket's."""
+def test_over_https_the_cookies_are_secure_and_this_hosts_own(web: Web) -> None:
+    """By the scheme that the client sees, not the socket's; the names are a promise that browsers keep."""
     web.door.secure = True
-    assert all("Secure" in cookie for cookie in web.sign_in().headers.get_list("set-cookie"))
+    session, refresh = web.sign_in().headers.get_list("set-cookie")
+    assert session.startswith(f"{HOST_SESSION_COOKIE}=")  # RFC 6265bis: Secure, Path=/, no Domain
+    assert "Secure" in session
+    assert "Path=/;" in session
+    assert "Domain" not in session
+    assert refresh.startswith(f"{SECURE_REFRESH_COOKIE}=")
+    assert "Secure" in refresh
+    assert "Domain" not in refresh
+
+
+def test_over_https_a_planted_cookie_signs_nobody_in(web: Web) -> None:
+    """What has the plain name came from somewhere else; the own one serves, and logging out takes it away."""
+    token, refresh = (web.sign_in().json()[name] for name in ("access_token", "refresh_token"))
+    web.browser.cookies.clear()
+    web.door.secure = True
+    origin = {"Origin": OWN}
+
+    def ask(session: str, renewal: str) -> tuple[int, int]:
+        me = web.browser.get("/auth/me", headers={"Cookie": f"{session}={token}"})
+        renewed = web.browser.post("/auth/refresh", headers={"Cookie": f"{renewal}={refresh}", **origin})
+        return me.status_code, renewed.status_code
+
+    assert ask(SESSION_COOKIE, REFRESH_COOKIE) == (401, 400)
+    assert ask(HOST_SESSION_COOKIE, SECURE_REFRESH_COOKIE) == (200, 200)
+    gone = web.browser.post(
+        "/auth/logout", headers={"Cookie": f"{HOST_SESSION_COOKIE}={token}", **origin}
+    ).headers.get_list("set-cookie")
+    assert [cookie.partition("=")[0] for cookie in gone] == [HOST_SESSION_COOKIE, SECURE_REFRESH_COOKIE]
+    assert web.browser.get("/auth/me", headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
 
 def test_a_form_serves_too_and_goes_where_the_page_wanted_but_nowhere_else(web: Web) -> None:
@@ -296,6 +325,21 @@ def test_there_and_back_over_http(web: Web) -> None:
     assert (back.status_code, back.headers["location"]) == (303, "/dashboard")
     assert web.browser.get("/auth/me").json()["id"] == "sub-1"
     assert JOURNEY_COOKIE not in web.browser.cookies
+
+
+def test_over_https_only_its_own_browser_comes_back(web: Web) -> None:
+    """The journey has a name that no plain line can plant: nobody is signed in to somebody else's account."""
+    web.door.secure = True
+    start = web.browser.get("/auth/oidc/start?next=/dashboard")
+    name, _, value = start.headers["set-cookie"].partition(";")[0].partition("=")
+    assert name == SECURE_JOURNEY_COOKIE
+    assert "Secure" in start.headers["set-cookie"]
+    web.browser.cookies.clear()
+    path = f"/auth/oidc/callback?code=c&state={web.elsewhere.asked['state']}&iss=https://id.example"
+    planted = web.browser.get(path, headers={"Cookie": f"{JOURNEY_COOKIE}={value}"})
+    assert planted.json()["code"] == "login_failed"
+    back = web.browser.get(path, headers={"Cookie": f"{name}={value}"})
+    assert (back.status_code, back.headers["location"]) == (303, "/dashboard")
 
 
 def test_a_failed_sign_in_comes_back_to_the_page_with_a_code(web: Web) -> None:

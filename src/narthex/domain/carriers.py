@@ -32,7 +32,10 @@ JWT_AUTH: Final = "jwt-auth"
 EXPLAIN: Final = "narthex.explain"
 SUBPROTOCOL_FORM: Final = "Offer the subprotocols `jwt-auth, jwt.<token>`, the token raw or base64url."
 
-SESSION_COOKIE: Final = "narthex_session"  # set by /auth/login: HttpOnly, SameSite, Secure over https
+SESSION_COOKIE: Final = "narthex_session"  # set by /auth/login over http: HttpOnly, SameSite
+HOST_SESSION_COOKIE: Final = (
+    "__Host-narthex_session"  # over https: Secure, and browsers take it from this host only
+)
 E2E_KEY_HEADER: Final = "x-e2e-bypass-key"
 E2E_TEST_RUN_HEADER: Final = "x-e2e-test-run"
 MAX_TEST_RUN_LENGTH: Final = 64
@@ -114,12 +117,13 @@ def valid_test_run(text: str) -> bool:
     return _TEST_RUN.fullmatch(text) is not None
 
 
-def read(headers: Headers, query: str) -> Presented:
+def read(headers: Headers, query: str, *, secure: bool = False) -> Presented:
     """Parse all carriers of a request.
 
     Args:
         headers: from `pick`.
         query: the raw query string without `?`.
+        secure: the client speaks TLS: then the plain cookie, which a neighbouring host may have set, is nobody's.
     """
     reading = _Reading()
     if "authorization" in headers:
@@ -129,7 +133,7 @@ def read(headers: Headers, query: str) -> Presented:
     if query:
         reading.query(query)
     if "cookie" in headers:
-        reading.cookie(headers["cookie"])
+        reading.cookie(headers["cookie"], secure=secure)
     if E2E_KEY_HEADER in headers:
         reading.e2e_key(headers[E2E_KEY_HEADER])
     if E2E_TEST_RUN_HEADER in headers:
@@ -229,20 +233,21 @@ class _Reading:
             else:
                 self.found.append(Credential(TICKET, tickets[0]))
 
-    def cookie(self, values: list[str]) -> None:
-        """RFC 6265 section 5.4, as browsers send it."""
-        found: set[str] = set()
+    def cookie(self, values: list[str], *, secure: bool) -> None:
+        """RFC 6265 section 5.4, as browsers send it. The host's own name decides where it is there."""
+        found: dict[str, set[str]] = {HOST_SESSION_COOKIE: set(), SESSION_COOKIE: set()}
         for value in values:
-            if SESSION_COOKIE not in value:
+            if SESSION_COOKIE not in value:  # part of the other name, too
                 continue
             for pair in value.split(";"):
                 name, equals, content = pair.strip(" \t").partition("=")
-                if equals and name == SESSION_COOKIE and content:
-                    found.add(content.strip('"'))
-        if len(found) > 1:  # a neighbouring subdomain can add one, and which came first proves nothing
+                if equals and name in found and content:
+                    found[name].add(content.strip('"'))
+        sessions = found[HOST_SESSION_COOKIE] or (set() if secure else found[SESSION_COOKIE])
+        if len(sessions) > 1:  # a neighbouring subdomain can add one, and which came first proves nothing
             self._refuse("credential_conflict", "There are two different session cookies.")
-        elif found:
-            self.found.append(Credential(COOKIE, found.pop()))
+        elif sessions:
+            self.found.append(Credential(COOKIE, sessions.pop()))
 
     def e2e_key(self, values: list[str]) -> None:
         if len(values) > 1:

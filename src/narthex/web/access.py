@@ -68,16 +68,33 @@ class Access:
 
     async def operator(self, request: Request) -> Operator | Refusal:
         """The operator of a request, or why not."""
-        sent = bearer(request)
-        if sent and "." not in sent:  # a JWT has dots, an admin key none
-            refusal = self._judge(request, sent, self._keys, self._wrong, "The admin key is wrong.")
-            return Operator(None, "admin key") if refusal is None else refusal
-        found = await self._person(request)
-        if isinstance(found, Refusal):
+        found = await self.caller(request)
+        if isinstance(found, Operator | Refusal):
             return found
         if not found.may("admin"):
             return Refusal(code="permission_denied", detail="The permission `admin` is needed.")
         return Operator(found.tenant, found.subject)
+
+    async def caller(self, request: Request) -> Operator | Identity | Refusal:
+        """Who asks: the operator by the admin key, else the person of a token or cookie, or why nobody.
+
+        A JWT has dots and an admin key none; what has none may be an opaque token too, and is asked about as one
+        only after it was counted as a wrong key: otherwise keys could be guessed for as long as an issuer is away.
+        """
+        sent = bearer(request)
+        if not sent or "." in sent:
+            return await self._person(request)
+        refusal = self._judge(request, sent, self._keys, self._wrong, "The admin key is wrong.")
+        if refusal is None:
+            return Operator(None, "admin key")
+        if refusal.code == "rate_limited":
+            return refusal
+        found = await self._person(request)
+        if isinstance(found, Identity):
+            self._wrong.forgive(bucket(self._address(request)))
+            return found
+        no_token = found.code in ("token_malformed", "auth_required")  # nobody here issues such tokens
+        return refusal if no_token else found
 
     def scraper(self, request: Request) -> Refusal | None:
         """Why a request may not read `/metrics`; None: it may."""

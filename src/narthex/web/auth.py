@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from narthex.app.provider import Denied, Provider, Session
 from narthex.app.revocations import Revocations
+from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.secrets import any_equal
@@ -29,8 +30,10 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.web.fields import basic_password, bearer, local_path, read_fields
 from narthex.web.sign_in_problems import NO_STORE, denied, problem, refusal
 
-SESSION_COOKIE: Final = "narthex_session"
 REFRESH_COOKIE: Final = "narthex_refresh"
+SECURE_REFRESH_COOKIE: Final = (
+    "__Secure-narthex_refresh"  # over https; its path keeps it from being `__Host-`
+)
 JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
 
 
@@ -128,7 +131,7 @@ class AuthSite:
         token = fields.get("refresh_token", "")
         from_cookie = not token
         if from_cookie:
-            token = request.cookies.get(REFRESH_COOKIE, "")
+            token = self._refresh_cookie(request)
             if not token:
                 return problem("bad_request", "Send `refresh_token`, or sign in first.")
             if "origin" not in request.headers:
@@ -148,13 +151,13 @@ class AuthSite:
         if not refresh_token and not bearer(request) and request.cookies and "origin" not in request.headers:
             return _origin_refused()
         identity: Identity | None = None
-        token = bearer(request) or request.cookies.get(SESSION_COOKIE, "")
+        token = bearer(request) or self._session_cookie(request)
         if token:
             verdict = await self._verdict(token)
             if isinstance(verdict, Unavailable):
                 return refusal(Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s))
             identity = None if isinstance(verdict, Rejected) else verdict.identity
-        await self._provider.logout(identity, refresh_token or request.cookies.get(REFRESH_COOKIE, ""))
+        await self._provider.logout(identity, refresh_token or self._refresh_cookie(request))
         response = Response(status_code=204, headers=NO_STORE)
         self._drop_cookies(request, response)
         return response
@@ -176,7 +179,7 @@ class AuthSite:
                 body["refresh_token"] = session.refresh_token
             response = JSONResponse(body, headers=NO_STORE)
         response.set_cookie(
-            SESSION_COOKIE,
+            HOST_SESSION_COOKIE if facts.secure else SESSION_COOKIE,
             session.access_token,
             max_age=session.expires_in,
             httponly=True,
@@ -185,7 +188,7 @@ class AuthSite:
         )
         if session.refresh_token:
             response.set_cookie(
-                REFRESH_COOKIE,
+                SECURE_REFRESH_COOKIE if facts.secure else REFRESH_COOKIE,
                 session.refresh_token,
                 max_age=session.refresh_expires_in,
                 path="/auth",
@@ -197,14 +200,25 @@ class AuthSite:
 
     def _drop_cookies(self, request: Request, response: Response) -> None:
         secure = self._door.facts(request).secure
-        response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax", secure=secure)
-        response.delete_cookie(REFRESH_COOKIE, path="/auth", httponly=True, samesite="strict", secure=secure)
+        session = HOST_SESSION_COOKIE if secure else SESSION_COOKIE
+        refresh = SECURE_REFRESH_COOKIE if secure else REFRESH_COOKIE
+        response.delete_cookie(session, httponly=True, samesite="lax", secure=secure)
+        response.delete_cookie(refresh, path="/auth", httponly=True, samesite="strict", secure=secure)
+
+    def _session_cookie(self, request: Request) -> str:
+        """The session, by the name that its scheme has: over https a neighbouring host can set the plain one."""
+        secure = self._door.facts(request).secure
+        return request.cookies.get(HOST_SESSION_COOKIE if secure else SESSION_COOKIE, "")
+
+    def _refresh_cookie(self, request: Request) -> str:
+        secure = self._door.facts(request).secure
+        return request.cookies.get(SECURE_REFRESH_COOKIE if secure else REFRESH_COOKIE, "")
 
     # -- asking --------------------------------------------------------------------------------------------
 
     async def me(self, request: Request) -> Response:
         """Whose Bearer token or cookie it is: `{id, name, tenant, plan, permissions, expires_at, …}`."""
-        token = bearer(request) or request.cookies.get(SESSION_COOKIE, "")
+        token = bearer(request) or self._session_cookie(request)
         carriers = ("authorization", "cookie")
         if not token:
             return refusal(Refusal(code="auth_required", carriers_checked=carriers))

@@ -18,6 +18,7 @@ from narthex.web.fields import local_path
 from narthex.web.sign_in_problems import NO_STORE, denied, refusal
 
 JOURNEY_COOKIE: Final = "narthex_oidc"
+SECURE_JOURNEY_COOKIE: Final = "__Secure-narthex_oidc"  # over https
 COOKIE_PATH: Final = "/auth/oidc"
 
 
@@ -57,7 +58,7 @@ class OidcSite:
             )
         response = RedirectResponse(url, status_code=303, headers=NO_STORE)
         response.set_cookie(
-            JOURNEY_COOKIE,
+            self._cookie(request),
             journey.cookie(),
             max_age=STATE_TTL_S,
             path=COOKIE_PATH,
@@ -70,7 +71,7 @@ class OidcSite:
     async def callback(self, request: Request) -> Response:
         """The provider sends the browser here with `code` and `state`, or with an error."""
         query = request.query_params
-        journey = Journey.of(request.cookies.get(JOURNEY_COOKIE, ""))
+        journey = Journey.of(request.cookies.get(self._cookie(request), ""))
         response: Response
         try:
             outcome = await self._sign_in.finish(
@@ -90,13 +91,16 @@ class OidcSite:
             assert journey is not None  # finish denies without one
             response = self._site.answer(request, outcome, next_path=local_path(journey.next_path) or "/")
         response.delete_cookie(
-            JOURNEY_COOKIE,
+            self._cookie(request),
             path=COOKIE_PATH,
             httponly=True,
             samesite="lax",
             secure=self._door.facts(request).secure,
         )
         return response
+
+    def _cookie(self, request: Request) -> str:
+        return SECURE_JOURNEY_COOKIE if self._door.facts(request).secure else JOURNEY_COOKIE
 
     def _redirect_uri(self, request: Request) -> str:
         return self._door.facts(request).base_url + "/auth/oidc/callback"

@@ -12,6 +12,7 @@ from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
 from narthex.adapters.tokens.fetching import Fetcher
 from narthex.adapters.tokens.router import E2E_ISSUER, PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
+from narthex.domain.secrets import fingerprint
 from narthex.errors import NarthexError
 from narthex.ports.breaker import BreakerChange
 from narthex.ports.credentials import Credentials
@@ -41,7 +42,13 @@ def make_tokens(
         leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()), allow_e2e=bypass
     )
     fetcher = Fetcher()
-    outside = Outside(fetcher, BreakerBoard(meter, _breaker_changed), _fetch_failed)
+    secrets = (*settings.admin_keys(), *settings.metrics_tokens(), *settings.e2e_keys())
+    outside = Outside(
+        fetcher,
+        BreakerBoard(meter, _breaker_changed),
+        _fetch_failed,
+        frozenset(fingerprint(secret) for secret in secrets),
+    )
     rules = ClaimRules(leeway_s=defaults.leeway_s, plans=defaults.plans)
     provider_keys: KeyRing | None = None
     if settings.provider_enabled:

@@ -71,11 +71,12 @@ class ClaimDefaults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outside(msgspec.Struct, frozen=True):
-    """What sources that ask others share."""
+    """What sources that ask others share; `withheld` are fingerprints of our secrets, which nobody is asked about."""
 
     fetcher: Fetcher
     breakers: Breakers
     on_fault: Callable[[str, NarthexError], None] | None = None
+    withheld: frozenset[str] = frozenset()
 
 
 def claim_rules(spec: IssuerSpec, defaults: ClaimDefaults) -> ClaimRules:
@@ -138,6 +139,7 @@ def _source(
             fetcher=outside.fetcher,
             breakers=outside.breakers,
             on_fault=outside.on_fault,
+            withheld=outside.withheld,
         )
     if spec.secret:
         return StaticKeys.from_secret(spec.secret, IssuerRules(claims=claims, algorithms=_allowed(spec)))

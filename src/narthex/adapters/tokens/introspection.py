@@ -1,7 +1,8 @@
 """RFC 7662: opaque tokens are judged by asking their issuer, and its yes is remembered for a moment.
 
 Rules: a yes is kept until the token's `exp`, at most `POSITIVE_S`, under the token's hash, in bounded memory; a no
-is never kept (a token may become active) and is final for the client; not getting an answer is `Unavailable`.
+is never kept (a token may become active) and is final for the client; not getting an answer is `Unavailable`; what is
+a secret of ours is asked about nowhere.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Introspection:
         fetcher: shared HTTP client.
         breakers: by traffic class.
         on_fault: told why an answer was of no use; for the log.
+        withheld: fingerprints of our own secrets: somebody may send one where a token belongs.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Introspection:
         fetcher: Fetcher,
         breakers: Breakers,
         on_fault: Callable[[str, NarthexError], None] | None = None,
+        withheld: frozenset[str] = frozenset(),
     ) -> None:
+        self._withheld = withheld
         self._name = name
         self._url = url
         self._client = client
@@ -84,6 +88,8 @@ class Introspection:
         if not token or not token.isascii() or not token.isprintable():
             return Rejected("token_malformed", "It holds characters that no token has.")
         key = fingerprint(token)
+        if key in self._withheld:
+            return Rejected("token_invalid")
         until, identity = self._kept.get(key, (0.0, None))
         if identity is not None and until > now:
             return Valid(identity)
