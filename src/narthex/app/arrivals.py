@@ -6,6 +6,8 @@ address, the trace id and names of carriers.
 
 from __future__ import annotations
 
+import msgspec
+
 from narthex.app.entropy import ENTROPY
 from narthex.domain.addresses import Client, TrustedProxies, client_of
 from narthex.domain.admission import HandshakeFacts
@@ -16,7 +18,7 @@ from narthex.domain.traces import trace_id_of
 from narthex.ports.edge import RequestHead
 
 
-class Arrival:
+class Arrival(msgspec.Struct, kw_only=True):
     """See the module.
 
     Attributes:
@@ -30,37 +32,14 @@ class Arrival:
         probe: whether health itself knocks, without a credential: from this machine, with no proxy between.
     """
 
-    __slots__ = (
-        "client",
-        "deadline",
-        "facts",
-        "fresh_id",
-        "presented",
-        "probe",
-        "started_at",
-        "trace_id",
-    )
-
-    def __init__(
-        self,
-        *,
-        presented: Presented,
-        facts: HandshakeFacts,
-        client: Client,
-        trace_id: str,
-        fresh_id: str,
-        started_at: float,
-        deadline: float,
-        probe: bool,
-    ) -> None:
-        self.presented = presented
-        self.facts = facts
-        self.client = client
-        self.trace_id = trace_id
-        self.fresh_id = fresh_id
-        self.started_at = started_at
-        self.deadline = deadline
-        self.probe = probe
+    presented: Presented
+    facts: HandshakeFacts
+    client: Client
+    trace_id: str
+    fresh_id: str
+    started_at: float
+    deadline: float
+    probe: bool
 
     @property
     def traffic(self) -> str:

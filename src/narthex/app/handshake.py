@@ -23,7 +23,7 @@ from narthex.app.in_band import InBand
 from narthex.app.seats import Seats
 from narthex.app.seed import Seed
 from narthex.domain.addresses import TrustedProxies
-from narthex.domain.admission import AdmissionPolicy, Admit, admit, preliminary
+from narthex.domain.admission import AdmissionPolicy, Admit, admit, preliminary, weigh
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, Receiver, RequestHead
 from narthex.ports.telemetry import Meter
@@ -244,7 +244,7 @@ class FrontDoor:
     def _settle(self, arrival: Arrival, route: Route, verdicts: Verdicts) -> Decision | Awaitable[Decision]:
         """Decide, and give an admitted connection its seat."""
         self._decisions.extracted(verdicts)
-        outcome = admit(arrival.facts, self.policy, verdicts)
+        outcome = weigh(arrival.facts, self.policy, verdicts)  # `_verdicts` has had None of `preliminary`
         if isinstance(outcome, Refusal):
             return self._deny(arrival, outcome, verdicts)
         if route.proven and outcome.identity is None:

@@ -88,7 +88,7 @@ class Decisions:
         """`narthex_handshakes_total`; `traffic` is the class where nobody was identified."""
         identity = None if isinstance(result, Refusal) else result.identity
         if identity is not None:
-            traffic = identity.identity_class.value
+            traffic = identity.identity_class._value_
         outcome, code = outcome_of(result)
         self._meter.handshake(outcome, code, traffic, duration_s)
 

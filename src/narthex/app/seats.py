@@ -137,7 +137,7 @@ class Seats:
         if identity is not None and identity.identity_class is IdentityClass.PROBE:
             return Seat(self, "", "", unproven=False, traffic="")
         unproven = identity is None or identity.identity_class is IdentityClass.GUEST
-        traffic = (IdentityClass.USER if identity is None else identity.identity_class).value
+        traffic = (IdentityClass.USER if identity is None else identity.identity_class)._value_
         user = "" if identity is None else identity.user
         key = bucket(address)
         self._total += 1

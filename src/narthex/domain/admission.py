@@ -35,6 +35,7 @@ UNPROVEN: Final = "unproven"
 EXPIRED: Final = "expired"
 NARTHEX_ISSUER: Final = "narthex"  # of guests' and key proofs' identities, which no token vouches for
 
+_UNCONDITIONAL: Final = (AUTHORIZATION, SUBPROTOCOL, TICKET)  # nothing is asked of whoever brings one alone
 _LABELS: Final = {
     AUTHORIZATION: "the Authorization header",
     SUBPROTOCOL: "the subprotocol",
@@ -153,9 +154,10 @@ def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Refusal | Non
         return _refuse(
             facts, "origin_not_allowed", "The Origin header names a page that may not connect here."
         )
-    if not presented.credentials:
+    credentials = presented.credentials
+    if not credentials or (len(credentials) == 1 and credentials[0].carrier in _UNCONDITIONAL):
         return None
-    carriers = {credential.carrier for credential in presented.credentials}
+    carriers = {credential.carrier for credential in credentials}
     if facts.origin is None and carriers == {COOKIE}:
         return _refuse(
             facts,
@@ -185,26 +187,22 @@ def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Jud
     Returns:
         `Admit`, or a `Refusal` whose `carriers_checked` says where was looked.
     """
-    refusal = preliminary(facts, policy)
-    if refusal is not None:
-        return refusal
+    return preliminary(facts, policy) or weigh(facts, policy, verdicts)
+
+
+def weigh(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]) -> Admit | Refusal:
+    """`admit`, for who has had None of `preliminary` for the same facts and policy already, as a handshake has."""
     if not verdicts:
         return _nothing_brought(facts, policy)
-    # The cookie is ambient: browsers add it by themselves. A stale one beside a credential that was sent on
-    # purpose is not looked at; a valid one must name the same subject.
-    counted = [judged for judged in verdicts if judged.carrier != COOKIE] or list(verdicts)
-    found: Judged | None = None
-    for judged in counted:
-        if not isinstance(judged.verdict, Valid):
-            return _not_valid(facts, policy, judged)
-        found = found or judged
-    assert found is not None
-    assert isinstance(found.verdict, Valid)
-    identity = found.verdict.identity
-    for judged in verdicts:
-        if isinstance(judged.verdict, Valid) and not judged.verdict.identity.same_user(identity):
-            return _conflict(facts, f"{_label(judged)} names another subject than {_LABELS[found.carrier]}.")
-    confined = _confined(identity, found.carrier, facts, policy)
+    found = verdicts[0]
+    if len(verdicts) > 1:
+        chosen = _first(facts, policy, verdicts)
+        if not isinstance(chosen, Judged):
+            return chosen
+        found = chosen
+    if not isinstance(found.verdict, Valid):
+        return _not_valid(facts, policy, found)
+    confined = _confined(found.verdict.identity, found.carrier, facts, policy)
     if isinstance(confined, Refusal):
         return confined
     if facts.bound is not None and not facts.bound.same_user(confined):
@@ -218,6 +216,25 @@ def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Jud
         key_id=found.verdict.key_id,
         algorithm=found.verdict.algorithm,
     )
+
+
+def _first(
+    facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]
+) -> Judged | Admit | Refusal:
+    """The one of several verdicts that counts, when all that count are valid and name one user."""
+    # The cookie is ambient: browsers add it by themselves. A stale one beside a credential that was sent on
+    # purpose is not looked at; a valid one must name the same subject.
+    counted = [judged for judged in verdicts if judged.carrier != COOKIE] or list(verdicts)
+    for judged in counted:
+        if not isinstance(judged.verdict, Valid):
+            return _not_valid(facts, policy, judged)
+    found = counted[0]
+    assert isinstance(found.verdict, Valid)
+    identity = found.verdict.identity
+    for judged in verdicts:
+        if isinstance(judged.verdict, Valid) and not judged.verdict.identity.same_user(identity):
+            return _conflict(facts, f"{_label(judged)} names another subject than {_LABELS[found.carrier]}.")
+    return found
 
 
 def key_proof_identity(*, test_run: str, fresh_id: str, permissions: tuple[str, ...], now: float) -> Identity:
@@ -357,4 +374,4 @@ def _label(judged: Judged) -> str:
 
 
 def _names(verdicts: Sequence[Judged]) -> tuple[str, ...]:
-    return tuple(judged.carrier for judged in verdicts)
+    return tuple([judged.carrier for judged in verdicts])

@@ -160,9 +160,16 @@ class HeadReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header line (or, after the head, a chunked body's trailer)."""
         if self._fields is None:
-            if len(self._headers) >= self._max_headers:
+            headers = self._headers
+            if len(headers) >= self._max_headers:
                 raise _Enough
-            self._headers.append(header(name, value))
+            # `header` written out: this runs for every line of every head
+            headers.append(
+                (
+                    _NAMES.get(name) or name.decode("latin-1").lower(),
+                    value.decode("latin-1").strip(" \t"),
+                )
+            )
 
     def on_headers_complete(self) -> None:
         """The empty line."""

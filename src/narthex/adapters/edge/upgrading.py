@@ -69,7 +69,7 @@ def begin(
     except Exception:
         log.exception("the Gate failed")
         decision = _bug(edge, head)
-    if isinstance(decision, Accept | Deny):
+    if isinstance(decision, Decision):
         edge.deadlines.clear(old)
         welcome = conclude(edge, transport, head, upgrade, decision)
         if welcome is None:
