@@ -49,6 +49,24 @@ def test_what_is_no_command_is_named(frame: bytes, says: str) -> None:
         decode_frame(frame)
 
 
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (r"cut \ud83d", "cut \ufffd"),
+        (r"\uDE00\ud83d\ude00", "\ufffd😀"),
+        (r"\ud83d\ud83d\ude00x\udfff", "\ufffd😀x\ufffd"),
+        (r"\\ud83d\ud83d", "\\ud83d\ufffd"),
+        (r"\"\ud83d\"", '"\ufffd"'),
+    ],
+)
+def test_half_a_surrogate_pair_is_text(sent: str, read: str) -> None:
+    """Browsers send one when a text is cut within an emoji; closing for it would shut its sender out for good."""
+    frame = f'{{"id":1,"rpc":{{"method":"echo","data":"{sent}"}}}}'.encode()
+    (command,) = decode_frame(frame + b"\n" + frame)[:1]
+    assert command.rpc is not None
+    assert msgspec.json.decode(command.rpc.data) == read
+
+
 def test_a_fault_never_repeats_what_was_sent() -> None:
     """The reason goes into a close frame and a log: no value of the client's stands in it."""
     with pytest.raises(FrameError) as caught:

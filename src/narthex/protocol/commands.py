@@ -1,11 +1,13 @@
 """Commands of the Centrifuge client protocol v2 as msgspec Structs, and how a frame becomes commands.
 
 Not here: which command is allowed when (`session`). Rules: decoding never raises anything but `FrameError`;
-JSON deeper than the limit is refused before it is parsed; `data` stays raw bytes until somebody needs it.
+JSON deeper than the limit is refused before it is parsed; `data` stays raw bytes until somebody needs it; an escape of
+half a surrogate pair, which JSON allows and UTF-8 cannot hold, becomes U+FFFD.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -145,6 +147,11 @@ MEMBERS: Final = (
 _AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _decoder: Final = msgspec.json.Decoder(Command)
+# Every escape from the left: a whole pair, (1) half of one, any other.
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 
 
 def json_depth_exceeds(raw: bytes, limit: int) -> bool:
@@ -186,9 +193,13 @@ def decode_frame(frame: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> list[Comma
     if json_depth_exceeds(frame, max_depth):
         raise FrameError(f"JSON nests deeper than {max_depth}")
     try:
-        if b"\n" not in frame:
-            return [_decoder.decode(frame)]
-        commands = [_decoder.decode(line) for line in frame.split(b"\n") if line]
+        try:
+            commands = _decoded(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if b"\\u" not in frame:
+                raise
+            # JavaScript sends the half of an emoji that a text was cut in; a person's slip must not end the connection.
+            commands = _decoded(_ESCAPE.sub(_whole_pair, frame))
     except msgspec.ValidationError as fault:
         # msgspec names the path and the expected type, never the value.
         raise FrameError(f"not a command: {fault}") from fault
@@ -197,6 +208,16 @@ def decode_frame(frame: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> list[Comma
     if not commands:
         raise FrameError("an empty frame")
     return commands
+
+
+def _decoded(frame: bytes) -> list[Command]:
+    if b"\n" not in frame:
+        return [_decoder.decode(frame)]
+    return [_decoder.decode(line) for line in frame.split(b"\n") if line]
+
+
+def _whole_pair(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
 
 
 def request_of(command: Command) -> tuple[str, Request] | None:
