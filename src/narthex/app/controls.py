@@ -1,19 +1,23 @@
 """Control messages between nodes: what this node does when one comes in.
 
 Each only speeds up what the store already says, so a lost one delays and never loses (ports/broker). Kinds:
-`revoke` (a credential), `disconnect` (a user or client), `unsubscribe` (a user, or everybody, from a
-channel), `run` and `runs_available` (the engine's), `drain` (this node).
+`revoke` (a credential), `disconnect` (a user or client), `subscribe` (a user or client to a thread),
+`unsubscribe` (a user, one client of it, or everybody, from a channel), `run` and `runs_available` (the engine's), `drain` (this node).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from narthex.app.commands.server_side import grant
 from narthex.app.commands.subscribing import remove_server_side
 from narthex.app.connection import Connection
 from narthex.app.hub import Hub
+from narthex.domain.channels import split_key
+from narthex.errors import DependencyError
 from narthex.ports.broker import Control
 from narthex.protocol.codes import FORCED, Disconnect
+from narthex.protocol.commands import SubscribeRequest
 
 UNSUBSCRIBED_BY_SERVER = 2000  # Centrifuge's unsubscribe code: final, no resubscribe
 
@@ -34,12 +38,17 @@ class Controls:
         self.removals = 0
         self._handlers: dict[str, Callable[[Control], None]] = {
             "disconnect": self._disconnect,
+            "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
         }
 
     def bind(self, hub: Hub) -> None:
         """The hub whose subscribers can be unsubscribed (it is made with this object, hence the second step)."""
         self._hub = hub
+
+    def missed(self) -> None:
+        """Messages may have been lost: whoever is about to subscribe asks for the right to it again."""
+        self.removals += 1
 
     def on(self, kind: str, handler: Callable[[Control], None]) -> None:
         """Register another room's kind. The handler must not block and must not raise."""
@@ -62,8 +71,23 @@ class Controls:
             if data.get("client") in (None, "", connection.client):
                 connection.close(Disconnect(code, reason))
 
+    def _subscribe(self, message: Control) -> None:
+        """`channel` key, `user` (tenant/subject), optionally one `client`, and `offset` and `epoch` to recover from."""
+        data = message.data
+        epoch = str(data.get("epoch", ""))
+        request = SubscribeRequest(recover=bool(epoch), offset=int(str(data.get("offset", 0))), epoch=epoch)
+        tenant, name = split_key(str(data["channel"]))
+        for connection in self._connections_of(str(data["user"])):
+            theirs = connection.identity is not None and connection.identity.tenant == tenant
+            if not theirs or data.get("client") not in (None, "", connection.client):
+                continue
+            try:
+                connection.services.tasks.spawn(grant(connection, name, request))
+            except DependencyError:  # too much is under way here; the caller finds out by what its client has
+                connection.services.meter.count("messages_ignored", reason="overloaded")
+
     def _unsubscribe(self, message: Control) -> None:
-        """`channel` key, and `user` (tenant/subject; empty: everybody)."""
+        """`channel` key, `user` (tenant/subject; empty: everybody), optionally one `client`."""
         data = message.data
         self.removals += 1
         assert self._hub is not None
@@ -71,7 +95,8 @@ class Controls:
         for subscriber in self._hub.subscribers(str(data["channel"])):
             if not isinstance(subscriber, Connection) or subscriber.identity is None:
                 continue
-            if user in ("", subscriber.identity.user):
+            meant = data.get("client") in (None, "", subscriber.client)
+            if meant and user in ("", subscriber.identity.user):
                 name = str(data["channel"]).partition("/")[2]
                 remove_server_side(
                     subscriber, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription"

@@ -32,6 +32,7 @@ from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
 from narthex.app.retention import Retention, Round
 from narthex.app.revocations import Revocations
+from narthex.app.rights import Rights
 from narthex.app.rpc import methods
 from narthex.app.runs.engine import RunEngine
 from narthex.app.seats import Seats
@@ -225,6 +226,13 @@ class Parts:
         self.services.methods = methods()
         self.services.quotas = Quotas(self.plan, self.store.runs, self.seats.of_user, self.now)
         controls.bind(self.hub)
+        rights = Rights(self.hub, self.tasks, self.store.threads)
+
+        def missed() -> None:
+            controls.missed()
+            rights.doubt()
+
+        self.hub.on_resync = missed
         controls.on("run", self.engine.control)
         controls.on("runs_available", self.engine.control)
         controls.on("drain", lambda _: self.stop_server())

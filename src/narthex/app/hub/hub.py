@@ -23,7 +23,9 @@ from narthex.ports.broker import Broker, Control, Member, Position, Publication
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import ClientInfo, encode_publication, encode_push
 
-LOOK_EVERY: Final = 128  # writes between two looks at the clock: 0.4 ms here, 1.5 ms on a machine thrice as slow
+LOOK_EVERY: Final = (
+    128  # writes between two looks at the clock: 0.4 ms here, 1.5 ms on a machine thrice as slow
+)
 HELD_LIMIT: Final = 10_000  # publications kept while a gap is re-read; past it the position is lost
 
 
@@ -42,7 +44,11 @@ class HubLimits(NamedTuple):
 
 
 class Hub:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        on_resync: called when control messages may have been missed; wiring sets it.
+    """
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class Hub:
         self._rounds: deque[Round] = deque()  # one a channel at most
         self._scheduled = False
         self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self.on_resync: Callable[[], None] = lambda: None
 
     # -- subscribing ---------------------------------------------------------------------------------------
 
@@ -113,6 +120,10 @@ class Hub:
         """Local subscribers of a channel, as they are now."""
         channel = self._channels.get(key)
         return [*channel.members, *channel.joiners] if channel else []
+
+    def keys(self) -> list[str]:
+        """Every channel that has been asked for here, as it is now."""
+        return list(self._channels)
 
     def channels(self) -> int:
         """How many channels have been asked for here."""
@@ -164,6 +175,7 @@ class Hub:
             found = self._channels.get(key)
             if found is not None and found.last is not None and not found.repairing:
                 self._repair(found)
+        self.on_resync()
 
     # -- gaps ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,84 @@
+"""A control message that was lost: whoever may not listen any more loses the channel once the broker is back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narthex.app import rights
+from narthex.app.rights import Rights
+from narthex.errors import DependencyError
+from narthex.testing import gateway
+from tests.app.test_commands import Raw, client
+from tests.timing import within
+
+
+class Flaky:
+    """A store's threads that are away for the first `faults` questions.
+
+    Attributes:
+        asked: how many questions came.
+    """
+
+    def __init__(self, threads: Any, faults: int) -> None:
+        self.threads = threads
+        self.faults = faults
+        self.asked = 0
+
+    async def members(self, tenant: str, thread_id: str) -> Any:
+        """See the port."""
+        self.asked += 1
+        if self.asked <= self.faults:
+            raise DependencyError("store", "away", "wait")
+        return await self.threads.members(tenant, thread_id)
+
+
+async def shared_thread(ada: Raw, bob: Raw) -> str:
+    """A thread of ada's that bob is a member of; both listen."""
+    thread = str((await ada.rpc("thread.create"))["thread_id"])
+    await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
+    for one in (ada, bob):
+        assert "subscribe" in await one.call("subscribe", channel=f"thread:{thread}")
+    return thread
+
+
+async def test_a_removal_that_nobody_was_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a resync the removed member is unsubscribed for good, the others stay, their own channel too."""
+    monkeypatch.setattr(rights, "SPREAD_S", 0.0)
+    async with gateway(tmp_path) as running:
+        ada, bob = await client(running, "ada"), await client(running, "bob")
+        thread = await shared_thread(ada, bob)
+        parts = running.gateway.parts
+        assert parts is not None
+        await parts.store.threads.remove_member("default", thread, "bob")
+        before = parts.services.removals()
+        parts.hub.resync(None)
+        assert parts.services.removals() > before
+        push = await bob.push("unsubscribe")
+        assert (push["channel"], push["unsubscribe"]["code"]) == (f"thread:{thread}", 2000)
+        assert [one.identity.subject for one in parts.hub.subscribers(f"default/thread:{thread}")] == ["ada"]  # type: ignore[attr-defined]  # connections
+        assert parts.hub.subscribers("default/user:bob")
+        assert "error" in await bob.call("subscribe", channel=f"thread:{thread}")
+
+
+async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is thrown out for its faults, and nobody stays for them; doubts that come together are one check."""
+    monkeypatch.setattr(rights, "RETRY_FIRST_S", 0.001)
+    async with gateway(tmp_path) as running:
+        ada, bob = await client(running, "ada"), await client(running, "bob")
+        thread = await shared_thread(ada, bob)
+        parts = running.gateway.parts
+        assert parts is not None
+        await parts.store.threads.remove_member("default", thread, "bob")
+        threads = Flaky(parts.store.threads, faults=3)
+        check = Rights(parts.hub, parts.tasks, threads, per_s=10_000, spread_s=0.0)  # type: ignore[arg-type]  # what it asks
+        for _ in range(3):
+            check.doubt()
+        assert (await bob.push("unsubscribe"))["channel"] == f"thread:{thread}"
+        async with asyncio.timeout(within(5)):
+            while check._checking:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        assert threads.asked == 3 + 1  # what was doubted before it began is one check
