@@ -212,17 +212,23 @@ class NatsBroker:
     async def ping(self) -> None:
         """See the port; no retries beyond one leader's answer, because health is asked for now."""
         client = self._running()
-        subject = self._subject(f"narthex/ping:{zlib.crc32(self._node.encode()) % PING_SUBJECTS}")
-        body = encode(Batch(secrets.token_bytes(8), "", 1, 0, 0, []))
         try:
-            seq = await self._stream.publish(subject, body, expected=None, rollup=True)
-            last = await self._stream.last(subject)
+            seq = await self._append_mark()
+            last = await self._stream.last(self._mark_subject())
         except (Unavailable, StreamMissing, Refused) as error:
             raise self._unreachable(error) from error
         if last is None or last.seq < seq or not client.is_connected:
             raise DependencyError(
                 "broker", "JetStream did not give back what was stored.", "Look at its log."
             )
+
+    def _mark_subject(self) -> str:
+        return self._subject(f"narthex/ping:{zlib.crc32(self._node.encode()) % PING_SUBJECTS}")
+
+    async def _append_mark(self) -> int:
+        """Append a message that means nothing; its sequence, which a majority has agreed on."""
+        body = encode(Batch(secrets.token_bytes(8), "", 1, 0, 0, []))
+        return await self._stream.publish(self._mark_subject(), body, expected=None, rollup=True)
 
     async def _drop(self, channel: str, through: int) -> None:
         seq = await self._reader.sequence_of(channel, through + 1)
@@ -299,14 +305,19 @@ class NatsBroker:
                 await client.close()
 
     async def _open_streams(self, replicas: int) -> None:
+        seen = self._appender.highest_seq  # before the question: acknowledgements overtake its answer
         last = await self._log_stream.ensure(replicas, server_name(self._client()))
-        if last < self._appender.highest_seq or self._log_stream.rebooted:
-            _log.error("broker_lost_publications", last=last, expected=self._appender.highest_seq)
+        if self._log_stream.made:  # a new one has an epoch of its own
+            self._appender.highest_seq = last
+            await self._send(self._names.epoch, b"")
+        elif last < seen:  # unless a leader that was cut off answered: only the real one can append
+            last = await self._append_mark() - 1
+        if not self._log_stream.made and (last < seen or self._log_stream.rebooted):
+            _log.error("broker_lost_publications", last=last, expected=seen)
+            self._appender.highest_seq = last
             await self._log_stream.change_epoch()
             await self._send(self._names.epoch, b"")
-        elif self._log_stream.made:
-            await self._send(self._names.epoch, b"")
-        self._appender.highest_seq = last
+        self._appender.highest_seq = max(last, self._appender.highest_seq)
         await ensure_presence(self._presence_api, self._names, replicas)
 
     def _on_live(self, message: Msg) -> None:

@@ -58,6 +58,7 @@ class Appender:
         self._max_pending = max_pending
         self._queue: deque[Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._accepting = False
         self.highest_seq = (
             0  # of all publications, as acknowledged here: a server that counts fewer lost some
@@ -89,6 +90,8 @@ class Appender:
         chosen = f"k{key}" if key is not None else f"r{secrets.token_urlsafe(12)}"
         encoded = b"" if tags is None else _encode_tags(tags)
         self._queue.append(Waiting(future, channel, data, chosen, encoded, loop.time() + self._timeout_s))
+        if self._alarm is None:
+            self._alarm = loop.call_later(self._timeout_s, self._ring)
         if self._task is None:
             self._task = loop.create_task(self._work(), name="redis append")
         return future
@@ -98,6 +101,8 @@ class Appender:
         self._accepting = False
         if self._task is not None:
             await asyncio.wait([self._task])
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     async def _work(self) -> None:
         """Place everything that waits; ends when nothing does."""
@@ -121,7 +126,6 @@ class Appender:
                 except FAULTS:
                     await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - spreads retries
                 wait = min(wait * 2, 1.0)
-                self._drop_late()
         except Exception as error:  # a bug here must answer the publishers, not leave them waiting
             bug = Bug("append_failed", f"Appending raised {type(error).__name__}: {error}")
             bug.__cause__ = error
@@ -161,18 +165,20 @@ class Appender:
                 self._names.told(channel),
             )
             arguments += (waiting.data, waiting.tags)
-        # Given up at the deadline of the oldest: its key finds it when the server did take it.
+        # Given up at the deadline of the oldest: the others have time left to be tried again.
         async with asyncio.timeout_at(batch[0].deadline):
             seq, placed = await self._run(keys, arguments)
         self.highest_seq = max(self.highest_seq, int(seq))
         for waiting, (offset, epoch, duplicate) in zip(batch, placed, strict=True):
-            self._queue.popleft()
+            if self._queue and self._queue[0] is waiting:  # else it was given up meanwhile
+                self._queue.popleft()
             if not waiting.future.done():
                 waiting.future.set_result(Published(int(offset), epoch.decode(), bool(duplicate)))
 
-    def _drop_late(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._queue and self._queue[0].deadline <= now:
+    def _ring(self) -> None:
+        """Fail what has waited for too long, whatever is being waited for; its key finds it if it was taken."""
+        loop = asyncio.get_running_loop()
+        while self._queue and self._queue[0].deadline <= loop.time():
             waiting = self._queue.popleft()
             if not waiting.future.done():
                 waiting.future.set_exception(
@@ -182,10 +188,12 @@ class Appender:
                         "Retry with the same key; if it lasts, look at the Redis server.",
                     )
                 )
+        self._alarm = loop.call_at(self._queue[0].deadline, self._ring) if self._queue else None
 
     def _fail(self, batch: list[Waiting], error: Exception) -> None:
         for waiting in batch:
-            self._queue.remove(waiting)
+            if waiting in self._queue:
+                self._queue.remove(waiting)
             if not waiting.future.done():
                 waiting.future.set_exception(error)
 
