@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from tests.acceptance.program import Program
 from tests.acceptance.sdk import person
+from tests.campaigns.speaker import Speaker
 from tests.campaigns.watcher import RawWatcher, SdkWatcher, Watcher
-from tests.campaigns.writer import Writer
+from tests.campaigns.writer import SILENCE_S, Writer
 from tests.timing import within
 
 
@@ -28,12 +29,17 @@ class Verdict(NamedTuple):
         in_time: how many were acknowledged while they were offered.
         waits_s: from the moment when one was due to its acknowledgement, faults included.
         lost: acknowledged publications that a watcher was not given.
+        said: messages of a person that were answered with a run; `missing` of them are not there, or not once.
+        refused: error answers to that person, lost connections included.
     """
 
     seconds: float
     acknowledged: int
     in_time: int
     waits_s: list[float]
+    said: int
+    refused: int
+    missing: list[str]
     errors: int
     silences: int
     slowest_s: float
@@ -69,6 +75,7 @@ class Verdict(NamedTuple):
             f"wait p50 {waits[len(waits) // 2] * 1e3:.0f} ms, p99 {waits[int(len(waits) * 0.99)]:.2f} s, "
             f"max {waits[-1]:.2f} s; "
             f"{self.acknowledged} acknowledged, {self.deliveries} delivered, lost {self.lost}, twice {self.twice}, "
+            f"said {self.said}, missing {len(self.missing)}, refused {self.refused}, "
             f"gaps {len(self.gaps)}, disordered {self.disordered}, errors {self.errors}, silences {self.silences}, "
             f"slowest answer {self.slowest_s:.1f} s, slow {len(self.slow)}, "
             f"recovered:false {self.unrecovered}, epochs {self.epochs}, "
@@ -87,6 +94,7 @@ class Load:
         writers: of each channel.
         watchers: of each channel.
         sdks: on how many channels the first watcher is the real SDK.
+        patience_s: after which a writer that got no answer goes elsewhere.
     """
 
     def __init__(
@@ -98,6 +106,7 @@ class Load:
         writers: int = 2,
         watchers: int = 2,
         sdks: int = 4,
+        patience_s: float = SILENCE_S,
     ) -> None:
         self._gateways = gateways
         self._ports = [gateway.port for gateway in gateways]
@@ -105,24 +114,29 @@ class Load:
         self._rate = rate
         self._per_channel = (writers, watchers)
         self._sdks = sdks
+        self._patience_s = patience_s
         self.writers: list[Writer] = []
         self.watchers: dict[str, list[Watcher]] = defaultdict(list)
         self._writing: list[asyncio.Task[None]] = []
         self._watching: list[asyncio.Task[None]] = []
         self._began = 0.0
         self.seconds = 0.0
+        self.missing: list[str] = []
 
     async def start(self) -> None:
         """Make the threads, subscribe everybody, then begin to write."""
         token = await self._gateways[0].login("ada@example.com")
         async with person(self._gateways[0].ws, token) as ada:
-            threads = [(await ada.rpc("thread.create"))["thread_id"] for _ in range(self._channels)]
+            threads = [(await ada.rpc("thread.create"))["thread_id"] for _ in range(self._channels + 1)]
+        self._token = token
+        self.speaker = Speaker(self._ports, token, threads.pop())
         writers, watchers = self._per_channel
         for thread_id in threads:
             channel = f"thread:{thread_id}"
             rate = self._rate / self._channels / writers
             self.writers += [
-                Writer(self._ports, channel, f"{thread_id[:6]}.{n}", rate) for n in range(writers)
+                Writer(self._ports, channel, f"{thread_id[:6]}.{n}", rate, self._patience_s)
+                for n in range(writers)
             ]
             for number in range(watchers):
                 real = number == 0 and len(self.watchers) <= self._sdks
@@ -133,8 +147,13 @@ class Load:
         async with asyncio.timeout(within(30)):
             for watcher in self.all_watchers:
                 await watcher.live.wait()
-        self._writing = [asyncio.create_task(one.run()) for one in self.writers]
+        self._writing = [asyncio.create_task(one.run()) for one in self.talkers]
         self._began = asyncio.get_running_loop().time()
+
+    @property
+    def talkers(self) -> list[Writer | Speaker]:
+        """Whoever sends."""
+        return [*self.writers, self.speaker]
 
     @property
     def all_watchers(self) -> list[Watcher]:
@@ -160,17 +179,20 @@ class Load:
         """Stop writing, then wait until every watcher is at the end of its channel; stop all."""
         until = asyncio.get_running_loop().time()
         self.seconds = until - self._began
-        for writer in self.writers:
-            writer.until = until
+        for one in self.talkers:
+            one.until = until
         async with asyncio.timeout(within(timeout_s)):
             await asyncio.gather(*self._writing)
             for channel, watchers in self.watchers.items():
-                closing = Writer(self._ports, channel, "end", 1)
+                closing = Writer(self._ports, channel, "end", 1, self._patience_s)
                 last = await closing.publish(f"end:{channel}")
                 closing.drop()
                 for watcher in watchers:
                     while (watcher.epoch, watcher.offset) != (last.epoch, last.offset):  # noqa: ASYNC110 - of many
                         await asyncio.sleep(0.02)
+        gateway = next(one for one in self._gateways if one.process and one.process.poll() is None)
+        async with person(gateway.ws, self._token) as ada:
+            self.missing = await self.speaker.missing(ada)
         await self.stop()
 
     async def stop(self) -> None:
@@ -181,6 +203,7 @@ class Load:
         await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self.writers:
             writer.drop()
+        await self.speaker.drop()
         await asyncio.sleep(0.05)  # a closed transport ends in a later turn of the loop
 
     def verdict(self) -> Verdict:
@@ -198,10 +221,13 @@ class Load:
             in_time=sum(ack.at <= self._began + self.seconds for ack in acks),
             waits_s=[ack.waited_s for ack in acks],
             acknowledged=len(acks),
+            said=len(self.speaker.answers),
+            refused=self.speaker.errors,
+            missing=self.missing,
             errors=sum(writer.errors for writer in self.writers),
-            silences=sum(writer.silences for writer in self.writers),
-            slowest_s=max(writer.slowest_s for writer in self.writers),
-            slow=[slow for writer in self.writers for slow in writer.slow],
+            silences=sum(writer.silences for writer in self.writers) + self.speaker.silences,
+            slowest_s=max(one.slowest_s for one in self.talkers),
+            slow=[slow for one in self.talkers for slow in one.slow],
             deliveries=sum(len(watcher.seen) for watcher in watchers),
             lost=lost,
             twice=sum(len(watcher.twice) for watcher in watchers),

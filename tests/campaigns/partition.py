@@ -1,4 +1,4 @@
-"""A NATS server in a network namespace of its own, which can be cut off: packets vanish, no connection is closed.
+"""A cable to a network namespace, which can be cut: packets vanish, no connection is closed.
 
 Rules: needs root and `ip`; where they are not, the test is skipped and says so; the namespace is removed at the end.
 """
@@ -9,45 +9,36 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TypeVar
 
-from tests.services import NatsServer, missing
+from tests.services import Server, missing
+
+S = TypeVar("S", bound=Server)
 
 
-class NatsBehindALink(NatsServer):
-    """See the module."""
+class Cable:
+    """A pair of addresses: `ours`, and `theirs` inside the namespace."""
 
-    def __init__(self, directory: Path, namespace: str, address: str) -> None:
-        super().__init__(directory)
-        self.namespace = namespace
-        self.address = address
+    def __init__(self, namespace: str, ours: str, theirs: str) -> None:
+        self._namespace = namespace
+        self.ours = ours
+        self.theirs = theirs
 
-    @property
-    def url(self) -> str:
-        """Where clients connect."""
-        return f"nats://{self.address}:{self.port}"
-
-    def command(self) -> list[str]:
-        words = super().command()
-        words[words.index("-a") + 1] = self.address
-        return ["ip", "netns", "exec", self.namespace, *words]
-
-    def answers(self) -> bool:
-        """Whether it takes connections."""
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            return probe.connect_ex((self.address, self.port)) == 0
+    def behind(self, server: S) -> S:
+        """Have a server run inside; before its first start."""
+        server.host = self.theirs
+        server.through = ("ip", "netns", "exec", self._namespace)
+        return server
 
     def cut(self) -> None:
         """From now on packets vanish."""
-        _ip("-n", self.namespace, "link", "set", "inner", "down")
+        _ip("-n", self._namespace, "link", "set", "inner", "down")
 
     def mend(self) -> None:
         """They arrive again."""
-        _ip("-n", self.namespace, "link", "set", "inner", "up")
+        _ip("-n", self._namespace, "link", "set", "inner", "up")
 
 
 def _ip(*words: str) -> None:
@@ -55,8 +46,8 @@ def _ip(*words: str) -> None:
 
 
 @contextlib.contextmanager
-def behind_a_link(directory: Path) -> Iterator[NatsBehindALink]:
-    """A started server behind a link; everything is removed at the end."""
+def cable() -> Iterator[Cable]:
+    """A namespace and the cable to it, removed at the end; servers in it are ended before."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         missing("ip netns", "run as root with iproute2: a partition needs a network namespace")
     name = f"nx{secrets.token_hex(3)}"
@@ -65,7 +56,6 @@ def behind_a_link(directory: Path) -> Iterator[NatsBehindALink]:
         _ip("netns", "add", name)
     except subprocess.CalledProcessError:
         missing("ip netns", "this container may not make network namespaces (CAP_SYS_ADMIN)")
-    server = NatsBehindALink(directory / "js", name, f"{net}.2")
     try:
         _ip("link", "add", name, "type", "veth", "peer", "name", "inner", "netns", name)
         _ip("addr", "add", f"{net}.1/30", "dev", name)
@@ -73,8 +63,6 @@ def behind_a_link(directory: Path) -> Iterator[NatsBehindALink]:
         _ip("-n", name, "addr", "add", f"{net}.2/30", "dev", "inner")
         _ip("-n", name, "link", "set", "inner", "up")
         _ip("-n", name, "link", "set", "lo", "up")
-        server.start()
-        yield server
+        yield Cable(name, f"{net}.1", f"{net}.2")
     finally:
-        server.kill()
         _ip("netns", "delete", name)

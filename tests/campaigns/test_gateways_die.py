@@ -46,6 +46,7 @@ def check(found: Verdict, *, rate: float) -> None:
     assert found.disordered == 0
     assert found.unrecovered == 0
     assert found.epochs == 1
+    assert found.missing == []
     assert found.silences == 0
     assert found.resumed_s
     assert found.resumed_in_time >= 0.99

@@ -50,12 +50,12 @@ class Writer:
         acks: in the order of sending.
         until: loop time from which on nothing more is offered; what was is sent to its end.
         errors: answers and connections that were no acknowledgement.
-        silences: requests that nobody answered within `SILENCE_S`.
+        silences: requests that nobody answered within `patience_s`.
         slowest_s: the longest time until any answer.
         slow: answers that took over `SLOW_S`, in words.
     """
 
-    def __init__(self, ports: Sequence[int], channel: str, name: str, rate: float) -> None:
+    def __init__(self, ports: Sequence[int], channel: str, name: str, rate: float, patience_s: float) -> None:
         self.acks: list[Ack] = []
         self.errors = 0
         self.silences = 0
@@ -66,6 +66,7 @@ class Writer:
         self._ports = ports
         self._name = name
         self._period_s = 1 / rate
+        self._patience_s = patience_s
         self._port = 0
         self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -90,7 +91,7 @@ class Writer:
         while True:
             began = loop.time()
             try:
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(self._patience_s):
                     placed = await self._post(mark)
             except TimeoutError:
                 self.silences += 1

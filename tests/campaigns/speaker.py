@@ -1,0 +1,143 @@
+"""A person who says something every few seconds, whatever happens, and keeps account of what was answered.
+
+`run.start` needs the store and the broker, so it shows what a person meets when either is away. Rules: what was not
+answered with success is said again under its `client_message_id`, at any gateway; what was, must be there once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from tests.acceptance.sdk import Person
+from tests.campaigns.follower import Line
+from tests.campaigns.writer import SILENCE_S, SLOW_S
+from tests.timing import within
+
+PERIOD_S: Final = 3.0  # 20 a minute: the plan `free` allows 30
+CONNECT_S: Final = 5.0
+ENDED: Final = frozenset({"finished", "failed", "cancelled"})
+_decode: Final = msgspec.json.Decoder().decode
+
+
+class Speaker:
+    """See the module.
+
+    Attributes:
+        answers: what `run.start` gave, by `client_message_id`.
+        errors: error replies and connections that broke meanwhile.
+        silences: calls that nothing answered within `SILENCE_S`, though their connection stood.
+        slowest_s: the longest time until any answer.
+        slow: answers that took over `SLOW_S`, in words.
+        until: as a writer's.
+    """
+
+    def __init__(self, ports: Sequence[int], token: str, thread_id: str) -> None:
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.errors = 0
+        self.silences = 0
+        self.slowest_s = 0.0
+        self.slow: list[str] = []
+        self.until: float | None = None
+        self._ports = ports
+        self._token = token
+        self._thread_id = thread_id
+        self._line: Line | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Until everything that fell due before `until` is answered."""
+        loop = asyncio.get_running_loop()
+        number, due = 0, loop.time()
+        while self.until is None or due < self.until:
+            await self._say(f"said-{number}")
+            number, due = number + 1, due + PERIOD_S
+            await asyncio.sleep(max(0.0, due - loop.time()))
+        await self.drop()
+
+    async def _say(self, message: str) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            reply, began = None, loop.time()
+            try:
+                line = await self._connected()
+                began = loop.time()
+                async with asyncio.timeout(SILENCE_S):
+                    reply = await line.call(
+                        "run.start", text="echo hello", thread_id=self._thread_id, client_message_id=message
+                    )
+            except TimeoutError:
+                self.silences += self._line is not None
+            except (OSError, EOFError, AssertionError, asyncio.CancelledError) as fault:
+                if isinstance(fault, asyncio.CancelledError) and asyncio.current_task().cancelling():  # type: ignore[union-attr]  # we run in a task
+                    raise
+            took = loop.time() - began
+            self.slowest_s = max(self.slowest_s, took)
+            if took > SLOW_S:
+                self.slow.append(f"run.start of {message}: {took:.1f} s, {str(reply)[:100]}")
+            if reply is not None and "rpc" in reply:
+                self.answers[message] = reply["rpc"]["data"]
+                return
+            self.errors += 1
+            if reply is None:
+                await self.drop()
+            await asyncio.sleep(random.uniform(0.2, 1.0))
+
+    async def _connected(self) -> Line:
+        if self._reading is not None and self._reading.done():
+            await self.drop()
+        if self._line is None:
+            line = Line(random.choice(self._ports), self._token)
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    await line.live()
+            except BaseException:
+                line.end()
+                raise
+            self._line = line
+            self._reading = asyncio.create_task(self._read(line))
+        return self._line
+
+    async def _read(self, line: Line) -> None:
+        """Hand replies over until the connection ends; whoever waits then is told."""
+        try:
+            while True:
+                opcode, payload = await line.frame()
+                if opcode == 8:
+                    return
+                for raw in payload.split(b"\n"):
+                    if raw == b"{}":
+                        line.send("{}")
+                    elif raw:
+                        line.answered(_decode(raw))
+        except (OSError, EOFError):
+            return
+        finally:
+            for future in line.waiting.values():
+                future.cancel()
+
+    async def drop(self) -> None:
+        """Close the connection."""
+        line, self._line = self._line, None
+        if line is not None and self._reading is not None:
+            line.end()
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._reading = None
+
+    async def missing(self, person: Person) -> list[str]:
+        """What was answered and is not there once, or whose run does not end; as sentences."""
+        faults: list[str] = []
+        page = await person.rpc("thread.get", thread_id=self._thread_id, limit=200)
+        kept = [message["message_id"] for message in page["messages"]]
+        for message, answer in self.answers.items():
+            if kept.count(answer["message_id"]) != 1:
+                faults.append(f"{message} is there {kept.count(answer['message_id'])} times")
+            async with asyncio.timeout(within(60)):
+                while (await person.rpc("run.get", run_id=answer["run_id"]))["state"] not in ENDED:  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)  # a run says so in a channel that nobody follows here
+        return faults
