@@ -2,7 +2,8 @@
 
 Each only speeds up what the store already says, so a lost one delays and never loses (ports/broker). Kinds:
 `revoke` (a credential), `disconnect` (a user or client), `subscribe` (a user or client to a thread),
-`unsubscribe` (a user, one client of it, or everybody, from a channel), `run` and `runs_available` (the engine's), `drain` (this node).
+`unsubscribe` (a user, one client of it, or everybody, from a channel), `run` and `runs_available` (the
+engine's), `drain` (this node).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING
 
+from narthex.app.commands.server_side import restorable, restored
 from narthex.app.commands.subscribing import (
     join_server_side,
     join_server_side_now,
@@ -16,7 +17,7 @@ from narthex.app.commands.subscribing import (
     release_server_side,
 )
 from narthex.domain.admission import Admit
-from narthex.domain.channels import user_channel
+from narthex.domain.channels import channel_key, user_channel
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.protocol import codes
@@ -76,7 +77,8 @@ def _finish(
     name = user_channel(identity.subject)
     wanted = request.subs.get(name) if request.subs else None
     recovers = wanted is not None and wanted.recover
-    if wanted is None or not recovers or nothing_missed(connection, identity, name, wanted):
+    at_hand = wanted is None or not recovers or nothing_missed(connection, identity, name, wanted)
+    if at_hand and not restorable(request.subs):
         result = join_server_side_now(connection, identity, name)
         if result is not None:
             if (
@@ -94,8 +96,12 @@ async def _finish_later(
 ) -> None:
     wanted = request.subs.get(name) if request.subs else None
     result = await join_server_side(connection, identity, name, wanted)
-    if not connection.is_closed:
-        _answer(connection, asked, identity, {name: result})
+    threads = await restored(connection, identity, request.subs or {}) if restorable(request.subs) else {}
+    if connection.is_closed:
+        return
+    _answer(connection, asked, identity, {name: result, **threads})
+    for thread in threads:
+        await connection.services.join_presence(connection, channel_key(identity.tenant, thread))
 
 
 def _answer(

@@ -49,59 +49,73 @@ def subscribe(connection: Connection, asked: Asked) -> bytes | Coroutine[object,
     return _subscribe_thread(connection, asked, request, identity, ident)
 
 
-async def _subscribe_thread(
-    connection: Connection, asked: Asked, request: SubscribeRequest, identity: Identity, thread_id: str
-) -> bytes | None:
+def membership(connection: Connection, identity: Identity, thread_id: str) -> Callable[[], Awaitable[bool]]:
+    """To be made before the first look at the membership, and asked after the channel was joined.
+
+    Returns:
+        Whether it still holds; looked up anew only if somebody was removed somewhere in between, before this
+        connection was in the channel to hear it.
+    """
     services = connection.services
     removals = services.removals()
 
     async def still_theirs() -> bool:
-        """Asked anew only if somebody was removed somewhere before this connection was in the channel to hear it."""
         return services.removals() == removals or await services.chat.role(identity, thread_id) is not None
 
+    return still_theirs
+
+
+async def _subscribe_thread(
+    connection: Connection, asked: Asked, request: SubscribeRequest, identity: Identity, thread_id: str
+) -> bytes | None:
+    services = connection.services
+    still_theirs = membership(connection, identity, thread_id)
     role = await services.chat.role(identity, thread_id)
     if role is None:
         return encode_error(asked.id, codes.PERMISSION_DENIED)
     if connection.is_closed or request.channel in connection.subscriptions:
         return encode_error(asked.id, codes.ALREADY_SUBSCRIBED)
     key = channel_key(identity.tenant, request.channel)
-    result = await _join(connection, key, request.channel, request, still_theirs)
+    result = await join(connection, key, request.channel, request, still_theirs)
     if result is None:
         return encode_error(asked.id, _ENDED)
     # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
     subscription = connection.subscriptions[request.channel]
     connection.send(encode_reply(asked.id, "subscribe", result))
-    if not _release(connection, subscription.channel, result.offset):
+    if not release(connection, subscription.channel, result.offset):
         connection.close(codes.INSUFFICIENT_STATE)
         return None
     await services.join_presence(connection, key)
     return None
 
 
-async def _join(
+async def join(
     connection: Connection,
     key: str,
     name: str,
     request: SubscribeRequest | None,
     still_theirs: Callable[[], Awaitable[bool]] | None = None,
+    *,
+    server_side: bool = False,
 ) -> SubscribeResult | None:
-    """Attach and read. The caller sends the result and calls `_release` with its offset, without awaiting.
+    """Attach and read. The caller sends the result and calls `release` with its offset, without awaiting.
 
     Args:
         connection: who joins.
         key: the channel's.
         name: the client's name of it.
         request: whether and from where to recover.
-        still_theirs: asked when the channel is joined; None: a server-side subscription, which needs no right
+        still_theirs: asked when the channel is joined; None: the user's own channel, which needs no right
             and shows no presence.
+        server_side: whether the client did not ask for it, and cannot leave it.
 
     Returns:
         None: the connection, the subscription or the right to it ended meanwhile.
     """
     hub = connection.services.hub
     channel = hub.attach(key, connection)
-    asked_for = still_theirs is not None
-    subscription = Subscription(channel, server_side=not asked_for, presence=asked_for)
+    own = still_theirs is None
+    subscription = Subscription(channel, server_side=own or server_side, presence=not own)
     connection.subscriptions[name] = subscription
     try:
         page, result = await _read(connection, key, request)
@@ -157,7 +171,7 @@ def view(data: bytes, offset: int, tags: dict[str, str] | None) -> PublicationVi
     return PublicationView(data=msgspec.Raw(data), offset=offset, tags=tags)
 
 
-def _release(connection: Connection, channel: Channel, offset: int) -> bool:
+def release(connection: Connection, channel: Channel, offset: int) -> bool:
     """Let buffered and live publications after `offset` through. False: too much came meanwhile."""
     return connection in channel.joiners and channel.ready(connection, offset)
 
@@ -192,7 +206,7 @@ async def join_server_side(
     caller replies in the same tick that this returns, then calls `release_server_side`.
     """
     key = channel_key(identity.tenant, name)
-    result = await _join(connection, key, name, request)
+    result = await join(connection, key, name, request)
     return result if result is not None else SubscribeResult()
 
 
@@ -201,7 +215,7 @@ def release_server_side(connection: Connection, subs: dict[str, int]) -> None:
     for name, offset in subs.items():
         subscription = connection.subscriptions.get(name)
         waiting = subscription is not None and connection in subscription.channel.joiners
-        if subscription is not None and waiting and not _release(connection, subscription.channel, offset):
+        if subscription is not None and waiting and not release(connection, subscription.channel, offset):
             connection.close(codes.INSUFFICIENT_STATE)
 
 

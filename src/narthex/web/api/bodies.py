@@ -21,6 +21,32 @@ class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: Ident | None = None
 
 
+class Since(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A position in a channel: whoever has everything up to it."""
+
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+
+
+class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Subscribe a member's live connections to a thread on every node, or one `client` of them."""
+
+    user: Ident
+    channel: Ident
+    tenant: Tenant = DEFAULT_TENANT
+    client: str = ""
+    recover_since: Since | None = None
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End a user's subscriptions to a thread on every node, or those of one `client`."""
+
+    user: Ident
+    channel: Ident
+    tenant: Tenant = DEFAULT_TENANT
+    client: str = ""
+
+
 class Disconnect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Close a user's connections on every node, or one `client` of them."""
 

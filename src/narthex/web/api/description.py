@@ -6,10 +6,21 @@ from typing import Any
 
 import msgspec
 
-from narthex.web.api.bodies import BlockUser, Disconnect, Drain, Publish, Results, Revoke
+from narthex.web.api.bodies import (
+    BlockUser,
+    Disconnect,
+    Drain,
+    Publish,
+    Results,
+    Revoke,
+    Subscribe,
+    Unsubscribe,
+)
 
 _POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "/api/v1/publish": (Publish, "Append to a channel"),
+    "/api/v1/subscribe": (Subscribe, "Subscribe a user's connections to a thread"),
+    "/api/v1/unsubscribe": (Unsubscribe, "End a user's subscriptions to a thread"),
     "/api/v1/disconnect": (Disconnect, "Close a user's connections"),
     "/api/v1/revoke": (Revoke, "Revoke tokens"),
     "/api/v1/users/block": (BlockUser, "Block a user of the embedded provider"),

@@ -29,7 +29,16 @@ from narthex.ports.store import Store, TestRunResult
 from narthex.ports.telemetry import Meter
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
-from narthex.web.api.bodies import BlockUser, Disconnect, Drain, Publish, Results, Revoke
+from narthex.web.api.bodies import (
+    BlockUser,
+    Disconnect,
+    Drain,
+    Publish,
+    Results,
+    Revoke,
+    Subscribe,
+    Unsubscribe,
+)
 from narthex.web.api.description import openapi
 from narthex.web.api.export import as_markdown
 from narthex.web.problems import client_error, problem
@@ -74,6 +83,8 @@ class ServerApi:
         """Starlette routes."""
         operators: list[tuple[str, type[msgspec.Struct], Callable[[Operator, Any], Awaitable[object]]]] = [
             ("/api/v1/publish", Publish, self._publish),
+            ("/api/v1/subscribe", Subscribe, self._subscribe),
+            ("/api/v1/unsubscribe", Unsubscribe, self._unsubscribe),
             ("/api/v1/disconnect", Disconnect, self._disconnect),
             ("/api/v1/revoke", Revoke, self._revoke),
             ("/api/v1/users/block", BlockUser, self._block),
@@ -122,6 +133,36 @@ class ServerApi:
             key, encode_json(body.data), key=body.key and f"api:{body.key}"
         )
         return {"offset": published.offset, "epoch": published.epoch, "duplicate": published.duplicate}
+
+    async def _subscribe(self, _: Operator, body: Subscribe) -> object:
+        thread_id = _thread_of(body.channel)
+        if await self._store.threads.role(body.tenant, thread_id, body.user) is None:
+            raise ClientError(
+                "not_a_member",
+                "There is no such thread, or the user is no member of it.",
+                "Have an owner add them first: thread.members.add.",
+                number=409,
+            )
+        since = body.recover_since
+        data: dict[str, object] = {
+            "user": f"{body.tenant}/{body.user}",
+            "channel": channel_key(body.tenant, body.channel),
+            "client": body.client,
+            "offset": since.offset if since else 0,
+            "epoch": since.epoch if since else "",
+        }
+        await self._broker.control(Control("subscribe", data))
+        return {}
+
+    async def _unsubscribe(self, _: Operator, body: Unsubscribe) -> object:
+        _thread_of(body.channel)
+        data: dict[str, object] = {
+            "user": f"{body.tenant}/{body.user}",
+            "channel": channel_key(body.tenant, body.channel),
+            "client": body.client,
+        }
+        await self._broker.control(Control("unsubscribe", data))
+        return {}
 
     async def _disconnect(self, _: Operator, body: Disconnect) -> object:
         data: dict[str, object] = {
@@ -262,6 +303,19 @@ class ServerApi:
 
     async def _openapi(self, _: Request) -> Response:
         return _json(openapi(self._version))
+
+
+def _thread_of(channel: str) -> str:
+    """The thread of a channel name. Raises ClientError: `user:` channels are the gateway's own to subscribe."""
+    parsed = parse_channel(channel)
+    if parsed is None or parsed[0] != "thread":
+        raise ClientError(
+            "unknown_channel",
+            "Only thread:<id> can be subscribed to.",
+            "Every connection has its user's own channel.",
+            number=422,
+        )
+    return parsed[1]
 
 
 async def _body(request: Request, kind: type[B]) -> B:

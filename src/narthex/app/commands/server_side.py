@@ -1,0 +1,106 @@
+"""Server-side subscriptions to threads: granted by an operator to live connections, restored when they come back.
+
+Not here: the user channel, which every connection has (`subscribing`). Rules: nobody is shown a thread that they
+are no member of, whoever asks; that is looked at when it is granted and again when it is restored. The gateway
+remembers nothing: an SDK names its server-side subscriptions in `connect`, and what still is its user's comes
+back with what was missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from narthex.app.commands.subscribing import join, membership, release
+from narthex.domain.channels import channel_key, parse_channel
+from narthex.domain.identity import Identity
+from narthex.protocol import codes
+from narthex.protocol.commands import SubscribeRequest
+from narthex.protocol.replies import SubscribeResult, encode_publication, encode_push, push_prefix
+
+if TYPE_CHECKING:
+    from narthex.app.connection import Connection
+
+
+async def grant(connection: Connection, name: str, request: SubscribeRequest) -> None:
+    """Subscribe a live connection and tell it; nothing if it has the channel already or may not have it.
+
+    Args:
+        connection: whose.
+        name: the client's name of the channel.
+        request: `recover`, `offset` and `epoch`: what to send first.
+    """
+    identity = connection.identity
+    services = connection.services
+    full = len(connection.subscriptions) >= services.channel_limit
+    if identity is None or full or name in connection.subscriptions:
+        return
+    result = await _entered(connection, identity, name, request)
+    if result is None:
+        return
+    subscription = connection.subscriptions[name]
+    missed, result.publications = result.publications or [], None
+    prefix = push_prefix(name)
+    connection.send(
+        b"\n".join(
+            [
+                encode_push(name, "subscribe", result),
+                *(encode_publication(prefix, bytes(item.data), item.offset, item.tags) for item in missed),
+            ]
+        )
+    )
+    if not release(connection, subscription.channel, result.offset):
+        connection.close(codes.INSUFFICIENT_STATE)
+        return
+    await services.join_presence(connection, subscription.channel.key)
+
+
+def restorable(wanted: Mapping[str, SubscribeRequest] | None) -> bool:
+    """Whether a `connect` names server-side subscriptions to threads."""
+    return wanted is not None and any(name.startswith("thread:") for name in wanted)
+
+
+async def restored(
+    connection: Connection, identity: Identity, wanted: Mapping[str, SubscribeRequest]
+) -> dict[str, SubscribeResult]:
+    """Join the threads that a `connect` names and that are still its user's.
+
+    The caller sends the result as `connect.subs` and calls `release_server_side`, without awaiting in between.
+    """
+    services = connection.services
+    removals = services.removals()
+    found: dict[str, SubscribeResult] = {}
+    try:
+        for name, request in islice(wanted.items(), services.channel_limit - 1):
+            result = await _entered(connection, identity, name, request)
+            if result is not None:
+                found[name] = result
+        # Until it is live, a removal finds no user at this connection: look again if there was one anywhere.
+        while services.removals() != removals:
+            removals = services.removals()
+            for name in list(found):
+                if await services.chat.role(identity, name.partition(":")[2]) is None:
+                    connection.forget(name)
+                    del found[name]
+    except BaseException:
+        for name in found:
+            connection.forget(name)
+        raise
+    return found
+
+
+async def _entered(
+    connection: Connection, identity: Identity, name: str, request: SubscribeRequest
+) -> SubscribeResult | None:
+    parsed = parse_channel(name)
+    if parsed is None or parsed[0] != "thread":
+        return None
+    still_theirs = membership(connection, identity, parsed[1])
+    if await connection.services.chat.role(identity, parsed[1]) is None:
+        return None
+    if connection.is_closed or name in connection.subscriptions:
+        return None
+    return await join(
+        connection, channel_key(identity.tenant, name), name, request, still_theirs, server_side=True
+    )
