@@ -157,8 +157,10 @@ async def test_away_server_is_an_error_in_time(rig: Rig) -> None:
         await broker.publish(THREAD, b"1", key="k1")
         rig.server.pause()
         began = asyncio.get_running_loop().time()
-        outcomes = await asyncio.gather(
-            broker.publish(THREAD, b"2", key="k2"), broker.history(THREAD), return_exceptions=True
+        outcomes: list[object] = list(
+            await asyncio.gather(
+                broker.publish(THREAD, b"2", key="k2"), broker.history(THREAD), return_exceptions=True
+            )
         )
         assert asyncio.get_running_loop().time() - began < 1.5 + within(0.5)
         outcomes += await asyncio.wait_for(asyncio.gather(broker.ping(), return_exceptions=True), 20)
