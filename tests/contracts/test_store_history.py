@@ -123,6 +123,20 @@ class TestPlans:
         assert await store.threads.note_plan(plan("free", 20.0)) == 2
         assert await store.threads.get("a", "t1", kept=KEPT) is None
 
+    async def test_who_inherits_a_thread_decides_from_then_on(self, store: Store) -> None:
+        """The last owner's plan goes with them: all is kept until the new one is seen, however old their token."""
+        await store.threads.create(thread("t1", at=50.0), plan="free", plan_at=10.0)
+        heir = ThreadMember(user_id="bob", role="member", joined_at=50.0)
+        await store.threads.add_member("a", "t1", heir, limit=None)
+        bobs = OwnerPlan(tenant="a", user_id="bob", plan="guest", at=5.0)
+        assert await store.threads.note_plan(bobs) == 0  # a member's plan is nobody's business
+        assert (await store.threads.remove_member("a", "t1", "ann")).heir == "bob"
+        assert await store.threads.get("a", "t1", kept=KEPT) is not None
+        anns = OwnerPlan(tenant="a", user_id="ann", plan="free", at=20.0)
+        assert await store.threads.note_plan(anns) == 0
+        assert await store.threads.note_plan(bobs) == 1
+        assert await store.threads.get("a", "t1", kept=KEPT) is None
+
 
 class TestPurging:
     """Deleting in bounded batches."""
@@ -254,6 +268,9 @@ OLD_THREAD = (
     "INSERT INTO threads (thread_id, tenant, title, created_by, created_at, updated_at)"
     " VALUES (?, ?, ?, ?, ?, ?)"
 )
+OLD_MEMBER = (
+    "INSERT INTO members (thread_id, user_id, tenant, role, joined_at, read_offset) VALUES (?, ?, ?, ?, ?, ?)"
+)
 OLD_INDEX = (
     "INSERT INTO threads_search (rowid, tenant, title) SELECT seq, tenant, title FROM threads"
     " WHERE thread_id LIKE ?"
@@ -272,6 +289,8 @@ def old_rows(name: str) -> list[tuple[str, tuple[object, ...]]]:
     return [
         (OLD_THREAD, (f"{name}-known", "a", "Title", "ann", 50.0, 50.0)),
         (OLD_THREAD, (f"{name}-stranger", "a", "Title", "eve", 50.0, 50.0)),
+        (OLD_MEMBER, (f"{name}-known", "ann", "a", "owner", 50.0, 0)),
+        (OLD_MEMBER, (f"{name}-stranger", "eve", "a", "owner", 50.0, 0)),
         (OLD_REVOCATION, ("jti", "a", f"{name}-1", 1.0, 9e9, 0.0, "")),
         (OLD_REVOCATION, ("jti", "a", f"{name}-2", 1.0, 9e9, 0.0, "")),
     ]

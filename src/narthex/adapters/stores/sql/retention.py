@@ -35,12 +35,18 @@ def note_plan(owner: OwnerPlan) -> Operation[int]:
     """See `Threads.note_plan`."""
     rows = yield (
         (
-            "UPDATE threads SET plan = ?, plan_at = ?"
-            " WHERE tenant = ? AND created_by = ? AND plan <> ? AND plan_at <= ? RETURNING 1"
+            "UPDATE threads SET plan = ?, plan_at = ? WHERE tenant = ? AND plan <> ? AND plan_at <= ?"
+            " AND thread_id IN (SELECT thread_id FROM members WHERE tenant = ? AND user_id = ? AND role = 'owner')"
+            " RETURNING 1"
         ),
-        (owner.plan, owner.at, owner.tenant, owner.user_id, owner.plan, owner.at),
+        (owner.plan, owner.at, owner.tenant, owner.plan, owner.at, owner.tenant, owner.user_id),
     )
     return len(rows)
+
+
+def inherited(tenant: str, thread_id: str) -> Statement:
+    """Somebody else owns the thread from now on: everything is kept until they are seen."""
+    return "UPDATE threads SET plan = '', plan_at = 0 WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
 
 
 def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[str]:

@@ -104,7 +104,7 @@ MIGRATIONS: Final = (
         version=2,
         readable_from=1,  # version 1 names its columns: what it writes gets the defaults, and so is kept
         statements=(
-            # The plan of `created_by`, the moment their token said so, and a moment that nothing in it is older than.
+            # The owner's plan, the moment their token said so, and a moment that nothing in the thread is older than.
             "ALTER TABLE threads ADD COLUMN plan TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE threads ADD COLUMN plan_at DOUBLE PRECISION NOT NULL DEFAULT 0",
             "ALTER TABLE threads ADD COLUMN oldest_at DOUBLE PRECISION NOT NULL DEFAULT 0",

@@ -13,6 +13,7 @@ from narthex.adapters.stores.sql.operation import Engine, Operation, Shape, Stat
 from narthex.adapters.stores.sql.retention import (
     cut_done,
     delete_thread,
+    inherited,
     log_cuts,
     not_past,
     note_plan,
@@ -283,6 +284,7 @@ def _remove_member(dialect: Dialect, tenant: str, thread_id: str, user_id: str) 
         return Departure(outcome="removed")
     heir = rest[0].user_id
     yield f"UPDATE members SET role = 'owner' WHERE {of_one}", (thread_id, tenant, heir)
+    yield inherited(tenant, thread_id)
     return Departure(outcome="removed", heir=heir)
 
 
