@@ -314,3 +314,20 @@ def test_the_proof_of_a_limit_exists(limit: str) -> None:
     assert name in {
         node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
+
+
+def test_the_page_says_what_the_plans_are() -> None:
+    """docs/plans.md names every limit of every plan, with its default."""
+    rows = {
+        cells[0].split("`")[1]: cells[1:]
+        for line in (ROOT / "docs" / "plans.md").read_text().splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("| ").split("|")]) == 1 + len(PLANS)
+        and cells[0].startswith("`")
+    }
+    shown = {
+        limit: [
+            "no end" if (number := getattr(plan, limit)) is None else f"{number:,}" for plan in PLANS.values()
+        ]
+        for limit in LIMITS_OF_PLANS
+    }
+    assert rows == shown
