@@ -221,12 +221,12 @@ def _rank(name: str) -> tuple[int, str]:
     return (ORDER.index(name) if name in ORDER else len(ORDER), name)
 
 
-def ping_check(ping: Callable[[], Awaitable[None]], detail: str = "") -> Check:
+def ping_check(ping: Callable[[], Awaitable[None]], detail: Callable[[], str] = str) -> Check:
     """A broker's or store's round trip; `detail` is what to say when it works."""
 
     async def check() -> str:
         await ping()
-        return detail
+        return detail()
 
     return check
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from narthex.errors import ConfigError
 from narthex.ports.broker import Broker
@@ -16,7 +17,7 @@ def make_broker(settings: Settings) -> Broker:
     if not url:
         from narthex.adapters.brokers.sqlite import SqliteBroker
 
-        return SqliteBroker(_data(settings) / "log.db")
+        return SqliteBroker(_data(settings) / "log.db", synchronous=_synchronous(settings))
     return broker_at(url)
 
 
@@ -47,7 +48,7 @@ def make_store(settings: Settings, *, beside: bool = False) -> Store:
     if not url:
         from narthex.adapters.stores.sqlite import SqliteStore
 
-        return SqliteStore(_data(settings) / "narthex.db", beside=beside)
+        return SqliteStore(_data(settings) / "narthex.db", synchronous=_synchronous(settings), beside=beside)
     try:
         from narthex.adapters.stores.postgres import PostgresStore
 
@@ -56,6 +57,10 @@ def make_store(settings: Settings, *, beside: bool = False) -> Store:
         raise ConfigError(
             [f"NARTHEX_STORE_URL needs {fault.name}. Install it: pip install 'narthex[postgres]'."]
         ) from fault
+
+
+def _synchronous(settings: Settings) -> Literal["NORMAL", "FULL"]:
+    return "FULL" if settings.sqlite_synchronous == "full" else "NORMAL"
 
 
 def _data(settings: Settings) -> Path:

@@ -30,6 +30,8 @@ from narthex.app.lifecycle import Room
 from narthex.app.provider import Provider
 from narthex.app.runs.attendance import workers_check
 from narthex.app.sign_in import SignIn
+from narthex.ports.broker import Broker
+from narthex.ports.store import Store
 from narthex.web import e2e, pages, preflight, tickets
 from narthex.web.access import Access
 from narthex.web.agui import AguiSite
@@ -187,12 +189,15 @@ class Site:
             await issue_probe_ticket(parts.store.credentials, fresh, parts.now())
             return fresh
 
+        def promised(engine: Broker | Store) -> str:  # in production it is for operators, in /ws/stats
+            return "" if parts.policy.environment.remote else engine.durability
+
         probe = SelfProbe(address, ticket, auth_required=parts.policy.pre_connection_auth_required)
         checks: dict[str, Check] = {
             "handshake": probe,
             "auth": auth_check(parts.verifier),
-            "broker": ping_check(parts.broker.ping),
-            "store": ping_check(parts.store.ping),
+            "broker": ping_check(parts.broker.ping, lambda: promised(parts.broker)),
+            "store": ping_check(parts.store.ping, lambda: promised(parts.store)),
             "agents": agents_check(parts.engine.agents.values())
             if parts.settings.run_agents
             else workers_check(parts.broker, parts.engine.agents),
