@@ -68,7 +68,7 @@ class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BlockUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Block a user of the embedded provider, or lift the block."""
+    """Block a user by their id, whoever issues their tokens, or lift the block."""
 
     user: Ident
     tenant: Tenant = DEFAULT_TENANT

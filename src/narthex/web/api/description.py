@@ -23,7 +23,7 @@ _POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "/api/v1/unsubscribe": (Unsubscribe, "End a user's subscriptions to a thread"),
     "/api/v1/disconnect": (Disconnect, "Close a user's connections"),
     "/api/v1/revoke": (Revoke, "Revoke tokens"),
-    "/api/v1/users/block": (BlockUser, "Block a user of the embedded provider"),
+    "/api/v1/users/block": (BlockUser, "Block a user everywhere, or lift the block"),
     "/api/v1/drain": (Drain, "Drain and stop an instance"),
     "/api/v1/e2e/results": (Results, "Report an end-to-end run"),
 }
