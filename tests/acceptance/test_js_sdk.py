@@ -63,9 +63,9 @@ class NodePerson:
 
 
 @contextlib.asynccontextmanager
-async def node_person(node: str, *arguments: str) -> AsyncIterator[NodePerson]:
+async def node_person(node: str, *arguments: str, script: Path = SCRIPT) -> AsyncIterator[NodePerson]:
     process = await asyncio.create_subprocess_exec(
-        node, str(SCRIPT), *arguments, cwd=WEB, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        node, str(script), *arguments, cwd=WEB, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
         yield NodePerson(process)

@@ -1,0 +1,138 @@
+"""Server-side subscriptions over a real socket: who may be subscribed to what, what is sent, what is restored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.asyncio.client import connect
+
+from narthex.testing import Running, gateway
+from tests.app.test_commands import Raw, client, words
+
+ADMIN = "an-admin-key-of-decent-length-0123456789"
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with gateway(tmp_path, agents=[words], admin_key=ADMIN) as found:
+        yield found
+
+
+async def api(running: Running, path: str, token: str = ADMIN, **body: Any) -> httpx2.Response:
+    async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
+        return await http.post(f"/api/v1/{path}", json=body, headers={"Authorization": f"Bearer {token}"})
+
+
+async def shown(raw: Raw, channel: str) -> dict[str, Any]:
+    """The next publication of a channel."""
+    while (push := await raw.push("pub"))["channel"] != channel:
+        pass
+    pub: dict[str, Any] = push["pub"]
+    return pub
+
+
+async def thread(raw: Raw, title: str = "one") -> str:
+    """A fresh thread's channel."""
+    return f"thread:{(await raw.rpc('thread.create', title=title))['thread_id']}"
+
+
+async def test_only_members_and_only_threads(running: Running) -> None:
+    """Nobody's personal channel, no stranger, no other tenant, no token of another tenant."""
+    ada = await client(running, "ada")
+    channel = await thread(ada)
+    for body, status in (
+        ({"user": "bob", "channel": channel}, 409),
+        ({"user": "ada", "channel": "thread:none"}, 409),
+        ({"user": "ada", "channel": channel, "tenant": "other"}, 409),
+        ({"user": "ada", "channel": "user:bob"}, 422),
+        ({"user": "ada", "channel": "nowhere"}, 422),
+        ({"user": "ada"}, 422),
+    ):
+        answer = await api(running, "subscribe", **body)
+        assert answer.status_code == status, (body, answer.text)
+    service = running.token("service", tenant="other", permissions=("admin",))
+    refused = await api(running, "subscribe", service, user="ada", channel=channel, tenant="default")
+    assert refused.json()["code"] == "tenant_mismatch"
+    assert (await api(running, "unsubscribe", user="ada", channel="user:ada")).status_code == 422
+    assert (
+        await api(running, "subscribe", running.token("ada"), user="ada", channel=channel)
+    ).status_code == 403
+    assert not [push for push in ada.pushes if "subscribe" in push]
+
+
+async def test_one_client_of_a_user(running: Running) -> None:
+    """`client` narrows both calls to one connection; presence and history come with the subscription."""
+    first, second = await client(running, "ada"), await client(running, "ada")
+    channel = await thread(first)
+    whole = await first.call("presence", channel=channel)
+    assert whole["error"]["code"] == 103
+    name = second.replies[1]["connect"]["client"]
+    await api(running, "subscribe", user="ada", channel=channel, client=name)
+    push = await second.push("subscribe")
+    assert push["channel"] == channel
+    assert (push["subscribe"]["recoverable"], push["subscribe"]["positioned"]) == (True, True)
+    assert (await second.call("presence", channel=channel))["presence"]["presence"].keys() == {name}
+    assert (await second.call("unsubscribe", channel=channel))["error"]["code"] == 103, "the server's to end"
+    assert (await second.call("subscribe", channel=channel))["error"]["code"] == 105
+    assert (await first.call("history", channel=channel))["error"]["code"] == 103, "the other was not meant"
+    await api(running, "unsubscribe", user="ada", channel=channel, client=name)
+    assert (await second.push("unsubscribe"))["unsubscribe"]["code"] == 2000
+
+
+async def test_what_was_missed_comes_before_what_follows(running: Running) -> None:
+    """`recover_since` while publications flow: each once, in order, behind the push that tells of the channel."""
+    ada = await client(running, "ada")
+    channel = await thread(ada)
+    first = (await api(running, "publish", channel=channel, data=0)).json()
+    for number in range(1, 30):
+        await api(running, "publish", channel=channel, data=number)
+    since = {"offset": first["offset"], "epoch": first["epoch"]}
+    await api(running, "subscribe", user="ada", channel=channel, recover_since=since)
+    for number in range(30, 40):
+        await api(running, "publish", channel=channel, data=number)
+    assert (await ada.push("subscribe"))["channel"] == channel
+    seen = [await shown(ada, channel) for _ in range(39)]
+    assert [pub["data"] for pub in seen] == list(range(1, 40))
+    assert [pub["offset"] for pub in seen] == list(range(first["offset"] + 1, first["offset"] + 40))
+
+
+async def test_what_a_connect_names_is_restored_only_to_members(running: Running) -> None:
+    """A stranger's `connect.subs` gives nothing away; a member's is joined, with what was missed."""
+    ada = await client(running, "ada")
+    channel = await thread(ada)
+    first = (await api(running, "publish", channel=channel, data=1)).json()
+    await api(running, "publish", channel=channel, data=2)
+    subs = {
+        channel: {"recover": True, "offset": first["offset"], "epoch": first["epoch"]},
+        "user:ada": {},
+        "thread:none": {},
+    }
+    for subject, names in (("bob", {"user:bob"}), ("ada", {"user:ada", channel})):
+        headers = {"Authorization": f"Bearer {running.token(subject)}"}
+        async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+            await socket.send(json.dumps({"id": 1, "connect": {"subs": subs}}))
+            raw = Raw(socket)
+            reply = (await raw.reply(1))["connect"]["subs"]
+            assert reply.keys() == names
+            if channel in names:
+                assert reply[channel]["recovered"] is True
+                assert [pub["data"] for pub in reply[channel]["publications"]] == [2]
+                await api(running, "publish", channel=channel, data=3)
+                assert (await shown(raw, channel))["data"] == 3
+
+
+async def test_a_member_who_is_removed_loses_it(running: Running) -> None:
+    """Removal ends a server-side subscription as it ends any other."""
+    ada, bob = await client(running, "ada"), await client(running, "bob")
+    channel = await thread(ada)
+    await ada.rpc("thread.members.add", thread_id=channel[7:], user_id="bob")
+    await api(running, "subscribe", user="bob", channel=channel)
+    await bob.push("subscribe")
+    await ada.rpc("thread.members.remove", thread_id=channel[7:], user_id="bob")
+    assert (await bob.push("unsubscribe"))["channel"] == channel
+    assert (await api(running, "subscribe", user="bob", channel=channel)).status_code == 409
