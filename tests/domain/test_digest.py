@@ -129,3 +129,9 @@ def test_a_refused_event_takes_nothing() -> None:
         digest.feed(ev.custom("x", float("nan")))
     digest.feed(ev.text_content("m", "b"))
     assert digest.value() == digest_of([ev.text_content("m", "ab")])
+
+
+def test_a_number_beyond_all_doubles_is_refused() -> None:
+    """JSON can write it, no client could read it: an error of the caller, like any other that has no normal form."""
+    with pytest.raises(ValueError, match="beyond all doubles"):
+        canonical({"type": "CUSTOM", "value": [10**400]})

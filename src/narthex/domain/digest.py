@@ -35,15 +35,18 @@ def canonical(event: Event) -> bytes:
 
     Raises:
         ValueError: it cannot be written as RFC 8785 JSON (NaN, a lone surrogate, a key that is no string, a
-            type that JSON does not have, nested too deeply).
+            type that JSON does not have, nested too deeply, a number beyond all doubles).
     """
     kept = {name: value for name, value in event.items() if name not in LEFT_OUT}
     try:
-        return rfc8785.dumps(kept)
-    except rfc8785.IntegerDomainError:
-        return rfc8785.dumps(_with_doubles(kept))
+        try:
+            return rfc8785.dumps(kept)
+        except rfc8785.IntegerDomainError:
+            return rfc8785.dumps(_with_doubles(kept))
     except RecursionError as fault:
         raise ValueError("the event is nested too deeply") from fault
+    except OverflowError as fault:
+        raise ValueError("a number is beyond all doubles") from fault
 
 
 def _with_doubles(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -466,3 +467,24 @@ async def test_too_many_questions_fail(house: House) -> None:
     row, events = await house.ended(await house.say(engine, await house.thread()))
     assert row.state == "failed"
     assert "wait for answers" in events[-1]["message"]
+
+
+async def test_an_answer_that_no_digest_can_hold_is_refused(house: House) -> None:
+    """A number beyond all doubles: once in the log, the run could never be ended, by nobody."""
+
+    async def counts(run: RunInput) -> Items:
+        yield "How many?"
+        yield str(await run.ask({"type": "integer"}, "How many?"))
+
+    engine = await house.node(agent(counts))
+    thread = await house.thread()
+    run, interrupt = await asked(house, engine, thread)
+    for payload in (10**400, {"deep": json.loads("[" * 40 + "]" * 40)}, "x" * 40_000):
+        with pytest.raises(ClientError) as refused:
+            await engine.resume(ALICE, run.run_id, interrupt["id"], payload)
+        assert refused.value.number in {413, 422}
+    found = await engine.resume(ALICE, run.run_id, interrupt["id"], 10**20)
+    resumed = await house.store.runs.get("acme", found["run_id"])
+    assert resumed is not None
+    row, _ = await house.ended(resumed)
+    assert row.text == str(10**20)

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from narthex.app.chat import TEXT_BYTES
 from narthex.app.rpc.methods import typed, who
 from narthex.app.rpc.threads import Ident
 from narthex.app.starting import bounded, start_run
 from narthex.domain.channels import thread_channel
-from narthex.errors import ClientError
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
@@ -82,8 +80,6 @@ async def _steer(connection: Connection, params: Steer) -> object:
 
 
 async def _resume(connection: Connection, params: Resume) -> object:
-    if len(bytes(params.payload)) > TEXT_BYTES:
-        raise ClientError("payload_too_large", "The payload is over 32 KB.", "Send less.", number=413)
     payload = msgspec.json.decode(params.payload)
     engine = connection.services.engine
     return await engine.resume(who(connection), params.run_id, params.interrupt_id, payload)

@@ -75,6 +75,7 @@ class Intake:
 
     async def own(self, event: Event) -> None:
         """Put an event of the gateway itself (checked like any other, RUN_* allowed)."""
+        self._exact(event)
         fault = self._order.check(event)
         if fault:
             raise AgentFault("agent_event_order", fault)

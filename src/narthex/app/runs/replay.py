@@ -24,7 +24,7 @@ class Replay:
     Attributes:
         seq: the last event's; 0 when there is none.
         terminal: the terminal event, once it is there.
-        broken: events are missing.
+        broken: events are missing, or one has no normal form.
         offset: channel offset of the last event.
     """
 
@@ -44,7 +44,12 @@ class Replay:
             self.broken = True
         self.seq = event["seq"]
         self.offset = offset
-        self.digest.feed(event)
+        try:
+            self.digest.feed(event)
+        except (
+            ValueError
+        ):  # intake lets none in; one that is there all the same must not keep the run from ending
+            self.broken = True
         self.transcript.feed(event, offset=offset, at=at)
         if is_terminal(event):
             self.terminal = event

@@ -23,13 +23,16 @@ from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunServices
 from narthex.domain import events as ev
 from narthex.domain.answers import answer_fault
+from narthex.domain.digest import canonical
 from narthex.domain.identity import Identity
 from narthex.domain.runs import RunState, state_after
 from narthex.errors import ClientError
 from narthex.ports.broker import Control
 from narthex.ports.runs import Interrupt, Run
+from narthex.protocol.commands import MAX_JSON_DEPTH, json_depth_exceeds
 
 STEER_BYTES: Final = 8 * 1024
+PAYLOAD_BYTES: Final = 32 * 1024  # as a message's text: it comes back inside an event
 _NEVER: Final = float("inf")
 
 
@@ -113,7 +116,7 @@ class RunRequests:
 
         Raises:
             ClientError: `run_not_found` (404), `interrupt_not_found` (404), `interrupt_expired` (410),
-                `payload_invalid` (422).
+                `payload_too_large` (413), `payload_invalid` (422).
         """
         services = self._services
         asked = await self._run_of(identity, run_id)
@@ -183,6 +186,7 @@ class RunRequests:
     async def _answer(
         self, identity: Identity, asked: Run, interrupt: Interrupt, payload: Any, *, dismissed: bool
     ) -> Interrupt:
+        encoded = _encoded(payload)
         schema = msgspec.json.decode(interrupt.schema)
         fault = answer_fault(schema, payload)
         if fault and not dismissed:
@@ -213,7 +217,7 @@ class RunRequests:
             asked.tenant,
             interrupt.interrupt_id,
             by=identity.subject,
-            payload=msgspec.json.encode(payload).decode(),
+            payload=encoded.decode(),
             resume=resumed,
             now=now,
         )
@@ -255,6 +259,32 @@ class RunRequests:
         self._loops.wake()
         await tell(self._services, run, "narthex.run_ended", {"state": str(RunState.CANCELLED), "error": ""})
         await tell_queue(self._services, run.tenant, run.thread_id)
+
+
+def _encoded(payload: Any) -> bytes:
+    """An answer as it is kept, and shown to everybody in an event: it must fit one, and have a normal form.
+
+    Raises:
+        ClientError: `payload_too_large` (413), `payload_invalid` (422).
+    """
+    encoded = msgspec.json.encode(payload)
+    if len(encoded) > PAYLOAD_BYTES:
+        raise ClientError(
+            "payload_too_large",
+            f"The payload is over {PAYLOAD_BYTES // 1024} KB.",
+            "Send less.",
+            number=413,
+        )
+    try:
+        canonical({"payload": payload})
+        fault = (
+            f"It nests deeper than {MAX_JSON_DEPTH}." if json_depth_exceeds(encoded, MAX_JSON_DEPTH) else ""
+        )
+    except ValueError as error:
+        fault = f"It is not exact JSON: {error}."
+    if fault:
+        raise ClientError("payload_invalid", fault, "Answer as the question's schema says.", number=422)
+    return encoded
 
 
 def _node(owner: str) -> str:
