@@ -116,8 +116,8 @@ class Judged(NamedTuple):
     verdict: Verdict
 
 
-class Admit(msgspec.Struct, frozen=True, kw_only=True):
-    """Let in.
+class Admit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Let in. It holds nothing that could hold it, so the cycle collector need not know it.
 
     Attributes:
         identity: who it is; None while inert.

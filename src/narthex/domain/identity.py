@@ -26,8 +26,8 @@ class IdentityClass(StrEnum):
     PROBE = "probe"
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A verified identity.
+class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A verified identity. Texts and numbers only, so the cycle collector need not know it: one lives per socket.
 
     Attributes:
         subject: the `sub` claim; unique within `tenant`, 1 to 255 characters.
