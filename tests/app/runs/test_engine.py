@@ -288,6 +288,27 @@ async def test_chunks_short_ids_and_whole_agui_streams(house: House) -> None:
     assert (rows[2].content, json.loads(rows[2].detail)["toolCallName"]) == ("seen", "look")
 
 
+async def test_ids_fit_an_index(house: House) -> None:
+    """A kilobyte of an id is its hash, the same wherever it is named; so the messages can be kept by every store."""
+
+    async def caller(run: RunInput) -> Items:
+        yield ev.tool_call_start("c" * 5_000, "look")
+        yield ev.tool_call_args("c" * 5_000, "{}")
+        yield ev.tool_call_end("c" * 5_000)
+        yield ev.tool_call_result("r" * 5_000, "c" * 5_000, "seen")
+        yield ev.tool_call_start("d" * 5_000, "look again")
+        yield ev.tool_call_end("d" * 5_000)
+
+    engine = await house.node(agent(caller))
+    run = await house.say(engine, await house.thread())
+    _, events = await house.ended(run)
+    calls = [event["toolCallId"] for event in events if "toolCallId" in event]
+    assert (len(set(calls[:4])), len(set(calls))) == (1, 2)
+    assert max(map(len, calls)) <= 200
+    rows = await house.store.threads.messages("acme", run.thread_id, before=None, limit=50)
+    assert max(len(row.message_id) for row in rows) <= 200
+
+
 async def test_long_and_broken_text_is_published_whole(house: House) -> None:
     """A delta beyond the bound is cut, a surrogate pair cut apart by the source is put together."""
 

@@ -9,6 +9,7 @@ the log whose digest a client could not compute. After `closed` nothing is taken
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any, Final
 
 from narthex.app.runs.endings import AgentFault
@@ -26,6 +27,9 @@ _IDS: Final = ("messageId", "toolCallId", "parentMessageId", "entityId")
 _SHORT_ID: Final = 16
 """Ids must be unique in their thread. One shorter than this (`m1`, `call_0`) is what an agent calls the thing in
 every run, so the run's id is put before it; a longer one is taken for a random one and kept."""
+_LONG_ID: Final = 200
+"""Longer ones (some proxies put kilobytes of a model's state into a tool call's id) are replaced by their hash: stores
+index ids, and PostgreSQL refuses more than 2.6 KB there, at the end of the run, every time that it is tried again."""
 _TURN_EVERY: Final = 64
 """Items taken without the loop having turned: an agent that never waits must not stall everybody else (64 at
 about 10 µs stay under a millisecond)."""
@@ -135,6 +139,8 @@ class Intake:
             name = event.get(member)
             if isinstance(name, str) and 0 < len(name) < _SHORT_ID:
                 event[member] = f"{self._run_id}.{name}"
+            elif isinstance(name, str) and len(name) > _LONG_ID:
+                event[member] = f"{self._run_id}.{_digest_of(name)}"
         kind = event.get("type")
         if kind in _CHUNKS:
             await self._chunked(event, *_CHUNKS[kind])
@@ -247,6 +253,10 @@ _CHUNKS: Final[dict[Any, tuple[str, str, str, str]]] = {
     ),
     "TOOL_CALL_CHUNK": ("toolCallId", "TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END"),
 }
+
+
+def _digest_of(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _id_member(kind: str) -> str:
