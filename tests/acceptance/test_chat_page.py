@@ -12,6 +12,7 @@ from tests.acceptance.chat_page import FIRST_TEXT_JS, chromium, visitor
 from tests.acceptance.program import Program, running
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
+TWO_FRAMES_JS = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 GATED = """
@@ -323,6 +324,11 @@ async def test_keyboard_only(gateway: Program, browser: Browser) -> None:
         await expect(ada.composer).to_be_focused()
 
         await keys.press("Control+k")
+        await keys.type("words that are still there")
+        await keys.press("Escape")
+        await expect(ada.page.get_by_role("dialog")).to_have_count(0)
+        await expect(ada.composer).to_be_focused()
+        await keys.press("Control+k")
         await expect(ada.page.get_by_label("Search your threads")).to_be_focused()
         await keys.type("please")
         await expect(ada.page.locator(".hits a").first).to_be_visible()
@@ -380,6 +386,42 @@ async def test_words_of_others_can_do_no_harm(gateway: Program, browser: Browser
         assert [href for href in hrefs if href is not None] == ["https://example.org/pixel.png"]
         assert await ada.page.evaluate("window.hit") is None
         await expect(prose.locator("a[href]")).to_have_attribute("rel", "noopener noreferrer nofollow")
+        ada.check()
+
+
+@pytest.mark.parametrize("address", ["/#/t/%", "/#/t/%E0%A4%A", "/#/t/nobodys?m=%"])
+async def test_an_address_that_leads_nowhere_is_said(
+    gateway: Program, browser: Browser, address: str
+) -> None:
+    """Mistyped, cut off, or of a thread that is gone: words, a field to write in, and a way on."""
+    async with visitor(browser, gateway.http, "nowhere") as ada:
+        await ada.open(address)
+        await ada.sign_in("ada@example.org")
+        await expect(ada.page.get_by_role("alert")).to_contain_text("There is no such thread for you")
+        await ada.page.get_by_role("button", name="New thread").click()
+        await ada.send("echo all is well")
+        await ada.run("finished")
+        ada.check()
+
+
+async def test_colours_follow_the_system_until_somebody_chooses(gateway: Program, browser: Browser) -> None:
+    """Also when its wish changes while the page is open."""
+    background = "getComputedStyle(document.body).backgroundColor"
+    async with visitor(browser, gateway.http, "colours") as ada:
+        html = ada.page.locator("html")
+        await ada.open()
+        await expect(html).to_have_attribute("data-theme", "light")
+        light = await ada.page.evaluate(background)
+        await ada.page.emulate_media(color_scheme="dark")
+        await expect(html).to_have_attribute("data-theme", "dark")
+        assert await ada.page.evaluate(background) != light
+        await ada.sign_in("ada@example.org")
+        await ada.page.get_by_role("button", name="Switch to light colours").click()
+        assert await ada.page.evaluate(background) == light
+        await ada.page.emulate_media(color_scheme="light")
+        await ada.page.emulate_media(color_scheme="dark")
+        await ada.page.evaluate(TWO_FRAMES_JS)  # by then it would have been heard
+        assert await ada.page.evaluate(background) == light
         ada.check()
 
 

@@ -125,7 +125,7 @@ export class App {
 
   async remove(threadId: string): Promise<void> {
     await this.connection.rpc("thread.delete", { thread_id: threadId });
-    this.threads.value = this.threads.value.filter((thread) => thread.thread_id !== threadId);
+    this.#forget(threadId);
     if (this.conversation.value?.id.value === threadId) this.go("");
   }
 
@@ -167,7 +167,10 @@ export class App {
     this.conversation.value = null;
     this.me.value = null;
     this.working.value = new Map();
+    this.unseen.value = new Set();
     this.threads.value = [];
+    this.moreThreads.value = false;
+    clearTimeout(this.#reloading);
     this.refusal.value = refusal?.code === "auth_required" ? null : refusal;
     this.stage.value = "signed-out";
   }
@@ -194,8 +197,15 @@ export class App {
   async #reload(): Promise<void> {
     const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE }).catch(() => ({ threads: null }));
     if (threads === null) return;
-    this.threads.value = threads;
-    this.moreThreads.value = threads.length >= THREADS_PAGE;
+    const last = threads.at(-1);
+    // Pages that were asked for before stay: what is older than this page's last one is not on it.
+    const older = last && threads.length >= THREADS_PAGE ? this.threads.value.filter((thread) => thread.updated_at < last.updated_at) : [];
+    this.threads.value = [...threads, ...older];
+    if (older.length === 0) this.moreThreads.value = threads.length >= THREADS_PAGE;
+  }
+
+  #forget(threadId: string): void {
+    this.threads.value = this.threads.value.filter((thread) => thread.thread_id !== threadId);
   }
 
   /** Notices come in bursts: read the list once for all of them. */
@@ -208,14 +218,14 @@ export class App {
     const me = this.me.value;
     if (me === null) return;
     const [, id = "", message = ""] = /^#\/t\/([^/?]+)(?:\?m=(.+))?/.exec(location.hash) ?? [];
-    const wanted = decodeURIComponent(id);
+    const wanted = decoded(id);
     let open = this.conversation.value;
     if (!open || open.id.value !== wanted || (wanted === "" && open.items.value.length > 0)) {
       open?.close();
       open = new Conversation(this.connection, me.user, wanted);
       this.conversation.value = open;
     }
-    if (message) open.wanted.value = decodeURIComponent(message);
+    if (message) open.wanted.value = decoded(message);
     this.#see(wanted, false);
   }
 
@@ -252,12 +262,14 @@ export class App {
         break;
       case "narthex.thread_deleted":
         this.#see(threadId, false);
+        this.#forget(threadId);
         if (here) this.go("");
         if (here && value.by !== this.me.value?.user) this.say("The thread was deleted by its owner.");
         break;
       case "narthex.thread_removed":
         if (value.userId === this.me.value?.user) {
           this.#see(threadId, false);
+          this.#forget(threadId);
           if (here) this.go("");
         } else if (here) void open.refreshMembers().catch(() => undefined);
         break;
@@ -271,6 +283,15 @@ export class App {
         break;
     }
     if (threadId) this.#reloadSoon();
+  }
+}
+
+/** A part of the address as it was meant; as it stands where somebody typed a `%` of their own. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }
 

@@ -99,7 +99,8 @@ export class Conversation {
       view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: PAGE });
     } catch (error) {
       if (this.#closed) return;
-      this.problem.value = said(error);
+      const gone = error instanceof RpcError && error.code === 404;
+      this.problem.value = gone ? "There is no such thread for you: it was deleted, or you are not in it." : said(error);
       this.state.value = this.items.value.length ? "ready" : "failed";
       return;
     }

@@ -10,11 +10,20 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
   const id = useId();
   useEffect(() => {
     const box = dialog.current!;
+    const before = document.activeElement;
+    const closed = (): void => onClose();
     box.showModal();
-    return () => box.close();
+    box.addEventListener("close", closed);
+    return () => {
+      // Its `close` event comes later, when the same dialog may be open again.
+      box.removeEventListener("close", closed);
+      // The browser gives the focus back when it closes a dialog itself, not when the page takes one away.
+      box.close();
+      if (before instanceof HTMLElement && before.isConnected) before.focus();
+    };
   }, []);
   return (
-    <dialog ref={dialog} aria-labelledby={id} onClose={onClose} onKeyDown={(event) => { if (event.key === "Escape") event.stopPropagation(); }}
+    <dialog ref={dialog} aria-labelledby={id} onKeyDown={(event) => { if (event.key === "Escape") event.stopPropagation(); }}
       onClick={(event) => { if (event.target === dialog.current) onClose(); }}>
       <div class="dialog">
         <header>

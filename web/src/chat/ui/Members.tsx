@@ -31,7 +31,7 @@ export function Members({ app, conversation, onClose }: { app: App; conversation
       <ul class="people">
         {conversation.members.value.map((member) => (
           <li key={member.user_id}>
-            <span class="face" data-here={here.has(member.user_id)}>{initials(conversation.nameOf(member.user_id))}</span>
+            <span class="face" aria-hidden="true" data-here={here.has(member.user_id)}>{initials(conversation.nameOf(member.user_id))}</span>
             <span class="person"><strong>{conversation.nameOf(member.user_id)}</strong>{conversation.nameOf(member.user_id) !== member.user_id && <code>{member.user_id}</code>}</span>
             <span class="hint">{member.role === "owner" ? "owner" : ""}{here.has(member.user_id) ? " · here" : ""}</span>
             {owner && member.user_id !== me && (

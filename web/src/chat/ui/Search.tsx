@@ -38,7 +38,8 @@ export function Search({ app, onClose }: { app: App; onClose: () => void }): JSX
   return (
     <Dialog title="Search" onClose={onClose}>
       <label class="sr" for="search">Search your threads</label>
-      <input ref={field} id="search" type="search" placeholder="Words in your threads" autocomplete="off" maxLength={200} value={text} onInput={(event) => setText(event.currentTarget.value)} />
+      <input ref={field} id="search" type="search" placeholder="Words in your threads" autocomplete="off" maxLength={200} value={text} onInput={(event) => setText(event.currentTarget.value)}
+        onKeyDown={(event) => { if (event.key === "Escape") { event.preventDefault(); onClose(); } }} />
       {problem && <p class="problem" role="alert">{problem}</p>}
       <p class="sr" role="status">{hits === null ? "" : `${hits.length} found`}</p>
       {hits?.length === 0 && <p class="quiet">Nothing found.</p>}
@@ -56,7 +57,7 @@ export function Search({ app, onClose }: { app: App; onClose: () => void }): JSX
   );
 }
 
-/** The gateway puts found words in square brackets. */
+/** The gateway puts found words in square brackets; signs of Markdown say nothing on one line. */
 function marked(snippet: string): (string | JSX.Element)[] {
-  return snippet.split(/(\[[^\]]*\])/).map((piece) => (piece.startsWith("[") ? <mark>{piece.slice(1, -1)}</mark> : piece));
+  return snippet.replace(/\*\*|`|\||(?<!\S)-{3,}(?!\S)/g, "").split(/(\[[^\]]*\])/).map((piece) => (piece.startsWith("[") ? <mark>{piece.slice(1, -1)}</mark> : piece));
 }

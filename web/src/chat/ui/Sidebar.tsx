@@ -66,7 +66,7 @@ function Foot({ app }: { app: App }): JSX.Element {
   const other = theme === "dark" ? "light" : "dark";
   return (
     <footer class="side-foot">
-      {name && <span class="face">{initials(name)}</span>}
+      {name && <span class="face" aria-hidden="true">{initials(name)}</span>}
       <span class="person">
         <strong title={me?.user}>{name}</strong>
         <span class="hint link" data-phase={link.phase} role="status">{LINK_WORDS[link.phase]}</span>

@@ -1,10 +1,11 @@
-/** Light or dark: the system's wish unless this person chose. `boot.ts` applies the choice before the first paint. */
+/** Light or dark: the system's wish unless this person chose. `boot.ts` follows both from before the first paint. */
 
 const KEY = "narthex.theme";
 
 export type Theme = "light" | "dark";
 
-export function chosen(): Theme | null {
+/** What this person chose; null when the system's wish counts. */
+function chosen(): Theme | null {
   try {
     const value = localStorage.getItem(KEY);
     return value === "light" || value === "dark" ? value : null;
@@ -13,13 +14,22 @@ export function chosen(): Theme | null {
   }
 }
 
+const wish = matchMedia("(prefers-color-scheme: dark)");
+
+/** What the page is coloured in. */
 export function current(): Theme {
-  return chosen() ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  return document.documentElement.dataset["theme"] === "dark" ? "dark" : "light";
 }
 
-export function apply(theme: Theme | null): void {
-  if (theme) document.documentElement.dataset["theme"] = theme;
-  else delete document.documentElement.dataset["theme"];
+/** Colour the page, now and whenever the system's wish changes. */
+export function follow(): void {
+  const colour = (): void => apply(chosen() ?? (wish.matches ? "dark" : "light"));
+  colour();
+  wish.addEventListener("change", colour);
+}
+
+function apply(theme: Theme): void {
+  document.documentElement.dataset["theme"] = theme;
 }
 
 export function toggle(): Theme {

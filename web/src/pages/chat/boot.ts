@@ -1,5 +1,5 @@
-/** Runs before the first paint, so that a chosen theme does not flash. */
+/** Runs before the first paint, so that no other theme flashes. */
 
-import { apply, chosen } from "../../chat/ui/theme.ts";
+import { follow } from "../../chat/ui/theme.ts";
 
-apply(chosen());
+follow();
