@@ -349,3 +349,12 @@ async def test_what_has_ended_covers_nobody_before_it_is_forgotten() -> None:
     assert one.covers(ALICE)
     now = NOW + 60
     assert not one.covers(ALICE)
+
+
+async def test_a_revocation_outlives_whatever_leeway_is_configured() -> None:
+    """With a leeway of five minutes a token counts so long after `exp`; forgotten before, it would count again."""
+    store = MemoryCredentials()
+    one = Revocations(as_port(store), None, clock=lambda: NOW, after_exp_s=300 + 25)
+    await one.revoke_token(ALICE, reason="logout")
+    (kept,) = store.kept_revocations.values()
+    assert kept.until == (ALICE.expires_at or 0) + 325

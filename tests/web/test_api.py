@@ -176,6 +176,27 @@ async def test_an_opaque_token_with_the_right_is_an_operators(tmp_path: Path) ->
     assert set(asked) - {"narthex-health-probe"} == {*known, "opaque-stranger"}
 
 
+async def test_a_revocation_by_hand_outlives_the_token(running: Running, http: httpx2.AsyncClient) -> None:
+    """Nobody knows the `exp` of a jti: kept for 400 days, or until the `exp` that is given, leeway and grace added."""
+    parts = running.gateway.parts
+    assert parts is not None
+    now = parts.now()
+    ends = {"unknown": 0.0, "known": now + 1_000}
+    for value, until in ends.items():
+        body = {"kind": "jti", "value": value, "until": until}
+        assert (await http.post("/api/v1/revoke", json=body, headers=bearer(ADMIN))).status_code == 200
+    kept = {
+        found.value: found.until
+        for found in (await parts.store.credentials.revocation_changes(0, 10)).changed
+    }
+    assert kept["unknown"] > now + 399 * 86_400
+    assert kept["known"] == now + 1_000 + 55
+    past = await http.post(
+        "/api/v1/revoke", json={"kind": "jti", "value": "x", "until": now - 1}, headers=bearer(ADMIN)
+    )
+    assert past.status_code == 422
+
+
 async def test_a_block_and_its_end_are_recorded(running: Running, http: httpx2.AsyncClient) -> None:
     """Also of somebody whom only another issuer knows: they are blocked by their subject, and told so."""
 

@@ -270,6 +270,23 @@ def test_introspection_is_for_services(web: Web) -> None:
         assert (response.status_code, response.json()["code"]) == (401, "client_not_allowed")
 
 
+def test_service_keys_cannot_be_guessed_here_either(web: Web) -> None:
+    """Ten wrong ones a minute and address, then 429 with the wait, the right one included."""
+    text = web.sign_in().json()["access_token"]
+    codes = [
+        web.browser.post(
+            "/auth/introspect", data={"token": text}, headers={"Authorization": f"Bearer guess-{number}"}
+        ).status_code
+        for number in range(12)
+    ]
+    assert codes == [401] * 10 + [429] * 2
+    right = web.browser.post(
+        "/auth/introspect", data={"token": text}, headers={"Authorization": f"Bearer {SERVICE_KEY}"}
+    )
+    assert right.status_code == 429
+    assert int(right.headers["retry-after"]) >= 1
+
+
 def test_revocation_is_by_possession(web: Web) -> None:
     """RFC 7009: 200 whether or not there was such a token."""
     token = web.sign_in().json()["access_token"]

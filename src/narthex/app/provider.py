@@ -115,7 +115,9 @@ class Provider:
         self._clock = clock
         self._accounts = {account.email.lower(): account for account in policy.accounts}
         self._per_account = Attempts(5, 60)  # of one address at one account
-        self._per_email = Attempts(50, 60)  # of all addresses: slows a botnet, still lets the owner in
+        self._per_email = Attempts(
+            50, 60
+        )  # of all addresses: slows a botnet; meanwhile the owner may have to try again
         self._per_address = Attempts(30, 60)  # of one address at all accounts
 
     @property

@@ -27,7 +27,7 @@ RELOAD_EVERY_S: Final = 300.0  # everything: drops what ended, and heals whateve
 PAGE: Final = 5_000  # of one read: about 20 ms, and 5 ms of the loop
 AUDIT_KIND: Final = "revocation"
 AUDIT_KIND_ENDED: Final = "revocation_ended"
-LEEWAY_AND_GRACE_S: Final = 30.0 + 25.0
+AFTER_EXP_S: Final = 30.0 + 25.0  # leeway and grace, where settings do not say otherwise
 CONTROL_KIND: Final = "revoke"
 
 Key = tuple[str, str, str]
@@ -42,6 +42,7 @@ class Revocations:
         broker: tells the other instances; None where there is none (`narthex auth serve`).
         records: where operators' revocations are recorded; None: nowhere.
         clock: seconds since the epoch.
+        after_exp_s: how long after its `exp` a token may still count somewhere: leeway and grace.
         on_error: told when the store cannot be read (what is held goes on counting); None: nobody.
     """
 
@@ -52,8 +53,10 @@ class Revocations:
         *,
         records: Records | None = None,
         clock: Callable[[], float] = time.time,
+        after_exp_s: float = AFTER_EXP_S,
         on_error: Callable[[DependencyError], None] | None = None,
     ) -> None:
+        self.after_exp_s = after_exp_s
         self._credentials = credentials
         self._broker = broker
         self._records = records
@@ -128,7 +131,7 @@ class Revocations:
         issued up to its own `iat`.
         """
         now = self._clock()
-        until = (identity.expires_at or now + 86_400) + LEEWAY_AND_GRACE_S
+        until = (identity.expires_at or now + 86_400) + self.after_exp_s
         if identity.token_id:
             kind, value, cut = "jti", identity.token_id, 0.0
         else:
@@ -160,7 +163,7 @@ class Revocations:
             max_ttl_s: how long any such token can still live.
             reason: for the audit; never a secret.
         """
-        until = cut + max_ttl_s + LEEWAY_AND_GRACE_S
+        until = cut + max_ttl_s + self.after_exp_s
         await self.revoke(
             Revocation(
                 kind="issued_before",

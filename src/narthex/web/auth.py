@@ -7,6 +7,7 @@ has one, and must have one when a cookie is its credential (CSRF); bodies are bo
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
@@ -17,8 +18,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from narthex.app.attempts import Attempts
 from narthex.app.provider import Denied, Provider, Session
 from narthex.app.revocations import Revocations
+from narthex.domain.addresses import bucket
 from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
@@ -34,6 +37,8 @@ REFRESH_COOKIE: Final = "narthex_refresh"
 SECURE_REFRESH_COOKIE: Final = (
     "__Secure-narthex_refresh"  # over https; its path keeps it from being `__Host-`
 )
+WRONG_KEYS: Final = 10  # in a minute of one address, as wherever a key is taken
+WRONG_KEYS_WINDOW_S: Final = 60.0
 JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
 
 
@@ -85,6 +90,7 @@ class AuthSite:
         self._door = door
         self._service_keys = service_keys
         self._open_introspection = open_introspection
+        self._wrong_keys = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
         self._clock = clock
 
     def routes(self) -> list[Route]:
@@ -246,18 +252,28 @@ class AuthSite:
 
     async def introspect(self, request: Request) -> Response:
         """RFC 7662: `token` as a form or JSON, from a caller with a service key."""
-        if not self._may_introspect(request):
-            return problem("client_not_allowed", "")
+        refused = self._introspection_refused(request)
+        if refused is not None:
+            return refused
         fields = await read_fields(request)
         if fields is None or not fields.get("token"):
             return problem("bad_request", "Send `token` as a form.")
         return JSONResponse(await self._provider.introspect(fields["token"]), headers=NO_STORE)
 
-    def _may_introspect(self, request: Request) -> bool:
-        offered = bearer(request) or basic_password(request)
+    def _introspection_refused(self, request: Request) -> Response | None:
+        """Why the caller may not introspect; None: it may. Keys cannot be guessed faster here than elsewhere."""
         if not self._service_keys:
-            return self._open_introspection
-        return any_equal(offered, self._service_keys)
+            return None if self._open_introspection else problem("client_not_allowed", "")
+        place, now = bucket(self._door.facts(request).address), self._clock()
+        wait_s = self._wrong_keys.wait_s(place, now)
+        if wait_s > 0:
+            return refusal(Refusal(code="rate_limited", retry_after_s=math.ceil(wait_s)))
+        offered = bearer(request) or basic_password(request)
+        if any_equal(offered, self._service_keys):
+            return None
+        if offered:
+            self._wrong_keys.failed(place, now)
+        return problem("client_not_allowed", "")
 
     async def revoke(self, request: Request) -> Response:
         """RFC 7009: whoever holds a token may end it; 200 whether or not there was one."""

@@ -112,7 +112,12 @@ class AuthService:
             rules=rules,
         )
         self._verifier = TokenRouter([self._ring])
-        self._revocations = Revocations(credentials, None, records=self._store.records)
+        self._revocations = Revocations(
+            credentials,
+            None,
+            records=self._store.records,
+            after_exp_s=settings.jwt_leeway_s + settings.token_grace_s,
+        )
         self._expiry = CredentialExpiry(credentials)
         self._provider = make_provider(
             settings,

@@ -50,7 +50,7 @@ from narthex.ports.credentials import Revocation
 from narthex.ports.edge import Receiver
 from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
-from narthex.protocol.codes import Disconnect
+from narthex.protocol.codes import FORCE_RECONNECT, Disconnect
 from narthex.protocol.session import SessionLimits
 from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
@@ -103,7 +103,13 @@ class Parts:
         self.meter.gauge("auth_bypass_active", float(settings.policy.auth_bypass_active))
         self.tokens: Tokens = make_tokens(settings, store.credentials, self.meter, self.now)
         self.verifier: TokenVerifier = verifier or self.tokens.verifier
-        self.revocations = Revocations(store.credentials, broker, records=store.records, clock=self.now)
+        self.revocations = Revocations(
+            store.credentials,
+            broker,
+            records=store.records,
+            clock=self.now,
+            after_exp_s=settings.jwt_leeway_s + settings.token_grace_s,
+        )
         self.tasks = Tasks("commands", MAX_COMMANDS, lambda fault: self.report_bug(fault, ""))
         self._closing_revoked: asyncio.TimerHandle | None = None
         self.timers = TimerWheel(loop, lambda fault: self.report_bug(fault, ""))
@@ -195,7 +201,7 @@ class Parts:
             lambda count: self.meter.count("events_lost", count),
             lambda fault: self.report_bug(fault, ""),
         )
-        self.services = ConnectionServices(
+        self.services = ConnectionServices[Connection](
             node=self.node,
             version=f"{__version__} narthex",
             broker=self.broker,
@@ -238,6 +244,9 @@ class Parts:
         controls.on("drain", lambda _: self.stop_server())
         controls.on("revoke", self.revocations.control)
         self.revocations.listen(self._revoked)
+        for ring in (self.tokens.provider_keys, self.tokens.e2e_keys):
+            if ring is not None:
+                ring.on_withdrawn = self._close_signed_by
 
     def _make_lifecycle(self) -> Lifecycle:
         async def nothing() -> None:
@@ -314,6 +323,12 @@ class Parts:
         if self._closing_revoked is None:
             loop = asyncio.get_running_loop()
             self._closing_revoked = loop.call_later(CLOSE_REVOKED_EVERY_S, self._close_revoked)
+
+    def _close_signed_by(self, keys: frozenset[str]) -> None:
+        """A key was withdrawn (it leaked): whom it admitted comes back and is judged again, or stays away."""
+        for connection in self.services.registry:
+            if connection.seed.admit.key_id in keys:
+                connection.close(FORCE_RECONNECT)
 
     def _close_revoked(self) -> None:
         """Close what is covered now: every live socket is asked, because a jti names no user."""

@@ -75,6 +75,9 @@ class KeyRing:
         rules: of the claims; `issuer` and `audiences` are not looked at.
         algorithm: for new keys.
         clock: seconds since the epoch.
+
+    Attributes:
+        on_withdrawn: told the names of keys that were in use and are accepted no longer; must not raise.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class KeyRing:
         self._algorithm: SigningAlgorithm = algorithm
         self._clock = clock
         self._table = KeyTable(())
+        self.on_withdrawn: Callable[[frozenset[str]], None] = _nobody
         self._live: list[SigningKey] = []
         self._signers: list[tuple[SigningKey, Key]] = []  # newest `not_before` first
         self._loaded_at = 0.0
@@ -332,7 +336,14 @@ class KeyRing:
                 ) from error
         self._signers = sorted(signers, key=lambda pair: pair[0].not_before, reverse=True)
         self._table = KeyTable(public)
-        self._live = live
+        before, self._live = self._live, live
+        withdrawn = {key.kid for key in before} - {key.kid for key in live}
+        if withdrawn:
+            self.on_withdrawn(frozenset(withdrawn))
+
+
+def _nobody(_: frozenset[str]) -> None:
+    """Nobody holds on to what a key admitted."""
 
 
 def _retired(key: SigningKey, now: float) -> bool:

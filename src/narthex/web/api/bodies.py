@@ -58,12 +58,16 @@ class Disconnect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Revoke tokens: one by `jti`, all of a `subject`, or all issued before a moment."""
+    """Revoke tokens: one by `jti`, all of a `subject`, or all issued before a moment.
+
+    `until` is how long it is kept, best the token's `exp`; 0: 400 days, because what is forgotten is admitted again.
+    """
 
     kind: Literal["jti", "subject", "issued_before"]
     value: Ident
     tenant: Tenant = DEFAULT_TENANT
     before: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    until: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 

@@ -45,7 +45,9 @@ from narthex.web.problems import client_error, problem
 
 MAX_BODY: Final = 256 * 1024
 CLOCK_SLACK_S: Final = 60.0  # by which an operator's clock may be ahead of ours
-REVOKED_FOR_S: Final = 31 * 86_400.0  # the longest life of a token that narthex itself mints
+REVOKED_FOR_S: Final = (
+    400 * 86_400.0
+)  # other issuers' tokens may live for a year; revocations by hand are few
 B = TypeVar("B", bound=msgspec.Struct)
 
 
@@ -183,13 +185,17 @@ class ServerApi:
                 "Give seconds since the epoch, not ms.",
                 number=422,
             )
+        if body.until and body.until <= now:
+            raise ClientError(
+                "bad_params", "`until` lies in the past.", "Give the token's `exp`, in seconds.", number=422
+            )
         revocation = Revocation(
             kind=body.kind,
             tenant=body.tenant,
             value=body.value,
             at=now,
             cut=body.before or now,
-            until=now + REVOKED_FOR_S,
+            until=body.until + self._revocations.after_exp_s if body.until else now + REVOKED_FOR_S,
             reason=body.reason or f"by {operator.name}",
         )
         await self._revocations.revoke(revocation)
