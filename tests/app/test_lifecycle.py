@@ -125,7 +125,7 @@ async def test_a_drain_that_comes_while_starting_is_final() -> None:
 
 async def test_runs_that_cannot_be_ended_keep_no_socket_open() -> None:
     """The store is away when SIGTERM comes: everybody is told to come back all the same."""
-    registry = Registry()
+    registry: Registry[Connection] = Registry()
     people = [Stub(busy=True) for _ in range(3)]
     for person in people:
         registry.add(person)

@@ -8,12 +8,13 @@ answered in the same call; each that must wait is one bounded task; after `close
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final
 
 from narthex.app.backlog import Backlog
 from narthex.app.entropy import ENTROPY
 from narthex.app.hub.channel import Channel, Delivery
 from narthex.app.seed import Seed
+from narthex.app.services import ConnectionServices, Subscription
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError, NarthexError
@@ -22,9 +23,6 @@ from narthex.protocol import codes
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import PING, encode_error
 from narthex.protocol.session import NEVER, Asked, Phase, Session, SessionFault
-
-if TYPE_CHECKING:
-    from narthex.app.services import ConnectionServices
 
 IN_FLIGHT_LIMIT: Final = 64  # commands of one connection under way: a whole burst of a page that just loaded
 HELD_LIMIT: Final = 64  # commands batched behind connect
@@ -35,14 +33,6 @@ _NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(temporary=True)  # SDKs try 
 
 Handler = Callable[["Connection", Asked], "bytes | Coroutine[object, object, bytes | None] | None"]
 """Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
-
-
-class Subscription(NamedTuple):
-    """A channel this connection listens to."""
-
-    channel: Channel
-    server_side: bool
-    presence: bool
 
 
 class Connection:
@@ -75,7 +65,7 @@ class Connection:
 
     socket: Socket
 
-    def __init__(self, services: ConnectionServices, seed: Seed) -> None:
+    def __init__(self, services: ConnectionServices[Connection], seed: Seed) -> None:
         self.services = services
         self.seed = seed
         self.client = ENTROPY.uuid4()

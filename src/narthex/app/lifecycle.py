@@ -54,7 +54,7 @@ class Lifecycle:
     def __init__(
         self,
         rooms: list[Room],
-        registry: Registry,
+        registry: Registry[Connection],
         drain_runs: Callable[[float], Awaitable[None]],
         busy: Callable[[], Callable[[Connection], bool]],
         *,

@@ -6,36 +6,44 @@ It counts live sockets, never objects somebody forgot to release. Limits are not
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
+from narthex.domain.identity import Identity
 
 
-class Registry:
+class Live(Protocol):
+    """What is counted: `app.connection.Connection`, which is not named here so that imports point one way."""
+
+    identity: Identity | None
+
+
+C = TypeVar("C", bound=Live)
+
+
+class Registry(Generic[C]):
     """Sets of live connections."""
 
     __slots__ = ("_all", "_by_user")
 
     def __init__(self) -> None:
-        self._all: set[Connection] = set()
-        self._by_user: dict[str, set[Connection]] = {}
+        self._all: set[C] = set()
+        self._by_user: dict[str, set[C]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def __iter__(self) -> Iterator[Connection]:
+    def __iter__(self) -> Iterator[C]:
         return iter(list(self._all))
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: C) -> None:
         """It was opened; who it is may not be known yet."""
         self._all.add(connection)
 
-    def identify(self, connection: Connection, user: str) -> None:
+    def identify(self, connection: C, user: str) -> None:
         """Who it is: `Identity.user`."""
         self._by_user.setdefault(user, set()).add(connection)
 
-    def of_user(self, user: str) -> list[Connection]:
+    def of_user(self, user: str) -> list[C]:
         """Live connections of `Identity.user`."""
         return list(self._by_user.get(user, ()))
 
@@ -43,7 +51,7 @@ class Registry:
         """How many distinct users are connected here."""
         return len(self._by_user)
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: C) -> None:
         """It is gone; idempotent."""
         self._all.discard(connection)
         identity = connection.identity

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from narthex.app.backlog import BacklogLimits
 from narthex.app.hub import Hub
+from narthex.app.hub.channel import Channel
 from narthex.app.registry import Registry
 from narthex.app.seed import Seed
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
 from narthex.domain.admission import Admit
+from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import NarthexError
 from narthex.ports.broker import PRESENCE_TTL_S, Broker, Member
 from narthex.ports.telemetry import Meter
-from narthex.protocol.session import NEVER, SessionLimits
+from narthex.protocol.session import NEVER, Asked, SessionLimits
 
 if TYPE_CHECKING:
     from narthex.app.chat import Chat
-    from narthex.app.connection import Connection, Handler
     from narthex.app.quotas import Quotas
-    from narthex.app.rpc.methods import Method
     from narthex.app.runs.engine import RunEngine
 
 LIFE_JITTER: Final = 0.05  # sockets that came together are not rotated together
@@ -38,15 +38,50 @@ class InBandDoor(Protocol):
         """Judge a token of `connect` or `refresh` against what the connection is bound to."""
 
 
-class ConnectionServices:
+class Subscription(NamedTuple):
+    """A channel that a connection listens to."""
+
+    channel: Channel
+    server_side: bool
+    presence: bool
+
+
+class Peer(Protocol):
+    """A connection, as far as it is served here. `app.connection` has the only one, and imports this module."""
+
+    client: str
+    identity: Identity | None
+    seed: Seed
+    subscriptions: dict[str, Subscription]
+
+    def forget(self, name: str) -> Subscription | None:
+        """Leave a channel; None when it was not subscribed."""
+
+
+C = TypeVar("C", bound=Peer)
+C_contra = TypeVar("C_contra", bound=Peer, contravariant=True)
+
+
+class RpcMethod(Protocol[C_contra]):
+    """`app.rpc.methods.Method`."""
+
+    @property
+    def call(self) -> Callable[[C_contra, bytes], object]:
+        """Call it with raw params: its result, or a coroutine of that. Raises ClientError."""
+
+    def allowed(self, identity: Identity) -> bool:
+        """Whether this class of identity may call it at all."""
+
+
+class ConnectionServices(Generic[C]):
     """See the module. The annotated members are set once by wiring before the port opens."""
 
     chat: Chat
     engine: RunEngine
     quotas: Quotas
-    handlers: dict[str, Handler]
-    methods: dict[str, Method]
-    follows_run: Callable[[Connection], bool]
+    handlers: Mapping[str, Callable[[C, Asked], bytes | Coroutine[object, object, bytes | None] | None]]
+    methods: Mapping[str, RpcMethod[C]]
+    follows_run: Callable[[C], bool]
     removals: Callable[[], int]
 
     def __init__(
@@ -83,7 +118,7 @@ class ConnectionServices:
         self.channel_limit = channel_limit
         self.recovery_limit = recovery_limit
         self._max_life_s = max_life_s
-        self.registry = Registry()
+        self.registry: Registry[C] = Registry()
         self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
 
     async def bounded(self, outcome: Coroutine[object, object, bytes | None]) -> bytes | None:
@@ -103,27 +138,27 @@ class ConnectionServices:
 
     # -- presence ------------------------------------------------------------------------------------------
 
-    def _member(self, connection: Connection) -> Member:
+    def _member(self, connection: C) -> Member:
         identity = connection.identity
         assert identity is not None
         info: dict[str, object] | None = {"name": identity.name} if identity.name else None
         return Member(client=connection.client, user=identity.subject, conn_info=info)
 
-    async def join_presence(self, connection: Connection, key: str) -> None:
+    async def join_presence(self, connection: C, key: str) -> None:
         """Record it; presence is best effort, so a broker that is away only delays it."""
         try:
             await self.broker.join(key, self._member(connection))
         except NarthexError as fault:
             self.meter.count("presence_failures", reason=fault.code)
 
-    def keep_present(self, connection: Connection) -> None:
+    def keep_present(self, connection: C) -> None:
         """Called at every ping (well within `PRESENCE_TTL_S`): stay in the lists."""
         assert self.session_limits.ping_every_s < PRESENCE_TTL_S
         for subscription in connection.subscriptions.values():
             if subscription.presence:
                 self._spawn(self.join_presence(connection, subscription.channel.key))
 
-    def leave_presence(self, connection: Connection, key: str) -> None:
+    def leave_presence(self, connection: C, key: str) -> None:
         """Forget it; other nodes are told. If it cannot be said, the entry runs out by itself."""
         self._spawn(self._leave(connection.client, key))
 
@@ -141,7 +176,7 @@ class ConnectionServices:
 
     # -- the end of a connection ---------------------------------------------------------------------------
 
-    def disconnected(self, connection: Connection, code: int) -> None:
+    def disconnected(self, connection: C, code: int) -> None:
         """The one clean-up path: channels, presence, registry, counts."""
         for name in list(connection.subscriptions):
             subscription = connection.forget(name)

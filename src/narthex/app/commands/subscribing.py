@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from narthex.app.commands.reading import RECOVERY_BYTES, read
-from narthex.app.connection import Subscription
 from narthex.app.hub.channel import Channel
+from narthex.app.services import Subscription
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import Identity
 from narthex.ports.broker import Page, Position

@@ -58,7 +58,12 @@ class AguiSite:
     """
 
     def __init__(
-        self, gate: Gate, http: HttpDoor, services: ConnectionServices, store: Store, broker: Broker
+        self,
+        gate: Gate,
+        http: HttpDoor,
+        services: ConnectionServices[Connection],
+        store: Store,
+        broker: Broker,
     ) -> None:
         self._gate = gate
         self._http = http
