@@ -198,7 +198,7 @@ async def test_trims_leave_the_keys_behind(url: str) -> None:
 
 async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
     """A key counts for 120 s and not longer."""
-    clock = broker._clock
+    clock = broker._appender._clock
     assert isinstance(clock, Clock)
     await broker.publish(THREAD, b"1", key="k")
     clock.now += IDEMPOTENCY_WINDOW_S - 1

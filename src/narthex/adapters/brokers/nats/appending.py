@@ -16,6 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
+from narthex.adapters.brokers.answers import Engine
 from narthex.adapters.brokers.nats.channel_log import ChannelLog, Waiting
 from narthex.adapters.brokers.nats.codec import Batch, Entry, decode_batch, encode, marks
 from narthex.adapters.brokers.nats.jetstream import (
@@ -26,9 +27,10 @@ from narthex.adapters.brokers.nats.jetstream import (
     StreamMissing,
     Unavailable,
 )
-from narthex.errors import Bug, DependencyError, Overloaded
+from narthex.errors import Bug, DependencyError
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Published
 
+NATS: Final = Engine("NATS", "JetStream")
 MAX_PENDING: Final = 20_000  # as the embedded broker's: under a second of work when JetStream is well
 MAX_CHANNELS: Final = 20_000  # states kept; an idle one that was dropped is read again in one round trip
 BATCH_ENTRIES: Final = 512
@@ -91,13 +93,9 @@ class Appender:
     ) -> asyncio.Future[Published]:
         """Queue a publication. Raises Overloaded or DependencyError."""
         if not self._accepting:
-            raise DependencyError("broker", "The NATS broker is not running.", "Call start() first.")
+            raise NATS.not_running()
         if self.pending >= self._max_pending:
-            raise Overloaded(
-                "broker",
-                f"{self._max_pending} publications wait for JetStream.",
-                "Come back later; if it lasts, look at the NATS servers.",
-            )
+            raise NATS.full(self._max_pending)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Published] = loop.create_future()
         log = self._log(channel)
@@ -174,7 +172,7 @@ class Appender:
             except (Conflict, Unavailable, StreamMissing) as error:
                 attempt += 1
                 if asyncio.get_running_loop().time() > deadline:
-                    raise _lost(self._timeout_s) from error
+                    raise NATS.late(self._timeout_s) from error
                 await _back_off(attempt)
 
     async def stop(self) -> None:
@@ -350,7 +348,7 @@ class Appender:
         """
         loop = asyncio.get_running_loop()
         while log.waiting and log.waiting[0].deadline <= loop.time():
-            self._fail(log, _lost(self._timeout_s))
+            self._fail(log, NATS.late(self._timeout_s))
         log.alarm = loop.call_at(log.waiting[0].deadline, self._ring, log) if log.waiting else None
 
     def _fail_all(self, log: ChannelLog, error: Exception) -> None:
@@ -379,14 +377,6 @@ def _before(batch: Batch, cutoff: float) -> int | None:
     if not batch.entries or batch.entries[0].at <= cutoff or batch.first == 1:
         return None
     return batch.mark_seq or 1
-
-
-def _lost(timeout_s: float) -> DependencyError:
-    return DependencyError(
-        "broker",
-        f"JetStream did not acknowledge within {timeout_s:g} s.",
-        "Retry with the same key; if it lasts, look at the NATS servers.",
-    )
 
 
 async def _back_off(attempt: int) -> None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
@@ -22,10 +20,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from narthex.adapters.brokers.answers import Patience
 from narthex.adapters.brokers.ending import end
-from narthex.adapters.brokers.nats.appending import Appender
-from narthex.adapters.brokers.nats.codec import Batch, Notice, decode_live, encode, token
+from narthex.adapters.brokers.ends import KnownEnds
+from narthex.adapters.brokers.nats.appending import NATS, Appender
+from narthex.adapters.brokers.nats.codec import Notice, decode_live, encode, token
 from narthex.adapters.brokers.nats.connection import connect, parse_address
+from narthex.adapters.brokers.nats.guard import StreamGuard
 from narthex.adapters.brokers.nats.jetstream import JetStream, Refused, StreamMissing, Unavailable
 from narthex.adapters.brokers.nats.presence import PresenceStream
 from narthex.adapters.brokers.nats.reading import PageReader
@@ -41,7 +42,7 @@ from narthex.adapters.brokers.nats.streams import (
 )
 from narthex.adapters.brokers.nats.subscriptions import Subscriptions
 from narthex.adapters.machine import boot_id
-from narthex.errors import DependencyError, NarthexError
+from narthex.errors import DependencyError
 from narthex.ports.broker import (
     BrokerHandler,
     Control,
@@ -55,8 +56,6 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 12.0  # a new leader was seen to answer after 7.9 s
 HOUSEKEEPING_S: Final = 1.0
-WATCH_AGAIN_S: Final = 0.5  # while JetStream is away
-PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message a subject
 
 _log = structlog.get_logger("narthex.broker")
 _decode_control = msgspec.json.Decoder(Control).decode
@@ -82,8 +81,14 @@ class NatsBroker:
     ) -> None:
         self._address = parse_address(url)
         self.durability = durability(self._address.replicas or 1)
-        self._timeout_s = timeout_s
-        self._clock = clock
+        self._patience = Patience(
+            NATS,
+            self._address.shown,
+            timeout_s,
+            passing=(Unavailable, StreamMissing),
+            heal=self._heal,
+            stopping=lambda: self._stopping,
+        )
         self._client_now: Client | None = None
         self._names = names = Names(self._address.prefix)
         self._stream = JetStream(self._client, names.log_stream)
@@ -97,17 +102,24 @@ class NatsBroker:
             epoch=epoch,
             timeout_s=timeout_s,
             clock=clock,
-            doubt=self._on_doubt,
+            doubt=lambda: self._guard.doubt(),  # noqa: PLW0108 - the guard is made of this appender
             max_body=lambda: self._client().max_payload,
         )
         self._reader = PageReader(self._stream, subject=subject, epoch=epoch)
         self._presence_api = JetStream(self._client, names.presence_stream)
         self._presence = PresenceStream(self._presence_api, names)
         self._subscriptions = Subscriptions(self._client, names.live, self._on_live)
-        self._tops: dict[str, Position] = {}
+        self._ends = KnownEnds()
+        self._guard = StreamGuard(
+            self._stream,
+            self._log_stream,
+            self._appender,
+            subject=subject,
+            changed=lambda: self._send(names.epoch, b""),
+            connected=self._connected,
+            resync=self._resync,
+        )
         self._tasks: list[asyncio.Task[None]] = []
-        self._suspect = asyncio.Event()  # the stream may have another leader, or be another one
-        self._missed = False  # publications may have been told to nobody meanwhile
         self._handler: BrokerHandler | None = None
         self._node = ""
         self._stopping = False
@@ -119,7 +131,7 @@ class NatsBroker:
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect, make sure of the streams, listen. Raises ConfigError or DependencyError."""
-        self._handler, self._node = handler, node
+        self._handler, self._node, self._guard.node = handler, node, node
         try:
             await self._connect()
             replicas = self._address.replicas or default_replicas(self._client())
@@ -132,7 +144,10 @@ class NatsBroker:
         self._tasks = [
             asyncio.create_task(self._subscriptions.run(), name="nats subscriptions"),
             asyncio.create_task(self._housekeeping(), name="nats housekeeping"),
-            asyncio.create_task(self._watch_stream(), name="nats stream watch"),
+            asyncio.create_task(
+                self._guard.run(lambda: self._open_streams(self._log_stream.replicas)),
+                name="nats stream guard",
+            ),
         ]
 
     async def stop(self) -> None:
@@ -156,11 +171,11 @@ class NatsBroker:
     def unsubscribe(self, channel: str) -> None:
         """See the port."""
         self._subscriptions.drop(channel)
-        self._tops.pop(channel, None)
+        self._ends.forget(channel)
 
     def known_position(self, channel: str) -> Position | None:
         """The end of a subscribed channel's log, as far as the handler was told."""
-        return self._tops.get(channel)
+        return self._ends.find(channel)
 
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
@@ -172,16 +187,15 @@ class NatsBroker:
             return await self._reader.page(channel, since, limit, reverse)
 
         page = await self._retrying(read)
-        known = self._tops.get(channel)
-        if self._subscriptions.wants(channel) and (known is None or known.offset < page.top.offset):
-            self._tops[channel] = page.top
+        if self._subscriptions.wants(channel):
+            self._ends.read(channel, page.top)
         return page
 
     async def remove(self, channel: str) -> None:
         """See the port."""
         self._running()
         await self._appender.remove(channel, new_epoch())
-        self._tops.pop(channel, None)
+        self._ends.forget(channel)
 
     async def trim(self, channel: str, through: int) -> None:
         """See the port; not done while more keys count than a message holds. Raises DependencyError."""
@@ -213,22 +227,11 @@ class NatsBroker:
         """See the port; no retries beyond one leader's answer, because health is asked for now."""
         client = self._running()
         try:
-            seq = await self._append_mark()
-            last = await self._stream.last(self._mark_subject())
+            await self._guard.ping()
         except (Unavailable, StreamMissing, Refused) as error:
             raise self._unreachable(error) from error
-        if last is None or last.seq < seq or not client.is_connected:
-            raise DependencyError(
-                "broker", "JetStream did not give back what was stored.", "Look at its log."
-            )
-
-    def _mark_subject(self) -> str:
-        return self._subject(f"narthex/ping:{zlib.crc32(self._node.encode()) % PING_SUBJECTS}")
-
-    async def _append_mark(self) -> int:
-        """Append a message that means nothing; its sequence, which a majority has agreed on."""
-        body = encode(Batch(secrets.token_bytes(8), "", 1, 0, 0, []))
-        return await self._stream.publish(self._mark_subject(), body, expected=None, rollup=True)
+        if not client.is_connected:
+            raise self._unreachable(Unavailable("the connection is down"))
 
     async def _drop(self, channel: str, through: int) -> None:
         seq = await self._reader.sequence_of(channel, through + 1)
@@ -246,37 +249,23 @@ class NatsBroker:
 
     def _running(self) -> Client:
         if self._client_now is None or self._stopping:
-            raise DependencyError("broker", "The NATS broker is not running.", "Call start() first.")
+            raise NATS.not_running()
         return self._client_now
 
     def _unreachable(self, error: Exception) -> DependencyError:
-        return DependencyError(
-            "broker",
-            f"JetStream at {self._address.shown} did not answer: {error}.",
-            "Retry; if it lasts, look at the NATS servers.",
-        )
+        return NATS.silent(self._address.shown, str(error))
 
     async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it works or `timeout_s` is over."""
+        """Call until it works or `timeout_s` is over. Raises DependencyError."""
         self._running()
-        wait = 0.05
         try:
-            async with asyncio.timeout(self._timeout_s):
-                while True:
-                    try:
-                        return await call()
-                    except (Unavailable, StreamMissing) as error:
-                        last_error: Exception = error
-                        if self._stopping:
-                            raise self._unreachable(error) from error
-                    if isinstance(last_error, StreamMissing):
-                        self._on_doubt()
-                    await asyncio.sleep(wait)
-                    wait = min(wait * 2, 0.5)
-        except TimeoutError as late:
-            raise self._unreachable(Unavailable(f"no answer within {self._timeout_s:g} s")) from late
+            return await self._patience.call(call)
         except Refused as refused:
             raise self._unreachable(refused) from refused
+
+    async def _heal(self, fault: Exception) -> None:
+        if isinstance(fault, StreamMissing):
+            self._guard.doubt()
 
     async def _connect(self) -> None:
         self._client_now = client = await connect(
@@ -291,9 +280,9 @@ class NatsBroker:
             await self._presence_api.listen()
             await client.subscribe(self._names.control_all, cb=self._on_control)
             await client.subscribe(self._names.control_node + token(self._node), cb=self._on_control)
-            await client.subscribe(self._names.epoch, cb=self._on_suspect)
+            await client.subscribe(self._names.epoch, cb=self._guard.on_missed)
             await client.subscribe(
-                f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{self._names.log_stream}", cb=self._on_suspect
+                f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{self._names.log_stream}", cb=self._guard.on_missed
             )
         except NatsError as error:
             raise self._unreachable(error) from error
@@ -304,21 +293,23 @@ class NatsBroker:
             with contextlib.suppress(NatsError, OSError):
                 await client.close()
 
+    async def _connected(self) -> bool:
+        """Make another connection where the library gave up; whether it is another one. Raises DependencyError."""
+        if self._client_now is not None and not self._client_now.is_closed:
+            return False
+        await self._disconnect()
+        await self._connect()
+        self._subscriptions.renew()
+        return True
+
     async def _open_streams(self, replicas: int) -> None:
-        seen = self._appender.highest_seq  # before the question: acknowledgements overtake its answer
-        last = await self._log_stream.ensure(replicas, server_name(self._client()))
-        if self._log_stream.made:  # a new one has an epoch of its own
-            self._appender.highest_seq = last
-            await self._send(self._names.epoch, b"")
-        elif last < seen:  # unless a leader that was cut off answered: only the real one can append
-            last = await self._append_mark() - 1
-        if not self._log_stream.made and (last < seen or self._log_stream.rebooted):
-            _log.error("broker_lost_publications", last=last, expected=seen)
-            self._appender.highest_seq = last
-            await self._log_stream.change_epoch()
-            await self._send(self._names.epoch, b"")
-        self._appender.highest_seq = max(last, self._appender.highest_seq)
+        await self._guard.open(replicas, server_name(self._client()))
         await ensure_presence(self._presence_api, self._names, replicas)
+
+    def _resync(self) -> None:
+        self._ends.clear()
+        if self._handler is not None:
+            self._handler.resync(None)
 
     def _on_live(self, message: Msg) -> None:
         """A message of a followed channel. Called inside the library's read loop, which must not meet our bugs."""
@@ -342,7 +333,7 @@ class NatsBroker:
             return
         self._appender.heard(channel, found, message.headers or {})
         epoch = self._log_stream.epoch(found.incarnation)
-        self._tops[channel] = Position(found.top, epoch)
+        self._ends.told(channel, Position(found.top, epoch))
         for publication in found.publications():
             self._handler.publication(channel, publication, epoch)
 
@@ -356,60 +347,19 @@ class NatsBroker:
             self._handler.control(found)
 
     async def _on_disconnected(self) -> None:
-        self._tops.clear()
+        self._ends.clear()
 
     async def _on_reconnected(self) -> None:
-        self._missed = True
-        self._suspect.set()
-
-    async def _on_suspect(self, _: Msg) -> None:
-        self._missed = True
-        self._suspect.set()
-
-    def _on_doubt(self) -> None:
-        """Look whether the stream is there; what was told meanwhile was not missed for that."""
-        self._suspect.set()
+        self._guard.missed()
 
     async def _on_error(self, error: Exception) -> None:
         _log.warning("broker_connection", error=type(error).__name__)
-
-    async def _watch_stream(self) -> None:
-        """After a reconnect or an election: is it the same log, does it still end where it did? Then re-read."""
-        away = False
-        while True:
-            await self._suspect.wait()
-            self._suspect.clear()
-            try:
-                if self._client_now is None or self._client_now.is_closed:
-                    await self._disconnect()
-                    await self._connect()
-                    self._subscriptions.renew()
-                    self._missed = True
-                before = self._log_stream.base_epoch
-                await self._open_streams(self._log_stream.replicas)
-                if before != self._log_stream.base_epoch:
-                    _log.warning("broker_epoch_changed")
-                    self._appender.forget()
-                    self._missed = True
-            except (NarthexError, Unavailable, StreamMissing, Refused) as error:
-                if not away:
-                    _log.warning("broker_away", error=str(error))
-                away = True
-                self._suspect.set()
-                await asyncio.sleep(WATCH_AGAIN_S)
-                continue
-            away = False
-            if self._missed:
-                self._missed = False
-                self._tops.clear()
-                if self._handler is not None:
-                    self._handler.resync(None)
 
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             if self._client_now is not None and self._client_now.is_closed:
-                self._suspect.set()
+                self._guard.doubt()
             for channel, member in self._presence.expire(time.monotonic()):
                 await self._notify(channel, Notice(member, False))
 

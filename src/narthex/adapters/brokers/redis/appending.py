@@ -16,11 +16,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
 
+from narthex.adapters.brokers.answers import Engine
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
 from narthex.adapters.brokers.redis.scripts import Names
-from narthex.errors import Bug, DependencyError, Overloaded
+from narthex.errors import Bug, DependencyError
 from narthex.ports.broker import Published
 
+REDIS: Final = Engine("Redis", "Redis")
 MAX_PENDING: Final = 20_000  # as the embedded broker's
 BATCH_ENTRIES: Final = 128  # the server does nothing else meanwhile: about 2 ms
 BATCH_BYTES: Final = 4 << 20
@@ -78,13 +80,9 @@ class Appender:
     ) -> asyncio.Future[Published]:
         """Queue a publication. Raises Overloaded or DependencyError."""
         if not self._accepting:
-            raise DependencyError("broker", "The Redis broker is not running.", "Call start() first.")
+            raise REDIS.not_running()
         if len(self._queue) >= self._max_pending:
-            raise Overloaded(
-                "broker",
-                f"{self._max_pending} publications wait for Redis.",
-                "Come back later; if it lasts, look at the Redis server.",
-            )
+            raise REDIS.full(self._max_pending)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Published] = loop.create_future()
         chosen = f"k{key}" if key is not None else f"r{secrets.token_urlsafe(12)}"
@@ -181,13 +179,7 @@ class Appender:
         while self._queue and self._queue[0].deadline <= loop.time():
             waiting = self._queue.popleft()
             if not waiting.future.done():
-                waiting.future.set_exception(
-                    DependencyError(
-                        "broker",
-                        f"Redis did not acknowledge within {self._timeout_s:g} s.",
-                        "Retry with the same key; if it lasts, look at the Redis server.",
-                    )
-                )
+                waiting.future.set_exception(REDIS.late(self._timeout_s))
         self._alarm = loop.call_at(self._queue[0].deadline, self._ring) if self._queue else None
 
     def _fail(self, batch: list[Waiting], error: Exception) -> None:

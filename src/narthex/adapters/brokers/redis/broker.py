@@ -19,9 +19,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from narthex.adapters.brokers.answers import Patience
 from narthex.adapters.brokers.ending import end
+from narthex.adapters.brokers.ends import KnownEnds
 from narthex.adapters.brokers.redis import scripts
-from narthex.adapters.brokers.redis.appending import Appender
+from narthex.adapters.brokers.redis.appending import REDIS, Appender
 from narthex.adapters.brokers.redis.connection import (
     FAULTS,
     NewRun,
@@ -80,7 +82,14 @@ class RedisBroker:
     ) -> None:
         self._address = parse_address(url)
         self.durability = durability("everysec")
-        self._timeout_s = timeout_s
+        self._patience = Patience(
+            REDIS,
+            self._address.shown,
+            timeout_s,
+            passing=(NewRun, *FAULTS),
+            heal=self._heal,
+            stopping=lambda: self._stopping,
+        )
         self._kept = (kept_count, kept_age_s)
         self._names = scripts.Names(self._address.prefix)
         self._scripts = {
@@ -98,13 +107,13 @@ class RedisBroker:
             )
         }
         self._appender = Appender(self._names, self._append, attach=self._attach, timeout_s=timeout_s)
-        self._listener = Listener(self._client, self._told, lost=self._forget, renewed=self._renewed)
+        self._ends = KnownEnds()
+        self._listener = Listener(self._client, self._told, lost=self._ends.clear, renewed=self._renewed)
         self._listening: asyncio.Task[None] | None = None
         self._attaching = asyncio.Lock()
         self._client_now: Redis | None = None
         self._run_id = ""
         self._epoch = ""
-        self._tops: dict[str, Position] = {}
         self._handler: BrokerHandler | None = None
         self._node = ""
         self._stopping = False
@@ -163,11 +172,11 @@ class RedisBroker:
     def unsubscribe(self, channel: str) -> None:
         """See the port."""
         self._listener.drop(self._names.told(channel))
-        self._tops.pop(channel, None)
+        self._ends.forget(channel)
 
     def known_position(self, channel: str) -> Position | None:
         """The end of a subscribed channel's log, as far as the handler was told."""
-        return self._tops.get(channel)
+        return self._ends.find(channel)
 
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
@@ -181,15 +190,14 @@ class RedisBroker:
             return await self._page(channel, since, count, reverse)
 
         page = await self._retrying(read)
-        known = self._tops.get(channel)
-        if self._listener.wants(told) and (known is None or known.offset < page.top.offset):
-            self._tops[channel] = page.top
+        if self._listener.wants(told):
+            self._ends.read(channel, page.top)
         return page
 
     async def remove(self, channel: str) -> None:
         """See the port."""
         await self._retrying(lambda: self._on_channel("REMOVE", channel, secrets.token_urlsafe(6)))
-        self._tops.pop(channel, None)
+        self._ends.forget(channel)
 
     async def trim(self, channel: str, through: int) -> None:
         """See the port."""
@@ -237,33 +245,16 @@ class RedisBroker:
             with contextlib.suppress(*FAULTS):
                 await client.aclose()
 
-    def _unreachable(self, why: str) -> DependencyError:
-        return DependencyError(
-            "broker",
-            f"Redis at {self._address.shown} did not answer: {why}.",
-            "Retry; if it lasts, look at the Redis server.",
-        )
-
     async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it works or `timeout_s` is over."""
+        """Call until it works or `timeout_s` is over. Raises DependencyError."""
         if self._client_now is None or self._stopping:
-            raise DependencyError("broker", "The Redis broker is not running.", "Call start() first.")
-        wait = 0.05
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                while True:
-                    try:
-                        return await call()
-                    except NewRun:
-                        with contextlib.suppress(*FAULTS):
-                            await self._attach()
-                    except FAULTS as error:
-                        if self._stopping:
-                            raise self._unreachable(type(error).__name__) from error
-                    await asyncio.sleep(wait)
-                    wait = min(wait * 2, 0.5)
-        except TimeoutError as late:
-            raise self._unreachable(f"nothing within {self._timeout_s:g} s") from late
+            raise REDIS.not_running()
+        return await self._patience.call(call)
+
+    async def _heal(self, fault: Exception) -> None:
+        if isinstance(fault, NewRun):
+            with contextlib.suppress(*FAULTS):
+                await self._attach()
 
     async def _shielded(self, command: Awaitable[T]) -> T:
         """Run a command that a cancelled caller leaves running: see the rule in connection.py."""
@@ -328,7 +319,7 @@ class RedisBroker:
                 epoch = changed.decode()
             self._run_id, self._epoch = settings.run_id, epoch
             self._appender.highest_seq = seq
-            self._forget()
+            self._ends.clear()
 
     def _lost_something(self, settings: Settings, seq0: int, first: bool) -> bool:
         """Whether acknowledged publications may be missing after a restart or fail-over of the server."""
@@ -353,15 +344,12 @@ class RedisBroker:
             size = int(length)
             tags = _decode_tags(tail[:size]) if size else None
             position = Position(int(offset), epoch.decode())
-            self._tops[channel] = position
+            self._ends.told(channel, position)
             self._handler.publication(
                 channel, Publication(position.offset, tail[size:], tags, float(at)), position.epoch
             )
         else:
             self._handler.presence(channel, _decode_member(rest), kind == b"J")
-
-    def _forget(self) -> None:
-        self._tops.clear()
 
     async def _renewed(self) -> None:
         """The listener is back: the server may be another run, and something may have been missed."""
