@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,7 @@ from cyclopts import Parameter
 
 from narthex.cli.given import given_headers, given_token, seconds_of, usage
 from narthex.doctor import canary
+from narthex.doctor.observations import Step
 from narthex.doctor.target import Target, parse_target
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 
@@ -107,16 +110,29 @@ class _Runner:
         return self._tally
 
     async def _round(self) -> None:
-        seen = await canary.one_round(
+        seen = await self._seen()
+        self._tally.add(seen)
+        if self._prometheus is None:
+            print(canary.as_json_line(seen, self._target.shown), flush=True)
+            return
+        text = canary.as_prometheus(seen, self._tally, self._target.shown)
+        try:
+            await asyncio.to_thread(canary.write_textfile, self._prometheus, text)
+        except (
+            OSError
+        ) as error:  # the next round may be able to; a file that grows old is an alert of its own
+            print(f"error: {self._prometheus} cannot be written ({error.strerror}).", file=sys.stderr)
+
+    async def _seen(self) -> canary.Round:
+        try:
+            token = given_token(self._token)
+        except ClientError as error:  # its file is being replaced, or has gone
+            step = Step(name="token", ok=False, ms=0.0, detail=error.message)
+            return canary.Round(at=time.time(), steps=(step,))
+        return await canary.one_round(
             self._target,
-            token=given_token(self._token),
+            token=token,
             headers=self._headers,
             timeout_s=self._timeout_s,
             ca_file=self._ca_file,
         )
-        self._tally.add(seen)
-        if self._prometheus is None:
-            print(canary.as_json_line(seen, self._target.shown), flush=True)
-        else:
-            text = canary.as_prometheus(seen, self._tally, self._target.shown)
-            await asyncio.to_thread(canary.write_textfile, self._prometheus, text)
