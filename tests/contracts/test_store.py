@@ -315,6 +315,15 @@ class TestThreads:
         assert await store.threads.search("a", "ann", "tomatoes absent", limit=10) == []
         assert len(await store.threads.search("a", "ann", "garden", limit=1)) == 1
 
+    @pytest.mark.parametrize("tenant", ["a", "a_b", "-", "_", "~."])
+    async def test_search_finds_in_every_tenant(self, store: Store, tenant: str) -> None:
+        """Also where its name has no letter; signs in a search text are no words."""
+        await store.threads.create(thread("t1", tenant, title="hello_there"))
+        for text in ("hello", "there __", "_ hel", "hello_the"):
+            hits = await store.threads.search(tenant, "ann", text, limit=5)
+            assert [hit.thread_id for hit in hits] == ["t1"], text
+        assert await store.threads.search("other", "ann", "hello", limit=5) == []
+
     @pytest.mark.parametrize(
         "text",
         ["", " ", '"', "'; DROP TABLE threads; --", "a OR", "NEAR(", "*", "a:b", "&|!()", "ä*", "-x", "\0"],

@@ -16,7 +16,7 @@ from narthex.adapters.stores.sql.operation import Statement, marks
 
 MAX_WORDS: Final = 16  # of a search text; each is a list to intersect
 SNIPPET_WORDS: Final = 16
-_WORD: Final = re.compile(r"\w+")
+_WORD: Final = re.compile(r"[^\W_]+")  # as both engines cut: an underscore is between words
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,11 +119,12 @@ def _sqlite_search(
     tenant: str, user_id: str, found: list[str], limit: int, kept: Callable[[str], Statement]
 ) -> Statement:
     # The tenant's own words narrow the index scan; `t.tenant = ?` is what isolates.
-    scope = " ".join(words(tenant)) or "_"
+    found_in = words(tenant)  # of a name of signs only, such as "-", the index has nothing
+    scope = f'tenant : "{" ".join(found_in)}" AND ' if found_in else ""
     text = " AND ".join(f'"{word}"' for word in found) + "*"
     # Quoted words have no syntax in them: `words` yields \w characters only.
-    message_query = f'tenant : "{scope}" AND content : ({text})'
-    title_query = f'tenant : "{scope}" AND title : ({text})'
+    message_query = f"{scope}content : ({text})"
+    title_query = f"{scope}title : ({text})"
     mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
     (thread_kept, thread_values), (message_kept, message_values) = kept("t.updated_at"), kept("x.created_at")
     return (
