@@ -146,6 +146,14 @@ def test_derived_ids_belong_to_one_user() -> None:
     assert derived_id("thread", ADA, "m") != derived_id("message", ADA, "m")
 
 
+async def test_a_thread_that_is_there_already_is_given_as_it_is(house: House) -> None:
+    """Made again with another title: the first one's stays, and is told."""
+    await house.chat.create(ADA, "first", "t-1")
+    assert (await house.chat.create(ADA, "second", "t-1")).title == "first"
+    with pytest.raises(ClientError):
+        await house.chat.create(FOREIGN, "mine", "t-1")
+
+
 async def test_whoever_stays_has_an_owner(house: House) -> None:
     """The owner may leave: who has been there longest is the owner then, and everybody hears of it."""
     thread = (await house.chat.create(ADA, "t")).thread_id

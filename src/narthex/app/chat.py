@@ -111,7 +111,7 @@ class Chat:
         owner = self._owners.plan_of(identity)
         if not await self._threads.create(thread, plan=owner.plan, plan_at=owner.at):
             await self.require(identity, thread.thread_id)
-            return thread
+            return await self._threads.get(identity.tenant, thread.thread_id) or thread
         await self._notices.tell(
             identity.tenant,
             [identity.subject],
