@@ -28,6 +28,7 @@ from narthex.app.e2e import Admissions, KeyProofs
 from narthex.app.handshake import FrontDoor
 from narthex.app.hub import Hub, HubLimits
 from narthex.app.lifecycle import Lifecycle, Room, State
+from narthex.app.loop_lag import LoopLag
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
 from narthex.app.retention import Retention, Round
@@ -263,7 +264,9 @@ class Parts:
             await self.verifier.stop()
             await self.tokens.fetcher.stop()
 
+        lag = LoopLag(self.meter)
         rooms = [
+            Room("loop lag", lag.start, lag.stop),
             Room("store", self.store.start, self.store.stop),
             Room("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
             Room("tokens", self.verifier.start, stop_tokens),

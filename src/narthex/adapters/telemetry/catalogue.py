@@ -14,6 +14,9 @@ PREFIX: Final = "narthex_"
 QUICK_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds: an unhindered handshake is under a millisecond, its deadline is 10 s."""
 
+LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Seconds: no slice of a fan-out may hold the loop over 20 ms."""
+
 Mode = Literal["all", "livesum", "livemax", "livemostrecent"]
 
 
@@ -71,6 +74,9 @@ CATALOGUE: Final = (
     _gauge("info", "Always 1; its labels say what runs.", "version", "environment", mode="livemostrecent"),
     _gauge("auth_bypass_active", "1 while test identities are admitted.", mode="livemax"),
     _counter("events_lost", "Acknowledged events that could not be recovered. Must stay 0."),
+    _histogram(
+        "loop_lag_seconds", "How late a timer of the event loop was, ten times a second.", buckets=LAG_BUCKETS
+    ),
     _counter("recoveries", "Recoveries asked for by clients.", "result"),
     _counter("messages_ignored", "Messages of clients that nothing handles.", "reason"),
     _counter("presence_failures", "Presence updates that a broker did not take.", "reason"),
