@@ -293,16 +293,6 @@ class PostgresServer(Server):
         ready = [str(self._binaries / "pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]
         return super().answers() and subprocess.run(ready, check=False, capture_output=True).returncode == 0
 
-    def children(self) -> list[int]:
-        """The process ids of its back ends."""
-        assert self._process is not None
-        return [child.pid for child in psutil.Process(self._process.pid).children(recursive=True)]
-
-    def signal_child(self, pid: int, name: str) -> None:
-        """Send SIG`name` to one of its back ends."""
-        if pid in self.children():
-            os.kill(pid, signal.Signals[f"SIG{name}"])
-
     def kill(self) -> None:
         """SIGKILL of the postmaster: its children notice and end; their shared memory is recovered at start."""
         super().kill()

@@ -258,12 +258,11 @@ def _work(orders: Orders, ready: Event) -> None:
 
 def _serve(settings: Settings, orders: Orders, ready: Event) -> int:
     from narthex.adapters.edge.server import run
-    from narthex.adapters.stores.sqlite import SqliteStore
-    from narthex.wiring.engines import broker_at, make_broker
+    from narthex.wiring.engines import broker_at, make_broker, make_store
     from narthex.wiring.gateway import Gateway
 
     broker = broker_at(orders.broker_url) if orders.broker_url else make_broker(settings)
-    store = SqliteStore(settings.data_dir / "narthex.db", beside=True) if orders.beside else None
+    store = make_store(settings, beside=True) if orders.beside else None
     gateway = Gateway(settings, broker=broker, store=store)
 
     async def serve() -> bool:

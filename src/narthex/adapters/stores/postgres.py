@@ -196,7 +196,7 @@ class PostgresEngine:
             async with self._connection() as connection:
                 if not writes:
                     return await _drive(connection, operation)
-                async with connection.transaction():
+                async with _transaction(connection):
                     if statement_s is not None:
                         await connection.execute(f"SET LOCAL statement_timeout = {int(statement_s * 1000)}")
                     return await _drive(connection, operation, statement_s)
@@ -218,6 +218,9 @@ class PostgresEngine:
         connection = await pool.acquire(timeout=self._timeout_s)
         try:
             yield connection
+        except (asyncio.CancelledError, TimeoutError):
+            connection.terminate()  # nobody answers on it: giving it back would wait for that once more
+            raise
         finally:
             await pool.release(connection)
 
@@ -247,6 +250,23 @@ class PostgresEngine:
 async def _leave_as_it_is(connection: Any) -> None:
     """On giving a connection back: nothing here changes a session, and resetting it is a round trip."""
     del connection
+
+
+@asynccontextmanager
+async def _transaction(connection: Any) -> AsyncIterator[None]:
+    """Begin; commit, or roll back. Where no answer came in time neither is asked for: without its connection
+    the server rolls back by itself.
+    """
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    except (asyncio.CancelledError, TimeoutError):
+        raise
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await transaction.commit()
 
 
 async def _drive(connection: Any, operation: Operation[T], statement_s: float | None = None) -> T:
