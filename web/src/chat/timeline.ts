@@ -133,7 +133,7 @@ export class Timeline {
     if (this.#index.has(messageId)) {
       this.#items = this.#items.filter((other) => other.id !== id);
     } else {
-      this.#items = this.#items.with(place, { ...item, id: messageId, state: "sent", problem: "" });
+      this.#items = replaced(this.#items, place, { ...item, id: messageId, state: "sent", problem: "" });
     }
     this.#reindex();
   }
@@ -333,7 +333,7 @@ export class Timeline {
       this.#index.set(item.id, this.#items.length);
       this.#items = [...this.#items, item];
     } else {
-      this.#items = this.#items.with(place, item);
+      this.#items = replaced(this.#items, place, item);
     }
   }
 
@@ -343,13 +343,20 @@ export class Timeline {
     if (place === undefined || this.#index.has(item.id)) return this.#put(item);
     let end = place + 1;
     while (this.#items[end]?.kind === "run") end += 1;
-    this.#items = this.#items.toSpliced(end, 0, item);
+    this.#items = [...this.#items.slice(0, end), item, ...this.#items.slice(end)];
     this.#reindex();
   }
 
   #reindex(): void {
     this.#index = new Map(this.#items.map((item, place) => [item.id, place]));
   }
+}
+
+/** The list with another item at a place; `with` would do it, and is not in Node 18, the oldest that builds this. */
+function replaced(items: readonly Item[], place: number, item: Item): Item[] {
+  const changed = [...items];
+  changed[place] = item;
+  return changed;
 }
 
 /** The run's answer as Markdown text. */
