@@ -122,3 +122,19 @@ def test_a_decorated_function_stays_what_it_is() -> None:
     found = python_agent("x:mine", mine)
     assert (found.name, found.restartable, found.description) == ("mine", True, "My own.")
     assert found.function is mine
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pydantic AI alone is not enough: its AG-UI side is an extra."""
+    monkeypatch.setitem(sys.modules, "pydantic_ai.ui.ag_ui", None)
+    monkeypatch.delitem(sys.modules, "narthex.adapters.agents.pydantic_ai", raising=False)
+    with pytest.raises(ConfigError, match=r"pip install 'narthex\[pydantic-ai\]'"):
+        load_agent("tests.adapters.agents.pydantic_agents:weather")
+
+
+def test_a_script_that_exits_is_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not take the gateway with it, with an exit code of its own."""
+    (tmp_path / "script_that_exits.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="importing script_that_exits raised SystemExit"):
+        load_agent("script_that_exits:agent")

@@ -63,7 +63,12 @@ def _from_object(spec: str, found: Any, name: str) -> Agent:
     if isinstance(found, Agent):
         return found
     if type(found).__module__.partition(".")[0] == "pydantic_ai":
-        from narthex.adapters.agents.pydantic_ai import pydantic_agent
+        try:
+            from narthex.adapters.agents.pydantic_ai import pydantic_agent
+        except ImportError as fault:
+            raise ConfigError(
+                [f"Agent {spec} needs {fault.name}. Install it: pip install 'narthex[pydantic-ai]'."]
+            ) from fault
 
         return pydantic_agent(spec, found, name=name)
     if not callable(found):
@@ -86,7 +91,7 @@ def _imported(spec: str, module: str, path: str) -> Any:
         raise ConfigError(
             [f"Agent {spec}: there is no module {missing!r} here ({here}) or among the installed packages."]
         ) from fault
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:  # a script that runs and exits when it is imported
         raise ConfigError(
             [f"Agent {spec}: importing {module} raised {type(fault).__name__}: {fault}."]
         ) from fault
