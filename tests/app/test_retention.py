@@ -159,6 +159,24 @@ async def test_a_thread_that_goes_on_loses_its_older_part(house: House) -> None:
     assert (await house.broker.history(key, since=Position(60, page.top.epoch))).complete
 
 
+async def test_an_id_that_is_past_its_limit_is_free_for_its_owner(house: House) -> None:
+    """A client that always uses one id (AG-UI) begins anew and need not wait for a round; nobody else takes it."""
+    who = owner("free")
+    thread = (await house.chat.create(who, "Talk", "main")).thread_id
+    await house.say(who, thread, "old")
+    house.time = BEGAN + 31 * DAY_S
+    with pytest.raises(ClientError):
+        await house.chat.create(owner("free", "bob"), "Mine", "main")
+    again = await house.chat.create(who, "Anew", "main")
+    assert again.created_at == house.time
+    assert await house.shown(who, "main") == []
+    assert await house.logged("main") == 0
+    await house.say(who, "main", "new")
+    assert (await house.retention.round()).logs == 0
+    assert await house.shown(who, "main") == ["new"]
+    assert (await house.chat.create(who, "Once more", "main")).title == "Anew"
+
+
 async def test_an_upgrade_counts_before_anything_is_hidden_or_deleted(house: House) -> None:
     """The first thing that an upgraded user does shows their old threads; the round then leaves them alone."""
     who = owner("free")

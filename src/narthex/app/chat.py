@@ -98,7 +98,9 @@ class Chat:
     # -- threads -------------------------------------------------------------------------------------------
 
     async def create(self, identity: Identity, title: str, thread_id: str = "") -> Thread:
-        """A new thread of which `identity` is the owner; with a given id, the one that is there already."""
+        """A new thread of which `identity` is the owner; with a given id, the one that is there already. Their own
+        that is past its limit and was not deleted yet makes way for the new one.
+        """
         now = self._now()
         thread = Thread(
             thread_id=thread_id or uuid.uuid4().hex,
@@ -109,7 +111,10 @@ class Chat:
             updated_at=now,
         )
         owner = self._owners.plan_of(identity)
-        if not await self._threads.create(thread, plan=owner.plan, plan_at=owner.at):
+        made = await self._threads.create(thread, plan=owner.plan, plan_at=owner.at)
+        if not made and await self._made_way(identity, thread.thread_id):
+            made = await self._threads.create(thread, plan=owner.plan, plan_at=owner.at)
+        if not made:
             await self.require(identity, thread.thread_id)
             return await self._threads.get(identity.tenant, thread.thread_id) or thread
         await self._notices.tell(
@@ -214,17 +219,31 @@ class Chat:
         await self.require(identity, thread_id, owner=True)
         members = await self._threads.members(identity.tenant, thread_id)
         await self._delete_idle(identity, thread_id)
-        key = channel_key(identity.tenant, thread_channel(thread_id))
-        await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
-        await self._broker.remove(key)
-        with contextlib.suppress(DependencyError):  # the next round of the retention does it again
-            await self._threads.log_cut_done(LogCut(tenant=identity.tenant, thread_id=thread_id, before=0.0))
+        await self._remove_log(identity.tenant, thread_id)
         await self._notices.tell(
             identity.tenant,
             [member.user_id for member in members],
             "narthex.thread_deleted",
             {"threadId": thread_id, "by": identity.subject},
         )
+
+    async def _made_way(self, identity: Identity, thread_id: str) -> bool:
+        """Whether a thread of theirs, which nobody is shown any more, is gone now, so that its id is free."""
+        role = await self._threads.role(identity.tenant, thread_id, identity.subject)
+        if role != "owner" or await self.role(identity, thread_id) is not None:
+            return False
+        if await self._threads.delete(identity.tenant, thread_id) != "deleted":
+            return False
+        await self._remove_log(identity.tenant, thread_id)
+        return True
+
+    async def _remove_log(self, tenant: str, thread_id: str) -> None:
+        """After its rows: nobody listens to it or reads it any more."""
+        key = channel_key(tenant, thread_channel(thread_id))
+        await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
+        await self._broker.remove(key)
+        with contextlib.suppress(DependencyError):  # the next round of the retention does it again
+            await self._threads.log_cut_done(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))
 
     async def _delete_idle(self, identity: Identity, thread_id: str) -> None:
         """Delete the rows. Runs whose end everybody has seen are waited for: their rows are being written."""
