@@ -1,11 +1,14 @@
-"""The bounds of runs come from the settings."""
+"""Agents and the bounds of runs come from the settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from narthex.errors import ConfigError
 from narthex.settings import load
-from narthex.wiring.agents import run_limits
+from narthex.wiring.agents import load_agents, run_limits
 
 
 def test_operators_set_the_bounds_of_runs(tmp_path: Path) -> None:
@@ -22,3 +25,18 @@ def test_operators_set_the_bounds_of_runs(tmp_path: Path) -> None:
     secret = {"NARTHEX_JWT_SECRET": "a-secret-that-is-long-enough-0123456789"}
     assert not run_limits(load(flags, secret | {"ENVIRONMENT": "staging"})).show_errors
     assert run_limits(load(flags, {})).run_deadline_s == 600
+
+
+async def no_facts() -> dict[str, object]:
+    """Nothing is known."""
+    return {}
+
+
+def test_a_secret_for_nobody_is_a_mistake(tmp_path: Path) -> None:
+    """Sent to no agent, it would be missed at the first message only, as somebody else's 401."""
+    flags = {"data_dir": tmp_path, "agents": ["openai+https://models.example/v1#gpt-9"]}
+    settings = load(flags, {"NARTHEX_AGENT_SECRETS": "gpt-9=sk-one"})
+    assert list(load_agents(settings, no_facts)) == ["gpt-9"]
+    settings = load(flags, {"NARTHEX_AGENT_SECRETS": "gpt=sk-one"})
+    with pytest.raises(ConfigError, match=r"a secret for 'gpt', and no agent is called so \(gpt-9\)"):
+        load_agents(settings, no_facts)

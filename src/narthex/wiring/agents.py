@@ -13,7 +13,10 @@ from narthex.settings import Settings
 
 
 def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, object]]]) -> dict[str, Agent]:
-    """By public name, the default first. Raises ConfigError with every spec that does not load."""
+    """By public name, the default first. Raises ConfigError with every spec that does not load, and every secret
+    that no agent would get.
+    """
+    secrets = settings.agent_secrets_by_name()
     if not settings.agents:
         agent = concierge(facts)
         return {agent.name: agent}
@@ -21,13 +24,20 @@ def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, o
     problems: list[str] = []
     for spec in settings.agents:
         try:
-            agent = load_agent(spec, secrets=settings.agent_secrets_by_name())
+            agent = load_agent(spec, secrets=secrets)
         except ConfigError as fault:
             problems += fault.problems
             continue
         if agent.name in found:
             problems.append(f"Two agents are named {agent.name!r}. Give one of them another name.")
         found[agent.name] = agent
+    if not problems:
+        problems += [
+            f"NARTHEX_AGENT_SECRETS has a secret for {name!r}, and no agent is called so ({', '.join(found)}). "
+            "Give it the agent's name, or the agent this one: NAME=SPEC."
+            for name in secrets
+            if name not in found
+        ]
     if problems:
         raise ConfigError(problems)
     return found
