@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from narthex.app.commands.subscribing import join, membership, release
 from narthex.domain.channels import channel_key, parse_channel
@@ -21,6 +21,8 @@ from narthex.protocol.replies import SubscribeResult, encode_publication, encode
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
+
+RESTORED_LIMIT: Final = 32  # threads that a `connect` may name: each costs two reads before it is answered
 
 
 async def grant(connection: Connection, name: str, request: SubscribeRequest) -> None:
@@ -72,7 +74,7 @@ async def restored(
     removals = services.removals()
     found: dict[str, SubscribeResult] = {}
     try:
-        for name, request in islice(wanted.items(), services.channel_limit - 1):
+        for name, request in islice(wanted.items(), RESTORED_LIMIT):
             result = await _entered(connection, identity, name, request)
             if result is not None:
                 found[name] = result
