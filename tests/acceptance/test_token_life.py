@@ -21,7 +21,9 @@ from joserfc.jwk import RSAKey
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.domain.refusals import TABLE
+from narthex.ports.credentials import Revocation
 from narthex.testing import Running, gateway
 from tests.acceptance.program import clean_environment
 from tests.adapters.tokens import issuer
@@ -325,6 +327,38 @@ async def test_revocation_closes_live_sockets_within_a_second(tmp_path: Path, ho
             assert await bystander.echo()
         status, _, body = await upgrade(running, text)
         assert (status, body["code"]) == (401, "token_revoked")
+
+
+async def test_a_revocation_that_no_broadcast_told_of_closes_within_a_second(tmp_path: Path) -> None:
+    """Among 20,000 others that are kept: written by another process, found by the poll."""
+    async with gateway(tmp_path) as running:
+        beside = SqliteStore(tmp_path / "narthex.db", beside=True)
+        await beside.start()
+        now = time.time()
+
+        def revocation(value: str, kind: str = "jti") -> Revocation:
+            return Revocation(kind=kind, tenant="default", value=value, at=now, until=now + 600)
+
+        for start in range(0, 20_000, 1_000):
+            numbers = range(start, start + 1_000)
+            await asyncio.gather(*(beside.credentials.add_revocation(revocation(f"x-{n}")) for n in numbers))
+        parts = running.gateway.parts
+        assert parts is not None
+        async with asyncio.timeout(within(10)):
+            while len(parts.revocations) < 20_000:  # noqa: ASYNC110 - a poll has no event
+                await asyncio.sleep(0.05)
+        async with (
+            line(running, running.token("ada")) as client,
+            line(running, running.token("bob")) as other,
+        ):
+            ending = asyncio.create_task(client.closed())
+            await beside.credentials.add_revocation(revocation("ada", "subject"))
+            began = time.time()
+            code, reason, moment, _ = await ending
+            assert (code, reason.partition(":")[0]) == (3500, "token_revoked")
+            assert moment - began < within(1)
+            assert await other.echo()
+        await beside.stop()
 
 
 async def test_a_leaked_key_ends_on_a_running_gateway_within_two_seconds(tmp_path: Path) -> None:

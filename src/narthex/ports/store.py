@@ -19,7 +19,7 @@ KEPT_RESULTS: Final = 500
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that must be provable later: `kind` such as `e2e_admission`, `revocation`, `user_block`."""
+    """Something that must be provable later: `kind` such as `e2e_admission`, `revocation`, `revocation_ended`."""
 
     at: float
     kind: str
