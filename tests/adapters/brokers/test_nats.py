@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.adapters.brokers.nats import NatsBroker
+from narthex.adapters.brokers.nats import NatsBroker, contention
 from narthex.adapters.brokers.nats.codec import (
     MARK_EVERY,
     Batch,
@@ -29,6 +29,7 @@ from narthex.errors import ConfigError, DependencyError, Overloaded
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position
 from tests.contracts.recorder import Recorder
 from tests.services import NatsServer
+from tests.timing import within
 
 THREAD = "default/thread:t1"
 
@@ -325,6 +326,32 @@ async def test_a_followed_channel_is_appended_to_without_reading(url: str) -> No
     assert two._client().stats["out_msgs"] - before == 1
     await one.stop()
     await two.stop()
+
+
+async def test_nodes_that_contend_are_told_of_each_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lost twice follows the channel beside its handler, who hears nothing of it; and lets go of it unused."""
+    recorders = [Recorder(), Recorder()]
+    nodes = [NatsBroker(url) for _ in recorders]
+    for number, node in enumerate(nodes):
+        await node.start(recorders[number], f"n{number}")
+    for number in range(4):  # what was appended since is not known: each of these loses once
+        for node in nodes:
+            await node.publish(THREAD, b"1", key=f"{number}:{node._node}")
+    assert all(THREAD in node._contention._followed for node in nodes)
+    await nodes[0]._subscriptions.settled(THREAD)
+    placed = await nodes[1].publish(THREAD, b"1")
+    async with asyncio.timeout(within(5)):
+        while nodes[0]._appender._logs[THREAD].top != placed.offset:  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.01)
+    assert recorders[0].seen == recorders[1].seen == []
+    nodes[0].subscribe(THREAD)
+    nodes[0].unsubscribe(THREAD)
+    assert nodes[0]._subscriptions.channel(nodes[0]._names.live + token(THREAD)) == THREAD
+    monkeypatch.setattr(contention, "FOLLOW_S", -1.0)
+    nodes[0]._contention.end_idle(asyncio.get_running_loop().time())
+    assert nodes[0]._subscriptions.channel(nodes[0]._names.live + token(THREAD)) is None
+    for node in nodes:
+        await node.stop()
 
 
 async def test_late_answers_do_not_upset_the_count(broker: NatsBroker) -> None:

@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 from narthex.adapters.brokers.answers import Engine
 from narthex.adapters.brokers.nats.channel_log import ChannelLog, Waiting
 from narthex.adapters.brokers.nats.codec import Batch, Entry, decode_batch, encode, marks
+from narthex.adapters.brokers.nats.contention import Contention
 from narthex.adapters.brokers.nats.jetstream import (
     Conflict,
     JetStream,
@@ -54,6 +55,7 @@ class Appender:
         clock: seconds since the epoch.
         doubt: called when JetStream does not answer again and again: is the stream still there?
         max_body: bytes that the server takes in one message.
+        contention: hears of every publication that lost to another node's.
         max_pending: publications that may wait.
     """
 
@@ -67,6 +69,7 @@ class Appender:
         clock: Callable[[], float],
         doubt: Callable[[], None],
         max_body: Callable[[], int],
+        contention: Contention,
         max_pending: int = MAX_PENDING,
     ) -> None:
         self._stream = stream
@@ -76,6 +79,7 @@ class Appender:
         self._clock = clock
         self._doubt = doubt
         self._max_body = max_body
+        self._contention = contention
         self._max_pending = max_pending
         self._logs: OrderedDict[str, ChannelLog] = OrderedDict()
         self._accepting = False
@@ -101,6 +105,7 @@ class Appender:
         log = self._log(channel)
         log.waiting.append(Waiting(future, data, key, tags, loop.time() + self._timeout_s))
         self.pending += 1
+        log.used_at = loop.time()
         if log.alarm is None:
             log.alarm = loop.call_later(self._timeout_s, self._ring, log)
         if log.task is None:
@@ -212,6 +217,7 @@ class Appender:
                 except Conflict as conflict:
                     log.known, end = False, conflict.last
                     failures += 1
+                    self._contention.lost(log)
                     if failures > 2:  # many nodes write to one channel: let one of them through
                         await asyncio.sleep(random.uniform(0, 0.005 * failures))  # noqa: S311 - spreads, hides nothing
                 except (Unavailable, StreamMissing):

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -24,8 +25,9 @@ from narthex.adapters.brokers.answers import Patience
 from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.ends import KnownEnds
 from narthex.adapters.brokers.nats.appending import NATS, Appender
-from narthex.adapters.brokers.nats.codec import Notice, decode_live, encode, token
+from narthex.adapters.brokers.nats.codec import Batch, Notice, decode_live, encode, token
 from narthex.adapters.brokers.nats.connection import connect, parse_address
+from narthex.adapters.brokers.nats.contention import Contention
 from narthex.adapters.brokers.nats.guard import StreamGuard
 from narthex.adapters.brokers.nats.jetstream import JetStream, Refused, StreamMissing, Unavailable
 from narthex.adapters.brokers.nats.presence import PresenceStream
@@ -96,6 +98,10 @@ class NatsBroker:
             self._stream, names, kept_messages, boot_id() if self._address.local else ""
         )
         epoch, subject = self._log_stream.epoch, self._subject
+        self._subscriptions = Subscriptions(self._client, names.live, self._on_live)
+        self._contention = Contention(
+            partial(self._subscriptions.want, beside=True), partial(self._subscriptions.drop, beside=True)
+        )
         self._appender = Appender(
             self._stream,
             subject=subject,
@@ -104,11 +110,11 @@ class NatsBroker:
             clock=clock,
             doubt=lambda: self._guard.doubt(),  # noqa: PLW0108 - the guard is made of this appender
             max_body=lambda: self._client().max_payload,
+            contention=self._contention,
         )
         self._reader = PageReader(self._stream, subject=subject, epoch=epoch)
         self._presence_api = JetStream(self._client, names.presence_stream)
         self._presence = PresenceStream(self._presence_api, names)
-        self._subscriptions = Subscriptions(self._client, names.live, self._on_live)
         self._ends = KnownEnds()
         self._guard = StreamGuard(
             self._stream,
@@ -328,10 +334,13 @@ class NatsBroker:
         except msgspec.MsgspecError:
             _log.error("broker_message_malformed", channel=channel)
             return
+        if isinstance(found, Batch):
+            self._appender.heard(channel, found, message.headers or {})
+        if not self._subscriptions.wants(channel):
+            return
         if isinstance(found, Notice):
             self._handler.presence(channel, found.member, found.joined)
             return
-        self._appender.heard(channel, found, message.headers or {})
         epoch = self._log_stream.epoch(found.incarnation)
         self._ends.told(channel, Position(found.top, epoch))
         for publication in found.publications():
@@ -360,6 +369,7 @@ class NatsBroker:
             await asyncio.sleep(HOUSEKEEPING_S)
             if self._client_now is not None and self._client_now.is_closed:
                 self._guard.doubt()
+            self._contention.end_idle(asyncio.get_running_loop().time())
             for channel, member in self._presence.expire(time.monotonic()):
                 await self._notify(channel, Notice(member, False))
 

@@ -55,6 +55,8 @@ class ChannelLog:
         self.alarm: asyncio.TimerHandle | None = None
         self.turn = asyncio.Lock()  # whoever learns or appends; what is heard meanwhile only goes on
         self.stale = False
+        self.conflicts = 0
+        self.used_at = 0.0  # by a publisher here, on the loop's clock
 
     def follow(self, seq: int, batch: Batch) -> list[tuple[Waiting, int]]:
         """Take in the next message of the channel; returns own publications that turn out to be placed."""

@@ -4,8 +4,9 @@ A message is handed on as nats-py reads it, without the queue and the task that 
 those are 4 KB a channel and a switch of tasks a message. What piles up for a slow process is then the server's
 to notice: it cuts the connection, and everything is re-read.
 
-Rules: `want` and `drop` never wait; `settled` waits until a channel's subscription was sent, before anything
-that the caller sends next on the same connection.
+A node that publishes to a channel together with others follows it beside the handler: then it knows what they
+append without asking. Rules: `want` and `drop` never wait; `settled` waits until a channel's subscription was sent,
+before anything that the caller sends next on the same connection.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Subscriptions:
         self._prefix = prefix
         self._sink = _Sink(tell)
         self._wanted: dict[str, str] = {}  # token → channel
+        self._asked: set[str] = set()  # tokens: for the handler
+        self._beside: set[str] = set()  # tokens: for whoever publishes to them
         self._held: dict[str, Subscription] = {}  # by token
         self._unsettled: dict[str, asyncio.Event] = {}  # by token
         self._changed = asyncio.Event()
@@ -39,19 +42,23 @@ class Subscriptions:
         return self._wanted.get(subject[len(self._prefix) :])
 
     def wants(self, channel: str) -> bool:
-        """Whether a channel is followed, or about to be."""
-        return token(channel) in self._wanted
+        """Whether a channel is followed for the handler, or about to be."""
+        return token(channel) in self._asked
 
-    def want(self, channel: str) -> None:
-        """Follow a channel; idempotent."""
+    def want(self, channel: str, *, beside: bool = False) -> None:
+        """Follow a channel, for the handler or only `beside` it; idempotent."""
         name = token(channel)
+        (self._beside if beside else self._asked).add(name)
         if name not in self._wanted:
             self._wanted[name] = channel
             self._touch(name)
 
-    def drop(self, channel: str) -> None:
-        """Stop following; idempotent."""
+    def drop(self, channel: str, *, beside: bool = False) -> None:
+        """Stop following, unless the other one still does; idempotent."""
         name = token(channel)
+        (self._beside if beside else self._asked).discard(name)
+        if name in self._asked or name in self._beside:
+            return
         if self._wanted.pop(name, None) is not None:
             self._touch(name)
 
