@@ -1,4 +1,4 @@
-"""101s of one turn: written in a row, each once, and whatever a client does before the turn's end is kept."""
+"""One turn of the loop in stages; and whatever a client does before the turn's end is kept."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from typing import Any, cast
 import pytest
 
 from narthex.adapters.edge.protocol import Entrance
-from narthex.adapters.edge.welcomes import AT_ONCE, Welcome, Welcomes
+from narthex.adapters.edge.turn import AT_ONCE, Turn, Welcome
 from tests.adapters.edge.harness import LOOPS, TIME_UNIT_S, Peer, Running, masked, upgrade
 
 
 class Line:
-    """A transport and its socket, which write down what happens to them, in one list for all."""
+    """An entrance, its transport and its socket, which write down what happens to them, in one list for all."""
 
-    def __init__(self, events: list[tuple[str, Any]], name: int, *, broken: bool = False) -> None:
+    def __init__(self, events: list[tuple[str, int]], name: int, *, broken: str = "") -> None:
         self.events = events
         self.name = name
         self.broken = broken
 
+    def read(self) -> Welcome | None:
+        self.events.append(("read", self.name))
+        if self.broken == "read":
+            raise RuntimeError("a bug")
+        if self.broken == "refused":
+            return None
+        return Welcome(self, cast("asyncio.Transport", self), b"101", b"early")
+
     def write(self, data: bytes) -> None:
-        if self.broken:
+        if self.broken == "write":
             raise RuntimeError("unable to perform operation on closed transport")
         self.events.append((f"write {data.decode()}", self.name))
 
@@ -34,94 +42,113 @@ class Line:
     def miss(self) -> None:
         self.events.append(("miss", self.name))
 
-    def eof_received(self) -> None:
-        self.events.append(("eof", self.name))
-
-    def welcome(self) -> Welcome:
-        """Its 101."""
-        return Welcome(self, cast("asyncio.Transport", self), b"101")
+    def end(self) -> None:
+        self.events.append(("end", self.name))
 
 
-async def test_all_are_written_before_any_starts() -> None:
+def stages(*names: int) -> list[tuple[str, int]]:
+    """What happens to those of one turn."""
+    return [(stage, name) for stage in ("read", "write 101", "start early") for name in names]
+
+
+async def test_all_are_read_then_written_then_started() -> None:
     """At the end of the turn, not before."""
-    events: list[tuple[str, Any]] = []
-    welcomes = Welcomes(asyncio.get_running_loop())
+    events: list[tuple[str, int]] = []
+    turn = Turn(asyncio.get_running_loop())
     for name in range(3):
-        welcomes.add(Line(events, name).welcome())
+        turn.add(Line(events, name))
     assert events == []
     await asyncio.sleep(0)
-    assert events == [("write 101", name) for name in range(3)] + [("start ", name) for name in range(3)]
+    assert events == stages(0, 1, 2)
+    turn.add(Line(events, 3))
+    await asyncio.sleep(0)
+    assert events[9:] == stages(3)
 
 
 async def test_nobody_waits_for_more_than_a_few() -> None:
-    """The sixteenth writes all; the next begin anew, and none is written twice."""
-    events: list[tuple[str, Any]] = []
-    welcomes = Welcomes(asyncio.get_running_loop())
-    for name in range(AT_ONCE + 1):
-        welcomes.add(Line(events, name).welcome())
-    assert events.count(("write 101", AT_ONCE - 1)) == 1
-    assert ("write 101", AT_ONCE) not in events
+    """A great crowd is done in parts, in its order, and nobody twice."""
+    events: list[tuple[str, int]] = []
+    turn = Turn(asyncio.get_running_loop())
+    for name in range(2 * AT_ONCE + 1):
+        turn.add(Line(events, name))
     await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert sorted(name for event, name in events if event == "write 101") == list(range(AT_ONCE + 1))
-    assert len(events) == 2 * (AT_ONCE + 1)
+    first, second = range(AT_ONCE), range(AT_ONCE, 2 * AT_ONCE)
+    assert events == stages(*first) + stages(*second) + stages(2 * AT_ONCE)
 
 
-async def test_a_client_that_speaks_or_leaves_meanwhile_is_told_once() -> None:
-    """Bytes, a FIN and a reset before the turn's end come after the 101, in its place, or instead of it."""
-    events: list[tuple[str, Any]] = []
-    welcomes = Welcomes(asyncio.get_running_loop())
-    speaks, ends, leaves = (Line(events, name).welcome() for name in (1, 2, 3))
-    for welcome in (speaks, ends, leaves):
-        welcomes.add(welcome)
-    speaks.start(b"early")
-    ends.start(eof=True)
-    leaves.miss()
-    told = [("write 101", 1), ("start early", 1), ("write 101", 2), ("start ", 2), ("eof", 2), ("miss", 3)]
-    assert events == told
-    await asyncio.sleep(0)
-    assert events == told
-
-
-async def test_a_broken_connection_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Its receiver is opened and closed, since the Gate counted it; the others get their answers."""
-    events: list[tuple[str, Any]] = []
-    welcomes = Welcomes(asyncio.get_running_loop())
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [("refused", []), ("read", [("end", 1)]), ("write", [("miss", 1)])],
+)
+async def test_one_costs_the_others_nothing(
+    broken: str, expected: list[tuple[str, int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A refused request has no 101; a bug ends its own connection; what cannot be written is missed, and logged."""
+    events: list[tuple[str, int]] = []
+    turn = Turn(asyncio.get_running_loop())
     for name in range(3):
-        welcomes.add(Line(events, name, broken=name == 1).welcome())
+        turn.add(Line(events, name, broken=broken if name == 1 else ""))
     await asyncio.sleep(0)
-    assert events == [("write 101", 0), ("miss", 1), ("write 101", 2), ("start ", 0), ("start ", 2)]
-    assert "a 101 could not be written" in caplog.text
+    assert [event for event in events if event[1] != 1] == stages(0, 2)
+    assert [event for event in events if event[1] == 1] == [("read", 1), *expected]
+    assert bool(caplog.records) is bool(expected)
 
 
 @pytest.mark.parametrize("behind", [b"", masked(1, b"hello")])
-def test_what_comes_before_the_turns_end_is_kept(server: Running, behind: bytes) -> None:
-    """The entrance itself: a head, then at once more bytes, a FIN or a loss, all before the loop turns."""
-    for event in ("data", "eof", "lost"):
-        transport = _Transport()
-        entrance = Entrance(server.edge)
+@pytest.mark.parametrize("event", ["", "data", "eof", "expired", "lost"])
+def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, behind: bytes) -> None:
+    """A head, then at once more bytes, a FIN, the deadline or a loss, all before the loop turns."""
+    transport = _Transport()
+    entrance = Entrance(server.edge)
+    transport.protocol = entrance
 
-        def arrive(entrance: Entrance = entrance, transport: Any = transport, event: str = event) -> None:
-            entrance.connection_made(transport)
-            entrance.data_received(upgrade() + behind)
-            current = transport.protocol or entrance
-            if event == "data":
-                current.data_received(masked(1, b"more"))
-            elif event == "eof":
-                current.eof_received()
-            else:
-                current.connection_lost(None)
+    def arrive() -> None:
+        entrance.connection_made(cast("asyncio.Transport", transport))
+        entrance.data_received(upgrade() + behind)
+        if event == "data":
+            entrance.data_received(masked(1, b"more"))
+        elif event == "eof":
+            entrance.eof_received()
+        elif event == "expired":
+            server.edge.deadlines.clear(entrance)
+            entrance.expired()
+        elif event == "lost":
+            entrance.connection_lost(None)
 
-        server.call(arrive)
-        recorder = server.gate.receivers.get(timeout=TIME_UNIT_S)
-        seen = [recorder.next()]
-        while seen[-1][0] != "closed" and seen[-1] != ("message", b"more", False):
-            seen.append(recorder.next())
-        said = [("message", b"hello", False)] if behind else []
-        last = ("message", b"more", False) if event == "data" else ("closed", 1006, "")
-        assert seen == [("opened",), *said, last]
-        if event != "lost":
-            server.call(partial(transport.protocol.connection_lost, None))
+    before = server.edge.open
+    server.call(arrive)
+    server.call(lambda: None)  # a turn later
+    if event == "lost":
+        assert (transport.written, server.edge.open, len(server.edge.deadlines)) == (b"", before, 0)
+        return
+    recorder = server.gate.receivers.get(timeout=TIME_UNIT_S)
+    said = [("message", b"hello", False)] if behind else []
+    said += [("message", b"more", False)] if event == "data" else []
+    end = [("closed", 1006, "")] if event == "eof" else []
+    assert [recorder.next() for _ in range(1 + len(said) + len(end))] == [("opened",), *said, *end]
+    assert transport.written.startswith(b"HTTP/1.1 101 ")
+    assert transport.written.count(b"101 Switching") == 1
+    assert server.edge.open == before + 1
+    server.call(partial(transport.protocol.connection_lost, None))
+    assert server.edge.open == before
+    if not end:
+        assert recorder.next() == ("closed", 1006, "")
+
+
+def test_a_fin_behind_a_part_of_a_head_is_answered(server: Running) -> None:
+    """In one turn, as in two: 400."""
+    transport = _Transport()
+    entrance = Entrance(server.edge)
+    transport.protocol = entrance
+
+    def arrive() -> None:
+        entrance.connection_made(cast("asyncio.Transport", transport))
+        entrance.data_received(upgrade()[:-2])
+        assert entrance.eof_received()
+
+    server.call(arrive)
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    server.call(partial(transport.protocol.connection_lost, None))
 
 
 def test_a_crowd_is_answered() -> None:
@@ -169,6 +196,9 @@ class _Transport:
 
     def set_protocol(self, protocol: object) -> None:
         self.protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self.protocol
 
     def write(self, data: bytes) -> None:
         self.written += data

@@ -15,7 +15,7 @@ from narthex.adapters.edge.deadlines import Deadlines, Expiring
 from narthex.adapters.edge.limits import EdgeLimits
 from narthex.adapters.edge.lingering import linger
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.welcomes import Welcomes
+from narthex.adapters.edge.turn import Turn
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Gate, RequestHead
 
@@ -63,11 +63,11 @@ class Edge:
         "rules",
         "secure",
         "sockets",
-        "welcomes",
+        "turn",
     )
 
     deadlines: Deadlines
-    welcomes: Welcomes
+    turn: Turn
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, gate: Gate, *, rules: HeadRules, limits: EdgeLimits | None = None) -> None:
@@ -86,7 +86,7 @@ class Edge:
         self.loop = loop
         self.clock = loop.time
         self.deadlines = Deadlines(loop)
-        self.welcomes = Welcomes(loop)
+        self.turn = Turn(loop)
 
     def common_headers(self) -> bytes:
         """`Date`, as uvicorn refreshes it once a second, rendered once."""

@@ -228,7 +228,9 @@ class HttpConnection(HttpToolsProtocol):
         self.connections.discard(self)
         self.flow.resume_reading()
         if isinstance(outcome, Upgrade) and self._outcome_head is not None:
-            begin(self._edge, self.transport, self._outcome_head, outcome, self._early, self)
+            welcome = begin(self._edge, self.transport, self._outcome_head, outcome, self._early, self)
+            if welcome is not None:
+                welcome.give()
         elif isinstance(outcome, Refusal):
             self._edge.deadlines.clear(self)
             self._edge.refuse(self.transport, outcome, self._outcome_head)

@@ -1,8 +1,9 @@
 """The entrance: our class in uvicorn's `http` slot, there from accept until the first request head is read.
 
 Then the connection is an upgrade's (`upgrading`, `websocket`), uvicorn's (`http`), or refused (`lingering`).
-Rules: every head has its deadline; every refused request gets an answer and a FIN; a connection that never
-sent a byte is closed without one, for it asked for nothing (browsers open such connections in advance).
+Rules: what comes is read at the end of its turn of the loop (`turn`); every head has its deadline; every refused
+request gets an answer and a FIN; a connection that never sent a byte is closed without one, for it asked for
+nothing (browsers open such connections in advance).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from narthex.adapters.edge.edge import Edge, HttpContext
 from narthex.adapters.edge.head import Complete, HeadReader, malformed, request_head
 from narthex.adapters.edge.http import serve_http
 from narthex.adapters.edge.rules import Upgrade, judge
+from narthex.adapters.edge.turn import Welcome
 from narthex.adapters.edge.upgrading import begin
-from narthex.adapters.edge.welcomes import Welcome
 from narthex.domain.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class Entrance(asyncio.Protocol):
     """A connection before its first request is known."""
 
-    __slots__ = ("_at", "_edge", "_read", "_reader", "_transport", "_welcome", "due")
+    __slots__ = ("_at", "_edge", "_read", "_reader", "_transport", "_unread", "due")
 
     _transport: asyncio.Transport
 
@@ -34,7 +35,7 @@ class Entrance(asyncio.Protocol):
         self._edge = edge
         self._reader: HeadReader | None = None
         self._read = b""  # at most `head_bytes`
-        self._welcome: Welcome | None = None  # a 101 that is written at the end of this turn of the loop
+        self._unread = b""  # what came in this turn of the loop
         self.due = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,10 +50,16 @@ class Entrance(asyncio.Protocol):
         edge.deadlines.set(self, edge.limits.handshake_s)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the head, and whatever comes behind it."""
-        if self._welcome is not None:
-            self._welcome.start(data)
-            return
+        """Bytes of the head, and whatever comes behind it: read at the end of this turn of the loop."""
+        if not self._unread:
+            self._edge.turn.add(self)
+        self._unread += data
+
+    def read(self) -> Welcome | None:
+        """Read what came in this turn; gives the 101 that follows from it, if one does."""
+        data, self._unread = self._unread, b""
+        if not data:  # the peer has left, or it was read already
+            return None
         limits = self._edge.limits
         reader = self._reader
         if reader is None:
@@ -63,13 +70,13 @@ class Entrance(asyncio.Protocol):
         elif isinstance(outcome, Refusal):
             self._refuse(outcome)
         else:
-            self._route(outcome, self._read + data if self._read else data)
+            return self._route(outcome, self._read + data if self._read else data)
+        return None
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool | None:
         """The peer has nothing more to say; an incomplete head gets its answer all the same."""
-        if self._welcome is not None:
-            self._welcome.start(eof=True)
-            return True
+        if self._unread and not self._still_here():
+            return cast("asyncio.Protocol", self._transport.get_protocol()).eof_received()
         if self._reader is None:
             return False
         self._refuse(malformed("The request ended before its head was complete."), eof=True)
@@ -78,14 +85,15 @@ class Entrance(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer left."""
         del exc
-        if self._welcome is not None:
-            self._welcome.miss()
+        self._unread = b""
         self._edge.open -= 1
         self._edge.deadlines.clear(self)
         self._drop_reader()
 
     def expired(self) -> None:
         """No whole head in time."""
+        if self._unread and not self._still_here():
+            return
         if self._reader is None:
             self._transport.close()
         else:
@@ -95,7 +103,14 @@ class Entrance(asyncio.Protocol):
         """The process stops."""
         self._transport.abort()
 
-    def _route(self, complete: Complete, data: bytes) -> None:
+    def _still_here(self) -> bool:
+        """Read at once what this turn brought; whether the connection is still this protocol's then."""
+        welcome = self.read()
+        if welcome is not None:
+            welcome.give()
+        return self._transport.get_protocol() is self
+
+    def _route(self, complete: Complete, data: bytes) -> Welcome | None:
         edge, transport = self._edge, self._transport
         self._reader = None
         peer = transport.get_extra_info("peername")
@@ -107,13 +122,13 @@ class Entrance(asyncio.Protocol):
         )
         judged = judge(complete.fields, head, edge.rules)
         if isinstance(judged, Upgrade):
-            self._welcome = begin(edge, transport, head, judged, data[complete.size :], self)
-        elif isinstance(judged, Refusal):
-            edge.deadlines.clear(self)
+            return begin(edge, transport, head, judged, data[complete.size :], self)
+        edge.deadlines.clear(self)
+        if isinstance(judged, Refusal):
             edge.refuse(transport, judged, head)
         else:
-            edge.deadlines.clear(self)
             serve_http(edge, transport, data, self._at)
+        return None
 
     def _refuse(self, refusal: Refusal, *, eof: bool = False) -> None:
         self._edge.deadlines.clear(self)

@@ -1,10 +1,11 @@
-"""The 101s of one turn of the loop, written together at its end.
+"""What one turn of the loop brought to the entrance, done in stages: all heads are read, judged and decided, then
+all 101s are written, then all sockets start.
 
-Each write that finds its reader asleep pays for waking it, and each goes through the kernel's whole sending path:
-in a row they find the reader awake and the caches warm (a handshake of a crowd: 155 µs where it was 182). Not
-here: what is answered (`upgrading`). Rules: an answer waits for the end of its turn, or for `AT_ONCE` of them, and
-for nothing else; a receiver hears of its socket after its 101 was written; one whose client leaves or speaks
-meanwhile is told at once and once.
+The kernel's sending path, its receiving path and the interpreter throw one another out of the caches, and a write
+that finds its reader asleep pays for waking it. In a row each is warm, and the first write has woken the reader on
+the same machine (a proxy): a crowd's handshake takes a third less. Not here: what each stage does (`protocol`,
+`upgrading`). Rules: nobody waits longer than for the end of the turn and for the `AT_ONCE` it is done with; one
+that fails costs the others nothing; a receiver hears of its socket after its 101 was written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import asyncio
 import logging
 from typing import Final, Protocol
 
-AT_ONCE: Final = 16  # nobody waits for more than the 15 after it: under 2 ms
+AT_ONCE: Final = 16  # so that the first 101 of a great crowd waits for 15 decisions, 2 ms, and not for all
 
 _log: Final = logging.getLogger("narthex.edge")
 
@@ -27,80 +28,82 @@ class Starting(Protocol):
     def miss(self) -> None:
         """The peer has left."""
 
-    def eof_received(self) -> None:
-        """The peer has sent its FIN."""
-
 
 class Welcome:
-    """One socket whose 101 is about to be written.
+    """An admitted client whose 101 is to be written.
 
     Args:
         socket: not started yet.
-        transport: its connection; its protocol passes on what happens meanwhile.
+        transport: its connection.
         answer: the 101.
+        early: what the client sent behind its request head.
     """
 
-    __slots__ = ("_answer", "_done", "_socket", "_transport", "_written")
+    __slots__ = ("_answer", "_early", "_socket", "_transport")
 
-    def __init__(self, socket: Starting, transport: asyncio.Transport, answer: bytes) -> None:
+    def __init__(self, socket: Starting, transport: asyncio.Transport, answer: bytes, early: bytes) -> None:
         self._socket = socket
         self._transport = transport
         self._answer = answer
-        self._written = False
-        self._done = False
+        self._early = early
 
-    def write(self) -> None:
-        """Write the 101, unless that has been done."""
-        if not self._written and not self._done:
-            self._written = True
+    def write(self) -> bool:
+        """Write the 101; False: it cannot be written, and the receiver has been told so."""
+        try:
             self._transport.write(self._answer)
-
-    def start(self, early: bytes = b"", *, eof: bool = False) -> None:
-        """Hand over to the socket, unless that has been done.
-
-        Args:
-            early: what came behind the request head.
-            eof: whether the peer has already sent its FIN.
-        """
-        if self._done:
-            return
-        self.write()
-        self._done = True
-        self._socket.start(early)
-        if eof:
-            self._socket.eof_received()
-
-    def miss(self) -> None:
-        """The peer has left."""
-        if not self._done:
-            self._done = True
+        except Exception:
+            _log.exception("a 101 could not be written")
             self._socket.miss()
+            return False
+        return True
+
+    def start(self) -> None:
+        """Hand the connection over to the socket; after `write`."""
+        self._socket.start(self._early)
+
+    def give(self) -> None:
+        """Both at once, for one that comes by itself."""
+        if self.write():
+            self.start()
 
 
-class Welcomes:
-    """Those of one event loop."""
+class Arriving(Protocol):
+    """What of `protocol.Entrance` matters here."""
+
+    def read(self) -> Welcome | None:
+        """Read what came in this turn; gives the 101 that follows from it."""
+
+    def end(self) -> None:
+        """Let go of the connection."""
+
+
+class Turn:
+    """Those that have something to read, in one event loop."""
 
     __slots__ = ("_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[Welcome] = []
+        self._waiting: list[Arriving] = []
 
-    def add(self, welcome: Welcome) -> None:
-        """Write and start it at the end of this turn, or with the `AT_ONCE`th."""
-        waiting = self._waiting
-        waiting.append(welcome)
-        if len(waiting) == 1:
-            self._loop.call_soon(self._flush)
-        elif len(waiting) == AT_ONCE:
-            self._flush()
+    def add(self, who: Arriving) -> None:
+        """Have `who` read at the end of this turn."""
+        if not self._waiting:
+            self._loop.call_soon(self._end)
+        self._waiting.append(who)
 
-    def _flush(self) -> None:
+    def _end(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for step in (Welcome.write, Welcome.start):
-            for welcome in waiting:
-                try:
-                    step(welcome)
-                except Exception:  # one broken connection must not cost the others their answer
-                    _log.exception("a 101 could not be written")
-                    welcome.miss()
+        for at in range(0, len(waiting), AT_ONCE):
+            welcomes = [found for who in waiting[at : at + AT_ONCE] if (found := _read(who)) is not None]
+            for welcome in [welcome for welcome in welcomes if welcome.write()]:
+                welcome.start()
+
+
+def _read(who: Arriving) -> Welcome | None:
+    try:
+        return who.read()
+    except Exception:
+        _log.exception("a request could not be judged")
+        who.end()
+        return None

@@ -1,7 +1,7 @@
 """From a judged upgrade to its end: ask the Gate, then 101 or a refusal.
 
 Rules: a decision without an await costs no task, and its 101 is written with the others of this turn of the loop
-(`welcomes`); while one waits, early bytes are kept within `early_bytes` (then reading pauses), a peer that leaves
+(`turn`); while one waits, early bytes are kept within `early_bytes` (then reading pauses), a peer that leaves
 cancels it, and the handshake's deadline ends it.
 A receiver that a Gate handed out is always opened and closed, even when its peer has left meanwhile, because
 the Gate counted it.
@@ -19,8 +19,8 @@ from narthex.adapters.edge.deflate import Agreement, negotiate
 from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.frames import FrameReader
 from narthex.adapters.edge.rules import Upgrade
+from narthex.adapters.edge.turn import Welcome
 from narthex.adapters.edge.websocket import WebSocket
-from narthex.adapters.edge.welcomes import Welcome
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
@@ -61,8 +61,7 @@ def begin(
         old: the caller's protocol, whose deadline goes on.
 
     Returns:
-        A 101 that is not written yet: until then the caller stays the transport's protocol, starts it with what
-        the client says meanwhile, and misses it when the client leaves. None: the caller has done its part.
+        A 101 for the caller to write and start in this turn of the loop; None: the rest is done, or will be.
     """
     try:
         decision = edge.gate.decide(head)
@@ -71,15 +70,8 @@ def begin(
         decision = _bug(edge, head)
     if isinstance(decision, Decision):
         edge.deadlines.clear(old)
-        welcome = conclude(edge, transport, head, upgrade, decision)
-        if welcome is None:
-            return None
-        if not early:
-            edge.welcomes.add(welcome)
-            return welcome
-        welcome.start(early)
-    else:
-        Deciding(edge, transport, head, upgrade, early).wait(decision, old)
+        return conclude(edge, transport, head, upgrade, decision, early)
+    Deciding(edge, transport, head, upgrade, early).wait(decision, old)
     return None
 
 
@@ -89,13 +81,14 @@ def conclude(
     head: RequestHead,
     upgrade: Upgrade,
     decision: Decision,
+    early: bytes,
     *,
     eof: bool = False,
 ) -> Welcome | None:
     """Write a refusal, or give back the 101 to write. The old protocol holds no deadline any more."""
     try:
         if isinstance(decision, Accept):
-            return _accept(edge, transport, upgrade, decision)
+            return _accept(edge, transport, upgrade, decision, early)
         if decision.explain and not eof:
             _explain(edge, transport, upgrade, decision)
         else:
@@ -107,7 +100,9 @@ def conclude(
     return None
 
 
-def _accept(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Accept) -> Welcome:
+def _accept(
+    edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Accept, early: bytes
+) -> Welcome:
     limits = edge.limits.messages(decision.limits)
     agreement: Agreement | None = None
     if limits.deflate and upgrade.extensions:
@@ -133,7 +128,7 @@ def _accept(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision
     except Bug:
         socket.miss()
         raise
-    return Welcome(socket, transport, answer)
+    return Welcome(socket, transport, answer, early)
 
 
 def _explain(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Deny) -> None:
@@ -192,9 +187,13 @@ class Deciding(asyncio.Protocol):
                 self._miss(outcome)
             return
         self._transport.resume_reading()
-        welcome = conclude(edge, self._transport, self._head, self._upgrade, outcome, eof=self._eof)
+        early = bytes(self._early)
+        welcome = conclude(edge, self._transport, self._head, self._upgrade, outcome, early, eof=self._eof)
         if welcome is not None:
-            welcome.start(bytes(self._early), eof=self._eof)
+            welcome.give()
+            protocol = self._transport.get_protocol()
+            if self._eof and isinstance(protocol, WebSocket):
+                protocol.eof_received()
 
     def _miss(self, outcome: Accept) -> None:
         limits = self._edge.limits.messages(outcome.limits)
