@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from narthex.bench.cpu import family, memory, used
@@ -44,6 +45,13 @@ def test_every_raw_scenario_counts_everything(floor: Target) -> None:
         assert (figure.failures, figure.operations, figure.notes) == (0, operations, []), scenario
         assert figure.cpu_us is not None
         assert figure.cpu_us > 0
+
+
+def test_what_a_command_started_ends_with_it() -> None:
+    """A shell that is told to end leaves its children to nobody; a bench leaves nothing behind."""
+    with command_server("script", f"sh -c '{FLOOR} & wait'") as target:
+        (child,) = psutil.Process(target.pids[0]).children()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_the_generators_process_gives_the_same_kind_of_figure(floor: Target) -> None:

@@ -19,6 +19,7 @@ from narthex.adapters.agents.pydantic_ai import pydantic_agent
 from narthex.domain.digest import Digest
 from narthex.ports.agents import Agent, RunInput
 from narthex.testing import Running, gateway
+from narthex.web.agui.stream import Ended, RunStream
 from tests.adapters.agents.pydantic_agents import weather
 from tests.timing import within
 
@@ -318,6 +319,36 @@ async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClie
         assert (refused.status_code, refused.json()["code"]) == (status, code)
     assert running.gateway.parts is not None
     assert running.gateway.parts.seats.total == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [
+        ("token_revoked: It was revoked.", 401, "token_revoked"),
+        ("draining: The gateway is going away.", 503, "draining"),
+        ("something else", 503, "overloaded"),
+    ],
+)
+async def test_a_connection_that_ends_at_once_says_why(
+    running: Running,
+    http: httpx2.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    status: int,
+    code: str,
+) -> None:
+    """What is final for a client must not tell it to come back, and what passes must."""
+
+    async def ended(_: RunStream) -> None:
+        raise Ended(3500, reason)
+
+    monkeypatch.setattr(RunStream, "connect", ended)
+    answer = await http.post("/agui/words", json=said("x"), headers=bearer(running))
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert ("retry-after" in answer.headers) == (status == 503)
+    parts = running.gateway.parts
+    assert parts is not None
+    assert parts.seats.total == 0
 
 
 async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.AsyncClient) -> None:

@@ -24,7 +24,7 @@ from narthex.app.services import ConnectionServices
 from narthex.app.starting import start_run
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity, IdentityClass
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import TERMINAL
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Position
@@ -43,6 +43,7 @@ from narthex.web.problems import client_error, problem
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
 STARTS_WITHIN_S: Final = 10.0  # as any command (app/services)
 _ADMITTED_AS: Final = "/connection/sse"  # the gate's name of what this is: a stream of server-sent events
+_NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
 Work = Callable[[Connection, Identity], Awaitable[tuple[Run, Position]]]
 
 
@@ -238,8 +239,10 @@ class AguiSite:
                 await stream.join(thread_channel(run.thread_id), position_of(last) if last else since)
         except ClientError as fault:
             return self._failed(request, fault)
-        except (Ended, TimeoutError):
-            return self._refused(request, Refusal(code="overloaded", retry_after_s=1))
+        except Ended as ended:
+            return self._refused(request, _refusal_of(ended))
+        except TimeoutError:
+            return self._refused(request, _NOT_NOW)
 
         async def is_over() -> bool:
             kept = await self._store.runs.get(run.tenant, run.run_id)
@@ -285,6 +288,14 @@ class _Streaming(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._on_end()
+
+
+def _refusal_of(ended: Ended) -> Refusal:
+    """Why the gateway closed the connection behind a stream: its reason is `code: text` (`domain.refusals`)."""
+    code = ended.reason.partition(":")[0]
+    if code not in TABLE or TABLE[code].http is None:
+        return _NOT_NOW
+    return Refusal(code=code, retry_after_s=1 if TABLE[code].http == 503 else None)
 
 
 async def _body(request: Request) -> bytes:
