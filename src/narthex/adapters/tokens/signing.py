@@ -106,6 +106,7 @@ class KeyRing:
         self._table = KeyTable(())
         self.on_withdrawn: Callable[[frozenset[str]], None] = _nobody
         self._live: list[SigningKey] = []
+        self._ended: set[str] = set()  # names of keys that were seen retired: a few a year
         self._signers: list[tuple[SigningKey, Key]] = []  # newest `not_before` first
         self._loaded_at = 0.0
         self._asked_at = 0.0  # for the sake of an unknown key, besides the poll
@@ -196,7 +197,11 @@ class KeyRing:
         if token.issuer not in self._issuers:
             return Rejected("wrong_issuer", key_id=token.key_id)
         verdict = judge(token, self._table, self._rules, now)
-        if isinstance(verdict, Rejected) and verdict.code == "unknown_key":
+        if (
+            isinstance(verdict, Rejected)
+            and verdict.code == "unknown_key"
+            and token.key_id not in self._ended
+        ):
             if self._reload is None and now - self._asked_at < RELOAD_COOL_DOWN_S:
                 return Unavailable(
                     "the key is unknown and the store was asked for one less than a second ago"
@@ -316,6 +321,7 @@ class KeyRing:
         kept = await self._credentials.keys(self._purpose)
         now = self._clock()
         live = [signing for signing in kept if not _retired(signing, now)]
+        self._ended.update(signing.kid for signing in kept if _retired(signing, now))
         if live != self._live:
             self._use(live)
         self._loaded_at = now
