@@ -108,10 +108,11 @@ MIGRATIONS: Final = (
             "ALTER TABLE threads ADD COLUMN plan TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE threads ADD COLUMN plan_at DOUBLE PRECISION NOT NULL DEFAULT 0",
             "ALTER TABLE threads ADD COLUMN oldest_at DOUBLE PRECISION NOT NULL DEFAULT 0",
-            # The provider's people are known; whoever comes with others' tokens is, once they come.
-            """UPDATE threads SET oldest_at = created_at, plan = COALESCE((SELECT u.plan FROM users u
-               WHERE u.tenant = threads.tenant AND u.user_id = threads.created_by), '')""",
-            "CREATE INDEX threads_by_oldest ON threads (plan, oldest_at)",
+            # The provider's people are known; whoever comes with others' tokens is, once they come. Their threads,
+            # which may be millions, are not touched here: a statement has 10 s.
+            """UPDATE threads SET plan = u.plan FROM users u
+               WHERE u.tenant = threads.tenant AND u.user_id = threads.created_by""",
+            "CREATE INDEX threads_by_oldest ON threads (plan, oldest_at) WHERE plan <> ''",
             """CREATE TABLE log_cuts (seq {serial}, thread_id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
                "before" DOUBLE PRECISION NOT NULL)""",
             # Numbered in the order of commit: who has read up to a number reads only what changed since. 0: a version 1
