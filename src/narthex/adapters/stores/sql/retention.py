@@ -94,7 +94,8 @@ def purge(dialect: Dialect, kept: Kept, limit: int) -> Operation[Purged]:
         found = yield (
             (
                 "SELECT t.thread_id, t.tenant, t.updated_at FROM threads t"
-                " WHERE t.plan = ? AND t.plan <> '' AND t.oldest_at < ? AND (t.updated_at >= ? OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = t.thread_id"
+                " WHERE t.plan = ? AND t.plan <> '' AND t.oldest_at < ? AND (t.updated_at >= ?"
+                " OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = t.thread_id"
                 f" AND r.state IN ('queued', 'running'))) ORDER BY t.oldest_at LIMIT ?{dialect.take}"
             ),
             (plan, moment, moment, min(left, MAX_THREADS)),
