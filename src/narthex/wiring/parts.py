@@ -29,6 +29,7 @@ from narthex.app.handshake import FrontDoor
 from narthex.app.hub import Hub, HubLimits
 from narthex.app.lifecycle import Lifecycle, Room, State
 from narthex.app.loop_lag import LoopLag
+from narthex.app.movement import Movement
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
 from narthex.app.retention import Retention, Round
@@ -52,7 +53,7 @@ from narthex.ports.edge import Receiver
 from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
 from narthex.protocol.codes import FORCE_RECONNECT, Disconnect
-from narthex.protocol.session import SessionLimits
+from narthex.protocol.session import LIFE_STEP_S, SessionLimits
 from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
 from narthex.wiring.tokens import Tokens, make_tokens
@@ -225,6 +226,7 @@ class Parts:
             report_bug=self.report_bug,
             max_life_s=self.settings.socket_life_s(),
         )
+        self._movement = Movement(LIFE_STEP_S)
         self.services.follows_run = self._follows_run
         self.services.removals = lambda: controls.removals
         self.services.chat = self.chat
@@ -314,7 +316,11 @@ class Parts:
         return self.services.registry.of_user(user)
 
     def _follows_run(self, connection: Connection) -> bool:
-        return self._busy()(connection)
+        """A run that goes on here, or maybe elsewhere: one of its threads moves."""
+        now = self.timers.now()
+        channels = [one.channel for one in connection.subscriptions.values() if not one.server_side]
+        moving = [self._movement.moves(channel.key, channel.last, now) for channel in channels]
+        return any(moving) or self._busy()(connection)
 
     def _busy(self) -> Callable[[Connection], bool]:
         running = self.engine.running_channels()  # once for everybody who is asked about
