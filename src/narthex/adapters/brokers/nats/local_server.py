@@ -74,6 +74,7 @@ class LocalNats:
                 f'jetstream {{ store_dir: "{self._directory / "jetstream"}" }}\n'
                 f'authorization {{ user: "{USER}", password: "{self._password}" }}\n'
                 "max_payload: 2MB\n"
+                "logfile_size_limit: 16MB\nlogfile_max_num: 2\n"
             )
         log = self._directory / "nats.log"
         # Not `stdout=PIPE`: nobody would read it. A session of its own: Ctrl-C in a terminal is ours to handle.
