@@ -312,4 +312,6 @@ class TestDoor:
         facts = door.facts(Request(scope))
         assert (facts.address, facts.secure, facts.base_url) == ("9.9.9.9", False, "http://localhost:8000")
         assert door.origin_allowed(Request(scope), "http://localhost:8000")
+        named = HttpDoor(entrance.door, "https://chat.example.com/").facts(Request(scope))
+        assert named.base_url == "https://chat.example.com", "what the operator says of it goes first"
         assert not door.origin_allowed(Request(scope), FOREIGN)

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from narthex.client.assembler import Proof, Pushed, RunAssembler
 from narthex.client.events import AguiEvent, Interrupt, RunError, RunFinished
 from narthex.errors import ClientError
 
-if TYPE_CHECKING:
-    from narthex.client.gateway import Gateway
+
+class Caller(Protocol):
+    """What a run asks of its connection; `gateway.Gateway` is one."""
+
+    async def rpc(self, method: str, params: Mapping[str, Any] | None = None, *, repeat: bool = False) -> Any:
+        """Call a method of the gateway."""
+
+    async def follow_run(self, run_id: str) -> Run:
+        """Follow a run from its first event."""
 
 
 class RunIncomplete(ClientError):
@@ -41,7 +48,7 @@ class Run:
     """
 
     def __init__(
-        self, gateway: Gateway, run_id: str, thread_id: str, message_id: str = "", *, queued: bool = False
+        self, gateway: Caller, run_id: str, thread_id: str, message_id: str = "", *, queued: bool = False
     ) -> None:
         self.run_id = run_id
         self.thread_id = thread_id

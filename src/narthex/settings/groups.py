@@ -53,7 +53,8 @@ class ServerOptions(BaseModel):
     workers: int = option(1, "Processes on the one port.", flag="--workers", ge=1, le=64)
     public_url: str = option(
         "",
-        "How clients reach this gateway, without a path; issuer of the embedded provider.",
+        "How clients reach this gateway, without a path: for `/ws/config` and sign-in, and the embedded "
+        "provider's issuer.",
         default_text="`http://` + host and port",
     )
     drain_grace_s: float = option(

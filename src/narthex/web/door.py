@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from narthex.app.handshake import FrontDoor
-from narthex.domain.addresses import Client, client_of
+from narthex.domain.addresses import Client, TrustedProxies, client_of
 from narthex.domain.identity import Identity
+from narthex.domain.origins import OriginPolicy
 from narthex.domain.refusals import Refusal
 from narthex.web.auth import RequestFacts
 from narthex.web.fallbacks import head_of
@@ -26,15 +27,19 @@ CORS_HEADERS: Final = (
 CORS_EXPOSED: Final = "retry-after, www-authenticate, narthex-run, narthex-thread"
 
 
-class HttpDoor:
-    """See the module. It is what `web.auth.Door` and `web.access.Person` ask for.
+class RequestDoor:
+    """What a request says of its client, as far as trusted proxies tell; and which pages may ask.
 
     Args:
-        door: the gateway's own.
+        trusted: proxies whose forwarding headers count.
+        origins: pages that may use this service.
+        public_url: how clients reach it; empty: as each request did.
     """
 
-    def __init__(self, door: FrontDoor) -> None:
-        self._door = door
+    def __init__(self, trusted: TrustedProxies, origins: OriginPolicy, public_url: str = "") -> None:
+        self._trusted = trusted
+        self._origins = origins
+        self._public_url = public_url.rstrip("/")
 
     def client(self, request: Request) -> Client:
         """The client's address and scheme."""
@@ -43,7 +48,7 @@ class HttpDoor:
             request.scope.get("scheme") == "https",
             request.headers.getlist("x-forwarded-for"),
             request.headers.getlist("x-forwarded-proto"),
-            self._door.trusted,
+            self._trusted,
         )
 
     def address(self, request: Request) -> str:
@@ -56,13 +61,26 @@ class HttpDoor:
         return RequestFacts(
             address=client.address,
             secure=client.scheme == "https",
-            base_url=f"{client.scheme}://{request.headers.get('host', '')}",
+            base_url=self._public_url or f"{client.scheme}://{request.headers.get('host', '')}",
         )
 
     def origin_allowed(self, request: Request, origin: str) -> bool:
         """Whether a page of `origin` may use this gateway."""
         host = request.headers.get("host", "")
-        return self._door.policy.origins.allows(origin, host=host, scheme=self.client(request).scheme)
+        return self._origins.allows(origin, host=host, scheme=self.client(request).scheme)
+
+
+class HttpDoor(RequestDoor):
+    """The gateway's. It is what `web.auth.Door` and `web.access.Person` ask for.
+
+    Args:
+        door: the one of the upgrade.
+        public_url: see `RequestDoor`.
+    """
+
+    def __init__(self, door: FrontDoor, public_url: str = "") -> None:
+        super().__init__(door.trusted, door.policy.origins, public_url)
+        self._door = door
 
     def cors(self, request: Request) -> dict[str, str]:
         """The headers by which a page of an allowed origin may read an answer (Fetch standard)."""

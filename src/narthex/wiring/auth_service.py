@@ -27,44 +27,16 @@ from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.revocations import Revocations
-from narthex.domain.addresses import Client, client_of
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError, NarthexError
 from narthex.settings import Settings
-from narthex.web.auth import AuthSite, RequestFacts
+from narthex.web.auth import AuthSite
+from narthex.web.door import RequestDoor
 from narthex.web.problems import exception_handlers, problem
 from narthex.wiring.engines import make_store
 from narthex.wiring.provider import make_provider
 
 log = get_logger("narthex.auth")
-
-
-class ServiceDoor:
-    """`web.auth.Door` without a gateway behind it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def client(self, request: Request) -> Client:
-        """Address and scheme, as far as trusted proxies tell."""
-        return client_of(
-            request.client.host if request.client else "",
-            request.scope.get("scheme") == "https",
-            request.headers.getlist("x-forwarded-for"),
-            request.headers.getlist("x-forwarded-proto"),
-            self._settings.proxies,
-        )
-
-    def facts(self, request: Request) -> RequestFacts:
-        """See `web.auth.Door`."""
-        client = self.client(request)
-        base = self._settings.public_url or f"{client.scheme}://{request.headers.get('host', '')}"
-        return RequestFacts(address=client.address, secure=client.scheme == "https", base_url=base)
-
-    def origin_allowed(self, request: Request, origin: str) -> bool:
-        """See `web.auth.Door`."""
-        host = request.headers.get("host", "")
-        return self._settings.origins.allows(origin, host=host, scheme=self.client(request).scheme)
 
 
 class HostCheck:
@@ -132,7 +104,7 @@ class AuthService:
             provider=self._provider,
             verifier=self._verifier,
             revocations=self._revocations,
-            door=ServiceDoor(settings),
+            door=RequestDoor(settings.proxies, settings.origins, settings.public_url),
             service_keys=keys,
             open_introspection=not keys and not settings.policy.environment.remote,
         )

@@ -61,7 +61,7 @@ class Site:
         self, parts: Parts, address: Callable[[], tuple[str, int]], routes: Sequence[BaseRoute] = ()
     ) -> None:
         self._parts = parts
-        self.http = HttpDoor(parts.door)
+        self.http = HttpDoor(parts.door, parts.settings.public_url)
         keys = parts.settings.admin_keys()
         self.access = Access(
             keys,
