@@ -20,6 +20,7 @@ from tests.timing import within
 
 PERIOD_S: Final = 3.0  # 20 a minute: the plan `free` allows 30
 CONNECT_S: Final = 5.0
+PAGE: Final = 50
 ENDED: Final = frozenset({"finished", "failed", "cancelled"})
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -129,11 +130,22 @@ class Speaker:
             await asyncio.gather(self._reading, return_exceptions=True)
             self._reading = None
 
+    async def _kept(self, person: Person) -> list[str]:
+        """The ids of every message of the thread."""
+        found: list[str] = []
+        before: dict[str, Any] = {}
+        while True:
+            page = await person.rpc("thread.get", thread_id=self._thread_id, limit=PAGE, **before)
+            messages = page["messages"]
+            found += [message["message_id"] for message in messages]
+            if len(messages) < PAGE:
+                return found
+            before = {"before": messages[0]["created_at"], "before_id": messages[0]["message_id"]}
+
     async def missing(self, person: Person) -> list[str]:
         """What was answered and is not there once, or whose run does not end; as sentences."""
         faults: list[str] = []
-        page = await person.rpc("thread.get", thread_id=self._thread_id, limit=200)
-        kept = [message["message_id"] for message in page["messages"]]
+        kept = await self._kept(person)
         for message, answer in self.answers.items():
             if kept.count(answer["message_id"]) != 1:
                 faults.append(f"{message} is there {kept.count(answer['message_id'])} times")
