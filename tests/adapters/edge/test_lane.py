@@ -18,6 +18,7 @@ from narthex.adapters.edge.websocket import WebSocket
 from narthex.app.hub.channel import Channel, Delivery
 from narthex.app.hub.round import Round
 from narthex.protocol.framing import Framing, Prepared
+from narthex.web.fallbacks import StreamSocket
 from tests.adapters.edge.harness import TIME_UNIT_S, PathGate, Peer, Recorder, Running, upgrade
 
 SEEDS = range(6)
@@ -143,6 +144,18 @@ def test_who_has_no_lane() -> None:
         first, payload = peer.frame()
         assert first == 0xC1
         assert len(payload) < 100
+
+
+def test_tls_and_streams_have_none() -> None:
+    """What must be encrypted, or is taken by a response, never goes straight to a descriptor."""
+    assert StreamSocket.lane is None
+    with Running() as server:
+        server.edge.secure = True
+        with server.websocket() as peer:
+            out = opened(server)
+            assert (out.lane, out._lane) == (None, None)
+            server.call(lambda: out.send(Prepared(b"by the transport")))
+            assert peer.frame() == (0x81, b"by the transport")
 
 
 class World:
