@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from centrifuge import Client, ClientEventHandler
 
+from tests.acceptance.fleet import fleet
 from tests.acceptance.program import Program, running
 from tests.acceptance.sdk import Person
 from tests.acceptance.test_js_sdk import node, node_person
@@ -153,3 +154,26 @@ async def test_the_javascript_sdk(program: Program, node: str) -> None:
     async with node_person(node, program.ws, program.token("ada"), script=script) as watcher:
         await watcher.until("connected")
         await story(Operator(program), thread_id, watcher, lambda: watcher.lines)
+
+
+async def test_every_instance_hears_of_it(tmp_path: Path) -> None:
+    """Asked of one gateway, done at both: each has a device of the user's."""
+    async with fleet(tmp_path) as built:
+        one, other = await built.gateways(2)
+        thread_id = await empty_thread(one)
+        watchers = [Watcher(at.ws, one.token("ada")) for at in (one, other)]
+        for watcher in watchers:
+            await watcher.client.connect()
+            await watcher.until("connected")
+        operator, channel = Operator(one), f"thread:{thread_id}"
+        await operator.done("subscribe", user="ada", channel=channel)
+        for watcher in watchers:
+            await watcher.until("subscribed", 2)  # the user's own channel is the first
+            assert of(channel, watcher.lines, "subscribed")
+        await operator.done("publish", channel=channel, data={"n": 1})
+        for watcher in watchers:
+            await watcher.until("publication", 1)
+        await Operator(other).done("unsubscribe", user="ada", channel=channel)
+        for watcher in watchers:
+            await watcher.until("unsubscribed", 1)
+            await watcher.client.disconnect()
