@@ -88,11 +88,27 @@ async def test_a_killed_worker_is_replaced_and_its_run_is_ended(pair: Program) -
         await ada.finished(thread_id, again["run_id"])
 
 
+@pytest.mark.soak
+async def test_a_worker_that_stands_still_is_replaced(pair: Program) -> None:
+    """SIGSTOP of one of two: its sockets would wait for ever; after 30 s it is another process."""
+    hung, other = workers_of(pair)
+    hung.suspend()
+    async with asyncio.timeout(90):
+        while hung.is_running() or len(workers_of(pair)) < 2:  # noqa: ASYNC110 - processes have no event here
+            await asyncio.sleep(0.2)
+    assert other.is_running()
+    assert "a worker hangs" in pair.log
+    people = await on_both(pair, pair.token("ada"))
+    for device in people.values():
+        await device.client.disconnect()
+
+
 async def test_one_sigterm_drains_all_and_leaves_nobody(pair: Program) -> None:
     """Exit 0; workers and the local NATS are gone; the log names no password."""
     assert pair.process is not None
     family = psutil.Process(pair.process.pid).children(recursive=True)
     assert len(family) >= 3
     assert await asyncio.to_thread(pair.terminate) == 0
-    assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    _, left = await asyncio.to_thread(psutil.wait_procs, family, 5)  # the last to go notes its parent's end
+    assert left == []
     assert "nats://narthex:" not in pair.log

@@ -4,9 +4,9 @@
       ├─ nats-server          only where no broker is configured
       ├─ worker 1 … N         each a whole gateway: SO_REUSEPORT, the same store, the same broker
 
-Not here: what a gateway is (`gateway`). Rules: the parent serves nothing, so that nothing of a client can end it;
-a worker that dies is replaced, slower each time; one SIGTERM drains all of them at once, within one grace; no
-sticky sessions: any worker serves any socket.
+Not here: what a gateway is (`gateway`), how a worker's life is felt (`pulse`). Rules: the parent serves nothing, so
+that nothing of a client can end it; a worker that dies, or whose event loop stands still, is replaced, slower each
+time; one SIGTERM drains all of them at once, within one grace; no sticky sessions: any worker serves any socket.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from narthex.adapters.telemetry import multiprocess
 from narthex.adapters.telemetry.logging import configure_logging, get_logger
 from narthex.errors import EXIT_CONFIG, ConfigError, DependencyError
 from narthex.settings import Settings, load
+from narthex.wiring.pulse import Pulse, Silence
 
 if TYPE_CHECKING:
     from narthex.wiring.gateway import Gateway
@@ -60,6 +61,8 @@ class Worker:
         self.number = number
         self.process: SpawnProcess | None = None
         self.ready: Event | None = None
+        self.pulse: Pulse | None = None
+        self.silence = Silence(2 * TICK_S)
         self.born_at = 0.0
         self.restart_at = 0.0
         self.delay_s = FIRST_RESTART_S
@@ -155,8 +158,9 @@ class Supervisor:
 
     def _start(self, worker: Worker, orders: Orders) -> None:
         worker.ready = self._context.Event()
+        worker.pulse, worker.silence = Pulse(self._context), Silence(2 * TICK_S)
         worker.process = self._context.Process(
-            target=_work, args=(orders, worker.ready), name=f"narthex-worker-{worker.number}"
+            target=_work, args=(orders, worker.ready, worker.pulse), name=f"narthex-worker-{worker.number}"
         )
         worker.process.start()
         worker.born_at = time.monotonic()
@@ -189,12 +193,24 @@ class Supervisor:
             except DependencyError as fault:
                 log.warning("broker", code=fault.code, detail=fault.message, remedy=fault.remedy)
         for worker in self._workers:
-            if worker.alive() or self._stopping_at is not None:
+            if self._stopping_at is not None:
+                continue  # the grace is what ends them
+            if worker.alive():
+                self._end_hung(worker, now)
                 continue
             if worker.process is not None:
                 self._buried(worker, now)
             if now >= worker.restart_at:
                 self._start(worker, orders)
+
+    def _end_hung(self, worker: Worker, now: float) -> None:
+        """One whose loop stands still still accepts sockets, which would wait for ever: a dead one does not."""
+        if worker.process is None or worker.pulse is None or not worker.silence.look(worker.pulse.count, now):
+            return
+        log.error(
+            "a worker hangs", worker=worker.number, pid=worker.process.pid, for_s=worker.silence.seconds
+        )
+        worker.process.kill()
 
     def _buried(self, worker: Worker, now: float) -> None:
         assert worker.process is not None
@@ -241,7 +257,7 @@ class Supervisor:
                 worker.process.join()
 
 
-def _work(orders: Orders, ready: Event) -> None:
+def _work(orders: Orders, ready: Event, pulse: Pulse) -> None:
     """A worker's life, in a session of its own: Ctrl-C in a terminal is the parent's to pass on, once."""
     os.setsid()
     try:
@@ -249,14 +265,14 @@ def _work(orders: Orders, ready: Event) -> None:
         configure_logging(
             log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
         )
-        raise SystemExit(_serve(settings, orders, ready))
+        raise SystemExit(_serve(settings, orders, ready, pulse))
     except ConfigError as fault:
         for problem in fault.problems:
             log.critical("configuration", detail=problem)
         raise SystemExit(EXIT_CONFIG) from fault
 
 
-def _serve(settings: Settings, orders: Orders, ready: Event) -> int:
+def _serve(settings: Settings, orders: Orders, ready: Event, pulse: Pulse) -> int:
     from narthex.adapters.edge.server import run
     from narthex.wiring.engines import broker_at, make_broker, make_store
     from narthex.wiring.gateway import Gateway
@@ -266,11 +282,13 @@ def _serve(settings: Settings, orders: Orders, ready: Event) -> int:
     gateway = Gateway(settings, broker=broker, store=store)
 
     async def serve() -> bool:
-        watching = asyncio.get_running_loop().create_task(_until_orphaned(gateway))
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(_until_orphaned(gateway)), loop.create_task(pulse.beat())]
         try:
             return await gateway.serve(reuse_port=True, on_ready=lambda _urls, _parts: ready.set())
         finally:
-            watching.cancel()
+            for task in tasks:
+                task.cancel()
 
     return 0 if run(serve()) else 1
 

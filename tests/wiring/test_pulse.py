@@ -1,0 +1,40 @@
+"""Whether a worker's event loop turns."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+
+from narthex.wiring.pulse import HUNG_S, Pulse, Silence
+from tests.timing import within
+
+
+async def test_a_pulse_beats() -> None:
+    """From the moment the loop turns."""
+    pulse = Pulse(multiprocessing.get_context("spawn"))
+    assert pulse.count == 0
+    beating = asyncio.create_task(pulse.beat())
+    async with asyncio.timeout(within(5)):
+        while pulse.count == 0:  # noqa: ASYNC110 - shared memory tells nobody
+            await asyncio.sleep(0.01)
+    beating.cancel()
+
+
+def test_silence_is_what_the_parent_saw_of_it() -> None:
+    """Half a second a turn: over 30 s of turns without a beat are too long; one beat ends it."""
+    silence = Silence(1.0)
+    turns = int(HUNG_S * 2)
+    assert not any(silence.look(0, 0.5 * turn) for turn in range(10 * turns)), "it is still starting"
+    now = 1_000.0
+    assert not silence.look(7, now)
+    assert not any(silence.look(7, now + 0.5 * turn) for turn in range(1, turns + 1))
+    assert silence.look(7, now + 0.5 * (turns + 1))
+    assert not silence.look(8, now + 0.5 * (turns + 2))
+
+
+def test_a_machine_that_stood_still_condemns_nobody() -> None:
+    """An hour between two turns counts as one turn."""
+    silence = Silence(1.0)
+    silence.look(7, 1_000.0)
+    assert not silence.look(7, 4_600.0)
+    assert silence.seconds == 1.0
