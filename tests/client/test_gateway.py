@@ -192,6 +192,29 @@ async def test_a_final_close_later_reaches_whoever_calls() -> None:
         assert caught.value.code == "token_revoked"
 
 
+async def test_a_call_waits_for_the_words_of_a_final_close() -> None:
+    """The SDK gives up at once, the reason comes a preflight later: "call again" would be the wrong advice."""
+    async with scripted() as server, client.connect(server.url, use_proxy=False) as gateway:
+        asked, answered = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> bool:
+            asked.set()
+            await answered.wait()
+            return False
+
+        gateway._preflight.ask = slow  # type: ignore[method-assign]  # a preflight that takes its time
+        for connection in list(server.connections):
+            await connection.close(3500, "token_revoked: gone")
+        await asked.wait()
+        call = asyncio.create_task(gateway.rpc("whoami"))
+        done, _ = await asyncio.wait([call], timeout=0.05)
+        assert not done
+        answered.set()
+        with pytest.raises(client.Refused) as caught:
+            await call
+        assert caught.value.code == "token_revoked"
+
+
 def test_close_codes_agree_with_the_table_of_refusals() -> None:
     """The client knows the gateway's close codes, so that it knows which refusals are final."""
     for code, row in TABLE.items():

@@ -9,6 +9,7 @@ waiter as `Refused`; anything else is retried by the SDK with its own back-off, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import uuid
 from collections.abc import Callable, Mapping
@@ -90,6 +91,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         self._last: Refused | None = None
         self._expired = 0
         self._settled = asyncio.Event()
+        self._ended = asyncio.Event()
         self._closing = asyncio.Event()
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -205,6 +207,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
                 fault = error
             else:
                 return answer.data
+        await self._verdict()
         if self._failure is not None:
             raise self._failure
         raise Unreachable(f"No answer to {method}: {fault}.", "Call again.", self._last) from fault
@@ -269,12 +272,20 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             return verdict
         return Refused(code, detail, close=close)
 
+    async def _verdict(self) -> None:
+        """Wait until a connection that the SDK has given up says why: its words come a preflight later."""
+        if self.sdk.state.value == "disconnected" and not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    await self._ended.wait()
+
     async def _stop(self, refusal: Refused) -> None:
         self._failed(refusal)
         await self.sdk.disconnect()
 
     def _failed(self, refusal: Refused) -> None:
         self._failure = refusal
+        self._ended.set()
         for feed in self._feeds.values():
             feed.fail(refusal)
         self._settled.set()
