@@ -39,8 +39,8 @@ Drain = Callable[[], Awaitable[None]]
 
 BACKLOG: Final = 4096  # a reconnect storm's worth of handshakes; Linux caps it at net.core.somaxconn
 # uvloop's libuv accepts one connection per listening descriptor and turn of the loop, so each of a crowd cost a
-# turn of its own. With the listener there eight times a crowd's handshake takes 30 % less; whoever comes alone
-# pays for seven looks at nothing, 3 µs. Sixteen times: 3 % less again, and 7 µs.
+# turn of its own. With the listener there four times a crowd's handshake takes a quarter less, with eight times
+# another 7 %, with sixteen 5 %; for whoever comes alone each doubling adds 4 to 10 % of looks at an empty queue.
 _DOORS: Final = 8
 _CLOSE_SHARE: Final = 0.2  # of the grace is kept for closing what `drain` left
 # Measured with 10,000 sockets: the default thresholds run a full collection of every live object again and
