@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from narthex.adapters.brokers.nats.codec import Batch
+from narthex.adapters.brokers.nats.codec import Batch, Entry
 from narthex.adapters.brokers.nats.keys import KeyWindow, digest
 from narthex.ports.broker import Position, Published
 
@@ -70,10 +70,13 @@ class ChannelLog:
             self.mark, self.mark_seq = batch.first, seq
         else:
             self.mark, self.mark_seq = batch.mark, batch.mark_seq
+        own = self.attempts.pop(batch.nonce, [])
+        names = [waiting.name for waiting in own] or [_name(entry) for entry in batch.entries]
         for offset, entry in enumerate(batch.entries, start=batch.first):
-            if entry.key is not None:
-                self.keys.add(digest(entry.key), offset, entry.at)
-        return list(zip(self.attempts.pop(batch.nonce, ()), range(batch.first, batch.top + 1), strict=False))
+            name = names[offset - batch.first]
+            if name is not None:
+                self.keys.add(name, offset, entry.at)
+        return list(zip(own, range(batch.first, batch.top + 1), strict=False))
 
     def forget(self) -> None:
         """The channel has no messages: never had, or its stream is another one now."""
@@ -81,6 +84,10 @@ class ChannelLog:
         self.seq = self.top = self.mark = self.mark_seq = 0
         self.incarnation = ""
         self.keys.clear()
+
+
+def _name(entry: Entry) -> bytes | None:
+    return digest(entry.key) if entry.key is not None else None
 
 
 def position(log_end: Batch | None, epoch: Callable[[str], str]) -> Position:
