@@ -25,6 +25,8 @@ from typing import NoReturn
 import psutil
 import pytest
 
+from narthex.e2e.children import free_port
+
 START_S = 30.0
 STOP_S = 10.0
 
@@ -32,14 +34,6 @@ STOP_S = 10.0
 def missing(what: str, remedy: str) -> NoReturn:
     """Skip the test; in CI tests/conftest.py makes a failure of it."""
     pytest.skip(f"{what} is not installed: {remedy}")
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:

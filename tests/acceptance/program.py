@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 import httpx2
 
+from narthex.e2e.children import free_port
 from tests.timing import within
 
 READY_WITHIN_S: Final = within(20)
@@ -34,13 +34,6 @@ POLICY_VARIABLES: Final = (
     "KUBERNETES_SERVICE_HOST",
     "PORT",
 )
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -21,7 +21,8 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from tests.acceptance.program import clean_environment, free_port
+from narthex.e2e.children import free_port
+from tests.acceptance.program import clean_environment
 from tests.timing import within
 
 CLIENT: Final = "narthex"

@@ -19,7 +19,7 @@ from typing import Final
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests.acceptance.program import free_port
+from narthex.e2e.children import free_port
 from tests.timing import within
 
 UPGRADE: Final = (

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from narthex.cli.given import given_headers, given_token, seconds_of
+from narthex.e2e.children import free_port
 from narthex.errors import ClientError
-from tests.acceptance.program import clean_environment, free_port
+from tests.acceptance.program import clean_environment
 from tests.doctor.failing_servers import healthy
 from tests.doctor.scripted import Asked, Wire, serving
 from tests.timing import within

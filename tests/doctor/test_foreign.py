@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.acceptance.program import free_port
+from narthex.e2e.children import free_port
 from tests.doctor.clinic import examined
 from tests.doctor.proxies import ASGI_ECHO, child, plain_server, python_server
 from tests.timing import within

@@ -11,8 +11,9 @@ import pytest
 from narthex.doctor import baseline, canary
 from narthex.doctor.gate import GateOptions, GateReport, examine_gate
 from narthex.doctor.target import parse_target
+from narthex.e2e.children import free_port
 from narthex.errors import ClientError
-from tests.acceptance.program import Program, free_port, running
+from tests.acceptance.program import Program, running
 from tests.doctor.meddler import meddling, replaced, without
 from tests.timing import within
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.program import free_port, running
+from narthex.e2e.children import free_port
+from tests.acceptance.program import running
 from tests.doctor.clinic import examined
 from tests.doctor.proxies import ASGI_ECHO, UPGRADE, caddy, haproxy, nginx, plain_server, python_server
 from tests.doctor.scripted import Authority

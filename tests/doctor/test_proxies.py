@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.program import free_port, running
+from narthex.e2e.children import free_port
+from tests.acceptance.program import running
 from tests.doctor.clinic import examined
 from tests.doctor.failing_servers import healthy, never_answers
 from tests.doctor.proxies import UPGRADE, caddy, haproxy, nginx, plain_server
