@@ -14,7 +14,7 @@ from narthex.domain.digest import Digest
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import Event, is_terminal
 from narthex.domain.transcript import Transcript
-from narthex.ports.broker import MAX_HISTORY_PAGE, Position
+from narthex.ports.broker import MAX_HISTORY_PAGE, Page, Position, Publication
 from narthex.ports.runs import Run
 
 
@@ -55,38 +55,62 @@ class Replay:
             self.terminal = event
 
 
-async def read_back(services: RunServices, run: Run) -> tuple[Replay, EventOrder]:
-    """Read a run's events back from its thread's log.
+class Reading:
+    """A run read back from its thread's log; `go_on` reads what was appended since.
 
-    Returns:
-        The fold, and the order checker in the state after the last event (its `closing_events` are what a new
-        owner has to publish first).
-
-    Raises:
-        DependencyError: the broker cannot be reached.
+    Attributes:
+        replay: the fold.
+        order: the order checker in the state after the last event (its `closing_events` are what a new owner has
+            to publish first).
     """
-    replay, order = Replay(), EventOrder()
-    channel = channel_key(run.tenant, thread_channel(run.thread_id))
-    since: Position | None = Position(run.start_offset, "")
-    page = await services.broker.history(channel, since=since, limit=MAX_HISTORY_PAGE)
-    if not page.complete or page.top.offset < run.start_offset:
-        # Trimmed, or a new epoch: whatever is there, its seq says whether it is whole.
-        page = await services.broker.history(channel, since=None, limit=MAX_HISTORY_PAGE)
-    while page.publications:
-        for publication in page.publications:
-            event = _event_of(publication.data, run.run_id)
-            if event is not None:
-                replay.feed(event, offset=publication.offset, at=publication.at or services.now())
-                order.check(event)
-                if event.get("name") == "narthex.restarted":
-                    order.forget()
-        last = page.publications[-1].offset
-        if last >= page.top.offset:
-            break
-        page = await services.broker.history(
-            channel, since=Position(last, page.top.epoch), limit=MAX_HISTORY_PAGE
-        )
-    return replay, order
+
+    def __init__(self, services: RunServices, run: Run) -> None:
+        self._services = services
+        self._run = run
+        self._channel = channel_key(run.tenant, thread_channel(run.thread_id))
+        self._begin()
+
+    def _begin(self) -> None:
+        self.replay, self.order = Replay(), EventOrder()
+        self._at = Position(self._run.start_offset, "")
+
+    async def go_on(self) -> Replay:
+        """Read to the end of the log.
+
+        Raises:
+            DependencyError: the broker cannot be reached; what was read before that counts.
+        """
+        page = await self._page(self._at)
+        if not page.complete or page.top.offset < self._at.offset:
+            # Trimmed, or a new epoch: whatever is there, its seq says whether it is whole.
+            self._begin()
+            page = await self._page(None)
+        while page.publications:
+            for publication in page.publications:
+                event = _event_of(publication.data, self._run.run_id)
+                if event is not None:
+                    self._take(event, publication)
+            last = page.publications[-1].offset
+            self._at = Position(last, page.top.epoch)
+            if last >= page.top.offset:
+                break
+            page = await self._page(self._at)
+        return self.replay
+
+    async def _page(self, since: Position | None) -> Page:
+        return await self._services.broker.history(self._channel, since=since, limit=MAX_HISTORY_PAGE)
+
+    def _take(self, event: Event, publication: Publication) -> None:
+        self.replay.feed(event, offset=publication.offset, at=publication.at or self._services.now())
+        self.order.check(event)
+        if event.get("name") == "narthex.restarted":
+            self.order.forget()
+
+
+async def read_back(services: RunServices, run: Run) -> tuple[Replay, EventOrder]:
+    """Read a run's events back from its thread's log, once. Raises as `Reading.go_on`."""
+    reading = Reading(services, run)
+    return await reading.go_on(), reading.order
 
 
 def _event_of(data: bytes, run_id: str) -> Event | None:

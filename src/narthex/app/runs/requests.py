@@ -18,6 +18,7 @@ from narthex.app.runs.journal import Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.loops import Loops
 from narthex.app.runs.queue_notices import tell_queue
+from narthex.app.runs.readings import Readings
 from narthex.app.runs.replay import Replay, read_back
 from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunServices
@@ -43,6 +44,7 @@ class RunRequests:
         self._services = services
         self._roster = roster
         self._loops = loops
+        self._readings = Readings(services)
 
     async def cancel(self, identity: Identity, run_id: str) -> dict[str, Any]:
         """Stop a run; any member of its thread may. Returns `{state}` as it is right after the request was
@@ -181,7 +183,7 @@ class RunRequests:
         execution = self._roster.executions.get(run.run_id)
         if execution is not None:
             return execution.journal.log
-        return (await read_back(self._services, run))[0]
+        return await self._readings.of(run)
 
     async def _answer(
         self, identity: Identity, asked: Run, interrupt: Interrupt, payload: Any, *, dismissed: bool
