@@ -62,7 +62,8 @@ async def test_two_processes_cost_at_most_a_quarter_more(tmp_path: Path) -> None
     """The median of the rounds' ratios is at most 1.25."""
     secret = secrets.token_urlsafe(48)
     env = {"NARTHEX_JWT_SECRET": secret, "NARTHEX_LOG_LEVEL": "warning"}
-    env |= {"NARTHEX_COMMANDS_PER_S": "100000", "NARTHEX_COMMANDS_BURST": "1000000"}  # it publishes over a socket
+    # The generator publishes over one socket, as fast as it can.
+    env |= {"NARTHEX_COMMANDS_PER_S": "100000", "NARTHEX_COMMANDS_BURST": "1000000"}
     async with fleet(tmp_path, **env) as built:
         gateways = await built.gateways(2)
         targets = [
