@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
+from narthex.app.periodic import Periodic
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.plans import Plan, kept_since
 from narthex.errors import DependencyError
@@ -40,8 +40,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
 
 
-class Retention:
-    """One task; `start` and `stop`.
+class Retention(Periodic):
+    """See the module. `stop` leaves a batch under way done or undone as a whole.
 
     Args:
         threads: of the store.
@@ -66,6 +66,7 @@ class Retention:
         clock: Callable[[], float] = time.time,
         every_s: float = EVERY_S,
     ) -> None:
+        super().__init__(self._purge, every_s=every_s)
         self._threads = threads
         self._broker = broker
         self._plans = plans
@@ -73,35 +74,16 @@ class Retention:
         self._on_round = on_round
         self._on_fault = on_fault
         self._clock = clock
-        self._every_s = every_s
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin; the first round is soon, for what ended while nothing ran."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def stop(self) -> None:
-        """End; a batch under way is done or undone as a whole."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-
-    async def _run(self) -> None:
-        pause_s = self._every_s / 20
-        while True:
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter guards nothing
-            pause_s = self._every_s
-            try:
-                done = await self.round()
-            except Exception as fault:  # also a bug: the task must be there the next time
-                self._meter.count("history_purge_failures")
-                self._on_fault(fault)
-                continue
-            if done.threads or done.messages or done.runs or done.logs:
-                self._on_round(done)
+    async def _purge(self) -> None:
+        try:
+            done = await self.round()
+        except Exception as fault:  # also a bug: the task must be there the next time
+            self._meter.count("history_purge_failures")
+            self._on_fault(fault)
+            return
+        if done.threads or done.messages or done.runs or done.logs:
+            self._on_round(done)
 
     async def round(self) -> Round:
         """Delete what is past now. Raises DependencyError; what was deleted by then is."""
