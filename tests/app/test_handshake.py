@@ -133,6 +133,20 @@ class TestWithoutWaiting:
             assert entrance.seats.of_address("1.2.3.4") == 1
             assert entrance.records[-1]["client"] == "1.2.3.4"
 
+    async def test_over_https_the_plain_cookie_is_nobodys(self, tmp_path: Path) -> None:
+        """A neighbouring host can set it; at the upgrade as at every other door. Over http there is no other."""
+        async with open_entrance(tmp_path, trusted=TrustedProxies(hops=1)) as entrance:
+            page = ("origin", PAGE)
+            own, plain = ("cookie", "__Host-narthex_session=ann"), ("cookie", "narthex_session=ann")
+            https = (("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https"))
+            assert (await entrance.seed(head(None, own, page, *https))).identity == ANN
+            assert (await entrance.seed(head(None, plain, page))).identity == ANN
+            seed = await entrance.seed(head(None, plain, page, *https))
+            assert (seed.identity, seed.admit.inert) == (None, "unproven")
+            asked = await entrance.door.identify(head(None, plain, page, *https))
+            assert not isinstance(asked.outcome, Refusal)
+            assert asked.outcome.identity is None
+
     async def test_a_test_s_fetches_have_their_own_breaker(self, entrance: Entrance) -> None:
         """Whoever says that it is a test cannot open the users' breaker."""
         await entrance.decide(head("ann"))

@@ -80,7 +80,7 @@ def arrive(
         headers.get("x-forwarded-proto", ()),
         trusted,
     )
-    presented = read(headers, head.query)
+    presented = read(headers, head.query, secure=client.scheme == "https")
     hosts = headers.get("host")
     host = hosts[0] if hosts else ""
     origins = headers.get("origin")
