@@ -92,6 +92,11 @@ async def test_commands_for_other_nodes_are_bounded_per_address(http: httpx2.Asy
     assert refused.headers["access-control-allow-origin"] == PAGE
 
 
+def test_counting_forwards_takes_a_few_megabytes_at_most() -> None:
+    """Six hundred moments an address, 8 bytes each: fewer addresses are remembered than where ten are kept."""
+    assert fallbacks.FORWARDS * fallbacks.FORWARDERS * 8 <= 5_000_000
+
+
 async def test_a_stream_that_is_closed_and_not_read_is_dropped(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

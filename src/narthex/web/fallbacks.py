@@ -39,6 +39,7 @@ MAX_BODY: Final = 64 * 1024  # a message's size on a WebSocket
 CLOSE_S: Final = 5.0  # for the client to read why it was closed, as on a WebSocket; then it is dropped
 FORWARDS: Final = 600  # per address and window: a connection's 60 commands a second
 FORWARDS_WINDOW_S: Final = 10.0
+FORWARDERS: Final = 1_000  # addresses remembered: 5 MB at 8 bytes a command; the oldest go first
 
 Broadcast = Callable[[Control], Awaitable[None]]
 Name = Annotated[str, msgspec.Meta(max_length=100)]  # ours have 32 and 17 characters
@@ -199,7 +200,7 @@ class Fallbacks:
         self._cors = cors
         self._address = address
         self._now = now
-        self._forwarded = Attempts(FORWARDS, FORWARDS_WINDOW_S)
+        self._forwarded = Attempts(FORWARDS, FORWARDS_WINDOW_S, max_entries=FORWARDERS)
         self._streams: dict[str, StreamSocket] = {}
 
     def routes(self) -> list[BaseRoute]:
