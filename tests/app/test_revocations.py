@@ -340,6 +340,21 @@ async def test_the_end_of_a_block_is_heard_by_the_poll_and_a_late_broadcast_chan
     assert one.covers(ALICE)
 
 
+async def test_a_slow_clock_hears_of_the_end_of_a_block_too() -> None:
+    """The instance that ended it may be seconds ahead: what ends as it is written has ended on every clock."""
+    store, broker = MemoryCredentials(), ControlBroker()
+    port: Broker = broker  # type: ignore[assignment] # only `control` is asked for
+    ahead = Revocations(as_port(store), port, clock=lambda: NOW + 3)
+    behind = Revocations(as_port(store), port, clock=lambda: NOW)
+    broker.instances = [ahead, behind]
+    await ahead.revoke_subject("acme", "alice", until=NOW + 1e6, reason="abuse")
+    await behind.refresh()
+    assert behind.covers(ALICE)
+    assert await ahead.allow_subject("acme", "alice", reason="appeal")
+    await behind.refresh()
+    assert not behind.covers(ALICE)
+
+
 async def test_what_has_ended_covers_nobody_before_it_is_forgotten() -> None:
     """`until` counts to the second, not to the next whole read."""
     now = NOW

@@ -222,7 +222,7 @@ class Revocations:
         kept: set[Key] = set()
         now = self._clock()
         async for page in self._pages(0):
-            kept.update(_key(revocation) for revocation in page if revocation.until > now)
+            kept.update(_key(revocation) for revocation in page if not _over(revocation, now))
         for kind in ("jti", "subject", "issued_before"):
             table = self._table(kind) or {}
             for key in [key for key in table if (kind, *key) not in kept and (kind, *key) not in self._fresh]:
@@ -265,9 +265,9 @@ class Revocations:
         """The store's word: it counts whatever a broadcast said."""
         now = self._clock()
         for revocation in changed:
-            if revocation.until <= now:
+            if _over(revocation, now):
                 self._end(revocation)
-        self._apply((revocation for revocation in changed if revocation.until > now), told=False)
+        self._apply((revocation for revocation in changed if not _over(revocation, now)), told=False)
 
     def _end(self, revocation: Revocation) -> None:
         table = self._table(revocation.kind)
@@ -306,6 +306,11 @@ class Revocations:
 
 def _key(revocation: Revocation) -> Key:
     return revocation.kind, revocation.tenant, revocation.value
+
+
+def _over(revocation: Revocation, now: float) -> bool:
+    """Whether it has ended: by this clock, or as it was written, by an instance whose clock may be ahead."""
+    return revocation.until <= max(now, revocation.at)
 
 
 def _record(kind: str, revocation: Revocation) -> AuditRecord:
