@@ -93,6 +93,28 @@ def test_a_lane_owns_nothing() -> None:
         assert theirs.recv(100) == b"onethreefour"
 
 
+def test_a_lane_never_blocks() -> None:
+    """Not even where an agent in the same process has set a time-out for every new socket."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        socket.setdefaulttimeout(TIME_UNIT_S)
+        try:
+            lane = Lane(ours.fileno())
+            assert lane.gettimeout() == 0.0
+            lane.park()
+            lane.open(ours.fileno())
+            assert lane.gettimeout() == 0.0
+        finally:
+            socket.setdefaulttimeout(None)
+        with contextlib.suppress(BlockingIOError):
+            while lane.send(bytes(65_536)):
+                pass
+        with pytest.raises(BlockingIOError):
+            lane.send(b"full")
+        lane.park()
+
+
 def test_no_lane_outlives_its_connection(server: Running) -> None:
     """The next connection gets the same descriptor; the old lane does not reach it."""
     with server.websocket():
@@ -131,6 +153,26 @@ def test_nothing_follows_a_close_frame(server: Running) -> None:
         assert server.call(close) == "done"
         assert [peer.frame(), peer.frame()] == [(0x81, b"first"), (0x81, b"lane")]
         assert peer.close_frame() == (3000, "bye")
+
+
+def test_nothing_follows_an_end(server: Running) -> None:
+    """The process stops: the transport drops what it holds, so a lane must not write behind the gap."""
+    with server.websocket() as peer:
+        out = opened(server)
+        lane = out.lane
+        assert lane is not None
+
+        def end() -> None:
+            out.send(Prepared(b"first"))
+            out.end()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                lane.send(b"\x81\x05stray")
+            out.send(Prepared(b"too late"))
+
+        server.call(end)
+        assert peer.frame() == (0x81, b"first")
+        with contextlib.suppress(ConnectionResetError):
+            assert peer.rest() == b""
 
 
 def test_who_has_no_lane() -> None:

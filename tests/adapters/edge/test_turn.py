@@ -36,7 +36,12 @@ class Line:
             raise RuntimeError("unable to perform operation on closed transport")
         self.events.append((f"write {data.decode()}", self.name))
 
+    def abort(self) -> None:
+        self.events.append(("abort", self.name))
+
     def start(self, early: bytes) -> None:
+        if self.broken == "start":
+            raise RuntimeError("a bug")
         self.events.append((f"start {early.decode()}", self.name))
 
     def miss(self) -> None:
@@ -78,7 +83,12 @@ async def test_nobody_waits_for_more_than_a_few() -> None:
 
 @pytest.mark.parametrize(
     ("broken", "expected"),
-    [("refused", []), ("read", [("end", 1)]), ("write", [("miss", 1)])],
+    [
+        ("refused", []),
+        ("read", [("end", 1)]),
+        ("write", [("abort", 1), ("miss", 1)]),
+        ("start", [("write 101", 1), ("abort", 1)]),
+    ],
 )
 async def test_one_costs_the_others_nothing(
     broken: str, expected: list[tuple[str, int]], caplog: pytest.LogCaptureFixture
@@ -133,6 +143,27 @@ def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, 
     assert server.edge.open == before
     if not end:
         assert recorder.next() == ("closed", 1006, "")
+
+
+def test_what_one_turn_may_bring_is_bounded(server: Running) -> None:
+    """A flood behind no head is refused in the turn that brings it: what waits is a head's worth and one read."""
+    transport = _Transport()
+    entrance = Entrance(server.edge)
+    transport.protocol = entrance
+    limit = server.edge.limits.head_bytes
+
+    def flood() -> tuple[int, bytes]:
+        entrance.connection_made(cast("asyncio.Transport", transport))
+        most = 0
+        for _ in range(8):
+            transport.protocol.data_received(b"GET / HTTP/1.1\r\nX: " + b"x" * limit)
+            most = max(most, len(entrance._unread))
+        return most, transport.written[:12]
+
+    most, written = server.call(flood)
+    assert most <= limit
+    assert written == b"HTTP/1.1 431"
+    server.call(partial(transport.protocol.connection_lost, None))
 
 
 def test_a_fin_behind_a_part_of_a_head_is_answered(server: Running) -> None:

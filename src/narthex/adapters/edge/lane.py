@@ -21,12 +21,14 @@ class Lane(socket.SocketType):
     __slots__ = ()
 
     def __init__(self, descriptor: int) -> None:
-        # All three given, so that none is asked of the kernel; `send` cares for none of them.
-        super().__init__(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+        self.open(descriptor)
 
     def open(self, descriptor: int) -> None:
         """Let `send` write to `descriptor` again, after `park`."""
+        # All three given, so that none is asked of the kernel; `send` cares for none of them.
         super().__init__(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+        if socket.getdefaulttimeout() is not None:  # an agent's doing: `send` would wait for so long
+            self.setblocking(False)
 
     def park(self) -> None:
         """From now on `send` raises OSError; idempotent."""

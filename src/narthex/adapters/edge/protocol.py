@@ -54,6 +54,8 @@ class Entrance(asyncio.Protocol):
         if not self._unread:
             self._edge.turn.add(self)
         self._unread += data
+        if len(self._unread) > self._edge.limits.head_bytes:  # no turn brings a head of more: judge it now
+            self._still_here()
 
     def read(self) -> Welcome | None:
         """Read what came in this turn; gives the 101 that follows from it, if one does."""

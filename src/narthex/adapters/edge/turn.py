@@ -53,13 +53,18 @@ class Welcome:
             self._transport.write(self._answer)
         except Exception:
             _log.exception("a 101 could not be written")
+            self._transport.abort()  # no deadline is left that would end it
             self._socket.miss()
             return False
         return True
 
     def start(self) -> None:
         """Hand the connection over to the socket; after `write`."""
-        self._socket.start(self._early)
+        try:
+            self._socket.start(self._early)
+        except Exception:
+            _log.exception("a socket could not be started")
+            self._transport.abort()
 
     def give(self) -> None:
         """Both at once, for one that comes by itself."""

@@ -237,7 +237,7 @@ class WebSocket(asyncio.Protocol):
 
     def end(self) -> None:
         """The process stops."""
-        self._transport.abort()
+        self.abort()
 
     def _deliver(self, events: list[Event]) -> None:
         for opcode, payload in events:
