@@ -8,8 +8,9 @@ import pytest
 
 from narthex.e2e.results import Result, Status
 from narthex.e2e.runner import Runner, select
-from narthex.e2e.scenario import Body, Category, Scenario, SkipScenario, every
+from narthex.e2e.scenario import Body, Category, Scenario, every
 from narthex.e2e.scenarios import OTHERS, STAGING
+from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.skips import ALLOWED
 from narthex.e2e.traffic import current
 from narthex.e2e.world import Proof, World

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 
 from narthex.e2e.results import Result, Status, result_of
-from narthex.e2e.scenario import DEPENDS_ON, Category, Scenario, SkipScenario
+from narthex.e2e.scenario import DEPENDS_ON, Category, Scenario
+from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.skips import allowed
 from narthex.e2e.traffic import CURRENT, Traffic
 from narthex.e2e.world import World

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from narthex.e2e.world import World
+from narthex.e2e.world import World
 
 
 class Category(StrEnum):
@@ -47,7 +46,7 @@ DEPENDS_ON: Final[dict[Category, tuple[Category, ...]]] = {
 }
 """A category whose dependency failed is not run: its failures would only repeat the cause."""
 
-Body = Callable[["World"], Awaitable[None]]
+Body = Callable[[World], Awaitable[None]]
 
 
 class Scenario(NamedTuple):
@@ -79,14 +78,6 @@ class Scenario(NamedTuple):
     def serves(self) -> bool:
         """Whether it tests a server, and so must exchange bytes with it."""
         return self.category is not Category.UNIT
-
-
-class SkipScenario(Exception):
-    """It cannot be run here; `reason` says why. The runner decides whether that is allowed."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 REGISTER: Final[dict[str, Scenario]] = {}

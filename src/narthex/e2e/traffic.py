@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from narthex.e2e.person import Person
+
+class Guest(Protocol):
+    """Whoever came in over a socket during a scenario (`person.Person`): it is shown out at the end."""
+
+    close_code: int
+
+    def drop(self) -> None:
+        """Cut the connection."""
 
 
 class Traffic:
@@ -22,7 +28,7 @@ class Traffic:
         self.sent = 0
         self.received = 0
         self.contacted: set[str] = set()
-        self.people: list[Person] = []
+        self.people: list[Guest] = []
 
     def out(self, count: int) -> None:
         """Bytes that went out."""

@@ -20,7 +20,7 @@ import httpx2
 import msgspec
 
 from narthex.e2e.person import Person, RpcFault
-from narthex.e2e.scenario import SkipScenario
+from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.traffic import current
 from narthex.errors import ConfigError, DependencyError
 

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from narthex.e2e.person import Person, RpcFault, text_of
-from narthex.e2e.scenario import Category, SkipScenario, scenario
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.world import World
 
 

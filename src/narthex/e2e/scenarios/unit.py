@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import narthex
-from narthex.e2e.scenario import Category, SkipScenario, scenario
+from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.world import World
 
 CORE = ("tests/domain", "tests/protocol")
