@@ -197,6 +197,46 @@ async def test_trims_leave_the_keys_behind(url: str) -> None:
     await two.stop()
 
 
+async def test_newcomer_finds_the_keys_that_a_trim_left_behind(url: str) -> None:
+    """However much was appended since: what a trim leaves is a mark that later ones lead back to."""
+    one, two = NatsBroker(url), NatsBroker(url)
+    await one.start(Recorder(), "n1")
+    await two.start(Recorder(), "n2")
+    for number in range(600):
+        await one.publish(THREAD, b"1", key=f"k{number}")
+    await one.trim(THREAD, 590)
+    for number in range(600, 900):
+        placed = await one.publish(THREAD, b"1", key=f"k{number}")
+    for number in (0, 255, 300, 520, 599, 600, 899):
+        again = await two.publish(THREAD, b"x", key=f"k{number}")
+        assert (again.offset, again.duplicate) == (number + 1, True)
+    for since in (590, 599, 600, 601, 899):
+        page = await two.history(THREAD, since=Position(since, placed.epoch))
+        assert page.complete
+        assert [found.offset for found in page.publications] == list(range(since + 1, 901))
+    await one.stop()
+    await two.stop()
+
+
+async def test_keys_that_are_only_heard_of_are_forgotten_too(url: str) -> None:
+    """A node that follows a channel and published to it once keeps the keys of the window, not of all its life."""
+    clock = Clock()
+    one, two = NatsBroker(url, clock=clock), NatsBroker(url, clock=clock)
+    recorder = Recorder()
+    await one.start(recorder, "n1")
+    await two.start(Recorder(), "n2")
+    one.subscribe(THREAD)
+    await one.history(THREAD)
+    await one.publish(THREAD, b"1", key="mine")
+    for number in range(5):
+        clock.now += IDEMPOTENCY_WINDOW_S + 1
+        await two.publish(THREAD, b"1", key=f"k{number}")
+    await recorder.until(lambda: len(recorder.seen) == 6)
+    assert len(one._appender._logs[THREAD].keys) == 1
+    await one.stop()
+    await two.stop()
+
+
 async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
     """A key counts for 120 s and not longer."""
     clock = broker._appender._clock

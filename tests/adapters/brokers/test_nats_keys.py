@@ -51,3 +51,35 @@ def test_expired_keys_are_forgotten() -> None:
         window.add(digest(str(number)), number + 1, float(number))
     window.expire(1.0)
     assert [digest(str(number)) in window for number in range(3)] == [False, False, True]
+
+
+def test_a_key_that_is_used_again_stands_where_it_was_used_last() -> None:
+    """Another node forgot it a moment sooner: the next summary has it, and nothing older waits behind it."""
+    window = KeyWindow()
+    for number in range(3):
+        window.add(digest(str(number)), number + 1, float(number))
+    window.add(digest("0"), 4, 130.0)
+    copy, made = KeyWindow(), window.summary(4, 4, 130.0)
+    assert made is not None
+    copy.take(made)
+    assert digest("0") in copy
+    window.expire(10.0)
+    assert len(window) == 1
+
+
+def test_a_summary_of_what_lies_before_what_is_known() -> None:
+    """Whoever starts in the middle of a trimmed log meets older keys later: what it then says is whole."""
+    whole, window, copy = KeyWindow(), KeyWindow(), KeyWindow()
+    for number in range(10):
+        whole.add(digest(str(number)), number + 1, float(number))
+    for number in (7, 8, 9):
+        window.add(digest(str(number)), number + 1, float(number))
+    made = whole.summary(0, 10, 10.0)
+    assert made is not None
+    window.take(made)
+    newest = window.summary(8, 10, 10.0)
+    assert newest is not None
+    copy.take(newest)
+    assert [digest(str(number)) in copy for number in (6, 7, 8, 9)] == [False, True, True, True]
+    window.expire(6.5)
+    assert len(window) == 3

@@ -283,6 +283,7 @@ class Appender:
         if seq <= log.seq:  # heard, or read, while it was on its way here
             return
         placed = log.follow(seq, batch)
+        log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)  # also where this node only listens
         if placed:
             done = {id(waiting) for waiting, _ in placed}
             log.waiting = deque(waiting for waiting in log.waiting if id(waiting) not in done)

@@ -39,7 +39,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
         incarnation: empty, or what the channel's epoch got when it was removed.
         first: offset of the first entry.
         mark, mark_seq: offset and stream sequence of an earlier message (0: none), at most `MARK_EVERY` offsets
-            back or the last one that crossed a multiple of it.
+            back, the last one that crossed a multiple of it, or what a trim left since.
         keys: with a mark those used from offset `mark` on, after a trim all that count.
     """
 
@@ -58,8 +58,8 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     @property
     def is_mark(self) -> bool:
-        """Whether later messages point at this one."""
-        return marks(self.first, self.top)
+        """Whether later messages point at this one: a trim may drop every mark before it, so its own is one."""
+        return marks(self.first, self.top) or (not self.entries and self.keys is not None)
 
     def publications(self) -> list[Publication]:
         """The entries as publications."""

@@ -51,7 +51,7 @@ def digest(key: str) -> bytes:
 
 
 class KeyWindow:
-    """The keys of one channel, the one used longest ago first."""
+    """The keys of one channel, by ascending offset of their last use."""
 
     def __init__(self) -> None:
         self._uses: OrderedDict[bytes, Use] = OrderedDict()
@@ -67,7 +67,8 @@ class KeyWindow:
         return self._uses.get(name) if name is not None else None
 
     def add(self, name: bytes, offset: int, at: float) -> None:
-        """Note a use, the newest so far."""
+        """Note a use, the newest so far; of a known key where another node forgot it a moment sooner."""
+        self._uses.pop(name, None)
         self._uses[name] = Use(offset, at)
 
     def clear(self) -> None:
@@ -91,9 +92,17 @@ class KeyWindow:
         return Summary(since, top, now, b"".join(reversed(rows)))
 
     def take(self, summary: Summary) -> None:
-        """Note what a summary says. Summaries and uses come oldest first."""
+        """Note what a summary says and is not known better. What a trim left may lie before what is known."""
+        end = next(reversed(self._uses.values())).offset if self._uses else 0
+        ordered = True
         for name, back, age in _ROW.iter_unpack(summary.rows):
-            self._uses[name] = Use(summary.top - back, summary.at - age / 10)
+            offset = summary.top - back
+            known = self._uses.get(name)
+            if known is None or known.offset < offset:
+                self.add(name, offset, summary.at - age / 10)
+                ordered &= offset >= end
+        if not ordered:
+            self._uses = OrderedDict(sorted(self._uses.items(), key=lambda one: one[1].offset))
 
 
 def _age(seconds: float) -> int:
