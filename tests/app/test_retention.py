@@ -228,6 +228,52 @@ async def test_a_log_that_could_not_be_cut_is_cut_by_the_next_round(
     assert await house.store.threads.log_cuts(10) == []
 
 
+async def test_one_log_that_cannot_be_cut_is_in_nobodys_way(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are cut in the same round, which fails all the same; it is tried again in the next."""
+    who = owner("free")
+    threads = [(await house.chat.create(who, "Talk")).thread_id for _ in range(3)]
+    for thread in threads:
+        await house.say(who, thread, "hello")
+    house.time = BEGAN + 31 * DAY_S
+    bad, remove = channel_key("default", f"thread:{threads[0]}"), house.broker.remove
+
+    async def refused(channel: str) -> None:
+        if channel == bad:
+            raise DependencyError("broker", "refused", "Look.")
+        await remove(channel)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.broker, "remove", refused)
+        for _ in range(2):
+            with pytest.raises(DependencyError):
+                await house.retention.round()
+    assert [await house.logged(thread) for thread in threads] == [3, 0, 0]
+    assert (await house.retention.round()).logs == 1
+    assert await house.store.threads.log_cuts(10) == []
+
+
+async def test_a_broker_that_is_away_is_not_asked_for_every_log(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question may take its whole time-out."""
+    who = owner("free")
+    for _ in range(20):
+        await house.chat.create(who, "Talk")
+    house.time = BEGAN + 31 * DAY_S
+    asked = []
+
+    async def away(channel: str) -> None:
+        asked.append(channel)
+        raise DependencyError("broker", "away", "Wait.")
+
+    monkeypatch.setattr(house.broker, "remove", away)
+    with pytest.raises(DependencyError):
+        await house.retention.round()
+    assert len(asked) <= 5
+
+
 async def test_the_task_goes_on_after_a_failure_and_tells(house: House) -> None:
     """A round that fails is counted and told; the next one does what it left."""
     who = owner("free")

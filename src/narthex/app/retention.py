@@ -27,6 +27,7 @@ from narthex.ports.threads import LogCut, Purged, Threads
 EVERY_S: Final = 600.0  # limits are days: 10 min more are 1 % of the shortest
 BATCH: Final = 500  # rows of one transaction: about 10 ms of the store's writer
 CUTS: Final = 100  # logs of one page
+MAX_FAULTS: Final = 5  # in a row: the broker is away, and each question may take its whole time-out
 MAX_BATCHES: Final = 2_000  # of one round: a million rows; the next round goes on
 
 
@@ -119,15 +120,26 @@ class Retention(Periodic):
     # -- logs ----------------------------------------------------------------------------------------------
 
     async def _cut_logs(self) -> int:
-        """What deletions left to do in the broker, a crash or an outage ago included. Each is safe to repeat."""
-        done = 0
-        while cuts := await self._threads.log_cuts(CUTS):
+        """What deletions left to do in the broker, a crash or an outage ago included. Each is safe to repeat.
+
+        One log that cannot be cut is in nobody's way; the first fault is raised at the end.
+        """
+        done, in_a_row = 0, 0
+        faults: dict[LogCut, Exception] = {}
+        while cuts := [cut for cut in await self._threads.log_cuts(CUTS) if cut not in faults]:
             for cut in cuts:
-                await self._cut(cut)
-                await self._threads.log_cut_done(cut)
-                done += 1
-            if len(cuts) < CUTS:
-                break
+                try:
+                    await self._cut(cut)
+                    await self._threads.log_cut_done(cut)
+                except Exception as fault:  # also a bug: what one log holds must not keep the others
+                    faults[cut] = fault
+                    in_a_row += 1
+                    if in_a_row == MAX_FAULTS:
+                        raise
+                    continue
+                done, in_a_row = done + 1, 0
+        if faults:
+            raise next(iter(faults.values()))
         return done
 
     async def _cut(self, cut: LogCut) -> None:
