@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,37 @@ async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: p
             while check._checking:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         assert threads.asked == 3 + 1  # what was doubted before it began is one check
+
+
+class Slow:
+    """A store's threads whose answer is late by what `meanwhile` does."""
+
+    def __init__(self, threads: Any, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        self.threads = threads
+        self.meanwhile = meanwhile
+
+    async def members(self, tenant: str, thread_id: str) -> Any:
+        """See the port."""
+        found = await self.threads.members(tenant, thread_id)
+        await self.meanwhile()
+        return found
+
+
+async def test_who_came_while_the_store_was_asked_stays(tmp_path: Path) -> None:
+    """The answer is older than their membership; their own subscription has been checked already."""
+    async with gateway(tmp_path) as running:
+        ada, bob, cleo = [await client(running, name) for name in ("ada", "bob", "cleo")]
+        thread = await shared_thread(ada, bob)
+        parts = running.gateway.parts
+        assert parts is not None
+
+        async def join() -> None:
+            await ada.rpc("thread.members.add", thread_id=thread, user_id="cleo")
+            assert "subscribe" in await cleo.call("subscribe", channel=f"thread:{thread}")
+
+        await parts.store.threads.remove_member("default", thread, "bob")
+        check = Rights(parts.hub, parts.tasks, Slow(parts.store.threads, join), per_s=10_000, spread_s=0.0)  # type: ignore[arg-type]  # what it asks
+        check.doubt()
+        assert (await bob.push("unsubscribe"))["channel"] == f"thread:{thread}"
+        left = parts.hub.subscribers(f"default/thread:{thread}")
+        assert {one.identity.subject for one in left} == {"ada", "cleo"}  # type: ignore[attr-defined]  # connections

@@ -88,10 +88,12 @@ class Rights:
         """One channel: how many connections lost it."""
         tenant, name = split_key(key)
         kind, thread_id = parse_channel(name) or ("", "")
-        if kind != "thread" or not self._listening(key):
+        listening = self._listening(key)  # who comes while the store is asked was let in by a newer answer
+        if kind != "thread" or not listening:
             return 0
         members = await self._members(tenant, thread_id)
-        gone = [one for one in self._listening(key) if one.identity and one.identity.subject not in members]
+        still = set(self._listening(key)).intersection(listening)
+        gone = [one for one in still if one.identity and one.identity.subject not in members]
         for connection in gone:
             remove_server_side(connection, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription")
         return len(gone)
