@@ -237,6 +237,20 @@ async def test_keys_that_are_only_heard_of_are_forgotten_too(url: str) -> None:
     await two.stop()
 
 
+async def test_what_jetstream_refuses_is_an_error_of_the_port(broker: NatsBroker) -> None:
+    """Also for a removal and a trim: callers know DependencyError only."""
+    await broker.publish(THREAD, b"1", key="k")
+    answer = await broker._stream.api(f"STREAM.INFO.{broker._names.log_stream}")
+    small = {**answer["config"], "max_msg_size": 8}
+    await broker._stream.api(f"STREAM.UPDATE.{broker._names.log_stream}", small)
+    with pytest.raises(DependencyError, match="refused"):
+        await broker.publish(THREAD, b"2")
+    with pytest.raises(DependencyError, match="refused"):
+        await broker.remove(THREAD)
+    with pytest.raises(DependencyError, match="refused"):
+        await broker.trim(THREAD, 1)
+
+
 async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
     """A key counts for 120 s and not longer."""
     clock = broker._appender._clock

@@ -179,6 +179,8 @@ class Appender:
                 if asyncio.get_running_loop().time() > deadline:
                     raise NATS.late(self._timeout_s) from error
                 await _back_off(attempt)
+            except Refused as refused:
+                raise _refusal(refused) from refused
 
     async def stop(self) -> None:
         """Let publications under way finish or fail; each has a deadline, so this ends."""
@@ -227,7 +229,7 @@ class Appender:
                         self._doubt()
                     await _back_off(failures)
         except Refused as refused:
-            self._fail_all(log, DependencyError("broker", f"JetStream refused: {refused}.", "See its log."))
+            self._fail_all(log, _refusal(refused))
         except Exception as error:  # a bug here must answer the publishers, not leave them waiting
             bug = Bug("append_failed", f"Appending raised {type(error).__name__}: {error}")
             bug.__cause__ = error
@@ -384,6 +386,10 @@ def _before(batch: Batch, cutoff: float) -> int | None:
     if not batch.entries or batch.entries[0].at <= cutoff or batch.first == 1:
         return None
     return batch.mark_seq or 1
+
+
+def _refusal(refused: Refused) -> DependencyError:
+    return DependencyError("broker", f"JetStream refused: {refused}.", "See its log.")
 
 
 async def _back_off(attempt: int) -> None:
