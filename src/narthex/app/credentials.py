@@ -59,6 +59,12 @@ Verdicts = tuple[Judged, ...]
 _NO_TOKENS: Final = (E2E_KEY, TICKET)
 
 
+class _Bought(msgspec.Struct, frozen=True):
+    """What a ticket keeps beside its identity: the key of the token that it was bought with."""
+
+    key_id: str = ""
+
+
 class CredentialJudge:
     """Asks whoever can tell.
 
@@ -155,11 +161,12 @@ class CredentialJudge:
             return Rejected("ticket_invalid")
         try:
             identity = msgspec.json.decode(kept, type=Identity)
+            key_id = msgspec.json.decode(kept, type=_Bought).key_id
         except msgspec.DecodeError as fault:
             return Rejected("ticket_invalid", log_detail=f"the kept identity does not decode: {fault}")
         if identity.expires_at is not None and identity.expires_at <= now - LEEWAY_S:
             return self._unless_revoked(Rejected("token_expired", expired=identity))
-        return self._unless_revoked(Valid(identity))
+        return self._unless_revoked(Valid(identity, key_id))
 
     def revoked(self, identity: Identity) -> bool:
         """Whether it was revoked meanwhile: to be asked again after a wait between verdict and admission."""

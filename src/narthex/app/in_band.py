@@ -126,6 +126,7 @@ def _bind(seed: Seed, outcome: Admit, identity: Identity) -> Admit | Refusal:
     if full is not None:
         return full
     seed.identity = identity
+    seed.key_id = outcome.key_id
     return outcome
 
 

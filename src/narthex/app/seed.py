@@ -27,6 +27,7 @@ class Seed:
         transport: `websocket`, `conformance`, `sse` or `http_stream`.
         started_at: seconds since the epoch.
         identity: who it is by now: the handshake's, or what was proved in-band since; None while inert.
+        key_id: of the token that says so, empty when none does: when that key is withdrawn, so is the connection.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Seed:
         "address",
         "admit",
         "identity",
+        "key_id",
         "origin",
         "scheme",
         "started_at",
@@ -55,6 +57,7 @@ class Seed:
     ) -> None:
         self.admit = admit
         self.identity: Identity | None = admit.identity
+        self.key_id = admit.key_id
         self.trace_id = trace_id
         self.address = address
         self.scheme = scheme

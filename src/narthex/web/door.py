@@ -107,6 +107,11 @@ class HttpDoor(RequestDoor):
 
     async def person(self, request: Request) -> Identity | Refusal:
         """Whose credential a request brings, by the upgrade's rules; tickets do not count over HTTP."""
+        found = await self.proven(request)
+        return found if isinstance(found, Refusal) else found[0]
+
+    async def proven(self, request: Request) -> tuple[Identity, str] | Refusal:
+        """`person`, and the name of the key that vouches for them (empty: none does)."""
         asked = await self._door.identify(head_of(request))
         request.state.trace_id = asked.trace_id  # the answer's, and the handshake record's
         outcome = asked.outcome
@@ -114,4 +119,4 @@ class HttpDoor(RequestDoor):
             return outcome
         if outcome.identity is None or "ticket" in outcome.carriers:
             return Refusal(code="auth_required", carriers_checked=("authorization", "cookie"))
-        return outcome.identity
+        return outcome.identity, outcome.key_id

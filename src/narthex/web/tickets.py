@@ -31,16 +31,17 @@ TICKETS_A_MINUTE: Final = (
 METHODS: Final = ("POST", "OPTIONS")
 
 
-async def issue_ticket(credentials: Credentials, identity: Identity, now: float) -> str:
+async def issue_ticket(credentials: Credentials, identity: Identity, now: float, *, key_id: str = "") -> str:
     """Make a ticket that admits `identity` once within `TICKET_TTL_S`.
 
-    Health's own handshake gets its probe ticket here too.
+    Health's own handshake gets its probe ticket here too. `key_id` names the key of the token that it is bought
+    with: whoever comes in by the ticket leaves with that key.
 
     Raises:
         DependencyError: it could not be kept.
     """
     ticket = secrets.token_urlsafe(32)
-    kept = msgspec.json.encode(identity).decode()
+    kept = msgspec.json.encode(msgspec.to_builtins(identity) | {"key_id": key_id}).decode()
     await credentials.put_ticket(fingerprint(ticket), kept, now + TICKET_TTL_S)
     return ticket
 
@@ -55,11 +56,12 @@ def routes(
         if request.method == "OPTIONS":
             return http.cors_preflight(request, METHODS)
         headers = http.cors(request)
-        identity = await http.person(request)
-        if isinstance(identity, Identity) and identity.identity_class is IdentityClass.GUEST:
-            identity = Refusal(code="auth_required", detail="A guest has nothing that a ticket could carry.")
-        if isinstance(identity, Refusal):
-            return problem(identity, trace_id_for(request), headers=headers)
+        found = await http.proven(request)
+        if not isinstance(found, Refusal) and found[0].identity_class is IdentityClass.GUEST:
+            found = Refusal(code="auth_required", detail="A guest has nothing that a ticket could carry.")
+        if isinstance(found, Refusal):
+            return problem(found, trace_id_for(request), headers=headers)
+        identity, key_id = found
         now = clock()
         wait_s = asked_lately.wait_s(identity.user, now)
         if wait_s > 0:
@@ -70,7 +72,7 @@ def routes(
             )
             return problem(refusal, trace_id_for(request), headers=headers)
         asked_lately.failed(identity.user, now)  # counts askings here: the same bounded table
-        found = {"ticket": await issue_ticket(credentials, identity, now), "expires_in": TICKET_TTL_S}
-        return JSONResponse(found, headers={**NO_STORE, **headers})
+        bought = await issue_ticket(credentials, identity, now, key_id=key_id)
+        return JSONResponse({"ticket": bought, "expires_in": TICKET_TTL_S}, headers={**NO_STORE, **headers})
 
     return [Route("/ws/ticket", ticket, methods=list(METHODS))]

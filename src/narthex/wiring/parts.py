@@ -336,7 +336,7 @@ class Parts:
     def _close_signed_by(self, keys: frozenset[str]) -> None:
         """A key was withdrawn (it leaked): whom it admitted comes back and is judged again, or stays away."""
         for connection in self.services.registry:
-            if connection.seed.admit.key_id in keys:
+            if connection.seed.key_id in keys:
                 connection.close(FORCE_RECONNECT)
 
     def _close_revoked(self) -> None:

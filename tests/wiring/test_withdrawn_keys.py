@@ -1,0 +1,52 @@
+"""`narthex keys rotate --now`: whoever came in by the old key is out, whichever way its token came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from narthex.testing import Running, gateway
+from tests.app.test_commands import Raw, words
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with gateway(tmp_path, agents=[words]) as found:
+        yield found
+
+
+@pytest.mark.parametrize("way", ["header", "refresh", "connect", "ticket"])
+async def test_a_withdrawn_key_closes_what_it_opened(running: Running, way: str) -> None:
+    """Closed 3011: SDKs come back with a fresh token, and a thief with none."""
+    token = running.token("ada")
+    bearer = {"Authorization": f"Bearer {token}"}
+    url = running.ws
+    if way == "ticket":
+        async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
+            asked = await http.post("/ws/ticket", headers=bearer)
+        url += f"?ticket={asked.json()['ticket']}"
+    headers = bearer if way in ("header", "refresh") else {}
+    async with connect(url, additional_headers=headers, proxy=None) as socket:
+        raw = Raw(socket)
+        await socket.send(json.dumps({"id": 1, "connect": {"token": token} if way == "connect" else {}}))
+        assert "connect" in await raw.reply(1)
+        raw.number = 1
+        if way == "refresh":
+            assert "refresh" in await raw.call("refresh", token=running.token("ada"))
+        parts = running.gateway.parts
+        assert parts is not None
+        keys = parts.tokens.provider_keys
+        assert keys is not None
+        await keys.rotate(immediately=True)
+        with pytest.raises(ConnectionClosed) as ended:
+            while True:
+                await asyncio.wait_for(socket.recv(), 2)
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 3011
