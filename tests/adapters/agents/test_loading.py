@@ -135,6 +135,8 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_script_that_exits_is_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must not take the gateway with it, with an exit code of its own."""
     (tmp_path / "script_that_exits.py").write_text("raise SystemExit(3)")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        sys, "path", [str(tmp_path), *sys.path]
+    )  # syspath_prepend wants setuptools' pkg_resources
     with pytest.raises(ConfigError, match="importing script_that_exits raised SystemExit"):
         load_agent("script_that_exits:agent")
