@@ -327,6 +327,53 @@ async def test_a_closed_connection_is_made_anew(broker: NatsBroker) -> None:
     await recorder.until(lambda: [p.offset for p in recorder.of(THREAD)] == [placed.offset])
 
 
+async def test_who_subscribes_while_there_is_no_connection_is_told_later(
+    broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the old connection and the new one: the subscription is made as soon as that is there."""
+    recorder = broker._handler
+    assert isinstance(recorder, Recorder)
+    connect, asked, allowed = broker._connect, asyncio.Event(), asyncio.Event()
+
+    async def late() -> None:
+        asked.set()
+        await allowed.wait()
+        await connect()
+
+    monkeypatch.setattr(broker, "_connect", late)
+    await broker._client().close()
+    await asyncio.wait_for(asked.wait(), within(5))
+    broker.subscribe(THREAD)
+    await asyncio.sleep(0)  # the task that subscribes has its turn
+    await asyncio.sleep(0)
+    allowed.set()
+    await recorder.until(lambda: bool(recorder.resyncs))
+    await asyncio.wait_for(broker.history(THREAD, limit=0), within(3))
+    placed = await broker.publish(THREAD, b"1")
+    await recorder.until(lambda: [p.offset for p in recorder.of(THREAD)] == [placed.offset])
+
+
+async def test_a_bug_of_whoever_resyncs_does_not_end_the_watch(
+    broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missed the next time is told all the same."""
+    recorder = broker._handler
+    assert isinstance(recorder, Recorder)
+    asked = asyncio.Event()
+
+    def raises(_: list[str] | None) -> None:
+        asked.set()
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "resync", raises)
+        broker._guard.missed()
+        await asyncio.wait_for(asked.wait(), within(5))
+        await asyncio.sleep(0)
+    broker._guard.missed()
+    await recorder.until(lambda: bool(recorder.resyncs))
+
+
 async def test_newcomer_reads_marks_not_messages(url: str) -> None:
     """2,000 keys of others cost a newcomer the messages since the last mark, and one message a mark."""
     one, two = NatsBroker(url), NatsBroker(url)

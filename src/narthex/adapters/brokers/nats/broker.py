@@ -313,9 +313,13 @@ class NatsBroker:
         await ensure_presence(self._presence_api, self._names, replicas)
 
     def _resync(self) -> None:
+        """Called by the guard's only task, which must not meet our bugs."""
         self._ends.clear()
         if self._handler is not None:
-            self._handler.resync(None)
+            try:
+                self._handler.resync(None)
+            except Exception:
+                _log.exception("broker_handler_raised")
 
     def _on_live(self, message: Msg) -> None:
         """A message of a followed channel. Called inside the library's read loop, which must not meet our bugs."""

@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from narthex.adapters.brokers.nats.codec import token
+from narthex.adapters.brokers.nats.jetstream import Unavailable
 
 
 class Subscriptions:
@@ -82,7 +83,7 @@ class Subscriptions:
             for name in list(self._unsettled):
                 try:
                     await self._settle(name)
-                except NatsError:  # closed or draining: whoever reconnects calls `renew`
+                except (NatsError, OSError, Unavailable):  # closed, or none: whoever reconnects calls `renew`
                     await asyncio.sleep(0.1)
                     self._changed.set()
                     break
