@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +13,12 @@ import httpx2
 import pytest
 from websockets.asyncio.client import connect
 
+from narthex.app import rights
+from narthex.app.hub.channel import Channel, Subscriber
+from narthex.domain.identity import Identity
 from narthex.testing import Running, gateway
 from tests.app.test_commands import Raw, client, words
+from tests.timing import within
 
 ADMIN = "an-admin-key-of-decent-length-0123456789"
 
@@ -136,3 +142,63 @@ async def test_a_member_who_is_removed_loses_it(running: Running) -> None:
     await ada.rpc("thread.members.remove", thread_id=channel[7:], user_id="bob")
     assert (await bob.push("unsubscribe"))["channel"] == channel
     assert (await api(running, "subscribe", user="bob", channel=channel)).status_code == 409
+
+
+async def test_a_connect_that_names_threads_is_answered_however_many_are_removed_elsewhere(
+    running: Running,
+) -> None:
+    """A great deletion tells of every thread that goes: none of that is a reason to ask the store for ever."""
+    ada = await client(running, "ada")
+    channel = await thread(ada)
+    parts = running.gateway.parts
+    assert parts is not None
+    parts.services.removals = itertools.count().__next__
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"subs": {channel: {}}}}))
+        async with asyncio.timeout(within(3)):
+            reply = await Raw(socket).reply(1)
+        assert reply["connect"]["subs"].keys() == {"user:ada", channel}
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_who_is_removed_while_a_connect_is_answered_is_not_let_in(
+    running: Running, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Of a thread that was joined already, while the next one is looked up; also where the broker lost the word."""
+    monkeypatch.setattr(rights, "SPREAD_S", 0.0)
+    ada = await client(running, "ada")
+    first, second = await thread(ada), await thread(ada)
+    for channel in (first, second):
+        await ada.rpc("thread.members.add", thread_id=channel[7:], user_id="bob")
+    parts = running.gateway.parts
+    assert parts is not None
+    role, detach = parts.chat.role, parts.hub.detach
+    gone, lost = asyncio.Event(), asyncio.Event()
+
+    def detached(channel: Channel, subscriber: Subscriber) -> None:
+        detach(channel, subscriber)
+        if channel.name == first:
+            lost.set()
+
+    monkeypatch.setattr(parts.hub, "detach", detached)
+
+    async def slow(identity: Identity, thread_id: str) -> Any:
+        if thread_id == second[7:] and not gone.is_set():
+            gone.set()
+            if told:
+                await ada.rpc("thread.members.remove", thread_id=first[7:], user_id="bob")
+            else:
+                await parts.store.threads.remove_member("default", first[7:], "bob")
+                parts.hub.resync(None)
+            async with asyncio.timeout(within(3)):
+                await lost.wait()
+        return await role(identity, thread_id)
+
+    monkeypatch.setattr(parts.chat, "role", slow)
+    headers = {"Authorization": f"Bearer {running.token('bob')}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"subs": {first: {}, second: {}}}}))
+        raw = Raw(socket)
+        assert (await raw.reply(1))["connect"]["subs"].keys() == {"user:bob", second}
+        assert not raw.pushes, "of a channel that its client was never told of"

@@ -345,6 +345,11 @@ class Connection:
         self.close(codes.Disconnect(*refusal.close()))
 
     @property
+    def person(self) -> Identity | None:
+        """Who it is, also while its `connect` is being answered."""
+        return self.identity or self.seed.identity
+
+    @property
     def is_closed(self) -> bool:
         """Whether it has ended or is about to."""
         return self._closed

@@ -94,10 +94,10 @@ class Controls:
         assert self._hub is not None
         user = str(data.get("user", ""))
         for subscriber in self._hub.subscribers(str(data["channel"])):
-            if not isinstance(subscriber, Connection) or subscriber.identity is None:
+            if not isinstance(subscriber, Connection) or subscriber.person is None:
                 continue
             meant = data.get("client") in (None, "", subscriber.client)
-            if meant and user in ("", subscriber.identity.user):
+            if meant and user in ("", subscriber.person.user):
                 name = str(data["channel"]).partition("/")[2]
                 remove_server_side(
                     subscriber, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription"

@@ -93,7 +93,7 @@ class Rights:
             return 0
         members = await self._members(tenant, thread_id)
         still = set(self._listening(key)).intersection(listening)
-        gone = [one for one in still if one.identity and one.identity.subject not in members]
+        gone = [one for one in still if one.person and one.person.subject not in members]
         for connection in gone:
             remove_server_side(connection, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription")
         return len(gone)

@@ -101,7 +101,8 @@ async def _finish_later(
         return
     _answer(connection, asked, identity, {name: result, **threads})
     for thread in threads:
-        await connection.services.join_presence(connection, channel_key(identity.tenant, thread))
+        if thread in connection.subscriptions:  # still: it may have left, or lost it, while others were told
+            await connection.services.join_presence(connection, channel_key(identity.tenant, thread))
 
 
 def _answer(

@@ -70,26 +70,18 @@ async def restored(
 
     The caller sends the result as `connect.subs` and calls `release_server_side`, without awaiting in between.
     """
-    services = connection.services
-    removals = services.removals()
     found: dict[str, SubscribeResult] = {}
     try:
         for name, request in islice(wanted.items(), RESTORED_LIMIT):
             result = await _entered(connection, identity, name, request)
             if result is not None:
                 found[name] = result
-        # Until it is live, a removal finds no user at this connection: look again if there was one anywhere.
-        while services.removals() != removals:
-            removals = services.removals()
-            for name in list(found):
-                if await services.chat.role(identity, name.partition(":")[2]) is None:
-                    connection.forget(name)
-                    del found[name]
     except BaseException:
         for name in found:
             connection.forget(name)
         raise
-    return found
+    # A removal that came while the next ones were looked up has taken its channel away again.
+    return {name: result for name, result in found.items() if name in connection.subscriptions}
 
 
 async def _entered(

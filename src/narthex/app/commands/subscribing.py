@@ -234,9 +234,11 @@ def unsubscribe(connection: Connection, asked: Asked) -> bytes:
 
 
 def remove_server_side(connection: Connection, name: str, code: int, reason: str) -> None:
-    """Take a channel away from a client (it is no member any more) and tell it."""
+    """Take a channel away from a client (it is no member any more) and tell it, if it has heard of it: a
+    `connect` that is not answered yet does not name the channel then.
+    """
     subscription = connection.forget(name)
-    if subscription is not None:
+    if subscription is not None and connection.identity is not None:
         connection.send(encode_push(name, "unsubscribe", {"code": code, "reason": reason}))
         if subscription.presence:
             connection.services.leave_presence(connection, subscription.channel.key)
