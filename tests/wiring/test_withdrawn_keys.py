@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from narthex.testing import Running, gateway
 from tests.app.test_commands import Raw, words
@@ -50,3 +50,24 @@ async def test_a_withdrawn_key_closes_what_it_opened(running: Running, way: str)
                 await asyncio.wait_for(socket.recv(), 2)
         assert ended.value.rcvd is not None
         assert ended.value.rcvd.code == 3011
+
+
+async def test_a_ticket_ends_with_the_key_that_bought_it(running: Running) -> None:
+    """Bought before the withdrawal and brought after it: nobody would close what it opens."""
+    bearer = {"Authorization": f"Bearer {running.token('ada')}"}
+    async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
+        asked = await http.post("/ws/ticket", headers=bearer)
+    parts = running.gateway.parts
+    assert parts is not None
+    keys = parts.tokens.provider_keys
+    assert keys is not None
+    await keys.rotate(immediately=True)
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"{running.ws}?ticket={asked.json()['ticket']}", proxy=None)
+    assert refused.value.response.status_code == 401
+    fresh = {"Authorization": f"Bearer {running.token('ada')}"}
+    async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
+        asked = await http.post("/ws/ticket", headers=fresh)
+    async with connect(f"{running.ws}?ticket={asked.json()['ticket']}", proxy=None) as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {}}))
+        assert "connect" in await Raw(socket).reply(1)

@@ -8,7 +8,7 @@ revoked identity is a rejected one, whatever carried it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -74,6 +74,7 @@ class CredentialJudge:
         proofs: of end-to-end keys.
         revocations: asked after every verdict.
         clock: seconds since the epoch.
+        withdrawn: names of keys that ended here; a ticket that was bought by one is worth nothing.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class CredentialJudge:
         proofs: KeyProofs,
         revocations: Revoked,
         clock: Callable[[], float],
+        withdrawn: Container[str] = (),
     ) -> None:
         self._verifier = verifier
+        self._withdrawn = withdrawn
         self._tickets = tickets
         self._proofs = proofs
         self._revocations = revocations
@@ -164,6 +167,10 @@ class CredentialJudge:
             key_id = msgspec.json.decode(kept, type=_Bought).key_id
         except msgspec.DecodeError as fault:
             return Rejected("ticket_invalid", log_detail=f"the kept identity does not decode: {fault}")
+        if key_id in self._withdrawn:
+            return Rejected(
+                "ticket_invalid", key_id=key_id, log_detail="the key that bought it was withdrawn"
+            )
         if identity.expires_at is not None and identity.expires_at <= now - LEEWAY_S:
             return self._unless_revoked(Rejected("token_expired", expired=identity))
         return self._unless_revoked(Valid(identity, key_id))

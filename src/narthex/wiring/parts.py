@@ -128,12 +128,14 @@ class Parts:
         self.proofs = KeyProofs(
             settings.e2e_keys(), permissions=tuple(settings.e2e_permissions), meter=self.meter, clock=self.now
         )
+        self._withdrawn: set[str] = set()  # names of our own keys that ended: a few a year
         self.judge = CredentialJudge(
             verifier=self.verifier,
             tickets=self.store.credentials,
             proofs=self.proofs,
             revocations=self.revocations,
             clock=self.now,
+            withdrawn=self._withdrawn,
         )
         self.seats = Seats(self.limits, self.plans, self.meter)
         self.admissions = Admissions(self.store.records, self.meter, self.now)
@@ -335,6 +337,7 @@ class Parts:
 
     def _close_signed_by(self, keys: frozenset[str]) -> None:
         """A key was withdrawn (it leaked): whom it admitted comes back and is judged again, or stays away."""
+        self._withdrawn |= keys
         for connection in self.services.registry:
             if connection.seed.key_id in keys:
                 connection.close(FORCE_RECONNECT)
