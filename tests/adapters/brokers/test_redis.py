@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from narthex.errors import ConfigError, DependencyError, Overloaded
 from narthex.ports.broker import Member, Position
 from tests.contracts.recorder import Recorder
 from tests.services import ValkeyServer
+from tests.timing import within
 
 THREAD = "default/thread:t1"
 
@@ -71,6 +73,59 @@ async def test_retention_by_count(url: str) -> None:
     assert page.publications[-1].offset == 1_000
     assert not (await broker.history(THREAD, since=Position(0, page.top.epoch))).complete
     await broker.stop()
+
+
+async def test_a_bug_of_the_handler_does_not_end_the_listening(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it raised on: the next publication is told, and so is the next resync."""
+    recorder, broker, asked = Recorder(), RedisBroker(url), asyncio.Event()
+    await broker.start(recorder, "n1")
+    broker.subscribe(THREAD)
+    await broker.history(THREAD, limit=0)
+
+    def raises(*_: object) -> None:
+        asked.set()
+        raise RuntimeError("a bug")
+
+    async def cut_off() -> None:
+        client: Any = broker._client()
+        await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    for method, provoke in (("publication", lambda: broker.publish(THREAD, b"1")), ("resync", cut_off)):
+        asked.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(recorder, method, raises)
+            await provoke()
+            await asyncio.wait_for(asked.wait(), within(5))
+    placed = await broker.publish(THREAD, b"2")
+    await recorder.until(lambda: placed.offset in [p.offset for p in recorder.of(THREAD)])
+    await cut_off()
+    await recorder.until(lambda: bool(recorder.resyncs))
+    await broker.stop()
+
+
+async def test_a_server_that_is_set_wrong_later_does_not_end_the_listening(
+    valkey_server: ValkeyServer, url: str
+) -> None:
+    """One that may evict is refused at the start; afterwards what it tells is told on."""
+    client: Any = connect(parse_address(url))
+    recorder, broker = Recorder(), RedisBroker(url)
+    await broker.start(recorder, "n1")
+    broker.subscribe(THREAD)
+    await broker.history(THREAD, limit=0)
+    try:
+        await client.config_set("maxmemory", "100mb")
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+        await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await recorder.until(lambda: bool(recorder.resyncs))
+        placed = await broker.publish(THREAD, b"1")
+        await recorder.until(lambda: [p.offset for p in recorder.of(THREAD)] == [placed.offset])
+    finally:
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "0")
+        await client.aclose()
+        await broker.stop()
 
 
 async def test_idle_logs_go_and_their_position_stays(url: str) -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, R
 from narthex.adapters.brokers.answers import Engine
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
 from narthex.adapters.brokers.redis.scripts import Names
-from narthex.errors import Bug, DependencyError
+from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.broker import Published
 
 REDIS: Final = Engine("Redis", "Redis")
@@ -134,7 +134,7 @@ class Appender:
     async def _try_attach(self) -> None:
         try:
             await self._attach()
-        except (*FAULTS, DependencyError):
+        except (*FAULTS, NarthexError):
             await asyncio.sleep(0.2)
 
     def _batch(self) -> list[Waiting]:

@@ -34,7 +34,7 @@ from narthex.adapters.brokers.redis.connection import (
     read_settings,
 )
 from narthex.adapters.brokers.redis.listening import Listener
-from narthex.errors import DependencyError
+from narthex.errors import ConfigError, DependencyError
 from narthex.ports.broker import (
     MAX_HISTORY_PAGE,
     PRESENCE_TTL_S,
@@ -108,7 +108,7 @@ class RedisBroker:
         }
         self._appender = Appender(self._names, self._append, attach=self._attach, timeout_s=timeout_s)
         self._ends = KnownEnds()
-        self._listener = Listener(self._client, self._told, lost=self._ends.clear, renewed=self._renewed)
+        self._listener = Listener(self._client, self._on_told, lost=self._ends.clear, renewed=self._renewed)
         self._listening: asyncio.Task[None] | None = None
         self._attaching = asyncio.Lock()
         self._client_now: Redis | None = None
@@ -253,7 +253,7 @@ class RedisBroker:
 
     async def _heal(self, fault: Exception) -> None:
         if isinstance(fault, NewRun):
-            with contextlib.suppress(*FAULTS):
+            with contextlib.suppress(*FAULTS, ConfigError):
                 await self._attach()
 
     async def _shielded(self, command: Awaitable[T]) -> T:
@@ -328,6 +328,13 @@ class RedisBroker:
         # Nobody here remembers. Synced at every commit, nothing is missing; else the last second may be.
         return first and seq0 > 0 and settings.fsync != "always"
 
+    def _on_told(self, name: str, body: bytes) -> None:
+        """Called by the listener's only task, which must not meet our bugs."""
+        try:
+            self._told(name, body)
+        except Exception:
+            _log.exception("broker_handler_raised")
+
     def _told(self, name: str, body: bytes) -> None:
         if self._handler is None:
             return
@@ -353,10 +360,17 @@ class RedisBroker:
 
     async def _renewed(self) -> None:
         """The listener is back: the server may be another run, and something may have been missed."""
-        with contextlib.suppress(NewRun, ResponseError):
+        try:
             await self._attach()
+        except (NewRun, ResponseError):
+            pass
+        except ConfigError as error:  # refused at the start; now it would leave the node deaf as well
+            _log.error("broker_settings", detail=str(error))
         if self._handler is not None:
-            self._handler.resync(None)
+            try:
+                self._handler.resync(None)
+            except Exception:
+                _log.exception("broker_handler_raised")
 
 
 def _publication(entry: Any) -> Publication:
