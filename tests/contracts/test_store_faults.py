@@ -110,6 +110,29 @@ async def test_no_server_and_wrong_database(postgres_server: PostgresServer, url
     await asyncio.to_thread(postgres_server.start)
 
 
+async def test_a_server_that_dies_during_the_start(
+    postgres_server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the migration too that is an error of the port, which is tried again; nothing is left open."""
+    start = postgres.PostgresEngine.start
+
+    async def then_dies(engine: postgres.PostgresEngine) -> None:
+        await start(engine)
+        await asyncio.to_thread(postgres_server.kill)
+
+    store = PostgresStore(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres.PostgresEngine, "start", then_dies)
+        with pytest.raises(DependencyError):
+            await store.start()
+    await asyncio.to_thread(postgres_server.start)
+    with pytest.raises(DependencyError, match="not running"):
+        await store.ping()
+    await store.start()
+    await store.ping()
+    await store.stop()
+
+
 async def test_stores_that_start_together_migrate_once(url: str) -> None:
     """Five instances on an empty database."""
     stores = [PostgresStore(url) for _ in range(5)]

@@ -68,7 +68,12 @@ class PostgresStore:
     async def start(self) -> None:
         """Connect, migrate. Raises ConfigError (too new, wrong credentials) or DependencyError."""
         await self._engine.start()
-        self.durability = _DURABILITY if await self._engine.synchronous() else _ASYNCHRONOUS
+        try:
+            found = await self._engine.read(_synchronous_commit())
+        except BaseException:
+            await self._engine.stop()
+            raise
+        self.durability = _ASYNCHRONOUS if found == "off" else _DURABILITY
 
     async def stop(self) -> None:
         """Finish what was accepted, close; idempotent."""
@@ -124,12 +129,6 @@ class PostgresEngine:
                 pool.terminate()
                 return
         await pool.close()
-
-    async def synchronous(self) -> bool:
-        """Whether a commit waits for its disk."""
-        async with self._connection() as connection:
-            found: str = await connection.fetchval("SHOW synchronous_commit")
-        return found != "off"
 
     async def read(self, operation: Operation[T]) -> T:
         """See `operation.Engine`; without a transaction: each statement sees what is committed by then."""
@@ -278,6 +277,12 @@ async def _drive(connection: Any, operation: Operation[T], statement_s: float | 
     except StopIteration as stop:
         value: T = stop.value
         return value
+
+
+def _synchronous_commit() -> Operation[str]:
+    """Whether a commit waits for its disk: anything but `off`."""
+    rows = yield "SHOW synchronous_commit", ()
+    return str(rows[0][0])
 
 
 @lru_cache(maxsize=1_024)
