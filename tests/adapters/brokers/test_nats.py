@@ -370,8 +370,42 @@ async def test_a_bug_of_whoever_resyncs_does_not_end_the_watch(
         broker._guard.missed()
         await asyncio.wait_for(asked.wait(), within(5))
         await asyncio.sleep(0)
+    recorder.resyncs.clear()
     broker._guard.missed()
     await recorder.until(lambda: bool(recorder.resyncs))
+
+
+async def test_a_bug_of_the_watch_itself_does_not_end_it(
+    broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as an error that the library did not name: it looks again."""
+    recorder = broker._handler
+    assert isinstance(recorder, Recorder)
+    connected, raised = broker._guard._connected, asyncio.Event()
+
+    async def once() -> bool:
+        if not raised.is_set():
+            raised.set()
+            raise ValueError("credentials")
+        return await connected()
+
+    monkeypatch.setattr(broker._guard, "_connected", once)
+    broker._guard.missed()
+    await asyncio.wait_for(raised.wait(), within(5))
+    recorder.resyncs.clear()
+    broker._guard.missed()
+    await recorder.until(lambda: bool(recorder.resyncs))
+
+
+async def test_keys_that_fit_in_no_message_leave_the_log_as_it_is(
+    broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes short messages only: the trim is left, at once."""
+    for number in range(300):
+        await broker.publish(THREAD, b"1", key=f"k{number}")
+    monkeypatch.setattr(broker._appender, "_max_body", lambda: 5_000)
+    await asyncio.wait_for(broker.trim(THREAD, 200), within(3))
+    assert len((await broker.history(THREAD)).publications) == 300
 
 
 async def test_newcomer_reads_marks_not_messages(url: str) -> None:

@@ -147,7 +147,10 @@ class Appender:
             if keys is None or log.seq == 0:
                 return False
             batch = Batch(os.urandom(8), log.incarnation, log.top + 1, log.mark, log.mark_seq, [], keys)
-            seq = await self._stream.publish(log.subject, encode(batch), expected=log.seq)
+            body = encode(batch)
+            if len(body) > self._max_body():
+                return False
+            seq = await self._stream.publish(log.subject, body, expected=log.seq)
             self._follow(log, seq, batch)
             return True
 

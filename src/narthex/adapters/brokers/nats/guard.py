@@ -124,6 +124,11 @@ class StreamGuard:
                 self._suspect.set()
                 await asyncio.sleep(AGAIN_S)
                 continue
+            except Exception:  # a bug, or an error that the library does not name: nobody else would look
+                _log.exception("broker_guard_raised")
+                self._suspect.set()
+                await asyncio.sleep(AGAIN_S)
+                continue
             away = False
             if before != self._log_stream.base_epoch:
                 _log.warning("broker_epoch_changed")
