@@ -1,8 +1,7 @@
 """Whether a worker's event loop turns: it counts in shared memory, and its parent looks.
 
 Not here: what is done about it (`workers`). Rules: silence is counted in the parent's own turns, so that a machine
-which stood still for everybody condemns nobody; before the first beat there is no silence, because starting has a
-bound of its own.
+which stood still for everybody condemns nobody; the first beat may take longer, for it waits for the imports.
 """
 
 from __future__ import annotations
@@ -13,6 +12,9 @@ from typing import Final
 
 BEAT_S: Final = 1.0
 HUNG_S: Final = 30.0  # no agent may hold the loop for so long, nor does a collapse of the machine's load last
+UNBORN_S: Final = (
+    120.0  # to the first beat: the imports of narthex take 1.3 s, those of people's agents what they like
+)
 
 
 class Pulse:
@@ -43,11 +45,11 @@ class Silence:
         self.seconds = 0.0
 
     def look(self, count: int, now: float) -> bool:
-        """Whether it is over `HUNG_S` now; `now` is seconds of a clock that never goes back."""
+        """Whether it is too long now (`HUNG_S`, `UNBORN_S`); `now` is seconds of a clock that never goes back."""
         turn_s = min(now - self._looked_at, self._most_s)
         self._looked_at = now
-        if count != self._count or count == 0:
+        if count != self._count:
             self._count, self.seconds = count, 0.0
         else:
             self.seconds += turn_s
-        return self.seconds > HUNG_S
+        return self.seconds > (HUNG_S if count else UNBORN_S)
