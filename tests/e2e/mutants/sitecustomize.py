@@ -239,9 +239,14 @@ def client_may_publish() -> None:
 
 @fault
 def twice_is_two() -> None:
-    """The same client_message_id makes a new run each time."""
+    """The same client_message_id says it again each time, at once or a moment later."""
     from narthex.app import starting
+    from narthex.app.chat import Chat
 
+    async def forgotten(self: Chat, *words: Any) -> None:
+        """No message has been seen before."""
+
+    Chat.run_of_message = forgotten  # type: ignore[method-assign,assignment]  # that is the fault
     starting.derived_id = lambda *words: secrets.token_hex(16)  # type: ignore[attr-defined]  # that is the fault
 
 
