@@ -19,13 +19,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 BEGIN, END = "<!-- table: python benchmarks/scaling.py --write -->", "<!-- end of the table -->"
 
 # Measured on two shared virtual cores; docs/performance.md and docs/guarantees.md say how.
-SOCKET_KB = 4.8  # user memory of an idle, authenticated, subscribed socket
+SOCKET_KB = 5.1  # user memory of an idle, authenticated, subscribed socket
 PROCESS_MB = 75.0  # a gateway with nobody connected, NATS and PostgreSQL adapters loaded
-IDLE_US_S = 2.1  # CPU a socket and second: pings, pongs
-CONNECT_US = 198.0  # handshake and connect
-RECONNECT_US = 358.0  # of one with a position, in a storm
+IDLE_US_S = 2.2  # CPU a socket and second: pings, pongs
+CONNECT_US = 142.0  # handshake and connect
+RECONNECT_US = 153.0  # of one with a position, in a storm
 RUN_US_S = (
-    2_200.0  # CPU a streaming run and second: 400 runs at 50 deltas/s, two sockets each, took 88 % of a core
+    2_300.0  # CPU a streaming run and second: 400 runs at 50 deltas/s, two sockets each, took 92 % of a core
 )
 EVENTS_PER_S = 25.0  # of a streaming run, after 40 ms of joining
 TWO_PROCESSES = (
