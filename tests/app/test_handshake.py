@@ -164,6 +164,18 @@ class TestWaiting:
         assert (await entrance.seed(head("ann"))).identity == ANN
         assert await entrance.refused(head("forged")) == "token_invalid"
 
+    async def test_a_drain_that_begins_meanwhile_counts(self, entrance: Entrance) -> None:
+        """Who waited for keys is not let in by a gateway that has begun to leave, and no seat is taken."""
+        entrance.verifier.hung = {"ann"}
+        decision = entrance.door.decide(head("ann"))
+        assert isinstance(decision, Awaitable)
+        entrance.state = "draining"
+        entrance.verifier.arrived.set()
+        denied = await decision
+        assert isinstance(denied, Deny)
+        assert (denied.refusal.code, denied.refusal.row.http) == ("draining", 503)
+        assert entrance.seats.total == 0
+
     async def test_the_deadline_means_cannot_tell(self, entrance: Entrance) -> None:
         """503 with Retry-After, not 401; one deadline for several fetches; no seat is left behind."""
         entrance.verifier.hung = {"ann"}

@@ -236,6 +236,8 @@ class FrontDoor:
             found = await self._in_time(arrival, pending)
             if isinstance(found, Refusal):
                 return self._deny(arrival, found)
+            if (state := self._state()) != "ready":  # drain began meanwhile
+                return self._deny(arrival, _STATES[state], found)
             decision = self._settle(arrival, route, found)
         except Exception as fault:  # as in `decide`
             return self._bug(arrival, fault)
