@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import struct
+from collections.abc import AsyncIterator
 
 
 class Client:
@@ -76,6 +77,19 @@ class Client:
         elif size == 127:
             (size,) = struct.unpack(">Q", await self.exactly(8))
         return first & 0x0F, await self.exactly(size)
+
+    async def objects(self) -> AsyncIterator[bytes]:
+        """Protocol objects as they come, pings answered; ends with the server's close frame (`close_code`)."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == 8:
+                self.close_code = int.from_bytes(payload[:2], "big")
+                return
+            for raw in payload.split(b"\n"):
+                if raw == b"{}":
+                    self.send("{}")
+                elif raw:
+                    yield raw
 
     async def live(self) -> None:
         """Handshake and `connect`."""

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from tests.acceptance.program import running
-from tests.acceptance.test_js_sdk import WEB, node
+from tests.acceptance.scripts import node_with, script
 from tests.timing import within
 from tests.web.test_agui import proven
 
-__all__ = ["node"]  # the fixture
 pytestmark = pytest.mark.acceptance
 SCRIPT = Path(__file__).with_name("agui.mjs")
 
@@ -39,30 +38,15 @@ class Client:
         return found
 
 
+@pytest.fixture
+def node() -> str:
+    return node_with("@ag-ui/client")
+
+
 @contextlib.asynccontextmanager
 async def client(node: str, *arguments: str) -> AsyncIterator[Client]:
-    if not (WEB / "node_modules" / "@ag-ui" / "client").is_dir():
-        pytest.skip("web/node_modules has no @ag-ui/client (pip install -e . brings it)")
-    process = await asyncio.create_subprocess_exec(
-        node,
-        str(SCRIPT),
-        *arguments,
-        cwd=WEB,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        limit=2**22,
-    )
-    try:
+    async with script(node, SCRIPT, *arguments, stderr=asyncio.subprocess.PIPE) as process:
         yield Client(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), 5)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
     assert process.stderr is not None
     assert await process.stderr.read() == b"", "the client warned of something"
 

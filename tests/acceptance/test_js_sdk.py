@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,18 @@ from typing import Any
 import pytest
 
 from tests.acceptance.program import running
+from tests.acceptance.scripts import node_with
+from tests.acceptance.scripts import script as running_script
 from tests.acceptance.sdk import prove
 
 pytestmark = pytest.mark.acceptance
 
-WEB = Path(__file__).parents[2] / "web"
 SCRIPT = Path(__file__).with_name("chat.mjs")
 
 
 @pytest.fixture
 def node() -> str:
-    found = shutil.which("node")
-    missing = None if found else "there is no node on the PATH"
-    if found and not (WEB / "node_modules" / "centrifuge").is_dir():
-        missing = "web/node_modules is not installed (pip install -e . does it)"
-    if missing is None and found:
-        return found
-    if os.environ.get("CI"):
-        pytest.fail(str(missing))
-    pytest.skip(str(missing))
+    return node_with("centrifuge")
 
 
 class NodePerson:
@@ -64,19 +55,8 @@ class NodePerson:
 
 @contextlib.asynccontextmanager
 async def node_person(node: str, *arguments: str, script: Path = SCRIPT) -> AsyncIterator[NodePerson]:
-    process = await asyncio.create_subprocess_exec(
-        node, str(script), *arguments, cwd=WEB, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    try:
+    async with running_script(node, script, *arguments) as process:
         yield NodePerson(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), 5)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
 
 
 async def test_a_run_through_a_crash(tmp_path: Path, node: str) -> None:

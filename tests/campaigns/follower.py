@@ -151,16 +151,9 @@ class Follower:
             self._subscribe(self.line)
 
     async def _read(self, line: Line, began: float) -> None:
-        while True:
-            opcode, payload = await line.frame()
-            if opcode == 8:
-                self.closes.append(int.from_bytes(payload[:2], "big"))
-                return
-            for raw in payload.split(b"\n"):
-                if raw == b"{}":
-                    line.send("{}")
-                elif raw:
-                    self._message(line, _decode(raw), began)
+        async for raw in line.objects():
+            self._message(line, _decode(raw), began)
+        self.closes.append(line.close_code)
 
     def _message(self, line: Line, message: dict[str, Any], began: float) -> None:
         push = message.get("push")

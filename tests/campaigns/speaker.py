@@ -106,15 +106,8 @@ class Speaker:
     async def _read(self, line: Line) -> None:
         """Hand replies over until the connection ends; whoever waits then is told."""
         try:
-            while True:
-                opcode, payload = await line.frame()
-                if opcode == 8:
-                    return
-                for raw in payload.split(b"\n"):
-                    if raw == b"{}":
-                        line.send("{}")
-                    elif raw:
-                        line.answered(_decode(raw))
+            async for raw in line.objects():
+                line.answered(_decode(raw))
         except (OSError, EOFError):
             return
         finally:

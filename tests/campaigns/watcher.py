@@ -119,15 +119,8 @@ class RawWatcher(Watcher):
                 if self.epoch:
                     body |= {"recover": True, "epoch": self.epoch, "offset": self.offset}
                 client.send(msgspec.json.encode({"id": 2, "subscribe": body}).decode())
-            while True:
-                opcode, payload = await client.frame()
-                if opcode == 8:
-                    return
-                for line in payload.split(b"\n"):
-                    if line == b"{}":
-                        client.send("{}")
-                    elif line:
-                        self._object(_decode(line))
+            async for raw in client.objects():
+                self._object(_decode(raw))
         finally:
             client.end()
 

@@ -59,6 +59,12 @@ async def broker(url: str) -> AsyncIterator[NatsBroker]:
     await made.stop()
 
 
+def recorder_of(broker: NatsBroker) -> Recorder:
+    """Whoever the fixture's broker tells."""
+    assert isinstance(broker._handler, Recorder)
+    return broker._handler
+
+
 @given(st.text(min_size=1))
 def test_tokens_are_reversible_and_safe(channel: str) -> None:
     """Every channel key is one subject token, and another key is another token."""
@@ -317,8 +323,7 @@ async def test_another_stream_is_another_log_for_every_node(url: str) -> None:
 
 async def test_a_closed_connection_is_made_anew(broker: NatsBroker) -> None:
     """The library gives up for good: another connection, the same subscriptions, and a resync."""
-    recorder = broker._handler
-    assert isinstance(recorder, Recorder)
+    recorder = recorder_of(broker)
     broker.subscribe(THREAD)
     await broker.history(THREAD, limit=0)
     await broker._client().close()
@@ -331,8 +336,7 @@ async def test_who_subscribes_while_there_is_no_connection_is_told_later(
     broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the old connection and the new one: the subscription is made as soon as that is there."""
-    recorder = broker._handler
-    assert isinstance(recorder, Recorder)
+    recorder = recorder_of(broker)
     connect, asked, allowed = broker._connect, asyncio.Event(), asyncio.Event()
 
     async def late() -> None:
@@ -357,8 +361,7 @@ async def test_a_bug_of_whoever_resyncs_does_not_end_the_watch(
     broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is missed the next time is told all the same."""
-    recorder = broker._handler
-    assert isinstance(recorder, Recorder)
+    recorder = recorder_of(broker)
     asked = asyncio.Event()
 
     def raises(_: list[str] | None) -> None:
@@ -379,8 +382,7 @@ async def test_a_bug_of_the_watch_itself_does_not_end_it(
     broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as an error that the library did not name: it looks again."""
-    recorder = broker._handler
-    assert isinstance(recorder, Recorder)
+    recorder = recorder_of(broker)
     connected, raised = broker._guard._connected, asyncio.Event()
 
     async def once() -> bool:
