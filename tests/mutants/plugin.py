@@ -1,0 +1,100 @@
+"""A pytest plugin with two uses: record which test executes which line, or run tests with one mutant in place.
+
+Not here: who starts pytest with it (run.py). Rules: `-p tests.mutants.plugin` loads it before anything of narthex, so
+that the mutant is what every test imports; the environment names the mode; without a mode it does nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, Final
+
+import pytest
+
+MUTANT: Final = "NARTHEX_TEST_MUTANT"
+"""Names a JSON file `{"module": …, "path": …, "source": …}` whose source is imported for that module."""
+MAP: Final = "NARTHEX_TEST_MUTANT_MAP"
+"""Names the coverage data file that a mapping run writes."""
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module from the mutant's source, as if it stood in the module's own file."""
+
+    def __init__(self, name: str, path: str, source: str) -> None:
+        super().__init__(name, path)
+        self._mutated = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compiled anew: no bytecode cache holds a mutant."""
+        return compile(self._mutated, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, module: str, path: str, source: str) -> None:
+        self._module, self._path, self._source = module, path, source
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Only the mutant's own module."""
+        del path, target
+        if fullname != self._module:
+            return None
+        loader = _Loader(fullname, self._path, self._source)
+        package = [str(Path(self._path).parent)] if Path(self._path).name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(
+            fullname, self._path, loader=loader, submodule_search_locations=package
+        )
+
+
+if found := os.environ.get(MUTANT):
+    told: dict[str, str] = json.loads(Path(found).read_text(encoding="utf-8"))
+    sys.meta_path.insert(0, _Finder(told["module"], told["path"], told["source"]))
+
+
+class _Mapping:
+    """One coverage context a test."""
+
+    def __init__(self, data_file: str) -> None:
+        from coverage import Coverage
+
+        self._coverage = Coverage(data_file=data_file, source=["narthex"], config_file=False)
+        self._coverage.start()
+        self.durations: dict[str, float] = {}
+        self._durations_file = Path(data_file).with_suffix(".durations.json")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Lines that run from set-up to tear-down belong to the test."""
+        self._coverage.switch_context(item.nodeid)
+        try:
+            return (yield)
+        finally:
+            self._coverage.switch_context("")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """How long each test takes; one that fails or is skipped cannot judge a mutant."""
+        if report.outcome != "passed":
+            self.durations[report.nodeid] = -1.0
+        elif self.durations.get(report.nodeid, 0.0) >= 0.0:
+            self.durations[report.nodeid] = self.durations.get(report.nodeid, 0.0) + report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        """Write both files."""
+        self._coverage.stop()
+        self._coverage.save()
+        self._durations_file.write_text(json.dumps(self.durations), encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to map, when asked."""
+    if data_file := os.environ.get(MAP):
+        config.pluginmanager.register(_Mapping(data_file), "narthex-mutants-map")

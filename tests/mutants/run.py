@@ -1,0 +1,266 @@
+"""Draws mutants by a seed, runs the tests that execute the changed line, and counts the mutants that no test noticed.
+
+Not here: what a mutant is (operators.py), how pytest gets it (plugin.py). Rules: the same seed, count and sources draw
+the same mutants; a test that failed while the tests were mapped judges nothing; a time-out counts as noticed, since a
+hang is; a change of a line that no test executes counts as unnoticed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from tests.mutants import plugin
+from tests.mutants.operators import Mutant, compiles, mutants_of
+
+ROOT: Final = Path(__file__).parents[2]
+SOURCES: Final = ROOT / "src" / "narthex"
+WORK: Final = ROOT / ".mutants"
+MAP: Final = WORK / "map.coverage"
+EQUIVALENT: Final = Path(__file__).with_name("equivalent.toml")
+IN_PROCESS: Final = (
+    *(
+        "adapters",
+        "app",
+        "client",
+        "contracts",
+        "domain",
+        "protocol",
+        "security",
+        "settings",
+        "web",
+        "wiring",
+    ),
+)
+"""Folders of tests that call narthex in their own process; a started program does not see a mutant."""
+MATTER: Final = (
+    *("app/**/*.py", "domain/**/*.py", "protocol/**/*.py"),
+    *("adapters/brokers/**/*.py", "adapters/stores/**/*.py", "adapters/sqlite/**/*.py"),
+    *("adapters/edge/**/*.py", "adapters/tokens/**/*.py"),
+    *("web/auth.py", "web/access.py", "web/fallbacks.py", "web/door.py", "web/tickets.py"),
+)
+"""The modules that decide who gets in and what is delivered."""
+FIRST: Final = 12
+"""Tests of the first batch: most mutants die there."""
+MOST_TESTS: Final = 120
+MOST_S: Final = 60.0
+"""Bounds of the tests that judge one mutant: number, and the seconds that they took while they were mapped."""
+SLACK_S: Final = 40.0
+"""A batch may take three times as long as it took, and this, before it counts as hanging."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant: `killed`, `timeout`, `survived`, `unreached` (no test executes it), `equivalent`."""
+
+    mutant: Mutant
+    outcome: str
+    by: str = ""
+
+    @property
+    def noticed(self) -> bool:
+        """Whether a test failed or hung."""
+        return self.outcome in ("killed", "timeout")
+
+
+@dataclass
+class Coverage:
+    """Which tests execute a line, and how long each takes."""
+
+    durations: dict[str, float]
+    lines: dict[str, dict[int, frozenset[str]]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls) -> Coverage:
+        """From the files of the last mapping.
+
+        Raises:
+            SystemExit: when there is no map.
+        """
+        from coverage import CoverageData
+
+        if not MAP.exists():
+            sys.exit("There is no map of the tests yet: run python -m tests.mutants --map")
+        data = CoverageData(basename=str(MAP))
+        data.read()
+        read = cls(json.loads(MAP.with_suffix(".durations.json").read_text(encoding="utf-8")))
+        for measured in data.measured_files():
+            path = Path(measured)
+            if path.is_relative_to(SOURCES):
+                by_line = data.contexts_by_lineno(measured)
+                read.lines[path.relative_to(SOURCES).as_posix()] = {
+                    line: frozenset(contexts) - {""} for line, contexts in by_line.items()
+                }
+        return read
+
+    def tests_of(self, mutant: Mutant, source: str) -> list[str]:
+        """The tests that execute the line, nearest and fastest first, within the bounds."""
+        lines = self.lines.get(mutant.path, {})
+        found: set[str] = set()
+        for line in _candidates(mutant, source):
+            found |= lines.get(line, frozenset())
+            if found:
+                break
+        else:  # at import: every test that uses the module
+            if _at_module_level(mutant, source):
+                found = {test for tests in lines.values() for test in tests}
+        near = "tests/" + mutant.path.rpartition("/")[0]
+        own = f"test_{Path(mutant.path).stem}.py"
+        good = [test for test in found if self.durations.get(test, -1.0) >= 0.0]
+        good.sort(key=lambda test: (own not in test, not test.startswith(near), self.durations[test], test))
+        chosen: list[str] = []
+        spent = 0.0
+        for test in good:
+            spent += self.durations[test]
+            if len(chosen) >= MOST_TESTS or spent > MOST_S:
+                break
+            chosen.append(test)
+        return chosen
+
+
+def _candidates(mutant: Mutant, source: str) -> Iterator[int]:
+    """The line of the change, then the lines of its innermost statement."""
+    yield mutant.line
+    best: ast.stmt | None = None
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.stmt)
+            and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and node.lineno <= mutant.line <= (node.end_lineno or node.lineno)
+            and (best is None or node.lineno >= best.lineno)
+        ):
+            best = node
+    if best is not None:
+        yield from range(best.lineno, (best.end_lineno or best.lineno) + 1)
+
+
+def _at_module_level(mutant: Mutant, source: str) -> bool:
+    return not any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.lineno <= mutant.line <= (node.end_lineno or node.lineno)
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def map_tests() -> None:
+    """Run the in-process tests once, recording which lines each executes."""
+    WORK.mkdir(exist_ok=True)
+    MAP.unlink(missing_ok=True)
+    environment = os.environ | {plugin.MAP: str(MAP)}
+    folders = [f"tests/{name}" for name in IN_PROCESS]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutants.plugin", "-p", "no:cacheprovider"]
+    subprocess.run([*command, *folders], cwd=ROOT, env=environment, check=False)
+
+
+def draw(seed: int, count: int, only: Sequence[str] = ()) -> list[Mutant]:
+    """The mutants of a seed: a sample without repetition over all mutants of the chosen modules."""
+    paths = sorted({path for pattern in (only or MATTER) for path in SOURCES.glob(pattern)})
+    sources = {
+        path.relative_to(SOURCES).as_posix(): path.read_text(encoding="utf-8")
+        for path in paths
+        if path.name != "__init__.py"
+    }
+    every = [mutant for path, source in sources.items() for mutant in mutants_of(path, source)]
+    random.Random(seed).shuffle(every)
+    return list(islice((mutant for mutant in every if compiles(mutant, sources[mutant.path])), count))
+
+
+def equivalents() -> set[tuple[str, str, str, str]]:
+    """What `equivalent.toml` lists: path, line of code, operator and the text after the change."""
+    if not EQUIVALENT.exists():
+        return set()
+    listed = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("mutant", [])
+    return {(entry["path"], entry["line"], entry["operator"], entry["after"]) for entry in listed}
+
+
+def identity(mutant: Mutant, source: str) -> tuple[str, str, str, str]:
+    """What an entry of `equivalent.toml` names: it outlives a move of the line within its file."""
+    return mutant.path, source.splitlines()[mutant.line - 1].strip(), mutant.operator, mutant.after
+
+
+def judge(mutant: Mutant, coverage: Coverage, known: set[tuple[str, str, str, str]]) -> Verdict:
+    """Run the tests of one mutant until one fails."""
+    path = SOURCES / mutant.path
+    source = path.read_text(encoding="utf-8")
+    if identity(mutant, source) in known:
+        return Verdict(mutant, "equivalent")
+    tests = coverage.tests_of(mutant, source)
+    if not tests:
+        return Verdict(mutant, "unreached")
+    module = "narthex." + mutant.path.removesuffix(".py").replace("/", ".")
+    with tempfile.TemporaryDirectory(prefix="narthex-mutant-") as directory:
+        told = Path(directory) / "mutant.json"
+        told.write_text(
+            json.dumps({"module": module, "path": str(path), "source": mutant.applied(source)}),
+            encoding="utf-8",
+        )
+        for batch in (tests[:FIRST], tests[FIRST:]):
+            if batch:
+                outcome, by = _run(batch, told, 3 * sum(coverage.durations[test] for test in batch) + SLACK_S)
+                if outcome != "survived":
+                    return Verdict(mutant, outcome, by)
+    return Verdict(mutant, "survived")
+
+
+def _run(tests: Sequence[str], told: Path, timeout_s: float) -> tuple[str, str]:
+    """One pytest over some tests; the outcome, and the first line that says why."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+    environment = os.environ | {plugin.MUTANT: str(told), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        [*command, "-p", "tests.mutants.plugin", *tests],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # servers that a test started end with it
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return "timeout", f"after {timeout_s:.0f} s"
+    if process.returncode == 0:
+        return "survived", ""
+    text = output.decode(errors="replace")
+    failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return "killed", failed[0] if failed else f"exit {process.returncode}"
+
+
+def run(mutants: Sequence[Mutant], workers: int) -> list[Verdict]:
+    """Judge all, with progress; the verdicts in the order in which they were reached."""
+    coverage, known = Coverage.load(), equivalents()
+    verdicts: list[Verdict] = []
+    began = time.monotonic()
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(judge, mutant, coverage, known) for mutant in mutants]
+        for done in as_completed(waiting):
+            verdict = done.result()
+            verdicts.append(verdict)
+            unnoticed = sum(1 for it in verdicts if not it.noticed and it.outcome != "equivalent")
+            if not verdict.noticed:
+                print(f"{verdict.outcome}: {verdict.mutant}", flush=True)
+            if len(verdicts) % 10 == 0:
+                spent = time.monotonic() - began
+                left = spent / len(verdicts) * (len(mutants) - len(verdicts))
+                print(
+                    f"-- {len(verdicts)} of {len(mutants)}, {unnoticed} unnoticed, {spent:.0f} s, "
+                    f"about {left:.0f} s left",
+                    flush=True,
+                )
+    return verdicts

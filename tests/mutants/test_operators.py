@@ -1,0 +1,93 @@
+"""The mutation run itself: a mutant is one change, at its place, that compiles; the seed decides which are drawn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import plugin
+from tests.mutants.operators import mutants_of
+from tests.mutants.run import ROOT, SOURCES, draw
+
+SOURCE = '''"""A module: 1 < 2."""
+
+LIMIT = 3
+
+
+async def take(items, most: int = 5):
+    """Return some; never more than 1."""
+    if not items or len(items) >= (most):
+        raise ValueError("ä", "too many")
+    await items.load()
+    try:
+        log.info("n %d", 7)
+        return items[0] + LIMIT
+    finally:
+        items.close()
+'''
+
+
+def after_each() -> set[tuple[str, str, str]]:
+    """What each mutant exchanges."""
+    return {(mutant.operator, mutant.before, mutant.after) for mutant in mutants_of("m.py", SOURCE)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("constant", "3", "4"),
+        ("constant", "5", "6"),
+        ("operator", "or", "and"),
+        ("operator", "not ", ""),
+        ("boundary", ">=", ">"),
+        ("raise", 'raise ValueError("ä", "too many")', "pass"),
+        ("call", "await items.load()", "pass"),
+        ("exit", "items[0] + LIMIT", "None"),
+        ("operator", "+", "-"),
+        ("clean-up", "items.close()", "pass"),
+    ],
+)
+def test_each_kind_of_change_is_made(change: tuple[str, str, str]) -> None:
+    """A comparison, an operator, a constant, an exit, a raise, a clean-up and a call are each changed once."""
+    assert change in after_each()
+
+
+def test_prose_and_logging_are_left_alone() -> None:
+    """A docstring and a log call are no behaviour that a test could miss."""
+    assert not any("log.info" in before or before in ("7", "1", "2") for _, before, _ in after_each())
+
+
+def test_a_change_is_made_at_its_place_only() -> None:
+    """All other lines stay as they are, also behind a character of two bytes."""
+    for mutant in mutants_of("m.py", SOURCE):
+        changed = mutant.applied(SOURCE).splitlines()
+        differing = [index for index, line in enumerate(SOURCE.splitlines(), 1) if changed[index - 1] != line]
+        assert differing == [mutant.line]
+
+
+def test_the_seed_decides() -> None:
+    """The same seed draws the same mutants, another one others."""
+    assert draw(5, 20) == draw(5, 20) != draw(6, 20)
+
+
+def test_a_mutant_is_what_a_test_imports(tmp_path: Path) -> None:
+    """With the plugin, pytest imports the changed source of one module, and all others as they are."""
+    told = tmp_path / "mutant.json"
+    source = SOURCES / "domain" / "limits.py"
+    changed = source.read_text(encoding="utf-8") + "\nCHANGED = True\n"
+    told.write_text(json.dumps({"module": "narthex.domain.limits", "path": str(source), "source": changed}))
+    script = "import tests.mutants.plugin, narthex.domain.limits as m, narthex.domain.plans; print(m.CHANGED)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {plugin.MUTANT: str(told)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "True"
