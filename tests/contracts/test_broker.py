@@ -517,3 +517,52 @@ class TestControl:
         await broker.control(Control("run", {"c": None}, node="n1"))
         await recorder.until(lambda: len(recorder.controls) >= 2)
         assert recorder.controls == [Control("drain", {"a": 1}), Control("run", {"c": None}, node="n1")]
+
+
+class TestComparison:
+    """Guarantee 8."""
+
+    async def test_a_position_at_the_end_is_not_behind(self, broker: Broker) -> None:
+        """A channel that stands where its log ends is not named, an empty one and one of none neither."""
+        placed = await fill(broker, THREAD, 3)
+        empty = (await broker.history("default/thread:empty", limit=0)).top
+        known = {THREAD: Position(3, placed[-1].epoch), "default/thread:empty": empty}
+        assert dict(await broker.behind(known)) == {}
+        assert dict(await broker.behind({})) == {}
+
+    async def test_a_channel_that_went_on_is_named_with_its_end_until_it_is_followed(
+        self, broker: Broker
+    ) -> None:
+        """What was published since is seen by the next comparison, and by each until the node stands there."""
+        [first] = await fill(broker, THREAD, 1)
+        known = {THREAD: Position(1, first.epoch), "default/thread:other": Position(0, first.epoch)}
+        assert dict(await broker.behind(known)) == {}
+        await fill(broker, THREAD, 2)
+        for _ in range(2):
+            assert dict(await broker.behind(known)) == {THREAD: Position(3, first.epoch)}
+        assert dict(await broker.behind(known | {THREAD: Position(3, first.epoch)})) == {}
+
+    async def test_another_log_is_named(self, broker: Broker) -> None:
+        """A removed channel and a position of another epoch: where the log is now."""
+        [first] = await fill(broker, THREAD, 1)
+        [other] = await fill(broker, "default/thread:other", 1)
+        known = {THREAD: Position(1, first.epoch), "default/thread:other": Position(1, "another")}
+        await broker.behind({THREAD: known[THREAD]})
+        await broker.remove(THREAD)
+        found = await broker.behind(known)
+        assert found["default/thread:other"] == Position(1, other.epoch)
+        assert found[THREAD].offset == 0
+        assert found[THREAD].epoch != first.epoch
+
+    async def test_few_of_many(self, broker: Broker) -> None:
+        """2,500 channels of which two went on: these two, also where the others were never read here."""
+        channels = [f"default/thread:many{number}" for number in range(2_500)]
+        epoch = (await broker.history(channels[0], limit=0)).top.epoch
+        known = {channel: Position(0, epoch) for channel in channels}
+        assert dict(await broker.behind(known)) == {}
+        for channel in (channels[7], channels[2_400]):
+            await fill(broker, channel, 1)
+        assert dict(await broker.behind(known)) == {
+            channels[7]: Position(1, epoch),
+            channels[2_400]: Position(1, epoch),
+        }

@@ -159,3 +159,16 @@ async def test_a_node_that_leaves_disturbs_nobody(nodes: Nodes) -> None:
     placed = await asyncio.gather(*tasks)
     assert sorted(entry.offset for entry in placed) == list(range(1, 101))
     await recorder.until(lambda: len(recorder.seen) >= 100)
+
+
+async def test_a_node_that_was_not_told_finds_out(nodes: Nodes) -> None:
+    """What another node published to a channel that this one does not follow is in its next comparison."""
+    broker, recorder = nodes[1]
+    known = {THREAD: (await broker.history(THREAD, limit=0)).top}
+    assert dict(await broker.behind(known)) == {}
+    placed = await nodes.brokers[0].publish(THREAD, b"1")
+    assert {channel: end.offset for channel, end in (await broker.behind(known)).items()} == {THREAD: 1}
+    assert recorder.seen == []
+    known = {THREAD: (await broker.history(THREAD, limit=0)).top}
+    assert known[THREAD].epoch == placed.epoch
+    assert dict(await broker.behind(known)) == {}

@@ -14,6 +14,10 @@ Guarantees that every adapter keeps (tests/contracts/test_broker.py runs against
 6. **Idempotent.** Two publishes with one `key` to one channel within `IDEMPOTENCY_WINDOW_S` give one
    publication; the second returns the first's position with `duplicate=True`.
 7. **Errors, never silence.** While the engine is away every call raises `DependencyError` within its time-out.
+8. **Comparison.** `behind` compares a node's positions with the log as it is now, in bulk and without traffic on
+   the channels: a node that calls it every few seconds knows within that time which channels it lost sight of,
+   also where no connection of its own broke. An answer that could come from a server which no longer speaks for
+   the log is not given: the call raises `DependencyError` instead.
 """
 
 from __future__ import annotations
@@ -143,7 +147,26 @@ class Broker(Protocol):
         """Stop telling; idempotent. A few may still arrive."""
 
     def known_position(self, channel: str) -> Position | None:
-        """The log's end if it is known without waiting (hot path of `connect`), else None."""
+        """The log's end if it is known without waiting (hot path of `connect`), else None.
+
+        On an engine that is another process this is what the node was told, which may be less than what was
+        appended: a caller may join a channel there, and `behind` finds what is missing; it must not conclude that
+        nothing was missed.
+        """
+
+    async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        """Compare positions with the log: the channels of `known` that do not end there, and where they end now.
+
+        Every publication that was acknowledged to anybody before the call is considered. A channel that went on
+        while the call was under way may be in the answer too.
+
+        Args:
+            known: where this node stands in each channel that it follows. Costs are bounded by what changed since
+                the call before: at most 2 % of a core for 10,000 channels every two seconds.
+
+        Raises:
+            DependencyError: it cannot be told now; nothing was compared.
+        """
 
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False

@@ -78,6 +78,10 @@ class FakeBroker:
     def known_position(self, channel: str) -> Position | None:
         return Position(len(self.logs[channel]), "e") if channel in self.logs else None
 
+    async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        ends = {channel: (await self.history(channel, limit=0)).top for channel in known}
+        return {channel: end for channel, end in ends.items() if end != known[channel]}
+
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> Page:

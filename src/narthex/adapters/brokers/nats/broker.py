@@ -26,6 +26,7 @@ from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.ends import KnownEnds
 from narthex.adapters.brokers.nats.appending import NATS, Appender
 from narthex.adapters.brokers.nats.codec import Batch, Notice, decode_live, encode, token
+from narthex.adapters.brokers.nats.comparison import Comparison
 from narthex.adapters.brokers.nats.connection import connect, parse_address
 from narthex.adapters.brokers.nats.contention import Contention
 from narthex.adapters.brokers.nats.guard import StreamGuard
@@ -113,6 +114,12 @@ class NatsBroker:
             contention=self._contention,
         )
         self._reader = PageReader(self._stream, subject=subject, epoch=epoch)
+        self._comparison = Comparison(
+            self._stream,
+            subject=subject,
+            epoch=epoch,
+            mark=lambda: self._guard.mark_subject(),  # noqa: PLW0108 - the guard is made below
+        )
         self._presence_api = JetStream(self._client, names.presence_stream)
         self._presence = PresenceStream(self._presence_api, names)
         self._ends = KnownEnds()
@@ -178,10 +185,21 @@ class NatsBroker:
         """See the port."""
         self._subscriptions.drop(channel)
         self._ends.forget(channel)
+        self._comparison.forget(channel)
 
     def known_position(self, channel: str) -> Position | None:
         """The end of a subscribed channel's log, as far as the handler was told."""
         return self._ends.find(channel)
+
+    async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        """See the port. A message of this node's own shows that the answers are the log's: a leader that was cut
+        off cannot append. Raises DependencyError.
+        """
+
+        async def compare() -> dict[str, Position]:
+            return await self._comparison.behind(known, await self._guard.append_mark())
+
+        return await self._retrying(compare)
 
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
@@ -190,12 +208,14 @@ class NatsBroker:
 
         async def read() -> Page:
             await self._subscriptions.settled(channel)
-            return await self._reader.page(channel, since, limit, reverse)
+            through = self._appender.highest_seq
+            page = await self._reader.page(channel, since, limit, reverse)
+            if self._subscriptions.wants(channel):
+                self._ends.read(channel, page.top)
+                self._comparison.read(channel, through)
+            return page
 
-        page = await self._retrying(read)
-        if self._subscriptions.wants(channel):
-            self._ends.read(channel, page.top)
-        return page
+        return await self._retrying(read)
 
     async def remove(self, channel: str) -> None:
         """See the port."""
@@ -315,6 +335,7 @@ class NatsBroker:
     def _resync(self) -> None:
         """Called by the guard's only task, which must not meet our bugs."""
         self._ends.clear()
+        self._comparison.clear()
         if self._handler is not None:
             try:
                 self._handler.resync(None)

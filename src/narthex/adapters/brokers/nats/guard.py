@@ -96,12 +96,14 @@ class StreamGuard:
     async def append_mark(self) -> int:
         """Append a message that means nothing; its sequence, which a majority has agreed on."""
         body = encode(Batch(secrets.token_bytes(8), "", 1, 0, 0, []))
-        return await self._stream.publish(self._mark_subject(), body, expected=None, rollup=True)
+        seq = await self._stream.publish(self.mark_subject(), body, expected=None, rollup=True)
+        self._appender.highest_seq = max(seq, self._appender.highest_seq)
+        return seq
 
     async def ping(self) -> None:
         """Append and read back. Raises jetstream's errors, and DependencyError when it is not there."""
         seq = await self.append_mark()
-        last = await self._stream.last(self._mark_subject())
+        last = await self._stream.last(self.mark_subject())
         if last is None or last.seq < seq:
             raise DependencyError(
                 "broker", "JetStream did not give back what was stored.", "Look at its log."
@@ -138,5 +140,6 @@ class StreamGuard:
                 self._missed = False
                 self._resync()
 
-    def _mark_subject(self) -> str:
+    def mark_subject(self) -> str:
+        """Where this node's marks are; nodes share a few."""
         return self._subject(f"narthex/ping:{zlib.crc32(self.node.encode()) % PING_SUBJECTS}")

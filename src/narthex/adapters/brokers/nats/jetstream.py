@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ REQUEST_S: Final = 2.0  # a leader answers in milliseconds; longer than this it 
 FIRST_BATCH_MESSAGES: Final = 64  # most pages are short
 BATCH_MESSAGES: Final = 500
 BATCH_BYTES: Final = 4 << 20
+SUBJECTS_AT_ONCE: Final = 1_000  # a server answers for 1,024 at most
 
 _WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 _NOT_FOUND: Final = frozenset({10059})  # stream
@@ -56,10 +57,18 @@ class Refused(Exception):
 
 
 class Stored(NamedTuple):
-    """A message of the stream."""
+    """A message of the stream; `subject` where the answer named it."""
 
     seq: int
     body: bytes
+    subject: str = ""
+
+
+class Latest(NamedTuple):
+    """Last messages of subjects, as a replica had them when it had applied everything up to sequence `through`."""
+
+    found: list[Stored]
+    through: int
 
 
 class JetStream:
@@ -124,11 +133,11 @@ class JetStream:
         found: list[Stored] = []
         size = FIRST_BATCH_MESSAGES
         while seq <= last and (enough is None or enough > 0):
-            part = await self._direct(
+            answer = await self._direct(
                 {"seq": seq, "next_by_subj": subject, "batch": size, "max_bytes": BATCH_BYTES}
             )
             size = BATCH_MESSAGES
-            part = [message for message in part if message.seq <= last]
+            part = [message for message in answer.found if message.seq <= last]
             if not part:
                 message = await self.next(subject, seq)
                 if message is None or message.seq > last:
@@ -143,7 +152,18 @@ class JetStream:
 
     async def latest_of_each(self, filter_subject: str) -> list[Stored]:
         """The last message of every subject that matches, from any replica; at most 1,024 subjects."""
-        return await self._direct({"multi_last": [filter_subject], "batch": 1024})
+        return (await self._direct({"multi_last": [filter_subject], "batch": 1024})).found
+
+    async def latest_after(self, subjects: Sequence[str], seq: int) -> Latest:
+        """The last message of each subject, where it comes after `seq`: nothing for those that did not go on.
+
+        Any replica answers. The caller looks at `through` whether it had what it must have had.
+
+        Args:
+            subjects: at most `SUBJECTS_AT_ONCE`.
+            seq: of the stream.
+        """
+        return await self._direct({"multi_last": subjects, "seq": seq + 1, "batch": 1024})
 
     async def _get(self, body: dict[str, Any]) -> Stored | None:
         try:
@@ -161,7 +181,7 @@ class JetStream:
         except (NatsError, OSError, TimeoutError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
-    async def _direct(self, body: dict[str, Any]) -> list[Stored]:
+    async def _direct(self, body: dict[str, Any]) -> Latest:
         """A direct get of many messages: they come one by one, then an end mark."""
         self._serial += 1
         name = str(self._serial)
@@ -188,7 +208,7 @@ class _Collector:
     """Gathers the messages of one direct get."""
 
     def __init__(self) -> None:
-        self.done: asyncio.Future[list[Stored]] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[Latest] = asyncio.get_running_loop().create_future()
         self.progress: Callable[[], None] = lambda: None
         self._found: list[Stored] = []
 
@@ -198,13 +218,15 @@ class _Collector:
         if self.done.done():
             return
         if status in ("204", "404"):
-            self.done.set_result(self._found)
+            self.done.set_result(Latest(self._found, int(headers.get("Nats-UpTo-Sequence", 0))))
         elif status:
             self.done.set_exception(
                 Unavailable(f"direct get answered {status} {headers.get('Description', '')}")
             )
         else:
-            self._found.append(Stored(int(headers["Nats-Sequence"]), message.data))
+            self._found.append(
+                Stored(int(headers["Nats-Sequence"]), message.data, headers.get("Nats-Subject", ""))
+            )
             self.progress()
 
 

@@ -80,6 +80,21 @@ return {top, epoch, kept, entries}
 """
 )
 
+BEHIND: Final = (
+    _HEAD
+    + """
+-- KEYS: epoch, run   ARGV: run, what a meta key begins with, JSON [[channel, offset, epoch], …]
+-- returns {place in the list from 0, top, epoch} of every channel that does not end where the list says
+local found = {}
+for place, known in ipairs(cjson.decode(ARGV[3])) do
+  local meta = redis.call('HMGET', ARGV[2] .. ':{' .. known[1] .. '}', 't', 'i')
+  local top, epoch = tonumber(meta[1] or 0), epoch_of(meta[2])
+  if top ~= known[2] or epoch ~= known[3] then found[#found + 1] = {place - 1, top, epoch} end
+end
+return found
+"""
+)
+
 REMOVE: Final = (
     _HEAD
     + """
@@ -168,13 +183,14 @@ class Names:
         self.run = f"{prefix}:run"
         self.seq = f"{prefix}:seq"
         self.seq0 = f"{prefix}:seq0"
+        self.meta_prefix = f"{prefix}:m"
         self.told_prefix = f"{prefix}:told:"
         self.control_all = f"{prefix}:control"
         self.control_prefix = f"{prefix}:control:"
 
     def meta(self, channel: str) -> str:
         """Top and incarnation."""
-        return f"{self._prefix}:m:{{{channel}}}"
+        return f"{self.meta_prefix}:{{{channel}}}"
 
     def log(self, channel: str) -> str:
         """The stream."""

@@ -174,6 +174,15 @@ class SqliteBroker:
             return Position(0, self._work.epoch)
         return found
 
+    async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        """See the port. The writer's own positions are the log's: only this process appends."""
+        found: dict[str, Position] = {}
+        for channel, position in known.items():
+            end = self.known_position(channel) or (await self.history(channel, limit=0)).top
+            if end != position:
+                found[channel] = end
+        return found
+
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> Page:
