@@ -8,6 +8,8 @@ import os
 import struct
 from collections.abc import AsyncIterator
 
+from tests.history import Tap
+
 
 class Client:
     """One raw WebSocket client that keeps what matters: status, close code and moment.
@@ -17,6 +19,7 @@ class Client:
         close_code: of the server's close frame; 0 while open, 1006 when it broke without one.
         closed_at: loop time.
         frames: payloads of text frames, if `keep` is set.
+        tap: where every frame is written down, for the history checker (tests/history).
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class Client:
         self.closed_at = 0.0
         self.keep = keep
         self.frames: list[bytes] = []
+        self.tap: Tap | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -60,6 +64,8 @@ class Client:
     def send(self, text: str) -> None:
         """One masked text frame."""
         assert self._writer is not None
+        if self.tap is not None:
+            self.tap.sent(text)
         payload = text.encode()
         mask = os.urandom(4)
         size = (
@@ -70,6 +76,19 @@ class Client:
 
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: opcode and payload."""
+        try:
+            opcode, payload = await self._frame()
+        except (OSError, EOFError):
+            if self.tap is not None:
+                self.tap.closed(1006)
+            raise
+        if self.tap is not None and opcode == 1:
+            self.tap.received(payload)
+        elif self.tap is not None and opcode == 8:
+            self.tap.closed(int.from_bytes(payload[:2], "big"))
+        return opcode, payload
+
+    async def _frame(self) -> tuple[int, bytes]:
         first, second = await self.exactly(2)
         size = second & 0x7F
         if size == 126:
@@ -117,6 +136,8 @@ class Client:
 
     def end(self) -> None:
         """Drop it."""
+        if self.tap is not None:
+            self.tap.closed(1006)
         if self._writer is not None:
             self._writer.close()
 

@@ -18,6 +18,7 @@ import msgspec
 
 from narthex.domain.digest import Digest
 from tests.acceptance.crowd import Client
+from tests.history import Recorder
 
 SECRET = "a-secret-for-campaigns-that-is-long-enough-0123456789"
 ROOT = Path(__file__).parents[2]
@@ -94,13 +95,24 @@ class Follower:
     """See the module.
 
     Attributes:
+        recorder: with one, every frame is written down for the history checker, as `reader` of `user`.
         runs: proofs by run id.
         faults: what was wrong, in words.
         replays_s: from dialling to having everything that was missed, for each return.
         lags_s: from the making of a delta (the agents' text says when) to its being read here.
     """
 
-    def __init__(self, port: int, secret: str, channel: str = "") -> None:
+    def __init__(
+        self,
+        port: int,
+        secret: str,
+        channel: str = "",
+        *,
+        recorder: Recorder | None = None,
+        reader: str = "",
+        user: str = "",
+    ) -> None:
+        self._recorder, self._reader, self._user = recorder, reader, user
         self.port, self.secret, self.channel = port, secret, channel
         self.offset, self.epoch = 0, ""
         self.runs: dict[str, Proof] = {}
@@ -120,6 +132,8 @@ class Follower:
         """One life of a socket: come back, catch up, follow until it ends. Errors of the network are its end."""
         began = time.monotonic()
         line = self.line = self.dial()
+        if self._recorder is not None:
+            line.tap = self._recorder.connection(self._reader, self._user)
         self.recovered.clear()
         try:
             if await line.open() != 101:

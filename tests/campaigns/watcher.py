@@ -17,6 +17,7 @@ from centrifuge import Client as Sdk
 from centrifuge import ClientEventHandler, PublicationContext, SubscribedContext, SubscriptionEventHandler
 
 from tests.acceptance.crowd import Client
+from tests.history import Recorder
 
 BACKOFF_FIRST_S: Final = 0.5  # centrifuge-js: minReconnectDelay, maxReconnectDelay
 BACKOFF_LAST_S: Final = 20.0
@@ -86,10 +87,20 @@ class Watcher:
 
 
 class RawWatcher(Watcher):
-    """Frames by hand."""
+    """Frames by hand; with a `recorder`, each is written down for the history checker, as `reader` of `user`."""
 
-    def __init__(self, ports: Sequence[int], token: str, channel: str) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int],
+        token: str,
+        channel: str,
+        *,
+        recorder: Recorder | None = None,
+        reader: str = "",
+        user: str = "",
+    ) -> None:
         super().__init__(ports, token, channel)
+        self._recorder, self._reader, self._user = recorder, reader, user
         self._attempt = 0
         self._client: Client | None = None
 
@@ -112,6 +123,8 @@ class RawWatcher(Watcher):
 
     async def _life(self) -> None:
         client = self._client = Client("127.0.0.1", random.choice(self._ports), self._token)
+        if self._recorder is not None:
+            client.tap = self._recorder.connection(self._reader, self._user)
         try:
             async with asyncio.timeout(CONNECT_S):
                 await client.live()

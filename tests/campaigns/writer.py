@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tests.acceptance.fleet import ADMIN_KEY
+from tests.history import Recorder
 from tests.timing import within
 
 SILENCE_S: Final = within(
@@ -42,6 +43,10 @@ class _Placed(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Placed).decode
 
 
+def _data(mark: str) -> dict[str, str]:
+    return {"type": "CUSTOM", "name": "campaign", "value": mark}
+
+
 class Writer:
     """Publishes to one channel, one publication after the other, at whichever gateway answers.
 
@@ -53,9 +58,18 @@ class Writer:
         silences: requests that nobody answered within `patience_s`.
         slowest_s: the longest time until any answer.
         slow: answers that took over `SLOW_S`, in words.
+        recorder: where attempts and acknowledgements are written down, under the name that clients give the channel.
     """
 
-    def __init__(self, ports: Sequence[int], channel: str, name: str, rate: float, patience_s: float) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int],
+        channel: str,
+        name: str,
+        rate: float,
+        patience_s: float,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.acks: list[Ack] = []
         self.errors = 0
         self.silences = 0
@@ -67,6 +81,8 @@ class Writer:
         self._name = name
         self._period_s = 1 / rate
         self._patience_s = patience_s
+        self.recorder = recorder
+        self._told_channel = channel.partition("/")[2] or channel
         self._port = 0
         self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -90,6 +106,8 @@ class Writer:
         due = loop.time() if due is None else due
         while True:
             began = loop.time()
+            if self.recorder is not None:
+                self.recorder.attempted(mark, self._told_channel, _data(mark))
             try:
                 async with asyncio.timeout(self._patience_s):
                     placed = await self._post(mark)
@@ -104,6 +122,8 @@ class Writer:
                 answer = "ack" if placed else "no ack"
                 self.slow.append(f"{now - began:.1f} s at port {self._port}, {answer}")
             if placed is not None:
+                if self.recorder is not None:
+                    self.recorder.acknowledged(mark, self._told_channel, placed.epoch, placed.offset)
                 ack = Ack(placed.epoch, placed.offset, mark, now, now - due)
                 self.acks.append(ack)
                 return ack
@@ -116,8 +136,7 @@ class Writer:
             self._port = random.choice(self._ports)
             self._stream = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._stream
-        data = {"type": "CUSTOM", "name": "campaign", "value": mark}
-        body = msgspec.json.encode({"channel": self.channel, "data": data, "key": mark})
+        body = msgspec.json.encode({"channel": self.channel, "data": _data(mark), "key": mark})
         writer.write(
             b"POST /api/v1/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"

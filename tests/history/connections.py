@@ -1,0 +1,127 @@
+"""Judges of connections: who was served after a removal, which command was never answered, which overtook another."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from tests.history.findings import Finding, Kind
+from tests.history.reading import INFINITY, Reading, Segment
+from tests.history.records import Answered, Asked, Closed, Connected, Membership, Unsubscribed
+from tests.history.runs import served
+
+ALREADY_SUBSCRIBED = 105
+PERMISSION_DENIED = 103
+NEED_SUBSCRIPTION = ("presence", "presence_stats", "history")
+
+
+def rights(reading: Reading) -> Iterator[Finding]:
+    """A removed user is served no more, once the bound is over, until it is let in again."""
+    away: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for record in reading.history:
+        if not isinstance(record, Membership):
+            continue
+        spans = away[record.channel, record.user]
+        if not record.member:
+            due = reading.deadlines.after(record.at, reading.bounds.removal_s, Kind.AFTER_REMOVAL)
+            spans.append((due, INFINITY))
+        elif spans:
+            spans[-1] = (spans[-1][0], min(spans[-1][1], record.asked_at))
+    moments = list(served(reading))
+    for index, record in enumerate(reading.history):
+        if isinstance(record, Connected):
+            user = reading.readers[record.conn].user
+            moments.append((record.asked_at, record.at, index, user, "*", "was connected"))
+    for asked_at, at, index, user, channel, what in moments:
+        for name in {channel, "*"}:
+            for began, ended in away.get((name, user), ()):
+                if asked_at > began and at < ended:
+                    text = f"{user} {what} on {channel} {at - began:.3f} s after the bound of its removal"
+                    yield Finding(Kind.AFTER_REMOVAL, text, at, (index,))
+
+
+def replies(reading: Reading) -> Iterator[Finding]:
+    """Every command is answered in time, or its connection ends."""
+    open_: dict[tuple[str, int], tuple[int, Asked]] = {}
+    for index, record in enumerate(reading.history):
+        if isinstance(record, Asked):
+            open_[record.conn, record.id] = (index, record)
+        elif isinstance(record, Answered):
+            asked = open_.pop((record.conn, record.id), None)
+            if asked is not None:
+                yield from _late(reading, *asked, record.at)
+        elif isinstance(record, Closed):
+            for key in [key for key in open_ if key[0] == record.conn]:
+                yield from _late(reading, *open_.pop(key), record.at)
+    for index, asked_record in open_.values():
+        yield from _late(reading, index, asked_record, reading.end)
+
+
+def _late(reading: Reading, index: int, asked: Asked, at: float) -> Iterator[Finding]:
+    due = reading.deadlines.after(asked.at, reading.bounds.reply_s, Kind.NO_REPLY)
+    if at > due:
+        text = f"{asked.command} {asked.channel} of {asked.conn} had no answer after {due - asked.at:.1f} s"
+        yield Finding(Kind.NO_REPLY, text, due, (index,))
+
+
+def command_order(reading: Reading) -> Iterator[Finding]:
+    """Subscribe, unsubscribe and what needs a subscription, one connection and channel at a time.
+
+    The state is followed in the order of the commands, with each one's own answer. A refused `subscribe` leaves the
+    state as it was; after a push from the server nothing is assumed until the next command succeeds.
+    """
+    asked: defaultdict[tuple[str, str], list[tuple[int, Asked]]] = defaultdict(list)
+    answers: dict[tuple[str, int], Answered] = {}
+    disturbed: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for index, record in enumerate(reading.history):
+        if isinstance(record, Asked) and record.channel and record.command != "rpc":
+            asked[record.conn, record.channel].append((index, record))
+        elif isinstance(record, Answered):
+            answers[record.conn, record.id] = record
+        elif isinstance(record, Unsubscribed) and record.code:
+            disturbed[record.conn, record.channel].append(record.at)
+    for (conn, channel), commands in asked.items():
+        state: bool | None = False
+        if any(
+            segment.conn == conn and segment.record.server_side for segment in _segments(reading, channel)
+        ):
+            state = None
+        before = 0.0
+        for index, command in commands:
+            answer = answers.get((conn, command.id))
+            if answer is None:
+                state = None
+                continue
+            if any(before <= moment <= answer.at for moment in disturbed[conn, channel]):
+                state = None
+            before = command.at
+            wrong = ""
+            if command.command == "subscribe":
+                if answer.error == ALREADY_SUBSCRIBED and state is False:
+                    wrong = "105 (already subscribed), though it is not"
+                state = True if answer.error in (0, ALREADY_SUBSCRIBED) else state
+            elif command.command == "unsubscribe":
+                state = False if answer.error == 0 else state
+            elif command.command in NEED_SUBSCRIPTION and answer.error == PERMISSION_DENIED and state:
+                wrong = "103 (permission denied), though it is subscribed"
+            if wrong:
+                text = f"{conn}: {command.command} {channel} (id {command.id}) was answered {wrong}"
+                yield Finding(Kind.COMMAND_ORDER, text, answer.at, (index,))
+        if not any(moment >= commands[-1][1].at for moment in disturbed[conn, channel]):
+            yield from _final(reading, conn, channel, state)
+
+
+def _segments(reading: Reading, channel: str) -> list[Segment]:
+    return [segment for _, segment in reading.every_segment() if segment.record.channel == channel]
+
+
+def _final(reading: Reading, conn: str, channel: str, state: bool | None) -> Iterator[Finding]:
+    """A connection whose last commands say subscribed is subscribed, and the other way round."""
+    if state is None:
+        return
+    mine = [segment for segment in _segments(reading, channel) if segment.conn == conn]
+    following = bool(mine) and mine[-1].ended_at == INFINITY
+    closed = any(isinstance(record, Closed) and record.conn == conn for record in reading.history)
+    if not closed and following != state:
+        text = f"{conn} {'follows' if following else 'does not follow'} {channel}, against its last command"
+        yield Finding(Kind.COMMAND_ORDER, text, reading.end)

@@ -1,0 +1,131 @@
+"""What can be found in a history, and the bounds within which things must happen.
+
+Rules: a finding names one broken promise, says it in a sentence with the values that prove it, and carries the
+indexes of the records that do; bounds are seconds of the observer's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from tests.history.records import Fault, Record
+
+
+class Kind(StrEnum):
+    """The broken promise."""
+
+    LOST = "lost"
+    """An acknowledged publication or message is missing where it must be."""
+    TWICE = "twice"
+    """One publication, message or run is there, or was delivered, two times."""
+    ORDER = "order"
+    """Two publications or messages are exchanged."""
+    GAP = "gap"
+    """A subscriber was shown an offset whose predecessor it was never shown."""
+    DIFFERENT_DATA = "different_data"
+    """One (epoch, offset) of a channel holds different data for different observers."""
+    EPOCH_RETURNED = "epoch_returned"
+    """An epoch that was replaced by a newer one is current again."""
+    FALSE_RECOVERED = "false_recovered"
+    """`recovered: true` was said although something is missing."""
+    EPOCH_NOT_TOLD = "epoch_not_told"
+    """A subscriber stands in an old epoch although publications are acknowledged in a newer one."""
+    OUTSIDE = "outside"
+    """A publication was delivered on a channel that the connection does not follow."""
+    AFTER_REMOVAL = "after_removal"
+    """A removed user was still served after the bound."""
+    SILENCE = "silence"
+    """An acknowledged publication reached a live subscriber too late."""
+    NO_REPLY = "no_reply"
+    """A command was not answered in time although its connection stood."""
+    COMMAND_ORDER = "command_order"
+    """Commands of one connection on one channel did not take effect in the order in which they were sent."""
+    END_TWICE = "end_twice"
+    """A run has two terminal events."""
+    AFTER_END = "after_end"
+    """A run's event follows its terminal event."""
+    RUN_WITHOUT_END = "run_without_end"
+    """A run began and never ended."""
+    END_NOT_TOLD = "end_not_told"
+    """A run ended in the store, and its terminal event never reached anybody who followed it."""
+    RUN_ORDER = "run_order"
+    """`seq` of a run repeats or skips."""
+    DIGEST = "digest"
+    """Count or digest of a run do not match what was delivered."""
+    CANCEL_LATE = "cancel_late"
+    """A cancelled run did not end within the bound."""
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things may take.
+
+    Attributes:
+        silence_s: from an acknowledgement (or from the subscription, if that is later) to the delivery.
+        stale_s: how old an acknowledged publication may be that a `recovered: true` does not know yet, provided
+            that it is delivered right after; 0 is strict.
+        removal_s: from the acknowledgement of a removal to the last delivery.
+        reply_s: from a command to its answer.
+        run_end_s: how long before the end of the history a run must have begun to be missed.
+        cancel_s: from the acknowledgement of a cancel to the terminal event.
+    """
+
+    silence_s: float = 10.0
+    stale_s: float = 5.0
+    removal_s: float = 5.0
+    reply_s: float = 20.0
+    run_end_s: float = 60.0
+    cancel_s: float = 15.0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One broken promise.
+
+    Attributes:
+        kind: which.
+        text: the sentence for people.
+        at: when it showed.
+        records: indexes into the history.
+    """
+
+    kind: Kind
+    text: str
+    at: float
+    records: tuple[int, ...] = ()
+
+
+class Deadlines:
+    """When something must have happened, active faults taken into account."""
+
+    def __init__(self, history: Sequence[Record]) -> None:
+        open_: dict[str, Fault] = {}
+        self._windows: list[tuple[float, float, list[str]]] = []
+        for record in history:
+            if not isinstance(record, Fault):
+                continue
+            began = open_.pop(record.name, None)
+            if began is not None:
+                self._windows.append((began.at, record.at, began.excuses))
+            if record.active:
+                open_[record.name] = record
+        self._windows += [(fault.at, float("inf"), fault.excuses) for fault in open_.values()]
+        self._windows.sort(key=lambda window: window[0])
+
+    def after(self, at: float, bound_s: float, kind: Kind) -> float:
+        """The deadline of what was due from `at` on: `bound_s` later, counted from the end of each fault between."""
+        due = at + bound_s
+        for began, ended, excuses in self._windows:
+            if kind in excuses and began <= due and ended >= at:
+                due = max(due, ended + bound_s)
+        return due
+
+
+def report(findings: Iterable[Finding], limit: int = 20) -> str:
+    """Findings as lines, the earliest first."""
+    ordered = sorted(findings, key=lambda finding: finding.at)
+    lines = [f"{finding.at:10.3f} {finding.kind}: {finding.text}" for finding in ordered[:limit]]
+    if len(ordered) > limit:
+        lines.append(f"… and {len(ordered) - limit} more")
+    return "\n".join(lines)

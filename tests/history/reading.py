@@ -1,0 +1,214 @@
+"""A history rearranged for the judges: who followed which channel from where to where, and what the log held.
+
+Rules: nothing is judged here except what cannot be put anywhere (a publication outside every subscription).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tests.history.findings import Bounds, Deadlines, Finding, Kind
+from tests.history.records import (
+    Acknowledged,
+    Attempted,
+    Closed,
+    Delivered,
+    Entry,
+    LogRead,
+    Opened,
+    Record,
+    Subscribed,
+    Unsubscribed,
+)
+
+INFINITY = float("inf")
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def same(data: Any) -> bytes:
+    """What makes two publications the same: their JSON with sorted names."""
+    return _encode(data)
+
+
+def span(data: Any) -> int:
+    """How many publications a delivered one stands for: deltas merged for a slow client carry `seq_from`."""
+    if isinstance(data, dict) and isinstance(data.get("seq_from"), int) and isinstance(data.get("seq"), int):
+        return max(1, int(data["seq"]) - int(data["seq_from"]) + 1)
+    return 1
+
+
+class Shown(NamedTuple):
+    """A publication that a client was shown: in record `number`, at `at`."""
+
+    number: int
+    at: float
+    entry: Entry
+    live: bool
+
+
+class Segment:
+    """One stretch in which one connection followed one channel.
+
+    Attributes:
+        base: the offset after which it should be shown everything; -1 until the first publication says it.
+        shown: what it was shown, as it came.
+        ended_at: infinity while it goes on.
+    """
+
+    __slots__ = ("base", "conn", "ended_at", "index", "record", "shown", "user")
+
+    def __init__(self, index: int, record: Subscribed, user: str) -> None:
+        self.index = index
+        self.record = record
+        self.conn = record.conn
+        self.user = user
+        self.base = record.since_offset if record.recover and record.recovered else record.offset
+        self.shown: list[Shown] = []
+        self.ended_at = INFINITY
+        for entry in record.publications:
+            self.show(Shown(index, record.at, entry, False))
+
+    def show(self, shown: Shown) -> None:
+        """The next publication."""
+        if self.base < 0:
+            self.base = shown.entry.offset - span(shown.entry.data)
+        self.shown.append(shown)
+
+    @property
+    def where(self) -> str:
+        """For sentences."""
+        return f"{self.record.channel} at {self.conn} ({self.user})"
+
+    def arrivals(self) -> dict[int, float]:
+        """When each offset was first shown; what is merged counts for all that it stands for."""
+        found: dict[int, float] = {}
+        for _, at, entry, _ in self.shown:
+            for offset in range(entry.offset - span(entry.data) + 1, entry.offset + 1):
+                found.setdefault(offset, at)
+        return found
+
+
+class Place(NamedTuple):
+    """One position of a log."""
+
+    channel: str
+    epoch: str
+    offset: int
+
+
+class Ack(NamedTuple):
+    """An acknowledged publication: record `number`."""
+
+    number: int
+    record: Acknowledged
+    attempted_at: float
+    data: Any
+
+
+class Reading:
+    """A history, indexed.
+
+    Attributes:
+        segments: of each (reader, channel), in order.
+        acks: of each channel, in the order of their acknowledgement.
+        attempts: the first attempt of each (channel, key).
+        epochs: of each channel, each epoch with the first and the last moment of which it is known that it was
+            current.
+        end: the last moment of the observation.
+    """
+
+    def __init__(self, history: Sequence[Record], bounds: Bounds) -> None:
+        self.history = history
+        self.bounds = bounds
+        self.deadlines = Deadlines(history)
+        self.end = history[-1].at if history else 0.0
+        self.readers: dict[str, Opened] = {}
+        self.segments: defaultdict[tuple[str, str], list[Segment]] = defaultdict(list)
+        self.attempts: dict[tuple[str, str], Attempted] = {}
+        self.acks: defaultdict[str, list[Ack]] = defaultdict(list)
+        self.epochs: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
+        self.findings: list[Finding] = []
+        self._open: dict[tuple[str, str], Segment] = {}
+        for index, record in enumerate(history):
+            self._take(index, record)
+
+    def _take(self, index: int, record: Record) -> None:
+        match record:
+            case Opened():
+                self.readers[record.conn] = record
+            case Subscribed():
+                opened = self.readers[record.conn]
+                self._close(record.conn, record.channel, record.at)
+                segment = Segment(index, record, opened.user)
+                self.segments[opened.reader, record.channel].append(segment)
+                self._open[record.conn, record.channel] = segment
+                self._current(record.channel, record.epoch, record.at)
+            case Delivered():
+                self._deliver(index, record)
+            case Unsubscribed():
+                self._close(record.conn, record.channel, record.at)
+            case Closed():
+                for conn, channel in [key for key in self._open if key[0] == record.conn]:
+                    self._close(conn, channel, record.at)
+            case Attempted():
+                self.attempts.setdefault((record.channel, record.key), record)
+            case Acknowledged():
+                attempt = self.attempts.get((record.channel, record.key))
+                asked_at, data = (attempt.at, attempt.data) if attempt else (record.at, None)
+                self.acks[record.channel].append(Ack(index, record, asked_at, data))
+                self._current(record.channel, record.epoch, record.at)
+            case LogRead():
+                self._current(record.channel, record.epoch, record.at)
+            case _:
+                pass
+
+    def _deliver(self, index: int, record: Delivered) -> None:
+        if not record.offset:
+            return
+        segment = self._open.get((record.conn, record.channel))
+        if segment is not None:
+            segment.show(Shown(index, record.at, Entry(record.offset, record.data), True))
+            return
+        text = f"{record.channel}@{record.offset} was delivered to {record.conn}, which does not follow it"
+        self.findings.append(Finding(Kind.OUTSIDE, text, record.at, (index,)))
+
+    def _close(self, conn: str, channel: str, at: float) -> None:
+        segment = self._open.pop((conn, channel), None)
+        if segment is not None:
+            segment.ended_at = at
+
+    def _current(self, channel: str, epoch: str, at: float) -> None:
+        seen = self.epochs[channel].setdefault(epoch, [at, at])
+        seen[1] = at
+
+    def newer_epochs(self, channel: str, epoch: str) -> list[str]:
+        """Epochs of the channel that were first seen after this one."""
+        known = self.epochs[channel]
+        began = known[epoch][0] if epoch in known else INFINITY
+        return [other for other, (first, _) in known.items() if first > began and other != epoch]
+
+    def every_segment(self) -> Iterator[tuple[str, Segment]]:
+        """All stretches, with their reader."""
+        for (reader, _), segments in self.segments.items():
+            for segment in segments:
+                yield reader, segment
+
+    def positions(self) -> Iterator[tuple[Place, int, Any]]:
+        """Everything that anybody was told of what lies where: place, record, data. Merged deltas are left out."""
+        for channel, acks in self.acks.items():
+            for ack in acks:
+                if ack.data is not None:
+                    yield Place(channel, ack.record.epoch, ack.record.offset), ack.number, ack.data
+        for _, segment in self.every_segment():
+            record = segment.record
+            for index, _, entry, _ in segment.shown:
+                if span(entry.data) == 1:
+                    yield Place(record.channel, record.epoch, entry.offset), index, entry.data
+        for index, found in enumerate(self.history):
+            if isinstance(found, LogRead):
+                for entry in found.publications:
+                    yield Place(found.channel, found.epoch, entry.offset), index, entry.data

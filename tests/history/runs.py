@@ -1,0 +1,247 @@
+"""Judges of runs: `seq`, count and digest as each reader saw them, ends, cancels, messages in threads.
+
+Rules: a reader that was told `recovered: false`, or that began anew, has seen no run whole any more; what it sees
+later of a run that it did not see from the start is checked for order only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tests.history.digest import digest
+from tests.history.findings import Finding, Kind
+from tests.history.reading import Reading, Segment, Shown
+from tests.history.records import CancelAcknowledged, LogRead, RunRead, RunStarted, Subscribed, ThreadRead
+
+TERMINAL: Final = ("RUN_FINISHED", "RUN_ERROR")
+ENDED: Final = ("finished", "interrupted", "cancelled", "failed")
+
+
+class _Seen:
+    """One run as one reader saw it."""
+
+    def __init__(self, first: int) -> None:
+        self.last = first - 1
+        self.whole = first == 1
+        self.events: list[dict[str, Any]] = []
+        self.end: dict[str, Any] | None = None
+
+
+def events_of(data: Any) -> str:
+    """The run that a publication is an event of; empty for others."""
+    if isinstance(data, dict) and isinstance(data.get("seq"), int):
+        return str(data.get("runId", ""))
+    return ""
+
+
+def views(reading: Reading) -> Iterator[Finding]:
+    """Each reader's view of each run."""
+    for (reader, channel), segments in reading.segments.items():
+        runs: dict[str, _Seen] = {}
+        top: tuple[str, int] | None = None
+        for segment in segments:
+            record = segment.record
+            if not record.recovered or (record.since_epoch or record.epoch, record.since_offset) != top:
+                runs = {}
+            top = (record.epoch, record.offset if not record.recovered else record.since_offset)
+            for shown in segment.shown:
+                yield from _event(runs, shown, f"{channel} at {reader}")
+                top = (record.epoch, max(top[1], shown.entry.offset))
+
+
+def _event(runs: dict[str, _Seen], shown: Shown, where: str) -> Iterator[Finding]:
+    index, at, entry, _ = shown
+    event = entry.data
+    run_id = events_of(event)
+    if not run_id:
+        return
+    first, last = event.get("seq_from", event["seq"]), event["seq"]
+    seen = runs.get(run_id)
+    if seen is None:
+        seen = runs[run_id] = _Seen(first)
+    what = f"{where}: run {run_id}, {event.get('type')} seq {last}"
+    if seen.end is not None:
+        kind = Kind.END_TWICE if event.get("type") in TERMINAL else Kind.AFTER_END
+        yield Finding(kind, f"{what} follows its terminal event (seq {seen.end['seq']})", at, (index,))
+        return
+    if first != seen.last + 1:
+        yield Finding(Kind.RUN_ORDER, f"{what} (from {first}) after {seen.last}", at, (index,))
+        seen.whole = False
+    seen.last = last
+    seen.events.append(event)
+    if event.get("type") not in TERMINAL:
+        return
+    seen.end = event
+    if event.get("count") != last:
+        yield Finding(Kind.DIGEST, f"{what}: it says count {event.get('count')}", at, (index,))
+    if seen.whole and event.get("digest") != digest(seen.events):
+        yield Finding(Kind.DIGEST, f"{what}: its digest is not that of what was delivered", at, (index,))
+
+
+def ends(reading: Reading) -> Iterator[Finding]:
+    """Every run that began ends, once, and those who follow it are shown the end."""
+    began, terminals = _lives(reading)
+    reads: defaultdict[str, list[tuple[int, RunRead]]] = defaultdict(list)
+    for index, record in enumerate(reading.history):
+        if isinstance(record, RunRead):
+            reads[record.run_id].append((index, record))
+    for run_id, places in terminals.items():
+        if len(places) > 1:
+            text = f"run {run_id} ends at {sorted(f'{epoch}@{offset}' for epoch, offset in places)}"
+            at = max(at for at, _, _ in places.values())
+            yield Finding(Kind.END_TWICE, text, at, tuple(index for _, index, _ in places.values()))
+        for _, end_index, event in places.values():
+            for index, read in reads[run_id]:
+                if read.digest and (read.digest, read.count) != (event.get("digest"), event.get("count")):
+                    text = f"run {run_id}: run.get says count {read.count}, its terminal event {event.get('count')}"
+                    if read.count == event.get("count"):
+                        text = f"run {run_id}: run.get says another digest than its terminal event"
+                    yield Finding(Kind.DIGEST, text, read.at, (end_index, index))
+    for run_id, (began_at, index, channel) in began.items():
+        if run_id in terminals:
+            continue
+        read_ends = [(at, read) for at, read in reads[run_id] if read.state in ENDED]
+        if not read_ends:
+            due = reading.deadlines.after(began_at, reading.bounds.run_end_s, Kind.RUN_WITHOUT_END)
+            if due <= reading.end:
+                text = f"run {run_id} began and had not ended {reading.end - began_at:.1f} s later"
+                yield Finding(Kind.RUN_WITHOUT_END, text, reading.end, (index,))
+            continue
+        read_index, read = read_ends[0]
+        due = reading.deadlines.after(read.at, reading.bounds.silence_s, Kind.END_NOT_TOLD)
+        for segment in _attending(reading, channel, began_at, due):
+            text = f"run {run_id} is {read.state}; {segment.where} was never shown its terminal event"
+            yield Finding(Kind.END_NOT_TOLD, text, due, (index, read_index, segment.index))
+            break
+
+
+def _attending(reading: Reading, channel: str, since: float, until: float) -> Iterator[Segment]:
+    """Stretches that follow the channel from before `since` until after `until`, reconnections included."""
+    for (_, name), segments in reading.segments.items():
+        if name != channel:
+            continue
+        whole_since: float | None = None
+        for segment in segments:
+            if whole_since is None or not segment.record.recovered:
+                whole_since = segment.record.at
+            if whole_since <= since and segment.ended_at >= until <= reading.end:
+                yield segment
+
+
+def _lives(
+    reading: Reading,
+) -> tuple[
+    dict[str, tuple[float, int, str]],
+    dict[str, dict[tuple[str, int], tuple[float, int, dict[str, Any]]]],
+]:
+    """When each run began, and where its terminal events lie."""
+    began: dict[str, tuple[float, int, str]] = {}
+    terminals: defaultdict[str, dict[tuple[str, int], tuple[float, int, dict[str, Any]]]] = defaultdict(dict)
+
+    def event(index: int, at: float, channel: str, epoch: str, offset: int, data: Any) -> None:
+        run_id = events_of(data)
+        if not run_id:
+            return
+        if data.get("type") == "RUN_STARTED":
+            began.setdefault(run_id, (at, index, channel))
+        elif data.get("type") in TERMINAL:
+            terminals[run_id].setdefault((epoch, offset), (at, index, data))
+
+    for index, record in enumerate(reading.history):
+        if isinstance(record, RunStarted):
+            began[record.run_id] = (record.at, index, record.channel)
+        elif isinstance(record, LogRead):
+            for entry in record.publications:
+                event(index, record.at, record.channel, record.epoch, entry.offset, entry.data)
+    for _, segment in reading.every_segment():
+        for index, at, entry, _ in segment.shown:
+            event(index, at, segment.record.channel, segment.record.epoch, entry.offset, entry.data)
+    return began, terminals
+
+
+def cancels(reading: Reading) -> Iterator[Finding]:
+    """An acknowledged cancel ends its run in time."""
+    _, terminals = _lives(reading)
+    read_at: dict[str, float] = {}
+    for record in reading.history:
+        if isinstance(record, RunRead) and record.state in ENDED:
+            read_at.setdefault(record.run_id, record.at)
+    for index, record in enumerate(reading.history):
+        if not isinstance(record, CancelAcknowledged):
+            continue
+        due = reading.deadlines.after(record.at, reading.bounds.cancel_s, Kind.CANCEL_LATE)
+        shown = [at for at, _, _ in terminals.get(record.run_id, {}).values()]
+        ended_at = min([*shown, read_at.get(record.run_id, float("inf"))])
+        if ended_at > due and due <= reading.end:
+            text = (
+                f"run {record.run_id} had not ended {due - record.at:.1f} s after its cancel was acknowledged"
+            )
+            yield Finding(Kind.CANCEL_LATE, text, due, (index,))
+
+
+def repeats(reading: Reading) -> Iterator[Finding]:
+    """One `client_message_id` is one run and one message."""
+    first: dict[tuple[str, str], tuple[int, RunStarted]] = {}
+    for index, record in enumerate(reading.history):
+        if not isinstance(record, RunStarted) or not record.client_message_id:
+            continue
+        before = first.setdefault((record.user, record.client_message_id), (index, record))
+        if (before[1].run_id, before[1].message_id) != (record.run_id, record.message_id):
+            text = (
+                f"{record.user}'s message {record.client_message_id} is run {before[1].run_id} and run"
+                f" {record.run_id}"
+            )
+            yield Finding(Kind.TWICE, text, record.at, (before[0], index))
+
+
+def threads(reading: Reading) -> Iterator[Finding]:
+    """A thread that was read shows its messages in the order of the log, each once, and none is missing."""
+    offsets: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    latest: dict[str, str] = {}
+    for channel, known in reading.epochs.items():
+        latest[channel] = max(known, key=lambda epoch: known[epoch][0])
+    for place, _, data in reading.positions():
+        if isinstance(data, dict) and data.get("type") == "TEXT_MESSAGE_START":
+            message = offsets[place.channel, place.epoch]
+            message.setdefault(str(data.get("messageId")), place.offset)
+    for index, record in enumerate(reading.history):
+        if not isinstance(record, ThreadRead):
+            continue
+        names = [name for name, _ in record.messages]
+        for name in set(names):
+            if names.count(name) > 1:
+                text = f"{record.channel}: the thread shows message {name} {names.count(name)} times"
+                yield Finding(Kind.TWICE, text, record.at, (index,))
+        places = offsets[record.channel, latest.get(record.channel, "")]
+        placed = [(places[name], name) for name in names if name in places]
+        for before, after in itertools.pairwise(placed):
+            if before[0] > after[0]:
+                text = (
+                    f"{record.channel}: the thread shows {before[1]} (offset {before[0]}) before {after[1]}"
+                    f" (offset {after[0]})"
+                )
+                yield Finding(Kind.ORDER, text, record.at, (index,))
+        if record.whole:
+            yield from _missing(reading, index, record, set(names))
+
+
+def _missing(reading: Reading, index: int, record: ThreadRead, shown: set[str]) -> Iterator[Finding]:
+    for number, started in enumerate(reading.history):
+        if not isinstance(started, RunStarted) or started.channel != record.channel:
+            continue
+        if started.message_id and started.at <= record.asked_at and started.message_id not in shown:
+            text = f"{record.channel}: the thread does not show message {started.message_id} of run {started.run_id}"
+            yield Finding(Kind.LOST, text, record.at, (number, index))
+
+
+def served(reading: Reading) -> Iterator[tuple[float, float, int, str, str, str]]:
+    """Every moment at which a user was served: asked at, at, record, user, channel, what."""
+    for _, segment in reading.every_segment():
+        record: Subscribed = segment.record
+        yield record.asked_at, record.at, segment.index, segment.user, record.channel, "was let in"
+        for index, at, entry, live in segment.shown:
+            if live:
+                yield at, at, index, segment.user, record.channel, f"was shown offset {entry.offset}"
