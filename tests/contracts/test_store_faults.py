@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import pytest
 
@@ -18,15 +19,41 @@ from narthex.adapters.stores.sql.schema import migrate
 from narthex.errors import Bug, ConfigError, DependencyError
 from narthex.ports.store import AuditRecord
 from narthex.ports.threads import Message, Thread
-from tests.services import PostgresServer, database
+from tests.fault_proxy import FaultProxy
+from tests.services import PostgresServer, data_directory, database
 from tests.timing import within
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[PostgresServer]:
+    """A server of this module's own: a test that kills it and fails takes no test of another module along."""
+    with data_directory("postgres-faults") as directory:
+        server = PostgresServer(directory / "data")
+        server.initialise()
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def postgres_server(module_server: PostgresServer) -> Iterator[PostgresServer]:
+    """The module's server; it runs again after the test, however the test ended."""
+    yield module_server
+    module_server.resume()
+    if not module_server.running:
+        module_server.start()
 
 
 @pytest.fixture
 async def url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """A database of the test's own; the server is up again when the test is over."""
+    """A database of the test's own."""
     async with database(postgres_server) as made:
-        yield made
+        try:
+            yield made
+        finally:
+            postgres_server.resume()
+            if not postgres_server.running:  # before the database is dropped
+                await asyncio.to_thread(postgres_server.start)
 
 
 @asynccontextmanager
@@ -125,12 +152,49 @@ async def test_a_server_that_dies_during_the_start(
         patch.setattr(postgres.PostgresEngine, "start", then_dies)
         with pytest.raises(DependencyError):
             await store.start()
+    assert store._engine._pool is None
     await asyncio.to_thread(postgres_server.start)
     with pytest.raises(DependencyError, match="not running"):
         await store.ping()
     await store.start()
     await store.ping()
     await store.stop()
+
+
+FATAL: Final = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+
+
+class Announcing(FaultProxy):
+    """Forwards, and can pass on to idle clients the end that a dying server announces before it closes."""
+
+    def __init__(self, target: int) -> None:
+        super().__init__(target)
+        self.clients: list[asyncio.StreamWriter] = []
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.clients.append(writer)
+        await super()._serve(reader, writer)
+
+    def announce(self) -> None:
+        """Send what PostgreSQL sends to a session that it ends; the connection stays open for now."""
+        for client in self.clients:
+            client.write(b"E" + (len(FATAL) + 4).to_bytes(4, "big") + FATAL)
+
+
+async def test_a_session_whose_end_was_announced_is_an_error_of_the_port(
+    postgres_server: PostgresServer, url: str
+) -> None:
+    """Between the server's FATAL message and the end of the connection asyncpg raises an error of its own kind;
+    the port's error comes out instead, the connection is not used again, and the next call works.
+    """
+    async with Announcing(postgres_server.port) as proxy:
+        through = url.replace(f":{postgres_server.port}", f":{proxy.port}")
+        async with running(through) as store:
+            proxy.announce()
+            await asyncio.sleep(0.05)  # the message is read before the next statement is sent
+            with pytest.raises(DependencyError):
+                await store.ping()
+            await store.ping()
 
 
 async def test_stores_that_start_together_migrate_once(url: str) -> None:

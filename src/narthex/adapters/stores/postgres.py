@@ -40,7 +40,10 @@ TIMEOUT_S: Final = 10.0
 IDLE_S: Final = 300.0
 MIGRATE_S: Final = 60.0  # it may build an index, or wait for the instance that does
 
-_FAULTS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_BROKEN: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What leaves a connection of no use. InternalClientError is what asyncpg raises for a statement on a connection over
+which the server has announced its end and which it has not closed yet."""
+_FAULTS: Final = (asyncpg.PostgresError, *_BROKEN)
 
 
 class PostgresStore:
@@ -217,8 +220,8 @@ class PostgresEngine:
         connection = await pool.acquire(timeout=self._timeout_s)
         try:
             yield connection
-        except (asyncio.CancelledError, TimeoutError):
-            connection.terminate()  # nobody answers on it: giving it back would wait for that once more
+        except (asyncio.CancelledError, TimeoutError, *_BROKEN):
+            connection.terminate()  # no answer will come on it: giving it back would wait for one once more
             raise
         finally:
             await pool.release(connection)
