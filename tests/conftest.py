@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests import progress
 from tests.timing import TIME_UNIT
 
 IN_CI: Final = os.environ.get("CI", "").lower() in ("1", "true")
@@ -28,6 +29,7 @@ POLICY_VARIABLES: Final = (
 )
 
 
+@pytest.hookimpl(trylast=True)  # after the terminal reporter is there
 def pytest_configure(config: pytest.Config) -> None:
     """Scale the time-out of a test, and take policy out of the environment (children inherit it)."""
     if config.getoption("timeout", None) is None:
@@ -37,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
     # asyncio's debug mode makes every callback ten times slower, and time-outs here are measured.
     os.environ.pop("PYTHONASYNCIODEBUG", None)
+    progress.install(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

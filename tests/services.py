@@ -288,11 +288,17 @@ class PostgresServer(Server):
         return super().answers() and subprocess.run(ready, check=False, capture_output=True).returncode == 0
 
     def kill(self) -> None:
-        """SIGKILL of the postmaster: its children notice and end; their shared memory is recovered at start."""
+        """SIGKILL of the postmaster, and wait until its children have noticed and ended.
+
+        A child that lives a moment longer still holds the shared memory, and then the next start is refused.
+        """
+        children: list[psutil.Process] = []
+        if self._process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(self._process.pid).children(recursive=True)
         super().kill()
-        deadline = time.monotonic() + STOP_S
-        while super().answers() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _, alive = psutil.wait_procs(children, timeout=STOP_S)
+        assert not alive, f"children of {self.name} outlive it: {alive}"
 
 
 @contextlib.asynccontextmanager
