@@ -105,6 +105,7 @@ def shared(broker_url: str, store_url: str, **more: str) -> dict[str, str]:
         "NARTHEX_BROKER_URL": broker_url,
         "NARTHEX_STORE_URL": store_url,
         "NARTHEX_ADMIN_KEY": ADMIN_KEY,
+        "NARTHEX_DIRECT_MEMBERSHIP": "*",
         "NARTHEX_MAX_CONNECTIONS_PER_USER": "10000",
         "NARTHEX_MAX_CONNECTIONS_PER_ADDRESS": "20000",
         **more,

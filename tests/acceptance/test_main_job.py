@@ -25,7 +25,7 @@ async def people_of(gateway: Program, tokens: list[str]) -> AsyncIterator[list[P
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
-    async with running(tmp_path) as program:
+    async with running(tmp_path, {"NARTHEX_DIRECT_MEMBERSHIP": "*"}) as program:
         yield program
 
 
@@ -142,7 +142,7 @@ async def test_two_people_share_a_thread(gateway: Program) -> None:
             await eve.rpc("thread.get", thread_id=thread_id)
         await ada.rpc("thread.members.add", thread_id=thread_id, user_id="bob")
         await bob.until(
-            lambda: any(n["name"] == "narthex.thread_added" for n in bob.notices), "the invitation"
+            lambda: any(n["name"] == "narthex.thread_added" for n in bob.notices), "the notice"
         )
         await ada.follow(thread_id)
         await bob.follow(thread_id)

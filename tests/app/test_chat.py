@@ -10,7 +10,9 @@ import pytest
 
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
-from narthex.app.chat import PAGE, Chat, derived_id
+from narthex.app.chat import Chat, derived_id
+from narthex.app.exports import PAGE
+from narthex.app.memberships import Memberships
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
 from narthex.domain.channels import channel_key
@@ -47,7 +49,10 @@ class House:
         self.ear = Ear()
         self.time = 1_000.0
         self.chat = Chat(self.store, self.broker, Notices(self.broker), plan_of, self.now)
-        self.quotas = Quotas(plan_of, self.store.runs, lambda _user: 1, self.now)
+        self.memberships = Memberships(
+            self.store, self.broker, Notices(self.broker), self.chat, plan_of, self.now, direct="*"
+        )
+        self.quotas = Quotas(plan_of, self.store.runs, self.store.memberships, lambda _user: 1, self.now)
 
     def now(self) -> float:
         return self.time
@@ -85,10 +90,10 @@ async def test_a_stranger_and_another_tenant_see_the_same_nothing(house: House) 
             house.chat.view(identity, thread, None, 10),
             house.chat.rename(identity, thread, "x"),
             house.chat.delete(identity, thread),
-            house.chat.add_member(identity, thread, "eve"),
+            house.memberships.add(identity, thread, "eve"),
             house.chat.mark_read(identity, thread, 1),
             house.chat.typing(identity, thread),
-            house.chat.whole(identity, thread),
+            house.chat.export(identity, thread),
             house.chat.view(identity, "no-such-thread", None, 10),
         ):
             with pytest.raises(ClientError) as caught:
@@ -100,22 +105,22 @@ async def test_the_members_of_a_thread_are_limited_by_the_plan(house: House) -> 
     """The owner and two more on `free`; the next is refused, and one who is there already is not counted."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     for user in ("bob", "cid", "bob"):
-        await house.chat.add_member(ADA, thread, user)
+        await house.memberships.add(ADA, thread, user)
     assert PLANS["free"].thread_members == 3
     with pytest.raises(ClientError) as caught:
-        await house.chat.add_member(ADA, thread, "dan")
+        await house.memberships.add(ADA, thread, "dan")
     assert caught.value.code == "members_limit"
 
 
 async def test_only_an_owner_removes_others_and_deletes(house: House) -> None:
     """A member may leave; whoever goes loses the channel on every node."""
     thread = (await house.chat.create(ADA, "t")).thread_id
-    await house.chat.add_member(ADA, thread, "bob")
-    for ask in (house.chat.remove_member(BOB, thread, "ada"), house.chat.delete(BOB, thread)):
+    await house.memberships.add(ADA, thread, "bob")
+    for ask in (house.memberships.remove(BOB, thread, "ada"), house.chat.delete(BOB, thread)):
         with pytest.raises(ClientError) as caught:
             await ask
         assert caught.value.code == "not_owner"
-    await house.chat.remove_member(BOB, thread, "bob")
+    await house.memberships.remove(BOB, thread, "bob")
     assert house.ear.controls[-1].kind == "unsubscribe"
     assert house.ear.controls[-1].data["user"] == "default/bob"
     await house.chat.delete(ADA, thread)
@@ -157,8 +162,8 @@ async def test_a_thread_that_is_there_already_is_given_as_it_is(house: House) ->
 async def test_whoever_stays_has_an_owner(house: House) -> None:
     """The owner may leave: who has been there longest is the owner then, and everybody hears of it."""
     thread = (await house.chat.create(ADA, "t")).thread_id
-    await house.chat.add_member(ADA, thread, "bob")
-    await house.chat.remove_member(ADA, thread, "ada")
+    await house.memberships.add(ADA, thread, "bob")
+    await house.memberships.remove(ADA, thread, "ada")
     assert await house.chat.role(BOB, thread) == "owner"
     told = json.loads((await house.log("user:bob"))[-1])
     assert (told["name"], told["value"]) == (
@@ -166,7 +171,7 @@ async def test_whoever_stays_has_an_owner(house: House) -> None:
         {"threadId": thread, "userId": "bob", "by": "ada"},
     )
     with pytest.raises(ClientError) as caught:
-        await house.chat.remove_member(BOB, thread, "bob")
+        await house.memberships.remove(BOB, thread, "bob")
     assert (caught.value.code, caught.value.number) == ("last_member", 409)
     await house.chat.delete(BOB, thread)
 
@@ -179,5 +184,8 @@ async def test_an_export_skips_nothing_at_a_pages_edge(house: House) -> None:
         for n in range(PAGE + 5)
     ]
     await house.store.threads.add_messages("default", wrote)
-    whole = await house.chat.whole(ADA, thread)
-    assert [message.message_id for message in whole.messages] == [message.message_id for message in wrote]
+    view, pages = await house.chat.export(ADA, thread)
+    assert view.messages == []
+    assert [message.message_id async for page in pages for message in page] == [
+        one.message_id for one in wrote
+    ]

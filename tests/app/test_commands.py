@@ -27,7 +27,9 @@ async def words(run: RunInput) -> AsyncIterator[str]:
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     agent = Agent(name="words", function=words)
-    async with gateway(tmp_path, agents=[agent], ping_interval_s=1.5, pong_timeout_s=1.0) as found:
+    async with gateway(
+        tmp_path, agents=[agent], direct_membership=("*",), ping_interval_s=1.5, pong_timeout_s=1.0
+    ) as found:
         yield found
 
 

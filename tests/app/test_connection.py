@@ -23,7 +23,9 @@ from tests.app.test_commands import Raw, client, spoken, words
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    async with gateway(tmp_path, agents=[Agent(name="words", function=words)]) as found:
+    async with gateway(
+        tmp_path, agents=[Agent(name="words", function=words)], direct_membership=("*",)
+    ) as found:
         bugs: list[BaseException] = []
         parts_of(found).services.report_bug = lambda fault, _: bugs.append(fault)
         yield found

@@ -18,6 +18,7 @@ from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.plans import DAY_S, PLANS, kept_since, plan_of
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Position
+from narthex.ports.threads import ThreadMember
 from tests.app.runs.fakes import FakeMeter
 from tests.app.test_chat import Ear
 from tests.timing import within
@@ -110,7 +111,7 @@ async def test_at_n_days_all_is_there_and_past_them_nothing(house: House, plan: 
     for ask in (
         house.chat.view(who, thread, None, 10),
         house.chat.rename(who, thread, "x"),
-        house.chat.whole(who, thread),
+        house.chat.export(who, thread),
     ):
         with pytest.raises(ClientError) as caught:
             await ask
@@ -194,7 +195,8 @@ async def test_members_see_by_the_owners_plan(house: House) -> None:
     who, guest = owner("free"), owner("enterprise", "bob")
     thread = (await house.chat.create(who, "Talk")).thread_id
     await house.say(who, thread, "hello")
-    await house.chat.add_member(who, thread, "bob")
+    member = ThreadMember(user_id="bob", role="member", joined_at=BEGAN)
+    await house.store.threads.add_member(who.tenant, thread, member, limit=None)
     house.time = BEGAN + 30 * DAY_S
     assert await house.shown(guest, thread) == ["hello"]
     house.time += 1

@@ -49,7 +49,7 @@ async def shared_thread(ada: Raw, bob: Raw) -> str:
 async def test_a_removal_that_nobody_was_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a resync the removed member is unsubscribed for good, the others stay, their own channel too."""
     monkeypatch.setattr(rights, "SPREAD_S", 0.0)
-    async with gateway(tmp_path) as running:
+    async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob = await client(running, "ada"), await client(running, "bob")
         thread = await shared_thread(ada, bob)
         parts = running.gateway.parts
@@ -68,7 +68,7 @@ async def test_a_removal_that_nobody_was_told_of(tmp_path: Path, monkeypatch: py
 async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is thrown out for its faults, and nobody stays for them; doubts that come together are one check."""
     monkeypatch.setattr(rights, "RETRY_FIRST_S", 0.001)
-    async with gateway(tmp_path) as running:
+    async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob = await client(running, "ada"), await client(running, "bob")
         thread = await shared_thread(ada, bob)
         parts = running.gateway.parts
@@ -101,7 +101,7 @@ class Slow:
 
 async def test_who_came_while_the_store_was_asked_stays(tmp_path: Path) -> None:
     """The answer is older than their membership; their own subscription has been checked already."""
-    async with gateway(tmp_path) as running:
+    async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob, cleo = [await client(running, name) for name in ("ada", "bob", "cleo")]
         thread = await shared_thread(ada, bob)
         parts = running.gateway.parts

@@ -25,7 +25,7 @@ ADMIN = "an-admin-key-of-decent-length-0123456789"
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    async with gateway(tmp_path, agents=[words], admin_key=ADMIN) as found:
+    async with gateway(tmp_path, agents=[words], admin_key=ADMIN, direct_membership=("*",)) as found:
         yield found
 
 

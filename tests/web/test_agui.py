@@ -262,12 +262,16 @@ async def test_a_dismissed_interrupt_ends_cancelled(running: Running, http: http
 async def test_threads_are_the_tenants_and_the_members_own(
     running: Running, http: httpx2.AsyncClient
 ) -> None:
-    """One name in two tenants is two threads; a thread of others is 404, by its name and by its id."""
+    """One name of two users or in two tenants is two threads; a thread of others is 404 by its id."""
     told = await ask(http, "/agui/words", said("mine"), bearer(running))
     thread = told.events[0]["threadId"]
-    for name in ("t-1", thread):
-        refused = await http.post("/agui/words", json=said("x", name), headers=bearer(running, "eve"))
-        assert (refused.status_code, refused.json()["code"]) == (404, "thread_not_found")
+    refused = await http.post("/agui/words", json=said("x", thread), headers=bearer(running, "eve"))
+    assert (refused.status_code, refused.json()["code"]) == (404, "thread_not_found")
+    eves = await ask(http, "/agui/words", said("mine too"), bearer(running, "eve"))
+    assert eves.text == "mine too "
+    assert eves.events[0]["threadId"] != thread
+    again = await ask(http, "/agui/words", said("mine again"), bearer(running))
+    assert again.events[0]["threadId"] == thread
     other = await ask(http, "/agui/words", said("ours"), bearer(running, "ada", tenant="globex"))
     assert other.events[0]["threadId"] != thread
     by_id = await ask(http, "/agui/words", said("theirs", thread), bearer(running, "ada", tenant="globex"))

@@ -27,6 +27,7 @@ from narthex.domain.limits import Limits
 from narthex.domain.plans import DAY_S, PLANS, Plan
 from narthex.errors import ClientError
 from narthex.ports.agents import Agent, RunInput
+from narthex.ports.memberships import Invitation
 from narthex.ports.threads import Thread, ThreadMember
 from narthex.testing import Running, gateway
 from narthex.wiring.parts import Parts
@@ -43,7 +44,7 @@ async def patient(run: RunInput) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    options: dict[str, Any] = {"allow_anonymous": True, "run_queue_limit": 100}
+    options: dict[str, Any] = {"allow_anonymous": True, "run_queue_limit": 100, "direct_membership": ("*",)}
     async with gateway(tmp_path, agents=[Agent(name="a", function=patient)], **options) as found:
         yield found
 
@@ -197,20 +198,110 @@ async def thread_members(running: Running, plan: str, limit: int) -> None:
         member = ThreadMember(user_id=f"u{number}", role="member", joined_at=1.0)
         assert await parts.store.threads.add_member(who.tenant, thread, member, limit=None) == "added"
     if limit > 1:
-        await parts.chat.add_member(who, thread, "the-last")
+        await parts.memberships.add(who, thread, "the-last")
     with pytest.raises(ClientError) as caught:
-        await parts.chat.add_member(who, thread, "one-too-many")
+        await parts.memberships.add(who, thread, "one-too-many")
     assert (caught.value.code, caught.value.number) == ("members_limit", 429)
     if limit > 1:
-        await parts.chat.remove_member(who, thread, "the-last")
-        await parts.chat.add_member(who, thread, "one-too-many")
+        await parts.memberships.remove(who, thread, "the-last")
+        await parts.memberships.add(who, thread, "one-too-many")
     assert len(await parts.store.threads.members(who.tenant, thread)) == limit
+
+
+async def threads(running: Running, plan: str, limit: int | None) -> None:
+    """N threads of one's own, one more is refused, and a deleted one makes room; others' threads count for others."""
+    parts, who, now = parts_of(running), somebody(plan), time.time()
+    for number in range((limit or 50) - 1):
+        thread = Thread(
+            thread_id=f"t{number}",
+            tenant=who.tenant,
+            title="",
+            created_by=who.subject,
+            created_at=now,
+            updated_at=now,
+        )
+        await parts.store.threads.create(thread)
+    last = await parts.chat.create(who, "The last")
+    if limit is None:
+        await parts.chat.create(who, "One more")
+        return
+    with pytest.raises(ClientError) as caught:
+        await parts.chat.create(who, "One too many")
+    assert (caught.value.code, caught.value.number) == ("threads_limit", 429)
+    assert (await parts.chat.create(who, "", last.thread_id)).thread_id == last.thread_id
+    await parts.chat.create(somebody(plan, "eve"), "Another's")
+    await parts.chat.delete(who, last.thread_id)
+    await parts.chat.create(who, "Again")
+
+
+async def additions_per_day(running: Running, plan: str, limit: int) -> None:
+    """N additions in a UTC day, in whatever threads; one more is refused until the next day."""
+    parts, who, now = parts_of(running), somebody(plan), parts_of(running).now()
+    thread = (await parts.chat.create(who, "Big")).thread_id
+
+    async def add(user: str, at: float = now) -> str:
+        made = Invitation(
+            thread_id=thread,
+            tenant=who.tenant,
+            user_id=user,
+            invited_by=who.subject,
+            created_at=at,
+            member_limit=10_000,
+        )
+        return await parts.store.memberships.add(made, direct=False, additions=limit, since=0.0)
+
+    outcomes = [await add(f"u{number}") for number in range(limit)]
+    assert set(outcomes) == {"invited"}
+    assert await add("one-too-many") == "spent"
+    assert await parts.store.memberships.additions(who.tenant, who.subject, now) == limit
+    assert await add("one-too-many", now + DAY_S) == "invited"
+    if PLANS.get(plan, PLANS["free"]).thread_members > 1:
+        other = (await parts.chat.create(who, "Another")).thread_id
+        with pytest.raises(ClientError) as caught:
+            await parts.memberships.add(who, other, "eve")
+        assert (caught.value.code, caught.value.number) == ("additions_limit", 429)
+
+
+async def exports(running: Running, plan: str, limit: int) -> None:
+    """N exports at once, one more is refused, and one that ended makes room."""
+    parts = parts_of(running)
+    if plan == "guest":
+        who = somebody(plan)
+        slots = [parts.exports.take(who) for _ in range(limit)]
+        with pytest.raises(ClientError) as caught:
+            parts.exports.take(who)
+        assert (caught.value.code, caught.value.number) == ("exports_limit", 429)
+        slots[0].release()
+        slots[0] = parts.exports.take(who)
+        assert parts.exports.active(who) == limit
+        return
+    who = Identity(subject="ada", plan=plan)
+    thread = (await parts.chat.create(who, "Mine")).thread_id
+    slots = [parts.exports.take(who) for _ in range(limit)]
+    headers = {"Authorization": f"Bearer {running.token('ada', plan=plan)}"}
+    async with httpx2.AsyncClient(base_url=running.http, trust_env=False, headers=headers) as http:
+        path = f"/api/v1/threads/{thread}/export"
+        refused = await http.get(path)
+        assert (refused.status_code, refused.json()["code"]) == (429, "exports_limit")
+        slots[0].release()
+        for _ in range(3):  # each that ends makes room for the next
+            assert (await http.get(path)).json()["thread"]["thread_id"] == thread
+    assert parts.exports.active(who) == limit - 1
 
 
 Proof = Callable[[Running, str, Any], Awaitable[None]]
 PROOFS: dict[str, Proof] = {
     proof.__name__: proof
-    for proof in (connections, concurrent_runs, messages_per_minute, history_days, thread_members)
+    for proof in (
+        connections,
+        concurrent_runs,
+        messages_per_minute,
+        history_days,
+        thread_members,
+        threads,
+        additions_per_day,
+        exports,
+    )
 }
 LIMITS_OF_PLANS = [name for name in Plan.__struct_fields__ if name != "name"]
 
@@ -238,7 +329,7 @@ async def test_settings_change_what_is_shown_and_what_holds(tmp_path: Path) -> N
     toml = tmp_path / "narthex.toml"
     toml.write_text(
         "[plans.gold]\nconnections = 2\nconcurrent_runs = 1\nmessages_per_minute = 3\nhistory_days = 2\n"
-        "thread_members = 2\n"
+        "thread_members = 2\nthreads = 3\nadditions_per_day = 2\nexports = 2\n"
     )
     from narthex.settings import load
     from narthex.wiring.embedding import create_gateway
@@ -249,12 +340,16 @@ async def test_settings_change_what_is_shown_and_what_holds(tmp_path: Path) -> N
         ("messages_per_minute", 3),
         ("history_days", 2),
         ("thread_members", 2),
+        ("threads", 3),
+        ("additions_per_day", 2),
+        ("exports", 2),
     ):
         flags = {
             "port": 0,
             "data_dir": tmp_path / limit,
             "embedded_provider": "on",
             "drain_grace_s": 1.0,
+            "direct_membership": ("*",),
         }
         made = create_gateway(load(flags, {}, toml), agents=[Agent(name="a", function=patient)])
         async with made.running() as http:

@@ -12,26 +12,25 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
+from narthex.app.exports import pages
 from narthex.app.notices import Notices
 from narthex.app.owners import Owners
-from narthex.app.thread_view import ActiveRun, OpenQuestion, ThreadView, ended_in
+from narthex.app.thread_view import ActiveRun, InvitedUser, OpenQuestion, ThreadView, ended_in
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start
 from narthex.domain.identity import Identity
-from narthex.domain.plans import Plan
+from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
-from narthex.ports.threads import KEEPS_ALL, Hit, Kept, LogCut, Message, Thread, ThreadMember
+from narthex.ports.threads import KEEPS_ALL, Hit, Kept, LogCut, Message, Thread
 from narthex.protocol.replies import encode_json
 
 TITLE_CHARS: Final = 200
-PAGE: Final = 200  # the store's largest page
-EXPORT_MESSAGES: Final = 20_000  # about 20 MB; a longer thread is exported from its newest end
 TAIL: Final = 50  # publications at a log's end in which a run that has just ended is looked for
 SETTLE_S: Final = (
     1.0  # between a run's last event and its row lie two commits; longer means that an engine is away
@@ -63,6 +62,7 @@ class Chat:
         kept: Callable[[], Kept] | None = None,
     ) -> None:
         self._threads = store.threads
+        self._memberships = store.memberships
         self._runs = store.runs
         self._broker = broker
         self._notices = notices
@@ -100,6 +100,9 @@ class Chat:
     async def create(self, identity: Identity, title: str, thread_id: str = "") -> Thread:
         """A new thread of which `identity` is the owner; with a given id, the one that is there already. Their own
         that is past its limit and was not deleted yet makes way for the new one.
+
+        Raises:
+            ClientError: `threads_limit` (429): the owner's plan allows no more.
         """
         now = self._now()
         thread = Thread(
@@ -110,10 +113,9 @@ class Chat:
             created_at=now,
             updated_at=now,
         )
-        owner = self._owners.plan_of(identity)
-        made = await self._threads.create(thread, plan=owner.plan, plan_at=owner.at)
+        made = await self._insert(identity, thread)
         if not made and await self._made_way(identity, thread.thread_id):
-            made = await self._threads.create(thread, plan=owner.plan, plan_at=owner.at)
+            made = await self._insert(identity, thread)
         if not made:
             await self.require(identity, thread.thread_id)
             return await self._threads.get(identity.tenant, thread.thread_id) or thread
@@ -125,6 +127,16 @@ class Chat:
             key=f"created:{thread.thread_id}",
         )
         return thread
+
+    async def _insert(self, identity: Identity, thread: Thread) -> bool:
+        owner = self._owners.plan_of(identity)
+        return await self._threads.create(
+            thread,
+            plan=owner.plan,
+            plan_at=owner.at,
+            limit=self._plans(identity).threads,
+            kept=self._kept(),
+        )
 
     async def threads_of(
         self, identity: Identity, before: float | None, limit: int, before_id: str = ""
@@ -171,6 +183,12 @@ class Chat:
             role=role,
             messages=messages,
             members=await self._threads.members(tenant, thread_id),
+            invited=[
+                InvitedUser(user_id=one.user_id, invited_by=one.invited_by, created_at=one.created_at)
+                for one in await self._memberships.invited(
+                    tenant, thread_id, since=self._now() - INVITATION_DAYS * DAY_S
+                )
+            ],
             runs=[ActiveRun.of(run) for run in active if run.run_id not in ended],
             interrupts=[
                 OpenQuestion.of(interrupt)
@@ -181,23 +199,15 @@ class Chat:
             epoch=page.top.epoch,
         )
 
-    async def whole(self, identity: Identity, thread_id: str) -> ThreadView:
-        """As `view` with every message, oldest first (an export). Reads pages of 200, at most `EXPORT_MESSAGES`."""
-        found = await self.view(identity, thread_id, None, PAGE)
-        messages = list(found.messages)
-        while len(messages) < EXPORT_MESSAGES and len(found.messages) == PAGE:
-            first = messages[0]
-            found.messages = await self._threads.messages(
-                identity.tenant,
-                thread_id,
-                before=first.created_at,
-                before_id=first.message_id,
-                limit=PAGE,
-                kept=self._kept(),
-            )
-            messages = found.messages + messages
-        found.messages = messages
-        return found
+    async def export(
+        self, identity: Identity, thread_id: str
+    ) -> tuple[ThreadView, AsyncIterator[list[Message]]]:
+        """As `view` without messages, and every message that there is now in pages, oldest first: a thread of any
+        length is never held whole.
+        """
+        found = await self.view(identity, thread_id, None, 0)
+        until = self._now()
+        return found, pages(self._threads, identity.tenant, thread_id, until=until, kept=self._kept)
 
     async def rename(self, identity: Identity, thread_id: str, title: str) -> None:
         """Any member may rename; all members' devices hear of it."""
@@ -278,56 +288,6 @@ class Chat:
         )
 
     # -- members -------------------------------------------------------------------------------------------
-
-    async def add_member(self, identity: Identity, thread_id: str, user_id: str) -> None:
-        """Any member may bring somebody of the same tenant, up to the adder's plan's size of a thread."""
-        await self.require(identity, thread_id)
-        member = ThreadMember(user_id=user_id, role="member", joined_at=self._now())
-        limit = self._plans(identity).thread_members
-        outcome = await self._threads.add_member(identity.tenant, thread_id, member, limit=limit)
-        if outcome == "full":
-            raise ClientError(
-                "members_limit",
-                f"The plan allows {limit} members in a thread.",
-                "Remove one, or upgrade.",
-                number=429,
-            )
-        if outcome == "added":
-            await self.tell_members(
-                identity.tenant,
-                thread_id,
-                "narthex.thread_added",
-                {"threadId": thread_id, "userId": user_id, "by": identity.subject},
-            )
-
-    async def remove_member(self, identity: Identity, thread_id: str, user_id: str) -> None:
-        """An owner removes anybody; everybody may leave. Their connections lose the channel at once.
-
-        When the last owner leaves, who has been there longest becomes the owner; the last member cannot leave.
-
-        Raises:
-            ClientError: `thread_not_found`, `member_not_found` (404), `not_owner` (403), `last_member` (409).
-        """
-        await self.require(identity, thread_id, owner=user_id != identity.subject)
-        departure = await self._threads.remove_member(identity.tenant, thread_id, user_id)
-        if departure.outcome == "absent":
-            raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
-        if departure.outcome == "last":
-            raise ClientError(
-                "last_member",
-                "Nobody else is in the thread.",
-                "Delete it with thread.delete, or add somebody first.",
-                number=409,
-            )
-        key = channel_key(identity.tenant, thread_channel(thread_id))
-        user = f"{identity.tenant}/{user_id}"
-        await self._broker.control(Control("unsubscribe", {"channel": key, "user": user}))
-        value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
-        await self._notices.tell(identity.tenant, [user_id], "narthex.thread_removed", value)
-        await self.tell_members(identity.tenant, thread_id, "narthex.thread_removed", value)
-        if departure.heir:
-            value = {"threadId": thread_id, "userId": departure.heir, "by": identity.subject}
-            await self.tell_members(identity.tenant, thread_id, "narthex.thread_owner", value)
 
     async def tell_members(
         self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""

@@ -1,7 +1,8 @@
 """What a plan allows and what is used of it: messages a minute, and the numbers that `limits` shows.
 
 Connections are counted at the handshake (app/handshake), concurrent runs at the claim (ports/runs), members
-when one is added (app/chat). Rules: per user and per node; the table of buckets is bounded.
+and additions when a user is added (app/memberships), threads when one is made (app/chat). Rules: per user and per
+node; the table of buckets is bounded.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan
 from narthex.errors import ClientError
+from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 
 MAX_BUCKETS: Final = 100_000  # users of one node within a minute; the longest unused is forgotten first
@@ -26,11 +28,13 @@ class Quotas:
         self,
         plans: Callable[[Identity], Plan],
         runs: Runs,
+        memberships: Memberships,
         connections_of: Callable[[str], int],
         now: Callable[[], float],
     ) -> None:
         self._plans = plans
         self._runs = runs
+        self._memberships = memberships
         self._connections_of = connections_of
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -76,5 +80,14 @@ class Quotas:
             },
             "messages_per_minute": {"limit": plan.messages_per_minute, "left": int(left)},
             "thread_members": {"limit": plan.thread_members},
+            "threads": {
+                "limit": plan.threads,
+                "used": await self._memberships.owned(identity.tenant, identity.subject),
+            },
+            "additions_per_day": {
+                "limit": plan.additions_per_day,
+                "used": await self._memberships.additions(identity.tenant, identity.subject, self._now()),
+            },
+            "exports": {"limit": plan.exports},
             "history_days": {"limit": plan.history_days},
         }

@@ -24,6 +24,7 @@ from narthex.protocol.session import NEVER, Asked, SessionLimits
 
 if TYPE_CHECKING:
     from narthex.app.chat import Chat
+    from narthex.app.memberships import Memberships
     from narthex.app.quotas import Quotas
     from narthex.app.runs.engine import RunEngine
 
@@ -77,6 +78,7 @@ class ConnectionServices(Generic[C]):
     """See the module. The annotated members are set once by wiring before the port opens."""
 
     chat: Chat
+    memberships: Memberships
     engine: RunEngine
     quotas: Quotas
     handlers: Mapping[str, Callable[[C, Asked], bytes | Coroutine[object, object, bytes | None] | None]]

@@ -51,6 +51,14 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
         return cls(**{name: getattr(interrupt, name) for name in cls.__struct_fields__})
 
 
+class InvitedUser(msgspec.Struct, frozen=True, kw_only=True):
+    """A user who was invited to the thread and has not answered."""
+
+    user_id: str
+    invited_by: str
+    created_at: float
+
+
 class ThreadView(msgspec.Struct, kw_only=True):
     """All that a page needs to show a thread and then continue live without a gap.
 
@@ -63,6 +71,7 @@ class ThreadView(msgspec.Struct, kw_only=True):
     role: str
     messages: list[Message]
     members: list[ThreadMember]
+    invited: list[InvitedUser]
     runs: list[ActiveRun]
     interrupts: list[OpenQuestion]
     channel: str

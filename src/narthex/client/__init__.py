@@ -21,6 +21,7 @@ from narthex.client.assembler import Proof, Pushed, RunAssembler
 from narthex.client.events import AguiEvent, Interrupt
 from narthex.client.refusals import Refused, SignedOut, Unreachable
 from narthex.client.run import Run, RunIncomplete
+from narthex.client.threads import Invitation, Many
 from narthex.errors import ClientError, ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = [
     "AguiEvent",
     "ClientError",
     "Interrupt",
+    "Invitation",
+    "Many",
     "Proof",
     "Pushed",
     "Refused",

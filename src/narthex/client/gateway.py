@@ -32,6 +32,7 @@ from narthex.client.feed import ThreadFeed
 from narthex.client.handshake import Credentials, Preflight, TokenSource, preflight_url, reason_of
 from narthex.client.refusals import Refused, Unreachable, from_close
 from narthex.client.run import Run
+from narthex.client.threads import Threads
 from narthex.errors import ClientError
 
 REPEATS: Final = 5  # of a call that a lost connection interrupted and that may be repeated
@@ -53,6 +54,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
     Attributes:
         sdk: the centrifuge-python client, for whatever has no method here.
         client_id: the connection's id at the gateway; empty before it is up.
+        threads: members and invitations.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             ssl_context=ssl_context,
             proxy=True if use_proxy else None,
         )
+        self.threads = Threads(self.rpc)
         self._feeds: dict[str, ThreadFeed] = {}
         self._failure: Refused | None = None
         self._last: Refused | None = None

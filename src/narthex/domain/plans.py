@@ -13,9 +13,11 @@ import msgspec
 from narthex.domain.identity import Identity, IdentityClass
 
 DAY_S: Final = 86_400.0
+INVITATION_DAYS: Final = 30  # an invitation that was not answered by then is over
 GUEST_PLAN: Final = "guest"
 E2E_PLAN: Final = "mid"
 FALLBACK_PLAN: Final = "free"
+ENDLESS: Final = ("history_days", "threads")  # fields that may be None: no end
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +28,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         concurrent_runs: runs of one user at once.
         messages_per_minute: `run.start` and messages of one user.
         history_days: how long what is said in threads of a user is kept; None: no end.
-        thread_members: members of one thread.
+        thread_members: members of one thread, invited users included.
+        threads: threads that one user owns; None: any number.
+        additions_per_day: invitations and additions of others that one user makes in a UTC day.
+        exports: exports of one user at once.
     """
 
     name: str
@@ -35,9 +40,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     messages_per_minute: int
     history_days: int | None
     thread_members: int
+    threads: int | None
+    additions_per_day: int
+    exports: int
 
 
-def _plan(name: str, connections: int, runs: int, messages: int, days: int | None, members: int) -> Plan:
+def _plan(
+    name: str,
+    connections: int,
+    runs: int,
+    messages: int,
+    days: int | None,
+    members: int,
+    threads: int | None,
+    additions: int,
+    exports: int,
+) -> Plan:
     return Plan(
         name=name,
         connections=connections,
@@ -45,17 +63,20 @@ def _plan(name: str, connections: int, runs: int, messages: int, days: int | Non
         messages_per_minute=messages,
         history_days=days,
         thread_members=members,
+        threads=threads,
+        additions_per_day=additions,
+        exports=exports,
     )
 
 
 PLANS: Final[Mapping[str, Plan]] = {
     plan.name: plan
     for plan in (
-        _plan("guest", 3, 1, 10, 1, 1),
-        _plan("free", 10, 2, 30, 30, 3),
-        _plan("early", 20, 5, 60, 90, 10),
-        _plan("mid", 50, 20, 120, 365, 50),
-        _plan("enterprise", 500, 200, 1200, None, 1000),
+        _plan("guest", 3, 1, 10, 1, 1, 20, 5, 1),
+        _plan("free", 10, 2, 30, 30, 3, 200, 20, 1),
+        _plan("early", 20, 5, 60, 90, 10, 1_000, 100, 2),
+        _plan("mid", 50, 20, 120, 365, 50, 10_000, 500, 4),
+        _plan("enterprise", 500, 200, 1200, None, 1000, None, 5_000, 16),
     )
 }
 """The defaults."""
@@ -67,19 +88,16 @@ def with_overrides(
     """The plans with settings' changes.
 
     Args:
-        overrides: plan name → field → value; None leaves the default, and 0 for `history_days` means no end.
-            A plan that is no default one starts from `free`.
+        overrides: plan name → field → value; None leaves the default, and 0 for `history_days` or `threads` means
+            no end. A plan that is no default one starts from `free`.
         connections: `max_connections_per_user`: instead of every plan's own, when it is set.
     """
     plans = dict(PLANS)
     for name, changes in overrides.items():
         fields = {field: value for field, value in changes.items() if value is not None}
-        days = fields.pop("history_days", None)
+        endless = {field: fields.pop(field) or None for field in ENDLESS if field in fields}
         base = plans.get(name, PLANS[FALLBACK_PLAN])
-        plan = msgspec.structs.replace(base, name=name, **fields)
-        if days is not None:
-            plan = msgspec.structs.replace(plan, history_days=days or None)
-        plans[name] = plan
+        plans[name] = msgspec.structs.replace(base, name=name, **fields, **endless)
     if connections is not None:
         plans = {name: msgspec.structs.replace(plan, connections=connections) for name, plan in plans.items()}
     return plans

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import msgspec
 
 from narthex.ports.credentials import Credentials
+from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 from narthex.ports.threads import Threads
 
@@ -80,6 +81,7 @@ class Store(Protocol):
 
     durability: str
     threads: Threads
+    memberships: Memberships
     runs: Runs
     credentials: Credentials
     records: Records

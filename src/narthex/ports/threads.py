@@ -116,8 +116,19 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 class Threads(Protocol):
     """Threads of all tenants. `limit` is at most 200 everywhere but in `purge`."""
 
-    async def create(self, thread: Thread, *, plan: str = "", plan_at: float = 0.0) -> bool:
+    async def create(
+        self,
+        thread: Thread,
+        *,
+        plan: str = "",
+        plan_at: float = 0.0,
+        limit: int | None = None,
+        kept: Kept = KEEPS_ALL,
+    ) -> bool:
         """Insert the thread with `created_by` as its owner; False when the id exists in any tenant.
+
+        `limit` is how many threads that owner may have, None for any number. Raises ClientError `threads_limit`
+        (429) at the limit: nothing is inserted.
 
         `plan` is the owner's, as `OwnerPlan`; empty: not known, and then everything is kept.
         """
@@ -181,6 +192,21 @@ class Threads(Protocol):
     ) -> list[Message]:
         """The newest `limit` messages with `created_at` < `before`, oldest first; with `before_id`, the last
         page's first message, those of the same moment that come before it too.
+        """
+
+    async def messages_after(
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        after: float | None,
+        after_id: str = "",
+        until: float,
+        limit: int,
+        kept: Kept = KEEPS_ALL,
+    ) -> list[Message]:
+        """The oldest `limit` messages with `created_at` > `after` (None: all) and ≤ `until`, oldest first; with
+        `after_id`, the last page's last message, those of the same moment that come after it too.
         """
 
     async def search(

@@ -117,6 +117,11 @@ class AdmissionOptions(BaseModel):
         "Addresses or networks of proxies whose forwarding headers count, or how many hops to trust (`1`).",
         default_text="none; the last hop on Cloud Run",
     )
+    direct_membership: Words = option(
+        (),
+        "Tenants whose users are added to threads at once, without an invitation; `*`: all. `e2e` always is one.",
+        default_text="users are invited and accept",
+    )
     admin_key: Secret | None = option(
         None, "Key of the server API, `/ws/stats` and the dashboard.", secret=True
     )

@@ -95,6 +95,9 @@ class PlanSettings(_Table):
     messages_per_minute: int | None = Field(None, ge=1, le=100_000)
     history_days: int | None = Field(None, ge=0, description="0: no end")
     thread_members: int | None = Field(None, ge=1, le=100_000)
+    threads: int | None = Field(None, ge=0, le=10_000_000, description="0: no end")
+    additions_per_day: int | None = Field(None, ge=0, le=1_000_000)
+    exports: int | None = Field(None, ge=1, le=1_000)
 
 
 SECRET_MEMBERS: Final = {

@@ -25,10 +25,12 @@ from narthex.app.connection import Connection
 from narthex.app.controls import Controls
 from narthex.app.credentials import CredentialJudge
 from narthex.app.e2e import Admissions, KeyProofs
+from narthex.app.exports import ExportSlots
 from narthex.app.handshake import FrontDoor
 from narthex.app.hub import Hub, HubLimits
 from narthex.app.lifecycle import Lifecycle, Room, State
 from narthex.app.loop_lag import LoopLag
+from narthex.app.memberships import Memberships
 from narthex.app.movement import Movement
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
@@ -166,6 +168,17 @@ class Parts:
             self.now,
             kept=lambda: kept_since(self.plans, self.now()),
         )
+        self.exports = ExportSlots(self.plan)
+        self.memberships = Memberships(
+            self.store,
+            self.broker,
+            self.notices,
+            self.chat,
+            self.plan,
+            self.now,
+            direct=self.settings.direct_membership,
+            kept=lambda: kept_since(self.plans, self.now()),
+        )
         self.retention = Retention(
             self.store.threads,
             self.broker,
@@ -232,10 +245,13 @@ class Parts:
         self.services.follows_run = self._follows_run
         self.services.removals = lambda: controls.removals
         self.services.chat = self.chat
+        self.services.memberships = self.memberships
         self.services.engine = self.engine
         self.services.handlers = HANDLERS
         self.services.methods = methods()
-        self.services.quotas = Quotas(self.plan, self.store.runs, self.seats.of_user, self.now)
+        self.services.quotas = Quotas(
+            self.plan, self.store.runs, self.store.memberships, self.seats.of_user, self.now
+        )
         controls.bind(self.hub)
         rights = Rights(self.hub, self.tasks, self.store.threads)
 

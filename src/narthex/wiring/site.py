@@ -170,6 +170,7 @@ class Site:
             broker=parts.broker,
             store=parts.store,
             chat=parts.chat,
+            exports=parts.exports,
             engine=parts.engine,
             revocations=parts.revocations,
             provider=self.provider,

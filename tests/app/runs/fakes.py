@@ -291,7 +291,15 @@ class FakeThreads:
     async def role(self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL) -> str | None:
         return self.roles.get((tenant, thread_id, user_id))
 
-    async def create(self, thread: Thread, *, plan: str = "", plan_at: float = 0.0) -> bool:
+    async def create(
+        self,
+        thread: Thread,
+        *,
+        plan: str = "",
+        plan_at: float = 0.0,
+        limit: int | None = None,
+        kept: Kept = KEEPS_ALL,
+    ) -> bool:
         self.roles[thread.tenant, thread.thread_id, thread.created_by] = "owner"
         return True
 
@@ -332,6 +340,19 @@ class FakeThreads:
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
         return False
 
+    async def messages_after(
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        after: float | None,
+        after_id: str = "",
+        until: float,
+        limit: int,
+        kept: Kept = KEEPS_ALL,
+    ) -> list[Message]:
+        return []
+
     async def search(
         self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
     ) -> list[Hit]:
@@ -358,6 +379,7 @@ class FakeStore:
         self.fake_runs = FakeRuns()
         self.runs: Runs = self.fake_runs
         self.threads: Threads = FakeThreads()
+        self.memberships: Any = None
         self.credentials: Any = None
         self.records: Any = None
 

@@ -20,6 +20,7 @@ import asyncpg
 
 from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import POSTGRES
+from narthex.adapters.stores.sql.memberships import SqlMemberships
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.adapters.stores.sql.records import SqlRecords, ping
 from narthex.adapters.stores.sql.runs import SqlRuns
@@ -27,6 +28,7 @@ from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.threads import SqlThreads
 from narthex.errors import Bug, ConfigError, DependencyError, NarthexError, Overloaded
 from narthex.ports.credentials import Credentials
+from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 from narthex.ports.store import Records
 from narthex.ports.threads import Threads
@@ -56,6 +58,7 @@ class PostgresStore:
     """
 
     threads: Threads
+    memberships: Memberships
     runs: Runs
     credentials: Credentials
     records: Records
@@ -64,6 +67,7 @@ class PostgresStore:
         self.durability = _DURABILITY
         self._engine = PostgresEngine(url, pool_size, timeout_s)
         self.threads = SqlThreads(self._engine, POSTGRES)
+        self.memberships = SqlMemberships(self._engine, POSTGRES)
         self.runs = SqlRuns(self._engine, POSTGRES)
         self.credentials = SqlCredentials(self._engine, POSTGRES)
         self.records = SqlRecords(self._engine)

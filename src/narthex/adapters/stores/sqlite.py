@@ -20,6 +20,7 @@ from narthex.adapters.sqlite.checkpoint import Checkpointer
 from narthex.adapters.sqlite.file import OwnerLock, Synchronous, claim_format, connect, dependency_error
 from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import SQLITE
+from narthex.adapters.stores.sql.memberships import SqlMemberships
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.adapters.stores.sql.records import SqlRecords, ping
 from narthex.adapters.stores.sql.runs import SqlRuns
@@ -27,6 +28,7 @@ from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.threads import SqlThreads
 from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.credentials import Credentials
+from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 from narthex.ports.store import Records
 from narthex.ports.threads import Threads
@@ -58,6 +60,7 @@ class SqliteStore:
     """
 
     threads: Threads
+    memberships: Memberships
     runs: Runs
     credentials: Credentials
     records: Records
@@ -79,6 +82,7 @@ class SqliteStore:
         self._checkpointer: Checkpointer | None = None
         self._engine = SqliteEngine(path, synchronous, timeout_s, max_waiting)
         self.threads = SqlThreads(self._engine, SQLITE)
+        self.memberships = SqlMemberships(self._engine, SQLITE)
         self.runs = SqlRuns(self._engine, SQLITE)
         self.credentials = SqlCredentials(self._engine, SQLITE)
         self.records = SqlRecords(self._engine)

@@ -1,4 +1,4 @@
-"""`thread.*` and `typing`."""
+"""`thread.*`, `user.*` and `typing`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from narthex.app.chat import TITLE_CHARS
+from narthex.app.rpc.basics import Nothing
 from narthex.app.rpc.methods import typed, who
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
+MANY: Final = 200  # threads of one `thread.leave`: about 0.2 s of the store's writer
 Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$(?!\n)")]
 Title = Annotated[str, msgspec.Meta(max_length=TITLE_CHARS)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=200)]
@@ -24,7 +26,7 @@ class Create(msgspec.Struct, frozen=True):
 
 
 class List(msgspec.Struct, frozen=True):
-    """Params of `thread.list`."""
+    """Params of `thread.list` and `thread.invitations`."""
 
     before: float | None = None
     before_id: Ident | None = None
@@ -41,7 +43,7 @@ class Get(msgspec.Struct, frozen=True):
 
 
 class One(msgspec.Struct, frozen=True):
-    """Params of `thread.delete` and `typing`."""
+    """Params of `thread.delete`, `thread.invitation.accept` and `typing`."""
 
     thread_id: Ident
 
@@ -57,6 +59,27 @@ class OfMember(msgspec.Struct, frozen=True):
     """Params of `thread.members.add` and `.remove`."""
 
     thread_id: Ident
+    user_id: Ident
+
+
+Many = Annotated[tuple[Ident, ...], msgspec.Meta(min_length=1, max_length=MANY)]
+
+
+class OneOrMany(msgspec.Struct, frozen=True):
+    """Params of `thread.leave` and `thread.invitation.decline`: one thread, or up to 200 at once."""
+
+    thread_id: Ident | None = None
+    thread_ids: Many | None = None
+
+    def __post_init__(self) -> None:
+        """Exactly one of them."""
+        if (self.thread_id is None) == (self.thread_ids is None):
+            raise ValueError("give thread_id or thread_ids")
+
+
+class User(msgspec.Struct, frozen=True):
+    """Params of `user.block` and `user.unblock`."""
+
     user_id: Ident
 
 
@@ -102,13 +125,57 @@ async def _delete(connection: Connection, params: One) -> object:
 
 
 async def _add(connection: Connection, params: OfMember) -> object:
-    await connection.services.chat.add_member(who(connection), params.thread_id, params.user_id)
-    return {}
+    memberships = connection.services.memberships
+    return {"state": await memberships.add(who(connection), params.thread_id, params.user_id)}
 
 
 async def _remove(connection: Connection, params: OfMember) -> object:
-    await connection.services.chat.remove_member(who(connection), params.thread_id, params.user_id)
+    await connection.services.memberships.remove(who(connection), params.thread_id, params.user_id)
     return {}
+
+
+async def _leave(connection: Connection, params: OneOrMany) -> object:
+    memberships, identity = connection.services.memberships, who(connection)
+    if params.thread_ids is not None:
+        return await memberships.leave(identity, params.thread_ids)
+    assert params.thread_id is not None
+    await memberships.remove(identity, params.thread_id, identity.subject)
+    return {}
+
+
+async def _invitations(connection: Connection, params: List) -> object:
+    found = await connection.services.memberships.invitations(
+        who(connection), params.before, params.limit, params.before_id or ""
+    )
+    return {"invitations": found}
+
+
+async def _accept(connection: Connection, params: One) -> object:
+    await connection.services.memberships.accept(who(connection), params.thread_id)
+    return {"thread_id": params.thread_id}
+
+
+async def _decline(connection: Connection, params: OneOrMany) -> object:
+    memberships, identity = connection.services.memberships, who(connection)
+    if params.thread_ids is not None:
+        return await memberships.decline_all(identity, params.thread_ids)
+    assert params.thread_id is not None
+    await memberships.decline(identity, params.thread_id)
+    return {}
+
+
+async def _block(connection: Connection, params: User) -> object:
+    await connection.services.memberships.block(who(connection), params.user_id)
+    return {}
+
+
+async def _unblock(connection: Connection, params: User) -> object:
+    await connection.services.memberships.unblock(who(connection), params.user_id)
+    return {}
+
+
+async def _blocked(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 - every call has one shape
+    return {"users": await connection.services.memberships.blocked(who(connection))}
 
 
 async def _read(connection: Connection, params: Read) -> object:
@@ -133,6 +200,13 @@ METHODS: Final = {
     "thread.delete": typed(One, _delete),
     "thread.members.add": typed(OfMember, _add),
     "thread.members.remove": typed(OfMember, _remove),
+    "thread.leave": typed(OneOrMany, _leave),
+    "thread.invitations": typed(List, _invitations),
+    "thread.invitation.accept": typed(One, _accept),
+    "thread.invitation.decline": typed(OneOrMany, _decline),
+    "user.block": typed(User, _block),
+    "user.unblock": typed(User, _unblock),
+    "user.blocked": typed(Nothing, _blocked),
     "thread.read": typed(Read, _read),
     "thread.search": typed(Search, _search),
     "typing": typed(One, _typing),

@@ -47,6 +47,11 @@ _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
 Work = Callable[[Connection, Identity], Awaitable[tuple[Run, Position]]]
 
 
+def _derived(*parts: str) -> str:
+    """A thread id for a name: ids are one name space for all tenants and users."""
+    return hashlib.sha256("\x00".join(("agui-thread", *parts)).encode()).hexdigest()[:32]
+
+
 class AguiSite:
     """See the module.
 
@@ -160,14 +165,17 @@ class AguiSite:
     async def _thread(self, identity: Identity, name: str) -> tuple[str, bool]:
         """The thread that a client's `threadId` names, and whether it may have to be made.
 
-        A thread of the tenant that has this very id is meant (404 unless it is theirs). Any other name is mapped
-        into the tenant, because the ids of threads are one name space for all tenants.
+        A thread of the tenant that has this very id is meant (404 unless it is theirs): ids are the server's, so
+        another user cannot have taken it. Any other name is the user's own: two users' `main` are two threads.
+        Names were the tenant's once: a member of such a thread still means it.
         """
         if await self._store.threads.get(identity.tenant, name) is not None:
             await self._services.chat.require(identity, name)
             return name, False
-        text = f"agui-thread\x00{identity.tenant}\x00{name}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32], True
+        shared = _derived(identity.tenant, name)
+        if await self._services.chat.role(identity, shared) is not None:
+            return shared, False
+        return _derived(identity.tenant, identity.subject, name), True
 
     async def _resumed(
         self, identity: Identity, asked: RunAgentInput, thread_id: str

@@ -1,24 +1,120 @@
-"""A thread as Markdown that a person can read and keep."""
+"""A thread as a download, as JSON or as Markdown that a person can read and keep, sent while it is read.
+
+Rules: what is held at once is a page of messages and one chunk, whatever the thread's length; a client that takes
+none of it for `STALL_S` is dropped, so that its place is another's.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from narthex.app.thread_view import ThreadView
+from narthex.ports.edge import ABORT
+from narthex.ports.threads import Message
+from narthex.protocol.replies import encode_json
+
+STALL_S: Final = 20.0  # for one chunk: 1.6 KB/s, which the slowest mobile line has
+CHUNK_BYTES: Final = 32 * 1024
 
 _TITLES = {"user": "", "assistant": "", "reasoning": "thought", "tool": "tool"}
+_NO_MESSAGES: Final = b'"messages":[]'
 
 
-def as_markdown(view: ThreadView) -> str:
+class Download(Response):
+    """A streamed answer with a bound on how long its client may stand still.
+
+    Args:
+        parts: its content.
+        media_type: of the content.
+        headers: more headers.
+        on_end: called once, however it ends.
+        stall_s: see `STALL_S`.
+    """
+
+    def __init__(
+        self,
+        parts: AsyncIterator[bytes],
+        *,
+        media_type: str,
+        headers: dict[str, str],
+        on_end: Callable[[], None],
+        stall_s: float = STALL_S,
+    ) -> None:
+        super().__init__(media_type=media_type, headers=headers)
+        del self.headers["content-length"]
+        self._parts = parts
+        self._on_end = on_end
+        self._stall_s = stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a client that left or stands still ends it."""
+        extension = (scope.get("extensions") or {}).get(ABORT)
+        left = asyncio.ensure_future(_left(receive))
+        try:
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            async for chunk in _chunks(self._parts):
+                async with asyncio.timeout(self._stall_s):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if left.done():
+                    return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            if extension is None:
+                raise  # another server's business
+            extension["abort"]()
+        finally:
+            left.cancel()
+            self._on_end()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _chunks(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The parts, joined or cut to about `CHUNK_BYTES`."""
+    waiting = bytearray()
+    async for part in parts:
+        waiting += part
+        while len(waiting) >= CHUNK_BYTES:
+            yield bytes(waiting[:CHUNK_BYTES])
+            del waiting[:CHUNK_BYTES]
+    if waiting:
+        yield bytes(waiting)
+
+
+async def as_json(view: ThreadView, pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
+    """The thread as `thread.get` shows it, with all its messages. `view` has none."""
+    before, found, after = encode_json(view).partition(_NO_MESSAGES)
+    assert found, "a view without messages"
+    yield before + b'"messages":['
+    comma = b""
+    async for page in pages:
+        for message in page:
+            yield comma + encode_json(message)
+            comma = b","
+    yield b"]" + after
+
+
+async def as_markdown(view: ThreadView, pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
     """Title, members, then every message with its author and moment (UTC)."""
-    thread = view.thread
-    lines = [f"# {_line(thread.title)}", "", f"Members: {', '.join(m.user_id for m in view.members)}", ""]
-    for message in view.messages:
-        moment = datetime.fromtimestamp(message.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        kind = _TITLES.get(message.role, message.role)
-        note = f" ({kind})" if kind else ""
-        lines += [f"## {_line(message.author)}{note} · {moment}", "", message.content, ""]
-    return "\n".join(lines)
+    members = ", ".join(member.user_id for member in view.members)
+    yield f"# {_line(view.thread.title)}\n\nMembers: {members}\n".encode()
+    async for page in pages:
+        for message in page:
+            moment = datetime.fromtimestamp(message.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            kind = _TITLES.get(message.role, message.role)
+            note = f" ({kind})" if kind else ""
+            yield f"\n## {_line(message.author)}{note} · {moment}\n\n{message.content}\n".encode()
 
 
 def _line(text: str) -> str:

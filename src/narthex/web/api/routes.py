@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from narthex.app.chat import Chat
+from narthex.app.exports import ExportSlots
 from narthex.app.provider import Provider
 from narthex.app.revocations import Revocations
 from narthex.app.runs.engine import RunEngine
@@ -40,7 +41,7 @@ from narthex.web.api.bodies import (
     Unsubscribe,
 )
 from narthex.web.api.description import openapi
-from narthex.web.api.export import as_markdown
+from narthex.web.api.export import Download, as_json, as_markdown
 from narthex.web.problems import client_error, problem
 
 MAX_BODY: Final = 256 * 1024
@@ -61,6 +62,7 @@ class ServerApi:
         broker: Broker,
         store: Store,
         chat: Chat,
+        exports: ExportSlots,
         engine: RunEngine,
         revocations: Revocations,
         provider: Provider | None,
@@ -74,6 +76,7 @@ class ServerApi:
         self._broker = broker
         self._store = store
         self._chat = chat
+        self._exports = exports
         self._engine = engine
         self._revocations = revocations
         self._provider = provider
@@ -300,12 +303,23 @@ class ServerApi:
         form = request.query_params.get("format", "json")
         if form not in ("json", "md"):
             raise ClientError("bad_params", "`format` is json or md.", "Choose one.", number=422)
-        whole = await self._chat.whole(identity, request.path_params["thread_id"])
-        name = f"thread-{whole.thread.thread_id}.{form}"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-        if form == "md":
-            return Response(as_markdown(whole), media_type="text/markdown; charset=utf-8", headers=headers)
-        return Response(encode_json(whole), media_type="application/json", headers=headers)
+        slot = self._exports.take(identity)
+        try:
+            view, pages = await self._chat.export(identity, request.path_params["thread_id"])
+        except BaseException:
+            slot.release()
+            raise
+        name = f"thread-{view.thread.thread_id}.{form}"
+        markdown = form == "md"
+        return Download(
+            as_markdown(view, pages) if markdown else as_json(view, pages),
+            media_type="text/markdown; charset=utf-8" if markdown else "application/json",
+            headers={
+                "Content-Disposition": f'attachment; filename="{name}"',
+                "Cache-Control": "no-store",
+            },
+            on_end=slot.release,
+        )
 
     async def _openapi(self, _: Request) -> Response:
         return _json(openapi(self._version))

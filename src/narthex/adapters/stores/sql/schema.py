@@ -13,7 +13,7 @@ from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ConfigError
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class Migration(NamedTuple):
@@ -125,6 +125,20 @@ MIGRATIONS: Final = (
                AND numbered.value = revocations.value""",
             "INSERT INTO counters (name, value) SELECT 'revocations', COALESCE(max(change), 0) FROM revocations",
             "CREATE INDEX revocations_by_change ON revocations (change)",
+        ),
+    ),
+    Migration(
+        version=3,
+        readable_from=2,  # new tables only: version 2 adds members without asking them, as it did
+        statements=(
+            """CREATE TABLE invitations (thread_id TEXT NOT NULL, tenant TEXT NOT NULL, user_id TEXT NOT NULL,
+               invited_by TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL, member_limit BIGINT NOT NULL,
+               inviter_name TEXT NOT NULL, hidden BIGINT NOT NULL, PRIMARY KEY (thread_id, user_id))""",
+            "CREATE INDEX invitations_of_user ON invitations (tenant, user_id, created_at)",
+            """CREATE TABLE blocks (tenant TEXT NOT NULL, user_id TEXT NOT NULL, blocked_id TEXT NOT NULL,
+               created_at DOUBLE PRECISION NOT NULL, PRIMARY KEY (tenant, user_id, blocked_id))""",
+            """CREATE TABLE additions (tenant TEXT NOT NULL, user_id TEXT NOT NULL, day BIGINT NOT NULL,
+               used BIGINT NOT NULL, PRIMARY KEY (tenant, user_id, day))""",
         ),
     ),
 )

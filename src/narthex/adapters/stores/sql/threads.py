@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect, words
+from narthex.adapters.stores.sql.memberships import count_owned
 from narthex.adapters.stores.sql.operation import Engine, Operation, Shape, Statement, each, marks
 from narthex.adapters.stores.sql.retention import (
     cut_done,
@@ -20,6 +21,7 @@ from narthex.adapters.stores.sql.retention import (
     purge,
     renewed,
 )
+from narthex.errors import ClientError
 from narthex.ports.threads import (
     KEEPS_ALL,
     Departure,
@@ -47,9 +49,17 @@ class SqlThreads:
         self._engine = engine
         self._dialect = dialect
 
-    async def create(self, thread: Thread, *, plan: str = "", plan_at: float = 0.0) -> bool:
+    async def create(
+        self,
+        thread: Thread,
+        *,
+        plan: str = "",
+        plan_at: float = 0.0,
+        limit: int | None = None,
+        kept: Kept = KEEPS_ALL,
+    ) -> bool:
         """See the port."""
-        return await self._engine.write(_create(self._dialect, thread, plan, plan_at))
+        return await self._engine.write(_create(self._dialect, thread, plan, plan_at, limit, kept))
 
     async def get(self, tenant: str, thread_id: str, *, kept: Kept = KEEPS_ALL) -> Thread | None:
         """See the port."""
@@ -116,6 +126,22 @@ class SqlThreads:
         """See the port."""
         return await self._engine.read(_messages(tenant, thread_id, before, before_id, limit, kept))
 
+    async def messages_after(
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        after: float | None,
+        after_id: str = "",
+        until: float,
+        limit: int,
+        kept: Kept = KEEPS_ALL,
+    ) -> list[Message]:
+        """See the port."""
+        return await self._engine.read(
+            _messages_after(tenant, thread_id, after, after_id, until, limit, kept)
+        )
+
     async def search(
         self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
     ) -> list[Hit]:
@@ -142,7 +168,22 @@ class SqlThreads:
         await self._engine.write(cut_done(cut))
 
 
-def _create(dialect: Dialect, thread: Thread, plan: str, plan_at: float) -> Operation[bool]:
+def _create(
+    dialect: Dialect, thread: Thread, plan: str, plan_at: float, limit: int | None, kept: Kept
+) -> Operation[bool]:
+    if limit is not None:
+        if dialect.lock is not None:  # two that are made at once must not both be the last
+            yield dialect.lock, (f"threads {thread.tenant} {thread.created_by}",)
+        there = yield "SELECT 1 FROM threads WHERE thread_id = ?", (thread.thread_id,)
+        if there:
+            return False
+        if (yield from count_owned(thread.tenant, thread.created_by, kept)) >= limit:
+            raise ClientError(
+                "threads_limit",
+                f"The plan allows {limit} threads of one's own.",
+                "Delete some with thread.delete, or upgrade.",
+                number=429,
+            )
     rows = yield (
         (
             f"INSERT INTO threads ({_THREAD.columns}, plan, plan_at, oldest_at)"
@@ -342,6 +383,31 @@ def _messages(
         (thread_id, tenant, *place_values, *values, _bounded(limit)),
     )
     return _MESSAGE.read_all(rows)[::-1]
+
+
+def _messages_after(
+    tenant: str, thread_id: str, after: float | None, after_id: str, until: float, limit: int, kept: Kept
+) -> Operation[list[Message]]:
+    newer: Statement = ("", ())
+    if after is not None and after_id:
+        last = "coalesce((SELECT seq FROM messages WHERE thread_id = ? AND message_id = ?), 0)"
+        newer = (
+            f" AND (x.created_at > ? OR (x.created_at = ? AND x.seq > {last}))",
+            (after, after, thread_id, after_id),
+        )
+    elif after is not None:
+        newer = (" AND x.created_at > ?", (after,))
+    condition, values = not_past(kept, "x.created_at")
+    if condition:
+        condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
+    rows = yield (
+        (
+            f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ? AND created_at <= ?"
+            f"{newer[0]}{condition} ORDER BY created_at, seq LIMIT ?"
+        ),
+        (thread_id, tenant, until, *newer[1], *values, _bounded(limit)),
+    )
+    return _MESSAGE.read_all(rows)
 
 
 def _search(

@@ -1,0 +1,336 @@
+"""Invitations, blocked users and additions a day in SQL. See `ports/memberships.py` for what is promised.
+
+Rules: who may be in a thread is decided under the thread's lock, as in `threads.py`; a day's additions under the
+inviter's, which is taken second everywhere.
+"""
+# ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from narthex.adapters.stores.sql.dialect import Dialect
+from narthex.adapters.stores.sql.operation import Engine, Operation, Shape
+from narthex.adapters.stores.sql.retention import not_past
+from narthex.ports.memberships import (
+    MAX_BLOCKED,
+    MAX_PENDING,
+    Acceptance,
+    Addition,
+    Invitation,
+    ShownInvitation,
+)
+from narthex.ports.threads import KEEPS_ALL, Kept
+
+DAY_S: Final = 86_400.0
+MAX_LIMIT: Final = 200
+
+_INVITATION: Final = Shape(Invitation)
+
+
+class SqlMemberships:
+    """The Memberships port over an engine."""
+
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+        self._engine = engine
+        self._dialect = dialect
+
+    async def add(self, invitation: Invitation, *, direct: bool, additions: int, since: float) -> Addition:
+        """See the port."""
+        return await self._engine.write(_add(self._dialect, invitation, direct, additions, since))
+
+    async def additions(self, tenant: str, user_id: str, now: float) -> int:
+        """See the port."""
+        return await self._engine.read(_additions(tenant, user_id, now))
+
+    async def invitations(
+        self,
+        tenant: str,
+        user_id: str,
+        *,
+        since: float,
+        before: float | None,
+        before_id: str,
+        limit: int,
+        kept: Kept = KEEPS_ALL,
+    ) -> list[ShownInvitation]:
+        """See the port."""
+        return await self._engine.read(
+            _invitations(tenant, user_id, since, before, before_id, max(0, min(limit, MAX_LIMIT)), kept)
+        )
+
+    async def invited(self, tenant: str, thread_id: str, *, since: float) -> list[Invitation]:
+        """See the port."""
+        return await self._engine.read(_invited(tenant, thread_id, since))
+
+    async def accept(
+        self, tenant: str, thread_id: str, user_id: str, *, now: float, since: float, kept: Kept = KEEPS_ALL
+    ) -> Acceptance:
+        """See the port."""
+        return await self._engine.write(_accept(self._dialect, tenant, thread_id, user_id, now, since, kept))
+
+    async def withdraw(
+        self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True
+    ) -> Invitation | None:
+        """See the port."""
+        return await self._engine.write(_withdraw(tenant, thread_id, user_id, hidden))
+
+    async def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> bool:
+        """See the port."""
+        return await self._engine.write(_block(self._dialect, tenant, user_id, blocked_id, now))
+
+    async def unblock(self, tenant: str, user_id: str, blocked_id: str) -> None:
+        """See the port."""
+        await self._engine.write(_unblock(tenant, user_id, blocked_id))
+
+    async def blocked(self, tenant: str, user_id: str) -> list[str]:
+        """See the port."""
+        return await self._engine.read(_blocked(tenant, user_id))
+
+    async def owned(self, tenant: str, user_id: str, kept: Kept = KEEPS_ALL) -> int:
+        """See the port."""
+        return await self._engine.read(count_owned(tenant, user_id, kept))
+
+
+def count_owned(tenant: str, user_id: str, kept: Kept) -> Operation[int]:
+    """How many threads a user owns; those past their limit are as absent as deleted ones."""
+    condition, values = not_past(kept, "t.updated_at")
+    rows = yield (
+        (
+            "SELECT count(*) FROM members m JOIN threads t ON t.thread_id = m.thread_id AND t.tenant = m.tenant"
+            f" WHERE m.tenant = ? AND m.user_id = ? AND m.role = 'owner'{condition}"
+        ),
+        (tenant, user_id, *values),
+    )
+    return int(rows[0][0])
+
+
+def _add(
+    dialect: Dialect, invitation: Invitation, direct: bool, additions: int, since: float
+) -> Operation[Addition]:
+    tenant, thread_id, user_id = invitation.tenant, invitation.thread_id, invitation.user_id
+    if dialect.lock is not None:
+        yield dialect.lock, (f"members {thread_id}",)
+        yield dialect.lock, (f"additions {tenant} {invitation.invited_by}",)
+    thread = yield (
+        f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.hold}",
+        (thread_id, tenant),
+    )
+    if not thread:
+        return "absent"
+    of_thread = (thread_id, tenant)
+    if (yield from _is_member(tenant, thread_id, user_id)):
+        return "present"
+    # What is over neither counts nor stands in the way of a new one.
+    yield "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?", (*of_thread, since)
+    rows = yield (
+        "SELECT 1 FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+        (*of_thread, user_id),
+    )
+    if rows and not direct:
+        return "pending"
+    members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", of_thread
+    asked = yield (
+        "SELECT count(*) FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id <> ?",
+        (*of_thread, user_id),
+    )
+    if members[0][0] + asked[0][0] >= invitation.member_limit:
+        return "full"
+    if (yield from _additions(tenant, invitation.invited_by, invitation.created_at)) >= additions:
+        return "spent"
+    rows = yield (
+        "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
+        (tenant, user_id, invitation.invited_by),
+    )
+    hidden = bool(rows)
+    if hidden and direct:
+        return "blocked"
+    if direct:
+        yield from _join(tenant, thread_id, user_id, invitation.created_at)
+    else:
+        yield (
+            "DELETE FROM invitations WHERE tenant = ? AND user_id = ? AND created_at < ?",
+            (tenant, user_id, since),
+        )
+        waiting = yield (
+            "SELECT count(*) FROM invitations WHERE tenant = ? AND user_id = ? AND hidden = 0",
+            (tenant, user_id),
+        )
+        if waiting[0][0] >= MAX_PENDING:
+            return "crowded"
+        yield (
+            f"INSERT INTO invitations ({_INVITATION.columns}) VALUES ({_INVITATION.placeholders})",
+            _INVITATION.values(msgspec.structs.replace(invitation, hidden=hidden)),
+        )
+    yield from _count_addition(tenant, invitation.invited_by, invitation.created_at)
+    return "added" if direct else "hidden" if hidden else "invited"
+
+
+def _is_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
+    rows = yield (
+        "SELECT 1 FROM members WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+        (thread_id, tenant, user_id),
+    )
+    return bool(rows)
+
+
+def _join(tenant: str, thread_id: str, user_id: str, now: float) -> Operation[None]:
+    yield (
+        "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+        (thread_id, tenant, user_id),
+    )
+    yield (
+        (
+            "INSERT INTO members (thread_id, user_id, tenant, role, joined_at, read_offset)"
+            " VALUES (?, ?, ?, 'member', ?, 0)"
+        ),
+        (thread_id, user_id, tenant, now),
+    )
+
+
+def _additions(tenant: str, user_id: str, now: float) -> Operation[int]:
+    rows = yield (
+        "SELECT used FROM additions WHERE tenant = ? AND user_id = ? AND day = ?",
+        (tenant, user_id, int(now // DAY_S)),
+    )
+    return int(rows[0][0]) if rows else 0
+
+
+def _count_addition(tenant: str, user_id: str, now: float) -> Operation[None]:
+    day = int(now // DAY_S)
+    yield "DELETE FROM additions WHERE tenant = ? AND user_id = ? AND day < ?", (tenant, user_id, day - 1)
+    yield (
+        (
+            "INSERT INTO additions (tenant, user_id, day, used) VALUES (?, ?, ?, 1)"
+            " ON CONFLICT (tenant, user_id, day) DO UPDATE SET used = additions.used + 1"
+        ),
+        (tenant, user_id, day),
+    )
+
+
+def _invitations(
+    tenant: str,
+    user_id: str,
+    since: float,
+    before: float | None,
+    before_id: str,
+    limit: int,
+    kept: Kept,
+) -> Operation[list[ShownInvitation]]:
+    condition, values = not_past(kept, "t.updated_at")
+    older: tuple[str, tuple[object, ...]] = ("", ())
+    if before is not None:
+        older = (" AND i.created_at < ?", (before,))
+        if before_id:
+            older = (
+                " AND (i.created_at < ? OR (i.created_at = ? AND i.thread_id > ?))",
+                (before, before, before_id),
+            )
+    rows = yield (
+        (
+            "SELECT i.thread_id, t.title, i.invited_by, i.inviter_name, i.created_at FROM invitations i"
+            " JOIN threads t ON t.thread_id = i.thread_id AND t.tenant = i.tenant"
+            f" WHERE i.tenant = ? AND i.user_id = ? AND i.hidden = 0 AND i.created_at >= ?{older[0]}{condition}"
+            " ORDER BY i.created_at DESC, i.thread_id LIMIT ?"
+        ),
+        (tenant, user_id, since, *older[1], *values, limit),
+    )
+    return [
+        ShownInvitation(
+            thread_id=row[0], title=row[1], invited_by=row[2], inviter_name=row[3], created_at=float(row[4])
+        )
+        for row in rows
+    ]
+
+
+def _invited(tenant: str, thread_id: str, since: float) -> Operation[list[Invitation]]:
+    rows = yield (
+        (
+            f"SELECT {_INVITATION.columns} FROM invitations WHERE tenant = ? AND thread_id = ?"
+            " AND created_at >= ? ORDER BY created_at, user_id"
+        ),
+        (tenant, thread_id, since),
+    )
+    return _INVITATION.read_all(rows)
+
+
+def _accept(
+    dialect: Dialect, tenant: str, thread_id: str, user_id: str, now: float, since: float, kept: Kept
+) -> Operation[Acceptance]:
+    if dialect.lock is not None:
+        yield dialect.lock, (f"members {thread_id}",)
+    condition, values = not_past(kept, "t.updated_at")
+    thread = yield (
+        f"SELECT 1 FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{dialect.hold}",
+        (thread_id, tenant, *values),
+    )
+    if not thread:
+        return "absent"
+    if (yield from _is_member(tenant, thread_id, user_id)):
+        return "present"
+    rows = yield (
+        (
+            "SELECT member_limit FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
+            " AND hidden = 0 AND created_at >= ?"
+        ),
+        (thread_id, tenant, user_id, since),
+    )
+    if not rows:
+        return "absent"
+    members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
+    if members[0][0] >= rows[0][0]:
+        return "full"
+    yield from _join(tenant, thread_id, user_id, now)
+    return "joined"
+
+
+def _withdraw(tenant: str, thread_id: str, user_id: str, hidden: bool) -> Operation[Invitation | None]:
+    rows = yield (
+        (
+            "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
+            f"{'' if hidden else ' AND hidden = 0'}"
+            f" RETURNING {_INVITATION.columns}"
+        ),
+        (thread_id, tenant, user_id),
+    )
+    return _INVITATION.first(rows)
+
+
+def _block(dialect: Dialect, tenant: str, user_id: str, blocked_id: str, now: float) -> Operation[bool]:
+    if dialect.lock is not None:
+        yield dialect.lock, (f"blocks {tenant} {user_id}",)
+    yield (
+        "UPDATE invitations SET hidden = 1 WHERE tenant = ? AND user_id = ? AND invited_by = ?",
+        (tenant, user_id, blocked_id),
+    )
+    rows = yield (
+        "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
+        (tenant, user_id, blocked_id),
+    )
+    if rows:
+        return True
+    count = yield "SELECT count(*) FROM blocks WHERE tenant = ? AND user_id = ?", (tenant, user_id)
+    if count[0][0] >= MAX_BLOCKED:
+        return False
+    yield (
+        "INSERT INTO blocks (tenant, user_id, blocked_id, created_at) VALUES (?, ?, ?, ?)",
+        (tenant, user_id, blocked_id, now),
+    )
+    return True
+
+
+def _unblock(tenant: str, user_id: str, blocked_id: str) -> Operation[None]:
+    yield (
+        "DELETE FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
+        (tenant, user_id, blocked_id),
+    )
+
+
+def _blocked(tenant: str, user_id: str) -> Operation[list[str]]:
+    rows = yield (
+        "SELECT blocked_id FROM blocks WHERE tenant = ? AND user_id = ? ORDER BY blocked_id",
+        (tenant, user_id),
+    )
+    return [str(row[0]) for row in rows]

@@ -1,0 +1,93 @@
+"""Exports of threads: how many a user may have at once, and reading a thread in pieces that bound what is held.
+
+Not here: how an export looks (`web/api/export.py`). Rules: a place is released exactly once, however the export ends;
+counts are this process's own; at most `PAGE_BYTES` of a thread's messages are read before the last ones were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from narthex.domain.identity import Identity
+from narthex.domain.plans import Plan
+from narthex.errors import ClientError
+from narthex.ports.threads import Kept, Message, Threads
+
+PAGE: Final = 200  # the store's largest page
+PAGE_BYTES: Final = 64 * 1024  # what a page is to hold; messages of 32 KB then come two at a time
+
+
+class ExportSlots:
+    """The exports under way, by user.
+
+    Args:
+        plans: whose limits hold for a user.
+    """
+
+    def __init__(self, plans: Callable[[Identity], Plan]) -> None:
+        self._plans = plans
+        self._active: dict[str, int] = {}
+
+    def active(self, identity: Identity) -> int:
+        """How many exports of the user are under way."""
+        return self._active.get(identity.user, 0)
+
+    def take(self, identity: Identity) -> ExportSlot:
+        """Begin an export; release the slot when it is over.
+
+        Raises:
+            ClientError: `exports_limit` (429): so many of the user's are under way.
+        """
+        plan = self._plans(identity)
+        if self.active(identity) >= plan.exports:
+            raise ClientError(
+                "exports_limit",
+                f"The plan {plan.name} allows {plan.exports} exports at once.",
+                "Wait until one has ended.",
+                number=429,
+            )
+        self._active[identity.user] = self.active(identity) + 1
+        return ExportSlot(self, identity.user)
+
+    def release(self, user: str) -> None:
+        """For `ExportSlot.release`."""
+        left = self._active[user] - 1
+        if left:
+            self._active[user] = left
+        else:
+            del self._active[user]
+
+
+class ExportSlot:
+    """One export under way. Made by `ExportSlots.take`."""
+
+    def __init__(self, slots: ExportSlots, user: str) -> None:
+        self._slots = slots
+        self._user = user
+        self._open = True
+
+    def release(self) -> None:
+        """The export is over; idempotent."""
+        if self._open:
+            self._open = False
+            self._slots.release(self._user)
+
+
+async def pages(
+    threads: Threads, tenant: str, thread_id: str, *, until: float, kept: Callable[[], Kept]
+) -> AsyncIterator[list[Message]]:
+    """Every message of a thread up to the moment `until`, oldest first, in pages of about `PAGE_BYTES`."""
+    after: float | None = None
+    after_id, limit = "", 8  # the first page is small: how long messages are is not known yet
+    while True:
+        page = await threads.messages_after(
+            tenant, thread_id, after=after, after_id=after_id, until=until, limit=limit, kept=kept()
+        )
+        if not page:
+            return
+        after, after_id = page[-1].created_at, page[-1].message_id
+        size = sum(len(message.content) + len(message.detail) + 200 for message in page)
+        limit = max(1, min(PAGE, 2 * limit, PAGE_BYTES * len(page) // size))
+        yield page
+        del page

@@ -1,0 +1,312 @@
+"""Who is in a thread: additions with the added user's consent, departures, blocked users.
+
+Not here: what members may do (`app/chat.py`). Rules: a user becomes a member of another's thread only by accepting
+an invitation, except where the tenant's setting says that members are added at once; every addition counts against
+the adder's plan, whatever becomes of it; a user who has blocked the inviter is not asked, and the inviter is not
+shown that: the answer is the same as for an open invitation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from narthex.app.chat import Chat
+from narthex.app.notices import Notices
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.identity import E2E_TENANT, Identity
+from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
+from narthex.errors import ClientError
+from narthex.ports.broker import Broker, Control
+from narthex.ports.memberships import MAX_BLOCKED, MAX_PENDING, Invitation, ShownInvitation
+from narthex.ports.store import Store
+from narthex.ports.threads import KEEPS_ALL, Kept
+
+EVERY_TENANT: Final = "*"
+
+
+class Memberships:
+    """See the module.
+
+    Args:
+        store: threads and memberships.
+        broker: subscriptions of users who are removed end there.
+        notices: to users' devices.
+        chat: rights in threads.
+        plans: whose limits hold for a user.
+        now: seconds since the epoch.
+        direct: tenants whose members are added without being asked; `*`: all. The e2e tenant always is one.
+        kept: as `Chat`'s.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        notices: Notices,
+        chat: Chat,
+        plans: Callable[[Identity], Plan],
+        now: Callable[[], float],
+        *,
+        direct: Sequence[str] = (),
+        kept: Callable[[], Kept] | None = None,
+    ) -> None:
+        self._threads = store.threads
+        self._memberships = store.memberships
+        self._broker = broker
+        self._notices = notices
+        self._chat = chat
+        self._plans = plans
+        self._now = now
+        self._direct = frozenset(direct) | {E2E_TENANT}
+        self._kept = kept or (lambda: KEEPS_ALL)
+
+    def direct(self, tenant: str) -> bool:
+        """Whether members are added without being asked there."""
+        return tenant in self._direct or EVERY_TENANT in self._direct
+
+    async def add(self, identity: Identity, thread_id: str, user_id: str) -> str:
+        """Any member may bring a user of the same tenant, up to the adder's plan's size of a thread.
+
+        Returns:
+            `member` (they are one now, or were), or `invited`.
+
+        Raises:
+            ClientError: `thread_not_found` (404), `blocked` (403, only where members are added at once),
+                `members_limit`, `additions_limit`, `invitations_limit` (429).
+        """
+        await self._chat.require(identity, thread_id)
+        plan, now, direct = self._plans(identity), self._now(), self.direct(identity.tenant)
+        invitation = Invitation(
+            thread_id=thread_id,
+            tenant=identity.tenant,
+            user_id=user_id,
+            invited_by=identity.subject,
+            created_at=now,
+            member_limit=plan.thread_members,
+            inviter_name=identity.name,
+        )
+        outcome = await self._memberships.add(
+            invitation, direct=direct, additions=plan.additions_per_day, since=self._since()
+        )
+        match outcome:
+            case "added":
+                await self._chat.tell_members(
+                    identity.tenant,
+                    thread_id,
+                    "narthex.thread_added",
+                    {"threadId": thread_id, "userId": user_id, "by": identity.subject},
+                )
+            case "invited":
+                await self._tell_invited(identity, invitation)
+            case "absent":
+                raise _no_thread()
+            case "full":
+                raise ClientError(
+                    "members_limit",
+                    f"The plan allows {plan.thread_members} members in a thread, invited users included.",
+                    "Remove one, or upgrade.",
+                    number=429,
+                )
+            case "spent":
+                raise ClientError(
+                    "additions_limit",
+                    f"The plan allows {plan.additions_per_day} additions and invitations a day.",
+                    "Go on tomorrow (UTC), or upgrade.",
+                    number=429,
+                )
+            case "crowded":
+                raise ClientError(
+                    "invitations_limit",
+                    f"The user has {MAX_PENDING} open invitations.",
+                    "Ask them to answer some.",
+                    number=429,
+                )
+            case "blocked" if direct:
+                raise ClientError("blocked", "The user cannot be added.", "Ask them to join.", number=403)
+        return "member" if outcome in ("added", "present") else "invited"
+
+    async def _tell_invited(self, identity: Identity, invitation: Invitation) -> None:
+        thread = await self._threads.get(identity.tenant, invitation.thread_id)
+        value = {
+            "threadId": invitation.thread_id,
+            "title": thread.title if thread is not None else "",
+            "by": identity.subject,
+            "name": identity.name,
+        }
+        await self._notices.tell(identity.tenant, [invitation.user_id], "narthex.thread_invited", value)
+
+    # -- invitations ---------------------------------------------------------------------------------------
+
+    async def invitations(
+        self, identity: Identity, before: float | None, limit: int, before_id: str = ""
+    ) -> list[ShownInvitation]:
+        """The user's open invitations, newest first."""
+        return await self._memberships.invitations(
+            identity.tenant,
+            identity.subject,
+            since=self._since(),
+            before=before,
+            before_id=before_id,
+            limit=limit,
+            kept=self._kept(),
+        )
+
+    async def invited(self, identity: Identity, thread_id: str) -> list[Invitation]:
+        """Who is invited to a thread; the caller has checked the right."""
+        return await self._memberships.invited(identity.tenant, thread_id, since=self._since())
+
+    async def accept(self, identity: Identity, thread_id: str) -> None:
+        """Become a member. Idempotent.
+
+        Raises:
+            ClientError: `invitation_not_found` (404), `members_limit` (429).
+        """
+        outcome = await self._memberships.accept(
+            identity.tenant,
+            thread_id,
+            identity.subject,
+            now=self._now(),
+            since=self._since(),
+            kept=self._kept(),
+        )
+        if outcome == "absent":
+            raise _no_invitation()
+        if outcome == "full":
+            raise ClientError(
+                "members_limit", "The thread is full.", "Ask who invited you to make room.", number=429
+            )
+        if outcome == "joined":
+            value = {"threadId": thread_id, "userId": identity.subject, "by": identity.subject}
+            await self._chat.tell_members(identity.tenant, thread_id, "narthex.thread_added", value)
+            await self._closed(identity.tenant, identity.subject, thread_id, "accepted")
+
+    async def decline(self, identity: Identity, thread_id: str) -> None:
+        """Delete an invitation; the inviter is told nothing.
+
+        Raises:
+            ClientError: `invitation_not_found` (404).
+        """
+        if (
+            await self._memberships.withdraw(identity.tenant, thread_id, identity.subject, hidden=False)
+            is None
+        ):
+            raise _no_invitation()
+        await self._closed(identity.tenant, identity.subject, thread_id, "declined")
+
+    async def _closed(self, tenant: str, user_id: str, thread_id: str, state: str) -> None:
+        """The user's other devices stop showing the invitation."""
+        value = {"threadId": thread_id, "state": state}
+        await self._notices.tell(tenant, [user_id], "narthex.invitation_closed", value)
+
+    def _since(self) -> float:
+        return self._now() - INVITATION_DAYS * DAY_S
+
+    # -- leaving -------------------------------------------------------------------------------------------
+
+    async def remove(self, identity: Identity, thread_id: str, user_id: str) -> None:
+        """An owner removes anybody and takes back invitations, an inviter their own; everybody may leave. The
+        removed user's connections lose the channel at once.
+
+        When the last owner leaves, who has been there longest becomes the owner; the last member cannot leave.
+
+        Raises:
+            ClientError: `thread_not_found`, `member_not_found` (404), `not_owner` (403), `last_member` (409).
+        """
+        role = await self._chat.require(identity, thread_id)
+        tenant = identity.tenant
+        if user_id != identity.subject and role != "owner":
+            mine = [
+                one.user_id
+                for one in await self.invited(identity, thread_id)
+                if one.invited_by == identity.subject
+            ]
+            if user_id not in mine:
+                await self._chat.require(identity, thread_id, owner=True)
+        invitation = await self._memberships.withdraw(tenant, thread_id, user_id)
+        if invitation is not None:
+            if not invitation.hidden:
+                await self._closed(tenant, user_id, thread_id, "withdrawn")
+            return
+        departure = await self._threads.remove_member(tenant, thread_id, user_id)
+        if departure.outcome == "absent":
+            raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
+        if departure.outcome == "last":
+            raise ClientError(
+                "last_member",
+                "Nobody else is in the thread.",
+                "Delete it with thread.delete, or add somebody first.",
+                number=409,
+            )
+        key = channel_key(tenant, thread_channel(thread_id))
+        await self._broker.control(Control("unsubscribe", {"channel": key, "user": f"{tenant}/{user_id}"}))
+        value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
+        await self._notices.tell(tenant, [user_id], "narthex.thread_removed", value)
+        await self._chat.tell_members(tenant, thread_id, "narthex.thread_removed", value)
+        if departure.heir:
+            value = {"threadId": thread_id, "userId": departure.heir, "by": identity.subject}
+            await self._chat.tell_members(tenant, thread_id, "narthex.thread_owner", value)
+
+    async def leave(self, identity: Identity, thread_ids: Sequence[str]) -> dict[str, object]:
+        """Leave many threads: `left`, and for each of the others the name of the error."""
+        left: list[str] = []
+        failed: dict[str, str] = {}
+        for thread_id in dict.fromkeys(thread_ids):
+            try:
+                await self.remove(identity, thread_id, identity.subject)
+            except ClientError as fault:
+                failed[thread_id] = fault.code
+            else:
+                left.append(thread_id)
+        return {"left": left, "failed": failed}
+
+    async def decline_all(self, identity: Identity, thread_ids: Sequence[str]) -> dict[str, object]:
+        """Decline many invitations: `declined`, and for each of the others the name of the error."""
+        declined: list[str] = []
+        failed: dict[str, str] = {}
+        for thread_id in dict.fromkeys(thread_ids):
+            try:
+                await self.decline(identity, thread_id)
+            except ClientError as fault:
+                failed[thread_id] = fault.code
+            else:
+                declined.append(thread_id)
+        return {"declined": declined, "failed": failed}
+
+    # -- blocking ------------------------------------------------------------------------------------------
+
+    async def block(self, identity: Identity, user_id: str) -> None:
+        """Take no invitations and additions by `user_id` any more; the open ones are not shown any longer.
+
+        Threads that both are in stay as they are.
+
+        Raises:
+            ClientError: `bad_params` (400: oneself), `blocks_limit` (429).
+        """
+        if user_id == identity.subject:
+            raise ClientError("bad_params", "You cannot block yourself.", "Name another user.", number=400)
+        if not await self._memberships.block(identity.tenant, identity.subject, user_id, self._now()):
+            raise ClientError(
+                "blocks_limit", f"You have blocked {MAX_BLOCKED} users.", "Unblock one first.", number=429
+            )
+
+    async def unblock(self, identity: Identity, user_id: str) -> None:
+        """Take invitations by `user_id` again."""
+        await self._memberships.unblock(identity.tenant, identity.subject, user_id)
+
+    async def blocked(self, identity: Identity) -> list[str]:
+        """Whom the user has blocked."""
+        return await self._memberships.blocked(identity.tenant, identity.subject)
+
+
+def _no_thread() -> ClientError:
+    return ClientError("thread_not_found", "There is no such thread for you.", "Use thread.list.", number=404)
+
+
+def _no_invitation() -> ClientError:
+    return ClientError(
+        "invitation_not_found",
+        "There is no open invitation to this thread for you.",
+        "Use thread.invitations; ask to be invited again.",
+        number=404,
+    )

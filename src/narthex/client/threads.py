@@ -1,0 +1,84 @@
+"""Who is in a thread: inviting, answering invitations, leaving, blocking. `Gateway.threads` is one.
+
+Rules: a method is one RPC of docs/protocol.md, under the same name; errors are those of `Gateway.rpc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+
+class Invitation(msgspec.Struct, frozen=True, kw_only=True):
+    """An open invitation. `created_at` is seconds since the epoch."""
+
+    thread_id: str
+    title: str
+    invited_by: str
+    inviter_name: str
+    created_at: float
+
+
+class Many(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a call for many threads: `failed` is thread id → error name."""
+
+    done: list[str]
+    failed: dict[str, str]
+
+
+class _Rpc(Protocol):
+    def __call__(
+        self, method: str, params: Mapping[str, Any] | None = None, *, repeat: bool = False
+    ) -> Awaitable[Any]:
+        """`Gateway.rpc`."""
+
+
+class Threads:
+    """See the module."""
+
+    def __init__(self, rpc: _Rpc) -> None:
+        self._rpc = rpc
+
+    async def add_member(self, thread_id: str, user_id: str) -> str:
+        """Invite a user: `invited`, or `member` where members are added at once or they are one already."""
+        answer = await self._rpc(
+            "thread.members.add", {"thread_id": thread_id, "user_id": user_id}, repeat=True
+        )
+        return str(answer.get("state", "member"))  # a gateway of the version before says nothing
+
+    async def remove_member(self, thread_id: str, user_id: str) -> None:
+        """Remove a member (owners), or take an invitation back (owners, and the inviter)."""
+        await self._rpc("thread.members.remove", {"thread_id": thread_id, "user_id": user_id})
+
+    async def invitations(self, limit: int = 200) -> list[Invitation]:
+        """The newest `limit` (1-200) of your open invitations."""
+        answer = await self._rpc("thread.invitations", {"limit": limit}, repeat=True)
+        return msgspec.convert(answer["invitations"], list[Invitation])
+
+    async def accept(self, thread_id: str) -> None:
+        """Become a member of a thread that you were invited to. Harmless when repeated."""
+        await self._rpc("thread.invitation.accept", {"thread_id": thread_id}, repeat=True)
+
+    async def decline(self, thread_ids: Iterable[str]) -> Many:
+        """Decline invitations, up to 200 at once. The inviter is not told."""
+        answer = await self._rpc("thread.invitation.decline", {"thread_ids": list(thread_ids)})
+        return Many(done=answer["declined"], failed=answer["failed"])
+
+    async def leave(self, thread_ids: Iterable[str]) -> Many:
+        """Leave threads, up to 200 at once."""
+        answer = await self._rpc("thread.leave", {"thread_ids": list(thread_ids)})
+        return Many(done=answer["left"], failed=answer["failed"])
+
+    async def block(self, user_id: str) -> None:
+        """Take no invitations by a user any more; they are not told."""
+        await self._rpc("user.block", {"user_id": user_id}, repeat=True)
+
+    async def unblock(self, user_id: str) -> None:
+        """Take invitations by a user again."""
+        await self._rpc("user.unblock", {"user_id": user_id}, repeat=True)
+
+    async def blocked(self) -> list[str]:
+        """Whom you have blocked, by user id."""
+        return [str(one) for one in (await self._rpc("user.blocked", repeat=True))["users"]]

@@ -1,0 +1,166 @@
+"""Item 12: a stranger's list of threads is theirs. Threads and additions are bounded, members are asked first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narthex.testing import Running, gateway
+from tests.app.test_commands import Raw, client
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with gateway(tmp_path) as found:
+        yield found
+
+
+async def failed(one: Raw, method: str, **params: Any) -> tuple[int, str]:
+    """The error of a call."""
+    reply = await one.call("rpc", method=method, data=params)
+    error = reply["error"]
+    return error["code"], error["message"].partition(":")[0]
+
+
+async def notice(one: Raw, name: str) -> dict[str, Any]:
+    """The next notice of a name."""
+    while True:
+        data = (await one.push("pub"))["pub"]["data"]
+        if data["name"] == name:
+            value: dict[str, Any] = data["value"]
+            return value
+
+
+async def thread_of(one: Raw, title: str = "Ours") -> str:
+    return str((await one.rpc("thread.create", title=title))["thread_id"])
+
+
+async def test_a_flood_of_additions_reaches_no_list(running: Running) -> None:
+    """What a free user could do to a stranger: 3,964 threads in 12 s. Now: 20 questions a day, and no thread."""
+    eve, victim = await client(running, "eve", plan="free"), await client(running, "victim")
+    outcomes: list[object] = []
+    for number in range(30):
+        thread = await thread_of(eve, f"spam {number}")
+        reply = await eve.call(
+            "rpc", method="thread.members.add", data={"thread_id": thread, "user_id": "victim"}
+        )
+        outcomes.append(reply.get("error", {}).get("code") or reply["rpc"]["data"]["state"])
+    assert outcomes == ["invited"] * 20 + [429] * 10
+    assert (await victim.rpc("thread.list"))["threads"] == []
+    limits = await eve.rpc("limits")
+    assert limits["additions_per_day"] == {"limit": 20, "used": 20}
+    assert limits["threads"] == {"limit": 200, "used": 30}
+    await victim.rpc("user.block", user_id="eve")
+    assert (await victim.rpc("thread.invitations"))["invitations"] == []
+
+
+async def test_asking_accepting_and_what_each_device_is_told(running: Running) -> None:
+    """The invited user's devices are told, nobody is a member before the answer, then everybody knows."""
+    ada, bob = await client(running, "ada", name="Ada", plan="early"), await client(running, "bob")
+    phone = await client(running, "bob")
+    thread = await thread_of(ada)
+    assert await ada.rpc("thread.members.add", thread_id=thread, user_id="bob") == {"state": "invited"}
+    assert await ada.rpc("thread.members.add", thread_id=thread, user_id="bob") == {"state": "invited"}
+    told = await notice(bob, "narthex.thread_invited")
+    assert told == {"threadId": thread, "title": "Ours", "by": "ada", "name": "Ada"}
+    assert await failed(bob, "thread.get", thread_id=thread) == (404, "thread_not_found")
+    reply = await bob.call("subscribe", channel=f"thread:{thread}")
+    assert reply["error"]["code"] == 103
+    shown = (await bob.rpc("thread.invitations"))["invitations"]
+    assert [(one["thread_id"], one["title"], one["invited_by"], one["inviter_name"]) for one in shown] == [
+        (thread, "Ours", "ada", "Ada")
+    ]
+    invited = (await ada.rpc("thread.get", thread_id=thread))["invited"]
+    assert [(one["user_id"], one["invited_by"]) for one in invited] == [("bob", "ada")]
+    assert await bob.rpc("thread.invitation.accept", thread_id=thread) == {"thread_id": thread}
+    assert await bob.rpc("thread.invitation.accept", thread_id=thread) == {"thread_id": thread}
+    assert await notice(phone, "narthex.invitation_closed") == {"threadId": thread, "state": "accepted"}
+    assert await notice(ada, "narthex.thread_added") == {"threadId": thread, "userId": "bob", "by": "bob"}
+    found = await ada.rpc("thread.get", thread_id=thread)
+    assert [member["user_id"] for member in found["members"]] == ["ada", "bob"]
+    assert found["invited"] == []
+    assert "subscribe" in await bob.call("subscribe", channel=f"thread:{thread}")
+    assert await ada.rpc("thread.members.add", thread_id=thread, user_id="bob") == {"state": "member"}
+
+
+async def test_declining_and_taking_back(running: Running) -> None:
+    """Both end the question; a member who is neither owner nor inviter may not take it back."""
+    ada, bob = await client(running, "ada", plan="early"), await client(running, "bob", plan="early")
+    cleo = await client(running, "cleo")
+    thread = await thread_of(ada)
+    for user in ("bob", "cleo"):
+        await ada.rpc("thread.members.add", thread_id=thread, user_id=user)
+    await bob.rpc("thread.invitation.accept", thread_id=thread)
+    assert await cleo.rpc("thread.invitation.decline", thread_id=thread) == {}
+    assert await failed(cleo, "thread.invitation.decline", thread_id=thread) == (404, "invitation_not_found")
+    assert await failed(cleo, "thread.invitation.accept", thread_id=thread) == (404, "invitation_not_found")
+    await ada.rpc("thread.members.add", thread_id=thread, user_id="cleo")
+    assert await failed(bob, "thread.members.remove", thread_id=thread, user_id="cleo") == (403, "not_owner")
+    await bob.rpc("thread.members.add", thread_id=thread, user_id="dan")
+    assert await bob.rpc("thread.members.remove", thread_id=thread, user_id="dan") == {}  # the inviter
+    assert await ada.rpc("thread.members.remove", thread_id=thread, user_id="cleo") == {}  # the owner
+    closed = [(await notice(cleo, "narthex.invitation_closed"))["state"] for _ in range(2)]
+    assert closed == ["declined", "withdrawn"]
+    assert await failed(cleo, "thread.invitation.accept", thread_id=thread) == (404, "invitation_not_found")
+
+
+async def test_leaving_and_declining_many_at_once(running: Running) -> None:
+    """One call each; what did not work is named with its error."""
+    ada, bob = await client(running, "ada", plan="mid"), await client(running, "bob")
+    threads = [await thread_of(ada, str(number)) for number in range(6)]
+    for thread in threads:
+        await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
+    for thread in threads[:3]:
+        await bob.rpc("thread.invitation.accept", thread_id=thread)
+    own = await thread_of(bob)
+    left = await bob.rpc("thread.leave", thread_ids=[*threads[:3], own, "no-such-thread"])
+    assert left == {
+        "left": threads[:3],
+        "failed": {own: "last_member", "no-such-thread": "thread_not_found"},
+    }
+    declined = await bob.rpc("thread.invitation.decline", thread_ids=threads)
+    assert declined == {
+        "declined": threads[3:],
+        "failed": dict.fromkeys(threads[:3], "invitation_not_found"),
+    }
+    assert [one["thread_id"] for one in (await bob.rpc("thread.list"))["threads"]] == [own]
+    assert (await failed(bob, "thread.leave", thread_ids=["x"] * 201))[0] == 400
+    assert (await failed(bob, "thread.leave"))[0] == 400
+    assert (await failed(bob, "thread.leave", thread_id=own, thread_ids=[own]))[0] == 400
+    assert await failed(bob, "thread.leave", thread_id=own) == (409, "last_member")
+
+
+async def test_blocking_is_silent_and_can_be_undone(running: Running) -> None:
+    """The inviter gets the same answer, the invited user is neither asked nor told; `user.blocked` lists it."""
+    eve, bob = await client(running, "eve", plan="mid"), await client(running, "bob")
+    await bob.rpc("user.block", user_id="eve")
+    assert await bob.rpc("user.blocked") == {"users": ["eve"]}
+    thread = await thread_of(eve)
+    assert await eve.rpc("thread.members.add", thread_id=thread, user_id="bob") == {"state": "invited"}
+    assert [one["user_id"] for one in (await eve.rpc("thread.get", thread_id=thread))["invited"]] == ["bob"]
+    assert (await bob.rpc("thread.invitations"))["invitations"] == []
+    assert await failed(bob, "user.block", user_id="bob") == (400, "bad_params")
+    await bob.rpc("user.unblock", user_id="eve")
+    assert await bob.rpc("user.blocked") == {"users": []}
+    other = await thread_of(eve, "Second")
+    await eve.rpc("thread.members.add", thread_id=other, user_id="bob")
+    assert (await notice(bob, "narthex.thread_invited"))["threadId"] == other  # and none for the first
+
+
+async def test_a_tenant_may_add_members_directly(tmp_path: Path) -> None:
+    """`direct_membership` names the tenants; others ask; whoever blocked the adder is not added."""
+    async with gateway(tmp_path, direct_membership=("school",)) as running:
+        ada = await client(running, "ada", tenant="school", plan="mid")
+        bob = await client(running, "bob", tenant="school")
+        thread = await thread_of(ada)
+        assert await ada.rpc("thread.members.add", thread_id=thread, user_id="bob") == {"state": "member"}
+        assert [one["thread_id"] for one in (await bob.rpc("thread.list"))["threads"]] == [thread]
+        await bob.rpc("thread.leave", thread_id=thread)
+        await bob.rpc("user.block", user_id="ada")
+        assert await failed(ada, "thread.members.add", thread_id=thread, user_id="bob") == (403, "blocked")
+        eve = await client(running, "eve", tenant="other", plan="mid")
+        theirs = await thread_of(eve)
+        assert await eve.rpc("thread.members.add", thread_id=theirs, user_id="x") == {"state": "invited"}
