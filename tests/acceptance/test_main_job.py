@@ -141,9 +141,7 @@ async def test_two_people_share_a_thread(gateway: Program) -> None:
         with pytest.raises(Exception, match="thread_not_found"):
             await eve.rpc("thread.get", thread_id=thread_id)
         await ada.rpc("thread.members.add", thread_id=thread_id, user_id="bob")
-        await bob.until(
-            lambda: any(n["name"] == "narthex.thread_added" for n in bob.notices), "the notice"
-        )
+        await bob.until(lambda: any(n["name"] == "narthex.thread_added" for n in bob.notices), "the notice")
         await ada.follow(thread_id)
         await bob.follow(thread_id)
         run = await bob.start("echo from bob", thread_id)
