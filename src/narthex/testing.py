@@ -46,7 +46,7 @@ async def gateway(
     data_dir: Path,
     *,
     environ: Mapping[str, str] | None = None,
-    agents: Iterable[Agent | AgentFunction] | None = None,
+    agents: Iterable[Agent | AgentFunction | str] | None = None,
     routes: Sequence[BaseRoute] = (),
     verifier: TokenVerifier | None = None,
     **options: Any,

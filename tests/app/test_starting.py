@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.agents import Agent, RunInput
+from narthex.ports.threads import ThreadMember
 from narthex.testing import Running, gateway
 from tests.app.test_commands import client, spoken, words
 from tests.app.test_connection import Slow, eventually, parts_of
@@ -175,3 +177,48 @@ async def test_a_thread_with_a_run_at_work_is_not_deleted(tmp_path: Path) -> Non
         refused = await ada.call("rpc", method="thread.delete", data={"thread_id": started["thread_id"]})
         assert refused["error"]["code"] == 409
         gate.set()
+
+
+async def test_a_name_that_is_no_agents_is_answered(running: Running) -> None:
+    """`@nosuch hi` is refused with the names that there are, and no other agent answers in its place."""
+    ada = await client(running, "ada")
+    answer = await ada.call("rpc", method="run.start", data={"text": "@nosuch hi", "client_message_id": "a"})
+    assert answer["error"]["code"] == 404
+    assert "There is no agent 'nosuch'. There are @words" in answer["error"]["message"]
+    assert (await ada.rpc("thread.list"))["threads"] == []
+
+
+async def test_a_member_may_be_addressed(running: Running) -> None:
+    """In a thread that is shared, `@bob` is a person; in one that is not, it is a mistyped agent."""
+    ada = await client(running, "ada", plan="mid")
+    thread_id = (await ada.rpc("thread.create"))["thread_id"]
+    said = {"text": "@bob look", "thread_id": thread_id}
+    refused = await ada.call("rpc", method="run.start", data={**said, "client_message_id": "a"})
+    assert refused["error"]["code"] == 404
+    assert await parts_of(running).chat.has_member(Identity(subject="ada"), thread_id, "ada")
+    bob = ThreadMember(user_id="bob", role="member", joined_at=1.0)
+    await parts_of(running).store.threads.add_member("default", thread_id, bob, limit=None)
+    assert (await ada.rpc("run.start", **said, client_message_id="b"))["thread_id"] == thread_id
+
+
+async def test_a_client_can_list_the_agents(tmp_path: Path) -> None:
+    """Name, description and first messages, the default one first: what a picker shows."""
+    mine = Agent(name="mine", function=words, description="Mine.", suggestions=("Say x",))
+    async with gateway(tmp_path, agents=[mine, "concierge"]) as running:
+        ada = await client(running, "ada")
+        found = (await ada.rpc("agents"))["agents"]
+        assert found[0] == {"name": "mine", "description": "Mine.", "suggestions": ["Say x"]}
+        assert [agent["name"] for agent in found] == ["mine", "concierge"]
+        assert "help" in found[1]["suggestions"]
+        begun = await ada.rpc("run.start", text="@concierge health", client_message_id="m")
+        done = await ended(ada, begun["run_id"])
+        assert "broker" in done["text"]
+
+
+async def ended(who: Any, run_id: str) -> dict[str, Any]:
+    """A run as it is once it has ended."""
+    while True:
+        found: dict[str, Any] = await who.rpc("run.get", run_id=run_id)
+        if found["state"] not in ("queued", "running"):
+            return found
+        await asyncio.sleep(0.02)

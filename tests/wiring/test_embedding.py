@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import ConfigError
 from narthex.ports.tokens import VerifierStatus
 from narthex.testing import gateway
+from tests.acceptance.program import clean_environment
+from tests.timing import within
 
 
 @narthex.agent(description="Counts words")
@@ -101,3 +106,42 @@ def test_agents_need_names_of_their_own(tmp_path: Path) -> None:
         narthex.create_gateway({"data_dir": tmp_path}, agents=[counter, counter])
     with pytest.raises(ConfigError):
         narthex.create_gateway({"data_dir": tmp_path}, agents=[])
+
+
+def test_a_port_in_use_is_told_without_the_frames_inside(tmp_path: Path) -> None:
+    """`run()` in somebody's script: the last line says what to do, and nothing above it is narthex's inside."""
+    script = tmp_path / "mine.py"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        script.write_text(
+            "import narthex\n\nasync def mine(run):\n    yield 'x'\n\n"
+            f"narthex.create_gateway({{'port': {port}, 'data_dir': {str(tmp_path / 'data')!r}}}, agents=[mine]).run()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            capture_output=True,
+            text=True,
+            timeout=within(30),
+            env=clean_environment({}),
+            check=False,
+        )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert (
+        f"ConfigError: Cannot listen on 127.0.0.1:{port} (Address already in use). End what holds it" in last
+    )
+    assert "bug" not in done.stderr
+    assert "uvloop" not in done.stderr
+
+
+def test_a_missing_extra_is_told_when_the_gateway_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything runs, with the command that installs it."""
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(ConfigError, match=r"pip install 'narthex\[postgres\]'"):
+        narthex.create_gateway(
+            {"data_dir": tmp_path, "store_url": "postgresql://db.example/x"}, agents=[counter]
+        )

@@ -78,6 +78,12 @@ class Chat:
         await self._owners.seen(identity)
         return await self._threads.role(identity.tenant, thread_id, identity.subject, kept=self._kept())
 
+    async def has_member(self, identity: Identity, thread_id: str, user_id: str) -> bool:
+        """Whether `user_id` is a member of a thread of the caller's. Raises DependencyError."""
+        if await self.role(identity, thread_id) is None:
+            return False
+        return await self._threads.role(identity.tenant, thread_id, user_id, kept=self._kept()) is not None
+
     async def require(self, identity: Identity, thread_id: str, *, owner: bool = False) -> str:
         """The role, or the error that a stranger gets.
 

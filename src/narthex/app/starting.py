@@ -12,6 +12,7 @@ from narthex.app.chat import TEXT_BYTES, Chat, derived_id
 from narthex.app.quotas import Quotas
 from narthex.app.runs.engine import RunEngine
 from narthex.domain.identity import Identity
+from narthex.domain.mentions import unknown_addressee
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 from narthex.ports.runs import Run
@@ -57,7 +58,8 @@ async def start_run(
         text: what.
         client_message_id: idempotency key, unique per user.
         thread_id: where; None begins a thread.
-        agent: whom, by name; None for the mentioned or the default one.
+        agent: whom, by name; None for the mentioned or the default one. A text that begins with a name that is
+            neither an agent's nor a member's is refused.
         create: begin the thread `thread_id` if there is none (its id must be the gateway's own making: thread
             ids are one name space for all tenants).
 
@@ -73,6 +75,10 @@ async def start_run(
         return Started(known, queued=known.state == "queued", said_at=None)
     bounded(text)
     chosen = engine.choose(agent, text)
+    named = None if agent else unknown_addressee(text, engine.agents)
+    # A member of the thread may be addressed so; a name that is nobody's must not get another agent's answer.
+    if named and (thread_id is None or not await chat.has_member(identity, thread_id, named)):
+        raise engine.no_agent(named)
     quotas.take_message(identity)
     if thread_id is None:
         thread_id = derived_id("thread", identity, client_message_id)

@@ -1,26 +1,27 @@
 """`narthex check`: what `serve` would do with these settings, without opening a port.
 
-Not here: the checks themselves (`settings`, and what `wiring` makes of keys and agents). Rules: never a secret's
-value; the same settings, read the same way as by `serve`; exit 78 with every problem at once.
+Not here: the checks themselves (`settings`, `wiring.rehearsal`, `wiring.trial`). Rules: never a secret's value; the
+same settings, read as by `serve`; the exit code is the one that `serve` would end with (78, or 69 where only a program
+is missing), with every problem at once; connections are made only with `--connect`, and change nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
-import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from narthex import __version__
 from narthex.cli.flags import NO_FLAGS, SettingsFlags
-from narthex.errors import EXIT_CONFIG, EXIT_OK, ConfigError
+from narthex.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, ConfigError, DependencyError
 from narthex.settings import Row, Settings, describe
 
 if TYPE_CHECKING:
-    from narthex.ports.credentials import Credentials
+    from narthex.wiring.trial import Trial
 
 
 def check(
@@ -28,56 +29,56 @@ def check(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
     every: Annotated[bool, Parameter(name="--all", negative=(), show_default=False)] = False,
+    connect: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
-    """Say what serve would do with these settings; start nothing. Exits 78 when it would refuse to start.
+    """Say what serve would do with these settings; start nothing.
+
+    Exits 78 when serve would refuse to start, 69 when a program is missing or, with --connect, when an engine, an
+    issuer or an agent does not answer.
 
     Args:
         flags: as for serve.
         as_json: for machines.
         every: show every setting, not only those that differ from the default.
+        connect: connect to the engines, the issuers and the agents, and leave; nothing there is changed.
     """
+    sys.path.insert(0, "")  # as `serve`: `--agent myagents:parrot` finds the module beside where one stands
+    from narthex.wiring.rehearsal import rehearse
+
+    trials: list[Trial] = []
     try:
         settings = flags.settings()
         rehearse(settings)
-    except ConfigError as error:
+        if connect:
+            trials = _tried(settings)
+    except (ConfigError, DependencyError) as error:
         if not as_json:
             raise
-        print(json.dumps({"ok": False, "problems": error.problems}, indent=2))
-        return EXIT_CONFIG
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        print(json.dumps({"ok": False, "problems": problems}, indent=2))
+        return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_UNREACHABLE
+    failed = [trial for trial in trials if not trial.ok]
     if as_json:
-        print(json.dumps(report(settings), indent=2))
+        connections = {"connections": [trial._asdict() for trial in trials]} if connect else {}
+        print(json.dumps(report(settings) | connections | {"ok": not failed}, indent=2))
     else:
-        print(render(settings, every=every))
-    return EXIT_OK
+        print(render(settings, every=every, trials=trials))
+        for trial in failed:
+            print(f"error: {_named(trial)}: {trial.detail} {trial.remedy}".rstrip(), file=sys.stderr)
+    return EXIT_UNREACHABLE if failed else EXIT_OK
 
 
-def rehearse(settings: Settings) -> None:
-    """What serve does before it opens anything: make sense of the keys and load the agents.
+def _tried(settings: Settings) -> list[Trial]:
+    from narthex.adapters.telemetry.logging import configure_logging
+    from narthex.wiring.trial import try_all
 
-    Raises:
-        ConfigError: with every problem of both. Nothing is fetched, stored or started.
-    """
-    # `--agent myagents:parrot` finds the module beside where one stands, as with serve.
-    sys.path.insert(0, "")
-    from narthex.adapters.telemetry.metrics import PrometheusMeter
-    from narthex.wiring.agents import load_agents
-    from narthex.wiring.tokens import make_tokens
+    # what goes wrong is in the answer; a library's own warnings would stand between its lines
+    configure_logging(level="error", secrets=settings.secret_values(), hooks=False)
+    return asyncio.run(try_all(settings))
 
-    async def no_facts() -> Mapping[str, object]:
-        return {}
 
-    problems: list[str] = []
-    nothing_is_stored = cast("Credentials", None)
-    for attempt in (
-        lambda: make_tokens(settings, nothing_is_stored, PrometheusMeter(), time.time),
-        lambda: load_agents(settings, no_facts),
-    ):
-        try:
-            attempt()
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+def _named(trial: Trial) -> str:
+    return f"{trial.kind} {trial.name}".rstrip()
 
 
 def report(settings: Settings) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def report(settings: Settings) -> dict[str, Any]:
     }
 
 
-def render(settings: Settings, *, every: bool) -> str:
+def render(settings: Settings, *, every: bool, trials: Sequence[Trial] = ()) -> str:
     """The answer for people."""
     policy = settings.policy
     facts = [
@@ -117,6 +118,13 @@ def render(settings: Settings, *, every: bool) -> str:
     for name, *values in facts:
         lines.append(f"  {name:<20}{values[0]}")
         lines += [f"  {'':<20}{value}" for value in values[1:]]
+    if trials:
+        width = max(len(_named(trial)) for trial in trials)
+        lines += ["", "Connections:", ""]
+        lines += [
+            f"  {'ok  ' if trial.ok else 'FAIL'} {_named(trial):<{width}}  {trial.detail}  {trial.ms:g} ms"
+            for trial in trials
+        ]
     rows = [row for row in describe(settings) if every or row.source != "default"]
     lines += ["", "Settings:" if every else "Settings that are not the default (--all shows every one):", ""]
     lines += _table(rows) if rows else ["  none"]

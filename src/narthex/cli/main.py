@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from narthex import __version__
 from narthex.cli.commands import COMMANDS, overview
+from narthex.cli.terminal import make_printable
 from narthex.errors import (
     EXIT_BUG,
     EXIT_CONFIG,
@@ -48,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        make_printable(stream)
     if not words or words[0] in ("--help", "-h", "help"):
         print(overview(__version__))
         return EXIT_OK if words else EXIT_USAGE
@@ -60,6 +65,8 @@ def run(words: Sequence[str]) -> int:
         return _run_command(words)
     except NarthexError as error:
         return report(error)
+    except ModuleNotFoundError as error:
+        return _not_installed(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -116,6 +123,35 @@ def report(error: NarthexError) -> int:
     if isinstance(error, DependencyError):
         return EXIT_UNREACHABLE
     return EXIT_FINDINGS if isinstance(error, ClientError) else EXIT_BUG
+
+
+REQUIRED: Final = (
+    "argon2", "cryptography", "cyclopts", "fluxgate", "httptools", "httpx2", "joserfc", "msgspec", "prometheus_client",
+    "psutil", "pydantic_settings", "rfc8785", "rich", "starlette", "structlog", "uvicorn", "websockets",
+)  # fmt: skip
+"""What `pip install` of narthex brings in any case, by import name (pyproject.toml; a test holds the two together)."""
+
+
+def _not_installed(error: ModuleNotFoundError) -> int:
+    """A package that narthex asks for is missing: the installation is wrong, and not narthex."""
+    from narthex.extras import Need, command, extra_of, importable, missing_extras
+
+    name = (error.name or "").partition(".")[0]
+    if name in REQUIRED:
+        lacking = ", ".join(module for module in REQUIRED if not importable(module))
+        problem = f"This Python ({sys.executable}) lacks packages that narthex needs: {lacking}."
+        checkout = Path(__file__).parents[3]
+        narthex = shlex.quote(str(checkout)) if (checkout / "pyproject.toml").exists() else "narthex"
+        where = f"{shlex.quote(sys.executable)} -m pip install {narthex}"
+        print(f"error: {problem}", file=sys.stderr)
+        print(f"remedy: Use the Python of the environment that has narthex, or: {where}", file=sys.stderr)
+        return EXIT_CONFIG
+    extra = extra_of(error.name or "")
+    if extra is not None:
+        broken = f"The extra {extra} is not installed whole ({error}). Install: {command(extra)}."
+        print(f"error: {missing_extras([Need(extra, 'This command')]) or broken}", file=sys.stderr)
+        return EXIT_CONFIG
+    return _report_bug(error)
 
 
 def _report_bug(error: Exception) -> int:

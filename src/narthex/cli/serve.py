@@ -23,7 +23,7 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     data_dir: Path | None = None,
-    agent: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    agent: Annotated[list[str] | None, Parameter(consume_multiple=False, negative_iterable=())] = None,
     workers: int | None = None,
     run_agents: Annotated[bool | None, Parameter(negative="--no-agents")] = None,
     log_format: Literal["auto", "json", "console"] | None = None,
@@ -78,6 +78,10 @@ def serve(
     for warning in settings.warnings:
         log.warning("configuration", detail=warning)
     sys.path.insert(0, "")  # `--agent myagents:parrot` finds the module beside where one stands
+    from narthex.wiring.rehearsal import rehearse
+
+    # The parent of several workers runs none of their code; each of them loads the agents itself.
+    rehearse(settings, agents=settings.workers == 1)
     if settings.workers > 1:
         from narthex.wiring.workers import Supervisor
 

@@ -18,7 +18,7 @@ def worker(
     *,
     host: str | None = None,
     port: int | None = None,
-    agent: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    agent: Annotated[list[str] | None, Parameter(consume_multiple=False, negative_iterable=())] = None,
     log_format: Literal["auto", "json", "console"] | None = None,
     log_level: Literal["debug", "info", "warning", "error"] | None = None,
     config: Path | None = None,
@@ -53,7 +53,10 @@ def worker(
     for warning in settings.warnings:
         log.warning("configuration", detail=warning)
     sys.path.insert(0, "")  # as `serve`: `--agent myagents:parrot` finds the module beside where one stands
+    from narthex.wiring.rehearsal import rehearse
     from narthex.wiring.worker import serve
+
+    rehearse(settings)
 
     serve(settings, on_ready=lambda url: print(f"narthex worker is ready at {url}", flush=True))
     return EXIT_OK

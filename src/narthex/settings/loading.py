@@ -14,9 +14,11 @@ from pydantic import SecretStr, ValidationError
 
 from narthex.adapters.secrets.value import SecretReader
 from narthex.errors import ConfigError
+from narthex.extras import missing_extras
 from narthex.settings.groups import option_fields
 from narthex.settings.model import Settings
 from narthex.settings.options import accepts, facts
+from narthex.settings.requirements import requirements
 from narthex.settings.rules import judge, platform_of
 from narthex.settings.sources import Values, collect
 
@@ -51,8 +53,10 @@ def load(
     settings = settings.model_copy(update={"platform": platform_of(environ)})
     ruling = judge(settings, environ, frozenset(given.broken))
     problems += ruling.problems
-    if problems or ruling.policy is None:
-        raise ConfigError(problems)
+    if problems or given.needs or ruling.policy is None:
+        # Extras of engines alone are told by whoever makes the engine; beside other problems all are told at once.
+        lacking = missing_extras([*given.needs, *requirements(settings)])
+        raise ConfigError([*problems, *([lacking] if lacking else [])])
     changes: dict[str, object] = {"environment": str(ruling.policy.environment), "host": ruling.policy.host}
     settings = settings.model_copy(update=changes)
     settings.seal(

@@ -17,6 +17,7 @@ from typing import Any, Final
 from narthex.adapters.secrets.file import read_file
 from narthex.adapters.secrets.value import SecretReader, read_value
 from narthex.errors import ConfigError
+from narthex.extras import ExtraMissing, Need
 from narthex.settings.groups import option_fields
 from narthex.settings.options import PREFIX, OptionFacts, facts
 from narthex.settings.tables import SECRET_MEMBERS
@@ -43,6 +44,7 @@ class Values:
         self.sources: dict[str, str] = {}
         self.problems: list[str] = []
         self.broken: set[str] = set()
+        self.needs: list[Need] = []
 
     def put(self, name: str, value: Any, source: str) -> None:
         """Take a value unless a stronger source gave one; call from the strongest source to the weakest."""
@@ -53,6 +55,21 @@ class Values:
     def fail(self, name: str, source: str, problem: str) -> None:
         """Note that option `name` was given and cannot be used; weaker sources must not step in."""
         self.problems.append(problem)
+        self._break(name, source)
+
+    def unreadable(self, name: str, source: str, fault: ConfigError) -> None:
+        """Note that the secret of option `name` cannot be read."""
+        self.note(source, fault)
+        self._break(name, source)
+
+    def note(self, source: str, fault: ConfigError) -> None:
+        """Keep why a secret cannot be read. Missing extras are told together, by `load`."""
+        if isinstance(fault, ExtraMissing):
+            self.needs.append(Need(fault.need.extra, source))
+        else:
+            self.problems.append(f"{source}: {fault.problems[0]}")
+
+    def _break(self, name: str, source: str) -> None:
         self.broken.add(name)
         self.sources.setdefault(name, source)
         self.values.pop(name, None)
@@ -118,7 +135,7 @@ def _secret_variable(
     try:
         secret = read_file(Path(path)) if path else read_value(value, gcp)
     except ConfigError as error:
-        found.fail(name, source, f"{source}: {error.problems[0]}")
+        found.unreadable(name, source, error)
         return
     found.put(name, secret, source)
 
@@ -200,7 +217,7 @@ def _file_entry(
             elif is_secret and isinstance(value, str):
                 value = read_value(value, gcp)
         except ConfigError as error:
-            found.fail(name, source, f"{source}: {error.problems[0]}")
+            found.unreadable(name, source, error)
             return
         if value != "":
             found.put(name, value, source)
@@ -226,7 +243,7 @@ def _secret_members(
             elif isinstance(value, str):
                 resolved[member] = read_value(value, gcp)
         except ConfigError as error:
-            found.problems.append(f"{where}: {error.problems[0]}")
+            found.note(where, error)
             found.broken.add(key)
             resolved.pop(member, None)
     return resolved

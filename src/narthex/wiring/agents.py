@@ -24,7 +24,7 @@ def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, o
     problems: list[str] = []
     for spec in settings.agents:
         try:
-            agent = load_agent(spec, secrets=secrets)
+            agent = load_agent(spec, secrets=secrets, facts=facts)
         except ConfigError as fault:
             problems += fault.problems
             continue

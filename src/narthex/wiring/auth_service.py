@@ -28,7 +28,7 @@ from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.revocations import Revocations
 from narthex.domain.refusals import Refusal
-from narthex.errors import DependencyError, NarthexError
+from narthex.errors import DependencyError
 from narthex.settings import Settings
 from narthex.web.auth import AuthSite
 from narthex.web.door import RequestDoor
@@ -63,15 +63,9 @@ class AuthService:
     Args:
         settings: validated.
         issuer: the `iss` of its tokens: its public URL.
-        on_ready: called when everything behind the port answers.
-
-    Attributes:
-        fault: why it could not start; uvicorn turns it into a bare exit.
     """
 
-    def __init__(self, settings: Settings, issuer: str, on_ready: Callable[[], None]) -> None:
-        self._on_ready = on_ready
-        self.fault: NarthexError | None = None
+    def __init__(self, settings: Settings, issuer: str) -> None:
         self._store = make_store(settings)
         credentials = self._store.credentials
         rules = ClaimRules(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
@@ -116,17 +110,19 @@ class AuthService:
             ],
             middleware=[Middleware(HostCheck, settings)],
             exception_handlers=exception_handlers(_report_bug),
-            lifespan=self._lifespan,
         )
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
+        """Open everything behind the port; close it at the end.
+
+        Raises:
+            ConfigError: the keys do not match, or another process holds the data directory.
+            DependencyError: the store does not answer.
+        """
         try:
             await self._start()
             yield
-        except NarthexError as fault:
-            self.fault = fault
-            raise
         finally:
             self._ready = False
             await self._expiry.stop()
@@ -141,7 +137,6 @@ class AuthService:
         await self._provider.start()
         await self._expiry.start()
         self._ready = True
-        self._on_ready()
 
     async def _livez(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -168,10 +163,11 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     listeners = listen(settings.host, settings.port)
     host, port = listeners[0].getsockname()[:2]
     issuer = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    service = AuthService(settings, issuer, lambda: on_ready(issuer))
+    service = AuthService(settings, issuer)
     config = uvicorn.Config(
         service.app,
         log_config=None,
+        lifespan="off",  # it would log a failed start as a traceback
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -179,13 +175,21 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         h11_max_incomplete_event_size=16 * 1024,
     )
     log.info("auth service", issuer=issuer, environment=settings.environment)
-    run(_serve(_Server(config), listeners))
-    if service.fault is not None:
-        raise service.fault
+    run(_serve(service, _Server(config, lambda: on_ready(issuer)), listeners))
 
 
 class _Server(uvicorn.Server):
     """Ends in order on SIGTERM and SIGINT; uvicorn's own raises the signal again, and the exit code is no 0."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say so once the port takes connections."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -200,9 +204,8 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-async def _serve(server: uvicorn.Server, listeners: list[socket.socket]) -> None:
-    # uvicorn ends a failed start with sys.exit, which is for command lines of its own
-    with contextlib.suppress(SystemExit):
+async def _serve(service: AuthService, server: uvicorn.Server, listeners: list[socket.socket]) -> None:
+    async with service.running():
         await server.serve(sockets=listeners)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
+from narthex.adapters.sqlite.file import look_at_file
 from narthex.errors import ConfigError
+from narthex.extras import Need, require
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from narthex.settings import Settings
+from narthex.settings.requirements import NATS_SCHEMES, requirements
+
+LOG_FILE: Final = "log.db"
+STORE_FILE: Final = "narthex.db"
 
 
 def make_broker(settings: Settings) -> Broker:
@@ -17,26 +24,23 @@ def make_broker(settings: Settings) -> Broker:
     if not url:
         from narthex.adapters.brokers.sqlite import SqliteBroker
 
-        return SqliteBroker(_data(settings) / "log.db", synchronous=_synchronous(settings))
+        return SqliteBroker(_data(settings) / LOG_FILE, synchronous=_synchronous(settings))
     return broker_at(url)
 
 
 def broker_at(url: str) -> Broker:
     """The broker at a URL. Raises ConfigError when its extra is not installed."""
     scheme = url.partition(":")[0]
-    try:
-        if scheme in ("nats", "tls"):
-            from narthex.adapters.brokers.nats import NatsBroker
+    reason = f"NARTHEX_BROKER_URL ({scheme}://)"
+    if scheme in NATS_SCHEMES:
+        require(Need("nats", reason))
+        from narthex.adapters.brokers.nats import NatsBroker
 
-            return NatsBroker(url)
-        from narthex.adapters.brokers.redis import RedisBroker
+        return NatsBroker(url)
+    require(Need("redis", reason))
+    from narthex.adapters.brokers.redis import RedisBroker
 
-        return RedisBroker(url)
-    except ImportError as fault:
-        extra = "nats" if scheme in ("nats", "tls") else "redis"
-        raise ConfigError(
-            [f"NARTHEX_BROKER_URL needs {fault.name}. Install it: pip install 'narthex[{extra}]'."]
-        ) from fault
+    return RedisBroker(url)
 
 
 def make_store(settings: Settings, *, beside: bool = False) -> Store:
@@ -48,15 +52,42 @@ def make_store(settings: Settings, *, beside: bool = False) -> Store:
     if not url:
         from narthex.adapters.stores.sqlite import SqliteStore
 
-        return SqliteStore(_data(settings) / "narthex.db", synchronous=_synchronous(settings), beside=beside)
-    try:
-        from narthex.adapters.stores.postgres import PostgresStore
+        return SqliteStore(_data(settings) / STORE_FILE, synchronous=_synchronous(settings), beside=beside)
+    require(*requirements(settings, {"store"}))
+    from narthex.adapters.stores.postgres import PostgresStore
 
-        return PostgresStore(url)
-    except ImportError as fault:
-        raise ConfigError(
-            [f"NARTHEX_STORE_URL needs {fault.name}. Install it: pip install 'narthex[postgres]'."]
-        ) from fault
+    return PostgresStore(url)
+
+
+async def reach_broker(settings: Settings) -> str:
+    """Connect to the configured broker and leave, changing nothing; what answered, in words.
+
+    Raises:
+        ConfigError: its extra is missing, or the URL is wrong.
+        DependencyError: it does not answer, or cannot be used.
+    """
+    url = settings.broker_url.get_secret_value() if settings.broker_url else ""
+    if not url:
+        return await asyncio.to_thread(look_at_file, "broker", settings.data_dir / LOG_FILE)
+    require(*requirements(settings, {"broker"}))
+    if url.partition(":")[0] in NATS_SCHEMES:
+        from narthex.adapters.brokers.nats.reach import reach as reach_nats
+
+        return await reach_nats(url)
+    from narthex.adapters.brokers.redis.reach import reach as reach_redis
+
+    return await reach_redis(url)
+
+
+async def reach_store(settings: Settings) -> str:
+    """Connect to the configured store and leave, changing nothing; as `reach_broker`."""
+    url = settings.store_url.get_secret_value() if settings.store_url else ""
+    if not url:
+        return await asyncio.to_thread(look_at_file, "store", settings.data_dir / STORE_FILE)
+    require(*requirements(settings, {"store"}))
+    from narthex.adapters.stores.postgres import PostgresStore
+
+    return await PostgresStore(url).reach()
 
 
 def _synchronous(settings: Settings) -> Literal["NORMAL", "FULL"]:

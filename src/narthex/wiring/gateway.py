@@ -16,7 +16,7 @@ from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer, listen, run
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.errors import DependencyError
+from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
@@ -70,7 +70,11 @@ class Gateway:
 
     def run(self, on_ready: Callable[[list[str], Parts], None] | None = None) -> bool:
         """Serve on a loop of its own until SIGTERM or SIGINT. See `serve`."""
-        return run(self.serve(on_ready=on_ready))
+        try:
+            return run(self.serve(on_ready=on_ready))
+        except (ConfigError, DependencyError) as fault:
+            # The frames inside narthex say nothing to the person whose program this is; the sentence does.
+            raise fault.with_traceback(None) from None
 
     async def serve(
         self,
@@ -143,7 +147,7 @@ class Gateway:
             settings,
             self._broker or make_broker(settings),
             self._store or make_store(settings),
-            agents if agents is not None else load_agents(settings, self._facts),
+            agents if agents is not None else load_agents(settings, self.facts),
             verifier=self._verifier,
             debug=settings.log_level == "debug",
         )
@@ -199,7 +203,7 @@ class Gateway:
         if on_ready is not None:
             on_ready(urls, parts)
 
-    async def _facts(self) -> Mapping[str, object]:
+    async def facts(self) -> Mapping[str, object]:
         """Health, for the concierge's tool."""
         assert self.site is not None
         return await self.site.health.report()

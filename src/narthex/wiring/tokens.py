@@ -112,3 +112,12 @@ def _breaker_changed(change: BreakerChange) -> None:
 
 def _fetch_failed(issuer: str, fault: NarthexError) -> None:
     log.warning("key fetch failed", issuer=issuer, code=fault.code, detail=fault.message, remedy=fault.remedy)
+
+
+def make_issuer(settings: Settings, issuer: IssuerSettings, meter: Meter) -> tuple[TokenRouter, Fetcher]:
+    """One configured issuer alone, and what it fetches with (`narthex check --connect`). Raises ConfigError."""
+    fetcher = Fetcher()
+    defaults = ClaimDefaults(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
+    return build_router(
+        [_spec(issuer)], defaults, Outside(fetcher, BreakerBoard(meter, _breaker_changed))
+    ), fetcher

@@ -63,10 +63,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "agents_of_a_test.py").write_text(SOURCE)
     (tmp_path / "broken_of_a_test.py").write_text("import no_such_thing_at_all\n")
     (tmp_path / "raising_of_a_test.py").write_text("raise RuntimeError('on import')\n")
+    (tmp_path / "deep_of_a_test.py").write_text("\nimport raising_of_a_test\n")
+    (tmp_path / "called_of_a_test.py").write_text("import json\n\nraise ValueError('bad')\n")
+    (tmp_path / "typo_of_a_test.py").write_text("import json\ndef x(:\n")
+    (tmp_path / "needs_nats_of_a_test.py").write_text("import nats.no_such_part\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("agents_of_a_test", "broken_of_a_test", "raising_of_a_test"):
-        sys.modules.pop(name, None)
+    for path in tmp_path.glob("*_of_a_test.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +98,17 @@ async def test_what_can_be_loaded(
     [
         ("nonsense", "Use module:function"),
         ("no_such_module_here:x", "no module 'no_such_module_here'"),
-        ("broken_of_a_test:x", "no module 'no_such_thing_at_all'"),
-        ("raising_of_a_test:x", "raised RuntimeError: on import"),
+        (
+            "broken_of_a_test:x",
+            "broken_of_a_test.py, line 1 imports 'no_such_thing_at_all', which is not installed",
+        ),
+        ("raising_of_a_test:x", "raising_of_a_test.py, line 1 raised RuntimeError: on import"),
+        ("deep_of_a_test:x", "raising_of_a_test.py, line 1 raised RuntimeError: on import"),
+        ("called_of_a_test:x", "called_of_a_test.py, line 3 raised ValueError: bad"),
+        ("typo_of_a_test:x", "typo_of_a_test.py, line 2 raised SyntaxError: "),
+        ("needs_nats_of_a_test:x", "pip install 'narthex[nats]'"),
+        ("agents_of_a_test:greter", "Did you mean greeter"),
+        ("concierge", "is no agent"),
         ("agents_of_a_test:missing", "has no 'missing'"),
         ("agents_of_a_test:number", "is a int"),
         ("agents_of_a_test:sync", "no async generator function"),
@@ -124,6 +137,44 @@ def test_a_decorated_function_stays_what_it_is() -> None:
     assert found.function is mine
 
 
+def test_the_decorator_works_without_parentheses() -> None:
+    """`@narthex.agent` alone is what people write first."""
+
+    @agent
+    async def bare(run: RunInput) -> AsyncIterator[Event | str]:
+        """Bare."""
+        yield "x"
+
+    found = python_agent("x:bare", bare)
+    assert (found.name, found.restartable, found.description) == ("bare", False, "Bare.")
+    assert found.function is bare
+
+
+def test_an_agent_offers_its_own_suggestions() -> None:
+    """First messages for the page, within bounds that are told at the decorator."""
+
+    @agent(suggestions=["Weather in Paris?", "Help"])
+    async def weather(run: RunInput) -> AsyncIterator[Event | str]:
+        yield "x"
+
+    assert python_agent("x:weather", weather).suggestions == ("Weather in Paris?", "Help")
+    for wrong in (["x"] * 9, [""], ["x" * 201]):
+        with pytest.raises(ValueError, match="suggestion"):
+            agent(suggestions=wrong)
+
+
+async def test_the_concierge_stands_beside_others(tmp_path: Path) -> None:
+    """By its spec, or under another name; where nobody can say how the gateway is, it is none."""
+
+    async def facts() -> dict[str, object]:
+        return {"status": "healthy", "checks": {}}
+
+    found = load_agent("desk=concierge", facts=facts)
+    assert found.name == "desk"
+    assert "help" in found.suggestions
+    assert "healthy" in (await talk(found, Input("health"))).text
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pydantic AI alone is not enough: its AG-UI side is an extra."""
     monkeypatch.setitem(sys.modules, "pydantic_ai.ui.ag_ui", None)
@@ -138,5 +189,5 @@ def test_a_script_that_exits_is_no_agent(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         sys, "path", [str(tmp_path), *sys.path]
     )  # syspath_prepend wants setuptools' pkg_resources
-    with pytest.raises(ConfigError, match="importing script_that_exits raised SystemExit"):
+    with pytest.raises(ConfigError, match=r"script_that_exits\.py, line 1 raised SystemExit"):
         load_agent("script_that_exits:agent")

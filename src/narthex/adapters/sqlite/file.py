@@ -106,6 +106,27 @@ def claim_format(connection: sqlite3.Connection, path: Path, application_id: int
     connection.execute(f"PRAGMA application_id={application_id}")
 
 
+def look_at_file(dependency: str, path: Path) -> str:
+    """Read a little of a data file beside a process that may own it; what it is, in words.
+
+    Raises:
+        DependencyError: it is damaged, or not a database.
+    """
+    if not path.exists():
+        return f"embedded SQLite; {path} will be made"
+    try:
+        connection = connect(path, read_only=True)
+        try:
+            tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[
+                0
+            ]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise dependency_error(dependency, path, error) from error
+    return f"embedded SQLite in {path}, {tables} tables"
+
+
 def dependency_error(dependency: str, path: Path, error: sqlite3.Error) -> DependencyError:
     """What a failure of SQLite means to the caller: which file, what it said, and what to do."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__

@@ -82,6 +82,15 @@ class PostgresStore:
             raise
         self.durability = _ASYNCHRONOUS if found == "off" else _DURABILITY
 
+    async def reach(self) -> str:
+        """Connect, look, leave: what answered, in words; nothing is changed (`narthex check --connect`).
+
+        Raises:
+            ConfigError: wrong credentials or database.
+            DependencyError: it does not answer, or takes no writes.
+        """
+        return await self._engine.reach()
+
     async def stop(self) -> None:
         """Finish what was accepted, close; idempotent."""
         await self._engine.stop()
@@ -122,6 +131,25 @@ class PostgresEngine:
             if isinstance(error, TimeoutError):
                 raise self._unreachable("nothing in time") from error
             raise
+
+    async def reach(self) -> str:
+        """See `PostgresStore.reach`."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                self._pool = await self._connect()
+                async with self._connection() as connection:
+                    version = await connection.fetchval("SHOW server_version")
+                    standby = await connection.fetchval("SELECT pg_is_in_recovery()")
+                    known = await connection.fetchval("SELECT to_regclass('schema_versions') IS NOT NULL")
+        except TimeoutError as error:
+            raise self._unreachable("nothing in time") from error
+        except _FAULTS as error:
+            raise self._translated(error) from error
+        finally:
+            await self._close()
+        if standby:
+            raise self._translated(asyncpg.ReadOnlySQLTransactionError())
+        return f"PostgreSQL {version}, {'with' if known else 'without'} narthex's tables"
 
     async def stop(self) -> None:
         """Let operations under way finish, then close."""

@@ -1,4 +1,4 @@
-"""`echo`, `time`, `whoami`, `limits`: what a client asks about itself and the connection."""
+"""`echo`, `time`, `whoami`, `limits`, `agents`: what a client asks about itself, the connection and the agents."""
 
 from __future__ import annotations
 
@@ -47,9 +47,20 @@ async def _limits(connection: Connection, params: Nothing) -> object:  # noqa: A
     return await connection.services.quotas.shown(who(connection))
 
 
+def _agents(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 - every call has one shape
+    who(connection)
+    return {
+        "agents": [
+            {"name": agent.name, "description": agent.description, "suggestions": list(agent.suggestions)}
+            for agent in connection.services.engine.agents.values()
+        ]
+    }
+
+
 METHODS: Final = {
     "echo": Method(_echo, for_probe=True),
     "time": typed(Nothing, _time, for_probe=True),
     "whoami": typed(Nothing, _whoami),
     "limits": typed(Nothing, _limits),
+    "agents": typed(Nothing, _agents),
 }

@@ -23,6 +23,7 @@ from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunLimits, RunServices, TellMembers, identity_json
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
+from narthex.domain.mentions import mentioned
 from narthex.domain.runs import RunState, queue_full
 from narthex.errors import ClientError, DependencyError, NarthexError
 from narthex.ports.agents import Agent
@@ -261,18 +262,20 @@ class RunEngine(RunRequests):
         agents = self._services.agents
         if agent:
             if agent not in agents:
-                known = ", ".join(list(agents)[:20])
-                raise ClientError(
-                    "agent_not_found",
-                    f"There is no agent {agent[:60]!r}.",
-                    f"Known are: {known}.",
-                    number=404,
-                )
+                raise self.no_agent(agent)
             return agents[agent]
-        for word in text.split():
-            if word.startswith("@") and word[1:].rstrip(",.:;!?") in agents:
-                return agents[word[1:].rstrip(",.:;!?")]
-        return next(iter(agents.values()))
+        name = mentioned(text, agents)
+        return next(iter(agents.values())) if name is None else agents[name]
+
+    def no_agent(self, name: str) -> ClientError:
+        """The error for a name that is no agent's."""
+        known = ", ".join(f"@{agent}" for agent in list(self._services.agents)[:20])
+        return ClientError(
+            "agent_not_found",
+            f"There is no agent {name[:60]!r}.",
+            f"There are {known}; without a name the first one answers.",
+            number=404,
+        )
 
     async def active_runs(self, identity: Identity) -> int:
         """Queued and running runs of a user (`limits`)."""

@@ -114,6 +114,7 @@ class AguiSite:
         return {
             "name": name,
             "description": agent.description,
+            "suggestions": list(agent.suggestions),
             "url": f"/agui/{name}",
             "capabilities": capabilities(agent, self._services.engine.limits.run_deadline_s),
         }

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-from narthex.errors import ConfigError, DependencyError
+from narthex.errors import DependencyError
+from narthex.extras import NATS_SERVER, NO_NATS_SERVER, program_path
 
 READY_S: Final = 10.0
 STOP_S: Final = 5.0
@@ -58,8 +57,7 @@ class LocalNats:
         """Start it, on the same port as before, and wait until it listens.
 
         Raises:
-            ConfigError: the binary is not installed.
-            DependencyError: it ended, or does not listen in time; its log says why.
+            DependencyError: the binary is not installed, it ended, or does not listen in time; its log says why.
         """
         binary = _binary()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,12 +121,9 @@ def _end_left_over(pid_file: Path, configuration: Path) -> None:
 
 
 def _binary() -> str:
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    found = program_path(NATS_SERVER)
     if found is None:
-        raise ConfigError(
-            ["--workers needs a NATS server and there is none. Install it: pip install 'narthex[nats]'."]
-        )
+        raise DependencyError("broker", *NO_NATS_SERVER)
     return found
 
 

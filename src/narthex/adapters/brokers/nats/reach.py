@@ -1,0 +1,40 @@
+"""Whether NATS can be reached and used, for `narthex check --connect`; nothing there is changed."""
+
+from __future__ import annotations
+
+from nats.errors import Error as NatsError
+
+from narthex.adapters.brokers.nats.connection import connect, parse_address
+from narthex.errors import DependencyError
+
+
+async def reach(url: str) -> str:
+    """Connect, ask for JetStream, leave; what answered, in words.
+
+    Raises:
+        ConfigError: the URL is wrong.
+        DependencyError: it does not answer, or has no JetStream for this account.
+    """
+    address = parse_address(url)
+
+    async def nothing() -> None:
+        """The connection lives for a moment: nobody is told of its changes."""
+
+    async def no_error(_: Exception) -> None:
+        """What fails is raised by the call that failed."""
+
+    client = await connect(
+        address, name="narthex-check", disconnected=nothing, reconnected=nothing, error=no_error
+    )
+    try:
+        account = await client.jetstream().account_info()
+        version = client.connected_server_version
+    except (NatsError, OSError) as fault:
+        raise DependencyError(
+            "broker",
+            f"NATS at {address.shown} answers, and JetStream does not ({type(fault).__name__}).",
+            "Start it with JetStream (-js), or allow it for this account.",
+        ) from fault
+    finally:
+        await client.close()
+    return f"NATS {version} with JetStream, {account.streams} streams"

@@ -1,0 +1,34 @@
+"""Whether Redis or Valkey can be reached and used, for `narthex check --connect`; nothing there is changed."""
+
+from __future__ import annotations
+
+from narthex.adapters.brokers.redis.connection import FAULTS, connect, parse_address, read_settings
+from narthex.errors import DependencyError
+
+
+async def reach(url: str) -> str:
+    """Connect, read what decides durability, leave; what answered, in words.
+
+    Raises:
+        ConfigError: the URL is wrong, or the server may evict what it is to keep.
+        DependencyError: it does not answer, refuses, or is a replica.
+    """
+    address = parse_address(url)
+    client = connect(address)
+    try:
+        found = await read_settings(client, address)
+    except FAULTS as fault:
+        raise DependencyError(
+            "broker",
+            f"Cannot use Redis at {address.shown}: {type(fault).__name__}.",
+            "Start it, or check NARTHEX_BROKER_URL and its credentials.",
+        ) from fault
+    finally:
+        await client.aclose()
+    if found.replica:
+        raise DependencyError(
+            "broker",
+            f"Redis at {address.shown} is a replica, which takes no writes.",
+            "Let NARTHEX_BROKER_URL name the primary.",
+        )
+    return f"Redis, append-only file: {found.fsync or 'none, so that a restart loses what was acknowledged'}"
