@@ -19,6 +19,7 @@ from tests.acceptance.sdk import prove
 pytestmark = pytest.mark.acceptance
 
 SCRIPT = Path(__file__).with_name("chat.mjs")
+STRICT_MODE = Path(__file__).with_name("strict_mode.mjs")
 
 
 @pytest.fixture
@@ -89,3 +90,19 @@ async def test_a_whole_run_and_its_notices(tmp_path: Path, node: str) -> None:
         prove(events)
         await ada.until("notice", 2)
         assert "narthex.run_began" in {line["data"]["name"] for line in ada.lines if line["kind"] == "notice"}
+
+
+async def test_a_component_that_mounts_twice_is_subscribed(tmp_path: Path, node: str) -> None:
+    """React's StrictMode (subscribe, unsubscribe, subscribe in one tick) ends subscribed, shown and present."""
+    mounts = 200
+    env = {"NARTHEX_COMMANDS_PER_S": "5000", "NARTHEX_COMMANDS_BURST": "5000"}
+    async with (
+        running(tmp_path, env) as gateway,
+        node_person(
+            node, gateway.ws, gateway.token("ada", plan="enterprise"), str(mounts), script=STRICT_MODE
+        ) as ada,
+    ):
+        ended = await ada.until("mounted", mounts)
+    good = {"kind": "mounted", "state": "subscribed", "shown": True, "clients": 1}
+    assert [line for line in ada.lines if line != good] == []
+    assert len(ended) == mounts

@@ -2,7 +2,8 @@
 
 Not here: what a command does (app/commands), what a credential is worth (app/handshake), bytes on the wire
 (adapters/edge). Rules: everything runs on the event loop; commands that can be answered without waiting are
-answered in the same call; each that must wait is one bounded task; after `closed` nothing is sent.
+answered in the same call; each that must wait is one bounded task, and those about the same channel, thread or run
+wait behind it (`command_order`); after `closed` nothing is sent.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from narthex.app.backlog import Backlog
+from narthex.app.command_order import CommandOrder, Waiting, subject
 from narthex.app.entropy import ENTROPY
 from narthex.app.hub.channel import Channel, Delivery
 from narthex.app.seed import Seed
-from narthex.app.services import ConnectionServices, Subscription
+from narthex.app.services import COMMAND_TIMEOUT_S, ConnectionServices, Subscription
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError, NarthexError
@@ -51,6 +53,7 @@ class Connection:
         "_closed",
         "_held",
         "_in_flight",
+        "_order",
         "_owed",
         "_taken",
         "_wake_at",
@@ -77,6 +80,7 @@ class Connection:
         self._backlog: Backlog | None = None
         self._held: list[Asked] | None = None
         self._in_flight = 0
+        self._order: CommandOrder | None = None  # made when a command waits: an idle connection has none
         self._wake_at = NEVER
         self._taken = 0
         self._owed = 0
@@ -126,6 +130,7 @@ class Connection:
         self._closed = True
         self.session.closed()
         self._held = None
+        self._order = None
         self._backlog = None
         self.services.disconnected(self, code)  # leaves the channels, the registry and the counts
 
@@ -206,35 +211,77 @@ class Connection:
             if asked.id:
                 replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
             return
+        about = subject(asked)
+        until = self.services.timers.now() + COMMAND_TIMEOUT_S
+        if about and self._order is not None and self._order.busy(about):
+            self._in_flight += 1
+            self._order.wait(about, Waiting(asked, until))
+            return
+        self._begin(asked, about, until, replies)
+
+    def _begin(self, asked: Asked, about: str, until: float, replies: list[bytes]) -> bool:
+        """Execute a command whose turn it is. True: it goes on in a task, and those behind it must wait."""
         try:
             outcome = self.services.handlers[asked.name](self, asked)
         except Exception as fault:
             replies.append(self._failed(asked, fault))
-            return
+            return False
         if isinstance(outcome, bytes):
             replies.append(outcome)
-        elif outcome is not None:
-            self._in_flight += 1
-            try:
-                self.services.tasks.spawn(self._later(asked, outcome))
-            except DependencyError:
-                outcome.close()
-                self._in_flight -= 1
-                if asked.name == "connect":
-                    self.session.failed_connect()
-                replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
-
-    async def _later(self, asked: Asked, outcome: Coroutine[object, object, bytes | None]) -> None:
+        if outcome is None or isinstance(outcome, bytes):
+            return False
         try:
-            reply = await self.services.bounded(outcome)
+            self.services.tasks.spawn(self._later(asked, outcome, about, until))
+        except DependencyError:
+            outcome.close()
+            if asked.name == "connect":
+                self.session.failed_connect()
+            replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
+            return False
+        self._in_flight += 1
+        if about:
+            if self._order is None:
+                self._order = CommandOrder()
+            self._order.began(about)
+        return True
+
+    async def _later(
+        self, asked: Asked, outcome: Coroutine[object, object, bytes | None], about: str, until: float
+    ) -> None:
+        try:
+            reply = await self.services.bounded(outcome, until)
         except Exception as fault:
             reply = self._failed(asked, fault)
         finally:
             self._in_flight -= 1
         if reply is not None and not self._closed:
             self.send(reply)
+        if about:
+            self._go_on(about)
         if self._held and self.session.phase is Phase.WAITING:
             self.release_held()
+
+    def _go_on(self, about: str) -> None:
+        """Execute what waited behind a command that is done, up to the next one that has to wait itself."""
+        if self._order is None:  # closed meanwhile
+            return
+        behind = self._order.ended(about)
+        replies: list[bytes] = []
+        while behind and not self._closed:
+            asked, until = behind.popleft()
+            self._in_flight -= 1
+            if (
+                self.services.timers.now() >= until and asked.name != "unsubscribe"
+            ):  # that one needs no engine
+                replies.append(self._failed(asked, TimeoutError()))
+            elif self._begin(asked, about, until, replies):
+                for waiting in behind:
+                    self._order.wait(about, waiting)
+                break
+        if replies and not self._closed:
+            self.send(b"\n".join(replies))
+        if not self._order:
+            self._order = None
 
     def _failed(self, asked: Asked, fault: BaseException) -> bytes:
         if not isinstance(fault, NarthexError | TimeoutError):

@@ -15,6 +15,7 @@ from narthex.app.seed import Seed
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
 from narthex.domain.admission import Admit
+from narthex.domain.channels import split_key
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import NarthexError
@@ -74,6 +75,12 @@ class RpcMethod(Protocol[C_contra]):
         """Whether this class of identity may call it at all."""
 
 
+def _present(connection: Peer, key: str) -> bool:
+    """Whether a connection belongs into a channel's presence as things are now."""
+    subscription = connection.subscriptions.get(split_key(key)[1])
+    return subscription is not None and subscription.presence and subscription.channel.key == key
+
+
 class ConnectionServices(Generic[C]):
     """See the module. The annotated members are set once by wiring before the port opens."""
 
@@ -123,9 +130,9 @@ class ConnectionServices(Generic[C]):
         self.registry: Registry[C] = Registry()
         self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
 
-    async def bounded(self, outcome: Coroutine[object, object, bytes | None]) -> bytes | None:
-        """Await a command with the one time-out that commands have. Raises TimeoutError."""
-        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+    async def bounded(self, outcome: Coroutine[object, object, bytes | None], until: float) -> bytes | None:
+        """Await a command until this loop time: `COMMAND_TIMEOUT_S` after it came. Raises TimeoutError."""
+        async with asyncio.timeout_at(until):
             return await outcome
 
     def first_ping_in_s(self) -> float:
@@ -147,11 +154,17 @@ class ConnectionServices(Generic[C]):
         return Member(client=connection.client, user=identity.subject, conn_info=info)
 
     async def join_presence(self, connection: C, key: str) -> None:
-        """Record it; presence is best effort, so a broker that is away only delays it."""
+        """Record it; presence is best effort, so a broker that is away only delays it.
+
+        A connection that left the channel meanwhile is taken out again: the broker may have executed the two in
+        either order.
+        """
         try:
             await self.broker.join(key, self._member(connection))
         except NarthexError as fault:
             self.meter.count("presence_failures", reason=fault.code)
+        if not _present(connection, key):
+            await self._leave(connection.client, key)
 
     def keep_present(self, connection: C) -> None:
         """Called at every ping (well within `PRESENCE_TTL_S`): stay in the lists."""
@@ -162,7 +175,12 @@ class ConnectionServices(Generic[C]):
 
     def leave_presence(self, connection: C, key: str) -> None:
         """Forget it; other nodes are told. If it cannot be said, the entry runs out by itself."""
-        self._spawn(self._leave(connection.client, key))
+        self._spawn(self._left(connection, key))
+
+    async def _left(self, connection: C, key: str) -> None:
+        await self._leave(connection.client, key)
+        if _present(connection, key):  # it came back while this was under way
+            await self.join_presence(connection, key)
 
     async def _leave(self, client: str, key: str) -> None:
         try:

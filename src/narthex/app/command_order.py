@@ -1,0 +1,110 @@
+"""Which commands of one connection must take effect in the order in which they came, and those that wait for it.
+
+Not here: executing them (`connection`). Rules: commands about the same channel, thread or run are executed one after
+the other, also when the first of them waits for an engine; commands about different things overtake each other
+freely. A command that waits keeps the deadline of its arrival, so that a queue is not slower than an engine that is
+away. What waits is counted among the commands under way (`connection.IN_FLIGHT_LIMIT`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+import msgspec
+
+from narthex.domain.channels import thread_channel
+from narthex.protocol.commands import (
+    ChannelRequest,
+    HistoryRequest,
+    PublishRequest,
+    RefreshRequest,
+    RpcRequest,
+    SubRefreshRequest,
+    SubscribeRequest,
+)
+from narthex.protocol.session import Asked
+
+_OF_CHANNEL: Final = (
+    SubscribeRequest,
+    ChannelRequest,
+    HistoryRequest,
+    PublishRequest,
+    SubRefreshRequest,
+)
+_CREDENTIAL: Final = "refresh"  # no channel has this name: theirs have a colon
+_ORDERED_METHODS: Final = ("run.", "thread.")
+
+
+class _Named(msgspec.Struct):
+    """What the params of an RPC method name, if they do."""
+
+    thread_id: str | None = None
+    run_id: str | None = None
+
+
+_named: Final = msgspec.json.Decoder(_Named).decode
+
+
+def subject(asked: Asked) -> str:
+    """What a command is about; empty when nothing needs to wait for it.
+
+    A thread and its channel are one subject: a message and the `subscribe` behind it are in order as well.
+    """
+    request = asked.request
+    if isinstance(request, RpcRequest):
+        return _subject_of_rpc(request)
+    if isinstance(request, _OF_CHANNEL):
+        return request.channel
+    return _CREDENTIAL if isinstance(request, RefreshRequest) else ""
+
+
+def _subject_of_rpc(request: RpcRequest) -> str:
+    if not request.method.startswith(_ORDERED_METHODS):
+        return ""
+    try:
+        named = _named(request.data)
+    except (msgspec.DecodeError, RecursionError):
+        return ""  # the method says what is wrong with its params
+    if named.thread_id:
+        return thread_channel(named.thread_id)
+    return f"run {named.run_id}" if named.run_id else ""
+
+
+class Waiting(NamedTuple):
+    """A command that waits for those before it.
+
+    Attributes:
+        until: loop time by which it must be answered, counted from its arrival.
+    """
+
+    asked: Asked
+    until: float
+
+
+class CommandOrder:
+    """The subjects of one connection's commands that are under way, each with the commands behind it."""
+
+    __slots__ = ("_behind",)
+
+    def __init__(self) -> None:
+        self._behind: dict[str, deque[Waiting]] = {}
+
+    def __len__(self) -> int:
+        return len(self._behind)
+
+    def busy(self, about: str) -> bool:
+        """Whether a command about this is under way."""
+        return about in self._behind
+
+    def began(self, about: str) -> None:
+        """A command about this goes on in a task; those that come now wait for `ended`."""
+        self._behind[about] = deque()
+
+    def wait(self, about: str, waiting: Waiting) -> None:
+        """Put a command behind those about the same subject."""
+        self._behind[about].append(waiting)
+
+    def ended(self, about: str) -> deque[Waiting]:
+        """The command that was under way is done: what waited, for the caller to execute in order."""
+        return self._behind.pop(about, deque())
