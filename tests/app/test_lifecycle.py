@@ -54,20 +54,58 @@ def lifecycle(rooms: list[Room], states: list[State], grace_s: float = 0.2) -> L
     )
 
 
-async def test_a_failed_start_closes_what_it_opened_and_can_be_repeated() -> None:
-    """An engine that is away at first is no reason to restart the process."""
+async def test_a_room_that_cannot_be_opened_yet_is_tried_again_alone() -> None:
+    """An engine that is away at first is no reason to restart the process, nor what was opened before it."""
     log: list[str] = []
     states: list[State] = []
-    life = lifecycle([room("store", log), room("broker", log, fails=1)], states)
-    with pytest.raises(DependencyError):
-        await life.start()
-    assert life.state is State.STARTING
-    assert log == ["+store", "-broker", "-store"]
+    rooms = [room("store", log), room("broker", log, fails=2), room("runs", log)]
+    life = lifecycle(rooms, states)
+    for _ in range(2):
+        with pytest.raises(DependencyError) as raised:
+            await life.start()
+        assert life.state is State.STARTING
+        assert life.fault == ("broker", raised.value)
+    assert log == ["+store", "-broker", "-broker"]
     await life.start()
+    assert life.fault is None
     await life.drain()
     await life.stop()
     assert states == [State.READY, State.DRAINING, State.STOPPED]
-    assert log[3:] == ["+store", "+broker", "-broker", "-store"]
+    assert log[3:] == ["+broker", "+runs", "-runs", "-broker", "-store"]
+
+
+async def test_the_error_of_a_start_is_the_first_one() -> None:
+    """A room that can neither be opened nor closed: the cause is why it could not be opened."""
+
+    async def opening() -> None:
+        raise DependencyError("broker", "the cause")
+
+    async def closing() -> None:
+        raise RuntimeError("never opened")
+
+    life = lifecycle([Room("broker", opening, closing)], [])
+    with pytest.raises(DependencyError, match="the cause"):
+        await life.start()
+    await life.stop()
+
+
+async def test_a_stop_while_a_room_is_being_opened_closes_it_once() -> None:
+    """SIGTERM while an engine is waited for: the start is cancelled, and what is open is closed in order."""
+    log: list[str] = []
+
+    async def hanging() -> None:
+        await asyncio.Event().wait()
+
+    async def closing() -> None:
+        log.append("-broker")
+
+    life = lifecycle([room("store", log), Room("broker", hanging, closing)], [])
+    starting = asyncio.create_task(life.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await life.stop()
+    assert log == ["+store", "-broker", "-store"]
 
 
 async def test_thousands_are_spread_and_the_idle_go_first() -> None:

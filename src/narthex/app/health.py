@@ -98,6 +98,7 @@ class Health:
         facts: see there.
         numbers: the member `metrics`.
         state: of the lifecycle: `starting`, `ready`, `draining` or `stopped`.
+        fault: what keeps it from being ready: the part that cannot start yet, and its error.
         meter: told of every result (`narthex_health_status`).
         on_change: told (name, result, cause) when a check's status changes, for the log.
         timeout_s: of one check.
@@ -112,6 +113,7 @@ class Health:
         *,
         numbers: Callable[[], Mapping[str, object]],
         state: Callable[[], str],
+        fault: Callable[[], tuple[str, Exception] | None] = lambda: None,
         meter: Meter,
         on_change: Callable[[str, CheckResult, BaseException | None], None],
         timeout_s: float = CHECK_TIMEOUT_S,
@@ -122,6 +124,7 @@ class Health:
         self._facts = facts
         self._numbers = numbers
         self._state = state
+        self._fault = fault
         self._meter = meter
         self._on_change = on_change
         self._timeout_s = timeout_s
@@ -200,6 +203,8 @@ class Health:
             status = max((r.status for r in checks.values()), key=_SEVERITY.__getitem__, default=UNHEALTHY)
         else:
             status, errors = UNHEALTHY, [f"the gateway is {state}"]
+            if (fault := self._fault()) is not None:
+                errors.append(f"{fault[0]}: {self._judge(fault[0], fault[1])[1]}")
         return {
             "status": status,
             "service": "narthex",

@@ -2,13 +2,15 @@
 
     starting ──(engines, keys and runs are there)──▶ ready ──(SIGTERM, drain)──▶ draining ──▶ stopped
 
-Rules: nothing is admitted before `ready`; `draining` is final; every room that was opened is closed, in the
-opposite order, also when opening another failed.
+Rules: nothing is admitted before `ready`; `draining` is final; a room that cannot be opened yet is closed and tried
+again alone, those before it stay open meanwhile, so that an engine which comes late costs no more than its own time;
+every room that was opened is closed in the opposite order at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -32,7 +34,7 @@ class State(StrEnum):
 
 
 class Room(NamedTuple):
-    """Something that is opened and closed. `close` must be safe after a failed `open`."""
+    """Something that is opened and closed. `close` must be safe after a failed `open`, and `open` after that."""
 
     name: str
     open: Callable[[], Awaitable[None]]
@@ -49,6 +51,9 @@ class Lifecycle:
         busy: tells, as things are now, whether a connection follows a run that is still going on.
         grace_s: of the whole drain.
         on_state: told of every change (log, metric).
+
+    Attributes:
+        fault: why the last `start` failed: the name of the room, and its error.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Lifecycle:
         self._opened: list[Room] = []
         self._draining: asyncio.Task[None] | None = None
         self.state = State.STARTING
+        self.fault: tuple[str, Exception] | None = None
 
     def add(self, rooms: list[Room]) -> None:
         """More rooms, opened after the first ones."""
@@ -80,16 +86,26 @@ class Lifecycle:
         self._on_state(state)
 
     async def start(self) -> None:
-        """Open every room, then be ready. A room's error closes what was opened and is raised; `start` may be
-        called again then.
+        """Open every room that is not open yet, then be ready.
+
+        A room's error is raised when that room was closed again; its closing adds nothing to it. `start` may then be
+        called again and goes on where it was, or `stop` closes what is open.
         """
-        try:
-            for room in self._rooms:
-                self._opened.append(room)
+        for room in self._rooms[len(self._opened) :]:
+            self._opened.append(room)
+            try:
                 await room.open()
-        except BaseException:
-            await self._close_rooms()
-            raise
+            except BaseException as fault:
+                if self._opened:  # else `stop` came meanwhile and has closed it
+                    self._opened.pop()
+                    with contextlib.suppress(
+                        Exception
+                    ):  # of what was not opened; the first error is the cause
+                        await room.close()
+                if isinstance(fault, Exception):
+                    self.fault = (room.name, fault)
+                raise
+        self.fault = None
         if self.state is State.STARTING:  # a SIGTERM may have come meanwhile, and `draining` is final
             self._enter(State.READY)
 

@@ -92,6 +92,7 @@ class ConnectionServices(Generic[C]):
     methods: Mapping[str, RpcMethod[C]]
     follows_run: Callable[[C], bool]
     removals: Callable[[], int]
+    fresh: Callable[[], bool]
 
     def __init__(
         self,

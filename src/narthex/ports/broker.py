@@ -118,8 +118,13 @@ class BrokerHandler(Protocol):
 class Broker(Protocol):
     """See the module's guarantees. Channels are keys from `narthex.domain.channels.channel_key`."""
 
-    durability: str
-    """One sentence: what an acknowledged publication survives, with these settings."""
+    @property
+    def durability(self) -> str:
+        """One sentence: what an acknowledged publication survives, with these settings."""
+
+    @property
+    def positions_exact(self) -> bool:
+        """Whether `known_position` is the log's end as it is now: only where the log is this process's own."""
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect and begin to call `handler`. Raises DependencyError when the engine cannot be reached."""
@@ -149,9 +154,8 @@ class Broker(Protocol):
     def known_position(self, channel: str) -> Position | None:
         """The log's end if it is known without waiting (hot path of `connect`), else None.
 
-        On an engine that is another process this is what the node was told, which may be less than what was
-        appended: a caller may join a channel there, and `behind` finds what is missing; it must not conclude that
-        nothing was missed.
+        Without `positions_exact` this is what the node was told, which may be less than what was appended: a caller
+        may join a channel there, and `behind` finds what is missing; it must not conclude that nothing was missed.
         """
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:

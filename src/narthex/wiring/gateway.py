@@ -30,8 +30,8 @@ from narthex.wiring.site import Site
 if TYPE_CHECKING:
     from uvicorn._types import ASGIApplication
 
-RETRY_FIRST_S: Final = 0.5
-RETRY_LAST_S: Final = 10.0  # an engine that comes back is used within this; full jitter below it
+RETRY_FIRST_S: Final = 0.25
+RETRY_LAST_S: Final = 1.0  # an engine that comes late is used within this; full jitter below it
 
 log = get_logger("narthex.gateway")
 
@@ -190,13 +190,15 @@ class Gateway:
         on_ready: Callable[[list[str], Parts], None] | None,
     ) -> None:
         """Open the rooms; an engine that does not answer is tried again while the port says `starting`."""
-        delay_s = RETRY_FIRST_S
+        delay_s, said = RETRY_FIRST_S, ""
         while True:
             try:
                 await parts.lifecycle.start()
                 break
             except DependencyError as fault:
-                log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
+                if fault.message != said:  # each cause once, not each try
+                    log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
+                    said = fault.message
                 await asyncio.sleep(delay_s * random.random())  # noqa: S311 - jitter guards nothing
                 delay_s = min(delay_s * 2, RETRY_LAST_S)
         urls = await opened

@@ -22,6 +22,7 @@ from narthex.app.backlog import BacklogLimits
 from narthex.app.chat import Chat
 from narthex.app.commands import HANDLERS
 from narthex.app.connection import Connection
+from narthex.app.control_log import ControlLog
 from narthex.app.controls import Controls
 from narthex.app.credentials import CredentialJudge
 from narthex.app.e2e import Admissions, KeyProofs
@@ -42,6 +43,7 @@ from narthex.app.runs.engine import RunEngine
 from narthex.app.seats import Seats
 from narthex.app.seed import Seed
 from narthex.app.services import ConnectionServices
+from narthex.app.staleness import StalenessCheck
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
 from narthex.domain.admission import AdmissionPolicy
@@ -97,7 +99,7 @@ class Parts:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
-        self.broker = broker
+        self.broker = ControlLog(broker)
         self.store = store
         self.node = f"{settings.platform or 'node'}-{uuid.uuid4().hex[:12]}"
         self.now = time.time
@@ -109,7 +111,7 @@ class Parts:
         self.verifier: TokenVerifier = verifier or self.tokens.verifier
         self.revocations = Revocations(
             store.credentials,
-            broker,
+            self.broker,
             records=store.records,
             clock=self.now,
             after_exp_s=settings.jwt_leeway_s + settings.token_grace_s,
@@ -259,7 +261,20 @@ class Parts:
             controls.missed()
             rights.doubt()
 
+        def behind(channels: int) -> None:
+            self.meter.count("channels_behind", channels)
+            missed()
+
+        def control_lost() -> None:
+            """Nobody knows who was to be disconnected: everybody comes back and is judged again."""
+            missed()
+            for connection in self.services.registry:
+                connection.close(FORCE_RECONNECT)
+
         self.hub.on_resync = missed
+        self.broker.on_lost(control_lost)
+        self.staleness = StalenessCheck(self.hub, self.broker, behind)
+        self.services.fresh = self.staleness.fresh
         controls.on("run", self.engine.control)
         controls.on("runs_available", self.engine.control)
         controls.on("drain", lambda _: self.stop_server())
@@ -291,6 +306,7 @@ class Parts:
             Room("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
             Room("tokens", self.verifier.start, stop_tokens),
             Room("revocations", self.revocations.start, self.revocations.stop),
+            Room("staleness", self.staleness.start, self.staleness.stop),
             Room("connections", nothing, stop_connections),
             Room("runs", self.engine.open, self.engine.close),
             Room("retention", self.retention.start, self.retention.stop),

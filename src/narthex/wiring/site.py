@@ -218,6 +218,7 @@ class Site:
             checks,
             facts,
             numbers=parts.meter.numbers,
+            fault=lambda: parts.lifecycle.fault,
             state=parts.state,
             meter=parts.meter,
             on_change=_health_changed,

@@ -30,18 +30,20 @@ from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
 from narthex.app.chat import Chat
+from narthex.app.control_log import ControlLog
 from narthex.app.health import CheckResult, Health, HealthFacts, agents_check, ping_check
 from narthex.app.lifecycle import Lifecycle, Room, State
 from narthex.app.notices import Notices
 from narthex.app.registry import Registry
 from narthex.app.runs.attendance import Attendance
 from narthex.app.runs.engine import RunEngine
+from narthex.app.staleness import StalenessCheck
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan, plan_of
 from narthex.domain.refusals import Refusal
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import Agent
-from narthex.ports.broker import Broker, Control, Member, Publication
+from narthex.ports.broker import Broker, Control, Member, Position, Publication
 from narthex.ports.store import Store
 from narthex.settings import Settings
 from narthex.web.access import Access
@@ -49,8 +51,8 @@ from narthex.web.problems import NO_STORE, problem, trace_id_for
 from narthex.wiring.agents import load_agents, run_limits
 from narthex.wiring.engines import make_broker, make_store
 
-RETRY_FIRST_S: Final = 0.5
-RETRY_LAST_S: Final = 10.0  # as the gateway's
+RETRY_FIRST_S: Final = 0.25
+RETRY_LAST_S: Final = 1.0  # as the gateway's
 RUNS_SHARE: Final = 0.9  # of the drain's grace that the lifecycle gets; half of that is the runs' own
 
 log = get_logger("narthex.worker")
@@ -76,6 +78,14 @@ class Ear:
 
     def resync(self, channels: list[str] | None) -> None:
         """Nothing was missed: runs are found by looking into the store."""
+
+    def positions(self) -> Mapping[str, Position]:
+        """Of `app.staleness.Followed`: the control log is followed for it."""
+        return {}
+
+    def behind(self, known: Mapping[str, Position], ends: Mapping[str, Position]) -> list[str]:  # noqa: ARG002
+        """Of `app.staleness.Followed`."""
+        return []
 
     def control(self, message: Control) -> None:
         """See the port."""
@@ -109,7 +119,7 @@ class Worker:
         if (broker is None and not settings.broker_url) or (store is None and not settings.store_url):
             raise ConfigError([_UNSHARED])
         self.settings = settings
-        self.broker = broker or make_broker(settings)
+        self.broker = ControlLog(broker or make_broker(settings))
         self.store = store or make_store(settings)
         self.node = f"worker-{uuid.uuid4().hex[:12]}"
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
@@ -149,11 +159,13 @@ class Worker:
 
     def _make_lifecycle(self) -> Lifecycle:
         ear = Ear(self.engine, self.stopping.set)
+        staleness = StalenessCheck(ear, self.broker)
         attendance = Attendance(self.broker, self.node, self.engine.agents, self.meter)
         return Lifecycle(
             [
                 Room("store", self.store.start, self.store.stop),
                 Room("broker", lambda: self.broker.start(ear, self.node), self.broker.stop),
+                Room("staleness", staleness.start, staleness.stop),
                 Room("runs", self.engine.open, self.engine.close),
                 Room("attendance", attendance.start, attendance.stop),
             ],
@@ -177,6 +189,7 @@ class Worker:
             ),
             numbers=self.meter.numbers,
             state=lambda: self.lifecycle.state.value,
+            fault=lambda: self.lifecycle.fault,
             meter=self.meter,
             on_change=_health_changed,
         )
@@ -196,12 +209,14 @@ class Worker:
             await self.lifecycle.stop()
 
     async def _start(self) -> None:
-        delay_s = RETRY_FIRST_S
+        delay_s, said = RETRY_FIRST_S, ""
         while not self.stopping.is_set():
             try:
                 return await self.lifecycle.start()
             except DependencyError as fault:
-                log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
+                if fault.message != said:
+                    log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
+                    said = fault.message
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s * random.random()):  # noqa: S311 - jitter guards nothing
                     await self.stopping.wait()

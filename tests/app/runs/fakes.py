@@ -36,6 +36,8 @@ class FakeBroker:
 
     durability = "none"
 
+    positions_exact = True
+
     def __init__(self) -> None:
         self.logs: dict[str, list[Publication]] = {}
         self.keys: dict[tuple[str, str], int] = {}

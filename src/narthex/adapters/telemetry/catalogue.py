@@ -77,6 +77,7 @@ CATALOGUE: Final = (
     _histogram(
         "loop_lag_seconds", "How late a timer of the event loop was, ten times a second.", buckets=LAG_BUCKETS
     ),
+    _counter("channels_behind", "Channels that this node found behind the log and read again."),
     _counter("recoveries", "Recoveries asked for by clients.", "result"),
     _counter("messages_ignored", "Messages of clients that nothing handles.", "reason"),
     _counter("presence_failures", "Presence updates that a broker did not take.", "reason"),

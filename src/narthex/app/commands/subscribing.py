@@ -177,16 +177,22 @@ def release(connection: Connection, channel: Channel, offset: int) -> bool:
 
 
 def nothing_missed(connection: Connection, identity: Identity, name: str, request: SubscribeRequest) -> bool:
-    """Whether the client stands exactly where the log ends, as far as that is known without waiting."""
-    position = connection.services.broker.known_position(channel_key(identity.tenant, name))
+    """Whether the client stands exactly where the log ends now, where that is known without waiting."""
+    broker = connection.services.broker
+    if not broker.positions_exact:  # another node may have appended what this one was not told
+        return False
+    position = broker.known_position(channel_key(identity.tenant, name))
     return position == Position(request.offset, request.epoch)
 
 
 def join_server_side_now(connection: Connection, identity: Identity, name: str) -> SubscribeResult | None:
-    """The user channel without waiting, if the broker knows its position; None: use `join_server_side`."""
+    """The user channel without waiting, if the broker knows its position; None: use `join_server_side`.
+
+    A position that turns out to be behind the log is repaired as any other, and the client is sent what it lacks.
+    """
     key = channel_key(identity.tenant, name)
     services = connection.services
-    position = services.broker.known_position(key)
+    position = services.broker.known_position(key) if services.fresh() else None
     if position is None:
         return None
     channel = services.hub.attach(key, connection)

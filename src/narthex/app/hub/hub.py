@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from narthex.app.hub.channel import Channel, Delivery, Joiner, Subscriber
@@ -175,7 +175,30 @@ class Hub:
             found = self._channels.get(key)
             if found is not None and found.last is not None and not found.repairing:
                 self._repair(found)
-        self.on_resync()
+        if channels is None:
+            self.on_resync()
+
+    def positions(self) -> dict[str, Position]:
+        """Where this node stands in every channel that it follows; those that are being re-read are not there."""
+        return {
+            key: Position(channel.last, channel.epoch)
+            for key, channel in self._channels.items()
+            if channel.last is not None and not channel.repairing
+        }
+
+    def behind(self, known: Mapping[str, Position], ends: Mapping[str, Position]) -> list[str]:
+        """Which channels are to be re-read: their logs ended at `ends` after they stood at `known`, and they have
+        not come that far; or the log ended before `known`, which says that it is not that log any more.
+        """
+        found = []
+        for key, end in ends.items():
+            channel, before = self._channels.get(key), known[key]
+            if channel is None or channel.last is None or channel.repairing:
+                continue
+            shrunk = end.epoch == before.epoch and end.offset < before.offset
+            if shrunk or channel.epoch != end.epoch or channel.last < end.offset:
+                found.append(key)
+        return found
 
     # -- gaps ----------------------------------------------------------------------------------------------
 
@@ -206,6 +229,7 @@ class Hub:
             if not channel or channel.last is None:  # nobody is left to miss anything
                 channel.repairing = False
                 channel.held.clear()
+                channel.last = None  # it may be behind: the next subscriber reads where the log is
                 return
             try:
                 page = await self._broker.history(channel.key, since=Position(channel.last, channel.epoch))

@@ -74,6 +74,8 @@ class NatsBroker:
         clock: seconds since the epoch, for `Publication.at` and the window of keys.
     """
 
+    positions_exact = False
+
     def __init__(
         self,
         url: str,
@@ -145,6 +147,7 @@ class NatsBroker:
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect, make sure of the streams, listen. Raises ConfigError or DependencyError."""
         self._handler, self._node, self._guard.node = handler, node, node
+        self._stopping = False
         try:
             await self._connect()
             replicas = self._address.replicas or default_replicas(self._client())
@@ -153,6 +156,7 @@ class NatsBroker:
             await self._disconnect()
             raise
         self.durability = durability(self._log_stream.replicas)
+        self._subscriptions.renew()  # of an earlier life
         self._appender.open()
         self._tasks = [
             asyncio.create_task(self._subscriptions.run(), name="nats subscriptions"),

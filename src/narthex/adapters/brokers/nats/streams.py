@@ -76,7 +76,8 @@ class LogStream:
         `connected_to` is the server that answered: one on loopback may be a mere relay to another machine.
 
         Raises:
-            ConfigError: a newer layout, or not enough servers for `replicas`.
+            ConfigError: a newer layout.
+            DependencyError: not enough servers for `replicas`, or NATS refuses the stream.
         """
         name = self._names.log_stream
         self.made = False
@@ -151,17 +152,17 @@ async def ensure_presence(stream: JetStream, names: Names, replicas: int) -> Non
 
 
 async def create(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
-    """Create a stream; when another node was faster, its stream. Raises ConfigError for want of servers."""
+    """Create a stream; when another node was faster, its stream. Raises DependencyError when NATS refuses it."""
     try:
         return await stream.api(f"STREAM.CREATE.{config['name']}", config)
     except Refused as refused:
         if refused.code == _NAME_IN_USE:
             return await stream.api(f"STREAM.INFO.{config['name']}")
         if refused.code in NO_REPLICAS:
-            raise ConfigError(
-                [
-                    f"NATS has too few servers for {config['num_replicas']} replicas: start more, or set ?replicas=1."
-                ]
+            raise DependencyError(  # passing: the other servers may be on their way up
+                "broker",
+                f"NATS has too few servers for {config['num_replicas']} replicas.",
+                "Start the others, or set ?replicas=1 in NARTHEX_BROKER_URL.",
             ) from refused
         raise DependencyError(
             "broker", f"JetStream refused a stream: {refused}.", "See its log."

@@ -74,6 +74,8 @@ class RedisBroker:
         kept_age_s: how long the log of a channel without new publications is kept.
     """
 
+    positions_exact = False
+
     def __init__(
         self,
         url: str,
@@ -129,6 +131,7 @@ class RedisBroker:
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect and listen. Raises ConfigError or DependencyError."""
         self._handler, self._node = handler, node
+        self._stopping = False
         self._client_now = connect(self._address)
         try:
             async with asyncio.timeout(CONNECT_S):

@@ -71,6 +71,7 @@ class Listener:
     async def run(self) -> None:
         """Keep listening until cancelled."""
         wait, first = 0.05, True
+        self._confirmed.clear()  # of an earlier life
         while True:
             pubsub = self._client().pubsub()
             try:

@@ -57,6 +57,8 @@ class SqliteBroker:
         clock: seconds since the epoch, for `Publication.at`, keys and retention.
     """
 
+    positions_exact = True
+
     def __init__(
         self,
         path: Path,

@@ -1,0 +1,323 @@
+"""A broker whose control messages do not get lost: those that change something are entries of a log of their own.
+
+Engines send control messages at most once, and a node can miss one without a sign (a route between two NATS servers
+that breaks for a second). So those of `LOGGED` are appended to one channel that every
+node follows: they come in one order, a gap is re-read, and `behind` compares the node's position in it together with
+those of its channels. The other kinds stay as they are: the store repeats what they say (revocations, queued runs), or
+they matter for a moment only (typing). Rules: a node begins at the log's end; what cannot be read any more is told
+(`on_lost`), never skipped in silence; one that the engine did not take is sent again until it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from narthex.errors import DependencyError
+from narthex.ports.broker import (
+    Broker,
+    BrokerHandler,
+    Control,
+    Member,
+    Page,
+    Position,
+    Publication,
+    Published,
+)
+
+CHANNEL: Final = "narthex/control"  # of no tenant: subscribers cannot name it
+LOGGED: Final = frozenset({"disconnect", "subscribe", "unsubscribe", "drain", "run"})
+RETRY_S: Final = 0.5
+MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and said to be
+MAX_HELD: Final = 1_000  # come while the log is read; what does not fit is read again
+
+_log = structlog.get_logger("narthex.control")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Control).decode
+
+
+class ControlLog:
+    """See the module: a `Broker` around another.
+
+    Args:
+        inner: the engine's broker.
+    """
+
+    def __init__(self, inner: Broker) -> None:
+        self._inner = inner
+        self._receiver = _Receiver(inner)
+        self._unsent: deque[Control] = deque(maxlen=MAX_UNSENT)
+        self._sending: asyncio.Task[None] | None = None
+
+    @property
+    def durability(self) -> str:
+        """See the port."""
+        return self._inner.durability
+
+    @property
+    def positions_exact(self) -> bool:
+        """See the port."""
+        return self._inner.positions_exact
+
+    @property
+    def inner(self) -> Broker:
+        """The engine's broker."""
+        return self._inner
+
+    def on_lost(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when control messages are gone for good: nobody knows who should have been disconnected."""
+        self._receiver.on_lost = listener
+
+    # -- what differs --------------------------------------------------------------------------------------
+
+    async def start(self, handler: BrokerHandler, node: str) -> None:
+        """See the port; then stand at the end of the control log. Raises ConfigError or DependencyError."""
+        self._receiver.open(handler, node)
+        await self._inner.start(self._receiver, node)
+        self._inner.subscribe(CHANNEL)
+        try:
+            self._receiver.stand((await self._inner.history(CHANNEL, limit=0)).top)
+        except BaseException:
+            await self._inner.stop()
+            raise
+        self._send_later()
+
+    async def stop(self) -> None:
+        """See the port."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            await _ended(sending)
+        await self._receiver.close()
+        await self._inner.stop()
+
+    async def control(self, message: Control) -> None:
+        """See the port. A logged kind is durable once this returns.
+
+        Raises:
+            DependencyError: it did not get through yet. A logged one is sent again in the background.
+        """
+        if message.kind not in LOGGED:
+            await self._inner.control(message)
+            return
+        try:
+            await self._append(message)
+        except DependencyError:
+            if len(self._unsent) == MAX_UNSENT:
+                _log.error("control_message_dropped", kind=self._unsent[0].kind)
+            self._unsent.append(message)
+            self._send_later()
+            raise
+
+    async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
+        """See the port. The control log is compared too, and re-read if this node is behind it."""
+        position = self._receiver.position
+        if position is None:
+            return await self._inner.behind(known)
+        found = dict(await self._inner.behind({**known, CHANNEL: position}))
+        if (top := found.pop(CHANNEL, None)) is not None:
+            self._receiver.compared(top)
+        return found
+
+    async def _append(self, message: Control) -> None:
+        await self._inner.publish(CHANNEL, _encode(message), key=secrets.token_urlsafe(12))
+
+    def _send_later(self) -> None:
+        if self._unsent and self._sending is None:
+            self._sending = asyncio.get_running_loop().create_task(self._send(), name="control sending")
+
+    async def _send(self) -> None:
+        """Until everything that waits was taken. Each says what holds from now on, so later is not too late."""
+        while self._unsent:
+            message = self._unsent[0]
+            try:
+                await self._append(message)
+            except DependencyError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                with contextlib.suppress(ValueError):
+                    self._unsent.remove(message)
+        self._sending = None
+
+    # -- what does not -------------------------------------------------------------------------------------
+
+    def publish(
+        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+    ) -> Coroutine[Any, Any, Published]:
+        """See the port."""
+        return self._inner.publish(channel, data, key=key, tags=tags)
+
+    def subscribe(self, channel: str) -> None:
+        """See the port."""
+        self._inner.subscribe(channel)
+
+    def unsubscribe(self, channel: str) -> None:
+        """See the port."""
+        self._inner.unsubscribe(channel)
+
+    def known_position(self, channel: str) -> Position | None:
+        """See the port."""
+        return self._inner.known_position(channel)
+
+    def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Coroutine[Any, Any, Page]:
+        """See the port."""
+        return self._inner.history(channel, since=since, limit=limit, reverse=reverse)
+
+    def remove(self, channel: str) -> Coroutine[Any, Any, None]:
+        """See the port."""
+        return self._inner.remove(channel)
+
+    def trim(self, channel: str, through: int) -> Coroutine[Any, Any, None]:
+        """See the port."""
+        return self._inner.trim(channel, through)
+
+    def join(self, channel: str, member: Member) -> Coroutine[Any, Any, None]:
+        """See the port."""
+        return self._inner.join(channel, member)
+
+    def leave(self, channel: str, client: str) -> Coroutine[Any, Any, None]:
+        """See the port."""
+        return self._inner.leave(channel, client)
+
+    def members(self, channel: str) -> Coroutine[Any, Any, Mapping[str, Member]]:
+        """See the port."""
+        return self._inner.members(channel)
+
+    def ping(self) -> Coroutine[Any, Any, None]:
+        """See the port."""
+        return self._inner.ping()
+
+
+class _Receiver:
+    """The `BrokerHandler` between the engine and this node's: takes out the control log, passes on the rest."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._handler: BrokerHandler | None = None
+        self._node = ""
+        self._held: list[tuple[Publication, str]] = []
+        self._reading: asyncio.Task[None] | None = None
+        self._again = False
+        self.position: Position | None = None  # None: not known yet
+        self.on_lost: Callable[[], None] = lambda: None
+
+    def open(self, handler: BrokerHandler, node: str) -> None:
+        """Whom to tell, before the engine begins to call."""
+        self._handler, self._node = handler, node
+
+    def stand(self, top: Position) -> None:
+        """The log was read to its end for the first time: what comes after counts."""
+        self.position = top
+        self._release()
+
+    async def close(self) -> None:
+        """End the task; a later `open` and `stand` begin anew."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            await _ended(reading)
+        self.position = None
+        self._held.clear()
+
+    # -- BrokerHandler -------------------------------------------------------------------------------------
+
+    def publication(self, channel: str, publication: Publication, epoch: str) -> None:
+        """See `BrokerHandler`."""
+        if channel == CHANNEL:
+            self._take(publication, epoch)
+        elif self._handler is not None:
+            self._handler.publication(channel, publication, epoch)
+
+    def presence(self, channel: str, member: Member, joined: bool) -> None:
+        """See `BrokerHandler`."""
+        if self._handler is not None:
+            self._handler.presence(channel, member, joined)
+
+    def control(self, message: Control) -> None:
+        """See `BrokerHandler`. Of a logged kind only from a node of an older version."""
+        if self._handler is not None:
+            self._handler.control(message)
+
+    def resync(self, channels: list[str] | None) -> None:
+        """See `BrokerHandler`."""
+        if channels is None or CHANNEL in channels:
+            self._reread()
+        if self._handler is not None:
+            self._handler.resync(channels)
+
+    # -- the log -------------------------------------------------------------------------------------------
+
+    def compared(self, top: Position) -> None:
+        """The log ended there a moment ago, and this node did not stand there when it was compared."""
+        here = self.position
+        if here is not None and (here.epoch != top.epoch or here.offset != top.offset):
+            self._reread()
+
+    def _take(self, publication: Publication, epoch: str) -> None:
+        here = self.position
+        if here is None or self._reading is not None:
+            if len(self._held) < MAX_HELD:
+                self._held.append((publication, epoch))
+            else:
+                self._again = True
+        elif epoch == here.epoch and publication.offset == here.offset + 1:
+            self._apply(publication, epoch)
+        elif epoch != here.epoch or publication.offset > here.offset:
+            self._reread()
+
+    def _apply(self, publication: Publication, epoch: str) -> None:
+        self.position = Position(publication.offset, epoch)
+        try:
+            message = _decode(publication.data)
+        except msgspec.MsgspecError:
+            _log.error("broker_control_malformed")
+            return
+        if self._handler is not None and message.node in ("", self._node):
+            self._handler.control(message)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for publication, epoch in held:
+            self._take(publication, epoch)
+
+    def _reread(self) -> None:
+        if self.position is None:
+            return
+        if self._reading is not None:
+            self._again = True
+            return
+        self._reading = asyncio.get_running_loop().create_task(self._read(), name="control reading")
+
+    async def _read(self) -> None:
+        """Read everything after `position`, or say that it is lost."""
+        while True:
+            self._again = False
+            assert self.position is not None
+            try:
+                page = await self._broker.history(CHANNEL, since=self.position)
+            except DependencyError:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if page.complete:
+                for publication in page.publications:
+                    self._apply(publication, page.top.epoch)
+            else:
+                _log.error("control_messages_lost")
+                self.position = page.top
+                self.on_lost()
+            if self.position.offset >= page.top.offset and not self._again:
+                break
+        self._reading = None
+        self._release()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,122 @@
+"""Finding out, without traffic and within a bound, that this node is behind the log: positions compared in bulk.
+
+A node follows channels by being told; that can end without a sign of it (a route between two servers that broke, a
+message that was dropped on the way). So every `COMPARE_EVERY_S` the position of every followed channel, and of the
+control log, is compared with where the log is now, and what is behind is re-read or its subscribers lose their position
+(3010). Rules: a channel that merely moves is given `GRACE_S` to be told of it before it is read; a node that could not
+compare for `BOUND_S` trusts no position that it knows by heart (`fresh`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import structlog
+
+from narthex.errors import DependencyError
+from narthex.ports.broker import Broker, Position
+
+COMPARE_EVERY_S: Final = 2.0
+GRACE_S: Final = 0.5  # a publication on its way takes milliseconds
+BOUND_S: Final = 5.0  # DESIGN section 12: one interval, a slow comparison, the grace, the read
+RETRY_S: Final = 0.5
+
+_log = structlog.get_logger("narthex.staleness")
+
+
+class Followed(Protocol):
+    """What a node follows (`app.hub.Hub`)."""
+
+    def positions(self) -> Mapping[str, Position]:
+        """Where it stands in every channel whose position it knows."""
+
+    def behind(self, known: Mapping[str, Position], ends: Mapping[str, Position]) -> list[str]:
+        """Those channels of `ends` that have still not come as far as the log was."""
+
+    def resync(self, channels: list[str] | None) -> None:
+        """Re-read them."""
+
+
+class StalenessCheck:
+    """See the module.
+
+    Args:
+        followed: see there.
+        broker: whose log it is.
+        on_behind: told how many channels had to be re-read.
+        clock: of monotonic seconds; None: the loop's.
+    """
+
+    def __init__(
+        self,
+        followed: Followed,
+        broker: Broker,
+        on_behind: Callable[[int], None] = lambda _: None,
+        *,
+        every_s: float = COMPARE_EVERY_S,
+        grace_s: float = GRACE_S,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._followed = followed
+        self._broker = broker
+        self._on_behind = on_behind
+        self._every_s = every_s
+        self._grace_s = grace_s
+        self._clock = clock
+        self._compared_at = float("-inf")
+        self._away = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin; the broker runs."""
+        if self._task is None:
+            self._compared_at = self._now()
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="staleness")
+
+    async def stop(self) -> None:
+        """End; a later `start` begins anew."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def fresh(self) -> bool:
+        """Whether the positions that are known by heart were true at most `BOUND_S` ago."""
+        return self._now() - self._compared_at <= BOUND_S
+
+    async def compare(self) -> int:
+        """Compare once and re-read what is behind; returns how many channels that are. Raises DependencyError."""
+        began = self._now()
+        known = self._followed.positions()
+        ends = await self._broker.behind(known)
+        if ends:
+            await asyncio.sleep(self._grace_s)
+        behind = self._followed.behind(known, ends)
+        if behind:
+            _log.warning("behind_the_log", channels=len(behind), first=behind[0])
+            self._followed.resync(behind)
+            self._on_behind(len(behind))
+        self._compared_at = began
+        return len(behind)
+
+    async def _run(self) -> None:
+        wait_s = self._every_s
+        while True:
+            await asyncio.sleep(wait_s * random.uniform(0.9, 1.0))  # noqa: S311 - nodes must not ask in one wave
+            try:
+                await self.compare()
+            except DependencyError as fault:
+                if not self._away:
+                    _log.warning("positions_not_compared", code=fault.code, detail=fault.message)
+                self._away, wait_s = True, RETRY_S
+            except Exception:  # a bug: nobody else would compare
+                _log.exception("staleness_raised")
+                wait_s = self._every_s
+            else:
+                self._away, wait_s = False, self._every_s
+
+    def _now(self) -> float:
+        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()

@@ -1,0 +1,173 @@
+"""Control messages that change something reach every node in order, one that was not told of them included."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import pytest
+
+from narthex.app import control_log
+from narthex.app.control_log import CHANNEL, ControlLog
+from narthex.errors import DependencyError
+from narthex.ports.broker import Control, Position
+from tests.app.lossy import LossyBroker, SharedLog
+from tests.contracts.recorder import Recorder
+from tests.timing import within
+
+
+def message(number: int, node: str = "", kind: str = "disconnect") -> Control:
+    """One that can be told from the others."""
+    return Control(kind, {"user": f"default/u{number}"}, node)
+
+
+class Node(NamedTuple):
+    """One node of the two."""
+
+    engine: LossyBroker
+    log: ControlLog
+    recorder: Recorder
+
+    def told(self) -> list[str]:
+        """Whom it was to disconnect, in order."""
+        return [str(one.data["user"]).removeprefix("default/u") for one in self.recorder.controls]
+
+
+@pytest.fixture
+async def nodes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Node]]:
+    """Two nodes on one log, n0 and n1."""
+    monkeypatch.setattr(control_log, "RETRY_S", 0.001)
+    shared = SharedLog()
+    made = [Node(engine := LossyBroker(shared), ControlLog(engine), Recorder()) for _ in range(2)]
+    for number, node in enumerate(made):
+        await node.log.start(node.recorder, f"n{number}")
+    yield made
+    for node in made:
+        await node.log.stop()
+
+
+async def test_every_node_gets_what_is_for_it_in_order(nodes: list[Node]) -> None:
+    """One to all, one to a node; what came before a node began is not repeated to it."""
+    one, two = nodes
+    await one.log.control(message(1))
+    await two.log.control(message(2, node="n1"))
+    await one.log.control(message(3))
+    assert one.told() == ["1", "3"]
+    assert two.told() == ["1", "2", "3"]
+    late = Recorder()
+    third = ControlLog(LossyBroker(one.engine.log))
+    await third.start(late, "n3")
+    assert late.controls == []
+    await one.log.control(message(4))
+    assert [one.data["user"] for one in late.controls] == ["default/u4"]
+    await third.stop()
+
+
+async def test_what_matters_for_a_moment_is_not_logged(nodes: list[Node]) -> None:
+    """Typing goes the engine's own way, and no log grows by it."""
+    await nodes[0].log.control(Control("ephemeral", {"channel": "default/thread:t", "data": "{}"}))
+    assert [one.kind for one in nodes[1].recorder.controls] == ["ephemeral"]
+    assert CHANNEL not in nodes[0].engine.log.channels
+
+
+async def test_a_comparison_repairs_what_was_not_told(nodes: list[Node]) -> None:
+    """A node that was deaf finds out by comparing, gets what it lacks once and in order, and names no such channel."""
+    one, two = nodes
+    two.engine.deaf = True
+    for number in (1, 2, 3):
+        await one.log.control(message(number))
+    assert two.told() == []
+    two.engine.deaf = False
+    assert dict(await two.log.behind({})) == {}
+    await two.recorder.until(lambda: len(two.recorder.controls) == 3)
+    await one.log.control(message(4))
+    await two.log.behind({})
+    assert two.told() == ["1", "2", "3", "4"]
+    reads = len(two.engine.reads)
+    await two.log.behind({"default/thread:t": Position(0, "e1")})
+    assert two.engine.compared[-1] == {"default/thread:t": Position(0, "e1"), CHANNEL: Position(4, "e1")}
+    assert len(two.engine.reads) == reads
+
+
+async def test_a_gap_is_read_before_what_comes_after_it(nodes: list[Node]) -> None:
+    """Two were missed, the third is told: all three, in order; a repeat is dropped."""
+    one, two = nodes
+    two.engine.deaf = True
+    await one.log.control(message(1))
+    await one.log.control(message(2))
+    two.engine.deaf = False
+    await one.log.control(message(3))
+    await two.recorder.until(lambda: len(two.recorder.controls) == 3)
+    repeated = one.engine.log.channels[CHANNEL][2]
+    two.log._receiver.publication(CHANNEL, repeated, "e1")
+    assert two.told() == ["1", "2", "3"]
+
+
+async def test_a_resync_reads_the_log_and_is_passed_on(nodes: list[Node]) -> None:
+    """An engine that says that something may have been missed is believed."""
+    one, two = nodes
+    two.engine.deaf = True
+    await one.log.control(message(1))
+    two.log._receiver.resync(["default/thread:t"])
+    assert two.told() == []
+    two.log._receiver.resync(None)
+    await two.recorder.until(lambda: len(two.recorder.controls) == 1)
+    assert two.recorder.resyncs == [["default/thread:t"], None]
+
+
+async def test_an_engine_that_is_away_is_waited_for(nodes: list[Node]) -> None:
+    """Reading goes on once it is back; nothing is skipped for it."""
+    one, two = nodes
+    two.engine.deaf = two.engine.away = True
+    await one.log.control(message(1))
+    two.log._receiver.resync(None)
+    await one.log.control(message(2))
+    two.engine.deaf = two.engine.away = False
+    await one.log.control(message(3))
+    await two.recorder.until(lambda: len(two.recorder.controls) == 3)
+    assert two.told() == ["1", "2", "3"]
+
+
+async def test_lost_messages_are_said_to_be(nodes: list[Node]) -> None:
+    """The log is another one: whoever should have been disconnected is unknown, and the node says so once."""
+    one, two = nodes
+    lost: asyncio.Queue[None] = asyncio.Queue()
+    two.log.on_lost(lambda: lost.put_nowait(None))
+    await one.log.control(message(1))
+    two.engine.log.lose("e2")
+    await two.log.behind({})
+    await asyncio.wait_for(lost.get(), within(5))
+    await one.log.control(message(2))
+    await two.recorder.until(lambda: two.told() == ["1", "2"])
+    assert lost.empty()
+
+
+async def test_one_that_the_engine_did_not_take_is_sent_again(nodes: list[Node]) -> None:
+    """The sender hears of it, and it arrives all the same once the engine is back, before later ones of its kind."""
+    one, two = nodes
+    one.engine.away = True
+    for number in (1, 2):
+        with pytest.raises(DependencyError):
+            await one.log.control(message(number))
+    one.engine.away = False
+    await two.recorder.until(lambda: len(two.recorder.controls) == 2)
+    assert two.told() == ["1", "2"]
+
+
+async def test_a_malformed_entry_is_left_out(nodes: list[Node]) -> None:
+    """An entry that is no control message (of a newer version) does not keep the next ones back."""
+    one, two = nodes
+    await one.engine.publish(CHANNEL, b'{"kind":7}')
+    await one.log.control(message(1))
+    assert two.told() == ["1"]
+
+
+async def test_a_broker_can_be_started_again(nodes: list[Node]) -> None:
+    """After a stop it stands at the log's end anew: what came meanwhile is another life's."""
+    one, two = nodes
+    await two.log.stop()
+    await one.log.control(message(1))
+    await two.log.start(two.recorder, "n1")
+    await one.log.control(message(2))
+    assert two.told() == ["2"]
