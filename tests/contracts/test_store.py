@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from narthex.errors import Bug, ClientError, DependencyError
+from narthex.ports.broker import Position
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, Store, TestRunResult
-from narthex.ports.threads import Departure, Message, Thread, ThreadMember
+from narthex.ports.threads import Departure, Message, Said, Thread, ThreadMember
 from tests.contracts.rigs import StoreRig, child
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +210,48 @@ class TestThreads:
             read = page + read
             before, last = page[0].created_at, page[0].message_id
         assert read == everything
+
+    async def test_messages_come_in_the_order_of_the_log(self, store: Store) -> None:
+        """Whatever moments say and whenever they are stored, in pages too; a new log's come after the old one's."""
+        await store.threads.create(thread("t1"))
+        await store.threads.add_messages("a", [message("first", at=50.0)])
+        await store.threads.say("a", message("question", at=9_000.0), Position(4, "e1"))
+        await store.threads.said("a", "t1", "question", Position(5, "e1"), 7)
+        await store.threads.say("a", message("meanwhile", at=1.0), Position(11, "e1"))
+        await store.threads.say("a", message("later", at=0.5), Position(2, "e2"))
+        late = [message("answer", at=2.0), message("more", at=1.5)]
+        await store.threads.add_messages("a", late, [Position(8, "e1"), Position(10, "e1")])
+        await store.threads.add_messages("a", [message("last", at=0.1)])
+        wanted = ["first", "question", "answer", "more", "meanwhile", "later", "last"]
+        read = await store.threads.messages("a", "t1", before=None, limit=10)
+        assert [entry.message_id for entry in read] == wanted
+        for size, named in ((2, True), (3, True), (2, False)):
+            pages: list[str] = []
+            before, last = None, ""
+            while page := await store.threads.messages("a", "t1", before=before, before_id=last, limit=size):
+                pages = [entry.message_id for entry in page] + pages
+                before, last = page[0].created_at, page[0].message_id if named else ""
+            assert pages == wanted
+        rounded = await store.threads.messages("a", "t1", before=1.0004, limit=1)
+        assert [entry.message_id for entry in rounded] == ["more"]
+
+    async def test_what_was_said_is_known_again(self, store: Store) -> None:
+        """New; then with the place in the log where it might be; then with the place where it is."""
+        await store.threads.create(thread("t1"))
+        said = message("m1", at=5.0)
+        assert await store.threads.say("a", said, Position(4, "e")) == Said(fresh=True)
+        changed = message("m1", at=9.0, content="changed")
+        assert await store.threads.say("a", changed, Position(8, "f")) == Said(
+            fresh=False, after=Position(4, "e")
+        )
+        await store.threads.said("a", "t1", "m1", Position(6, "e"), 9)
+        await store.threads.said("b", "t1", "m1", Position(60, "e"), 90)
+        assert await store.threads.say("a", changed, Position(8, "f")) == Said(
+            fresh=False, at=Position(9, "e")
+        )
+        [kept] = await store.threads.messages("a", "t1", before=None, limit=5)
+        assert kept == msgspec.structs.replace(said, offset=9)
+        assert (await store.threads.say("a", message("m1", "absent"), Position(0, ""))).fresh
 
     async def test_rename(self, store: Store) -> None:
         """The title changes, also in the search."""
@@ -467,7 +510,7 @@ class TestQueue:
         one = msgspec.structs.replace(run("r1", at=1.0), concurrent_limit=10)
         two = msgspec.structs.replace(run("r2", at=2.0), concurrent_limit=10)
         other = msgspec.structs.replace(run("r3", "t2", at=3.0), concurrent_limit=10)
-        await start(store, two, one, other)
+        await start(store, one, two, other)
         claimed = await store.runs.claim("n1", 10.0, 5.0, 10)
         assert ids(claimed) == ["r1", "r3"]
         assert {(r.state, r.owner, r.lease_until, r.attempt) for r in claimed} == {("running", "n1", 15.0, 1)}
@@ -507,15 +550,52 @@ class TestQueue:
         claimed = [entry.run_id for part in claims for entry in part]
         assert len(claimed) == len(set(claimed)) == 15
 
+    async def test_runs_of_a_thread_go_in_the_order_of_the_log(self, store: Store) -> None:
+        """Not by their moments, nor by which was stored first; what was resumed comes after what waits."""
+        await store.threads.create(thread("t1"))
+        for name, at, offset in (("r1", 900.0, 3), ("r2", 5.0, 6), ("r3", 400.0, 9)):
+            said = message(f"m-{name}", at=at)
+            await store.threads.say("a", said, Position(offset - 1, "e"))
+            await store.threads.said("a", "t1", said.message_id, Position(offset, "e"), offset + 2)
+        await start(store, *(run(name, at=at) for name, at in (("r3", 400.0), ("r1", 900.0), ("r2", 5.0))))
+        assert ids(await store.runs.active_in_thread("a", "t1")) == ["r1", "r2", "r3"]
+        assert ids(await store.runs.list_in_thread("a", "t1", 2)) == ["r3", "r2"]
+        assert [await store.runs.queue_position("a", name) for name in ("r1", "r2", "r3")] == [0, 1, 2]
+        await store.runs.open_interrupt(interrupt("i1"))
+        resume = msgspec.structs.replace(run("resumed", at=0.5), message_id="m-r1")
+        assert await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=resume, now=50.0)
+        order: list[str] = []
+        while claimed := await store.runs.claim("n1", 10.0, 5.0, 10):
+            order += ids(claimed)
+            await finish(store, claimed[0])
+        assert order == ["r1", "r2", "r3", "resumed"]
+
+    async def test_runs_of_several_threads_go_in_the_order_of_their_start(self, store: Store) -> None:
+        """A node whose clock is a day behind takes nobody's turn."""
+        moments = (500.0, 90_000.0, -86_400.0, 3.0)
+        for number, at in enumerate(moments):
+            await start(store, run(f"r{number}", f"t{number}", at=at))
+        assert [await store.runs.queue_position("a", f"r{n}") for n in range(4)] == [0, 0, 0, 0]
+        order: list[str] = []
+        while claimed := await store.runs.claim("n1", 10.0, 5.0, 10):
+            order += ids(claimed)
+            assert await store.runs.queue_position("a", "r3") == max(0, 3 - len(order))
+            await finish(store, claimed[0])
+        assert order == ["r0", "r1", "r2", "r3"]
+
     async def test_reserved_runs_wait_for_their_node(self, store: Store) -> None:
-        """A queued run with an owner is that node's until its lease has passed."""
+        """A queued run with an owner is that node's, whatever the time, until its reservation is lifted."""
         await start(store, msgspec.structs.replace(run("r1"), owner="n1", lease_until=20.0))
-        assert await store.runs.claim("n2", 10.0, 5.0, 10) == []
+        assert await store.runs.claim("n2", 1e9, 5.0, 10) == []
+        seen = await store.runs.leases()
         assert await store.runs.renew("n1", 18.0, 5.0, []) == []
-        assert await store.runs.claim("n2", 21.0, 5.0, 10) == []
-        assert ids(await store.runs.claim("n1", 21.0, 5.0, 10)) == ["r1"]
+        assert await store.runs.take_over("n2", seen, 1e9, 5.0) == []
+        assert await store.runs.claim("n2", 1e9, 5.0, 10) == []
+        assert ids(await store.runs.claim("n1", 1.0, 5.0, 10)) == ["r1"]
         await start(store, msgspec.structs.replace(run("r2", "t2", user="bob"), owner="n1", lease_until=20.0))
-        assert ids(await store.runs.claim("n2", 20.0, 5.0, 10)) == ["r2"]
+        reserved = [lease for lease in await store.runs.leases() if lease.state == "queued"]
+        assert await store.runs.take_over("n2", reserved, 1.0, 5.0) == []
+        assert ids(await store.runs.claim("n3", 1.0, 5.0, 10)) == ["r2"]
 
     async def test_queue_position(self, store: Store) -> None:
         """How many are before it: in its thread, or in its user's quota."""
@@ -541,58 +621,79 @@ class TestLeases:
         """Claimed, started, finished; every step is kept."""
         await start(store, run("r1"))
         [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
-        assert await store.runs.started(claimed, 41, 11.0)
+        assert await store.runs.started(claimed, Position(41, "e1"), 11.0)
         assert await finish(store, claimed)
         kept = await store.runs.get("a", "r1")
         assert kept is not None
-        assert (kept.state, kept.start_offset, kept.started_at, kept.finished_at) == (
-            "finished",
-            41,
-            11.0,
-            30.0,
-        )
+        assert (kept.start_offset, kept.start_epoch, kept.started_at) == (41, "e1", 11.0)
+        assert (kept.state, kept.finished_at) == ("finished", 30.0)
         assert (kept.count, kept.digest, kept.text, kept.error) == (3, "d", "answer", "")
         assert not await finish(store, claimed)
 
-    async def test_orphans_are_taken_over_and_fenced(self, store: Store) -> None:
-        """After its lease a run goes to another; the first owner's steps change nothing any more."""
+    async def test_a_lease_that_did_not_move_is_taken_over_and_fenced(self, store: Store) -> None:
+        """Whatever moments say; the first owner's steps change nothing any more, a second take-over finds nothing."""
         await start(store, run("r1"))
-        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
-        assert await store.runs.orphans(14.9, "n2", 5.0, 10) == []
-        [taken] = await store.runs.orphans(15.0, "n2", 5.0, 10)
+        [claimed] = await store.runs.claim("n1", 1e9, 1e9, 1)
+        seen = await store.runs.leases()
+        assert [(lease.run_id, lease.owner, lease.attempt) for lease in seen] == [("r1", "n1", 1)]
+        [taken] = await store.runs.take_over("n2", seen, 15.0, 5.0)
         assert (taken.owner, taken.attempt, taken.lease_until) == ("n2", 2, 20.0)
-        assert not await store.runs.started(claimed, 1, 16.0)
+        assert await store.runs.take_over("n3", seen, 15.0, 5.0) == []
+        assert not await store.runs.started(claimed, Position(1, "e"), 16.0)
         assert not await finish(store, claimed)
         assert await store.runs.renew("n1", 16.0, 5.0, ["r1"]) == []
         assert await finish(store, taken)
+        assert await store.runs.leases() == []
 
     async def test_parallel_take_overs_share_nothing(self, store: Store) -> None:
-        """10 nodes take over 12 orphans at once."""
+        """10 nodes take over the same 12 at once."""
         await start(store, *(run(f"r{n}", f"t{n}", user=f"u{n}") for n in range(12)))
         await store.runs.claim("n0", 10.0, 5.0, 20)
-        taken = await asyncio.gather(*(store.runs.orphans(20.0, f"m{n}", 5.0, 3) for n in range(10)))
+        seen = await store.runs.leases()
+        taken = await asyncio.gather(*(store.runs.take_over(f"m{n}", seen, 20.0, 5.0) for n in range(10)))
         names = [entry.run_id for part in taken for entry in part]
-        assert len(names) == len(set(names)) == 12
+        assert sorted(names) == sorted(f"r{n}" for n in range(12))
 
-    async def test_renew(self, store: Store) -> None:
-        """Renewed leases hold, lapsed ones that nobody took too; what is not held runs out."""
+    async def test_renewing_moves_a_lease(self, store: Store) -> None:
+        """However the owner's clock goes, also backwards or not at all: what moved cannot be taken over, what is not
+        held does not move.
+        """
         await start(store, run("r1"), run("r2", "t2", user="bob"), run("lost", "t3", user="cid"))
         await store.runs.claim("n1", 10.0, 5.0, 10)
         held = ["r1", "r2", "another's"]
-        assert sorted(await store.runs.renew("n1", 14.0, 5.0, held)) == ["r1", "r2"]
-        assert ids(await store.runs.orphans(15.0, "n2", 5.0, 10)) == ["lost"]
-        assert sorted(await store.runs.renew("n1", 99.0, 5.0, held)) == ["r1", "r2"]
+        for now in (14.0, 10.0, 10.0, -1e6):
+            seen = await store.runs.leases()
+            assert sorted(await store.runs.renew("n1", now, 5.0, held)) == ["r1", "r2"]
+            still = [lease.run_id for lease in await store.runs.leases() if lease in seen]
+            assert still == ["lost"]
+            assert seen[0].run_id == "lost" or await store.runs.take_over("n2", seen[:1], 1e9, 5.0) == []
+        assert ids(await store.runs.take_over("n2", await store.runs.leases(), 1e9, 5.0)) != []
+        assert await store.runs.renew("n1", 99.0, 5.0, held) == []
+
+    async def test_a_lease_that_only_its_moment_moves(self, store: Store) -> None:
+        """A node of the version before renews without counting: what it wrote is not what was seen."""
+        await start(store, run("r1"))
+        await store.runs.claim("n1", 10.0, 5.0, 10)
+        [seen] = await store.runs.leases()
+        older = msgspec.structs.replace(seen, lease_until=seen.lease_until - 1.0)
+        assert await store.runs.take_over("n2", [older], 1e9, 5.0) == []
+        assert ids(await store.runs.take_over("n2", [seen], 1e9, 5.0)) == ["r1"]
 
     async def test_release(self, store: Store) -> None:
-        """A clean stop hands everything over at once, reservations too."""
+        """A clean stop leaves nothing with an owner, reservations neither, and nothing of another's."""
         await start(
             store,
             run("r1"),
             msgspec.structs.replace(run("r2", "t2", user="bob"), owner="n1", lease_until=99.0),
+            run("r3", "t3", user="cid"),
         )
         await store.runs.claim("n1", 10.0, 60.0, 1)
-        assert await store.runs.release("n1", 12.0) == 2
-        assert ids(await store.runs.orphans(12.0, "n2", 5.0, 10)) == ["r1"]
+        await store.runs.claim("n2", 10.0, 60.0, 1)
+        assert await store.runs.release("n1") == 2
+        seen = await store.runs.leases()
+        assert {lease.run_id: lease.owner for lease in seen} == {"r1": "", "r3": "n2"}
+        unowned = [lease for lease in seen if not lease.owner]
+        assert ids(await store.runs.take_over("n2", unowned, 12.0, 5.0)) == ["r1"]
         assert ids(await store.runs.claim("n2", 12.0, 5.0, 10)) == ["r2"]
 
     async def test_cancel(self, store: Store) -> None:
@@ -607,6 +708,7 @@ class TestLeases:
         assert running is not None
         assert running == again
         assert (running.state, running.cancel_requested_by) == ("running", "bob")
+        assert ids(await store.runs.unclosed(10)) == ["r2"]
         assert ids(await store.runs.cancel_requests("n1")) == ["r1"]
         assert await store.runs.cancel_requests("n2") == []
         assert await finish(store, claimed, "cancelled")
@@ -615,6 +717,12 @@ class TestLeases:
         assert after is not None
         assert (after.state, after.cancel_requested_by) == ("cancelled", "bob")
         assert await store.runs.request_cancel("b", "r1", "x", 1.0) is None
+        await store.runs.closed(after, 9, "not this one")
+        await store.runs.closed(queued, 2, "d2")
+        await store.runs.closed(queued, 9, "once only")
+        assert await store.runs.unclosed(10) == []
+        rows = [await store.runs.get("a", name) for name in ("r1", "r2")]
+        assert [(row.count, row.digest) for row in rows if row is not None] == [(3, "d"), (2, "d2")]
 
     async def test_lists_and_counts(self, store: Store) -> None:
         """Active runs oldest first, all runs newest first, active ones counted by user."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -13,6 +14,7 @@ from narthex.adapters.stores.postgres import PostgresStore
 from narthex.adapters.stores.sql.dialect import POSTGRES, SQLITE
 from narthex.adapters.stores.sql.schema import MIGRATIONS, VERSION, migrate
 from narthex.adapters.stores.sqlite import SqliteStore, _drive
+from narthex.ports.broker import Position
 from narthex.ports.runs import Interrupt
 from narthex.ports.store import Store
 from narthex.ports.threads import LogCut, OwnerPlan, Purged, ThreadMember
@@ -326,12 +328,8 @@ async def test_sqlite_forward_and_beside_the_version_before(tmp_path: Path) -> N
     _drive(connection, migrate(SQLITE, "old", 1.0, version=1))
     for sql, values in (USER, *old_rows("before"), (OLD_INDEX, ("before-%",))):
         connection.execute(sql, values)
-    connection.close()
-    store = SqliteStore(path)
-    await store.start()
-    await store.stop()
-    connection = sqlite3.connect(path, isolation_level=None)
-    assert _drive(connection, migrate(SQLITE, "old", 2.0, version=VERSION - 1)) == VERSION  # not refused
+    assert _drive(connection, migrate(SQLITE, "new", 2.0, version=2)) == 2
+    assert _drive(connection, migrate(SQLITE, "old", 2.0, version=1)) == 2  # not refused
     for sql, values in (*old_rows("after"), (OLD_INDEX, ("after-%",))):
         connection.execute(sql, values)
     connection.close()
@@ -348,13 +346,113 @@ async def test_postgres_forward_and_beside_the_version_before(postgres_server: P
         await _run(old, 1)
         for sql, values in (USER, *old_rows("before")):
             await old.execute(_numbered(sql), *values)
-        store = PostgresStore(url)
-        await store.start()
-        assert await _run(old, VERSION - 1) == VERSION
+        assert await _run(old, 2) == 2
+        assert await _run(old, 1) == 2
         for sql, values in old_rows("after"):
             await old.execute(_numbered(sql), *values)
         await old.close()
+        store = PostgresStore(url)
+        await store.start()
         await one_version_back(store)
+        await store.stop()
+
+
+OLD_MESSAGE = (
+    "INSERT INTO messages (message_id, thread_id, tenant, role, author, content, created_at, run_id, detail,"
+    ' "offset") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'
+)
+OLD_RUN = (
+    "INSERT INTO runs (run_id, thread_id, tenant, user_id, agent, state, client_message_id, message_id, created_at,"
+    " parent_run_id, concurrent_limit, identity, traffic, started_at, finished_at, start_offset, owner, lease_until,"
+    ' attempt, restartable, cancel_requested_by, "count", digest, "text", error)'
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+OLD_RENEWAL = "UPDATE runs SET lease_until = lease_until + 5 WHERE run_id = ?"
+THREAD_2 = (OLD_THREAD, ("t", "a", "Title", "ann", 1.0, 1.0))
+
+
+def old_message(name: str, at: float) -> tuple[str, tuple[object, ...]]:
+    """A message as a program of schema 2 writes it."""
+    return OLD_MESSAGE, (name, "t", "a", "user", "ann", "hello", at, "", "{}", 0)
+
+
+def old_run(name: str, at: float, state: str = "queued") -> tuple[str, tuple[object, ...]]:
+    """A run as a program of schema 2 writes it."""
+    owner = "old" if state == "running" else ""
+    return OLD_RUN, (
+        *(name, "t", "a", name, "bot", state, name, f"m-{name}", at, "", 1, "{}", "user", 0.0, 0.0, 0, owner),
+        *(at, 1 if owner else 0, 0, "", 0, "", "", ""),
+    )
+
+
+async def beside_version_2(store: Store, write: Callable[[str, tuple[object, ...]], Awaitable[None]]) -> None:
+    """The contract of a store in whose thread `t` a program of schema 2 wrote m0, m1, r0, r1, and goes on."""
+    await store.threads.say("a", message("m2", "t", at=0.5), Position(7, "e"))
+    await write(*old_message("m3", 0.4))
+    await store.threads.say("a", message("m4", "t", at=0.5), Position(12, "e"))
+    read = await store.threads.messages("a", "t", before=None, limit=10)
+    assert [entry.message_id for entry in read] == ["m0", "m1", "m2", "m3", "m4"]
+    begun = msgspec.structs.replace(run("r2", "t", at=0.5), message_id="m2")
+    await store.runs.start(begun, queue_limit=9)
+    await write(*old_run("r3", 0.4))
+    active = await store.runs.active_in_thread("a", "t")
+    assert [entry.run_id for entry in active] == ["r0", "r1", "r2", "r3"]
+    # The old program's lease is seen to move, and its dead owner's is not.
+    await write(*old_run("r4", 9.0, "running"))
+    [seen] = [lease for lease in await store.runs.leases() if lease.run_id == "r4"]
+    await write(OLD_RENEWAL, ("r4",))
+    assert await store.runs.take_over("n1", [seen], 1.0, 5.0) == []
+    [seen] = [lease for lease in await store.runs.leases() if lease.run_id == "r4"]
+    [taken] = await store.runs.take_over("n1", [seen], 1.0, 5.0)
+    assert (taken.attempt, taken.start_epoch) == (2, "")
+
+
+OLD_ROWS_2 = (
+    THREAD_2,
+    old_message("m1", 9.0),
+    old_message("m0", 8.0),
+    old_run("r1", 9.0),
+    old_run("r0", 8.0),
+)
+
+
+async def test_sqlite_beside_version_2(tmp_path: Path) -> None:
+    """Order and leases of a file that a program of schema 2 wrote, and writes again."""
+    path = tmp_path / "store.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA application_id = {0x6E727473}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    _drive(connection, migrate(SQLITE, "old", 1.0, version=2))
+    for sql, values in OLD_ROWS_2:
+        connection.execute(sql, values)
+    store = SqliteStore(path)
+    await store.start()
+    assert _drive(connection, migrate(SQLITE, "old", 2.0, version=2)) == VERSION  # not refused
+
+    async def write(sql: str, values: tuple[object, ...]) -> None:
+        connection.execute(sql, values)
+
+    await beside_version_2(store, write)
+    connection.close()
+    await store.stop()
+
+
+async def test_postgres_beside_version_2(postgres_server: PostgresServer) -> None:
+    """The same on PostgreSQL, where both versions run at once during a deploy."""
+    async with database(postgres_server) as url:
+        old = await asyncpg.connect(url)
+        await _run(old, 2)
+
+        async def write(sql: str, values: tuple[object, ...]) -> None:
+            await old.execute(_numbered(sql), *values)
+
+        for sql, values in OLD_ROWS_2:
+            await write(sql, values)
+        store = PostgresStore(url)
+        await store.start()
+        assert await _run(old, 2) == VERSION
+        await beside_version_2(store, write)
+        await old.close()
         await store.stop()
 
 
@@ -372,7 +470,11 @@ def _numbered(sql: str) -> str:
 
 
 def test_every_migration_is_readable_one_version_back() -> None:
-    """What the schema's rules say."""
-    for migration in MIGRATIONS:
-        assert migration.readable_from >= migration.version - 1
+    """What the schema's rules say; versions 3 and 4 came out with one release."""
+    assert {migration.version: migration.readable_from for migration in MIGRATIONS} == {
+        1: 1,
+        2: 1,
+        3: 2,
+        4: 2,
+    }
     assert MIGRATIONS[-1].version == VERSION

@@ -8,6 +8,7 @@ import pytest
 
 from narthex.errors import ClientError
 from narthex.ports import memberships as port
+from narthex.ports.broker import Position
 from narthex.ports.memberships import Invitation, ShownInvitation
 from narthex.ports.store import Store
 from narthex.ports.threads import Message, Thread
@@ -239,19 +240,20 @@ class TestThreadsOfAUser:
                 role="user",
                 author="ann",
                 content="x",
-                created_at=2.0 + n // 5,
+                created_at=2.0 - n // 5,  # a clock that goes backwards: the order is the log's
             )
             for n in range(12)
         ]
-        await store.threads.add_messages("a", wrote)
+        await store.threads.add_messages("a", wrote, [Position(n + 1, "e") for n in range(12)])
         read: list[Message] = []
-        after, last = None, ""
-        while page := await store.threads.messages_after(
-            "a", "t1", after=after, after_id=last, until=3.5, limit=3
-        ):
+        last = ""
+        while page := await store.threads.messages_after("a", "t1", after_id=last, until_id="m9", limit=3):
             read += page
-            after, last = page[-1].created_at, page[-1].message_id
+            last = page[-1].message_id
         assert read == wrote[:10]
-        later = await store.threads.messages_after("a", "t1", after=2.0, until=9.0, limit=100)
+        later = await store.threads.messages_after("a", "t1", after_id="m4", until_id="gone", limit=100)
         assert later == wrote[5:]
-        assert await store.threads.messages_after("b", "t1", after=None, until=9.0, limit=9) == []
+        assert (
+            len(await store.threads.messages_after("a", "t1", after_id="gone", until_id="", limit=100)) == 12
+        )
+        assert await store.threads.messages_after("b", "t1", after_id="", until_id="", limit=9) == []

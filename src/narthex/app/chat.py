@@ -15,6 +15,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from narthex.app.exports import pages
 from narthex.app.notices import Notices
 from narthex.app.owners import Owners
@@ -211,9 +213,10 @@ class Chat:
         """As `view` without messages, and every message that there is now in pages, oldest first: a thread of any
         length is never held whole.
         """
-        found = await self.view(identity, thread_id, None, 0)
-        until = self._now()
-        return found, pages(self._threads, identity.tenant, thread_id, until=until, kept=self._kept)
+        found = await self.view(identity, thread_id, None, 1)
+        until_id = found.messages[0].message_id if found.messages else ""
+        found.messages = []
+        return found, pages(self._threads, identity.tenant, thread_id, until_id=until_id, kept=self._kept)
 
     async def rename(self, identity: Identity, thread_id: str, title: str) -> None:
         """Any member may rename; all members' devices hear of it."""
@@ -334,11 +337,14 @@ class Chat:
     # -- messages ------------------------------------------------------------------------------------------
 
     async def post(self, identity: Identity, thread_id: str, message_id: str, text: str) -> Position:
-        """Store and publish a person's message; the caller has checked the right. Idempotent by `message_id`.
+        """Store and publish a person's message; the caller has checked the right. Idempotent by `message_id` as long as
+        the store has it: a repeat publishes only what the log lacks, however late it comes.
 
         Returns:
             The channel's position after the message.
         """
+        key = channel_key(identity.tenant, thread_channel(thread_id))
+        after = self._broker.known_position(key) or (await self._broker.history(key, limit=0)).top
         message = Message(
             message_id=message_id,
             thread_id=thread_id,
@@ -349,8 +355,12 @@ class Chat:
             # as the live event says it: whoever opens the thread later has no other source for a name
             detail=encode_json({"name": identity.name}).decode() if identity.name else "{}",
         )
-        await self._threads.add_messages(identity.tenant, [message])
-        key = channel_key(identity.tenant, thread_channel(thread_id))
+        kept = await self._threads.say(identity.tenant, message, after)
+        if kept.at is not None:
+            return kept.at
+        there: dict[int, Position] = {}
+        if kept.after is not None:
+            there = await self._said_of(key, message_id, kept.after)
         about = {"threadId": thread_id, "userId": identity.subject, "name": identity.name}
         events = [
             text_start(message_id, "user") | about,
@@ -358,8 +368,36 @@ class Chat:
             text_end(message_id) | {"threadId": thread_id},
         ]
         for number, event in enumerate(events):
-            published = await self._broker.publish(key, encode_json(event), key=f"msg:{message_id}:{number}")
-        return Position(published.offset, published.epoch)
+            if number not in there:
+                found = await self._broker.publish(key, encode_json(event), key=f"msg:{message_id}:{number}")
+                there[number] = Position(found.offset, found.epoch)
+        await self._threads.said(identity.tenant, thread_id, message_id, there[0], there[2].offset)
+        return there[2]
+
+    async def _said_of(self, key: str, message_id: str, after: Position) -> dict[int, Position]:
+        """Which of a message's three events the log has, by their number: an earlier try may have come so far."""
+        kinds = ("TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END")
+        page = await self._broker.history(key, since=after)
+        if not page.complete:  # another log, or its beginning was trimmed: whatever there is
+            if page.top.epoch == after.epoch and page.top.offset > after.offset:
+                # Trimmed: thousands of publications ago it was said, as far as anybody can tell.
+                return dict.fromkeys(range(3), Position(after.offset + 1, after.epoch))
+            page = await self._broker.history(key)
+        there: dict[int, Position] = {}
+        wanted = message_id.encode()
+        while page.publications:
+            for publication in page.publications:
+                if wanted not in publication.data:
+                    continue
+                event = msgspec.json.decode(publication.data)
+                if event.get("messageId") == message_id and event.get("type") in kinds:
+                    at = Position(publication.offset, page.top.epoch)
+                    there.setdefault(kinds.index(event["type"]), at)
+            last = page.publications[-1].offset
+            if last >= page.top.offset:
+                break
+            page = await self._broker.history(key, since=Position(last, page.top.epoch))
+        return there
 
 
 def derived_id(kind: str, identity: Identity, client_message_id: str) -> str:

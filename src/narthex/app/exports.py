@@ -75,18 +75,17 @@ class ExportSlot:
 
 
 async def pages(
-    threads: Threads, tenant: str, thread_id: str, *, until: float, kept: Callable[[], Kept]
+    threads: Threads, tenant: str, thread_id: str, *, until_id: str, kept: Callable[[], Kept]
 ) -> AsyncIterator[list[Message]]:
-    """Every message of a thread up to the moment `until`, oldest first, in pages of about `PAGE_BYTES`."""
-    after: float | None = None
+    """Every message of a thread up to the message `until_id`, oldest first, in pages of about `PAGE_BYTES`."""
     after_id, limit = "", 8  # the first page is small: how long messages are is not known yet
     while True:
         page = await threads.messages_after(
-            tenant, thread_id, after=after, after_id=after_id, until=until, limit=limit, kept=kept()
+            tenant, thread_id, after_id=after_id, until_id=until_id, limit=limit, kept=kept()
         )
         if not page:
             return
-        after, after_id = page[-1].created_at, page[-1].message_id
+        after_id = page[-1].message_id
         size = sum(len(message.content) + len(message.detail) + 200 for message in page)
         limit = max(1, min(PAGE, 2 * limit, PAGE_BYTES * len(page) // size))
         yield page

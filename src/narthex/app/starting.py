@@ -93,7 +93,14 @@ async def start_run(
     said_at = await chat.post(identity, thread_id, message_id, text)
     try:
         run, queued = await engine.start(
-            identity, thread_id, message_id, text, client_message_id, chosen.name, after=said_at.offset
+            identity,
+            thread_id,
+            message_id,
+            text,
+            client_message_id,
+            chosen.name,
+            run_id=derived_id("run", identity, client_message_id),
+            after=said_at,
         )
     except ClientError as fault:
         if (

@@ -52,6 +52,7 @@ RUN_ERRORS: Final[dict[str, str]] = {
     "agent_unknown": "This agent is not configured here any more.",
     "agent_unavailable": "The agent's back end could not be reached.",
     "owner_lost": "The instance that ran the agent went away.",
+    "log_lost": "The log of the run was lost, so nobody knows how far the agent came.",
     "log_unavailable": "The gateway could not store the run's events for too long.",
     "draining": "The gateway was shut down while the agent ran.",
     "internal": "The gateway failed; the log has the reason.",

@@ -32,6 +32,8 @@ class Entry(msgspec.Struct, kw_only=True):
         role: `assistant`, `reasoning`, `tool`, or the role that the agent gave a text message.
         began_at: seconds since the epoch.
         offset: channel offset of its newest event.
+        began_offset: channel offset of its first event, which is its place in the log.
+        epoch: the epoch of `began_offset`.
         parts: its text (a tool call: its arguments' JSON text) in pieces.
         result: what the tool returned; None while it has not.
     """
@@ -40,6 +42,8 @@ class Entry(msgspec.Struct, kw_only=True):
     role: str
     began_at: float
     offset: int
+    began_offset: int = 0
+    epoch: str = ""
     parts: list[str] = []
     name: str = ""
     parent_message_id: str = ""
@@ -57,12 +61,13 @@ Fold = Callable[["Transcript", Event, int, float], None]
 class Transcript:
     """Folds a run's published events."""
 
-    __slots__ = ("_by_key", "_parts", "entries")
+    __slots__ = ("_by_key", "_epoch", "_parts", "entries")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self._by_key: dict[tuple[str, str], Entry] = {}
         self._parts: list[str] = []
+        self._epoch = ""
 
     @property
     def text(self) -> str:
@@ -71,8 +76,9 @@ class Transcript:
             self._parts = ["".join(self._parts)]
         return self._parts[0] if self._parts else ""
 
-    def feed(self, event: Event, *, offset: int, at: float) -> None:
-        """Take the next published event; `offset` is its place in the channel, `at` its time."""
+    def feed(self, event: Event, *, offset: int, at: float, epoch: str = "") -> None:
+        """Take the next published event; `offset` (in `epoch`) is its place in the channel, `at` its time."""
+        self._epoch = epoch
         fold = self._folds.get(event["type"])
         if fold is not None:
             fold(self, event, offset, at)
@@ -80,6 +86,7 @@ class Transcript:
     def _open(self, kind: str, entry: Entry) -> None:
         known = self._by_key.get((kind, entry.message_id))
         if known is None:
+            entry.began_offset, entry.epoch = entry.offset, self._epoch
             self._by_key[(kind, entry.message_id)] = entry
             self.entries.append(entry)
         else:

@@ -2,14 +2,19 @@
 
 Guarantees: every method is one atomic, durable step. `claim` gives a run to one owner at a time; a step
 that names an owner changes nothing once that owner has lost its lease (fencing is by owner *and* attempt).
+No clock decides over a lease: it is taken over when a node has seen it unchanged for long enough (`take_over`), and
+`now` and `lease_until` are only written for nodes of the version before. Nor over an order: runs of a thread come
+in the order of their messages in the log, runs of several threads in the order in which they were started.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
+
+from narthex.ports.broker import Position
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,8 +29,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         traffic: `user`, `guest`, `e2e` or `probe`.
         start_offset: channel offset just before its first event; of a run that has not begun, any offset that
             its events will come after.
+        start_epoch: the epoch of that offset; empty: not known.
         owner: node id of the lease holder, empty when none. On a *queued* run it is a reservation: the node
-            that holds the coroutine which this run resumes, while `lease_until` has not passed.
+            that holds the coroutine which this run resumes, until `take_over` lifts it.
         attempt: 1 for the first; a restart after owner loss adds one.
         cancel_requested_by: user id, empty when nobody.
         count: the last `seq`.
@@ -50,6 +56,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     finished_at: float = 0.0
     start_offset: int = 0
+    start_epoch: str = ""
     owner: str = ""
     lease_until: float = 0.0
     attempt: int = 0
@@ -59,6 +66,18 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     text: str = ""
     error: str = ""
+
+
+class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease (of a running run) or a reservation (of a queued one) as it was read. Every renewal changes it."""
+
+    tenant: str
+    run_id: str
+    state: str
+    owner: str
+    attempt: int
+    beat: int
+    lease_until: float
 
 
 class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,24 +123,22 @@ class Runs(Protocol):
 
         A run is claimable when its thread has no running run and its user has fewer than
         `concurrent_limit` running. Fair: tenants with the fewest running first, then the oldest. A queued
-        run with an `owner` other than the caller (a reservation) is claimable only once its `lease_until`
-        has passed.
+        run with an `owner` other than the caller (a reservation) is not claimable.
         """
 
     async def queue_position(self, tenant: str, run_id: str) -> int:
         """How many runs are before it in its thread or in its user's quota; 0 when next or not queued."""
 
     async def renew(self, owner: str, now: float, lease_s: float, held: Collection[str]) -> list[str]:
-        """Extend the leases of `owner` on the runs `held` that nobody took over, lapsed or not, and its
-        reservations of queued runs; returns the ids of the *running* runs among `held` that it still owns. (An
-        owner id is one process's life, so a lapsed lease with its name means a pause, not a death.)
+        """Renew the leases of `owner` on the runs `held` that nobody took over, and its reservations of queued
+        runs; returns the ids of the *running* runs among `held` that it still owns.
 
-        A run that carries its name and is not `held` was claimed by a call whose answer got lost: its lease runs
-        out, and whoever is alive takes it over.
+        A run that carries its name and is not `held` was claimed by a call whose answer got lost: its lease does
+        not move, so some node takes it over.
         """
 
-    async def started(self, run: Run, start_offset: int, now: float) -> bool:
-        """Note where its events begin. False when the lease is lost."""
+    async def started(self, run: Run, at: Position, now: float) -> bool:
+        """Note the position after which its events begin. False when the lease is lost."""
 
     async def finish(
         self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
@@ -129,22 +146,41 @@ class Runs(Protocol):
         """Terminal step; False when (owner, attempt) no longer holds it or it is terminal already."""
 
     async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
-        """Note who asked. A queued run becomes `cancelled` at once. Returns the run as it is then."""
+        """Note who asked. A queued run becomes `cancelled` at once, and `unclosed`: its terminal event is still to be
+        published. Returns the run as it is then.
+        """
+
+    async def unclosed(self, limit: int) -> list[Run]:
+        """Runs cancelled in the queue whose terminal event nobody has confirmed (`closed`)."""
+
+    async def closed(self, run: Run, count: int, digest: str) -> None:
+        """The terminal event of a run cancelled in the queue is in the log, with this count and digest."""
 
     async def cancel_requests(self, owner: str) -> list[Run]:
         """Running runs of `owner` with `cancel_requested_by` set (control messages may get lost)."""
 
-    async def orphans(self, now: float, owner: str, lease_s: float, limit: int) -> list[Run]:
-        """Take over running runs whose lease ended: owner becomes `owner`, attempt counts up."""
+    async def leases(self) -> list[LeaseSeen]:
+        """Every lease and every reservation as it is now."""
 
-    async def release(self, owner: str, now: float) -> int:
-        """End every lease and reservation of `owner` now (a clean stop), so that others take over at once."""
+    async def take_over(
+        self, owner: str, lapsed: Sequence[LeaseSeen], now: float, lease_s: float
+    ) -> list[Run]:
+        """Take over what the caller saw unchanged for so long that its owner must be dead, at most 200 at a time.
+
+        Running runs that are still exactly as seen become `owner`'s, attempt counts up; they are returned. A
+        reservation that is still as seen is lifted: anybody may claim the run. What moved meanwhile stays.
+        """
+
+    async def release(self, owner: str) -> int:
+        """End every lease and reservation of `owner` (a clean stop): they have no owner then, so that others need
+        not watch them.
+        """
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
-        """Queued and running runs, oldest first."""
+        """Queued and running runs, in the order of their messages in the log."""
 
     async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
-        """The newest runs, newest first."""
+        """The newest runs, newest first, in the order of their messages in the log."""
 
     async def active_count(self, tenant: str, user_id: str) -> int:
         """Queued and running runs of a user."""

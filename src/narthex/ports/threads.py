@@ -8,11 +8,13 @@ before its log has gone delays that and forgets nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
+
+from narthex.ports.broker import Position
 
 Kept = Mapping[str, float]
 """Plan → the moment before which nothing of its owners' threads is kept. A plan that is not in it keeps all: so
@@ -63,6 +65,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     detail: str = "{}"
     offset: int = 0
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What `say` found.
+
+    Attributes:
+        fresh: the message is new; False: its id was there.
+        at: of one that was there and is in the log: the position of its last event.
+        after: of one that was there and is not known to be in the log: the log's end before it was first published.
+    """
+
+    fresh: bool
+    at: Position | None = None
+    after: Position | None = None
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,8 +193,22 @@ class Threads(Protocol):
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
         """Move the read marker forward, never back; False when they are no member."""
 
-    async def add_messages(self, tenant: str, messages: list[Message]) -> None:
-        """Insert; a message id that is there already is left as it is (idempotent). Touches `updated_at`."""
+    async def add_messages(
+        self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
+    ) -> None:
+        """Insert; a message id that is there already is left as it is (idempotent). Touches `updated_at`.
+
+        `places` are the positions in the thread's log of each message's first event: they are the order of `messages`.
+        Without them a message comes after all that are there.
+        """
+
+    async def say(self, tenant: str, message: Message, after: Position) -> Said:
+        """Insert a person's message before it is published; `after` is the log's end. The same id again changes
+        nothing and says what became of the first. Touches `updated_at`.
+        """
+
+    async def said(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
+        """The message is in the log: the position of its first event, and the offset of its last."""
 
     async def messages(
         self,
@@ -190,8 +220,9 @@ class Threads(Protocol):
         limit: int,
         kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
-        """The newest `limit` messages with `created_at` < `before`, oldest first; with `before_id`, the last
-        page's first message, those of the same moment that come before it too.
+        """The newest `limit` messages, oldest first, in the order of the log, whatever their moments say. Those before
+        the last page's first message: `before_id` is its id and `before` its `created_at`, which names it alone where
+        the id is not known (any more).
         """
 
     async def messages_after(
@@ -199,14 +230,13 @@ class Threads(Protocol):
         tenant: str,
         thread_id: str,
         *,
-        after: float | None,
-        after_id: str = "",
-        until: float,
+        after_id: str,
+        until_id: str,
         limit: int,
         kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
-        """The oldest `limit` messages with `created_at` > `after` (None: all) and ≤ `until`, oldest first; with
-        `after_id`, the last page's last message, those of the same moment that come after it too.
+        """The oldest `limit` messages in the order of the log, oldest first: after the last page's last message
+        `after_id` and up to `until_id`, that one included. An id that is not there (any more) is no bound.
         """
 
     async def search(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control, Member, Page, Position, Publication, Published
-from narthex.ports.runs import Interrupt, Run, Runs
+from narthex.ports.runs import Interrupt, LeaseSeen, Run, Runs
 from narthex.ports.threads import (
     KEEPS_ALL,
     Departure,
@@ -25,6 +25,7 @@ from narthex.ports.threads import (
     Message,
     OwnerPlan,
     Purged,
+    Said,
     Thread,
     ThreadMember,
     Threads,
@@ -119,6 +120,8 @@ class FakeRuns:
 
     def __init__(self) -> None:
         self.rows: dict[str, Run] = {}
+        self.beats: dict[str, int] = {}
+        self.unclosed_ids: set[str] = set()
         self.interrupts: dict[str, Interrupt] = {}
         self.fail_finishes = 0
 
@@ -152,12 +155,13 @@ class FakeRuns:
         for run in sorted(self.rows.values(), key=lambda r: r.created_at):
             if run.state != "queued" or len(claimed) >= limit:
                 continue
-            if run.owner and run.owner != owner and run.lease_until > now:
+            if run.owner and run.owner != owner:
                 continue
             running = [r for r in self.rows.values() if r.state == "running"]
             mine = [r for r in running if (r.tenant, r.user_id) == (run.tenant, run.user_id)]
             if any(r.thread_id == run.thread_id for r in running) or len(mine) >= run.concurrent_limit:
                 continue
+            self._beat(run)
             claimed.append(
                 self._set(
                     run, state="running", owner=owner, lease_until=now + lease_s, attempt=run.attempt + 1
@@ -179,14 +183,18 @@ class FakeRuns:
             if r.owner == owner and (r.state == "queued" or (r.state == "running" and r.run_id in held))
         ]
         for run in mine:
+            self._beat(run)
             self._set(run, lease_until=now + lease_s)
         return [run.run_id for run in mine if run.state == "running"]
 
-    async def started(self, run: Run, start_offset: int, now: float) -> bool:
+    async def started(self, run: Run, at: Position, now: float) -> bool:
         if not self._held(run):
             return False
-        self._set(run, start_offset=start_offset, started_at=now)
+        self._set(run, start_offset=at.offset, start_epoch=at.epoch, started_at=now)
         return True
+
+    def _beat(self, run: Run) -> None:
+        self.beats[run.run_id] = self.beats.get(run.run_id, 0) + 1
 
     def _held(self, run: Run) -> bool:
         row = self.rows[run.run_id]
@@ -210,6 +218,8 @@ class FakeRuns:
         if run is None or run.state not in {"queued", "running"}:
             return run
         state = "cancelled" if run.state == "queued" else run.state
+        if run.state == "queued":
+            self.unclosed_ids.add(run_id)
         return self._set(run, cancel_requested_by=by, state=state)
 
     async def cancel_requests(self, owner: str) -> list[Run]:
@@ -219,17 +229,51 @@ class FakeRuns:
             if r.owner == owner and r.state == "running" and r.cancel_requested_by
         ]
 
-    async def orphans(self, now: float, owner: str, lease_s: float, limit: int) -> list[Run]:
-        lost = [r for r in self.rows.values() if r.state == "running" and r.lease_until <= now][:limit]
+    async def leases(self) -> list[LeaseSeen]:
         return [
-            self._set(run, owner=owner, lease_until=now + lease_s, attempt=run.attempt + 1) for run in lost
+            LeaseSeen(
+                tenant=r.tenant,
+                run_id=r.run_id,
+                state=r.state,
+                owner=r.owner,
+                attempt=r.attempt,
+                beat=self.beats.get(r.run_id, 0),
+                lease_until=r.lease_until,
+            )
+            for r in self.rows.values()
+            if r.state == "running" or (r.state == "queued" and r.owner)
         ]
 
-    async def release(self, owner: str, now: float) -> int:
+    async def take_over(
+        self, owner: str, lapsed: Sequence[LeaseSeen], now: float, lease_s: float
+    ) -> list[Run]:
+        as_it_is = await self.leases()
+        taken: list[Run] = []
+        for seen in lapsed:
+            if seen not in as_it_is:
+                continue
+            run = self.rows[seen.run_id]
+            self._beat(run)
+            if seen.state == "queued":
+                self._set(run, owner="")
+            else:
+                taken.append(self._set(run, owner=owner, lease_until=now + lease_s, attempt=run.attempt + 1))
+        return taken
+
+    async def release(self, owner: str) -> int:
         mine = [r for r in self.rows.values() if r.owner == owner and r.state in {"queued", "running"}]
         for run in mine:
-            self._set(run, lease_until=now)
+            self._beat(run)
+            self._set(run, owner="", lease_until=0.0)
         return len(mine)
+
+    async def unclosed(self, limit: int) -> list[Run]:
+        return [self.rows[run_id] for run_id in sorted(self.unclosed_ids)][:limit]
+
+    async def closed(self, run: Run, count: int, digest: str) -> None:
+        if run.run_id in self.unclosed_ids:
+            self.unclosed_ids.remove(run.run_id)
+            self._set(run, count=count, digest=digest)
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
         return [
@@ -271,11 +315,34 @@ class FakeThreads:
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Message] = {}
+        self.places: dict[tuple[str, str], int] = {}
+        self.unsaid: dict[tuple[str, str], Position] = {}
         self.roles: dict[tuple[str, str, str], str] = {}
 
-    async def add_messages(self, tenant: str, messages: list[Message]) -> None:
-        for message in messages:
-            self.rows.setdefault((message.thread_id, message.message_id), message)
+    async def add_messages(
+        self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
+    ) -> None:
+        for number, message in enumerate(messages):
+            key = (message.thread_id, message.message_id)
+            if key not in self.rows:
+                self.rows[key] = message
+                self.places[key] = places[number].offset if places else max(self.places.values(), default=0)
+
+    async def say(self, tenant: str, message: Message, after: Position) -> Said:
+        key = (message.thread_id, message.message_id)
+        if key not in self.rows:
+            self.rows[key], self.unsaid[key] = message, after
+            self.places[key] = after.offset + 1
+            return Said(fresh=True)
+        if key in self.unsaid:
+            return Said(fresh=False, after=self.unsaid[key])
+        return Said(fresh=False, at=Position(self.rows[key].offset, "e"))
+
+    async def said(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
+        key = (thread_id, message_id)
+        self.rows[key] = msgspec.structs.replace(self.rows[key], offset=last)
+        self.places[key] = first.offset
+        self.unsaid.pop(key, None)
 
     async def messages(
         self,
@@ -288,7 +355,7 @@ class FakeThreads:
         kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
         found = [m for m in self.rows.values() if m.thread_id == thread_id]
-        return sorted(found, key=lambda m: m.created_at)[-limit:]
+        return sorted(found, key=lambda m: (self.places[m.thread_id, m.message_id], m.created_at))[-limit:]
 
     async def role(self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL) -> str | None:
         return self.roles.get((tenant, thread_id, user_id))
@@ -347,9 +414,8 @@ class FakeThreads:
         tenant: str,
         thread_id: str,
         *,
-        after: float | None,
-        after_id: str = "",
-        until: float,
+        after_id: str,
+        until_id: str,
         limit: int,
         kept: Kept = KEEPS_ALL,
     ) -> list[Message]:

@@ -133,7 +133,7 @@ async def test_a_queued_runs_cancel_is_told_and_reads_no_more_than_it_must(
     thread = await fake_house.thread()
     first = await fake_house.say(engine, thread)
     await fake_house.until(first, lambda events: len(events) > 5)
-    second, _ = await engine.start(ALICE, thread, "m-2", "hi", "c-2", after=5)
+    second, _ = await engine.start(ALICE, thread, "m-2", "hi", "c-2", after=Position(5, "e"))
     await engine.cancel(ALICE, second.run_id)
     ended = [value for name, value in fake_house.notices if name == "narthex.run_ended"]
     assert [(value["runId"], value["state"]) for value in ended] == [(second.run_id, "cancelled")]

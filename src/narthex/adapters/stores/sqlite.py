@@ -23,7 +23,7 @@ from narthex.adapters.stores.sql.dialect import SQLITE
 from narthex.adapters.stores.sql.memberships import SqlMemberships
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.adapters.stores.sql.records import SqlRecords, ping
-from narthex.adapters.stores.sql.runs import SqlRuns
+from narthex.adapters.stores.sql.runs import SqlRuns, release
 from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.threads import SqlThreads
 from narthex.errors import Bug, DependencyError, NarthexError
@@ -103,6 +103,12 @@ class SqliteStore:
         try:
             await self._engine.start()
         except BaseException:
+            self._lock.release()
+            raise
+        try:  # the file is ours alone: every lease in it is of a process that is gone
+            await self._engine.write(release("owner <> ''"))
+        except BaseException:
+            await self._engine.stop()
             self._lock.release()
             raise
         self._checkpointer = Checkpointer(self.path, self._synchronous)

@@ -15,6 +15,7 @@ from narthex.app.runs.replay import Replay
 from narthex.app.runs.services import RunServices
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.transcript import Entry
+from narthex.ports.broker import Position
 from narthex.ports.runs import Run
 from narthex.ports.threads import Message
 
@@ -22,13 +23,15 @@ _STEP_S: Final = 1e-6  # rows of one run keep their order where two began in the
 _TRIM_STEP: Final = 1_000  # trimming is worth a call only for so many publications
 
 
-def rows(run: Run, replay: Replay) -> list[Message]:
-    """The messages that a run's transcript is kept as, in the order they began."""
+def rows(run: Run, replay: Replay) -> tuple[list[Message], list[Position]]:
+    """The messages that a run's transcript is kept as, in the order they began, and where in the log they did."""
     kept: list[Message] = []
+    places: list[Position] = []
     last = 0.0
     for entry in replay.transcript.entries:
         if not entry.text and entry.role != "tool":
             continue
+        places.append(Position(entry.began_offset, entry.epoch))
         last = max(entry.began_at, last + _STEP_S)
         kept.append(
             Message(
@@ -43,7 +46,7 @@ def rows(run: Run, replay: Replay) -> list[Message]:
                 offset=entry.offset,
             )
         )
-    return kept
+    return kept, places
 
 
 def _detail(entry: Entry) -> str:
@@ -60,9 +63,9 @@ def _detail(entry: Entry) -> str:
 
 async def compact(services: RunServices, run: Run, replay: Replay) -> None:
     """Keep the run's messages and drop what of the log nobody needs any more. Raises DependencyError."""
-    messages = rows(run, replay)
+    messages, places = rows(run, replay)
     if messages:
-        await services.threads.add_messages(run.tenant, messages)
+        await services.threads.add_messages(run.tenant, messages, places)
     surplus = replay.offset - services.limits.keep_events
     if surplus > 0 and surplus // _TRIM_STEP > (surplus - replay.seq) // _TRIM_STEP:
         await services.broker.trim(channel_key(run.tenant, thread_channel(run.thread_id)), surplus)

@@ -19,17 +19,18 @@ def conversation(rows: list[Message], message_id: str) -> list[ChatMessage]:
     """The messages for a run, oldest first, ending with the one that began it.
 
     What people said after it is left out (it begins runs of its own, which are queued); what agents answered
-    after it was *said*, while it waited in the queue, is part of what came before.
+    after it was *said*, while it waited in the queue, is part of what came before. The rows come in the
+    order of the log.
     """
-    began = next((row for row in rows if row.message_id == message_id and row.role == "user"), None)
+    place = next(
+        (n for n, row in enumerate(rows) if row.message_id == message_id and row.role == "user"), None
+    )
     said = [
         row
-        for row in rows
-        if row.role in _SHOWN
-        and row is not began
-        and not (began is not None and row.role == "user" and row.created_at > began.created_at)
+        for n, row in enumerate(rows)
+        if row.role in _SHOWN and not (place is not None and row.role == "user" and n >= place)
     ]
-    return [_message(row) for row in (*said, *([began] if began is not None else []))]
+    return [_message(row) for row in (*said, *([rows[place]] if place is not None else []))]
 
 
 def _message(row: Message) -> ChatMessage:

@@ -27,7 +27,7 @@ from narthex.domain.mentions import mentioned
 from narthex.domain.runs import RunState, queue_full
 from narthex.errors import ClientError, DependencyError, NarthexError
 from narthex.ports.agents import Agent
-from narthex.ports.broker import Broker, Control
+from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.ports.telemetry import Meter
@@ -136,7 +136,7 @@ class RunEngine(RunRequests):
         await self._roster.close()
         try:
             if self._opened:  # else there is nothing to release, and maybe no table either
-                await self._services.runs.release(self._services.owner, self._services.now())
+                await self._services.runs.release(self._services.owner)
         finally:
             for agent in self._services.agents.values():
                 await _closed(agent)
@@ -173,7 +173,7 @@ class RunEngine(RunRequests):
         agent: str | None = None,
         *,
         run_id: str | None = None,
-        after: int = 0,
+        after: Position | None = None,
     ) -> tuple[Run, bool]:
         """Begin a run, or find the one that the same `client_message_id` began.
 
@@ -185,7 +185,7 @@ class RunEngine(RunRequests):
             client_message_id: idempotency key, unique per user.
             agent: its name; None for the mentioned one, else the default.
             run_id: to use for a new run; by default a random one.
-            after: an offset of the thread's channel that the run's events will come after.
+            after: a position in the thread's channel that the run's events will come after; None: any.
 
         Returns:
             The run, and whether it is queued behind another run of the thread or of the user's quota.
@@ -209,7 +209,8 @@ class RunEngine(RunRequests):
             identity=identity_json(identity),
             traffic=str(identity.identity_class),
             restartable=chosen.restartable,
-            start_offset=after,
+            start_offset=after.offset if after is not None else 0,
+            start_epoch=after.epoch if after is not None else "",
         )
         kept, fresh = await services.runs.start(run, queue_limit=services.limits.thread_queue)
         if fresh:

@@ -190,11 +190,11 @@ class Execution:
         """Note where the run's events begin, then publish the first ones durably."""
         run = self.run
         if self.journal.log.seq == 0:
-            channel = channel_key(run.tenant, thread_channel(run.thread_id))
-            position = self.services.broker.known_position(channel)
+            position = self.journal.log.top  # as it was read a moment ago
             if position is None:
+                channel = channel_key(run.tenant, thread_channel(run.thread_id))
                 position = (await self.services.broker.history(channel, limit=0)).top
-            if not await self.services.runs.started(run, position.offset, self.services.now()):
+            if not await self.services.runs.started(run, position, self.services.now()):
                 raise OwnershipLost
             await self.intake.own(ev.run_started(run.thread_id, run.run_id, parent_run_id=run.parent_run_id))
             self.services.meter.observe("run_start_seconds", max(0.0, self.services.now() - run.created_at))

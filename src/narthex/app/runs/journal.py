@@ -131,11 +131,7 @@ class Journal:
         await self.flush()
         self._finished = True
         seq = self.log.seq + 1
-        wire = self._wire(terminal, seq)
-        wire["count"] = seq
-        if not self.log.broken:  # a log that lost events has no digest that a client could check
-            wire["digest"] = self.log.digest.value(wire)
-        await self._publish(wire)
+        await self._publish(self._wire(terminal, seq) | {"count": seq}, proof=True)
 
     async def close(self) -> None:
         """End the writer; what is still pending is dropped. Idempotent."""
@@ -202,31 +198,50 @@ class Journal:
             wire["timestamp"] = int(self._services.now() * 1000)
         return wire
 
-    async def _publish(self, wire: Event) -> None:
-        """Publish one event until it is durable, then count it in."""
-        data = msgspec.json.encode(wire)
+    async def _publish(self, wire: Event, *, proof: bool = False) -> None:
+        """Publish one event until it is durable, then count it in. With `proof` it gets the digest, if the log is whole
+        at that moment: an engine that was away may have come back with less.
+        """
         key = f"{self._run.run_id}:{wire['seq']}"
         give_up_at = self._loop.time() + self._services.limits.broker_patience_s
         pause_s = _RETRY_FIRST_S
-        tried = False
+        data = b""
+        tried: list[bytes] = []  # each may be in the log all the same: then the repeat is told `duplicate`
         while True:
             await self._lease.hold()
             try:
+                if proof and await self._is_whole():
+                    wire = wire | {"digest": self.log.digest.value(wire)}
+                elif proof:
+                    wire.pop("digest", None)
+                data = msgspec.json.encode(wire)
                 published = await self._services.broker.publish(self._channel, data, key=key)
-                if published.duplicate and not (tried and await self._is_ours(published, data)):
-                    raise OwnershipLost
+                if published.duplicate:
+                    wire = msgspec.json.decode(await self._ours(published, tried))
                 break
             except DependencyError as fault:
-                tried = True  # it may be in the log all the same: then the repeat is told `duplicate`
+                tried.append(data)
                 if self._loop.time() + pause_s > give_up_at:
                     raise BrokerGone from fault
                 self._services.meter.count("run_publish_retries")
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
-        self.log.feed(wire, offset=published.offset, at=self._services.now())
+        at = Position(published.offset, published.epoch)
+        self.log.feed(wire, at, self._services.now())
 
-    async def _is_ours(self, published: Published, data: bytes) -> bool:
-        """Whether the entry that made ours a duplicate is our own first try."""
+    async def _ours(self, published: Published, tried: list[bytes]) -> bytes:
+        """The entry that made ours a duplicate, if it is our own earlier try. Raises OwnershipLost if not."""
         before = Position(published.offset - 1, published.epoch)
         page = await self._services.broker.history(self._channel, since=before, limit=1)
-        return [entry.data for entry in page.publications] == [data]
+        for entry in page.publications:
+            if entry.data in tried:
+                return entry.data
+        raise OwnershipLost
+
+    async def _is_whole(self) -> bool:
+        """Whether the log still is the one that holds all of the run's events."""
+        log = self.log
+        if not log.broken and log.epoch:
+            top = (await self._services.broker.history(self._channel, limit=0)).top
+            log.broken = top.epoch != log.epoch or top.offset < log.offset
+        return not log.broken

@@ -1,16 +1,25 @@
-"""Whether this node still owns a run. Renewing is the engine's loop; asking is everybody who publishes.
+"""Whether this node still owns a run. Renewing is the engine's loop; every publish asks.
 
-Rules: time is the loop's monotonic clock, counted from *before* the call that took or renewed the lease, so
-this node stops believing in it before the store does. Nothing of a run is published without `hold`.
+Rules: time is the loop's monotonic clock, counted from *before* the call that took or renewed the lease, so this node
+stops believing in it before another node may take the run over. A monotonic clock can stand still while the machine is
+suspended: then the wall clock moves against it, and this node believes in nothing until the store has renewed the
+lease. That is the one use of a wall clock here, and a clock that lies costs a renewal and nothing else. Nothing of a
+run is published without `hold`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Final
+
+JUMP_S: Final = (
+    4.0  # between the two clocks since the last renewal; corrections of a running clock are far smaller
+)
 
 
 class OwnershipLost(Exception):
-    """Somebody else owns the run now; stop at once and publish nothing more."""
+    """Another owner has the run now; stop at once and publish nothing more."""
 
 
 class Lease:
@@ -18,18 +27,22 @@ class Lease:
 
     Args:
         until: loop time at which it ends unless it is extended.
+        wall: the wall clock, which shows a suspension; None for a lease that never ends.
     """
 
-    __slots__ = ("_changed", "lost", "until")
+    __slots__ = ("_ahead_s", "_changed", "_wall", "lost", "until")
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, until: float, wall: Callable[[], float] | None = None) -> None:
         self.until = until
         self.lost = False
+        self._wall = wall
+        self._ahead_s = self.wall_ahead_s()
         self._changed = asyncio.Event()
 
-    def extend(self, until: float) -> None:
-        """The store renewed it."""
+    def extend(self, until: float, ahead_s: float = 0.0) -> None:
+        """The store renewed it; `ahead_s` is `wall_ahead_s` from before the store was asked."""
         self.until = max(self.until, until)
+        self._ahead_s = ahead_s
         self._changed.set()
 
     def lose(self) -> None:
@@ -45,8 +58,12 @@ class Lease:
         """
         loop = asyncio.get_running_loop()
         while not self.lost:
-            if loop.time() < self.until:
+            if loop.time() < self.until and abs(self.wall_ahead_s() - self._ahead_s) < JUMP_S:
                 return
             self._changed.clear()
             await self._changed.wait()
         raise OwnershipLost
+
+    def wall_ahead_s(self) -> float:
+        """How far the wall clock is ahead of the loop's."""
+        return 0.0 if self._wall is None else self._wall() - asyncio.get_running_loop().time()

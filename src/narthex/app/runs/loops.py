@@ -1,4 +1,5 @@
-"""A node's three loops: claim queued runs, renew what it owns, take over what nobody owns any more.
+"""A node's four loops: claim queued runs, renew what it owns, take over what has no owner any more, and close what was
+cancelled in the queue.
 
 Rules: each loop is one task; an engine that is away costs a turn, never the loop; whatever control message
 got lost is found by the next turn (claims and orphans every `poll_s`, cancels every `renew_s`).
@@ -12,11 +13,15 @@ from typing import Final
 
 import structlog
 
+from narthex.app.runs.closing import close_cancelled
+from narthex.app.runs.journal import BrokerGone
+from narthex.app.runs.observed import ObservedLeases
 from narthex.app.runs.roster import Roster
 from narthex.errors import NarthexError
 
 log = structlog.get_logger("narthex.runs")
 
+GAP_S: Final = 2.0  # between two looks at leases: a loaded machine's turn still counts, a suspension does not
 BATCH: Final = 64  # runs claimed or taken over in one step: a few ms of work before the loop turns
 
 
@@ -28,13 +33,15 @@ class Loops:
         self._services = roster.services
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        limits = self._services.limits
+        self._observed = ObservedLeases(limits.lease_s, max(2 * limits.poll_s, GAP_S))
 
     def wake(self) -> None:
         """There may be something to claim."""
         self._wake.set()
 
     def start(self) -> None:
-        """Begin all three."""
+        """Begin all four."""
         limits = self._services.limits
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -43,6 +50,7 @@ class Loops:
             loop.create_task(
                 self._forever("take_over", self._take_over, _pause(limits.poll_s)), name="runs reap"
             ),
+            loop.create_task(self._forever("close", self._close, _pause(limits.poll_s)), name="runs close"),
         ]
 
     def stop_claiming(self) -> None:
@@ -100,13 +108,14 @@ class Loops:
         if not roster.leases and not roster.waiting:
             return
         asked_at = asyncio.get_running_loop().time()
-        held = dict(roster.leases)  # what was ours when we asked; a run claimed meanwhile is not judged
+        # What was ours when we asked; a run claimed meanwhile is not judged.
+        held = {run_id: (lease, lease.wall_ahead_s()) for run_id, lease in roster.leases.items()}
         ours = set(
             await services.runs.renew(services.owner, services.now(), services.limits.lease_s, held.keys())
         )
-        for run_id, lease in held.items():
+        for run_id, (lease, ahead_s) in held.items():
             if run_id in ours:
-                lease.extend(asked_at + services.limits.lease_s)
+                lease.extend(asked_at + services.limits.lease_s, ahead_s)
             elif roster.leases.get(run_id) is lease and roster.give_up(run_id):
                 services.meter.count("runs_lost")
         for run in await services.runs.cancel_requests(services.owner):
@@ -120,14 +129,30 @@ class Loops:
             return
         roster.retry_unfinished()
         roster.drop_given_up()
-        asked_at = asyncio.get_running_loop().time()
-        if any(lease.until <= asked_at for lease in roster.leases.values()):
-            await self._renew()  # after a pause: what nobody took over meanwhile is still ours, and no orphan
-        runs = await services.runs.orphans(services.now(), services.owner, services.limits.lease_s, BATCH)
-        for run in runs:
-            services.meter.count("runs_taken_over")
-            log.warning("run_taken_over", run_id=run.run_id, attempt=run.attempt, agent=run.agent)
-            roster.begin(run, asked_at + services.limits.lease_s)
+        limits, loop = services.limits, asyncio.get_running_loop()
+        asked_at = loop.time()
+        leases = await services.runs.leases()
+        lapsed = self._observed.lapsed(leases, asked_at, loop.time(), roster.leases)
+        for start in range(0, len(lapsed), BATCH):
+            asked_at = loop.time()
+            runs = await services.runs.take_over(
+                services.owner, lapsed[start : start + BATCH], services.now(), limits.lease_s
+            )
+            for run in runs:
+                services.meter.count("runs_taken_over")
+                log.warning("run_taken_over", run_id=run.run_id, attempt=run.attempt, agent=run.agent)
+                roster.begin(run, asked_at + limits.lease_s)
+        if any(lease.state == "queued" for lease in lapsed):
+            self.wake()
+
+    async def _close(self) -> None:
+        """What nobody closed, because the broker was away or the node died that was asked to cancel."""
+        for run in await self._services.runs.unclosed(BATCH):
+            try:
+                await close_cancelled(self._services, self._roster, run)
+            except BrokerGone:
+                return
+            self.wake()
 
 
 def _pause(seconds: float) -> Callable[[], Awaitable[None]]:

@@ -1,7 +1,7 @@
 """A run as its log tells it: seq, digest, transcript, what is open; fed live, or read back from the channel.
 
-Rule: what is folded here is durable. A gap in `seq` (the log itself lost events) marks it `broken`: such a
-run ends without a digest, because no digest would be true.
+Rule: what is folded here is durable. A gap in `seq`, a place that does not come after the last one, or another epoch
+(the log itself lost events) marks it `broken`: such a run ends without a digest, because no digest would be true.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ class Replay:
     Attributes:
         seq: the last event's; 0 when there is none.
         terminal: the terminal event, once it is there.
-        broken: events are missing, or one has no normal form.
+        broken: events are missing, or may be, or one has no normal form.
         offset: channel offset of the last event.
+        epoch: of that offset.
+        top: the log's end when it was last read back; None: it was not.
+        reach: whether the log was there from the run's beginning on when it was read back: `whole`; `cut` (its
+            beginning was trimmed) or `gone` (it is another log than the one that the run was started in).
     """
 
-    __slots__ = ("broken", "digest", "offset", "seq", "terminal", "transcript")
+    __slots__ = ("broken", "digest", "epoch", "offset", "reach", "seq", "terminal", "top", "transcript")
 
     def __init__(self) -> None:
         self.seq = 0
@@ -37,22 +41,29 @@ class Replay:
         self.terminal: Event | None = None
         self.broken = False
         self.offset = 0
+        self.epoch = ""
+        self.top: Position | None = None
+        self.reach = "whole"
 
-    def feed(self, event: Event, *, offset: int, at: float) -> None:
-        """Take the next durable event."""
-        if event["seq"] != self.seq + 1:
+    def feed(self, event: Event, at: Position, moment: float) -> None:
+        """Take the next durable event, its position, and when it was appended."""
+        if event["seq"] != self.seq + 1 or (self.epoch and not self._follows(at)):
             self.broken = True
         self.seq = event["seq"]
-        self.offset = offset
+        self.offset, self.epoch = at.offset, at.epoch
         try:
             self.digest.feed(event)
         except (
             ValueError
         ):  # intake lets none in; one that is there all the same must not keep the run from ending
             self.broken = True
-        self.transcript.feed(event, offset=offset, at=at)
+        self.transcript.feed(event, offset=at.offset, at=moment, epoch=at.epoch)
         if is_terminal(event):
             self.terminal = event
+
+    def _follows(self, at: Position) -> bool:
+        """Whether a position comes after the last event's in the same log."""
+        return at.epoch == self.epoch and at.offset > self.offset
 
 
 class Reading:
@@ -70,9 +81,10 @@ class Reading:
         self._channel = channel_key(run.tenant, thread_channel(run.thread_id))
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, reach: str = "whole") -> None:
         self.replay, self.order = Replay(), EventOrder()
-        self._at = Position(self._run.start_offset, "")
+        self.replay.reach = reach
+        self._at = Position(self._run.start_offset, self._run.start_epoch)
 
     async def go_on(self) -> Replay:
         """Read to the end of the log.
@@ -82,26 +94,36 @@ class Reading:
         """
         page = await self._page(self._at)
         if not page.complete or page.top.offset < self._at.offset:
-            # Trimmed, or a new epoch: whatever is there, its seq says whether it is whole.
-            self._begin()
-            page = await self._page(None)
-        while page.publications:
+            page = await self._anew(page)
+        while True:
             for publication in page.publications:
                 event = _event_of(publication.data, self._run.run_id)
                 if event is not None:
-                    self._take(event, publication)
-            last = page.publications[-1].offset
+                    self._take(event, publication, page.top.epoch)
+            last = page.publications[-1].offset if page.publications else page.top.offset
             self._at = Position(last, page.top.epoch)
+            self.replay.top = page.top
             if last >= page.top.offset:
-                break
+                return self.replay
             page = await self._page(self._at)
-        return self.replay
+            if not page.complete:  # lost or trimmed while it was read
+                page = await self._anew(page)
+
+    async def _anew(self, page: Page) -> Page:
+        """Trimmed, or another log: whatever is there is read, and its seq says whether it is whole."""
+        began_in = self._run.start_epoch
+        gone = page.top.epoch != began_in if began_in else page.top.offset < self._run.start_offset
+        self._begin("gone" if gone else "cut")
+        page = await self._page(None)
+        self.replay.broken = gone
+        return page
 
     async def _page(self, since: Position | None) -> Page:
         return await self._services.broker.history(self._channel, since=since, limit=MAX_HISTORY_PAGE)
 
-    def _take(self, event: Event, publication: Publication) -> None:
-        self.replay.feed(event, offset=publication.offset, at=publication.at or self._services.now())
+    def _take(self, event: Event, publication: Publication, epoch: str) -> None:
+        at = Position(publication.offset, epoch)
+        self.replay.feed(event, at, publication.at or self._services.now())
         self.order.check(event)
         if event.get("name") == "narthex.restarted":
             self.order.forget()

@@ -7,34 +7,36 @@ what must not get lost is in the store before.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any, Final
 
 import msgspec
+import structlog
 
-from narthex.app.runs.endings import Cancelled, terminal
-from narthex.app.runs.execution import tell
-from narthex.app.runs.journal import Journal
-from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.closing import close_cancelled
+from narthex.app.runs.journal import BrokerGone
 from narthex.app.runs.loops import Loops
-from narthex.app.runs.queue_notices import tell_queue
 from narthex.app.runs.readings import Readings
-from narthex.app.runs.replay import Replay, read_back
+from narthex.app.runs.replay import Replay
 from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunServices
-from narthex.domain import events as ev
 from narthex.domain.answers import answer_fault
 from narthex.domain.digest import canonical
 from narthex.domain.identity import Identity
 from narthex.domain.runs import RunState, state_after
-from narthex.errors import ClientError
+from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control
 from narthex.ports.runs import Interrupt, Run
 from narthex.protocol.commands import MAX_JSON_DEPTH, json_depth_exceeds
 
+log = structlog.get_logger("narthex.runs")
+
 STEER_BYTES: Final = 8 * 1024
 PAYLOAD_BYTES: Final = 32 * 1024  # as a message's text: it comes back inside an event
-_NEVER: Final = float("inf")
+CLOSE_S: Final = (
+    2.0  # for the end of a run that is cancelled in the queue; an engine that is well takes milliseconds
+)
 
 
 class RunRequests:
@@ -68,7 +70,7 @@ class RunRequests:
             else:
                 await self._to_owner(run.owner, {"op": "cancel", "run_id": run_id, "by": identity.subject})
         elif run.state == RunState.CANCELLED and not run.started_at:
-            await self._close_queued(run, run.cancel_requested_by)
+            await self._close(run)
         return {"run_id": run_id, "state": state}
 
     async def steer(self, identity: Identity, run_id: str, text: str) -> dict[str, Any]:
@@ -140,10 +142,10 @@ class RunRequests:
         run = await self._run_of(identity, run_id)
         text, count, digest, state = run.text, run.count, run.digest, str(run.state)
         if run.state == RunState.RUNNING or (run.state == RunState.CANCELLED and not run.started_at):
-            log = await self._log_of(run)
-            text, count = log.transcript.text, log.seq
-            if log.terminal is not None:  # its end was seen already, and its row is being written
-                state, digest = str(state_after(log.terminal)), str(log.terminal.get("digest", ""))
+            found = await self._log_of(run)
+            text, count = found.transcript.text, found.seq
+            if found.terminal is not None:  # its end was seen already, and its row is being written
+                state, digest = str(state_after(found.terminal)), str(found.terminal.get("digest", ""))
         position = 0
         if run.state == RunState.QUEUED:
             position = await self._services.runs.queue_position(run.tenant, run_id)
@@ -210,6 +212,7 @@ class RunRequests:
             identity=asked.identity,
             traffic=asked.traffic,
             restartable=asked.restartable,
+            start_epoch=asked.start_epoch,
             start_offset=asked.start_offset,  # what comes after the question comes after its run
             owner=interrupt.node,
             lease_until=now + services.limits.lease_s,
@@ -237,30 +240,14 @@ class RunRequests:
         if owner:
             await self._services.broker.control(Control("run", data, _node(owner)))
 
-    async def _close_queued(self, run: Run, by: str) -> None:
-        """A run that was cancelled before it began: its two events, so that every run has its end in the log.
-
-        Done by whoever cancels; a repeat after a crash completes it.
-        """
-        if run.parent_run_id:
-            await self._roster.drop_waiting(run.parent_run_id)
-            await self._services.broker.control(Control("run", {"op": "drop", "run_id": run.parent_run_id}))
-        log, _ = await read_back(self._services, run)
-        if log.terminal is not None:
-            return
-        event, _, _ = terminal(Cancelled(by), run.thread_id, run.run_id)
-        journal = Journal(self._services, run, Lease(_NEVER), log)
+    async def _close(self, run: Run) -> None:
+        """End a run that was cancelled in the queue, now if that goes quickly: a loop does it otherwise."""
         try:
-            if log.seq == 0:
-                await journal.put(ev.run_started(run.thread_id, run.run_id, parent_run_id=run.parent_run_id))
-            await journal.finish(event)
-        except OwnershipLost:
-            return  # somebody else cancels it too, and was faster
-        finally:
-            await journal.close()
+            async with asyncio.timeout(CLOSE_S):
+                await close_cancelled(self._services, self._roster, run)
+        except (TimeoutError, BrokerGone, DependencyError) as fault:
+            log.warning("run_not_closed", run_id=run.run_id, reason=str(fault) or type(fault).__name__)
         self._loops.wake()
-        await tell(self._services, run, "narthex.run_ended", {"state": str(RunState.CANCELLED), "error": ""})
-        await tell_queue(self._services, run.tenant, run.thread_id)
 
 
 def _encoded(payload: Any) -> bytes:

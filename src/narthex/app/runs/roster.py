@@ -66,8 +66,8 @@ class Roster:
     def begin(self, run: Run, until: float) -> None:
         """Execute a run that this node claimed or took over; `until` is the loop time its lease holds until."""
         self.give_up(run.run_id)  # what this node took over may have been its own, from before a long pause
-        self.leases[run.run_id] = Lease(until)
-        self._spawn(run, None, fresh=run.attempt <= 1)
+        self.leases[run.run_id] = Lease(until, self.services.now)
+        self._spawn(run, None)
 
     def give_up(self, run_id: str) -> bool:
         """Somebody else owns the run, or a later attempt of ours: stop, publish nothing."""
@@ -82,11 +82,11 @@ class Roster:
         held, self.unfinished = self.unfinished, {}
         for run_id, (run, ending) in held.items():
             if run_id in self.leases:
-                self._spawn(run, ending, fresh=False)
+                self._spawn(run, ending)
 
-    def _spawn(self, run: Run, ending: Ending | None, *, fresh: bool) -> None:
+    def _spawn(self, run: Run, ending: Ending | None) -> None:
         try:
-            self.tasks.spawn(self._run(run, self.leases[run.run_id], ending, fresh=fresh))
+            self.tasks.spawn(self._run(run, self.leases[run.run_id], ending))
         except Overloaded:  # too much goes on beside the runs; its lease is ours, so it must not be forgotten
             self.unfinished[run.run_id] = (run, ending)
         self.services.meter.gauge("runs_active", len(self.leases))
@@ -98,10 +98,10 @@ class Roster:
         except Overloaded:
             self.services.meter.count("messages_ignored", reason="run")
 
-    async def _run(self, run: Run, lease: Lease, ending: Ending | None, *, fresh: bool) -> None:
+    async def _run(self, run: Run, lease: Lease, ending: Ending | None) -> None:
         outcome: Ending = Abandoned()
         try:
-            outcome = await self._execute(run, lease, ending, fresh=fresh)
+            outcome = await self._execute(run, lease, ending)
             if isinstance(outcome, Abandoned) and not run.restartable:
                 ending = ending or Failed("log_unavailable", RUN_ERRORS["log_unavailable"])
         except OwnershipLost:
@@ -121,9 +121,10 @@ class Roster:
             self._ended.set()
             self._on_free()
 
-    async def _execute(self, run: Run, lease: Lease, ending: Ending | None, *, fresh: bool) -> Ending:
+    async def _execute(self, run: Run, lease: Lease, ending: Ending | None) -> Ending:
         for _ in range(RACES):
-            replay, order = (Replay(), EventOrder()) if fresh else await read_back(self.services, run)
+            # Of a first attempt too: a store that went back in time offers runs that have long begun, or ended.
+            replay, order = await read_back(self.services, run)
             if replay.terminal is not None:
                 error = replay.terminal.get("code", "")
                 await finish(self.services, run, replay, state_after(replay.terminal), error)
@@ -131,7 +132,7 @@ class Roster:
             try:
                 return await self._once(run, lease, ending, replay, order)
             except OwnershipLost:
-                if fresh or lease.lost or not await self._still_ours(run):
+                if lease.lost or not await self._still_ours(run):
                     raise
         raise OwnershipLost
 
@@ -154,6 +155,8 @@ class Roster:
     async def _drive(self, execution: Execution, run: Run, ending: Ending | None, replay: Replay) -> Ending:
         """Find out what has to be done with the run, and do it."""
         session = self.waiting.pop(run.parent_run_id, None) if run.parent_run_id else None
+        if session is not None and session.waiting and not replay.seq:
+            replay.broken = False  # its agent waits here, so nothing of it was in a log that is gone
         agent = self.services.agents.get(run.agent)
         if ending is None:
             ending = self._ending_at_once(run, replay, session, known=agent is not None)
@@ -165,7 +168,7 @@ class Roster:
             return await self._resume(execution, run, session)
         self._announce(run)
         messages, user = await load(self.services, run)
-        restart = max(2, run.attempt) if replay.seq or run.parent_run_id else 0
+        restart = max(2, run.attempt) if _has_begun(run, replay) or run.parent_run_id else 0
         outcome = await execution.main(AgentSession(self.services, agent, messages, user), restart=restart)
         return self._checked(run, outcome)
 
@@ -180,10 +183,12 @@ class Roster:
         if session is not None and session.waiting:
             return None
         coroutine_gone = bool(run.parent_run_id)
-        if (replay.seq or coroutine_gone) and not (
+        begun = _has_begun(run, replay)
+        if (begun or coroutine_gone) and not (
             run.restartable and run.attempt <= self.services.limits.max_attempts
         ):
-            return Failed("owner_lost", RUN_ERRORS["owner_lost"])
+            code = "log_lost" if begun and (replay.broken or not replay.seq) else "owner_lost"
+            return Failed(code, RUN_ERRORS[code])
         return None
 
     async def _resume(self, execution: Execution, run: Run, session: AgentSession) -> Ending:
@@ -269,3 +274,17 @@ class Roster:
 
     def _bug(self, fault: BaseException) -> None:
         log.error("run_task_failed", exc_info=fault)
+
+
+def _has_begun(run: Run, replay: Replay) -> bool:
+    """Whether the run's agent may have been at work already, by every trace there is.
+
+    An agent begins only after RUN_STARTED is in the log. So a log that reaches back to the run's start and has no event
+    of it is proof that it has not begun. A log that is gone proves nothing: whatever the store says may be from before
+    (an operator restored both from a copy). Of a log that was merely cut the store is believed.
+    """
+    if replay.seq:
+        return True
+    if replay.reach == "cut":
+        return run.attempt > 1 or bool(run.started_at)
+    return replay.reach == "gone"

@@ -30,6 +30,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         hold: suffix of a SELECT: the rows stay until the transaction ends.
         seize: suffix of a SELECT: the rows are about to be deleted; waits for those that hold them.
         take: suffix of a SELECT from `t`: as `seize`, but leaves out the rows that another transaction holds.
+        numbered: the statement that gives the next number of a run; ascending, with gaps.
+        places_schema: triggers that place the messages and runs which a program of schema 2 inserts: last.
         search_schema: what full-text search adds to the first schema.
         search_added: keeps the index in step after rows were inserted: (table, seq) → statements.
         search_removed: the same before rows of a thread are deleted: thread id → statements.
@@ -45,6 +47,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     hold: str
     seize: str
     take: str
+    numbered: str
+    places_schema: tuple[str, ...]
     search_schema: tuple[str, ...]
     search_added: Callable[[str, int], tuple[Statement, ...]]
     search_removed: Callable[[str], tuple[Statement, ...]]
@@ -159,6 +163,16 @@ SQLITE: Final = Dialect(
     hold="",
     seize="",
     take="",
+    numbered="UPDATE counters SET value = value + 1 WHERE name = 'runs' RETURNING value",
+    places_schema=(
+        """CREATE TRIGGER messages_placed AFTER INSERT ON messages WHEN NEW.place = 0 BEGIN
+           UPDATE messages SET place = (SELECT max(place) + (max(place) > 0) FROM messages
+           WHERE thread_id = NEW.thread_id) WHERE seq = NEW.seq; END""",
+        """CREATE TRIGGER runs_placed AFTER INSERT ON runs WHEN NEW.number = 0 BEGIN
+           UPDATE counters SET value = value + 1 WHERE name = 'runs';
+           UPDATE runs SET number = (SELECT value FROM counters WHERE name = 'runs'),
+           place = (SELECT max(place) FROM runs WHERE thread_id = NEW.thread_id) WHERE run_id = NEW.run_id; END""",
+    ),
     search_schema=(
         # External content: the index holds no second copy of the text.
         (
@@ -221,6 +235,22 @@ POSTGRES: Final = Dialect(
     hold=" FOR KEY SHARE",  # goes together with updates of the same row, not with its deletion
     seize=" FOR UPDATE",
     take=" FOR UPDATE OF t SKIP LOCKED",
+    numbered="SELECT nextval('run_numbers')",
+    places_schema=(
+        "CREATE SEQUENCE run_numbers",
+        """CREATE FUNCTION narthex_place_message() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           NEW.place := coalesce((SELECT max(place) + CASE WHEN max(place) > 0 THEN 1 ELSE 0 END FROM messages
+           WHERE thread_id = NEW.thread_id), 0);
+           RETURN NEW; END $$""",
+        """CREATE TRIGGER messages_placed BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.place = 0)
+           EXECUTE FUNCTION narthex_place_message()""",
+        """CREATE FUNCTION narthex_place_run() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           NEW.number := nextval('run_numbers');
+           NEW.place := coalesce((SELECT max(place) FROM runs WHERE thread_id = NEW.thread_id), 0);
+           RETURN NEW; END $$""",
+        """CREATE TRIGGER runs_placed BEFORE INSERT ON runs FOR EACH ROW WHEN (NEW.number = 0)
+           EXECUTE FUNCTION narthex_place_run()""",
+    ),
     search_schema=(
         "CREATE INDEX threads_search ON threads USING gin (to_tsvector('simple', title))",
         # A tsvector holds at most 1 MB: the first 200,000 characters of a message are searched.

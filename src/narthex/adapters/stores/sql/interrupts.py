@@ -94,5 +94,12 @@ def _answer(
     if not rows:
         before = yield from _get(tenant, interrupt_id)
         return before if before is not None and before.resume_run_id else None
-    yield f"INSERT INTO runs ({_RUN.columns}) VALUES ({_RUN.placeholders})", _RUN.values(resume)
+    number = yield dialect.numbered, ()
+    yield (
+        (
+            f"INSERT INTO runs ({_RUN.columns}, place, number) VALUES ({_RUN.placeholders},"
+            " (SELECT coalesce(max(place), 0) FROM runs WHERE thread_id = ?), ?)"
+        ),
+        (*_RUN.values(resume), resume.thread_id, number[0][0]),
+    )
     return _INTERRUPT.read(rows[0])

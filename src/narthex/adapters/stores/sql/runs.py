@@ -8,7 +8,7 @@ two instances never decide at once; every step that names an owner is fenced by 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
@@ -17,9 +17,11 @@ from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape,
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.domain.runs import queue_full
 from narthex.errors import ClientError
-from narthex.ports.runs import Run
+from narthex.ports.broker import Position
+from narthex.ports.runs import LeaseSeen, Run
 
 RUN: Final = Shape(Run)
+_LEASE: Final = Shape(LeaseSeen)
 _HELD: Final = "tenant = ? AND run_id = ? AND owner = ? AND attempt = ? AND state = 'running'"
 _QUEUE_LOCK: Final = (
     "narthex queue"  # claims and take-overs of all instances, one at a time: milliseconds each
@@ -56,9 +58,9 @@ class SqlRuns(SqlInterrupts):
         """See the port."""
         return await self._engine.write(_renew(owner, now + lease_s, held))
 
-    async def started(self, run: Run, start_offset: int, now: float) -> bool:
+    async def started(self, run: Run, at: Position, now: float) -> bool:
         """See the port; the moment of the first attempt is kept."""
-        return await self._engine.write(_started(run, start_offset, now))
+        return await self._engine.write(_started(run, at, now))
 
     async def finish(
         self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
@@ -74,13 +76,27 @@ class SqlRuns(SqlInterrupts):
         """See the port."""
         return await self._engine.read(_cancel_requests(owner))
 
-    async def orphans(self, now: float, owner: str, lease_s: float, limit: int) -> list[Run]:
+    async def leases(self) -> list[LeaseSeen]:
         """See the port."""
-        return await self._engine.write(_orphans(self._dialect, now, owner, lease_s, limit))
+        return await self._engine.read(_leases())
 
-    async def release(self, owner: str, now: float) -> int:
+    async def take_over(
+        self, owner: str, lapsed: Sequence[LeaseSeen], now: float, lease_s: float
+    ) -> list[Run]:
         """See the port."""
-        return await self._engine.write(_release(owner, now))
+        return await self._engine.write(_take_over(self._dialect, owner, lapsed, now + lease_s))
+
+    async def release(self, owner: str) -> int:
+        """See the port."""
+        return await self._engine.write(release("owner = ?", owner))
+
+    async def unclosed(self, limit: int) -> list[Run]:
+        """See the port."""
+        return await self._engine.read(_unclosed(limit))
+
+    async def closed(self, run: Run, count: int, digest: str) -> None:
+        """See the port."""
+        await self._engine.write(_closed(run, count, digest))
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
         """See the port."""
@@ -95,16 +111,28 @@ class SqlRuns(SqlInterrupts):
         return await self._engine.read(_active_count(tenant, user_id))
 
 
-def insert_run(run: Run) -> Operation[Run | None]:
-    """Insert as given; None when (tenant, user, client_message_id) is there already."""
+def insert_run(dialect: Dialect, run: Run, place: int) -> Operation[Run | None]:
+    """Insert as given, numbered; None when (tenant, user, client_message_id) is there already."""
+    number = yield dialect.numbered, ()
     rows = yield (
         (
-            f"INSERT INTO runs ({RUN.columns}) VALUES ({RUN.placeholders})"
+            f"INSERT INTO runs ({RUN.columns}, place, number) VALUES ({RUN.placeholders}, ?, ?)"
             f" ON CONFLICT (tenant, user_id, client_message_id) DO NOTHING RETURNING {RUN.columns}"
         ),
-        RUN.values(run),
+        (*RUN.values(run), place, number[0][0]),
     )
     return RUN.first(rows)
+
+
+def _place_of(run: Run) -> Operation[int]:
+    """A run's place in its thread's queue: its message's in the log."""
+    rows = yield (
+        "SELECT place FROM messages WHERE thread_id = ? AND message_id = ?",
+        (run.thread_id, run.message_id),
+    )
+    if not rows:
+        rows = yield "SELECT coalesce(max(place), 0) FROM runs WHERE thread_id = ?", (run.thread_id,)
+    return int(rows[0][0])
 
 
 def _start(dialect: Dialect, run: Run, queue_limit: int) -> Operation[tuple[Run, bool]]:
@@ -130,7 +158,7 @@ def _start(dialect: Dialect, run: Run, queue_limit: int) -> Operation[tuple[Run,
     queued, running = rows[0]
     if queued >= queue_limit and queued + running:
         raise queue_full(queue_limit)
-    kept = yield from insert_run(run)
+    kept = yield from insert_run(dialect, run, (yield from _place_of(run)))
     if kept is None:  # the same message to another thread, at the same moment
         kept = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
         assert kept is not None
@@ -151,27 +179,33 @@ def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Ope
     return RUN.first(rows)
 
 
+_IN_THREAD: Final = "place, number, created_at, run_id"  # moments only among runs that a version 2 wrote
+_ACROSS: Final = "number, created_at, run_id"
+
 # The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
-# node. At most `limit` a tenant are looked at further, the oldest first.
+# node. At most `limit` a tenant are looked at further, the oldest first. Whether a reservation still counts is
+# `take_over`'s to say: no clock does.
 _CLAIMABLE: Final = """
 WITH heads AS (
-    SELECT q.*, row_number() OVER (PARTITION BY q.thread_id ORDER BY q.created_at, q.run_id) AS place
+    SELECT q.*, row_number() OVER
+        (PARTITION BY q.thread_id ORDER BY q.place, q.number, q.created_at, q.run_id) AS turn
     FROM runs q WHERE q.state = 'queued'
 ), busy AS (
     SELECT tenant, user_id, count(*) AS running FROM runs WHERE state = 'running' GROUP BY tenant, user_id
 ), free AS (
     SELECT h.*, coalesce(b.running, 0) AS user_running, row_number()
-        OVER (PARTITION BY h.tenant, h.user_id ORDER BY h.created_at, h.run_id) AS user_place
+        OVER (PARTITION BY h.tenant, h.user_id ORDER BY h.number, h.created_at, h.run_id) AS user_place
     FROM heads h LEFT JOIN busy b ON b.tenant = h.tenant AND b.user_id = h.user_id
-    WHERE h.place = 1 AND (h.owner = '' OR h.owner = ? OR h.lease_until <= ?)
+    WHERE h.turn = 1 AND (h.owner = '' OR h.owner = ?)
       AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = h.thread_id AND r.state = 'running')
 ), candidates AS (
-    SELECT f.*, row_number() OVER (PARTITION BY f.tenant ORDER BY f.created_at, f.run_id) AS tenant_place
+    SELECT f.*, row_number()
+        OVER (PARTITION BY f.tenant ORDER BY f.number, f.created_at, f.run_id) AS tenant_place
     FROM free f WHERE f.user_place <= f.concurrent_limit - f.user_running
 )
 SELECT c.tenant, c.run_id,
     coalesce((SELECT sum(b.running) FROM busy b WHERE b.tenant = c.tenant), 0) AS tenant_running
-FROM candidates c WHERE c.tenant_place <= ? ORDER BY c.created_at, c.run_id
+FROM candidates c WHERE c.tenant_place <= ? ORDER BY c.number, c.created_at, c.run_id
 """
 
 
@@ -179,12 +213,12 @@ def _claim(dialect: Dialect, owner: str, now: float, lease_s: float, limit: int)
     if dialect.lock is not None:
         yield dialect.lock, (_QUEUE_LOCK,)
     limit = min(limit, MAX_LIMIT)
-    rows = yield _CLAIMABLE, (owner, now, limit)
+    rows = yield _CLAIMABLE, (owner, limit)
     claimed: list[Run] = []
     for run_id in _fairest(rows, limit):
         taken = yield (
             (
-                "UPDATE runs SET state = 'running', owner = ?, lease_until = ?, attempt = attempt + 1"
+                "UPDATE runs SET state = 'running', owner = ?, lease_until = ?, beat = beat + 1, attempt = attempt + 1"
                 f" WHERE run_id = ? AND state = 'queued' RETURNING {RUN.columns}"
             ),
             (owner, now + lease_s, run_id),
@@ -218,9 +252,13 @@ def _queue_position(tenant: str, run_id: str) -> Operation[int]:
     run = yield from _get(tenant, run_id)
     if run is None or run.state != "queued":
         return 0
-    older = "state = 'queued' AND tenant = ? AND (created_at < ? OR (created_at = ? AND run_id < ?))"
-    age = (tenant, run.created_at, run.created_at, run.run_id)
-    rows = yield f"SELECT count(*) FROM runs WHERE thread_id = ? AND {older}", (run.thread_id, *age)
+    older = "state = 'queued' AND tenant = ? AND"
+    find = f"SELECT {_IN_THREAD} FROM runs WHERE run_id = ?"
+    [mine] = yield find, (run_id,)
+    rows = yield (
+        f"SELECT count(*) FROM runs WHERE thread_id = ? AND {older} ({_IN_THREAD}) < (?, ?, ?, ?)",
+        (run.thread_id, tenant, *mine),
+    )
     in_thread = int(rows[0][0])
     rows = yield (
         "SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND state = 'running'",
@@ -228,7 +266,10 @@ def _queue_position(tenant: str, run_id: str) -> Operation[int]:
     )
     if rows[0][0] < run.concurrent_limit:
         return in_thread
-    rows = yield f"SELECT count(*) FROM runs WHERE user_id = ? AND {older}", (run.user_id, *age)
+    rows = yield (
+        f"SELECT count(*) FROM runs WHERE user_id = ? AND {older} ({_ACROSS}) < (?, ?, ?)",
+        (run.user_id, tenant, *mine[1:]),
+    )
     return max(in_thread, int(rows[0][0]))
 
 
@@ -237,7 +278,7 @@ def _renew(owner: str, until: float, held: Collection[str]) -> Operation[list[st
     names = [*held, *[""] * ((1 << len(held).bit_length()) - len(held))]
     rows = yield (
         (
-            "UPDATE runs SET lease_until = ? WHERE owner = ? AND state IN ('queued', 'running')"
+            "UPDATE runs SET lease_until = ?, beat = beat + 1 WHERE owner = ? AND state IN ('queued', 'running')"
             f" AND (state = 'queued' OR run_id IN ({marks(len(names))})) RETURNING run_id, state"
         ),
         (until, owner, *names),
@@ -245,13 +286,14 @@ def _renew(owner: str, until: float, held: Collection[str]) -> Operation[list[st
     return [run_id for run_id, state in rows if state == "running"]
 
 
-def _started(run: Run, start_offset: int, now: float) -> Operation[bool]:
+def _started(run: Run, at: Position, now: float) -> Operation[bool]:
     rows = yield (
         (
-            "UPDATE runs SET start_offset = ?, started_at = CASE WHEN started_at = 0 THEN ? ELSE started_at END"
+            "UPDATE runs SET start_offset = ?, start_epoch = ?,"
+            " started_at = CASE WHEN started_at = 0 THEN ? ELSE started_at END"
             f" WHERE {_HELD} RETURNING 1"
         ),
-        (start_offset, now, run.tenant, run.run_id, run.owner, run.attempt),
+        (at.offset, at.epoch, now, run.tenant, run.run_id, run.owner, run.attempt),
     )
     return bool(rows)
 
@@ -271,6 +313,7 @@ def _request_cancel(tenant: str, run_id: str, by: str, now: float) -> Operation[
     rows = yield (
         (
             "UPDATE runs SET finished_at = CASE state WHEN 'queued' THEN ? ELSE finished_at END,"
+            " unclosed = CASE state WHEN 'queued' THEN 1 ELSE unclosed END,"
             " cancel_requested_by = CASE cancel_requested_by WHEN '' THEN ? ELSE cancel_requested_by END,"
             " state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END"
             f" WHERE run_id = ? AND tenant = ? AND state IN ('queued', 'running') RETURNING {RUN.columns}"
@@ -293,33 +336,76 @@ def _cancel_requests(owner: str) -> Operation[list[Run]]:
     return RUN.read_all(rows)
 
 
-def _orphans(dialect: Dialect, now: float, owner: str, lease_s: float, limit: int) -> Operation[list[Run]]:
+def _leases() -> Operation[list[LeaseSeen]]:
+    rows = yield (
+        f"SELECT {_LEASE.columns} FROM runs WHERE state = 'running' OR (state = 'queued' AND owner <> '')",
+        (),
+    )
+    return _LEASE.read_all(rows)
+
+
+def _take_over(
+    dialect: Dialect, owner: str, lapsed: Sequence[LeaseSeen], until: float
+) -> Operation[list[Run]]:
     if dialect.lock is not None:
         yield dialect.lock, (_QUEUE_LOCK,)
+    taken: list[Run] = []
+    for seen in lapsed[:MAX_LIMIT]:
+        same = "tenant = ? AND run_id = ? AND state = ? AND owner = ? AND attempt = ? AND beat = ?"
+        same += " AND lease_until = ?"  # what a version 2 moves instead of `beat`
+        known = (
+            *(seen.tenant, seen.run_id, seen.state, seen.owner, seen.attempt, seen.beat),
+            seen.lease_until,
+        )
+        if seen.state == "queued":  # a reservation: anybody may claim it now
+            yield f"UPDATE runs SET owner = '', beat = beat + 1 WHERE {same}", known
+            continue
+        rows = yield (
+            (
+                "UPDATE runs SET owner = ?, lease_until = ?, beat = beat + 1, attempt = attempt + 1"
+                f" WHERE {same} RETURNING {RUN.columns}"
+            ),
+            (owner, until, *known),
+        )
+        taken += RUN.read_all(rows)
+    return taken
+
+
+def release(whose: str, *values: object) -> Operation[int]:
+    """End the leases and reservations that the condition `whose` names."""
     rows = yield (
         (
-            "UPDATE runs SET owner = ?, lease_until = ?, attempt = attempt + 1 WHERE run_id IN"
-            " (SELECT run_id FROM runs WHERE state = 'running' AND lease_until <= ? ORDER BY lease_until LIMIT ?)"
-            f" AND state = 'running' AND lease_until <= ? RETURNING {RUN.columns}"
+            f"UPDATE runs SET owner = '', lease_until = 0, beat = beat + 1 WHERE {whose}"
+            " AND state IN ('queued', 'running') RETURNING 1"
         ),
-        (owner, now + lease_s, now, min(limit, MAX_LIMIT), now),
+        values,
+    )
+    return len(rows)
+
+
+def _unclosed(limit: int) -> Operation[list[Run]]:
+    rows = yield (
+        f"SELECT {RUN.columns} FROM runs WHERE unclosed = 1 ORDER BY run_id LIMIT ?",
+        (min(limit, MAX_LIMIT),),
     )
     return RUN.read_all(rows)
 
 
-def _release(owner: str, now: float) -> Operation[int]:
-    rows = yield (
-        "UPDATE runs SET lease_until = ? WHERE owner = ? AND state IN ('queued', 'running') RETURNING 1",
-        (now, owner),
+def _closed(run: Run, count: int, digest: str) -> Operation[None]:
+    yield (
+        (
+            'UPDATE runs SET unclosed = 0, "count" = ?, digest = ? WHERE tenant = ? AND run_id = ?'
+            " AND unclosed = 1"
+        ),
+        (count, digest, run.tenant, run.run_id),
     )
-    return len(rows)
 
 
 def _active_in_thread(tenant: str, thread_id: str) -> Operation[list[Run]]:
     rows = yield (
         (
             f"SELECT {RUN.columns} FROM runs WHERE thread_id = ? AND tenant = ? AND state IN ('queued', 'running')"
-            " ORDER BY created_at, run_id"
+            f" ORDER BY {_IN_THREAD}"
         ),
         (thread_id, tenant),
     )
@@ -330,7 +416,7 @@ def _list_in_thread(tenant: str, thread_id: str, limit: int) -> Operation[list[R
     rows = yield (
         (
             f"SELECT {RUN.columns} FROM runs WHERE thread_id = ? AND tenant = ?"
-            " ORDER BY created_at DESC, run_id DESC LIMIT ?"
+            " ORDER BY place DESC, number DESC, created_at DESC, run_id DESC LIMIT ?"
         ),
         (thread_id, tenant, min(limit, MAX_LIMIT)),
     )

@@ -1,7 +1,7 @@
 """Tables, as numbered migrations that go forward only. Rows are the other files'.
 
 Rules: a migration that was released never changes; each names the oldest program version that can still
-read and write its result (`readable_from`), which is at most one back, so that a deploy can be rolled back.
+read and write its result (`readable_from`): that of the release before, so that a deploy can be rolled back.
 Types: TEXT, BIGINT and DOUBLE PRECISION, which both engines have; moments are seconds since the epoch.
 """
 
@@ -13,16 +13,19 @@ from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ConfigError
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 class Migration(NamedTuple):
-    """One step. `{serial}` in a statement is the dialect's; `search` adds the dialect's full-text schema."""
+    """One step. `{serial}` in a statement is the dialect's; `search` adds the dialect's full-text schema, `places`
+    what places rows that a program of the version before inserts.
+    """
 
     version: int
     readable_from: int
     statements: tuple[str, ...]
     search: bool = False
+    places: bool = False
 
 
 MIGRATIONS: Final = (
@@ -141,6 +144,33 @@ MIGRATIONS: Final = (
                used BIGINT NOT NULL, PRIMARY KEY (tenant, user_id, day))""",
         ),
     ),
+    Migration(
+        version=4,
+        readable_from=2,  # versions 2 and 3 name its columns; a trigger places what it inserts
+        places=True,
+        statements=(
+            # A lease is judged by whether it moves: `beat` counts its renewals, whatever any clock says.
+            "ALTER TABLE runs ADD COLUMN beat BIGINT NOT NULL DEFAULT 0",
+            # The log that `start_offset` is an offset of; empty: a version 2 wrote it.
+            "ALTER TABLE runs ADD COLUMN start_epoch TEXT NOT NULL DEFAULT ''",
+            # Order of runs: in their thread by the place of their message in the log, across threads by arrival.
+            "ALTER TABLE runs ADD COLUMN place BIGINT NOT NULL DEFAULT 0",
+            "ALTER TABLE runs ADD COLUMN number BIGINT NOT NULL DEFAULT 0",
+            # 1: it was cancelled in the queue, and its terminal event is not known to be in the log.
+            "ALTER TABLE runs ADD COLUMN unclosed BIGINT NOT NULL DEFAULT 0",
+            "CREATE INDEX runs_unclosed ON runs (run_id) WHERE unclosed = 1",
+            "CREATE INDEX runs_by_place ON runs (thread_id, place, number)",
+            "INSERT INTO counters (name, value) VALUES ('runs', 0)",
+            # Order of messages: `place` is the log's offset of the first event, made to ascend across epochs by the
+            # epoch's base. `said_after` is the log's end before a message was published, -1 once that is done.
+            "ALTER TABLE messages ADD COLUMN place BIGINT NOT NULL DEFAULT 0",
+            "ALTER TABLE messages ADD COLUMN epoch TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE messages ADD COLUMN said_after BIGINT NOT NULL DEFAULT -1",
+            "CREATE INDEX messages_by_place ON messages (thread_id, place, created_at, seq)",
+            """CREATE TABLE log_epochs (thread_id TEXT NOT NULL, epoch TEXT NOT NULL, base BIGINT NOT NULL,
+               PRIMARY KEY (thread_id, epoch))""",
+        ),
+    ),
 )
 
 
@@ -168,7 +198,8 @@ def migrate(dialect: Dialect, name: str, now: float, version: int = VERSION) -> 
     for migration in MIGRATIONS:
         if not found < migration.version <= version:
             continue
-        for statement in migration.statements + (dialect.search_schema if migration.search else ()):
+        more = (*dialect.search_schema * migration.search, *dialect.places_schema * migration.places)
+        for statement in migration.statements + more:
             yield statement.replace("{serial}", dialect.serial), ()
         yield (
             "INSERT INTO schema_versions (version, readable_from, applied_at) VALUES (?, ?, ?)",

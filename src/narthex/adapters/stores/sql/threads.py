@@ -6,11 +6,12 @@ Rules: every statement names the tenant or a thread id that was just checked aga
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect, words
 from narthex.adapters.stores.sql.memberships import count_owned
-from narthex.adapters.stores.sql.operation import Engine, Operation, Shape, Statement, each, marks
+from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape, Statement, each, marks
 from narthex.adapters.stores.sql.retention import (
     cut_done,
     delete_thread,
@@ -22,6 +23,7 @@ from narthex.adapters.stores.sql.retention import (
     renewed,
 )
 from narthex.errors import ClientError
+from narthex.ports.broker import Position
 from narthex.ports.threads import (
     KEEPS_ALL,
     Departure,
@@ -31,11 +33,16 @@ from narthex.ports.threads import (
     Message,
     OwnerPlan,
     Purged,
+    Said,
     Thread,
     ThreadMember,
 )
 
 MAX_LIMIT: Final = 200
+EPOCH_STEP: Final = (
+    1 << 40
+)  # more than a channel's offsets ever reach, less than 2^63 in eight million epochs
+MOMENT_S: Final = 0.0005  # a client that names a message by its moment may have rounded it to a millisecond
 
 _THREAD: Final = Shape(Thread)
 _MEMBER: Final = Shape(ThreadMember)
@@ -108,10 +115,20 @@ class SqlThreads:
         """See the port."""
         return await self._engine.write(_mark_read(tenant, thread_id, user_id, offset))
 
-    async def add_messages(self, tenant: str, messages: list[Message]) -> None:
+    async def add_messages(
+        self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
+    ) -> None:
         """See the port; messages of threads that the tenant does not have are left out."""
         if messages:
-            await self._engine.write(_add_messages(self._dialect, tenant, messages))
+            await self._engine.write(_add_messages(self._dialect, tenant, messages, places))
+
+    async def say(self, tenant: str, message: Message, after: Position) -> Said:
+        """See the port; where the tenant has no such thread nothing is kept, as with `add_messages`."""
+        return await self._engine.write(_say(self._dialect, tenant, message, after))
+
+    async def said(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
+        """See the port."""
+        await self._engine.write(_said(tenant, thread_id, message_id, first, last))
 
     async def messages(
         self,
@@ -131,16 +148,13 @@ class SqlThreads:
         tenant: str,
         thread_id: str,
         *,
-        after: float | None,
-        after_id: str = "",
-        until: float,
+        after_id: str,
+        until_id: str,
         limit: int,
         kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
         """See the port."""
-        return await self._engine.read(
-            _messages_after(tenant, thread_id, after, after_id, until, limit, kept)
-        )
+        return await self._engine.read(_messages_after(tenant, thread_id, after_id, until_id, limit, kept))
 
     async def search(
         self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
@@ -212,30 +226,23 @@ def _get(tenant: str, thread_id: str, kept: Kept = KEEPS_ALL, suffix: str = "") 
     return _THREAD.first(rows)
 
 
-def _older(moment: str, seq: str, table: str, place: Statement, before: float | None) -> Statement:
-    """` AND …` with its values: what comes after the last page in descending (moment, seq).
-
-    Args:
-        moment: the column of the moment.
-        seq: the column that orders what is of one moment.
-        table: whose `seq` is looked up.
-        place: condition and values that name the last page's last row; no values: only the moment counts.
-        before: its moment; None: the first page.
-    """
+def _older(tenant: str, before: float | None, before_id: str) -> Statement:
+    """` AND …` with its values: threads that come after the last page's last in descending (updated_at, seq)."""
     if before is None:
         return "", ()
-    condition, values = place
-    if not values:
-        return f" AND {moment} < ?", (before,)
-    last = f"coalesce((SELECT seq FROM {table} WHERE {condition}), 0)"
-    return f" AND ({moment} < ? OR ({moment} = ? AND {seq} < {last}))", (before, before, *values)
+    if not before_id:
+        return " AND t.updated_at < ?", (before,)
+    last = "coalesce((SELECT seq FROM threads WHERE thread_id = ? AND tenant = ?), 0)"
+    return (
+        f" AND (t.updated_at < ? OR (t.updated_at = ? AND t.seq < {last}))",
+        (before, before, before_id, tenant),
+    )
 
 
 def _list_for(
     tenant: str, user_id: str, before: float | None, before_id: str, limit: int, kept: Kept
 ) -> Operation[list[Thread]]:
-    place = ("thread_id = ? AND tenant = ?", (before_id, tenant) if before_id else ())
-    older, place_values = _older("t.updated_at", "t.seq", "threads", place, before)
+    older, place_values = _older(tenant, before, before_id)
     condition, values = not_past(kept, "t.updated_at")
     rows = yield (
         (
@@ -340,45 +347,144 @@ def _mark_read(tenant: str, thread_id: str, user_id: str, offset: int) -> Operat
     return bool(rows)
 
 
-def _add_messages(dialect: Dialect, tenant: str, messages: list[Message]) -> Operation[None]:
+def _epoch_base(thread_id: str, epoch: str) -> Operation[int]:
+    """What is added to offsets of an epoch so that a thread's places ascend across epochs."""
+    find = "SELECT base FROM log_epochs WHERE thread_id = ? AND epoch = ?", (thread_id, epoch)
+    rows = yield find
+    if not rows:
+        yield (
+            (
+                "INSERT INTO log_epochs (thread_id, epoch, base)"
+                f" SELECT ?, ?, coalesce(max(base) + {EPOCH_STEP}, 0) FROM log_epochs WHERE thread_id = ?"
+                " ON CONFLICT (thread_id, epoch) DO NOTHING"
+            ),
+            (thread_id, epoch, thread_id),
+        )
+        rows = yield find
+    return int(rows[0][0])
+
+
+def _add_messages(
+    dialect: Dialect, tenant: str, messages: list[Message], places: Sequence[Position] | None
+) -> Operation[None]:
     wanted = sorted({message.thread_id for message in messages})
     rows = yield (
         f"SELECT thread_id FROM threads WHERE tenant = ? AND thread_id IN ({marks(len(wanted))}){dialect.hold}",
         (tenant, *wanted),
     )
     ours = {row[0] for row in rows}
-    for message in messages:
+    bases: dict[tuple[str, str], int] = {}
+    for number, message in enumerate(messages):
         if message.thread_id not in ours:
             continue
-        rows = yield (
-            (
-                f"INSERT INTO messages ({_MESSAGE.columns}, tenant) VALUES ({_MESSAGE.placeholders}, ?)"
-                " ON CONFLICT (thread_id, message_id) DO NOTHING RETURNING seq"
-            ),
-            (*_MESSAGE.values(message), tenant),
-        )
-        if rows:
-            yield from each(dialect.search_added("messages", rows[0][0]))
+        place, epoch = 0, ""  # of a place that is not known: last, by the schema's trigger
+        if places is not None:
+            epoch = places[number].epoch
+            base = bases.get((message.thread_id, epoch))
+            if base is None:
+                base = yield from _epoch_base(message.thread_id, epoch)
+                bases[message.thread_id, epoch] = base
+            place = base + places[number].offset
+        yield from _insert_message(dialect, tenant, message, (place, epoch, -1))
     for thread_id in sorted(ours):
         newest = max(message.created_at for message in messages if message.thread_id == thread_id)
+        yield _touched(tenant, thread_id, newest)
+
+
+def _insert_message(
+    dialect: Dialect, tenant: str, message: Message, place: tuple[int, str, int]
+) -> Operation[bool]:
+    """Insert with its `place`, `epoch` and `said_after`; False when its id is there already."""
+    rows = yield (
+        (
+            f"INSERT INTO messages ({_MESSAGE.columns}, tenant, place, epoch, said_after)"
+            f" VALUES ({_MESSAGE.placeholders}, ?, ?, ?, ?)"
+            " ON CONFLICT (thread_id, message_id) DO NOTHING RETURNING seq"
+        ),
+        (*_MESSAGE.values(message), tenant, *place),
+    )
+    if rows:
+        yield from each(dialect.search_added("messages", rows[0][0]))
+    return bool(rows)
+
+
+def _touched(tenant: str, thread_id: str, at: float) -> Statement:
+    return (
+        "UPDATE threads SET updated_at = ? WHERE thread_id = ? AND tenant = ? AND updated_at < ?",
+        (at, thread_id, tenant, at),
+    )
+
+
+def _say(dialect: Dialect, tenant: str, message: Message, after: Position) -> Operation[Said]:
+    thread_id = message.thread_id
+    if not (
         yield (
-            "UPDATE threads SET updated_at = ? WHERE thread_id = ? AND tenant = ? AND updated_at < ?",
-            (newest, thread_id, tenant, newest),
+            f"SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?{dialect.hold}",
+            (tenant, thread_id),
         )
+    ):
+        return Said(fresh=True)
+    base = yield from _epoch_base(thread_id, after.epoch)
+    place = (base + after.offset + 1, after.epoch, after.offset)  # where it will be, if nobody is faster
+    if (yield from _insert_message(dialect, tenant, message, place)):
+        yield _touched(tenant, thread_id, message.created_at)
+        return Said(fresh=True)
+    rows = yield (
+        'SELECT "offset", epoch, said_after FROM messages WHERE thread_id = ? AND message_id = ? AND tenant = ?',
+        (thread_id, message.message_id, tenant),
+    )
+    offset, epoch, said_after = rows[0]
+    if said_after < 0:
+        return Said(fresh=False, at=Position(offset, epoch))
+    return Said(fresh=False, after=Position(said_after, epoch))
+
+
+def _said(tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> Operation[None]:
+    if not (yield "SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?", (tenant, thread_id)):
+        return
+    base = yield from _epoch_base(thread_id, first.epoch)
+    yield (
+        (
+            'UPDATE messages SET place = ?, "offset" = ?, epoch = ?, said_after = -1'
+            " WHERE thread_id = ? AND message_id = ? AND tenant = ?"
+        ),
+        (base + first.offset, last, first.epoch, thread_id, message_id, tenant),
+    )
+
+
+def _place_before(thread_id: str, before: float | None, before_id: str) -> Operation[Statement]:
+    """` AND …` with its values: what comes before the last page's first message in the order of the log.
+
+    Without its id the message of that moment is meant (clients keep moments in milliseconds); if there is none,
+    what was written before the moment.
+    """
+    if before is None:
+        return "", ()
+    columns = "SELECT place, created_at, seq FROM messages WHERE thread_id = ?"
+    rows: list[Row] = []
+    if before_id:
+        rows = yield f"{columns} AND message_id = ?", (thread_id, before_id)
+    else:
+        rows = yield (
+            f"{columns} AND created_at BETWEEN ? AND ? ORDER BY abs(created_at - ?), place, seq LIMIT 1",
+            (thread_id, before - MOMENT_S, before + MOMENT_S, before),
+        )
+    if not rows:
+        return " AND x.created_at < ?", (before,)
+    return " AND (x.place, x.created_at, x.seq) < (?, ?, ?)", rows[0]
 
 
 def _messages(
     tenant: str, thread_id: str, before: float | None, before_id: str, limit: int, kept: Kept
 ) -> Operation[list[Message]]:
-    place = ("thread_id = ? AND message_id = ?", (thread_id, before_id) if before_id else ())
-    older, place_values = _older("x.created_at", "x.seq", "messages", place, before)
+    older, place_values = yield from _place_before(thread_id, before, before_id)
     condition, values = not_past(kept, "x.created_at")
     if condition:
         condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
     rows = yield (
         (
             f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}"
-            " ORDER BY created_at DESC, seq DESC LIMIT ?"
+            " ORDER BY place DESC, created_at DESC, seq DESC LIMIT ?"
         ),
         (thread_id, tenant, *place_values, *values, _bounded(limit)),
     )
@@ -386,26 +492,27 @@ def _messages(
 
 
 def _messages_after(
-    tenant: str, thread_id: str, after: float | None, after_id: str, until: float, limit: int, kept: Kept
+    tenant: str, thread_id: str, after_id: str, until_id: str, limit: int, kept: Kept
 ) -> Operation[list[Message]]:
-    newer: Statement = ("", ())
-    if after is not None and after_id:
-        last = "coalesce((SELECT seq FROM messages WHERE thread_id = ? AND message_id = ?), 0)"
-        newer = (
-            f" AND (x.created_at > ? OR (x.created_at = ? AND x.seq > {last}))",
-            (after, after, thread_id, after_id),
+    bounds = ""
+    places: Row = ()
+    for name, sign in ((after_id, ">"), (until_id, "<=")):
+        row = yield (
+            "SELECT place, created_at, seq FROM messages WHERE thread_id = ? AND message_id = ?",
+            (thread_id, name),
         )
-    elif after is not None:
-        newer = (" AND x.created_at > ?", (after,))
+        if row:
+            bounds += f" AND (x.place, x.created_at, x.seq) {sign} (?, ?, ?)"
+            places += row[0]
     condition, values = not_past(kept, "x.created_at")
     if condition:
         condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
     rows = yield (
         (
-            f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ? AND created_at <= ?"
-            f"{newer[0]}{condition} ORDER BY created_at, seq LIMIT ?"
+            f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{bounds}{condition}"
+            " ORDER BY place, created_at, seq LIMIT ?"
         ),
-        (thread_id, tenant, until, *newer[1], *values, _bounded(limit)),
+        (thread_id, tenant, *places, *values, _bounded(limit)),
     )
     return _MESSAGE.read_all(rows)
 

@@ -1,0 +1,63 @@
+"""The end of a run that was cancelled in the queue: its two events, so that every run has its end in the log.
+
+The store says `unclosed` from the moment of the cancel until the terminal event is known to be in the log. The node
+that is asked to cancel closes the run at once. Where it cannot (the broker is away, or it dies), the loop of any node
+that runs agents finds the run and closes it. Every step may be repeated.
+"""
+
+from __future__ import annotations
+
+from narthex.app.runs.endings import Cancelled, terminal
+from narthex.app.runs.execution import tell
+from narthex.app.runs.journal import Journal
+from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.queue_notices import tell_queue
+from narthex.app.runs.replay import Replay, read_back
+from narthex.app.runs.roster import Roster
+from narthex.app.runs.services import RunServices
+from narthex.domain import events as ev
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.runs import RunState
+from narthex.ports.broker import Control
+from narthex.ports.runs import Run
+
+_NEVER = float("inf")
+
+
+async def close_cancelled(services: RunServices, roster: Roster, run: Run) -> None:
+    """Publish what is missing of the two events, and note in the store that they are there.
+
+    Raises:
+        BrokerGone: not closed; repeat.
+        DependencyError: the same.
+    """
+    if run.parent_run_id:  # it would have carried a waiting agent on
+        await roster.drop_waiting(run.parent_run_id)
+        await services.broker.control(Control("run", {"op": "drop", "run_id": run.parent_run_id}))
+    log, _ = await read_back(services, run)
+    if log.terminal is None:
+        try:
+            log = await _published(services, run, log)
+        except OwnershipLost:
+            return  # another node closes it at this moment, and was faster
+    assert log.terminal is not None
+    await services.runs.closed(run, log.seq, log.terminal.get("digest", ""))
+    if await services.runs.get(run.tenant, run.run_id) is None:  # its thread was deleted: so is its log
+        await services.broker.remove(channel_key(run.tenant, thread_channel(run.thread_id)))
+        return
+    await tell(services, run, "narthex.run_ended", {"state": str(RunState.CANCELLED), "error": ""})
+    await tell_queue(services, run.tenant, run.thread_id)
+
+
+async def _published(services: RunServices, run: Run, log: Replay) -> Replay:
+    if log.seq == 0:
+        log.broken = False  # no agent was at work: the two events are all there is
+    event, _, _ = terminal(Cancelled(run.cancel_requested_by), run.thread_id, run.run_id)
+    journal = Journal(services, run, Lease(_NEVER), log)
+    try:
+        if log.seq == 0:
+            await journal.put(ev.run_started(run.thread_id, run.run_id, parent_run_id=run.parent_run_id))
+        await journal.finish(event)
+    finally:
+        await journal.close()
+    return journal.log

@@ -1,0 +1,58 @@
+"""Leases of other nodes, judged by watching them: one that did not change for long enough has a dead owner.
+
+Not here: renewing (`loops`), what an owner believes of its own lease (`lease`). Rules: only this node's own elapsed
+time counts, and of that only time in which it looked: a node that was suspended, or could not read the store, has seen
+nothing and concludes nothing. So no wall clock decides, whichever machine's it is, and an owner that paused together
+with all others has its whole lease to renew in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from narthex.ports.runs import LeaseSeen
+
+
+class ObservedLeases:
+    """See the module.
+
+    Args:
+        lease_s: after so long without a change a lease has lapsed.
+        most_gap_s: at most so much of the time between two looks counts.
+    """
+
+    def __init__(self, lease_s: float, most_gap_s: float) -> None:
+        self._lease_s = lease_s
+        self._most_gap_s = most_gap_s
+        self._looked_at: float | None = None
+        self._unchanged: dict[str, tuple[LeaseSeen, float]] = {}
+
+    def lapsed(
+        self, leases: Iterable[LeaseSeen], asked_at: float, read_at: float, ours: Container[str]
+    ) -> list[LeaseSeen]:
+        """Take a look.
+
+        Args:
+            leases: all there are.
+            asked_at: monotonic seconds, from before they were read.
+            read_at: the same, from after. A lease may have changed in between, so that time never counts.
+            ours: run ids that this node holds itself: it renews them, and never judges them.
+
+        Returns:
+            Those that may be taken over: unchanged for `lease_s`, and those that have no owner.
+        """
+        gap_s = 0.0
+        if self._looked_at is not None:
+            gap_s = min(max(0.0, asked_at - self._looked_at), self._most_gap_s)
+        self._looked_at = read_at
+        known, self._unchanged = self._unchanged, {}
+        found: list[LeaseSeen] = []
+        for lease in leases:
+            if lease.run_id in ours:
+                continue
+            before, unchanged_s = known.get(lease.run_id, (None, 0.0))
+            unchanged_s = unchanged_s + gap_s if before == lease else 0.0
+            self._unchanged[lease.run_id] = (lease, unchanged_s)
+            if not lease.owner or unchanged_s >= self._lease_s:
+                found.append(lease)
+        return found
