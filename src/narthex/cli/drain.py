@@ -1,14 +1,25 @@
-"""`narthex drain URL`: what SIGTERM does, for operators who have no shell on the machine."""
+"""`narthex drain URL`: what SIGTERM does, for operators who have no shell on the machine.
+
+Rules: an instance is gone when its port refuses connections, and not because something went wrong on the way; exit 0
+gone (or not waited for), 1 refused or still there, 2 usage, 69 nothing answers.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
-from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
+from narthex.cli.given import usage
+from narthex.errors import EXIT_OK, ClientError, DependencyError
 
-POLL_S = 0.5
+if TYPE_CHECKING:
+    import httpx2
+
+POLL_S: Final = 0.5
+ANSWER_S: Final = 10.0
+KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the gateway's own."
 
 
 def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.0) -> int:
@@ -29,39 +40,101 @@ def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.
     """
     import httpx2
 
-    secret = key or os.environ.get("NARTHEX_ADMIN_KEY", "")
-    if not secret:
-        print("error: no admin key. Set NARTHEX_ADMIN_KEY to the gateway's.", file=sys.stderr)
-        return EXIT_USAGE
-    base = url.rstrip("/")
-    with httpx2.Client(base_url=base, timeout=10) as client:
-        try:
-            answer = client.post(
-                "/api/v1/drain", json={"node": node}, headers={"Authorization": f"Bearer {secret}"}
-            )
-        except httpx2.HTTPError as fault:
-            print(f"error: {base} does not answer ({type(fault).__name__}). Check the URL.", file=sys.stderr)
-            return EXIT_UNREACHABLE
-        if answer.status_code != 200:
-            problem = answer.json() if "json" in answer.headers.get("content-type", "") else {}
-            print(
-                f"error: {problem.get('detail', answer.status_code)} {problem.get('remedy', '')}",
-                file=sys.stderr,
-            )
-            return EXIT_FINDINGS
-        print(f"draining {node or base}")
-        until = time.monotonic() + wait
-        while wait and not node and time.monotonic() < until:
-            try:
-                client.get("/livez")
-            except httpx2.HTTPError:
-                print("gone")
-                return EXIT_OK
-            time.sleep(POLL_S)
-    if wait and not node:
-        print(
-            f"error: it still answers after {wait:g} s. A load balancer may have others behind it.",
-            file=sys.stderr,
-        )
-        return EXIT_FINDINGS
+    try:
+        base, secret = _base_url(url), _admin_key(key or os.environ.get("NARTHEX_ADMIN_KEY", ""))
+    except ClientError as error:
+        return usage(error)
+    with httpx2.Client(base_url=base, timeout=ANSWER_S) as client:
+        _ask(client, base, node, secret)
+        print(f"draining {node or base}", flush=True)
+        if wait > 0 and not node:
+            _await_end(client, wait)
+            print("gone")
     return EXIT_OK
+
+
+def _base_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ClientError(
+            "bad_url", f"{text[:60]!r} is no address of a gateway.", "Give it as http://host:port."
+        )
+    return text.rstrip("/")
+
+
+def _admin_key(secret: str) -> str:
+    if not secret:
+        raise ClientError("no_key", "There is no admin key.", KEY_REMEDY)
+    if not secret.isascii() or not secret.isprintable():
+        raise ClientError("bad_key", "The admin key holds characters that no header takes.", KEY_REMEDY)
+    return secret
+
+
+def _ask(client: httpx2.Client, base: str, node: str, secret: str) -> None:
+    """Raises ClientError when it is refused, DependencyError when nothing answers as a gateway does."""
+    import httpx2
+
+    try:
+        answer = client.post(
+            "/api/v1/drain", json={"node": node}, headers={"Authorization": f"Bearer {secret}"}
+        )
+    except httpx2.HTTPError as fault:
+        raise DependencyError(
+            "gateway", f"{base} does not answer ({type(fault).__name__}).", "Check the URL, and that it runs."
+        ) from fault
+    if answer.status_code == 200:
+        return
+    problem = _problem(answer)
+    detail = str(problem.get("detail") or f"{base} answered {answer.status_code}.")
+    if answer.status_code in (401, 403):
+        raise ClientError("refused", detail, KEY_REMEDY)
+    remedy = str(problem.get("remedy") or "Check that the URL is that of a narthex gateway.")
+    raise ClientError("not_drained", detail, remedy)
+
+
+def _problem(answer: httpx2.Response) -> dict[str, Any]:
+    """The problem+json body; empty when it is none."""
+    try:
+        found = answer.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _await_end(client: httpx2.Client, wait_s: float) -> None:
+    """Wait until the port refuses connections. Raises ClientError when it does not in time."""
+    import httpx2
+
+    until = time.monotonic() + wait_s
+    seen = "it still answers"
+    while time.monotonic() < until:
+        try:
+            client.get("/livez", timeout=min(ANSWER_S, max(0.1, until - time.monotonic())))
+            seen = "it still answers"
+        except httpx2.HTTPError as fault:
+            if refused(fault):
+                return
+            # A time-out, a name that no longer resolves, a reset: the instance may be there all the same.
+            seen = f"the last question failed with {type(fault).__name__}"
+        time.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
+    raise ClientError(
+        "not_gone",
+        f"Nobody knows whether it is gone: after {wait_s:g} s {seen}."
+        if "failed" in seen
+        else f"After {wait_s:g} s {seen}.",
+        "A load balancer may have others behind it: look at /ws/stats, or name the instance with --node.",
+    )
+
+
+def refused(fault: BaseException) -> bool:
+    """Whether nothing listens any more, and that alone."""
+    seen: BaseException | None = fault
+    while seen is not None:
+        if isinstance(seen, ConnectionRefusedError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return "refused" in str(fault).lower()

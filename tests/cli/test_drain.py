@@ -1,0 +1,118 @@
+"""`narthex drain`: gone means refused, every other failure is said as what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from narthex.cli.main import run
+from narthex.e2e.children import free_port
+
+
+@contextlib.contextmanager
+def answering(first: bytes, then: bytes | None) -> Iterator[str]:
+    """A server on loopback: `first` answers the first request, `then` all others (None: it never answers them)."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    lines: list[socket.socket] = []
+
+    def serve() -> None:
+        answers = iter([first])
+        with contextlib.suppress(OSError):
+            while True:
+                line, _ = listener.accept()
+                lines.append(line)
+                line.recv(65_536)
+                answer = next(answers, then)
+                if answer is not None:
+                    line.sendall(answer)
+                    line.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for line in lines:
+            line.close()
+        thread.join(5)
+
+
+def answer(status: str, body: str = "{}", kind: str = "application/json") -> bytes:
+    """An HTTP answer that ends its line."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return (head + body).encode()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key in the environment."""
+    monkeypatch.setenv("NARTHEX_ADMIN_KEY", "an-admin-key-0123456789")
+
+
+def test_silence_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Drained, and then nothing but time-outs: whether it is gone is not known, and that is exit 1."""
+    with answering(answer("200 OK"), None) as url:
+        assert run(["drain", url, "--wait", "0.6"]) == 1
+    seen = capsys.readouterr()
+    assert "gone" not in seen.out
+    assert "ReadTimeout" in seen.err
+
+
+def test_a_proxy_that_has_lost_it_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Something answers: a load balancer, with others behind it or with none."""
+    with answering(answer("200 OK"), answer("502 Bad Gateway")) as url:
+        assert run(["drain", url, "--wait", "0.6"]) == 1
+    seen = capsys.readouterr()
+    assert "gone" not in seen.out
+    assert "After 0.6 s it still answers." in seen.err
+
+
+def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """The remedy is the key's, and not that of a token that expired."""
+    body = '{"detail":"The admin key is wrong.","remedy":"Get a fresh token from the configured issuer."}'
+    with answering(answer("401 Unauthorized", body, "application/problem+json"), None) as url:
+        assert run(["drain", url]) == 1
+    assert capsys.readouterr().err == (
+        "error: The admin key is wrong.\nremedy: Set NARTHEX_ADMIN_KEY to the gateway's own.\n"
+    )
+
+
+@pytest.mark.parametrize("body", ["[]", "{", "<html>", ""])
+def test_an_answer_of_another_kind_is_no_bug(body: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever says application/json and is none."""
+    with answering(answer("404 Not Found", body), None) as url:
+        assert run(["drain", url]) == 1
+    assert "answered 404" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ws://127.0.0.1:8000", "http://[::1", "http://h:x", ""])
+def test_what_is_no_address_is_a_usage_error(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2."""
+    assert run(["drain", url]) == 2
+    assert "no address of a gateway" in capsys.readouterr().err
+
+
+def test_a_key_that_no_header_takes_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without repeating it; and so is none at all."""
+    monkeypatch.setenv("NARTHEX_ADMIN_KEY", "ключ-от-двери")
+    assert run(["drain", "http://127.0.0.1:1"]) == 2
+    assert "ключ" not in capsys.readouterr().err
+    monkeypatch.delenv("NARTHEX_ADMIN_KEY")
+    assert run(["drain", "http://127.0.0.1:1"]) == 2
+
+
+def test_nothing_that_answers_is_69(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Before anything was drained, a refused connection is no end but a wrong URL."""
+    assert run(["drain", f"http://127.0.0.1:{free_port()}"]) == 69
+    seen = capsys.readouterr()
+    assert "does not answer (ConnectError)" in seen.err
+    assert "gone" not in seen.out
