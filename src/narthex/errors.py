@@ -6,7 +6,8 @@ A refusal of a client's credential is not here: it is a value (`narthex.domain.r
     ├── ClientError              the caller of an API or RPC sent something that cannot be done
     ├── ConfigError              whoever starts the process must change a setting (exit 78)
     ├── DependencyError          an engine or service that narthex needs did not answer
-    │   └── Overloaded           it answers, but a bound of ours is reached: come back later
+    │   ├── Overloaded           it answers, but a bound of ours is reached: come back later
+    │   └── Damaged              what it keeps cannot be read: the operator must restore it (exit 78)
     └── Bug                      narthex itself is wrong; the trace id leads to the record
 
 Rules: a message is one sentence of what happened, a remedy one sentence of what to do, and neither ever
@@ -83,6 +84,13 @@ class DependencyError(NarthexError):
 
 class Overloaded(DependencyError):
     """A bounded queue in front of a dependency is full; nothing was written."""
+
+
+class Damaged(DependencyError):
+    """What the dependency keeps is damaged: trying again changes nothing, the operator must restore it."""
+
+    def __init__(self, dependency: str, message: str, remedy: str) -> None:
+        super().__init__(dependency, message, remedy, code=f"{dependency}_damaged")
 
 
 class Bug(NarthexError):

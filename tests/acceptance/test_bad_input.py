@@ -15,6 +15,7 @@ from websockets.typing import Subprotocol
 
 from tests.acceptance.program import Program, running
 from tests.acceptance.sdk import person
+from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
 
@@ -58,6 +59,18 @@ async def test_each_kind_of_bad_frame_is_named_and_nobody_else_notices(gateway: 
             assert says in str(raw.close_reason)
             assert (await ada.rpc("echo", n=1)) == {"n": 1}
         assert ada.connected == 1
+
+
+async def test_a_first_frame_that_is_none_points_to_the_protocol(gateway: Program) -> None:
+    """Somebody writes a client by hand and begins with `hello`."""
+    headers = {"Authorization": f"Bearer {gateway.token('mallory')}"}
+    for frame in ("hello", '{"hello":1}', '{"id":1}'):
+        raw = await connect(gateway.ws, additional_headers=headers, proxy=None)
+        with pytest.raises(ConnectionClosed):
+            await raw.send(frame)
+            await asyncio.wait_for(raw.recv(), within(10))
+        assert raw.close_code == 3501
+        assert str(raw.close_reason).endswith("; see docs/protocol.md"), raw.close_reason
 
 
 async def test_unknown_methods_and_wrong_params_are_answered(gateway: Program) -> None:

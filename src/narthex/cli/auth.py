@@ -7,10 +7,10 @@ import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 from cyclopts import App
 
+from narthex.cli.flags import LogFormat, LogLevel
 from narthex.domain.secrets import equal
 from narthex.errors import EXIT_OK, ClientError
 
@@ -27,8 +27,8 @@ def serve(
     port: int | None = None,
     data_dir: Path | None = None,
     public_url: str | None = None,
-    log_format: Literal["auto", "json", "console"] | None = None,
-    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
     config: Path | None = None,
 ) -> int:
     """Serve sign-in, refresh, introspection and keys until SIGTERM or Ctrl-C.

@@ -7,13 +7,30 @@ count; what each one does is said once, in `settings/groups.py` and here.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, get_args
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from narthex.settings import Settings, load
+
+
+def any_case(type_: object, tokens: Sequence[Token]) -> str:
+    """A choice in any case: `--log-level DEBUG` is what other programs take."""
+    given = tokens[0].value
+    choices = [choice for part in get_args(type_) for choice in (get_args(part) or (part,))]
+    found = [choice for choice in choices if isinstance(choice, str) and choice.lower() == given.lower()]
+    if not found:
+        raise ValueError(
+            f"Choose from {', '.join(str(choice) for choice in choices if isinstance(choice, str))}."
+        )
+    return found[0]
+
+
+LogFormat = Annotated[Literal["auto", "json", "console"] | None, Parameter(converter=any_case)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, Parameter(converter=any_case)]
 
 
 @Parameter(name="*")
@@ -41,8 +58,8 @@ class SettingsFlags:
     agent: Annotated[list[str] | None, Parameter(negative_iterable=())] = None
     workers: int | None = None
     run_agents: Annotated[bool | None, Parameter(negative="--no-agents")] = None
-    log_format: str | None = None
-    log_level: str | None = None
+    log_format: LogFormat = None
+    log_level: LogLevel = None
     allow_anonymous: Annotated[bool | None, Parameter(negative=())] = None
     allow_remote_development: Annotated[bool | None, Parameter(negative=())] = None
     config: Path | None = None

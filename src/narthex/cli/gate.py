@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -112,5 +113,5 @@ def _as_text(report: GateReport) -> str:
         for check in report.checks
     ]
     if failed:
-        lines.append(f"Why? narthex doctor {report.url}")
+        lines.append(f"Why? narthex doctor {shlex.quote(report.url)}")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from narthex.errors import (
     EXIT_USAGE,
     ClientError,
     ConfigError,
+    Damaged,
     DependencyError,
     NarthexError,
 )
@@ -121,7 +122,7 @@ def report(error: NarthexError) -> int:
         return EXIT_CONFIG
     _say(f"error: {error.message}", f"remedy: {error.remedy}" if error.remedy else "")
     if isinstance(error, DependencyError):
-        return EXIT_UNREACHABLE
+        return EXIT_CONFIG if isinstance(error, Damaged) else EXIT_UNREACHABLE
     return EXIT_FINDINGS if isinstance(error, ClientError) else EXIT_BUG
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from narthex.cli.flags import LogFormat, LogLevel
 from narthex.errors import EXIT_FINDINGS, EXIT_OK
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ def serve(
     agent: Annotated[list[str] | None, Parameter(consume_multiple=False, negative_iterable=())] = None,
     workers: int | None = None,
     run_agents: Annotated[bool | None, Parameter(negative="--no-agents")] = None,
-    log_format: Literal["auto", "json", "console"] | None = None,
-    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
     allow_anonymous: bool | None = None,
     allow_remote_development: bool | None = None,
     config: Path | None = None,
@@ -111,7 +113,7 @@ def _announce(settings: Settings, urls: list[str], parts: Parts | None) -> None:
         print(f"  token     {token}")
         print(f"            for `developer`, {TOKEN_TTL_S / 3600:.0f} h; another: narthex token --sub ada")
     else:
-        print(f"  token     narthex token --data-dir {settings.data_dir}")
+        print(f"  token     narthex token --data-dir {shlex.quote(str(settings.data_dir))}")
     sys.stdout.flush()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from narthex.cli.flags import LogFormat, LogLevel
 from narthex.errors import EXIT_OK
 
 DEFAULT_PORT = 8002  # beside a gateway on 8000 and an auth service on 8001
@@ -19,8 +20,8 @@ def worker(
     host: str | None = None,
     port: int | None = None,
     agent: Annotated[list[str] | None, Parameter(consume_multiple=False, negative_iterable=())] = None,
-    log_format: Literal["auto", "json", "console"] | None = None,
-    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
     config: Path | None = None,
 ) -> int:
     """Run agents until SIGTERM or Ctrl-C: what gateways with NARTHEX_RUN_AGENTS=0 accept, and any queued run.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import ssl
 import uuid
 from collections.abc import Callable, Mapping
@@ -305,7 +306,9 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         last = self._last
         seconds = f"{self._connect_timeout_s:g} s"
         if last is None:
-            remedy = f"Check that it runs; `narthex doctor {self._url}` finds out what is in the way."
+            remedy = (
+                f"Check that it runs; `narthex doctor {shlex.quote(self._url)}` finds out what is in the way."
+            )
             return Unreachable(f"{self._url} did not answer within {seconds}.", remedy)
         return Unreachable(f"{last.detail} (for {seconds})", last.remedy, last)
 

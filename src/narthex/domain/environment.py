@@ -185,7 +185,7 @@ def decide(
         conformance=conformance_echo,
         host=host or _default_host(environment, allow_remote_development),
         admits=_admits(environment, bypass, allow_anonymous),
-        warnings=_warnings(environment, keys),
+        warnings=_warnings(keys),
     )
 
 
@@ -271,9 +271,7 @@ def _admits(environment: Environment, bypass: bool, guests: bool) -> tuple[str, 
     return tuple(found)
 
 
-def _warnings(environment: Environment, keys: Sequence[str]) -> tuple[str, ...]:
-    if environment is Environment.DEVELOPMENT:
-        return ()
+def _warnings(keys: Sequence[str]) -> tuple[str, ...]:
     short = [len(key) for key in _live(keys) if len(key) < MIN_KEY_LENGTH]
     return tuple(
         f"The end-to-end key has {length} characters; make it {MIN_KEY_LENGTH} or more "

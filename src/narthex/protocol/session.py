@@ -245,4 +245,6 @@ class Session:
 
 
 def _bad(reason: str) -> Disconnect:
-    return Disconnect(BAD_FRAME.code, f"bad_request: {reason}"[:120])
+    """With a pointer for whoever writes a client by hand; a reason has at most 123 bytes (RFC 6455 section 5.5)."""
+    pointer = "; see docs/protocol.md"
+    return Disconnect(BAD_FRAME.code, f"bad_request: {reason}"[: 120 - len(pointer)] + pointer)

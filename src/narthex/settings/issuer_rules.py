@@ -109,3 +109,16 @@ def _between(settings: Settings) -> Iterator[str]:
             f"The issuer {anonymous[0]!r} has no `iss` and there are others, so nobody could tell whose token it "
             "is. Set its issuer (NARTHEX_JWT_ISSUER for the flat one)."
         )
+
+
+def short_secrets(settings: Settings) -> Iterator[str]:
+    """Warnings of development and testing about what staging and production refuse."""
+    named = [("NARTHEX_JWT_SECRET", settings.flat_issuer())]
+    named += [(f"issuers[{index}].secret", issuer) for index, issuer in enumerate(settings.issuers)]
+    for name, issuer in named:
+        length = len(issuer.secret.get_secret_value().encode()) if issuer.secret else MIN_HMAC_BYTES
+        if length < MIN_HMAC_BYTES:
+            yield (
+                f"{name} has {length} bytes; with fewer than {MIN_HMAC_BYTES} staging and production do not start. "
+                "Make a longer one: openssl rand -hex 32."
+            )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import SecretStr, ValidationError
 
@@ -21,6 +21,7 @@ from narthex.settings.options import accepts, facts
 from narthex.settings.requirements import requirements
 from narthex.settings.rules import judge, platform_of
 from narthex.settings.sources import Values, collect
+from narthex.settings.table_problems import table_problem
 
 MAX_SHOWN: Final = 60
 """Characters of a wrong value that a problem repeats: enough to find it in a long file."""
@@ -72,7 +73,7 @@ def load(
 
 def _validated(given: Values, problems: list[str]) -> Settings:
     """The settings, with the default in place of each value that is wrong (its problem is noted)."""
-    values = dict(given.values)
+    values: dict[str, Any] = {name: _folded(name, value) for name, value in given.values.items()}
     for _ in range(2):
         try:
             return Settings(**values)
@@ -85,19 +86,24 @@ def _validated(given: Values, problems: list[str]) -> Settings:
     return Settings()
 
 
+def _folded(name: str, value: object) -> object:
+    """A choice in the case that it is declared in: `DEBUG`, as many programs write it, is `debug`."""
+    field = option_fields().get(name)
+    if field is None or not isinstance(value, str):
+        return value
+    choices = get_args(field[1].annotation) if get_origin(field[1].annotation) is Literal else ()
+    return next((choice for choice in choices if str(choice).lower() == value.strip().lower()), value)
+
+
 def _problem(name: str, source: str, detail: Any) -> str:
     field = option_fields().get(name)
-    where = source
-    path = detail["loc"][1:]
-    if path and field is None:
-        where = name + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path) + f" ({source})"
+    if field is None:
+        return table_problem(name, source, detail)
     what = str(detail["msg"])
     what = what[:1].lower() + what[1:]
-    if field is None:
-        return f"{where} is wrong: {what}. See docs/settings.md."
     known = facts(name, field[1])
     shown = "" if known.secret or known.url else f", not {_shown(detail['input'])}"
-    return f"{where} is wrong: {what}{shown}. Give {accepts(field[1])}."
+    return f"{source} is wrong: {what}{shown}. Give {accepts(field[1])}."
 
 
 def _shown(value: object) -> str:

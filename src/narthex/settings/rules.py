@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from narthex.domain.addresses import TrustedProxies, parse_trusted_proxies
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide, find_environment, is_loopback
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
-from narthex.settings.issuer_rules import issuer_problems
+from narthex.settings.issuer_rules import issuer_problems, short_secrets
 from narthex.settings.model import Settings
 
 BROKER_SCHEMES: Final = ("nats", "tls", "redis", "rediss", "valkey", "valkeys")
@@ -202,11 +202,15 @@ def _data_dir(settings: Settings) -> Iterator[str]:
 
 
 def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[str]:
-    if settings.admin_key and len(settings.admin_key.get_secret_value()) < MIN_ADMIN_KEY_LENGTH:
-        yield (
-            f"NARTHEX_ADMIN_KEY is shorter than {MIN_ADMIN_KEY_LENGTH} characters. Make a longer one: "
-            "openssl rand -hex 32."
-        )
+    for variable, keys in (
+        ("NARTHEX_ADMIN_KEY", settings.admin_keys()),
+        ("NARTHEX_METRICS_TOKEN", settings.metrics_tokens()),
+    ):
+        if keys and len(keys[0]) < MIN_ADMIN_KEY_LENGTH:
+            yield (
+                f"{variable} is shorter than {MIN_ADMIN_KEY_LENGTH} characters. Make a longer one: "
+                "openssl rand -hex 32."
+            )
     if policy is None:
         return
     remote = policy.environment.remote
@@ -226,3 +230,5 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
             "No issuer and no users are configured: only tokens from `narthex token` are admitted. Set "
             "NARTHEX_OIDC_ISSUER, NARTHEX_JWKS_URL or NARTHEX_JWT_SECRET, or add [[users]]."
         )
+    if not remote:
+        yield from short_secrets(settings)

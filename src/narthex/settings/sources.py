@@ -202,10 +202,10 @@ def _file_entry(
     name = key if key in table else key.removesuffix("_file")
     source = f"{key} in {path}"
     if key in SECRET_MEMBERS:
-        value = [
-            _secret_members(found, path, key, index, entry, gcp)
-            for index, entry in enumerate(value if isinstance(value, list) else [])
-        ]
+        if isinstance(value, list):  # what is no list is for validation to refuse
+            value = [
+                _secret_members(found, path, key, index, entry, gcp) for index, entry in enumerate(value)
+            ]
         found.put(key, value, source)
     elif name not in table:
         found.put(key, value, source)

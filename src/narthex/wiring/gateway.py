@@ -16,7 +16,7 @@ from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer, listen, run
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.errors import ConfigError, DependencyError
+from narthex.errors import ConfigError, Damaged, DependencyError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
@@ -195,6 +195,8 @@ class Gateway:
             try:
                 await parts.lifecycle.start()
                 break
+            except Damaged:
+                raise
             except DependencyError as fault:
                 if fault.message != said:  # each cause once, not each try
                     log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)

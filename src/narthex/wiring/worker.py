@@ -41,7 +41,7 @@ from narthex.app.staleness import StalenessCheck
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan, plan_of
 from narthex.domain.refusals import Refusal
-from narthex.errors import ConfigError, DependencyError
+from narthex.errors import ConfigError, Damaged, DependencyError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control, Member, Position, Publication
 from narthex.ports.store import Store
@@ -213,6 +213,8 @@ class Worker:
         while not self.stopping.is_set():
             try:
                 return await self.lifecycle.start()
+            except Damaged:
+                raise
             except DependencyError as fault:
                 if fault.message != said:
                     log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)

@@ -289,3 +289,24 @@ def test_configuring_twice_writes_once(configure: Callable[..., Log]) -> None:
     log = configure()
     logging.getLogger("lib").warning("once")
     assert len(log.records) == 1
+
+
+class Terminal(io.StringIO):
+    """A stderr that is a terminal."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("1", False), ("0", False), ("", True), (None, True)])
+def test_no_color_is_honoured(value: str | None, coloured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """https://no-color.org: present and not empty, whatever it holds."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    stream = Terminal()
+    configure_logging(log_format="console", stream=stream, hooks=False)
+    get_logger("narthex.test").warning("seen")
+    assert "seen" in stream.getvalue()
+    assert ("\x1b[" in stream.getvalue()) is coloured

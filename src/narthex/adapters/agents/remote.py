@@ -23,6 +23,7 @@ from narthex.ports.agents import AgentError
 
 CONNECT_S: Final = 10.0
 CHECK_S: Final = 3.0
+ITS_OPERATOR: Final = "If it lasts, its operator finds the cause in the gateway's log."
 _LOGGED_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
 
 log = structlog.get_logger("narthex.agents")
@@ -83,19 +84,29 @@ class Endpoint:
                         status=answer.status_code,
                         answer=await _beginning(answer),
                     )
-                    raise AgentError(f"{self.shown} answered {answer.status_code}.", "agent_unavailable")
+                    raise AgentError(
+                        f"This agent's server answered {answer.status_code}. {ITS_OPERATOR}",
+                        "agent_unavailable",
+                    )
                 kind = answer.headers.get("content-type", "").partition(";")[0].strip()
                 if kind != "text/event-stream":
+                    log.warning("agent_endpoint_odd", endpoint=self.shown, content_type=kind[:100])
                     raise AgentError(
-                        f"{self.shown} answered {kind or 'no content type'} instead of text/event-stream.",
+                        f"This agent's server answered {kind[:60] or 'no content type'} instead of text/event-stream. "
+                        f"{ITS_OPERATOR}",
                         "agent_unavailable",
                     )
                 async for chunk in answer.aiter_bytes():
                     for data in reader.feed(chunk):
                         yield data
         except httpx2.HTTPError as fault:
+            # People read the sentence; where the endpoint is and what the library says are the operator's.
+            log.warning(
+                "agent_endpoint_failed", endpoint=self.shown, error=f"{type(fault).__name__}: {fault}"[:300]
+            )
             raise AgentError(
-                f"{self.shown} could not be used: {type(fault).__name__}.", "agent_unavailable"
+                f"This agent's server cannot be reached, or the line to it broke. Try again. {ITS_OPERATOR}",
+                "agent_unavailable",
             ) from fault
 
     def check(self, url: str, *, secret: bool = True) -> Callable[[], Awaitable[None]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import sqlite3
 from pathlib import Path
 from typing import Final, Literal
 
-from narthex.errors import ConfigError, DependencyError
+from narthex.errors import ConfigError, Damaged, DependencyError
 
 Synchronous = Literal["NORMAL", "FULL"]
 """NORMAL: a commit survives the death of the process. FULL: it survives power loss too (an fsync a commit)."""
@@ -130,9 +131,10 @@ def look_at_file(dependency: str, path: Path) -> str:
 def dependency_error(dependency: str, path: Path, error: sqlite3.Error) -> DependencyError:
     """What a failure of SQLite means to the caller: which file, what it said, and what to do."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    remedy = _REMEDIES.get(
-        name.removeprefix("SQLITE_").partition("_")[0], "See the log for the cause; then retry."
-    )
+    kind = name.removeprefix("SQLITE_").partition("_")[0]
+    if kind in _DAMAGE:
+        return Damaged(dependency, f"{path} is damaged ({name}: {error}).", _restore(dependency, path))
+    remedy = _REMEDIES.get(kind, "See the log for the cause; then retry.")
     return DependencyError(dependency, f"{path.name} failed with {name}: {error}.", remedy)
 
 
@@ -144,6 +146,22 @@ _REMEDIES: Final = {
     "PERM": "Make the data directory writable for this user.",
     "BUSY": "Another program holds the file for longer than 5 s: end it, then retry.",
     "LOCKED": "Another program holds the file for longer than 5 s: end it, then retry.",
-    "CORRUPT": "Restore the file from a backup, or move it away to start with a new epoch.",
-    "NOTADB": "Move the file away: it is no SQLite database.",
 }
+_DAMAGE: Final = ("CORRUPT", "NOTADB")
+_LOST: Final = {
+    "broker": "it begins a new epoch: clients load their threads anew, and runs under way end",
+    "store": "it begins empty: users, threads, messages and signing keys are those of the new file",
+}
+"""What moving the file away costs, by dependency."""
+
+
+def _restore(dependency: str, path: Path) -> str:
+    moves = "; ".join(
+        shlex.join(["mv", str(path) + suffix, f"{path}.damaged{suffix}"])
+        for suffix in ("", "-wal", "-shm")
+        if suffix == "" or Path(str(path) + suffix).exists()
+    )
+    return (
+        f"Stop narthex and restore the file from a backup; or move it aside ({moves}) and start again: "
+        f"{_LOST.get(dependency, 'it begins empty')}."
+    )

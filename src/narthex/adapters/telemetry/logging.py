@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -48,7 +49,8 @@ class Output:
         self._stream = stream
         self._lock = threading.Lock()
         self.console = console
-        self.colour = console and _is_terminal(stream)
+        # https://no-color.org: present and not empty, whatever its value.
+        self.colour = console and _is_terminal(stream) and not os.environ.get("NO_COLOR")
 
     def write(self, line: str) -> None:
         """Write one record; never raises."""

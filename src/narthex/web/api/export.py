@@ -7,10 +7,12 @@ none of it for `STALL_S` is dropped, so that its place is another's.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -106,15 +108,54 @@ async def as_json(view: ThreadView, pages: AsyncIterator[list[Message]]) -> Asyn
 
 
 async def as_markdown(view: ThreadView, pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    """Title, members, then every message with its author and moment (UTC)."""
+    """Title, members, then every message with its author's name, its tool and moment (UTC)."""
     members = ", ".join(member.user_id for member in view.members)
     yield f"# {_line(view.thread.title)}\n\nMembers: {members}\n".encode()
     async for page in pages:
         for message in page:
             moment = datetime.fromtimestamp(message.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            kind = _TITLES.get(message.role, message.role)
-            note = f" ({kind})" if kind else ""
-            yield f"\n## {_line(message.author)}{note} · {moment}\n\n{message.content}\n".encode()
+            yield f"\n## {_heading(message)} · {moment}\n\n{_body(message)}\n".encode()
+
+
+def _heading(message: Message) -> str:
+    """Who speaks: a person by name and id, an agent by its name; what it is, unless it is plain text."""
+    detail = _detail(message)
+    if message.role == "user":
+        name = _line(str(detail.get("name") or ""))
+        return (
+            f"{name} ({_line(message.author)})" if name not in ("", message.author) else _line(message.author)
+        )
+    kind = _TITLES.get(message.role, message.role)
+    tool = _line(str(detail.get("toolCallName") or ""))
+    note = f" ({kind} {tool})" if tool else f" ({kind})" if kind else ""
+    return _line(message.author) + note
+
+
+def _body(message: Message) -> str:
+    """The text; of a tool call what it was given and what it returned."""
+    if message.role != "tool":
+        return message.content
+    detail = _detail(message)
+    given = str(detail.get("args") or "")
+    parts = [f"Given:\n\n{_fenced(given)}"] if given.strip() not in ("", "{}") else []
+    returned = (
+        _fenced(message.content) if message.content else "nothing" if detail.get("answered") else "no answer"
+    )
+    return "\n\n".join([*parts, f"Returned:\n\n{returned}"])
+
+
+def _fenced(text: str) -> str:
+    """A code block whose fence is longer than any in `text`."""
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}\n{text.rstrip()}\n{fence}"
+
+
+def _detail(message: Message) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(message.detail, type=dict[str, object])
+    except msgspec.DecodeError:  # a row of another program's
+        return {}
 
 
 def _line(text: str) -> str:
