@@ -91,6 +91,7 @@ class HttpConnection(HttpToolsProtocol):
         self._edge.open -= 1
         self._edge.deadlines.clear(self)
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # it holds us by `on_response`: see `websocket.Nobody`
 
     def expired(self) -> None:
         """A head or a body did not come in time."""

@@ -20,31 +20,16 @@ from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.frames import FrameReader
 from narthex.adapters.edge.rules import Upgrade
 from narthex.adapters.edge.turn import Welcome
-from narthex.adapters.edge.websocket import WebSocket
+from narthex.adapters.edge.websocket import NOBODY, WebSocket
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
-from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
+from narthex.ports.edge import Accept, Decision, Deny, RequestHead
 
 if TYPE_CHECKING:
     from narthex.adapters.edge.edge import Edge
 
 EXPLAIN: Final = "narthex.explain"
 JWT_AUTH: Final = "jwt-auth"
-
-
-class _Nobody:
-    """Receiver of a connection that was upgraded only to be told why not."""
-
-    def opened(self, socket: Socket) -> None: ...
-
-    def message(self, data: bytes, *, binary: bool) -> None: ...
-
-    def writable(self, ready: bool) -> None: ...
-
-    def closed(self, code: int, reason: str) -> None: ...
-
-
-_NOBODY: Final = _Nobody()
 
 
 def begin(
@@ -137,7 +122,7 @@ def _explain(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decisio
     chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
     transport.write(switching(upgrade.key, subprotocol=chosen, extension="", extra=decision.headers))
     limits = edge.limits.app
-    socket = WebSocket(edge, transport, _NOBODY, limits, FrameReader(limits))
+    socket = WebSocket(edge, transport, NOBODY, limits, FrameReader(limits))
     socket.start(b"")
     socket.close(*decision.refusal.close())
 

@@ -36,7 +36,7 @@ from narthex.adapters.edge.limits import KIB, MessageLimits
 from narthex.adapters.edge.lingering import linger
 from narthex.domain.refusals import TABLE, close_reason
 from narthex.ports.edge import Lane as Way
-from narthex.ports.edge import Receiver, Underway
+from narthex.ports.edge import Receiver, Socket, Underway
 from narthex.protocol.framing import Framing, Prepared
 
 if TYPE_CHECKING:
@@ -47,6 +47,29 @@ _CLOSING: Final = 1
 _GONE: Final = 2
 
 _LOOP_MARKS: Final = (64 * KIB, 16 * KIB)  # what asyncio and uvloop start with
+
+
+class Nobody:
+    """The receiver of a connection that has none: it was upgraded only to be told why not, or it has ended.
+
+    A socket that has ended must not hold its receiver: the receiver holds the socket, and such a ring is freed only
+    by a full collection. Under churn thousands of dead connections then waited for one, and the heap grew with them.
+    """
+
+    def opened(self, socket: Socket) -> None:
+        """See `Receiver`."""
+
+    def message(self, data: bytes, *, binary: bool) -> None:
+        """See `Receiver`."""
+
+    def writable(self, ready: bool) -> None:
+        """See `Receiver`."""
+
+    def closed(self, code: int, reason: str) -> None:
+        """See `Receiver`."""
+
+
+NOBODY: Final = Nobody()
 
 
 class WebSocket(asyncio.Protocol):
@@ -185,9 +208,10 @@ class WebSocket(asyncio.Protocol):
     def miss(self) -> None:
         """The peer left before the 101 could be written: open and close for the receiver only."""
         self._state = _GONE
+        receiver, self._receiver = self._receiver, NOBODY
         try:
-            self._receiver.opened(self)
-            self._receiver.closed(ABNORMAL, "")
+            receiver.opened(self)
+            receiver.closed(ABNORMAL, "")
         except Exception:
             log.exception("a receiver failed on a connection that was already gone")
 
@@ -347,7 +371,8 @@ class WebSocket(asyncio.Protocol):
         self._state = _GONE
         self._edge.deadlines.clear(self)
         self._edge.sockets.discard(self)
+        receiver, self._receiver = self._receiver, NOBODY
         try:
-            self._receiver.closed(code, reason)
+            receiver.closed(code, reason)
         except Exception:
             log.exception("a receiver failed while it was closed")

@@ -1,0 +1,57 @@
+"""Item 46: a connection that has ended is freed at once, not by the next full collection.
+
+Dead connections that wait for the collector in their thousands are what made a gateway's memory rise under churn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from narthex.adapters.edge.http import HttpConnection
+from narthex.adapters.edge.websocket import WebSocket
+from narthex.app.connection import Connection
+from narthex.testing import gateway
+from tests.app.test_commands import client
+from tests.timing import within
+
+ROUNDS = 20
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Without the cyclic collector: what then goes is freed by its references."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def alive(kind: type) -> int:
+    """Live objects of a class."""
+    return sum(type(one) is kind for one in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_dead_connections_need_no_collector(tmp_path: Path) -> None:
+    """WebSockets that closed or broke, and HTTP connections; the gateway's own probe of itself may be there."""
+    async with gateway(tmp_path, ping_interval_s=1.5, pong_timeout_s=1.0) as running:
+        before = {kind: alive(kind) for kind in (Connection, WebSocket, HttpConnection)}
+        for number in range(ROUNDS):
+            one = await client(running, f"u{number}")
+            thread = (await one.rpc("thread.create"))["thread_id"]
+            await one.call("subscribe", channel=f"thread:{thread}")
+            if number % 2:
+                await one.socket.close()
+            else:
+                one.socket.transport.abort()
+            async with httpx2.AsyncClient(trust_env=False) as http:
+                assert (await http.get(f"{running.http}/ws/config")).status_code == 200
+        async with asyncio.timeout(within(15)):  # a ping that was due is still in the timers
+            while any(alive(kind) > before[kind] + 3 for kind in before):  # noqa: ASYNC110 - nothing tells when
+                await asyncio.sleep(0.2)
