@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from narthex.adapters.edge.answers import header_lines, refusal_answer
+from narthex.adapters.edge.connections import Connections, Evicted
 from narthex.adapters.edge.deadlines import Deadlines, Expiring
 from narthex.adapters.edge.limits import EdgeLimits
 from narthex.adapters.edge.lingering import linger
@@ -43,10 +45,14 @@ class Edge:
         gate: decides on upgrades.
         rules: what this gateway answers to.
         limits: its bounds.
+        proxied: see `Connections`.
+        forwarded: see the attribute.
+        evicted: see `Connections`; also told of `unread`, an answer that its client does not take.
 
     Attributes:
         sockets: live WebSockets.
-        open: TCP connections, whatever they are doing.
+        connections: TCP connections, whatever they are doing.
+        forwarded: the client's address of a request, where trusted proxies tell it; None: none is trusted.
         secure: whether the listener itself speaks TLS.
     """
 
@@ -54,12 +60,14 @@ class Edge:
         "_common",
         "_common_of",
         "clock",
+        "connections",
         "deadlines",
+        "evicted",
+        "forwarded",
         "gate",
         "http",
         "limits",
         "loop",
-        "open",
         "rules",
         "secure",
         "sockets",
@@ -70,16 +78,37 @@ class Edge:
     turn: Turn
     loop: asyncio.AbstractEventLoop
 
-    def __init__(self, gate: Gate, *, rules: HeadRules, limits: EdgeLimits | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        rules: HeadRules,
+        limits: EdgeLimits | None = None,
+        proxied: Callable[[str], bool] = lambda _peer: False,
+        forwarded: Callable[[RequestHead], str] | None = None,
+        evicted: Evicted = lambda _reason, _key, _count: None,
+    ) -> None:
         self.gate = gate
         self.rules = rules
         self.limits = limits or EdgeLimits()
         self.sockets: set[Expiring] = set()
-        self.open = 0
+        self.forwarded = forwarded
+        self.evicted = evicted
+        self.connections = Connections(
+            self.limits.connections,
+            self.limits.connections_per_address,
+            proxied=proxied,
+            evicted=evicted,
+        )
         self.secure = False
         self.http: HttpContext | None = None  # uvicorn tells with the first connection
         self._common = b""
         self._common_of: list[tuple[bytes, bytes]] | None = None
+
+    @property
+    def open(self) -> int:
+        """TCP connections now."""
+        return len(self.connections)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to `loop`; call before the first connection."""

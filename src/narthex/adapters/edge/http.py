@@ -33,6 +33,46 @@ class _Stop(Exception):
     """`_outcome` is set: stops llhttp from within its callback, and never leaves this module."""
 
 
+AT_LIMIT: Final = Refusal(
+    code="connection_limit", detail="This address has as many connections as one may have.", retry_after_s=5
+)
+
+
+class _Unread:
+    """The deadline of an answer that waits for its client: dropped when nothing of it was taken in `write_s`.
+
+    Without it a client that reads nothing would keep its descriptor, and its answer in memory, for ever: a
+    transport that was told to close waits for its buffer first.
+    """
+
+    __slots__ = ("_edge", "_left", "_transport", "due")
+
+    def __init__(self, edge: Edge, transport: asyncio.Transport) -> None:
+        self._edge = edge
+        self._transport = transport
+        self._left = 0
+        self.due = 0
+
+    def watch(self) -> None:
+        """Begin to look, or go on."""
+        if not self.due:
+            self._left = self._transport.get_write_buffer_size()
+            self._edge.deadlines.set(self, self._edge.limits.write_s)
+
+    def expired(self) -> None:
+        """See whether the client has taken something."""
+        left = self._transport.get_write_buffer_size()
+        if left >= self._left > 0:
+            self._edge.evicted("unread", "", 1)
+            self._transport.abort()
+        elif left:
+            self.watch()
+
+    def end(self) -> None:
+        """The process stops."""
+        self._transport.abort()
+
+
 class HttpConnection(HttpToolsProtocol):
     """One connection that speaks HTTP, until it closes or upgrades.
 
@@ -56,6 +96,7 @@ class HttpConnection(HttpToolsProtocol):
         self._outcome_head: RequestHead | None = None
         self._early = b""
         self._judged = True  # the entrance judged the first head
+        self._unread: _Unread | None = None  # once some of an answer had to wait
         self.due = 0
 
     # The transport's side.
@@ -88,8 +129,10 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._edge.open -= 1
+        self._edge.connections.leave(self.transport)
         self._edge.deadlines.clear(self)
+        if self._unread is not None:
+            self._edge.deadlines.clear(self._unread)
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # it holds us by `on_response`: see `websocket.Nobody`
 
@@ -101,6 +144,32 @@ class HttpConnection(HttpToolsProtocol):
     def end(self) -> None:
         """The process stops."""
         self.transport.abort()
+
+    def evict(self) -> None:
+        """See `connections.Waiting`: between two requests a FIN says all, at any other point nothing can be said."""
+        if self._phase == _BETWEEN and not self.transport.get_write_buffer_size():
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """The client takes its answer more slowly than it is made."""
+        super().pause_writing()
+        self._edge.connections.idle(self.transport)
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """The client has taken most of what waited for it."""
+        super().resume_writing()
+        self._edge.connections.busy(self.transport)
+        if self._unread is not None:
+            self._edge.deadlines.clear(self._unread)
+
+    def _watch(self) -> None:
+        """Some of an answer waits for its client: it must take something in time."""
+        if self._unread is None:
+            self._unread = _Unread(self._edge, self.transport)
+        self._unread.watch()
 
     # llhttp's callbacks.
 
@@ -148,13 +217,26 @@ class HttpConnection(HttpToolsProtocol):
         self._phase = _BETWEEN
         self._head_bytes = 0
         if self._outcome is None:
+            if not self.flow.write_paused:
+                self._edge.connections.busy(self.transport)
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer is out; one that was owed before the end of HTTP may have been the last."""
         super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch()
+        if not self.transport.is_closing() and not self.pipeline and self._phase == _BETWEEN:
+            self._between()
         if self._outcome is not None and not self.transport.is_closing():
             self._conclude()
+
+    def _between(self) -> None:
+        """No answer is owed: the next step is the client's, or a proxy's for whichever client is next."""
+        connections = self._edge.connections
+        connections.idle(self.transport)
+        if self._edge.forwarded is not None:
+            connections.attribute(self.transport, None)
 
     def _judge(self) -> None:
         edge = self._edge
@@ -168,6 +250,10 @@ class HttpConnection(HttpToolsProtocol):
         host, port = self.client or ("", 0)
         head = request_head(fields, peer=(host, port), secure=edge.secure, received_at=self._begun_at)
         judged = judge(fields, head, edge.rules)
+        if edge.forwarded is not None and not edge.connections.attribute(
+            self.transport, edge.forwarded(head)
+        ):
+            judged = AT_LIMIT
         if isinstance(judged, Refusal):
             self._stop(judged, head)
         elif isinstance(judged, Upgrade):

@@ -72,6 +72,8 @@ class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
         linger_s: after a refusal's FIN, for the peer to read it and close.
         linger_bytes: what is read and thrown away meanwhile; then reading pauses.
         connections: TCP connections of this process, HTTP included.
+        connections_per_address: the same of one client address.
+        write_s: in which the client of an HTTP answer must take something of what waits for it.
         send_buffer_bytes: `SO_SNDBUF` as asked for (Linux doubles it); 0 leaves the system's autotuning,
             which can hide 4 MiB of lag per client.
         write_high_bytes: above this many bytes not yet in the kernel a socket is not `writable`.
@@ -91,6 +93,8 @@ class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
     linger_s: float = 2.0
     linger_bytes: int = MIB
     connections: int = 21_000
+    connections_per_address: int = 21_000
+    write_s: float = 20.0
     send_buffer_bytes: int = 128 * KIB
     write_high_bytes: int = 64 * KIB
     write_low_bytes: int = 16 * KIB

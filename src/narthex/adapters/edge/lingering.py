@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from narthex.adapters.edge.connections import Connections
 from narthex.adapters.edge.deadlines import Deadlines
 from narthex.adapters.edge.limits import EdgeLimits
 
 
 class Shared(Protocol):
-    """What of `edge.Edge` matters here: bounds, deadlines, the count of open connections."""
+    """What of `edge.Edge` matters here: bounds, deadlines, the table of open connections."""
 
+    connections: Connections
     deadlines: Deadlines
     limits: EdgeLimits
-    open: int
 
 
 class Lingering(asyncio.Protocol):
@@ -46,7 +47,7 @@ class Lingering(asyncio.Protocol):
         """Over."""
         del exc
         self._edge.deadlines.clear(self)
-        self._edge.open -= 1
+        self._edge.connections.leave(self._transport)
 
     def expired(self) -> None:
         """The peer had its time."""
@@ -54,6 +55,11 @@ class Lingering(asyncio.Protocol):
 
     def end(self) -> None:
         """The process stops."""
+        self._transport.abort()
+
+    def evict(self) -> None:
+        """See `connections.Waiting`."""
+        self._edge.deadlines.clear(self)
         self._transport.abort()
 
 
@@ -72,6 +78,7 @@ def linger(edge: Shared, transport: asyncio.Transport, *, eof: bool = False) -> 
     transport.set_protocol(last)
     if transport.is_closing():
         return
+    edge.connections.idle(transport)
     edge.deadlines.set(last, edge.limits.linger_s)
     if eof or not transport.can_write_eof():  # TLS has no half-close
         transport.close()

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from narthex.adapters.edge.answers import refusal_answer
 from narthex.adapters.edge.edge import Edge, HttpContext
 from narthex.adapters.edge.head import Complete, HeadReader, malformed, request_head
-from narthex.adapters.edge.http import serve_http
+from narthex.adapters.edge.http import AT_LIMIT, serve_http
 from narthex.adapters.edge.rules import Upgrade, judge
 from narthex.adapters.edge.turn import Welcome
 from narthex.adapters.edge.upgrading import begin
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class Entrance(asyncio.Protocol):
     """A connection before its first request is known."""
 
-    __slots__ = ("_at", "_edge", "_read", "_reader", "_transport", "_unread", "due")
+    __slots__ = ("_at", "_edge", "_peer", "_read", "_reader", "_transport", "_unread", "due")
 
     _transport: asyncio.Transport
 
@@ -42,9 +43,11 @@ class Entrance(asyncio.Protocol):
         """Accepted: the handshake's time starts."""
         edge = self._edge
         self._transport = cast("asyncio.Transport", transport)
-        edge.open += 1
         self._at = edge.clock()
-        if edge.open > edge.limits.connections:
+        peer = transport.get_extra_info("peername")
+        # A unix socket has no address: its other end is a proxy on this machine, or a program of ours.
+        self._peer = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else ("", 0)
+        if not edge.connections.arrive(self._transport, self._peer[0]):
             self._refuse(Refusal(code="overloaded", detail="Too many connections.", retry_after_s=5))
             return
         edge.deadlines.set(self, edge.limits.handshake_s)
@@ -88,7 +91,7 @@ class Entrance(asyncio.Protocol):
         """The peer left."""
         del exc
         self._unread = b""
-        self._edge.open -= 1
+        self._edge.connections.leave(self._transport)
         self._edge.deadlines.clear(self)
         self._drop_reader()
 
@@ -105,6 +108,20 @@ class Entrance(asyncio.Protocol):
         """The process stops."""
         self._transport.abort()
 
+    def evict(self) -> None:
+        """See `connections.Waiting`. A request that had begun gets its answer; there is no time to linger."""
+        edge, transport = self._edge, self._transport
+        edge.deadlines.clear(self)
+        self._unread = b""
+        if self._reader is not None:
+            self._drop_reader()
+            refusal = Refusal(code="overloaded", detail="Too many connections.", retry_after_s=5)
+            transport.write(refusal_answer(refusal, edge.record(refusal, None), common=edge.common_headers()))
+        if transport.get_write_buffer_size():
+            transport.abort()
+        else:
+            transport.close()
+
     def _still_here(self) -> bool:
         """Read at once what this turn brought; whether the connection is still this protocol's then."""
         welcome = self.read()
@@ -115,14 +132,15 @@ class Entrance(asyncio.Protocol):
     def _route(self, complete: Complete, data: bytes) -> Welcome | None:
         edge, transport = self._edge, self._transport
         self._reader = None
-        peer = transport.get_extra_info("peername")
         head = request_head(
             complete.fields,
-            peer=(peer[0], peer[1]) if peer else ("", 0),
+            peer=self._peer,
             secure=edge.secure,
             received_at=self._at,
         )
         judged = judge(complete.fields, head, edge.rules)
+        if edge.forwarded is not None and not edge.connections.attribute(transport, edge.forwarded(head)):
+            judged = AT_LIMIT
         if isinstance(judged, Upgrade):
             return begin(edge, transport, head, judged, data[complete.size :], self)
         edge.deadlines.clear(self)

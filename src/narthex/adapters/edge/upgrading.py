@@ -48,6 +48,7 @@ def begin(
     Returns:
         A 101 for the caller to write and start in this turn of the loop; None: the rest is done, or will be.
     """
+    edge.connections.busy(transport)
     try:
         decision = edge.gate.decide(head)
     except Exception:
@@ -200,7 +201,7 @@ class Deciding(asyncio.Protocol):
         """The peer left: nobody waits for the decision."""
         del exc
         self._gone = True
-        self._edge.open -= 1
+        self._edge.connections.leave(self._transport)
         self._edge.deadlines.clear(self)
         if self._task is not None:
             self._task.cancel()

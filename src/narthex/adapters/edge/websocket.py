@@ -251,7 +251,7 @@ class WebSocket(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection broke, or was aborted."""
         del exc
-        self._edge.open -= 1
+        self._edge.connections.leave(self._transport)
         self._leave(self._code, self._reason)
 
     def expired(self) -> None:
