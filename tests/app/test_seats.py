@@ -156,3 +156,51 @@ def test_counts_are_those_of_the_open_seats(steps: list[tuple[int, str, int]]) -
     for one in taken:
         one.release()
     assert (house.total, house.unproven, house.of_user(ANN.user), house.of_user(BOB.user)) == (0, 0, 0, 0)
+
+
+def inert(house: Seats, address: str) -> tuple[Seat, list[Refusal]]:
+    """An inert seat whose connection notes that it is closed."""
+    closed: list[Refusal] = []
+    taken = seat(house.take(address, None))
+    taken.may_close(closed.append)
+    return taken, closed
+
+
+def test_one_address_does_not_take_the_inert_places_of_others() -> None:
+    """Item 13: a harness elsewhere gets in; the oldest of the address with most makes way, with a reason."""
+    house = seats(Limits(max_connections_unauthenticated=10))
+    flood = [inert(house, "6.6.6.6") for _ in range(10)]
+    assert house.would_refuse("1.2.3.4", None) is None
+    harness = [inert(house, "1.2.3.4") for _ in range(5)]
+    assert [len(closed) for _, closed in flood] == [1] * 5 + [0] * 5
+    assert refused(flood[0][1][0])
+    assert house.unproven == 10
+    assert "proved" in refused(house.take("1.2.3.4", None))  # half and half: neither address has more
+    assert "proved" in refused(house.take("6.6.6.6", None))
+    inert(house, "7.7.7.7")
+    assert house.unproven == 10
+    for one, _ in (*flood, *harness):
+        one.release()
+    assert (house.unproven, house.total) == (1, 1)
+
+
+def test_guests_are_not_closed_and_one_address_has_half() -> None:
+    """Guests are admitted: they keep their places, and leave half of them to others."""
+    house = seats(Limits(max_connections_unauthenticated=8))
+    guests = [Identity(subject=f"g{n}", identity_class=IdentityClass.GUEST) for n in range(6)]
+    for guest in guests[:4]:
+        seat(house.take("6.6.6.6", guest))
+    assert "guests" in refused(house.take("6.6.6.6", guests[4]))
+    for n in range(4):
+        inert(house, f"1.1.1.{n}")
+    assert "proved" in refused(house.take("6.6.6.7", guests[5]))  # no address has inert ones to spare
+
+
+def test_a_seat_that_was_proved_does_not_make_way() -> None:
+    """Only inert ones are closed."""
+    house = seats(Limits(max_connections_unauthenticated=3))
+    taken = [inert(house, "6.6.6.6") for _ in range(3)]
+    assert taken[0][0].identify(ANN) is None
+    inert(house, "6.6.6.6")
+    inert(house, "1.2.3.4")
+    assert [len(closed) for _, closed in taken] == [0, 1, 0]

@@ -92,6 +92,8 @@ class Connection:
         """See `Receiver`."""
         self.socket = socket
         self.services.registry.add(self)
+        if self.seed.identity is None:
+            self.seed.seat.may_close(self.refuse)
         self._schedule()
 
     def message(self, data: bytes, *, binary: bool) -> None:

@@ -3,11 +3,14 @@
 Not here: who may come in at all (`domain.admission`). Rules: live sockets are counted, never objects that
 somebody may forget; N are admitted and the N+1st is refused `connection_limit`; a seat is released exactly
 once, however often it is asked to; counts are this process's own. Probes hold a seat that counts nowhere.
+Where the unproven are at their limit, the oldest inert one of the address that has most of them makes way for an
+address that has fewer, so that no address takes the places of the others; guests are never closed for that, and one
+address has at most half of the places with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from narthex.domain.addresses import bucket
@@ -23,9 +26,13 @@ RETRY_AFTER_S: Final = 5  # sockets come and go within seconds; sooner would onl
 class Seat:
     """One socket's place in the counts. Made by `Seats.take`."""
 
-    __slots__ = ("_address", "_open", "_seats", "_unproven", "_user", "traffic")
+    __slots__ = ("_address", "_close", "_guest", "_open", "_seats", "_unproven", "_user", "traffic")
 
-    def __init__(self, seats: Seats, address: str, user: str, *, unproven: bool, traffic: str) -> None:
+    def __init__(
+        self, seats: Seats, address: str, user: str, *, unproven: bool, guest: bool = False, traffic: str
+    ) -> None:
+        self._close: Callable[[Refusal], None] | None = None
+        self._guest = guest
         self._seats = seats
         self._address = address
         self._user = user
@@ -42,20 +49,46 @@ class Seat:
         refusal = self._seats.user_full(identity)
         if refusal is not None:
             return refusal
-        self._seats.move(self._user, identity.user, unproven=self._unproven)
+        self._seats.move(self, self._address, self._user, identity.user, unproven=self._unproven)
         traffic = identity.identity_class.value
         if traffic != self.traffic:
             self._seats.meter.connections(self.traffic, -1)
             self._seats.meter.connections(traffic, 1)
         self._user, self._unproven, self.traffic = identity.user, False, traffic
+        self._close = None
         return None
+
+    def may_close(self, close: Callable[[Refusal], None]) -> None:
+        """How to close the socket, should it have to make way while it is inert."""
+        if self._open and self._unproven and not self._guest:
+            self._close = close
+
+    @property
+    def guest(self) -> bool:
+        """Whether a guest has it."""
+        return self._guest
+
+    @property
+    def can_make_way(self) -> bool:
+        """Whether it is inert, and can be closed."""
+        return self._close is not None
+
+    def make_way(self) -> None:
+        """Close the socket; the place is free at once."""
+        close = self._close
+        self.release()
+        if close is not None:
+            close(_full("Too many connections have not proved who they are; send a credential."))
 
     def release(self) -> None:
         """The socket is gone; idempotent."""
         if self._open:
             self._open = False
+            self._close = None  # it holds the connection, which holds this
             if self.traffic:
-                self._seats.leave(self._address, self._user, unproven=self._unproven, traffic=self.traffic)
+                self._seats.leave(
+                    self, self._address, self._user, unproven=self._unproven, traffic=self.traffic
+                )
 
 
 class Seats:
@@ -67,7 +100,16 @@ class Seats:
         meter: told of every socket that comes and goes.
     """
 
-    __slots__ = ("_by_address", "_by_user", "_limits", "_plans", "_total", "_unproven", "meter")
+    __slots__ = (
+        "_by_address",
+        "_by_user",
+        "_limits",
+        "_plans",
+        "_total",
+        "_unproven",
+        "_unproven_of",
+        "meter",
+    )
 
     def __init__(self, limits: Limits, plans: Mapping[str, Plan], meter: Meter) -> None:
         self._limits = limits
@@ -76,6 +118,7 @@ class Seats:
         self._total = 0
         self._unproven = 0
         self._by_address: dict[str, int] = {}
+        self._unproven_of: dict[str, dict[Seat, None]] = {}  # by address, in the order in which they came
         self._by_user: dict[str, int] = {}
 
     @property
@@ -119,10 +162,27 @@ class Seats:
         refusal = self.door_full(address)
         if refusal is None and identity is not None:
             refusal = self.user_full(identity)
-        unproven = identity is None or identity.identity_class is IdentityClass.GUEST
-        if refusal is None and unproven and self._unproven >= self._limits.max_connections_unauthenticated:
-            return _full("Too many connections have not proved who they are; send a credential.")
+        if refusal is None and (identity is None or identity.identity_class is IdentityClass.GUEST):
+            return self._unproven_full(bucket(address), guest=identity is not None)
         return refusal
+
+    def _unproven_full(self, key: str, *, guest: bool) -> Refusal | None:
+        limit = self._limits.max_connections_unauthenticated
+        if guest and sum(seat.guest for seat in self._unproven_of.get(key, ())) >= max(1, limit // 2):
+            return _full("This address has as many guests as one may have; sign in.")
+        if self._unproven >= limit and self._closable(key) is None:
+            return _full("Too many connections have not proved who they are; send a credential.")
+        return None
+
+    def _closable(self, key: str) -> Seat | None:
+        """The inert seat that makes way for one of address `key`; None: nobody has more than that address would."""
+        of = self._unproven_of
+        if not of:
+            return None
+        heaviest = max(of, key=lambda one: len(of[one]))
+        if len(of[heaviest]) <= len(of.get(key, ())) + 1:
+            return None
+        return next((seat for seat in of[heaviest] if seat.can_make_way), None)
 
     def take(self, address: str, identity: Identity | None) -> Seat | Refusal:
         """Count a socket in, or refuse it.
@@ -140,25 +200,41 @@ class Seats:
         traffic = (IdentityClass.USER if identity is None else identity.identity_class)._value_
         user = "" if identity is None else identity.user
         key = bucket(address)
+        if unproven and self._unproven >= self._limits.max_connections_unauthenticated:
+            closable = self._closable(key)
+            assert closable is not None  # `would_refuse` has looked
+            closable.make_way()
+        seat = Seat(self, key, user, unproven=unproven, guest=unproven and bool(user), traffic=traffic)
+        if unproven:
+            self._unproven_of.setdefault(key, {})[seat] = None
         self._total += 1
         self._unproven += unproven
         self._by_address[key] = self._by_address.get(key, 0) + 1
         if user:
             self._by_user[user] = self._by_user.get(user, 0) + 1
         self.meter.connections(traffic, 1)
-        return Seat(self, key, user, unproven=unproven, traffic=traffic)
+        return seat
 
-    def move(self, before: str, after: str, *, unproven: bool) -> None:
+    def move(self, seat: Seat, key: str, before: str, after: str, *, unproven: bool) -> None:
         """For `Seat.identify`: from one user (empty: nobody) to another."""
-        self._unproven -= unproven
+        if unproven:
+            self._proved(seat, key)
         if before:
             _lower(self._by_user, before)
         self._by_user[after] = self._by_user.get(after, 0) + 1
 
-    def leave(self, key: str, user: str, *, unproven: bool, traffic: str) -> None:
+    def _proved(self, seat: Seat, key: str) -> None:
+        self._unproven -= 1
+        of_address = self._unproven_of[key]
+        del of_address[seat]
+        if not of_address:
+            del self._unproven_of[key]
+
+    def leave(self, seat: Seat, key: str, user: str, *, unproven: bool, traffic: str) -> None:
         """For `Seat.release`."""
         self._total -= 1
-        self._unproven -= unproven
+        if unproven:
+            self._proved(seat, key)
         _lower(self._by_address, key)
         if user:
             _lower(self._by_user, user)

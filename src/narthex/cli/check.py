@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from narthex import __version__
+from narthex.adapters.descriptors import descriptors_to_come
 from narthex.cli.flags import NO_FLAGS, SettingsFlags
+from narthex.domain.descriptors import capacity
 from narthex.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, ConfigError, DependencyError
 from narthex.settings import Row, Settings, describe
 
@@ -93,6 +95,7 @@ def report(settings: Settings) -> dict[str, Any]:
         "e2e_testing": policy.e2e_testing(),
         "admits": list(policy.admits),
         "token_sources": token_sources(settings),
+        "capacity": _capacity(settings),
         "warnings": list(settings.warnings),
         "settings": [row._asdict() for row in describe(settings)],
     }
@@ -112,6 +115,7 @@ def render(settings: Settings, *, every: bool, trials: Sequence[Trial] = ()) -> 
         ),
         ("who gets in", *policy.admits),
         ("test identities", _test_identities(settings)),
+        ("connections", _connections(settings)),
         ("tokens from", *(token_sources(settings) or ["nobody"])),
     ]
     lines = [f"narthex {__version__} would start:", ""]
@@ -130,6 +134,28 @@ def render(settings: Settings, *, every: bool, trials: Sequence[Trial] = ()) -> 
     lines += _table(rows) if rows else ["  none"]
     lines += ["", *(f"warning: {warning}" for warning in settings.warnings)] if settings.warnings else []
     return "\n".join(lines)
+
+
+def _capacity(settings: Settings) -> dict[str, int]:
+    """What `serve` would allow under this shell's limit of open files."""
+    fitted = capacity(settings.limits(), descriptors_to_come())
+    return {
+        "descriptors": fitted.descriptors,
+        "max_connections": fitted.limits.max_connections,
+        "max_connections_per_address": fitted.limits.max_connections_per_address,
+        "max_connections_unauthenticated": fitted.limits.max_connections_unauthenticated,
+    }
+
+
+def _connections(settings: Settings) -> str:
+    found = _capacity(settings)
+    said = f"{found['max_connections']:,}, {found['max_connections_per_address']:,} of one address"
+    if found["max_connections"] < settings.max_connections:
+        said += (
+            f" (not {settings.max_connections:,}: the process may open {found['descriptors']:,} files; raise the"
+            " limit with ulimit -n or LimitNOFILE=)"
+        )
+    return said
 
 
 def _test_identities(settings: Settings) -> str:

@@ -37,6 +37,10 @@ class TrustedProxies(msgspec.Struct, frozen=True):
         """Whether no forwarding header counts."""
         return not self.networks and self.hops == 0
 
+    def proxied(self, peer: str) -> bool:
+        """Whether a socket's other end is a trusted proxy, so that its address is no client's."""
+        return self.hops > 0 or (bool(self.networks) and _in_networks(canonical(peer) or peer, self.networks))
+
 
 class Client(msgspec.Struct, frozen=True):
     """The other end: its address in canonical form (empty for a unix socket), and `https` or `http`."""

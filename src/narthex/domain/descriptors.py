@@ -13,7 +13,9 @@ import msgspec
 
 from narthex.domain.limits import Limits
 
-OWN_AT_LEAST: Final = 128  # SQLite's files, listeners, logs, engines' pools, a probe of itself, some agents' calls
+OWN_AT_LEAST: Final = (
+    128  # SQLite's files, listeners, logs, engines' pools, a probe of itself, some agents' calls
+)
 OWN_AT_MOST: Final = 2_048
 HTTP_AT_LEAST: Final = 16
 
@@ -44,22 +46,28 @@ def capacity(limits: Limits, descriptors: int) -> Capacity:
         descriptors: the soft limit of open files.
     """
     own = min(max(OWN_AT_LEAST, descriptors // 8), OWN_AT_MOST, descriptors // 2)
-    tcp = min(limits.max_connections + beside(limits.max_connections), descriptors - own)
-    sockets = max(1, min(limits.max_connections, tcp - beside(tcp)))
-    half = max(1, sockets // 2)
-    shared = limits.max_connections_per_address >= limits.max_connections  # no limit of an address's own is wanted
-    per_address = min(limits.max_connections_per_address, sockets if shared else half)
-    return Capacity(
-        limits=msgspec.structs.replace(
+    wanted = limits.max_connections + beside(limits.max_connections)
+    shared = (
+        limits.max_connections_per_address >= limits.max_connections
+    )  # no limit of an address's own is wanted
+    tcp = min(wanted, descriptors - own)
+    lowered = tcp < wanted
+    if lowered:
+        sockets = max(1, min(limits.max_connections, tcp - beside(tcp)))
+        half = max(1, sockets // 2)
+        limits = msgspec.structs.replace(
             limits,
             max_connections=sockets,
-            max_connections_per_address=per_address,
+            max_connections_per_address=min(limits.max_connections_per_address, sockets if shared else half),
             max_connections_unauthenticated=min(limits.max_connections_unauthenticated, half),
-        ),
+        )
+    per_address = limits.max_connections_per_address
+    return Capacity(
+        limits=limits,
         descriptors=descriptors,
         tcp=tcp,
-        tcp_per_address=tcp if shared else min(per_address + beside(per_address), max(1, tcp // 2)),
-        lowered=sockets < limits.max_connections,
+        tcp_per_address=tcp if shared else min(per_address + beside(per_address), tcp),
+        lowered=lowered,
     )
 
 

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from narthex.adapters.descriptors import raise_descriptor_limit
 from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.tokens.claims import ClaimRules
@@ -160,6 +161,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         ConfigError: the address cannot be bound, or the keys do not match.
         DependencyError: the store does not answer.
     """
+    raise_descriptor_limit()
     listeners = listen(settings.host, settings.port)
     host, port = listeners[0].getsockname()[:2]
     issuer = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"

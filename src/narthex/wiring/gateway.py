@@ -7,22 +7,28 @@ import contextlib
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from starlette.routing import BaseRoute
 
+from narthex.adapters.descriptors import descriptor_limit, raise_descriptor_limit
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer, listen, run
 from narthex.adapters.telemetry.logging import get_logger
+from narthex.domain.addresses import TrustedProxies, client_of
+from narthex.domain.descriptors import Capacity, capacity
 from narthex.errors import ConfigError, Damaged, DependencyError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
+from narthex.ports.edge import RequestHead
 from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.wiring.agents import load_agents
+from narthex.wiring.crowding import Evictions, say_capacity
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.parts import Parts
 from narthex.wiring.site import Site
@@ -143,6 +149,8 @@ class Gateway:
         """Everything composed, the engines starting in the background, and everything closed at the end."""
         settings = self.settings
         agents = self._agents
+        fitted = capacity(settings.limits(), raise_descriptor_limit() if own_signals else descriptor_limit())
+        say_capacity(fitted)
         parts = self.parts = Parts(
             settings,
             self._broker or make_broker(settings),
@@ -150,10 +158,20 @@ class Gateway:
             agents if agents is not None else load_agents(settings, self.facts),
             verifier=self._verifier,
             debug=settings.log_level == "debug",
+            limits=fitted.limits,
         )
         site = self.site = Site(parts, lambda: self._address, self._routes)
         parts.lifecycle.add(site.rooms())
-        edge = Edge(parts.door, rules=_rules(settings), limits=_edge_limits(settings))
+        parts.meter.gauge("descriptors", float(fitted.descriptors))
+        edge = Edge(
+            parts.door,
+            rules=_rules(settings),
+            limits=_edge_limits(settings, fitted),
+            proxied=settings.proxies.proxied,
+            forwarded=None if settings.proxies.none else partial(_forwarded, settings.proxies),
+            evicted=Evictions(parts.meter).counted,
+        )
+        parts.tcp_connections = edge.connections.__len__
         listeners = sockets or listen(
             settings.host,
             settings.port,
@@ -225,12 +243,20 @@ def _rules(settings: Settings) -> HeadRules:
     return HeadRules(allowed_host=hosts.allows, websocket_paths=frozenset(paths))
 
 
-def _edge_limits(settings: Settings) -> EdgeLimits:
-    limits = settings.limits()
+def _forwarded(trusted: TrustedProxies, head: RequestHead) -> str:
+    """The client's address of a request that came through a trusted proxy."""
+    forwarded_for = head.all("x-forwarded-for")
+    return client_of(head.peer[0], head.secure, forwarded_for, (), trusted).address
+
+
+def _edge_limits(settings: Settings, fitted: Capacity) -> EdgeLimits:
+    limits = fitted.limits
     return EdgeLimits(
         handshake_s=limits.handshake_timeout_s,
         head_bytes=limits.max_head_bytes,
         headers=limits.max_headers,
+        connections=fitted.tcp,
+        connections_per_address=fitted.tcp_per_address,
         app=MessageLimits(
             message_bytes=limits.max_message_bytes,
             fragments=limits.max_fragments,

@@ -48,6 +48,7 @@ from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
 from narthex.domain.admission import AdmissionPolicy
 from narthex.domain.identity import Identity
+from narthex.domain.limits import Limits
 from narthex.domain.plans import Plan, kept_since, plan_of
 from narthex.errors import NarthexError
 from narthex.ports.agents import Agent
@@ -96,6 +97,7 @@ class Parts:
         *,
         verifier: TokenVerifier | None = None,
         debug: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
@@ -103,7 +105,8 @@ class Parts:
         self.store = store
         self.node = f"{settings.platform or 'node'}-{uuid.uuid4().hex[:12]}"
         self.now = time.time
-        self.limits = settings.limits()
+        self.limits = limits or settings.limits()
+        self.tcp_connections: Callable[[], int] = lambda: 0  # the gateway sets it
         self.plans: Mapping[str, Plan] = settings.plan_table()
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
         self.meter.gauge("auth_bypass_active", float(settings.policy.auth_bypass_active))

@@ -263,6 +263,7 @@ class Site:
             "state": parts.state(),
             "connections": parts.seats.total,
             "unproven": parts.seats.unproven,
+            "tcp_connections": parts.tcp_connections(),
             "users": parts.services.registry.users(),
             "channels": parts.hub.channels(),
             "runs": parts.engine.active,

@@ -161,7 +161,8 @@ class HttpConnection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client has taken most of what waited for it."""
         super().resume_writing()
-        self._edge.connections.busy(self.transport)
+        if self._owes():
+            self._edge.connections.busy(self.transport)
         if self._unread is not None:
             self._edge.deadlines.clear(self._unread)
 
@@ -307,13 +308,13 @@ class HttpConnection(HttpToolsProtocol):
     def _conclude(self) -> None:
         """Refuse or upgrade, once no answer is owed; else `on_response_complete` comes back here."""
         outcome = self._outcome
-        cycle: RequestResponseCycle | Any = self.cycle  # None before the first request: uvicorn hides that
-        owed = cycle is not None and not (cycle.response_complete or cycle.disconnected)
-        if outcome is None or owed or self.pipeline:
+        if outcome is None or self._owes() or self.pipeline:
             return
         self._unset_keepalive_if_required()
         self.connections.discard(self)
         self.flow.resume_reading()
+        if self._unread is not None:  # what follows has a deadline of its own
+            self._edge.deadlines.clear(self._unread)
         if isinstance(outcome, Upgrade) and self._outcome_head is not None:
             welcome = begin(self._edge, self.transport, self._outcome_head, outcome, self._early, self)
             if welcome is not None:
@@ -321,6 +322,11 @@ class HttpConnection(HttpToolsProtocol):
         elif isinstance(outcome, Refusal):
             self._edge.deadlines.clear(self)
             self._edge.refuse(self.transport, outcome, self._outcome_head)
+
+    def _owes(self) -> bool:
+        """Whether an answer is under way."""
+        cycle: RequestResponseCycle | Any = self.cycle  # None before the first request: uvicorn hides that
+        return cycle is not None and not (cycle.response_complete or cycle.disconnected)
 
     def _arm(self) -> None:
         """One deadline for the phase that the connection is in now; idle time is uvicorn's to bound."""

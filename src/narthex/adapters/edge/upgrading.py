@@ -126,6 +126,7 @@ def _explain(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decisio
     socket = WebSocket(edge, transport, NOBODY, limits, FrameReader(limits))
     socket.start(b"")
     socket.close(*decision.refusal.close())
+    edge.connections.idle(transport)
 
 
 def _bug(edge: Edge, head: RequestHead) -> Deny:

@@ -263,6 +263,10 @@ class WebSocket(asyncio.Protocol):
         """The process stops."""
         self.abort()
 
+    def evict(self) -> None:
+        """See `connections.Waiting`: one that was upgraded only to be told why not."""
+        self.abort()
+
     def _deliver(self, events: list[Event]) -> None:
         for opcode, payload in events:
             if opcode < CLOSE:

@@ -58,6 +58,10 @@ CATALOGUE: Final = (
     _histogram("handshake_seconds", "From the request head to the decision."),
     _counter("credential_extractions", "Credentials looked for, by carrier.", "carrier", "result"),
     _gauge("connections_active", "Live connections.", "class"),
+    _counter(
+        "connections_evicted", "Idle connections that made way, and answers that nobody read.", "reason"
+    ),
+    _gauge("descriptors", "How many files the process may open.", mode="livemostrecent"),
     _counter("disconnects", "Closed connections by close code.", "code"),
     _counter("e2e_admissions", "Attempts to get in as a test identity.", "result"),
     _counter("e2e_tests", "End-to-end tests reported by runners.", "result"),

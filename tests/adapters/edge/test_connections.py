@@ -1,0 +1,255 @@
+"""`edge.connections`: who makes way for whom, counts that add up; and what each protocol does when it must go."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from narthex.adapters.edge.connections import BATCH, PROXY, Connections
+from narthex.adapters.edge.limits import EdgeLimits
+from tests.adapters.edge.harness import Peer, Running
+from tests.timing import within
+
+
+class Transport:
+    """A transport whose protocol notes that it was evicted."""
+
+    def __init__(self) -> None:
+        self.evicted = False
+
+    def get_protocol(self) -> Transport:
+        return self
+
+    def evict(self) -> None:
+        assert not self.evicted
+        self.evicted = True
+
+
+class House:
+    """Connections of one table, made by address."""
+
+    def __init__(self, limit: int = 10, per_address: int = 5, proxies: frozenset[str] = frozenset()) -> None:
+        self.told: list[tuple[str, str, int]] = []
+        self.table = Connections(
+            limit,
+            per_address,
+            proxied=proxies.__contains__,
+            evicted=lambda *told: self.told.append(told),
+        )
+
+    def arrive(self, address: str, *, busy: bool = False) -> tuple[Any, bool]:
+        """A new connection, and whether there was a place."""
+        transport: Any = Transport()
+        placed = self.table.arrive(transport, address)
+        if busy:
+            self.table.busy(transport)
+        return transport, placed
+
+
+def test_an_address_at_its_limit_displaces_itself() -> None:
+    """The oldest that waits goes; when none waits the new one is refused."""
+    house = House(per_address=2)
+    first, second = (house.arrive("1.1.1.1")[0] for _ in range(2))
+    third, placed = house.arrive("1.1.1.1")
+    assert (placed, first.evicted, second.evicted, house.told) == (
+        True,
+        True,
+        False,
+        [("address", "1.1.1.1", 1)],
+    )
+    house.table.busy(second)
+    house.table.busy(third)
+    refused, placed = house.arrive("1.1.1.1")
+    assert not placed
+    assert house.table.of_address("1.1.1.1") == 3  # counted until it has left
+    house.table.leave(refused)
+    assert house.arrive("2.2.2.2")[1]
+
+
+def test_a_full_process_displaces_the_address_with_most() -> None:
+    """However old the connections of others are."""
+    house = House(limit=10, per_address=10)
+    old, _ = house.arrive("9.9.9.9")
+    flood = [house.arrive("6.6.6.6")[0] for _ in range(9)]
+    _, placed = house.arrive("1.1.1.1")
+    assert placed
+    assert not old.evicted
+    assert [one.evicted for one in flood[:3]] == [True, True, False]  # a quarter of them, the oldest
+
+
+def test_a_flood_from_everywhere_displaces_the_oldest() -> None:
+    """One connection an address: a batch of those that have waited longest."""
+    house = House(limit=200, per_address=5)
+    flood = [house.arrive(f"10.0.{n // 100}.{n % 100}")[0] for n in range(200)]
+    assert house.arrive("1.1.1.1")[1]
+    assert [one.evicted for one in flood] == [True] * BATCH + [False] * (200 - BATCH)
+
+
+def test_a_process_full_of_busy_connections_refuses() -> None:
+    """Nobody who is served goes."""
+    house = House(limit=3)
+    busy = [house.arrive(f"1.1.1.{n}", busy=True)[0] for n in range(3)]
+    assert not house.arrive("2.2.2.2")[1]
+    assert not any(one.evicted for one in busy)
+
+
+def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
+    """Unknown until a request tells it; the proxy itself has no limit, and goes last."""
+    house = House(limit=20, per_address=2, proxies=frozenset({"10.0.0.1"}))
+    through = [house.arrive("10.0.0.1")[0] for _ in range(4)]
+    assert house.table.of_address(PROXY) == 4
+    placed = [house.table.attribute(one, "7.7.7.7") for one in through[:2]]
+    for one in through[:2]:
+        house.table.busy(one)
+    assert placed == [True, True]
+    assert not house.table.attribute(through[2], "7.7.7.7")  # at its limit, and none of its own waits
+    assert house.table.attribute(through[3], "8.8.8.8")
+    house.table.attribute(through[0], None)
+    assert (house.table.of_address("7.7.7.7"), house.table.of_address(PROXY)) == (2, 1)
+    for one in through:
+        house.table.leave(one)
+        house.table.leave(one)
+    assert (len(house.table), house.table.of_address("7.7.7.7")) == (0, 0)
+
+
+def test_an_ipv6_household_is_one_address() -> None:
+    """A /64 counts once."""
+    house = House(per_address=2)
+    for n in range(2):
+        house.arrive(f"2001:db8::{n}", busy=True)
+    assert not house.arrive("2001:db8::ffff")[1]
+
+
+class Table(RuleBasedStateMachine):
+    """Any order of what can happen: counts add up, what was evicted has left, nothing leaves twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House(limit=12, per_address=4, proxies=frozenset({"9.9.9.9"}))
+        self.all: list[Any] = []
+        self.gone: set[int] = set()
+
+    def live(self) -> list[Any]:
+        return [one for one in self.all if not one.evicted and id(one) not in self.gone]
+
+    @rule(
+        address=st.sampled_from(["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4", "9.9.9.9"]), busy=st.booleans()
+    )
+    def arrive(self, address: str, busy: bool) -> None:
+        one, placed = self.house.arrive(address, busy=busy)
+        self.all.append(one)
+        if not placed:
+            self.house.table.leave(one)
+            self.gone.add(id(one))
+
+    @rule(data=st.data(), what=st.sampled_from(["busy", "idle", "leave", "attribute", "between"]))
+    def happen(self, data: st.DataObject, what: str) -> None:
+        live = self.live()
+        if not live:
+            return
+        one = data.draw(st.sampled_from(live))
+        table = self.house.table
+        if what == "attribute":
+            table.attribute(one, data.draw(st.sampled_from(["1.1.1.1", "5.5.5.5"])))
+        elif what == "between":
+            table.attribute(one, None)
+        else:
+            getattr(table, what)(one)
+            if what == "leave":
+                self.gone.add(id(one))
+
+    @invariant()
+    def adds_up(self) -> None:
+        table = self.house.table
+        live = self.live()
+        assert len(table) == len(live)
+        addresses = ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4", "5.5.5.5", PROXY]
+        assert sum(table.of_address(one) for one in addresses) == len(live)
+        assert table.waiting() <= len(live) <= 13
+
+
+TestTable = Table.TestCase
+TestTable.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# -- on the wire --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("says", "answer"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"HTTP/1.1 503"),
+        (b"GET /get HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200"),
+    ],
+)
+def test_what_an_evicted_client_sees(says: bytes, answer: bytes) -> None:
+    """Nothing, an answer to a request that had begun, or the end of a connection that was kept alive."""
+    with Running(EdgeLimits(connections=50, connections_per_address=1)) as server, server.peer() as old:
+        old.send(says)
+        if says.endswith(b"\r\n\r\n"):
+            assert old.head().status == 200
+        else:
+            deadline = time.monotonic() + within(5)
+            while server.call(server.edge.connections.waiting) != 1 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.05)  # for the half head to be read: nothing tells when
+        with server.peer() as new:
+            new.send(b"GET /get HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert new.head().status == 200
+        rest = old.rest()
+        assert rest.startswith(answer if answer != b"HTTP/1.1 200" else b"")
+
+
+def test_a_websocket_is_not_evicted() -> None:
+    """An open socket is served: the next of its address is refused, with a reason."""
+    limits = EdgeLimits(connections=50, connections_per_address=1)
+    with Running(limits) as server, server.websocket(), server.peer() as new:
+        assert new.head().status == 503
+
+
+BIG = 4_000_000
+UNREAD = EdgeLimits(write_s=1.0)
+
+
+def ask_much(peer: Peer, *, close: bool = False) -> None:
+    """Ask for an answer that no buffer on the way holds."""
+    connection = "Connection: close\r\n" if close else ""
+    head = f"POST /big HTTP/1.1\r\nHost: localhost\r\n{connection}Content-Length: {BIG}\r\n\r\n"
+    peer.send(head.encode() + b"x" * BIG)
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_an_answer_that_nobody_reads_is_dropped(close: bool) -> None:
+    """Also one behind which the connection was to be closed: a transport would wait for its buffer for ever."""
+    with Running(UNREAD) as server, server.peer() as peer:
+        ask_much(peer, close=close)
+        deadline = time.monotonic() + within(10)
+        while server.edge.open and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert server.edge.open == 0
+        assert len(server.edge.deadlines) == 0
+        taken = b""
+        with contextlib.suppress(ConnectionResetError):
+            taken = peer.rest()
+        assert len(taken) < BIG
+
+
+def test_an_answer_that_is_read_slowly_is_not_dropped() -> None:
+    """For longer than `write_s`, something in each."""
+    with Running(UNREAD) as server, server.peer() as peer:
+        ask_much(peer)
+        head = peer.head()
+        left = int(head.headers["content-length"])
+        while left > 400_000:
+            left -= len(peer.exactly(min(left, 400_000)))
+            time.sleep(0.3)  # the reader's own slowness is what is tested
+        assert peer.exactly(left).endswith(b"x")
+        peer.send(b"GET /again HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert peer.head().status == 200

@@ -1,0 +1,164 @@
+"""Connections that only take places, from as many loopback addresses as one likes; and a client elsewhere.
+
+Rules: a flood is bounded in count, ends with its block, and opens again what was closed, as an attacker would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from tests.acceptance.program import Program
+
+ELSEWHERE = "127.0.9.9"
+
+
+class Limited(Program):
+    """The program with a limit of open files, soft and hard."""
+
+    def __init__(self, directory: Path, env: dict[str, str], descriptors: tuple[int, int]) -> None:
+        super().__init__(directory, env)
+        self.descriptors = descriptors
+
+    def command(self, *words: str) -> list[str]:
+        """See `Program`."""
+        soft, hard = self.descriptors
+        limited = ["prlimit", f"--nofile={soft}:{hard}", "--"] if words[0] == "serve" else []
+        return [*limited, sys.executable, "-m", "narthex", *words]
+
+    def open_files(self) -> int:
+        """Descriptors that it has now."""
+        assert self.process is not None
+        return int(psutil.Process(self.process.pid).num_fds())
+
+
+def own_descriptors(wanted: int) -> None:
+    """Let this process open so many files; the test fails where the system does not allow it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+
+
+class Flood:
+    """`count` connections from `addresses` addresses, each sending `says` and nothing more.
+
+    Attributes:
+        opened: how many were opened in all; more than `count` when the server closed some.
+    """
+
+    def __init__(self, port: int, count: int, addresses: int, says: bytes = b"") -> None:
+        self._port = port
+        self._sources = [f"127.0.1.{number + 1}" for number in range(addresses)]
+        self._count = count
+        self._says = says
+        self._open: dict[socket.socket, None] = {}
+        self.opened = 0
+
+    @property
+    def held(self) -> int:
+        """Connections that the server has not closed, as far as was looked."""
+        return len(self._open)
+
+    async def _add(self) -> None:
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.setblocking(False)
+        one.bind((self._sources[self.opened % len(self._sources)], 0))
+        self.opened += 1
+        try:
+            await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", self._port))
+            if self._says:
+                one.send(self._says)
+        except OSError:
+            one.close()
+            return
+        self._open[one] = None
+
+    async def run(self) -> None:
+        """Open them, and open again what was closed, until it is cancelled."""
+        while True:
+            while len(self._open) < self._count:
+                await asyncio.gather(*(self._add() for _ in range(min(64, self._count - len(self._open)))))
+            self._look()
+            await asyncio.sleep(0.05)
+
+    def _look(self) -> None:
+        """Forget what the server closed. A byte is taken where only the end can be seen behind it."""
+        for one in list(self._open):
+            try:
+                gone = one.recv(1, socket.MSG_PEEK) == b"" if not self._says else False
+            except BlockingIOError:
+                gone = False
+            except OSError:
+                gone = True
+            if gone:
+                del self._open[one]
+                one.close()
+
+    def close(self) -> None:
+        """End all of them."""
+        for one in self._open:
+            one.close()
+        self._open.clear()
+
+
+@contextlib.asynccontextmanager
+async def flooding(flood: Flood) -> AsyncIterator[None]:
+    """While the block runs; it begins once as many were opened as the flood is to hold."""
+    task = asyncio.ensure_future(flood.run())
+    try:
+        while flood.opened < flood._count and not task.done():  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        flood.close()
+
+
+class Visit(NamedTuple):
+    """A client's try to get in: the status line, and how long it took."""
+
+    status: str
+    took_s: float
+
+
+async def visit(port: int, head: str, source: str = ELSEWHERE, within_s: float = 10.0) -> Visit:
+    """Connect from an address, send a request head, read the status line."""
+    began = time.monotonic()
+    status = ""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(within_s):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+            writer.write(head.encode())
+            status = (await reader.readline()).decode().strip()
+    except (OSError, TimeoutError) as fault:
+        status = f"{type(fault).__name__} {fault}"
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    return Visit(status, time.monotonic() - began)
+
+
+def plain(path: str) -> str:
+    """A plain request."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def upgrade(token: str) -> str:
+    """A handshake with a credential."""
+    return (
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n"
+    )

@@ -1,0 +1,85 @@
+"""Item 10: connections without a credential take no place that anybody else needs.
+
+1.1 × the limit of open files, from 1 and from 20 addresses: a client at another address gets in within 1 s throughout.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns.follower import SERVED, token
+from tests.security.flood import Flood, Limited, flooding, own_descriptors, plain, upgrade, visit
+from tests.timing import within
+
+pytestmark = pytest.mark.acceptance
+
+KINDS = {
+    "silent": b"",
+    "half a head": b"GET / HTTP/1.1\r\nHost: localhost\r\nX-",
+    "kept alive": b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "half a body": b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("addresses", [1, 20])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_another_address_gets_in(tmp_path: Path, kind: str, addresses: int) -> None:
+    """With the usual 1,024."""
+    await campaign(tmp_path, 1024, addresses, KINDS[kind], seconds=1.5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("addresses", [1, 20])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_another_address_gets_in_at_twenty_thousand(tmp_path: Path, kind: str, addresses: int) -> None:
+    """With 20,000, for half a minute."""
+    await campaign(tmp_path, 20_000, addresses, KINDS[kind], seconds=30.0)
+
+
+async def campaign(directory: Path, limit: int, addresses: int, says: bytes, seconds: float) -> None:
+    """Flood; meanwhile ask for readiness, for health and for a handshake from elsewhere, again and again."""
+    own_descriptors(int(limit * 1.1) + 500)
+    program = Limited(directory, dict(SERVED), (limit, limit))
+    try:
+        await program.start()
+        flood = Flood(program.port, int(limit * 1.1), addresses, says)
+        wanted = {"/readyz": "200", "/livez": "200", "/ws": "101"}
+        slowest, visits = 0.0, 0
+        async with flooding(flood):
+            ends_at = time.monotonic() + seconds
+            while time.monotonic() < ends_at:
+                for path, status in wanted.items():
+                    head = upgrade(token("elsewhere")) if path == "/ws" else plain(path)
+                    found = await visit(program.port, head)
+                    assert f" {status} " in found.status, (path, found, program.open_files())
+                    assert found.took_s < within(1), (path, found)
+                    slowest, visits = max(slowest, found.took_s), visits + 1
+            held = program.open_files()
+        print(f"{limit} files, {addresses} addresses: {visits} visits, slowest {slowest:.3f} s, {held} open")
+        assert held < limit
+        metrics = (await program.get("/metrics")).text
+        assert 'narthex_connections_evicted_total{reason="' in metrics
+        assert "connections evicted" in program.log
+        assert "Too many open files" not in program.log
+        assert "Traceback" not in program.log
+    finally:
+        program.end()
+
+
+async def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    """512 would be too few for anybody: the start raises it, says what follows, and shows the numbers that hold."""
+    program = Limited(tmp_path, dict(SERVED), (512, 4096))
+    try:
+        await program.start()
+        said = next(json.loads(line) for line in program.log.splitlines() if '"event":"capacity"' in line)
+        assert (said["level"], said["descriptors"], said["max_connections"]) == ("warning", 4096, 3405)
+        assert "Raise the limit" in said["detail"]
+        config = (await program.get("/ws/config")).json()
+        assert config["limits"]["max_connections"] == 3405
+    finally:
+        program.end()
