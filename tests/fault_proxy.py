@@ -93,6 +93,8 @@ class FaultProxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, downstream))
                 group.create_task(self._pump(upstream, writer))
+        except* OSError:
+            pass
         finally:
             downstream.close()
 
@@ -100,5 +102,6 @@ class FaultProxy:
         while data := await source.read(CHUNK):
             sink.write(data)
             await sink.drain()
-        if sink.can_write_eof():
-            sink.write_eof()
+        with contextlib.suppress(OSError):  # the other side is gone already
+            if sink.can_write_eof():
+                sink.write_eof()
