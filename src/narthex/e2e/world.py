@@ -28,6 +28,7 @@ KEY_HEADER: Final = "X-E2E-Bypass-Key"
 AUDIENCE: Final = "narthex"
 CALLBACK: Final = "http://127.0.0.1/callback"
 RENEW_BEFORE_S: Final = 120.0
+GONE: Final = 404
 Restart = Callable[[], Awaitable[int]]
 
 
@@ -250,8 +251,11 @@ class World:
             try:
                 async with self._connected(run, self.ws_url) as somebody:
                     for thread_id in threads:
-                        with contextlib.suppress(RpcFault):  # a scenario deleted it itself
+                        try:
                             await somebody.rpc("thread.delete", thread_id=thread_id)
+                        except RpcFault as fault:
+                            if fault.code != GONE:  # a scenario deleted it itself
+                                left.append(thread_id)
             except (AssertionError, OSError, httpx2.HTTPError):
                 left += threads
         return left

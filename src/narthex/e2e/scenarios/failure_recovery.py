@@ -41,22 +41,26 @@ async def a_dropped_line_resumes_without_a_gap(world: World) -> None:
 
 @scenario(Category.E2E)
 async def five_drops_in_one_run(world: World) -> None:
-    """The line is cut five times; the run is whole all the same."""
-    async with world.person() as first:
+    """The line is cut five times, and each time the run goes on meanwhile; it is whole all the same."""
+    async with world.person() as first, world.person() as stays:
         thread = await first.thread()
-        run = await first.start("count to 400", thread)
+        await stays.follow(thread, offset=0)
+        run = await first.start("count to 600", thread)
         device = first
-        for _ in range(5):
+        for number in range(5):
             seen = len(device.run_events(thread, run))
-            current = device
             await device.until(
-                lambda c=current, s=seen: (
-                    len(c.run_events(thread, run)) > s + 3 or c.terminal(thread, run) is not None
-                ),  # type: ignore[misc]  # bound per round
-                "more of the run",
+                lambda d=device, s=seen: len(d.run_events(thread, run)) > s + 3,  # type: ignore[misc]  # per round
+                f"more of the run before drop {number + 1}",
             )
             device.drop()
             await device.ended()
+            missed = device.positions[f"thread:{thread}"][0] + 3
+            await stays.until(
+                lambda m=missed: stays.positions[f"thread:{thread}"][0] > m,  # type: ignore[misc]  # per round
+                "what the device misses",
+            )
+            assert stays.terminal(thread, run) is None, f"the run had ended at drop {number + 1}"
             device = await again(world, device, thread)
         await device.whole(thread, run, 40)
         await device.close()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from narthex.e2e.person import Person, RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
 from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.world import World
+
+CROWD: Final = 12
+"""Connections that make a difference in a count that other scenarios change too."""
+COUNTED_S: Final = 10.0
+"""Health is cached for 2 s on each gateway."""
 
 
 def _way(url: str) -> str:
@@ -89,13 +95,28 @@ async def _kept_out(somebody: Person, thread: str) -> None:
             raise AssertionError("a thread was reached across tenants")
 
 
-@scenario(Category.INTEGRATION)
+@scenario(Category.INTEGRATION, alone=True)
 async def the_numbers_move(world: World) -> None:
-    """An open connection is counted in health, on some gateway."""
-    async with world.person() as ada:
-        assert await ada.rpc("echo", n=1) == {"n": 1}
-        counts = [(await world.get("/ws/health")).json()["metrics"]["websocket"] for _ in range(4)]
-        assert any(count["active_connections"] >= 1 for count in counts), f"{counts}"
+    """Connections that open and end are counted in health, on some gateway."""
+
+    async def counted() -> int:
+        return int((await world.get("/ws/health")).json()["metrics"]["websocket"]["active_connections"])
+
+    before = min([await counted() for _ in range(4)])
+    async with world.person() as ada, contextlib.AsyncExitStack() as crowd:
+        for _ in range(CROWD):
+            await crowd.enter_async_context(world.person())
+
+        async def more() -> bool:
+            return await counted() >= before + CROWD // 2
+
+        await ada.eventually(more, f"{CROWD} new connections in active_connections", COUNTED_S)
+        await crowd.aclose()
+
+        async def fewer() -> bool:
+            return await counted() < before + CROWD // 2
+
+        await ada.eventually(fewer, f"the end of {CROWD} connections in active_connections", COUNTED_S)
 
 
 @scenario(Category.INTEGRATION)

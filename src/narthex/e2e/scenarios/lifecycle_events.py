@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from narthex.e2e.person import types_of
 from narthex.e2e.scenario import Category, scenario
 from narthex.e2e.world import World
@@ -89,6 +91,10 @@ async def tool_calls_have_arguments_and_results(world: World) -> None:
     """Start, arguments, end and result of a tool call come in that order."""
     async with world.person() as ada:
         events = [e for e in await ada.ask("echo tools") if e["type"].startswith("TOOL_CALL_")]
-        first = events[0]["toolCallId"]
-        assert types_of([e for e in events if e.get("toolCallId") == first])[0] == "TOOL_CALL_START"
-        assert types_of([e for e in events if e.get("toolCallId") == first])[-1] == "TOOL_CALL_RESULT"
+        assert events, "the run shows no tool call"
+        first = [event for event in events if event.get("toolCallId") == events[0]["toolCallId"]]
+        order = ["TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END", "TOOL_CALL_RESULT"]
+        assert types_of(first) == order, f"start, arguments, end and result came as {types_of(first)}"
+        arguments = json.loads("".join(e["delta"] for e in first if e["type"] == "TOOL_CALL_ARGS"))
+        assert "tools" in str(arguments), f"the call has the arguments {arguments}"
+        assert "tools" in first[-1]["content"], f"the call has the result {first[-1]['content']!r}"

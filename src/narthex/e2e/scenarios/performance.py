@@ -38,6 +38,8 @@ async def doors_open_quickly(world: World) -> None:
         await somebody.connect()
         samples.append(time.monotonic() - began)
         await somebody.close()
+        if sum(sample >= 1 for sample in samples) > 2:  # of 40 at most two may be slow
+            break
     assert _p95(samples) < 1, f"p95 is {_p95(samples) * 1000:.0f} ms"
 
 

@@ -90,6 +90,10 @@ async def a_reader_that_pauses_still_gets_the_same_text(world: World) -> None:
         await slow.until(lambda: len(slow.run_events(thread, run)) > 3, "the run under way")
         slow.socket.transport.pause_reading()
         await asyncio.sleep(2)
+        behind = len(quick.run_events(thread, run)) - len(slow.run_events(thread, run))
+        assert behind > 0, "the reader that paused was not behind"
         slow.socket.transport.resume_reading()
-        assert text_of(await slow.whole(thread, run)) == text_of(await quick.whole(thread, run))
+        text = " ".join(str(number) for number in range(1, 301))
+        assert text_of(await quick.whole(thread, run)) == text, "the text of the quick reader is another"
+        assert text_of(await slow.whole(thread, run)) == text, "the text of the reader that paused is another"
         await slow.close()

@@ -41,9 +41,22 @@ async def health_is_consistent_with_its_checks(world: World) -> None:
 
 @scenario(Category.STARTUP)
 async def settings_are_announced(world: World) -> None:
-    """What a client needs is in `/ws/config`, and the limits there are those in health."""
+    """What a client needs is in `/ws/config`; its limits are those in health and those that a connection gets."""
     config = (await world.get("/ws/config")).json()
     health = (await world.get("/ws/health")).json()["config"]
+    # Health shows the limit of connections by plan, the configuration the one setting that overrides all plans.
+    shared = set(config["limits"]) & set(health) - {"max_connections_per_user"}
+    assert {"max_message_bytes", "commands_per_s", "ping_interval_s"} <= shared
+    differing = {
+        name: (config["limits"][name], health[name])
+        for name in shared
+        if config["limits"][name] != health[name]
+    }
+    assert not differing, f"limits differ between /ws/config and health: {differing}"
+    async with world.person() as ada:
+        assert ada.connected["ping"] == config["limits"]["ping_interval_s"], (
+            "the ping interval is not the announced one"
+        )
     assert config["paths"]["websocket"] == "/ws"
     assert health["heartbeat_interval"] > 0
     assert config["limits"]["max_message_bytes"] >= 1024

@@ -44,9 +44,11 @@ async def the_first_frame_can_be_handled_at_once(world: World) -> None:
     """Connect and two commands in the very first frame are all answered: nothing is set up after the upgrade."""
     somebody = await Person.knock(world.ws_url, await world.headers())
     await somebody.raw(
-        '{"id":101,"connect":{}}\n{"id":102,"rpc":{"method":"time"}}\n{"id":103,"rpc":{"method":"echo"}}'
+        '{"id":101,"connect":{}}\n{"id":102,"rpc":{"method":"time"}}\n{"id":103,"rpc":{"method":"echo","data":{}}}'
     )
     await somebody.until(lambda: all(somebody.replied(n) for n in (101, 102, 103)), "all three replies")
+    errors = [reply["error"] for reply in somebody.seen if "error" in reply]
+    assert not errors, f"a command of the first frame was answered with an error: {errors[0]}"
     await somebody.close()
 
 

@@ -23,7 +23,7 @@ async def every_alias_is_the_same_door(world: World) -> None:
 async def a_plain_get_is_told_to_upgrade(world: World) -> None:
     """426 with problem+json, not a bare error."""
     answer = await world.get("/ws", headers=await world.headers())
-    assert answer.status_code == 426, answer.text[:200]
+    assert answer.status_code == 426, f"a plain GET is answered with {answer.status_code}, not 426"
     assert answer.json()["code"] == "upgrade_required"
 
 
@@ -77,6 +77,10 @@ async def fragments_are_put_together(world: World) -> None:
         async with asyncio.timeout(10):
             await pong
         await ada.until(lambda: ada.replied(2000), "the reply to a fragmented command")
+        reply = next(message for message in ada.seen if message.get("id") == 2000)
+        assert reply.get("rpc", {}).get("data") == {"long": "x" * 500}, (
+            f"the fragments became {str(reply)[:200]}"
+        )
 
 
 @scenario(Category.WEBSOCKET)
