@@ -31,6 +31,8 @@ class FaultProxy:
         self.delay_s = 1.0
         self.connections = 0
         self._server: asyncio.Server | None = None
+        self._thawed = asyncio.Event()
+        self._thawed.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -51,6 +53,12 @@ class FaultProxy:
         self.mode = mode
         if mode != "dead":
             await self._listen()
+
+    def freeze(self) -> None:
+        """Live connections stay open, and nothing passes on them any more; new ones work."""
+        self._thawed.clear()
+        self._thawed = asyncio.Event()
+        self._thawed.set()
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
@@ -99,7 +107,9 @@ class FaultProxy:
             downstream.close()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        thawed = self._thawed
         while data := await source.read(CHUNK):
+            await thawed.wait()
             sink.write(data)
             await sink.drain()
         with contextlib.suppress(OSError):  # the other side is gone already

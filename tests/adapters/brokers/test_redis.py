@@ -29,7 +29,7 @@ def url(valkey_server: ValkeyServer) -> str:
 def test_addresses() -> None:
     """The prefix is ours, other options the library's; credentials are not in what is shown."""
     address = parse_address("valkey://u:p@h:1/2?prefix=x&protocol=3")
-    assert address == ("redis://u:p@h:1/2?protocol=3", "h:1", "x")
+    assert address == (("redis://u:p@h:1/2?protocol=3",), "h:1", "x")
     assert parse_address("rediss://h").shown == "h:6379"
     with pytest.raises(ConfigError):
         parse_address("http://h")

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from narthex.adapters.brokers.answers import Engine
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
@@ -42,7 +42,16 @@ class Waiting(NamedTuple):
 
 
 class Appender:
-    """Places publications. `run` runs the append script with its per-publication keys and arguments."""
+    """Places publications.
+
+    Args:
+        names: of the keys.
+        run: runs the append script with its per-publication keys and arguments.
+        attach: compares with a server that answers anew.
+        seen: gets the number and the epoch of the last publication that was acknowledged.
+        timeout_s: of a publication.
+        max_pending: more are refused.
+    """
 
     def __init__(
         self,
@@ -50,21 +59,20 @@ class Appender:
         run: Callable[[list[str], list[Any]], Awaitable[Any]],
         *,
         attach: Callable[[], Awaitable[None]],
+        seen: Callable[[int, str], None],
         timeout_s: float,
         max_pending: int = MAX_PENDING,
     ) -> None:
         self._names = names
         self._run = run
         self._attach = attach
+        self._seen = seen
         self._timeout_s = timeout_s
         self._max_pending = max_pending
         self._queue: deque[Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._accepting = False
-        self.highest_seq = (
-            0  # of all publications, as acknowledged here: a server that counts fewer lost some
-        )
 
     @property
     def pending(self) -> int:
@@ -166,7 +174,7 @@ class Appender:
         # Given up at the deadline of the oldest: the others have time left to be tried again.
         async with asyncio.timeout_at(batch[0].deadline):
             seq, placed = await self._run(keys, arguments)
-        self.highest_seq = max(self.highest_seq, int(seq))
+        self._seen(int(seq), placed[-1][1].decode())
         for waiting, (offset, epoch, duplicate) in zip(batch, placed, strict=True):
             if self._queue and self._queue[0] is waiting:  # else it was given up meanwhile
                 self._queue.popleft()
@@ -191,8 +199,8 @@ class Appender:
 
 
 def _passing(error: ResponseError) -> bool:
-    """Whether an answer means "not now": a replica, a fail-over, a script that is in the way."""
-    return isinstance(error, ReadOnlyError | MasterDownError) or str(error).startswith("BUSY")
+    """Whether an answer means "not now": a script that is in the way."""
+    return str(error).startswith("BUSY")
 
 
 def _refused(error: ResponseError) -> DependencyError:

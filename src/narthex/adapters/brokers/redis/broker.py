@@ -2,8 +2,8 @@
 
 A publication's offset, log entry, idempotency and telling are one Lua script, hence one atomic step. The server
 writes its append-only file before it answers anybody, so nothing is seen before it is written; what that
-survives depends on `appendfsync` and is in `durability` and docs/guarantees.md. After every restart or fail-over
-of the server, nodes compare what is there with what was acknowledged to them, before anything is appended.
+survives depends on `appendfsync` and is in `durability` and docs/guarantees.md. After every change of who answers,
+all nodes compare what is there with what they were told, before anything is appended or read (`attachment`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from narthex.adapters.brokers.answers import Patience
 from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.ends import KnownEnds
 from narthex.adapters.brokers.redis import scripts
 from narthex.adapters.brokers.redis.appending import REDIS, Appender
+from narthex.adapters.brokers.redis.attachment import Attachment, NotYet
 from narthex.adapters.brokers.redis.connection import (
     FAULTS,
     NewRun,
+    Replica,
     Script,
-    Settings,
     connect,
     parse_address,
     read_settings,
@@ -55,6 +55,7 @@ CONNECT_S: Final = 5.0
 KEPT_COUNT: Final = 10_000
 KEPT_AGE_S: Final = 7 * 86_400  # of an idle channel: its log goes, its position stays
 READ_AT_ONCE: Final = 1_000
+AT_LENGTH: Final = 14  # of a told moment, `1700000000.123`; the publication's number follows
 COMPARE_AT_ONCE: Final = 500  # channels: the server does nothing else for about 0.5 ms
 PING_CHANNEL: Final = "narthex/ping"
 
@@ -105,20 +106,33 @@ class RedisBroker:
                 "REMOVE",
                 "TRIM",
                 "ATTACH",
-                "CHANGE_EPOCH",
+                "BEAT",
+                "DETACH",
                 "JOIN",
                 "LEAVE",
                 "MEMBERS",
             )
         }
-        self._appender = Appender(self._names, self._append, attach=self._attach, timeout_s=timeout_s)
         self._ends = KnownEnds()
         self._listener = Listener(self._client, self._on_told, lost=self._ends.clear, renewed=self._renewed)
-        self._listening: asyncio.Task[None] | None = None
-        self._attaching = asyncio.Lock()
+        self._attachment = Attachment(
+            self._names,
+            self._script,
+            synced=self._read_settings,
+            unsure=self._ends.clear,
+            changed=self._moved,
+            away=self._away,
+        )
+        self._appender = Appender(
+            self._names,
+            self._append,
+            attach=self._attachment.attach,
+            seen=self._attachment.seen,
+            timeout_s=timeout_s,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
         self._client_now: Redis | None = None
-        self._run_id = ""
-        self._epoch = ""
+        self._turn = 0
         self._handler: BrokerHandler | None = None
         self._node = ""
         self._stopping = False
@@ -132,14 +146,17 @@ class RedisBroker:
         """Connect and listen. Raises ConfigError or DependencyError."""
         self._handler, self._node = handler, node
         self._stopping = False
-        self._client_now = connect(self._address)
+        self._client_now = connect(self._address, self._turn)
         try:
             async with asyncio.timeout(CONNECT_S):
                 while True:
                     try:
-                        await self._attach()
+                        await self._attachment.attach()
                         break
+                    except NotYet:
+                        await asyncio.sleep(0.1)
                     except FAULTS:
+                        await self._elsewhere()
                         await asyncio.sleep(0.1)
         except BaseException as error:
             await self._disconnect()
@@ -152,7 +169,11 @@ class RedisBroker:
             raise
         self._listener.want(self._names.control_all)
         self._listener.want(self._names.control_prefix + node)
-        self._listening = asyncio.create_task(self._listener.run(), name="redis listener")
+        self._listener.want(self._attachment.beats)
+        self._tasks = [
+            asyncio.create_task(self._listener.run(), name="redis listener"),
+            asyncio.create_task(self._attachment.run(), name="redis beat"),
+        ]
         self._appender.open()
         await self._retrying(lambda: self._listener.settled(self._names.control_prefix + node))
 
@@ -160,9 +181,10 @@ class RedisBroker:
         """Let publishes finish or fail, then disconnect; idempotent."""
         self._stopping = True
         await self._appender.stop()
-        if self._listening is not None:
-            await end(self._listening)
-            self._listening = None
+        tasks, self._tasks = self._tasks, []
+        await end(*tasks)
+        if tasks:
+            await self._attachment.detach()
         await self._disconnect()
 
     async def publish(
@@ -198,8 +220,8 @@ class RedisBroker:
         return found
 
     async def _compare(self, listed: bytes) -> Any:
-        keys = [self._names.epoch, self._names.run]
-        return await self._script("BEHIND", keys, [self._run_id, self._names.meta_prefix, listed])
+        keys = [self._names.epoch, self._names.reign]
+        return await self._script("BEHIND", keys, [self._attachment.reign, self._names.meta_prefix, listed])
 
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
@@ -277,22 +299,51 @@ class RedisBroker:
     async def _heal(self, fault: Exception) -> None:
         if isinstance(fault, NewRun):
             with contextlib.suppress(*FAULTS, ConfigError):
-                await self._attach()
+                await self._attachment.attach()
+
+    async def _elsewhere(self) -> None:
+        """Leave a server that follows another one, or does not answer: the name may lead to another server now."""
+        self._turn += 1
+        before, self._client_now = self._client_now, connect(self._address, self._turn)
+        self._listener.reconnect()
+        if before is not None:
+            with contextlib.suppress(*FAULTS):
+                await before.aclose()
+
+    async def _away(self) -> None:
+        """No answer to a beat: where the address names several servers, the next one may be the primary."""
+        if len(self._address.urls) > 1:
+            await self._elsewhere()
+
+    def _moved(self) -> None:
+        """Another server answers: what the old one told is known no more, and the listener may still be there."""
+        self._ends.clear()
+        self._listener.reconnect()
 
     async def _shielded(self, command: Awaitable[T]) -> T:
         """Run a command that a cancelled caller leaves running: see the rule in connection.py."""
         return await asyncio.shield(asyncio.ensure_future(command))
 
     async def _script(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
-        return await self._shielded(self._scripts[name](self._client(), keys, arguments))
+        client = self._client()
+        try:
+            return await self._shielded(self._scripts[name](client, keys, arguments))
+        except Replica:
+            if client is self._client_now and not self._stopping:
+                _log.warning("broker_server_is_a_replica", server=self._address.shown)
+                await self._elsewhere()
+            raise
 
     async def _append(self, keys: list[str], arguments: list[Any]) -> Any:
-        head = [self._names.epoch, self._names.run, self._names.seq]
-        return await self._script("APPEND", head + keys, [self._run_id, *self._kept, *arguments])
+        names, attached = self._names, self._attachment
+        head = [names.epoch, names.reign, names.nodes, names.seq]
+        values = [attached.reign, attached.instance, *self._kept, *arguments]
+        return await self._script("APPEND", head + keys, values)
 
     async def _on_channel(self, name: str, channel: str, *arguments: Any) -> Any:
-        keys = [self._names.epoch, self._names.run, self._names.meta(channel), self._names.log(channel)]
-        return await self._script(name, keys, [self._run_id, *arguments])
+        names = self._names
+        keys = [names.epoch, names.reign, names.meta(channel), names.log(channel), names.seq]
+        return await self._script(name, keys, [self._attachment.reign, *arguments])
 
     async def _on_presence(self, name: str, channel: str, *arguments: Any) -> Any:
         return await self._script(name, list(self._names.presence(channel)), list(arguments))
@@ -305,8 +356,9 @@ class RedisBroker:
         while True:
             step = min(READ_AT_ONCE, count - len(found))
             bounds = (f"{max(low, 0)}-0", f"{max(high, 0)}-0", step, "desc" if reverse else "asc")
-            top, epoch_now, kept, entries = await self._on_channel("READ", channel, epoch, *bounds)
+            top, epoch_now, kept, entries, seq = await self._on_channel("READ", channel, epoch, *bounds)
             end = Position(int(top), epoch_now.decode())
+            self._attachment.seen(int(seq), end.epoch)
             if epoch not in ("", end.epoch):
                 return Page([], end, complete=False)
             part = [_publication(entry) for entry in entries]
@@ -322,34 +374,19 @@ class RedisBroker:
             complete = since is None or int(kept) - 1 <= since.offset <= end.offset
         return Page(found, end, complete)
 
-    async def _attach(self) -> None:
-        """Compare the server's data with what was acknowledged here; change the epoch when some is missing.
-
-        Nobody is told to re-read for that: a server that is another run has dropped the listener, see `_renewed`.
+    async def _read_settings(self) -> bool:
+        """Whether every commit is synced. A server that may evict is refused at the start; later that is logged,
+        because refusing would leave the node without the log as well.
         """
-        async with self._attaching:
+        try:
             settings = await self._shielded(read_settings(self._client(), self._address))
-            if settings.replica:
-                raise ConnectionError("the server is a replica")
-            self.durability = durability(settings.fsync)
-            keys = [self._names.epoch, self._names.run, self._names.seq, self._names.seq0]
-            fresh = secrets.token_urlsafe(6)
-            found = await self._script("ATTACH", keys, [settings.run_id, fresh, settings.fsync])
-            epoch, seq, seq0, first = found[0].decode(), int(found[1]), int(found[2]), bool(found[3])
-            if self._lost_something(settings, seq0, first):
-                _log.error("broker_lost_publications", kept=seq0, acknowledged=self._appender.highest_seq)
-                changed = await self._script("CHANGE_EPOCH", [self._names.epoch], [epoch, fresh])
-                epoch = changed.decode()
-            self._run_id, self._epoch = settings.run_id, epoch
-            self._appender.highest_seq = seq
-            self._ends.clear()
-
-    def _lost_something(self, settings: Settings, seq0: int, first: bool) -> bool:
-        """Whether acknowledged publications may be missing after a restart or fail-over of the server."""
-        if self._appender.highest_seq:
-            return settings.run_id != self._run_id and seq0 < self._appender.highest_seq
-        # Nobody here remembers. Synced at every commit, nothing is missing; else the last second may be.
-        return first and seq0 > 0 and settings.fsync != "always"
+        except ConfigError as error:
+            if not self._attachment.reign:
+                raise
+            _log.error("broker_settings", detail=str(error))
+            return False
+        self.durability = durability(settings.fsync)
+        return settings.fsync == "always"
 
     def _on_told(self, name: str, body: bytes) -> None:
         """Called by the listener's only task, which must not meet our bugs."""
@@ -360,6 +397,8 @@ class RedisBroker:
 
     def _told(self, name: str, body: bytes) -> None:
         if self._handler is None:
+            return
+        if name == self._attachment.beats:
             return
         if not name.startswith(self._names.told_prefix):
             try:
@@ -374,21 +413,25 @@ class RedisBroker:
             size = int(length)
             tags = _decode_tags(tail[:size]) if size else None
             position = Position(int(offset), epoch.decode())
+            moment, number = at[:AT_LENGTH], at[AT_LENGTH:]
+            if number:  # none from a node of the version before
+                self._attachment.seen(int(number), position.epoch)
             self._ends.told(channel, position)
             self._handler.publication(
-                channel, Publication(position.offset, tail[size:], tags, float(at)), position.epoch
+                channel, Publication(position.offset, tail[size:], tags, float(moment)), position.epoch
             )
         else:
             self._handler.presence(channel, _decode_member(rest), kind == b"J")
 
     async def _renewed(self) -> None:
-        """The listener is back: the server may be another run, and something may have been missed."""
-        try:
-            await self._attach()
-        except (NewRun, ResponseError):
-            pass
-        except ConfigError as error:  # refused at the start; now it would leave the node deaf as well
-            _log.error("broker_settings", detail=str(error))
+        """The listener is back: the server may be another one, and something may have been missed."""
+        while True:
+            try:
+                await self._attachment.attach()
+                break
+            except NotYet:
+                await asyncio.sleep(0.1)
+        self._ends.clear()
         if self._handler is not None:
             try:
                 self._handler.resync(None)

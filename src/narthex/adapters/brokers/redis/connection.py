@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from narthex.adapters.brokers.redis.scripts import NEW_RUN
+from narthex.adapters.brokers.redis.scripts import NEW_RUN, REPLICA
 from narthex.errors import ConfigError
 
 SOCKET_S: Final = 5.0
@@ -30,10 +30,14 @@ class NewRun(Exception):
     """The server is another run than the one that this node attached to."""
 
 
+class Replica(ConnectionError):
+    """The server follows another one: nothing may be asked of it, and its connections are of no use."""
+
+
 class Address(NamedTuple):
     """Where the server is, from `redis[s]://[user:password@]host:port/db[?prefix=narthex]`."""
 
-    url: str
+    urls: tuple[str, ...]
     shown: str
     prefix: str
 
@@ -41,9 +45,7 @@ class Address(NamedTuple):
 class Settings(NamedTuple):
     """What the server is set to. `fsync` is `always`, `everysec`, `no`, or empty when it has no append-only file."""
 
-    run_id: str
     fsync: str
-    replica: bool
 
 
 def parse_address(url: str) -> Address:
@@ -55,13 +57,13 @@ def parse_address(url: str) -> Address:
         raise ConfigError(["NARTHEX_BROKER_URL must be redis://host:port/0 (rediss:// for TLS)."])
     scheme = parts.scheme.replace("valkey", "redis")
     clean = urlunsplit((scheme, parts.netloc, parts.path, urlencode(options), ""))
-    return Address(clean, f"{parts.hostname}:{parts.port or 6379}", prefix)
+    return Address((clean,), f"{parts.hostname}:{parts.port or 6379}", prefix)
 
 
-def connect(address: Address) -> Redis:
-    """A client; nothing is sent yet."""
+def connect(address: Address, turn: int = 0) -> Redis:
+    """A client of the server whose turn it is; nothing is sent yet."""
     client: Redis = Redis.from_url(
-        address.url,
+        address.urls[turn % len(address.urls)],
         socket_timeout=SOCKET_S,
         socket_connect_timeout=SOCKET_S,
         socket_keepalive=True,
@@ -95,7 +97,7 @@ async def read_settings(client: Redis, address: Address) -> Settings:
             pass
     else:
         fsync = ""
-    return Settings(str(info["run_id"]), fsync, info.get("role") != "master")
+    return Settings(fsync)
 
 
 class Script:
@@ -106,7 +108,7 @@ class Script:
         self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Redis, keys: list[str], arguments: list[Any]) -> Any:
-        """Run it. Raises NewRun, or what the library raises."""
+        """Run it. Raises NewRun, Replica, or what the library raises."""
         try:
             try:
                 return await _execute(client, "EVALSHA", self._digest, len(keys), *keys, *arguments)
@@ -115,6 +117,8 @@ class Script:
         except ResponseError as error:
             if str(error).startswith(NEW_RUN):
                 raise NewRun from error
+            if str(error).startswith(REPLICA) or isinstance(error, ReadOnlyError | MasterDownError):
+                raise Replica("the server follows another one") from error
             raise
 
 

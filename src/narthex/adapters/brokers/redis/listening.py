@@ -17,7 +17,7 @@ from redis.asyncio.client import PubSub
 from narthex.adapters.brokers.ending import end
 from narthex.adapters.brokers.redis.connection import FAULTS
 
-READ_S: Final = 5.0
+SILENT_S: Final = 5.0  # the node's own beats come every second: after so long the connection is half open
 SUBSCRIBE_AT_ONCE: Final = 500
 MAX_WAIT_S: Final = 2.0
 
@@ -42,7 +42,7 @@ class Listener:
         self._changed: set[str] = set()
         self._waiting: dict[str, asyncio.Event] = {}
         self._wake = asyncio.Event()
-        self._pubsub: PubSub | None = None
+        self._elsewhere = asyncio.Event()
 
     def wants(self, name: str) -> bool:
         """Whether it is followed, or about to be."""
@@ -63,6 +63,10 @@ class Listener:
             self._changed.add(name)
             self._wake.set()
 
+    def reconnect(self) -> None:
+        """Another server answers: follow everything there, and call `renewed`."""
+        self._elsewhere.set()
+
     async def settled(self, name: str) -> None:
         """Wait until the server has confirmed a followed name; at once for others."""
         while name in self._wanted and name not in self._confirmed:
@@ -74,6 +78,7 @@ class Listener:
         self._confirmed.clear()  # of an earlier life
         while True:
             pubsub = self._client().pubsub()
+            self._elsewhere.clear()
             try:
                 await self._subscribe(pubsub, sorted(self._wanted))
                 if not first:
@@ -90,22 +95,25 @@ class Listener:
 
     async def _listen(self, pubsub: PubSub) -> None:
         """Read until the connection breaks; a second task sends what changes meanwhile."""
-        following = asyncio.create_task(self._follow(pubsub), name="redis subscriptions")
+        tasks = [
+            asyncio.create_task(self._read(pubsub), name="redis reading"),
+            asyncio.create_task(self._follow(pubsub), name="redis subscriptions"),
+            asyncio.create_task(self._elsewhere.wait(), name="redis elsewhere"),
+        ]
         try:
-            silent = 0
-            while not following.done():
-                message: dict[str, Any] | None = await pubsub.get_message(timeout=READ_S)
-                if message is None:
-                    silent += 1
-                    if silent > 2:  # a ping went unanswered: half open
-                        raise TimeoutError
-                    await pubsub.ping()
-                    continue
-                silent = 0
-                self._take(message)
-            following.result()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            raise ConnectionError("another server answers")
         finally:
-            await end(following)
+            await end(*tasks)
+
+    async def _read(self, pubsub: PubSub) -> None:
+        while True:
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=SILENT_S)
+            if message is None:
+                raise TimeoutError
+            self._take(message)
 
     async def _follow(self, pubsub: PubSub) -> None:
         while True:

@@ -2,9 +2,13 @@
 
 Keys of a channel (`Names`): `m` a hash of its top `t` and incarnation `i`; `l` a stream whose entry ids are the
 offsets (`7-0`); `k:…` idempotency keys that expire; `z`, `h` presence by expiry and by client. Of all: `epoch`,
-the base epoch; `run`, the server run that the data was last seen on; `seq`, how many publications there ever
-were; `seq0`, what it was when that run began. Rules: a script that appends checks `run` first, so that nothing
-is appended after a restart before somebody has compared what is there with what was acknowledged.
+the base epoch; `seq`, how many publications there ever were; `reign`, the replication id of the server for which
+every node has compared what it knows with what is there; `nodes`, the nodes that append, with the server's time of
+their last beat; `answers`, the nodes that have compared while another server than `reign` answers.
+
+Rules: a script that appends or reads asks the server itself who it is, because what is stored travels with the data
+to a replica, a restored file or another machine. A replication id is new at every start of a server and at every
+promotion, so nothing is appended or read in an old epoch before the comparison of `ATTACH` was made.
 """
 
 from __future__ import annotations
@@ -14,47 +18,69 @@ from typing import Final
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S
 
 NEW_RUN: Final = "NEWRUN"
+REPLICA: Final = "REPLICA"
+FORGOTTEN_S: Final = (
+    10  # without a beat, on the server's clock: ten beats; such a node compares before it appends
+)
 
-_HEAD: Final = """
+_OWN: Final = """
+local info = redis.call('INFO', 'replication')
+if not string.find(info, 'role:master', 1, true) then
+  return redis.error_reply('REPLICA this server follows another one')
+end
+local own = string.match(info, 'master_replid:(%w+)')
+"""
+
+_HEAD: Final = (
+    _OWN
+    + """
 local base = redis.call('GET', KEYS[1])
-if not base or redis.call('GET', KEYS[2]) ~= ARGV[1] then
-  return redis.error_reply('NEWRUN the data was last seen on another run of the server')
+if not base or own ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= own then
+  return redis.error_reply('NEWRUN another server answers, or the same one anew')
 end
 local function epoch_of(incarnation)
   if incarnation and incarnation ~= '' then return base .. '.' .. incarnation end
   return base
 end
 """
+)
 
 APPEND: Final = (
     _HEAD
     + f"""
--- KEYS: epoch, run, seq, then per publication: meta, log, key, told channel
--- ARGV: run, kept count, kept seconds, then per publication: data, tags
+-- KEYS: epoch, reign, nodes, seq, then per publication: meta, log, key, told channel
+-- ARGV: reign, node, kept count, kept seconds, then per publication: data, tags
+-- A key is valid in the log's incarnation, also where the epoch has changed since: what it names is still there.
+-- Behind the milliseconds of a told moment stands `seq`: floats read it as less than a millisecond more.
+if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
+  return redis.error_reply('NEWRUN this node was not heard of for a while')
+end
 local time = redis.call('TIME')
 local at = string.format('%d.%03d', time[1], math.floor(time[2] / 1000))
 local out = {{}}
-local count = (#KEYS - 3) / 4
+local count = (#KEYS - 4) / 4
+local seq = redis.call('INCRBY', KEYS[4], count)
 for n = 0, count - 1 do
-  local meta, log, key, told = KEYS[4 + 4*n], KEYS[5 + 4*n], KEYS[6 + 4*n], KEYS[7 + 4*n]
-  local epoch = epoch_of(redis.call('HGET', meta, 'i'))
+  local meta, log, key, told = KEYS[5 + 4*n], KEYS[6 + 4*n], KEYS[7 + 4*n], KEYS[8 + 4*n]
+  local incarnation = redis.call('HGET', meta, 'i')
+  local epoch = epoch_of(incarnation)
   local before = redis.call('GET', key)
-  local split = before and string.find(before, ' ', 1, true)
-  if before and string.sub(before, split + 1) == epoch then
-    out[#out + 1] = {{tonumber(string.sub(before, 1, split - 1)), epoch, 1}}
+  local known = before and string.match(before, '^%d+ [^.]*%.?(.*)$')
+  if known and known == (incarnation or '') then
+    out[#out + 1] = {{tonumber(string.match(before, '^%d+')), epoch, 1}}
   else
-    local data, tags = ARGV[4 + 2*n], ARGV[5 + 2*n]
+    local data, tags = ARGV[5 + 2*n], ARGV[6 + 2*n]
     local offset = redis.call('HINCRBY', meta, 't', 1)
     local id = string.format('%d-0', offset)
-    redis.call('XADD', log, 'MAXLEN', '~', ARGV[2], id, 'a', at, 't', tags, 'd', data)
-    redis.call('EXPIRE', log, ARGV[3])
+    redis.call('XADD', log, 'MAXLEN', '~', ARGV[3], id, 'a', at, 't', tags, 'd', data)
+    redis.call('EXPIRE', log, ARGV[4])
     redis.call('SET', key, string.format('%d ', offset) .. epoch, 'EX', {IDEMPOTENCY_WINDOW_S})
-    redis.call('PUBLISH', told, 'P' .. string.format('%d', offset) .. '\\n' .. at .. '\\n' .. epoch .. '\\n'
+    redis.call('PUBLISH', told, 'P' .. string.format('%d', offset) .. '\\n' .. at
+      .. string.format('%d', seq - count + n + 1) .. '\\n' .. epoch .. '\\n'
       .. string.format('%d', #tags) .. '\\n' .. tags .. data)
     out[#out + 1] = {{offset, epoch, 0}}
   end
 end
-local seq = redis.call('INCRBY', KEYS[3], count)
 return {{seq, out}}
 """
 )
@@ -62,8 +88,8 @@ return {{seq, out}}
 READ: Final = (
     _HEAD
     + """
--- KEYS: epoch, run, meta, log   ARGV: run, wanted epoch, first, last, count, order
--- returns top, epoch, first kept offset, entries; with a wanted epoch that is not the log's, no entries
+-- KEYS: epoch, reign, meta, log, seq   ARGV: reign, wanted epoch, first, last, count, order
+-- returns top, epoch, first kept offset, entries, seq; with a wanted epoch that is not the log's, no entries
 local meta = redis.call('HMGET', KEYS[3], 't', 'i')
 local top, epoch = tonumber(meta[1] or 0), epoch_of(meta[2])
 local oldest = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', 1)
@@ -76,14 +102,14 @@ if tonumber(ARGV[5]) > 0 and (ARGV[2] == '' or ARGV[2] == epoch) then
     entries = redis.call('XREVRANGE', KEYS[4], ARGV[4], ARGV[3], 'COUNT', ARGV[5])
   end
 end
-return {top, epoch, kept, entries}
+return {top, epoch, kept, entries, tonumber(redis.call('GET', KEYS[5]) or 0)}
 """
 )
 
 BEHIND: Final = (
     _HEAD
     + """
--- KEYS: epoch, run   ARGV: run, what a meta key begins with, JSON [[channel, offset, epoch], …]
+-- KEYS: epoch, reign   ARGV: reign, what a meta key begins with, JSON [[channel, offset, epoch], …]
 -- returns {place in the list from 0, top, epoch} of every channel that does not end where the list says
 local found = {}
 for place, known in ipairs(cjson.decode(ARGV[3])) do
@@ -98,7 +124,7 @@ return found
 REMOVE: Final = (
     _HEAD
     + """
--- KEYS: epoch, run, meta, log   ARGV: run, new incarnation
+-- KEYS: epoch, reign, meta, log   ARGV: reign, new incarnation
 redis.call('DEL', KEYS[4])
 redis.call('HSET', KEYS[3], 't', 0, 'i', ARGV[2])
 return epoch_of(ARGV[2])
@@ -108,35 +134,93 @@ return epoch_of(ARGV[2])
 TRIM: Final = (
     _HEAD
     + """
--- KEYS: epoch, run, meta, log   ARGV: run, through
+-- KEYS: epoch, reign, meta, log   ARGV: reign, through
 return redis.call('XTRIM', KEYS[4], 'MINID', string.format('%d-0', tonumber(ARGV[2]) + 1))
 """
 )
 
-ATTACH: Final = """
--- KEYS: epoch, run, seq, seq0   ARGV: the server's run id, an epoch for new data, whether a commit is synced
--- Called at every start and reconnect. Returns epoch, seq, seq0, and 1 when this call saw the run first.
+ATTACH: Final = (
+    _OWN
+    + """
+-- KEYS: epoch, reign, nodes, seq, answers
+-- ARGV: node, the epoch that it knows (empty: none), the highest seq that it was shown or acknowledged, an epoch for
+--   what comes after a loss, whether every commit is synced, whether to wait no longer for other nodes
+-- Returns reign, epoch, seq, whether appending may go on (else: call again), whether a loss was found.
+local node, knows, highest, fresh = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local now = redis.call('TIME')[1]
 local base = redis.call('GET', KEYS[1])
-local first = 0
-if not base then
-  base = ARGV[2]
+local open = redis.call('GET', KEYS[2])
+local seq = tonumber(redis.call('GET', KEYS[4]) or 0)
+if base and open == own then
+  -- Every node has compared, or the epoch is a new one. Less than this node knows: a snapshot of the machine came back.
+  local lost = knows == base and highest > seq
+  if lost then redis.call('SET', KEYS[1], fresh) end
+  redis.pcall('HSET', KEYS[3], node, now) -- without memory left a node may listen, which needs no place here
+  return {own, lost and fresh or base, seq, 1, lost and 1 or 0}
+end
+if redis.call('HGET', KEYS[5], 'reign') ~= own then
+  redis.call('DEL', KEYS[5])
+  redis.call('HSET', KEYS[5], 'reign', own)
+end
+local lost = not base and knows ~= '' or base and knows ~= '' and (knows ~= base or highest > seq)
+if knows ~= '' and not lost then redis.call('HSET', KEYS[5], node, now) end
+local waiting = 0
+for _, other in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if other ~= node and redis.call('HEXISTS', KEYS[5], other) == 0 then waiting = waiting + 1 end
+end
+if not lost and waiting > 0 then
+  if ARGV[6] == '0' then return {own, base or '', seq, 0, 0} end
+  lost = true -- a node that does not answer may have been shown more
+elseif not lost and redis.call('HLEN', KEYS[5]) == 1 and seq > 0 then
+  -- No node remembers. Nothing is missing where every commit is synced and no replica took over.
+  lost = ARGV[5] == '0' or string.match(info, 'master_replid2:(%w+)') == open
+end
+if lost or not base then
+  base = fresh
   redis.call('SET', KEYS[1], base)
 end
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then
-  first = 1
-  redis.call('SET', KEYS[4], redis.call('GET', KEYS[3]) or 0)
-  redis.call('SET', KEYS[2], ARGV[1])
-end
-return {base, tonumber(redis.call('GET', KEYS[3]) or 0), tonumber(redis.call('GET', KEYS[4]) or 0), first}
+redis.call('SET', KEYS[2], own)
+redis.call('DEL', KEYS[3])
+redis.call('HDEL', KEYS[5], 'reign')
+for _, other in ipairs(redis.call('HKEYS', KEYS[5])) do redis.call('HSET', KEYS[3], other, now) end
+redis.call('HSET', KEYS[3], node, now)
+redis.call('DEL', KEYS[5])
+return {own, base, seq, 1, lost and 1 or 0}
 """
+)
 
-CHANGE_EPOCH: Final = """
--- KEYS: epoch   ARGV: the epoch that lost publications, its successor. One of many callers changes it.
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[2])
+BEAT: Final = (
+    _HEAD
+    + f"""
+-- KEYS: epoch, reign, nodes, seq   ARGV: reign, node, where this node listens for its beats
+-- Forgets nodes without a beat: what they were acknowledged is below the `seq` that this node learns here. A moment
+-- in the future (the server's clock went back) counts as now. Returns seq and epoch.
+redis.call('PUBLISH', ARGV[3], '')
+local now = tonumber(redis.call('TIME')[1])
+if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
+  return redis.error_reply('NEWRUN this node was not heard of for a while')
 end
-return redis.call('GET', KEYS[1])
+local nodes = redis.call('HGETALL', KEYS[3])
+for place = 1, #nodes, 2 do
+  local age = now - tonumber(nodes[place + 1])
+  if age > {FORGOTTEN_S} and nodes[place] ~= ARGV[2] then
+    redis.call('HDEL', KEYS[3], nodes[place])
+  elseif age < 0 then
+    redis.call('HSET', KEYS[3], nodes[place], now)
+  end
+end
+redis.call('HSET', KEYS[3], ARGV[2], now)
+return {{tonumber(redis.call('GET', KEYS[4]) or 0), base}}
 """
+)
+
+DETACH: Final = (
+    _HEAD
+    + """
+-- KEYS: epoch, reign, nodes   ARGV: reign, node. It appends nothing more: no other node has to wait for it.
+return redis.call('HDEL', KEYS[3], ARGV[2])
+"""
+)
 
 JOIN: Final = """
 -- KEYS: by expiry, by client, told channel   ARGV: client, member, seconds
@@ -180,13 +264,15 @@ class Names:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.epoch = f"{prefix}:epoch"
-        self.run = f"{prefix}:run"
+        self.reign = f"{prefix}:reign"
+        self.nodes = f"{prefix}:nodes"
+        self.answers = f"{prefix}:answers"
         self.seq = f"{prefix}:seq"
-        self.seq0 = f"{prefix}:seq0"
         self.meta_prefix = f"{prefix}:m"
         self.told_prefix = f"{prefix}:told:"
         self.control_all = f"{prefix}:control"
         self.control_prefix = f"{prefix}:control:"
+        self.beat_prefix = f"{prefix}:beat:"
 
     def meta(self, channel: str) -> str:
         """Top and incarnation."""
