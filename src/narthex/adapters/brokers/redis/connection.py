@@ -46,6 +46,7 @@ class Settings(NamedTuple):
     """What the server is set to. `fsync` is `always`, `everysec`, `no`, or empty when it has no append-only file."""
 
     fsync: str
+    replica: bool
 
 
 def parse_address(url: str) -> Address:
@@ -97,7 +98,7 @@ async def read_settings(client: Redis, address: Address) -> Settings:
             pass
     else:
         fsync = ""
-    return Settings(fsync)
+    return Settings(fsync, info.get("role") != "master")
 
 
 class Script:
