@@ -7,11 +7,11 @@ model, so they cannot go stale (a test compares the page).
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from narthex.domain import engine_urls
 from narthex.settings.groups import option_fields
 from narthex.settings.model import Settings
 from narthex.settings.options import OptionFacts, accepts, facts
@@ -73,7 +73,7 @@ def describe(settings: Settings) -> list[Row]:
 
 def _shown(value: Any, known: OptionFacts) -> str:
     if isinstance(value, SecretStr) and known.url:
-        return _without_user(value.get_secret_value())
+        return engine_urls.shown(value.get_secret_value())
     if known.secret:
         return "set" if value else "not set"
     if value is None or value in ("", ()):
@@ -83,13 +83,6 @@ def _shown(value: Any, known: OptionFacts) -> str:
     if isinstance(value, tuple):
         return ", ".join(str(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    # The query is dropped too: drivers take passwords there (`?password=`).
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def render_docs() -> str:

@@ -7,11 +7,11 @@ room that uses an option gets its plain value from `wiring`, never this object.
 from __future__ import annotations
 
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import PrivateAttr, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from narthex.domain import engine_urls
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.environment import EnvironmentPolicy
 from narthex.domain.limits import Limits
@@ -207,7 +207,7 @@ class Settings(
             value = getattr(self, name)
             if isinstance(value, SecretStr):
                 secret = value.get_secret_value()
-                found.append(urlsplit(secret).password or "" if facts(name, field).url else secret)
+                found += engine_urls.secrets_of(secret) if facts(name, field).url else [secret]
         for table in (*self.issuers, *self.users):
             values = (getattr(table, name) for name in type(table).model_fields)
             found += [value.get_secret_value() for value in values if isinstance(value, SecretStr)]

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from narthex.domain.addresses import TrustedProxies, parse_trusted_proxies
+from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide, find_environment, is_loopback
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
 from narthex.settings.issuer_rules import issuer_problems, short_secrets
@@ -154,11 +155,22 @@ def _engines(settings: Settings, platform: str) -> Iterator[str]:
                 f"{variable} has an unknown scheme. Begin it with {', '.join(s + '://' for s in schemes)}, or unset "
                 "it for SQLite in the data directory."
             )
+        elif url and (reason := _unreadable(url.get_secret_value())):
+            yield f"{variable} is no URL of an engine: {reason}"
         elif not scheme and platform == "cloud-run" and not settings.single_instance:
             yield (
                 f"{variable} is not set and K_SERVICE is: on Cloud Run each instance would have a SQLite of its "
                 f"own. Set {variable}, or NARTHEX_SINGLE_INSTANCE=1 if there is only ever one instance."
             )
+
+
+def _unreadable(url: str) -> str:
+    """Why an engine's URL cannot be read; empty when it can."""
+    try:
+        parse_engine_url(url)
+    except BadEngineUrl as fault:
+        return str(fault)
+    return ""
 
 
 def _e2e(settings: Settings) -> Iterator[str]:

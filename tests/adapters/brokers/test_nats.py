@@ -120,7 +120,7 @@ def test_marks_are_at_most_so_far_apart() -> None:
         ("nats://h:1", ("nats://h:1",), "h:1", "narthex", None),
         (
             "nats://u:p@h:1,u:p@i:2?prefix=x&replicas=3",
-            ("nats://u:p@h:1", "nats://u:p@i:2"),
+            ("nats://h:1", "nats://i:2"),
             "h:1, i:2",
             "x",
             3,
@@ -534,3 +534,27 @@ async def test_a_subscription_costs_no_task(broker: NatsBroker) -> None:
     await broker.publish(names[0], b"1")
     assert isinstance(broker._handler, Recorder)
     assert broker._handler.seen == []
+
+
+@pytest.mark.parametrize(
+    ("url", "servers", "user", "password"),
+    [
+        ("nats://u:p%2F%40@h,i:2", ("nats://h", "nats://i:2"), "u", "p/@"),
+        ("nats://u:a,b@h", ("nats://h",), "u", "a,b"),
+        ("nats://u:p@h,nats://u:p@i", ("nats://h", "nats://i"), "u", "p"),
+        ("nats://t%23ken@h", ("nats://h",), "t#ken", None),
+    ],
+)
+def test_credentials_in_addresses(
+    url: str, servers: tuple[str, ...], user: str, password: str | None
+) -> None:
+    """They are decoded once and given to the library apart: it would send them as they stand in the URL."""
+    address = parse_address(url)
+    assert (address.servers, address.user, address.password) == (servers, user, password)
+
+
+def test_an_unreadable_address_is_a_configuration_error() -> None:
+    """Not a traceback, and no part of the password."""
+    with pytest.raises(ConfigError, match="%2F") as refused:
+        parse_address("nats://u:sec/ret@h")
+    assert "ret" not in str(refused.value)

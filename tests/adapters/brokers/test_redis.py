@@ -31,6 +31,13 @@ def test_addresses() -> None:
     address = parse_address("valkey://u:p@h:1/2?prefix=x&protocol=3")
     assert address == (("redis://u:p@h:1/2?protocol=3",), "h:1", "x")
     assert parse_address("rediss://h").shown == "h:6379"
+    several = parse_address("redis://:p%2F%40%25@a,b:2/0")
+    assert several == (("redis://:p%2F%40%25@a/0", "redis://:p%2F%40%25@b:2/0"), "a:6379, b:2", "narthex")
+    with pytest.raises(ConfigError, match="unknown option 'nosuch'"):
+        parse_address("redis://h?nosuch=1")
+    with pytest.raises(ConfigError, match="%2F") as refused:
+        parse_address("redis://:sec/ret@h/0")
+    assert "ret" not in str(refused.value)
     with pytest.raises(ConfigError):
         parse_address("http://h")
 

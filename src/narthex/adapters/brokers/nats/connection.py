@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from nats.aio.client import Client, Server
 from nats.errors import Error as NatsError
 
+from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
 from narthex.errors import ConfigError, DependencyError
 
 CONNECT_S: Final = 5.0
@@ -25,11 +27,13 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 class Address(NamedTuple):
     """Where NATS is, from `nats://[user:password@]host:port[,…][?prefix=narthex&replicas=3&creds=FILE]`."""
 
-    servers: tuple[str, ...]
-    shown: str  # without credentials, for messages
+    servers: tuple[str, ...]  # without credentials
+    shown: str  # for messages
     prefix: str
     replicas: int | None
     creds: str | None
+    user: str | None = None
+    password: str | None = None  # without one `user` is a token
 
     @property
     def local(self) -> bool:
@@ -39,11 +43,17 @@ class Address(NamedTuple):
 
 def parse_address(url: str) -> Address:
     """Read a broker URL. Raises ConfigError."""
-    base, _, query = url.partition("?")
-    options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
+    base, asked, query = url.partition("?")
+    try:
+        texts = _apart(base)  # the options are behind the last
+        parts = [parse_engine_url(text) for text in (*texts[:-1], texts[-1] + asked + query)]
+    except BadEngineUrl as fault:
+        raise ConfigError([f"NARTHEX_BROKER_URL is no URL of an engine: {fault}"]) from None
+    options = parts[-1].options
     unknown = set(options) - {"prefix", "replicas", "creds"}
-    scheme = base.partition("://")[0]
-    servers = tuple(part if "://" in part else f"{scheme}://{part}" for part in base.split(",") if part)
+    hosts = [(part.scheme, host) for part in parts for host in part.hosts if host.name]
+    servers = tuple(f"{scheme}://{host.text}" for scheme, host in hosts)
+    known = next((part for part in parts if part.user is not None), parts[0])
     problems = [
         f"NARTHEX_BROKER_URL has an unknown option {name!r}; there are prefix, replicas, creds."
         for name in sorted(unknown)
@@ -56,8 +66,28 @@ def parse_address(url: str) -> Address:
         problems.append("NARTHEX_BROKER_URL: prefix has letters, digits, - and _ only.")
     if problems:
         raise ConfigError(problems)
-    shown = ", ".join(f"{part.hostname}:{part.port or 4222}" for part in map(urlsplit, servers))
-    return Address(servers, shown, prefix, int(replicas) if replicas else None, options.get("creds"))
+    if not servers:
+        raise ConfigError(["NARTHEX_BROKER_URL must be nats://host:port."])
+    return Address(
+        servers,
+        ", ".join(part.servers(4222) for part in parts),
+        prefix,
+        int(replicas) if replicas else None,
+        options.get("creds"),
+        known.user,
+        known.password,
+    )
+
+
+def _apart(base: str) -> list[str]:
+    """A cluster may be written as one URL with several hosts, with credentials before each, or as several URLs."""
+    scheme = base.partition("://")[0]
+    found: list[str] = []
+    for text in re.split(r",(?=[a-z]+://)", base):
+        pieces = re.split(r",(?=[^,@]*@)", text)
+        each = len(pieces) > 1 and all("@" in piece for piece in pieces)  # else the comma is in the password
+        found += [piece if "://" in piece else f"{scheme}://{piece}" for piece in pieces] if each else [text]
+    return found
 
 
 async def connect(
@@ -74,6 +104,10 @@ async def connect(
     """
     client = Client()
     options: dict[str, Any] = {"user_credentials": address.creds} if address.creds else {}
+    if address.user is not None and address.password is not None:
+        options |= {"user": address.user, "password": address.password}
+    elif address.user is not None:
+        options["token"] = address.user
     try:
         async with asyncio.timeout(CONNECT_S):
             while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -17,11 +17,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from narthex.adapters.brokers.redis.scripts import NEW_RUN, REPLICA
+from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
 from narthex.errors import ConfigError
 
 SOCKET_S: Final = 5.0
 CONNECTIONS: Final = 16  # appending takes one at a time; the rest are for reads, presence and control
 
+OPTIONS: Final = frozenset(
+    ("protocol", "db", "username", "password", "client_name", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path")
+) | {"ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_check_hostname"}
+"""Of the library's connections, as far as a URL may set them."""
 FAULTS: Final = (RedisError, OSError, asyncio.TimeoutError)
 """What the library raises when the server does not do its part."""
 
@@ -35,7 +40,9 @@ class Replica(ConnectionError):
 
 
 class Address(NamedTuple):
-    """Where the server is, from `redis[s]://[user:password@]host:port/db[?prefix=narthex]`."""
+    """Where the server is, from `redis[s]://[user:password@]host:port[,host:port…]/db[?prefix=narthex]`. Of several
+    servers the one that is the primary is used.
+    """
 
     urls: tuple[str, ...]
     shown: str
@@ -51,14 +58,31 @@ class Settings(NamedTuple):
 
 def parse_address(url: str) -> Address:
     """Read a broker URL. Raises ConfigError."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
+    try:
+        parts = parse_engine_url(url)
+    except BadEngineUrl as fault:
+        raise ConfigError([f"NARTHEX_BROKER_URL is no URL of an engine: {fault}"]) from None
+    options = dict(parts.options)
     prefix = options.pop("prefix", "narthex")
-    if parts.scheme not in ("redis", "rediss", "valkey", "valkeys") or not parts.hostname:
+    if parts.scheme not in ("redis", "rediss", "valkey", "valkeys") or not all(
+        host.name for host in parts.hosts
+    ):
         raise ConfigError(["NARTHEX_BROKER_URL must be redis://host:port/0 (rediss:// for TLS)."])
+    unknown = sorted(set(options) - OPTIONS)
+    if unknown:
+        known = ", ".join(sorted(OPTIONS))
+        raise ConfigError(
+            [
+                f"NARTHEX_BROKER_URL has an unknown option {name!r}; there are prefix, {known}."
+                for name in unknown
+            ]
+        )
     scheme = parts.scheme.replace("valkey", "redis")
-    clean = urlunsplit((scheme, parts.netloc, parts.path, urlencode(options), ""))
-    return Address((clean,), f"{parts.hostname}:{parts.port or 6379}", prefix)
+    query = f"?{urlencode(options)}" if options else ""
+    urls = tuple(
+        f"{scheme}://{parts.credentials}{host.text}{quote(parts.path)}{query}" for host in parts.hosts
+    )
+    return Address(urls, parts.servers(6379), prefix)
 
 
 def connect(address: Address, turn: int = 0) -> Redis:
