@@ -227,6 +227,7 @@ class ValkeyServer(Server):
             "appendonly": "yes",
             "appendfsync": self._fsync,
             "save": "",
+            "repl-diskless-sync-delay": "0",  # a replica begins at once
         }
         return [self._binary, *(part for name, value in settings.items() for part in (f"--{name}", value))]
 

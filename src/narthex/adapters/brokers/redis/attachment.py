@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import RedisError
 
-from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
+from narthex.adapters.brokers.redis.connection import FAULTS, NewRun, Replica
 from narthex.adapters.brokers.redis.scripts import Names
 
 BEAT_S: Final = 1.0
@@ -140,7 +140,7 @@ class Attachment:
                         await self.beat()
                     except NewRun:
                         await self.attach()
-            except NotYet:
+            except (NotYet, Replica):  # a replica was left already
                 pass
             except FAULTS:
                 await self._away()

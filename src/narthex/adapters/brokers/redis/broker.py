@@ -133,6 +133,7 @@ class RedisBroker:
         self._tasks: list[asyncio.Task[None]] = []
         self._client_now: Redis | None = None
         self._turn = 0
+        self._told_replica = False
         self._handler: BrokerHandler | None = None
         self._node = ""
         self._stopping = False
@@ -153,7 +154,7 @@ class RedisBroker:
                     try:
                         await self._attachment.attach()
                         break
-                    except NotYet:
+                    except (NotYet, Replica):  # a replica was left already
                         await asyncio.sleep(0.1)
                     except FAULTS:
                         await self._elsewhere()
@@ -317,6 +318,7 @@ class RedisBroker:
 
     def _moved(self) -> None:
         """Another server answers: what the old one told is known no more, and the listener may still be there."""
+        self._told_replica = False
         self._ends.clear()
         self._listener.reconnect()
 
@@ -330,7 +332,9 @@ class RedisBroker:
             return await self._shielded(self._scripts[name](client, keys, arguments))
         except Replica:
             if client is self._client_now and not self._stopping:
-                _log.warning("broker_server_is_a_replica", server=self._address.shown)
+                if not self._told_replica:
+                    self._told_replica = True
+                    _log.warning("broker_server_is_a_replica", server=self._address.shown)
                 await self._elsewhere()
             raise
 
