@@ -11,6 +11,7 @@ from narthex.errors import ConfigError
 from narthex.ports.broker import PRESENCE_TTL_S
 from narthex.settings import load
 
+CI = {"NARTHEX_E2E_OIDC_ISSUER": "https://ci.example", "NARTHEX_E2E_OIDC_AUDIENCE": "https://chat.example"}
 PRODUCTION = {"ENVIRONMENT": "production", "NARTHEX_ALLOWED_HOSTS": "chat.example.com"}
 
 
@@ -84,7 +85,7 @@ def test_production_refuses_a_key_from_a_file_too(tmp_path: Path) -> None:
 def test_production_refuses_a_previous_key_and_ci_tokens() -> None:
     """Test identities are never admitted there, by whatever proof."""
     assert "NARTHEX_E2E_PREVIOUS_KEY" in "\n".join(_all(PRODUCTION | {"NARTHEX_E2E_PREVIOUS_KEY": "k" * 40}))
-    ci = {"NARTHEX_E2E_OIDC_ISSUER": "https://ci.example", "NARTHEX_E2E_OIDC_SUBJECT": "repo:a/b:*"}
+    ci = CI | {"NARTHEX_E2E_OIDC_SUBJECT": "repo:a/b:*"}
     assert "NARTHEX_E2E_OIDC_ISSUER" in problem(PRODUCTION | ci)
     load({}, {"ENVIRONMENT": "staging"} | ci)
 
@@ -132,7 +133,11 @@ def test_sqlite_on_cloud_run_needs_a_promise() -> None:
         ({"NARTHEX_BROKER_URL": "amqp://x"}, "NARTHEX_BROKER_URL"),
         ({"NARTHEX_BROKER_URL": "sqlite:///x"}, "NARTHEX_BROKER_URL"),
         ({"NARTHEX_STORE_URL": "mongodb://x"}, "NARTHEX_STORE_URL"),
-        ({"NARTHEX_E2E_OIDC_ISSUER": "https://ci.example"}, "NARTHEX_E2E_OIDC_SUBJECT"),
+        (CI, "NARTHEX_E2E_OIDC_SUBJECT"),
+        (
+            CI | {"NARTHEX_E2E_OIDC_SUBJECT": "repo:a/b:*", "NARTHEX_E2E_OIDC_AUDIENCE": ""},
+            "NARTHEX_E2E_OIDC_AUDIENCE",
+        ),
         ({"NARTHEX_E2E_PREVIOUS_KEY": "k" * 40}, "E2E_OAUTH_SIMULATION_KEY"),
         ({"NARTHEX_PONG_TIMEOUT_S": "25"}, "NARTHEX_PING_INTERVAL_S"),
         ({"NARTHEX_COMMANDS_PER_S": "500"}, "NARTHEX_COMMANDS_BURST"),
@@ -155,7 +160,7 @@ def test_contradictions_and_malformed_lists_are_named(environ: dict[str, str], n
 
 def test_ci_tokens_of_everybody_are_refused() -> None:
     """A subject of `*` would admit every workflow of a public CI."""
-    ci = {"NARTHEX_E2E_OIDC_ISSUER": "https://ci.example", "NARTHEX_E2E_OIDC_SUBJECT": "*"}
+    ci = CI | {"NARTHEX_E2E_OIDC_SUBJECT": "*"}
     assert "every workflow" in problem(ci)
 
 

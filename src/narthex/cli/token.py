@@ -23,8 +23,8 @@ from cyclopts import App, Parameter
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.keys import key_from_secret, sign_compact
 from narthex.app.revocations import Revocations
-from narthex.domain.channels import valid_tenant
 from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
+from narthex.domain.ids import ID_RULE, valid_id
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError, ConfigError
 from narthex.ports.store import Store
@@ -66,14 +66,14 @@ def token(
 ) -> int:
     """Print a token that `narthex serve` with the same data directory admits."""
     ttl_s = seconds_of(ttl)
-    if tenant in (E2E_TENANT, PROBE_TENANT) or not valid_tenant(tenant):
+    if tenant in (E2E_TENANT, PROBE_TENANT) or not valid_id(tenant):
         raise ClientError(
             "bad_tenant",
             f"No token can be made for tenant {tenant!r}.",
-            "Use 1 to 64 letters, digits, `.`, `_`, `~`, `-`; test identities come from the exchange.",
+            f"Use {ID_RULE}; test identities come from the exchange.",
         )
-    if not 0 < len(sub) <= 255 or not sub.isprintable():
-        raise ClientError("bad_subject", "The subject is not 1 to 255 printable characters.", "Give --sub.")
+    if not valid_id(sub):
+        raise ClientError("bad_subject", f"The subject is not {ID_RULE}.", "Give --sub.")
     settings = load({"data_dir": data_dir}, os.environ, config)
     identity = Identity(subject=sub, tenant=tenant, plan=plan, name=name or sub, permissions=permission)
     print(asyncio.run(mint(settings, identity, ttl_s)))

@@ -1,28 +1,24 @@
 """Channel names: what a client sees, and the tenant-qualified key that brokers use.
 
 A client sees `thread:<id>` and `user:<id>`; the key is `<tenant>/<name>`, so the same name in two tenants is
-two channels. Rules: a tenant has no `/`; a key is never built from two client-supplied parts.
+two channels. Rules: in a key the tenant has no `/` (`ids.quoted_tenant`), so that the first `/` ends it; a key is
+never built from two client-supplied parts.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
-MAX_CHANNEL_LENGTH: Final = 255
-_NAME: Final = re.compile(r"(thread|user):([!-~]{1,240})")
-_TENANT: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+from narthex.domain.ids import MAX_ID_LENGTH, quoted_tenant, unquoted_tenant, valid_id
+
+KINDS: Final = ("thread", "user")
+MAX_CHANNEL_LENGTH: Final = max(map(len, KINDS)) + 1 + MAX_ID_LENGTH
 
 
 def parse_channel(name: str) -> tuple[str, str] | None:
     """Split a client's channel name into kind (`thread` or `user`) and id; None when it is neither."""
-    match = _NAME.fullmatch(name)
-    return (match[1], match[2]) if match else None
-
-
-def valid_tenant(tenant: str) -> bool:
-    """Whether `tenant` can stand in a channel key and in a metric label."""
-    return _TENANT.fullmatch(tenant) is not None
+    kind, colon, found = name.partition(":")
+    return (kind, found) if colon and kind in KINDS and valid_id(found) else None
 
 
 def thread_channel(thread_id: str) -> str:
@@ -37,10 +33,10 @@ def user_channel(subject: str) -> str:
 
 def channel_key(tenant: str, name: str) -> str:
     """The broker's key of channel `name` of `tenant`."""
-    return f"{tenant}/{name}"
+    return f"{quoted_tenant(tenant)}/{name}"
 
 
 def split_key(key: str) -> tuple[str, str]:
     """The inverse of `channel_key`: tenant and the client's name."""
     tenant, _, name = key.partition("/")
-    return tenant, name
+    return unquoted_tenant(tenant), name

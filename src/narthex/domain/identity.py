@@ -10,9 +10,15 @@ from enum import StrEnum
 
 import msgspec
 
+from narthex.domain.ids import user_key
+
 E2E_TENANT = "e2e"
 PROBE_TENANT = "probe"
 DEFAULT_TENANT = "default"
+ADMIN = "admin"
+"""The permission to administer one's own tenant."""
+OPERATOR = "operator"
+"""The permission to run the process, which serves every tenant."""
 PROBE_QUERY = "probe"
 """By which health's own attempt without a credential tells itself from people's, for the metrics only."""
 
@@ -42,6 +48,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
         token_id: `jti`, empty when the token has none.
         issued_at: `iat`, seconds since the epoch; None counts as issued before any cut.
         expires_at: `exp`, seconds since the epoch; None for a guest and a probe; 15 min for a key proof.
+        session: the sign-in at the embedded provider (a family of tokens that ends as one); empty elsewhere.
     """
 
     subject: str
@@ -56,16 +63,17 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     token_id: str = ""
     issued_at: float | None = None
     expires_at: float | None = None
+    session: str = ""
 
     @property
     def user(self) -> str:
         """`tenant/subject`: the one key under which limits, counts and revocations are kept."""
-        return f"{self.tenant}/{self.subject}"
+        return user_key(self.tenant, self.subject)
 
     def same_user(self, other: Identity) -> bool:
         """Whether both name the same user of the same tenant."""
         return self.subject == other.subject and self.tenant == other.tenant
 
     def may(self, permission: str) -> bool:
-        """Whether the issuer granted `permission` (`admin` grants all)."""
-        return permission in self.permissions or "admin" in self.permissions
+        """Whether the issuer granted `permission`. `admin` grants all of its own tenant, and so not `operator`."""
+        return permission in self.permissions or (permission != OPERATOR and ADMIN in self.permissions)

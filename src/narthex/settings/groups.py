@@ -156,6 +156,29 @@ class TokenOptions(BaseModel):
         None, "Required `iss`.", default_text="NARTHEX_OIDC_ISSUER if set, else not looked at"
     )
     jwt_audience: Words = option((), "Accepted `aud`.", default_text="`aud` is not looked at")
+    jwt_audience_claim: str = option(
+        "aud",
+        "Claim that holds the audience: `client_id` for Cognito's access tokens, `azp` for Keycloak's and Clerk's.",
+    )
+    jwt_tenant: str = option(
+        "",
+        "Tenant of everybody whom this issuer names; no other source of identities may name it.",
+        default_text="by claim",
+    )
+    jwt_tenants: Words = option(
+        (),
+        "Tenants that this issuer's tokens may name; `*` at the end matches the rest. One of the two is required "
+        "where there are several sources of identities.",
+        default_text="any",
+    )
+    jwt_permissions_allowed: Words = option(
+        (),
+        "Permissions that this issuer may give; others are dropped.",
+        default_text="all; with several sources all but `operator`, and in shared tenants not `admin` either",
+    )
+    jwt_plans_allowed: Words = option(
+        (), "Plans that this issuer may put people on; others count as `free`.", default_text="all"
+    )
     jwt_algorithms: Words = option(
         (), "Allowed algorithms.", default_text="`HS256` for a secret, `RS256, ES256, EdDSA` for public keys"
     )
@@ -169,6 +192,11 @@ class TokenOptions(BaseModel):
     claim_name: str = option("name", "Claim that holds the display name.")
     claim_e2e: str = option("e2e", "Claim that marks a test identity.")
     claim_test_run: str = option("test_run", "Claim that holds the test run.")
+    provider_tenants: Words = option(
+        (),
+        "Tenants that the embedded provider may name, to share them with an issuer that lists them too.",
+        default_text="those of `[[users]]`; `default` where login needs no password",
+    )
     embedded_provider: Literal["auto", "on", "off"] = option(
         "auto",
         "The embedded sign-in provider under `/auth`.",
@@ -192,8 +220,13 @@ class E2eOptions(BaseModel):
     e2e_oidc_issuer: str | None = option(
         None, "CI's OpenID issuer, whose tokens serve instead of the key at the simulation exchange."
     )
+    e2e_oidc_audience: Words = option(
+        (),
+        "Required `aud` of CI's tokens: what the workflow asked for, best this gateway's URL.",
+        default_text="not set: required with NARTHEX_E2E_OIDC_ISSUER",
+    )
     e2e_oidc_subject: str | None = option(
-        None, "Required `sub` of CI's tokens; `*` at the end matches the rest."
+        None, "Required `sub` of CI's tokens; `*` at the end, after `:` or `/`, matches the rest."
     )
     e2e_permissions: Words = option(
         ("chat",), "Permissions of test identities; the caller cannot choose them."

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from narthex.domain.environment import is_loopback
 from narthex.settings.model import Settings
 from narthex.settings.tables import ALGORITHMS, HMAC_ALGORITHMS, IssuerSettings
+from narthex.settings.trust import ambiguities, binding_problems
 
 MIN_HMAC_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash
 _FLAT_NAMES = {
@@ -55,6 +56,9 @@ def issuer_problems(settings: Settings, *, remote: bool) -> Iterator[str]:
         else:
             yield from _of_one(remote, issuer, names)
     yield from _between(settings)
+    yield from binding_problems(settings)
+    if remote:
+        yield from ambiguities(settings, remote=remote)
 
 
 def _of_one(remote: bool, issuer: IssuerSettings, names: dict[str, str]) -> Iterator[str]:

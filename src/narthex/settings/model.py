@@ -144,6 +144,7 @@ class Settings(
             name="default",
             issuer=self.jwt_issuer or self.oidc_issuer,
             audience=self.jwt_audience,
+            audience_claim=self.jwt_audience_claim,
             algorithms=self.jwt_algorithms,
             secret=self.jwt_secret,
             public_key=self.jwt_public_key,
@@ -152,6 +153,10 @@ class Settings(
             introspection_url=self.introspection_url,
             introspection_client_id=self.introspection_client_id,
             introspection_client_secret=self.introspection_client_secret,
+            tenant=self.jwt_tenant or None,
+            tenants=self.jwt_tenants,
+            permissions_allowed=self.jwt_permissions_allowed or None,
+            plans_allowed=self.jwt_plans_allowed or None,
             claims=Claims(
                 tenant=self.claim_tenant,
                 plan=self.claim_plan,

@@ -20,6 +20,7 @@ from narthex.domain.environment import Environment, EnvironmentPolicy, decide, f
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
 from narthex.settings.issuer_rules import issuer_problems, short_secrets
 from narthex.settings.model import Settings
+from narthex.settings.trust import ambiguities
 
 BROKER_SCHEMES: Final = ("nats", "tls", "redis", "rediss", "valkey", "valkeys")
 STORE_SCHEMES: Final = ("postgresql", "postgres")
@@ -179,13 +180,29 @@ def _e2e(settings: Settings) -> Iterator[str]:
             "NARTHEX_E2E_OIDC_ISSUER and NARTHEX_E2E_OIDC_SUBJECT belong together. Set both: an issuer alone "
             "would admit every workflow that it signs for."
         )
-    if settings.e2e_oidc_subject and not settings.e2e_oidc_subject.strip("*"):
+    if settings.e2e_oidc_issuer and not settings.e2e_oidc_audience:
+        yield (
+            "NARTHEX_E2E_OIDC_ISSUER is set and NARTHEX_E2E_OIDC_AUDIENCE is not: a token that a workflow got for "
+            "another service would serve here too. Set the audience that your workflow asks for, best this "
+            "gateway's URL."
+        )
+    subject = settings.e2e_oidc_subject
+    if subject and not subject.strip("*"):
         yield "NARTHEX_E2E_OIDC_SUBJECT is *, which admits every workflow. Name the repository at least."
+    elif subject and "*" in subject and not _whole_parts(subject):
+        yield (
+            f"NARTHEX_E2E_OIDC_SUBJECT is {subject[:100]!r}: a `*` stands at the end, after `:` or `/`, else "
+            "`repo:acme/chat*` would admit repo:acme/chat-evil too. Write for example repo:acme/chat:*."
+        )
     if settings.e2e_previous_key and not settings.e2e_key:
         yield (
             "NARTHEX_E2E_PREVIOUS_KEY is set and E2E_OAUTH_SIMULATION_KEY is not. Set the current key, or unset "
             "the previous one."
         )
+
+
+def _whole_parts(subject: str) -> bool:
+    return subject.count("*") == 1 and subject.endswith((":*", "/*"))
 
 
 def _limits(settings: Settings) -> Iterator[str]:
@@ -226,6 +243,9 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
     if policy is None:
         return
     remote = policy.environment.remote
+    if not remote:
+        for ambiguity in ambiguities(settings, remote=False):
+            yield f"{ambiguity} Staging and production refuse to start so."
     if remote and settings.allow_remote_development:
         yield f"NARTHEX_ALLOW_REMOTE_DEVELOPMENT has no effect in {policy.environment}. Unset it."
     if settings.platform == "cloud-run" and is_loopback(policy.host):

@@ -42,19 +42,25 @@ class IssuerSettings(_Table):
     Attributes:
         name: for logs and breakers.
         issuer: required `iss`; None accepts any (only with keys that no one else holds).
-        audience: one of these must be in `aud`; empty does not look at `aud`.
+        audience: one of these must be in the audience claim; empty does not look at it.
+        audience_claim: `aud`; `client_id` for Cognito's access tokens, `azp` for Keycloak's and Clerk's.
         algorithms: allowed `alg`s; empty means the usual ones of the key's kind.
         secret: HMAC secret.
         public_key: PEM or JWK (set) as text.
         jwks_url: where the key set is.
         discovery: issuer URL whose `/.well-known/openid-configuration` names the key set.
         introspection_url: RFC 7662 end point for opaque tokens.
-        tenant: a fixed tenant for everybody of this issuer, None takes it from the claim.
+        tenant: a fixed tenant for everybody of this issuer, which no other source may name; None: by claim.
+        tenants: which tenants its tokens may name; `*` at the end matches the rest.
+        permissions_allowed: which permissions it may give; None: see docs/authentication.md.
+        plans_allowed: which plans it may put people on; None: any.
+        permission_names: what its roles are called here: `{"grp-4711" = "admin"}`.
     """
 
     name: str = "default"
     issuer: str | None = None
     audience: Words = ()
+    audience_claim: str = "aud"
     algorithms: Words = ()
     secret: Secret | None = None
     public_key: str | None = None
@@ -64,6 +70,10 @@ class IssuerSettings(_Table):
     introspection_client_id: str | None = None
     introspection_client_secret: Secret | None = None
     tenant: str | None = None
+    tenants: Words = ()
+    permissions_allowed: Words | None = None
+    plans_allowed: Words | None = None
+    permission_names: dict[str, str] = {}
     claims: Claims = Claims()
 
     def key_sources(self) -> list[str]:

@@ -23,7 +23,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from narthex.adapters.descriptors import raise_descriptor_limit
 from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.expiry import CredentialExpiry
@@ -31,11 +30,13 @@ from narthex.app.revocations import Revocations
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError
 from narthex.settings import Settings
+from narthex.settings.trust import trust_of
 from narthex.web.auth import AuthSite
 from narthex.web.door import RequestDoor
 from narthex.web.problems import exception_handlers, problem
 from narthex.wiring.engines import make_store
 from narthex.wiring.provider import make_provider
+from narthex.wiring.tokens import provider_rules
 
 log = get_logger("narthex.auth")
 
@@ -69,14 +70,14 @@ class AuthService:
     def __init__(self, settings: Settings, issuer: str) -> None:
         self._store = make_store(settings)
         credentials = self._store.credentials
-        rules = ClaimRules(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
+        trust = trust_of(settings, remote=settings.policy.environment.remote)
         self._ring = KeyRing(
             credentials,
             "provider",
             issuer=issuer,
             aliases=(PROVIDER_ISSUER,),
             audience=settings.jwt_audience[0] if settings.jwt_audience else "",
-            rules=rules,
+            rules=provider_rules(settings, trust.provider),
         )
         self._verifier = TokenRouter([self._ring])
         self._revocations = Revocations(

@@ -15,6 +15,7 @@ from narthex.app.revocations import Revocations
 from narthex.ports.credentials import Credentials
 from narthex.ports.tokens import TokenMint, TokenVerifier
 from narthex.settings import Settings
+from narthex.settings.trust import trust_of
 
 
 def make_provider(
@@ -56,11 +57,12 @@ def make_code_flow(settings: Settings, outside: Outside) -> CodeFlow | None:
     if not settings.oidc_client_id or not settings.oidc_issuer:
         return None
     issuer = settings.flat_issuer()
+    trust = trust_of(settings, remote=settings.policy.environment.remote)
     claims = ClaimRules(
         leeway_s=settings.jwt_leeway_s,
         plans=frozenset(settings.plan_table()),
         names=ClaimNames(**issuer.claims.model_dump()),
-        fixed_tenant=issuer.tenant or "",
+        binding=trust.issuers[0],
     )
     return CodeFlow(
         issuer.name,

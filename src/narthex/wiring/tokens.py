@@ -11,13 +11,15 @@ from narthex.adapters.tokens.breaker import BreakerBoard
 from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
 from narthex.adapters.tokens.fetching import Fetcher
 from narthex.adapters.tokens.router import E2E_ISSUER, PROVIDER_ISSUER, TokenRouter
-from narthex.adapters.tokens.signing import KeyRing
+from narthex.adapters.tokens.signing import SESSION_CLAIM, KeyRing
 from narthex.domain.secrets import fingerprint
+from narthex.domain.trust import Binding
 from narthex.errors import NarthexError
 from narthex.ports.breaker import BreakerChange
 from narthex.ports.credentials import Credentials
 from narthex.ports.telemetry import Meter
 from narthex.settings import IssuerSettings, Settings
+from narthex.settings.trust import trust_of
 
 log = get_logger("narthex.tokens")
 
@@ -38,9 +40,14 @@ def make_tokens(
 ) -> Tokens:
     """Other people's issuers and our own rings. Raises ConfigError for unusable keys."""
     bypass = settings.policy.auth_bypass_active
+    e2e_permissions = tuple(settings.e2e_permissions)
     defaults = ClaimDefaults(
-        leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()), allow_e2e=bypass
+        leeway_s=settings.jwt_leeway_s,
+        plans=frozenset(settings.plan_table()),
+        allow_e2e=bypass,
+        e2e_permissions=e2e_permissions,
     )
+    trust = trust_of(settings, remote=settings.policy.environment.remote)
     fetcher = Fetcher()
     secrets = (*settings.admin_keys(), *settings.metrics_tokens(), *settings.e2e_keys())
     outside = Outside(
@@ -49,7 +56,6 @@ def make_tokens(
         _fetch_failed,
         frozenset(fingerprint(secret) for secret in secrets),
     )
-    rules = ClaimRules(leeway_s=defaults.leeway_s, plans=defaults.plans)
     provider_keys: KeyRing | None = None
     if settings.provider_enabled:
         provider_keys = KeyRing(
@@ -57,31 +63,54 @@ def make_tokens(
             "provider",
             issuer=settings.public_url or PROVIDER_ISSUER,
             aliases=(PROVIDER_ISSUER,),
-            rules=rules,
+            rules=provider_rules(settings, trust.provider),
             clock=now,
         )
     e2e_keys = KeyRing(
         credentials,
         "e2e",
         issuer=E2E_ISSUER,
-        rules=ClaimRules(leeway_s=defaults.leeway_s, plans=defaults.plans, allow_e2e=True),
+        rules=ClaimRules(
+            leeway_s=defaults.leeway_s,
+            plans=defaults.plans,
+            allow_e2e=True,
+            only_e2e=True,
+            e2e_permissions=e2e_permissions,
+        ),
         clock=now,
     )
     # Never in production: a ring that is no source is an issuer that nobody knows.
     own = [ring for ring in (provider_keys, e2e_keys if bypass else None) if ring is not None]
-    verifier = build_router([_spec(issuer) for issuer in settings.all_issuers()], defaults, outside, own=own)
+    specs = [
+        _spec(issuer, binding) for issuer, binding in zip(settings.all_issuers(), trust.issuers, strict=True)
+    ]
+    verifier = build_router(specs, defaults, outside, own=own)
     ci: TokenRouter | None = None
     if bypass and settings.e2e_oidc_issuer:
-        spec = IssuerSpec(name="ci", discovery=settings.e2e_oidc_issuer)
+        spec = IssuerSpec(
+            name="ci", discovery=settings.e2e_oidc_issuer, audience=tuple(settings.e2e_oidc_audience)
+        )
         ci = build_router([spec], defaults, outside)
     return Tokens(verifier, fetcher, outside, provider_keys, e2e_keys, ci)
 
 
-def _spec(issuer: IssuerSettings) -> IssuerSpec:
+def provider_rules(settings: Settings, binding: Binding) -> ClaimRules:
+    """The rules of our own tokens: sessions, and what `narthex token` makes."""
+    return ClaimRules(
+        leeway_s=settings.jwt_leeway_s,
+        plans=frozenset(settings.plan_table()),
+        binding=binding,
+        environment=settings.environment,
+        session_claim=SESSION_CLAIM,
+    )
+
+
+def _spec(issuer: IssuerSettings, binding: Binding) -> IssuerSpec:
     return IssuerSpec(
         name=issuer.name,
         issuer=issuer.issuer or "",
         audience=tuple(issuer.audience),
+        audience_claim=issuer.audience_claim,
         algorithms=tuple(issuer.algorithms),
         secret=issuer.secret.get_secret_value() if issuer.secret else "",
         public_key=issuer.public_key or "",
@@ -94,7 +123,8 @@ def _spec(issuer: IssuerSettings) -> IssuerSpec:
             if issuer.introspection_client_secret
             else "",
         ),
-        tenant=issuer.tenant or "",
+        binding=binding,
+        permission_names=dict(issuer.permission_names),
         claims=ClaimNames(**issuer.claims.model_dump()),
     )
 

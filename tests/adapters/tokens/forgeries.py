@@ -216,7 +216,18 @@ def forgeries(canary_url: str) -> dict[str, tuple[Callable[[], str], str]]:
         ),
         "tenant e2e without being one": (lambda: token(rsa, "RS256", tenant="e2e"), "tenant_mismatch"),
         "tenant probe": (lambda: token(rsa, "RS256", tenant="probe"), "tenant_mismatch"),
-        "tenant with a slash": (lambda: token(rsa, "RS256", tenant="a/b"), "token_invalid"),
+        "tenant with a line break": (lambda: token(rsa, "RS256", tenant="a\nb"), "token_invalid"),
+        "tenant in another normal form": (
+            lambda: token(rsa, "RS256", tenant="caf\u0065\u0301"),
+            "token_invalid",
+        ),
+        "subject in another normal form": (
+            lambda: token(rsa, "RS256", sub="caf\u0065\u0301"),
+            "token_invalid",
+        ),
+        "subject with a space at its end": (lambda: token(rsa, "RS256", sub="ann "), "token_invalid"),
+        "subject of 256 characters": (lambda: token(rsa, "RS256", sub="x" * 256), "token_invalid"),
+        "jti of 256 characters": (lambda: token(rsa, "RS256", jti="x" * 256), "token_invalid"),
         "permissions an object": (lambda: token(rsa, "RS256", permissions={"admin": 1}), "token_invalid"),
         # form
         "9 KB": (lambda: token(rsa, "RS256", pad="x" * 9000), "token_malformed"),

@@ -20,6 +20,7 @@ from narthex.adapters.tokens.oidc import Discovery
 from narthex.adapters.tokens.router import TokenRouter
 from narthex.adapters.tokens.sources import KeySource, OpaqueSource
 from narthex.adapters.tokens.static_keys import StaticKeys
+from narthex.domain.trust import Binding
 from narthex.errors import ConfigError, NarthexError
 from narthex.ports.breaker import Breakers
 
@@ -30,7 +31,8 @@ class IssuerSpec(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: for health, logs and breakers.
         issuer: required `iss`; empty: not looked at (for `discovery`: the discovery URL itself).
-        audience: one of these must be in `aud`; empty: not looked at.
+        audience: one of these must be in the audience claim; empty: not looked at.
+        audience_claim: where the issuer puts the audience.
         algorithms: allowed; empty: the default of the key's kind.
         secret: HMAC secret.
         public_key: PEM, JWK or JWK set as text.
@@ -38,13 +40,15 @@ class IssuerSpec(msgspec.Struct, frozen=True, kw_only=True):
         discovery: issuer URL with a discovery document.
         introspection_url: RFC 7662 end point, asked with `introspection_client`.
         introspection_client: id and secret.
-        tenant: everybody's tenant; empty: by claim.
+        binding: which tenants, permissions and plans it may give.
+        permission_names: what its roles are called here.
         claims: the mapping of claims.
     """
 
     name: str = "default"
     issuer: str = ""
     audience: tuple[str, ...] = ()
+    audience_claim: str = "aud"
     algorithms: tuple[str, ...] = ()
     secret: str = ""
     public_key: str = ""
@@ -52,7 +56,8 @@ class IssuerSpec(msgspec.Struct, frozen=True, kw_only=True):
     discovery: str = ""
     introspection_url: str = ""
     introspection_client: tuple[str, str] = ("", "")
-    tenant: str = ""
+    binding: Binding = Binding()
+    permission_names: dict[str, str] = {}
     claims: ClaimNames = ClaimNames()
 
 
@@ -63,11 +68,13 @@ class ClaimDefaults(msgspec.Struct, frozen=True, kw_only=True):
         leeway_s: clock difference allowed.
         plans: known plan names; empty: any.
         allow_e2e: whether a claim may make a test identity here (never in production).
+        e2e_permissions: of every test identity, whoever issued it.
     """
 
     leeway_s: float = LEEWAY_S
     plans: frozenset[str] = frozenset()
     allow_e2e: bool = False
+    e2e_permissions: tuple[str, ...] = ()
 
 
 class Outside(msgspec.Struct, frozen=True):
@@ -84,10 +91,13 @@ def claim_rules(spec: IssuerSpec, defaults: ClaimDefaults) -> ClaimRules:
     return ClaimRules(
         issuer=spec.issuer or spec.discovery,
         audiences=spec.audience,
+        audience_claim=spec.audience_claim,
         leeway_s=defaults.leeway_s,
-        fixed_tenant=spec.tenant,
+        binding=spec.binding,
         plans=defaults.plans,
         allow_e2e=defaults.allow_e2e,
+        e2e_permissions=defaults.e2e_permissions,
+        permission_names=spec.permission_names,
         names=spec.claims,
     )
 

@@ -37,6 +37,9 @@ ROTATION_LEAD_S: Final = 60.0
 MAX_TTL_S: Final = 31 * 86_400.0  # a token by `narthex token --ttl 31d`; keys stay published as long
 GRACE_S: Final = 25.0  # DESIGN section 3: a live socket may refresh so long after `exp`
 
+SESSION_CLAIM: Final = "sid"  # the sign-in's family: tokens of one sign-in end as one
+ENVIRONMENT_CLAIM: Final = "env"
+
 SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
 Purpose = Literal["provider", "e2e"]
 
@@ -144,6 +147,12 @@ class KeyRing:
             claims["permissions"] = list(identity.permissions)
         if identity.name:
             claims["name"] = identity.name
+        if identity.session:
+            claims[SESSION_CLAIM] = identity.session
+            if (
+                self._rules.claims.environment
+            ):  # tokens by `narthex token` are made without the server's variables
+                claims[ENVIRONMENT_CLAIM] = self._rules.claims.environment
         if identity.e2e:
             claims["e2e"] = True
             claims["test_run"] = identity.test_run

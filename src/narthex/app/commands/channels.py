@@ -110,15 +110,18 @@ def publish(connection: Connection, asked: Asked) -> bytes | Coroutine[object, o
         return encode_error(asked.id, codes.PERMISSION_DENIED)
     if parse_channel(request.channel) is None:
         return encode_error(asked.id, codes.UNKNOWN_CHANNEL)
-    data = bytes(request.data)
-    if data == bytes(NO_DATA):
+    if bytes(request.data) == bytes(NO_DATA):
+        return encode_error(asked.id, codes.BAD_REQUEST)
+    try:
+        # As over HTTP: whatever stands between the tokens of the JSON that came (an SSE client ends a line at a CR).
+        data = encode_json(msgspec.json.decode(request.data))
+    except (msgspec.DecodeError, RecursionError):  # JSON that no program can hold, as 1e999
         return encode_error(asked.id, codes.BAD_REQUEST)
     return _publish(connection, asked, channel_key(identity.tenant, request.channel), data)
 
 
 async def _publish(connection: Connection, asked: Asked, key: str, data: bytes) -> bytes:
-    # As over HTTP: whatever stands between the tokens of the JSON that came (an SSE client ends a line at a CR).
-    await connection.services.broker.publish(key, encode_json(msgspec.json.decode(data)))
+    await connection.services.broker.publish(key, data)
     return encode_reply(asked.id, "publish", {})
 
 

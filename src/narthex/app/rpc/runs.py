@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from narthex.app.rpc.methods import typed, who
-from narthex.app.rpc.threads import Ident
 from narthex.app.starting import bounded, start_run
 from narthex.domain.channels import thread_channel
+from narthex.domain.ids import Ident, Identified
+from narthex.errors import ClientError
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class Start(msgspec.Struct, frozen=True):
+class Start(Identified, frozen=True):
     """Params of `run.start`."""
 
     text: Text
@@ -26,20 +27,20 @@ class Start(msgspec.Struct, frozen=True):
     agent: Ident | None = None
 
 
-class OfRun(msgspec.Struct, frozen=True):
+class OfRun(Identified, frozen=True):
     """Params of `run.cancel` and `run.get`."""
 
     run_id: Ident
 
 
-class Steer(msgspec.Struct, frozen=True):
+class Steer(Identified, frozen=True):
     """Params of `run.steer`."""
 
     run_id: Ident
     text: Text
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Resume(Identified, frozen=True):
     """Params of `run.resume`."""
 
     run_id: Ident
@@ -80,7 +81,10 @@ async def _steer(connection: Connection, params: Steer) -> object:
 
 
 async def _resume(connection: Connection, params: Resume) -> object:
-    payload = msgspec.json.decode(params.payload)
+    try:
+        payload = msgspec.json.decode(params.payload)
+    except (msgspec.DecodeError, RecursionError) as fault:  # JSON that no program can hold, as 1e999
+        raise ClientError("bad_params", f"{fault} - at `$.payload`.", "See docs/protocol.md.") from fault
     engine = connection.services.engine
     return await engine.resume(who(connection), params.run_id, params.interrupt_id, payload)
 

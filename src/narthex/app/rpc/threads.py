@@ -9,12 +9,12 @@ import msgspec
 from narthex.app.chat import TITLE_CHARS
 from narthex.app.rpc.basics import Nothing
 from narthex.app.rpc.methods import typed, who
+from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
 MANY: Final = 200  # threads of one `thread.leave`: about 0.2 s of the store's writer
-Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$(?!\n)")]
 Title = Annotated[str, msgspec.Meta(max_length=TITLE_CHARS)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=200)]
 
@@ -25,7 +25,7 @@ class Create(msgspec.Struct, frozen=True):
     title: Title = "New thread"
 
 
-class List(msgspec.Struct, frozen=True):
+class List(Identified, frozen=True):
     """Params of `thread.list` and `thread.invitations`."""
 
     before: float | None = None
@@ -33,7 +33,7 @@ class List(msgspec.Struct, frozen=True):
     limit: Limit = 50
 
 
-class Get(msgspec.Struct, frozen=True):
+class Get(Identified, frozen=True):
     """Params of `thread.get`."""
 
     thread_id: Ident
@@ -42,20 +42,20 @@ class Get(msgspec.Struct, frozen=True):
     limit: Limit = 100
 
 
-class One(msgspec.Struct, frozen=True):
+class One(Identified, frozen=True):
     """Params of `thread.delete`, `thread.invitation.accept` and `typing`."""
 
     thread_id: Ident
 
 
-class Rename(msgspec.Struct, frozen=True):
+class Rename(Identified, frozen=True):
     """Params of `thread.rename`."""
 
     thread_id: Ident
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=TITLE_CHARS)]
 
 
-class OfMember(msgspec.Struct, frozen=True):
+class OfMember(Identified, frozen=True):
     """Params of `thread.members.add` and `.remove`."""
 
     thread_id: Ident
@@ -65,29 +65,30 @@ class OfMember(msgspec.Struct, frozen=True):
 Many = Annotated[tuple[Ident, ...], msgspec.Meta(min_length=1, max_length=MANY)]
 
 
-class OneOrMany(msgspec.Struct, frozen=True):
+class OneOrMany(Identified, frozen=True):
     """Params of `thread.leave` and `thread.invitation.decline`: one thread, or up to 200 at once."""
 
     thread_id: Ident | None = None
     thread_ids: Many | None = None
 
     def __post_init__(self) -> None:
-        """Exactly one of them."""
+        """Exactly one of them, and ids."""
+        super().__post_init__()
         if (self.thread_id is None) == (self.thread_ids is None):
             raise ValueError("give thread_id or thread_ids")
 
 
-class User(msgspec.Struct, frozen=True):
+class User(Identified, frozen=True):
     """Params of `user.block` and `user.unblock`."""
 
     user_id: Ident
 
 
-class Read(msgspec.Struct, frozen=True):
+class Read(Identified, frozen=True):
     """Params of `thread.read`."""
 
     thread_id: Ident
-    offset: Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # what every client's JSON can hold
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_EXACT_INTEGER)]
 
 
 class Search(msgspec.Struct, frozen=True):

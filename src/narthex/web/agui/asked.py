@@ -75,7 +75,7 @@ def last_said(asked: RunAgentInput) -> Said:
                 number=422,
             )
         if message.role == "user":
-            text = _text(msgspec.json.decode(message.content))
+            text = _text(_content(message.content))
             if not message.id or not text.strip():
                 break
             return Said(message.id, text)
@@ -85,6 +85,15 @@ def last_said(asked: RunAgentInput) -> Said:
         "Send one, or answer an interrupt with `resume`.",
         number=422,
     )
+
+
+def _content(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as fault:  # JSON that no program can hold, as 1e999
+        raise ClientError(
+            "bad_body", f"{fault} - at `$.messages[...].content`.", "Send AG-UI's RunAgentInput.", number=422
+        ) from fault
 
 
 def _text(content: Any) -> str:

@@ -6,58 +6,61 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from narthex.domain.channels import MAX_CHANNEL_LENGTH
 from narthex.domain.identity import DEFAULT_TENANT
+from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
 
-Ident = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[!-~]+$(?!\n)")]
-Tenant = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~-]{1,64}$(?!\n)")]
+Channel = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHANNEL_LENGTH)]
+Moment = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]  # to the end of the year 9999
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # tests of a run; it is added to counters
 
 
-class Publish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Publish(Identified, frozen=True, forbid_unknown_fields=True):
     """Append one JSON value to a channel (`thread:<id>` or `user:<id>`). `key` makes a repeat harmless."""
 
-    channel: Ident
+    channel: Channel
     data: Any
-    tenant: Tenant = DEFAULT_TENANT
+    tenant: Ident = DEFAULT_TENANT
     key: Ident | None = None
 
 
 class Since(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A position in a channel: whoever has everything up to it."""
 
-    offset: Annotated[int, msgspec.Meta(ge=0)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_EXACT_INTEGER)]
     epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
-class Subscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Subscribe(Identified, frozen=True, forbid_unknown_fields=True):
     """Subscribe a member's live connections to a thread on every node, or one `client` of them."""
 
     user: Ident
-    channel: Ident
-    tenant: Tenant = DEFAULT_TENANT
+    channel: Channel
+    tenant: Ident = DEFAULT_TENANT
     client: str = ""
     recover_since: Since | None = None
 
 
-class Unsubscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Unsubscribe(Identified, frozen=True, forbid_unknown_fields=True):
     """End a user's subscriptions to a thread on every node, or those of one `client`."""
 
     user: Ident
-    channel: Ident
-    tenant: Tenant = DEFAULT_TENANT
+    channel: Channel
+    tenant: Ident = DEFAULT_TENANT
     client: str = ""
 
 
-class Disconnect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Disconnect(Identified, frozen=True, forbid_unknown_fields=True):
     """Close a user's connections on every node, or one `client` of them."""
 
     user: Ident
-    tenant: Tenant = DEFAULT_TENANT
+    tenant: Ident = DEFAULT_TENANT
     client: str = ""
     code: Annotated[int, msgspec.Meta(ge=3000, le=4999)] = 3503
     reason: Annotated[str, msgspec.Meta(max_length=100)] = "disconnected: by the server"
 
 
-class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Revoke(Identified, frozen=True, forbid_unknown_fields=True):
     """Revoke tokens: one by `jti`, all of a `subject`, or all issued before a moment.
 
     `until` is how long it is kept, best the token's `exp`; 0: 400 days, because what is forgotten is admitted again.
@@ -65,17 +68,17 @@ class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: Literal["jti", "subject", "issued_before"]
     value: Ident
-    tenant: Tenant = DEFAULT_TENANT
-    before: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    until: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    tenant: Ident = DEFAULT_TENANT
+    before: Moment = 0.0
+    until: Moment = 0.0
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
-class BlockUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BlockUser(Identified, frozen=True, forbid_unknown_fields=True):
     """Block a user by their id, whoever issues their tokens, or lift the block."""
 
     user: Ident
-    tenant: Tenant = DEFAULT_TENANT
+    tenant: Ident = DEFAULT_TENANT
     blocked: bool = True
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
@@ -86,13 +89,13 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: Annotated[str, msgspec.Meta(max_length=100)] = ""
 
 
-class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Results(Identified, frozen=True, forbid_unknown_fields=True):
     """What an end-to-end run came to."""
 
     test_run: Ident
-    passed: Annotated[int, msgspec.Meta(ge=0)]
-    failed: Annotated[int, msgspec.Meta(ge=0)]
-    skipped: Annotated[int, msgspec.Meta(ge=0)] = 0
-    duration_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    passed: Count
+    failed: Count
+    skipped: Count = 0
+    duration_s: Annotated[float, msgspec.Meta(ge=0, le=10_000_000)] = 0.0
     environment: Annotated[str, msgspec.Meta(max_length=40)] = ""
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -6,6 +6,7 @@ problem+json; a body that does not fit is 422 and names the place, never the val
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -22,6 +23,7 @@ from narthex.app.revocations import Revocations
 from narthex.app.runs.engine import RunEngine
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import Identity
+from narthex.domain.ids import user_key
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Control
@@ -150,7 +152,7 @@ class ServerApi:
             )
         since = body.recover_since
         data: dict[str, object] = {
-            "user": f"{body.tenant}/{body.user}",
+            "user": user_key(body.tenant, body.user),
             "channel": channel_key(body.tenant, body.channel),
             "client": body.client,
             "offset": since.offset if since else 0,
@@ -162,7 +164,7 @@ class ServerApi:
     async def _unsubscribe(self, _: Operator, body: Unsubscribe) -> object:
         _thread_of(body.channel)
         data: dict[str, object] = {
-            "user": f"{body.tenant}/{body.user}",
+            "user": user_key(body.tenant, body.user),
             "channel": channel_key(body.tenant, body.channel),
             "client": body.client,
         }
@@ -171,7 +173,7 @@ class ServerApi:
 
     async def _disconnect(self, _: Operator, body: Disconnect) -> object:
         data: dict[str, object] = {
-            "user": f"{body.tenant}/{body.user}",
+            "user": user_key(body.tenant, body.user),
             "client": body.client,
             "code": body.code,
             "reason": body.reason,
@@ -286,6 +288,8 @@ class ServerApi:
         try:
             moment = float(before) if before else None
             limit = max(1, min(200, int(request.query_params.get("limit", "50"))))
+            if moment is not None and not math.isfinite(moment):
+                raise ValueError(before)
         except ValueError as fault:
             raise ClientError(
                 "bad_params", "`before` and `limit` are numbers.", "See the API.", number=422

@@ -1,0 +1,52 @@
+"""Ids: one type from the token to the last route, and keys that cannot be confused."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from narthex.domain.channels import channel_key, parse_channel, split_key, user_channel
+from narthex.domain.ids import from_header, header_value, user_key, valid_id
+
+
+@pytest.mark.parametrize("text", ["a", "José A", "x" * 255, "用户", "a/b", "a%2Fb", "auth0|5f7", "🙂"])
+def test_printable_text_in_nfc_is_an_id(text: str) -> None:
+    """Spaces inside, slashes and all scripts are allowed."""
+    assert valid_id(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " a", "a ", "x" * 256, "a\nb", "a\x00", "\u202ea", "\ud800", "Jose\u0301", "\u00a0"]
+)
+def test_other_text_is_no_id(text: str) -> None:
+    """Empty, too long, unprintable, with a space at an end, or in another normal form."""
+    assert not valid_id(text)
+
+
+ids = st.text(min_size=1, max_size=40).map(lambda text: unicodedata.normalize("NFC", text)).filter(valid_id)
+
+
+@given(ids, ids, ids, ids)
+def test_keys_of_different_users_differ(tenant: str, subject: str, other: str, another: str) -> None:
+    """A tenant with a slash is not another tenant with another subject."""
+    assert (user_key(tenant, subject) == user_key(other, another)) == ((tenant, subject) == (other, another))
+    assert user_key(f"{tenant}/{other}", subject) != user_key(tenant, f"{other}/{subject}")
+
+
+@given(ids, ids)
+def test_a_channel_key_is_taken_apart_again(tenant: str, subject: str) -> None:
+    """Key, tenant, channel and id survive the way there and back."""
+    key = channel_key(tenant, user_channel(subject))
+    assert split_key(key) == (tenant, user_channel(subject))
+    assert parse_channel(user_channel(subject)) == ("user", subject)
+
+
+@given(ids)
+def test_an_id_travels_in_a_header(text: str) -> None:
+    """As percent-encoded ASCII, which every proxy passes."""
+    value = header_value(text)
+    assert value.isascii() and value.isprintable() and " " not in value
+    assert from_header(value) == text
