@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
 
@@ -49,9 +49,17 @@ class Elsewhere:
 
 async def house() -> tuple[House, Elsewhere, SignIn]:
     """A provider here, one elsewhere, and the bridge."""
-    here = await House(ProviderPolicy(open_login=True)).start()
+    here = await House(ProviderPolicy(open_login=True, oidc_issuer=Elsewhere.issuer)).start()
     elsewhere = Elsewhere()
     return here, elsewhere, SignIn(here.provider, elsewhere, as_port(here.store), clock=lambda: here.now)
+
+
+async def begin(sign_in: SignIn, next_path: str = "/") -> Journey:
+    """Go there; what the browser's cookie remembers."""
+    _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path=next_path)
+    journey = sign_in.journey(cookie)
+    assert journey is not None
+    return journey
 
 
 async def finish(sign_in: SignIn, journey: Journey | None, **changes: str) -> Session | Denied:
@@ -63,11 +71,11 @@ async def finish(sign_in: SignIn, journey: Journey | None, **changes: str) -> Se
 async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
     """So that the provider's own tokens and the session here are one user; PKCE and nonce go the round."""
     here, elsewhere, sign_in = await house()
-    url, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/dashboard")
+    url, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/dashboard")
     assert url.startswith("https://id.example/authorize")
-    cookie = Journey.of(journey.cookie())
-    assert cookie == journey
-    session = await finish(sign_in, cookie)
+    journey = sign_in.journey(cookie)
+    assert journey is not None and journey.next_path == "/dashboard"
+    session = await finish(sign_in, journey)
     assert isinstance(session, Session)
     assert here.identity(session).user == "acme/sub-1"
     assert session.user.email == "ada@example.com"
@@ -81,7 +89,9 @@ async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
 async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
     """No cookie, another state, too late, another issuer, an error instead of a code: and no code is redeemed."""
     here, elsewhere, sign_in = await house()
-    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
+    _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
+    journey = sign_in.journey(cookie)
+    assert journey is not None
     for found in (
         await finish(sign_in, None, state=journey.state),
         await finish(sign_in, journey, state="forged"),
@@ -90,27 +100,55 @@ async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
         await finish(sign_in, journey, code=""),
     ):
         assert isinstance(found, Denied)
-    here.now += STATE_TTL_S + 1
-    assert isinstance(await finish(sign_in, journey), Denied)
     assert not elsewhere.redeemed
+    here.now += STATE_TTL_S + 1
+    assert sign_in.journey(cookie) is None
 
 
-@pytest.mark.parametrize("cookie", ["", "x", "e30", "bm90IGpzb24", "é", "A" * 3_000])
-def test_a_cookie_of_somebody_elses_is_none(cookie: str) -> None:
+@pytest.mark.parametrize("cookie", ["", "x", "e30", "a.b.c", "é", "A" * 5_000])
+async def test_a_cookie_of_somebody_elses_is_none(cookie: str) -> None:
     """Nothing raises."""
-    assert Journey.of(cookie) is None
+    _, _, sign_in = await house()
+    assert sign_in.journey(cookie) is None
+
+
+async def test_only_we_make_a_journeys_cookie() -> None:
+    """An altered one, one of another gateway's keys and an access token are none; nor is a journey an access token."""
+    here, _, sign_in = await house()
+    _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
+    head, payload, signature = cookie.split(".")
+    text = urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).replace(
+        b'"next_path":"/"', b'"next_path":"/x"'
+    )
+    forged = urlsafe_b64encode(text).rstrip(b"=").decode()
+    assert sign_in.journey(f"{head}.{forged}.{signature}") is None
+    _, _, another = await house()
+    assert another.journey(cookie) is None
+    session = await here.provider.login("bob@example.com", "", address="192.0.2.1")
+    assert isinstance(session, Session)
+    assert sign_in.journey(session.access_token) is None
+    assert isinstance(here.router.verify(cookie, now=here.now, traffic="user"), Rejected)
+
+
+async def test_a_journey_serves_once() -> None:
+    """The browser's cookie and the state may leak together, in a shared browser's history: they are spent."""
+    _, elsewhere, sign_in = await house()
+    journey = await begin(sign_in)
+    assert isinstance(await finish(sign_in, journey), Session)
+    again = await finish(sign_in, journey)
+    assert isinstance(again, Denied)
+    assert len(elsewhere.redeemed) == 1
 
 
 async def test_a_refused_code_and_an_absent_provider_are_told_apart() -> None:
     """The first is a denial, the second "come back"."""
     _, elsewhere, sign_in = await house()
-    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
     elsewhere.answer = Rejected("token_invalid", "No.")
-    found = await finish(sign_in, journey)
+    found = await finish(sign_in, await begin(sign_in))
     assert isinstance(found, Denied)
     elsewhere.answer = Unavailable("away", 3)
     with pytest.raises(DependencyError) as caught:
-        await finish(sign_in, journey)
+        await finish(sign_in, await begin(sign_in))
     assert caught.value.retry_after_s == 3
 
 
@@ -119,20 +157,19 @@ async def test_an_e_mail_alone_takes_nobodys_account() -> None:
     their own.
     """
     here, elsewhere, sign_in = await house()
-    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
     elsewhere.answer = Person(identity=Identity(subject="sub-1"), email="bob@example.com")
     bob = await here.provider.login("bob@example.com", "", address="192.0.2.1")
-    session = await finish(sign_in, journey)
+    session = await finish(sign_in, await begin(sign_in))
     assert isinstance(bob, Session)
     assert isinstance(session, Session)
     assert session.user.user_id == "sub-1" != bob.user.user_id
     assert session.user.email.endswith("@id.example")
-    again = await finish(sign_in, journey)
+    again = await finish(sign_in, await begin(sign_in))
     assert isinstance(again, Session)
     assert again.user.user_id == "sub-1"
     for subject in ("SUB-1", "sub-2"):  # subjects differ by case too
         elsewhere.answer = Person(identity=Identity(subject=subject))
-        other = await finish(sign_in, journey)
+        other = await finish(sign_in, await begin(sign_in))
         assert isinstance(other, Session)
         assert other.user.user_id == subject
 
@@ -140,11 +177,10 @@ async def test_an_e_mail_alone_takes_nobodys_account() -> None:
 async def test_a_blocked_user_stays_out_and_test_identities_do_not_come_this_way() -> None:
     """The block holds for sign-in elsewhere too."""
     here, elsewhere, sign_in = await house()
-    _, journey = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
-    assert isinstance(await finish(sign_in, journey), Session)
+    assert isinstance(await finish(sign_in, await begin(sign_in)), Session)
     await here.provider.block_user("acme", "sub-1", blocked=True, reason="abuse")
-    found = await finish(sign_in, journey)
+    found = await finish(sign_in, await begin(sign_in))
     assert isinstance(found, Denied)
     assert found.code == "account_blocked"
     elsewhere.answer = Person(identity=Identity(subject="x", tenant="e2e", e2e=True))
-    assert isinstance(await finish(sign_in, journey), Denied)
+    assert isinstance(await finish(sign_in, await begin(sign_in)), Denied)

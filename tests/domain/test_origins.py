@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from narthex.domain.origins import (
     HostPolicy,
     OriginPolicy,
+    claimed_origin,
+    origin_fault,
     parse_allowed_hosts,
     parse_allowed_origins,
     parse_host,
     parse_origin,
+    served_to_probes,
 )
 
 
@@ -82,9 +85,7 @@ def test_listed_origins(origin: str, allowed: bool) -> None:
     assert policy.allows(origin, host="chat.example.com", scheme="https") is allowed
 
 
-@pytest.mark.parametrize(
-    "word", ["*", "null", "app.example.com", "https://*.com", "https://*", "https://a/b", ""]
-)
+@pytest.mark.parametrize("word", ["*", "app.example.com", "https://*.com", "https://*", "https://a/b", ""])
 def test_what_is_no_origin_is_a_problem(word: str) -> None:
     """There is no wildcard for everybody."""
     found = parse_allowed_origins([word])
@@ -96,9 +97,51 @@ def test_what_is_no_origin_is_a_problem(word: str) -> None:
     "host", ["localhost", "localhost:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "app.localhost"]
 )
 def test_loopback_names_are_served(host: str) -> None:
-    """By default, and beside listed names, since health's own handshake comes that way."""
+    """By default to everybody, beside listed names to probes of this machine only."""
     assert HostPolicy().allows(host)
-    assert hosts("chat.example.com").allows(host)
+    assert not hosts("chat.example.com").allows(host)
+    assert served_to_probes(host, "127.0.0.1", ["host", "user-agent"])
+    assert served_to_probes(host, "::ffff:127.0.0.1", ["host"])
+    assert not served_to_probes(host, "192.0.2.1", ["host"])
+    for header in ("x-forwarded-for", "x-forwarded-host", "forwarded", "via", "x-real-ip"):
+        assert not served_to_probes(host, "127.0.0.1", ["host", header])
+
+
+def test_a_listed_name_is_no_loopback_name() -> None:
+    """What a probe of this machine may use is a loopback name."""
+    assert not served_to_probes("chat.example.com", "127.0.0.1", ["host"])
+    assert hosts("localhost").allows("localhost")  # whoever lists it means it
+
+
+@pytest.mark.parametrize("word", ["null", "file://", "app://-", "app://.", "NULL"])
+def test_shells_are_allowed_by_name(word: str) -> None:
+    """Origins without a host, as Electron and WebViews send them; no cookie counts with one, nor does another shell."""
+    policy = origins(word)
+    own = {"host": "chat.example.com", "scheme": "https"}
+    assert policy.allows(word.lower(), **own)
+    assert not policy.allows("app://other" if word != "app://other" else "null", **own)
+    assert origin_fault(policy, word.lower(), **own, cookie=False) == ""
+    assert "cookie" in origin_fault(policy, word.lower(), **own, cookie=True)
+    assert not origins("https://app.example.com").allows(word.lower(), **own)
+
+
+def test_one_rule_of_origins() -> None:
+    """A cookie needs an origin; `Sec-Fetch-Site: same-origin` stands in for it, on plain HTTP only."""
+    own: dict[str, str] = {"host": "chat.example.com", "scheme": "https"}
+    policy = origins("https://app.example.com")
+    for upgrade in (True, False):
+        claimed = claimed_origin(None, ["same-origin"], upgrade=upgrade, **own)
+        fault = origin_fault(policy, claimed, cookie=True, **own)
+        assert bool(fault) is upgrade
+        for site in (["cross-site"], ["same-site"], ["none"], [], ["same-origin", "same-origin"]):
+            assert claimed_origin(None, site, upgrade=upgrade, **own) is None
+    assert origin_fault(policy, None, cookie=True, **own)
+    assert origin_fault(policy, None, cookie=False, **own) == ""
+    assert origin_fault(policy, "https://evil.example", cookie=False, **own)
+    assert (
+        claimed_origin("https://evil.example", ["same-origin"], upgrade=False, **own)
+        == "https://evil.example"
+    )
 
 
 @pytest.mark.parametrize(

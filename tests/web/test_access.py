@@ -44,7 +44,7 @@ class Desk:
 
     async def told(self, sent: str | bytes = "", address: str = "1.2.3.4") -> str:
         """The refusal's code, or who it is."""
-        found = await self.access.operator(asks(sent, address))
+        found = await self.access.administrator(asks(sent, address))
         return found.name if isinstance(found, Operator) else found.code
 
     def scrape(self, sent: str | bytes = "", address: str = "1.2.3.4") -> str:
@@ -53,21 +53,41 @@ class Desk:
         return refusal.code if refusal else ""
 
 
-async def test_the_admin_key_and_a_service_are_operators() -> None:
-    """The key of every tenant, the token of its own."""
+async def test_the_admin_key_and_a_service_administer() -> None:
+    """The key every tenant, the token its own."""
     desk = Desk()
-    assert await desk.access.operator(asks(ADMIN)) == Operator(None, "admin key")
-    assert await desk.access.operator(asks("a.b.c")) == Operator("acme", "svc")
+    assert await desk.access.administrator(asks(ADMIN)) == Operator(None, "admin key")
+    assert await desk.access.administrator(asks("a.b.c")) == Operator("acme", "svc")
     assert await desk.told() == "auth_required"
     assert await desk.told("wrong") == "token_invalid"
 
 
-async def test_a_service_with_an_opaque_token_is_an_operator() -> None:
+async def test_a_tenants_administrator_is_not_the_operator() -> None:
+    """What concerns every tenant needs the permission by name, and a test identity never has it."""
+    desk = Desk()
+    rights = ("admin", "operator")
+    desk.opaque = {
+        "operator": Identity(subject="op", tenant="acme", permissions=("operator",)),
+        "tester": Identity(subject="t", tenant="e2e", e2e=True, permissions=rights),
+    }
+
+    async def operates(sent: str) -> str:
+        found = await desk.access.operator(asks(sent))
+        return found.name if isinstance(found, Operator) else found.code
+
+    assert await operates(ADMIN) == "admin key"
+    assert await operates("operator") == "op"
+    assert await operates("a.b.c") == "permission_denied"
+    assert await operates("tester") == "permission_denied"
+    assert await desk.told("operator") == "permission_denied"  # an operator administers no tenant by that
+
+
+async def test_a_service_with_an_opaque_token_administers() -> None:
     """As with a JWT of the same rights, and however often; the admin key itself is asked about nowhere."""
     desk = Desk()
     desk.opaque = {"opaque": SERVICE, "reader": Identity(subject="r", permissions=("chat",))}
     for _ in range(3 * WRONG_KEYS):
-        assert await desk.access.operator(asks("opaque")) == Operator("acme", "svc")
+        assert await desk.access.administrator(asks("opaque")) == Operator("acme", "svc")
     assert await desk.told("reader") == "permission_denied"
     assert await desk.told(ADMIN) == "admin key"
     assert ADMIN not in desk.asked

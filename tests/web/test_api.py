@@ -131,7 +131,8 @@ async def test_a_service_token_is_for_its_own_tenant(running: Running, http: htt
 async def test_an_opaque_token_with_the_right_is_an_operators(tmp_path: Path) -> None:
     """As a JWT with the same rights, on every operator's route; our own secrets are never sent to its issuer."""
     known = {
-        "opaque-operator": {"active": True, "sub": "svc", "tenant": "acme", "scope": "admin"},
+        "opaque-operator": {"active": True, "sub": "svc", "tenant": "acme", "scope": "admin operator"},
+        "opaque-admin": {"active": True, "sub": "svc", "tenant": "acme", "scope": "admin"},
         "opaque-reader": {"active": True, "sub": "svc", "tenant": "acme", "scope": "chat"},
     }
     asked: list[str] = []
@@ -167,12 +168,20 @@ async def test_an_opaque_token_with_the_right_is_an_operators(tmp_path: Path) ->
             assert await publish(ADMIN) == (200, "")
             assert (await client.get("/ws/stats", headers=bearer("opaque-operator"))).status_code == 200
             results = {"test_run": "r1", "passed": 1, "failed": 0}
-            for token, status in (("opaque-operator", 200), ("opaque-reader", 403), (ADMIN, 200)):
+            for token, status in (
+                ("opaque-operator", 200),
+                ("opaque-admin", 403),
+                ("opaque-reader", 403),
+                (ADMIN, 200),
+            ):
                 reply = await client.post("/api/v1/e2e/results", json=results, headers=bearer(token))
                 assert reply.status_code == status, reply.text
             # where a person's token belongs, the admin key is nobody's, and its issuer does not hear of it
             assert (await client.get("/api/v1/threads", headers=bearer(ADMIN))).status_code == 401
             assert (await client.get("/ws/preflight", headers=bearer(ADMIN))).status_code == 401
+            # nor of one that was mistyped, cut off or pasted with something beside it
+            for slip in (ADMIN[:-1], ADMIN[1:], ADMIN.upper(), ADMIN[:-2] + "xx", f"{ADMIN}{ADMIN}"):
+                assert (await client.get("/ws/preflight", headers=bearer(slip))).status_code == 401
     assert set(asked) - {"narthex-health-probe"} == {*known, "opaque-stranger"}
 
 

@@ -15,8 +15,11 @@ from starlette.testclient import TestClient
 from narthex.app.provider import Account, ProviderPolicy
 from narthex.app.sign_in import SignIn
 from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
-from narthex.web.auth import REFRESH_COOKIE, SECURE_REFRESH_COOKIE, AuthSite, RequestFacts
-from narthex.web.oidc import JOURNEY_COOKIE, SECURE_JOURNEY_COOKIE, OidcSite
+from narthex.domain.origins import OriginPolicy, origin_fault, parse_origin
+from narthex.domain.refusals import Refusal
+from narthex.web.auth import AuthSite, RequestFacts
+from narthex.web.cookies import JOURNEY, REFRESH
+from narthex.web.oidc import OidcSite
 from tests.adapters.tokens.issuer import hs_token
 from tests.adapters.tokens.memory import as_port
 from tests.app.test_provider import PASSWORD, House
@@ -34,8 +37,11 @@ class OpenDoor:
     def facts(self, request: Request) -> RequestFacts:
         return RequestFacts("192.0.2.1", self.secure, "https://gw.example" if self.secure else OWN)
 
-    def origin_allowed(self, request: Request, origin: str) -> bool:
-        return origin == OWN
+    def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
+        policy = OriginPolicy(frozenset({parsed})) if (parsed := parse_origin(OWN)) else OriginPolicy()
+        claimed = request.headers.get("origin")
+        fault = origin_fault(policy, claimed, host="gw.example", scheme="https", cookie=cookie)
+        return Refusal(code="origin_not_allowed", detail=fault) if fault else None
 
 
 class Web:
@@ -91,7 +97,7 @@ def test_signing_in_gives_a_session_and_http_only_cookies(web: Web) -> None:
     assert response.headers["cache-control"] == "no-store"
     cookies = response.headers.get_list("set-cookie")
     session = next(cookie for cookie in cookies if cookie.startswith(SESSION_COOKIE))
-    refresh = next(cookie for cookie in cookies if cookie.startswith(REFRESH_COOKIE))
+    refresh = next(cookie for cookie in cookies if cookie.startswith(REFRESH.plain))
     assert "HttpOnly" in session
     assert "SameSite=lax" in session
     assert "Path=/;" in session
@@ -109,8 +115,10 @@ def test_over_https_the_cookies_are_secure_and_this_hosts_own(web: Web) -> None:
     assert "Secure" in session
     assert "Path=/;" in session
     assert "Domain" not in session
-    assert refresh.startswith(f"{SECURE_REFRESH_COOKIE}=")
+    assert refresh.startswith(f"{REFRESH.secure}=")
+    assert refresh.startswith("__Host-")
     assert "Secure" in refresh
+    assert "Path=/;" in refresh
     assert "Domain" not in refresh
 
 
@@ -122,16 +130,16 @@ def test_over_https_a_planted_cookie_signs_nobody_in(web: Web) -> None:
     origin = {"Origin": OWN}
 
     def ask(session: str, renewal: str) -> tuple[int, int]:
-        me = web.browser.get("/auth/me", headers={"Cookie": f"{session}={token}"})
+        me = web.browser.get("/auth/me", headers={"Cookie": f"{session}={token}", **origin})
         renewed = web.browser.post("/auth/refresh", headers={"Cookie": f"{renewal}={refresh}", **origin})
         return me.status_code, renewed.status_code
 
-    assert ask(SESSION_COOKIE, REFRESH_COOKIE) == (401, 400)
-    assert ask(HOST_SESSION_COOKIE, SECURE_REFRESH_COOKIE) == (200, 200)
+    assert ask(SESSION_COOKIE, REFRESH.plain) == (401, 400)
+    assert ask(HOST_SESSION_COOKIE, REFRESH.secure) == (200, 200)
     gone = web.browser.post(
         "/auth/logout", headers={"Cookie": f"{HOST_SESSION_COOKIE}={token}", **origin}
     ).headers.get_list("set-cookie")
-    assert [cookie.partition("=")[0] for cookie in gone] == [HOST_SESSION_COOKIE, SECURE_REFRESH_COOKIE]
+    assert [cookie.partition("=")[0] for cookie in gone] == [HOST_SESSION_COOKIE, REFRESH.secure]
     assert web.browser.get("/auth/me", headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
 
@@ -233,7 +241,8 @@ def test_me_takes_bearer_or_cookie_and_refuses_with_a_code(web: Web) -> None:
     """And says `token_revoked` after logging out."""
     assert web.browser.get("/auth/me").json()["code"] == "auth_required"
     token = web.sign_in().json()["access_token"]
-    assert web.browser.get("/auth/me").json()["tenant"] == "acme"
+    assert web.browser.get("/auth/me").json()["code"] == "origin_not_allowed"
+    assert web.browser.get("/auth/me", headers={"Origin": OWN}).json()["tenant"] == "acme"
     web.browser.cookies.clear()
     bearer = {"Authorization": f"Bearer {token}"}
     assert web.browser.get("/auth/me", headers=bearer).json()["name"] == "Ada"
@@ -340,8 +349,8 @@ def test_there_and_back_over_http(web: Web) -> None:
     assert web.elsewhere.asked["redirect_uri"] == OWN + "/auth/oidc/callback"
     back = web.browser.get(f"/auth/oidc/callback?code=c&state={state}&iss=https://id.example")
     assert (back.status_code, back.headers["location"]) == (303, "/dashboard")
-    assert web.browser.get("/auth/me").json()["id"] == "sub-1"
-    assert JOURNEY_COOKIE not in web.browser.cookies
+    assert web.browser.get("/auth/me", headers={"Origin": OWN}).json()["id"] == "sub-1"
+    assert JOURNEY.plain not in web.browser.cookies
 
 
 def test_over_https_only_its_own_browser_comes_back(web: Web) -> None:
@@ -349,11 +358,11 @@ def test_over_https_only_its_own_browser_comes_back(web: Web) -> None:
     web.door.secure = True
     start = web.browser.get("/auth/oidc/start?next=/dashboard")
     name, _, value = start.headers["set-cookie"].partition(";")[0].partition("=")
-    assert name == SECURE_JOURNEY_COOKIE
+    assert name == JOURNEY.secure
     assert "Secure" in start.headers["set-cookie"]
     web.browser.cookies.clear()
     path = f"/auth/oidc/callback?code=c&state={web.elsewhere.asked['state']}&iss=https://id.example"
-    planted = web.browser.get(path, headers={"Cookie": f"{JOURNEY_COOKIE}={value}"})
+    planted = web.browser.get(path, headers={"Cookie": f"{JOURNEY.plain}={value}"})
     assert planted.json()["code"] == "login_failed"
     back = web.browser.get(path, headers={"Cookie": f"{name}={value}"})
     assert (back.status_code, back.headers["location"]) == (303, "/dashboard")

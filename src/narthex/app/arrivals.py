@@ -12,8 +12,8 @@ from narthex.app.entropy import ENTROPY
 from narthex.domain.addresses import Client, TrustedProxies, client_of
 from narthex.domain.admission import HandshakeFacts
 from narthex.domain.carriers import Presented, pick, read
-from narthex.domain.environment import is_loopback
 from narthex.domain.identity import PROBE_QUERY
+from narthex.domain.origins import claimed_origin, served_to_probes
 from narthex.domain.traces import trace_id_of
 from narthex.ports.edge import RequestHead
 
@@ -29,7 +29,9 @@ class Arrival(msgspec.Struct, kw_only=True):
         fresh_id: 32 random hex digits.
         started_at: monotonic seconds: when the request began.
         deadline: monotonic seconds: when whoever still waits is told that nobody can tell.
-        probe: whether health itself knocks, without a credential: from this machine, with no proxy between.
+        local: whether it comes from this machine by a loopback name, with no proxy between.
+        probe: whether it is health's own attempt without a credential, which is local.
+        tests: whether test identities are admitted here: elsewhere nobody is believed to be a test.
     """
 
     presented: Presented
@@ -39,7 +41,9 @@ class Arrival(msgspec.Struct, kw_only=True):
     fresh_id: str
     started_at: float
     deadline: float
+    local: bool
     probe: bool
+    tests: bool
 
     @property
     def traffic(self) -> str:
@@ -49,7 +53,7 @@ class Arrival(msgspec.Struct, kw_only=True):
         """
         if self.probe:
             return "probe"
-        return "e2e" if self.presented.test_run else "user"
+        return "e2e" if self.tests and self.presented.test_run else "user"
 
 
 def arrive(
@@ -60,6 +64,8 @@ def arrive(
     wait_s: float,
     handshake_timeout_s: float,
     asks: bool = False,
+    upgrade: bool = True,
+    tests: bool = True,
 ) -> Arrival:
     """Read a head.
 
@@ -69,8 +75,9 @@ def arrive(
         now: monotonic seconds.
         wait_s: the longest wait for keys or store.
         handshake_timeout_s: the longest handshake; whichever of the two ends first is the one deadline.
-        asks: it only asks (preflight, tickets) and hears every refusal. A browser sends no `Origin` with a
-            same-origin GET, but says so in `Sec-Fetch-Site`, which no page can set.
+        asks: it only asks (preflight, tickets) and hears every refusal.
+        upgrade: it is a WebSocket's upgrade, and no plain HTTP request.
+        tests: whether test identities are admitted here.
     """
     headers = pick(head.headers)
     client = client_of(
@@ -85,8 +92,11 @@ def arrive(
     host = hosts[0] if hosts else ""
     origins = headers.get("origin")
     origin = origins[0] if origins else None
-    if asks and origin is None and headers.get("sec-fetch-site") == ["same-origin"]:
-        origin = f"{client.scheme}://{host}"
+    origin = claimed_origin(
+        origin, headers.get("sec-fetch-site", ()), scheme=client.scheme, host=host, upgrade=upgrade
+    )
+    # Loopback names are few, so that what follows costs nobody else anything.
+    local = served_to_probes(host, head.peer[0], (name for name, _ in head.headers))
     random = ENTROPY.take(32).hex()
     traces = headers.get("traceparent")
     started_at = head.received_at or now
@@ -105,8 +115,7 @@ def arrive(
         fresh_id=random[:32],
         started_at=started_at,
         deadline=min(now + wait_s, started_at + handshake_timeout_s),
-        probe=head.query == PROBE_QUERY
-        and not presented.credentials
-        and "x-forwarded-for" not in headers
-        and is_loopback(head.peer[0]),
+        local=local,
+        probe=local and head.query == PROBE_QUERY and not presented.credentials,
+        tests=tests,
     )

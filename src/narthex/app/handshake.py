@@ -53,6 +53,11 @@ class Route(NamedTuple):
     limits: str = "app"
     proven: bool = False  # an inert connection would be of no use there
 
+    @property
+    def upgrade(self) -> bool:
+        """Whether it is reached by an upgrade; else by a plain HTTP request."""
+        return self.transport in ("websocket", "conformance")
+
 
 class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict without an upgrade."""
@@ -137,9 +142,9 @@ class FrontDoor:
 
     def decide(self, head: RequestHead) -> Decision | Awaitable[Decision]:
         """See `Gate`."""
-        arrival = self._arrive(head)
+        route = self._routes.get(head.path)
+        arrival = self._arrive(head, upgrade=route is None or route.upgrade)
         try:
-            route = self._routes.get(head.path)
             if route is None:
                 return self._deny(arrival, _NO_ROUTE)
             found = self._verdicts(arrival, consume=True)
@@ -169,7 +174,7 @@ class FrontDoor:
 
     async def identify(self, head: RequestHead) -> Preflight:
         """Who asks, by the upgrade's own rules (`POST /ws/ticket` and others). Uses up nothing."""
-        arrival = self._arrive(head, asks=True)
+        arrival = self._arrive(head, asks=True, upgrade=False)
         verdicts: Verdicts = ()
         found = self._verdicts(arrival, consume=False)
         if isinstance(found, Awaitable):
@@ -188,7 +193,7 @@ class FrontDoor:
 
     # -- the steps of a handshake --------------------------------------------------------------------------
 
-    def _arrive(self, head: RequestHead, *, asks: bool = False) -> Arrival:
+    def _arrive(self, head: RequestHead, *, asks: bool = False, upgrade: bool = True) -> Arrival:
         return arrive(
             head,
             self.trusted,
@@ -196,6 +201,8 @@ class FrontDoor:
             wait_s=self._wait_s,
             handshake_timeout_s=self._handshake_timeout_s,
             asks=asks,
+            upgrade=upgrade,
+            tests=self.policy.auth_bypass_active,
         )
 
     def _verdicts(self, arrival: Arrival, *, consume: bool) -> Verdicts | Refusal | Awaitable[Verdicts]:
@@ -203,7 +210,7 @@ class FrontDoor:
         state = self._state()
         if state != "ready":
             return _STATES[state]
-        if not self.policy.hosts.allows(arrival.facts.host):
+        if not self.policy.hosts.allows(arrival.facts.host) and not arrival.local:
             return _WRONG_HOST
         refusal = preliminary(arrival.facts, self.policy)
         if refusal is None and consume:

@@ -55,7 +55,16 @@ class CheckFailed(Exception):
 
 
 class Degraded(CheckFailed):
-    """It works, but not as it should: `degraded`, whatever the check."""
+    """It works, but not as it should: `degraded`, whatever the check.
+
+    Attributes:
+        code: what is said instead of the text where causes are not shown, because the text names one; empty: the
+            text is safe everywhere.
+    """
+
+    def __init__(self, detail: str, code: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 Check = Callable[[], Awaitable[str]]
@@ -173,7 +182,8 @@ class Health:
         """Status and detail of a failed check."""
         status = UNHEALTHY if name in CRITICAL and not isinstance(fault, Degraded) else DEGRADED
         if isinstance(fault, CheckFailed):
-            return status, str(fault)
+            code = fault.code if isinstance(fault, Degraded) else ""
+            return status, str(fault) if self._facts.show_causes or not code else code
         if isinstance(fault, TimeoutError):
             return status, f"no answer within {self._timeout_s:g} s"
         if isinstance(fault, NarthexError):
@@ -242,7 +252,7 @@ def auth_check(verifier: TokenVerifier) -> Check:
     async def check() -> str:
         status = await verifier.check()
         if status.status != HEALTHY:
-            raise Degraded(status.detail)
+            raise Degraded(status.detail, "auth_unavailable")  # the detail names issuers and library errors
         return status.detail
 
     return check

@@ -1,8 +1,10 @@
 """The embedded provider: who may sign in, sessions, refresh with rotation, logging out, blocking.
 
-Not here: HTTP (`web/auth.py`), keys (`adapters/tokens/signing.py`), sign-in with another OIDC provider
-(`app/sign_in.py`). Rules: refresh tokens are kept as hashes; a used one that comes again revokes its family; a
-wrong password and an unknown account get one answer in one time; passwords and tokens reach no log.
+A session is one sign-in: a family of refresh tokens, and the access tokens that name it. Not here: HTTP
+(`web/auth.py`), keys (`adapters/tokens/signing.py`), sign-in with another OIDC provider (`app/sign_in.py`). Rules:
+refresh tokens are kept as hashes; a used one that comes again ends its session; a session ends as a whole, access
+tokens and live sockets included; a refresh asks the source of users again and gives the rights of now; a wrong
+password and an unknown account get one answer in one time; passwords and tokens reach no log.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from narthex.app.attempts import Attempts
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT, Identity
+from narthex.domain.plans import FALLBACK_PLAN
 from narthex.domain.secrets import fingerprint
+from narthex.domain.trust import Binding
 from narthex.domain.verdict import Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.credentials import Credentials, RefreshToken, User
@@ -31,6 +35,12 @@ REFRESH_TTL_S: Final = 30 * 86_400.0
 REUSE_GRACE_S: Final = 10.0  # two tabs with one cookie refresh at once; only for cookies, see `refresh`
 MAX_EMAIL_LENGTH: Final = 254  # RFC 5321 section 4.5.3.1.3
 MAX_NAME_LENGTH: Final = 128
+OIDC_SESSION_S: Final = 12 * 3_600.0  # a working day; then the OpenID provider is asked again who this is
+
+# Who vouched for a session's user, as kept with its refresh tokens.
+BY_NOBODY: Final = "open"
+BY_PASSWORD: Final = "password"  # noqa: S105 - the name of a source; with a fingerprint of the hash after `:`
+BY_OIDC: Final = "oidc"  # with the issuer after `:`
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +64,10 @@ class ProviderPolicy(msgspec.Struct, frozen=True, kw_only=True):
         permissions: of people who sign in openly.
         access_ttl_s: life of an access token.
         refresh_ttl_s: life of a refresh token; each use gives a new one.
+        environment: in which sessions are made; those of another do not count here.
+        oidc_issuer: whose people sign in through `SignIn`; empty: nobody's.
+        oidc_binding: which tenants and rights that issuer may give.
+        oidc_session_s: how long a session lasts for which that issuer vouched.
     """
 
     open_login: bool
@@ -62,6 +76,10 @@ class ProviderPolicy(msgspec.Struct, frozen=True, kw_only=True):
     permissions: tuple[str, ...] = ("chat",)
     access_ttl_s: float = ACCESS_TTL_S
     refresh_ttl_s: float = REFRESH_TTL_S
+    environment: str = ""
+    oidc_issuer: str = ""
+    oidc_binding: Binding = Binding()
+    oidc_session_s: float = OIDC_SESSION_S
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +190,7 @@ class Provider:
         if not 3 <= len(email) <= MAX_EMAIL_LENGTH or "@" not in email[1:-1] or not email.isprintable():
             return Denied(code="bad_request", detail="`email` is no e-mail address.")
         if self._policy.open_login:
-            return await self._begin(await self._keep_open(email, name))
+            return await self._begin(await self._keep_open(email, name), BY_NOBODY)
         return await self._login_with_password(email, password, address)
 
     async def _login_with_password(self, email: str, password: str, address: str) -> Session | Denied:
@@ -196,11 +214,11 @@ class Provider:
         for attempts, key in limits:
             attempts.forgive(key)
         self._per_account.succeeded(limits[0][1])
-        return await self._begin(await self._keep_account(account))
+        return await self._begin(await self._keep_account(account), _by_password(account))
 
-    async def begin_for(self, user: User) -> Session | Denied:
-        """A session for somebody who was authenticated elsewhere (an OIDC provider)."""
-        return await self._begin(await self._credentials.upsert_user(user))
+    async def begin_for(self, user: User, issuer: str) -> Session | Denied:
+        """A session for somebody whom the OpenID provider `issuer` authenticated."""
+        return await self._begin(await self._credentials.upsert_user(user), f"{BY_OIDC}:{issuer}")
 
     async def _keep_account(self, account: Account) -> User:
         return await self._credentials.upsert_user(
@@ -230,30 +248,44 @@ class Provider:
             )
         )
 
-    async def _begin(self, user: User) -> Session | Denied:
+    async def _begin(self, user: User, source: str) -> Session | Denied:
         if user.blocked_at:
             return Denied(code="account_blocked", detail="The account is blocked.")
-        return await self._session(user, family=secrets.token_hex(16))
-
-    async def _session(self, user: User, family: str) -> Session:
         now = self._clock()
         refresh = secrets.token_urlsafe(32)
-        await self._credentials.put_refresh(
-            RefreshToken(
-                token_hash=fingerprint(refresh),
-                family=family,
-                tenant=user.tenant,
-                user_id=user.user_id,
-                created_at=now,
-                expires_at=now + self._policy.refresh_ttl_s,
-            )
+        first = RefreshToken(
+            token_hash=fingerprint(refresh),
+            family=secrets.token_hex(16),
+            tenant=user.tenant,
+            user_id=user.user_id,
+            created_at=now,
+            expires_at=now + self._policy.refresh_ttl_s,
+            environment=self._policy.environment,
+            source=source,
+            signed_in_at=now,
         )
-        return self._with_access(user, refresh)
+        await self._credentials.put_refresh(first)
+        return self._with_access(user, first.family, refresh)
 
-    def _with_access(self, user: User, refresh: str) -> Session:
+    async def _next(self, user: User, used: RefreshToken) -> Session | Denied:
+        """The next link of a session."""
+        now = self._clock()
+        refresh = secrets.token_urlsafe(32)
+        link = msgspec.structs.replace(
+            used,
+            token_hash=fingerprint(refresh),
+            created_at=now,
+            expires_at=now + self._policy.refresh_ttl_s,
+            used_at=0.0,
+        )
+        if not await self._credentials.put_refresh(link, replaces=used.token_hash):
+            return _SESSION_OVER  # somebody ended the session while this refresh was under way
+        return self._with_access(user, used.family, refresh)
+
+    def _with_access(self, user: User, family: str, refresh: str) -> Session:
         ttl_s = self._policy.access_ttl_s
         return Session(
-            access_token=self._mint.mint(identity_of(user), ttl_s=ttl_s, now=self._clock()),
+            access_token=self._mint.mint(identity_of(user, family), ttl_s=ttl_s, now=self._clock()),
             expires_in=int(ttl_s),
             refresh_token=refresh,
             refresh_expires_in=int(self._policy.refresh_ttl_s),
@@ -262,52 +294,114 @@ class Provider:
 
     # -- refresh -------------------------------------------------------------------------------------------
 
-    async def refresh(self, refresh_token: str, *, from_cookie: bool) -> Session | Denied:
+    async def refresh(
+        self, refresh_token: str, *, from_cookie: bool, holder: Identity | None = None
+    ) -> Session | Denied:
         """Exchange a refresh token for a new one and an access token (RFC 6749 section 6, RFC 9700 section 4.14).
 
-        A token used before revokes its whole family. One exception: within `REUSE_GRACE_S`, from the cookie of
+        A token used before ends its whole session. One exception: within `REUSE_GRACE_S`, from the cookie of
         a browser (whose tabs share it and may race), it gives an access token and no new refresh token.
+
+        Args:
+            refresh_token: as it came.
+            from_cookie: it came from a browser's cookie.
+            holder: whom the session's cookie beside it names, expired or not; None: there is none. Another user's
+                refresh token beside it was planted.
         """
         now = self._clock()
         outcome, token = await self._credentials.use_refresh(fingerprint(refresh_token), now)
         if token is None or outcome == "unknown":
             return Denied(code="refresh_invalid", detail="The refresh token is unknown or has expired.")
+        if holder is not None and (holder.tenant, holder.subject) != (token.tenant, token.user_id):
+            return Denied(
+                code="credential_conflict", detail="The refresh cookie is of another user than the session's."
+            )
         raced = outcome == "reused" and from_cookie and now - token.used_at <= REUSE_GRACE_S
         if outcome == "reused" and not raced:
-            await self._credentials.revoke_family(token.family)
+            await self._end(token.tenant, token.family, "a refresh token was used twice")
             return Denied(
                 code="refresh_invalid",
                 detail="The refresh token was used before; its whole session has ended.",
             )
-        user = await self._credentials.user(token.tenant, token.user_id)
-        if user is None or user.blocked_at:
-            await self._credentials.revoke_family(token.family)
+        user = await self._vouched_for(token, now)
+        if isinstance(user, Denied):
+            await self._end(token.tenant, token.family, "the account may not sign in any more")
+            return user
+        return self._with_access(user, token.family, "") if raced else await self._next(user, token)
+
+    async def _vouched_for(self, token: RefreshToken, now: float) -> User | Denied:
+        """The user of a session with the rights of now, or why they could not sign in as they did then."""
+        kept = await self._credentials.user(token.tenant, token.user_id)
+        if kept is None or token.environment != self._policy.environment:
+            return _SESSION_OVER
+        if kept.blocked_at:
             return Denied(code="account_blocked", detail="The account is blocked.")
-        return self._with_access(user, "") if raced else await self._session(user, token.family)
+        by, _, mark = token.source.partition(":")
+        if by == BY_NOBODY and self._policy.open_login:
+            return await self._keep_open(kept.email, kept.name)
+        if by == BY_PASSWORD:
+            account = self._accounts.get(kept.email)
+            if (
+                account is not None
+                and account.tenant == token.tenant
+                and token.source == _by_password(account)
+            ):
+                return await self._keep_account(account)
+        if by == BY_OIDC and mark == self._policy.oidc_issuer and self._policy.oidc_issuer:
+            return self._bound(kept, token, now)
+        return _SESSION_OVER
+
+    def _bound(self, kept: User, token: RefreshToken, now: float) -> User | Denied:
+        """A user of the OpenID issuer, as far as its binding allows now."""
+        binding = self._policy.oidc_binding
+        if now - token.signed_in_at >= self._policy.oidc_session_s:
+            return Denied(
+                code="refresh_invalid", detail="The session is over; sign in with your provider again."
+            )
+        if binding.tenant not in ("", kept.tenant) or not binding.may_name(kept.tenant):
+            return _SESSION_OVER
+        return msgspec.structs.replace(
+            kept,
+            permissions=binding.granted(kept.permissions, kept.tenant),
+            plan=kept.plan if binding.may_plan(kept.plan) else FALLBACK_PLAN,
+        )
 
     # -- ending --------------------------------------------------------------------------------------------
 
     async def logout(self, identity: Identity | None, refresh_token: str) -> None:
-        """End a session: its refresh family, and the access token it came with. Raises DependencyError."""
+        """End a session, by any token of it: every access and refresh token of the sign-in. Raises DependencyError."""
         if refresh_token:
-            await self._end_family(refresh_token)
+            await self._end_by_refresh(refresh_token, "logout")
         if identity is not None:
-            await self._revocations.revoke_token(identity, reason="logout")
+            await self._end_by_access(identity, "logout")
 
     async def revoke(self, token: str) -> None:
         """RFC 7009: end what `token` gives, a refresh or an access token; unknown ones change nothing."""
-        if await self._end_family(token):
+        if await self._end_by_refresh(token, "revoked by its holder"):
             return
         verdict = await self._judge(token)
         if isinstance(verdict, Valid):
-            await self._revocations.revoke_token(verdict.identity, reason="revoked by its holder")
+            await self._end_by_access(verdict.identity, "revoked by its holder")
 
-    async def _end_family(self, refresh_token: str) -> bool:
+    async def _end_by_refresh(self, refresh_token: str, reason: str) -> bool:
         _, token = await self._credentials.use_refresh(fingerprint(refresh_token), self._clock())
         if token is None:
             return False
-        await self._credentials.revoke_family(token.family)
+        await self._end(token.tenant, token.family, reason)
         return True
+
+    async def _end_by_access(self, identity: Identity, reason: str) -> None:
+        if identity.session:
+            await self._end(identity.tenant, identity.session, reason)
+        else:
+            await self._revocations.revoke_token(identity, reason=reason)
+
+    async def _end(self, tenant: str, family: str, reason: str) -> None:
+        """End a session. Its refresh tokens first: what is minted from then on is of another session."""
+        await self._credentials.revoke_family(family)
+        await self._revocations.revoke_session(
+            tenant, family, max_ttl_s=self._policy.access_ttl_s, reason=reason
+        )
 
     async def block_user(self, tenant: str, user_id: str, *, blocked: bool, reason: str) -> bool:
         """Block somebody everywhere within a second (tokens, refresh, sign-in), or end the block; both are recorded.
@@ -373,10 +467,23 @@ def user_id_of(tenant: str, email: str) -> str:
     return "u-" + hashlib.sha256(f"{tenant}\0{email}".encode()).hexdigest()[:20]
 
 
-def identity_of(user: User) -> Identity:
-    """Whom an access token of `user` names."""
+_SESSION_OVER: Final = Denied(code="refresh_invalid", detail="The session is over; sign in again.")
+
+
+def _by_password(account: Account) -> str:
+    """The source of sessions of an account; a new password makes another one, which ends the sessions before."""
+    return f"{BY_PASSWORD}:{fingerprint(account.password_hash)[:16]}"
+
+
+def identity_of(user: User, session: str) -> Identity:
+    """Whom an access token of `user` in a session names."""
     return Identity(
-        subject=user.user_id, tenant=user.tenant, plan=user.plan, permissions=user.permissions, name=user.name
+        subject=user.user_id,
+        tenant=user.tenant,
+        plan=user.plan,
+        permissions=user.permissions,
+        name=user.name,
+        session=session,
     )
 
 

@@ -63,8 +63,15 @@ class Revocations:
         self._clock = clock
         self._on_error = on_error
         self._by_jti: dict[tuple[str, str], Revocation] = {}
+        self._by_session: dict[tuple[str, str], Revocation] = {}
         self._by_subject: dict[tuple[str, str], Revocation] = {}
         self._cuts: dict[tuple[str, str], Revocation] = {}
+        self._tables = {
+            "jti": self._by_jti,
+            "session": self._by_session,
+            "subject": self._by_subject,
+            "issued_before": self._cuts,
+        }
         self._listeners: list[Listener] = []
         self._fresh: set[Key] = set()  # told since the last whole read of the store began
         self._ended: dict[Key, float] = {}  # removed when: a broadcast from before then is late
@@ -72,14 +79,18 @@ class Revocations:
         self._poll: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._by_jti) + len(self._by_subject) + len(self._cuts)
+        return sum(map(len, self._tables.values()))
 
     # -- asking --------------------------------------------------------------------------------------------
 
     def covers(self, identity: Identity) -> bool:
-        """Whether what admitted this identity has been revoked. No I/O; at most five look-ups."""
+        """Whether what admitted this identity has been revoked. No I/O; at most six look-ups."""
         if self._by_jti and (token_id := identity.token_id):
             found = self._by_jti.get((identity.tenant, token_id)) or self._by_jti.get(("", token_id))
+            if found is not None and self._holds(found):
+                return True
+        if self._by_session and identity.session:
+            found = self._by_session.get((identity.tenant, identity.session))
             if found is not None and self._holds(found):
                 return True
         if self._by_subject:
@@ -139,6 +150,28 @@ class Revocations:
         await self.revoke(
             Revocation(
                 kind=kind, tenant=identity.tenant, value=value, at=now, until=until, cut=cut, reason=reason
+            ),
+            audit=False,
+        )
+
+    async def revoke_session(self, tenant: str, session: str, *, max_ttl_s: float, reason: str) -> None:
+        """Revoke every token of one sign-in, wherever its holder has them.
+
+        Args:
+            tenant: of the user.
+            session: the sign-in's family.
+            max_ttl_s: how long an access token of it can still live.
+            reason: for whoever asks why; never a secret.
+        """
+        now = self._clock()
+        await self.revoke(
+            Revocation(
+                kind="session",
+                tenant=tenant,
+                value=session,
+                at=now,
+                until=now + max_ttl_s + self.after_exp_s,
+                reason=reason,
             ),
             audit=False,
         )
@@ -223,8 +256,7 @@ class Revocations:
         now = self._clock()
         async for page in self._pages(0):
             kept.update(_key(revocation) for revocation in page if not _over(revocation, now))
-        for kind in ("jti", "subject", "issued_before"):
-            table = self._table(kind) or {}
+        for kind, table in self._tables.items():
             for key in [key for key in table if (kind, *key) not in kept and (kind, *key) not in self._fresh]:
                 del table[key]
         self._ended = {key: at for key, at in self._ended.items() if at > now - RELOAD_EVERY_S}
@@ -270,7 +302,7 @@ class Revocations:
         self._apply((revocation for revocation in changed if not _over(revocation, now)), told=False)
 
     def _end(self, revocation: Revocation) -> None:
-        table = self._table(revocation.kind)
+        table = self._tables.get(revocation.kind)
         if table is not None and table.pop((revocation.tenant, revocation.value), None) is not None:
             self._ended[_key(revocation)] = revocation.at
 
@@ -286,7 +318,7 @@ class Revocations:
 
     def _put(self, revocation: Revocation) -> Revocation | None:
         """Keep it if it reaches further than what is held; None when it does not."""
-        table = self._table(revocation.kind)
+        table = self._tables.get(revocation.kind)
         key = (revocation.tenant, revocation.value)
         if table is None:
             return None
@@ -299,9 +331,6 @@ class Revocations:
             )
         table[key] = revocation
         return revocation
-
-    def _table(self, kind: str) -> dict[tuple[str, str], Revocation] | None:
-        return {"jti": self._by_jti, "subject": self._by_subject, "issued_before": self._cuts}.get(kind)
 
 
 def _key(revocation: Revocation) -> Key:
@@ -323,6 +352,6 @@ def _record(kind: str, revocation: Revocation) -> AuditRecord:
         at=revocation.at,
         kind=kind,
         tenant=revocation.tenant,
-        subject="" if revocation.kind == "jti" else revocation.value,
+        subject="" if revocation.kind in ("jti", "session") else revocation.value,
         detail=msgspec.json.encode(detail).decode(),
     )

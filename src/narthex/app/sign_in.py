@@ -1,8 +1,8 @@
 """Sign-in with another OIDC provider: the state between going there and coming back, and the account here.
 
 Not here: the exchange (`adapters/tokens/code_flow.py`), HTTP (`web/oidc.py`). Rules: state, nonce and code verifier
-are random, live in a short cookie of the very browser that began, and serve once; an account of ours is taken over
-by nobody who merely has its e-mail elsewhere.
+are random, live in a short cookie of the very browser that began, which only we can make, and serve once; an account
+of ours is taken over by nobody who merely has its e-mail elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,38 +19,24 @@ import msgspec
 
 from narthex.app.provider import Denied, Provider, Session
 from narthex.domain.identity import E2E_TENANT
-from narthex.domain.secrets import equal
+from narthex.domain.secrets import equal, fingerprint
 from narthex.domain.verdict import Rejected, Unavailable
 from narthex.errors import DependencyError
 from narthex.ports.credentials import Credentials, User
 from narthex.ports.sign_in import IdentityProvider, Person
 
 STATE_TTL_S: Final = 600  # as long as people take to find their second factor
-MAX_COOKIE_BYTES: Final = 2_048
+MAX_COOKIE_BYTES: Final = 4_096
+MAX_NEXT_PATH: Final = 512
 
 
 class Journey(msgspec.Struct, frozen=True, kw_only=True):
-    """One browser's sign-in under way; it lives in its cookie."""
+    """One browser's sign-in under way; it lives in its cookie, sealed by `SignIn`."""
 
     state: str
     nonce: str
     verifier: str
     next_path: str
-    expires_at: float
-
-    def cookie(self) -> str:
-        """The cookie's value."""
-        return urlsafe_b64encode(msgspec.json.encode(self)).rstrip(b"=").decode()
-
-    @classmethod
-    def of(cls, cookie: str) -> Journey | None:
-        """What a cookie says; None when it is none of ours."""
-        if not cookie or len(cookie) > MAX_COOKIE_BYTES:
-            return None
-        try:
-            return msgspec.json.decode(urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4)), type=cls)
-        except (ValueError, msgspec.DecodeError):
-            return None
 
 
 class SignIn:
@@ -76,14 +62,13 @@ class SignIn:
         self._credentials = credentials
         self._clock = clock
 
-    async def begin(self, *, redirect_uri: str, next_path: str) -> tuple[str, Journey]:
-        """Where to send the browser, and what its cookie must remember. Raises DependencyError."""
+    async def begin(self, *, redirect_uri: str, next_path: str) -> tuple[str, str]:
+        """Where to send the browser, and its cookie's value. Raises DependencyError."""
         journey = Journey(
             state=secrets.token_urlsafe(24),
             nonce=secrets.token_urlsafe(24),
             verifier=secrets.token_urlsafe(48),
-            next_path=next_path[:512],
-            expires_at=self._clock() + STATE_TTL_S,
+            next_path=next_path[:MAX_NEXT_PATH],
         )
         challenge = (
             urlsafe_b64encode(hashlib.sha256(journey.verifier.encode()).digest()).rstrip(b"=").decode()
@@ -91,7 +76,18 @@ class SignIn:
         url = await self._elsewhere.authorization_url(
             redirect_uri=redirect_uri, state=journey.state, nonce=journey.nonce, challenge=challenge
         )
-        return url, journey
+        values = msgspec.to_builtins(journey)
+        return url, self._provider.mint.seal(values, ttl_s=STATE_TTL_S, now=self._clock())
+
+    def journey(self, cookie: str) -> Journey | None:
+        """What a browser's cookie remembers; None when it is not ours, altered, or too old."""
+        if not cookie or len(cookie) > MAX_COOKIE_BYTES:
+            return None
+        values = self._provider.mint.unseal(cookie, self._clock())
+        try:
+            return None if values is None else msgspec.convert(values, Journey)
+        except msgspec.ValidationError:
+            return None
 
     async def finish(
         self, journey: Journey | None, *, state: str, code: str, issuer: str, redirect_uri: str
@@ -109,12 +105,14 @@ class SignIn:
             DependencyError: the provider or the store does not answer.
         """
         now = self._clock()
-        if journey is None or journey.expires_at <= now or not state or not equal(state, journey.state):
+        if journey is None or not state or not equal(state, journey.state):
             return Denied(
                 code="login_failed", detail="The sign-in was not begun in this browser, or took too long."
             )
         if issuer and issuer != self._elsewhere.issuer:
             return Denied(code="login_failed", detail="Another provider answered than was asked.")
+        if not await self._credentials.spend(fingerprint(f"journey:{journey.state}"), now + STATE_TTL_S):
+            return Denied(code="login_failed", detail="This sign-in was completed already. Begin a new one.")
         if not code:
             return Denied(code="login_failed", detail="The provider did not sign anybody in.")
         outcome = await self._elsewhere.redeem(
@@ -133,7 +131,7 @@ class SignIn:
             )
         if outcome.identity.tenant == E2E_TENANT:
             return Denied(code="login_failed", detail="Test identities do not sign in on pages.")
-        return await self._provider.begin_for(await self._account(outcome))
+        return await self._provider.begin_for(await self._account(outcome), self._elsewhere.issuer)
 
     async def _account(self, person: Person) -> User:
         """The account of the same subject, so that the provider's own tokens and this session are one user."""

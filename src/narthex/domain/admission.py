@@ -25,7 +25,7 @@ from narthex.domain.carriers import (
 )
 from narthex.domain.environment import Environment, EnvironmentPolicy
 from narthex.domain.identity import E2E_TENANT, Identity, IdentityClass
-from narthex.domain.origins import HostPolicy, OriginPolicy
+from narthex.domain.origins import HostPolicy, OriginPolicy, origin_fault
 from narthex.domain.plans import E2E_PLAN, GUEST_PLAN
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
@@ -89,7 +89,7 @@ class HandshakeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         presented: what the request brings; empty for in-band.
-        origin: the `Origin` header, None when there is none.
+        origin: the origin that the request claims (`origins.claimed_origin`), None when it names no page.
         host: the `Host` header.
         scheme: `https` or `http`, as the client sees it.
         in_band: the credential stands in `connect` or `refresh` of a connection that was let in before.
@@ -148,22 +148,17 @@ def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Refusal | Non
         return msgspec.structs.replace(presented.fault, carriers_checked=HANDSHAKE_CARRIERS)
     if facts.in_band:
         return None
-    if facts.origin is not None and not policy.origins.allows(
-        facts.origin, host=facts.host, scheme=facts.scheme
-    ):
-        return _refuse(
-            facts, "origin_not_allowed", "The Origin header names a page that may not connect here."
-        )
     credentials = presented.credentials
+    cookie = len(credentials) == 1 and credentials[0].carrier == COOKIE
+    if facts.origin is not None or cookie:
+        fault = origin_fault(
+            policy.origins, facts.origin, host=facts.host, scheme=facts.scheme, cookie=cookie
+        )
+        if fault:
+            return _refuse(facts, "origin_not_allowed", fault)
     if not credentials or (len(credentials) == 1 and credentials[0].carrier in _UNCONDITIONAL):
         return None
     carriers = {credential.carrier for credential in credentials}
-    if facts.origin is None and carriers == {COOKIE}:
-        return _refuse(
-            facts,
-            "origin_not_allowed",
-            "The cookie counts only with an Origin header; other clients send a token.",
-        )
     if E2E_KEY in carriers:
         if len(carriers) > 1:
             return _refuse(facts, "credential_conflict", "X-E2E-Bypass-Key stands beside another credential.")

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
 
+from narthex.domain.addresses import canonical
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_FORWARDING: Final = frozenset({"forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip"})
+# Without a host that DNS knows, so not http(s) and no name with a letter or digit: such origins are taken apart.
+_SHELL: Final = re.compile(r"null|(?!https?:|wss?:)[a-z][a-z0-9+.-]{0,31}://[._-]{0,8}")
 _NAME: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
 
 
@@ -33,10 +38,13 @@ class OriginPolicy(msgspec.Struct, frozen=True):
     Attributes:
         exact: listed ones.
         suffixes: of `https://*.example.com`: the scheme, `.example.com`, the port.
+        shells: origins without a host, as text: `null`, `file://`, `app://-`, which desktop and mobile shells send.
+            Any page can have one of those, so that no cookie counts with them.
     """
 
     exact: frozenset[Origin] = frozenset()
     suffixes: tuple[Origin, ...] = ()
+    shells: frozenset[str] = frozenset()
 
     def allows(self, origin: str, *, host: str, scheme: str) -> bool:
         """Whether a page of `origin` may connect.
@@ -47,6 +55,8 @@ class OriginPolicy(msgspec.Struct, frozen=True):
             scheme: `https` or `http`, as the client sees it. An https page of the same host is same-origin
                 even when the request looks like http: then a proxy that is not listed as trusted ends TLS.
         """
+        if self.shells and origin.lower() in self.shells:
+            return True
         found = parse_origin(origin)
         if found is None:
             return False
@@ -60,13 +70,49 @@ class OriginPolicy(msgspec.Struct, frozen=True):
         return (own[1] or _DEFAULT_PORTS[found.scheme]) == found.port
 
 
+def claimed_origin(
+    origin: str | None, fetch_site: Sequence[str], *, scheme: str, host: str, upgrade: bool
+) -> str | None:
+    """The origin that a request claims; None: it names no page.
+
+    A browser sends no `Origin` with a same-origin GET, `EventSource` included, but says so in `Sec-Fetch-Site`, which
+    no page can set. With an upgrade every browser sends `Origin`, so there nothing stands in for it.
+    """
+    if origin is None and not upgrade and list(fetch_site) == ["same-origin"]:
+        return f"{scheme}://{host}"
+    return origin
+
+
+def origin_fault(policy: OriginPolicy, claimed: str | None, *, host: str, scheme: str, cookie: bool) -> str:
+    """The one rule of origins (DESIGN section 12), for every surface that takes a credential.
+
+    Args:
+        policy: which pages may connect.
+        claimed: see `claimed_origin`.
+        host: the `Host` header.
+        scheme: `https` or `http`, as the client sees it.
+        cookie: a cookie is the request's only credential: browsers send it for any page that asks them to.
+
+    Returns:
+        Why the request is `origin_not_allowed`, or empty.
+    """
+    if claimed is None:
+        return "The cookie counts only with an Origin header; other clients send a token." if cookie else ""
+    if not policy.allows(claimed, host=host, scheme=scheme):
+        return "The Origin header names a page that may not connect here."
+    if cookie and claimed.lower() in policy.shells:
+        return "The cookie does not count with an origin that any page can have; send a token."
+    return ""
+
+
 class HostPolicy(msgspec.Struct, frozen=True):
     """Under which names we may be reached; the default is loopback names only.
 
     Attributes:
         exact: listed names, lower case.
         suffixes: `.example.com` of `*.example.com`.
-        loopback: localhost, `*.localhost`, 127.0.0.0/8 and ::1 are served.
+        loopback: localhost, `*.localhost`, 127.0.0.0/8 and ::1 are served to everybody; where names are listed they
+            are served to a loopback peer only (`served_to_probes`).
     """
 
     exact: frozenset[str] = frozenset()
@@ -131,28 +177,32 @@ def parse_allowed_origins(words: Sequence[str]) -> OriginPolicy | list[str]:
     """`NARTHEX_ALLOWED_ORIGINS`: `https://app.example.com`, `https://*.example.com`; or every problem."""
     exact: set[Origin] = set()
     suffixes: list[Origin] = []
+    shells: set[str] = set()
     problems: list[str] = []
     for word in words:
+        if _SHELL.fullmatch(word.lower()) is not None:
+            shells.add(word.lower())
+            continue
         wild = "://*." in word
         found = parse_origin(word.removesuffix("/").replace("://*.", "://", 1))
         if found is None or (wild and "." not in found.host):
             problems.append(
                 f"NARTHEX_ALLOWED_ORIGINS holds {word[:100]!r}, which is no origin. Write for example "
-                "https://app.example.com, or https://*.example.com."
+                "https://app.example.com, https://*.example.com, or of a shell app://-, file:// or null."
             )
         elif wild:
             suffixes.append(found._replace(host="." + found.host))
         else:
             exact.add(found)
-    return problems or OriginPolicy(frozenset(exact), tuple(suffixes))
+    return problems or OriginPolicy(frozenset(exact), tuple(suffixes), frozenset(shells))
 
 
 def parse_allowed_hosts(words: Sequence[str], *, required: bool = False) -> HostPolicy | list[str]:
     """`NARTHEX_ALLOWED_HOSTS`: names and `*.example.com`; or every problem.
 
     Args:
-        words: the setting's items; none: loopback names only. Loopback names stay served beside listed ones,
-            since health's own handshake comes that way, except where `required`.
+        words: the setting's items; none: loopback names only. Beside listed names loopback names are served to
+            probes of this machine only, among them health's own handshake.
         required: in production: an empty list is a problem.
     """
     if not words and required:
@@ -174,7 +224,21 @@ def parse_allowed_hosts(words: Sequence[str], *, required: bool = False) -> Host
             suffixes.append("." + found[0])
         else:
             exact.add(found[0])
-    return problems or HostPolicy(frozenset(exact), tuple(suffixes), loopback=True)
+    return problems or HostPolicy(frozenset(exact), tuple(suffixes), loopback=not words)
+
+
+def served_to_probes(host: str, peer: str, header_names: Iterable[str]) -> bool:
+    """Whether a request by a loopback name is a probe of this machine, whatever names are listed (DESIGN section 12).
+
+    Args:
+        host: the `Host` header.
+        peer: the socket's other end.
+        header_names: lower case; with any forwarding header the client is somebody behind a proxy of this machine.
+    """
+    found = parse_host(host)
+    if found is None or not _is_loopback(found[0]) or not _is_loopback(canonical(peer) or ""):
+        return False
+    return not any(name in _FORWARDING or name.startswith("x-forwarded-") for name in header_names)
 
 
 def _below(origin: Origin, suffix: Origin) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def _raw(value: str | bytes) -> bytes:
@@ -37,6 +37,30 @@ def any_equal(candidate: str | bytes, live: Sequence[str | bytes]) -> bool:
         same = equal(candidate, key)
         found |= same and len(key) > 0
     return found
+
+
+class Lookalikes:
+    """Recognises secrets of ours, and slips of the hand in them, without keeping any of them.
+
+    A mistyped or cut-off key is still nearly the key: it must not travel to somebody who is asked what it is worth.
+    Of each secret the hashes of all runs of `_RUN` characters are kept (Python's, keyed at random per process), in
+    lower case; text that has one of them resembles it. Two random texts of hex digits share such a run about once in
+    a million times.
+    """
+
+    _RUN = 8
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._runs = frozenset(run for secret in secrets for run in self._of(secret))
+
+    def __call__(self, text: str) -> bool:
+        """Whether `text` is one of them, part of one, or nearly one."""
+        return bool(self._runs) and not self._runs.isdisjoint(self._of(text))
+
+    def _of(self, text: str) -> Iterator[int]:
+        lower = text.lower()
+        for start in range(max(1, len(lower) - self._RUN + 1)):
+            yield hash(lower[start : start + self._RUN])
 
 
 def fingerprint(secret: str | bytes) -> str:

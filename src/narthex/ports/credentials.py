@@ -26,7 +26,14 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefreshToken(msgspec.Struct, frozen=True, kw_only=True):
-    """One link of a refresh family. `token_hash` is SHA-256 hex; `used_at` 0.0 means unused."""
+    """One link of a refresh family, which is one sign-in. `token_hash` is SHA-256 hex; `used_at` 0.0 means unused.
+
+    Attributes:
+        family: the sign-in; access tokens name it too, and all of it ends as one.
+        environment: in which the sign-in was made; it counts in no other.
+        source: who vouched for the user (`app/provider.py`), and is asked again at each refresh.
+        signed_in_at: when the user proved who they are.
+    """
 
     token_hash: str
     family: str
@@ -35,6 +42,9 @@ class RefreshToken(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     expires_at: float
     used_at: float = 0.0
+    environment: str = ""
+    source: str = ""
+    signed_in_at: float = 0.0
 
 
 class SigningKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +64,11 @@ class SigningKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Revocation(msgspec.Struct, frozen=True, kw_only=True):
-    """`kind` is `jti`, `subject` or `issued_before`.
+    """`kind` is `jti`, `session`, `subject` or `issued_before`.
 
     Attributes:
         tenant: empty for `jti` of any tenant.
-        value: the jti, the subject, or for `issued_before` the subject (`*`: all of the tenant).
+        value: the jti, the sign-in's family, the subject, or for `issued_before` the subject (`*`: all of the tenant).
         at: when it was revoked; `issued_before` revokes tokens with `iat` < `cut`, and those with none.
         cut: seconds since the epoch, used by `issued_before` only.
         until: kept until then (exp + leeway + grace).
@@ -111,8 +121,20 @@ class Credentials(Protocol):
     async def peek_ticket(self, ticket_hash: str, now: float) -> str | None:
         """As `take_ticket` without using it up (preflight)."""
 
-    async def put_refresh(self, token: RefreshToken) -> None:
-        """Keep a refresh token."""
+    async def spend(self, mark_hash: str, expires_at: float) -> bool:
+        """Remember a mark that serves once until then: of parallel calls one is told True, all others False."""
+
+    async def put_refresh(self, token: RefreshToken, *, replaces: str = "") -> bool:
+        """Keep a refresh token.
+
+        Args:
+            token: the new link of a family.
+            replaces: hash of the used token that it follows. When that one is gone, because its family was revoked
+                meanwhile, nothing is kept: a revocation and a refresh at the same moment end the session.
+
+        Returns:
+            Whether it was kept.
+        """
 
     async def use_refresh(self, token_hash: str, now: float) -> tuple[str, RefreshToken | None]:
         """`ok` and the token (now used), `reused` and the token (family must be revoked), or `unknown`."""

@@ -78,6 +78,12 @@ class TokenMint(Protocol):
             DependencyError: no signing key was loaded yet.
         """
 
+    def seal(self, values: dict[str, str], *, ttl_s: float, now: float) -> str:
+        """Sign values that a browser keeps for us for a while; not encrypted, and no token. Raises DependencyError."""
+
+    def unseal(self, sealed: str, now: float) -> dict[str, str] | None:
+        """What `seal` of any instance on the same store was given; None: it is not ours, altered, or too old."""
+
     def public_keys(self) -> dict[str, object]:
         """The published JWK set (RFC 7517), private members left out."""
 

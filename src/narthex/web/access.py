@@ -1,8 +1,10 @@
-"""Who may use the server API: the operator's admin key, or a service's token with the permission `admin`.
-And who may read `/metrics`: everybody, until there is a token for it.
+"""Who may use the server API, at two levels, and who may read `/metrics`: everybody, until there is a token for it.
 
-Not here: verifying tokens (the front door's). Rules: the admin key sees every tenant, a token only its own;
-a wrong key is refused like any wrong credential and slows its address down.
+The process's operator (the admin key, or a token with the permission `operator`) may what concerns every tenant:
+statistics, draining, all results. A tenant's administrator (the admin key, or a token with `admin`) may what concerns
+that tenant. Not here: verifying tokens (the front door's). Rules: the admin key administers every tenant, a token
+only its own; a test identity is never an operator; a wrong key is refused like any wrong credential and slows its
+address down.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from starlette.requests import Request
 
 from narthex.app.attempts import Attempts
 from narthex.domain.addresses import bucket
-from narthex.domain.identity import Identity
+from narthex.domain.identity import ADMIN, OPERATOR, Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.secrets import any_equal
 from narthex.web.fields import bearer
@@ -42,6 +44,7 @@ class Access:
         address: the client's address of a request.
         now: seconds.
         metrics_tokens: live tokens of scrapers; none: `/metrics` is open.
+        origin: why the page that a request comes from may not use a credential here.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class Access:
         now: Callable[[], float],
         *,
         metrics_tokens: Sequence[str] = (),
+        origin: Callable[[Request], Refusal | None] = lambda _: None,
     ) -> None:
+        self._origin = origin
         self._keys = tuple(admin_keys)
         self._metrics_tokens = tuple(metrics_tokens)
         self._person = person
@@ -67,11 +72,20 @@ class Access:
         return await self._person(request)
 
     async def operator(self, request: Request) -> Operator | Refusal:
-        """The operator of a request, or why not."""
+        """The operator of the whole process, or why the caller is not."""
         found = await self.caller(request)
         if isinstance(found, Operator | Refusal):
             return found
-        if not found.may("admin"):
+        if found.e2e or not found.may(OPERATOR):
+            return Refusal(code="permission_denied", detail="The permission `operator` is needed.")
+        return Operator(None, found.subject)
+
+    async def administrator(self, request: Request) -> Operator | Refusal:
+        """Who may administer a tenant: `Operator.tenant` is the only one, None: any; or why the caller may not."""
+        found = await self.caller(request)
+        if isinstance(found, Operator | Refusal):
+            return found
+        if not found.may(ADMIN):
             return Refusal(code="permission_denied", detail="The permission `admin` is needed.")
         return Operator(found.tenant, found.subject)
 
@@ -82,6 +96,10 @@ class Access:
         only after it was counted as a wrong key: otherwise keys could be guessed for as long as an issuer is away.
         """
         sent = bearer(request)
+        if sent:  # `person` judges the origin of what comes to it
+            refused = self._origin(request)
+            if refused is not None:
+                return refused
         if not sent or "." in sent:
             return await self._person(request)
         refusal = self._judge(request, sent, self._keys, self._wrong, "The admin key is wrong.")
@@ -101,6 +119,9 @@ class Access:
         if not self._metrics_tokens:
             return None
         sent = bearer(request)
+        refused = self._origin(request)
+        if refused is not None:
+            return refused
         if not sent:
             detail = "`/metrics` asks for NARTHEX_METRICS_TOKEN as a Bearer token."
             return Refusal(code="auth_required", detail=detail, carriers_checked=("authorization",))

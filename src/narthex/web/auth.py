@@ -1,8 +1,8 @@
 """The embedded provider over HTTP: `/auth/*` and `/.well-known/*`. What they do is `app/provider.py`'s.
 
 Not here: the end-to-end exchange, tickets, sign-in with another OIDC provider (`web/oidc.py`). Rules: every
-answer that holds a token says `no-store`; a request that changes something needs an allowed `Origin` when it
-has one, and must have one when a cookie is its credential (CSRF); bodies are bounded before they are parsed.
+answer that holds a token says `no-store`; `Origin` is judged by the one rule (`domain.origins.origin_fault`), so that
+no foreign page rides on a cookie (CSRF); bodies are bounded before they are parsed.
 """
 
 from __future__ import annotations
@@ -22,21 +22,17 @@ from narthex.app.attempts import Attempts
 from narthex.app.provider import Denied, Provider, Session
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import bucket
-from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.secrets import any_equal
-from narthex.domain.verdict import Rejected, Unavailable, Verdict
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError
 from narthex.ports.credentials import User
 from narthex.ports.tokens import TokenVerifier
+from narthex.web.cookies import REFRESH, SESSION, Cookie, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import basic_password, bearer, local_path, read_fields
 from narthex.web.sign_in_problems import NO_STORE, denied, problem, refusal
 
-REFRESH_COOKIE: Final = "narthex_refresh"
-SECURE_REFRESH_COOKIE: Final = (
-    "__Secure-narthex_refresh"  # over https; its path keeps it from being `__Host-`
-)
 WRONG_KEYS: Final = 10  # in a minute of one address, as wherever a key is taken
 WRONG_KEYS_WINDOW_S: Final = 60.0
 JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
@@ -56,8 +52,8 @@ class Door(Protocol):
     def facts(self, request: Request) -> RequestFacts:
         """Client address, whether the client speaks TLS, and how it reached us (`https://host`)."""
 
-    def origin_allowed(self, request: Request, origin: str) -> bool:
-        """Whether a page of `origin` may use this gateway."""
+    def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
+        """Why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
 
 
 class AuthSite:
@@ -137,12 +133,19 @@ class AuthSite:
         token = fields.get("refresh_token", "")
         from_cookie = not token
         if from_cookie:
-            token = self._refresh_cookie(request)
-            if not token:
+            found = self._cookie(request, REFRESH)
+            if isinstance(found, Refusal):
+                return refusal(found)
+            if not found:
                 return problem("bad_request", "Send `refresh_token`, or sign in first.")
-            if "origin" not in request.headers:
-                return _origin_refused()
-        outcome = await self._provider.refresh(token, from_cookie=from_cookie)
+            token = found
+            refused = self._door.origin_refusal(request, cookie=True)
+            if refused is not None:
+                return refusal(refused)
+        holder = await self._holder(request) if from_cookie else None
+        if isinstance(holder, Refusal):
+            return refusal(holder)
+        outcome = await self._provider.refresh(token, from_cookie=from_cookie, holder=holder)
         if isinstance(outcome, Denied):
             response = denied(outcome)
             if from_cookie:
@@ -150,20 +153,37 @@ class AuthSite:
             return response
         return self.answer(request, outcome)
 
+    async def _holder(self, request: Request) -> Identity | Refusal | None:
+        """Whom the session's cookie names, expired or not; None: there is none that can be believed."""
+        token = self._cookie(request, SESSION)
+        if isinstance(token, Refusal) or not token:
+            return token or None
+        verdict = await self._verdict(token)
+        if isinstance(verdict, Rejected):
+            return verdict.expired
+        return verdict.identity if isinstance(verdict, Valid) else None
+
     async def logout(self, request: Request) -> Response:
         """End the session of the Bearer token or cookie, and of `{refresh_token}`; 204 whatever there was."""
         fields = await read_fields(request) or {}
         refresh_token = fields.get("refresh_token", "")
-        if not refresh_token and not bearer(request) and request.cookies and "origin" not in request.headers:
-            return _origin_refused()
+        cookies = [self._cookie(request, SESSION), self._cookie(request, REFRESH)]
+        sent = bearer(request)
+        if not sent and not refresh_token:
+            refused = next((found for found in cookies if isinstance(found, Refusal)), None)
+            if refused is None and any(cookies):
+                refused = self._door.origin_refusal(request, cookie=True)
+            if refused is not None:
+                return refusal(refused)
+        session, refresh = ("" if isinstance(found, Refusal) else found for found in cookies)
         identity: Identity | None = None
-        token = bearer(request) or self._session_cookie(request)
-        if token:
+        if token := sent or session:
             verdict = await self._verdict(token)
             if isinstance(verdict, Unavailable):
                 return refusal(Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s))
-            identity = None if isinstance(verdict, Rejected) else verdict.identity
-        await self._provider.logout(identity, refresh_token or self._refresh_cookie(request))
+            # An expired token still says which session its holder wants to end.
+            identity = verdict.expired if isinstance(verdict, Rejected) else verdict.identity
+        await self._provider.logout(identity, refresh_token or refresh)
         response = Response(status_code=204, headers=NO_STORE)
         self._drop_cookies(request, response)
         return response
@@ -184,48 +204,34 @@ class AuthSite:
             if session.refresh_token:
                 body["refresh_token"] = session.refresh_token
             response = JSONResponse(body, headers=NO_STORE)
-        response.set_cookie(
-            HOST_SESSION_COOKIE if facts.secure else SESSION_COOKIE,
-            session.access_token,
-            max_age=session.expires_in,
-            httponly=True,
-            samesite="lax",
-            secure=facts.secure,
-        )
+        secure = facts.secure
+        put_cookie(response, SESSION, session.access_token, secure=secure, max_age_s=session.expires_in)
         if session.refresh_token:
-            response.set_cookie(
-                SECURE_REFRESH_COOKIE if facts.secure else REFRESH_COOKIE,
-                session.refresh_token,
-                max_age=session.refresh_expires_in,
-                path="/auth",
-                httponly=True,
-                samesite="strict",
-                secure=facts.secure,
+            put_cookie(
+                response, REFRESH, session.refresh_token, secure=secure, max_age_s=session.refresh_expires_in
             )
         return response
 
     def _drop_cookies(self, request: Request, response: Response) -> None:
         secure = self._door.facts(request).secure
-        session = HOST_SESSION_COOKIE if secure else SESSION_COOKIE
-        refresh = SECURE_REFRESH_COOKIE if secure else REFRESH_COOKIE
-        response.delete_cookie(session, httponly=True, samesite="lax", secure=secure)
-        response.delete_cookie(refresh, path="/auth", httponly=True, samesite="strict", secure=secure)
+        drop_cookie(response, SESSION, secure=secure)
+        drop_cookie(response, REFRESH, secure=secure)
 
-    def _session_cookie(self, request: Request) -> str:
-        """The session, by the name that its scheme has: over https a neighbouring host can set the plain one."""
-        secure = self._door.facts(request).secure
-        return request.cookies.get(HOST_SESSION_COOKIE if secure else SESSION_COOKIE, "")
-
-    def _refresh_cookie(self, request: Request) -> str:
-        secure = self._door.facts(request).secure
-        return request.cookies.get(SECURE_REFRESH_COOKIE if secure else REFRESH_COOKIE, "")
+    def _cookie(self, request: Request, cookie: Cookie) -> str | Refusal:
+        return only_cookie(request, cookie, secure=self._door.facts(request).secure)
 
     # -- asking --------------------------------------------------------------------------------------------
 
     async def me(self, request: Request) -> Response:
         """Whose Bearer token or cookie it is: `{id, name, tenant, plan, permissions, expires_at, …}`."""
-        token = bearer(request) or self._session_cookie(request)
         carriers = ("authorization", "cookie")
+        token: str | Refusal | None = bearer(request)
+        if not token:
+            token = self._cookie(request, SESSION)
+            if token and not isinstance(token, Refusal):
+                token = self._door.origin_refusal(request, cookie=True) or token
+        if isinstance(token, Refusal):
+            return refusal(token)
         if not token:
             return refusal(Refusal(code="auth_required", carriers_checked=carriers))
         verdict = await self._verdict(token)
@@ -328,8 +334,9 @@ class AuthSite:
 
         async def guarded(request: Request) -> Response:
             origin = request.headers.get("origin")
-            if origin is not None and not self._door.origin_allowed(request, origin):
-                return _origin_refused()
+            refused = self._door.origin_refusal(request)
+            if refused is not None:
+                return refusal(refused)
             if request.method == "OPTIONS":
                 response = Response(status_code=204)
             else:
@@ -358,9 +365,3 @@ def user_json(user: User) -> dict[str, object]:
         "tenant": user.tenant,
         "plan": user.plan,
     }
-
-
-def _origin_refused() -> Response:
-    return refusal(
-        Refusal(code="origin_not_allowed", detail="A request with a cookie must come from an allowed page.")
-    )

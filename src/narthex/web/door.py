@@ -15,7 +15,7 @@ from starlette.responses import Response
 from narthex.app.handshake import FrontDoor
 from narthex.domain.addresses import Client, TrustedProxies, client_of
 from narthex.domain.identity import Identity
-from narthex.domain.origins import OriginPolicy
+from narthex.domain.origins import OriginPolicy, claimed_origin, origin_fault
 from narthex.domain.refusals import Refusal
 from narthex.web.auth import RequestFacts
 from narthex.web.fallbacks import head_of
@@ -63,6 +63,16 @@ class RequestDoor:
             secure=client.scheme == "https",
             base_url=self._public_url or f"{client.scheme}://{request.headers.get('host', '')}",
         )
+
+    def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
+        """Why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
+        headers, scheme = request.headers, self.client(request).scheme
+        host = headers.get("host", "")
+        claimed = claimed_origin(
+            headers.get("origin"), headers.getlist("sec-fetch-site"), scheme=scheme, host=host, upgrade=False
+        )
+        fault = origin_fault(self._origins, claimed, host=host, scheme=scheme, cookie=cookie)
+        return Refusal(code="origin_not_allowed", detail=fault) if fault else None
 
     def origin_allowed(self, request: Request, origin: str) -> bool:
         """Whether a page of `origin` may use this gateway."""

@@ -30,6 +30,9 @@ def routes(exchange: Exchange, http: HttpDoor) -> list[BaseRoute]:
 
     async def test_auth(request: Request) -> Response:
         trace_id = trace_id_for(request)
+        refused = http.origin_refusal(request)
+        if refused is not None:
+            return problem(refused, trace_id)
         body = await bounded_body(request, MAX_BODY)
         if body is None:
             return problem(

@@ -180,6 +180,7 @@ class Fallbacks:
         cors_preflight: the answer to a browser's OPTIONS.
         address: the client's, of a request.
         now: seconds.
+        origin: why the page that a request comes from may not use a credential here.
     """
 
     def __init__(
@@ -192,8 +193,10 @@ class Fallbacks:
         cors_preflight: Callable[[Request, Iterable[str]], Response],
         address: Callable[[Request], str],
         now: Callable[[], float] = time.monotonic,
+        origin: Callable[[Request], Refusal | None] = lambda _: None,
     ) -> None:
         self._gate = gate
+        self._origin = origin
         self._cors_preflight = cors_preflight
         self._node = node
         self._broadcast = broadcast
@@ -265,6 +268,9 @@ class Fallbacks:
 
     async def emulation(self, request: Request) -> Response:
         """Commands for an open stream, on whichever node it lives. 204, or 404 when there is none here."""
+        refused = self._origin(request)  # the stream's session id is a credential too
+        if refused is not None:
+            return self._refused(request, refused)
         body = await bounded_body(request, MAX_BODY)
         try:
             posted = msgspec.json.decode(body or b"", type=Emulated)

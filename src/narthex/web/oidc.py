@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -10,16 +9,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from narthex.app.provider import Denied
-from narthex.app.sign_in import STATE_TTL_S, Journey, SignIn
+from narthex.app.sign_in import STATE_TTL_S, SignIn
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError
 from narthex.web.auth import AuthSite, Door
+from narthex.web.cookies import JOURNEY, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import local_path
 from narthex.web.sign_in_problems import NO_STORE, denied, refusal
-
-JOURNEY_COOKIE: Final = "narthex_oidc"
-SECURE_JOURNEY_COOKIE: Final = "__Secure-narthex_oidc"  # over https
-COOKIE_PATH: Final = "/auth/oidc"
 
 
 class OidcSite:
@@ -49,7 +45,7 @@ class OidcSite:
         """`?next=/path`: off to the provider; the browser's cookie remembers what comes back."""
         next_path = local_path(request.query_params.get("next", "")) or "/"
         try:
-            url, journey = await self._sign_in.begin(
+            url, cookie = await self._sign_in.begin(
                 redirect_uri=self._redirect_uri(request), next_path=next_path
             )
         except DependencyError as error:
@@ -57,21 +53,17 @@ class OidcSite:
                 request, Refusal(code="auth_unavailable", retry_after_s=round(error.retry_after_s))
             )
         response = RedirectResponse(url, status_code=303, headers=NO_STORE)
-        response.set_cookie(
-            self._cookie(request),
-            journey.cookie(),
-            max_age=STATE_TTL_S,
-            path=COOKIE_PATH,
-            httponly=True,
-            samesite="lax",  # the way back is a navigation from the provider's site
-            secure=self._door.facts(request).secure,
-        )
+        secure = self._door.facts(request).secure
+        # Lax: the way back is a navigation from the provider's site.
+        put_cookie(response, JOURNEY, cookie, secure=secure, max_age_s=STATE_TTL_S)
         return response
 
     async def callback(self, request: Request) -> Response:
         """The provider sends the browser here with `code` and `state`, or with an error."""
         query = request.query_params
-        journey = Journey.of(request.cookies.get(self._cookie(request), ""))
+        secure = self._door.facts(request).secure
+        found = only_cookie(request, JOURNEY, secure=secure)
+        journey = None if isinstance(found, Refusal) else self._sign_in.journey(found)
         response: Response
         try:
             outcome = await self._sign_in.finish(
@@ -90,17 +82,8 @@ class OidcSite:
         else:
             assert journey is not None  # finish denies without one
             response = self._site.answer(request, outcome, next_path=local_path(journey.next_path) or "/")
-        response.delete_cookie(
-            self._cookie(request),
-            path=COOKIE_PATH,
-            httponly=True,
-            samesite="lax",
-            secure=self._door.facts(request).secure,
-        )
+        drop_cookie(response, JOURNEY, secure=secure)
         return response
-
-    def _cookie(self, request: Request) -> str:
-        return SECURE_JOURNEY_COOKIE if self._door.facts(request).secure else JOURNEY_COOKIE
 
     def _redirect_uri(self, request: Request) -> str:
         return self._door.facts(request).base_url + "/auth/oidc/callback"

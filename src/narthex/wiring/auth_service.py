@@ -27,6 +27,7 @@ from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.revocations import Revocations
+from narthex.domain.origins import served_to_probes
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError
 from narthex.settings import Settings
@@ -51,8 +52,9 @@ class HostCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] == "http" and scope["path"] not in ("/livez", "/readyz"):
-            host = Request(scope).headers.get("host", "")
-            if not self._hosts.allows(host):
+            request = Request(scope)
+            host, peer = request.headers.get("host", ""), request.client.host if request.client else ""
+            if not self._hosts.allows(host) and not served_to_probes(host, peer, request.headers.keys()):
                 refusal = Refusal(code="bad_request", detail="The Host header names nobody here.")
                 await problem(refusal)(scope, receive, send)
                 return

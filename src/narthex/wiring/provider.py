@@ -12,6 +12,7 @@ from narthex.adapters.tokens.judgement import ASYMMETRIC_DEFAULT, IssuerRules
 from narthex.adapters.tokens.passwords import Argon2Passwords
 from narthex.app.provider import Account, Provider, ProviderPolicy
 from narthex.app.revocations import Revocations
+from narthex.domain.trust import Binding
 from narthex.ports.credentials import Credentials
 from narthex.ports.tokens import TokenMint, TokenVerifier
 from narthex.settings import Settings
@@ -28,6 +29,8 @@ def make_provider(
     clock: Callable[[], float] = time.time,
 ) -> Provider:
     """Anybody may sign in where development is and no users are configured; else the configured users."""
+    remote = settings.policy.environment.remote
+    signs_in_elsewhere = bool(settings.oidc_client_id and settings.oidc_issuer)
     accounts = tuple(
         Account(
             email=user.email,
@@ -46,7 +49,11 @@ def make_provider(
         passwords=Argon2Passwords(),
         revocations=revocations,
         policy=ProviderPolicy(
-            open_login=not accounts and not settings.policy.environment.remote, accounts=accounts
+            open_login=not accounts and not remote,
+            accounts=accounts,
+            environment=settings.environment,
+            oidc_issuer=(settings.oidc_issuer or "") if signs_in_elsewhere else "",
+            oidc_binding=trust_of(settings, remote=remote).issuers[0] if signs_in_elsewhere else Binding(),
         ),
         clock=clock,
     )

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
@@ -37,6 +38,7 @@ from narthex.web.access import Access
 from narthex.web.agui import AguiSite
 from narthex.web.api import ServerApi
 from narthex.web.auth import AuthSite
+from narthex.web.cookies import KeptFromApplications
 from narthex.web.door import HttpDoor
 from narthex.web.fallbacks import Fallbacks
 from narthex.web.health import HealthPages, client_config
@@ -69,6 +71,7 @@ class Site:
             self.http.address,
             parts.now,
             metrics_tokens=parts.settings.metrics_tokens(),
+            origin=self.http.origin_refusal,
         )
         self.provider = self._make_provider()
         self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
@@ -80,6 +83,7 @@ class Site:
             cors=self.http.cors,
             cors_preflight=self.http.cors_preflight,
             address=self.http.address,
+            origin=self.http.origin_refusal,
         )
         parts.controls.on("emulation", fallbacks.control)
         self.app = Starlette(
@@ -95,6 +99,7 @@ class Site:
                 *AguiSite(parts.door, self.http, parts.services, parts.store, parts.broker).routes(),
                 *pages.routes(),
             ],
+            middleware=[Middleware(KeptFromApplications)],
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
         )
 

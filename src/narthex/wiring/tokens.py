@@ -12,7 +12,7 @@ from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
 from narthex.adapters.tokens.fetching import Fetcher
 from narthex.adapters.tokens.router import E2E_ISSUER, PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import SESSION_CLAIM, KeyRing
-from narthex.domain.secrets import fingerprint
+from narthex.domain.secrets import Lookalikes
 from narthex.domain.trust import Binding
 from narthex.errors import NarthexError
 from narthex.ports.breaker import BreakerChange
@@ -54,7 +54,7 @@ def make_tokens(
         fetcher,
         BreakerBoard(meter, _breaker_changed),
         _fetch_failed,
-        frozenset(fingerprint(secret) for secret in secrets),
+        Lookalikes(secrets),
     )
     provider_keys: KeyRing | None = None
     if settings.provider_enabled:

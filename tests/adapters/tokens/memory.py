@@ -79,9 +79,19 @@ class MemoryCredentials:
         identity, expires_at = self.tickets.get(ticket_hash, ("", 0.0))
         return identity if expires_at > now else None
 
-    async def put_refresh(self, token: RefreshToken) -> None:
+    async def spend(self, mark_hash: str, expires_at: float) -> bool:
         self._reach()
+        if mark_hash in self.tickets:
+            return False
+        self.tickets[mark_hash] = ("", expires_at)
+        return True
+
+    async def put_refresh(self, token: RefreshToken, *, replaces: str = "") -> bool:
+        self._reach()
+        if replaces and replaces not in self.refresh:
+            return False
         self.refresh[token.token_hash] = token
+        return True
 
     async def use_refresh(self, token_hash: str, now: float) -> tuple[str, RefreshToken | None]:
         self._reach()

@@ -187,8 +187,9 @@ STRICTER = {
     "jku on a good signature", "b64 true, no crit", "typed as a logout token", "exp a string", "exp true",
     "exp in milliseconds", "exp 1e999", "nbf a string", "sub empty", "sub of 256 characters", "sub with a line break",
     "sub half a surrogate", "e2e claimed at an issuer that may not", "e2e as text",
-    "tenant e2e without being one", "tenant probe", "tenant with a line break", "tenant in another normal form", "subject in another normal form",
-    "subject with a space at its end", "subject of 256 characters", "jti of 256 characters", "permissions an object", "9 KB",
+    "tenant e2e without being one", "tenant probe", "tenant with a line break", "tenant in another normal form",
+    "subject in another normal form", "subject with a space at its end", "subject of 256 characters",
+    "jti of 256 characters", "permissions an object", "9 KB",
     "duplicate claim", "duplicate claim in escapes", "duplicate header member", "deep JSON", "padding",
 }  # fmt: skip
 

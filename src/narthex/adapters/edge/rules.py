@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from narthex.adapters.edge.head import Fields, authority, malformed
+from narthex.domain.origins import served_to_probes
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import RequestHead
 
@@ -121,7 +122,9 @@ def _host_problem(head: RequestHead, host: str | None, rules: HeadRules) -> Refu
     name = _host_name(host)
     if name is None:
         return malformed("The Host header is not a host name.")
-    if not anyone and not rules.allowed_host(name):
+    if anyone or rules.allowed_host(name):
+        return None
+    if not served_to_probes(host, head.peer[0], (header for header, _ in head.headers)):
         return malformed("The Host header does not name this gateway; NARTHEX_ALLOWED_HOSTS lists what does.")
     return None
 

@@ -78,12 +78,12 @@ class ClaimDefaults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outside(msgspec.Struct, frozen=True):
-    """What sources that ask others share; `withheld` are fingerprints of our secrets, which nobody is asked about."""
+    """What sources that ask others share; `withheld` recognises our secrets, which nobody is asked about."""
 
     fetcher: Fetcher
     breakers: Breakers
     on_fault: Callable[[str, NarthexError], None] | None = None
-    withheld: frozenset[str] = frozenset()
+    withheld: Callable[[str], bool] = lambda _: False
 
 
 def claim_rules(spec: IssuerSpec, defaults: ClaimDefaults) -> ClaimRules:

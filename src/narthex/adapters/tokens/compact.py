@@ -59,11 +59,12 @@ def looks_like_jwt(token: str) -> bool:
     return _SHAPE.fullmatch(token) is not None
 
 
-def take_apart(token: str) -> Compact | Rejected:
+def take_apart(token: str, kind: str = "") -> Compact | Rejected:
     """Split, decode and check the form of a compact JWS (RFC 7515 section 7.1, RFC 8725).
 
     Args:
         token: as the client sent it.
+        kind: the only `typ` that is taken; empty: those of access tokens.
 
     Returns:
         The parts, or `token_malformed`, `algorithm_not_allowed` (`none`) or `token_invalid` (a header that
@@ -76,7 +77,8 @@ def take_apart(token: str) -> Compact | Rejected:
     signing_text, _, signature_text = token.rpartition(".")
     header_text, _, payload_text = signing_text.partition(".")
     try:
-        head = _kept_head(header_text) if len(header_text) <= KEPT_HEAD_LENGTH else _head(header_text)
+        keeps = not kind and len(header_text) <= KEPT_HEAD_LENGTH
+        head = _kept_head(header_text) if keeps else _head(header_text, kind)
         claims = _object(payload_text)
         signature = _decode(signature_text)
     except (ValueError, RecursionError) as fault:
@@ -94,10 +96,10 @@ class _Head(NamedTuple):
     fault: Rejected | None
 
 
-def _head(text: str) -> _Head:
+def _head(text: str, kind: str = "") -> _Head:
     header = _object(text)
     algorithm, key_id = header.get("alg"), header.get("kid", "")
-    return _Head(str(algorithm), str(key_id), _header_fault(header, algorithm, key_id))
+    return _Head(str(algorithm), str(key_id), _header_fault(header, algorithm, key_id, kind))
 
 
 _kept_head = lru_cache(HEADS_KEPT)(_head)
@@ -106,7 +108,7 @@ function of that text alone and vouches for nothing: payload and signature are r
 """
 
 
-def _header_fault(header: dict[str, Any], algorithm: object, key_id: object) -> Rejected | None:
+def _header_fault(header: dict[str, Any], algorithm: object, key_id: object, wanted: str) -> Rejected | None:
     if not isinstance(algorithm, str) or not algorithm:
         return Rejected("token_malformed", "The header names no algorithm.")
     if algorithm.lower() == "none":
@@ -117,6 +119,8 @@ def _header_fault(header: dict[str, Any], algorithm: object, key_id: object) -> 
         if name in header:
             return Rejected("token_invalid", f"The header member `{name}` is not accepted.")
     kind = header.get("typ")
+    if wanted:
+        return None if kind == wanted else Rejected("token_invalid", "It is typed for another use.")
     if isinstance(kind, str):
         lowered = kind.lower().removeprefix("application/")
         # RFC 8725 section 3.11: a token typed for something else (logout, DPoP proof …) is no access token.

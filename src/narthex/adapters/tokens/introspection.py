@@ -42,7 +42,7 @@ class Introspection:
         fetcher: shared HTTP client.
         breakers: by traffic class.
         on_fault: told why an answer was of no use; for the log.
-        withheld: fingerprints of our own secrets: somebody may send one where a token belongs.
+        withheld: recognises our own secrets: somebody may send one, or mistype one, where a token belongs.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Introspection:
         fetcher: Fetcher,
         breakers: Breakers,
         on_fault: Callable[[str, NarthexError], None] | None = None,
-        withheld: frozenset[str] = frozenset(),
+        withheld: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._withheld = withheld
         self._name = name
@@ -88,11 +88,11 @@ class Introspection:
         if not token or not token.isascii() or not token.isprintable():
             return Rejected("token_malformed", "It holds characters that no token has.")
         key = fingerprint(token)
-        if key in self._withheld:
-            return Rejected("token_invalid")
         until, identity = self._kept.get(key, (0.0, None))
         if identity is not None and until > now:
             return Valid(identity)
+        if self._withheld(token):
+            return Rejected("token_invalid")
         return self._ask(token, key, now, traffic)
 
     async def _ask(self, token: str, key: str, now: float, traffic: str) -> Verdict:

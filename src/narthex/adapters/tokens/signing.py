@@ -39,6 +39,7 @@ GRACE_S: Final = 25.0  # DESIGN section 3: a live socket may refresh so long aft
 
 SESSION_CLAIM: Final = "sid"  # the sign-in's family: tokens of one sign-in end as one
 ENVIRONMENT_CLAIM: Final = "env"
+SEALED_TYPE: Final = "narthex-sealed+jwt"
 
 SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
 Purpose = Literal["provider", "e2e"]
@@ -158,6 +159,26 @@ class KeyRing:
             claims["test_run"] = identity.test_run
         header = {"alg": signer.algorithm, "kid": signer.kid}
         return sign_compact(header, claims, signer.algorithm, key)
+
+    def seal(self, values: dict[str, str], *, ttl_s: float, now: float) -> str:
+        """See `TokenMint`: a JWS of its own type, which no verifier takes for a token."""
+        signer, key = self._signer(now)
+        claims: dict[str, Any] = {"iss": self.issuer, "exp": int(now + ttl_s), "sealed": values}
+        header = {"alg": signer.algorithm, "kid": signer.kid, "typ": SEALED_TYPE}
+        return sign_compact(header, claims, signer.algorithm, key)
+
+    def unseal(self, sealed: str, now: float) -> dict[str, str] | None:
+        """See `TokenMint`."""
+        parts = take_apart(sealed, SEALED_TYPE)
+        if isinstance(parts, Rejected):
+            return None
+        keys = self._table.select(parts.algorithm, parts.key_id) if parts.key_id else []
+        if not any(key.verifies(parts.algorithm, parts.signing_input, parts.signature) for key in keys):
+            return None
+        values, until = parts.claims.get("sealed"), parts.claims.get("exp")
+        if not isinstance(values, dict) or not isinstance(until, int) or until <= now:
+            return None
+        return {str(name): str(value) for name, value in values.items()}
 
     def public_keys(self) -> dict[str, object]:
         """Every key published now, those that begin to sign soon included."""

@@ -15,6 +15,7 @@ import msgspec
 from narthex.app.commands.reading import HISTORY_BYTES, read
 from narthex.app.commands.subscribing import view
 from narthex.domain.channels import channel_key, parse_channel
+from narthex.domain.identity import ADMIN
 from narthex.ports.broker import Position
 from narthex.protocol import codes
 from narthex.protocol.commands import NO_DATA, ChannelRequest, HistoryRequest, PublishRequest
@@ -106,7 +107,7 @@ def publish(connection: Connection, asked: Asked) -> bytes | Coroutine[object, o
     request = asked.request
     assert isinstance(request, PublishRequest)
     identity = connection.identity
-    if identity is None or not identity.may("admin"):
+    if identity is None or not identity.may(ADMIN):
         return encode_error(asked.id, codes.PERMISSION_DENIED)
     if parse_channel(request.channel) is None:
         return encode_error(asked.id, codes.UNKNOWN_CHANNEL)

@@ -11,7 +11,9 @@ from narthex.domain.identity import DEFAULT_TENANT
 from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
 
 Channel = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHANNEL_LENGTH)]
-Moment = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]  # to the end of the year 9999
+Moment = Annotated[
+    float, msgspec.Meta(ge=0, le=1e15)
+]  # also of a caller who counts in milliseconds, and is told so
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # tests of a run; it is added to counters
 
 

@@ -22,7 +22,7 @@ from narthex.app.provider import Provider
 from narthex.app.revocations import Revocations
 from narthex.app.runs.engine import RunEngine
 from narthex.domain.channels import channel_key, parse_channel
-from narthex.domain.identity import Identity
+from narthex.domain.identity import OPERATOR, Identity
 from narthex.domain.ids import user_key
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
@@ -95,10 +95,11 @@ class ServerApi:
             ("/api/v1/disconnect", Disconnect, self._disconnect),
             ("/api/v1/revoke", Revoke, self._revoke),
             ("/api/v1/users/block", BlockUser, self._block),
-            ("/api/v1/drain", Drain, self._drain_node),
         ]
+        drain = self._operation(Drain, self._drain_node, process_wide=True)
         return [
             *(Route(path, self._operation(body, run), methods=["POST"]) for path, body, run in operators),
+            Route("/api/v1/drain", drain, methods=["POST"]),
             Route("/api/v1/e2e/results", self._results, methods=["POST"]),
             Route("/api/v1/e2e/results", self._result_list, methods=["GET"]),
             Route("/api/v1/threads", self._of_person(self._threads), methods=["GET"]),
@@ -111,10 +112,10 @@ class ServerApi:
     # -- operators -----------------------------------------------------------------------------------------
 
     def _operation(
-        self, kind: type[B], run: Callable[[Operator, B], Awaitable[object]]
+        self, kind: type[B], run: Callable[[Operator, B], Awaitable[object]], *, process_wide: bool = False
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            operator = await self._access.operator(request)
+            operator = await (self._access.operator if process_wide else self._access.administrator)(request)
             if isinstance(operator, Refusal):
                 return problem(operator)
             try:
@@ -206,11 +207,7 @@ class ServerApi:
         await self._revocations.revoke(revocation)
         return {}
 
-    async def _drain_node(self, operator: Operator, body: Drain) -> object:
-        if operator.tenant is not None:
-            raise ClientError(
-                "not_operator", "Draining needs the admin key.", "Use NARTHEX_ADMIN_KEY.", number=403
-            )
+    async def _drain_node(self, _: Operator, body: Drain) -> object:
         await self._drain(body.node)
         return {"draining": body.node or "this instance"}
 
@@ -234,8 +231,8 @@ class ServerApi:
         if isinstance(caller, Refusal):
             return problem(caller)
         tester = isinstance(caller, Identity) and caller.e2e
-        if isinstance(caller, Identity) and not tester and not caller.may("admin"):
-            return problem(Refusal(code="permission_denied", detail="The permission `admin` is needed."))
+        if isinstance(caller, Identity) and not tester and not caller.may(OPERATOR):
+            return problem(Refusal(code="permission_denied", detail="The permission `operator` is needed."))
         try:
             body = await _body(request, Results)
         except ClientError as fault:

@@ -58,9 +58,13 @@ class SqlCredentials:
         """See the port."""
         return await self._engine.read(_peek_ticket(ticket_hash, now))
 
-    async def put_refresh(self, token: RefreshToken) -> None:
+    async def spend(self, mark_hash: str, expires_at: float) -> bool:
+        """See the port; kept among the tickets, which expire alike: a hash of a mark is no hash of a ticket."""
+        return await self._engine.write(_spend(mark_hash, expires_at))
+
+    async def put_refresh(self, token: RefreshToken, *, replaces: str = "") -> bool:
         """See the port."""
-        await self._engine.write(_put_refresh(token))
+        return await self._engine.write(_put_refresh(token, replaces))
 
     async def use_refresh(self, token_hash: str, now: float) -> tuple[str, RefreshToken | None]:
         """See the port; one that expired unused is `unknown`."""
@@ -68,11 +72,13 @@ class SqlCredentials:
 
     async def revoke_family(self, family: str) -> None:
         """See the port."""
-        await self._engine.write(_delete("refresh_tokens", "family = ?", family))
+        await self._engine.write(_delete_refresh(self._dialect, "family = ?", family))
 
     async def revoke_user_refresh(self, tenant: str, user_id: str) -> None:
         """See the port."""
-        await self._engine.write(_delete("refresh_tokens", "tenant = ? AND user_id = ?", tenant, user_id))
+        await self._engine.write(
+            _delete_refresh(self._dialect, "tenant = ? AND user_id = ?", tenant, user_id)
+        )
 
     async def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> SigningKey:
         """See the port; live is what is not retired at the new key's `created_at`."""
@@ -149,11 +155,31 @@ def _peek_ticket(ticket_hash: str, now: float) -> Operation[str | None]:
     return str(rows[0][0]) if rows else None
 
 
-def _put_refresh(token: RefreshToken) -> Operation[None]:
+def _spend(mark_hash: str, expires_at: float) -> Operation[bool]:
+    rows = yield (
+        (
+            "INSERT INTO tickets (ticket_hash, identity, expires_at) VALUES (?, '', ?)"
+            " ON CONFLICT (ticket_hash) DO NOTHING RETURNING 1"
+        ),
+        (mark_hash, expires_at),
+    )
+    return bool(rows)
+
+
+def _put_refresh(token: RefreshToken, replaces: str) -> Operation[bool]:
+    if replaces:
+        # Locks the link before: a revocation waits for it, and then finds the new link too (`_delete_refresh`).
+        rows = yield (
+            "UPDATE refresh_tokens SET used_at = used_at WHERE token_hash = ? RETURNING 1",
+            (replaces,),
+        )
+        if not rows:
+            return False
     yield (
         f"INSERT INTO refresh_tokens ({_REFRESH.columns}) VALUES ({_REFRESH.placeholders})",
         _REFRESH.values(token),
     )
+    return True
 
 
 def _use_refresh(token_hash: str, now: float) -> Operation[tuple[str, RefreshToken | None]]:
@@ -173,8 +199,14 @@ def _use_refresh(token_hash: str, now: float) -> Operation[tuple[str, RefreshTok
     return ("reused", _REFRESH.read(rows[0])) if rows else ("unknown", None)
 
 
-def _delete(table: str, condition: str, *values: object) -> Operation[None]:
-    yield f"DELETE FROM {table} WHERE {condition}", values
+def _delete_refresh(dialect: Dialect, condition: str, *values: object) -> Operation[None]:
+    if dialect.seize:
+        # Waits for refreshes under way. What they add is seen by the next statement, not by one that waited itself.
+        yield (
+            f"SELECT token_hash FROM refresh_tokens WHERE {condition} ORDER BY token_hash{dialect.seize}",
+            values,
+        )
+    yield f"DELETE FROM refresh_tokens WHERE {condition}", values
 
 
 def _add_key(dialect: Dialect, key: SigningKey, only_if_none: bool) -> Operation[SigningKey]:

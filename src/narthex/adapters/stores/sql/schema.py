@@ -132,7 +132,9 @@ MIGRATIONS: Final = (
     ),
     Migration(
         version=3,
-        readable_from=2,  # new tables only: version 2 adds members without asking them, as it did
+        # New tables, and columns with defaults: version 2 adds members without asking them, as it did, and sessions
+        # that it begins have no environment, so that they end at version 3.
+        readable_from=2,
         statements=(
             """CREATE TABLE invitations (thread_id TEXT NOT NULL, tenant TEXT NOT NULL, user_id TEXT NOT NULL,
                invited_by TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL, member_limit BIGINT NOT NULL,
@@ -142,6 +144,11 @@ MIGRATIONS: Final = (
                created_at DOUBLE PRECISION NOT NULL, PRIMARY KEY (tenant, user_id, blocked_id))""",
             """CREATE TABLE additions (tenant TEXT NOT NULL, user_id TEXT NOT NULL, day BIGINT NOT NULL,
                used BIGINT NOT NULL, PRIMARY KEY (tenant, user_id, day))""",
+            "ALTER TABLE refresh_tokens ADD COLUMN environment TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE refresh_tokens ADD COLUMN source TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE refresh_tokens ADD COLUMN signed_in_at DOUBLE PRECISION NOT NULL DEFAULT 0",
+            # Who may answer a question: see `ports.runs.Interrupt`.
+            "ALTER TABLE interrupts ADD COLUMN answerable_by TEXT NOT NULL DEFAULT ''",
         ),
     ),
     Migration(
