@@ -15,6 +15,7 @@ from narthex.app.chat import Chat
 from narthex.app.notices import Notices
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import E2E_TENANT, Identity
+from narthex.domain.ids import user_key
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Control
@@ -239,7 +240,7 @@ class Memberships:
                 number=409,
             )
         key = channel_key(tenant, thread_channel(thread_id))
-        await self._broker.control(Control("unsubscribe", {"channel": key, "user": f"{tenant}/{user_id}"}))
+        await self._broker.control(Control("unsubscribe", {"channel": key, "user": user_key(tenant, user_id)}))
         value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
         await self._notices.tell(tenant, [user_id], "narthex.thread_removed", value)
         await self._chat.tell_members(tenant, thread_id, "narthex.thread_removed", value)

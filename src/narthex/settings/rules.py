@@ -8,6 +8,7 @@ that name the variable and the remedy; none raises; none reads anything but its 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -230,7 +231,33 @@ def _data_dir(settings: Settings) -> Iterator[str]:
         yield f"NARTHEX_DATA_DIR={path}: {existing} cannot be written by this user. Change its owner, or name another."
 
 
+DATA_FILES: Final = ("narthex.db", "log.db")
+_OTHERS: Final = 0o077
+_OTHERS_WRITE: Final = 0o022
+
+
+def _open_data(settings: Settings) -> Iterator[str]:
+    """What others on this machine may read or replace; `serve` closes the files, and the directory if it is its own."""
+    directory = Path(settings.data_dir)
+    for name in DATA_FILES:
+        with contextlib.suppress(OSError):
+            mode = (directory / name).stat().st_mode
+            if mode & _OTHERS:
+                yield (
+                    f"{directory / name} is open to other users ({mode & 0o777:04o}); serve makes it 0600. It holds "
+                    "signing keys, which may have been copied: narthex keys rotate --now."
+                )
+    with contextlib.suppress(OSError):
+        found = directory.stat()
+        if found.st_mode & _OTHERS_WRITE and not found.st_mode & 0o1000:
+            yield (
+                f"The data directory {directory} can be written by other users ({found.st_mode & 0o777:04o}): they "
+                f"could replace its files. Close it: chmod go-w {directory}."
+            )
+
+
 def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[str]:
+    yield from _open_data(settings)
     for variable, keys in (
         ("NARTHEX_ADMIN_KEY", settings.admin_keys()),
         ("NARTHEX_METRICS_TOKEN", settings.metrics_tokens()),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,6 +18,8 @@ from narthex.settings.requirements import NATS_SCHEMES, requirements
 
 LOG_FILE: Final = "log.db"
 STORE_FILE: Final = "narthex.db"
+
+OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_broker(settings: Settings) -> Broker:
@@ -95,10 +99,17 @@ def _synchronous(settings: Settings) -> Literal["NORMAL", "FULL"]:
 
 
 def _data(settings: Settings) -> Path:
-    """The data directory, made if it is not there, readable by its owner only: it holds signing keys."""
+    """The data directory, made if it is not there, readable by its owner only: it holds signing keys.
+
+    In one that was there others must not be able to replace the files. Where it belongs to another user, as a
+    volume of a platform does, `narthex check` and the start say so.
+    """
     directory = settings.data_dir
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+        if found.st_mode & OTHERS_WRITE and found.st_uid == os.geteuid():
+            directory.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
     except OSError as fault:
         raise ConfigError(
             [

@@ -6,6 +6,7 @@ offsets and epochs are numbered in that process's memory; a file of a newer sche
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shlex
@@ -18,6 +19,8 @@ from narthex.errors import ConfigError, Damaged, DependencyError
 Synchronous = Literal["NORMAL", "FULL"]
 """NORMAL: a commit survives the death of the process. FULL: it survives power loss too (an fsync a commit)."""
 
+OTHERS: Final = 0o077  # any right of anybody but the owner
+BESIDE: Final = ("-wal", "-shm", "-journal", ".lock")
 BUSY_TIMEOUT_MS: Final = 5_000  # only a checkpoint or a backup tool can hold the write lock: both are short
 STATEMENT_CACHE: Final = 512
 CACHE_KIB: Final = 16_384  # page cache per connection; the hot tail of the log is far smaller
@@ -55,6 +58,32 @@ class OwnerLock:
             self._descriptor = None
 
 
+def make_private(path: Path) -> None:
+    """Let only this user read and write a data file and what SQLite keeps beside it; make the file if it is not there.
+
+    It holds signing keys and what people wrote. SQLite gives a new file the mode that the umask leaves (0644), and its
+    log the mode of the file. Never opens an existing file: closing it would drop the locks that SQLite holds on it.
+
+    Raises:
+        ConfigError: others may read it, and its mode cannot be changed.
+        OSError: it cannot be made.
+    """
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for name in (path.name, *(path.name + suffix for suffix in BESIDE)):
+        found = path.with_name(name)
+        try:
+            if found.stat().st_mode & OTHERS:
+                found.chmod(0o600)
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            problem = (
+                f"{found} can be read by others and belongs to another user, who alone can close it to them."
+            )
+            raise ConfigError([f"{problem} Make this user its owner, or set another --data-dir."]) from error
+
+
 def connect(
     path: Path, *, synchronous: Synchronous = "NORMAL", read_only: bool = False
 ) -> sqlite3.Connection:
@@ -62,7 +91,11 @@ def connect(
 
     Raises:
         sqlite3.Error: translate it with `dependency_error`.
+        ConfigError: see `make_private`.
     """
+    if not read_only:
+        with contextlib.suppress(OSError):  # SQLite says better what is wrong with a directory or a volume
+            make_private(path)
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
         uri=True,

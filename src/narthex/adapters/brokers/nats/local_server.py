@@ -61,11 +61,13 @@ class LocalNats:
         """
         binary = _binary()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory.chmod(0o700)  # also one that was there: the server makes its files readable by all
         self._port = self._port or _free_port()
         configuration = self._directory / "nats.conf"
         pid_file = self._directory / "nats.pid"
         _end_left_over(pid_file, configuration)
         descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.fchmod(descriptor, 0o600)  # the mode above is of a new file only
         with os.fdopen(descriptor, "w") as file:
             file.write(
                 f'listen: "127.0.0.1:{self._port}"\n'
