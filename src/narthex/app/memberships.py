@@ -240,7 +240,9 @@ class Memberships:
                 number=409,
             )
         key = channel_key(tenant, thread_channel(thread_id))
-        await self._broker.control(Control("unsubscribe", {"channel": key, "user": user_key(tenant, user_id)}))
+        await self._broker.control(
+            Control("unsubscribe", {"channel": key, "user": user_key(tenant, user_id)})
+        )
         value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
         await self._notices.tell(tenant, [user_id], "narthex.thread_removed", value)
         await self._chat.tell_members(tenant, thread_id, "narthex.thread_removed", value)

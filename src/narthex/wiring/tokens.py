@@ -149,5 +149,5 @@ def make_issuer(settings: Settings, issuer: IssuerSettings, meter: Meter) -> tup
     fetcher = Fetcher()
     defaults = ClaimDefaults(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
     return build_router(
-        [_spec(issuer)], defaults, Outside(fetcher, BreakerBoard(meter, _breaker_changed))
+        [_spec(issuer, Binding())], defaults, Outside(fetcher, BreakerBoard(meter, _breaker_changed))
     ), fetcher

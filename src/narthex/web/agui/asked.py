@@ -15,7 +15,7 @@ import msgspec
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 
-Named = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Named = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
 _EVENT_ID: Final = re.compile(r"^(\d{1,15})-([!-~]{1,200})$")
 
