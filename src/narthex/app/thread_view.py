@@ -36,7 +36,7 @@ class ActiveRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """An approval that waits for its answer. `schema` is JSON text."""
+    """An approval that waits for its answer. `schema` is JSON text, `answerable_by` as the agent's `ask` has it."""
 
     interrupt_id: str
     run_id: str
@@ -44,6 +44,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     created_at: float
     expires_at: float
+    answerable_by: str
 
     @classmethod
     def of(cls, interrupt: Interrupt) -> OpenQuestion:

@@ -69,19 +69,22 @@ class RunInput(Protocol):
     def attempt(self) -> int:
         """1, or more after a restart (`restartable=True`)."""
 
-    async def ask(self, schema: Mapping[str, Any], text: str) -> Any:
+    async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
         """Ask a person. Close what you opened first; text yielded as `str` is closed for you.
 
         Args:
             schema: a JSON Schema of the part that `narthex.domain.answers` checks.
             text: the question.
+            answerable_by: which members of the thread may answer: `asker` (the person who began the run), `owner`
+                (an owner of the thread), `member` (any), `permission:<name>` (those who have that permission);
+                empty: the asker and the owners.
 
         Returns:
             The payload, valid against `schema`. The run is another one now: `run_id` and `deadline` changed.
 
         Raises:
             TimeoutError: nobody answered in time. No run is open any more: clean up, nothing is shown.
-            ValueError: the schema uses a keyword that is not checked here.
+            ValueError: the schema uses a keyword that is not checked here, or `answerable_by` is none of these.
         """
 
 

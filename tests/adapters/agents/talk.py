@@ -40,7 +40,7 @@ class Input:
         while True:
             yield await self.steering.get()
 
-    async def ask(self, schema: Mapping[str, Any], text: str) -> Any:
+    async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
         """Answer from the list; a TimeoutError when there is none."""
         self.asked.append((schema, text))
         if not self._answers:

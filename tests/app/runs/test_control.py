@@ -14,6 +14,7 @@ import pytest
 from narthex.app.runs.session import STEER_LIMIT
 from narthex.domain import events as ev
 from narthex.domain.digest import digest_of
+from narthex.domain.identity import Identity
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import Control, Page, Position
@@ -243,8 +244,57 @@ async def asked(house: House, engine: Any, thread: str) -> tuple[Any, dict[str, 
     return run, interrupt
 
 
+@pytest.mark.parametrize(
+    ("answerable_by", "allowed"),
+    [
+        ("", {"alice", "olga"}),
+        ("asker", {"alice"}),
+        ("owner", {"olga"}),
+        ("member", {"alice", "olga", "bob", "carl"}),
+        ("permission:approve", {"carl"}),
+    ],
+)
+async def test_who_may_answer_is_the_questions_own(
+    house: House, answerable_by: str, allowed: set[str]
+) -> None:
+    """By default the person who began the run and the thread's owner; a member who reads along approves nothing."""
+
+    async def asks(run: RunInput) -> Items:
+        await run.ask(YES_NO, "Really?", answerable_by=answerable_by)
+        yield "done"
+
+    engine = await house.node(agent(asks))
+    owner = Identity(subject="olga", tenant="acme")
+    people = [ALICE, owner, BOB, Identity(subject="carl", tenant="acme", permissions=("approve",))]
+    for person in people:
+        thread = await house.thread(owner)
+        for member in people:
+            if member is not owner:
+                joined = ThreadMember(user_id=member.subject, role="member", joined_at=1.0)
+                await house.store.threads.add_member("acme", thread, joined, limit=None)
+        run, interrupt = await asked(house, engine, thread)
+        if person.subject in allowed:
+            await engine.resume(person, run.run_id, interrupt["id"], {"approved": True})
+        else:
+            with pytest.raises(ClientError, match="The question is for") as caught:
+                await engine.resume(person, run.run_id, interrupt["id"], {"approved": True}, dismissed=True)
+            assert (caught.value.code, caught.value.number) == ("answer_not_allowed", 403)
+
+
+async def test_a_question_for_nobody_that_can_be_told_is_refused_when_it_is_asked(house: House) -> None:
+    """A slip in `answerable_by` must not become a question that anybody or nobody may answer."""
+
+    async def asks(run: RunInput) -> Items:
+        yield "."
+        await run.ask(YES_NO, "Really?", answerable_by="admins")
+
+    engine = await house.node(agent(asks))
+    row, _ = await house.ended(await house.say(engine, await house.thread()))
+    assert row.state == "failed"
+
+
 async def test_ask_ends_the_run_and_the_answer_opens_another(house: House) -> None:
-    """The same coroutine goes on, in a run with parentRunId; any member may answer, once."""
+    """The same coroutine goes on, in a run with parentRunId; it is answered once."""
     engine = await house.node(agent(asker))
     thread = await house.thread()
     run, interrupt = await asked(house, engine, thread)

@@ -21,6 +21,7 @@ from narthex.app.runs.readings import Readings
 from narthex.app.runs.replay import Replay
 from narthex.app.runs.roster import Roster
 from narthex.app.runs.services import RunServices
+from narthex.domain.answerers import answerer_words, may_answer
 from narthex.domain.answers import answer_fault
 from narthex.domain.digest import canonical
 from narthex.domain.identity import Identity
@@ -119,15 +120,24 @@ class RunRequests:
                 the agent with it.
 
         Raises:
-            ClientError: `run_not_found` (404), `interrupt_not_found` (404), `interrupt_expired` (410),
-                `payload_too_large` (413), `payload_invalid` (422).
+            ClientError: `run_not_found` (404), `interrupt_not_found` (404), `answer_not_allowed` (403),
+                `interrupt_expired` (410), `payload_too_large` (413), `payload_invalid` (422).
         """
         services = self._services
-        asked = await self._run_of(identity, run_id)
+        asked, role = await self._run_and_role(identity, run_id)
         interrupt = await services.runs.interrupt(identity.tenant, interrupt_id)
         if interrupt is None or interrupt.run_id != run_id:
             raise ClientError(
                 "interrupt_not_found", "There is no such question.", "See thread.get: interrupts.", number=404
+            )
+        if not may_answer(
+            interrupt.answerable_by, asker=asked.user_id == identity.subject, role=role, may=identity.may
+        ):
+            raise ClientError(
+                "answer_not_allowed",
+                f"The question is for {answerer_words(interrupt.answerable_by)}.",
+                "Ask them to answer it.",
+                number=403,
             )
         if not interrupt.resume_run_id:
             interrupt = await self._answer(identity, asked, interrupt, payload, dismissed=dismissed)
@@ -172,13 +182,17 @@ class RunRequests:
     # -- inside --------------------------------------------------------------------------------------------
 
     async def _run_of(self, identity: Identity, run_id: str) -> Run:
+        return (await self._run_and_role(identity, run_id))[0]
+
+    async def _run_and_role(self, identity: Identity, run_id: str) -> tuple[Run, str]:
+        """A run, and the role that the person has in its thread. Raises ClientError `run_not_found`."""
         run = await self._services.runs.get(identity.tenant, run_id)
         if run is None:
             raise _run_not_found()
         role = await self._services.threads.role(identity.tenant, run.thread_id, identity.subject)
         if role is None:
             raise _run_not_found()
-        return run
+        return run, role
 
     async def _log_of(self, run: Run) -> Replay:
         """What of the run is durable now: this node's own account, or read back."""

@@ -23,6 +23,7 @@ import msgspec
 from narthex.app.runs.endings import AgentFault, Asked, Ending
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.services import RunServices
+from narthex.domain.answerers import answerer_fault
 from narthex.domain.answers import schema_fault
 from narthex.domain.events import interrupted
 from narthex.domain.runs import ACTIVE
@@ -123,9 +124,9 @@ class AgentSession:
         while True:
             yield await self._steer.get()
 
-    async def ask(self, schema: Mapping[str, Any], text: str) -> Any:
+    async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
         """See `ports.agents.RunInput`."""
-        fault = schema_fault(schema)
+        fault = schema_fault(schema) or answerer_fault(answerable_by)
         if fault:
             raise ValueError(fault)
         execution = await self._bound_execution()
@@ -136,7 +137,7 @@ class AgentSession:
         await execution.intake.close_text()
         if left := execution.intake.left_open():
             raise AgentFault("agent_event_order", f"ask was called while {left} was open; close it first.")
-        interrupt = self._interrupt(execution.run, schema, text)
+        interrupt = self._interrupt(execution.run, schema, text, answerable_by)
         most = self._services.limits.max_event_bytes
         if (size := len(interrupt.schema) + len(text.encode("utf-8", "replace"))) > most:
             raise AgentFault(
@@ -152,7 +153,7 @@ class AgentSession:
         finally:
             self._waiting = None
 
-    def _interrupt(self, run: Run, schema: Mapping[str, Any], text: str) -> Interrupt:
+    def _interrupt(self, run: Run, schema: Mapping[str, Any], text: str, answerable_by: str) -> Interrupt:
         now = self._services.now()
         return Interrupt(
             interrupt_id=uuid.uuid4().hex,
@@ -164,6 +165,7 @@ class AgentSession:
             created_at=now,
             expires_at=now + self._services.limits.answer_s,
             node=self._services.owner,
+            answerable_by=answerable_by,
         )
 
     async def _answered(self, interrupt: Interrupt) -> Any:
