@@ -19,6 +19,7 @@ EVICTION_REMEDY: Final = (
     "Idle connections made way for new ones. If the address is a proxy of yours, set NARTHEX_TRUSTED_PROXIES; "
     "if it is no client of yours, block it before the gateway."
 )
+FEW_DESCRIPTORS: Final = 4_096  # nobody's choice: what a shell or a service manager was left at
 LOWERED: Final = (
     "The process may not open enough files for NARTHEX_MAX_CONNECTIONS. Raise the limit (ulimit -n, LimitNOFILE=, "
     "--ulimit nofile=), or lower the setting."
@@ -27,8 +28,8 @@ LOWERED: Final = (
 log = get_logger("narthex.gateway")
 
 
-def say_capacity(fitted: Capacity) -> None:
-    """What holds, once at the start."""
+def say_capacity(fitted: Capacity, *, asked: bool) -> None:
+    """What holds, once at the start; a warning where it is less than was asked for, or very little."""
     facts = {
         "descriptors": fitted.descriptors,
         "tcp_connections": fitted.tcp,
@@ -36,7 +37,7 @@ def say_capacity(fitted: Capacity) -> None:
         "max_connections": fitted.limits.max_connections,
         "per_address": fitted.limits.max_connections_per_address,
     }
-    if fitted.lowered:
+    if fitted.lowered and (asked or fitted.descriptors <= FEW_DESCRIPTORS):
         log.warning("capacity", **facts, detail=LOWERED)
     else:
         log.info("capacity", **facts)

@@ -150,7 +150,7 @@ class Gateway:
         settings = self.settings
         agents = self._agents
         fitted = capacity(settings.limits(), raise_descriptor_limit() if own_signals else descriptor_limit())
-        say_capacity(fitted)
+        say_capacity(fitted, asked=settings.source("max_connections") != "default")
         parts = self.parts = Parts(
             settings,
             self._broker or make_broker(settings),

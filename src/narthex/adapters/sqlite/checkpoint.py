@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from narthex.adapters.sqlite.file import Synchronous, connect
+from narthex.adapters.sqlite.file import CHECKPOINT_CACHE_KIB, Synchronous, connect
 
 EVERY_S: Final = 0.25  # a commit waits while the log is synced: little and often keeps that wait short
 SOFT_BYTES: Final = 1 << 20
@@ -42,7 +42,7 @@ class Checkpointer:
 
     def _main(self) -> None:
         try:
-            connection = connect(self._path, synchronous=self._synchronous)
+            connection = connect(self._path, synchronous=self._synchronous, cache_kib=CHECKPOINT_CACHE_KIB)
         except sqlite3.Error as error:
             self.failure = str(error)
             return

@@ -1,0 +1,134 @@
+"""Item 46: memory under churn comes to a plateau. Clients connect, talk in their thread, and go, for an hour.
+
+What rose was SQLite's page caches (16 MiB for each of six connections, filled at the pace of new pages) and dead
+connections that waited for a full collection. `NARTHEX_TEST_CHURN_S` is the soak's length, an hour by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+from narthex.testing import gateway
+from tests.acceptance.program import running
+from tests.campaigns.follower import SERVED, start_run, token
+from tests.timing import within
+
+pytestmark = pytest.mark.acceptance
+
+MIB = 1 << 20
+SOAK_S = float(os.environ.get("NARTHEX_TEST_CHURN_S", "3600"))
+
+
+class Sample(NamedTuple):
+    """The program's memory at a moment."""
+
+    at_s: float
+    rss: int
+    talks: int
+
+
+class Churn(NamedTuple):
+    """`rate` clients a second, of `users` users with a thread each, for so many seconds."""
+
+    seconds: float
+    rate: float
+    users: int
+    every_s: float
+
+
+async def churn(directory: Path, load: Churn) -> list[Sample]:
+    """Each client dials, connects, has one run answered, and breaks off or closes; samples of memory meanwhile."""
+    samples: list[Sample] = []
+    threads: dict[int, str] = {}
+    talks = 0
+    room = asyncio.Semaphore(64)
+
+    async def talk(number: int) -> None:
+        nonlocal talks
+        user = number % load.users
+        async with room, asyncio.timeout(within(20)):
+            more = {"thread_id": threads[user]} if user in threads else {}
+            run = await start_run(
+                program.port, token(f"user-{user}"), f"hello {number} " * 8, f"m-{number}", **more
+            )
+            threads[user] = run["thread_id"]
+            talks += 1
+
+    async with running(directory, SERVED, ("--agent", "tests.campaigns.agents:parrot")) as program:
+        assert program.process is not None
+        process = psutil.Process(program.process.pid)
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            number = 0
+            while (at_s := time.monotonic() - began) < load.seconds:
+                if not samples or at_s - samples[-1].at_s >= load.every_s:
+                    samples.append(Sample(at_s, process.memory_info().rss, talks))
+                    print(f"{at_s:6.0f} s  {samples[-1].rss / MIB:6.1f} MiB  {talks} talks", flush=True)
+                group.create_task(talk(number))
+                number += 1
+                await asyncio.sleep(max(0.0, number / load.rate - (time.monotonic() - began)))
+        samples.append(Sample(time.monotonic() - began, process.memory_info().rss, talks))
+        assert "Traceback" not in program.log
+    return samples
+
+
+def slope(samples: list[Sample]) -> float:
+    """Bytes a minute, by least squares."""
+    times = [one.at_s / 60 for one in samples]
+    middle = sum(times) / len(times)
+    mean = sum(one.rss for one in samples) / len(samples)
+    above = sum((at - middle) * (one.rss - mean) for at, one in zip(times, samples, strict=True))
+    return above / sum((at - middle) ** 2 for at in times)
+
+
+async def test_memory_after_seconds_of_churn(tmp_path: Path) -> None:
+    """The short variant: between its second half's ends lies less than one of the old caches."""
+    samples = await churn(tmp_path, Churn(12.0, 30.0, 30, 1.0))
+    half = samples[len(samples) // 2 :]
+    print(f"{samples[-1].talks} talks, {(half[-1].rss - half[0].rss) / MIB:.1f} MiB in the second half")
+    assert samples[-1].talks > 100
+    assert half[-1].rss - half[0].rss < 14 * MIB
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK_S + 300)
+async def test_memory_after_an_hour_of_churn(tmp_path: Path) -> None:
+    """A plateau: the second half of the time rises by less than 0.2 MiB a minute."""
+    samples = await churn(tmp_path, Churn(SOAK_S, 20.0, 200, 15.0))
+    half = [one for one in samples if one.at_s > SOAK_S / 2]
+    rise = slope(half)
+    print(
+        f"plateau: {samples[0].rss / MIB:.1f} MiB at the start, {half[0].rss / MIB:.1f} at half time, "
+        f"{half[-1].rss / MIB:.1f} at the end, {rise / MIB:+.3f} MiB a minute in the second half"
+    )
+    assert rise < 0.2 * MIB
+
+
+async def test_the_page_caches_of_a_gateway_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All connections together: 24 MiB at most, whatever grows."""
+    kib: list[int] = []
+    opened = sqlite3.connect
+
+    class Counted(sqlite3.Connection):
+        def close(self) -> None:
+            kib.append(-self.execute("PRAGMA cache_size").fetchone()[0])
+            super().close()
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        return opened(*arguments, factory=Counted, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    async with gateway(tmp_path):
+        pass
+    assert len(kib) == 6
+    assert sum(kib) <= 24 * 1024
