@@ -78,7 +78,7 @@ async def pages(
     threads: Threads, tenant: str, thread_id: str, *, until_id: str, kept: Callable[[], Kept]
 ) -> AsyncIterator[list[Message]]:
     """Every message of a thread up to the message `until_id`, oldest first, in pages of about `PAGE_BYTES`."""
-    after_id, limit = "", 8  # the first page is small: how long messages are is not known yet
+    after_id, limit = "", 2  # the first page is small: how long messages are is not known yet
     while True:
         page = await threads.messages_after(
             tenant, thread_id, after_id=after_id, until_id=until_id, limit=limit, kept=kept()
