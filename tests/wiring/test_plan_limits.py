@@ -390,6 +390,8 @@ PROVEN_BY = {
     "commands_per_s": "tests/protocol/test_session.py::test_a_burst_is_throttled_then_a_flood_is_closed",
     "commands_burst": "tests/protocol/test_session.py::test_a_burst_is_throttled_then_a_flood_is_closed",
     "control_frames_per_s": "tests/adapters/edge/test_attacks.py::test_pings_that_are_never_read",
+    "http_requests_per_s": "tests/security/test_http_rates.py::test_a_users_requests_are_limited",
+    "http_requests_burst": "tests/security/test_http_rates.py::test_a_users_requests_are_limited",
     "max_connections_per_user": "tests/app/test_seats.py::test_one_limit_for_every_plan",
     "max_connections_per_address": "tests/app/test_seats.py::test_an_address_has_its_limit",
     "max_connections_unauthenticated": "tests/app/test_seats.py::test_the_unproven_have_theirs",

@@ -25,6 +25,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         commands_per_s: commands of one connection, refilled at this rate up to `commands_burst`.
         commands_burst: commands at once.
         control_frames_per_s: pings and pongs of one connection.
+        http_requests_per_s: HTTP requests of one user, refilled up to `http_requests_burst`; of one address ten
+            times as many.
+        http_requests_burst: HTTP requests of one user at once.
         max_connections_per_user: instead of the plan's, when it is set.
         max_connections_per_address: live sockets of one client address (an IPv6 /64 counts as one).
         max_connections_unauthenticated: live sockets that have not proved who they are.
@@ -47,6 +50,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     commands_per_s: float = 60.0
     commands_burst: int = 120
     control_frames_per_s: float = 20.0
+    http_requests_per_s: float = 60.0
+    http_requests_burst: int = 120
     max_connections_per_user: int | None = None
     max_connections_per_address: int = 1000
     max_connections_unauthenticated: int = 500

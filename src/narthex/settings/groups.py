@@ -294,6 +294,15 @@ class LimitOptions(BaseModel):
     control_frames_per_s: float = option(
         _LIMITS.control_frames_per_s, "Pings and pongs a second.", ge=1, le=10_000
     )
+    http_requests_per_s: float = option(
+        _LIMITS.http_requests_per_s,
+        "HTTP requests a second of one user; of one address ten times as many.",
+        ge=1,
+        le=100_000,
+    )
+    http_requests_burst: int = option(
+        _LIMITS.http_requests_burst, "HTTP requests of one user at once.", ge=1, le=1_000_000
+    )
     max_connections_per_user: int | None = option(
         None, "Connections of one user, instead of the plan's.", ge=1, le=100_000, default_text="by plan"
     )

@@ -6,13 +6,15 @@ address, scheme, origin or identity asks here, so that no route can disagree wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from narthex.app.handshake import FrontDoor
+from narthex.app.rates import Rates
 from narthex.domain.addresses import Client, TrustedProxies, client_of
 from narthex.domain.identity import Identity
 from narthex.domain.origins import OriginPolicy, claimed_origin, origin_fault
@@ -86,11 +88,22 @@ class HttpDoor(RequestDoor):
     Args:
         door: the one of the upgrade.
         public_url: see `RequestDoor`.
+        rates: of requests, by user; None: there is no limit.
+        limited: told of each request that is refused for its user's rate.
     """
 
-    def __init__(self, door: FrontDoor, public_url: str = "") -> None:
+    def __init__(
+        self,
+        door: FrontDoor,
+        public_url: str = "",
+        *,
+        rates: Rates | None = None,
+        limited: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(door.trusted, door.policy.origins, public_url)
         self._door = door
+        self._rates = rates
+        self._limited = limited
 
     def cors(self, request: Request) -> dict[str, str]:
         """The headers by which a page of an allowed origin may read an answer (Fetch standard)."""
@@ -129,4 +142,11 @@ class HttpDoor(RequestDoor):
             return outcome
         if outcome.identity is None or "ticket" in outcome.carriers:
             return Refusal(code="auth_required", carriers_checked=("authorization", "cookie"))
+        if self._rates is not None:
+            wait_s = self._rates.take(outcome.identity.user, time.monotonic())
+            if wait_s:
+                self._limited()
+                return Refusal(
+                    code="rate_limited", detail="Too many requests of this user.", retry_after_s=wait_s
+                )
         return outcome.identity, outcome.key_id

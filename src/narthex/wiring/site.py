@@ -29,6 +29,7 @@ from narthex.app.health import (
 )
 from narthex.app.lifecycle import Room
 from narthex.app.provider import Provider
+from narthex.app.rates import Rates
 from narthex.app.runs.attendance import workers_check
 from narthex.app.sign_in import SignIn
 from narthex.ports.broker import Broker
@@ -44,6 +45,7 @@ from narthex.web.fallbacks import Fallbacks
 from narthex.web.health import HealthPages, client_config
 from narthex.web.oidc import OidcSite
 from narthex.web.problems import exception_handlers
+from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
 
@@ -63,7 +65,13 @@ class Site:
         self, parts: Parts, address: Callable[[], tuple[str, int]], routes: Sequence[BaseRoute] = ()
     ) -> None:
         self._parts = parts
-        self.http = HttpDoor(parts.door, parts.settings.public_url)
+        limits = parts.limits
+        self.http = HttpDoor(
+            parts.door,
+            parts.settings.public_url,
+            rates=Rates(limits.http_requests_per_s, limits.http_requests_burst),
+            limited=lambda: parts.meter.count("http_rate_limited", by="user"),
+        )
         keys = parts.settings.admin_keys()
         self.access = Access(
             keys,
@@ -101,6 +109,19 @@ class Site:
             ],
             middleware=[Middleware(KeptFromApplications)],
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
+            middleware=[
+                Middleware(
+                    AddressRates,
+                    rates=Rates(
+                        limits.http_requests_per_s * ADDRESS_SHARE,
+                        limits.http_requests_burst * ADDRESS_SHARE,
+                    ),
+                    address=self.http.address,
+                    foreign=routes,
+                    cors=self.http.cors,
+                    refused=lambda: parts.meter.count("http_rate_limited", by="address"),
+                )
+            ],
         )
 
     def rooms(self) -> list[Room]:

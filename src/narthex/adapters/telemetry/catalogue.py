@@ -61,6 +61,7 @@ CATALOGUE: Final = (
     _counter(
         "connections_evicted", "Idle connections that made way, and answers that nobody read.", "reason"
     ),
+    _counter("http_rate_limited", "HTTP requests refused because there were too many.", "by"),
     _gauge("descriptors", "How many files the process may open.", mode="livemostrecent"),
     _counter("disconnects", "Closed connections by close code.", "code"),
     _counter("e2e_admissions", "Attempts to get in as a test identity.", "result"),
