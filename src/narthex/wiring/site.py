@@ -107,7 +107,6 @@ class Site:
                 *AguiSite(parts.door, self.http, parts.services, parts.store, parts.broker).routes(),
                 *pages.routes(),
             ],
-            middleware=[Middleware(KeptFromApplications)],
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
             middleware=[
                 Middleware(
@@ -120,7 +119,8 @@ class Site:
                     foreign=routes,
                     cors=self.http.cors,
                     refused=lambda: parts.meter.count("http_rate_limited", by="address"),
-                )
+                ),
+                Middleware(KeptFromApplications),
             ],
         )
 
