@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +21,8 @@ from narthex.app.quotas import Quotas
 from narthex.domain.channels import channel_key
 from narthex.domain.identity import Identity
 from narthex.domain.plans import PLANS, plan_of
-from narthex.errors import ClientError
-from narthex.ports.broker import Control, Member, Publication
+from narthex.errors import ClientError, DependencyError
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Control, Member, Publication, Published
 from narthex.ports.threads import Message
 
 ADA, BOB, EVE = (Identity(subject=name) for name in ("ada", "bob", "eve"))
@@ -44,7 +47,8 @@ class House:
     """Chat on real engines, with a clock that tests move."""
 
     def __init__(self, directory: Path) -> None:
-        self.broker = SqliteBroker(directory / "log.db")
+        self.log_ahead_s = 0.0
+        self.broker = SqliteBroker(directory / "log.db", clock=lambda: time.time() + self.log_ahead_s)
         self.store = SqliteStore(directory / "narthex.db")
         self.ear = Ear()
         self.time = 1_000.0
@@ -80,6 +84,88 @@ async def test_a_message_posted_twice_is_one_message(house: House) -> None:
     assert len(await house.log(f"thread:{thread.thread_id}")) == 3
     view = await house.chat.view(ADA, thread.thread_id, None, 10)
     assert [message.content for message in view.messages] == ["hello"]
+
+
+async def said_kinds(house: House, thread_id: str) -> list[str]:
+    """The types of the events in a thread's log."""
+    return [json.loads(data)["type"].rpartition("_")[2] for data in await house.log(f"thread:{thread_id}")]
+
+
+@pytest.mark.parametrize("kept", range(4))
+@pytest.mark.parametrize("acknowledged", [True, False])
+async def test_a_message_that_is_repeated_much_later_is_one_message(
+    house: House, monkeypatch: pytest.MonkeyPatch, kept: int, acknowledged: bool
+) -> None:
+    """Its first try came so far before an engine hung; the repeat, after the log forgot the keys, adds the rest."""
+    thread_id = (await house.chat.create(ADA, "t")).thread_id
+    await house.chat.post(ADA, thread_id, "m-0", "before")
+    publish, told = house.broker.publish, 0
+
+    async def hangs(channel: str, data: bytes, *, key: str | None = None, **rest: Any) -> Published:
+        nonlocal told
+        if told == kept:
+            raise DependencyError("broker", "It hangs.")
+        told += 1
+        found = await publish(channel, data, key=key)
+        if told == kept and not acknowledged:
+            raise DependencyError("broker", "It hangs.")
+        return found
+
+    monkeypatch.setattr(house.broker, "publish", hangs)
+    with contextlib.suppress(DependencyError):
+        await house.chat.post(ADA, thread_id, "m-1", "hello")
+    monkeypatch.undo()
+    house.log_ahead_s = 2 * IDEMPOTENCY_WINDOW_S
+    await house.chat.post(ADA, thread_id, "m-2", "after")
+    for _ in range(2):
+        end = await house.chat.post(ADA, thread_id, "m-1", "hello")
+        kinds = await said_kinds(house, thread_id)
+        assert sorted(kinds) == sorted(["START", "CONTENT", "END"] * 3)
+        log = [json.loads(data) for data in await house.log(f"thread:{thread_id}")]
+        mine = [n for n, event in enumerate(log, start=1) if event["messageId"] == "m-1"]
+        assert [log[n - 1]["type"].rpartition("_")[2] for n in mine] == ["START", "CONTENT", "END"]
+        assert end.offset == mine[-1]
+    kept_rows = await house.store.threads.messages("default", thread_id, before=None, limit=9)
+    assert [row.message_id for row in kept_rows] == (
+        ["m-0", "m-1", "m-2"] if kept else ["m-0", "m-2", "m-1"]
+    ), "in the order of the log"
+
+
+async def test_a_message_is_repeated_into_another_log(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log that may have had it is gone: the new one gets it, once."""
+    thread_id = (await house.chat.create(ADA, "t")).thread_id
+
+    async def hangs(*_: Any, **__: Any) -> None:
+        raise DependencyError("store", "It hangs.")
+
+    monkeypatch.setattr(house.store.threads, "said", hangs)
+    with pytest.raises(DependencyError):
+        await house.chat.post(ADA, thread_id, "m-1", "hello")
+    monkeypatch.undo()
+    await house.broker.remove(channel_key("default", f"thread:{thread_id}"))
+    for _ in range(2):
+        await house.chat.post(ADA, thread_id, "m-1", "hello")
+        assert await said_kinds(house, thread_id) == ["START", "CONTENT", "END"]
+
+
+async def test_a_message_whose_log_was_trimmed_is_not_said_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can tell any more whether it was in the log: it is in the store, and that must do."""
+    thread_id = (await house.chat.create(ADA, "t")).thread_id
+
+    async def hangs(*_: Any, **__: Any) -> None:
+        raise DependencyError("store", "It hangs.")
+
+    monkeypatch.setattr(house.store.threads, "said", hangs)
+    with pytest.raises(DependencyError):
+        await house.chat.post(ADA, thread_id, "m-1", "hello")
+    monkeypatch.undo()
+    await house.chat.post(ADA, thread_id, "m-2", "after")
+    await house.broker.trim(channel_key("default", f"thread:{thread_id}"), 4)
+    house.log_ahead_s = 2 * IDEMPOTENCY_WINDOW_S
+    await house.chat.post(ADA, thread_id, "m-1", "hello")
+    assert await said_kinds(house, thread_id) == ["CONTENT", "END"]
 
 
 async def test_a_stranger_and_another_tenant_see_the_same_nothing(house: House) -> None:

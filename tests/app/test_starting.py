@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.agents import Agent, RunInput
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S
 from narthex.ports.threads import ThreadMember
 from narthex.testing import Running, gateway
 from tests.app.test_commands import client, spoken, words
@@ -36,6 +39,30 @@ async def test_two_devices_that_send_the_same_message_begin_one_run(running: Run
     log = await parts_of(running).broker.history(channel_key("default", answers[0]["channel"]))
     starts = [item for item in log.publications if b'"role":"user"' in item.data]
     assert len(starts) == 1
+
+
+async def test_a_store_that_hangs_between_message_and_run(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client gives up and repeats when the log has long forgotten its keys: one message, and the run."""
+    parts = parts_of(running)
+    ada = await client(running, "ada")
+    answer = {"text": "hi", "client_message_id": "same"}
+
+    async def hangs(*_: Any, **__: Any) -> None:
+        raise DependencyError("store", "It hangs.", "Wait.")
+
+    monkeypatch.setattr(parts.store.runs, "start", hangs)
+    failed = await ada.call("rpc", method="run.start", data=answer)
+    assert failed["error"]["code"] == 503
+    monkeypatch.undo()
+    inner = getattr(parts.broker, "inner", parts.broker)
+    assert isinstance(inner, SqliteBroker)
+    monkeypatch.setattr(inner._work, "_clock", lambda: time.time() + 2 * IDEMPOTENCY_WINDOW_S)
+    started = await ada.rpc("run.start", **answer)
+    assert len(await said(running, started["thread_id"])) == 1
+    again = await ada.rpc("run.start", **answer)
+    assert again["run_id"] == started["run_id"]
 
 
 async def test_a_thread_that_is_deleted_meanwhile_keeps_nothing(

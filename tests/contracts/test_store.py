@@ -16,6 +16,7 @@ from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, Store, TestRunResult
 from narthex.ports.threads import Departure, Message, Said, Thread, ThreadMember
 from tests.contracts.rigs import StoreRig, child
+from tests.timing import within
 
 ROOT = Path(__file__).parents[2]
 
@@ -403,7 +404,7 @@ class TestThreads:
 
 
 def interrupt(interrupt_id: str, thread_id: str = "t1") -> Interrupt:
-    """An open approval that expires at 100."""
+    """An approval that stays open for a minute."""
     return Interrupt(
         interrupt_id=interrupt_id,
         run_id="r1",
@@ -411,7 +412,7 @@ def interrupt(interrupt_id: str, thread_id: str = "t1") -> Interrupt:
         tenant="a",
         text="May I?",
         schema="{}",
-        created_at=1.0,
+        created_at=40.0,
         expires_at=100.0,
         node="n1",
     )
@@ -563,7 +564,7 @@ class TestQueue:
         assert [await store.runs.queue_position("a", name) for name in ("r1", "r2", "r3")] == [0, 1, 2]
         await store.runs.open_interrupt(interrupt("i1"))
         resume = msgspec.structs.replace(run("resumed", at=0.5), message_id="m-r1")
-        assert await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=resume, now=50.0)
+        assert await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=resume)
         order: list[str] = []
         while claimed := await store.runs.claim("n1", 10.0, 5.0, 10):
             order += ids(claimed)
@@ -742,9 +743,12 @@ class TestInterrupts:
     async def test_answered_once(self, store: Store) -> None:
         """Of 20 answers at once one counts, all get its record, and one run carries on."""
         await store.runs.open_interrupt(interrupt("i1"))
+        kept = await store.runs.interrupt("a", "i1")
         await store.runs.open_interrupt(interrupt("i1"))
-        assert await store.runs.interrupt("a", "i1") == interrupt("i1")
-        assert await store.runs.open_interrupts("a", "t1", 50.0) == [interrupt("i1")]
+        assert kept is not None
+        assert msgspec.structs.replace(kept, expires_at=100.0) == interrupt("i1")
+        assert await store.runs.interrupt("a", "i1") == kept
+        assert await store.runs.open_interrupts("a", "t1") == [kept]
         answers = await asyncio.gather(
             *(
                 store.runs.answer_interrupt(
@@ -753,7 +757,6 @@ class TestInterrupts:
                     by=f"u{n}",
                     payload=f"{n}",
                     resume=msgspec.structs.replace(run(f"r{n}"), owner="n1", lease_until=60.0),
-                    now=50.0,
                 )
                 for n in range(20)
             )
@@ -763,40 +766,60 @@ class TestInterrupts:
         active = await store.runs.active_in_thread("a", "t1")
         assert ids(active) == [answers[0].resume_run_id]
         assert (active[0].owner, active[0].lease_until) == ("n1", 60.0)
-        assert await store.runs.open_interrupts("a", "t1", 50.0) == []
+        assert await store.runs.open_interrupts("a", "t1") == []
 
     async def test_expired_or_unknown(self, store: Store) -> None:
-        """Too late, another tenant's, or none: no answer, no run."""
-        await store.runs.open_interrupt(interrupt("i1"))
-        for tenant, name, now in (("a", "i1", 100.0), ("b", "i1", 50.0), ("a", "i9", 50.0)):
-            answer = await store.runs.answer_interrupt(
-                tenant, name, by="u", payload="1", resume=run("r1"), now=now
-            )
+        """Too late by the store's own count, another tenant's, or none: no answer, no run. No wall clock decides:
+        the one that asks and the one that answers may be days apart.
+        """
+        for name, created_at, expires_at in (
+            ("i1", 9e9, 9e9 - 1.0),
+            ("i2", -9e9, 60.0 - 9e9),
+            ("i3", 9e9, 9e9 + 60),
+        ):
+            asked = msgspec.structs.replace(interrupt(name), created_at=created_at, expires_at=expires_at)
+            await store.runs.open_interrupt(asked)
+        for tenant, name in (("a", "i1"), ("b", "i2"), ("a", "i9")):
+            answer = await store.runs.answer_interrupt(tenant, name, by="u", payload="1", resume=run("r1"))
             assert answer is None
         assert await store.runs.get("a", "r1") is None
-        assert await store.runs.open_interrupts("a", "t1", 100.0) == []
+        opened = await store.runs.open_interrupts("a", "t1")
+        assert [entry.interrupt_id for entry in opened] == ["i2", "i3"]
         assert await store.runs.interrupt("b", "i1") is None
+        for name in ("i2", "i3"):
+            answer = await store.runs.answer_interrupt(
+                "a", name, by="u", payload="1", resume=run(f"r-{name}")
+            )
+            assert answer is not None
 
     async def test_answer_and_run_are_one_step(self, store: Store) -> None:
         """Where the run cannot be queued, the approval stays open, and writes beside it are not undone."""
         await store.runs.open_interrupt(interrupt("i1"))
+        kept = await store.runs.interrupt("a", "i1")
         await start(store, run("r1"))
         answer, created = await asyncio.gather(
-            store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=run("r1"), now=50.0),
+            store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=run("r1")),
             store.threads.create(thread("t9")),
             return_exceptions=True,
         )
         assert isinstance(answer, Bug)
         assert created is True
-        assert await store.runs.interrupt("a", "i1") == interrupt("i1")
+        assert await store.runs.interrupt("a", "i1") == kept
 
     async def test_the_first_answer_stays_after_expiry(self, store: Store) -> None:
         """Asked again after the end, the first record still comes back."""
-        await store.runs.open_interrupt(interrupt("i1"))
-        first = await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=run("r1"), now=50.0)
-        again = await store.runs.answer_interrupt("a", "i1", by="v", payload="2", resume=run("r2"), now=500.0)
+        brief = msgspec.structs.replace(interrupt("i1"), expires_at=40.0 + within(0.4))
+        await store.runs.open_interrupt(brief)
+        first = await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=run("r1"))
         assert first is not None
+        second = msgspec.structs.replace(brief, interrupt_id="i2")
+        await store.runs.open_interrupt(second)
+        async with asyncio.timeout(within(10)):
+            while await store.runs.open_interrupts("a", "t1"):  # noqa: ASYNC110 - the store's own clock has no event
+                await asyncio.sleep(0.02)
+        again = await store.runs.answer_interrupt("a", "i1", by="v", payload="2", resume=run("r2"))
         assert again == first
+        assert await store.runs.answer_interrupt("a", "i2", by="v", payload="2", resume=run("r3")) is None
 
 
 class TestRecords:

@@ -200,7 +200,7 @@ class Chat:
             runs=[ActiveRun.of(run) for run in active if run.run_id not in ended],
             interrupts=[
                 OpenQuestion.of(interrupt)
-                for interrupt in await self._runs.open_interrupts(tenant, thread_id, self._now())
+                for interrupt in await self._runs.open_interrupts(tenant, thread_id)
             ],
             channel=name,
             offset=min([page.top.offset, *starts]),

@@ -30,6 +30,9 @@ import msgspec
 IDEMPOTENCY_WINDOW_S: Final = 120
 PRESENCE_TTL_S: Final = 60
 MAX_HISTORY_PAGE: Final = 10_000
+KEPT_PUBLICATIONS: Final = 60_000
+"""Of a channel, at least, until `trim` lets them go. A run that goes on is only in the log, so this is the largest
+run (45,000 events, `app.runs.services.RunLimits`) and what people say meanwhile. When it is over it is trimmed."""
 
 
 class Position(msgspec.Struct, frozen=True):

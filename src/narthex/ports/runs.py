@@ -188,16 +188,18 @@ class Runs(Protocol):
         """Queued and running runs of a user."""
 
     async def open_interrupt(self, interrupt: Interrupt) -> None:
-        """Keep an approval that waits for an answer."""
+        """Keep an approval that waits for an answer, for `expires_at` - `created_at` seconds: the store counts them on
+        a clock of its own, and keeps its own `expires_at`.
+        """
 
     async def interrupt(self, tenant: str, interrupt_id: str) -> Interrupt | None:
         """The approval, or None."""
 
-    async def open_interrupts(self, tenant: str, thread_id: str, now: float) -> list[Interrupt]:
+    async def open_interrupts(self, tenant: str, thread_id: str) -> list[Interrupt]:
         """Unanswered, unexpired approvals of a thread."""
 
     async def answer_interrupt(
-        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
+        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run
     ) -> Interrupt | None:
         """Answer once, and insert `resume` as a queued run in the same step; its `owner` and `lease_until`
         are a reservation.

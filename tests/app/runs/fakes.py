@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class FakeBroker:
         self.logs: dict[str, list[Publication]] = {}
         self.keys: dict[tuple[str, str], int] = {}
         self.controls: list[Control] = []
+        self.epoch = "e"
         self.fail_publishes = 0
         self.lose_acks = 0
         self.delay_s = 0.0
@@ -68,7 +70,7 @@ class FakeBroker:
             raise DependencyError("broker", "The fake broker is away.")
         log = self.logs.setdefault(channel, [])
         if key is not None and (channel, key) in self.keys:
-            return Published(self.keys[channel, key], "e", duplicate=True)
+            return Published(self.keys[channel, key], self.epoch, duplicate=True)
         log.append(Publication(len(log) + 1, data, tags))
         if key is not None:
             self.keys[channel, key] = len(log)
@@ -76,10 +78,16 @@ class FakeBroker:
         if self.lose_acks > 0:
             self.lose_acks -= 1
             raise DependencyError("broker", "The acknowledgement got lost.")
-        return Published(len(log), "e")
+        return Published(len(log), self.epoch)
+
+    def lose(self) -> None:
+        """Every log is gone, as after a power cut without its disk: the epoch is a new one, and no key is known."""
+        self.logs.clear()
+        self.keys.clear()
+        self.epoch += "e"
 
     def known_position(self, channel: str) -> Position | None:
-        return Position(len(self.logs[channel]), "e") if channel in self.logs else None
+        return Position(len(self.logs[channel]), self.epoch) if channel in self.logs else None
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         ends = {channel: (await self.history(channel, limit=0)).top for channel in known}
@@ -90,9 +98,12 @@ class FakeBroker:
     ) -> Page:
         log = self.logs.get(channel, [])
         start = since.offset if since else 0
+        top = Position(log[-1].offset if log else 0, self.epoch)
+        if since is not None and since.epoch not in {"", self.epoch}:
+            return Page([], top, complete=False)
         found = [entry for entry in log if entry.offset > start][: limit if limit is not None else None]
         complete = not log or log[0].offset <= start + 1
-        return Page(found, Position(log[-1].offset if log else 0, "e"), complete)
+        return Page(found, top, complete)
 
     async def trim(self, channel: str, through: int) -> None:
         self.logs[channel] = [entry for entry in self.logs[channel] if entry.offset > through]
@@ -287,19 +298,25 @@ class FakeRuns:
         return sum(r.user_id == user_id and r.state in {"queued", "running"} for r in self.rows.values())
 
     async def open_interrupt(self, interrupt: Interrupt) -> None:
-        self.interrupts.setdefault(interrupt.interrupt_id, interrupt)
+        expires_at = time.monotonic() + (interrupt.expires_at - interrupt.created_at)
+        kept = msgspec.structs.replace(interrupt, expires_at=expires_at)
+        self.interrupts.setdefault(interrupt.interrupt_id, kept)
 
     async def interrupt(self, tenant: str, interrupt_id: str) -> Interrupt | None:
         return self.interrupts.get(interrupt_id)
 
-    async def open_interrupts(self, tenant: str, thread_id: str, now: float) -> list[Interrupt]:
-        return [i for i in self.interrupts.values() if not i.resume_run_id and i.expires_at > now]
+    async def open_interrupts(self, tenant: str, thread_id: str) -> list[Interrupt]:
+        return [
+            i
+            for i in self.interrupts.values()
+            if i.thread_id == thread_id and not i.resume_run_id and i.expires_at > time.monotonic()
+        ]
 
     async def answer_interrupt(
-        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
+        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run
     ) -> Interrupt | None:
         interrupt = self.interrupts.get(interrupt_id)
-        if interrupt is None or (not interrupt.resume_run_id and interrupt.expires_at <= now):
+        if interrupt is None or (not interrupt.resume_run_id and interrupt.expires_at <= time.monotonic()):
             return None
         if not interrupt.resume_run_id:
             interrupt = msgspec.structs.replace(

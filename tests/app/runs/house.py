@@ -69,15 +69,20 @@ class House:
         self.notices.append((name, value))
 
     async def node(
-        self, *agents: Agent, name: str = "n1", limits: RunLimits = QUICK, claims: bool = True
+        self,
+        *agents: Agent,
+        name: str = "n1",
+        limits: RunLimits = QUICK,
+        claims: bool = True,
+        now: Callable[[], float] = time.time,
     ) -> RunEngine:
-        """Start another node."""
+        """Start another node, whose wall clock is `now`."""
         engine = RunEngine(
             broker=self.broker,
             store=self.store,
             agents={one.name: one for one in agents},
             node=name,
-            now=time.time,
+            now=now,
             meter=self.meter,
             tell=self.tell,
             concurrent_runs=lambda _: 3,
@@ -123,8 +128,12 @@ class House:
             content=text,
             created_at=time.time(),
         )
-        await self.store.threads.add_messages(who.tenant, [message])
-        run, queued = await engine.start(who, thread_id, message_id, text, client or uuid.uuid4().hex)
+        key = channel_key(who.tenant, thread_channel(thread_id))
+        after = (await self.broker.history(key, limit=0)).top
+        await self.store.threads.say(who.tenant, message, after)
+        run, queued = await engine.start(
+            who, thread_id, message_id, text, client or uuid.uuid4().hex, after=after
+        )
         self.queued.append(queued)
         return run
 
@@ -152,14 +161,18 @@ class House:
             while not condition():  # noqa: ASYNC110 - a fact of several objects, polled by a test only
                 await asyncio.sleep(0.005)
 
-    async def ended(self, run: Run) -> tuple[Run, list[dict[str, Any]]]:
-        """Wait until the store says that the run is over; check everything that holds for every run."""
+    async def over(self, run: Run) -> Run:
+        """Wait until the store says that the run is over."""
         async with asyncio.timeout(within(20)):
             while True:
                 row = await self.store.runs.get(run.tenant, run.run_id)
                 if row is not None and row.state not in {"queued", "running"}:
-                    break
+                    return row
                 await asyncio.sleep(0.005)
+
+    async def ended(self, run: Run) -> tuple[Run, list[dict[str, Any]]]:
+        """Wait until the run is over; check everything that holds for every run."""
+        row = await self.over(run)
         events = await self.events(run)
         check(events)
         assert (row.count, row.digest) == (events[-1]["count"], events[-1]["digest"])

@@ -34,7 +34,8 @@ class Loops:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         limits = self._services.limits
-        self._observed = ObservedLeases(limits.lease_s, max(2 * limits.poll_s, GAP_S))
+        gap_s = min(max(2 * limits.poll_s, GAP_S), limits.lease_s / 2)  # never one look alone
+        self._observed = ObservedLeases(limits.lease_s, gap_s)
 
     def wake(self) -> None:
         """There may be something to claim."""

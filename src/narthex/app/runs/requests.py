@@ -238,7 +238,6 @@ class RunRequests:
             by=identity.subject,
             payload=encoded.decode(),
             resume=resumed,
-            now=now,
         )
         if kept is None:
             raise ClientError(

@@ -56,7 +56,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 1.0
     broker_patience_s: float = 30.0
     max_attempts: int = 3
-    keep_events: int = 20_000
+    keep_events: int = 10_000
     show_errors: bool = False
 
 

@@ -171,13 +171,13 @@ class AgentSession:
     async def _answered(self, interrupt: Interrupt) -> Any:
         """Wait for the answer. One that came in time but whose run is still queued is waited for."""
         assert self._waiting is not None
-        until = interrupt.expires_at
+        wait_s = self._services.limits.answer_s  # of elapsed time, as the store counts it
         while True:
             try:
-                async with asyncio.timeout(max(0.0, until - self._services.now())):
+                async with asyncio.timeout(wait_s):
                     return await asyncio.shield(self._waiting)
             except TimeoutError:
-                until = self._services.now() + self._services.limits.lease_s
+                wait_s = self._services.limits.lease_s
                 if await self._still_coming(interrupt):
                     continue
                 self._expired = True

@@ -14,10 +14,10 @@ from nats.aio.client import Client
 
 from narthex.adapters.brokers.nats.jetstream import NO_REPLICAS, JetStream, Refused, StreamMissing
 from narthex.errors import ConfigError, DependencyError
-from narthex.ports.broker import PRESENCE_TTL_S
+from narthex.ports.broker import KEPT_PUBLICATIONS, PRESENCE_TTL_S
 
 LAYOUT: Final = 1
-KEPT_MESSAGES: Final = 10_000  # of a channel; a message holds at least one publication
+KEPT_MESSAGES: Final = KEPT_PUBLICATIONS  # of a channel; a message holds at least one publication
 _EPOCH: Final = "narthex-epoch"
 _BOOT: Final = "narthex-boot"
 _LAYOUT: Final = "narthex-layout"
@@ -98,6 +98,9 @@ class LogStream:
             raise ConfigError(
                 [f"Stream {name} is not narthex's: set another prefix in NARTHEX_BROKER_URL (?prefix=…)."]
             )
+        if 0 < int(config.get("max_msgs_per_subject", 0)) < self._kept_messages:  # an older narthex made it
+            config["max_msgs_per_subject"] = self._kept_messages
+            config = (await self._stream.api(f"STREAM.UPDATE.{name}", config))["config"]
         self.base_epoch = config["metadata"][_EPOCH]
         self.replicas = int(config.get("num_replicas", 1))
         here = answer.get("cluster", {}).get("leader", "") == connected_to

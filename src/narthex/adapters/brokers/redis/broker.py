@@ -37,6 +37,7 @@ from narthex.adapters.brokers.redis.connection import (
 from narthex.adapters.brokers.redis.listening import Listener
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.broker import (
+    KEPT_PUBLICATIONS,
     MAX_HISTORY_PAGE,
     PRESENCE_TTL_S,
     BrokerHandler,
@@ -52,7 +53,6 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 12.0  # long enough for a restart that loads its file, or a managed fail-over
 CONNECT_S: Final = 5.0
-KEPT_COUNT: Final = 10_000
 KEPT_AGE_S: Final = 7 * 86_400  # of an idle channel: its log goes, its position stays
 READ_AT_ONCE: Final = 1_000
 AT_LENGTH: Final = 14  # of a told moment, `1700000000.123`; the publication's number follows
@@ -82,7 +82,7 @@ class RedisBroker:
         url: str,
         *,
         timeout_s: float = TIMEOUT_S,
-        kept_count: int = KEPT_COUNT,
+        kept_count: int = KEPT_PUBLICATIONS,
         kept_age_s: int = KEPT_AGE_S,
     ) -> None:
         self._address = parse_address(url)

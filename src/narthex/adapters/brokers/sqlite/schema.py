@@ -16,13 +16,11 @@ import msgspec
 from narthex.adapters.machine import boot_id
 from narthex.adapters.sqlite.file import Synchronous, claim_format
 from narthex.errors import ConfigError
+from narthex.ports.broker import KEPT_PUBLICATIONS
 
 APPLICATION_ID: Final = 0x6E727468  # "nrth"
 VERSION: Final = 1
 
-DEFAULT_KEPT_COUNT: Final = (
-    10_000  # one history page; a run's events are compacted into the store well before
-)
 DEFAULT_KEPT_AGE_S: Final = 7 * 86_400.0  # a device that was away for longer reads threads from the store
 
 _SCHEMA: Final = (
@@ -44,7 +42,7 @@ class Retention(msgspec.Struct, frozen=True):
     Both are lower bounds of what is there: dropping lags behind a little, to be cheap.
     """
 
-    count: int = DEFAULT_KEPT_COUNT
+    count: int = KEPT_PUBLICATIONS
     age_s: float = DEFAULT_KEPT_AGE_S
 
 

@@ -30,6 +30,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         hold: suffix of a SELECT: the rows stay until the transaction ends.
         seize: suffix of a SELECT: the rows are about to be deleted; waits for those that hold them.
         take: suffix of a SELECT from `t`: as `seize`, but leaves out the rows that another transaction holds.
+        clock: the store's own clock, as an expression: seconds since some moment, the same for all instances, which no
+            step of a gateway's clock moves.
         numbered: the statement that gives the next number of a run; ascending, with gaps.
         places_schema: triggers that place the messages and runs which a program of schema 2 inserts: last.
         search_schema: what full-text search adds to the first schema.
@@ -47,6 +49,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     hold: str
     seize: str
     take: str
+    clock: str
     numbered: str
     places_schema: tuple[str, ...]
     search_schema: tuple[str, ...]
@@ -163,6 +166,7 @@ SQLITE: Final = Dialect(
     hold="",
     seize="",
     take="",
+    clock="steady()",  # the engine's: `stores/sqlite.py`
     numbered="UPDATE counters SET value = value + 1 WHERE name = 'runs' RETURNING value",
     places_schema=(
         """CREATE TRIGGER messages_placed AFTER INSERT ON messages WHEN NEW.place = 0 BEGIN
@@ -235,6 +239,7 @@ POSTGRES: Final = Dialect(
     hold=" FOR KEY SHARE",  # goes together with updates of the same row, not with its deletion
     seize=" FOR UPDATE",
     take=" FOR UPDATE OF t SKIP LOCKED",
+    clock="extract(epoch from clock_timestamp())::float8",
     numbered="SELECT nextval('run_numbers')",
     places_schema=(
         "CREATE SEQUENCE run_numbers",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Engine, Operation, Shape
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
@@ -26,32 +28,32 @@ class SqlInterrupts:
 
     async def open_interrupt(self, interrupt: Interrupt) -> None:
         """See the port; the same id again changes nothing."""
-        await self._engine.write(_open(interrupt))
+        await self._engine.write(_open(self._dialect, interrupt))
 
     async def interrupt(self, tenant: str, interrupt_id: str) -> Interrupt | None:
         """See the port."""
         return await self._engine.read(_get(tenant, interrupt_id))
 
-    async def open_interrupts(self, tenant: str, thread_id: str, now: float) -> list[Interrupt]:
+    async def open_interrupts(self, tenant: str, thread_id: str) -> list[Interrupt]:
         """See the port; oldest first."""
-        return await self._engine.read(_list_open(tenant, thread_id, now))
+        return await self._engine.read(_list_open(self._dialect, tenant, thread_id))
 
     async def answer_interrupt(
-        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run, now: float
+        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run
     ) -> Interrupt | None:
         """See the port."""
-        return await self._engine.write(
-            _answer(self._dialect, tenant, interrupt_id, by, payload, resume, now)
-        )
+        return await self._engine.write(_answer(self._dialect, tenant, interrupt_id, by, payload, resume))
 
 
-def _open(interrupt: Interrupt) -> Operation[None]:
+def _open(dialect: Dialect, interrupt: Interrupt) -> Operation[None]:
+    rows = yield f"SELECT {dialect.clock}", ()
+    expires_at = rows[0][0] + (interrupt.expires_at - interrupt.created_at)
     yield (
         (
             f"INSERT INTO interrupts ({_INTERRUPT.columns}) VALUES ({_INTERRUPT.placeholders})"
             " ON CONFLICT (tenant, interrupt_id) DO NOTHING"
         ),
-        _INTERRUPT.values(interrupt),
+        _INTERRUPT.values(msgspec.structs.replace(interrupt, expires_at=expires_at)),
     )
 
 
@@ -63,20 +65,20 @@ def _get(tenant: str, interrupt_id: str) -> Operation[Interrupt | None]:
     return _INTERRUPT.first(rows)
 
 
-def _list_open(tenant: str, thread_id: str, now: float) -> Operation[list[Interrupt]]:
+def _list_open(dialect: Dialect, tenant: str, thread_id: str) -> Operation[list[Interrupt]]:
     rows = yield (
         (
             f"SELECT {_INTERRUPT.columns} FROM interrupts"
-            " WHERE thread_id = ? AND tenant = ? AND resume_run_id = '' AND expires_at > ?"
+            f" WHERE thread_id = ? AND tenant = ? AND resume_run_id = '' AND expires_at > {dialect.clock}"
             " ORDER BY created_at, interrupt_id LIMIT ?"
         ),
-        (thread_id, tenant, now, MAX_LIMIT),
+        (thread_id, tenant, MAX_LIMIT),
     )
     return _INTERRUPT.read_all(rows)
 
 
 def _answer(
-    dialect: Dialect, tenant: str, interrupt_id: str, by: str, payload: str, resume: Run, now: float
+    dialect: Dialect, tenant: str, interrupt_id: str, by: str, payload: str, resume: Run
 ) -> Operation[Interrupt | None]:
     # As a run's start: held, so that the thread is not deleted beneath the run.
     yield (
@@ -86,10 +88,11 @@ def _answer(
     rows = yield (
         (
             "UPDATE interrupts SET answered_by = ?, payload = ?, resume_run_id = ?"
-            " WHERE tenant = ? AND interrupt_id = ? AND resume_run_id = '' AND expires_at > ?"
+            " WHERE tenant = ? AND interrupt_id = ? AND resume_run_id = ''"
+            f" AND expires_at > {dialect.clock}"
             f" RETURNING {_INTERRUPT.columns}"
         ),
-        (by, payload, resume.run_id, tenant, interrupt_id, now),
+        (by, payload, resume.run_id, tenant, interrupt_id),
     )
     if not rows:
         before = yield from _get(tenant, interrupt_id)

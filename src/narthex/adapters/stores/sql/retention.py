@@ -104,7 +104,7 @@ def purge(dialect: Dialect, kept: Kept, limit: int) -> Operation[Purged]:
         for thread_id, tenant, updated_at in found:
             gone = yield from _prune_messages(dialect, thread_id, moment, left)
             messages, left = messages + gone, left - gone
-            gone = yield from _prune_runs(thread_id, moment, left)
+            gone = yield from _prune_runs(dialect, thread_id, moment, left)
             runs, left = runs + gone, left - gone
             if left < 1:  # the thread is looked at again: nothing says yet that it is done
                 break
@@ -131,7 +131,7 @@ def _prune_messages(dialect: Dialect, thread_id: str, moment: float, limit: int)
     return len(seqs)
 
 
-def _prune_runs(thread_id: str, moment: float, limit: int) -> Operation[int]:
+def _prune_runs(dialect: Dialect, thread_id: str, moment: float, limit: int) -> Operation[int]:
     """Ended runs; not those whose question may still be answered."""
     if limit < 1:
         return 0
@@ -139,10 +139,10 @@ def _prune_runs(thread_id: str, moment: float, limit: int) -> Operation[int]:
         (
             "SELECT run_id FROM runs r WHERE thread_id = ? AND created_at < ? AND finished_at < ?"
             " AND state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM interrupts i"
-            " WHERE i.tenant = r.tenant AND i.thread_id = r.thread_id AND i.run_id = r.run_id AND i.expires_at >= ?)"
-            " ORDER BY created_at LIMIT ?"
+            " WHERE i.tenant = r.tenant AND i.thread_id = r.thread_id AND i.run_id = r.run_id"
+            f" AND i.expires_at > {dialect.clock}) ORDER BY created_at LIMIT ?"
         ),
-        (thread_id, moment, moment, moment, limit),
+        (thread_id, moment, moment, limit),
     )
     ids = [row[0] for row in rows]
     for table in ("interrupts", "runs"):

@@ -1,0 +1,235 @@
+"""An agent that is not restartable runs once, whatever the log or the store forgot; a run that lost its log says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from narthex.adapters.stores.sql.operation import Operation
+from narthex.domain import events as ev
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.ports.agents import Event, RunInput
+from narthex.ports.broker import Position
+from narthex.ports.runs import Run
+from tests.app.runs.house import ALICE, QUICK, House, agent, kinds
+from tests.app.runs.test_takeover import kill
+
+Items = AsyncIterator[Event | str]
+
+
+class Counted:
+    """An agent that counts how often it was at work; it talks, then waits for `go_on`."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.go_on = asyncio.Event()
+
+    async def talk(self, run: RunInput) -> Items:
+        """The agent."""
+        self.times += 1
+        for number in range(5):
+            yield f"{number} "
+            await asyncio.sleep(QUICK.join_window_s * 2)
+        await self.go_on.wait()
+        yield "done"
+
+
+async def at_work(house: House, work: Counted, *, restartable: bool = False) -> Run:
+    """A run whose five words are in the log, and whose owner is dead."""
+    node = await house.node(agent(work.talk, restartable=restartable), name="n1")
+    run = await house.say(node, await house.thread())
+    await house.until(run, lambda events: len(events) >= 7)
+    kill(node)
+    row = await house.store.runs.get("acme", run.run_id)
+    assert row is not None
+    return row
+
+
+async def next_owner(house: House, work: Counted, run: Run, *, restartable: bool = False) -> Run:
+    """What a node that starts now makes of the run."""
+    await house.node(agent(work.talk, restartable=restartable), name="n2")
+    return await house.over(run)
+
+
+async def test_the_log_is_gone_and_the_owner_dead(fake_house: House) -> None:
+    """Its text was shown, its agent was at work: it ends `log_lost` and does not run again."""
+    work = Counted()
+    run = await at_work(fake_house, work)
+    fake_house.fake_broker.lose()
+    row = await next_owner(fake_house, work, run)
+    assert (row.state, row.error, work.times) == ("failed", "log_lost", 1)
+    events = await fake_house.events(run)
+    assert kinds(events) == ["RUN_STARTED", "RUN_ERROR"]
+    assert "digest" not in events[-1]
+
+
+async def test_a_restartable_one_runs_again(fake_house: House) -> None:
+    """And says so; its digest is left out, since nobody has all of its events."""
+    work = Counted()
+    run = await at_work(fake_house, work, restartable=True)
+    fake_house.fake_broker.lose()
+    work.go_on.set()
+    row = await next_owner(fake_house, work, run, restartable=True)
+    assert (row.state, row.text, row.digest, work.times) == ("finished", "0 1 2 3 4 done", "", 2)
+    assert "narthex.restarted" in str(await fake_house.events(run))
+
+
+async def test_half_of_the_log_is_gone(fake_house: House) -> None:
+    """Events that are missing before those that are there: `log_lost`, and no digest over the half."""
+    work = Counted()
+    run = await at_work(fake_house, work)
+    (channel,) = fake_house.fake_broker.logs
+    del fake_house.fake_broker.logs[channel][:4]
+    row = await next_owner(fake_house, work, run)
+    assert (row.error, row.digest, work.times) == ("log_lost", "", 1)
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+async def test_store_and_log_were_restored_by_the_book(fake_house: House, state: str) -> None:
+    """An older copy of the store, in which the run had not begun or hardly, and no log at all."""
+    work = Counted()
+    run = await at_work(fake_house, work)
+    fake_house.fake_broker.lose()
+    rows = fake_house.fake_store.fake_runs.rows
+    before = msgspec.structs.replace(run, state=state, started_at=0.0, start_offset=0, owner="")
+    if state == "queued":
+        before = msgspec.structs.replace(before, attempt=0)
+    rows[run.run_id] = before
+    row = await next_owner(fake_house, work, run)
+    assert (row.error, work.times) == ("log_lost", 1)
+
+
+async def test_the_store_went_back_to_before_the_run_began(house: House) -> None:
+    """The log has the whole run: its row is completed, nothing is published and no agent works again."""
+    work = Counted()
+    work.go_on.set()
+
+    node = await house.node(agent(work.talk), name="n1")
+    thread = await house.thread()
+    run = await house.say(node, thread)
+    first, events = await house.ended(run)
+    await node.close()
+    await _forget(house, run)
+    again = msgspec.structs.replace(run, state="queued", attempt=0, owner="")
+    await house.store.runs.start(again, queue_limit=9)
+    row = await next_owner(house, work, run)
+    assert (row.state, row.text, row.digest, row.count) == (
+        first.state,
+        first.text,
+        first.digest,
+        first.count,
+    )
+    assert await house.events(run) == events
+    assert work.times == 1
+
+
+async def test_the_store_went_back_while_the_run_went_on(fake_house: House) -> None:
+    """A second node claims what is queued again: it reads that the agent was at work, and ends the run."""
+    work = Counted()
+    run = await at_work(fake_house, work)
+    rows = fake_house.fake_store.fake_runs.rows
+    rows[run.run_id] = msgspec.structs.replace(run, state="queued", attempt=0, owner="", started_at=0.0)
+    fake_house.fake_broker.keys.clear()  # long after the window of idempotency
+    row = await next_owner(fake_house, work, run)
+    assert (row.error, work.times) == ("owner_lost", 1)
+    events = await fake_house.events(run)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["digest"] == row.digest != ""
+
+
+async def test_a_queued_run_outlives_a_trim(fake_house: House) -> None:
+    """What was said before it went from the log while it waited: that is no loss, it begins."""
+    work = Counted()
+    work.go_on.set()
+
+    waiting = await fake_house.node(agent(work.talk), name="n0", claims=False)
+    thread = await fake_house.thread()
+    channel = channel_key("acme", thread_channel(thread))
+    for _ in range(9):
+        await fake_house.broker.publish(channel, b"{}")
+    run = await fake_house.say(waiting, thread)
+    for _ in range(9):
+        await fake_house.broker.publish(channel, b"{}")
+    await fake_house.broker.trim(channel, 15)
+    row = await next_owner(fake_house, work, run)
+    assert (row.state, work.times) == ("finished", 1)
+
+
+async def test_the_log_is_lost_while_the_owner_lives(fake_house: House) -> None:
+    """Half of the run is in no log any more: it ends as it would have, and claims no digest."""
+    work = Counted()
+
+    node = await fake_house.node(agent(work.talk))
+    run = await fake_house.say(node, await fake_house.thread())
+    await fake_house.until(run, lambda events: len(events) >= 7)
+    fake_house.fake_broker.lose()
+    work.go_on.set()
+    row = await fake_house.over(run)
+    assert (row.state, row.text, row.digest) == ("finished", "0 1 2 3 4 done", "")
+    last = (await fake_house.events(run))[-1]
+    assert (last["type"], "digest" in last) == ("RUN_FINISHED", False)
+
+
+async def test_the_log_is_lost_before_the_terminal_event(fake_house: House) -> None:
+    """Everything but the end was published: the end finds another log, before and after a failed publish."""
+
+    async def brief(run: RunInput) -> Items:
+        yield "all of it"
+        await go_on.wait()
+
+    for fails in (0, 1):
+        go_on = asyncio.Event()
+        node = await fake_house.node(agent(brief), name=f"n{fails}")
+        run = await fake_house.say(node, await fake_house.thread())
+        await fake_house.until(run, lambda events: "TEXT_MESSAGE_CONTENT" in kinds(events))
+        fake_house.fake_broker.lose()
+        fake_house.fake_broker.fail_publishes = fails
+        go_on.set()
+        events = await fake_house.until(run, lambda events: "RUN_FINISHED" in kinds(events))
+        assert "digest" not in events[-1]
+        await node.close()
+
+
+async def test_a_lost_acknowledgement_of_the_end_keeps_its_digest(fake_house: House) -> None:
+    """The first try is in the log with its digest; the repeat is told so, and the row says the same."""
+    go_on = asyncio.Event()
+
+    async def brief(run: RunInput) -> Items:
+        yield ev.custom("hello", 1)
+        await go_on.wait()
+
+    node = await fake_house.node(agent(brief))
+    run = await fake_house.say(node, await fake_house.thread())
+    await fake_house.until(run, lambda events: len(events) == 2)
+    fake_house.fake_broker.lose_acks = 1
+    go_on.set()
+    row, events = await fake_house.ended(run)
+    assert row.digest == events[-1]["digest"] != ""
+
+
+async def _forget(house: House, run: Run) -> None:
+    """The store loses the run's row."""
+    if house.store is house.fake_store:
+        del house.fake_store.fake_runs.rows[run.run_id]
+        return
+    engine = house.store._engine  # type: ignore[attr-defined]  # a store that goes back in time has no port
+
+    def forget() -> Operation[None]:
+        yield "DELETE FROM runs WHERE run_id = ?", (run.run_id,)
+
+    await engine.write(forget())
+
+
+async def test_positions_before_an_unknown_log(fake_house: House) -> None:
+    """A run that a version before started names no epoch: its offset alone decides, and it begins."""
+    work = Counted()
+    work.go_on.set()
+
+    node = await fake_house.node(agent(work.talk))
+    thread = await fake_house.thread()
+    run, _ = await node.start(ALICE, thread, "m", "hi", "c", after=Position(0, ""))
+    row, _ = await fake_house.ended(run)
+    assert (row.state, work.times) == ("finished", 1)

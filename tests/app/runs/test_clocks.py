@@ -1,0 +1,212 @@
+"""Clocks on the wall that are wrong, step or stand still: no run is lost, none is taken from a healthy owner."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from narthex.app.runs.lease import JUMP_S, Lease
+from narthex.app.runs.observed import ObservedLeases
+from narthex.ports.agents import Event, RunInput
+from narthex.ports.runs import LeaseSeen
+from tests.app.runs.house import ALICE, QUICK, House, agent
+from tests.timing import within
+
+Items = AsyncIterator[Event | str]
+
+DAY_S = 86_400.0
+STEPS = (1.0, -1.0, 6.0, -6.0, 120.0, -120.0, 3_600.0, -3_600.0, DAY_S, -DAY_S)
+HELD = (
+    QUICK.lease_s * 3
+)  # real seconds that a run goes on after a step: every lease would have been judged by then
+
+
+class WallClock:
+    """A wall clock that somebody sets."""
+
+    def __init__(self, ahead_s: float = 0.0) -> None:
+        self.ahead_s = ahead_s
+
+    def __call__(self) -> float:
+        """Seconds since the epoch, as this clock has it."""
+        return time.time() + self.ahead_s
+
+
+async def patient(run: RunInput) -> Items:
+    """Talks until it is steered."""
+    yield "before "
+    talking = asyncio.ensure_future(anext(run.steer))
+    while not talking.done():
+        yield "."
+        await asyncio.wait([talking], timeout=0.02)
+    yield talking.result()
+
+
+async def test_no_clock_ends_or_takes_a_run(house: House) -> None:
+    """A node for every skew, each with a run and with a question that another node's user answers; then every clock
+    steps the other way. All runs go on where they began, and every answer reaches its agent.
+    """
+
+    async def asks(run: RunInput) -> Items:
+        answer = await run.ask({"type": "object"}, "May I?")
+        yield f"answered {answer['by']}"
+
+    limits = msgspec.structs.replace(QUICK, run_deadline_s=60)
+    clocks = [WallClock(skew_s) for skew_s in STEPS]
+    nodes = [
+        await house.node(agent(patient), agent(asks, "asks"), name=f"n{n}", limits=limits, now=clock)
+        for n, clock in enumerate(clocks)
+    ]
+    talks, questions = [], []
+    for number, node in enumerate(nodes):
+        user = msgspec.structs.replace(ALICE, subject=f"user-{number}")
+        talks.append(await house.say(node, await house.thread(user), who=user))
+        questions.append(await house.say(node, await house.thread(user), "@asks", who=user))
+    for run in talks:
+        await house.until(run, lambda events: len(events) > 4)
+    owners = {lease.run_id: lease.owner for lease in await house.store.runs.leases()}
+    assert set(owners) == {run.run_id for run in talks}
+    for clock in clocks:
+        clock.ahead_s *= -1
+    await asyncio.sleep(HELD)  # the time that passes is the test's subject: three leases
+    assert {lease.run_id: lease.owner for lease in await house.store.runs.leases()} == owners
+    for number, (talk, asked) in enumerate(zip(talks, questions, strict=True)):
+        user = msgspec.structs.replace(ALICE, subject=f"user-{number}")
+        await house.ended(asked)
+        [question] = await house.store.runs.open_interrupts("acme", asked.thread_id)
+        answer = {"by": user.subject}
+        resumed = await nodes[number - 1].resume(user, asked.run_id, question.interrupt_id, answer)
+        resumed_run = await house.store.runs.get("acme", resumed["run_id"])
+        assert resumed_run is not None
+        row, _ = await house.ended(resumed_run)
+        assert (row.state, row.text) == ("finished", f"answered {user.subject}")
+        await next(node for node in nodes if talk.run_id in node._roster.executions).steer(
+            user, talk.run_id, "after"
+        )
+        row, _ = await house.ended(talk)
+        assert (row.state, row.attempt, row.text[-5:]) == ("finished", 1, "after")
+
+
+async def test_a_dead_owners_reservation_is_lifted(house: House) -> None:
+    """The node with the waiting coroutine is gone: the answer's run ends, and does not wait for any clock."""
+
+    async def asks(run: RunInput) -> Items:
+        yield f"answered {await run.ask({'type': 'object'}, 'May I?')}"
+
+    # A clock a day ahead would have reserved the answer for a day.
+    dead = await house.node(agent(asks), name="n1", now=WallClock(DAY_S))
+    asked = await house.say(dead, await house.thread())
+    await house.ended(asked)
+    for task in dead._loops._tasks:
+        task.cancel()
+    [question] = await house.store.runs.open_interrupts("acme", asked.thread_id)
+    other = await house.node(agent(asks), name="n2", now=WallClock(DAY_S))
+    resumed = await other.resume(ALICE, asked.run_id, question.interrupt_id, {})
+    run = await house.store.runs.get("acme", resumed["run_id"])
+    assert run is not None
+    row, _ = await house.ended(run)
+    assert row.error == "owner_lost"
+
+
+async def test_a_suspension_shows_in_the_wall_clock() -> None:
+    """A monotonic clock that stood still says nothing: until the next renewal nothing is published."""
+    clock = WallClock()
+    loop = asyncio.get_running_loop()
+    lease = Lease(loop.time() + 60, clock)
+    asked = lease.wall_ahead_s()
+    await lease.hold()
+    clock.ahead_s += JUMP_S * 2  # the machine slept: the wall went on, the loop's clock did not
+    holding = asyncio.ensure_future(lease.hold())
+    lease.extend(loop.time() + 60, asked)  # the answer to what was asked before the suspension proves nothing
+    await asyncio.sleep(0)
+    assert not holding.done()
+    lease.extend(loop.time() + 60, lease.wall_ahead_s())
+    async with asyncio.timeout(within(2)):
+        await holding
+
+
+def seen(run_id: str = "r", *, beat: int = 1, owner: str = "n1", lease_until: float = 9.0) -> LeaseSeen:
+    """A lease."""
+    return LeaseSeen(
+        tenant="a",
+        run_id=run_id,
+        state="running",
+        owner=owner,
+        attempt=1,
+        beat=beat,
+        lease_until=lease_until,
+    )
+
+
+def test_a_lease_lapses_after_it_was_seen_unchanged() -> None:
+    """For the whole time; any change begins it anew, one of the moment alone too."""
+    observed = ObservedLeases(8.0, 2.0)
+    lapsed = [observed.lapsed([seen()], float(at), float(at), set()) for at in range(9)]
+    assert [bool(found) for found in lapsed] == [False] * 8 + [True]
+    assert observed.lapsed([seen(beat=2)], 9.0, 9.0, set()) == []
+    assert observed.lapsed([seen(beat=2, lease_until=1.0)], 10.0, 10.0, set()) == []
+    assert [observed.lapsed([seen(beat=2, lease_until=1.0)], at, at, set()) for at in (12.0, 14.0)] == [
+        [],
+        [],
+    ]
+
+
+def test_time_without_looking_does_not_count() -> None:
+    """After an hour of suspension one look counts as two seconds; reading that took long does not count at all."""
+    observed = ObservedLeases(8.0, 2.0)
+    observed.lapsed([seen()], 0.0, 0.0, set())
+    assert observed.lapsed([seen()], 3_600.0, 3_607.0, set()) == []  # 2 s
+    assert observed.lapsed([seen()], 3_608.0, 3_608.0, set()) == []  # 3 s
+    for at in (3_610.0, 3_612.0):
+        assert observed.lapsed([seen()], at, at, set()) == []
+    assert observed.lapsed([seen()], 3_613.0, 3_613.0, set()) == [seen()]
+
+
+def test_what_is_ours_or_nobodys() -> None:
+    """A node never judges what it holds; what has no owner waits for nobody; what is gone is forgotten."""
+    observed = ObservedLeases(1.0, 9.0)
+    free = seen("free", owner="")
+    assert observed.lapsed([seen("ours"), seen("other"), free], 0.0, 0.0, {"ours"}) == [free]
+    assert observed.lapsed([seen("ours"), seen("other")], 2.0, 2.0, {"ours"}) == [seen("other")]
+    assert observed.lapsed([], 4.0, 4.0, set()) == []
+    assert observed.lapsed([seen("other")], 6.0, 6.0, set()) == []
+
+
+async def test_a_paused_observer_takes_nothing(fake_house: House) -> None:
+    """A node that stood still for longer than a lease finds the others' runs alive, because it looks again first."""
+    owner = await fake_house.node(agent(patient), name="n1")
+    run = await fake_house.say(owner, await fake_house.thread())
+    await fake_house.until(run, lambda events: len(events) > 4)
+    watcher = await fake_house.node(agent(patient), name="n2")
+    await asyncio.sleep(QUICK.poll_s * 2)  # the watcher has looked
+    watcher._loops._tasks[2].cancel()
+    now = asyncio.get_running_loop().time()
+    observed = watcher._loops._observed
+    leases = await fake_house.store.runs.leases()
+    assert observed.lapsed(leases, now + 60, now + 60, set()) == []
+    await owner.steer(ALICE, run.run_id, "done")
+    row, _ = await fake_house.ended(run)
+    assert (row.state, row.attempt) == ("finished", 1)
+
+
+async def test_the_agent_sees_the_question_before_the_answer(house: House) -> None:
+    """The gateway's clock is behind the worker's by a day, then ahead of it: the conversation keeps its order."""
+    heard: list[list[str]] = []
+
+    async def listens(run: RunInput) -> Items:
+        heard.append([message.content for message in run.messages])
+        yield f"answer {len(heard)}"
+
+    worker = WallClock()
+    engine = await house.node(agent(listens), now=worker)
+    thread = await house.thread()
+    for number, ahead_s in enumerate((0.0, DAY_S, -DAY_S, 0.3), start=1):
+        worker.ahead_s = ahead_s
+        await house.ended(await house.say(engine, thread, f"question {number}"))
+    assert heard[-1] == [
+        *(f"{kind} {number}" for number in (1, 2, 3) for kind in ("question", "answer")),
+        "question 4",
+    ]

@@ -1,0 +1,128 @@
+"""Runs that are cancelled in the queue: each gets its terminal event, whatever was away or died at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from narthex.adapters.stores.sql.operation import Operation
+from narthex.app.runs import requests
+from narthex.app.runs.closing import close_cancelled
+from narthex.errors import DependencyError
+from narthex.ports.agents import Event, RunInput
+from narthex.ports.runs import Run
+from tests.app.runs.house import ALICE, House, agent, kinds
+from tests.timing import within
+
+ENDED = ["RUN_STARTED", "RUN_FINISHED"]
+
+
+async def waits(run: RunInput) -> AsyncIterator[Event | str]:
+    """Keeps its thread busy."""
+    yield "on it"
+    await asyncio.Event().wait()
+
+
+async def queued(house: House) -> Run:
+    """A run that waits, on a node that runs no agents itself."""
+    gateway = await house.node(agent(waits), name="gateway", claims=False)
+    return await house.say(gateway, await house.thread())
+
+
+async def closed(house: House, run: Run) -> list[dict[str, Any]]:
+    """Wait until its end is confirmed; its events."""
+    async with asyncio.timeout(within(10)):
+        while await house.store.runs.unclosed(9):  # noqa: ASYNC110 - a row of the store, which has no event
+            await asyncio.sleep(0.005)
+    row, events = await house.ended(run)
+    assert (row.state, kinds(events), events[-1]["result"]) == ("cancelled", ENDED, {"cancelledBy": "alice"})
+    return events
+
+
+async def test_the_broker_is_away(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cancel is acknowledged all the same; once the broker is back, a worker publishes the end."""
+    monkeypatch.setattr(requests, "CLOSE_S", 0.05)
+    run = await queued(fake_house)
+    fake_house.fake_broker.fail_publishes = 1_000_000
+    assert (await fake_house.engines[0].cancel(ALICE, run.run_id))["state"] == "cancelled"
+    assert await fake_house.events(run) == []
+    await fake_house.node(agent(waits), name="worker")
+    fake_house.fake_broker.fail_publishes = 0
+    await closed(fake_house, run)
+    assert "narthex.run_ended" in [name for name, _ in fake_house.notices]
+
+
+async def test_the_broker_cannot_even_be_asked(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the log fails at once: acknowledged, and closed later."""
+    run = await queued(fake_house)
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise DependencyError("broker", "It is away.")
+
+    monkeypatch.setattr(fake_house.fake_broker, "history", away)
+    assert (await fake_house.engines[0].cancel(ALICE, run.run_id))["state"] == "cancelled"
+    monkeypatch.undo()
+    await fake_house.node(agent(waits), name="worker")
+    await closed(fake_house, run)
+
+
+@pytest.mark.parametrize("published", [0, 1, 2])
+async def test_the_node_dies_between_the_steps(house: House, published: int) -> None:
+    """After the store, after the first event, or after the second and before that is noted."""
+    run = await queued(house)
+    if published == 2:
+        await house.engines[0].cancel(ALICE, run.run_id)
+        await _unclose(house, run)
+    else:
+        await house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
+    if published == 1:
+        started = b'{"type":"RUN_STARTED","threadId":"%b","runId":"%b","seq":1}'
+        data = started % (run.thread_id.encode(), run.run_id.encode())
+        await house.broker.publish(f"acme/thread:{run.thread_id}", data, key=f"{run.run_id}:1")
+    await house.node(agent(waits), name="worker")
+    events = await closed(house, run)
+    assert [event["seq"] for event in events] == [1, 2]
+
+
+async def test_many_nodes_close_at_once(house: House) -> None:
+    """Each of six runs has one end, though four workers and the one that cancels see to it."""
+    gateway = await house.node(agent(waits), name="gateway", claims=False)
+    thread = await house.thread()
+    runs = [await house.say(gateway, thread) for _ in range(6)]
+    await asyncio.gather(
+        *(house.node(agent(waits), name=f"w{n}") for n in range(4)),
+        *(gateway.cancel(ALICE, run.run_id) for run in runs[1:]),
+    )
+    for run in runs[1:]:
+        await closed(house, run)
+
+
+async def test_a_deleted_threads_log_does_not_come_back(house: House) -> None:
+    """The thread went between the cancel and its end: nothing of it is published for good."""
+    run = await queued(house)
+    await house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
+    listed = await house.store.runs.unclosed(9)
+    if house.store is house.fake_store:
+        del house.fake_store.fake_runs.rows[run.run_id]
+        house.fake_store.fake_runs.unclosed_ids.clear()
+    else:
+        assert await house.store.threads.delete("acme", run.thread_id) == "deleted"
+    engine = house.engines[0]
+    await close_cancelled(engine._services, engine._roster, listed[0])
+    assert await house.events(run) == []
+
+
+async def _unclose(house: House, run: Run) -> None:
+    """The process died before it noted that the end is in the log."""
+    if house.store is house.fake_store:
+        house.fake_store.fake_runs.unclosed_ids.add(run.run_id)
+        return
+    engine = house.store._engine  # type: ignore[attr-defined]  # a crash between two steps has no port
+
+    def undo() -> Operation[None]:
+        yield "UPDATE runs SET unclosed = 1 WHERE run_id = ?", (run.run_id,)
+
+    await engine.write(undo())
