@@ -9,10 +9,11 @@ import pytest
 
 import narthex.doctor.diagnosis
 from narthex.doctor.diagnosis.findings import found
-from narthex.doctor.handbook import explain, page
-from narthex.doctor.knowledge import refusal_whys, signatures
+from narthex.doctor.handbook import explain, page, related_codes
+from narthex.doctor.knowledge import numbers, refusal_whys, signatures
 from narthex.domain.refusals import TABLE
 from narthex.errors import ClientError
+from narthex.protocol import codes
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 RULES = Path(narthex.doctor.diagnosis.__file__).parent
@@ -51,6 +52,54 @@ def test_every_refusal_of_the_gateway_is_explained() -> None:
 def test_the_page_is_current() -> None:
     """`python -m narthex doctor --explain all > docs/troubleshooting.md`."""
     assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_every_number_that_the_gateway_shows_has_a_page() -> None:
+    """Close codes and statuses of refusals, disconnects of the protocol, and the ones that browsers invent."""
+    own = {number for row in TABLE.values() for number in (row.close, row.http) if number is not None}
+    own |= {value.code for value in vars(codes).values() if isinstance(value, codes.Disconnect)}
+    assert sorted(own - set(numbers())) == []
+    registered = {*range(1000, 1016), *range(3500, 3510)} - {1004}
+    assert registered <= set(numbers())
+    for number in (101, 200, 301, 302, 307, 308, 400, 401, 403, 404, 405, 426, 429, 431, 500, 502, 503, 504):
+        assert number in numbers()
+
+
+def test_a_number_leads_to_what_tells_its_causes_apart() -> None:
+    """Each page has a cause and a fix, and what it refers to is there."""
+    for entry in numbers().values():
+        assert entry.whys
+        assert entry.fix
+        assert set(entry.see) <= {*signatures(), *TABLE}
+        text = explain(str(entry.number))
+        assert "why?" in text
+        assert all(code in text for code in related_codes(entry))
+    assert "browsers hide status and body" in explain("1006")
+    assert "bad_gateway" in explain("502")
+    assert "overloaded" in explain("503")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        ("4711", "application's own code. Its documentation has it. Centrifuge SDKs stay away"),
+        ("4123", "connect again"),
+        ("3999", "library or framework"),
+        ("2000", "reserved"),
+        ("418", "refused as it is"),
+        ("599", "failed"),
+    ],
+)
+def test_a_number_without_a_page_is_explained_by_its_range(number: str, says: str) -> None:
+    """Whatever a client shows, something is known of it."""
+    assert says in explain(number)
+
+
+def test_what_no_handshake_shows_is_no_number() -> None:
+    """Neither a status nor a close code."""
+    for number in ("99", "600", "999", "5000"):
+        with pytest.raises(ClientError, match="No handshake shows"):
+            explain(number)
 
 
 def test_numbers_are_explained_and_nonsense_is_not() -> None:

@@ -56,7 +56,7 @@ def doctor(
         timeout: of each step.
         ca_file: a root certificate to trust besides the system's.
         thorough: every combination of credential, Origin, path and size.
-        explain_code: explain a signature or a refusal and probe nothing.
+        explain_code: explain a signature, a refusal, a close code (1006) or an HTTP status (502); probe nothing.
         as_json: findings and every observation, for machines.
         junit: write the findings as JUnit XML.
         strict: let warnings exit 1 as well.

@@ -1,7 +1,7 @@
 """The knowledge base as text for people: `narthex doctor --explain CODE` and docs/troubleshooting.md.
 
-Not here: the prose (`signatures.toml`, `refusals.toml`). Rules: both come from the same data; a test holds the page
-current (`python -m narthex doctor --explain all`).
+Not here: the prose (`signatures.toml`, `refusals.toml`, `codes.toml`). Rules: both come from the same data; a test holds
+the page current (`python -m narthex doctor --explain all`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Final
 
-from narthex.doctor.knowledge import RefusalWhy, Signature, refusal_whys, signatures
+from narthex.doctor.knowledge import NumberWhy, RefusalWhy, Signature, numbers, refusal_whys, signatures
 from narthex.domain.refusals import TABLE
 from narthex.errors import ClientError
 
@@ -34,6 +34,10 @@ def explain(code: str) -> str:
     if parts:
         return "\n\n".join(parts)
     close = difflib.get_close_matches(code, [*signatures(), *refusal_whys()], n=3)
+    if code.isdigit():
+        raise ClientError(
+            "unknown_code", f"No handshake shows {code[:10]}.", "docs/troubleshooting.md lists the codes."
+        )
     hint = f"Did you mean {', '.join(close)}?" if close else "docs/troubleshooting.md lists them."
     raise ClientError("unknown_code", f"There is no code {code[:40]!r}.", hint)
 
@@ -47,7 +51,7 @@ def page() -> str:
         "",
         "`narthex doctor URL` finds out; this page is everything that it knows, and the same as",
         "`narthex doctor --explain CODE`. First what goes wrong between client and server (any WebSocket server),",
-        "then each refusal and disconnect of a narthex.",
+        "then each close code and HTTP status that a client can see, then each refusal and disconnect of a narthex.",
         "",
         "| seen | code |",
         "| --- | --- |",
@@ -56,6 +60,13 @@ def page() -> str:
     ]
     for entry in signatures().values():
         lines += _signature_section(entry)
+    lines += ["## Close codes and HTTP statuses", ""]
+    lines += [
+        "What a number means that a client shows, of any server. Browsers show 1006 for nearly everything.",
+        "",
+    ]
+    for number in numbers().values():
+        lines += _number_section(number)
     lines += ["## Refusals and disconnects of a narthex", ""]
     for why in refusal_whys().values():
         lines += _refusal_section(why)
@@ -86,14 +97,79 @@ def _whys(symptom: str, whys: tuple[str, ...]) -> list[str]:
 
 
 def _by_number(number: int) -> list[str]:
-    """By the number of the signature, or by close code or HTTP status of a refusal."""
+    """By the number of the signature, or as the close code or HTTP status that a client saw."""
     found = [_signature_text(entry) for entry in signatures().values() if entry.number == number]
-    found += [
-        _refusal_text(why)
-        for code, why in refusal_whys().items()
-        if number in (TABLE[code].http, TABLE[code].close)
-    ]
+    if number in numbers():
+        found.append(_number_text(numbers()[number]))
+    elif not found and (other := _other_number(number)):
+        found.append(other)
     return found
+
+
+def _number_text(entry: NumberWhy) -> str:
+    lines = [f"{_number_title(entry)}: {entry.name}", ""]
+    lines += _whys(_number_symptom(entry), entry.whys)
+    lines += ["", "Fix:", *(f"  {step}" for step in entry.fix)]
+    if related := related_codes(entry):
+        lines += ["", "Which of these is it? `narthex doctor URL` finds out; --explain says more of each:"]
+        lines += [f"  {code:<24} {_name_of(code)}" for code in related]
+    return "\n".join(lines)
+
+
+def _number_title(entry: NumberWhy) -> str:
+    return f"{'close' if entry.kind == 'close' else 'HTTP'} {entry.number}"
+
+
+def _number_symptom(entry: NumberWhy) -> str:
+    seen = "The socket closes with" if entry.kind == "close" else "The handshake is answered with"
+    return f"{seen} {entry.number}: {entry.name}.{_after(entry.number) if entry.kind == 'close' else ''}"
+
+
+def _after(number: int) -> str:
+    """What Centrifuge SDKs do after a close code of the ranges that are theirs."""
+    if not 3000 <= number < 5000:
+        return ""
+    stays = number % 1000 >= 500
+    return " Centrifuge SDKs " + ("stay away." if stays else "connect again.")
+
+
+def related_codes(entry: NumberWhy) -> list[str]:
+    """Signatures that show the number, then every refusal of a narthex that does."""
+    refusals = [code for code, row in TABLE.items() if entry.number in (row.http, row.close)]
+    return list(dict.fromkeys([*entry.see, *refusals]))
+
+
+def _name_of(code: str) -> str:
+    return signatures()[code].name if code in signatures() else TABLE[code].title
+
+
+def _other_number(number: int) -> str:
+    """A number that has no page of its own, by its range; empty when no handshake shows it."""
+    if 4000 <= number < 5000:
+        return f"close {number}: an application's own code. Its documentation has it.{_after(number)}"
+    if 3000 <= number < 4000:
+        return f"close {number}: a code of the library or framework that the server uses.{_after(number)}"
+    if 1000 <= number < 3000:
+        return f"close {number}: reserved by RFC 6455 (section 7.4.2); the server that sends it is wrong."
+    classes = {
+        1: "informational: only 101 opens a WebSocket",
+        2: "success, but no upgrade: what answers took the handshake for a plain request",
+        3: "a redirect: WebSocket clients do not follow it",
+        4: "the request is refused as it is: read the body",
+        5: "the server or a proxy failed: read its log",
+    }
+    if 100 <= number < 600:
+        return f"HTTP {number}: {classes[number // 100]}. `narthex doctor URL` shows who answered."
+    return ""
+
+
+def _number_section(entry: NumberWhy) -> list[str]:
+    lines = [f"### {_number_title(entry)}", "", f"**{entry.name}.**{_after(entry.number)}", ""]
+    lines += [f"{number}. {why}" for number, why in enumerate(entry.whys, 1)]
+    lines += ["", *(f"- Fix: {step}" for step in entry.fix)]
+    if related := related_codes(entry):
+        lines.append(f"- Tell apart: {', '.join(f'[`{code}`](#{code})' for code in related)}")
+    return [*lines, ""]
 
 
 def _signature_section(entry: Signature) -> list[str]:

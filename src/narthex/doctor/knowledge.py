@@ -1,4 +1,4 @@
-"""The knowledge base: what each failure signature and each refusal means. The prose is data beside this file.
+"""The knowledge base: what each failure signature, refusal and number means. The prose is data beside this file.
 
 Not here: when a signature is seen (`diagnosis`). Rules: every entry has a cause, a fix and a way to confirm it; a
 code names one thing.
@@ -41,6 +41,22 @@ class RefusalWhy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     fix: tuple[str, ...]
 
 
+class NumberWhy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a close code or an HTTP status means to the client that saw it.
+
+    Attributes:
+        kind: `close` or `http`.
+        see: signatures and refusals that tell the causes apart, by code.
+    """
+
+    kind: Literal["close", "http"]
+    number: int
+    name: str
+    whys: tuple[str, ...]
+    fix: tuple[str, ...]
+    see: tuple[str, ...]
+
+
 @cache
 def signatures() -> dict[str, Signature]:
     """All signatures by code, in the order of the procedure."""
@@ -54,6 +70,13 @@ def refusal_whys() -> dict[str, RefusalWhy]:
     found = msgspec.convert(_read("refusals.toml")["refusal"], list[RefusalWhy])
     by_code = {entry.code: entry for entry in found}
     return {code: by_code[code] for code in TABLE if code in by_code}
+
+
+@cache
+def numbers() -> dict[int, NumberWhy]:
+    """Close codes and HTTP statuses by number, in the order of the numbers."""
+    found = msgspec.convert(_read("codes.toml")["code"], list[NumberWhy])
+    return {entry.number: entry for entry in sorted(found, key=lambda entry: entry.number)}
 
 
 def _read(name: str) -> dict[str, object]:

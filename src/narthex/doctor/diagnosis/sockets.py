@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from narthex.doctor.diagnosis.findings import Finding, found
+from narthex.doctor.knowledge import numbers
 from narthex.doctor.observations import Close, Exchange
 from narthex.domain.refusals import TABLE
 
@@ -52,7 +53,8 @@ def meaning_of(close: Close) -> str:
     code, _, text = close.reason.partition(":")
     if code in TABLE:
         return f"`{code}`:{text}" if text else TABLE[code].title
-    meaning = _MEANINGS.get(close.code, "the application's own code")
+    known = numbers().get(close.code)
+    meaning = _MEANINGS.get(close.code) or (known.name if known is not None else "the application's own code")
     return f"{meaning} ({close.reason})" if close.reason else meaning
 
 
