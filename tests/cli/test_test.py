@@ -11,9 +11,12 @@ from typing import get_args
 
 import pytest
 
+from narthex.cli.main import run
 from narthex.cli.test import Name
 from narthex.e2e.children import free_port
+from narthex.e2e.results import Report
 from narthex.e2e.scenario import Category
+from narthex.e2e.session import Options
 from tests.conftest import POLICY_VARIABLES
 
 RUNNER = Path(__file__).parents[1] / "unified_test_runner.py"
@@ -130,3 +133,38 @@ def test_a_light_run_with_all_its_reports(tmp_path: Path) -> None:
     assert body["left_behind"] == []
     assert outputs["xml"].read_text().startswith("<?xml")
     assert "100.0%" in outputs["html"].read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("--env", "staging"),
+            "a local staging made for it (two gateways, NATS, PostgreSQL, an OIDC issuer, a proxy)",
+        ),
+        (("--env", "local"), "a local gateway made for it, with embedded engines"),
+        (("--env", "local", "--real-services"), "a local staging made for it"),
+        (
+            ("--env", "staging", "--base-url", "http://127.0.0.1:9"),
+            "the deployed staging at http://127.0.0.1:9",
+        ),
+        (("--category", "unit"), "without a server"),
+    ],
+)
+def test_it_says_first_which_system_is_tested(
+    words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything starts: `--env staging` without `--base-url` touches no deployed system."""
+    seen: list[str] = []
+
+    async def run_nothing(options: Options, progress: object) -> Report:
+        seen.append(capsys.readouterr().err)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("narthex.cli.test.run_suite", run_nothing)
+    monkeypatch.setenv("E2E_OAUTH_SIMULATION_KEY", "k" * 40)
+    assert run(["test", *words]) == 130
+    (first,) = seen
+    assert first.startswith("testing: ")
+    assert says in first
+    assert ("no deployed system is touched" in first) is ("made for it" in says)

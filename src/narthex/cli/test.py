@@ -23,7 +23,7 @@ from narthex.e2e import reports
 from narthex.e2e.results import Report, Result, Status
 from narthex.e2e.runner import Progress
 from narthex.e2e.scenario import DEPENDS_ON, Category, Scenario, every
-from narthex.e2e.session import Options, chosen
+from narthex.e2e.session import Options, chosen, subject
 from narthex.e2e.session import test as run_suite
 from narthex.e2e.world import Proof
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
@@ -106,6 +106,7 @@ def test(
             _reachable(path)
     except ClientError as error:
         return usage(error)
+    print(f"testing: {subject(options, scenarios)}", file=sys.stderr, flush=True)
     with _shown(len(scenarios)) as progress:
         report = asyncio.run(_interruptible(options, progress))
     printed = any(str(path) == "-" for path in (json_output, junit, html))

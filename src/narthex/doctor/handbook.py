@@ -1,7 +1,7 @@
 """The knowledge base as text for people: `narthex doctor --explain CODE` and docs/troubleshooting.md.
 
-Not here: the prose (`signatures.toml`, `refusals.toml`, `codes.toml`). Rules: both come from the same data; a test holds
-the page current (`python -m narthex doctor --explain all`).
+Not here: the prose (`signatures.toml`, `refusals.toml`, `codes.toml`). Rules: both come from the same data; a test
+holds the page current (`python -m narthex doctor --explain all`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -54,6 +54,26 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resume_from: str = ""
     proof: Proof = Proof()
     allow_production: bool = False
+
+
+def subject(options: Options, scenarios: Sequence[Scenario]) -> str:
+    """Which system is about to be tested, in one line, and what would test another."""
+    count = f"{len(scenarios)} scenario{'' if len(scenarios) == 1 else 's'}"
+    if not any(scenario.serves for scenario in scenarios):
+        return f"{count} without a server"
+    if options.base_url:
+        return f"{count} against the deployed {options.environment} at {options.base_url}"
+    made = (
+        "a local staging made for it (two gateways, NATS, PostgreSQL, an OIDC issuer, a proxy)"
+        if runs_real_engines(options)
+        else "a local gateway made for it, with embedded engines"
+    )
+    return f"{count} against {made}; no deployed system is touched (--base-url URL tests one)"
+
+
+def runs_real_engines(options: Options) -> bool:
+    """Whether a local system gets NATS, PostgreSQL, an issuer and a proxy."""
+    return options.real or options.environment == "staging"
 
 
 def chosen(options: Options) -> list[Scenario]:
@@ -148,7 +168,7 @@ async def _target(options: Options, report: Report) -> AsyncIterator[World]:
             world = World(options.base_url, options.environment, options.proof)
             report.target = "deployed system"
         else:
-            real = options.real or options.environment == "staging"
+            real = runs_real_engines(options)
             made: Staging = await stack.enter_async_context(staging(options.environment, real=real))
             world = made.world()
             report.target = "local staging" if real else "local gateway"
