@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from narthex.cli.main import run
-from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
 
 BESIDE = f"floor={sys.executable} -m narthex.bench.floor {{port}}"
 
@@ -26,18 +26,28 @@ def test_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ["nonsense"],
         ["--beside", "nothing"],
         ["--beside", "a:smoke=b {port}"],
+        ["--beside", "a=b '{port}"],
         ["--url", "wss://127.0.0.1:1/"],
+        ["--url", "http://[::1"],
+        ["--url", "ws://127.0.0.1:1/", "--pid", "4194304"],
+        ["--rounds", "0"],
+        ["--tolerance", "0"],
+        ["--secret-file", "no-such-file"],
+        ["--api-key-file", "."],
+        ["--save", "no-such-folder/bench.json"],
     ],
 )
 def test_what_cannot_be_measured_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A scenario, a server or a URL that there is not: exit 1 with a remedy, and no server was started."""
-    assert run(["bench", *words]) == EXIT_FINDINGS
-    assert "remedy:" in capsys.readouterr().err
+    """A scenario, a server, a file or a URL that there is not: exit 2 with a remedy, and no server was started."""
+    assert run(["bench", *words]) == EXIT_USAGE
+    seen = capsys.readouterr().err
+    assert "remedy:" in seen
+    assert "bug" not in seen
 
 
 def test_a_missing_baseline_is_found_before_anything_is_measured(tmp_path: Path) -> None:
     """Not after minutes."""
-    assert run(["bench", "echo", "--against", str(tmp_path / "none.json")]) == EXIT_FINDINGS
+    assert run(["bench", "echo", "--against", str(tmp_path / "none.json")]) == EXIT_USAGE
 
 
 def test_a_server_that_is_not_there_is_unreachable(capsys: pytest.CaptureFixture[str]) -> None:

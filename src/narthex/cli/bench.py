@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
+from narthex.cli.given import given_text, usage, writable
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 
 if TYPE_CHECKING:
@@ -80,10 +82,20 @@ def bench(
         return EXIT_OK
     from rich.console import Console
 
-    then = baseline.load(against) if against is not None else None
+    try:
+        if rounds < 1:
+            raise ClientError("bad_rounds", f"--rounds is {rounds}.", "Give at least 1.")
+        if tolerance < 1:
+            raise ClientError(
+                "bad_tolerance", f"--tolerance is {tolerance:g}.", "Give at least 1, such as 1.25."
+            )
+        writable(save, "a baseline")
+        wanted = _wanted(scenarios, quick=quick)
+        contenders = _contenders(url, pid, protocol, beside or [], secret_file, api_key_file, floor=floor)
+        then = baseline.load(against) if against is not None else None
+    except ClientError as error:
+        return usage(error)
     raise_open_files(OPEN_FILES)
-    wanted = _wanted(scenarios, quick=quick)
-    contenders = _contenders(url, pid, protocol, beside or [], secret_file, api_key_file, floor=floor)
     told = Console(stderr=True, highlight=False)
     if most_runs:
         return _most_runs(contenders[0], told, seconds=5 if quick else 20, as_json=json)
@@ -140,14 +152,19 @@ def _contenders(
     from narthex.bench.rounds import AGENT, Contender
     from narthex.bench.servers import attached, command_server, narthex_server
 
-    secret, api_key = _read(secret_file), _read(api_key_file)
+    secret, api_key = given_text(secret_file, "--secret-file"), given_text(api_key_file, "--api-key-file")
     if url is None:
         found = [Contender("narthex", "narthex", partial(narthex_server, "narthex", arguments=AGENT))]
     else:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "127.0.0.1", parts.port or 80
-        if parts.scheme not in ("ws", "http", ""):
-            raise ClientError("no_tls", "The generator speaks plain WebSocket.", "Give a ws:// URL.")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port or 80
+        except ValueError:
+            parts, host, port = urlsplit(""), "", 0
+        if parts.scheme not in ("ws", "http") or not host:
+            raise ClientError(
+                "no_tls", "The generator speaks plain WebSocket.", "Give a URL as ws://host:port."
+            )
         target = attached(parts.netloc, host, port, pid, protocol=protocol, secret=secret, api_key=api_key)
         found = [Contender(target.name, protocol, lambda: _attached(target))]
     for word in beside:
@@ -173,6 +190,12 @@ def _beside(word: str) -> tuple[str, Protocol, str]:
     """`NAME[:PROTOCOL]=COMMAND`. Raises ClientError."""
     label, equals, command = word.partition("=")
     name, _, spoken = label.partition(":")
+    try:
+        shlex.split(command)
+    except ValueError as error:
+        raise ClientError(
+            "bad_beside", f"{command!r} is no command: {error}.", "Close the quotes."
+        ) from error
     if (
         not equals
         or not name
@@ -185,10 +208,6 @@ def _beside(word: str) -> tuple[str, Protocol, str]:
             "Give NAME=COMMAND or NAME:raw|narthex|centrifugo=COMMAND, with {port} in the command.",
         )
     return name, spoken or "raw", command  # type: ignore[return-value]  # checked in the line above
-
-
-def _read(path: Path | None) -> str:
-    return path.read_text().strip() if path is not None else ""
 
 
 def _most_runs(contender: Contender, told: object, *, seconds: int, as_json: bool) -> int:

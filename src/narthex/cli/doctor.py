@@ -14,7 +14,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from narthex.cli.given import given_headers, given_token, seconds_of, usage
+from narthex.cli.given import given_headers, given_token, seconds_of, usage, writable
 from narthex.doctor import reports
 from narthex.doctor.diagnosis import Diagnosis, diagnose
 from narthex.doctor.examination import PATIENCE_S, Options, Progress, examine
@@ -62,6 +62,10 @@ def doctor(
         strict: let warnings exit 1 as well.
         details: list everything that was seen even when nothing is wrong.
     """
+    try:
+        writable(junit)
+    except ClientError as error:
+        return usage(error)
     if not url and not explain_code:
         print("error: Which URL?\nremedy: narthex doctor wss://host/ws", file=sys.stderr)
         return EXIT_USAGE

@@ -6,6 +6,7 @@ what cannot be sent is refused before anything is sent.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -62,6 +63,36 @@ def given_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
             raise ClientError("bad_header", f"The value of {name.strip()} is too long.", "Shorten it.")
         found.append((name.strip(), value.strip()))
     return tuple(found)
+
+
+def writable(path: Path | None, what: str = "a report") -> None:
+    """Find out that `path` cannot be written before minutes of work, not after them. Raises ClientError.
+
+    None, and `-` for standard output, are not looked at.
+    """
+    if path is None or str(path) == "-":
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ClientError(
+            "bad_path", f"There is no folder {path.parent} to write {what} to.", "Make it first."
+        )
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ClientError("bad_path", f"{path} cannot be written.", "Name a file that can.")
+
+
+def given_text(path: Path | None, what: str) -> str:
+    """The content of a file without its outer white space; empty for None. Raises ClientError, never quoting it."""
+    if path is None:
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror or "") if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ClientError("bad_file", f"{what} {path} cannot be read: {why}.", "Check the path.") from error
+    if not text:
+        raise ClientError("bad_file", f"{what} {path} is empty.", "Name the right file.")
+    return text
 
 
 def usage(error: ClientError) -> int:

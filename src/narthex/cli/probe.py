@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from narthex.cli.given import given_headers, given_token, seconds_of, usage
+from narthex.cli.given import given_headers, given_token, seconds_of, usage, writable
 from narthex.doctor import canary
 from narthex.doctor.observations import Step
 from narthex.doctor.target import Target, parse_target
@@ -52,6 +52,7 @@ def probe(
         # From a file it is read anew each round; from stdin there is only one.
         source = token if token.startswith("@") else given_token(token)
         given_token(source)
+        writable(prometheus, "metrics")
         target = parse_target(url)
         runner = _Runner(
             target if target.path_given else msgspec.structs.replace(target, path="/ws"),

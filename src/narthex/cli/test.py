@@ -18,7 +18,7 @@ from typing import Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
-from narthex.cli.given import given_token, usage
+from narthex.cli.given import given_token, usage, writable
 from narthex.e2e import reports
 from narthex.e2e.results import Report, Result, Status
 from narthex.e2e.runner import Progress
@@ -103,7 +103,7 @@ def test(
         )
         scenarios = chosen(options)
         for path in (json_output, junit, html):
-            _reachable(path)
+            writable(path)
     except ClientError as error:
         return usage(error)
     print(f"testing: {subject(options, scenarios)}", file=sys.stderr, flush=True)
@@ -140,18 +140,6 @@ def _proof(token: str) -> Proof:
         ci_token=os.environ.get(CI_VARIABLE, "").strip(),
         token=given_token(token) if token else "",
     )
-
-
-def _reachable(path: Path | None) -> None:
-    """Find out before minutes of tests, not after them."""
-    if path is None or str(path) == "-":
-        return
-    if not path.absolute().parent.is_dir():
-        raise ClientError(
-            "bad_path", f"There is no folder {path.parent} to write a report to.", "Make it first."
-        )
-    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise ClientError("bad_path", f"{path} cannot be written.", "Name a file that can.")
 
 
 def _write(path: Path | None, write: Callable[[Report], str], report: Report) -> None:

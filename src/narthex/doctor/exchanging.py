@@ -116,7 +116,7 @@ class Answer:
         """Read what comes next; False at the end of the stream. Raises ConnectionError on RST."""
         data = await self.link.reader.read(64 * 1024)
         if data and not self.raw:
-            self.note(first_byte_ms=elapsed_ms(self.began))
+            self.note(first_byte_ms=elapsed_ms(self.began), at=time.time())
         self.raw += data
         return bool(data)
 

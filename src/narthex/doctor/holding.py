@@ -1,7 +1,8 @@
 """Holding sockets open to find the limits of whatever is in between.
 
-Not here: naming the proxy (`diagnosis.holds`). Two sockets at once: one that only answers, and one that pings. When
-the quiet one dies first, the limit is an idle time-out; when both die together, it is a maximum life.
+Not here: naming the proxy (`diagnosis.holds`). Three sockets, opened one after the other: two only answer, one pings. A
+limit of time ends each at its own age; a restart ends all at one moment. When only the quiet ones end, the limit is an
+idle time-out; when all do, it is a maximum life.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Final
+
+import msgspec
 
 from narthex.doctor.exchanging import Line
 from narthex.doctor.live import LiveSocket, Refused, open_socket
 from narthex.doctor.observations import Attempt, Hold
+
+APART_S: Final = 5.0  # between two sockets: far above what a proxy's timer is late
 
 
 async def hold(
@@ -24,22 +30,31 @@ async def hold(
     connect: bool,
     tick: Callable[[float], None],
 ) -> list[Hold]:
-    """Hold both for `seconds`.
+    """Hold each for `seconds`.
 
     Args:
         line: where and with what.
         address: textual address.
-        attempt: the handshake of both.
+        attempt: the handshake of each.
         seconds: how long at most.
         connect: whether to send Centrifuge's `connect` first and answer its pings.
         tick: told the seconds held, about once a second.
     """
-    # Ten pings within the time that is looked at, at most one every 10 s: more often than any known idle limit.
-    every_s = min(10.0, seconds / 10)
+    # Forty pings within the time that is looked at, at most one every 10 s: more often than any known idle limit.
+    every_s = min(10.0, seconds / 40)
+    apart_s = min(APART_S, seconds / 8)
+    plan = ((0.0, tick), (0.0, None), (every_s, None))
+
+    async def one(number: int, ping_every_s: float, told: Callable[[float], None] | None) -> Hold:
+        await asyncio.sleep(number * apart_s)
+        began_s = time.perf_counter() - first
+        held = await _hold_one(line, address, attempt, seconds, ping_every_s, connect, told)
+        return msgspec.structs.replace(held, began_s=round(began_s, 2))
+
+    first = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        quiet = group.create_task(_hold_one(line, address, attempt, seconds, 0.0, connect, tick))
-        pinging = group.create_task(_hold_one(line, address, attempt, seconds, every_s, connect, None))
-    return [quiet.result(), pinging.result()]
+        tasks = [group.create_task(one(number, *how)) for number, how in enumerate(plan)]
+    return [task.result() for task in tasks]
 
 
 async def _hold_one(

@@ -116,6 +116,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         cut_ms: after a 101, when the socket ended with no close frame.
         pong_ms: after a 101, how long a WebSocket ping took.
         frame_fault: what is wrong with the bytes after a 101.
+        at: by this machine's clock when the answer began, seconds since the epoch; 0: there was none.
     """
 
     attempt: Attempt
@@ -142,6 +143,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pong_ms: float | None = None
     frame_fault: str = ""
     waited_s: float = 0.0
+    at: float = 0.0
 
     @property
     def opened(self) -> bool:
@@ -170,7 +172,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """A socket that was held open: `lived_s`, and how it ended: `held`, `close`, `eof`, `reset`, `not_opened`."""
+    """A socket that was held open: `lived_s`, and how it ended: `held`, `close`, `eof`, `reset`, `not_opened`.
+
+    Attributes:
+        began_s: after the first of them; sockets of different ages tell a time limit from a restart.
+    """
 
     pings: bool
     lived_s: float
@@ -178,6 +184,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     close: Close | None = None
     ping_every_s: float = 0.0
     heard_s: float = 0.0
+    began_s: float = 0.0
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.fingerprints import PROXIES, google_branded, own_page, who_answered
 from narthex.doctor.diagnosis.view import View, narthex_code, problem_of, short
 from narthex.doctor.documents import url_parts
+from narthex.doctor.knowledge import Sure
 from narthex.doctor.observations import Exchange
 
 _LOGIN: Final = re.compile(
@@ -210,10 +211,10 @@ def _version_refused(view: View, made: Exchange) -> Finding:
 def _internal(view: View, made: Exchange) -> Finding:
     if made.header_count <= 2 and 700 <= made.first_byte_ms <= 3000:
         return found("daphne_denial", seconds=f"{made.first_byte_ms / 1000:.1f}")
-    if made.body.strip() == "Internal Server Error" or narthex_code(made) == "internal":
-        return found("exception_before_accept", ms=made.first_byte_ms)
+    if narthex_code(made) == "internal":
+        return found("exception_before_accept", ms=made.first_byte_ms, sure="certain")
     if "internal server error" in made.body.lower() or not made.body:
-        return found("exception_before_accept", ms=made.first_byte_ms, sure="likely")
+        return found("exception_before_accept", ms=made.first_byte_ms)
     return found("server_error", status=made.status, phrase=made.phrase, server=view.server)
 
 
@@ -234,7 +235,8 @@ def _unavailable(view: View, made: Exchange) -> Finding:
         return found("no_backend", ms=made.first_byte_ms, which=which)
     if problem_of(made) or (retry and not made.html):
         code = narthex_code(made)
-        return found("shedding", code=f" `{code}`" if code else "", retry=shown)
+        sure: Sure = "certain" if code else "likely"
+        return found("shedding", code=f" `{code}`" if code else "", retry=shown, sure=sure)
     others = [other for other in view.exchanges if other.attempt.upgrade]
     bad = [other for other in others if other.status == 503]
     if who_answered(made) == "nginx" and len(bad) < len(others):

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.fingerprints import google_branded
 from narthex.doctor.diagnosis.view import View, narthex_code, problem_of, short
+from narthex.doctor.knowledge import Sure
 from narthex.doctor.observations import Exchange
 
 SKEW_S = 30.0  # the leeway that verifiers usually allow
@@ -30,12 +31,19 @@ def refused_token(view: View, made: Exchange) -> Finding:
     """The credential that was given is refused; say why as exactly as can be seen from here."""
     expires = view.asked.claims.get("exp")
     skew_s = skew_of(view, made)
-    if abs(skew_s) > SKEW_S and (not isinstance(expires, int | float) or expires > view.asked.now):
+    now = (
+        made.at or view.asked.now
+    )  # an examination may take minutes: its beginning is not the moment of an answer
+    if abs(skew_s) > SKEW_S and (not isinstance(expires, int | float) or expires > now):
         direction = "ahead of" if skew_s > 0 else "behind"
         return found("clock_skew", seconds=round(abs(skew_s)), direction=direction)
-    if isinstance(expires, int | float) and expires < view.asked.now:
-        return found("token_expired_here", status=made.status, ago=_span(view.asked.now - expires))
-    return found("token_refused", status=made.status, why=_why(made), seen_in=(made.attempt.name,))
+    why = _why(made)
+    if isinstance(expires, int | float) and expires < now:
+        # That it refuses for this reason is certain only where it says so.
+        sure: Sure = "certain" if "expired" in why.lower() else "likely"
+        return found("token_expired_here", status=made.status, ago=_span(now - expires), sure=sure)
+    sure = "certain" if why else "likely"
+    return found("token_refused", status=made.status, why=why, seen_in=(made.attempt.name,), sure=sure)
 
 
 def skew_of(view: View, made: Exchange) -> float:
@@ -44,7 +52,7 @@ def skew_of(view: View, made: Exchange) -> float:
         server = parsedate_to_datetime(made.headers.get("date", "")).timestamp()
     except (ValueError, TypeError):
         return 0.0
-    return server - view.asked.now
+    return server - (made.at or view.asked.now)
 
 
 def _why(made: Exchange) -> str:

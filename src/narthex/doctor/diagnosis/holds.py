@@ -1,6 +1,7 @@
 """Rules for sockets that were held: idle limit, maximum life, or the server's own decision; and whose it probably is.
 
-Not here: holding. Rules: a proxy is named by its time and by who answers; both are said as a guess.
+Not here: holding. Rules: a proxy is named by its time and by who answers; both are said as a guess. A limit is
+certain only where sockets of different ages ended at the same age, which no restart does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Final
 from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.sockets import meaning_of
 from narthex.doctor.diagnosis.view import View
+from narthex.doctor.knowledge import Sure
 from narthex.doctor.observations import Hold
 
 IDLE_TIMES: Final = (
@@ -29,25 +31,96 @@ LIFE_TIMES: Final = (
     (3600.0, "Cloud Run's maximum, or a proxy's hour"),
 )
 SAME_S: Final = 1.5  # both ended together: within this, or within a tenth of their age
+TELLING_S: Final = 0.15  # between the openings of sockets: less than a timer is late tells nothing
 INERT_CLOSE: Final = 3502
 
 
 def held(view: View) -> list[Finding]:
-    """What the two sockets say."""
-    quiet = next((hold for hold in view.seen.holds if not hold.pings), None)
-    pinging = next((hold for hold in view.seen.holds if hold.pings), None)
-    if quiet is None or pinging is None or quiet.ended in ("held", "not_opened"):
-        late = pinging is not None and pinging.ended not in ("held", "not_opened") and quiet is not None
-        return [_closed(pinging)] if late and pinging is not None and quiet and quiet.ended == "held" else []
-    if quiet.close is not None and quiet.close.code == INERT_CLOSE:
+    """What the held sockets say."""
+    quiet = [hold for hold in view.seen.holds if not hold.pings and hold.ended != "not_opened"]
+    pinging = next((hold for hold in view.seen.holds if hold.pings and hold.ended != "not_opened"), None)
+    if not quiet or pinging is None:
+        return []
+    cut = [hold for hold in (*quiet, pinging) if hold.ended != "held"]
+    if not cut:
+        return []
+    first = cut[0]
+    if first.close is not None and first.close.code == INERT_CLOSE:
         return []  # as it should be: nobody proved who they are
-    if pinging.ended == "held" or pinging.lived_s > quiet.lived_s + max(SAME_S, quiet.lived_s / 10):
-        if quiet.close is not None and quiet.close.code not in (1000, 1001, 1005):
-            return [_closed(quiet)]
-        return [_limit(view, quiet, "idle_limit", IDLE_TIMES)]
-    if quiet.close is not None:
-        return [_closed(quiet)]
-    return [_limit(view, quiet, "life_limit", LIFE_TIMES)]
+    if first.close is not None and first.close.code not in _SAID_BY_TIMERS:
+        return [_closed(first)]
+    if all(hold.pings for hold in cut):
+        return [_closed(first)]
+    outlived = pinging.ended == "held" or pinging.lived_s > first.lived_s + _apart(first.lived_s)
+    if outlived:
+        return [_idle(view, [hold for hold in cut if not hold.pings], quiet)]
+    return [_all_ended(view, cut)]
+
+
+_SAID_BY_TIMERS: Final = (1000, 1001, 1005)
+"""Close codes that a proxy's timer sends as well; any other one is a server's own decision."""
+
+
+def _apart(lived_s: float) -> float:
+    return max(SAME_S, lived_s / 10)
+
+
+def _idle(view: View, cut: list[Hold], quiet: list[Hold]) -> Finding:
+    """Quiet sockets ended and the pinging one lives: certain when two of them ended at one age, not at one moment."""
+    if len(quiet) > 1 and len(cut) == 1:
+        how = _how(cut[0])
+        return found(
+            "held_socket_lost",
+            severity="warning",
+            count=len(quiet) + 1,
+            how=how,
+            seconds=f"{cut[0].lived_s:.1f}",
+        )
+    if by_moment(cut):
+        return _together(cut)
+    return _limit(view, cut[0], "idle_limit", IDLE_TIMES, proved=by_age(cut))
+
+
+def _all_ended(view: View, cut: list[Hold]) -> Finding:
+    """Pinging ones too: a maximum life if each ended at the same age; if at the same moment, something else."""
+    if cut[0].close is not None and not by_age(cut):
+        return _closed(cut[0])
+    if by_moment(cut):
+        return _together(cut)
+    pinging = next((hold for hold in cut if hold.pings), None)
+    if pinging is None or pinging.lived_s < 2 * pinging.ping_every_s:
+        # Cut before pings could keep it alive: idle or too old, nobody can tell.
+        return _limit(view, cut[0], "life_limit", LIFE_TIMES, proved=False, sure="possible")
+    return _limit(view, cut[0], "life_limit", LIFE_TIMES, proved=by_age(cut))
+
+
+def by_age(holds: list[Hold]) -> bool:
+    """Whether sockets that were opened one after the other ended one after the other, at the same age."""
+    ages, moments = _spreads(holds)
+    return moments > TELLING_S and ages < moments / 2
+
+
+def by_moment(holds: list[Hold]) -> bool:
+    """Whether sockets of different ages ended at the same moment."""
+    ages, moments = _spreads(holds)
+    return ages > TELLING_S and moments < ages / 2
+
+
+def _spreads(holds: list[Hold]) -> tuple[float, float]:
+    """How far apart their ages and the moments of their ends are, seconds."""
+    return (
+        _spread([hold.lived_s for hold in holds]),
+        _spread([hold.began_s + hold.lived_s for hold in holds]),
+    )
+
+
+def _spread(values: list[float]) -> float:
+    return max(values) - min(values)
+
+
+def _together(cut: list[Hold]) -> Finding:
+    apart = _spread([hold.began_s for hold in cut])
+    return found("cut_together", count=len(cut), apart=f"{apart:.1f}", seconds=f"{cut[0].lived_s:.1f}")
 
 
 def inert(view: View) -> bool:
@@ -55,9 +128,26 @@ def inert(view: View) -> bool:
     return any(hold.close is not None and hold.close.code == INERT_CLOSE for hold in view.seen.holds)
 
 
-def _limit(view: View, hold: Hold, code: str, times: tuple[tuple[float, str], ...]) -> Finding:
-    how = f"closed ({hold.close.code})" if hold.close is not None else "cut without a close frame"
-    return found(code, how=how, seconds=f"{hold.lived_s:.1f}", proxy=_whose(view, hold.lived_s, times))
+def _limit(
+    view: View,
+    hold: Hold,
+    code: str,
+    times: tuple[tuple[float, str], ...],
+    *,
+    proved: bool,
+    sure: Sure = "likely",
+) -> Finding:
+    return found(
+        code,
+        sure="certain" if proved else sure,
+        how=_how(hold),
+        seconds=f"{hold.lived_s:.1f}",
+        proxy=_whose(view, hold.lived_s, times),
+    )
+
+
+def _how(hold: Hold) -> str:
+    return f"closed ({hold.close.code})" if hold.close is not None else "cut without a close frame"
 
 
 def _whose(view: View, lived_s: float, times: tuple[tuple[float, str], ...]) -> str:

@@ -6,6 +6,7 @@ Not here: HTTP.
 from __future__ import annotations
 
 from narthex.doctor.diagnosis.findings import Finding, found
+from narthex.doctor.knowledge import Sure
 from narthex.doctor.observations import Dial, Observations, Tls
 
 _CERTIFICATES = {
@@ -31,7 +32,9 @@ def unreachable(seen: Observations) -> Finding | None:
     outcomes = {found_dial.outcome for found_dial in seen.dials}
     if "refused" in outcomes:
         refused = next(found_dial for found_dial in seen.dials if found_dial.outcome == "refused")
-        return found("nothing_listens", endpoint=seen.endpoint, ms=refused.ms)
+        # Elsewhere a firewall may refuse in the host's name.
+        sure: Sure = "certain" if seen.loopback else "likely"
+        return found("nothing_listens", endpoint=seen.endpoint, ms=refused.ms, sure=sure)
     if "timeout" in outcomes:
         return found("connect_timeout", endpoint=seen.endpoint, timeout_s=f"{seen.asked.timeout_s:g}")
     return found("host_unreachable", endpoint=seen.endpoint, error=dial.detail)
