@@ -26,9 +26,12 @@ DEFAULT_FILE: Final = Path("narthex.toml")
 FILE_SUFFIX: Final = "_FILE"
 FILE_VARIABLE: Final = "NARTHEX_CONFIG"
 OTHER_VARIABLES: Final = frozenset(
-    {FILE_VARIABLE, "NARTHEX_TOKEN", "NARTHEX_URL", "NARTHEX_E2E_BASE_URL", "NARTHEX_CI_OIDC_TOKEN"}
+    {
+        *(FILE_VARIABLE, "NARTHEX_TOKEN", "NARTHEX_URL", "NARTHEX_E2E_BASE_URL", "NARTHEX_CI_OIDC_TOKEN"),
+        "NARTHEX_SKIP_WEB_BUILD",
+    }
 )
-"""Variables of the command line's client side; they are no settings of the gateway."""
+"""Variables of the command line's client side and of the build; they are no settings of the gateway."""
 TEST_PREFIX: Final = "NARTHEX_TEST_"
 # Kubernetes sets NARTHEX_SERVICE_HOST, NARTHEX_PORT=tcp://… and NARTHEX_PORT_8000_TCP_ADDR for a Service that
 # is called narthex, and the same for narthex-anything: they are the platform's, not the operator's.

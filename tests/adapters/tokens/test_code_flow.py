@@ -119,6 +119,8 @@ async def test_the_client_names_itself_and_shows_the_verifier(house: House) -> N
         {"nonce": 1},
         {"aud": "another"},
         {"azp": "another"},
+        {"aud": ["client", "another"]},
+        {"aud": ["client", "another"], "azp": "another"},
         {"iss": "https://evil.example"},
         {"exp": NOW - 60},
         {"sub": ""},
@@ -132,6 +134,12 @@ async def test_an_id_token_of_another_journey_or_client_signs_nobody_in(
     """Nonce, audience, authorised party, issuer, time and claims."""
     house.gives(**changes)
     assert isinstance(await house.redeem(), Rejected)
+
+
+async def test_of_several_audiences_azp_names_the_client(house: House) -> None:
+    """OpenID Connect Core 1.0 section 3.1.3.7; one audience needs no `azp`."""
+    house.gives(aud=["client", "another"], azp="client")
+    assert isinstance(await house.redeem(), Person)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ from joserfc.jwk import ECKey, Key, OctKey, RSAKey
 
 from narthex.adapters.tokens.assembly import ClaimDefaults, IssuerSpec, Outside, build_router
 from narthex.adapters.tokens.breaker import BreakerBoard
+from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.fetching import Fetcher
+from narthex.adapters.tokens.judgement import judge
 from narthex.adapters.tokens.keys import (
     ALGORITHMS,
+    MAX_TRIES,
     KeyTable,
     Mac,
     key_from_pem,
@@ -178,9 +181,26 @@ async def test_a_router_with_nothing_says_so() -> None:
 
 
 def test_a_table_tries_few_keys_for_a_token_without_a_name() -> None:
-    """Each try costs somebody else's CPU."""
-    keys = [key_from_pem(ECKey.generate_key("P-256").as_pem(private=False)) for _ in range(10)]
-    assert len(KeyTable(keys).select("ES256", "")) == 4
+    """Each try costs somebody else's CPU; beyond the bound a signature is not called bad, because it may be good."""
+    made = [ECKey.generate_key("P-256") for _ in range(MAX_TRIES + 1)]
+    keys = [key_from_pem(key.as_pem(private=False)) for key in made]
+    few, many = KeyTable(keys[:MAX_TRIES]), KeyTable(keys)
+    assert len(few.select("ES256", "")) == len(many.select("ES256", "")) == MAX_TRIES == 16
+    assert (few.cut_off("ES256", ""), many.cut_off("ES256", ""), many.cut_off("RS256", "")) == (
+        False,
+        True,
+        False,
+    )
+    last = take_apart(token(made[-1], "ES256", {}))
+    assert isinstance(last, Compact)
+    outcomes = [
+        judge(last, table, rules(algorithms={"ES256"}), NOW) for table in (few, many, KeyTable(keys[1:]))
+    ]
+    assert [getattr(outcome, "code", "valid") for outcome in outcomes] == [
+        "token_invalid",
+        "unknown_key",
+        "valid",
+    ]
 
 
 def outside() -> Outside:

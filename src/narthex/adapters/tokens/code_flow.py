@@ -137,8 +137,10 @@ class CodeFlow:
         return Person(identity=verdict.identity, email=str(email)[:254] if verified else "")
 
     def _for_us(self, parts: Compact, nonce: str) -> bool:
-        found = parts.claims.get("nonce")
-        party = parts.claims.get("azp", self._client_id)
+        found, audience = parts.claims.get("nonce"), parts.claims.get("aud")
+        # OpenID Connect Core 1.0 section 3.1.3.7: among several audiences `azp` says to whom it was issued.
+        several = isinstance(audience, list) and len(audience) > 1
+        party = parts.claims.get("azp", None if several else self._client_id)
         return isinstance(found, str) and equal(found, nonce) and party == self._client_id
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from narthex.adapters.tokens.claims import ClaimRules, identity_from
 from narthex.adapters.tokens.compact import Compact
-from narthex.adapters.tokens.keys import KeyTable
+from narthex.adapters.tokens.keys import MAX_TRIES, KeyTable
 from narthex.domain.verdict import Rejected, Valid
 
 HMAC_DEFAULT: Final = frozenset({"HS256"})
@@ -50,6 +50,9 @@ def judge(token: Compact, keys: KeyTable, rules: IssuerRules, now: float) -> Val
         if key.verifies(algorithm, token.signing_input, token.signature):
             break
     else:
+        if keys.cut_off(algorithm, kid):
+            detail = f"The token names no key (`kid`), and {MAX_TRIES} of the issuer's many keys were tried."
+            return Rejected("unknown_key", detail, key_id=kid, algorithm=algorithm)
         return Rejected("token_invalid", BAD_SIGNATURE, key_id=kid, algorithm=algorithm)
     outcome = identity_from(token.claims, rules.claims, now)
     if isinstance(outcome, Rejected):

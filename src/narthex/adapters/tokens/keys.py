@@ -33,7 +33,9 @@ ALGORITHMS: Final = (
 SYMMETRIC: Final = frozenset(ALGORITHMS[:3])
 MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 MAX_KEYS: Final = 100  # of one set; the largest public issuers publish about ten
-MAX_TRIES: Final = 4  # for a token that names no key: each try costs up to 100 µs of somebody else's CPU
+MAX_TRIES: Final = (
+    16  # for a token that names no key: each try costs up to 100 µs; large issuers publish about ten
+)
 
 _HASHES: Final = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 _MODELS: Final = {name: JWSRegistry.algorithms[name] for name in ALGORITHMS}
@@ -263,9 +265,15 @@ class KeyTable:
         return self._named.get(kid) or self._unnamed
 
     def select(self, algorithm: str, kid: str) -> list[VerificationKey]:
-        """The keys to try, at most `MAX_TRIES`. Not to be changed."""
+        """The keys to try, at most `MAX_TRIES` (`cut_off` says whether there are more). Not to be changed."""
         found = self._choices.get((algorithm, kid))
         return found if found is not None else self._choice(algorithm, kid)
+
+    def cut_off(self, algorithm: str, kid: str) -> bool:
+        """Whether more keys could be meant than `select` gives: then no signature is known to be bad."""
+        if kid in self._named or len(self.keys) <= MAX_TRIES:
+            return False
+        return sum(algorithm in key.algorithms for key in self.named(kid)) > MAX_TRIES
 
     def _choice(self, algorithm: str, kid: str) -> list[VerificationKey]:
         return [key for key in self.named(kid) if algorithm in key.algorithms][:MAX_TRIES]
