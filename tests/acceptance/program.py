@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any, Final
 import httpx2
 
 from narthex.e2e.children import free_port
+from tests.services import missing
 from tests.timing import within
 
 READY_WITHIN_S: Final = within(20)
@@ -34,6 +36,14 @@ POLICY_VARIABLES: Final = (
     "KUBERNETES_SERVICE_HOST",
     "PORT",
 )
+
+
+def clock_ahead(by: str) -> dict[str, str]:
+    """Variables under which a process's wall clock is ahead, such as `2h`; its timers run as ever."""
+    found = sorted(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        missing("libfaketime", "apt-get install libfaketime")
+    return {"LD_PRELOAD": found[0], "FAKETIME": f"+{by}", "DONT_FAKE_MONOTONIC": "1"}
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -1,22 +1,31 @@
-/** The page's state as a whole: signed in or not, the thread list, which thread is open. One instance per page. */
+/**
+ * The page's state as a whole: the session, the thread list, which thread is open. One instance per page.
+ *
+ * Rules: the session's states and edges are those of `session-state.ts`; here each state's work is done and what came
+ * of it is put in as the next input. What a person wrote and where they were survives every state but `signed_out`.
+ */
 
-import { signal, type Signal } from "@preact/signals";
+import { computed, signal, type Signal } from "@preact/signals";
 
-import type { Custom, Refusal } from "@narthex/client";
+import { SignedOut, type Custom, type Refusal } from "@narthex/client";
 
-import { Connection, ENDED } from "./connection.ts";
+import { Connection } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
-import { Session, preflight, request } from "./session.ts";
+import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "./session-state.ts";
+import { Problem, Session, preflight, request } from "./session.ts";
 import type { Config, Hit, Thread, Whoami } from "./wire.ts";
 
 const THREADS_PAGE = 50;
-/** A token that was just renewed and is refused again will not get better by renewing it. */
-const RENEW_AGAIN_MS = 60_000;
 
-export type Stage = "starting" | "signed-out" | "unreachable" | "inside";
+/** What the page shows as a whole. */
+export type Stage = "blank" | "sign-in" | "unreachable" | "inside";
 
 export class App {
-  readonly stage: Signal<Stage> = signal("starting");
+  readonly state: Signal<SessionState> = signal(START);
+  /** Whether the threads are on the screen: they stay there while a session is renewed or the gateway is away. */
+  readonly #inside = signal(false);
+  readonly stage = computed(() => stageOf(this.state.value, this.#inside.value));
+  /** Why the sign-in page is shown, or why a sign-in did not work. */
   readonly refusal: Signal<Refusal | null> = signal(null);
   readonly config: Signal<Config> = signal({});
   readonly me: Signal<Whoami | null> = signal(null);
@@ -32,69 +41,61 @@ export class App {
   readonly session = new Session();
   readonly connection = new Connection(this.session);
   #toastTimer: ReturnType<typeof setTimeout> | undefined;
-  #renewedAt = 0;
+  #retry: ReturnType<typeof setTimeout> | undefined;
   #reloading: ReturnType<typeof setTimeout> | undefined;
+  /** Whether the next connection has to say whose it is: after a renewal it may be another person's. */
+  #unknown = true;
 
   constructor() {
     this.connection.onNotice = (notice) => this.#notice(notice);
     this.connection.onConnected = () => void this.#connected();
     this.connection.link.subscribe((link) => {
-      // A session that ended is for the sign-in page to say; other refusals are shown where the person is.
-      if (link.phase === "refused" && link.refusal.close === ENDED) void this.#turnedAway(link.refusal);
+      // Not within the signal's own update: the next state changes the connection.
+      if (link.phase === "refused") queueMicrotask(() => this.#input(inputOf(link.refusal, this.session.renewable)));
     });
     addEventListener("hashchange", () => this.#route());
+    addEventListener("online", () => this.retry());
   }
 
   /** First thing on the page: is there somebody signed in already? */
-  async start(): Promise<void> {
+  start(): void {
     void request("/ws/config").then(
       (config) => (this.config.value = (config ?? {}) as Config),
       () => undefined,
     );
-    const refusal = await preflight(this.session);
-    if (refusal === null) {
-      this.session.accepted();
-      return this.#enter();
-    }
-    if (refusal.retries && (this.session.pasted || this.session.renewable)) return this.#enter();
-    if (refusal.status === 401 || refusal.status === 400) {
-      // The session cookie lives as long as its token, an hour; the refresh cookie for weeks.
-      if (this.session.renewable && (await this.#renewed())) return this.#enter();
-      // Nobody signed in is no news; a credential that is not accepted any more is.
-      this.refusal.value = signInError() ?? (refusal.code === "auth_required" ? null : refusal);
-      this.stage.value = "signed-out";
-    } else {
-      this.refusal.value = refusal;
-      this.stage.value = "unreachable";
-    }
+    void this.#ask();
   }
 
   async signIn(email: string, password: string): Promise<void> {
     await this.session.signIn(email, password);
-    this.#enter();
+    this.#input({ type: "admitted" });
   }
 
   /** Use a pasted token. The gateway's verdict comes back in words when it is not admitted. */
   async paste(token: string): Promise<void> {
     this.session.paste(token);
     const refusal = await preflight(this.session);
-    // "Come back later" is no verdict on the token: go in, where it is tried again.
-    if (refusal === null || refusal.retries) return this.#enter();
-    await this.session.signOut();
-    this.refusal.value = refusal;
+    if (refusal === null) return this.#input({ type: "admitted" });
+    const input = inputOf(refusal, false);
+    if (input.type !== "unavailable") this.session.dropPasted();
+    this.#input(input);
   }
 
-  /** A guest wants to be somebody. */
-  door(): void {
+  /** Show a guest the sign-in page. */
+  guestSignsIn(): void {
     this.connection.close();
-    this.#leave(null);
+    this.#input({ type: "rejected", refusal: NOBODY });
   }
 
-  async signOut(): Promise<void> {
-    this.connection.close();
-    await this.session.signOut();
-    this.#leave(null);
-    history.replaceState(null, "", "#/");
+  signOut(): void {
+    this.#input({ type: "sign_out" });
+  }
+
+  /** Do not wait for the next attempt: of the session, or of its connection. */
+  retry(): void {
+    const { name } = this.state.value;
+    if (name === "offline" || name === "refused") this.#input({ type: "retry" });
+    else if (name === "signed_in" && this.connection.link.value.phase === "connecting") this.connection.retry();
   }
 
   /** Show a thread, or with `""` a new one. */
@@ -147,22 +148,70 @@ export class App {
     }
   }
 
-  #enter(): void {
-    this.refusal.value = null;
-    this.stage.value = "inside";
-    this.connection.open();
+  #input(input: SessionInput): void {
+    const before = this.state.value;
+    const state = next(before, input, Date.now());
+    if (state === before) return;
+    clearTimeout(this.#retry);
+    this.state.value = state;
+    switch (state.name) {
+      case "starting":
+        return void this.#ask();
+      case "signed_in":
+        this.refusal.value = null;
+        this.#inside.value = true;
+        this.#unknown = true;
+        return this.connection.open();
+      case "renewing":
+        return void this.#renew(state.refusal);
+      case "offline":
+        this.#retry = setTimeout(() => this.#input({ type: "retry" }), pauseMs(state));
+        return;
+      case "leaving":
+        return void this.#signOut();
+      case "signed_out":
+        return this.#leave(state.refusal);
+      case "refused":
+        return;
+    }
   }
 
-  /** The credential is not accepted any more: renew it once, else back to the door. */
-  async #turnedAway(refusal: Refusal): Promise<void> {
-    if (refusal.code !== "token_revoked" && this.session.renewable && Date.now() - this.#renewedAt > RENEW_AGAIN_MS) {
-      this.#renewedAt = Date.now();
-      if (await this.#renewed()) return this.connection.open();
+  /** `starting`: does the gateway admit what is at hand? */
+  async #ask(): Promise<void> {
+    const refusal = await preflight(this.session).catch(failure);
+    if (refusal === null) {
+      this.session.accepted();
+      return this.#input({ type: "admitted" });
     }
-    this.#leave(refusal);
+    this.#input(inputOf(refusal, this.session.renewable));
+  }
+
+  /** `renewing`: a new token from the refresh cookie. */
+  async #renew(refusal: Refusal): Promise<void> {
+    try {
+      await this.session.renew();
+      this.#input({ type: "renewed" });
+    } catch (error) {
+      if (error instanceof SignedOut) this.#input({ type: "ended", refusal });
+      else this.#input({ type: "unavailable", refusal: failure(error) });
+    }
+  }
+
+  /** `leaving`: signed out is only what the gateway confirmed. */
+  async #signOut(): Promise<void> {
+    this.connection.close();
+    try {
+      await this.session.signOut();
+    } catch (error) {
+      this.#input({ type: "leave_failed" });
+      return this.say(`You are still signed in on this browser: ${failure(error).title.toLowerCase()}. Try again.`);
+    }
+    history.replaceState(null, "", "#/");
+    this.#input({ type: "left" });
   }
 
   #leave(refusal: Refusal | null): void {
+    this.connection.close();
     this.conversation.value?.close();
     this.conversation.value = null;
     this.me.value = null;
@@ -171,25 +220,25 @@ export class App {
     this.threads.value = [];
     this.moreThreads.value = false;
     clearTimeout(this.#reloading);
-    this.refusal.value = refusal?.code === "auth_required" ? null : refusal;
-    this.stage.value = "signed-out";
-  }
-
-  async #renewed(): Promise<boolean> {
-    try {
-      await this.session.refresh();
-      return true;
-    } catch {
-      return false;
-    }
+    // That nobody is signed in is no news; a credential that is not accepted any more is, and a sign-in that failed.
+    this.refusal.value = signInError() ?? (refusal?.code === "auth_required" ? null : refusal);
+    this.#inside.value = false;
   }
 
   async #connected(): Promise<void> {
-    if (this.me.value === null) {
+    this.#input({ type: "admitted" });
+    if (this.#unknown) {
       const whoami = await this.connection.rpc("whoami", {}).catch(() => null);
       if (whoami === null) return;
+      this.#unknown = false;
+      const before = this.me.value;
+      if (before && before.user !== whoami.user) {
+        this.conversation.value?.close();
+        this.conversation.value = null;
+        this.threads.value = [];
+      }
       this.me.value = whoami;
-      this.#route();
+      if (this.conversation.value === null) this.#route();
     }
     await this.#reload();
   }
@@ -285,6 +334,23 @@ export class App {
     if (threadId) this.#reloadSoon();
   }
 }
+
+function stageOf(state: SessionState, inside: boolean): Stage {
+  if (state.name === "signed_out") return "sign-in";
+  if (inside) return "inside";
+  return state.name === "offline" || state.name === "refused" || ("tries" in state && state.tries > 0) ? "unreachable" : "blank";
+}
+
+/** What went wrong with a request, as a refusal. */
+function failure(error: unknown): Refusal {
+  if (error instanceof Problem) return error.refusal;
+  const title = error instanceof Error ? error.message : "It did not work";
+  return { code: "page_error", title, detail: "", remedy: "Reload the page.", status: 0, close: 0, traceId: "", retryAfter: null, retries: true };
+}
+
+const NOBODY: Refusal = {
+  code: "auth_required", title: "Authentication required", detail: "", remedy: "Sign in.", status: 401, close: 0, traceId: "", retryAfter: null, retries: false,
+};
 
 /** A part of the address as it was meant; as it stands where somebody typed a `%` of their own. */
 function decoded(part: string): string {

@@ -62,6 +62,8 @@ export class Connection {
       this.#show();
     });
     this.#client.on("error", () => {
+      // An error beside a connection that is up (a token that could not be renewed just now) is no attempt to connect.
+      if (this.#client.state !== State.Connecting) return;
       this.#attempt += 1;
       this.#show();
     });

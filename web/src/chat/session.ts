@@ -1,5 +1,6 @@
 /**
- * Who is signed in on this page, and where a fresh token comes from.
+ * The credentials of this page: the sign-in, the token at hand, and where a fresh one comes from. Which state the
+ * session is in is decided in `session-state.ts`.
  *
  * Rules: a sign-in lives in HttpOnly cookies that scripts cannot read; the access token is kept in memory only. A
  * pasted token is kept in this tab's sessionStorage, because whoever pastes one expects a reload to keep it.
@@ -64,12 +65,29 @@ export class Session {
     sessionStorage.setItem(PASTED, this.#pasted);
   }
 
+  /**
+   * Sign out. The cookies are gone once this returns.
+   *
+   * @throws Problem when the gateway did not confirm it: the person is still signed in on this browser.
+   */
   async signOut(): Promise<void> {
-    const cookie = !this.#pasted;
+    if (!this.#pasted) {
+      // A renewal under way would bring new cookies after the sign-out took the old ones.
+      await this.#refreshing?.catch(() => undefined);
+      try {
+        await request("/auth/logout", { method: "POST", body: "{}" });
+      } catch (error) {
+        if (!isOver(error)) throw error;
+      }
+    }
     this.#forgetPasted();
     this.#token = "";
     remember(false);
-    if (cookie) await request("/auth/logout", { method: "POST", body: "{}" }).catch(() => undefined);
+  }
+
+  /** Forget a pasted token that the gateway does not accept. */
+  dropPasted(): void {
+    this.#forgetPasted();
   }
 
   /** For each handshake: the token at hand, or `""` where the cookie serves. */
@@ -85,10 +103,14 @@ export class Session {
    */
   refresh = (): Promise<string> => {
     if (this.#pasted) return Promise.resolve(this.#pasted);
-    if (this.#fresh()) return Promise.resolve(this.#token);
+    return this.#fresh() ? Promise.resolve(this.#token) : this.renew();
+  };
+
+  /** As `refresh`, also where the token at hand seems to last: the gateway did not accept it. One request at a time. */
+  renew(): Promise<string> {
     this.#refreshing ??= this.#refresh().finally(() => (this.#refreshing = null));
     return this.#refreshing;
-  };
+  }
 
   /** Headers for the gateway's HTTP API. */
   headers(): Record<string, string> {
@@ -101,7 +123,8 @@ export class Session {
       this.#keep((await request("/auth/refresh", { method: "POST", body: "{}" })) as Tokens);
       return this.#token;
     } catch (error) {
-      if (error instanceof Problem && [400, 401, 403, 404].includes(error.refusal.status)) {
+      if (isOver(error)) {
+        this.#token = "";
         remember(false);
         throw new SignedOut("The session has ended.");
       }
@@ -122,6 +145,11 @@ export class Session {
     this.#pasted = "";
     sessionStorage.removeItem(PASTED);
   }
+}
+
+/** Whether an answer of the provider means that there is no session (any more). */
+function isOver(error: unknown): boolean {
+  return error instanceof Problem && [400, 401, 403, 404].includes(error.refusal.status);
 }
 
 function remembered(): boolean {

@@ -1,4 +1,4 @@
-/** The whole page: the door, or the inside. */
+/** The whole page: signing in, or the threads. */
 
 import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
@@ -12,9 +12,9 @@ import { Thread } from "./Thread.tsx";
 
 export function Root({ app }: { app: App }): JSX.Element | null {
   switch (app.stage.value) {
-    case "starting":
+    case "blank":
       return null;
-    case "signed-out":
+    case "sign-in":
       return <SignIn app={app} />;
     case "unreachable":
       return <Unreachable app={app} />;
@@ -66,17 +66,19 @@ function Inside({ app }: { app: App }): JSX.Element {
 /** Signed in, not connected yet. */
 function Arriving({ app }: { app: App }): JSX.Element {
   const link = app.connection.link.value;
+  const state = app.state.value;
   const slow = link.phase === "connecting" && (link.attempt > 0 || link.refusal !== null);
-  const refusal = link.phase === "refused" || link.phase === "connecting" ? link.refusal : null;
+  const waiting = state.name === "offline" || state.name === "refused";
+  const refusal = waiting ? state.refusal : link.phase === "connecting" ? link.refusal : null;
   return (
     <main class="thread arriving">
       <div class="column">
         {refusal && <RefusalCard refusal={refusal} />}
         {slow && !refusal && <p class="status-line" role="status">No connection yet. Trying again.</p>}
-        {(slow || link.phase === "refused") && (
+        {(slow || waiting) && (
           <div class="buttons">
-            <button type="button" onClick={() => app.connection.retry()}>Try now</button>
-            <button type="button" class="ghost" onClick={() => void app.signOut()}>Sign out</button>
+            <button type="button" onClick={() => app.retry()}>Try now</button>
+            <button type="button" class="ghost" onClick={() => app.signOut()}>Sign out</button>
           </div>
         )}
       </div>

@@ -58,9 +58,24 @@ export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
 
 const LINK_WORDS = { idle: "Not connected", connecting: "Connecting …", connected: "Connected", refused: "Refused" } as const;
 
+/** The session's state counts before the connection's: without a session there is nothing to connect with. */
+function status(app: App): { phase: string; text: string } {
+  const { phase } = app.connection.link.value;
+  switch (app.state.value.name) {
+    case "renewing":
+      return { phase: "connecting", text: "Renewing the sign-in …" };
+    case "offline":
+      return { phase: "connecting", text: "Offline" };
+    case "leaving":
+      return { phase: "idle", text: "Signing out …" };
+    default:
+      return { phase, text: LINK_WORDS[phase] };
+  }
+}
+
 function Foot({ app }: { app: App }): JSX.Element {
   const [theme, setTheme] = useState(current);
-  const link = app.connection.link.value;
+  const { phase, text } = status(app);
   const me = app.me.value;
   const name = me?.name || me?.user || "";
   const other = theme === "dark" ? "light" : "dark";
@@ -69,13 +84,13 @@ function Foot({ app }: { app: App }): JSX.Element {
       {name && <span class="face" aria-hidden="true">{initials(name)}</span>}
       <span class="person">
         <strong title={me?.user}>{name}</strong>
-        <span class="hint link" data-phase={link.phase} role="status">{LINK_WORDS[link.phase]}</span>
+        <span class="hint link" data-phase={phase} role="status">{text}</span>
       </span>
       <button type="button" class="ghost" aria-label={`Switch to ${other} colours`} title={`Switch to ${other} colours`} onClick={() => setTheme(toggle())}><Icon name={theme === "dark" ? "sun" : "moon"} /></button>
       {me?.class === "guest" ? (
-        <button type="button" class="small" onClick={() => app.door()}>Sign in</button>
+        <button type="button" class="small" onClick={() => app.guestSignsIn()}>Sign in</button>
       ) : (
-        <button type="button" class="ghost" aria-label="Sign out" title="Sign out" onClick={() => void app.signOut()}><Icon name="leave" /></button>
+        <button type="button" class="ghost" aria-label="Sign out" title="Sign out" disabled={app.state.value.name === "leaving"} onClick={() => app.signOut()}><Icon name="leave" /></button>
       )}
     </footer>
   );

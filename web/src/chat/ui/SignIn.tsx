@@ -1,4 +1,4 @@
-/** The door: e-mail (and password where the gateway asks for one), or a token; and why somebody stands before it. */
+/** The sign-in page: e-mail (and password where the gateway asks for one), or a token; and why it is shown. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
@@ -71,16 +71,19 @@ export function SignIn({ app }: { app: App }): JSX.Element {
   );
 }
 
-/** The gateway could not be asked, or has no room right now. */
+/** Nothing to show yet, and the gateway cannot be reached or does not let the page in. */
 export function Unreachable({ app }: { app: App }): JSX.Element {
-  const refusal = app.refusal.value;
+  const state = app.state.value;
+  const refusal = "refusal" in state ? state.refusal : null;
   return (
     <main class="door">
       <div class="door-card">
         <p class="wordmark"><Icon name="arch" size={22} /> narthex</p>
-        <h1>Not right now.</h1>
+        <h1>{state.name === "refused" ? "The gateway does not let this page in." : "Not right now."}</h1>
         {refusal && <RefusalCard refusal={refusal} />}
-        <button class="primary wide" type="button" onClick={() => void app.start()}>Try again</button>
+        {state.name !== "refused" && <p class="status-line" role="status"><span class="spinner" aria-hidden="true" /> Trying again by itself.</p>}
+        <button class="primary wide" type="button" onClick={() => app.retry()}>Try now</button>
+        <button class="wide" type="button" onClick={() => app.signOut()}>Sign in as somebody else</button>
       </div>
     </main>
   );

@@ -3,6 +3,8 @@
 import type { JSX } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
+import type { Refusal } from "@narthex/client";
+
 import type { App } from "../app.ts";
 import type { Conversation } from "../conversation.ts";
 import { exportThread } from "../export.ts";
@@ -191,24 +193,31 @@ function Typing({ names }: { names: readonly string[] }): JSX.Element | null {
   return <p class="status-line typing"><span class="dots" aria-hidden="true" /> {names.join(", ")} {names.length === 1 ? "is" : "are"} typing</p>;
 }
 
-/** The state of the connection where one writes: only when there is something to say. */
+/** The state of the session and of its connection where one writes: only when there is something to say. */
 function Banner({ app }: { app: App }): JSX.Element | null {
+  const state = app.state.value;
   const link = app.connection.link.value;
-  if (link.phase === "refused") {
+  if (state.name === "refused") {
     return (
       <div class="banner">
-        <RefusalCard refusal={link.refusal} />
-        <button type="button" onClick={() => app.connection.open()}>Connect again</button>
+        <RefusalCard refusal={state.refusal} />
+        <button type="button" onClick={() => app.retry()}>Connect again</button>
       </div>
     );
   }
-  if (link.phase !== "connecting" || (link.attempt === 0 && !link.refusal)) return null;
-  const why = link.refusal && link.refusal.code !== "unreachable" ? `${link.refusal.title}.` : "The connection is down.";
+  const words = state.name === "offline" ? `${state.refusal.title}.`
+    : state.name === "renewing" ? "Renewing your sign-in."
+    : link.phase === "connecting" && (link.attempt > 0 || link.refusal) ? whyDown(link.refusal) : "";
+  if (!words) return null;
   return (
     <div class="banner soft">
       <span class="spinner" aria-hidden="true" />
-      <p role="status">{why} Trying again by itself; what was said is kept.</p>
-      <button type="button" class="small" onClick={() => app.connection.retry()}>Try now</button>
+      <p role="status">{words} Trying again by itself; what was said is kept.</p>
+      <button type="button" class="small" onClick={() => app.retry()}>Try now</button>
     </div>
   );
+}
+
+function whyDown(refusal: Refusal | null): string {
+  return refusal && refusal.code !== "unreachable" ? `${refusal.title}.` : "The connection is down.";
 }

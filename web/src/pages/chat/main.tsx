@@ -8,4 +8,4 @@ import "./style.css";
 
 const app = new App();
 render(<Root app={app} />, document.getElementById("app")!);
-void app.start();
+app.start();
