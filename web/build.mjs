@@ -20,23 +20,24 @@ const pagesDir = join(here, "src/pages");
 /** Every folder of src/pages that has an index.html is a page; main.tsx and boot.ts are its scripts. */
 const pages = readdirSync(pagesDir).filter((name) => existsSync(join(pagesDir, name, "index.html")));
 
-const entries = {};
-for (const page of pages) {
-  for (const [suffix, file] of [["", "main.tsx"], ["-boot", "boot.ts"]]) {
-    const path = join(pagesDir, page, file);
-    if (existsSync(path)) entries[page + suffix] = path;
-  }
+function scripts(file, suffix) {
+  const found = pages.map((page) => [page + suffix, join(pagesDir, page, file)]).filter(([, path]) => existsSync(path));
+  return Object.fromEntries(found);
 }
 
-const options = {
+const mains = scripts("main.tsx", "");
+const boots = scripts("boot.ts", "-boot");
+const entries = { ...mains, ...boots };
+
+const shared = {
   absWorkingDir: here,
-  entryPoints: entries,
   bundle: true,
   minify: true,
   format: "esm",
   target: ["es2022", "chrome110", "firefox115", "safari16.4"],
   outdir: out,
   entryNames: "[name]-[hash]",
+  chunkNames: "[name]-[hash]",
   assetNames: "[name]-[hash]",
   legalComments: "linked",
   metafile: true,
@@ -48,14 +49,21 @@ const options = {
   publicPath: "/static/",
   logLevel: "warning",
 };
+// What a page imports when it first needs it becomes a file of its own. A boot script is no module: it is built apart,
+// so that it shares (and imports) nothing.
+const builds = [
+  { ...shared, entryPoints: mains, splitting: true },
+  { ...shared, entryPoints: boots },
+];
 
-function write(result) {
+function write(results) {
   const files = {};
   const assets = {};
-  for (const file of result.outputFiles) {
+  const outputs = Object.assign({}, ...results.map((result) => result.metafile.outputs));
+  for (const file of results.flatMap((result) => result.outputFiles)) {
     const name = basename(file.path);
     files[name] = file.contents;
-    const output = result.metafile.outputs[relative(here, file.path)];
+    const output = outputs[relative(here, file.path)];
     const entry = output?.entryPoint;
     if (entry) {
       const key = Object.keys(entries).find((k) => resolve(here, entry) === entries[k]);
@@ -92,9 +100,15 @@ function digest(bytes) {
 }
 
 if (args.includes("--watch")) {
-  const writer = { name: "write", setup: (build) => build.onEnd((r) => { if (!r.errors.length) write(r); }) };
-  const context = await esbuild.context({ ...options, plugins: [writer] });
-  await context.watch();
+  const latest = new Map();
+  for (const options of builds) {
+    const done = (result) => {
+      if (!result.errors.length) latest.set(options, result);
+      if (latest.size === builds.length) write([...latest.values()]);
+    };
+    const writer = { name: "write", setup: (build) => build.onEnd(done) };
+    await (await esbuild.context({ ...options, plugins: [writer] })).watch();
+  }
 } else {
-  write(await esbuild.build(options));
+  write(await Promise.all(builds.map((options) => esbuild.build(options))));
 }

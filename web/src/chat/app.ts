@@ -48,6 +48,8 @@ export class App {
 
   constructor() {
     this.connection.onNotice = (notice) => this.#notice(notice);
+    // A run that ended meanwhile would turn its spinner for ever.
+    this.connection.onNoticesLost = () => (this.working.value = new Map());
     this.connection.onConnected = () => void this.#connected();
     this.connection.link.subscribe((link) => {
       // Not within the signal's own update: the next state changes the connection.

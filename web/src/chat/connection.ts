@@ -39,6 +39,8 @@ export class Connection {
   readonly link: Signal<Link> = signal({ phase: "idle" });
   /** Notices of the user's own channel. */
   onNotice: (notice: Custom) => void = () => undefined;
+  /** Notices were missed, or may have been: what was learned from them counts no longer. */
+  onNoticesLost: () => void = () => undefined;
   /** Called after each connect, the first included. */
   onConnected: () => void = () => undefined;
 
@@ -77,6 +79,9 @@ export class Connection {
       if (code === 0) return; // our own doing
       const ended = this.#refusal?.code === "session_ended" ? this.#refusal : null;
       this.link.value = { phase: "refused", refusal: ended ?? this.#refusalOf(code, reason) };
+    });
+    this.#client.on("subscribed", ({ recovered }) => {
+      if (!recovered) this.onNoticesLost();
     });
     this.#client.on("publication", ({ data }) => {
       if (isEvent(data) && data.type === "CUSTOM") this.onNotice(data);

@@ -64,11 +64,19 @@ export class Conversation {
   #offset = 0;
   #readOffset = 0;
   #closed = false;
+  /** What is shown has a gap and could not be read again yet. */
+  #stale = false;
+  /** Counts subscriptions: the answer to a presence question of an earlier one says nothing any more. */
+  #round = 0;
+  readonly #looked = (): void => {
+    if (document.visibilityState === "visible") this.#markRead();
+  };
 
   constructor(connection: Connection, me: string, threadId: string) {
     this.#connection = connection;
     this.#me = me;
     this.id = signal(threadId);
+    document.addEventListener("visibilitychange", this.#looked);
     if (threadId) void this.open();
   }
 
@@ -85,6 +93,7 @@ export class Conversation {
 
   close(): void {
     this.#closed = true;
+    document.removeEventListener("visibilitychange", this.#looked);
     cancelAnimationFrame(this.#frame);
     clearTimeout(this.#readTimer);
     for (const timer of this.#typists.values()) clearTimeout(timer);
@@ -101,10 +110,12 @@ export class Conversation {
       if (this.#closed) return;
       const gone = error instanceof RpcError && error.code === 404;
       this.problem.value = gone ? "There is no such thread for you: it was deleted, or you are not in it." : said(error);
-      this.state.value = this.items.value.length ? "ready" : "failed";
+      this.state.value = this.items.value.length && !gone ? "ready" : "failed";
+      this.#stale = !gone;
       return;
     }
     if (this.#closed) return;
+    this.#stale = false;
     this.#timeline.load(view);
     this.#describe(view);
     this.more.value = view.messages.length >= PAGE;
@@ -112,6 +123,7 @@ export class Conversation {
     this.problem.value = "";
     this.#show();
     this.#follow(view.channel, { offset: view.offset, epoch: view.epoch });
+    this.#markRead();
   }
 
   /** Older messages, before what is shown. */
@@ -252,9 +264,15 @@ export class Conversation {
     });
     subscription.on("subscribed", ({ wasRecovering, recovered, streamPosition }) => {
       this.#epoch = streamPosition?.epoch ?? since.epoch;
-      if (wasRecovering && !recovered) void this.open();
+      if (this.#stale || (wasRecovering && !recovered)) void this.open();
+      // Those who left during an outage sent no word of it: only the answer says who is here.
+      const round = ++this.#round;
       subscription.presence().then(
-        ({ clients }) => this.#arrived(Object.values(clients)),
+        ({ clients }) => {
+          if (round !== this.#round) return;
+          this.#here.clear();
+          this.#arrived(Object.values(clients));
+        },
         () => undefined,
       );
     });
@@ -278,6 +296,7 @@ export class Conversation {
       return;
     }
     const applied = this.#timeline.apply(event, offset ?? 0, Date.now());
+    if (applied === "shown" && event.type === "TEXT_MESSAGE_CONTENT" && event.runId === undefined) this.#announce(event.messageId);
     // Whoever has said it is not typing it any more.
     if (event.type === "TEXT_MESSAGE_START" && event.runId === undefined) this.#stopped((event as { userId?: string }).userId ?? "");
     if (applied === "reload") void this.open();
@@ -297,6 +316,12 @@ export class Conversation {
     if (run?.kind === "run") this.said.value = ENDINGS[run.view.phase] ?? "";
     this.#show();
     void this.#places();
+  }
+
+  /** Another person's message, for those who listen to the page. */
+  #announce(messageId: string): void {
+    const item = this.#timeline.items.find((one) => one.id === messageId);
+    if (item?.kind === "message" && item.author !== this.#me) this.said.value = `${this.nameOf(item.author)} wrote: ${item.text.slice(0, 300)}`;
   }
 
   /** Where the waiting runs stand in the queue. */

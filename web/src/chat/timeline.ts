@@ -187,14 +187,21 @@ export class Timeline {
   /** Show a stored run from its events, read again from the channel, with their proof. */
   proven(assembler: RunAssembler, proof: Proof): void {
     const item = this.#run(assembler.runId);
-    this.#assemblers.set(assembler.runId, assembler);
     this.#put({ ...item, source: "live", view: viewOf(assembler.events), proof });
   }
 
-  /** Check count and digest of a run that ended. */
+  /** Check count and digest of a run that ended. Its events are not kept any longer than that. */
   async prove(runId: string): Promise<void> {
-    const proof = await this.#assemblers.get(runId)?.verify();
-    if (proof) this.amend(runId, { proof });
+    const assembler = this.#assemblers.get(runId);
+    if (!assembler) return;
+    const proof = await assembler.verify();
+    this.amend(runId, { proof });
+    if (this.#assemblers.get(runId) === assembler) this.#assemblers.delete(runId);
+  }
+
+  /** Runs whose events are held, for as long as they go on. */
+  get held(): number {
+    return this.#assemblers.size;
   }
 
   #person(event: AguiEvent, offset: number, at: number): Applied {
@@ -225,6 +232,8 @@ export class Timeline {
     let assembler = this.#assemblers.get(runId);
     const known = this.#get(runId);
     if (!assembler) {
+      // What comes again of a run that is over and was checked adds nothing.
+      if (known?.kind === "run" && known.source === "live" && known.proof !== null) return "nothing";
       // The tail of a run that is shown as stored proves nothing and adds nothing.
       if (known?.kind === "run" && known.source === "stored" && (event.seq_from ?? event.seq) !== 1) return "nothing";
       assembler = new RunAssembler(runId);

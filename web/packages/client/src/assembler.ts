@@ -104,7 +104,13 @@ export class RunAssembler {
     if (expected.count === null || expected.digest === null) {
       return { ...at, complete: false, reason: "the terminal event carries no count and digest" };
     }
-    const digest = await runDigest(this.events);
+    let digest: string;
+    try {
+      digest = await runDigest(this.events);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      return { ...at, complete: false, reason: `an event has no canonical form: ${error.message}` };
+    }
     if (expected.count !== this.last) {
       const reason = `${this.last} events arrived, the run has ${expected.count}`;
       return { ...at, digest, complete: false, reason };

@@ -40,7 +40,8 @@ export function reconnects(close: number): boolean {
 
 /** The close code of a refused preflight; 0 when its status says nothing about admission. */
 export function closeCodeFor(code: string, status: number): number {
-  return CLOSE_BY_CODE[code] ?? CLOSE_BY_STATUS[status] ?? 0;
+  // `code` comes from outside: `constructor` is no row of the table.
+  return (Object.hasOwn(CLOSE_BY_CODE, code) ? CLOSE_BY_CODE[code] : CLOSE_BY_STATUS[status]) ?? 0;
 }
 
 /** Read a problem+json answer. Null when it is no refusal of ours (a proxy's page, a bug). */

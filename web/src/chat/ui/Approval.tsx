@@ -6,7 +6,7 @@ import { useId, useState } from "preact/hooks";
 import type { Interrupt, Json } from "@narthex/client";
 
 import { said, type Conversation } from "../conversation.ts";
-import { blank, decision, fieldsOf, gather, type Decision, type Field, type Values } from "../schema.ts";
+import { blank, decision, fieldsOf, gather, gatherForNo, type Decision, type Field, type Values } from "../schema.ts";
 import type { RunItem } from "../timeline.ts";
 import { Icon } from "./icons.tsx";
 import { fullTime } from "./words.ts";
@@ -69,14 +69,15 @@ interface FormProps {
 function DecisionForm({ schema, choice, busy, onSend, onProblem }: FormProps & { choice: Decision }): JSX.Element {
   const [values, setValues] = useState<Values>(() => blank(choice.fields));
   function decide(yes: boolean): void {
+    if (!yes) return void onSend(choice.payload(false, gatherForNo(choice.fields, values)));
     const added = gather(schema, choice.fields, values);
     if ("problem" in added) onProblem(added.problem);
-    else void onSend(choice.payload(yes, added.payload));
+    else void onSend(choice.payload(true, added.payload));
   }
   return (
     <form onSubmit={(event) => { event.preventDefault(); decide(true); }}>
       {choice.fields.map((field) => (
-        <Input key={field.path} field={field} value={values[field.path] ?? ""} onChange={(value) => setValues({ ...values, [field.path]: value })} />
+        <Input key={field.key} field={field} value={values[field.key] ?? ""} onChange={(value) => setValues((before) => ({ ...before, [field.key]: value }))} />
       ))}
       <div class="buttons">
         <button type="submit" class="primary" disabled={busy}>{choice.yes}</button>
@@ -98,7 +99,7 @@ function SchemaForm({ schema, busy, onSend, onProblem }: FormProps): JSX.Element
   return (
     <form onSubmit={submit}>
       {fields.map((field) => (
-        <Input key={field.path} field={field} value={values[field.path] ?? ""} onChange={(value) => setValues({ ...values, [field.path]: value })} />
+        <Input key={field.key} field={field} value={values[field.key] ?? ""} onChange={(value) => setValues((before) => ({ ...before, [field.key]: value }))} />
       ))}
       <div class="buttons"><button type="submit" class="primary" disabled={busy}>Send answer</button></div>
     </form>

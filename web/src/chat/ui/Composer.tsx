@@ -6,6 +6,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { App } from "../app.ts";
 import { said, type Conversation } from "../conversation.ts";
 import { Icon } from "./icons.tsx";
+import { composing } from "./keys.ts";
 
 /** Of a message's 32 KB, in characters that may take four bytes each: the gateway has the last word. */
 const MAX_CHARS = 30_000;
@@ -52,7 +53,7 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
   }
 
   function keys(event: KeyboardEvent): void {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey || composing(event)) return;
     event.preventDefault();
     if ((event.ctrlKey || event.metaKey) && active) void steer();
     else send();

@@ -9,6 +9,7 @@ import { Search } from "./Search.tsx";
 import { Sidebar } from "./Sidebar.tsx";
 import { SignIn, Unreachable } from "./SignIn.tsx";
 import { Thread } from "./Thread.tsx";
+import { composing } from "./keys.ts";
 
 export function Root({ app }: { app: App }): JSX.Element | null {
   switch (app.stage.value) {
@@ -40,6 +41,7 @@ function Inside({ app }: { app: App }): JSX.Element {
 
   useEffect(() => {
     const keys = (event: KeyboardEvent): void => {
+      if (composing(event)) return;
       if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
         event.preventDefault();
         setSearching(true);

@@ -7,6 +7,7 @@ import type { App } from "../app.ts";
 import { said } from "../conversation.ts";
 import type { Hit } from "../wire.ts";
 import { Dialog } from "./Dialog.tsx";
+import { composing } from "./keys.ts";
 import { shortTime } from "./words.ts";
 
 /** Wait for a pause in the typing, so that each word is one question. */
@@ -39,7 +40,7 @@ export function Search({ app, onClose }: { app: App; onClose: () => void }): JSX
     <Dialog title="Search" onClose={onClose}>
       <label class="sr" for="search">Search your threads</label>
       <input ref={field} id="search" type="search" placeholder="Words in your threads" autocomplete="off" maxLength={200} value={text} onInput={(event) => setText(event.currentTarget.value)}
-        onKeyDown={(event) => { if (event.key === "Escape") { event.preventDefault(); onClose(); } }} />
+        onKeyDown={(event) => { if (event.key === "Escape" && !composing(event)) { event.preventDefault(); onClose(); } }} />
       {problem && <p class="problem" role="alert">{problem}</p>}
       <p class="sr" role="status">{hits === null ? "" : `${hits.length} found`}</p>
       {hits?.length === 0 && <p class="quiet">Nothing found.</p>}

@@ -11,6 +11,7 @@ import { exportThread } from "../export.ts";
 import type { Item, MessageItem } from "../timeline.ts";
 import { Composer } from "./Composer.tsx";
 import { Icon } from "./icons.tsx";
+import { composing } from "./keys.ts";
 import { Members } from "./Members.tsx";
 import { Menu } from "./Menu.tsx";
 import { Message } from "./Message.tsx";
@@ -183,7 +184,7 @@ function Rename({ title, onDone }: { title: string; onDone: (title: string) => v
     <form class="rename" onSubmit={(event) => { event.preventDefault(); onDone(value.trim()); }}>
       <label class="sr" for="rename">Title</label>
       <input ref={field} id="rename" maxLength={200} value={value} onInput={(event) => setValue(event.currentTarget.value)}
-        onBlur={() => onDone(value.trim())} onKeyDown={(event) => { if (event.key === "Escape") { event.stopPropagation(); onDone(""); } }} />
+        onBlur={() => onDone(value.trim())} onKeyDown={(event) => { if (event.key === "Escape" && !composing(event)) { event.stopPropagation(); onDone(""); } }} />
     </form>
   );
 }

@@ -1,0 +1,13 @@
+/** TeX → MathML, which browsers set themselves: no fonts, no style. Loaded when the first formula is seen. */
+
+import temml from "temml";
+
+/** The MathML of a formula; null where it is not valid TeX, which is then shown as it was written. */
+export function setMath(tex: string, display: boolean): string | null {
+  try {
+    // Bounds: macros that expand for ever, rules of a metre. `trust` off: no links, no classes from a formula.
+    return temml.renderToString(tex, { displayMode: display, throwOnError: true, trust: false, maxExpand: 500, maxSize: [50, 50], annotate: false });
+  } catch {
+    return null;
+  }
+}
