@@ -249,3 +249,86 @@ async def ended(who: Any, run_id: str) -> dict[str, Any]:
         if found["state"] not in ("queued", "running"):
             return found
         await asyncio.sleep(0.02)
+
+
+async def test_how_each_run_ended_is_told_with_the_thread_for_ever(tmp_path: Path) -> None:
+    """`thread.get` long after: the error and its message, who stopped it and how long it ran, who answered what."""
+
+    async def moody(run: RunInput) -> AsyncIterator[str]:
+        text = run.messages[-1]["content"]
+        if text == "fail":
+            raise RuntimeError("the oven is cold")
+        if text == "silent":
+            return
+        if text == "ask":
+            await run.ask({"type": "boolean"}, "Shall I?")
+            yield "Done."
+            return
+        yield "I begin."
+        await asyncio.Event().wait()
+
+    async with gateway(tmp_path, agents=[Agent(name="moody", function=moody)]) as running:
+        ada = await client(running, "ada")
+        thread_id = (await ada.rpc("thread.create"))["thread_id"]
+
+        async def say(text: str) -> str:
+            started = await ada.rpc("run.start", text=text, client_message_id=text, thread_id=thread_id)
+            return str(started["run_id"])
+
+        async def ended(run_id: str) -> dict[str, Any]:
+            while True:
+                view = await ada.rpc("thread.get", thread_id=thread_id)
+                found = {run["run_id"]: run for run in view["outcomes"]}
+                if run_id in found:
+                    return dict(found[run_id])
+                await asyncio.sleep(0.02)
+
+        failed = await ended(await say("fail"))
+        assert (failed["state"], failed["error"]) == ("failed", "agent_failed")
+        assert "RuntimeError" in failed["error_message"]
+        silent = await ended(await say("silent"))
+        assert (silent["state"], silent["error"]) == ("failed", "agent_silent")
+        assert silent["error_message"] != ""
+
+        run_id = await say("go on")
+        await eventually(lambda: bool(parts_of(running).engine.running_channels()))
+        bob = await client(running, "bob")
+        await ada.rpc("thread.members.add", thread_id=thread_id, user_id="bob")
+        invited = (await bob.call("rpc", method="thread.invitations", data={})).get("rpc")
+        if invited:
+            await bob.rpc("thread.invitation.accept", thread_id=thread_id)
+        await bob.rpc("run.cancel", run_id=run_id)
+        stopped = await ended(run_id)
+        assert (stopped["state"], stopped["cancel_requested_by"]) == ("cancelled", "bob")
+        assert stopped["finished_at"] >= stopped["started_at"] > 0
+
+        asked = await ended(await say("ask"))
+        (question,) = asked["questions"]
+        assert (question["text"], question["answered_by"]) == ("Shall I?", "")
+        answered = await ada.rpc(
+            "run.resume", run_id=asked["run_id"], interrupt_id=question["interrupt_id"], payload=True
+        )
+        assert (await ended(answered["run_id"]))["state"] == "finished"
+        view = await ada.rpc("thread.get", thread_id=thread_id)
+        (question,) = next(run for run in view["outcomes"] if run["run_id"] == asked["run_id"])["questions"]
+        assert (question["answered_by"], question["resume_run_id"]) == ("ada", answered["run_id"])
+        assert not view["outcomes"][0].keys() & {"identity", "owner", "tenant", "lease_until"}
+        assert [run["state"] for run in view["outcomes"]] == [
+            "failed",
+            "failed",
+            "cancelled",
+            "interrupted",
+            "finished",
+        ]
+
+        # An older page carries the outcomes of its own runs, with a message or without.
+        newest = await ada.rpc("thread.get", thread_id=thread_id, limit=1)
+        assert [run["state"] for run in newest["outcomes"]] == ["finished"]
+        first = newest["messages"][0]
+        older = await ada.rpc(
+            "thread.get",
+            thread_id=thread_id,
+            before=first["created_at"],
+            before_id=first["message_id"],
+        )
+        assert {run["state"] for run in older["outcomes"]} >= {"failed", "cancelled", "interrupted"}

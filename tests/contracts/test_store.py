@@ -737,6 +737,45 @@ class TestLeases:
         assert await store.runs.active_count("b", "ann") == 0
 
 
+    async def test_how_runs_ended_is_kept(self, store: Store) -> None:
+        """State, error, its message, who stopped it and when: of named runs and of a stretch of time."""
+        await start(store, *(run(f"r{n}", at=float(n)) for n in range(4)))
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        assert claimed.run_id == "r0"
+        await store.runs.started(claimed, 1, 11.0)
+        await store.runs.finish(
+            claimed,
+            state="failed",
+            count=2,
+            digest="d",
+            text="",
+            error="agent_failed",
+            error_message="It broke.",
+            now=13.0,
+        )
+        await store.runs.request_cancel("a", "r1", "bob", 12.0)
+        await store.runs.request_cancel("a", "r2", "cid", 14.0)
+
+        async def found(since: float, before: float | None, *names: str, limit: int = 9) -> list[str]:
+            page = await store.runs.outcomes(
+                "a", "t1", since=since, before=before, run_ids=names, limit=limit
+            )
+            return [outcome.run_id for outcome in page]
+
+        assert await found(0.0, None) == ["r0", "r1", "r2"], "r3 is queued"
+        assert await found(1.0, 2.0) == ["r1"]
+        assert await found(2.0, None, "r0", "nosuch", "r3") == ["r0", "r2"]
+        assert await found(0.0, None, limit=2) == ["r1", "r2"]
+        assert await store.runs.outcomes("b", "t1", since=0.0, before=None, run_ids=["r0"], limit=9) == []
+        failed, stopped, _ = await store.runs.outcomes(
+            "a", "t1", since=0.0, before=None, run_ids=(), limit=9
+        )
+        assert (failed.state, failed.error, failed.error_message) == ("failed", "agent_failed", "It broke.")
+        assert (failed.started_at, failed.finished_at) == (11.0, 13.0)
+        assert (stopped.state, stopped.cancel_requested_by) == ("cancelled", "bob")
+        assert (stopped.started_at, stopped.finished_at) == (0.0, 12.0)
+
+
 class TestInterrupts:
     """Approvals."""
 
@@ -767,6 +806,10 @@ class TestInterrupts:
         assert ids(active) == [answers[0].resume_run_id]
         assert (active[0].owner, active[0].lease_until) == ("n1", 60.0)
         assert await store.runs.open_interrupts("a", "t1") == []
+        asked = interrupt("i1").run_id
+        assert await store.runs.interrupts_of("a", "t1", [asked, "nosuch"]) == [answers[0]]
+        assert await store.runs.interrupts_of("b", "t1", [asked]) == []
+        assert await store.runs.interrupts_of("a", "t1", []) == []
 
     async def test_expired_or_unknown(self, store: Store) -> None:
         """Too late by the store's own count, another tenant's, or none: no answer, no run. No wall clock decides:

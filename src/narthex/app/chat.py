@@ -20,11 +20,12 @@ import msgspec
 from narthex.app.exports import pages
 from narthex.app.notices import Notices
 from narthex.app.owners import Owners
-from narthex.app.thread_view import ActiveRun, InvitedUser, OpenQuestion, ThreadView, ended_in
+from narthex.app.thread_view import ActiveRun, EndedRun, InvitedUser, OpenQuestion, ThreadView, ended_in
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start
 from narthex.domain.identity import Identity
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
+from narthex.domain.runs import RunState
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.runs import Run
@@ -33,6 +34,7 @@ from narthex.ports.threads import KEEPS_ALL, Hit, Kept, LogCut, Message, Thread
 from narthex.protocol.replies import encode_json
 
 TITLE_CHARS: Final = 200
+MAX_OUTCOMES: Final = 200  # ended runs that are told of with a page of messages, the newest first
 TAIL: Final = 50  # publications at a log's end in which a run that has just ended is looked for
 SETTLE_S: Final = (
     1.0  # between a run's last event and its row lie two commits; longer means that an engine is away
@@ -198,6 +200,14 @@ class Chat:
                 )
             ],
             runs=[ActiveRun.of(run) for run in active if run.run_id not in ended],
+            # A run that ended between these reads is followed live, as its being active says.
+            outcomes=[
+                run
+                for run in await self._outcomes(
+                    tenant, thread_id, messages, before, whole=len(messages) < limit
+                )
+                if run.run_id in ended or all(run.run_id != other.run_id for other in active)
+            ],
             interrupts=[
                 OpenQuestion.of(interrupt)
                 for interrupt in await self._runs.open_interrupts(tenant, thread_id)
@@ -206,6 +216,25 @@ class Chat:
             offset=min([page.top.offset, *starts]),
             epoch=page.top.epoch,
         )
+
+    async def _outcomes(
+        self, tenant: str, thread_id: str, messages: list[Message], before: float | None, *, whole: bool
+    ) -> list[EndedRun]:
+        """How the runs ended that belong to a page of messages; `whole`: nothing comes before it."""
+        first = 0.0 if whole or not messages else messages[0].created_at
+        of_messages = {message.run_id for message in messages if message.run_id}
+        found = await self._runs.outcomes(
+            tenant,
+            thread_id,
+            since=first,
+            before=before,
+            run_ids=of_messages,
+            limit=MAX_OUTCOMES,
+            kept=self._kept(),
+        )
+        asking = [run.run_id for run in found if run.state == RunState.INTERRUPTED]
+        asked = await self._runs.interrupts_of(tenant, thread_id, asking)
+        return [EndedRun.of(run, asked) for run in found]
 
     async def export(
         self, identity: Identity, thread_id: str

@@ -7,12 +7,13 @@ has it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 import msgspec
 
 from narthex.domain.events import is_terminal
 from narthex.ports.broker import Publication
-from narthex.ports.runs import Interrupt, Run
+from narthex.ports.runs import Interrupt, Run, RunOutcome
 from narthex.ports.threads import Message, Thread, ThreadMember
 
 
@@ -47,7 +48,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
     answerable_by: str
 
     @classmethod
-    def of(cls, interrupt: Interrupt) -> OpenQuestion:
+    def of(cls, interrupt: Interrupt) -> Self:
         """What is shown of an approval."""
         return cls(**{name: getattr(interrupt, name) for name in cls.__struct_fields__})
 
@@ -60,10 +61,36 @@ class InvitedUser(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
 
 
+class Question(OpenQuestion, frozen=True, kw_only=True):
+    """An approval that a run ended with, answered or not.
+
+    Attributes:
+        answered_by: user id; empty while it is open, and after it expired.
+        resume_run_id: the run that the answer opened.
+    """
+
+    answered_by: str
+    resume_run_id: str
+
+
+class EndedRun(RunOutcome, frozen=True, kw_only=True):
+    """How a run ended, for as long as the thread is kept, with the questions that it ended with."""
+
+    questions: list[Question]
+
+    @classmethod
+    def of(cls, run: RunOutcome, asked: Iterable[Interrupt]) -> EndedRun:
+        """What is shown of an ended run."""
+        questions = [Question.of(interrupt) for interrupt in asked if interrupt.run_id == run.run_id]
+        return cls(**{name: getattr(run, name) for name in RunOutcome.__struct_fields__}, questions=questions)
+
+
 class ThreadView(msgspec.Struct, kw_only=True):
     """All that a page needs to show a thread and then continue live without a gap.
 
     Attributes:
+        runs: those that are queued or running.
+        outcomes: those that ended: of the messages here, and begun between them. A run without a message is here too.
         offset: subscribe to the thread's channel with `since {offset, epoch}`: everything that is not in
             `messages` comes after it (some that is may come again: match by message id).
     """
@@ -74,6 +101,7 @@ class ThreadView(msgspec.Struct, kw_only=True):
     members: list[ThreadMember]
     invited: list[InvitedUser]
     runs: list[ActiveRun]
+    outcomes: list[EndedRun]
     interrupts: list[OpenQuestion]
     channel: str
     offset: int

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from narthex.ports.broker import Position
+from narthex.ports.threads import KEEPS_ALL, Kept
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         digest: of the normal form, set with the terminal event.
         text: the run's whole answer text.
         error: code of a RUN_ERROR, empty otherwise.
+        error_message: that event's message.
     """
 
     run_id: str
@@ -66,6 +68,27 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     text: str = ""
     error: str = ""
+    error_message: str = ""
+
+
+class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How an ended run ended; members as in `Run`, without its text."""
+
+    run_id: str
+    state: str
+    agent: str
+    user_id: str
+    message_id: str
+    parent_run_id: str
+    created_at: float
+    started_at: float
+    finished_at: float
+    attempt: int
+    cancel_requested_by: str
+    count: int
+    digest: str
+    error: str
+    error_message: str
 
 
 class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +166,16 @@ class Runs(Protocol):
         """Note the position after which its events begin. False when the lease is lost."""
 
     async def finish(
-        self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
+        self,
+        run: Run,
+        *,
+        state: str,
+        count: int,
+        digest: str,
+        text: str,
+        error: str,
+        now: float,
+        error_message: str = "",
     ) -> bool:
         """Terminal step; False when (owner, attempt) no longer holds it or it is terminal already."""
 
@@ -184,6 +216,21 @@ class Runs(Protocol):
     async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
         """The newest runs, newest first, in the order of their messages in the log."""
 
+    async def outcomes(
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        since: float,
+        before: float | None,
+        run_ids: Collection[str],
+        limit: int,
+        kept: Kept = KEEPS_ALL,
+    ) -> list[RunOutcome]:
+        """Ended runs of a thread, oldest first: those of `run_ids`, and those with `since` <= `created_at` <
+        `before` (None: no end); at most `limit`, the newest. What is past its owner's plan (`kept`) is absent.
+        """
+
     async def active_count(self, tenant: str, user_id: str) -> int:
         """Queued and running runs of a user."""
 
@@ -197,6 +244,11 @@ class Runs(Protocol):
 
     async def open_interrupts(self, tenant: str, thread_id: str) -> list[Interrupt]:
         """Unanswered, unexpired approvals of a thread."""
+
+    async def interrupts_of(
+        self, tenant: str, thread_id: str, run_ids: Collection[str]
+    ) -> list[Interrupt]:
+        """The approvals that these runs ended with, answered, open or expired; oldest first."""
 
     async def answer_interrupt(
         self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import msgspec
 
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control, Member, Page, Position, Publication, Published
-from narthex.ports.runs import Interrupt, LeaseSeen, Run, Runs
+from narthex.ports.runs import Interrupt, LeaseSeen, Run, RunOutcome, Runs
 from narthex.ports.threads import (
     KEEPS_ALL,
     Departure,
@@ -212,7 +213,16 @@ class FakeRuns:
         return (row.owner, row.attempt, row.state) == (run.owner, run.attempt, "running")
 
     async def finish(
-        self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
+        self,
+        run: Run,
+        *,
+        state: str,
+        count: int,
+        digest: str,
+        text: str,
+        error: str,
+        now: float,
+        error_message: str = "",
     ) -> bool:
         if self.fail_finishes > 0:
             self.fail_finishes -= 1
@@ -220,7 +230,15 @@ class FakeRuns:
         if not self._held(run):
             return False
         self._set(
-            run, state=state, count=count, digest=digest, text=text, error=error, finished_at=now, owner=""
+            run,
+            state=state,
+            count=count,
+            digest=digest,
+            text=text,
+            error=error,
+            error_message=error_message,
+            finished_at=now,
+            owner="",
         )
         return True
 
@@ -294,6 +312,27 @@ class FakeRuns:
     async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
         return [r for r in self.rows.values() if r.thread_id == thread_id][:limit]
 
+    async def outcomes(
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        since: float,
+        before: float | None,
+        run_ids: Collection[str],
+        limit: int,
+        kept: Kept = KEEPS_ALL,
+    ) -> list[RunOutcome]:
+        names = RunOutcome.__struct_fields__
+        found = [
+            RunOutcome(**{name: getattr(r, name) for name in names})
+            for r in self.rows.values()
+            if r.thread_id == thread_id
+            and r.state not in {"queued", "running"}
+            and (r.run_id in run_ids or since <= r.created_at < (math.inf if before is None else before))
+        ]
+        return sorted(found, key=lambda r: (r.created_at, r.run_id))[-limit:]
+
     async def active_count(self, tenant: str, user_id: str) -> int:
         return sum(r.user_id == user_id and r.state in {"queued", "running"} for r in self.rows.values())
 
@@ -311,6 +350,11 @@ class FakeRuns:
             for i in self.interrupts.values()
             if i.thread_id == thread_id and not i.resume_run_id and i.expires_at > time.monotonic()
         ]
+
+    async def interrupts_of(
+        self, tenant: str, thread_id: str, run_ids: Collection[str]
+    ) -> list[Interrupt]:
+        return [i for i in self.interrupts.values() if i.run_id in run_ids]
 
     async def answer_interrupt(
         self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run

@@ -287,6 +287,7 @@ async def finish(services: RunServices, run: Run, replay: Replay, state: str, er
         digest=digest,
         text=replay.transcript.text,
         error=error,
+        error_message=str(replay.terminal.get("message", "")) if error else "",
         now=services.now(),
     )
     if not kept:

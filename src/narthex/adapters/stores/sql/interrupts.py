@@ -6,12 +6,13 @@ Rules: an approval is answered once; its answer and the run that carries it on a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 
 from narthex.adapters.stores.sql.dialect import Dialect
-from narthex.adapters.stores.sql.operation import Engine, Operation, Shape
+from narthex.adapters.stores.sql.operation import Engine, Operation, Shape, marks, padded
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.ports.runs import Interrupt, Run
 
@@ -37,6 +38,12 @@ class SqlInterrupts:
     async def open_interrupts(self, tenant: str, thread_id: str) -> list[Interrupt]:
         """See the port; oldest first."""
         return await self._engine.read(_list_open(self._dialect, tenant, thread_id))
+
+    async def interrupts_of(
+        self, tenant: str, thread_id: str, run_ids: Collection[str]
+    ) -> list[Interrupt]:
+        """See the port."""
+        return await self._engine.read(_of_runs(tenant, thread_id, run_ids)) if run_ids else []
 
     async def answer_interrupt(
         self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run
@@ -73,6 +80,18 @@ def _list_open(dialect: Dialect, tenant: str, thread_id: str) -> Operation[list[
             " ORDER BY created_at, interrupt_id LIMIT ?"
         ),
         (thread_id, tenant, MAX_LIMIT),
+    )
+    return _INTERRUPT.read_all(rows)
+
+
+def _of_runs(tenant: str, thread_id: str, run_ids: Collection[str]) -> Operation[list[Interrupt]]:
+    names = padded(run_ids)
+    rows = yield (
+        (
+            f"SELECT {_INTERRUPT.columns} FROM interrupts WHERE thread_id = ? AND tenant = ?"
+            f" AND run_id IN ({marks(len(names))}) ORDER BY created_at, interrupt_id"
+        ),
+        (thread_id, tenant, *names),
     )
     return _INTERRUPT.read_all(rows)
 

@@ -11,7 +11,7 @@ a `Dialect`'s. An exception raised inside undoes the operation.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -94,3 +94,10 @@ def each(statements: Iterable[Statement]) -> Operation[None]:
 def marks(count: int) -> str:
     """`?, ?, ?` for an IN list of `count` ≥ 1."""
     return ", ".join("?" * count)
+
+
+def padded(names: Collection[str]) -> list[str]:
+    """`names`, filled up with empty ones to a power of two: a dozen statements to prepare, not one for every number
+    of names. No id is empty.
+    """
+    return [*names, *[""] * ((1 << len(names).bit_length()) - len(names))]

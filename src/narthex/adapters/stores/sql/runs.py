@@ -13,15 +13,18 @@ from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.interrupts import SqlInterrupts
-from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape, marks
+from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape, marks, padded
+from narthex.adapters.stores.sql.retention import not_past
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.domain.runs import queue_full
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
-from narthex.ports.runs import LeaseSeen, Run
+from narthex.ports.runs import LeaseSeen, Run, RunOutcome
+from narthex.ports.threads import KEEPS_ALL, Kept
 
 RUN: Final = Shape(Run)
 _LEASE: Final = Shape(LeaseSeen)
+_OUTCOME: Final = Shape(RunOutcome)
 _HELD: Final = "tenant = ? AND run_id = ? AND owner = ? AND attempt = ? AND state = 'running'"
 _QUEUE_LOCK: Final = (
     "narthex queue"  # claims and take-overs of all instances, one at a time: milliseconds each
@@ -63,10 +66,20 @@ class SqlRuns(SqlInterrupts):
         return await self._engine.write(_started(run, at, now))
 
     async def finish(
-        self, run: Run, *, state: str, count: int, digest: str, text: str, error: str, now: float
+        self,
+        run: Run,
+        *,
+        state: str,
+        count: int,
+        digest: str,
+        text: str,
+        error: str,
+        now: float,
+        error_message: str = "",
     ) -> bool:
         """See the port."""
-        return await self._engine.write(_finish(run, (state, count, digest, text, error, now)))
+        outcome = (state, count, digest, text, error, error_message, now)
+        return await self._engine.write(_finish(run, outcome))
 
     async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
         """See the port; the first to ask is the one who is noted."""
@@ -105,6 +118,21 @@ class SqlRuns(SqlInterrupts):
     async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
         """See the port."""
         return await self._engine.read(_list_in_thread(tenant, thread_id, limit))
+
+    async def outcomes(
+        self,
+        tenant: str,
+        thread_id: str,
+        *,
+        since: float,
+        before: float | None,
+        run_ids: Collection[str],
+        limit: int,
+        kept: Kept = KEEPS_ALL,
+    ) -> list[RunOutcome]:
+        """See the port."""
+        window = (since, before, min(limit, MAX_LIMIT))
+        return await self._engine.read(_outcomes(tenant, thread_id, window, run_ids, kept))
 
     async def active_count(self, tenant: str, user_id: str) -> int:
         """See the port."""
@@ -298,11 +326,11 @@ def _started(run: Run, at: Position, now: float) -> Operation[bool]:
     return bool(rows)
 
 
-def _finish(run: Run, outcome: tuple[str, int, str, str, str, float]) -> Operation[bool]:
+def _finish(run: Run, outcome: tuple[str, int, str, str, str, str, float]) -> Operation[bool]:
     rows = yield (
         (
-            'UPDATE runs SET state = ?, "count" = ?, digest = ?, "text" = ?, error = ?, finished_at = ?,'
-            f" lease_until = 0 WHERE {_HELD} RETURNING 1"
+            'UPDATE runs SET state = ?, "count" = ?, digest = ?, "text" = ?, error = ?, error_message = ?,'
+            f" finished_at = ?, lease_until = 0 WHERE {_HELD} RETURNING 1"
         ),
         (*outcome, run.tenant, run.run_id, run.owner, run.attempt),
     )
@@ -421,6 +449,29 @@ def _list_in_thread(tenant: str, thread_id: str, limit: int) -> Operation[list[R
         (thread_id, tenant, min(limit, MAX_LIMIT)),
     )
     return RUN.read_all(rows)
+
+
+def _outcomes(
+    tenant: str,
+    thread_id: str,
+    window: tuple[float, float | None, int],
+    run_ids: Collection[str],
+    kept: Kept,
+) -> Operation[list[RunOutcome]]:
+    since, before, limit = window
+    names = padded(run_ids)
+    until, end = ("", []) if before is None else (" AND r.created_at < ?", [before])
+    hidden, moments = not_past(kept, "r.created_at")
+    rows = yield (
+        (
+            f"SELECT {_OUTCOME.of('r')} FROM runs r JOIN threads t ON t.thread_id = r.thread_id"
+            " WHERE r.thread_id = ? AND r.tenant = ? AND r.state NOT IN ('queued', 'running')"
+            f" AND (r.run_id IN ({marks(len(names))}) OR (r.created_at >= ?{until})){hidden}"
+            " ORDER BY r.created_at DESC, r.run_id DESC LIMIT ?"
+        ),
+        (thread_id, tenant, *names, since, *end, *moments, limit),
+    )
+    return _OUTCOME.read_all(rows)[::-1]
 
 
 def _active_count(tenant: str, user_id: str) -> Operation[int]:

@@ -149,6 +149,8 @@ MIGRATIONS: Final = (
             "ALTER TABLE refresh_tokens ADD COLUMN signed_in_at DOUBLE PRECISION NOT NULL DEFAULT 0",
             # Who may answer a question: see `ports.runs.Interrupt`.
             "ALTER TABLE interrupts ADD COLUMN answerable_by TEXT NOT NULL DEFAULT ''",
+            # The message of the event that a failed run ended with: a reader of the thread sees it for ever.
+            "ALTER TABLE runs ADD COLUMN error_message TEXT NOT NULL DEFAULT ''",
         ),
     ),
     Migration(
