@@ -158,7 +158,7 @@ class ChatPage:
 
     def check(self) -> None:
         """Nothing went wrong on the page that no person would see."""
-        assert self.faults == []
+        assert not self.faults, self.faults
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob
 import os
 import signal
 import subprocess
@@ -40,10 +39,10 @@ POLICY_VARIABLES: Final = (
 
 def clock_ahead(by: str) -> dict[str, str]:
     """Variables under which a process's wall clock is ahead, such as `2h`; its timers run as ever."""
-    found = sorted(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1"))
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         missing("libfaketime", "apt-get install libfaketime")
-    return {"LD_PRELOAD": found[0], "FAKETIME": f"+{by}", "DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"+{by}", "DONT_FAKE_MONOTONIC": "1"}
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -73,9 +73,9 @@ async def test_an_expired_session_is_renewed_and_nobody_is_signed_out(
         await ada.sign_in("ada@example.org")
         await ada.composer.fill(DRAFT)
         seen: list[str] = []
-        await ada.page.expose_function("seen", lambda what: seen.append(what))
+        await ada.page.expose_function("seen", lambda: seen.append("signed out"))
         await ada.page.evaluate(
-            """() => new MutationObserver(() => { if (document.querySelector('.door')) seen('signed out'); })
+            """() => new MutationObserver(() => { if (document.querySelector('.door')) seen(); })
             .observe(document.body, { childList: true, subtree: true })"""
         )
         refreshes: list[str] = []

@@ -736,7 +736,6 @@ class TestLeases:
         assert await store.runs.active_count("a", "ann") == 2
         assert await store.runs.active_count("b", "ann") == 0
 
-
     async def test_how_runs_ended_is_kept(self, store: Store) -> None:
         """State, error, its message, who stopped it and when: of named runs and of a stretch of time."""
         await start(store, *(run(f"r{n}", at=float(n)) for n in range(4)))
@@ -767,9 +766,7 @@ class TestLeases:
         assert await found(2.0, None, "r0", "nosuch", "r3") == ["r0", "r2"]
         assert await found(0.0, None, limit=2) == ["r1", "r2"]
         assert await store.runs.outcomes("b", "t1", since=0.0, before=None, run_ids=["r0"], limit=9) == []
-        failed, stopped, _ = await store.runs.outcomes(
-            "a", "t1", since=0.0, before=None, run_ids=(), limit=9
-        )
+        failed, stopped, _ = await store.runs.outcomes("a", "t1", since=0.0, before=None, run_ids=(), limit=9)
         assert (failed.state, failed.error, failed.error_message) == ("failed", "agent_failed", "It broke.")
         assert (failed.started_at, failed.finished_at) == (11.0, 13.0)
         assert (stopped.state, stopped.cancel_requested_by) == ("cancelled", "bob")

@@ -148,6 +148,8 @@ test("formulas are set, money is not, and what is no TeX stays as it was written
   assert.match(html("$\\oops{$ and on", setMath), /<code class="tex">/);
   assert.match(html("$a<b$", noMath), /<code class="tex">a&#60;b<\/code>/);
   assert.doesNotMatch(html("$\\href{javascript:alert(1)}{x}$", setMath), /href=/);
+  assert.doesNotMatch(html("$$\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}\\color{red}{x}$$", setMath), /style=/);
+  assert.match(html('$\\text{ style="a" }$', setMath), /style=&quot;a&quot;/);
   assert.match(html("`$x$`", setMath), /<code>\$x\$<\/code>/);
 });
 

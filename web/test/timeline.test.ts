@@ -6,7 +6,7 @@ import test from "node:test";
 import { RunAssembler, type AguiEvent } from "@narthex/client";
 
 import { Timeline, answerOf, type Item, type MessageItem, type RunItem } from "../src/chat/timeline.ts";
-import type { StoredMessage, ThreadView } from "../src/chat/wire.ts";
+import type { EndedRun, StoredMessage, ThreadView } from "../src/chat/wire.ts";
 
 const view = (change: Partial<ThreadView> = {}): ThreadView => ({
   thread: { thread_id: "t1", title: "T", created_by: "u1", created_at: 1, updated_at: 1 },
@@ -142,6 +142,65 @@ test("an open question survives a reload, and is answered by the run that goes o
   assert.deepEqual((timeline.items[0] as RunItem).answered, ["i1"]);
 });
 
+const ended = (run_id: string, state: EndedRun["state"], more: Partial<EndedRun> = {}): EndedRun => ({
+  run_id, state, agent: "concierge", user_id: "u1", message_id: "", parent_run_id: "", created_at: 10, started_at: 11, finished_at: 14, attempt: 1,
+  cancel_requested_by: "", error: "", error_message: "", questions: [], ...more,
+});
+
+test("how runs ended is shown after a reload as when it happened, also where they left no message", () => {
+  const timeline = new Timeline();
+  const messages = [
+    stored("m1", "user", "one"), stored("m2", "user", "two"), stored("a2", "assistant", "Half", { run_id: "r2" }),
+    stored("m3", "user", "three"), stored("m4", "user", "four"), stored("a4", "assistant", "Hm.", { run_id: "r4" }),
+  ];
+  const question = { interrupt_id: "i1", run_id: "r4", text: "May I?", schema: '{"type":"boolean"}', expires_at: 99, answered_by: "u2", resume_run_id: "r5" };
+  const outcomes = [
+    ended("r1", "failed", { message_id: "m1", error: "agent_failed", error_message: "It broke." }),
+    ended("r2", "cancelled", { message_id: "m2", cancel_requested_by: "u2" }),
+    ended("r3", "cancelled", { message_id: "m3", cancel_requested_by: "u1", started_at: 0 }),
+    ended("r4", "interrupted", { message_id: "m4", questions: [question] }),
+    ended("r5", "finished", { message_id: "m4", parent_run_id: "r4" }),
+  ];
+  timeline.load(view({ messages, outcomes }));
+  assert.deepEqual(shape(timeline.items), [
+    "u1: one", "run r1 failed: ", "u1: two", "run r2 cancelled: Half", "u1: three", "run r3 cancelled: ", "u1: four", "run r4 interrupted: Hm.", "run r5 finished: ",
+  ]);
+  const run = (id: string): RunItem => timeline.items.find((item) => item.id === id) as RunItem;
+  assert.deepEqual(run("r1").view.error, { message: "It broke.", code: "agent_failed" });
+  assert.deepEqual([run("r2").stoppedBy, run("r2").endedAt - run("r2").startedAt], ["u2", 3000]);
+  assert.equal(run("r3").startedAt, 0);
+  assert.deepEqual([run("r4").answered, run("r4").answeredBy], [["i1"], "u2"]);
+  assert.equal(run("r4").view.interrupts[0]!.message, "May I?");
+});
+
+test("an older page brings its runs' outcomes, and the first parts of a run across the edge", () => {
+  const timeline = new Timeline();
+  timeline.load(view({ messages: [stored("b", "assistant", "second", { run_id: "r2", created_at: 20 }), stored("m3", "user", "three", { created_at: 30 })], outcomes: [ended("r2", "failed", { error: "owner_lost" })] }));
+  timeline.prepend({
+    messages: [stored("m1", "user", "one"), stored("m2", "user", "two"), stored("a", "assistant", "first", { run_id: "r2" })],
+    outcomes: [ended("r1", "failed", { message_id: "m1", error: "agent_silent" }), ended("r2", "failed", { error: "owner_lost" })],
+  });
+  assert.deepEqual(shape(timeline.items), ["u1: one", "run r1 failed: ", "u1: two", "run r2 failed: first\n\nsecond", "u1: three"]);
+});
+
+test("an outcome that was stored says nothing new of a run whose events were followed", () => {
+  const timeline = new Timeline();
+  apply(timeline, answer("r1", "abc"));
+  timeline.prepend({ messages: [], outcomes: [ended("r1", "failed")] });
+  assert.equal((timeline.items[0] as RunItem).view.phase, "running");
+});
+
+test("a run that is over and checked holds no events, and its repeats add nothing", async () => {
+  const timeline = new Timeline();
+  apply(timeline, [...answer("r1", "abc"), of("r1", 5, { type: "RUN_FINISHED", outcome: "success" })]);
+  assert.equal(timeline.held, 1);
+  await timeline.prove("r1");
+  assert.equal(timeline.held, 0);
+  assert.equal(timeline.apply(of("r1", 4, { type: "TEXT_MESSAGE_END", messageId: "r1.1" }), 4, 1), "nothing");
+  assert.equal(timeline.apply(of("r1", 1, { type: "RUN_STARTED" }), 1, 1), "nothing");
+  assert.deepEqual(shape(timeline.items), ["run r1 finished: abc"]);
+});
+
 test("a run is asked to be read again when its events do not fit", () => {
   const timeline = new Timeline();
   apply(timeline, answer("r1", "abc"));
@@ -163,7 +222,7 @@ test("who stopped a run and how long the agent is silent are taken from the even
 test("older messages go before, without repeats", () => {
   const timeline = new Timeline();
   timeline.load(view({ messages: [stored("m2", "user", "two")] }));
-  timeline.prepend([stored("m1", "user", "one"), stored("m2", "user", "two")]);
+  timeline.prepend({ messages: [stored("m1", "user", "one"), stored("m2", "user", "two")] });
   assert.deepEqual(shape(timeline.items), ["u1: one", "u1: two"]);
   apply(timeline, said("m3", "three"));
   assert.deepEqual(shape(timeline.items), ["u1: one", "u1: two", "u1: three"]);

@@ -245,9 +245,7 @@ class Runs(Protocol):
     async def open_interrupts(self, tenant: str, thread_id: str) -> list[Interrupt]:
         """Unanswered, unexpired approvals of a thread."""
 
-    async def interrupts_of(
-        self, tenant: str, thread_id: str, run_ids: Collection[str]
-    ) -> list[Interrupt]:
+    async def interrupts_of(self, tenant: str, thread_id: str, run_ids: Collection[str]) -> list[Interrupt]:
         """The approvals that these runs ended with, answered, open or expired; oldest first."""
 
     async def answer_interrupt(

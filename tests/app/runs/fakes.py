@@ -351,9 +351,7 @@ class FakeRuns:
             if i.thread_id == thread_id and not i.resume_run_id and i.expires_at > time.monotonic()
         ]
 
-    async def interrupts_of(
-        self, tenant: str, thread_id: str, run_ids: Collection[str]
-    ) -> list[Interrupt]:
+    async def interrupts_of(self, tenant: str, thread_id: str, run_ids: Collection[str]) -> list[Interrupt]:
         return [i for i in self.interrupts.values() if i.run_id in run_ids]
 
     async def answer_interrupt(

@@ -11,6 +11,7 @@ import { SignedOut, type Custom, type Refusal } from "@narthex/client";
 
 import { Connection } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
+import { Drafts } from "./drafts.ts";
 import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "./session-state.ts";
 import { Problem, Session, preflight, request } from "./session.ts";
 import type { Config, Hit, Thread, Whoami } from "./wire.ts";
@@ -38,6 +39,8 @@ export class App {
   readonly conversation: Signal<Conversation | null> = signal(null);
   readonly toast = signal("");
 
+  /** What the person who is signed in wrote and did not send. */
+  drafts = new Drafts("");
   readonly session = new Session();
   readonly connection = new Connection(this.session);
   #toastTimer: ReturnType<typeof setTimeout> | undefined;
@@ -208,6 +211,7 @@ export class App {
       this.#input({ type: "leave_failed" });
       return this.say(`You are still signed in on this browser: ${failure(error).title.toLowerCase()}. Try again.`);
     }
+    this.drafts.clear();
     history.replaceState(null, "", "#/");
     this.#input({ type: "left" });
   }
@@ -239,6 +243,7 @@ export class App {
         this.conversation.value = null;
         this.threads.value = [];
       }
+      if (before?.user !== whoami.user) this.drafts = new Drafts(whoami.user);
       this.me.value = whoami;
       if (this.conversation.value === null) this.#route();
     }
@@ -273,7 +278,7 @@ export class App {
     let open = this.conversation.value;
     if (!open || open.id.value !== wanted || (wanted === "" && open.items.value.length > 0)) {
       open?.close();
-      open = new Conversation(this.connection, me.user, wanted);
+      open = new Conversation(this.connection, this.drafts, me.user, wanted);
       this.conversation.value = open;
     }
     if (message) open.wanted.value = decoded(message);

@@ -11,6 +11,7 @@ import type { Subscription } from "centrifuge";
 import { RunAssembler, isEvent, type AguiEvent, type Json } from "@narthex/client";
 
 import { RpcError, type Connection } from "./connection.ts";
+import type { Drafts } from "./drafts.ts";
 import { Timeline, type Item, type RunItem } from "./timeline.ts";
 import type { Member, ThreadView } from "./wire.ts";
 
@@ -19,6 +20,8 @@ const PAGE = 100;
 const TYPING_EVERY_MS = 3_000;
 const TYPING_FOR_MS = 5_000;
 const READ_AFTER_MS = 1_200;
+/** A message that was sent so recently is on its way for the person too. */
+const SEND_AGAIN_MS = 60_000;
 /** Publications a replay asks for at a time. */
 const REPLAY_PAGE = 500;
 
@@ -50,6 +53,7 @@ export class Conversation {
   readonly said = signal("");
 
   readonly #connection: Connection;
+  readonly #drafts: Drafts;
   readonly #me: string;
   readonly #timeline = new Timeline();
   readonly #here = new Map<string, Present>();
@@ -63,6 +67,7 @@ export class Conversation {
   #epoch = "";
   #offset = 0;
   #readOffset = 0;
+  #oldest: { before: number; before_id: string } | null = null;
   #closed = false;
   /** What is shown has a gap and could not be read again yet. */
   #stale = false;
@@ -72,12 +77,14 @@ export class Conversation {
     if (document.visibilityState === "visible") this.#markRead();
   };
 
-  constructor(connection: Connection, me: string, threadId: string) {
+  constructor(connection: Connection, drafts: Drafts, me: string, threadId: string) {
     this.#connection = connection;
+    this.#drafts = drafts;
     this.#me = me;
     this.id = signal(threadId);
     document.addEventListener("visibilitychange", this.#looked);
     if (threadId) void this.open();
+    else this.#showUnsent();
   }
 
   /** The run that is going on. */
@@ -117,8 +124,9 @@ export class Conversation {
     if (this.#closed) return;
     this.#stale = false;
     this.#timeline.load(view);
+    this.#showUnsent();
     this.#describe(view);
-    this.more.value = view.messages.length >= PAGE;
+    this.#reached(view);
     this.state.value = "ready";
     this.problem.value = "";
     this.#show();
@@ -128,26 +136,33 @@ export class Conversation {
 
   /** Older messages, before what is shown. */
   async older(): Promise<void> {
-    const first = this.items.value.find((item) => item.kind === "message" || item.source === "stored");
-    if (!first) return;
-    const before = (first.kind === "message" ? first.at : first.startedAt) / 1000;
-    const view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: PAGE, before });
-    this.#timeline.prepend(view.messages);
-    this.more.value = view.messages.length >= PAGE;
+    if (this.#oldest === null) return;
+    const view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: PAGE, ...this.#oldest });
+    this.#timeline.prepend(view);
+    this.#reached(view);
     this.#show();
+  }
+
+  /** The oldest message that was read: an older page begins before it. */
+  #reached({ messages }: ThreadView): void {
+    const first = messages[0];
+    if (first) this.#oldest = { before: first.created_at, before_id: first.message_id };
+    this.more.value = messages.length >= PAGE;
   }
 
   /** Send what a person wrote. The same `clientId` again (a retry) never sends it twice. */
   async send(text: string, clientId: string = randomId()): Promise<string> {
-    this.#timeline.sending(clientId, this.#me, text, Date.now());
-    this.#show();
     const inThread = this.id.value;
+    this.#timeline.sending(clientId, this.#me, text, Date.now());
+    this.#drafts.sending(inThread, { id: clientId, text, at: Date.now() });
+    this.#show();
     try {
       const started = await this.#connection.rpc("run.start", {
         ...(inThread ? { thread_id: inThread } : {}),
         text,
         client_message_id: clientId,
       });
+      this.#drafts.settled(inThread, clientId);
       this.#timeline.sent(clientId, started.message_id);
       this.#timeline.expect(started.run_id, null, Date.now());
       if (started.queued) void this.#places();
@@ -159,6 +174,39 @@ export class Conversation {
       this.#show();
       throw error;
     }
+  }
+
+  /** Do not send it any more. */
+  discard(clientId: string): void {
+    this.#drafts.settled(this.id.value, clientId);
+    this.#timeline.remove(clientId);
+    this.#show();
+  }
+
+  /** What was written in this thread; kept until it is sent. */
+  get draft(): string {
+    return this.#drafts.draft(this.id.value);
+  }
+
+  set draft(text: string) {
+    this.#drafts.setDraft(this.id.value, text);
+  }
+
+  /**
+   * Messages whose confirmation never came, because the page was closed or reloaded. One of a moment ago is sent again
+   * by itself (one that had arrived after all is not doubled); whether an older one is still wanted is the person's to say.
+   */
+  #showUnsent(): void {
+    for (const { id, text, at } of this.#drafts.unsent(this.id.value)) {
+      if (this.#timeline.has(id)) continue;
+      if (Date.now() - at < SEND_AGAIN_MS) {
+        this.send(text, id).catch(() => undefined);
+        continue;
+      }
+      this.#timeline.sending(id, this.#me, text, at);
+      this.#timeline.failed(id, "the page was closed before the gateway confirmed it.");
+    }
+    this.#show();
   }
 
   /** Ask the run to stop; the gateway's acknowledgement is shown with how long it took. */

@@ -52,6 +52,8 @@ export function clean(html: string): Safe {
     ALLOW_DATA_ATTR: false,
     ALLOW_ARIA_ATTR: false,
     ALLOWED_URI_REGEXP: /^(?:https?|mailto|tel):/i,
+    // DOMPurify holds the value of every other attribute against that expression too.
+    ADD_URI_SAFE_ATTR: ATTRIBUTES.filter((name) => name !== "href"),
     RETURN_TRUSTED_TYPE: true,
   });
 }

@@ -193,7 +193,8 @@ function asSchema(value: Json | undefined): Schema {
 }
 
 function label(name: string, schema: Schema): string {
-  if (typeof schema["title"] === "string") return schema["title"];
-  const words = name.replace(/([a-z])([A-Z])/g, "$1 $2").replaceAll("_", " ").toLowerCase();
+  if (typeof schema["title"] === "string" && schema["title"].trim() !== "") return schema["title"];
+  const words = name.replace(/([a-z])([A-Z])/g, "$1 $2").replace(/(?<=\w)_(?=\w)/g, " ").toLowerCase().trim();
+  if (words === "" || words.startsWith("_")) return name || "(no name)";
   return words.charAt(0).toUpperCase() + words.slice(1);
 }

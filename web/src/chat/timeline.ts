@@ -18,7 +18,7 @@ import {
   type RunView,
 } from "@narthex/client";
 
-import type { OpenInterrupt, StoredMessage, ThreadView } from "./wire.ts";
+import type { EndedRun, OpenInterrupt, StoredMessage, ThreadView } from "./wire.ts";
 
 export interface MessageItem {
   kind: "message";
@@ -55,8 +55,10 @@ export interface RunItem {
   silentFor: number;
   /** Ids of questions that somebody answered. */
   answered: readonly string[];
-  /** Who asked for it to stop: a user id, from the terminal event. */
+  /** Who asked for it to stop: a user id, from the terminal event or the run's record. */
   stoppedBy: string;
+  /** Who answered its question: a user id; empty when nobody did, or it is not known. */
+  answeredBy: string;
   /** Channel offset of its last event that is known; 0 when none is. */
   offset: number;
 }
@@ -106,17 +108,29 @@ export class Timeline {
         startedAt: run.started_at ? run.started_at * 1000 : item.startedAt,
       });
     }
+    for (const ended of view.outcomes ?? []) this.#end(ended);
     for (const question of view.interrupts) this.#ask(question);
     for (const item of pending) if (!this.#index.has(item.id)) this.#put(item);
   }
 
-  /** Put older stored messages before everything else (scrolling back). */
-  prepend(messages: readonly StoredMessage[]): void {
-    const there = this.#items;
+  /** Put an older page of the thread before everything else (scrolling back). */
+  prepend({ messages, outcomes = [] }: Pick<ThreadView, "messages" | "outcomes">): void {
     const older = new Timeline();
     for (const message of messages) if (!this.#index.has(message.message_id)) older.#store(message);
-    const fresh = older.#items.filter((item) => !this.#index.has(item.id));
-    this.#items = [...fresh, ...there];
+    for (const ended of outcomes) if (!this.#index.has(ended.run_id)) older.#end(ended);
+    for (const [user, name] of older.#names) if (!this.#names.has(user)) this.#names.set(user, name);
+    const fresh: Item[] = [];
+    for (const item of older.#items) {
+      const newer = this.#get(item.id);
+      if (newer === undefined) {
+        fresh.push(item);
+      } else if (item.kind === "run" && newer.kind === "run" && newer.source === "stored") {
+        // A run across the pages' edge: its first parts are on the older page.
+        const parts = [...item.view.parts, ...newer.view.parts];
+        this.#put({ ...newer, view: { ...newer.view, parts }, startedAt: Math.min(item.startedAt || newer.startedAt, newer.startedAt) });
+      }
+    }
+    this.#items = [...fresh, ...this.#items];
     this.#reindex();
   }
 
@@ -141,6 +155,16 @@ export class Timeline {
   failed(id: string, problem: string): void {
     const item = this.#get(id);
     if (item?.kind === "message") this.#put({ ...item, state: "failed", problem });
+  }
+
+  has(id: string): boolean {
+    return this.#index.has(id);
+  }
+
+  /** Take away a message that is not sent after all. */
+  remove(id: string): void {
+    this.#items = this.#items.filter((item) => item.id !== id);
+    this.#reindex();
   }
 
   /** Show a run that was accepted, before its first event. */
@@ -269,6 +293,7 @@ export class Timeline {
       case "RUN_ERROR":
         return { ...item, endedAt: at };
       case "CUSTOM":
+        if (event.name === "narthex.answered") this.amend(item.parent, { answeredBy: textOf(event.value, "by") });
         return event.name === "narthex.working" ? { ...item, silentFor: silence(event.value) } : item;
       default:
         return item;
@@ -298,15 +323,38 @@ export class Timeline {
     });
   }
 
+  /** What the gateway keeps of a run that has ended: shown as when it happened. */
+  #end(ended: EndedRun): void {
+    const item = this.#run(ended.run_id);
+    if (item.source === "live" && item.view.phase !== "waiting") return; // its own events say it
+    const asked = ended.questions.map(asInterrupt);
+    const answered = ended.questions.filter((question) => question.resume_run_id !== "");
+    this.#putAfter(
+      ended.message_id,
+      {
+        ...item,
+        source: "stored",
+        agent: item.agent || ended.agent,
+        parent: ended.parent_run_id,
+        view: {
+          ...item.view,
+          phase: ended.state,
+          interrupts: asked,
+          error: ended.state === "failed" ? { message: ended.error_message, code: ended.error } : null,
+        },
+        startedAt: ended.started_at * 1000,
+        endedAt: ended.finished_at * 1000,
+        stoppedBy: ended.state === "cancelled" ? ended.cancel_requested_by : "",
+        answered: answered.map((question) => question.interrupt_id),
+        answeredBy: answered[0]?.answered_by ?? "",
+      },
+      ended.created_at * 1000,
+    );
+  }
+
   #ask(question: OpenInterrupt): void {
     const item = this.#run(question.run_id);
-    const asked: Interrupt = {
-      id: question.interrupt_id,
-      message: question.text,
-      responseSchema: parse(question.schema) as never,
-      expiresAt: question.expires_at,
-    };
-    this.#put({ ...item, source: "stored", view: { ...item.view, phase: "interrupted", interrupts: [asked] } });
+    this.#put({ ...item, source: "stored", view: { ...item.view, phase: "interrupted", interrupts: [asInterrupt(question)] } });
   }
 
   #run(id: string): RunItem {
@@ -327,6 +375,7 @@ export class Timeline {
       silentFor: 0,
       answered: [],
       stoppedBy: "",
+      answeredBy: "",
       offset: 0,
     };
   }
@@ -346,12 +395,16 @@ export class Timeline {
     }
   }
 
-  /** At the end, or, when it is new and the message that began it is there, behind that and its other answers. */
-  #putAfter(messageId: string, item: RunItem): void {
+  /**
+   * A new one goes behind the message that began it and that message's other answers; where the message is not there,
+   * by the moment `at` (default: the end).
+   */
+  #putAfter(messageId: string, item: RunItem, at = Number.POSITIVE_INFINITY): void {
+    if (this.#index.has(item.id)) return this.#put(item);
     const place = this.#index.get(messageId);
-    if (place === undefined || this.#index.has(item.id)) return this.#put(item);
-    let end = place + 1;
-    while (this.#items[end]?.kind === "run") end += 1;
+    let end = place === undefined ? this.#items.findIndex((other) => momentOf(other) > at) : place + 1;
+    if (end < 0) end = this.#items.length;
+    while (place !== undefined && this.#items[end]?.kind === "run") end += 1;
     this.#items = [...this.#items.slice(0, end), item, ...this.#items.slice(end)];
     this.#reindex();
   }
@@ -374,6 +427,19 @@ export function answerOf(item: RunItem): string {
   return texts.filter(Boolean).join("\n\n");
 }
 
+function momentOf(item: Item): number {
+  return item.kind === "message" ? item.at : item.startedAt;
+}
+
+function asInterrupt(question: OpenInterrupt): Interrupt {
+  return {
+    id: question.interrupt_id,
+    message: question.text,
+    responseSchema: parse(question.schema) as never,
+    expiresAt: question.expires_at,
+  };
+}
+
 function storedPart(message: StoredMessage): Part {
   const { message_id: id, content: text } = message;
   if (message.role === "reasoning") return { kind: "reasoning", id, text, done: true };
@@ -391,6 +457,11 @@ function parse(text: string): unknown {
   } catch {
     return null;
   }
+}
+
+function textOf(value: unknown, name: string): string {
+  const text = (value as Record<string, unknown> | null)?.[name];
+  return typeof text === "string" ? text : "";
 }
 
 function silence(value: unknown): number {

@@ -52,12 +52,45 @@ export interface OpenInterrupt {
   expires_at: number;
 }
 
+/** An approval that a run ended with; `answered_by` is empty while it is open, and after it expired. */
+export interface Question extends OpenInterrupt {
+  answered_by: string;
+  resume_run_id: string;
+}
+
+/** How a run ended. The gateway keeps it as long as the thread. */
+export interface EndedRun {
+  run_id: string;
+  state: "finished" | "interrupted" | "cancelled" | "failed";
+  agent: string;
+  user_id: string;
+  message_id: string;
+  parent_run_id: string;
+  created_at: number;
+  /** 0: it was stopped while it waited its turn. */
+  started_at: number;
+  finished_at: number;
+  attempt: number;
+  cancel_requested_by: string;
+  error: string;
+  error_message: string;
+  questions: Question[];
+}
+
+export interface Invited {
+  user_id: string;
+  invited_by: string;
+  created_at: number;
+}
+
 export interface ThreadView {
   thread: Thread;
   role: "owner" | "member";
   messages: StoredMessage[];
   members: Member[];
+  invited?: Invited[];
   runs: ActiveRun[];
+  outcomes?: EndedRun[];
   interrupts: OpenInterrupt[];
   channel: string;
   offset: number;

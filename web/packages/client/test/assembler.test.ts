@@ -128,6 +128,16 @@ test("a merged delta that cuts a part in two is a conflict, not a guess", () => 
   assert.equal(textOf(viewOf(run.events)), "ab");
 });
 
+test("a run whose events have no canonical form is not proven, and nothing is thrown", async () => {
+  const run = new RunAssembler("r");
+  run.push({ type: "RUN_STARTED", threadId: "t", runId: "r", seq: 1 });
+  run.push({ type: "TEXT_MESSAGE_CONTENT", messageId: "m", delta: "half \ud83d", runId: "r", seq: 2 });
+  run.push({ type: "RUN_FINISHED", runId: "r", seq: 3, count: 3, digest: "0".repeat(64) });
+  const proof = await run.verify();
+  assert.equal(proof.complete, false);
+  assert.match(proof.reason, /no canonical form/);
+});
+
 test("events of another run or without a seq are refused", () => {
   const run = new RunAssembler("r1");
   assert.equal(run.push({ type: "RUN_STARTED", threadId: "t1", runId: "r2", seq: 1 }).kind, "conflict");

@@ -9,6 +9,7 @@ import { said, type Conversation } from "../conversation.ts";
 import { blank, decision, fieldsOf, gather, gatherForNo, type Decision, type Field, type Values } from "../schema.ts";
 import type { RunItem } from "../timeline.ts";
 import { Icon } from "./icons.tsx";
+import { Markdown } from "./Markdown.tsx";
 import { fullTime } from "./words.ts";
 
 interface Props {
@@ -16,9 +17,11 @@ interface Props {
   question: Interrupt;
   conversation: Conversation;
   answered: boolean;
+  /** Name; empty where it is not known. */
+  answeredBy: string;
 }
 
-export function Approval({ run, question, conversation, answered }: Props): JSX.Element {
+export function Approval({ run, question, conversation, answered, answeredBy }: Props): JSX.Element {
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState("");
   const ends = endOf(question);
@@ -36,8 +39,13 @@ export function Approval({ run, question, conversation, answered }: Props): JSX.
     }
   }
 
-  const title = <p class="ask-title"><Icon name={answered ? "check" : "warn"} size={16} /> {question.message || "The agent asks for your approval."}</p>;
-  if (answered) return <section class="ask answered" aria-label="Answered question">{title}<p class="hint">Answered.</p></section>;
+  const title = (
+    <div class="ask-title">
+      <Icon name={answered ? "check" : "warn"} size={16} />
+      <Markdown text={question.message || "The agent asks for your approval."} streaming={false} />
+    </div>
+  );
+  if (answered) return <section class="ask answered" aria-label="Answered question">{title}<p class="hint">{answeredBy ? `Answered by ${answeredBy === "You" ? "you" : answeredBy}.` : "Answered."}</p></section>;
   if (over) return <section class="ask answered" aria-label="Expired question">{title}<p class="hint">Nobody answered in time; the agent was told so.</p></section>;
   const choice = decision(question.responseSchema);
   return (

@@ -1,4 +1,7 @@
-/** Whether the whole run arrived: green only when count and digest were both computed here and both agree. */
+/**
+ * Whether all of a run's events arrived: said only when count and digest were both computed here and both agree. It is
+ * about delivery, and quiet: whether the run went well is said above it.
+ */
 
 import type { JSX } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
@@ -24,16 +27,16 @@ export function Badge({ run, conversation }: { run: RunItem; conversation: Conve
       <button type="button" class={good ? "badge good" : "badge doubtful"} aria-expanded={open} aria-controls={id} onClick={() => setOpen(!open)}
         onKeyDown={(event) => { if (event.key === "Escape" && open) { event.stopPropagation(); setOpen(false); } }}>
         <Icon name={good ? "seal" : "warn"} size={15} />
-        <span>{good ? "Nothing missing" : "Not proven"}</span>
+        <span>{good ? "Delivery verified" : "Delivery not verified"}</span>
       </button>
       <div id={id} ref={words} class="badge-words" hidden={!open}>
         {good ? (
           <>
-            <p>The gateway sealed this run with its number of events and a SHA-256 over them. This browser counted {count(proof.count, "event")} and computed the same digest from what it received.</p>
-            <p>So every event arrived once, in order and unaltered, whatever the connection did. It does not say that the answer is right.</p>
+            <p>Everything that the agent sent has reached this page, in order and unaltered. {run.view.phase === "finished" ? "It does not say that the answer is right." : ENDINGS[run.view.phase] ?? ""}</p>
+            <p>The gateway sealed the run with its number of events and a SHA-256 over them; this browser counted {count(proof.count, "event")} and computed the same digest from what it received.</p>
           </>
         ) : (
-          <p><strong>This run could not be proven complete:</strong> {proof.reason}. {proof.expected.count !== null && `${count(proof.count, "event")} of ${proof.expected.count} arrived.`} Reload to read it from the gateway again.</p>
+          <p><strong>This page cannot show that it has all of this run:</strong> {proof.reason}. {proof.expected.count !== null && `${count(proof.count, "event")} of ${proof.expected.count} arrived.`} Reload to read it from the gateway again.</p>
         )}
         <dl>
           <dt>Events</dt><dd>{proof.count}{proof.expected.count !== null ? ` of ${proof.expected.count}` : ""}</dd>
@@ -44,6 +47,12 @@ export function Badge({ run, conversation }: { run: RunItem; conversation: Conve
     </span>
   );
 }
+
+const ENDINGS: { readonly [phase: string]: string } = {
+  failed: "It does not say that the run reached its end: it ended early.",
+  cancelled: "It does not say that the run reached its end: it was stopped.",
+  interrupted: "The run ended with a question.",
+};
 
 /** A run from the thread's history: its text is there, its events can be read again and checked on demand. */
 function Check({ run, conversation }: { run: RunItem; conversation: Conversation }): JSX.Element {
@@ -59,7 +68,7 @@ function Check({ run, conversation }: { run: RunItem; conversation: Conversation
   if (state) return <span class="badge" role="status">{state}</span>;
   return (
     <button type="button" class="small ghost" onClick={() => void check()} title="Read the run's events again and check that none is missing">
-      <Icon name="seal" size={15} /> <span>Check</span>
+      <Icon name="seal" size={15} /> <span>Verify delivery</span>
     </button>
   );
 }

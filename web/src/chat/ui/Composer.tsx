@@ -5,20 +5,29 @@ import { useEffect, useRef, useState } from "preact/hooks";
 
 import type { App } from "../app.ts";
 import { said, type Conversation } from "../conversation.ts";
+import { TEXT_BYTES, sizeOf } from "../drafts.ts";
 import { Icon } from "./icons.tsx";
 import { composing } from "./keys.ts";
 
-/** Of a message's 32 KB, in characters that may take four bytes each: the gateway has the last word. */
-const MAX_CHARS = 30_000;
+/** From here on the size is shown; below, counting it would only cost time. */
+const NEAR_FULL = 0.8;
 
 export function Composer({ app, conversation, onSent }: { app: App; conversation: Conversation; onSent: () => void }): JSX.Element {
-  const [text, setText] = useState("");
+  const [text, setText] = useState(conversation.draft);
   const area = useRef<HTMLTextAreaElement>(null);
   const { link } = app.connection;
   void conversation.items.value; // what is active follows from the items
   const active = conversation.active;
   const stopping = active?.stop != null && active.stop.state !== "failed";
   const offline = link.value.phase !== "connected";
+  // No text is shorter in bytes than in UTF-16 units.
+  const size = text.length * 3 < TEXT_BYTES * NEAR_FULL ? 0 : sizeOf(text.trim());
+  const tooLong = size > TEXT_BYTES;
+
+  function write(next: string): void {
+    setText(next);
+    conversation.draft = next;
+  }
 
   useEffect(() => {
     // On a phone a focus would open the keyboard over the thread.
@@ -34,8 +43,8 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
 
   function send(): void {
     const written = text.trim();
-    if (!written || offline) return;
-    setText("");
+    if (!written || offline || tooLong) return;
+    write("");
     // A failure is shown where the message stands, with a way to try again.
     conversation.send(written).catch(() => undefined);
     onSent();
@@ -43,10 +52,10 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
 
   async function steer(): Promise<void> {
     const written = text.trim();
-    if (!written || !active) return;
+    if (!written || !active || tooLong) return;
     try {
       await conversation.steer(active, written);
-      setText("");
+      write("");
     } catch (error) {
       app.say(said(error));
     }
@@ -63,20 +72,26 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
   return (
     <form class="composer" onSubmit={(event) => { event.preventDefault(); send(); }}>
       <label class="sr" for="composer">Message</label>
-      <textarea ref={area} id="composer" rows={1} maxLength={MAX_CHARS} placeholder={active ? "Add something, or ask the next thing" : "Write a message"}
-        aria-describedby="composer-hint" value={text} onKeyDown={keys}
-        onInput={(event) => { setText(event.currentTarget.value); conversation.type(); }} />
+      <textarea ref={area} id="composer" rows={1} dir="auto" placeholder={active ? "Add something, or ask the next thing" : "Write a message"}
+        aria-describedby="composer-hint" aria-invalid={tooLong} value={text} onKeyDown={keys}
+        onInput={(event) => { write(event.currentTarget.value); conversation.type(); }} />
+      {tooLong && (
+        <p class="problem too-long" role="alert">
+          This message has {size.toLocaleString()} bytes; a message may have {TEXT_BYTES.toLocaleString()}. Shorten it, or send it in parts. Nothing was cut.
+        </p>
+      )}
       <div class="composer-row">
+        {size > TEXT_BYTES * NEAR_FULL && !tooLong && <p class="hint size">{(TEXT_BYTES - size).toLocaleString()} bytes left</p>}
         <p class="hint" id="composer-hint">{offline ? "Not connected: what you write stays here." : hint}</p>
         {active && text.trim() !== "" && (
-          <button type="button" class="small" onClick={() => void steer()} title="Ctrl+Enter"><Icon name="steer" size={15} /> Add to this run</button>
+          <button type="button" class="small" disabled={tooLong} onClick={() => void steer()} title="Ctrl+Enter"><Icon name="steer" size={15} /> Add to this run</button>
         )}
         {active && (
           <button type="button" class="stop" disabled={stopping} onClick={() => void conversation.stop(active)} aria-label="Stop the run" title="Esc">
             <Icon name="stop" size={16} /> <span>{stopping ? "Stopping …" : "Stop"}</span>
           </button>
         )}
-        <button type="submit" class="primary send" disabled={offline || text.trim() === ""} aria-label="Send"><Icon name="send" /></button>
+        <button type="submit" class="primary send" disabled={offline || tooLong || text.trim() === ""} aria-label="Send"><Icon name="send" /></button>
       </div>
     </form>
   );

@@ -15,9 +15,10 @@ interface Props {
   /** Others who have read as far as this. */
   seenBy: string;
   onRetry: (message: MessageItem) => void;
+  onDiscard: (message: MessageItem) => void;
 }
 
-export const Message = memo(function Message({ message, mine, name, seenBy, onRetry }: Props): JSX.Element {
+export const Message = memo(function Message({ message, mine, name, seenBy, onRetry, onDiscard }: Props): JSX.Element {
   const { state } = message;
   return (
     <article class={mine ? "said mine" : "said"} data-message={message.id} data-state={state} aria-label={`${name} wrote`}>
@@ -26,12 +27,13 @@ export const Message = memo(function Message({ message, mine, name, seenBy, onRe
         <time title={fullTime(message.at)}>{shortTime(message.at)}</time>
         <CopyButton text={() => message.text} label="Copy message" />
       </header>
-      <p class="said-text">{message.text}</p>
+      <p class="said-text" dir="auto">{message.text}</p>
       {state === "sending" && <p class="said-state">Sending …</p>}
       {state === "failed" && (
         <p class="said-state bad" role="alert">
           Not sent: {message.problem}{" "}
-          <button type="button" class="small" onClick={() => onRetry(message)}><Icon name="again" size={14} /> Try again</button>
+          <button type="button" class="small" onClick={() => onRetry(message)}><Icon name="again" size={14} /> Try again</button>{" "}
+          <button type="button" class="small ghost" onClick={() => onDiscard(message)}>Discard</button>
         </p>
       )}
       {seenBy && <p class="said-state">Seen by {seenBy}</p>}

@@ -49,13 +49,13 @@ export const Run = memo(function Run({ run, conversation, question, last, onRetr
       <Ending run={run} conversation={conversation} />
       {over && (
         <footer class="after">
-          <Badge run={run} conversation={conversation} />
           {answerOf(run) !== "" && <CopyButton text={() => answerOf(run)} label="Copy answer" words="Copy" />}
           {last && question !== "" && view.phase !== "interrupted" && (
             <button type="button" class="small ghost" onClick={() => onRetry(question)} title="Ask the same again">
               <Icon name="again" size={15} /> <span>Ask again</span>
             </button>
           )}
+          <Badge run={run} conversation={conversation} />
         </footer>
       )}
     </article>
@@ -193,26 +193,32 @@ function Ending({ run, conversation }: { run: RunItem; conversation: Conversatio
     return (
       <div class="ending bad">
         <p><strong>The run ended early.</strong> {view.error.message}</p>
-        <p class="facts">{view.error.code}</p>
+        <p class="facts">{[view.error.code, took(run) > 50 ? `after ${duration(took(run))}` : ""].filter(Boolean).join(" · ")}</p>
       </div>
     );
   }
   if (view.phase === "cancelled") {
     const after = stop?.state === "acknowledged" ? ` The gateway acknowledged it in ${stop.ms} ms.` : "";
-    const took = run.startedAt > 0 ? run.endedAt - run.startedAt : 0;
     const by = run.stoppedBy ? conversation.nameOf(run.stoppedBy) : stop ? "You" : "";
-    return <p class="ending">Stopped{by ? ` by ${by === "You" ? "you" : by}` : ""}{took > 50 ? ` after ${duration(took)}` : ""}.{after}</p>;
+    const when = run.startedAt === 0 ? " before it began" : took(run) > 50 ? ` after ${duration(took(run))}` : "";
+    return <p class="ending">Stopped{by ? ` by ${by === "You" ? "you" : by}` : ""}{when}.{after}</p>;
   }
+  if (view.phase === "finished" && view.parts.length === 0) return <p class="ending">The agent ended without an answer.</p>;
   if (view.phase === "interrupted") {
     return (
       <>
         {view.interrupts.map((question) => (
-          <Approval key={question.id} run={run} question={question} conversation={conversation} answered={run.answered.includes(question.id)} />
+          <Approval key={question.id} run={run} question={question} conversation={conversation} answered={run.answered.includes(question.id)} answeredBy={run.answeredBy ? conversation.nameOf(run.answeredBy) : ""} />
         ))}
       </>
     );
   }
   return null;
+}
+
+/** Milliseconds from a run's beginning to its end; 0 where one of them is not known. */
+function took({ startedAt, endedAt }: RunItem): number {
+  return startedAt > 0 && endedAt > startedAt ? endedAt - startedAt : 0;
 }
 
 function stopWords({ stop }: RunItem): string {

@@ -70,6 +70,7 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
   }
 
   const retry = (message: MessageItem): void => void conversation.send(message.text, message.id).catch(() => undefined);
+  const discard = (message: MessageItem): void => conversation.discard(message.id);
   const again = (text: string): void => {
     following.current = true;
     conversation.send(text).catch(() => undefined);
@@ -86,7 +87,7 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
           {conversation.more.value && (
             <button type="button" class="small center" onClick={() => void app.attempt(() => conversation.older())}>Earlier messages</button>
           )}
-          <Items app={app} conversation={conversation} items={items} onRetry={retry} onAgain={again} />
+          <Items app={app} conversation={conversation} items={items} onRetry={retry} onDiscard={discard} onAgain={again} />
           <Typing names={typing} />
         </div>
       </div>
@@ -105,10 +106,11 @@ interface ItemsProps {
   conversation: Conversation;
   items: readonly Item[];
   onRetry: (message: MessageItem) => void;
+  onDiscard: (message: MessageItem) => void;
   onAgain: (text: string) => void;
 }
 
-function Items({ app, conversation, items, onRetry, onAgain }: ItemsProps): JSX.Element {
+function Items({ app, conversation, items, onRetry, onDiscard, onAgain }: ItemsProps): JSX.Element {
   const me = app.me.value?.user ?? "";
   const seen = seenUpTo(conversation, items, me);
   let question = "";
@@ -119,7 +121,7 @@ function Items({ app, conversation, items, onRetry, onAgain }: ItemsProps): JSX.
           question = item.text;
           const mine = item.author === me;
           const name = mine ? "You" : item.name || conversation.nameOf(item.author);
-          return <Message key={item.id} message={item} mine={mine} name={name} seenBy={seen.get(item.id) ?? ""} onRetry={onRetry} />;
+          return <Message key={item.id} message={item} mine={mine} name={name} seenBy={seen.get(item.id) ?? ""} onRetry={onRetry} onDiscard={onDiscard} />;
         }
         return <Run key={item.id} run={item} conversation={conversation} question={question} last={place === items.length - 1} onRetry={onAgain} />;
       })}

@@ -39,9 +39,7 @@ class SqlInterrupts:
         """See the port; oldest first."""
         return await self._engine.read(_list_open(self._dialect, tenant, thread_id))
 
-    async def interrupts_of(
-        self, tenant: str, thread_id: str, run_ids: Collection[str]
-    ) -> list[Interrupt]:
+    async def interrupts_of(self, tenant: str, thread_id: str, run_ids: Collection[str]) -> list[Interrupt]:
         """See the port."""
         return await self._engine.read(_of_runs(tenant, thread_id, run_ids)) if run_ids else []
 
