@@ -77,7 +77,7 @@ async def test_sign_in_ask_watch_the_agent_work_and_reload(gateway: Program, bro
         await ada.connected()
         await expect(ada.page.locator(".said")).to_contain_text("How healthy is this gateway right now?")
         await expect(ada.runs.locator("table")).to_contain_text("handshake")
-        await ada.runs.get_by_role("button", name="Check").click()
+        await ada.runs.get_by_role("button", name="Verify delivery").click()
         await ada.proven()
         await ada.shot("reloaded")
 
@@ -173,7 +173,7 @@ async def test_a_question_is_answered_from_another_device(gateway: Program, brow
             await tab.page.get_by_label("Note").fill("go on")
             await tab.page.get_by_role("button", name="Approve").click()
             for page in (tab, ada):
-                await expect(page.page.get_by_text("Answered.")).to_be_visible()
+                await expect(page.page.get_by_text("Answered by you.")).to_be_visible()
                 await page.run("finished")
                 await expect(page.runs.last.locator("table")).to_contain_text("broker")
                 page.check()
@@ -181,7 +181,7 @@ async def test_a_question_is_answered_from_another_device(gateway: Program, brow
 
 
 async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> None:
-    """Somebody is added, is seen to be there and to type; both see each other's words and the same answer."""
+    """Bob is invited, accepts, is seen to be there and to type; both see each other's words and the same answer."""
     async with (
         visitor(browser, gateway.http, "ada") as ada,
         visitor(browser, gateway.http, "bob", size=(900, 700)) as bob,
@@ -192,12 +192,17 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await ada.send("echo hello everybody")
         await ada.run("finished")
         await ada.page.get_by_role("button", name="People in this thread").click()
-        await ada.page.get_by_label("Add somebody by their user id").fill(await bob.user_id())
-        await ada.page.get_by_role("button", name="Add", exact=True).click()
-        await expect(ada.page.locator(".people li")).to_have_count(2)
+        await ada.page.get_by_label("Invite somebody").fill(await bob.user_id())
+        await ada.page.get_by_role("button", name="Invite", exact=True).click()
+        await expect(ada.page.locator(".people li", has_text="invited")).to_have_count(1)
         await ada.page.keyboard.press("Escape")
 
-        await bob.page.get_by_role("link", name="echo hello everybody").click()
+        invitation = bob.page.get_by_role("region", name="Invitations")
+        await expect(invitation).to_contain_text("from ada")
+        await bob.shot("invited")
+        await invitation.get_by_role("button", name="Accept").click()
+        await expect(invitation).to_have_count(0)
+        await expect(bob.page.get_by_role("link", name="echo hello everybody")).to_be_visible()
         await expect(bob.page.locator(".said .name")).to_have_text("ada")
         await expect(ada.page.locator(".bar .present")).to_have_attribute("aria-label", "Here now: bob")
         await bob.composer.press_sequentially("echo and hello ada", delay=5)
@@ -211,6 +216,61 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await expect(ada.page.locator(".said").last.locator(".name")).to_have_text("bob")
         await expect(bob.page.locator(".said").last).to_contain_text("Seen by ada")
         await bob.shot("seen")
+        ada.check()
+        bob.check()
+
+
+async def test_invitations_are_declined_and_blocked_and_many_threads_left(
+    gateway: Program, browser: Browser
+) -> None:
+    """Nobody is made a member without being asked; what one is in can be left, and one's own deleted, at once."""
+    async with (
+        visitor(browser, gateway.http, "inviter") as ada,
+        visitor(browser, gateway.http, "invited", size=(390, 800)) as bob,
+    ):
+        for page, email in ((ada, "ada@example.org"), (bob, "bob@example.org")):
+            await page.open()
+            await page.sign_in(email)
+        bob_id = await bob.user_id()
+        await bob.page.get_by_role("button", name="Threads", exact=True).click()
+        invitations = bob.page.get_by_role("region", name="Invitations")
+        for number, title in enumerate(("one", "two", "three", "four")):
+            if number:
+                await ada.page.get_by_role("button", name="New thread").click()
+            await ada.send(f"echo {title}")
+            await ada.run("finished")
+            await ada.page.get_by_role("button", name="People in this thread").click()
+            await ada.page.get_by_label("Invite somebody").fill(bob_id)
+            await ada.page.get_by_role("button", name="Invite", exact=True).click()
+            await expect(ada.page.locator(".people")).to_contain_text("invited")
+            await ada.page.keyboard.press("Escape")
+        await expect(invitations.locator("li.invitation")).to_have_count(4)
+        await bob.shot("invitations")
+        await bob.page.get_by_role("button", name="Decline the invitation to echo one").click()
+        await expect(invitations.locator("li.invitation")).to_have_count(3)
+        for title, left in (("two", 2), ("three", 1)):
+            await bob.page.get_by_role("button", name=f"Accept the invitation to echo {title}").click()
+            await expect(invitations.locator("li.invitation")).to_have_count(left)
+            await expect(bob.page.get_by_role("heading", name=f"echo {title}")).to_be_visible()
+            await bob.page.get_by_role("button", name="Threads", exact=True).click()
+        await bob.page.get_by_role("button", name="More about the invitation to echo four").click()
+        await bob.page.get_by_role("button", name="Block ada").click()
+        await bob.page.get_by_role("button", name="Really block").click()
+        await expect(invitations).to_have_count(0)
+
+        await bob.page.get_by_role("button", name="More about your threads").click()
+        await bob.page.get_by_role("button", name="Select threads").click()
+        for title in ("two", "three"):
+            await bob.page.get_by_label(f"echo {title}").check()
+        await bob.shot("selected")
+        await bob.page.get_by_role("button", name="Leave").click()
+        await bob.page.get_by_role("button", name="Really leave 2 threads").click()
+        await expect(bob.page.locator(".threads a")).to_have_count(0)
+
+        await bob.page.get_by_role("button", name="More about your threads").click()
+        await bob.page.get_by_role("button", name="Blocked people").click()
+        await bob.page.get_by_role("button", name="Unblock").click()
+        await expect(bob.page.get_by_text("Nobody is blocked.")).to_be_visible()
         ada.check()
         bob.check()
 
@@ -292,7 +352,7 @@ async def test_a_phone(gateway: Program, browser: Browser) -> None:
             )
             >= 16
         )
-        await ada.page.get_by_role("button", name="Threads").click()
+        await ada.page.get_by_role("button", name="Threads", exact=True).click()
         await expect(ada.page.get_by_role("link", name="markdown")).to_be_in_viewport()
         await ada.page.wait_for_timeout(
             250

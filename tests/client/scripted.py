@@ -113,7 +113,8 @@ class Scripted:
         elif "history" in command:
             await _send(socket, {"id": ident, "history": self.read(command["history"])})
         elif "rpc" in command:
-            answer = await self.rpc[command["rpc"]["method"]](command["rpc"].get("data") or {})
+            method = self.rpc.get(command["rpc"]["method"], _unknown)
+            answer = await method(command["rpc"].get("data") or {})
             error = answer.pop("error", None)
             await _send(
                 socket, {"id": ident, "error": error} if error else {"id": ident, "rpc": {"data": answer}}
@@ -152,6 +153,10 @@ class Scripted:
         """End every TCP connection without a close frame."""
         for socket in list(self.connections):
             socket.transport.abort()
+
+
+async def _unknown(_: Event) -> Event:
+    return {"error": {"code": 404, "message": "not_found: The script has no such method."}}
 
 
 def _publication(log: list[Event], index: int) -> Event:

@@ -15,6 +15,7 @@ from narthex.client.refusals import CLOSE_BY_CODE, from_close, from_problem
 from narthex.domain.refusals import TABLE
 from narthex.errors import ClientError
 from tests.client.scripted import Scripted, problem, scripted, until
+from tests.timing import within
 
 
 def tokens() -> Iterator[str]:
@@ -153,6 +154,58 @@ async def test_a_token_source_may_be_awaited_and_may_fail_once() -> None:
 
     async with scripted() as server, client.connect(server.url, get_token=source, use_proxy=False):
         assert server.upgrades == ["Bearer fresh"]
+
+
+async def test_a_token_source_that_raises_does_not_end_the_client() -> None:
+    """Where nothing is upgraded without a credential, preflight of an attempt without a token would be a final 401."""
+    calls = 0
+
+    def source() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("the token endpoint answered HTML")
+        return "fresh"
+
+    async with scripted() as server:
+        server.preflight = (401, problem("auth_required", 401), {})
+        async with client.connect(server.url, get_token=source, use_proxy=False):
+            assert server.upgrades == ["Bearer fresh"]
+        assert server.preflights == []
+
+
+async def test_a_token_source_that_never_gives_one_is_named() -> None:
+    """The time-out's error says what get_token raised, not that the gateway cannot be reached."""
+
+    def source() -> str:
+        raise RuntimeError("no keyring here")
+
+    async with scripted() as server:
+        with pytest.raises(client.Unreachable, match="RuntimeError: no keyring here"):
+            async with client.connect(
+                server.url, get_token=source, connect_timeout_s=within(0.5), use_proxy=False
+            ):
+                pass
+        assert server.upgrades == []
+
+
+async def test_a_call_during_an_outage_takes_no_longer_than_it_may() -> None:
+    """`connect_timeout_s` is for all the repeats together, and for a thread's subscription."""
+    async with scripted() as server:
+        patience = within(0.5)
+        async with client.connect(server.url, connect_timeout_s=patience, use_proxy=False) as gateway:
+            server.verdicts = [(503, problem("starting", 503), {})]
+            server.cut()
+            await until(lambda: gateway.sdk.state.value != "connected")
+            for call in (
+                gateway.rpc("whoami", repeat=True),
+                gateway.follow_run("r"),
+                gateway.start_run("hi", thread_id="t"),
+            ):
+                began = time.monotonic()
+                with pytest.raises(client.Unreachable):
+                    await call
+                assert time.monotonic() - began < 2 * patience
 
 
 async def test_own_headers_travel_with_handshake_and_preflight() -> None:

@@ -225,3 +225,45 @@ async def test_idle_threads_are_left() -> None:
                 async for _ in await gateway.start_run("hi"):
                     pass
             assert sum(1 for listeners in server.listeners.values() if listeners) <= 33
+
+
+async def test_a_run_that_ended_during_an_outage_and_left_the_history_ends_its_iterator() -> None:
+    """An unrecovered reconnect after which the history has nothing of the run: RunIncomplete, not an endless wait."""
+    events = sealed(START, text("a"), text("b"), END)
+    for seen in (0, 2):
+        async with scripted() as server:
+            answers(server, STARTED)
+            server.rpc["run.get"] = getter("running")
+            server.recovers = False
+            async with client.connect(server.url, use_proxy=False) as gateway:
+                run = await gateway.start_run("hi")
+                await until(lambda server=server: bool(server.listeners.get(CHANNEL)))  # type: ignore[misc]
+                for event in events[:seen]:
+                    await server.publish(CHANNEL, event)
+                await until(lambda run=run, seen=seen: run.proof.count == seen)  # type: ignore[misc]
+                server.history[CHANNEL] = []
+                server.rpc["run.get"] = getter("finished")
+                server.cut()
+                with pytest.raises(client.RunIncomplete, match=f"Event {seen + 1} of run r"):
+                    await run.wait(10)
+
+
+async def test_calls_at_once_for_one_thread_share_its_subscription() -> None:
+    """Also when all places for idle threads are taken, and when the thread was being left at that moment."""
+    async with scripted() as server, client.connect(server.url, use_proxy=False) as gateway:
+
+        async def start(params: dict[str, Any]) -> dict[str, Any]:
+            thread_id = params["thread_id"]
+            run_id = f"r{params['client_message_id']}"
+            for event in sealed(START, END):
+                await server.publish(f"thread:{thread_id}", {**event, "runId": run_id})
+            return {**STARTED, "run_id": run_id, "thread_id": thread_id}
+
+        server.rpc["run.start"] = start
+        for n in range(32):
+            assert (await (await gateway.start_run("x", thread_id=f"t{n}")).wait(5)).count == 4
+        again = [gateway.start_run("x", thread_id="new") for _ in range(4)]
+        # `new` takes the place of t0, which is wanted again while it is being left.
+        runs = await asyncio.gather(*again, gateway.start_run("x", thread_id="t0"))
+        for run in runs:
+            assert (await run.wait(5)).count == 4

@@ -13,7 +13,8 @@ function lines(events){ const out=[]; let base=null, text='';
   else { flush(); out.push(jcs(k)); } }
  flush(); return out; }
 const ids={threadId:T,runId:R};
-function wire(list){ let seq=0; return list.map(e=>{ const span=e._span||1; delete e._span; const from=seq+1; seq+=span; const w={...e,...ids}; if(span>1) w.seq_from=from; w.seq=seq; return w; }); }
+const RAW=new Map(); // event → how its metadata.v is written in the file
+function wire(list){ let seq=0; return list.map(e=>{ const written=e._raw; delete e._raw; const span=e._span||1; delete e._span; const from=seq+1; seq+=span; const w={...e,...ids}; if(span>1) w.seq_from=from; w.seq=seq; if(written) RAW.set(w,written); return w; }); }
 function end(ws){ const last=ws[ws.length-1]; last.count=last.seq; const l=lines(ws); last.digest=createHash('sha256').update(l.join('\n'),'utf8').digest('hex'); return l; }
 const S=()=>({type:'RUN_STARTED'}), F=()=>({type:'RUN_FINISHED',outcome:{type:'success'}});
 const ts=(m='m1')=>({type:'TEXT_MESSAGE_START',messageId:m,role:'assistant'}), tc=(d,m='m1',span)=>({type:'TEXT_MESSAGE_CONTENT',messageId:m,delta:d,...(span?{_span:span}:{})}), te=(m='m1')=>({type:'TEXT_MESSAGE_END',messageId:m});
@@ -29,6 +30,10 @@ add('left out only at the top','members named seq, count, digest, timestamp deep
 add('two messages interleaved','deltas of two messages alternate: not adjacent, so four events',[S(),ts('a'),ts('b'),tc('1','a'),tc('2','b'),tc('3','a'),tc('4','b'),te('a'),te('b'),F()]);
 add('a lifecycle event between','a CUSTOM event between two deltas keeps them apart',[S(),ts(),tc('one '),{type:'CUSTOM',name:'narthex.working',value:{silent_s:10}},tc('two'),te(),F()]);
 add('differing members','adjacent deltas that differ in another member stay apart',[S(),ts(),{...tc('a'),metadata:{lang:'en'}},tc('b'),tc('c'),te(),F()]);
+// Numbers as they stand in the file: JavaScript cannot write them itself.
+const raw=(text)=>`@raw:${text}@`;
+add('true is not one','deltas whose other members differ in true and 1, or false and 0, stay apart, at every depth',[S(),ts(),{...tc('a'),metadata:{v:true}},{...tc('b'),metadata:{v:1}},{...tc('c'),metadata:{v:[false]}},{...tc('d'),metadata:{v:[0]}},{...tc('e'),metadata:{v:[0,false]}},{...tc('f'),metadata:{v:[false,0]}},te(),F()]);
+add('equal as doubles','deltas whose other members are the same double, however it is written, join',[S(),ts(),{...tc('a'),metadata:{v:9007199254740992}},{...tc('b'),metadata:{v:9007199254740992},_raw:'9007199254740993'},{...tc('c'),metadata:{v:1}},{...tc('d'),metadata:{v:1},_raw:'1.0'},{...tc('e'),metadata:{v:1},_raw:'1e0'},{...tc('f'),metadata:{v:0}},{...tc('g'),metadata:{v:0},_raw:'-0.0'},te(),F()]);
 add('unicode','astral characters, combining marks (not normalised), right-to-left, line separators',[S(),ts(),tc('😀 e\u0301 é '),tc('שלום \u2028\u2029 𝄞'),te(),F()]);
 add('escapes','control characters, quotes, backslash, DEL, slash',[S(),ts(),tc('"\\/\b\f\n\r\t\u0000\u001f\u007f</script>'),te(),F()]);
 add('key order','members are sorted by UTF-16 code units, at every depth',[S(),{type:'STATE_SNAPSHOT',snapshot:{'\u20ac':1,'\r':2,'\ufb33':3,'1':4,'\u{1f600}':5,'\u0080':6,'\u00f6':7,a:{z:1,Z:2,'':3}}},ts(),tc('.'),te(),F()]);
@@ -45,6 +50,6 @@ add('two events','the shortest run',[S(),{type:'RUN_ERROR',message:'The agent re
 const same=cases.filter(c=>['plain','deltas','merged','empty delta inside','timestamps'].includes(c.name)).map(c=>c.digest);
 if(new Set(same).size!==1) throw new Error('not same '+same);
 // a lone-surrogate-free check, ascii escapes in the file so that any editor keeps it intact
-const text='{\n "description": "Digest of a run (docs/runs.md). `events` is what the wire carried, in order; `normal_form` its lines; digest = SHA-256 of the lines joined by one newline.",\n "cases": [\n'+cases.map(c=>'  '+JSON.stringify(c)).join(',\n')+'\n ]\n}\n';
+const text='{\n "description": "Digest of a run (docs/runs.md). `events` is what the wire carried, in order; `normal_form` its lines; digest = SHA-256 of the lines joined by one newline.",\n "cases": [\n'+cases.map(c=>'  '+JSON.stringify({...c,events:c.events.map(e=>RAW.has(e)?{...e,metadata:{v:raw(RAW.get(e))}}:e)}).replace(/"@raw:([^@]*)@"/g,'$1')).join(',\n')+'\n ]\n}\n';
 writeFileSync(process.argv[2], text.replace(/[\u007f-\uffff]/g, ch=>'\\u'+ch.charCodeAt(0).toString(16).padStart(4,'0')));
 console.log(cases.length);

@@ -118,7 +118,7 @@ test("what is nested without measure is shown as text", () => {
     growing.blocks(bomb, true);
     const found = growing.blocks(bomb, false);
     const all = found.map((block) => (block.kind === "plain" ? block.text : block.kind === "html" ? block.html : block.code)).join("");
-    assert.ok(all.length > 0 && performance.now() - began < 5_000, `${bomb.slice(0, 12)} took ${performance.now() - began} ms`);
+    assert.ok(all.length > 0 && performance.now() - began < 10_000, `${bomb.slice(0, 12)} took ${performance.now() - began} ms`);
   }
   assert.deepEqual(whole("> ".repeat(3000)), [{ kind: "plain", key: "plain", text: "> ".repeat(3000) }]);
   assert.match(html("> > > as people write it"), /<blockquote>\s*<blockquote>\s*<blockquote>/);

@@ -123,7 +123,11 @@ class RunAssembler:
         count, expected = end.get("count"), end.get("digest")
         if not isinstance(count, int) or not isinstance(expected, str):
             return Proof(False, "the terminal event carries no count and digest", self.last, "", None, None)
-        digest = digest_of(piece.event for piece in self._pieces)
+        try:
+            digest = digest_of(piece.event for piece in self._pieces)
+        except ValueError as fault:
+            reason = f"an event has no canonical form: {fault}"
+            return Proof(False, reason, self.last, "", count, expected)
         reason = ""
         if count != self.last:
             reason = f"{self.last} events arrived, the run has {count}"

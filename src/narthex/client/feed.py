@@ -8,7 +8,7 @@ first missing event is there; one such reading at a time, in a task that the fee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -36,10 +36,13 @@ TRIES: Final = 5  # of a history reading that a reconnect interrupts
 class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK ships no types
     """The subscription to `thread:<id>` and the runs that are followed in it."""
 
-    def __init__(self, client: Client, thread_id: str, timeout_s: float) -> None:
+    def __init__(
+        self, client: Client, thread_id: str, timeout_s: float, has_ended: Callable[[str], Awaitable[bool]]
+    ) -> None:
         self.channel = f"thread:{thread_id}"
         self._client = client
         self._timeout_s = timeout_s
+        self._has_ended = has_ended
         self._subscription = client.new_subscription(
             self.channel, events=self, positioned=True, recoverable=True
         )
@@ -176,6 +179,10 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
 
     async def _read_once(self) -> None:
         wanted = {run_id: run for run_id, run in self._runs.items() if not run.ended}
+        # Asked before the history is read: all events of a run that is over by now are in it, or gone for good.
+        for asked in wanted.keys() - self._over:
+            if await self._has_ended(asked):
+                self._over.add(asked)
         start = {run_id: run.last for run_id, run in wanted.items()}
         lacking = set(wanted)
         found: dict[str, list[dict[str, Any]]] = {run_id: [] for run_id in wanted}
@@ -195,10 +202,11 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
         for run_id, events in found.items():
             for event in reversed(events):
                 wanted[run_id].take(event)
-        for run_id in lacking:
-            # A queued run has no events yet, and lacks none.
-            if found[run_id] or wanted[run_id].has_gap or run_id in self._over:
-                wanted[run_id].fail(RunIncomplete(run_id, wanted[run_id].last + 1))
+        for run_id, run in wanted.items():
+            # A queued run has no events yet, and lacks none. One that is over lacks its end, if nothing else.
+            incomplete = run_id in lacking and (found[run_id] or run.has_gap)
+            if (incomplete or run_id in self._over) and not run.ended:
+                run.fail(RunIncomplete(run_id, run.last + 1))
 
     async def _page(self, since: StreamPosition | None) -> Any:
         for attempt in range(TRIES):

@@ -30,14 +30,22 @@ from centrifuge import (
 )
 
 from narthex.client.feed import ThreadFeed
-from narthex.client.handshake import Credentials, Preflight, TokenSource, preflight_url, reason_of
+from narthex.client.handshake import (
+    Credentials,
+    Preflight,
+    TokenFailed,
+    TokenSource,
+    preflight_url,
+    reason_of,
+)
 from narthex.client.refusals import Refused, Unreachable, from_close
 from narthex.client.run import Run
 from narthex.client.threads import Threads
-from narthex.errors import ClientError
+from narthex.errors import ClientError, DependencyError
 
 REPEATS: Final = 5  # of a call that a lost connection interrupted and that may be repeated
 MAX_IDLE_FEEDS: Final = 32  # threads that stay subscribed with no run in them; a gateway bounds them as well
+MIN_WAIT_S: Final = 0.001  # the SDK takes no time-out of zero
 EXPIRED_TRIES: Final = 2  # a token source may hold a stale token once; twice it has no fresh one
 ENDED: Final = frozenset({"finished", "cancelled", "interrupted", "failed"})
 """States of `run.get` after which no event follows (docs/protocol.md)."""
@@ -91,8 +99,10 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         )
         self.threads = Threads(self.rpc)
         self._feeds: dict[str, ThreadFeed] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
         self._failure: Refused | None = None
         self._last: Refused | None = None
+        self._token_failed = ""
         self._expired = 0
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
@@ -138,6 +148,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         for feed in list(self._feeds.values()):
             await feed.close(gone)
         self._feeds.clear()
+        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
         await self.sdk.disconnect()
 
     # -- what one does with it ----------------------------------------------------------------------------------
@@ -190,7 +201,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             method: such as `whoami`, `thread.list`.
             params: JSON-able.
             repeat: whether to call again when the connection broke before the answer came: only for methods
-                that do the same when called twice.
+                that do the same when called twice. All in all no longer than `connect_timeout_s` and one command.
 
         Raises:
             ClientError: the gateway's numbered error; `number` ≥ 400.
@@ -199,11 +210,16 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         """
         tries = REPEATS if repeat else 1
         fault: Exception | None = None
-        for _ in range(tries):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connect_timeout_s
+        for attempt in range(tries):
             if self._failure is not None:
                 raise self._failure
+            left = until - loop.time()
+            if attempt and left <= 0:
+                break
             try:
-                await self.sdk.ready(timeout=self._connect_timeout_s)
+                await self.sdk.ready(timeout=max(left, MIN_WAIT_S))
                 answer = await self.sdk.rpc(method, dict(params or {}), timeout=self._timeout_s)
             except ReplyError as error:
                 raise _numbered(error) from error
@@ -228,6 +244,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         """It is up."""
         self.client_id = ctx.client
         self._expired = 0
+        self._token_failed = ""
         self._settled.set()
 
     async def on_error(self, ctx: ErrorContext) -> None:
@@ -236,6 +253,9 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             return
         self.sdk.set_token("")
         error = ctx.error
+        if isinstance(error, TokenFailed):
+            self._token_failed = str(error)
+            return
         if isinstance(error, ReplyError):
             if error.code == _TOKEN_EXPIRED:
                 self._expired += 1
@@ -305,6 +325,9 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
     def _gave_up(self) -> Unreachable:
         last = self._last
         seconds = f"{self._connect_timeout_s:g} s"
+        if self._token_failed:
+            remedy = "Mend get_token; raise SignedOut from it where nobody is signed in."
+            return Unreachable(f"There was no token for {seconds}: {self._token_failed}.", remedy, last)
         if last is None:
             remedy = (
                 f"Check that it runs; `narthex doctor {shlex.quote(self._url)}` finds out what is in the way."
@@ -313,25 +336,52 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         return Unreachable(f"{last.detail} (for {seconds})", last.remedy, last)
 
     async def _feed(self, thread_id: str) -> ThreadFeed:
+        # One of the same thread that is being left must be gone: the SDK knows one subscription a channel.
+        while (leaving := self._leaving.get(thread_id)) is not None:
+            await asyncio.shield(leaving)
+        # From here to the claim nothing is awaited: a second call for the thread finds this one's feed.
         feed = self._feeds.pop(thread_id, None)
         if feed is None:
-            await self._make_room()
-            feed = ThreadFeed(self.sdk, thread_id, self._connect_timeout_s)
+            feed = ThreadFeed(self.sdk, thread_id, self._connect_timeout_s, self._has_ended)
         self._feeds[thread_id] = feed  # at the end: the least recently used is first
         async with feed.claiming():
+            self._make_room()
             try:
                 await feed.ready()
+            except TimeoutError as fault:
+                await self._verdict()
+                if self._failure is not None:
+                    raise self._failure from None
+                raise self._gave_up() from fault
             except BaseException:
                 if self._failure is not None:
                     raise self._failure from None
                 raise
         return feed
 
-    async def _make_room(self) -> None:
+    def _make_room(self) -> None:
+        """Leave the threads that were idle longest, so that at most `MAX_IDLE_FEEDS` stay."""
         idle = [thread_id for thread_id, feed in self._feeds.items() if feed.idle]
         for thread_id in idle[: max(0, len(idle) - MAX_IDLE_FEEDS + 1)]:
-            gone = Refused("disconnected", "The thread is no longer followed.", "Follow the run again.")
-            await self._feeds.pop(thread_id).close(gone)
+            self._leaving[thread_id] = asyncio.create_task(self._leave(thread_id, self._feeds.pop(thread_id)))
+
+    async def _leave(self, thread_id: str, feed: ThreadFeed) -> None:
+        try:
+            await feed.close(
+                Refused("disconnected", "The thread is no longer followed.", "Follow the run again.")
+            )
+        except CentrifugeError:
+            pass  # the line broke: the subscription ended with it
+        finally:
+            del self._leaving[thread_id]
+
+    async def _has_ended(self, run_id: str) -> bool:
+        """Whether the gateway says that a run is over; False where it cannot say just now."""
+        try:
+            answer = await self.rpc("run.get", {"run_id": run_id})
+        except (ClientError, DependencyError):
+            return False
+        return answer.get("state") in ENDED
 
     async def _over(self, answer: Mapping[str, Any]) -> bool:
         state = await self.rpc("run.get", {"run_id": answer["run_id"]}, repeat=True)

@@ -22,6 +22,11 @@ from websockets.exceptions import InvalidStatus
 
 from narthex.client.refusals import Refused, SignedOut, from_problem
 
+
+class TokenFailed(Exception):
+    """`get_token` raised, or took too long: nothing that the gateway said. `__cause__` has it."""
+
+
 TokenSource = Callable[[], str | Awaitable[str | None] | None]
 """Gives a token for the next attempt, plain or awaited; `""` or None: none. `SignedOut` ends the trying."""
 
@@ -43,7 +48,7 @@ class Credentials:
 
         Raises:
             UnauthorizedError: nobody is signed in (the SDK stops at that).
-            TimeoutError: the source took too long.
+            TokenFailed: the source raised or took too long (the SDK asks again).
         """
         token = ""
         if self._get_token is not None:
@@ -54,6 +59,10 @@ class Credentials:
             except SignedOut as fault:
                 self.signed_out = str(fault) or "Nobody is signed in."
                 raise UnauthorizedError(self.signed_out) from fault
+            except TimeoutError as fault:
+                raise TokenFailed(f"get_token gave no token within {self._timeout_s:g} s") from fault
+            except Exception as fault:
+                raise TokenFailed(f"get_token raised {type(fault).__name__}: {fault}") from fault
         if token:
             self.headers["Authorization"] = f"Bearer {token}"
         elif self._get_token is not None:
@@ -113,7 +122,8 @@ async def reason_of(error: Exception, preflight: Preflight) -> Refused | None:
         upgrade did not get through; None where nothing is known but that it failed.
     """
     if not isinstance(error, InvalidStatus):
-        if isinstance(error, OSError | TimeoutError | asyncio.TimeoutError):
+        # A token that could not be had says nothing of the gateway: preflight would judge an attempt without one.
+        if isinstance(error, OSError | TimeoutError | asyncio.TimeoutError | TokenFailed):
             return None
         verdict = await preflight.ask()
         return _blocked(0) if verdict is True else verdict or None

@@ -6,7 +6,8 @@
    Members of that name deeper inside stay.
 2. Join deltas: two *adjacent* events whose `type` is TEXT_MESSAGE_CONTENT, REASONING_MESSAGE_CONTENT or
    TOOL_CALL_ARGS and which are equal in everything but `delta` become one, `delta` being both, one after the
-   other. An empty delta joins like any other and stays an event of its own where it has no such neighbour.
+   other. Equal means: the same by step 3. So `true` and `1` differ, and `1` and `1.0` do not, nor do two integers
+   that are the same double. An empty delta joins like any other and stays an event of its own where it has no such neighbour.
    A delta that was merged on the way (`seq_from` … `seq`) is just a longer delta: the rule makes no difference.
 3. Write each as RFC 8785 canonical JSON in UTF-8, join them with one newline (0x0A), none at the end.
 4. The digest is the SHA-256 of that, in lower-case hex.
@@ -59,6 +60,23 @@ def _with_doubles(value: Any) -> Any:
     return value
 
 
+def same_members(first: Event, second: Event) -> bool:
+    """Whether two events, without the members that are left out of the comparison, are the same by step 3.
+
+    Python's own `==` takes `True` for `1`, and keeps two integers apart that a JavaScript client reads as one double.
+
+    Raises:
+        ValueError: as `canonical` does.
+    """
+    if all(
+        type(value) is str for value in first.values()
+    ):  # what nearly every delta is: strings, which compare as such
+        return first == second
+    if first.keys() != second.keys():
+        return False
+    return canonical(first) == canonical(second)
+
+
 class Digest:
     """Takes a run's events one after the other; `value` may be asked for at any time."""
 
@@ -75,7 +93,7 @@ class Digest:
         """Take the next event. Raises ValueError as `canonical` does; then nothing was taken."""
         if event.get("type") in DELTA_ID and isinstance(event.get("delta"), str):
             base = {name: value for name, value in event.items() if name not in LEFT_OUT and name != "delta"}
-            if base != self._base:
+            if self._base is None or not same_members(base, self._base):
                 canonical({**base, "delta": event["delta"]})
                 self._flush()
                 self._base = base

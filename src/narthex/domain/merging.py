@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from narthex.domain.digest import same_members
 from narthex.domain.events import DELTA_ID, Event
 
 MAX_JOINED_CHARS: Final = 16_384
@@ -31,9 +32,13 @@ def joins(first: Event, second: Event) -> bool:
         len(first) == len(second) == 3
     ):  # type, id and delta: what nearly every delta is before it is published
         return True
-    return {key: value for key, value in first.items() if key not in _POSITION} == {
-        key: value for key, value in second.items() if key not in _POSITION
-    }
+    try:
+        return same_members(
+            {key: value for key, value in first.items() if key not in _POSITION},
+            {key: value for key, value in second.items() if key not in _POSITION},
+        )
+    except ValueError:  # no canonical form: never joined, so that the digest says which event it was
+        return False
 
 
 def merge(first: Event, second: Event) -> Event | None:

@@ -14,7 +14,7 @@ import { Conversation, said } from "./conversation.ts";
 import { Drafts } from "./drafts.ts";
 import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "./session-state.ts";
 import { Problem, Session, preflight, request } from "./session.ts";
-import type { Config, Hit, Thread, Whoami } from "./wire.ts";
+import type { Config, Hit, Invitation, Thread, Whoami } from "./wire.ts";
 
 const THREADS_PAGE = 50;
 
@@ -32,6 +32,8 @@ export class App {
   readonly me: Signal<Whoami | null> = signal(null);
   readonly threads: Signal<readonly Thread[]> = signal([]);
   readonly moreThreads = signal(false);
+  /** Open invitations to this person, newest first. */
+  readonly invitations: Signal<readonly Invitation[]> = signal([]);
   /** Threads in which something happened that this person has not looked at. */
   readonly unseen: Signal<ReadonlySet<string>> = signal(new Set());
   /** Runs that are going on, by id, with their threads. */
@@ -135,6 +137,48 @@ export class App {
     if (this.conversation.value?.id.value === threadId) this.go("");
   }
 
+  async accept({ thread_id }: Invitation): Promise<void> {
+    await this.connection.rpc("thread.invitation.accept", { thread_id });
+    await this.#readInvitations();
+    this.go(thread_id);
+  }
+
+  async decline({ thread_id }: Invitation): Promise<void> {
+    await this.connection.rpc("thread.invitation.decline", { thread_id });
+    await this.#readInvitations();
+  }
+
+  /** No more invitations by this user; the open ones disappear. They are not told. */
+  async block({ invited_by, inviter_name }: Invitation): Promise<void> {
+    await this.connection.rpc("user.block", { user_id: invited_by });
+    await this.#readInvitations();
+    this.say(`${inviter_name || invited_by} cannot invite you any more.`);
+  }
+
+  /** Whom this person has blocked. */
+  async blocked(): Promise<string[]> {
+    return (await this.connection.rpc("user.blocked", {})).users;
+  }
+
+  async unblock(user: string): Promise<void> {
+    await this.connection.rpc("user.unblock", { user_id: user });
+    await this.#readInvitations();
+  }
+
+  /** Delete threads for everybody. Stops at the first that cannot be deleted, and says why. */
+  async removeMany(threadIds: readonly string[]): Promise<void> {
+    for (const id of threadIds) await this.remove(id);
+  }
+
+  /** Leave threads; what could not be left is said. */
+  async leave(threadIds: readonly string[]): Promise<void> {
+    const { left, failed } = await this.connection.rpc("thread.leave", { thread_ids: [...threadIds] });
+    for (const id of left) this.#forget(id);
+    if (left.includes(this.conversation.value?.id.value ?? "")) this.go("");
+    const kept = Object.keys(failed).length;
+    if (kept) this.say(`${kept === 1 ? "One thread was" : `${kept} threads were`} not left: you are the only member. Delete it instead.`);
+  }
+
   /** Say something for a few seconds. */
   say(text: string): void {
     this.toast.value = text;
@@ -224,6 +268,7 @@ export class App {
     this.working.value = new Map();
     this.unseen.value = new Set();
     this.threads.value = [];
+    this.invitations.value = [];
     this.moreThreads.value = false;
     clearTimeout(this.#reloading);
     // That nobody is signed in is no news; a credential that is not accepted any more is, and a sign-in that failed.
@@ -247,7 +292,12 @@ export class App {
       this.me.value = whoami;
       if (this.conversation.value === null) this.#route();
     }
-    await this.#reload();
+    await Promise.all([this.#reload(), this.#readInvitations()]);
+  }
+
+  async #readInvitations(): Promise<void> {
+    const found = await this.connection.rpc("thread.invitations", { limit: THREADS_PAGE }).catch(() => null);
+    if (found) this.invitations.value = found.invitations;
   }
 
   async #reload(): Promise<void> {
@@ -300,7 +350,7 @@ export class App {
   }
 
   #notice(notice: Custom): void {
-    const value = (notice.value ?? {}) as { threadId?: string; title?: string; userId?: string; by?: string; runId?: string; agent?: string };
+    const value = (notice.value ?? {}) as { threadId?: string; title?: string; name?: string; userId?: string; by?: string; runId?: string; agent?: string };
     const threadId = value.threadId ?? "";
     const open = this.conversation.value;
     const here = threadId !== "" && open?.id.value === threadId;
@@ -329,13 +379,20 @@ export class App {
           if (here) this.go("");
         } else if (here) void open.refreshMembers().catch(() => undefined);
         break;
+      case "narthex.thread_invited":
+        this.say(`${value.name || value.by || "Somebody"} invites you to a thread.`);
+        void this.#readInvitations();
+        return;
+      case "narthex.invitation_closed":
+        void this.#readInvitations();
+        return;
       case "narthex.thread_owner":
         if (here) void open.refreshMembers().catch(() => undefined);
         break;
       case "narthex.thread_added":
         if (here) void open.refreshMembers().catch(() => undefined);
         else this.#see(threadId, true);
-        if (!here && value.userId === this.me.value?.user) this.say("You were added to a thread.");
+        if (!here && value.userId === this.me.value?.user && value.by !== value.userId) this.say("You were added to a thread.");
         break;
     }
     if (threadId) this.#reloadSoon();

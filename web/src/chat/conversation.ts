@@ -40,6 +40,8 @@ export class Conversation {
   readonly role = signal<"owner" | "member">("member");
   readonly items: Signal<readonly Item[]> = signal([]);
   readonly members: Signal<readonly Member[]> = signal([]);
+  /** Users who were invited and have not answered. */
+  readonly invited: Signal<readonly string[]> = signal([]);
   readonly present: Signal<readonly Present[]> = signal([]);
   readonly typing: Signal<readonly string[]> = signal([]);
   /** Others' read markers: user id → offset. */
@@ -270,9 +272,11 @@ export class Conversation {
     this.title.value = title;
   }
 
-  async addMember(user: string): Promise<void> {
-    await this.#connection.rpc("thread.members.add", { thread_id: this.id.value, user_id: user });
+  /** Invite somebody; where the gateway adds members without asking them, they are one at once. */
+  async invite(user: string): Promise<"invited" | "member"> {
+    const { state = "member" } = await this.#connection.rpc("thread.members.add", { thread_id: this.id.value, user_id: user });
     await this.refreshMembers();
+    return state;
   }
 
   async removeMember(user: string): Promise<void> {
@@ -299,6 +303,7 @@ export class Conversation {
     this.title.value = view.thread.title;
     this.role.value = view.role;
     this.members.value = view.members;
+    this.invited.value = (view.invited ?? []).map((one) => one.user_id);
     this.read.value = new Map(view.members.map((member) => [member.user_id, member.read_offset ?? 0]));
   }
 

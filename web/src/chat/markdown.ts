@@ -22,7 +22,7 @@ export type SetMath = (tex: string, display: boolean) => string | null;
 const MAX_NESTING = 32;
 const TOO_DEEP = new RegExp(`^[ \\t]*(?:(?:>|[-*+]|\\d{1,9}[.)])[ \\t]*){${MAX_NESTING},}`, "m");
 /** Brackets that open without an end cost the square of their number. */
-const TOO_MANY_OPEN = /[[*_~`<(]{400,}/;
+const TOO_MANY_OPEN = /(?:[[*_~`<(!]\s?\w{0,2}\s?){400,}/;
 /** A longer answer is shown as text: reading its Markdown would hold up the page for seconds. */
 const MAX_CHARS = 400_000;
 const MAX_TEX_CHARS = 4_000;

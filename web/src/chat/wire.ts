@@ -97,6 +97,15 @@ export interface ThreadView {
   epoch: string;
 }
 
+/** An open invitation to this person. */
+export interface Invitation {
+  thread_id: string;
+  title: string;
+  invited_by: string;
+  inviter_name: string;
+  created_at: number;
+}
+
 export interface Hit {
   thread_id: string;
   title: string;
@@ -131,8 +140,15 @@ export interface Methods {
   "thread.get": [{ thread_id: string; before?: number; before_id?: string; limit?: number }, ThreadView];
   "thread.rename": [{ thread_id: string; title: string }, object];
   "thread.delete": [{ thread_id: string }, object];
-  "thread.members.add": [{ thread_id: string; user_id: string }, object];
+  "thread.members.add": [{ thread_id: string; user_id: string }, { state?: "invited" | "member" }];
   "thread.members.remove": [{ thread_id: string; user_id: string }, object];
+  "thread.leave": [{ thread_ids: string[] }, { left: string[]; failed: { [threadId: string]: string } }];
+  "thread.invitations": [{ limit?: number }, { invitations: Invitation[] }];
+  "thread.invitation.accept": [{ thread_id: string }, { thread_id: string }];
+  "thread.invitation.decline": [{ thread_id: string }, object];
+  "user.block": [{ user_id: string }, object];
+  "user.unblock": [{ user_id: string }, object];
+  "user.blocked": [Record<string, never>, { users: string[] }];
   "thread.read": [{ thread_id: string; offset: number }, object];
   "thread.search": [{ text: string; limit?: number }, { hits: Hit[] }];
   typing: [{ thread_id: string }, object];

@@ -6,7 +6,7 @@
  */
 
 import { canonicalJson, sha256Hex } from "./canonical.ts";
-import { isDelta, isTerminal, sameTarget, type AguiEvent, type RunError, type RunFinished } from "./events.ts";
+import { isDelta, isTerminal, type AguiEvent, type Delta, type RunError, type RunFinished } from "./events.ts";
 
 /** How many events may wait behind a gap; more means that the channel must be read again (`conflict`). */
 const MAX_EARLY = 10_000;
@@ -148,8 +148,11 @@ export class RunAssembler {
     const index = this.#pieces.findIndex((there) => there.from === piece.from);
     const { event } = piece;
     if (index < 0 || !isDelta(event)) return false;
-    const covered = this.#pieces.slice(index);
-    if (!covered.every((there) => isDelta(there.event) && sameTarget(there.event, event))) return false;
+    const covered = this.#pieces.slice(index).map((there) => there.event);
+    const base = baseOf(event);
+    if (base === null || !covered.every((there) => isDelta(there) && baseOf(there) === base)) return false;
+    const seen = covered.map((there) => (isDelta(there) ? there.delta : "")).join("");
+    if (!event.delta.startsWith(seen)) return false;
     this.#pieces.length = index;
     this.#append(piece);
     return true;
@@ -200,6 +203,19 @@ export function normalForm(events: readonly AguiEvent[]): string {
   }
   close();
   return lines.join("\n");
+}
+
+/**
+ * What two deltas must share to be parts of one: everything but text and place, compared as RFC 8785 writes it (so `true`
+ * is not `1`, and `1.0` is). Null for one that has no canonical form.
+ */
+function baseOf(event: Delta): string | null {
+  const bare = Object.fromEntries(Object.entries(event).filter(([name]) => !LEFT_OUT.has(name) && name !== "delta"));
+  try {
+    return canonicalJson(bare);
+  } catch {
+    return null;
+  }
 }
 
 /** SHA-256 hex over `normalForm(events)`. */

@@ -211,12 +211,3 @@ export type Delta = TextMessageContent | ReasoningContent | ToolCallArgs;
 export function isDelta(event: AguiEvent): event is Delta {
   return DELTAS.has(event.type) && typeof (event as { delta?: unknown }).delta === "string";
 }
-
-/** Whether two deltas append to the same message, reasoning or tool call. */
-export function sameTarget(one: Delta, other: Delta): boolean {
-  return one.type === other.type && targetOf(one) === targetOf(other);
-}
-
-function targetOf(delta: Delta): string {
-  return delta.type === "TOOL_CALL_ARGS" ? delta.toolCallId : delta.messageId;
-}

@@ -1,4 +1,4 @@
-/** Who is in the thread: see, add, remove. */
+/** Who is in the thread and who is invited: see, invite, remove, take back. */
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
@@ -12,43 +12,72 @@ import { initials } from "./words.ts";
 export function Members({ app, conversation, onClose }: { app: App; conversation: Conversation; onClose: () => void }): JSX.Element {
   const [user, setUser] = useState("");
   const [problem, setProblem] = useState("");
+  const [done, setDone] = useState("");
   const me = app.me.value?.user ?? "";
   const owner = conversation.role.value === "owner";
   const here = new Set(conversation.present.value.map((one) => one.user));
+  const nameOf = (id: string): string => conversation.nameOf(id);
 
-  async function change(work: () => Promise<void>): Promise<void> {
+  async function change(work: () => Promise<string>): Promise<void> {
     setProblem("");
+    setDone("");
     try {
-      await work();
+      setDone(await work());
       setUser("");
     } catch (error) {
       setProblem(said(error));
     }
   }
 
+  async function invite(): Promise<string> {
+    const wanted = user.trim();
+    const state = await conversation.invite(wanted);
+    return state === "invited" ? `${nameOf(wanted)} is invited, and becomes a member by accepting.` : `${nameOf(wanted)} is a member now.`;
+  }
+
+  async function remove(id: string): Promise<string> {
+    await conversation.removeMember(id);
+    return "";
+  }
+
   return (
     <Dialog title="People in this thread" onClose={onClose}>
       <ul class="people">
         {conversation.members.value.map((member) => (
-          <li key={member.user_id}>
-            <span class="face" aria-hidden="true" data-here={here.has(member.user_id)}>{initials(conversation.nameOf(member.user_id))}</span>
-            <span class="person"><strong>{conversation.nameOf(member.user_id)}</strong>{conversation.nameOf(member.user_id) !== member.user_id && <code>{member.user_id}</code>}</span>
-            <span class="hint">{member.role === "owner" ? "owner" : ""}{here.has(member.user_id) ? " · here" : ""}</span>
+          <Person key={member.user_id} id={member.user_id} name={nameOf(member.user_id)} here={here.has(member.user_id)}
+            note={[member.role === "owner" ? "owner" : "", here.has(member.user_id) ? "here" : ""].filter(Boolean).join(" · ")}>
             {owner && member.user_id !== me && (
-              <button type="button" class="small" onClick={() => void change(() => conversation.removeMember(member.user_id))}>Remove<span class="sr"> {conversation.nameOf(member.user_id)}</span></button>
+              <button type="button" class="small" onClick={() => void change(() => remove(member.user_id))}>Remove<span class="sr"> {nameOf(member.user_id)}</span></button>
             )}
-          </li>
+          </Person>
+        ))}
+        {conversation.invited.value.map((id) => (
+          <Person key={id} id={id} name={nameOf(id)} here={false} note="invited">
+            {owner && <button type="button" class="small" onClick={() => void change(() => remove(id))}>Take back<span class="sr"> the invitation of {nameOf(id)}</span></button>}
+          </Person>
         ))}
       </ul>
-      <form class="add" onSubmit={(event) => { event.preventDefault(); void change(() => conversation.addMember(user.trim())); }}>
-        <label for="add-member">Add somebody by their user id</label>
+      <form class="add" onSubmit={(event) => { event.preventDefault(); void change(invite); }}>
+        <label for="add-member">Invite somebody by their user id</label>
         <div class="buttons">
           <input id="add-member" required spellcheck={false} autocomplete="off" value={user} onInput={(event) => setUser(event.currentTarget.value)} />
-          <button type="submit" class="primary">Add</button>
+          <button type="submit" class="primary">Invite</button>
         </div>
         {problem && <p class="problem" role="alert">{problem}</p>}
+        <p class="hint" role="status">{done}</p>
         <p class="hint">Yours is <code>{me}</code> <CopyButton text={() => me} label="Copy your user id" /></p>
       </form>
     </Dialog>
+  );
+}
+
+function Person({ id, name, here, note, children }: { id: string; name: string; here: boolean; note: string; children?: unknown }): JSX.Element {
+  return (
+    <li>
+      <span class="face" aria-hidden="true" data-here={here}>{initials(name)}</span>
+      <span class="person"><strong dir="auto">{name}</strong>{name !== id && <code>{id}</code>}</span>
+      <span class="hint">{note}</span>
+      {children as JSX.Element}
+    </li>
   );
 }

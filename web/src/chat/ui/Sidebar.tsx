@@ -1,12 +1,17 @@
-/** Threads, search, who one is, and how the connection is doing. On a phone it slides over the thread. */
+/** Invitations, threads by date, search, who one is, and how the connection is doing. On a phone it slides over the thread. */
 
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import type { App } from "../app.ts";
+import type { Thread } from "../wire.ts";
+import { Blocked } from "./Blocked.tsx";
 import { Icon } from "./icons.tsx";
+import { Invitations } from "./Invitations.tsx";
+import { composing } from "./keys.ts";
+import { Menu } from "./Menu.tsx";
 import { current, toggle } from "./theme.ts";
-import { initials, shortTime } from "./words.ts";
+import { dateGroup, initials, shortTime } from "./words.ts";
 
 interface Props {
   app: App;
@@ -17,42 +22,122 @@ interface Props {
 
 export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
   const box = useRef<HTMLElement>(null);
-  const here = app.conversation.value?.id.value ?? "";
-  const unseen = app.unseen.value;
+  /** Ids of the threads that were picked; null while none are being picked. */
+  const [picked, setPicked] = useState<ReadonlySet<string> | null>(null);
+  const [blocked, setBlocked] = useState(false);
   const me = app.me.value;
-  const working = new Set(app.working.value.values());
   useEffect(() => {
     if (open) box.current?.querySelector<HTMLElement>("button, a")?.focus();
   }, [open]);
+
+  function keys(event: KeyboardEvent): void {
+    if (event.key !== "Escape" || composing(event) || (!open && picked === null)) return;
+    event.stopPropagation();
+    if (picked !== null) setPicked(null);
+    else onClose();
+  }
+
   return (
     <>
-      <nav class={open ? "side open" : "side"} ref={box} aria-label="Threads" onKeyDown={(event) => { if (event.key === "Escape" && open) { event.stopPropagation(); onClose(); } }}>
+      <nav class={open ? "side open" : "side"} ref={box} aria-label="Threads" onKeyDown={keys}>
         <p class="wordmark"><Icon name="arch" size={20} /> narthex
           <button type="button" class="ghost only-phone close-side" aria-label="Close" onClick={onClose}><Icon name="close" /></button>
         </p>
         <div class="side-actions">
           <button type="button" class="wide" onClick={() => { app.go(""); onClose(); }}><Icon name="plus" size={16} /> New thread</button>
           <button type="button" class="ghost" onClick={onSearch} aria-label="Search" title="Search (Ctrl+K)"><Icon name="search" /></button>
+          <Menu label="More about your threads" icon="more" entries={[
+            { text: "Select threads", run: () => setPicked(new Set()) },
+            { text: "Blocked people", run: () => setBlocked(true) },
+          ]} />
         </div>
-        <ul class="threads">
-          {app.threads.value.map((thread) => {
-            const id = thread.thread_id;
-            return (
-              <li key={id}>
-                <a href={`#/t/${encodeURIComponent(id)}`} aria-current={id === here ? "page" : undefined} onClick={onClose}>
-                  <span class="thread-title">{thread.title || "Untitled"}</span>
-                  {working.has(id) ? <span class="spinner" role="img" aria-label="an agent is at work" /> : unseen.has(id) ? <span class="unseen"><span class="sr">something new</span></span> : <time>{shortTime(thread.updated_at * 1000)}</time>}
-                </a>
-              </li>
-            );
-          })}
-          {app.moreThreads.value && <li><button type="button" class="small ghost" onClick={() => void app.attempt(() => app.moreOfList())}>Older threads</button></li>}
-          {me && app.threads.value.length === 0 && <li class="hint none">What you talk about will be listed here.</li>}
-        </ul>
+        <div class="threads">
+          <Invitations app={app} onDone={onClose} />
+          <Threads app={app} picked={picked} onPick={setPicked} onOpen={onClose} />
+          {app.moreThreads.value && <button type="button" class="small ghost" onClick={() => void app.attempt(() => app.moreOfList())}>Older threads</button>}
+          {me && app.threads.value.length === 0 && <p class="hint none">What you talk about will be listed here.</p>}
+        </div>
+        {picked !== null && <Picked app={app} picked={picked} onDone={() => setPicked(null)} />}
         <Foot app={app} />
       </nav>
       {open && <div class="veil" onClick={onClose} />}
+      {blocked && <Blocked app={app} onClose={() => setBlocked(false)} />}
     </>
+  );
+}
+
+interface ThreadsProps {
+  app: App;
+  picked: ReadonlySet<string> | null;
+  onPick: (picked: ReadonlySet<string>) => void;
+  onOpen: () => void;
+}
+
+function Threads({ app, picked, onPick, onOpen }: ThreadsProps): JSX.Element {
+  const groups: { name: string; threads: Thread[] }[] = [];
+  for (const thread of app.threads.value) {
+    const name = dateGroup(thread.updated_at * 1000);
+    const last = groups.at(-1);
+    if (last?.name === name) last.threads.push(thread);
+    else groups.push({ name, threads: [thread] });
+  }
+  const pick = (id: string): void => {
+    const changed = new Set(picked);
+    if (!changed.delete(id)) changed.add(id);
+    onPick(changed);
+  };
+  return (
+    <>
+      {groups.map(({ name, threads }) => (
+        <section key={name} aria-label={name}>
+          <h2 class="group">{name}</h2>
+          <ul>
+            {threads.map((thread) => picked === null
+              ? <Entry key={thread.thread_id} app={app} thread={thread} onOpen={onOpen} />
+              : <li key={thread.thread_id}><label class="check pick"><input type="checkbox" checked={picked.has(thread.thread_id)} onChange={() => pick(thread.thread_id)} /> <span class="thread-title" dir="auto">{thread.title || "Untitled"}</span></label></li>)}
+          </ul>
+        </section>
+      ))}
+    </>
+  );
+}
+
+function Entry({ app, thread, onOpen }: { app: App; thread: Thread; onOpen: () => void }): JSX.Element {
+  const id = thread.thread_id;
+  const here = app.conversation.value?.id.value === id;
+  const working = [...app.working.value.values()].includes(id);
+  return (
+    <li>
+      <a href={`#/t/${encodeURIComponent(id)}`} aria-current={here ? "page" : undefined} onClick={onOpen}>
+        <span class="thread-title" dir="auto">{thread.title || "Untitled"}</span>
+        {working ? <span class="spinner" role="img" aria-label="an agent is at work" />
+          : app.unseen.value.has(id) ? <span class="unseen"><span class="sr">something new</span></span>
+          : <time>{shortTime(thread.updated_at * 1000)}</time>}
+      </a>
+    </li>
+  );
+}
+
+/** What can be done with the threads that were picked. Each is asked for twice. */
+function Picked({ app, picked, onDone }: { app: App; picked: ReadonlySet<string>; onDone: () => void }): JSX.Element {
+  const [sure, setSure] = useState("");
+  const ids = [...picked];
+  const many = ids.length === 1 ? "1 thread" : `${ids.length} threads`;
+
+  function press(what: "leave" | "delete"): void {
+    if (sure !== what) return setSure(what);
+    void app.attempt(() => (what === "leave" ? app.leave(ids) : app.removeMany(ids))).then(onDone);
+  }
+
+  return (
+    <div class="picked" role="group" aria-label="Selected threads">
+      <p class="hint" role="status">{many} selected</p>
+      <div class="buttons">
+        <button type="button" class="small danger" disabled={!ids.length} onClick={() => press("leave")}>{sure === "leave" ? `Really leave ${many}` : "Leave"}</button>
+        <button type="button" class="small danger" disabled={!ids.length} onClick={() => press("delete")}>{sure === "delete" ? `Really delete ${many}, for everybody` : "Delete"}</button>
+        <button type="button" class="small ghost" onClick={onDone}>Cancel</button>
+      </div>
+    </div>
   );
 }
 

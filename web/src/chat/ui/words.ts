@@ -11,6 +11,20 @@ export function shortTime(ms: number, now: number = Date.now()): string {
   return date.toDateString() === new Date(now).toDateString() ? time.format(date) : day.format(date);
 }
 
+const month = new Intl.DateTimeFormat(undefined, { month: "long", year: "numeric" });
+
+/** The heading that a thread of that moment is listed under: days, then weeks, then months. */
+export function dateGroup(ms: number, now: number = Date.now()): string {
+  const midnight = new Date(now);
+  midnight.setHours(0, 0, 0, 0);
+  const since = (days: number): number => new Date(midnight).setDate(midnight.getDate() - days);
+  if (ms >= midnight.getTime()) return "Today";
+  if (ms >= since(1)) return "Yesterday";
+  if (ms >= since(7)) return "Previous 7 days";
+  if (ms >= since(30)) return "Previous 30 days";
+  return month.format(new Date(ms));
+}
+
 export function fullTime(ms: number): string {
   return ms ? full.format(new Date(ms)) : "";
 }
