@@ -741,7 +741,7 @@ class TestLeases:
         await start(store, *(run(f"r{n}", at=float(n)) for n in range(4)))
         [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
         assert claimed.run_id == "r0"
-        await store.runs.started(claimed, 1, 11.0)
+        await store.runs.started(claimed, Position(1, "e"), 11.0)
         await store.runs.finish(
             claimed,
             state="failed",

@@ -41,6 +41,7 @@ async def markdown(*messages: Message) -> str:
         messages=[],
         members=[ThreadMember(user_id="u-1", role="owner", joined_at=0)],
         runs=[],
+        outcomes=[],
         interrupts=[],
         invited=[],
         channel="thread:t",

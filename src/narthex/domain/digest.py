@@ -7,7 +7,8 @@
 2. Join deltas: two *adjacent* events whose `type` is TEXT_MESSAGE_CONTENT, REASONING_MESSAGE_CONTENT or
    TOOL_CALL_ARGS and which are equal in everything but `delta` become one, `delta` being both, one after the
    other. Equal means: the same by step 3. So `true` and `1` differ, and `1` and `1.0` do not, nor do two integers
-   that are the same double. An empty delta joins like any other and stays an event of its own where it has no such neighbour.
+   that are the same double. An empty delta joins like any other and stays an event of its own where it has no
+   such neighbour.
    A delta that was merged on the way (`seq_from` … `seq`) is just a longer delta: the rule makes no difference.
 3. Write each as RFC 8785 canonical JSON in UTF-8, join them with one newline (0x0A), none at the end.
 4. The digest is the SHA-256 of that, in lower-case hex.
