@@ -302,6 +302,65 @@ class PostgresServer(Server):
         assert not alive, f"children of {self.name} outlive it: {alive}"
 
 
+class StandbyServer(PostgresServer):
+    """A hot standby of another server, made from a base backup of it; `promote` makes it a primary."""
+
+    def __init__(self, directory: Path, primary: PostgresServer) -> None:
+        super().__init__(directory)
+        self._primary = primary
+
+    def initialise(self) -> None:
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        if self.user is not None:
+            os.chown(self.directory.parent, self.user, -1)
+        source = ["-h", self._primary.host, "-p", str(self._primary.port), "-U", "postgres"]
+        subprocess.run(
+            [str(self._binaries / "pg_basebackup"), *source, "-D", str(self.directory), "-R", "-c", "fast"],
+            check=True,
+            capture_output=True,
+            user=self.user,
+        )
+
+
+class PgBouncer(Server):
+    """Debian's PgBouncer in transaction mode before a PostgreSQL. It refuses to run as root, too."""
+
+    def __init__(self, directory: Path, target: PostgresServer, pool_size: int = 2) -> None:
+        found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+        if found is None:
+            missing("pgbouncer", "apt-get install pgbouncer")
+        self._binary = found
+        self._target = target
+        self._pool_size = pool_size
+        super().__init__("pgbouncer", free_port(), directory)
+
+    @property
+    def user(self) -> int | None:
+        return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+
+    def url(self, database_url: str) -> str:
+        """The URL of a database of the target, through here."""
+        return database_url.replace(f":{self._target.port}/", f":{self.port}/")
+
+    def command(self) -> list[str]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "listen_addr": self.host,
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": str(self._pool_size),
+            "max_client_conn": "200",
+            "server_login_retry": "1",
+        }
+        lines = ["[databases]", f"* = host={self._target.host} port={self._target.port} user=postgres"]
+        lines += ["[pgbouncer]", *(f"{name} = {value}" for name, value in settings.items())]
+        file = self.directory / "pgbouncer.ini"
+        file.write_text("\n".join(lines) + "\n")
+        return [self._binary, str(file)]
+
+
 @contextlib.asynccontextmanager
 async def database(server: PostgresServer) -> AsyncIterator[str]:
     """The URL of a new database on a running server, dropped at the end."""

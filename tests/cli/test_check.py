@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -106,3 +107,22 @@ def test_a_settings_file_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixt
     file.write_text("max_headers = 99\n")
     assert run(["check", "--config", str(file)]) == 0
     assert f"max_headers in {file}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("character", "/#?[]@%:,;=&+ äß")
+@pytest.mark.parametrize(
+    "variable", ["NARTHEX_BROKER_URL=nats", "NARTHEX_BROKER_URL=redis", "NARTHEX_STORE_URL=postgresql"]
+)
+def test_passwords_in_urls_are_never_printed(
+    variable: str, character: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Encoded or not: each engine's URL is shown without its password, or refused (78) with the reason."""
+    name, _, scheme = variable.partition("=")
+    raw, encoded = f"canary{character}tail", quote(f"canary{character}tail", safe="")
+    for password, codes in ((encoded, {0}), (raw, {0, 78})):
+        monkeypatch.setenv(name, f"{scheme}://app:{password}@db.example/0")
+        assert run(["check", "--all"]) in codes
+        text = "".join(capsys.readouterr())
+        assert "canary" not in text
+        assert "tail" not in text.replace("details", "")
+        assert "db.example" in text or "%2F" in text

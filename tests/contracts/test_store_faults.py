@@ -173,7 +173,10 @@ class Announcing(FaultProxy):
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.clients.append(writer)
-        await super()._serve(reader, writer)
+        try:
+            await super()._serve(reader, writer)
+        finally:
+            self.clients.remove(writer)
 
     def announce(self) -> None:
         """Send what PostgreSQL sends to a session that it ends; the connection stays open for now."""

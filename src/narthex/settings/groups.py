@@ -241,12 +241,15 @@ class EngineOptions(BaseModel):
 
     broker_url: Secret | None = option(
         None,
-        "`nats://…` or `redis://…`.",
+        "`nats://…` or `redis://…`; several hosts: `a:4222,b:4222`. Percent-encode special characters of a password.",
         url=True,
         default_text="SQLite in the data directory",
     )
     store_url: Secret | None = option(
-        None, "`postgresql://…`.", url=True, default_text="SQLite in the data directory"
+        None,
+        "`postgresql://…`; several hosts, poolers and libpq's parameters: docs/scaling.md.",
+        url=True,
+        default_text="SQLite in the data directory",
     )
     sqlite_synchronous: Literal["normal", "full"] = option(
         "normal",

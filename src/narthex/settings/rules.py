@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from narthex.adapters.stores.postgres_address import parse_postgres
 from narthex.domain.addresses import TrustedProxies, parse_trusted_proxies
 from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide, find_environment, is_loopback
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
+from narthex.errors import ConfigError
 from narthex.settings.issuer_rules import issuer_problems, short_secrets
 from narthex.settings.model import Settings
 from narthex.settings.trust import ambiguities
@@ -157,6 +159,11 @@ def _engines(settings: Settings, platform: str) -> Iterator[str]:
                 f"{variable} has an unknown scheme. Begin it with {', '.join(s + '://' for s in schemes)}, or unset "
                 "it for SQLite in the data directory."
             )
+        elif url and schemes is STORE_SCHEMES:
+            try:
+                parse_postgres(url.get_secret_value())
+            except ConfigError as fault:
+                yield from fault.problems
         elif url and (reason := _unreadable(url.get_secret_value())):
             yield f"{variable} is no URL of an engine: {reason}"
         elif not scheme and platform == "cloud-run" and not settings.single_instance:

@@ -2,22 +2,27 @@
 
 Not here: SQL. Rules: nothing is retried here, because whoever asked knows whether asking again is right (after a
 lost connection nobody knows what happened); an error quotes no value of a row; only the migration may take longer than
-`timeout_s`. Text with NUL characters, which PostgreSQL cannot hold, is kept with U+FFFD in their place.
+`timeout_s`. Nothing is set on a session, at its start or later, and what a pooler would lose is not used: all of it
+works through PgBouncer in transaction mode. Text with NUL characters, which PostgreSQL cannot hold, is kept with U+FFFD
+in their place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg
+import structlog
 
+from narthex.adapters.stores.postgres_address import CONNECT_S, parse_postgres
 from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import POSTGRES
 from narthex.adapters.stores.sql.memberships import SqlMemberships
@@ -34,10 +39,10 @@ from narthex.ports.store import Records
 from narthex.ports.threads import Threads
 
 T = TypeVar("T")
+_log = structlog.get_logger("narthex.store")
 
 POOL_SIZE: Final = 10  # connections a process: a PostgreSQL of default size serves ten such
 MAX_WAITING: Final = 5_000
-CONNECT_S: Final = 5.0
 TIMEOUT_S: Final = 10.0
 IDLE_S: Final = 300.0
 MIGRATE_S: Final = 60.0  # it may build an index, or wait for the instance that does
@@ -46,13 +51,23 @@ _BROKEN: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What leaves a connection of no use. InternalClientError is what asyncpg raises for a statement on a connection over
 which the server has announced its end and which it has not closed yet."""
 _FAULTS: Final = (asyncpg.PostgresError, *_BROKEN)
+_READ_ONLY: Final = (asyncpg.ReadOnlySQLTransactionError, asyncpg.TargetServerAttributeNotMatched)
+_ELSEWHERE: Final = (
+    *(ConnectionError, TimeoutError, socket.gaierror, asyncpg.CannotConnectNowError),
+    *(
+        asyncpg.ConnectionDoesNotExistError,
+        asyncpg.TooManyConnectionsError,
+        asyncpg.TargetServerAttributeNotMatched,
+    ),
+)
+"""What another host, or the same one a moment later, may do better."""
 
 
 class PostgresStore:
     """The store on PostgreSQL 14 or newer.
 
     Args:
-        url: `postgresql://user:password@host:port/database`; asyncpg's options may follow as a query.
+        url: `postgresql://user:password@host:port[,host:port…]/database`, see `postgres_address`.
         pool_size: connections of this process.
         timeout_s: after which a call raises DependencyError.
     """
@@ -109,12 +124,14 @@ class PostgresEngine:
     """`stores.sql.operation.Engine` over a pool of connections."""
 
     def __init__(self, url: str, pool_size: int, timeout_s: float) -> None:
-        self._url = url
-        parts = urlsplit(url)
-        self._shown = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+        self._address = parse_postgres(url)
+        self._shown = self._address.shown
         self._pool_size = pool_size
         self._timeout_s = timeout_s
         self._pool: Any = None  # asyncpg has no types
+        self._pooled = self._address.pooled
+        self._last: Exception | None = None  # why the last try to connect failed
+        self._host = 0  # the one that took the last connection is asked first
         self._waiting = 0
         self._idle = asyncio.Event()
 
@@ -129,8 +146,10 @@ class PostgresEngine:
         except BaseException as error:
             await self._close()
             if isinstance(error, TimeoutError):
-                raise self._unreachable("nothing in time") from error
+                raise self._never() from error
             raise
+        for note in self._address.notes:
+            _log.warning("store_url_parameter", note=note)
 
     async def reach(self) -> str:
         """See `PostgresStore.reach`."""
@@ -138,18 +157,17 @@ class PostgresEngine:
             async with asyncio.timeout(CONNECT_S):
                 self._pool = await self._connect()
                 async with self._connection() as connection:
+                    pooler = ", behind a pooler" if self._pooled else ""
                     version = await connection.fetchval("SHOW server_version")
-                    standby = await connection.fetchval("SELECT pg_is_in_recovery()")
                     known = await connection.fetchval("SELECT to_regclass('schema_versions') IS NOT NULL")
         except TimeoutError as error:
-            raise self._unreachable("nothing in time") from error
+            raise self._never() from error
         except _FAULTS as error:
             raise self._translated(error) from error
         finally:
             await self._close()
-        if standby:
-            raise self._translated(asyncpg.ReadOnlySQLTransactionError())
-        return f"PostgreSQL {version}, {'with' if known else 'without'} narthex's tables"
+        words = [f"PostgreSQL {version}{pooler}", f"{'with' if known else 'without'} narthex's tables"]
+        return ", ".join([*words, *self._address.notes])
 
     async def stop(self) -> None:
         """Let operations under way finish, then close."""
@@ -176,20 +194,13 @@ class PostgresEngine:
     async def _connect(self) -> Any:
         while True:
             try:
+                await self._look_for_pooler()
                 return await asyncpg.create_pool(
-                    self._url,
                     min_size=1,
                     max_size=self._pool_size,
-                    timeout=CONNECT_S,
-                    command_timeout=self._timeout_s,
                     max_inactive_connection_lifetime=IDLE_S,
+                    connect=self._open,
                     reset=_leave_as_it_is,
-                    server_settings={
-                        "application_name": "narthex",
-                        "statement_timeout": str(int(self._timeout_s * 1000)),
-                        "idle_in_transaction_session_timeout": str(int(self._timeout_s * 1000)),
-                        "timezone": "UTC",
-                    },
                 )
             except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
                 raise ConfigError(
@@ -197,10 +208,57 @@ class PostgresEngine:
                         f"PostgreSQL at {self._shown} refused the credentials or the database of NARTHEX_STORE_URL."
                     ]
                 ) from error
-            except (asyncpg.CannotConnectNowError, ConnectionError):
+            except (asyncpg.ClientConfigurationError, FileNotFoundError) as error:
+                # `from None`: the library's message may quote the URL.
+                problem = (
+                    f"NARTHEX_STORE_URL has a parameter that cannot be used ({type(error).__name__}): look at the "
+                    "files that sslrootcert, sslcert, sslkey, sslcrl, passfile and service name."
+                )
+                raise ConfigError([problem]) from None
+            except _ELSEWHERE as error:
+                self._last = error
                 await asyncio.sleep(0.2)  # starting, or not there yet: until the caller's time is over
             except _FAULTS as error:
                 raise self._unreachable(type(error).__name__) from error
+
+    async def _look_for_pooler(self) -> None:
+        """A pooler gives a client a process id of its own making. Named statements are lost behind one that lends
+        its connections for a transaction each, so none are used there.
+        """
+        if self._pooled:
+            return
+        connection = await self._open(statement_cache_size=0)
+        try:
+            self._pooled = await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid()
+        finally:
+            connection.terminate()
+
+    async def _open(self, *_: Any, **options: Any) -> Any:
+        """A connection to the host that is the primary, the last one first."""
+        address = self._address
+        last: Exception | None = None
+        if self._pooled:
+            options["statement_cache_size"] = 0
+        if address.system_roots:
+            options["ssl"] = ssl.create_default_context()
+        for turn in range(len(address.urls) or 1):
+            place = (self._host + turn) % max(1, len(address.urls))
+            try:
+                connection = await asyncpg.connect(
+                    address.urls[place] if address.urls else None,
+                    timeout=address.connect_s,
+                    command_timeout=self._timeout_s,
+                    server_settings=address.settings,
+                    target_session_attrs=address.session_attrs,
+                    **options,
+                )
+            except (*_ELSEWHERE, asyncpg.InvalidCatalogNameError) as error:  # a standby may not know it yet
+                last = error
+                continue
+            self._host = place
+            return connection
+        assert last is not None
+        raise last
 
     async def _bounded(self, operation: Operation[T], *, writes: bool) -> T:
         if self._pool is None:
@@ -230,9 +288,7 @@ class PostgresEngine:
             async with self._connection() as connection:
                 if not writes:
                     return await _drive(connection, operation)
-                async with _transaction(connection):
-                    if statement_s is not None:
-                        await connection.execute(f"SET LOCAL statement_timeout = {int(statement_s * 1000)}")
+                async with _transaction(connection, statement_s or self._timeout_s):
                     return await _drive(connection, operation, statement_s)
         except NarthexError:
             raise
@@ -241,10 +297,23 @@ class PostgresEngine:
             raise Bug(
                 "store_conflict", f"A row that must be new was there already ({error.constraint_name})."
             ) from None
+        except asyncpg.InsufficientPrivilegeError as error:
+            if statement_s is None:
+                raise self._translated(error) from error
+            raise self._no_privilege() from error
+        except _READ_ONLY as error:
+            await self._leave()
+            raise self._translated(error) from error
         except _FAULTS as error:
             raise self._translated(error) from error
         finally:
             operation.close()
+
+    async def _leave(self) -> None:
+        """The server takes no writes any more: every connection to it is given up, and the primary looked for."""
+        self._host += 1
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
@@ -258,15 +327,30 @@ class PostgresEngine:
         finally:
             await pool.release(connection)
 
+    def _no_privilege(self) -> ConfigError:
+        role = self._address.user or "the role of NARTHEX_STORE_URL"
+        problem = (
+            f"The role {role} may not make tables in the database {self._shown}. As the database's owner run: "
+            f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"; (PostgreSQL 15 and newer grant it to nobody), or give '
+            "the role a schema of its own."
+        )
+        return ConfigError([problem])
+
     def _translated(self, error: Exception) -> DependencyError:
         remedy = "Retry; if it lasts, look at PostgreSQL's log."
         if isinstance(error, asyncpg.DiskFullError):
             remedy = "Free disk space for PostgreSQL."
-        elif isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-            remedy = "The server is a standby: let NARTHEX_STORE_URL name the primary."
+        elif isinstance(error, _READ_ONLY):
+            remedy = "The server is a standby: let NARTHEX_STORE_URL name the primary, or all hosts of the cluster."
         return DependencyError(
             "store", f"PostgreSQL at {self._shown} failed: {type(error).__name__}.", remedy
         )
+
+    def _never(self) -> DependencyError:
+        """No host would do within the time of a start."""
+        if isinstance(self._last, _READ_ONLY):
+            return self._translated(self._last)
+        return self._unreachable("nothing in time")
 
     def _unreachable(self, why: str) -> DependencyError:
         return DependencyError(
@@ -287,20 +371,22 @@ async def _leave_as_it_is(connection: Any) -> None:
 
 
 @asynccontextmanager
-async def _transaction(connection: Any) -> AsyncIterator[None]:
+async def _transaction(connection: Any, statement_s: float) -> AsyncIterator[None]:
     """Begin; commit, or roll back. Where no answer came in time neither is asked for: without its connection
-    the server rolls back by itself.
+    the server rolls back by itself. Its bounds are the transaction's own, in the same round trip.
     """
-    transaction = connection.transaction()
-    await transaction.start()
+    bound = int(statement_s * 1000)
     try:
+        await connection.execute(
+            f"BEGIN; SET LOCAL statement_timeout = {bound}; SET LOCAL idle_in_transaction_session_timeout = {bound}"
+        )
         yield
     except (asyncio.CancelledError, TimeoutError):
         raise
     except BaseException:
-        await transaction.rollback()
+        await connection.execute("ROLLBACK")
         raise
-    await transaction.commit()
+    await connection.execute("COMMIT")
 
 
 async def _drive(connection: Any, operation: Operation[T], statement_s: float | None = None) -> T:
