@@ -28,6 +28,7 @@ from narthex.adapters.brokers.nats.jetstream import (
     StreamMissing,
     Unavailable,
 )
+from narthex.adapters.brokers.nats.streams import new_epoch
 from narthex.errors import Bug, DependencyError
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Published
 
@@ -56,6 +57,7 @@ class Appender:
         doubt: called when JetStream does not answer again and again: is the stream still there?
         max_body: bytes that the server takes in one message.
         contention: hears of every publication that lost to another node's.
+        prove: look whether the stream is still the one that its epoch stands for, before a channel is begun in it.
         max_pending: publications that may wait.
     """
 
@@ -70,6 +72,7 @@ class Appender:
         doubt: Callable[[], None],
         max_body: Callable[[], int],
         contention: Contention,
+        prove: Callable[[], Awaitable[object]],
         max_pending: int = MAX_PENDING,
     ) -> None:
         self._stream = stream
@@ -80,6 +83,7 @@ class Appender:
         self._doubt = doubt
         self._max_body = max_body
         self._contention = contention
+        self._prove = prove
         self._max_pending = max_pending
         self._logs: OrderedDict[str, ChannelLog] = OrderedDict()
         self._accepting = False
@@ -254,8 +258,17 @@ class Appender:
             log.forget()
         if end == 0 or log.seq == 0 or end < log.seq:
             last = await self._stream.last(log.subject)
-            if last is None or last.seq < log.seq:  # no log any more, or another: what we knew is gone
+            lost = log.seq > 0 and (last is None or last.seq < log.seq)
+            if last is None or lost:  # no log any more, or another: what we knew is gone
                 log.forget()
+                if (
+                    lost and last is None
+                ):  # what comes next is another log, whatever else turns out to be lost
+                    log.incarnation = new_epoch()
+            if last is None or lost:
+                await self._prove()
+                if log.stale:  # it was another stream: its epoch has changed, and everything is read again
+                    raise Unavailable("the stream is another one")
             if last is None:
                 log.known = True
                 return

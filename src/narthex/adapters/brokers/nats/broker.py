@@ -114,6 +114,7 @@ class NatsBroker:
             doubt=lambda: self._guard.doubt(),  # noqa: PLW0108 - the guard is made of this appender
             max_body=lambda: self._client().max_payload,
             contention=self._contention,
+            prove=lambda: self._guard.proof(),  # noqa: PLW0108 - as above
         )
         self._reader = PageReader(self._stream, subject=subject, epoch=epoch)
         self._comparison = Comparison(
@@ -171,6 +172,7 @@ class NatsBroker:
         """Let publishes finish or fail, then disconnect; idempotent."""
         self._stopping = True
         await self._appender.stop()
+        self._guard.running = False
         await end(*self._tasks)
         self._tasks = []
         await self._disconnect()
@@ -179,6 +181,7 @@ class NatsBroker:
         self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
     ) -> Published:
         """See the port. Raises Overloaded or DependencyError."""
+        self._usable()
         return await self._appender.submit(channel, data, key, tags)
 
     def subscribe(self, channel: str) -> None:
@@ -197,11 +200,11 @@ class NatsBroker:
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         """See the port. A message of this node's own shows that the answers are the log's: a leader that was cut
-        off cannot append. Raises DependencyError.
+        off cannot append. The stream's identity is looked at on the way. Raises DependencyError.
         """
 
         async def compare() -> dict[str, Position]:
-            return await self._comparison.behind(known, await self._guard.append_mark())
+            return await self._comparison.behind(known, await self._guard.proof())
 
         return await self._retrying(compare)
 
@@ -212,6 +215,8 @@ class NatsBroker:
 
         async def read() -> Page:
             await self._subscriptions.settled(channel)
+            if since is not None and since.epoch:  # "nothing is missing" is said of the log as it is now
+                await self._guard.proof()
             through = self._appender.highest_seq
             page = await self._reader.page(channel, since, limit, reverse)
             if self._subscriptions.wants(channel):
@@ -223,13 +228,13 @@ class NatsBroker:
 
     async def remove(self, channel: str) -> None:
         """See the port."""
-        self._running()
+        self._usable()
         await self._appender.remove(channel, new_epoch())
         self._ends.forget(channel)
 
     async def trim(self, channel: str, through: int) -> None:
         """See the port; not done while more keys count than a message holds. Raises DependencyError."""
-        self._running()
+        self._usable()
         if await self._appender.remember(channel):
             await self._retrying(lambda: self._drop(channel, through))
 
@@ -255,7 +260,7 @@ class NatsBroker:
 
     async def ping(self) -> None:
         """See the port; no retries beyond one leader's answer, because health is asked for now."""
-        client = self._running()
+        client = self._usable()
         try:
             await self._guard.ping()
         except (Unavailable, StreamMissing, Refused) as error:
@@ -282,12 +287,19 @@ class NatsBroker:
             raise NATS.not_running()
         return self._client_now
 
+    def _usable(self) -> Client:
+        """As `_running`; and the stream is not one that can lose what was acknowledged."""
+        client = self._running()
+        if self._guard.refused is not None:
+            raise self._guard.refused
+        return client
+
     def _unreachable(self, error: Exception) -> DependencyError:
         return NATS.silent(self._address.shown, str(error))
 
     async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until it works or `timeout_s` is over. Raises DependencyError."""
-        self._running()
+        self._usable()
         try:
             return await self._patience.call(call)
         except Refused as refused:
@@ -396,7 +408,9 @@ class NatsBroker:
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            if self._client_now is not None and self._client_now.is_closed:
+            if self._guard.refused is not None or (
+                self._client_now is not None and self._client_now.is_closed
+            ):
                 self._guard.doubt()
             self._contention.end_idle(asyncio.get_running_loop().time())
             for channel, member in self._presence.expire(time.monotonic()):

@@ -1,14 +1,17 @@
 """The streams that the broker keeps: what they are made with, and the epoch that one of them carries.
 
-Rules: the epoch stands in the log stream's metadata, so another stream is another epoch; it is changed when the
-stream ends before a message that was seen in it, and, where the servers are on this machine, after each boot
-of it, because then nobody is left who saw anything. A stream of a newer layout is refused.
+Rules: the epoch stands in the log stream's metadata, and beside it what proves that the stream is still the one that
+had that epoch: when it was created (a restored stream, or one made anew from its configuration, was created later)
+and the sequence of an anchor, its first message, which nothing of ours drops (a purge, or a limit that an operator
+set, drops it first). The epoch is changed when a proof fails, when the stream ends before a message that was seen in
+it, and, where the servers are on this machine, after each boot of it, because then nobody is left who saw anything.
+A stream of a newer layout is refused, and one whose configuration can drop what was acknowledged.
 """
 
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from nats.aio.client import Client
 
@@ -21,6 +24,8 @@ KEPT_MESSAGES: Final = KEPT_PUBLICATIONS  # of a channel; a message holds at lea
 _EPOCH: Final = "narthex-epoch"
 _BOOT: Final = "narthex-boot"
 _LAYOUT: Final = "narthex-layout"
+_CREATED: Final = "narthex-created"
+_ANCHOR: Final = "narthex-anchor"
 _NAME_IN_USE: Final = 10058
 
 
@@ -53,8 +58,30 @@ def _info(client: Client) -> dict[str, Any]:
     return info
 
 
+class Look(NamedTuple):
+    """What the stream's leader said of it.
+
+    Attributes:
+        first: sequence of the first message that is kept.
+        last: sequence of the last message that there ever was.
+        subjects: how many channels have a message; 0: not told.
+        created: when, in the server's words.
+    """
+
+    first: int
+    last: int
+    subjects: int
+    created: str
+
+
 class LogStream:
-    """The log's stream and its base epoch."""
+    """The log's stream and its base epoch.
+
+    Attributes:
+        replaced: it was created at another moment than the one that had this epoch.
+        anchor: sequence of its first message; 0: it has none yet.
+        problems: what in its configuration can drop acknowledged publications, in words.
+    """
 
     def __init__(self, stream: JetStream, names: Names, kept_messages: int, boot: str) -> None:
         self._stream = stream
@@ -65,13 +92,16 @@ class LogStream:
         self.rebooted = False  # as `ensure` found it
         self.made = False  # by the last `ensure`: nodes that knew another one must hear of it
         self.replicas = 1
+        self.replaced = False
+        self.anchor = 0
+        self.problems: list[str] = []
 
     def epoch(self, incarnation: str) -> str:
         """A channel's epoch: the base, and what it got when it was removed."""
         return f"{self.base_epoch}.{incarnation}" if incarnation else self.base_epoch
 
-    async def ensure(self, replicas: int, connected_to: str) -> int:
-        """Create the stream or read what there is; returns its last sequence.
+    async def ensure(self, replicas: int, connected_to: str) -> Look:
+        """Create the stream or read what there is.
 
         `connected_to` is the server that answered: one on loopback may be a mere relay to another machine.
 
@@ -86,7 +116,14 @@ class LogStream:
         except StreamMissing:
             self.made = True
             answer = await create(self._stream, self._config(replicas))
-        config = answer["config"]
+        return self._read(answer, connected_to)
+
+    async def look(self, connected_to: str) -> Look:
+        """Read what there is. Raises jetstream's errors, StreamMissing among them."""
+        return self._read(await self._stream.api(f"STREAM.INFO.{self._names.log_stream}"), connected_to)
+
+    def _read(self, answer: dict[str, Any], connected_to: str) -> Look:
+        name, config = self._names.log_stream, answer["config"]
         layout = int(config.get("metadata", {}).get(_LAYOUT, 0))
         if layout > LAYOUT:
             raise ConfigError(
@@ -105,15 +142,37 @@ class LogStream:
         self.replicas = int(config.get("num_replicas", 1))
         here = answer.get("cluster", {}).get("leader", "") == connected_to
         self.rebooted = here and self._boot != "" and config["metadata"].get(_BOOT, "") != self._boot
-        return int(answer["state"]["last_seq"])
+        created, noted = str(answer.get("created", "")), config["metadata"].get(_CREATED, "")
+        self.replaced = noted not in ("", created)
+        self.anchor = int(config["metadata"].get(_ANCHOR, 0))
+        self.problems = _lossy(config, self._config(self.replicas))
+        state = answer["state"]
+        return Look(
+            int(state["first_seq"]), int(state["last_seq"]), int(state.get("num_subjects", 0)), created
+        )
 
-    async def change_epoch(self) -> None:
-        """Note that acknowledged publications may be missing."""
+    async def change_epoch(self, anchor: int) -> None:
+        """Note that acknowledged publications may be missing, unless another node has. `anchor`: see the class."""
+        answer = await self._stream.api(f"STREAM.INFO.{self._names.log_stream}")
+        metadata = answer["config"]["metadata"]
+        if metadata[_EPOCH] != self.base_epoch:
+            self.base_epoch, self.anchor = metadata[_EPOCH], int(metadata.get(_ANCHOR, 0))
+            self.replaced = self.rebooted = False
+            return
+        await self._note({_EPOCH: new_epoch(), _BOOT: self._boot}, anchor)
+
+    async def set_anchor(self, anchor: int) -> None:
+        """Note what the stream's first message is; nothing was lost."""
+        await self._note({}, anchor)
+
+    async def _note(self, changes: dict[str, str], anchor: int) -> None:
         answer = await self._stream.api(f"STREAM.INFO.{self._names.log_stream}")
         config = answer["config"]
-        config["metadata"] = {**config["metadata"], _EPOCH: new_epoch(), _BOOT: self._boot}
+        proof = {_CREATED: str(answer.get("created", "")), _ANCHOR: str(anchor)}
+        config["metadata"] = {**config["metadata"], **proof, **changes}
         answer = await self._stream.api(f"STREAM.UPDATE.{self._names.log_stream}", config)
         self.base_epoch = answer["config"]["metadata"][_EPOCH]
+        self.anchor, self.replaced = anchor, False
 
     def _config(self, replicas: int) -> dict[str, Any]:
         return {
@@ -130,6 +189,21 @@ class LogStream:
             "republish": {"src": self._names.log + "*", "dest": self._names.live + "{{wildcard(1)}}"},
             "metadata": {_EPOCH: new_epoch(), _LAYOUT: str(LAYOUT), _BOOT: self._boot},
         }
+
+
+def _lossy(config: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What in a stream's configuration can drop what was acknowledged, or keep it from being told."""
+    limits = ("max_age", "max_bytes", "max_msgs")
+    found = [f"{name} is {config[name]}" for name in limits if int(config.get(name) or 0) > 0]
+    told = config.get("republish") or {}
+    config = config | {"republish": {name: told.get(name) for name in ours["republish"]}}
+    kept = ("retention", "storage", "republish", "allow_direct", "allow_rollup_hdrs")
+    wrong = [name for name in kept if config.get(name) != ours[name]]
+    found += [f"{name} is {config.get(name)!r} and must be {ours[name]!r}" for name in wrong]
+    if not set(ours["subjects"]) <= set(config.get("subjects") or ()):
+        found.append(f"subjects lack {ours['subjects'][0]!r}")
+    found += [f"{name} is set" for name in ("no_ack", "sealed") if config.get(name)]
+    return found
 
 
 async def ensure_presence(stream: JetStream, names: Names, replicas: int) -> None:
