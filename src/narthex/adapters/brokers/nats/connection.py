@@ -16,6 +16,9 @@ from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
 from narthex.errors import ConfigError, DependencyError
 
 CONNECT_S: Final = 5.0
+FIRST_WAIT_S: Final = (
+    0.2  # between tries of the first connection, in nats-py's own loop: a start waits for it
+)
 MAX_WAIT_S: Final = 2.0
 PING_EVERY_S: Final = 2  # two missed: a half-open connection is left within 6 s, half of a publish's time
 Callback = Callable[[], Awaitable[None]]
@@ -121,6 +124,7 @@ async def connect(
                         connect_timeout=2,
                         max_reconnect_attempts=-1,
                         reconnect_to_server_handler=_next_server,
+                        reconnect_time_wait=FIRST_WAIT_S,
                         allow_reconnect=True,
                         ping_interval=PING_EVERY_S,
                         pending_size=0,
