@@ -59,6 +59,7 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 12.0  # a new leader was seen to answer after 7.9 s
 HOUSEKEEPING_S: Final = 1.0
+LISTEN_S: Final = 2.0  # of a connection that is there: its subscriptions, or its end
 
 _log = structlog.get_logger("narthex.broker")
 _decode_control = msgspec.json.Decoder(Control).decode
@@ -152,7 +153,7 @@ class NatsBroker:
         try:
             await self._connect()
             replicas = self._address.replicas or default_replicas(self._client())
-            await self._retrying(lambda: self._open_streams(replicas))
+            await self._retrying(lambda: self._open_first(replicas))
         except BaseException:
             await self._disconnect()
             raise
@@ -318,22 +319,25 @@ class NatsBroker:
             error=self._on_error,
         )
         try:
-            await self._stream.listen()
-            await self._presence_api.listen()
-            await client.subscribe(self._names.control_all, cb=self._on_control)
-            await client.subscribe(self._names.control_node + token(self._node), cb=self._on_control)
-            await client.subscribe(self._names.epoch, cb=self._guard.on_missed)
-            await client.subscribe(
-                f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{self._names.log_stream}", cb=self._guard.on_missed
-            )
-        except NatsError as error:
+            async with asyncio.timeout(LISTEN_S):
+                await self._stream.listen()
+                await self._presence_api.listen()
+                await client.subscribe(self._names.control_all, cb=self._on_control)
+                await client.subscribe(self._names.control_node + token(self._node), cb=self._on_control)
+                await client.subscribe(self._names.epoch, cb=self._guard.on_missed)
+                await client.subscribe(
+                    f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{self._names.log_stream}",
+                    cb=self._guard.on_missed,
+                )
+        except (NatsError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
     async def _disconnect(self) -> None:
         client, self._client_now = self._client_now, None
         if client is not None:
-            with contextlib.suppress(NatsError, OSError):
-                await client.close()
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(LISTEN_S):
+                    await client.close()
 
     async def _connected(self) -> bool:
         """Make another connection where the library gave up; whether it is another one. Raises DependencyError."""
@@ -343,6 +347,12 @@ class NatsBroker:
         await self._connect()
         self._subscriptions.renew()
         return True
+
+    async def _open_first(self, replicas: int) -> None:
+        """As `_open_streams`; a connection that broke meanwhile ends this start, and the next one makes another."""
+        if not self._client().is_connected:
+            raise self._unreachable(Unavailable("the connection broke"))
+        await self._open_streams(replicas)
 
     async def _open_streams(self, replicas: int) -> None:
         await self._guard.open(replicas, server_name(self._client()))
@@ -403,6 +413,8 @@ class NatsBroker:
         self._guard.missed()
 
     async def _on_error(self, error: Exception) -> None:
+        if self._client_now is None:  # of a start, which says itself what it waits for
+            return
         _log.warning("broker_connection", error=type(error).__name__)
 
     async def _housekeeping(self) -> None:

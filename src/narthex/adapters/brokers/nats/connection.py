@@ -106,7 +106,9 @@ async def connect(
     Publishes are never buffered while disconnected: they fail at once, and the broker retries them knowingly.
     """
     client = Client()
-    options: dict[str, Any] = {"user_credentials": address.creds} if address.creds else {}
+    options: dict[str, Any] = {"reconnect_time_wait": FIRST_WAIT_S}  # typed as whole seconds, used as any
+    if address.creds:
+        options["user_credentials"] = address.creds
     if address.user is not None and address.password is not None:
         options |= {"user": address.user, "password": address.password}
     elif address.user is not None:
@@ -124,7 +126,6 @@ async def connect(
                         connect_timeout=2,
                         max_reconnect_attempts=-1,
                         reconnect_to_server_handler=_next_server,
-                        reconnect_time_wait=FIRST_WAIT_S,
                         allow_reconnect=True,
                         ping_interval=PING_EVERY_S,
                         pending_size=0,

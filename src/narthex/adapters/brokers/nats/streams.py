@@ -116,7 +116,11 @@ class LogStream:
         except StreamMissing:
             self.made = True
             answer = await create(self._stream, self._config(replicas))
-        return self._read(answer, connected_to)
+        look, config = self._read(answer, connected_to), answer["config"]
+        if 0 < int(config.get("max_msgs_per_subject", 0)) < self._kept_messages:  # an older narthex made it
+            config["max_msgs_per_subject"] = self._kept_messages
+            look = self._read(await self._stream.api(f"STREAM.UPDATE.{name}", config), connected_to)
+        return look
 
     async def look(self, connected_to: str) -> Look:
         """Read what there is. Raises jetstream's errors, StreamMissing among them."""
@@ -135,9 +139,6 @@ class LogStream:
             raise ConfigError(
                 [f"Stream {name} is not narthex's: set another prefix in NARTHEX_BROKER_URL (?prefix=…)."]
             )
-        if 0 < int(config.get("max_msgs_per_subject", 0)) < self._kept_messages:  # an older narthex made it
-            config["max_msgs_per_subject"] = self._kept_messages
-            config = (await self._stream.api(f"STREAM.UPDATE.{name}", config))["config"]
         self.base_epoch = config["metadata"][_EPOCH]
         self.replicas = int(config.get("num_replicas", 1))
         here = answer.get("cluster", {}).get("leader", "") == connected_to
