@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -263,6 +264,13 @@ class TestRevocations:
         ]
         assert await store.credentials.expire(40.0 + 3_600) == 1
         assert (await store.credentials.revocation_changes(0, 10)).changed == []
+
+    async def test_a_clock_that_is_ahead_ends_no_revocation(self, store: Store) -> None:
+        """An instance that is a day ahead of the store must not delete what keeps a token out elsewhere."""
+        now = time.time()
+        await store.credentials.add_revocation(jti(1, until=now + 7_200))
+        assert await store.credentials.expire(now + 86_400.0) == 0
+        assert len((await store.credentials.revocation_changes(0, 10)).changed) == 1
 
     @pytest.mark.parametrize("now", [40.0, 4_000.0])
     async def test_expire(self, store: Store, now: float) -> None:

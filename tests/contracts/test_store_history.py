@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.contracts.test_store import message, run, thread
 from tests.services import PostgresServer, database
 
 KEPT = {"free": 100.0, "guest": 200.0}  # what is older goes; `enterprise` is not in it: it keeps all
+NOW = 300.0  # long before the store's own clock
 HELLO = 2
 
 
@@ -51,7 +53,7 @@ async def purge(store: Store, *, limit: int = 500) -> Purged:
     """Until there is nothing more."""
     total = Purged()
     while True:
-        found = await store.threads.purge(KEPT, limit=limit)
+        found = await store.threads.purge(KEPT, limit=limit, now=NOW)
         total = Purged(
             threads=total.threads + found.threads,
             messages=total.messages + found.messages,
@@ -192,7 +194,7 @@ class TestPurging:
         await talk(store, "short", 50.0)
         sizes = []
         while True:
-            found = await store.threads.purge(KEPT, limit=20)
+            found = await store.threads.purge(KEPT, limit=20, now=NOW)
             sizes.append(found.messages + found.runs + found.threads)
             if not found.more:
                 break
@@ -234,6 +236,15 @@ class TestPurging:
         assert await store.runs.interrupt("a", "i0") is None
         assert await store.runs.get("a", "t1-r1") is not None
         assert await store.runs.interrupt("a", "i1") is not None
+
+    async def test_a_clock_that_is_ahead_deletes_nothing(self, store: Store) -> None:
+        """By a day, as seen from the store: what is past its limit by that clock alone stays."""
+        now = time.time()
+        await talk(store, "t1", now - 60.0, now - 30.0)
+        ahead_s = 86_400.0
+        kept = {"free": now + ahead_s - 3_600.0}
+        assert await store.threads.purge(kept, limit=100, now=now + ahead_s) == Purged()
+        assert (await store.threads.purge(kept, limit=100, now=now)).threads == 1
 
     async def test_instances_share_the_work(self, store: Store, store_rig: StoreRig) -> None:
         """Several at once: each row is deleted and counted once, and nobody fails."""

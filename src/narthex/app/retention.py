@@ -92,7 +92,8 @@ class Retention(Periodic):
         total = Purged()
         for _ in range(MAX_BATCHES):
             batch_began = time.monotonic()
-            purged = await self._threads.purge(kept_since(self._plans, self._clock()), limit=BATCH)
+            now = self._clock()
+            purged = await self._threads.purge(kept_since(self._plans, now), limit=BATCH, now=now)
             total = _sum(total, purged)
             self._count(purged)
             if not purged.more:

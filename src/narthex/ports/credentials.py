@@ -170,4 +170,6 @@ class Credentials(Protocol):
         """
 
     async def expire(self, now: float) -> int:
-        """Delete expired tickets, refresh tokens and keys, and revocations that ended an hour ago; how many."""
+        """Delete expired tickets, refresh tokens and keys, and revocations that ended an hour ago; how many. Where
+        `now` is ahead of the store's own clock, that one counts.
+        """

@@ -249,8 +249,10 @@ class Threads(Protocol):
     async def note_plan(self, owner: OwnerPlan) -> int:
         """The owner's threads follow their plan, unless a later token said another; how many changed."""
 
-    async def purge(self, kept: Kept, *, limit: int) -> Purged:
+    async def purge(self, kept: Kept, *, limit: int, now: float) -> Purged:
         """Delete what is past its owner's plan, oldest first, at most `limit` rows of threads, messages and runs.
+        `now` is the caller's clock, from which the moments of `kept` come: where it is ahead of the store's own, the
+        moments are moved back by as much, so that a clock that is wrong deletes nothing.
 
         A thread last updated before its plan's moment goes as a whole, unless a run of it is queued or running;
         of others the older messages and ended runs go. Several instances may purge at once: each row is deleted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from narthex.errors import DependencyError
@@ -175,6 +177,7 @@ class MemoryCredentials:
 
     async def expire(self, now: float) -> int:
         self._reach()
+        now = min(now, time.time())
         before = len(self.tickets) + len(self.refresh) + len(self.kept_keys) + len(self.kept_revocations)
         self.tickets = {key: kept for key, kept in self.tickets.items() if kept[1] > now}
         self.refresh = {key: kept for key, kept in self.refresh.items() if kept.expires_at > now}

@@ -223,6 +223,17 @@ async def test_the_first_key_signs_at_once_even_if_made_by_rotation() -> None:
     assert (await keys.rotate()).not_before == NOW
 
 
+async def test_a_clock_that_is_behind_signs_with_the_first_key() -> None:
+    """An instance whose clock is a day behind the one that made the key would not have a key otherwise, for a day."""
+    store, clock = MemoryCredentials(), Clock()
+    await ring(store, clock).load_or_create()
+    clock.now -= 86_400.0
+    behind = ring(store, clock)
+    await behind.start()
+    await behind.stop()
+    assert len(await store.keys("provider")) == 1
+
+
 async def test_unknown_kids_read_the_store_once_a_second() -> None:
     """A hundred tokens of unknown keys cost one read; meanwhile nobody can tell."""
     store, clock = MemoryCredentials(), Clock()

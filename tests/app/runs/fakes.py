@@ -488,7 +488,7 @@ class FakeThreads:
     async def note_plan(self, owner: OwnerPlan) -> int:
         return 0
 
-    async def purge(self, kept: Kept, *, limit: int) -> Purged:
+    async def purge(self, kept: Kept, *, limit: int, now: float) -> Purged:
         return Purged()
 
     async def log_cuts(self, limit: int) -> list[LogCut]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import BatchThread, Job
 from narthex.adapters.sqlite.checkpoint import Checkpointer
 from narthex.adapters.sqlite.file import OwnerLock, Synchronous, claim_format, connect, dependency_error
@@ -141,14 +142,6 @@ class SqliteStore:
         )
 
 
-_WALL_AHEAD_S: Final = time.time() - time.monotonic()
-
-
-def _steady() -> float:
-    """The store's own clock: the wall's when this process began, and since then the time that has passed."""
-    return _WALL_AHEAD_S + time.monotonic()
-
-
 class _Task(Job):
     operation: Operation[Any]
 
@@ -218,7 +211,7 @@ class _Driver:
         """Open; the writer migrates. Raises ConfigError or DependencyError."""
         try:
             self._connection = connect(self._path, synchronous=self._synchronous, read_only=not self._writes)
-            self._connection.create_function("steady", 0, _steady)
+            self._connection.create_function("steady", 0, steady_time)
             if self._writes:
                 claim_format(self._connection, self._path, APPLICATION_ID)
                 self._sql.execute("BEGIN IMMEDIATE")

@@ -18,6 +18,7 @@ from narthex.adapters.brokers.sqlite.log import Appended, Log, Request
 from narthex.adapters.brokers.sqlite.reader import LogReader, Query
 from narthex.adapters.brokers.sqlite.schema import Retention
 from narthex.adapters.brokers.sqlite.writer import Append, Change, LogWriter, Outcome
+from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import MAX_PENDING, BatchThread
 from narthex.adapters.sqlite.checkpoint import Checkpointer
 from narthex.adapters.sqlite.file import OwnerLock, Synchronous
@@ -54,7 +55,8 @@ class SqliteBroker:
         max_pending: publishes and reads that may wait each; more raise Overloaded.
         timeout_s: after which a call whose disk hangs raises DependencyError.
         known_limit: channels whose position is known without reading.
-        clock: seconds since the epoch, for `Publication.at`, keys and retention.
+        clock: seconds since the epoch, for `Publication.at`, keys and retention: one that does not step. A window of
+            120 s ends too early when the wall clock leaps ahead, and never when it leaps back.
     """
 
     positions_exact = True
@@ -68,7 +70,7 @@ class SqliteBroker:
         max_pending: int = MAX_PENDING,
         timeout_s: float = 5.0,
         known_limit: int = KNOWN_POSITIONS,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         self.path = path
         self.durability = _DURABILITY[synchronous]

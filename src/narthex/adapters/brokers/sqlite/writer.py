@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from narthex.adapters.brokers.sqlite.log import Log, Request
 from narthex.adapters.brokers.sqlite.schema import Retention, close_cleanly, prepare
+from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import Job
 from narthex.adapters.sqlite.file import Synchronous, connect, dependency_error
 from narthex.ports.broker import Position
@@ -47,7 +47,7 @@ class LogWriter:
         retention: Callable[[str], Retention],
         known_limit: int,
         deliver: Deliver,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         self._path = path
         self._synchronous: Synchronous = synchronous

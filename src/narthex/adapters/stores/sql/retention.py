@@ -87,8 +87,11 @@ def cut_done(cut: LogCut) -> Operation[None]:
     yield 'DELETE FROM log_cuts WHERE thread_id = ? AND "before" = ?', (cut.thread_id, cut.before)
 
 
-def purge(dialect: Dialect, kept: Kept, limit: int) -> Operation[Purged]:
-    """See `Threads.purge`."""
+def purge(dialect: Dialect, kept: Kept, limit: int, now: float) -> Operation[Purged]:
+    """See `Threads.purge`. What an instance's clock is ahead of the store's is taken off its moments."""
+    rows = yield f"SELECT {dialect.clock}", ()
+    ahead_s = max(0.0, now - float(rows[0][0]))
+    kept = {plan: moment - ahead_s for plan, moment in kept.items()}
     left = limit = max(1, min(limit, MAX_BATCH))
     threads = messages = runs = 0
     for plan, moment in kept.items():

@@ -169,9 +169,9 @@ class SqlThreads:
         """See the port."""
         return await self._engine.write(note_plan(owner))
 
-    async def purge(self, kept: Kept, *, limit: int) -> Purged:
+    async def purge(self, kept: Kept, *, limit: int, now: float) -> Purged:
         """See the port; at most `retention.MAX_BATCH` rows."""
-        return await self._engine.write(purge(self._dialect, kept, limit))
+        return await self._engine.write(purge(self._dialect, kept, limit, now))
 
     async def log_cuts(self, limit: int) -> list[LogCut]:
         """See the port."""
