@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Origin
 
 from narthex.app.timers import TICK_S
 from narthex.domain.admission import Admit
@@ -19,6 +21,7 @@ from narthex.protocol.session import NEVER
 from narthex.testing import Running, gateway
 from narthex.wiring.parts import Parts
 from tests.app.test_commands import Raw, client, spoken, words
+from tests.timing import within
 
 
 @pytest.fixture
@@ -243,3 +246,39 @@ async def large(running: Running) -> Raw:
     raw = Raw(await connect(running.ws, additional_headers=headers, proxy=None, max_size=None))
     await raw.call("connect")
     return raw
+
+
+async def test_a_refused_connect_token_closes_the_socket_with_its_reason(running: Running) -> None:
+    """A bad token in `connect` is final: no reply, the close says why; so does no token on an inert connection."""
+    for command, reason in (
+        ({"connect": {"token": "not.a.token"}}, "token_malformed"),
+        ({"connect": {}}, "auth_required"),
+    ):
+        async with connect(running.ws, proxy=None) as socket:
+            await socket.send(json.dumps({"id": 1, **command}))
+            with pytest.raises(ConnectionClosed) as caught:
+                async with asyncio.timeout(within(5)):
+                    await socket.recv()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 3500
+            assert reason in caught.value.rcvd.reason
+
+
+async def test_a_connection_whose_token_ends_says_that_it_expires(running: Running) -> None:
+    """SDKs refresh by `expires` and `ttl`; both are there together."""
+    headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=600)}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        reply = (await Raw(socket).call("connect"))["connect"]
+        assert reply["expires"] is True
+        assert 590 <= reply["ttl"] <= 600
+
+
+async def test_a_connection_without_an_end_says_that_it_does_not_expire(tmp_path: Path) -> None:
+    """A guest has no token: an SDK that was told to refresh would ask for one for ever."""
+    async with (
+        gateway(tmp_path, agents=[Agent(name="words", function=words)], allow_anonymous=True) as guests,
+        connect(guests.ws, origin=Origin(guests.http), proxy=None) as socket,
+    ):
+        reply = (await Raw(socket).call("connect"))["connect"]
+        assert not reply.get("expires")
+        assert not reply.get("ttl")

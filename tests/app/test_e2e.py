@@ -178,6 +178,13 @@ class TestWrongKeys:
 class TestExchange:
     """`POST /auth/e2e/test-auth`, without its HTTP."""
 
+    @pytest.mark.parametrize("length", [1, 128])
+    async def test_a_name_up_to_its_bound_is_kept(self, entrance: Entrance, length: int) -> None:
+        """128 characters; 129 are refused below."""
+        found = await exchange(entrance, KEY, body=msgspec.json.encode({"name": "n" * length}))
+        assert isinstance(found, ExchangeAnswer)
+        assert found.user["name"] == "n" * length
+
     async def test_gives_a_token_that_the_front_door_admits(self, entrance: Entrance) -> None:
         """At the handshake and in-band, as the very same confined identity."""
         found = await exchange(

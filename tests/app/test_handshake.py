@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from narthex.app.handshake import WAIT_S
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import Refusal
@@ -533,3 +534,29 @@ class TestPreflight:
             await entrance.refused(head(None, cookie, ("sec-fetch-site", "same-origin")))
             == "origin_not_allowed"
         )
+
+
+def test_a_client_hears_503_within_two_seconds() -> None:
+    """The deadline for keys and store together; what is documented (docs/security.md)."""
+    assert WAIT_S == 1.8
+
+
+async def test_a_revocation_while_the_record_is_written_gives_the_slot_back(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so does a record that cannot be written: a refused handshake must not count for ever."""
+    key = ("x-e2e-bypass-key", KEY)
+    run = ("x-e2e-test-run", "r")
+    real = entrance.store.records.audit
+
+    async def revoked_meanwhile(record: AuditRecord) -> None:
+        await real(record)
+        await entrance.revocations.revoke_subject("e2e", "e2e:r", until=NOW + 60, reason="now")
+
+    async def away(record: AuditRecord) -> None:
+        raise DependencyError("store", "It is away.")
+
+    for audit, code in ((away, "auth_unavailable"), (revoked_meanwhile, "token_revoked")):
+        monkeypatch.setattr(entrance.store.records, "audit", audit)
+        assert await entrance.refused(head(None, key, run)) == code
+        assert (entrance.seats.total, entrance.seats.of_user("e2e/e2e:r")) == (0, 0)

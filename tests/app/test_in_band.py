@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from narthex.domain.verdict import Rejected, Unavailable, Valid
 from narthex.errors import DependencyError
 from narthex.ports.store import AuditRecord
 from tests.app.entrance import ANN, NOW, PAGE, Entrance, head, open_entrance
+from tests.timing import within
 
 TESTER = Identity(
     subject="e2e:r", tenant="e2e", e2e=True, test_run="r", identity_class=IdentityClass.E2E, plan="mid"
@@ -157,3 +159,30 @@ async def test_a_guest_may_sign_in(tmp_path: Path) -> None:
             0,
         )
         assert await prove(entrance, seed, "bob") == "credential_conflict"
+
+
+async def test_a_test_identity_that_waited_for_its_verdict_is_recorded_too(entrance: Entrance) -> None:
+    """The way through a fetch is another one; nobody of the tests comes in unrecorded by it."""
+    entrance.verifier.hung = {"tester"}
+    seed = await entrance.seed(head())
+    outcome = entrance.door.admit_in_band(seed, "tester")
+    assert isinstance(outcome, Awaitable)
+    entrance.verifier.arrived.set()
+    assert isinstance(await outcome, Admit)
+    (record,) = await entrance.store.records.audits("e2e_admission", 10)
+    assert record.subject == "e2e:r"
+
+
+async def test_the_record_is_waited_for_no_longer_than_the_deadline(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that hangs is "cannot tell", within the command's one deadline."""
+
+    async def hangs(record: AuditRecord) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(entrance.store.records, "audit", hangs)
+    seed = await entrance.seed(head())
+    async with asyncio.timeout(within(5)):
+        assert await prove(entrance, seed, "tester") == "auth_unavailable"
+    assert seed.identity is None

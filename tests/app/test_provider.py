@@ -10,7 +10,7 @@ import pytest
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.passwords import MAX_PASSWORD_LENGTH, MAX_WAITING, Argon2Passwords
 from narthex.adapters.tokens.router import TokenRouter
-from narthex.adapters.tokens.signing import KeyRing
+from narthex.adapters.tokens.signing import SESSION_CLAIM, KeyRing
 from narthex.adapters.tokens.static_keys import StaticKeys
 from narthex.app.provider import (
     REUSE_GRACE_S,
@@ -24,8 +24,10 @@ from narthex.app.provider import (
 )
 from narthex.app.revocations import Revocations
 from narthex.domain.identity import Identity
+from narthex.domain.trust import Binding
 from narthex.domain.verdict import Rejected, Valid
 from narthex.errors import ConfigError, DependencyError, Overloaded
+from narthex.ports.credentials import User
 from tests.adapters.tokens.issuer import NOW, SECRET, rules
 from tests.adapters.tokens.memory import MemoryCredentials, as_port
 
@@ -54,7 +56,11 @@ class House:
         self.now = NOW
         self.store = MemoryCredentials()
         self.ring = KeyRing(
-            as_port(self.store), "provider", issuer="narthex", rules=ClaimRules(), clock=lambda: self.now
+            as_port(self.store),
+            "provider",
+            issuer="narthex",
+            rules=ClaimRules(session_claim=SESSION_CLAIM),
+            clock=lambda: self.now,
         )
         self.router = TokenRouter([self.ring])
         self.revocations = Revocations(as_port(self.store), None, clock=lambda: self.now)
@@ -382,3 +388,103 @@ async def test_the_token_of_a_session_is_a_plain_user() -> None:
     assert "plain:" not in msgspec.json.encode(house.identity(session)).decode()
     outcome = house.router.verify(session.access_token + "x", now=NOW, traffic="user")
     assert isinstance(outcome, Rejected)
+
+
+def test_the_lives_of_tokens_are_those_that_are_documented() -> None:
+    """An hour, thirty days, and a working day where an OpenID provider vouched (docs/authentication.md)."""
+    policy = ProviderPolicy(open_login=True)
+    assert (policy.access_ttl_s, policy.refresh_ttl_s, policy.oidc_session_s) == (
+        3_600,
+        30 * 86_400,
+        12 * 3_600,
+    )
+
+
+async def test_unblocking_revives_no_refresh_token() -> None:
+    """Whoever was blocked signs in again; a stolen refresh token stays dead."""
+    house = await closed_house()
+    session = await session_of(house)
+    await house.provider.block_user("acme", session.user.user_id, blocked=True, reason="stolen laptop")
+    await house.provider.block_user("acme", session.user.user_id, blocked=False, reason="it was found")
+    found = await house.provider.refresh(session.refresh_token, from_cookie=False)
+    assert isinstance(found, Denied)
+    assert isinstance(await session_of(house), Session)
+
+
+async def test_a_right_password_clears_the_count_of_its_address() -> None:
+    """Four slips, then right, as often as one likes: an attempt that succeeded does not count as a failure."""
+    house = await closed_house()
+    for _ in range(5):
+        for _ in range(4):
+            assert (await denied(house, "ada@example.com", "wrong")).code == "login_failed"
+        await session_of(house)
+
+
+async def test_e_mails_are_bounded_at_both_ends() -> None:
+    """From `a@b` to 254 characters (RFC 5321 section 4.5.3.1.3)."""
+    house = await open_house()
+    longest = "x" * (254 - len("@example.com")) + "@example.com"
+    for email, allowed in (
+        ("a@b", True),
+        ("@b", False),
+        ("ab", False),
+        (longest, True),
+        ("x" + longest, False),
+    ):
+        found = await house.provider.login(email, "", address="192.0.2.1")
+        assert isinstance(found, Session) is allowed, email
+
+
+async def test_the_start_verifies_a_minted_token_unless_told_otherwise() -> None:
+    """Keys that do not match are found before anybody signs in; an embedding program may bring its own verifier."""
+    house = House(ProviderPolicy(open_login=True))
+    await house.ring.load_or_create()
+    stranger = await open_house()
+    house.provider._verifier = stranger.router
+    with pytest.raises(ConfigError, match="not admitted here"):
+        await house.provider.start()
+    await house.provider.start(verify_mint=False)
+
+
+async def test_an_openid_session_lasts_twelve_hours_within_its_issuers_binding() -> None:
+    """Then, under another issuer, or out of its tenants, the provider is asked again; its rights are those of now."""
+    binding = Binding(tenants=("acme",), permissions=frozenset({"chat"}), plans=frozenset({"free"}))
+    policy = ProviderPolicy(open_login=False, oidc_issuer="https://id.example", oidc_binding=binding)
+    person = User(
+        user_id="sub-1",
+        tenant="acme",
+        email="a@id.example",
+        name="A",
+        plan="mid",
+        permissions=("chat", "admin"),
+    )
+
+    async def renewed(policy: ProviderPolicy, after_s: float) -> Session | Denied:
+        house = await House(policy).start()
+        session = await house.provider.begin_for(person, "https://id.example")
+        assert isinstance(session, Session)
+        house.now += after_s
+        return await house.provider.refresh(session.refresh_token, from_cookie=False)
+
+    found = await renewed(policy, 12 * 3_600 - 1)
+    assert isinstance(found, Session)
+    assert (found.user.permissions, found.user.plan) == (("chat",), "free")
+    assert isinstance(await renewed(policy, 12 * 3_600), Denied)
+    for changed in ({"oidc_issuer": "https://other.example"}, {"oidc_binding": Binding(tenants=("beta",))}):
+        assert isinstance(await renewed(msgspec.structs.replace(policy, **changed), 1), Denied)
+
+
+async def test_a_session_that_ends_while_it_is_renewed_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh under way must not add a link to a family that was revoked meanwhile."""
+    house = await open_house()
+    session = await session_of(house, "bob@example.com")
+    real = house.store.user
+
+    async def meanwhile(tenant: str, user_id: str) -> User | None:
+        await house.provider.logout(house.identity(session), "")
+        return await real(tenant, user_id)
+
+    monkeypatch.setattr(house.store, "user", meanwhile)
+    found = await house.provider.refresh(session.refresh_token, from_cookie=False)
+    assert isinstance(found, Denied) and found.code == "refresh_invalid"
+    assert house.store.refresh == {}

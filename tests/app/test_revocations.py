@@ -373,3 +373,36 @@ async def test_a_revocation_outlives_whatever_leeway_is_configured() -> None:
     await one.revoke_token(ALICE, reason="logout")
     (kept,) = store.kept_revocations.values()
     assert kept.until == (ALICE.expires_at or 0) + 325
+
+
+async def test_by_session_every_token_of_a_sign_in_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others of the same user go on, and so does a session of that name in another tenant."""
+    one, two, store, _ = pair()
+    member = msgspec.structs.replace(ALICE, session="s-1")
+    await one.revoke_session("acme", "s-1", max_ttl_s=600, reason="logout")
+    for instance in (one, two):
+        assert instance.covers(member)
+        assert instance.covers(msgspec.structs.replace(member, token_id="t-2"))
+        assert not instance.covers(ALICE)
+        assert not instance.covers(msgspec.structs.replace(member, session="s-2"))
+        assert not instance.covers(msgspec.structs.replace(member, tenant="other"))
+    (kept,) = store.kept_revocations.values()
+    assert kept.until == NOW + 600 + one.after_exp_s
+
+
+async def test_what_ended_is_remembered_as_long_as_a_broadcast_can_be_late() -> None:
+    """Not for ever: the table of ended ones holds what ended since the last whole read but one."""
+    store, now = MemoryCredentials(), NOW
+    instance = Revocations(as_port(store), None, clock=lambda: now)
+    await instance.revoke_subject("acme", "alice", until=NOW + 10_000, reason="block")
+    await instance.allow_subject("acme", "alice", reason="over")
+    late = msgspec.to_builtins(
+        Revocation(kind="subject", tenant="acme", value="alice", at=NOW - 1, until=NOW + 10_000)
+    )
+    now += module.RELOAD_EVERY_S - 1
+    await instance.reload()
+    instance.control(Control("revoke", late))
+    assert not instance.covers(ALICE), "a broadcast from before the end"
+    now += 1
+    await instance.reload()
+    assert instance._ended == {}

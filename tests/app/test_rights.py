@@ -117,3 +117,35 @@ async def test_who_came_while_the_store_was_asked_stays(tmp_path: Path) -> None:
         assert (await bob.push("unsubscribe"))["channel"] == f"thread:{thread}"
         left = parts.hub.subscribers(f"default/thread:{thread}")
         assert {one.identity.subject for one in left} == {"ada", "cleo"}  # type: ignore[attr-defined]  # connections
+
+
+async def test_a_doubt_while_a_check_runs_is_no_second_check(tmp_path: Path) -> None:
+    """It makes the running one go round again: two at once would ask the store twice for each thread."""
+    async with gateway(tmp_path, direct_membership=("*",)) as running:
+        ada, bob = await client(running, "ada"), await client(running, "bob")
+        await shared_thread(ada, bob)
+        parts = running.gateway.parts
+        assert parts is not None
+        began, may, at_once = asyncio.Event(), asyncio.Event(), 0
+
+        async def meanwhile() -> None:
+            nonlocal at_once
+            at_once += 1
+            began.set()
+            await may.wait()
+
+        threads: Any = Slow(parts.store.threads, meanwhile)
+        check = Rights(parts.hub, parts.tasks, threads, per_s=10_000, spread_s=0.0)
+        check.doubt()
+        async with asyncio.timeout(within(5)):
+            await began.wait()
+        check.doubt()
+        check.doubt()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert at_once == 1
+        may.set()
+        async with asyncio.timeout(within(5)):
+            while check._checking:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        assert at_once == 2

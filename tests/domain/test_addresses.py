@@ -124,3 +124,9 @@ def test_no_header_can_make_it_fail_or_lie(values: list[str], protos: list[str],
     found = client_of(PEER, False, values, protos, trusted(*filter(None, [setting])))
     assert canonical(found.address) == found.address
     assert found.scheme in ("http", "https")
+
+
+@pytest.mark.parametrize(("hops", "allowed"), [(16, True), (17, False)])
+def test_hops_are_bounded(hops: int, allowed: bool) -> None:
+    """Sixteen proxies in a row are plausible, more are a mistake."""
+    assert isinstance(parse_trusted_proxies([str(hops)]), TrustedProxies) is allowed

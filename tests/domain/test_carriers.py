@@ -316,3 +316,17 @@ def test_a_hostile_query_costs_no_time(query: str) -> None:
     began = time.perf_counter()
     presented(query=query)
     assert time.perf_counter() - began < 0.03 * TIME_UNIT
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(128, True), (129, False)])
+def test_a_tickets_length_is_bounded(length: int, allowed: bool) -> None:
+    """Ours have 43 characters."""
+    found = read({}, f"ticket={'a' * length}")
+    assert (found.fault is None) is allowed
+    assert bool(found.credentials) is allowed
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(0, False), (1, True), (64, True), (65, False)])
+def test_a_test_runs_length_is_bounded(length: int, allowed: bool) -> None:
+    """1 to 64, in the header as in a token."""
+    assert valid_test_run("r" * length) is allowed

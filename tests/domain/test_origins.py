@@ -190,3 +190,12 @@ def test_no_header_can_make_it_fail(text: str) -> None:
     found = parse_host(text)
     assert found is None or parse_host(found[0] if ":" not in found[0] else f"[{found[0]}]") == (found[0], 0)
     assert not HostPolicy().allows("x" + text.replace("localhost", "").replace("127", ""))
+
+
+@pytest.mark.parametrize(
+    ("port", "allowed"), [("1", True), ("65535", True), ("0", False), ("65536", False), ("99999", False)]
+)
+def test_a_ports_bounds(port: str, allowed: bool) -> None:
+    """1 to 65535 (RFC 3986 section 3.2.3, RFC 9293 section 3.1)."""
+    assert (parse_host(f"chat.example.com:{port}") is not None) is allowed
+    assert (parse_origin(f"https://chat.example.com:{port}") is not None) is allowed

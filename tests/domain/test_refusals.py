@@ -83,3 +83,10 @@ def test_the_page_is_current() -> None:
     """docs/refusals.md says what the table says; the page's own second line says how to make it again."""
     page = Path(__file__).parents[2] / "docs" / "refusals.md"
     assert page.read_text() == refusals_page()
+
+
+def test_an_upgrade_that_is_required_says_to_what() -> None:
+    """RFC 9110 section 15.5.22 and RFC 6455 section 4.4: the protocol, and the version that is spoken."""
+    headers = dict(Refusal(code="upgrade_required").headers())
+    assert (headers["Upgrade"], headers["Sec-WebSocket-Version"]) == ("websocket", "13")
+    assert "Upgrade" not in dict(Refusal(code="bad_request").headers())

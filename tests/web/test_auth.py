@@ -18,7 +18,7 @@ from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
 from narthex.domain.origins import OriginPolicy, origin_fault, parse_origin
 from narthex.domain.refusals import Refusal
 from narthex.web.auth import AuthSite, RequestFacts
-from narthex.web.cookies import JOURNEY, REFRESH
+from narthex.web.cookies import JOURNEY, REFRESH, KeptFromApplications
 from narthex.web.oidc import OidcSite
 from tests.adapters.tokens.issuer import hs_token
 from tests.adapters.tokens.memory import as_port
@@ -377,3 +377,52 @@ def test_a_failed_sign_in_comes_back_to_the_page_with_a_code(web: Web) -> None:
     program = web.browser.get("/auth/oidc/callback?code=c&state=forged")
     assert (program.status_code, program.json()["code"]) == (401, "login_failed")
     assert SESSION_COOKIE not in web.browser.cookies
+
+
+@pytest.mark.parametrize("path", ["/auth/introspect", "/auth/revoke"])
+def test_a_question_without_a_token_is_the_callers_mistake(web: Web, path: str) -> None:
+    """400 with what to send, and not an answer about nothing."""
+    response = web.browser.post(path, data={}, headers={"Authorization": f"Bearer {SERVICE_KEY}"})
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+    assert "`token`" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("cookie", ["session", "refresh"])
+def test_two_cookies_of_one_name_are_a_conflict(web: Web, cookie: str) -> None:
+    """Which came first proves nothing; one value twice is one cookie, and a Bearer token beside them counts alone."""
+    body = web.sign_in().json()
+    web.browser.cookies.clear()
+    name, value = (
+        (SESSION_COOKIE, body["access_token"])
+        if cookie == "session"
+        else (REFRESH.plain, body["refresh_token"])
+    )
+    path, method = ("/auth/me", "GET") if cookie == "session" else ("/auth/refresh", "POST")
+    origin = {"Origin": OWN}
+    two = {"Cookie": f"{name}={value}; {name}=another", **origin}
+    for asked, how in ((path, method), ("/auth/logout", "POST")):
+        response = web.browser.request(how, asked, headers=two)
+        assert (response.status_code, response.json()["code"]) == (400, "credential_conflict"), asked
+    same = {"Cookie": f"{name}={value}; {name}={value}", **origin}
+    assert web.browser.request(method, path, headers=same).status_code == 200
+    bearer = {"Authorization": f"Bearer {body['access_token']}"}
+    assert web.browser.get("/auth/me", headers=two | bearer).status_code == 200
+
+
+async def test_an_application_beside_us_sees_the_session_and_no_other_cookie_of_ours() -> None:
+    """The refresh cookie goes everywhere by its path; only `/auth` gets it."""
+    seen: dict[str, list[bytes]] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen[scope["path"]] = [value for name, value in scope["headers"] if name == b"cookie"]
+
+    raw = b"a=1; __Host-narthex_session=s; __Host-narthex_refresh=r; narthex_refresh=p; __Host-narthex_oidc=o; b=2"
+    for path in ("/", "/mine", "/auth/refresh", "/authors"):
+        scope = {"type": "http", "path": path, "headers": [(b"host", b"x"), (b"cookie", raw)]}
+        await KeptFromApplications(app)(scope, None, None)  # type: ignore[arg-type]  # neither is called
+    assert seen["/auth/refresh"] == [raw]
+    for path in ("/", "/mine", "/authors"):
+        assert seen[path] == [b"a=1; __Host-narthex_session=s; b=2"], path
+    only = {"type": "http", "path": "/", "headers": [(b"cookie", b"__Host-narthex_refresh=r")]}
+    await KeptFromApplications(app)(only, None, None)  # type: ignore[arg-type]  # as above
+    assert seen["/"] == []

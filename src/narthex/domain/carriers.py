@@ -38,7 +38,6 @@ HOST_SESSION_COOKIE: Final = (
 )
 E2E_KEY_HEADER: Final = "x-e2e-bypass-key"
 E2E_TEST_RUN_HEADER: Final = "x-e2e-test-run"
-MAX_TEST_RUN_LENGTH: Final = 64
 _TEST_RUN: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 _WANTED: Final = frozenset(

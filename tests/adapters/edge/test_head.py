@@ -181,3 +181,14 @@ def test_fuzz_arbitrary_bytes(data: bytes, cuts: list[int]) -> None:
     assert outcome is None or isinstance(outcome, Complete | Refusal)
     outcome, _ = read(data, cuts)
     assert outcome is None or isinstance(outcome, Complete | Refusal)
+
+
+def test_a_head_of_exactly_the_limit_is_read_and_one_byte_more_is_not() -> None:
+    """Whatever comes behind it in the same bytes is not counted."""
+    start, end = b"GET /ws HTTP/1.1\r\nHost: a\r\nX-Pad: ", b"\r\n\r\n"
+    exact = start + b"x" * (LIMIT - len(start) - len(end)) + end
+    assert len(exact) == LIMIT
+    for behind in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
+        assert isinstance(read(exact + behind)[0], Complete)
+        assert isinstance(read(exact + behind, [LIMIT - 1])[0], Complete)
+    assert refusal(start + b"x" + exact[len(start) :]) == "head_too_large"

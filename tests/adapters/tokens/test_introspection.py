@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
@@ -9,12 +10,14 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from narthex.adapters.tokens import introspection
 from narthex.adapters.tokens.breaker import BreakerBoard
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.fetching import Fetcher
 from narthex.adapters.tokens.introspection import MAX_KEPT, NO_EXPIRY_LIFE_S, POSITIVE_S, Introspection
 from narthex.adapters.tokens.router import TokenRouter
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
+from narthex.ports.tokens import MAX_TOKEN_BYTES
 from tests.adapters.tokens.http_issuer import HttpIssuer
 from tests.adapters.tokens.issuer import NOW, hs_token
 from tests.adapters.tokens.meters import StateMeter
@@ -183,3 +186,62 @@ async def test_memory_is_bounded_and_holds_no_token(house: House) -> None:
     for number in range(MAX_KEPT + 5):
         house.source._read({"active": True, "sub": "a"}, f"hash-{number}", NOW)
     assert len(house.source._kept) == MAX_KEPT
+
+
+async def test_questions_are_bounded_and_counted_down_however_they_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one above the bound is told to come back; after answers, faults and time-outs there is room again."""
+    monkeypatch.setattr(introspection, "MAX_AT_ONCE", 2)
+    monkeypatch.setattr(introspection, "CLIENT_WAIT_S", 0.2)
+    arrived, may = asyncio.Event(), asyncio.Event()
+
+    async def hangs(url: str, fields: dict[str, str], client: object) -> Any:
+        arrived.set()
+        await may.wait()
+        return {"active": False}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.source._fetcher, "post_form", hangs)
+        first = asyncio.create_task(house.verdict("one"))
+        second = asyncio.create_task(house.verdict("two"))
+        await arrived.wait()
+        await asyncio.sleep(0)
+        third = await house.verdict("three")
+        assert isinstance(third, Unavailable) and "2 questions are under way" in third.cause
+        assert all(
+            isinstance(verdict, Unavailable) for verdict in (await first, await second)
+        )  # their time is up
+        may.set()
+    house.issuer.documents[PATH] = (500, {})
+    for _ in range(4):
+        assert isinstance(await house.verdict("broken"), Unavailable)
+    assert house.source._asking == 0
+
+
+async def test_a_token_at_the_bound_is_asked_about_and_a_longer_one_is_not(house: House) -> None:
+    """8 KB, as for every token."""
+    house.says(active=True, sub="alice")
+    assert isinstance(await house.verdict("x" * MAX_TOKEN_BYTES), Valid)
+    longer = house.source.judge("x" * (MAX_TOKEN_BYTES + 1), now=NOW, traffic="user")
+    assert isinstance(longer, Rejected) and longer.code == "token_malformed"
+    assert house.issuer.hits[PATH] == 1
+
+
+async def test_the_longest_unasked_is_forgotten_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded; a token whose answer was renewed is not the oldest any more."""
+    assert MAX_KEPT == 10_000
+    monkeypatch.setattr(introspection, "MAX_KEPT", 2)
+    house.says(active=True, sub="alice")
+    for text, now in (
+        ("one", NOW),
+        ("two", NOW),
+        ("one", NOW + POSITIVE_S + 1),
+        ("three", NOW + POSITIVE_S + 1),
+    ):
+        assert isinstance(await house.verdict(text, now), Valid)
+    asked = house.issuer.hits[PATH]
+    assert isinstance(await house.verdict("one", NOW + POSITIVE_S + 2), Valid)
+    assert house.issuer.hits[PATH] == asked, "kept"
+    assert isinstance(await house.verdict("two", NOW), Valid)
+    assert house.issuer.hits[PATH] == asked + 1, "forgotten"

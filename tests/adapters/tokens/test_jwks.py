@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import RSAKey
 
+from narthex.adapters.tokens import jwks
 from narthex.adapters.tokens.breaker import BreakerBoard
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.fetching import MAX_DOCUMENT_BYTES, DocumentFault, Fetcher
@@ -21,6 +22,7 @@ from narthex.errors import DependencyError
 from tests.adapters.tokens.http_issuer import HttpIssuer
 from tests.adapters.tokens.issuer import ISSUER, NOW, hmac_key, raw_token, rsa_key, rules, token
 from tests.adapters.tokens.meters import StateMeter
+from tests.timing import within
 
 JWKS = "/jwks.json"
 
@@ -329,3 +331,13 @@ async def test_a_discovery_document_that_is_not_the_issuers_own_is_refused(
     house.issuer.documents["/.well-known/openid-configuration"] = document
     with pytest.raises(DocumentFault, match=says):
         await Discovery(house.issuer.url, house.fetcher).jwks_address()
+
+
+async def test_the_start_waits_for_the_first_fetch_and_no_longer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on as soon as the fetch has ended, well or not; not only when the longest wait is over."""
+    monkeypatch.setattr(jwks, "CLIENT_WAIT_S", 3600.0)
+    async with asyncio.timeout(within(10)):
+        await house.keys.start()
+    await house.keys.stop()
