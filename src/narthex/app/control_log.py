@@ -38,7 +38,7 @@ RETRY_S: Final = 0.5
 MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and said to be
 MAX_HELD: Final = 1_000  # come while the log is read; what does not fit is read again
 
-_log = structlog.get_logger("narthex.control")
+_log = structlog.get_logger("narthex.control", log_name="narthex.control")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Control).decode
 

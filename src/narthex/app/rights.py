@@ -28,7 +28,7 @@ SPREAD_S: Final = 1.0  # nodes that lost one broker together do not ask together
 RETRY_FIRST_S: Final = 0.5
 RETRY_MOST_S: Final = 10.0
 
-_log = structlog.get_logger("narthex.rights")
+_log = structlog.get_logger("narthex.rights", log_name="narthex.rights")
 
 
 class Rights:

@@ -24,7 +24,7 @@ GRACE_S: Final = 0.5  # a publication on its way takes milliseconds
 BOUND_S: Final = 5.0  # DESIGN section 12: one interval, a slow comparison, the grace, the read
 RETRY_S: Final = 0.5
 
-_log = structlog.get_logger("narthex.staleness")
+_log = structlog.get_logger("narthex.staleness", log_name="narthex.staleness")
 
 
 class Followed(Protocol):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from narthex.cli.flags import LogFormat, LogLevel
 from narthex.errors import EXIT_FINDINGS, EXIT_OK
-
-if TYPE_CHECKING:
-    from narthex.settings import Settings
-    from narthex.wiring.parts import Parts
 
 TOKEN_TTL_S = 12 * 3600.0  # of the ready-made token: a working day
 
@@ -85,37 +80,13 @@ def serve(
     # The parent of several workers runs none of their code; each of them loads the agents itself.
     rehearse(settings, agents=settings.workers == 1)
     if settings.workers > 1:
+        from narthex.wiring.announcement import announce
         from narthex.wiring.workers import Supervisor
 
-        orderly = Supervisor(settings, flags, config, lambda url: _announce(settings, [url], None)).run()
+        orderly = Supervisor(settings, flags, config, lambda url: announce(settings, [url], None)).run()
         return EXIT_OK if orderly else EXIT_FINDINGS
+    from narthex.wiring.announcement import announce
     from narthex.wiring.gateway import Gateway
 
-    orderly = Gateway(settings).run(lambda urls, parts: _announce(settings, urls, parts))
+    orderly = Gateway(settings).run(lambda urls, parts: announce(settings, urls, parts))
     return EXIT_OK if orderly else EXIT_FINDINGS
-
-
-def _announce(settings: Settings, urls: list[str], parts: Parts | None) -> None:
-    """What a person wants to know first. A token goes to a terminal only: output that is kept is a log."""
-    url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1")
-    socket_url = url.replace("http", "ws", 1)
-    print(f"narthex is ready ({settings.environment})")
-    print(f"  chat      {url}/")
-    print(f"  socket    {socket_url}/ws")
-    print(f"  health    {url}/ws/health")
-    ring = parts.tokens.provider_keys if parts is not None else None
-    if not settings.provider_enabled:
-        print("  tokens    from your issuer")
-    elif parts is not None and ring is not None and _to_a_developer(settings):
-        from narthex.domain.identity import Identity
-
-        token = ring.mint(Identity(subject="developer", name="Developer"), ttl_s=TOKEN_TTL_S, now=parts.now())
-        print(f"  token     {token}")
-        print(f"            for `developer`, {TOKEN_TTL_S / 3600:.0f} h; another: narthex token --sub ada")
-    else:
-        print(f"  token     narthex token --data-dir {shlex.quote(str(settings.data_dir))}")
-    sys.stdout.flush()
-
-
-def _to_a_developer(settings: Settings) -> bool:
-    return settings.environment in ("development", "testing") and sys.stdout.isatty()

@@ -17,7 +17,12 @@ from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer, listen, run
-from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.telemetry.logging import (
+    configure_logging,
+    get_logger,
+    is_unconfigured,
+    mask_records,
+)
 from narthex.domain.addresses import TrustedProxies, client_of
 from narthex.domain.descriptors import Capacity, capacity
 from narthex.errors import ConfigError, Damaged, DependencyError
@@ -28,6 +33,7 @@ from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.wiring.agents import load_agents
+from narthex.wiring.announcement import announce
 from narthex.wiring.crowding import Evictions, say_capacity
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.parts import Parts
@@ -71,13 +77,25 @@ class Gateway:
         self._broker = broker
         self._store = store
         self._address = ("127.0.0.1", settings.port)
+        mask_records(settings.secret_values())
         self.parts: Parts | None = None
         self.site: Site | None = None
 
     def run(self, on_ready: Callable[[list[str], Parts], None] | None = None) -> bool:
-        """Serve on a loop of its own until SIGTERM or SIGINT. See `serve`."""
+        """Serve on a loop of its own until SIGTERM or SIGINT. See `serve`.
+
+        Logs as the settings say, unless the program has configured logging of its own; prints where the gateway is,
+        unless `on_ready` is given.
+        """
+        settings = self.settings
+        if is_unconfigured():
+            configure_logging(
+                log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
+            )
+        for warning in settings.warnings if on_ready is None else ():
+            log.warning("configuration", detail=warning)
         try:
-            return run(self.serve(on_ready=on_ready))
+            return run(self.serve(on_ready=on_ready or partial(announce, settings)))
         except (ConfigError, DependencyError) as fault:
             # The frames inside narthex say nothing to the person whose program this is; the sentence does.
             raise fault.with_traceback(None) from None

@@ -26,7 +26,7 @@ CHECK_S: Final = 3.0
 ITS_OPERATOR: Final = "If it lasts, its operator finds the cause in the gateway's log."
 _LOGGED_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
 
-log = structlog.get_logger("narthex.agents")
+log = structlog.get_logger("narthex.agents", log_name="narthex.agents")
 
 
 class Endpoint:

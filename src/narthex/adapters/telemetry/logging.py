@@ -235,6 +235,7 @@ def _hand_over(
     logger: object, method: str, members: MutableMapping[str, Any]
 ) -> tuple[tuple[()], dict[str, Any]]:
     del logger
+    members.pop("log_name", None)  # the sink knows it
     if method == "exception":
         members.setdefault("exc_info", True)
     return (), dict(members)
@@ -279,9 +280,108 @@ def _install_hooks(output: Output) -> None:
     sys.unraisablehook = unraisable
 
 
+class _StdlibSink:
+    """Hands narthex's masked records to the embedding program's own stdlib logging, as text."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def __getattr__(self, level: str) -> Any:
+        number = LEVELS.get(_level(level), logging.INFO)
+
+        def write(**members: Any) -> None:
+            if self._logger.isEnabledFor(number):
+                self._logger.log(number, "%s", _plain(members))
+
+        return write
+
+
+def _plain(members: MutableMapping[str, Any]) -> str:
+    event, trace = str(members.pop("event", "")), members.pop("exception", "")
+    members.pop("logger", None)
+    parts = [event, *(f"{key}={_console_value(value)}" for key, value in members.items())]
+    return " ".join(parts) + (f"\n{trace}" if trace else "")
+
+
+class _MaskFilter(logging.Filter):
+    """Masks the records that our own code and uvicorn make through stdlib loggers, before any handler has them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask in place; never raises, never drops."""
+        try:
+            record.msg, record.args = REDACTOR.line(record.getMessage()), ()
+            if record.exc_info:
+                record.exc_text = REDACTOR.text(_traceback(record.exc_info), limit=MAX_TRACEBACK)
+                record.exc_info = None
+        except Exception as error:  # noqa: BLE001,RUF100 - logging must not raise
+            record.msg, record.args = f"a log record could not be masked: {type(error).__name__}", ()
+            record.exc_info, record.exc_text = None, None
+        return True
+
+
+def mask_ours(logger: object, method: str, members: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: masks narthex's own records and leaves those of the embedding program as they are."""
+    del logger
+    name = str(members.pop("log_name", ""))
+    if not name.startswith("narthex"):
+        return members
+    trace = _traceback(members.pop("exc_info", None) or method == "exception")
+    kept: dict[str, Any] = {"event": REDACTOR.line(as_text(members.pop("event", ""))), "logger": name}
+    kept |= REDACTOR.members(members)
+    if trace:
+        kept["exception"] = REDACTOR.text(trace, limit=MAX_TRACEBACK)
+    return kept
+
+
+_MASKED_LOGGERS: Final = (
+    "narthex",
+    "narthex.edge",
+    "uvicorn.error",
+)  # a filter holds for its own logger only
+
+
+def mask_records(secrets: Iterable[str]) -> None:
+    """For an embedding program, whose logging is its own: mask what narthex says, wherever it goes.
+
+    Call it after the program configured structlog, if it does. Where `configure_logging` was called nothing is
+    left to do but to know the secrets. Without any configuration of structlog narthex's records go to the stdlib
+    loggers `narthex.*`.
+    """
+    REDACTOR.register(secrets)
+    for name in _MASKED_LOGGERS:
+        found = logging.getLogger(name)
+        if not any(isinstance(one, _MaskFilter) for one in found.filters):
+            found.addFilter(_MaskFilter())
+    processors = structlog.get_config()["processors"] if structlog.is_configured() else []
+    if _hand_over in processors or mask_ours in processors:
+        return
+    if processors:
+        structlog.configure(processors=[mask_ours, *processors])
+        return
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, mask_ours, _hand_over_masked],
+        wrapper_class=_safe(structlog.make_filtering_bound_logger(0)),
+        logger_factory=lambda *names: _StdlibSink(str(names[0]) if names else "narthex"),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _hand_over_masked(
+    logger: object, method: str, members: MutableMapping[str, Any]
+) -> tuple[tuple[()], dict[str, Any]]:
+    del logger, method
+    return (), dict(members)
+
+
+def is_unconfigured() -> bool:
+    """Whether the program has configured no logging of its own, so that its records would go nowhere useful."""
+    processors = structlog.get_config()["processors"] if structlog.is_configured() else []
+    return not logging.getLogger().handlers and (not processors or _hand_over_masked in processors)
+
+
 def get_logger(name: str) -> Any:
     """A structlog logger whose records carry `logger=name`. Any: structlog's lazy proxy has no narrower type.
 
     On a hot path call `.bind()` once and keep the result: a call below the level then costs 0.4 µs instead of 2.
     """
-    return structlog.get_logger(name)
+    return structlog.get_logger(name, log_name=name)

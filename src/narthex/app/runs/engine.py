@@ -32,7 +32,7 @@ from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.ports.telemetry import Meter
 
-log = structlog.get_logger("narthex.runs")
+log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 AGENT_CLOSE_S: Final = 3.0  # of one agent; the local model's process takes at most 2 s
 

@@ -33,7 +33,7 @@ from narthex.errors import DependencyError, NarthexError
 from narthex.ports.agents import AgentError
 from narthex.ports.runs import Run
 
-log = structlog.get_logger("narthex.runs")
+log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 MAX_WORDS = 2_000  # characters of an agent's own words in RUN_ERROR: an explanation, not an answer
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")

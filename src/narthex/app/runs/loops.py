@@ -19,7 +19,7 @@ from narthex.app.runs.observed import ObservedLeases
 from narthex.app.runs.roster import Roster
 from narthex.errors import NarthexError
 
-log = structlog.get_logger("narthex.runs")
+log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 GAP_S: Final = 2.0  # between two looks at leases: a loaded machine's turn still counts, a suspension does not
 BATCH: Final = 64  # runs claimed or taken over in one step: a few ms of work before the loop turns

@@ -12,7 +12,7 @@ from narthex.app.runs.services import RunServices
 from narthex.domain.runs import RunState
 from narthex.errors import NarthexError
 
-log = structlog.get_logger("narthex.runs")
+log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 NAME = "narthex.queued"
 

@@ -31,7 +31,7 @@ from narthex.ports.broker import Control
 from narthex.ports.runs import Interrupt, Run
 from narthex.protocol.commands import MAX_JSON_DEPTH, json_depth_exceeds
 
-log = structlog.get_logger("narthex.runs")
+log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 STEER_BYTES: Final = 8 * 1024
 PAYLOAD_BYTES: Final = 32 * 1024  # as a message's text: it comes back inside an event

@@ -28,7 +28,7 @@ from narthex.domain.runs import RUN_ERRORS, RunState, state_after
 from narthex.errors import NarthexError, Overloaded
 from narthex.ports.runs import Run
 
-log = structlog.get_logger("narthex.runs")
+log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 RACES: Final = 50
 """Times that a takeover reads the log again because the old owner, a zombie, was faster with a seq. The zombie

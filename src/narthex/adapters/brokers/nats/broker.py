@@ -61,7 +61,7 @@ TIMEOUT_S: Final = 12.0  # a new leader was seen to answer after 7.9 s
 HOUSEKEEPING_S: Final = 1.0
 LISTEN_S: Final = 2.0  # of a connection that is there: its subscriptions, or its end
 
-_log = structlog.get_logger("narthex.broker")
+_log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 _decode_control = msgspec.json.Decoder(Control).decode
 
 

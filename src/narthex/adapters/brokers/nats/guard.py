@@ -31,7 +31,7 @@ REMEDY: Final = (
 )
 PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message a subject
 
-_log = structlog.get_logger("narthex.broker")
+_log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 
 
 class StreamGuard:

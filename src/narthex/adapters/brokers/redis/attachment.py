@@ -25,7 +25,7 @@ PATIENCE_S: Final = (
     4.0  # for other nodes to compare: they notice within a beat, and reconnect within a second or two
 )
 
-_log = structlog.get_logger("narthex.broker")
+_log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 
 
 class NotYet(ConnectionError):

@@ -59,7 +59,7 @@ AT_LENGTH: Final = 14  # of a told moment, `1700000000.123`; the publication's n
 COMPARE_AT_ONCE: Final = 500  # channels: the server does nothing else for about 0.5 ms
 PING_CHANNEL: Final = "narthex/ping"
 
-_log = structlog.get_logger("narthex.broker")
+_log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 _decode_control = msgspec.json.Decoder(Control).decode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
