@@ -31,6 +31,7 @@ from narthex.app.handshake import FrontDoor
 from narthex.app.hub import Hub, HubLimits
 from narthex.app.lifecycle import Lifecycle, Room, State
 from narthex.app.loop_lag import LoopLag
+from narthex.app.loop_watch import LoopWatch
 from narthex.app.memberships import Memberships
 from narthex.app.movement import Movement
 from narthex.app.notices import Notices
@@ -302,9 +303,10 @@ class Parts:
             await self.verifier.stop()
             await self.tokens.fetcher.stop()
 
-        lag = LoopLag(self.meter)
+        lag, watch = LoopLag(self.meter), LoopWatch(self.meter)
         rooms = [
             Room("loop lag", lag.start, lag.stop),
+            Room("loop watch", watch.start, watch.stop),
             Room("store", self.store.start, self.store.stop),
             Room("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
             Room("tokens", self.verifier.start, stop_tokens),

@@ -30,6 +30,7 @@ from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
 from narthex.app.chat import Chat
+from narthex.app.loop_watch import LoopWatch
 from narthex.app.control_log import ControlLog
 from narthex.app.health import CheckResult, Health, HealthFacts, agents_check, ping_check
 from narthex.app.lifecycle import Lifecycle, Room, State
@@ -158,11 +159,13 @@ class Worker:
         )
 
     def _make_lifecycle(self) -> Lifecycle:
+        watch = LoopWatch(self.meter)
         ear = Ear(self.engine, self.stopping.set)
         staleness = StalenessCheck(ear, self.broker)
         attendance = Attendance(self.broker, self.node, self.engine.agents, self.meter)
         return Lifecycle(
             [
+                Room("loop watch", watch.start, watch.stop),
                 Room("store", self.store.start, self.store.stop),
                 Room("broker", lambda: self.broker.start(ear, self.node), self.broker.stop),
                 Room("staleness", staleness.start, staleness.stop),

@@ -83,6 +83,9 @@ CATALOGUE: Final = (
         "loop_lag_seconds", "How late a timer of the event loop was, ten times a second.", buckets=LAG_BUCKETS
     ),
     _counter("channels_behind", "Channels that this node found behind the log and read again."),
+    _counter(
+        "loop_held", "Times that something held the event loop for 1 s or longer; the log says what.", "by"
+    ),
     _counter("recoveries", "Recoveries asked for by clients.", "result"),
     _counter("messages_ignored", "Messages of clients that nothing handles.", "reason"),
     _counter("presence_failures", "Presence updates that a broker did not take.", "reason"),

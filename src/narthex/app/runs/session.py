@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from narthex.app.loop_watch import AGENT_TASK
 from narthex.app.runs.endings import AgentFault, Asked, Ending
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.services import RunServices
@@ -217,7 +218,9 @@ class AgentSession:
         self._deadline = deadline
         self._bound.set()
         if self.task is None:
-            self.task = asyncio.get_running_loop().create_task(self._drive(), name=f"agent {self._run_id}")
+            self.task = asyncio.get_running_loop().create_task(
+                self._drive(), name=f"{AGENT_TASK}{self.agent.name} {self._run_id}"
+            )
             self.task.add_done_callback(_seen)
         self.task.add_done_callback(execution.agent_done)
 
