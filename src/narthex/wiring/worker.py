@@ -30,10 +30,10 @@ from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
 from narthex.app.chat import Chat
-from narthex.app.loop_watch import LoopWatch
 from narthex.app.control_log import ControlLog
 from narthex.app.health import CheckResult, Health, HealthFacts, agents_check, ping_check
 from narthex.app.lifecycle import Lifecycle, Room, State
+from narthex.app.loop_watch import LoopWatch
 from narthex.app.notices import Notices
 from narthex.app.registry import Registry
 from narthex.app.runs.attendance import Attendance
