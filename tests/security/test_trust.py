@@ -117,6 +117,11 @@ async def test_rights_count_as_far_as_the_settings_allow(tmp_path: Path) -> None
         token = partner(tenant="acme", permissions=["chat", "admin", "operator"], plan="enterprise")
         me = (await program.get("/ws/preflight", headers=bearer(token))).json()["user"]
         assert me["plan"] == "free"
+        said = program.run("token", "inspect", token, "--data-dir", str(program.directory / "data")).stdout
+        assert "Permissions that count here: chat." in said, said
+        assert "partners: HMAC secret, iss https://partners.example, for the tenants acme, beta-*" in (
+            program.run("check").stdout
+        )
         answer = await program.post(
             "/api/v1/disconnect", json={"user": "bob", "tenant": "acme"}, headers=bearer(token)
         )

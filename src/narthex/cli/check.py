@@ -171,12 +171,14 @@ def _test_identities(settings: Settings) -> str:
 
 
 def token_sources(settings: Settings) -> list[str]:
-    """Whose tokens are admitted, one phrase each."""
+    """Whose tokens are admitted, one phrase each, and for which tenants."""
     found: list[str] = []
     for issuer in settings.all_issuers():
+        tenants = (issuer.tenant,) if issuer.tenant else issuer.tenants
+        bound = f", for the tenants {', '.join(tenants)}" if tenants else ", for any tenant"
         (kind, *_) = issuer.key_sources()
         where = {"secret": "HMAC secret", "public_key": "public key"}.get(kind) or str(getattr(issuer, kind))
-        found.append(f"{issuer.name}: {where}" + (f", iss {issuer.issuer}" if issuer.issuer else ""))
+        found.append(f"{issuer.name}: {where}" + (f", iss {issuer.issuer}" if issuer.issuer else "") + bound)
     if settings.provider_enabled:
         users = "any e-mail" if settings.environment == "development" and not settings.users else None
         found.append(f"the embedded provider ({users or f'{len(settings.users)} users'})")

@@ -251,7 +251,9 @@ def _in_words(report: dict[str, Any]) -> str:
     else:
         lines.append("It is not a JWT; an issuer with introspection could know it.")
     if report["admitted"]:
+        rights = ", ".join(report["permissions"]) or "none"
         lines.append(f"\nAdmitted here as {report['user']} (plan {report['plan']}).")
+        lines.append(f"Permissions that count here: {rights}.")
     else:
         lines.append(f"\nNot admitted here: {report['code']}. {report['why']}")
         if report.get("remedy"):
