@@ -19,7 +19,7 @@ import structlog
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Position
 
-COMPARE_EVERY_S: Final = 2.0
+COMPARE_EVERY_S: Final = 2.5
 GRACE_S: Final = 0.5  # a publication on its way takes milliseconds
 BOUND_S: Final = 5.0  # DESIGN section 12: one interval, a slow comparison, the grace, the read
 RETRY_S: Final = 0.5

@@ -13,8 +13,10 @@ import pytest
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.app.hub import Channel, Hub, HubLimits
 from narthex.app.hub.channel import Delivery
+from narthex.app.staleness import StalenessCheck
 from narthex.app.tasks import Tasks
-from narthex.ports.broker import Broker, Control, Page, Position, Publication
+from narthex.errors import DependencyError
+from narthex.ports.broker import Broker, Control, Member, Page, Position, Publication
 from narthex.ports.edge import Lane, Socket, Underway
 from narthex.protocol.framing import Framing, Prepared
 
@@ -267,3 +269,129 @@ async def test_a_gap_longer_than_a_page_is_read_to_its_end(
     await asyncio.gather(*(house.broker.publish(KEY, b"{}") for _ in range(10)))
     await until(ear, 40)
     assert ear.offsets == list(range(1, 41))
+
+
+async def test_an_empty_channel_is_forgotten_once_and_kept_for_who_comes_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the linger the broker is asked for it no more; a subscriber in between keeps it."""
+    dropped: list[str] = []
+    monkeypatch.setattr(house.broker, "unsubscribe", dropped.append)
+    one, two = Ear(), Ear()
+    channel = await house.join(one)
+    await house.join(two)
+    house.hub.detach(channel, one)
+    await asyncio.sleep(0.005)
+    assert (house.hub.keys(), dropped) == ([KEY], [])
+    house.hub.detach(channel, two)
+    house.hub.detach(channel, two)
+    assert len(house.hub._lingering) == 1
+    back = Ear()
+    assert await house.join(back) is channel
+    await asyncio.sleep(0.005)
+    assert (house.hub.keys(), dropped) == ([KEY], [])
+    house.hub.detach(channel, back)
+    await eventually(lambda: not house.hub.keys())
+    assert dropped == [KEY]
+    assert not house.hub._lingering
+
+
+async def test_what_is_told_of_a_channel_that_nobody_follows_is_dropped(house: House) -> None:
+    """A publication and a presence notice that arrive after the last subscriber left make no channel."""
+    house.hub.publication(KEY, Publication(1, b"{}"), "e")
+    house.hub.presence(KEY, Member("c1", "ada"), True)
+    house.hub.control(Control("ephemeral", {"channel": KEY, "data": "{}"}))
+    assert house.hub.channels() == 0
+
+
+async def test_a_node_that_was_told_nothing_catches_up_by_comparing(house: House) -> None:
+    """Positions, comparison and re-reading together, over the real broker; nothing twice afterwards."""
+    ear, lost = Ear(), Ear()
+    channel = await house.join(ear)
+    other = house.hub.attach("t/thread:two", lost)
+    house.hub.positioned(other, (await house.broker.history("t/thread:two", limit=0)).top)
+    assert other.ready(lost, 0)
+    await house.broker.publish(KEY, b"{}")
+    await until(ear, 1)
+    check = StalenessCheck(house.hub, house.broker, grace_s=0.0)
+    assert await check.compare() == 0
+    house.broker.unsubscribe(KEY)  # from now on it is told nothing
+    for _ in range(3):
+        await house.broker.publish(KEY, b"{}")
+    assert ear.offsets == [1]
+    assert await check.compare() == 1
+    await until(ear, 4)
+    assert ear.offsets == [1, 2, 3, 4]
+    assert house.hub.positions() == {
+        KEY: Position(4, channel.epoch),
+        "t/thread:two": Position(0, other.epoch),
+    }
+    assert await check.compare() == 0
+    assert lost.lost == 0
+
+
+async def test_a_log_that_has_less_than_was_told_is_another_log(house: House) -> None:
+    """It ended before our position under our epoch: whoever follows it is told, not left behind it for ever."""
+    ear = Ear()
+    channel = await house.join(ear)
+    before = Position(7, channel.epoch)
+    channel.last = 7
+    assert house.hub.behind({KEY: before}, {KEY: Position(3, channel.epoch)}) == [KEY]
+    assert house.hub.behind({KEY: Position(6, channel.epoch)}, {KEY: Position(7, channel.epoch)}) == []
+    assert house.hub.behind({KEY: before}, {KEY: Position(8, channel.epoch)}) == [KEY]
+    assert house.hub.behind({KEY: before}, {KEY: Position(7, "another")}) == [KEY]
+    house.hub.resync([KEY])
+    await eventually(lambda: ear.lost == 1)
+
+
+async def test_only_a_resync_of_everything_doubts_control_messages(house: House) -> None:
+    """A channel that is re-read for its own sake says nothing about what else was missed."""
+    doubts: list[int] = []
+    house.hub.on_resync = lambda: doubts.append(1)
+    await house.join(Ear())
+    house.hub.resync([KEY])
+    assert doubts == []
+    house.hub.resync(None)
+    assert doubts == [1]
+
+
+async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is away: a few tries that get rarer, no busy loop; then everything, and no position is lost."""
+    ear = Ear()
+    await house.join(ear)
+    real, calls = house.broker.history, [0]
+
+    async def away(channel: str, **options: Any) -> Page:
+        calls[0] += 1
+        if calls[0] <= 2:
+            raise DependencyError("broker", "away")
+        return await real(channel, **options)
+
+    monkeypatch.setattr(house.broker, "history", away)
+    house.broker.unsubscribe(KEY)
+    await house.broker.publish(KEY, b"{}")
+    began = asyncio.get_running_loop().time()
+    house.hub.resync([KEY])
+    await until(ear, 1)
+    assert asyncio.get_running_loop().time() - began >= 0.05 + 0.1
+    assert calls == [3]
+    assert ear.lost == 0
+
+
+async def test_a_bug_while_a_channel_is_read_again_is_said_and_reported(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its subscribers lose their position, and the fault reaches whoever reports bugs."""
+    ear = Ear()
+    await house.join(ear)
+
+    async def broken(channel: str, **options: Any) -> Page:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(house.broker, "history", broken)
+    house.hub.resync([KEY])
+    await eventually(lambda: ear.lost == 1 and bool(house.faults))
+    assert [str(fault) for fault in house.faults] == ["a bug"]
+    house.faults.clear()

@@ -1,0 +1,259 @@
+"""The NATS broker's parts alone: what each does at its bound, and when its server answers nothing or nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import pytest
+from nats.errors import Error as NatsError
+
+from narthex.adapters.brokers.nats import NatsBroker, broker, connection, contention, guard
+from narthex.adapters.brokers.nats.channel_log import ChannelLog
+from narthex.adapters.brokers.nats.codec import Batch, encode
+from narthex.adapters.brokers.nats.comparison import Comparison
+from narthex.adapters.brokers.nats.connection import parse_address
+from narthex.adapters.brokers.nats.contention import Contention
+from narthex.adapters.brokers.nats.guard import StreamGuard
+from narthex.adapters.brokers.nats.jetstream import JetStream, Latest, Refused, Stored, Unavailable
+from narthex.adapters.brokers.nats.subscriptions import Subscriptions
+from narthex.errors import DependencyError
+from narthex.ports.broker import Member, Position
+from tests.contracts.recorder import Recorder
+from tests.services import NatsServer
+from tests.timing import within
+
+THREAD = "default/thread:t1"
+
+
+@pytest.fixture
+def url(nats_server: NatsServer) -> str:
+    """A prefix of the test's own."""
+    return f"{nats_server.url}?prefix=t{secrets.token_hex(4)}"
+
+
+def test_a_channel_is_followed_after_its_second_conflict_while_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once is chance; twice is followed, once only; with the last place taken it is not."""
+    monkeypatch.setattr(contention, "MAX_FOLLOWED", 2)
+    followed: list[str] = []
+    found = Contention(followed.append, lambda _: None)
+    logs = [ChannelLog(f"c{number}", f"s{number}") for number in range(3)]
+    found.lost(logs[0])
+    assert followed == []
+    for log in logs:
+        found.lost(log)
+        found.lost(log)
+    assert followed == ["c0", "c1"]
+
+
+class Subscribed:
+    """A client that counts."""
+
+    def __init__(self) -> None:
+        self.now: set[str] = set()
+
+    async def subscribe(self, subject: str, **_: Any) -> Any:
+        self.now.add(subject)
+        client = self
+
+        class Held:
+            _pending_queue: asyncio.Queue[Any] = asyncio.Queue()
+            _message_iterator = None
+
+            async def unsubscribe(self) -> None:
+                client.now.discard(subject)
+
+        return Held()
+
+
+async def test_a_channel_that_is_dropped_is_unsubscribed_at_the_server() -> None:
+    """Else a node is sent for ever what it does not want; one that is wanted beside stays."""
+    client = Subscribed()
+    found = Subscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
+    running = asyncio.create_task(found.run())
+    for name in ("a", "b"):
+        found.want(name)
+        await found.settled(name)
+    found.want("b", beside=True)
+    assert client.now == {"p.a", "p.b"}
+    for name in ("a", "b"):
+        found.drop(name)
+        await found.settled(name)
+    assert client.now == {"p.b"}
+    assert not found.wants("b")
+    running.cancel()
+
+
+class Replica(JetStream):
+    """A stream whose replica answers with what it has, and its leader with what there is."""
+
+    def __init__(self, replica: list[int], leader: list[int]) -> None:
+        super().__init__(lambda: None, "s")  # type: ignore[arg-type, return-value]  # nothing is sent
+        self.replica, self.leader = replica, leader
+        self.asked: list[int] = []
+
+    async def _direct(self, body: dict[str, Any]) -> Latest:
+        return Latest(
+            [_stored(seq) for seq in self.replica if seq >= body["seq"]], max(self.replica, default=0)
+        )
+
+    async def next(self, subject: str, seq: int) -> Stored | None:
+        del subject
+        self.asked.append(seq)
+        return next((_stored(one) for one in self.leader if one >= seq), None)
+
+
+def _stored(seq: int) -> Stored:
+    return Stored(seq, encode(Batch(b"n", "", seq, 0, 0, [])), "x")
+
+
+async def test_what_a_lagging_replica_lacks_the_leader_gives() -> None:
+    """Up to the last message that was asked for and no further; what the leader lacks too ends the reading."""
+    assert [one.seq for one in await Replica([1, 2], [1, 2, 3, 4]).between("x", 1, 4)] == [1, 2, 3, 4]
+    behind = Replica([1], [1, 9])
+    assert [one.seq for one in await behind.between("x", 1, 4)] == [1]
+    assert behind.asked == [2]
+    assert [one.seq for one in await Replica([1], [1]).between("x", 1, 4)] == [1]
+    assert [one.seq for one in await Replica([], [1, 4, 5]).between("x", 1, 4)] == [1, 4]
+
+
+async def test_a_replica_that_lacks_the_mark_is_asked_again_and_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer from before the question says nothing; a replica that never gets there is an error."""
+    monkeypatch.setattr("narthex.adapters.brokers.nats.comparison.LAGGING_S", 0.001)
+    answers = [Latest([], 8), Latest([Stored(10, b"", "mark")], 10)]
+
+    class Stream:
+        async def latest_after(self, subjects: list[str], seq: int) -> Latest:
+            del seq
+            assert subjects == ["s.c", "mark"]
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    compared = Comparison(
+        Stream(),  # type: ignore[arg-type]  # what it asks
+        subject=lambda channel: f"s.{channel}",
+        epoch=lambda _: "e",
+        mark=lambda: "mark",
+    )
+    compared.read("c", 5)
+    assert await compared.behind({"c": Position(1, "e")}, 10) == {}
+    answers[:] = [Latest([], 10)]
+    with pytest.raises(Unavailable):
+        await compared.behind({"c": Position(1, "e")}, 11)
+
+
+async def test_the_watch_over_the_stream_pauses_after_each_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JetStream that is away, and a bug, are tried again after a pause, not in a busy loop."""
+    monkeypatch.setattr(guard, "AGAIN_S", 0.02)
+    for fault in (Unavailable("away"), RuntimeError("a bug")):
+        tries: list[float] = []
+
+        async def reopen(fault: Exception = fault, tries: list[float] = tries) -> None:
+            tries.append(asyncio.get_running_loop().time())
+            if len(tries) < 4:
+                raise fault
+
+        async def connected() -> bool:
+            return False
+
+        resyncs = asyncio.Event()
+        found = StreamGuard(
+            None,  # type: ignore[arg-type]  # not asked
+            None,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            subject=str,
+            changed=connected,  # type: ignore[arg-type]
+            connected=connected,
+            resync=resyncs.set,
+        )
+        running = asyncio.create_task(found.run(reopen))
+        found.missed()
+        await asyncio.wait_for(resyncs.wait(), within(5))
+        assert len(tries) == 4
+        assert tries[-1] - tries[0] >= 3 * 0.02 * 0.9
+        running.cancel()
+
+
+async def test_a_server_that_refuses_is_asked_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal comes at once: without the pause a start would be a busy loop for five seconds."""
+    made: list[int] = []
+
+    class Refusing:
+        async def connect(self, *_: object, **__: object) -> None:
+            made.append(1)
+            raise NatsError("authorization violation")
+
+    async def nothing() -> None: ...
+
+    async def noted(_: Exception) -> None: ...
+
+    monkeypatch.setattr(connection, "Client", Refusing)
+    monkeypatch.setattr(connection, "CONNECT_S", 0.25)
+    with pytest.raises(DependencyError, match="NARTHEX_BROKER_URL"):
+        await connection.connect(
+            parse_address("nats://127.0.0.1:4222"),
+            name="n",
+            disconnected=nothing,
+            reconnected=nothing,
+            error=noted,
+        )
+    assert 2 <= len(made) <= 3
+
+
+async def test_after_a_resync_no_position_is_known_by_heart(url: str) -> None:
+    """It may be behind the log: it is forgotten before the handler is told, who then reads."""
+    known: list[Position | None] = []
+
+    class Asking(Recorder):
+        def resync(self, channels: list[str] | None) -> None:
+            known.append(made.known_position(THREAD))
+            super().resync(channels)
+
+    recorder = Asking()
+    made = NatsBroker(url)
+    await made.start(recorder, "n1")
+    made.subscribe(THREAD)
+    await made.history(THREAD, limit=0)
+    await made.publish(THREAD, b"1")
+    await recorder.until(lambda: bool(recorder.seen))
+    assert made.known_position(THREAD) is not None
+    made._guard.missed()
+    await recorder.until(lambda: bool(recorder.resyncs))
+    assert known == [None]
+    await made.stop()
+
+
+async def test_presence_that_runs_out_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches the channel hears that a member whose node died is gone."""
+    monkeypatch.setattr(broker, "HOUSEKEEPING_S", 0.01)
+    recorder = Recorder()
+    made = NatsBroker(url)
+    await made.start(recorder, "n1")
+    made.subscribe(THREAD)
+    await made.history(THREAD, limit=0)
+    gone = [(THREAD, Member("c1", "ada"))]
+    monkeypatch.setattr(made._presence, "expire", lambda _now: [gone.pop()] if gone else [])
+    await recorder.until(lambda: bool(recorder.presences))
+    assert recorder.presences == [(THREAD, "c1", False)]
+    await made.stop()
+
+
+async def test_what_jetstream_refuses_is_an_error_of_the_port_at_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no passing fault: nobody waits twelve seconds for it."""
+    made = NatsBroker(url)
+    await made.start(Recorder(), "n1")
+
+    async def refused(*_: object) -> None:
+        raise Refused(10000, "no")
+
+    monkeypatch.setattr(made._reader, "page", refused)
+    async with asyncio.timeout(within(2)):
+        with pytest.raises(DependencyError, match="no"):
+            await made.history(THREAD)
+    await made.stop()
