@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -14,9 +15,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 import narthex
 from narthex.domain.identity import Identity
@@ -145,3 +148,64 @@ def test_a_missing_extra_is_told_when_the_gateway_is_made(
         narthex.create_gateway(
             {"data_dir": tmp_path, "store_url": "postgresql://db.example/x"}, agents=[counter]
         )
+
+
+async def shout(socket: WebSocket) -> None:
+    """A WebSocket of the embedding program."""
+    await socket.accept(subprotocol="mine" if "mine" in socket.scope["subprotocols"] else None)
+    await socket.send_text((await socket.receive_text()).upper())
+    await socket.close(4242)
+
+
+async def test_websocket_routes_of_another_program(tmp_path: Path) -> None:
+    """Starlette's, and FastAPI's behind a mount, beside narthex's own on one port; each keeps its own close code."""
+    mine = FastAPI()
+
+    @mine.websocket("/rooms/{name}")
+    async def room(socket: WebSocket, name: str) -> None:
+        await socket.accept()
+        await socket.send_json({"room": name, "said": await socket.receive_text()})
+        await socket.receive_text()
+
+    routes = [WebSocketRoute("/shout", shout), Mount("/mine", app=mine), Route("/hello", hello)]
+    async with gateway(tmp_path, agents=[counter], routes=routes) as running:
+        base = running.ws.removesuffix("/ws")
+        edge = running.gateway.edge
+        assert edge is not None
+        async with connect(f"{base}/shout", subprotocols=[Subprotocol("mine")], proxy=None) as raw:
+            assert raw.subprotocol == "mine"
+            await raw.send("hi")
+            assert await raw.recv() == "HI"
+            with pytest.raises(ConnectionClosed):
+                await raw.recv()
+            assert raw.close_code == 4242
+        async with connect(f"{base}/mine/rooms/a", proxy=None) as raw:
+            await raw.send("x")
+            assert json.loads(await raw.recv()) == {"room": "a", "said": "x"}
+            assert edge.open == 1
+        for path, status in (("/nowhere", 404), ("/hello", 404), ("/mine/nothing", 403)):
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(f"{base}{path}", proxy=None)
+            assert caught.value.response.status_code == status
+        with pytest.raises(InvalidStatus) as caught:
+            await connect(f"{base}/shout", additional_headers={"Host": "evil.example"}, proxy=None)
+        assert caught.value.response.status_code == 400
+        async with connect(
+            running.ws, additional_headers={"Authorization": f"Bearer {running.token('ada')}"}, proxy=None
+        ) as raw:
+            await raw.send('{"id":1,"connect":{}}')
+            assert '"client"' in str(await raw.recv())
+        async with asyncio.timeout(within(5)):
+            while edge.open:  # noqa: ASYNC110 - the count has no event
+                await asyncio.sleep(0.01)
+
+
+async def test_a_mount_at_the_root_does_not_take_narthexs_own_socket(tmp_path: Path) -> None:
+    """`Mount("/", app)` is usual; people must still get in."""
+    async with gateway(
+        tmp_path, agents=[counter], routes=[Mount("/site", app=FastAPI()), Mount("/", app=FastAPI())]
+    ) as running:
+        headers = {"Authorization": f"Bearer {running.token('ada')}"}
+        async with connect(running.ws, additional_headers=headers, proxy=None) as raw:
+            await raw.send('{"id":1,"connect":{}}')
+            assert '"client"' in str(await raw.recv())

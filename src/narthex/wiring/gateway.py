@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from narthex.adapters.descriptors import descriptor_limit, raise_descriptor_limit
 from narthex.adapters.edge.edge import Edge
@@ -80,6 +81,7 @@ class Gateway:
         mask_records(settings.secret_values())
         self.parts: Parts | None = None
         self.site: Site | None = None
+        self.edge: Edge | None = None
 
     def run(self, on_ready: Callable[[list[str], Parts], None] | None = None) -> bool:
         """Serve on a loop of its own until SIGTERM or SIGINT. See `serve`.
@@ -181,9 +183,9 @@ class Gateway:
         site = self.site = Site(parts, lambda: self._address, self._routes)
         parts.lifecycle.add(site.rooms())
         parts.meter.gauge("descriptors", float(fitted.descriptors))
-        edge = Edge(
+        edge = self.edge = Edge(
             parts.door,
-            rules=_rules(settings),
+            rules=_rules(settings, self._routes),
             limits=_edge_limits(settings, fitted),
             proxied=settings.proxies.proxied,
             forwarded=None if settings.proxies.none else partial(_forwarded, settings.proxies),
@@ -253,12 +255,22 @@ def _fine(task: asyncio.Task[None]) -> bool:
     return task.cancelled() or task.exception() is None
 
 
-def _rules(settings: Settings) -> HeadRules:
+def _rules(settings: Settings, routes: Sequence[BaseRoute] = ()) -> HeadRules:
     paths = {"/ws", "/websocket", "/connection/websocket"}
     if settings.policy.conformance:
         paths.add("/ws/conformance")
     hosts = settings.hosts
-    return HeadRules(allowed_host=hosts.allows, websocket_paths=frozenset(paths))
+    return HeadRules(
+        allowed_host=hosts.allows,
+        websocket_paths=frozenset(paths),
+        mounted=(lambda path: takes_websocket(routes, path)) if routes else None,
+    )
+
+
+def takes_websocket(routes: Sequence[BaseRoute], path: str) -> bool:
+    """Whether one of the embedding program's routes or mounts is there for a WebSocket at `path`."""
+    scope: Scope = {"type": "websocket", "path": path, "root_path": "", "headers": [], "query_string": b""}
+    return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
 
 def _forwarded(trusted: TrustedProxies, head: RequestHead) -> str:

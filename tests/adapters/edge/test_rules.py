@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narthex.adapters.edge.head import Complete, HeadReader, request_head
-from narthex.adapters.edge.rules import HeadRules, Plain, Upgrade, judge
+from narthex.adapters.edge.rules import HeadRules, Mounted, Plain, Upgrade, judge
 from narthex.domain.refusals import Refusal
 from tests.adapters.edge.harness import KEY, upgrade
 
 RULES = HeadRules(allowed_host=lambda host: host in ("localhost", "gate.example", "[::1]"))
 
 
-def judged(data: bytes) -> Plain | Upgrade | Refusal:
+def judged(data: bytes) -> Plain | Upgrade | Mounted | Refusal:
     outcome = HeadReader(16_384, 100).feed(data)
     assert isinstance(outcome, Complete), outcome
     head = request_head(outcome.fields, peer=("", 0), secure=False, received_at=0.0)

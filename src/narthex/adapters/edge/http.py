@@ -15,7 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from narthex.adapters.edge.head import Fields, header, malformed, request_head, too_large
-from narthex.adapters.edge.rules import Upgrade, judge
+from narthex.adapters.edge.rules import Mounted, Upgrade, judge
 from narthex.adapters.edge.upgrading import begin
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
@@ -259,6 +259,8 @@ class HttpConnection(HttpToolsProtocol):
             self._stop(judged, head)
         elif isinstance(judged, Upgrade):
             self._outcome, self._outcome_head = judged, head
+        elif isinstance(judged, Mounted):  # clients open a connection for each WebSocket
+            self._stop(Refusal(code="bad_request", detail="A WebSocket needs a connection of its own."), head)
 
     def _feed(self, part: bytes, rest: bytes) -> bool:
         """Parse `part`, behind which `rest` has come already; False when HTTP ended in it."""

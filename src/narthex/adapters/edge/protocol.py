@@ -15,7 +15,7 @@ from narthex.adapters.edge.answers import refusal_answer
 from narthex.adapters.edge.edge import Edge, HttpContext
 from narthex.adapters.edge.head import Complete, HeadReader, malformed, request_head
 from narthex.adapters.edge.http import AT_LIMIT, serve_http
-from narthex.adapters.edge.rules import Upgrade, judge
+from narthex.adapters.edge.rules import Mounted, Upgrade, judge
 from narthex.adapters.edge.turn import Welcome
 from narthex.adapters.edge.upgrading import begin
 from narthex.domain.refusals import Refusal
@@ -146,6 +146,10 @@ class Entrance(asyncio.Protocol):
         edge.deadlines.clear(self)
         if isinstance(judged, Refusal):
             edge.refuse(transport, judged, head)
+        elif isinstance(judged, Mounted):
+            from narthex.adapters.edge.mounted import serve_mounted  # most gateways have no such routes
+
+            serve_mounted(edge, transport, data)
         else:
             serve_http(edge, transport, data, self._at)
         return None

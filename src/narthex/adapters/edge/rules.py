@@ -44,16 +44,22 @@ class HeadRules(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         allowed_host: whether a `Host` is ours.
         websocket_paths: exact, percent-decoded paths that upgrade.
+        mounted: whether a path is one of the embedding program's own routes that take a WebSocket; None: it has none.
         any_host_paths: paths that are answered whatever `Host` says, for platforms' probes.
     """
 
     allowed_host: AllowedHost
     websocket_paths: frozenset[str] = frozenset({"/ws", "/websocket", "/connection/websocket"})
     any_host_paths: frozenset[str] = frozenset({"/livez", "/readyz"})
+    mounted: Callable[[str], bool] | None = None
 
 
 class Plain(msgspec.Struct, frozen=True):
     """Not an upgrade: an HTTP request for the web application."""
+
+
+class Mounted(msgspec.Struct, frozen=True):
+    """A well-formed WebSocket upgrade to a route of the embedding program's own."""
 
 
 class Upgrade(msgspec.Struct, frozen=True):
@@ -71,10 +77,11 @@ class Upgrade(msgspec.Struct, frozen=True):
 
 
 PLAIN: Final = Plain()
+MOUNTED: Final = Mounted()
 
 
-def judge(fields: Fields, head: RequestHead, rules: HeadRules) -> Plain | Upgrade | Refusal:
-    """Whether a request goes to the web application, to the Gate, or is refused here.
+def judge(fields: Fields, head: RequestHead, rules: HeadRules) -> Plain | Upgrade | Mounted | Refusal:
+    """Whether a request goes to the web application, to the Gate, to a mounted route, or is refused here.
 
     Args:
         fields: the raw head.
@@ -144,17 +151,22 @@ def _no_upgrade(head: RequestHead) -> Refusal:
     return Refusal(code="upgrade_required", detail=f"No `Upgrade` header arrived. {_STRIPPED}")
 
 
-def _judge_upgrade(head: RequestHead, found: dict[str, str], rules: HeadRules) -> Plain | Upgrade | Refusal:
+def _judge_upgrade(
+    head: RequestHead, found: dict[str, str], rules: HeadRules
+) -> Plain | Upgrade | Mounted | Refusal:
     upgrades = _lists(found.get("connection", ""), "upgrade")
     if not _lists(found["upgrade"], "websocket"):
         if not upgrades and head.path not in rules.websocket_paths:
             return PLAIN  # a stray hop-by-hop header asks for nothing
         return malformed("`Upgrade` to anything but `websocket` is not spoken here.")
-    if head.path not in rules.websocket_paths:
+    ours = head.path in rules.websocket_paths  # also where the program mounts something at `/`
+    if not ours and (rules.mounted is None or not rules.mounted(head.path)):
         return Refusal(code="no_route", detail="No WebSocket is at this path.")
     problem = _method_problem(head, upgrades=upgrades) or _websocket_problem(found)
     if problem is not None:
         return problem
+    if not ours:
+        return MOUNTED
     offered = found.get("sec-websocket-protocol", "")
     return Upgrade(
         found["sec-websocket-key"],
