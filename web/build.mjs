@@ -11,6 +11,8 @@ import { fileURLToPath } from "node:url";
 
 import * as esbuild from "esbuild";
 
+import { clientFiles } from "./pack.mjs";
+
 const here = dirname(fileURLToPath(import.meta.url));
 const args = process.argv.slice(2);
 const outAt = args.indexOf("--out");
@@ -84,8 +86,10 @@ function write(results) {
     files[`${page}.html`] = Buffer.from(html);
     manifest.pages[page] = `${page}.html`;
   }
+  Object.assign(files, client);
   for (const [name, bytes] of Object.entries(files)) {
-    manifest.files[name] = { sha256: digest(bytes), bytes: bytes.length, immutable: extname(name) !== ".html" };
+    const immutable = extname(name) !== ".html" && !(name in client);
+    manifest.files[name] = { sha256: digest(bytes), bytes: bytes.length, immutable };
   }
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
@@ -94,6 +98,8 @@ function write(results) {
   const total = Object.entries(manifest.files).map(([name, f]) => `${name} ${(f.bytes / 1024).toFixed(1)} KB`);
   console.log(`built ${relative(process.cwd(), out) || out}: ${total.join(", ")}`);
 }
+
+const client = await clientFiles();
 
 function digest(bytes) {
   return createHash("sha256").update(bytes).digest("hex");

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
+import tarfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -155,3 +157,26 @@ def test_bundle_in_the_package_is_whole() -> None:
             assert path.startswith("/static/")
             assert http.get(path).status_code == 200
     assert not re.findall(r"<style|<script(?![^>]*\bsrc=)|\son\w+=|javascript:", page.text)
+
+
+def test_the_helper_is_served_for_pages_of_any_site() -> None:
+    """As one module, and as a package that npm installs from its URL; both say that they may be asked for anew."""
+    with TestClient(Starlette(routes=routes())) as http:
+        module = http.get("/static/client.js")
+        package = http.get("/static/narthex-client.tgz")
+    for answer, kind in ((module, "text/javascript; charset=utf-8"), (package, "application/gzip")):
+        assert answer.status_code == 200, "build it first: npm ci && npm run build in web/"
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+        assert answer.headers["cache-control"] == "no-cache"
+    assert "narthexWebSocket" in module.text
+    with tarfile.open(fileobj=io.BytesIO(package.content), mode="r:gz") as archive:
+        names = archive.getnames()
+        stream = archive.extractfile("package/package.json")
+        assert stream is not None
+        manifest = json.loads(stream.read())
+    assert {"package/dist/index.js", "package/dist/index.d.ts", "package/README.md"} <= set(names)
+    assert manifest["name"] == "@narthex/client"
+    assert "scripts" not in manifest
+    assert manifest["exports"]["."]["import"] == "./dist/index.js"

@@ -30,6 +30,10 @@ from narthex.errors import ConfigError, DependencyError
 from narthex.ports.credentials import Credentials, RefreshToken, User
 from narthex.ports.tokens import PasswordHashes, TokenMint, TokenVerifier
 
+FAILED_WINDOW_S: Final = 60
+OF_ADDRESS_AT_ACCOUNT: Final = 5  # failed sign-ins in the window
+OF_ADDRESS_AT_ALL: Final = 30
+OF_ALL_AT_ACCOUNT: Final = 50  # slows a botnet; meanwhile the owner may have to try again
 ACCESS_TTL_S: Final = 3_600.0
 REFRESH_TTL_S: Final = 30 * 86_400.0
 REUSE_GRACE_S: Final = 10.0  # two tabs with one cookie refresh at once; only for cookies, see `refresh`
@@ -132,11 +136,9 @@ class Provider:
         self._policy = policy
         self._clock = clock
         self._accounts = {account.email.lower(): account for account in policy.accounts}
-        self._per_account = Attempts(5, 60)  # of one address at one account
-        self._per_email = Attempts(
-            50, 60
-        )  # of all addresses: slows a botnet; meanwhile the owner may have to try again
-        self._per_address = Attempts(30, 60)  # of one address at all accounts
+        self._per_account = Attempts(OF_ADDRESS_AT_ACCOUNT, FAILED_WINDOW_S)
+        self._per_email = Attempts(OF_ALL_AT_ACCOUNT, FAILED_WINDOW_S)
+        self._per_address = Attempts(OF_ADDRESS_AT_ALL, FAILED_WINDOW_S)
 
     @property
     def mint(self) -> TokenMint:

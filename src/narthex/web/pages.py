@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import gzip
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -50,7 +51,16 @@ SECURITY_HEADERS: Final = {
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _ASK_AGAIN: Final = "no-cache"
 _WORTH_GZIP: Final = 1_024  # smaller ones fit one packet anyway
-_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+_TYPES: Final = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".html": "text/html",
+    ".tgz": "application/gzip",
+}
+FOR_OTHER_SITES: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
+"""Of the helper's files: code that is public, which a page of another site may import."""
+HELPER_FILES: Final = frozenset({"client.js", "narthex-client.tgz"})
 
 _NOT_BUILT: Final = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -137,6 +147,7 @@ class Bundle:
         body = path.read_bytes()
         # mtime=0: the same bytes on every instance, so that the ETag holds across them
         zipped = gzip.compress(body, 6, mtime=0) if len(body) >= _WORTH_GZIP else b""
+        zipped = zipped if len(zipped) < len(body) * 0.95 else b""
         media_type = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
         charset = "; charset=utf-8" if media_type.startswith("text/") else ""
         return _File(
@@ -178,18 +189,20 @@ def _page(bundle: Bundle, name: str) -> Any:
 
 def _static(bundle: Bundle) -> Any:
     async def static(request: Request) -> Response:
-        file = bundle.file(request.path_params["name"])
+        name = request.path_params["name"]
+        file = bundle.file(name)
         if file is None:
             return problem(Refusal(code="no_route"), trace_id_for(request), headers=SECURITY_HEADERS)
-        return _send(request, file)
+        return _send(request, file, FOR_OTHER_SITES if name in HELPER_FILES else {})
 
     return static
 
 
-def _send(request: Request, file: _File) -> Response:
+def _send(request: Request, file: _File, more: Mapping[str, str] = MappingProxyType({})) -> Response:
     """The file, gzipped where the client takes that, or 304 when it has it already."""
     headers = {
         **SECURITY_HEADERS,
+        **more,
         "ETag": file.etag,
         "Cache-Control": file.cache_control,
         "Vary": "Accept-Encoding",
