@@ -66,18 +66,31 @@ class ConfigError(NarthexError):
         self.problems = problems
 
 
+DISK_FULL: Final = "disk_full"
+ENGINE_HUNG: Final = "engine_hung"  # it keeps its connections or files and does not answer
+
+
 class DependencyError(NarthexError):
     """An engine or service did not do its part (refused, timed out, answered 5xx).
 
     Attributes:
         dependency: its role, as in health checks: `broker`, `store`, `auth`, `agents`.
         retry_after_s: seconds after which trying again makes sense.
+        sign: the kind of fault where health names it everywhere: `DISK_FULL`, `ENGINE_HUNG`, or empty.
     """
 
     def __init__(
-        self, dependency: str, message: str, remedy: str = "", *, retry_after_s: float = 1.0, code: str = ""
+        self,
+        dependency: str,
+        message: str,
+        remedy: str = "",
+        *,
+        retry_after_s: float = 1.0,
+        code: str = "",
+        sign: str = "",
     ) -> None:
         super().__init__(code or f"{dependency}_unavailable", message, remedy)
+        self.sign = sign
         self.dependency = dependency
         self.retry_after_s = retry_after_s
 

@@ -24,7 +24,7 @@ from narthex.app.health import (
 from narthex.domain.environment import EnvironmentPolicy, decide
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.secrets import fingerprint
-from narthex.errors import DependencyError
+from narthex.errors import DISK_FULL, ENGINE_HUNG, DependencyError
 from narthex.ports.agents import Agent, Event, RunInput
 from narthex.ports.tokens import VerifierStatus
 from tests.timing import within
@@ -142,6 +142,28 @@ async def test_no_answer_in_time_is_a_failure() -> None:
     report = await bench.health.report()
     assert report["status"] == "unhealthy"
     assert report["errors"] == ["store: no answer within 0.05 s"]
+
+
+@pytest.mark.parametrize("name", ["broker", "store"])
+async def test_a_full_disk_and_a_hung_engine_have_fixed_codes(name: str) -> None:
+    """In production the code alone is shown; elsewhere the cause. What is merely away keeps its code."""
+    bench = Bench()
+    full = DependencyError(name, "log.db failed with SQLITE_FULL.", "Free disk space.", sign=DISK_FULL)
+    away = DependencyError(name, "Cannot reach it at 10.0.0.1.")
+    for fault, code, cause in (
+        (full, "disk_full", full.message),
+        (
+            DependencyError(name, "No answer within 5 s.", sign=ENGINE_HUNG),
+            "engine_hung",
+            "No answer within 5 s.",
+        ),
+        (TimeoutError(), "engine_hung", f"no answer within {within(2):g} s"),
+        (away, f"{name}_unavailable", away.message),
+    ):
+        bench.probes[name].fault = fault
+        for show_causes, said in ((False, code), (True, cause)):
+            bench.health = bench.make(show_causes=show_causes)
+            assert (await bench.health.report())["errors"] == [f"{name}: {said}"]
 
 
 async def test_many_who_ask_share_one_round() -> None:

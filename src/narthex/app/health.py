@@ -21,7 +21,7 @@ import msgspec
 from narthex.domain.environment import EnvironmentPolicy
 from narthex.domain.identity import PROBE_TENANT, Identity, IdentityClass
 from narthex.domain.secrets import fingerprint
-from narthex.errors import DependencyError, NarthexError
+from narthex.errors import ENGINE_HUNG, DependencyError, NarthexError
 from narthex.ports.agents import Agent
 from narthex.ports.credentials import Credentials
 from narthex.ports.telemetry import Meter
@@ -39,6 +39,8 @@ _SEVERITY: Final = {HEALTHY: 0, DEGRADED: 1, UNHEALTHY: 2}
 CRITICAL: Final = frozenset({"handshake", "broker", "store"})
 """Checks whose failure is `unhealthy`; of the others it is `degraded`."""
 ORDER: Final = ("handshake", "auth", "broker", "store", "agents")
+ENGINES: Final = ("broker", "store")
+"""Whose silence is `engine_hung` where causes are not shown; one that is away is found out at once by its `ping`."""
 READY_CHECKS: Final = ("broker", "store", "auth")
 
 
@@ -185,7 +187,10 @@ class Health:
             code = fault.code if isinstance(fault, Degraded) else ""
             return status, str(fault) if self._facts.show_causes or not code else code
         if isinstance(fault, TimeoutError):
-            return status, f"no answer within {self._timeout_s:g} s"
+            hung = name in ENGINES and not self._facts.show_causes
+            return status, ENGINE_HUNG if hung else f"no answer within {self._timeout_s:g} s"
+        if isinstance(fault, DependencyError) and fault.sign and not self._facts.show_causes:
+            return status, fault.sign
         if isinstance(fault, NarthexError):
             return status, fault.message if self._facts.show_causes else fault.code
         return status, type(fault).__name__ if self._facts.show_causes else "internal"

@@ -20,6 +20,7 @@ last `seq`, the terminal event's own. Test vectors: tests/vectors/digest.json.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Iterable
 from typing import Any, Final
@@ -27,6 +28,12 @@ from typing import Any, Final
 import rfc8785
 
 from narthex.domain.events import DELTA_ID, Event
+
+for _codec in ("utf-16-be", "utf-16-le"):
+    # Loaded here and not by the first run: where no more files may be opened, importing it fails and the run with it.
+    codecs.lookup(
+        _codec
+    )  # rfc8785 sorts members by the first, `merging` joins split characters by the second
 
 LEFT_OUT: Final = frozenset({"seq", "seq_from", "count", "digest", "timestamp"})
 _MAX_SAFE: Final = 2**53 - 1

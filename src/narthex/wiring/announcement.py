@@ -24,7 +24,7 @@ def announce(settings: Settings, urls: Sequence[str], parts: Parts | None) -> No
         urls: where it listens; the first is shown unless `public_url` is set.
         parts: of the gateway, for a token; None: in other processes.
     """
-    url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1")
+    url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
     lines = [
         f"narthex is ready ({settings.environment})",
         f"  chat      {url}/",

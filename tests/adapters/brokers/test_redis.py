@@ -7,11 +7,13 @@ import secrets
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from narthex.adapters.brokers.redis import RedisBroker
+from narthex.adapters.brokers.redis.appending import _refused
 from narthex.adapters.brokers.redis.broker import durability
 from narthex.adapters.brokers.redis.connection import connect, parse_address
-from narthex.errors import ConfigError, DependencyError, Overloaded
+from narthex.errors import DISK_FULL, ConfigError, DependencyError, Overloaded
 from narthex.ports.broker import Member, Position
 from tests.contracts.recorder import Recorder
 from tests.services import ValkeyServer
@@ -204,4 +206,23 @@ async def test_full_queue_and_refusals(valkey_server: ValkeyServer, url: str) ->
         await client.config_set("maxmemory", "0")
         await client.aclose()
     assert (await broker.publish(THREAD, b"3")).offset == 11
+    await broker.stop()
+
+
+def test_a_server_that_cannot_write_its_file_is_named() -> None:
+    """MISCONF: the answer to every write while the disk is full."""
+    full = ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
+    assert _refused(full).sign == DISK_FULL
+    assert _refused(ResponseError("ERR something else")).sign == ""
+
+
+async def test_a_server_that_is_away_is_said_at_once(url: str) -> None:
+    """Health asks for now: a refused beat is an answer, a silent one is waited for."""
+    broker = RedisBroker(url)
+    await broker.start(Recorder(), "n1")
+    broker._attachment.fault = ConnectionError("refused")
+    with pytest.raises(DependencyError, match="ConnectionError"):
+        await broker.ping()
+    broker._attachment.fault = TimeoutError()
+    await broker.ping()
     await broker.stop()

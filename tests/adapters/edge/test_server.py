@@ -12,6 +12,7 @@ from narthex.adapters.edge.server import listen
 from narthex.errors import ConfigError
 from tests.adapters.edge.child import child
 from tests.adapters.edge.harness import TIME_UNIT_S, upgrade
+from tests.timing import within
 
 
 def test_sigterm_drains_while_the_listener_stays_open() -> None:
@@ -104,6 +105,23 @@ def test_several_processes_can_share_a_port() -> None:
     assert second.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 131_072
     first.close()
     second.close()
+
+
+def test_every_address_of_both_families() -> None:
+    """`::` takes connections of IPv4 as well; a port that another program holds on one of them is refused."""
+    listeners = listen("::", 0)
+    port = listeners[0].getsockname()[1]
+    for listener in listeners:
+        listener.listen()
+    for address in ("127.0.0.1", "::1"):
+        socket.create_connection((address, port), timeout=within(5)).close()
+    for listener in listeners:
+        listener.close()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ConfigError, match="in use"):
+            listen("::", other.getsockname()[1])
 
 
 def test_localhost_is_one_port_on_every_family() -> None:

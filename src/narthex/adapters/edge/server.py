@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import math
 import os
@@ -193,7 +194,7 @@ def listen(
     """Bind every address that `host` names, not yet listening.
 
     Args:
-        host: name or address; `localhost` binds to both families where there are two.
+        host: name or address; `localhost` binds to both families where there are two, `::` to every address of both.
         port: 0 picks a free one, the same for every address.
         reuse_port: share the port with other processes (workers); the kernel spreads connections.
         send_buffer_bytes: `SO_SNDBUF`, which accepted sockets inherit; 0 leaves it.
@@ -203,8 +204,13 @@ def listen(
     """
     bound: list[socket.socket] = []
     problem = "no address"
+    hosts = (host, "0.0.0.0") if host == "::" else (host,)  # noqa: S104 - as asked for
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = [
+            info
+            for name in hosts
+            for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ]
     except OSError as error:
         raise ConfigError([f"The host {host} does not resolve ({error}). Give an address."]) from error
     for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -216,6 +222,9 @@ def listen(
         except OSError as error:
             listener.close()
             problem = os.strerror(error.errno or 0)
+            if error.errno == errno.EADDRINUSE and host == "::":
+                _close(bound)  # half of the addresses would be another program's
+                break
         else:
             bound.append(listener)
     if not bound:
@@ -225,6 +234,11 @@ def listen(
             ]
         )
     return bound
+
+
+def _close(listeners: list[socket.socket]) -> None:
+    while listeners:
+        listeners.pop().close()
 
 
 def _prepare(listener: socket.socket, *, reuse_port: bool, send_buffer_bytes: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from narthex.errors import Bug, DependencyError, Overloaded
+from narthex.errors import ENGINE_HUNG, Bug, DependencyError, Overloaded
 
 IDLE_S: Final = 1.0  # how often housekeeping gets its turn; its work is in minutes and days
 MAX_BATCH: Final = 1_024  # bounds the time of one transaction (about 15 ms) and of one delivery on the loop
@@ -217,6 +217,7 @@ class BatchThread(Generic[J]):
             self._dependency,
             f"{self._name} did not answer within {self._timeout_s:g} s.",
             "Check the disk; retry with the same key.",
+            sign=ENGINE_HUNG,
         )
 
     def _fail_waiting(self, why: str) -> None:

@@ -14,7 +14,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final, Literal
 
-from narthex.errors import ConfigError, Damaged, DependencyError
+from narthex.adapters.sqlite.file_system import require_local
+from narthex.errors import DISK_FULL, ConfigError, Damaged, DependencyError
 
 Synchronous = Literal["NORMAL", "FULL"]
 """NORMAL: a commit survives the death of the process. FULL: it survives power loss too (an fsync a commit)."""
@@ -40,7 +41,8 @@ class OwnerLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or raise ConfigError naming the process that holds it."""
+        """Take the lock. Raises ConfigError: another process holds it, or it is on a network file system."""
+        require_local(self.path)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,7 +186,8 @@ def dependency_error(dependency: str, path: Path, error: sqlite3.Error) -> Depen
     if kind in _DAMAGE:
         return Damaged(dependency, f"{path} is damaged ({name}: {error}).", _restore(dependency, path))
     remedy = _REMEDIES.get(kind, "See the log for the cause; then retry.")
-    return DependencyError(dependency, f"{path.name} failed with {name}: {error}.", remedy)
+    sign = DISK_FULL if kind == "FULL" else ""
+    return DependencyError(dependency, f"{path.name} failed with {name}: {error}.", remedy, sign=sign)
 
 
 _REMEDIES: Final = {

@@ -31,7 +31,7 @@ from narthex.adapters.stores.sql.records import SqlRecords, ping
 from narthex.adapters.stores.sql.runs import SqlRuns
 from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.threads import SqlThreads
-from narthex.errors import Bug, ConfigError, DependencyError, NarthexError, Overloaded
+from narthex.errors import DISK_FULL, Bug, ConfigError, DependencyError, NarthexError, Overloaded
 from narthex.ports.credentials import Credentials
 from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
@@ -342,8 +342,9 @@ class PostgresEngine:
             remedy = "Free disk space for PostgreSQL."
         elif isinstance(error, _READ_ONLY):
             remedy = "The server is a standby: let NARTHEX_STORE_URL name the primary, or all hosts of the cluster."
+        sign = DISK_FULL if isinstance(error, asyncpg.DiskFullError) else ""
         return DependencyError(
-            "store", f"PostgreSQL at {self._shown} failed: {type(error).__name__}.", remedy
+            "store", f"PostgreSQL at {self._shown} failed: {type(error).__name__}.", remedy, sign=sign
         )
 
     def _never(self) -> DependencyError:

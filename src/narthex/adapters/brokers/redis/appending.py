@@ -19,7 +19,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from narthex.adapters.brokers.answers import Engine
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
 from narthex.adapters.brokers.redis.scripts import Names
-from narthex.errors import Bug, DependencyError, NarthexError
+from narthex.errors import DISK_FULL, Bug, DependencyError, NarthexError
 from narthex.ports.broker import Published
 
 REDIS: Final = Engine("Redis", "Redis")
@@ -207,6 +207,13 @@ def _refused(error: ResponseError) -> DependencyError:
     if isinstance(error, OutOfMemoryError):
         return DependencyError(
             "broker", "Redis has no memory left to append.", "Raise its maxmemory, or trim."
+        )
+    if str(error).startswith("MISCONF"):  # it cannot write its file, and says so to every write
+        return DependencyError(
+            "broker",
+            "Redis cannot write its file.",
+            "Free disk space for Redis; look at its log.",
+            sign=DISK_FULL,
         )
     return DependencyError(
         "broker", f"Redis refused to append: {type(error).__name__}.", "Look at the Redis server's log."

@@ -48,6 +48,7 @@ class Attachment:
         away: no server answered a beat.
 
     Attributes:
+        fault: why the last beat was not answered; None while they are.
         reign: the replication id of the server that this node has compared with.
         highest_seq: of all publications, as this node was shown or acknowledged: a server that counts fewer lost some.
     """
@@ -72,6 +73,7 @@ class Attachment:
         self._epoch = ""
         self._waiting_since: float | None = None
         self.instance = secrets.token_urlsafe(9)
+        self.fault: Exception | None = None
         self.reign = ""
         self.highest_seq = 0
 
@@ -140,9 +142,11 @@ class Attachment:
                         await self.beat()
                     except NewRun:
                         await self.attach()
-            except (NotYet, Replica):  # a replica was left already
-                pass
-            except FAULTS:
+                self.fault = None
+            except (NotYet, Replica) as fault:  # a replica was left already
+                self.fault = fault
+            except FAULTS as fault:
+                self.fault = fault
                 await self._away()
             await asyncio.sleep(BEAT_S if self._waiting_since is None else BEAT_S / 10)
 

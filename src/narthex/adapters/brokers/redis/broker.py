@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from narthex.adapters.brokers.answers import Patience
 from narthex.adapters.brokers.ending import end
@@ -271,7 +272,10 @@ class RedisBroker:
         )
 
     async def ping(self) -> None:
-        """See the port."""
+        """See the port. A server that is away is said at once; one that is silent is waited for."""
+        fault = self._attachment.fault
+        if fault is not None and not isinstance(fault, TimeoutError | RedisTimeoutError):
+            raise REDIS.silent(self._address.shown, type(fault).__name__)
         published = await self.publish(PING_CHANNEL, b"{}")
         page = await self.history(
             PING_CHANNEL, since=Position(published.offset - 1, published.epoch), limit=1
