@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from narthex.adapters.brokers.sqlite import Retention, SqliteBroker, schema
 from narthex.adapters.brokers.sqlite.log import Log
 from narthex.adapters.sqlite import file
-from narthex.errors import ConfigError, DependencyError, Overloaded
+from narthex.errors import ConfigError, DependencyError, NarthexError, Overloaded
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position, Published
 from tests.contracts.recorder import Recorder
 
@@ -215,7 +216,7 @@ async def test_newer_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another program"):
         await SqliteBroker(tmp_path / "other.db").start(Recorder(), "n1")
     (tmp_path / "text.db").write_text("no database " * 100)
-    with pytest.raises(DependencyError, match="no SQLite database"):
+    with pytest.raises(DependencyError, match="is damaged"):
         await SqliteBroker(tmp_path / "text.db").start(Recorder(), "n1")
     with pytest.raises(DependencyError, match="Create the data directory"):
         await SqliteBroker(tmp_path / "absent" / "log.db").start(Recorder(), "n1")
@@ -345,3 +346,52 @@ async def test_presence_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert await broker.members(THREAD) == {}
         broker._expire_presence()
         assert recorder.presences == [(THREAD, "c1", True), (THREAD, "c1", False)]
+
+
+async def test_a_start_that_fails_gives_everything_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer's thread ends and the file is free: another broker takes it in the same process."""
+    first = SqliteBroker(tmp_path / "log.db")
+
+    async def fails() -> None:
+        raise DependencyError("broker", "The reader cannot start.")
+
+    monkeypatch.setattr(first._reader, "start", fails)
+    with pytest.raises(DependencyError, match="reader"):
+        await first.start(Recorder(), "n1")
+    assert not [thread for thread in threading.enumerate() if thread.name == "log.db writer"]
+    async with running(SqliteBroker(tmp_path / "log.db")) as second:
+        assert (await second.publish(THREAD, b"1")).offset == 1
+
+
+async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    """An error of the port with the remedy, not the library's."""
+    with pytest.raises(DependencyError, match="Cannot open") as missing:
+        await SqliteBroker(tmp_path / "nowhere" / "log.db").start(Recorder(), "n1")
+    assert "data directory" in missing.value.remedy
+
+
+async def test_a_bug_in_a_change_undoes_its_transaction(tmp_path: Path) -> None:
+    """The next publication finds no open transaction, and nothing of what the change did."""
+    async with running(SqliteBroker(tmp_path / "log.db")) as broker:
+        await broker.publish(THREAD, b"1")
+
+        def breaks(log: Log) -> None:
+            log.remove(THREAD, 1.0)
+            raise RuntimeError("a bug")
+
+        with pytest.raises(NarthexError):
+            await broker._change(breaks)
+        assert (await broker.publish(THREAD, b"2")).offset == 2
+        assert len((await broker.history(THREAD)).publications) == 2
+
+
+@pytest.mark.parametrize(("channels", "known"), [(2, True), (3, False)])
+async def test_positions_are_known_up_to_the_limit(tmp_path: Path, channels: int, known: bool) -> None:
+    """With as many channels as may be known all are; with one more, a channel that is not known may still exist."""
+    async with running(SqliteBroker(tmp_path / "log.db")) as broker:
+        for number in range(channels):
+            await broker.publish(f"default/thread:{number}", b"1")
+    async with running(SqliteBroker(tmp_path / "log.db", known_limit=2)) as broker:
+        assert (broker.known_position("default/thread:new") is not None) is known

@@ -1,0 +1,176 @@
+"""The listener and the appender of Redis alone: what they do while the server is away, with nothing behind them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from narthex.adapters.brokers.redis import RedisBroker, attachment, listening
+from narthex.adapters.brokers.redis.appending import Appender
+from narthex.adapters.brokers.redis.connection import parse_address, read_settings
+from narthex.adapters.brokers.redis.listening import Listener
+from narthex.adapters.brokers.redis.scripts import Names
+from narthex.errors import DependencyError
+from tests.contracts.recorder import Recorder
+from tests.services import ValkeyServer
+from tests.timing import within
+
+THREAD = "default/thread:t1"
+
+
+class Wire:
+    """Stands for a pub/sub connection: what it is given arrives; an exception breaks it."""
+
+    def __init__(self) -> None:
+        self.arriving: asyncio.Queue[dict[str, Any] | Exception] = asyncio.Queue()
+        self.subscribed: list[str] = []
+
+    async def subscribe(self, *names: str) -> None:
+        """Note it; the confirmation is the test's."""
+        self.subscribed += names
+
+    async def unsubscribe(self, *names: str) -> None:
+        """Nothing follows."""
+
+    async def get_message(self, timeout: float) -> dict[str, Any] | None:
+        """The next message, or None when the time is over."""
+        try:
+            async with asyncio.timeout(timeout):
+                found = await self.arriving.get()
+        except TimeoutError:
+            return None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class Wires:
+    """Stands for the client: a new wire for each connection of the listener."""
+
+    def __init__(self) -> None:
+        self.made: list[Wire] = []
+        self.changed = asyncio.Event()
+
+    def pubsub(self) -> Wire:
+        """Another connection."""
+        self.made.append(Wire())
+        self.changed.set()
+        return self.made[-1]
+
+    async def number(self, count: int) -> Wire:
+        """Wait until so many were made; the last."""
+        async with asyncio.timeout(within(10)):
+            while len(self.made) < count:
+                self.changed.clear()
+                await self.changed.wait()
+        return self.made[-1]
+
+
+async def test_a_name_is_confirmed_anew_after_a_break() -> None:
+    """What the old connection had confirmed counts no more: `settled` waits for the new one."""
+    wires = Wires()
+    client: Any = wires
+    listener = Listener(lambda: client, lambda _name, _body: None, lost=lambda: None, renewed=_nothing)
+    listener.want("told")
+    running = asyncio.create_task(listener.run())
+    confirmation = {"type": "subscribe", "channel": b"told", "data": 1}
+    first = await wires.number(1)
+    first.arriving.put_nowait(confirmation)
+    await asyncio.wait_for(listener.settled("told"), within(5))
+    first.arriving.put_nowait(ConnectionError("gone"))
+    second = await wires.number(2)
+    settled = asyncio.create_task(listener.settled("told"))
+    await asyncio.wait([settled], timeout=0.05)
+    assert not settled.done()
+    second.arriving.put_nowait(confirmation)
+    await asyncio.wait_for(settled, within(5))
+    assert second.subscribed == ["told"]
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def _nothing() -> None:
+    """Nobody has to be told."""
+
+
+async def test_an_idle_connection_is_kept(
+    valkey_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is published: the node's own beats are all that comes, and they are enough."""
+    monkeypatch.setattr(listening, "SILENT_S", within(1))
+    monkeypatch.setattr(attachment, "BEAT_S", 0.02)
+    recorder = Recorder()
+    broker = RedisBroker(f"{valkey_server.url}?prefix=idle")
+    beats = 0
+    many = asyncio.Event()
+    told = broker._listener._tell
+
+    def counting(name: str, body: bytes) -> None:
+        nonlocal beats
+        told(name, body)
+        beats += name == broker._attachment.beats
+        if beats > 3 * within(1) / 0.02:
+            many.set()
+
+    monkeypatch.setattr(broker._listener, "_tell", counting)
+    await broker.start(recorder, "n1")
+    try:
+        await asyncio.wait_for(many.wait(), within(30))
+        assert recorder.resyncs == []
+    finally:
+        await broker.stop()
+
+
+async def test_a_busy_server_is_not_asked_without_a_pause() -> None:
+    """A script that is in the way: publications are tried again with a growing wait, until their time is over."""
+    tries = 0
+
+    async def busy(_keys: list[str], _arguments: list[Any]) -> Any:
+        nonlocal tries
+        tries += 1
+        raise ResponseError("BUSY Redis is busy running a script.")
+
+    appender = Appender(Names("t"), busy, attach=_nothing, seen=lambda _seq, _epoch: None, timeout_s=1.0)
+    appender.open()
+    with pytest.raises(DependencyError, match="acknowledge"):
+        await appender.submit(THREAD, b"1", None, None)
+    assert 2 <= tries <= 12
+    await appender.stop()
+
+
+async def test_a_removed_channel_has_no_known_end(valkey_server: ValkeyServer) -> None:
+    """Its next log is another one: nothing is known of it before it was read."""
+    broker = RedisBroker(f"{valkey_server.url}?prefix=removed")
+    await broker.start(Recorder(), "n1")
+    try:
+        broker.subscribe(THREAD)
+        await broker.publish(THREAD, b"1")
+        await broker.history(THREAD, limit=0)
+        assert broker.known_position(THREAD) is not None
+        await broker.remove(THREAD)
+        assert broker.known_position(THREAD) is None
+    finally:
+        await broker.stop()
+
+
+@pytest.mark.parametrize("answer", [{}, {"appendfsync": ""}, ResponseError("ERR unknown command 'CONFIG'")])
+async def test_a_managed_server_that_hides_its_settings(answer: dict[str, str] | Exception) -> None:
+    """With an append-only file and no word of how it is synced, the usual setting is assumed, not the best."""
+
+    class Client:
+        async def info(self, _section: str) -> dict[str, Any]:
+            return {"aof_enabled": 1, "role": "master"}
+
+        async def config_get(self, _name: str) -> dict[str, str]:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    client: Any = Client()
+    assert await read_settings(client, parse_address("redis://h")) == ("everysec", False)
