@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from narthex.ports.agents import RunInput, agent
+from narthex.ports.agents import Event, RunInput, agent
 
 _ASKED = re.compile(r"rate=(\d+) seconds=([\d.]+)(?: size=(\d+))?")
 
@@ -77,3 +77,16 @@ def note(line: str) -> None:
     """Append `<monotonic ns> <line>`."""
     with Path(os.environ["CAMPAIGN_NOTES"]).open("a") as notes:
         notes.write(f"{time.monotonic_ns()} {line}\n")
+
+
+@agent(name="lengthy")
+async def lengthy(run: RunInput) -> AsyncIterator[Event | str]:
+    """`events=18000`: so many deltas, in turn of two messages so that none are joined; then it waits."""
+    wanted = int(run.messages[-1].content.partition("events=")[2])
+    note(f"began {run.run_id}")
+    for name in ("even", "odd"):
+        yield {"type": "TEXT_MESSAGE_START", "messageId": f"{run.run_id}-{name}", "role": "assistant"}
+    for number in range(wanted):
+        name = f"{run.run_id}-{'odd' if number % 2 else 'even'}"
+        yield {"type": "TEXT_MESSAGE_CONTENT", "messageId": name, "delta": f"{number % 100} "}
+    await asyncio.Event().wait()

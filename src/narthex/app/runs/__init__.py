@@ -2,7 +2,9 @@
 
     engine.py        what others call: open, drain, close, start
     requests.py      its base: cancel, steer, resume, get
-    loops.py         the node's three loops: claim queued runs, renew leases, take over orphans
+    loops.py         the node's four loops: claim queued runs, renew leases, take over orphans, close cancelled runs
+    observed.py      leases of other nodes, judged by watching them
+    closing.py       the end of a run that was cancelled in the queue
     execution.py     one run on this node, from RUN_STARTED to its terminal event
     endings.py       how a run can end, as values
     session.py       one agent coroutine, which may live through several runs (`ask`)

@@ -1,0 +1,152 @@
+"""Rules of the run engine that only show when something goes wrong: bounds at N and N+1, what is let go or counted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from narthex.app.runs import roster
+from narthex.app.runs.endings import AgentFault
+from narthex.app.runs.execution import Execution
+from narthex.app.runs.intake import Intake
+from narthex.app.runs.journal import Journal
+from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.domain import events as ev
+from narthex.domain.event_order import EventOrder
+from narthex.ports.agents import Event, RunInput
+from tests.app.runs.house import ALICE, QUICK, House, agent
+from tests.app.runs.test_takeover import kill
+
+Items = AsyncIterator[Event | str]
+
+
+class Sink:
+    """A journal that takes everything; `log.seq` is what is durable."""
+
+    def __init__(self, seq: int) -> None:
+        self.log = SimpleNamespace(seq=seq)
+        self.put_events: list[Event] = []
+
+    async def put(self, event: Event) -> None:
+        """As `Journal.put`."""
+        self.put_events.append(event)
+
+
+def intake(sink: Sink, **limits: Any) -> Intake:
+    """A run's way in, into a sink."""
+    order = EventOrder()
+    assert order.check(ev.run_started("t", "r")) is None
+    return Intake("r", cast("Journal", sink), order, msgspec.structs.replace(QUICK, **limits))
+
+
+async def test_the_number_of_events_is_bounded() -> None:
+    """So many may be in the log, and one more event is refused, a delta as well."""
+    full, over = Sink(20), Sink(21)
+    await intake(full, max_run_events=20).take(ev.custom("x", 1))
+    assert len(full.put_events) == 1
+    for item in (ev.custom("x", 1), "text"):
+        with pytest.raises(AgentFault, match="more than 20 events") as refused:
+            await intake(over, max_run_events=20).take(item)
+        assert refused.value.code == "agent_flood"
+
+
+async def test_the_bytes_of_a_run_are_bounded() -> None:
+    """All of them together, at the bound and one beyond."""
+    await intake(Sink(1), max_run_bytes=400).take(ev.custom("x", "y" * 100))
+    way_in = intake(Sink(1), max_run_bytes=10_000)
+    await way_in.take("a" * 5_000)
+    with pytest.raises(AgentFault, match="more than 10000 bytes"):
+        await way_in.take("a" * 5_001)
+
+
+async def test_a_restart_lets_ids_be_used_again(fake_house: House) -> None:
+    """The second attempt calls its tool as the first did, whose call was closed for it."""
+
+    async def calls(run: RunInput) -> Items:
+        yield ev.tool_call_start("call-0123456789-abcdef", "work")
+        yield ev.tool_call_args("call-0123456789-abcdef", "{}")
+        if run.attempt == 1:
+            yield ev.tool_call_end("call-0123456789-abcdef")
+            yield ev.tool_call_result("result-0123456789-abcdef", "call-0123456789-abcdef", "half")
+            await asyncio.Event().wait()
+        yield ev.tool_call_end("call-0123456789-abcdef")
+        yield ev.tool_call_result("result-0123456789-abcdef", "call-0123456789-abcdef", "whole")
+        yield "done"
+
+    dead = await fake_house.node(agent(calls, restartable=True), name="n1")
+    run = await fake_house.say(dead, await fake_house.thread())
+    await fake_house.until(run, lambda events: "half" in str(events))
+    kill(dead)
+    await fake_house.node(agent(calls, restartable=True), name="n2")
+    row = await fake_house.over(run)
+    assert (row.state, row.error, row.text) == ("finished", "", "done")
+
+
+async def test_nothing_is_published_under_a_lost_lease() -> None:
+    """Who waits for a renewal is told, and who asks later as well."""
+    lease = Lease(asyncio.get_running_loop().time() - 1)
+    waiting = asyncio.ensure_future(lease.hold())
+    await asyncio.sleep(0)
+    lease.lose()
+    with pytest.raises(OwnershipLost):
+        await waiting
+    held = Lease(float("inf"))
+    held.lose()
+    with pytest.raises(OwnershipLost):
+        await held.hold()
+
+
+async def test_a_run_that_is_given_up_is_not_tried_again(fake_house: House) -> None:
+    """What could not be ended and then went to another owner is forgotten here."""
+    node = await fake_house.node(claims=False)
+    run = await fake_house.say(await fake_house.node(agent(_hello), claims=False), await fake_house.thread())
+    mine = node._roster
+    mine.unfinished[run.run_id] = (run, None)
+    mine.leases[run.run_id] = lease = Lease(float("inf"))
+    mine.give_up(run.run_id)
+    assert lease.lost
+    assert (mine.unfinished, mine.leases) == ({}, {})
+
+
+async def _hello(run: RunInput) -> Items:
+    yield "hello"
+
+
+async def test_a_bug_is_counted_and_ends_the_run(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in silence, and not for ever: `internal`, and a metric that an alert can watch."""
+
+    async def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(roster, "load", broken)
+    node = await fake_house.node(agent(_hello))
+    row = await fake_house.over(await fake_house.say(node, await fake_house.thread()))
+    assert (row.state, row.error) == ("failed", "internal")
+    assert fake_house.meter.counts["run_bugs"] == 1
+
+
+async def test_an_ended_run_is_let_go_before_its_deadline(fake_house: House) -> None:
+    """Its deadline's timer would hold the run, with all its text, for ten minutes."""
+    go_on = asyncio.Event()
+
+    async def waits(run: RunInput) -> Items:
+        yield "hello"
+        await go_on.wait()
+
+    limits = msgspec.structs.replace(QUICK, run_deadline_s=600)
+    node = await fake_house.node(agent(waits), limits=limits)
+    run = await fake_house.say(node, await fake_house.thread())
+    await fake_house.until(run, lambda events: len(events) >= 3)
+    seen: weakref.ref[Execution] = weakref.ref(node._roster.executions[run.run_id])
+    assert seen() is not None
+    go_on.set()
+    await fake_house.ended(run)
+    await fake_house.comes(lambda: gc.collect() >= 0 and seen() is None)
+    assert (await node.get(ALICE, run.run_id))["state"] == "finished"
