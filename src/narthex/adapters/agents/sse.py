@@ -3,7 +3,7 @@
 The WHATWG rules that matter here: a byte order mark at the beginning is skipped, lines end in LF, CRLF or CR, `data:`
 lines of one event are joined by LF, an empty line ends the event, `id:`, `retry:` and comments are skipped. Where the
 rules would drop something that an endpoint said, it is given all the same: an event that the end of the stream cuts
-off, and a line that is no field at all (an error in plain text, JSON without `data:`), which is an event of kind `STRAY`.
+off, and a line that is no field at all (an error in plain text, JSON without `data:`), as an event of kind `STRAY`.
 """
 
 from __future__ import annotations
