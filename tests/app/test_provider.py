@@ -488,3 +488,18 @@ async def test_a_session_that_ends_while_it_is_renewed_has_ended(monkeypatch: py
     found = await house.provider.refresh(session.refresh_token, from_cookie=False)
     assert isinstance(found, Denied) and found.code == "refresh_invalid"
     assert house.store.refresh == {}
+
+
+async def test_a_session_counts_in_its_own_environment_only() -> None:
+    """The same user with the same password on the same store: staging's session renews nothing in production."""
+    account = Account(email="ada@example.com", password_hash=f"plain:{PASSWORD}")
+    staging = await House(
+        ProviderPolicy(open_login=False, accounts=(account,), environment="staging")
+    ).start()
+    session = await session_of(staging)
+    for environment, renews in (("production", False), ("staging", True)):
+        policy = ProviderPolicy(open_login=False, accounts=(account,), environment=environment)
+        other = await House(policy).start()
+        other.store.refresh = dict(staging.store.refresh)
+        found = await other.provider.refresh(session.refresh_token, from_cookie=False)
+        assert isinstance(found, Session) is renews, environment
