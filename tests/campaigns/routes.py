@@ -49,7 +49,7 @@ class RoutedCluster:
     @property
     def url(self) -> str:
         """All of them."""
-        return ",".join(server.url for server in self.servers)
+        return "nats://" + ",".join(f"{server.host}:{server.port}" for server in self.servers)
 
     def between(self, one: RoutedServer, two: RoutedServer) -> list[FaultProxy]:
         """The two ways between two servers."""

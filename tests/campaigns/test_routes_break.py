@@ -177,6 +177,38 @@ async def campaign(directory: Path, rounds: int) -> None:
         judge(all_.recorder, rounds)
 
 
+async def test_a_route_that_breaks_while_the_owner_of_a_run_is_killed(tmp_path: Path) -> None:
+    """The pair: what the other gateway did not hear of, and a takeover; readers there see the run to its one end."""
+    async with sides(tmp_path, "--agent", "tests.campaigns.agents:again") as all_:
+        async with contextlib.AsyncExitStack() as stack:
+            ada = await stack.enter_async_context(
+                calling(all_.near.port, token("ada"), all_.recorder, "ada-rpc", "ada")
+            )
+            far = await stack.enter_async_context(
+                calling(all_.far.port, token("ada"), all_.recorder, "ada-far", "ada")
+            )
+            thread = (await ada.rpc("thread.create"))["thread_id"]
+            await far.command("subscribe", channel=f"thread:{thread}", recoverable=True, positioned=True)
+            await ada.rpc(
+                "run.start", thread_id=thread, text="rate=10 seconds=4", client_message_id="c1", agent="again"
+            )
+            async with asyncio.timeout(within(20)):
+                await far.until("TEXT_MESSAGE_CONTENT")
+            async with all_.cluster.cut(all_.leader, all_.follower):
+                await asyncio.sleep(BROKEN_S / 2)
+                all_.near.kill()
+                await asyncio.sleep(BROKEN_S / 2)
+            async with asyncio.timeout(within(60)):
+                await far.until("RUN_FINISHED")
+        findings = check(
+            all_.recorder.history(), Bounds(silence_s=KNOWN_WITHIN_S, stale_s=0.0, run_end_s=0.0)
+        )
+        counts = summary(all_.recorder.history())
+        print(f"\nroute and owner: {counts}")
+        assert not findings, report(findings)
+        assert counts["runstarted"] == 1
+
+
 async def test_a_route_that_breaks_for_a_second(tmp_path: Path) -> None:
     """The short variant."""
     await campaign(tmp_path, rounds=1)
