@@ -2,7 +2,7 @@
 
 Rules: only figures that are costs are compared (lower is better), scenario by scenario and target by target; a
 scenario that is on one side only is no difference. A baseline of another machine is compared all the same, and
-said to be one.
+said to be one; one with other numbers (`--quick`) is not.
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ def load(path: Path) -> Report:
         raise ClientError(
             "bad_baseline", f"{path} is no saved bench: {fault}.", "Make one with narthex bench --save FILE."
         ) from fault
+
+
+def must_fit(then: Report, *, quick: bool) -> None:
+    """Raises ClientError when one of the two is quick and the other is not: their figures mean different things."""
+    if then.quick != quick:
+        old, new = ("quick", "a full one") if then.quick else ("full", "a quick one")
+        raise ClientError(
+            "bad_baseline",
+            f"The baseline is of a {old} run, and this is {new}: their numbers do not compare.",
+            "Measure both in the same way: with --quick, or without it.",
+        )
 
 
 def compare(then: Report, now: Report) -> list[Change]:

@@ -1,6 +1,7 @@
 """What a process costs: CPU time by the nanosecond, memory of its own, open-file limits.
 
-Rules: Linux only where it must be (the CPU clock of another process); elsewhere psutil's 10 ms ticks serve.
+Rules: Linux only where it must be (the CPU clock of another process); elsewhere psutil's 10 ms ticks serve. A child
+that begins or ends while something is measured counts: what it used is its own while it lives, its parent's afterwards.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import psutil
+
+from narthex.errors import DependencyError
 
 _SCHED_CLOCK: Final = (
     2  # CPUCLOCK_SCHED of linux/posix-timers.h: user and system time by the scheduler's clock
@@ -43,18 +46,37 @@ def family(pid: int) -> list[int]:
     return [pid, *(child.pid for child in process.children(recursive=True))]
 
 
-def used(pids: Sequence[int]) -> Cpu:
-    """CPU time of processes until now; ones that ended count as nothing from then on."""
+def used(roots: Sequence[int]) -> Cpu:
+    """CPU time of processes and all their descendants until now, those that ended and were waited for among them.
+
+    Two readings can be subtracted whatever began or ended in between. What ended is known by ticks of 10 ms.
+
+    Raises:
+        DependencyError: a root has ended: nothing that is read afterwards could be compared.
+    """
     total = user = system = 0.0
-    for pid in pids:
+    for pid in _families(roots):
         try:
             times = psutil.Process(pid).cpu_times()
-            user += times.user
-            system += times.system
-            total += _clock(pid, times.user + times.system)
-        except psutil.NoSuchProcess:
+        except psutil.NoSuchProcess:  # since the list was made; its parent's next reading has it
             continue
+        ended = times.children_user + times.children_system
+        user += times.user + times.children_user
+        system += times.system + times.children_system
+        total += _clock(pid, times.user + times.system) + ended
     return Cpu(total, user, system)
+
+
+def _families(roots: Sequence[int]) -> list[int]:
+    found: dict[int, None] = {}
+    for root in roots:
+        try:
+            found |= dict.fromkeys(family(root))
+        except psutil.NoSuchProcess as fault:
+            raise DependencyError(
+                "server", f"Process {root} ended while it was measured.", "Read its log; measure again."
+            ) from fault
+    return list(found)
 
 
 def _clock(pid: int, ticks: float) -> float:
@@ -66,10 +88,10 @@ def _clock(pid: int, ticks: float) -> float:
         return ticks
 
 
-def memory(pids: Sequence[int]) -> Memory:
-    """Memory of processes, now."""
+def memory(roots: Sequence[int]) -> Memory:
+    """Memory of processes and all their descendants, now. Raises DependencyError: as `used`."""
     rss = uss = 0
-    for pid in pids:
+    for pid in _families(roots):
         try:
             info = psutil.Process(pid).memory_full_info()
         except psutil.NoSuchProcess:

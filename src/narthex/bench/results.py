@@ -22,6 +22,7 @@ class Figure(msgspec.Struct, kw_only=True):
         generator_us: what the generator itself spent per operation.
         generator_busy: how much of the wall time it was busy; near 1 it is what limited `per_s`.
         failures: operations that did not come to their end.
+        rounds: how often it was measured.
         values: whatever else the scenario measures, by name with its unit (`uss_kb_per_socket`).
         notes: in words.
     """
@@ -38,12 +39,17 @@ class Figure(msgspec.Struct, kw_only=True):
     generator_us: float = 0.0
     generator_busy: float = 0.0
     failures: int = 0
+    rounds: int = 1
     values: dict[str, float] = {}
     notes: list[str] = []
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """All figures of one `narthex bench`, with the machine that they are true of."""
+    """All figures of one `narthex bench`, with the machine that they are true of.
+
+    Attributes:
+        quick: measured with the small numbers of `--quick`, which compare with nothing else.
+    """
 
     version: str
     machine: str
@@ -54,6 +60,7 @@ class Report(msgspec.Struct, kw_only=True):
     figures: list[Figure]
     spread: dict[str, float] = {}
     ratios: dict[str, float] = {}
+    quick: bool = False
 
 
 def combine(figures: Sequence[Figure]) -> Figure:
@@ -74,6 +81,7 @@ def combine(figures: Sequence[Figure]) -> Figure:
         generator_us=median(figure.generator_us for figure in figures),
         generator_busy=median(figure.generator_busy for figure in figures),
         failures=sum(figure.failures for figure in figures),
+        rounds=len(figures),
         values={
             name: median(figure.values[name] for figure in figures if name in figure.values)
             for name in sorted(names)

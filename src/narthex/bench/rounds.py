@@ -53,7 +53,6 @@ class Scenario:
         about: one line.
         job: what the generator does.
         options: its numbers.
-        rounds: how many rounds at most (the long ones need one).
         protocols: what can do it.
     """
 
@@ -61,7 +60,6 @@ class Scenario:
     about: str
     job: str
     options: dict[str, Any]
-    rounds: int = 99
     protocols: tuple[Protocol, ...] = ("raw", "narthex", "centrifugo")
 
 
@@ -105,7 +103,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         "memory and loop lag of sockets that are just there",
         "idle",
         {"sockets": 10_000, "hold_s": 30.0},
-        1,
     ),
     Scenario("storm", "all sockets cut, all come back", "storm", {"sockets": 2000, "in_flight": 256}),
     Scenario(
@@ -113,7 +110,6 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         "runs streaming 50 deltas/s, two sockets each, all proven",
         "runs",
         {"count": 300, "rate": 50, "seconds": 20},
-        1,
         ("narthex",),
     ),
 )
@@ -154,7 +150,7 @@ def run_all(
     for scenario in scenarios:
         able = [contender for contender in contenders if contender.protocol in scenario.protocols]
         if able:
-            _run_one(scenario, able, min(rounds, scenario.rounds), outcome, tell)
+            _run_one(scenario, able, rounds, outcome, tell)
     return outcome
 
 
@@ -222,7 +218,7 @@ def most_runs(contender: Contender, seconds: int, tell: Callable[[str], None]) -
     return held, figures
 
 
-def report_of(outcome: Outcome, rounds: int) -> Report:
+def report_of(outcome: Outcome, rounds: int, *, quick: bool = False) -> Report:
     """The outcome with what it is true of."""
     return Report(
         version=__version__,
@@ -234,6 +230,7 @@ def report_of(outcome: Outcome, rounds: int) -> Report:
         figures=outcome.figures,
         spread=outcome.spread,
         ratios=outcome.ratios,
+        quick=quick,
     )
 
 

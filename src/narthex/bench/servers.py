@@ -22,7 +22,6 @@ from typing import Final
 
 import psutil
 
-from narthex.bench.cpu import family
 from narthex.bench.load.dialects import Protocol, Target
 from narthex.errors import ClientError, DependencyError
 
@@ -83,7 +82,7 @@ def narthex_server(
                 protocol="narthex",
                 host="127.0.0.1",
                 port=port,
-                pids=family(process.pid),
+                pids=[process.pid],
                 secret=secret,
                 api_key=key,
             )
@@ -111,7 +110,7 @@ def command_server(
             protocol=protocol,
             host="127.0.0.1",
             port=port,
-            pids=family(process.pid),
+            pids=[process.pid],
             secret=secret,
             api_key=api_key,
         )
@@ -126,7 +125,7 @@ def attached(
         ClientError: there is no such process.
     """
     try:
-        pids = family(pid) if pid is not None else []
+        pids = [psutil.Process(pid).pid] if pid is not None else []
     except psutil.NoSuchProcess as fault:
         raise ClientError("no_process", f"There is no process {pid}.", "Give the server's pid.") from fault
     return Target(

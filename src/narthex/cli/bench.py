@@ -93,6 +93,8 @@ def bench(
         wanted = _wanted(scenarios, quick=quick)
         contenders = _contenders(url, pid, protocol, beside or [], secret_file, api_key_file, floor=floor)
         then = baseline.load(against) if against is not None else None
+        if then is not None:
+            baseline.must_fit(then, quick=quick)
     except ClientError as error:
         return usage(error)
     raise_open_files(OPEN_FILES)
@@ -101,7 +103,7 @@ def bench(
         return _most_runs(contenders[0], told, seconds=5 if quick else 20, as_json=json)
     rounds = 1 if quick else rounds
     report = report_of(
-        run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]")), rounds
+        run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]")), rounds, quick=quick
     )
     if save is not None:
         baseline.save(report, save)

@@ -28,7 +28,7 @@ class Target(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         protocol: see the module.
-        pids: whose CPU is read around the operations.
+        pids: whose CPU, with that of their descendants, is read around the operations.
         secret: HS256 secret of the tokens; empty: none are sent.
         api_key: of the server API.
         paths: paths that differ from the protocol's own, by name (`socket`, `echo`, `sub`, `pub`, `publish`).
@@ -90,9 +90,10 @@ class Dialect:
         """What the answer to `connect` contains; empty for raw servers."""
         return b"" if self.raw else _CONNECTED
 
-    def subscribe(self, channel: str) -> bytes:
-        """Subscribe to a channel."""
-        return command(2, "subscribe", {"channel": channel})
+    def subscribe(self, channel: str, position: Mapping[str, Any] | None = None) -> bytes:
+        """Subscribe to a channel; with a `position` (`offset`, `epoch`) ask for what was missed since."""
+        resumed = {"recover": True, **position} if position else {}
+        return command(2, "subscribe", {"channel": channel, **resumed})
 
     @property
     def subscribed(self) -> bytes:

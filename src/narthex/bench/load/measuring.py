@@ -47,6 +47,7 @@ class Phase:
         """What this phase comes to for `operations` operations."""
         count = max(1, operations)
         ticks = self.server.user + self.server.system
+        times = latency or {}
         return Figure(
             scenario=scenario,
             target=target,
@@ -59,5 +60,7 @@ class Phase:
             failures=failures,
             values=values or {},
             notes=notes or [],
-            **(latency or {}),
+            p50_ms=times.get("p50_ms", 0.0),
+            p99_ms=times.get("p99_ms", 0.0),
+            max_ms=times.get("max_ms", 0.0),
         )

@@ -22,6 +22,7 @@ from narthex.bench.load.wire import CLOSE
 from narthex.bench.results import Figure, latencies
 
 CHANNEL = "bench"
+RECOVERING = "recover:bench"
 USER = "bench"
 NAP_S: Final = 0.002
 """Between two looks at the subscribers' sockets. A reader that waits in epoll is woken by each write that it was
@@ -275,24 +276,26 @@ def idle(target: Target, *, sockets: int, hold_s: float) -> Figure:
         time.sleep(1.0)
         after = memory(target.pids)
         held = len(crowd.clients)
+        probe = Probe(crowd, hold_s)
         with Phase(target.pids) as holding:
-            probes = _hold(crowd, hold_s)
+            probe.run()
         still = memory(target.pids)
         count = max(1, held)
         return opening.figure(
             f"idle-{sockets}",
             target.name,
             held,
-            latency=latencies(probes),
-            failures=crowd.failures + sockets - held,
+            latency=latencies(probe.waits),
+            failures=crowd.failures + sockets - held + probe.unanswered,
             values={
                 "uss_kb_per_socket": (after.uss - before.uss) / count / 1000,
                 "rss_kb_per_socket": (after.rss - before.rss) / count / 1000,
                 "held_uss_kb_per_socket": (still.uss - before.uss) / count / 1000,
                 "base_uss_mb": before.uss / 1e6,
                 "hold_cpu_percent": 100 * holding.server.total / max(0.001, holding.wall_s),
+                "probes_answered": probe.answered,
             },
-            notes=crowd.why(),
+            notes=[*crowd.why(), *probe.why()],
         )
     finally:
         crowd.close()
@@ -302,79 +305,164 @@ PONG = b"\x81\x82\x00\x00\x00\x00{}"
 PROBE_EVERY_S = 0.05
 
 
-def _hold(crowd: Crowd, hold_s: float) -> list[float]:
-    """Answer pings and time an echo every 50 ms: how long the loop of the server keeps one waiting."""
-    dialect = crowd.dialect
-    message, _ = dialect.echo(b"x" * 32)
-    clients = crowd.clients
-    if not clients:
-        return []
-    probe = next(iter(clients.values()))
-    found: list[float] = []
-    end = time.perf_counter() + hold_s
-    sent: float | None = None
-    next_at = time.perf_counter()
-    while (now := time.perf_counter()) < end:
-        if sent is None and now >= next_at:
-            sent = now
-            next_at = now + PROBE_EVERY_S
-            probe.sock.send(message)
-        for fd, _ in crowd.poll.poll(0.005 if sent else max(0.0, next_at - now)):
-            client = clients.get(fd)
-            data = b""
-            with contextlib.suppress(OSError):
-                data = client.sock.recv(READ) if client is not None else b""
-            if client is None or not data:
-                crowd.idle_read(fd)
-                continue
-            if data.endswith(b"\x81\x02{}"):
-                client.sock.send(PONG)
-            elif client is probe and sent is not None:
-                found.append(time.perf_counter() - sent)
-                sent = None
-    return found
+class Probe:
+    """An echo every 50 ms on one of many idle sockets: how long the server keeps one waiting.
+
+    What is measured is each moment at which somebody would have asked. While an answer is owed the next ones cannot be
+    sent, so that one stall would be one sample among thousands of quick ones (coordinated omission): each moment that
+    passed meanwhile counts with the time from it to the answer. An answer that never came is a failure for every one.
+
+    Attributes:
+        waits: seconds, one a moment that was answered.
+        answered: echoes that came back.
+        unanswered: moments whose answer never came.
+    """
+
+    def __init__(self, crowd: Crowd, hold_s: float, *, patience_s: float = STALL_S) -> None:
+        self._crowd = crowd
+        self._hold_s = hold_s
+        self._patience_s = patience_s
+        self._message, _ = crowd.dialect.echo(b"x" * 32)
+        self._client: Client | None = None
+        self._sent: float | None = None
+        self._lost = 0
+        self.waits: list[float] = []
+        self.answered = 0
+        self.unanswered = 0
+
+    def run(self) -> None:
+        """Hold the sockets, answering pings, for `hold_s`; then wait for an answer that is still owed."""
+        clock, clients = time.perf_counter, self._crowd.clients
+        end = clock() + self._hold_s
+        next_at = clock()
+        while (now := clock()) < end or (self._sent is not None and now < end + self._patience_s):
+            if not clients:
+                break
+            if self._sent is None and now >= next_at:
+                next_at = now + PROBE_EVERY_S
+                self._ask(now)
+            owed = self._sent is not None
+            for fd, _ in self._crowd.poll.poll(0.005 if owed else max(0.0, min(next_at, end) - now)):
+                self._take(fd)
+        if self._sent is not None:
+            self._give_up(min(clock(), end))
+        if not self.answered and not self.unanswered:
+            self.unanswered = 1  # nothing was measured, which is no good news
+
+    def why(self) -> list[str]:
+        """What went wrong, in words."""
+        return [f"{self.unanswered} probes had no answer"] if self.unanswered else []
+
+    def _ask(self, now: float) -> None:
+        if self._client is None or self._client.fd not in self._crowd.clients:
+            self._client = next(iter(self._crowd.clients.values()))
+        self._sent = now
+        try:
+            self._client.sock.send(self._message)
+        except OSError:
+            self._crowd.idle_read(self._client.fd)
+            self._give_up(now)
+
+    def _take(self, fd: int) -> None:
+        client = self._crowd.clients.get(fd)
+        data = b""
+        with contextlib.suppress(OSError):
+            data = client.sock.recv(READ) if client is not None else b""
+        if client is None or not data:
+            self._crowd.idle_read(fd)
+            if self._client is not None and fd == self._client.fd and self._sent is not None:
+                self._give_up(time.perf_counter())
+        elif data.endswith(b"\x81\x02{}"):
+            client.sock.send(PONG)
+        elif client is self._client and self._sent is not None:
+            self._answer(time.perf_counter())
+
+    def _answer(self, now: float) -> None:
+        assert self._sent is not None
+        self.answered += 1
+        wait = now - self._sent
+        while wait > 0:
+            self.waits.append(wait)
+            wait -= PROBE_EVERY_S
+        self._sent = None
+
+    def _give_up(self, until: float) -> None:
+        """The answer will not come: every moment from the question on is a failure."""
+        assert self._sent is not None
+        self.unanswered += 1 + int(max(0.0, until - self._sent) / PROBE_EVERY_S)
+        self._sent = None
 
 
 def storm(target: Target, *, sockets: int, in_flight: int) -> Figure:
     """Every socket is cut at once and all come back together, asking for recovery: how long until all are in."""
     dialect = Dialect(target)
     subjects = [f"{USER}-{i % 1000}" for i in range(sockets)]
-    channelled = "" if dialect.raw or dialect.serverside else CHANNEL
+    channelled = "" if dialect.raw or dialect.serverside else _recovering_channel(dialect)
     before = Crowd(dialect, role="sub", channel=channelled)
     crowd = Crowd(dialect, role="sub", channel=channelled)
     try:
         before.grow(subjects, in_flight=100)
         before.close()
+        recover, position = _recovery(before)
         with Phase(target.pids) as phase:
-            crowd.grow(subjects, in_flight=in_flight, recover=_recovery(dialect, before.replies))
+            crowd.grow(subjects, in_flight=in_flight, recover=recover, position=position)
         done = len(crowd.clients)
+        asked = sum(1 for subject in subjects if recover(subject) or position(subject))
+        notes = crowd.why()
+        if not dialect.raw and asked < sockets:
+            notes.append(
+                f"{sockets - asked} came back without a position: the server keeps no history for them"
+            )
         return phase.figure(
             f"storm-{sockets}",
             target.name,
             done,
             latency=latencies(crowd.latencies),
             failures=crowd.failures + before.failures,
-            values={"all_back_s": phase.wall_s},
-            notes=crowd.why(),
+            values={"all_back_s": phase.wall_s, "asked_for_recovery": asked},
+            notes=notes,
         )
     finally:
         before.close()
         crowd.close()
 
 
-def _recovery(dialect: Dialect, replies: dict[str, bytes]) -> Callable[[str], dict[str, object] | None]:
-    """What an SDK sends when it comes back: the position that its last connection had reached."""
+def _recovering_channel(dialect: Dialect) -> str:
+    """A channel with history where the server has one (docs/performance.md has the setting), else the plain one."""
+    crowd = Crowd(dialect, role="sub", channel=RECOVERING)
+    try:
+        crowd.grow([f"{USER}-look"])
+        return RECOVERING if crowd.clients else CHANNEL
+    finally:
+        crowd.close()
 
-    def of(subject: str) -> dict[str, object] | None:
+
+Positions = Callable[[str], "dict[str, object] | None"]
+
+
+def _recovery(before: Crowd) -> tuple[Positions, Positions]:
+    """What an SDK sends when it comes back: the position that its last connection had reached.
+
+    In `connect.subs` where the server subscribes by itself, in `subscribe` where the client does.
+    """
+    serverside = before.dialect.serverside
+    replies = before.replies if serverside else before.subscriptions
+
+    def position(subject: str) -> dict[str, object] | None:
         found = _POSITION.search(replies.get(subject, b""))
-        if not dialect.serverside or found is None:
+        if found is None:
             return None
         joined = json.loads(b"{" + found[0] + b"}")
-        return {
-            f"user:{subject}": {"recover": True, "offset": joined.get("offset", 0), "epoch": joined["epoch"]}
-        }
+        return {"offset": joined.get("offset", 0), "epoch": joined["epoch"]}
 
-    return of
+    def subs(subject: str) -> dict[str, object] | None:
+        known = position(subject)
+        return {f"user:{subject}": {"recover": True, **known}} if known else None
+
+    def none(_: str) -> dict[str, object] | None:
+        return None
+
+    return (subs, none) if serverside else (none, position)
 
 
 _POSITION: Final = re.compile(rb'"epoch":"[^"]*"(,"offset":\d+)?')

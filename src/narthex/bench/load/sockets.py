@@ -26,12 +26,16 @@ READ: Final = 65536
 class Client:
     """One client socket and how far it is."""
 
-    __slots__ = ("began", "buffer", "fd", "sock", "state", "subject")
+    __slots__ = ("began", "buffer", "connect", "fd", "sock", "state", "subject", "subscribe")
 
-    def __init__(self, sock: socket.socket, subject: str) -> None:
+    def __init__(
+        self, sock: socket.socket, subject: str, connect: bytes = b"", subscribe: bytes = b""
+    ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.subject = subject
+        self.connect = connect
+        self.subscribe = subscribe
         self.state = 0
         self.began = 0.0
         self.buffer = b""
@@ -45,7 +49,11 @@ def open_socket(host: str, port: int, index: int) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_IP, _NO_PORT, 1)
         sock.bind((f"127.0.0.{2 + index % ADDRESSES}", 0))
     sock.settimeout(STALL_S)
-    sock.connect((host, port))
+    try:
+        sock.connect((host, port))
+    except OSError:
+        sock.close()
+        raise
     sock.setblocking(False)
     return sock
 
@@ -72,6 +80,8 @@ class Crowd:
         self.refused: dict[str, int] = {}
         self.replies: dict[str, bytes] = {}
         """By subject, what came back to the last `connect`."""
+        self.subscriptions: dict[str, bytes] = {}
+        """By subject, what came back to the last `subscribe`."""
 
     def grow(
         self,
@@ -79,16 +89,33 @@ class Crowd:
         *,
         in_flight: int = 50,
         recover: Callable[[str], dict[str, object] | None] = lambda _: None,
+        position: Callable[[str], dict[str, object] | None] = lambda _: None,
     ) -> None:
         """Connect one client per subject, `in_flight` at a time; `latencies` gets each one's time.
 
         A raw client is done with the 101, others with the reply to `connect`, and with `channel` with the reply
-        to `subscribe`.
+        to `subscribe`. Each client has a token of its own, also where two have one subject.
+
+        Args:
+            subjects: one a client.
+            in_flight: handshakes at a time.
+            recover: `connect.subs` of a subject that comes back.
+            position: where in `channel` a subject that comes back was.
         """
         target = self.dialect.target
-        requests = iter([(subject, self.dialect.upgrade(subject, role=self.role)) for subject in subjects])
+        dialect = self.dialect
         # Prepared beforehand: minting a token costs the generator more than the handshake.
-        connects = {subject: self.dialect.connect(subject, recover(subject)) for subject in set(subjects)}
+        requests = iter(
+            [
+                (
+                    subject,
+                    dialect.upgrade(subject, role=self.role),
+                    dialect.connect(subject, recover(subject)),
+                    dialect.subscribe(self.channel, position(subject)) if self.channel else b"",
+                )
+                for subject in subjects
+            ]
+        )
         pending: dict[int, Client] = {}
         opened = 0
         exhausted = False
@@ -98,7 +125,7 @@ class Crowd:
                 if following is None:
                     exhausted = True
                     break
-                subject, request = following
+                subject, request, connect, subscribe = following
                 began = time.perf_counter()
                 try:
                     sock = open_socket(target.host, target.port, opened)
@@ -106,7 +133,7 @@ class Crowd:
                     self._failed(f"connect: {fault.strerror or fault}")
                     continue
                 opened += 1
-                client = Client(sock, subject)
+                client = Client(sock, subject, connect, subscribe)
                 client.began = began
                 sock.send(request)
                 pending[client.fd] = client
@@ -124,14 +151,14 @@ class Crowd:
                 if waiting is None:
                     self.idle_read(fd)
                     continue
-                done = self._advance(waiting, connects[waiting.subject])
+                done = self._advance(waiting)
                 if done is not None:
                     del pending[fd]
                 if done:
                     self.latencies.append(time.perf_counter() - waiting.began)
                     self.clients[fd] = waiting
 
-    def _advance(self, client: Client, connect: bytes) -> bool | None:
+    def _advance(self, client: Client) -> bool | None:
         """True: it is in. False: it is not and never will be. None: more is to come."""
         try:
             data = client.sock.recv(READ)
@@ -154,11 +181,11 @@ class Crowd:
                 self._drop(client)
                 return False
             client.buffer = seen = seen[end + 4 :]
-            if not connect:
+            if not client.connect:
                 client.buffer = b""
                 return True
             client.state = 1
-            client.sock.send(connect)
+            client.sock.send(client.connect)
         if client.state == 1:
             if dialect.connected not in seen:
                 return self._refused(client, seen)
@@ -167,9 +194,10 @@ class Crowd:
             if not self.channel:
                 return True
             client.state = 2
-            client.sock.send(dialect.subscribe(self.channel))
+            client.sock.send(client.subscribe)
             return None
         if client.state == 2 and dialect.subscribed in seen:
+            self.subscriptions[client.subject] = seen
             client.buffer = b""
             return True
         return self._refused(client, seen)
