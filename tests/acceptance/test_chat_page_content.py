@@ -246,3 +246,64 @@ async def test_keys_of_an_input_method_and_what_others_say(gateway: Program, bro
         await ada.composer.press("Escape")
         await ada.run("cancelled", 0)
         ada.check()
+
+
+async def test_agents_are_picked_completed_and_suggest(tmp_path: Path, browser: Browser) -> None:
+    """A list, `@` completion by keyboard, an agent's own suggestions; a run that ends behind one's back calls back."""
+    (tmp_path / "moody.py").write_text(
+        AGENT
+        + """
+import narthex
+
+@narthex.agent(name="moody2", description="Answers in moods.", suggestions=["Say something nice"])
+async def other(run):
+    yield "Moody two says: " + run.messages[-1].content
+"""
+    )
+    arguments = ("--agent", "moody:other", "--agent", "concierge")
+    async with (
+        running(tmp_path, arguments=arguments) as program,
+        visitor(browser, program.http, "agents") as ada,
+    ):
+        await ada.page.add_init_script(
+            """window.shown = []; window.away = false;
+            Object.defineProperty(document, 'hasFocus', { value: () => !window.away });
+            window.Notification = class { static permission = 'granted';
+              static requestPermission() { return Promise.resolve('granted'); }
+              constructor(title, options) { window.shown.push(title + ' | ' + options.body); } };"""
+        )
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await expect(ada.page.get_by_text("Answers in moods.")).to_be_visible()
+        await ada.shot("welcome")
+        picker = ada.page.get_by_label("Agent", exact=True)
+        await expect(picker).to_have_value("moody2")
+        await ada.page.get_by_role("button", name="Say something nice").click()
+        run = await ada.run("finished", 0)
+        await expect(run.locator(".name")).to_have_text("moody2")
+
+        await picker.select_option("concierge")
+        await ada.send("echo hello")
+        run = await ada.run("finished", 1)
+        await expect(run.locator(".name")).to_have_text("concierge")
+        await ada.page.reload()
+        await ada.connected()
+        await expect(picker).to_have_value("concierge")
+
+        await ada.composer.press_sequentially("@m")
+        await expect(ada.page.get_by_role("option", name="@moody2")).to_have_attribute(
+            "aria-selected", "true"
+        )
+        await ada.shot("completion")
+        await ada.composer.press("Enter")
+        await expect(ada.composer).to_have_value("@moody2 ")
+        await ada.composer.press_sequentially("good morning")
+        await ada.page.evaluate("window.away = true")
+        await ada.composer.press("Enter")
+        run = await ada.run("finished", 2)
+        await expect(run.locator(".prose")).to_contain_text("Moody two says")
+        await ada.page.wait_for_function("() => document.title.startsWith('(1) ')")
+        assert await ada.page.evaluate("window.shown") == ["Say something nice | moody2 has answered."]
+        await ada.page.evaluate("window.away = false; window.dispatchEvent(new Event('focus'))")
+        await ada.page.wait_for_function("() => !document.title.startsWith('(')")
+        ada.check()

@@ -331,3 +331,34 @@ async def test_how_each_run_ended_is_told_with_the_thread_for_ever(tmp_path: Pat
             before_id=first["message_id"],
         )
         assert {run["state"] for run in older["outcomes"]} >= {"failed", "cancelled", "interrupted"}
+
+
+async def test_a_thread_is_named_by_its_first_exchange(tmp_path: Path) -> None:
+    """By the question; where that says little, by question and answer, unless somebody named it meanwhile."""
+
+    async def helper(run: RunInput) -> AsyncIterator[str]:
+        yield "## What I can do\n\n- This and that."
+
+    async with gateway(tmp_path, agents=[Agent(name="helper", function=helper)]) as running:
+        ada = await client(running, "ada")
+
+        async def title_after(text: str, thread_id: str = "") -> str:
+            where = {"thread_id": thread_id} if thread_id else {}
+            started = await ada.rpc("run.start", text=text, client_message_id=text.replace(" ", "-"), **where)
+            await ended(ada, started["run_id"])
+            view = await ada.rpc("thread.get", thread_id=started["thread_id"])
+            return str(view["thread"]["title"])
+
+        assert await title_after("Please tell me what you can do") == "Please tell me what you can do"
+        assert await title_after("@helper help") in ("help", "help: What I can do")
+        listed = {}
+        for _ in range(200):  # the title follows the run's end
+            listed = {one["title"]: one["thread_id"] for one in (await ada.rpc("thread.list"))["threads"]}
+            if "help: What I can do" in listed:
+                break
+            await asyncio.sleep(0.02)
+        thread_id = listed["help: What I can do"]
+        await ada.rpc("thread.rename", thread_id=thread_id, title="Mine")
+        assert await title_after("more", thread_id) == "Mine"
+        named = (await ada.rpc("thread.create", title="Kept"))["thread_id"]
+        assert await title_after("hello", named) == "Kept"

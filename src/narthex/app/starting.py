@@ -13,11 +13,12 @@ from narthex.app.quotas import Quotas
 from narthex.app.runs.engine import RunEngine
 from narthex.domain.identity import Identity
 from narthex.domain.mentions import unknown_addressee
+from narthex.domain.titles import title_of
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 from narthex.ports.runs import Run
 
-_TITLE_FROM_TEXT: Final = 60  # characters of the first message that name a thread begun by it
+UNTITLED: Final = "New thread"  # of a thread whose first message has no words
 
 
 class Started:
@@ -82,9 +83,9 @@ async def start_run(
     quotas.take_message(identity)
     if thread_id is None:
         thread_id = derived_id("thread", identity, client_message_id)
-        await chat.create(identity, _title(text), thread_id)
+        await chat.create(identity, title_of(text) or UNTITLED, thread_id)
     elif create:
-        await chat.create(identity, _title(text), thread_id)
+        await chat.create(identity, title_of(text) or UNTITLED, thread_id)
     else:
         await chat.require(identity, thread_id)
     await engine.require_room(identity, thread_id)
@@ -128,8 +129,3 @@ def bounded(text: str) -> None:
         raise ClientError(
             "text_too_large", f"The text is over {TEXT_BYTES // 1024} KB.", "Send it in parts.", number=413
         )
-
-
-def _title(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _TITLE_FROM_TEXT else line[: _TITLE_FROM_TEXT - 1] + "…"

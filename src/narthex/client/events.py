@@ -6,6 +6,7 @@ over the wire; narrow it by `event["type"]`. New members and new types may appea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 
@@ -34,6 +35,7 @@ class Interrupt(TypedDict):
     message: NotRequired[str]
     responseSchema: NotRequired[Any]
     expiresAt: NotRequired[str | float]
+    metadata: NotRequired[Mapping[str, Any]]
 
 
 class Outcome(TypedDict):

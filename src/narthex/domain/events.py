@@ -127,20 +127,20 @@ def cancelled() -> Event:
     return {"type": "cancelled"}
 
 
-def interrupted(interrupt_id: str, message: str, response_schema: Event, expires_at: str) -> Event:
-    """Outcome: the run waits for a person; `expires_at` is RFC 3339 in UTC."""
-    return {
-        "type": "interrupt",
-        "interrupts": [
-            {
-                "id": interrupt_id,
-                "reason": "input_required",
-                "message": message,
-                "responseSchema": response_schema,
-                "expiresAt": expires_at,
-            }
-        ],
+def interrupted(
+    interrupt_id: str, message: str, response_schema: Event, expires_at: str, answerable_by: str = ""
+) -> Event:
+    """Outcome: the run waits for a person; `expires_at` is RFC 3339 in UTC, `answerable_by` of `domain.answerers`."""
+    interrupt = {
+        "id": interrupt_id,
+        "reason": "input_required",
+        "message": message,
+        "responseSchema": response_schema,
+        "expiresAt": expires_at,
     }
+    if answerable_by:
+        interrupt["metadata"] = {"answerableBy": answerable_by}
+    return {"type": "interrupt", "interrupts": [interrupt]}
 
 
 def run_error(message: str, code: str) -> Event:

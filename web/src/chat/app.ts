@@ -9,12 +9,13 @@ import { computed, signal, type Signal } from "@preact/signals";
 
 import { SignedOut, type Custom, type Refusal } from "@narthex/client";
 
+import { Attention } from "./attention.ts";
 import { Connection } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
 import { Drafts } from "./drafts.ts";
 import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "./session-state.ts";
 import { Problem, Session, preflight, request } from "./session.ts";
-import type { Config, Hit, Invitation, Thread, Whoami } from "./wire.ts";
+import type { AgentInfo, Config, Hit, Invitation, Thread, Whoami } from "./wire.ts";
 
 const THREADS_PAGE = 50;
 
@@ -30,6 +31,8 @@ export class App {
   readonly refusal: Signal<Refusal | null> = signal(null);
   readonly config: Signal<Config> = signal({});
   readonly me: Signal<Whoami | null> = signal(null);
+  /** Whom one can ask; the first is the default. */
+  readonly agents: Signal<readonly AgentInfo[]> = signal([]);
   readonly threads: Signal<readonly Thread[]> = signal([]);
   readonly moreThreads = signal(false);
   /** Open invitations to this person, newest first. */
@@ -43,6 +46,8 @@ export class App {
 
   /** What the person who is signed in wrote and did not send. */
   drafts = new Drafts("");
+  /** Calls the person back to a page that is in the background. */
+  readonly attention = new Attention((threadId) => this.go(threadId));
   readonly session = new Session();
   readonly connection = new Connection(this.session);
   #toastTimer: ReturnType<typeof setTimeout> | undefined;
@@ -292,7 +297,12 @@ export class App {
       this.me.value = whoami;
       if (this.conversation.value === null) this.#route();
     }
-    await Promise.all([this.#reload(), this.#readInvitations()]);
+    await Promise.all([this.#reload(), this.#readInvitations(), this.#readAgents()]);
+  }
+
+  async #readAgents(): Promise<void> {
+    const found = await this.connection.rpc("agents", {}).catch(() => null);
+    if (found) this.agents.value = found.agents;
   }
 
   async #readInvitations(): Promise<void> {
@@ -328,11 +338,17 @@ export class App {
     let open = this.conversation.value;
     if (!open || open.id.value !== wanted || (wanted === "" && open.items.value.length > 0)) {
       open?.close();
-      open = new Conversation(this.connection, this.drafts, me.user, wanted);
+      open = new Conversation(this.connection, this.drafts, me, wanted);
       this.conversation.value = open;
     }
     if (message) open.wanted.value = decoded(message);
     this.#see(wanted, false);
+  }
+
+  #titleOf(threadId: string): string {
+    const open = this.conversation.value;
+    if (open?.id.value === threadId && open.title.value) return open.title.value;
+    return this.threads.value.find((thread) => thread.thread_id === threadId)?.title ?? "";
   }
 
   #see(threadId: string, unseen: boolean): void {
@@ -350,18 +366,19 @@ export class App {
   }
 
   #notice(notice: Custom): void {
-    const value = (notice.value ?? {}) as { threadId?: string; title?: string; name?: string; userId?: string; by?: string; runId?: string; agent?: string };
+    const value = (notice.value ?? {}) as { threadId?: string; title?: string; name?: string; userId?: string; by?: string; runId?: string; agent?: string; state?: string };
     const threadId = value.threadId ?? "";
     const open = this.conversation.value;
     const here = threadId !== "" && open?.id.value === threadId;
     switch (notice.name) {
       case "narthex.run_began":
         this.#work(threadId, value.runId ?? "", true);
-        if (here) open.heard(value.runId ?? "", value.agent ?? "");
+        if (here) open.heard(value.runId ?? "", value.agent ?? "", value.by ?? "");
         break;
       case "narthex.run_ended":
         this.#work(threadId, value.runId ?? "", false);
         if (!here) this.#see(threadId, true);
+        this.attention.runEnded(threadId, this.#titleOf(threadId), value.agent ?? "", value.state ?? "");
         break;
       case "narthex.thread_renamed":
         if (here && value.title) open.title.value = value.title;

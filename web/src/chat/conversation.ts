@@ -8,12 +8,12 @@
 import { signal, type Signal } from "@preact/signals";
 import type { Subscription } from "centrifuge";
 
-import { RunAssembler, isEvent, type AguiEvent, type Json } from "@narthex/client";
+import { RunAssembler, isEvent, type AguiEvent, type Interrupt, type Json } from "@narthex/client";
 
 import { RpcError, type Connection } from "./connection.ts";
 import type { Drafts } from "./drafts.ts";
 import { Timeline, type Item, type RunItem } from "./timeline.ts";
-import type { Member, ThreadView } from "./wire.ts";
+import type { Member, ThreadView, Whoami } from "./wire.ts";
 
 const PAGE = 100;
 /** The gateway shows "is typing" for a moment only; telling it more often than this adds nothing. */
@@ -51,12 +51,15 @@ export class Conversation {
   readonly more = signal(false);
   /** A message to show (found by a search), until it was shown. */
   readonly wanted = signal("");
+  /** The agent that is asked next: by name; empty: the gateway's default. */
+  readonly agent = signal("");
   /** One line for screen readers; changes rarely. */
   readonly said = signal("");
 
   readonly #connection: Connection;
   readonly #drafts: Drafts;
   readonly #me: string;
+  readonly #permissions: readonly string[];
   readonly #timeline = new Timeline();
   readonly #here = new Map<string, Present>();
   readonly #typists = new Map<string, ReturnType<typeof setTimeout>>();
@@ -79,10 +82,11 @@ export class Conversation {
     if (document.visibilityState === "visible") this.#markRead();
   };
 
-  constructor(connection: Connection, drafts: Drafts, me: string, threadId: string) {
+  constructor(connection: Connection, drafts: Drafts, who: Whoami, threadId: string) {
     this.#connection = connection;
     this.#drafts = drafts;
-    this.#me = me;
+    this.#me = who.user;
+    this.#permissions = who.permissions;
     this.id = signal(threadId);
     document.addEventListener("visibilitychange", this.#looked);
     if (threadId) void this.open();
@@ -126,6 +130,8 @@ export class Conversation {
     if (this.#closed) return;
     this.#stale = false;
     this.#timeline.load(view);
+    const last = this.#timeline.items.findLast((item): item is RunItem => item.kind === "run" && item.agent !== "");
+    if (this.agent.value === "" && last) this.agent.value = last.agent; // the thread goes on with whom it was with
     this.#showUnsent();
     this.#describe(view);
     this.#reached(view);
@@ -154,6 +160,8 @@ export class Conversation {
 
   /** Send what a person wrote. The same `clientId` again (a retry) never sends it twice. */
   async send(text: string, clientId: string = randomId()): Promise<string> {
+    // A text that begins with a name names its agent itself.
+    const agent = text.startsWith("@") ? "" : this.agent.value;
     const inThread = this.id.value;
     this.#timeline.sending(clientId, this.#me, text, Date.now());
     this.#drafts.sending(inThread, { id: clientId, text, at: Date.now() });
@@ -163,10 +171,12 @@ export class Conversation {
         ...(inThread ? { thread_id: inThread } : {}),
         text,
         client_message_id: clientId,
+        ...(agent ? { agent } : {}),
       });
       this.#drafts.settled(inThread, clientId);
       this.#timeline.sent(clientId, started.message_id);
       this.#timeline.expect(started.run_id, null, Date.now());
+      this.#timeline.amend(started.run_id, { user: this.#me });
       if (started.queued) void this.#places();
       if (!inThread && !this.#closed) this.#begin(started.thread_id, started.channel, text);
       this.#show();
@@ -238,6 +248,22 @@ export class Conversation {
     this.#show();
   }
 
+  /** Who may answer a question, and whether this person may, as far as the page knows; the gateway decides. */
+  answerers(run: RunItem, question: Interrupt): { words: string; me: boolean } {
+    const by = question.metadata?.answerableBy ?? "";
+    const asker = run.user === "" || run.user === this.#me;
+    const owner = this.role.value === "owner";
+    const asking = run.user === "" ? "Whoever began this run" : this.nameOf(run.user);
+    if (by === "member") return { words: "Any member may answer", me: true };
+    if (by === "asker") return { words: `${asking} may answer`, me: asker };
+    if (by === "owner") return { words: "An owner of the thread may answer", me: owner };
+    if (by.startsWith("permission:")) {
+      const name = by.slice("permission:".length);
+      return { words: `Members with the permission ${name} may answer`, me: this.#permissions.includes(name) };
+    }
+    return { words: `${asking}, or an owner of the thread, may answer`, me: asker || owner };
+  }
+
   /** Prove a run that is shown as it was stored: read its events again from the channel's log and check them. */
   async check(run: RunItem): Promise<void> {
     const assembler = new RunAssembler(run.id);
@@ -254,11 +280,10 @@ export class Conversation {
     this.#show();
   }
 
-  /** What a notice to this user says of a run of this thread. */
-  heard(runId: string, agent: string): void {
-    if (!agent) return;
-    this.#agents.set(runId, agent);
-    this.#amend(runId, { agent });
+  /** What a notice to this user, or its record, says of a run of this thread: the agent, and who began it. */
+  heard(runId: string, agent: string, user = ""): void {
+    if (agent) this.#agents.set(runId, agent);
+    this.#amend(runId, { ...(agent ? { agent } : {}), ...(user ? { user } : {}) });
   }
 
   type(): void {

@@ -41,6 +41,8 @@ export interface RunItem {
   kind: "run";
   id: string;
   agent: string;
+  /** User id of who began it; empty where it is not known. */
+  user: string;
   parent: string;
   view: RunView;
   /** `live`: followed event by event; `stored`: from the thread's history, nothing to prove here. */
@@ -57,6 +59,8 @@ export interface RunItem {
   answered: readonly string[];
   /** Who asked for it to stop: a user id, from the terminal event or the run's record. */
   stoppedBy: string;
+  /** Ids of questions that nobody answered in time, as the gateway says. */
+  expired: readonly string[];
   /** Who answered its question: a user id; empty when nobody did, or it is not known. */
   answeredBy: string;
   /** Channel offset of its last event that is known; 0 when none is. */
@@ -103,21 +107,22 @@ export class Timeline {
       this.#putAfter(run.message_id, {
         ...item,
         agent: run.agent,
+        user: run.user_id,
         parent: run.parent_run_id ?? "",
         view: { ...item.view, phase: waiting ? "waiting" : "running" },
         startedAt: run.started_at ? run.started_at * 1000 : item.startedAt,
       });
     }
-    for (const ended of view.outcomes ?? []) this.#end(ended);
+    for (const ended of view.outcomes ?? []) this.#end(ended, view.interrupts);
     for (const question of view.interrupts) this.#ask(question);
     for (const item of pending) if (!this.#index.has(item.id)) this.#put(item);
   }
 
   /** Put an older page of the thread before everything else (scrolling back). */
-  prepend({ messages, outcomes = [] }: Pick<ThreadView, "messages" | "outcomes">): void {
+  prepend({ messages, outcomes = [], interrupts = [] }: Pick<ThreadView, "messages"> & Partial<ThreadView>): void {
     const older = new Timeline();
     for (const message of messages) if (!this.#index.has(message.message_id)) older.#store(message);
-    for (const ended of outcomes) if (!this.#index.has(ended.run_id)) older.#end(ended);
+    for (const ended of outcomes) if (!this.#index.has(ended.run_id)) older.#end(ended, interrupts);
     for (const [user, name] of older.#names) if (!this.#names.has(user)) this.#names.set(user, name);
     const fresh: Item[] = [];
     for (const item of older.#items) {
@@ -324,17 +329,20 @@ export class Timeline {
   }
 
   /** What the gateway keeps of a run that has ended: shown as when it happened. */
-  #end(ended: EndedRun): void {
+  #end(ended: EndedRun, open: readonly OpenInterrupt[]): void {
     const item = this.#run(ended.run_id);
     if (item.source === "live" && item.view.phase !== "waiting") return; // its own events say it
     const asked = ended.questions.map(asInterrupt);
     const answered = ended.questions.filter((question) => question.resume_run_id !== "");
+    const waiting = new Set(open.map((question) => question.interrupt_id));
+    const expired = ended.questions.filter((question) => question.resume_run_id === "" && !waiting.has(question.interrupt_id));
     this.#putAfter(
       ended.message_id,
       {
         ...item,
         source: "stored",
         agent: item.agent || ended.agent,
+        user: ended.user_id,
         parent: ended.parent_run_id,
         view: {
           ...item.view,
@@ -346,6 +354,7 @@ export class Timeline {
         endedAt: ended.finished_at * 1000,
         stoppedBy: ended.state === "cancelled" ? ended.cancel_requested_by : "",
         answered: answered.map((question) => question.interrupt_id),
+        expired: expired.map((question) => question.interrupt_id),
         answeredBy: answered[0]?.answered_by ?? "",
       },
       ended.created_at * 1000,
@@ -364,6 +373,7 @@ export class Timeline {
       kind: "run",
       id,
       agent: "",
+      user: "",
       parent: "",
       view: EMPTY_VIEW,
       source: "live",
@@ -375,6 +385,7 @@ export class Timeline {
       silentFor: 0,
       answered: [],
       stoppedBy: "",
+      expired: [],
       answeredBy: "",
       offset: 0,
     };
@@ -437,6 +448,7 @@ function asInterrupt(question: OpenInterrupt): Interrupt {
     message: question.text,
     responseSchema: parse(question.schema) as never,
     expiresAt: question.expires_at,
+    ...(question.answerable_by ? { metadata: { answerableBy: question.answerable_by } } : {}),
   };
 }
 

@@ -50,6 +50,8 @@ export interface OpenInterrupt {
   text: string;
   schema: string;
   expires_at: number;
+  /** `asker`, `owner`, `member`, `permission:<name>`; empty: the asker and the thread's owners. */
+  answerable_by?: string;
 }
 
 /** An approval that a run ended with; `answered_by` is empty while it is open, and after it expired. */
@@ -123,6 +125,14 @@ export interface Started {
   position?: number;
 }
 
+/** An agent that can be asked; the first one is the default. */
+export interface AgentInfo {
+  name: string;
+  description: string;
+  /** First messages to offer. */
+  suggestions: string[];
+}
+
 export interface Whoami {
   user: string;
   tenant: string;
@@ -136,6 +146,7 @@ export interface Whoami {
 /** Method → [params, result]. */
 export interface Methods {
   whoami: [Record<string, never>, Whoami];
+  agents: [Record<string, never>, { agents: AgentInfo[] }];
   "thread.list": [{ before?: number; before_id?: string; limit?: number }, { threads: Thread[] }];
   "thread.get": [{ thread_id: string; before?: number; before_id?: string; limit?: number }, ThreadView];
   "thread.rename": [{ thread_id: string; title: string }, object];

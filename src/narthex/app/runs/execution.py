@@ -20,6 +20,7 @@ from narthex.app.runs.endings import Abandoned, AgentFault, Asked, Cancelled, En
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.journal import BrokerGone, Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.naming import name_thread
 from narthex.app.runs.queue_notices import tell_queue
 from narthex.app.runs.replay import Replay
 from narthex.app.runs.services import RunServices
@@ -28,7 +29,7 @@ from narthex.domain import events as ev
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import Event
-from narthex.domain.runs import RUN_ERRORS
+from narthex.domain.runs import RUN_ERRORS, RunState
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.agents import AgentError
 from narthex.ports.runs import Run
@@ -304,6 +305,8 @@ async def finish(services: RunServices, run: Run, replay: Replay, state: str, er
         attempt=run.attempt,
     )
     await tell(services, run, "narthex.run_ended", {"state": state, "error": error})
+    if state == RunState.FINISHED and not run.parent_run_id:
+        await name_thread(services, run, replay.transcript.text)
     await tell_queue(services, run.tenant, run.thread_id)
 
 

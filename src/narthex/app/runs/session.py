@@ -148,7 +148,8 @@ class AgentSession:
         self.interrupt_id = interrupt.interrupt_id
         self.unbind()
         expires = datetime.fromtimestamp(interrupt.expires_at, UTC).isoformat().replace("+00:00", "Z")
-        execution.end(Asked(interrupt, interrupted(interrupt.interrupt_id, text, dict(schema), expires)))
+        outcome = interrupted(interrupt.interrupt_id, text, dict(schema), expires, answerable_by)
+        execution.end(Asked(interrupt, outcome))
         try:
             return await self._answered(interrupt)
         finally:

@@ -34,6 +34,8 @@ export interface Interrupt {
   responseSchema?: Json;
   /** ISO 8601, or seconds since the epoch. */
   expiresAt?: string | number;
+  /** `answerableBy`: `asker`, `owner`, `member` or `permission:<name>`; without it the asker and the thread's owners. */
+  metadata?: { answerableBy?: string; [member: string]: Json | undefined };
 }
 
 export type Outcome =

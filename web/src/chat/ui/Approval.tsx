@@ -25,7 +25,8 @@ export function Approval({ run, question, conversation, answered, answeredBy }: 
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState("");
   const ends = endOf(question);
-  const over = ends > 0 && ends < Date.now();
+  const over = run.expired.includes(question.id) || (run.source === "live" && ends > 0 && ends < Date.now());
+  const who = conversation.answerers(run, question);
 
   async function send(payload: Json): Promise<void> {
     setBusy(true);
@@ -46,18 +47,18 @@ export function Approval({ run, question, conversation, answered, answeredBy }: 
     </div>
   );
   if (answered) return <section class="ask answered" aria-label="Answered question">{title}<p class="hint">{answeredBy ? `Answered by ${answeredBy === "You" ? "you" : answeredBy}.` : "Answered."}</p></section>;
-  if (over) return <section class="ask answered" aria-label="Expired question">{title}<p class="hint">Nobody answered in time; the agent was told so.</p></section>;
+  if (over) return <section class="ask answered" aria-label="Expired question">{title}<p class="hint">Nobody answered in time, and the agent knows.</p></section>;
   const choice = decision(question.responseSchema);
   return (
     <section class="ask" aria-label="The agent asks you" data-interrupt={question.id}>
       {title}
-      {choice ? (
+      {!who.me ? null : choice ? (
         <DecisionForm schema={question.responseSchema} choice={choice} busy={busy} onSend={send} onProblem={setProblem} />
       ) : (
         <SchemaForm schema={question.responseSchema} busy={busy} onSend={send} onProblem={setProblem} />
       )}
       {problem && <p class="problem" role="alert">{problem}</p>}
-      {ends > 0 && <p class="hint">Any member may answer, until {fullTime(ends)}.</p>}
+      <p class="hint">{who.words}{ends > 0 ? `, until ${fullTime(ends)}` : ""}.</p>
     </section>
   );
 }

@@ -6,6 +6,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { App } from "../app.ts";
 import { said, type Conversation } from "../conversation.ts";
 import { TEXT_BYTES, sizeOf } from "../drafts.ts";
+import { AgentPicker, Completions, completions } from "./AgentPicker.tsx";
 import { Icon } from "./icons.tsx";
 import { composing } from "./keys.ts";
 
@@ -15,6 +16,8 @@ const NEAR_FULL = 0.8;
 export function Composer({ app, conversation, onSent }: { app: App; conversation: Conversation; onSent: () => void }): JSX.Element {
   const [text, setText] = useState(conversation.draft);
   const area = useRef<HTMLTextAreaElement>(null);
+  const [at, setAt] = useState(0);
+  const [closed, setClosed] = useState(false);
   const { link } = app.connection;
   void conversation.items.value; // what is active follows from the items
   const active = conversation.active;
@@ -24,8 +27,13 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
   const size = text.length * 3 < TEXT_BYTES * NEAR_FULL ? 0 : sizeOf(text.trim());
   const tooLong = size > TEXT_BYTES;
 
+  const found = closed ? [] : completions(text, app.agents.value);
+  const place = found.length ? Math.min(at, found.length - 1) : -1;
+
   function write(next: string): void {
     setText(next);
+    setAt(0);
+    setClosed(false);
     conversation.draft = next;
   }
 
@@ -61,7 +69,26 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
     }
   }
 
+  function complete(name: string): void {
+    write(`@${name} `);
+    area.current?.focus();
+  }
+
+  /** Keys that belong to the list of agents while it is open. Whether this was one. */
+  function listKeys(event: KeyboardEvent): boolean {
+    if (!found.length || composing(event)) return false;
+    const step = { ArrowDown: 1, ArrowUp: found.length - 1 }[event.key];
+    if (step !== undefined) setAt((place + step) % found.length);
+    else if (event.key === "Enter" || event.key === "Tab") complete(found[place]!.name);
+    else if (event.key === "Escape") setClosed(true);
+    else return false;
+    event.preventDefault();
+    event.stopPropagation();
+    return true;
+  }
+
   function keys(event: KeyboardEvent): void {
+    if (listKeys(event)) return;
     if (event.key !== "Enter" || event.shiftKey || composing(event)) return;
     event.preventDefault();
     if ((event.ctrlKey || event.metaKey) && active) void steer();
@@ -72,7 +99,9 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
   return (
     <form class="composer" onSubmit={(event) => { event.preventDefault(); send(); }}>
       <label class="sr" for="composer">Message</label>
+      {found.length > 0 && <Completions id="composer-agents" found={found} at={place} onChoose={(agent) => complete(agent.name)} />}
       <textarea ref={area} id="composer" rows={1} dir="auto" placeholder={active ? "Add something, or ask the next thing" : "Write a message"}
+        aria-autocomplete="list" aria-haspopup="listbox" aria-controls="composer-agents" aria-activedescendant={place >= 0 ? `composer-agents-${place}` : undefined}
         aria-describedby="composer-hint" aria-invalid={tooLong} value={text} onKeyDown={keys}
         onInput={(event) => { write(event.currentTarget.value); conversation.type(); }} />
       {tooLong && (
@@ -81,6 +110,7 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
         </p>
       )}
       <div class="composer-row">
+        <AgentPicker app={app} conversation={conversation} />
         {size > TEXT_BYTES * NEAR_FULL && !tooLong && <p class="hint size">{(TEXT_BYTES - size).toLocaleString()} bytes left</p>}
         <p class="hint" id="composer-hint">{offline ? "Not connected: what you write stays here." : hint}</p>
         {active && text.trim() !== "" && (

@@ -36,8 +36,9 @@ function Inside({ app }: { app: App }): JSX.Element {
 
   useEffect(() => {
     const title = conversation?.title.value;
-    document.title = title ? `${title} · narthex` : "narthex";
-  }, [conversation?.title.value]);
+    const count = app.attention.count.value;
+    document.title = `${count ? `(${count}) ` : ""}${title ? `${title} · narthex` : "narthex"}`;
+  }, [conversation?.title.value, app.attention.count.value]);
 
   useEffect(() => {
     const keys = (event: KeyboardEvent): void => {

@@ -49,6 +49,9 @@ export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
           <Menu label="More about your threads" icon="more" entries={[
             { text: "Select threads", run: () => setPicked(new Set()) },
             { text: "Blocked people", run: () => setBlocked(true) },
+            ...(app.attention.possible
+              ? [{ text: app.attention.allowed.value ? "Turn notifications off" : "Notify me when an agent is done", run: () => void app.attempt(() => app.attention.toggle()) }]
+              : []),
           ]} />
         </div>
         <div class="threads">

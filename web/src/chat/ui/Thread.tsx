@@ -83,7 +83,7 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
         <div class="column">
           {state === "loading" && <p class="status-line"><span class="dots" aria-hidden="true" /> Opening the thread</p>}
           {state === "failed" && <p class="ending bad" role="alert">{conversation.problem.value}</p>}
-          {state === "new" && items.length === 0 && <Welcome app={app} onAsk={(text) => void conversation.send(text).catch(() => undefined)} />}
+          {state === "new" && items.length === 0 && <Welcome app={app} conversation={conversation} onAsk={(text) => void conversation.send(text).catch(() => undefined)} />}
           {conversation.more.value && (
             <button type="button" class="small center" onClick={() => void app.attempt(() => conversation.older())}>Earlier messages</button>
           )}

@@ -1,29 +1,23 @@
-/** An empty thread: a word of welcome and things to ask. */
+/** An empty thread: a word of welcome, and what the chosen agent suggests to ask. */
 
 import type { JSX } from "preact";
 
 import type { App } from "../app.ts";
+import type { Conversation } from "../conversation.ts";
+import { agentOf } from "./AgentPicker.tsx";
 
-const IDEAS = [
-  { title: "How are you?", text: "How healthy is this gateway right now?" },
-  { title: "Turned away", text: "Why would I be refused with 401?" },
-  { title: "Something longer", text: "Watch the gateway for 10 seconds and tell me how it goes." },
-  { title: "Ask me first", text: "Check every part of the gateway, with my approval." },
-];
-
-export function Welcome({ app, onAsk }: { app: App; onAsk: (text: string) => void }): JSX.Element {
+export function Welcome({ app, conversation, onAsk }: { app: App; conversation: Conversation; onAsk: (text: string) => void }): JSX.Element {
+  const agent = agentOf(app, conversation);
   const name = app.me.value?.name.split(" ")[0] ?? "";
   return (
     <section class="welcome">
       <h2>{greeting()}{name ? `, ${name}` : ""}.</h2>
-      <p class="quiet">Ask anything. You will see what the agent does while it works, and whether all of it arrived.</p>
-      <ul class="ideas">
-        {IDEAS.map((idea) => (
-          <li key={idea.title}>
-            <button type="button" onClick={() => onAsk(idea.text)}><strong>{idea.title}</strong><span>{idea.text}</span></button>
-          </li>
-        ))}
-      </ul>
+      <p class="quiet">{agent?.description ? `${agent.name}: ${agent.description}` : "Ask anything. You will see what the agent does while it works."}</p>
+      {agent && agent.suggestions.length > 0 && (
+        <ul class="ideas" aria-label="Suggestions">
+          {agent.suggestions.map((text) => <li key={text}><button type="button" dir="auto" onClick={() => onAsk(text)}>{text}</button></li>)}
+        </ul>
+      )}
     </section>
   );
 }
