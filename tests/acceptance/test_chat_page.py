@@ -216,6 +216,23 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await expect(ada.page.locator(".said").last.locator(".name")).to_have_text("bob")
         await expect(bob.page.locator(".said").last).to_contain_text("Seen by ada")
         await bob.shot("seen")
+
+        # Whom one has met is found by name; whoever has somebody's own link can invite them.
+        await ada.page.get_by_role("button", name="New thread").click()
+        await ada.send("echo something else entirely")
+        await ada.run("finished")
+        await ada.page.get_by_role("button", name="People in this thread").click()
+        await ada.page.get_by_label("Invite somebody").fill("Bob")
+        await ada.page.get_by_role("button", name="Invite", exact=True).click()
+        await expect(ada.page.locator(".people li", has_text="invited")).to_contain_text("bob")
+        await ada.page.keyboard.press("Escape")
+        ada_id = await ada.user_id()
+        await bob.page.evaluate(f"location.hash = '#/invite/{ada_id}?n=Ada%20L.'")
+        dialog = bob.page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("Invite Ada L.")
+        await dialog.get_by_label("Thread").select_option(label="echo hello everybody")
+        await dialog.get_by_role("button", name="Invite").click()
+        await expect(bob.page.locator(".toast")).to_contain_text("Ada L. is a member now.")
         ada.check()
         bob.check()
 

@@ -12,7 +12,8 @@ import { SignedOut, type Custom, type Refusal } from "@narthex/client";
 import { Attention } from "./attention.ts";
 import { Connection } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
-import { Drafts } from "./drafts.ts";
+import { Drafts, storage } from "./drafts.ts";
+import { People } from "./people.ts";
 import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "./session-state.ts";
 import { Problem, Session, preflight, request } from "./session.ts";
 import type { AgentInfo, Config, Hit, Invitation, Thread, Whoami } from "./wire.ts";
@@ -46,6 +47,10 @@ export class App {
 
   /** What the person who is signed in wrote and did not send. */
   drafts = new Drafts("");
+  /** Whom they have met in threads. */
+  people = new People("", null);
+  /** Whose own link was opened. */
+  readonly inviting: Signal<{ user: string; name: string } | null> = signal(null);
   /** Calls the person back to a page that is in the background. */
   readonly attention = new Attention((threadId) => this.go(threadId));
   readonly session = new Session();
@@ -160,6 +165,19 @@ export class App {
     this.say(`${inviter_name || invited_by} cannot invite you any more.`);
   }
 
+  /** This person's own link: who opens it can invite them. */
+  get ownLink(): string {
+    const { user = "", name = "" } = this.me.value ?? {};
+    return `${location.origin}${location.pathname}#/invite/${encodeURIComponent(user)}${name ? `?n=${encodeURIComponent(name)}` : ""}`;
+  }
+
+  async invite(threadId: string, user: string): Promise<"invited" | "member"> {
+    const { state = "member" } = await this.connection.rpc("thread.members.add", { thread_id: threadId, user_id: user });
+    const open = this.conversation.value;
+    if (open?.id.value === threadId) await open.refreshMembers().catch(() => undefined);
+    return state;
+  }
+
   /** Whom this person has blocked. */
   async blocked(): Promise<string[]> {
     return (await this.connection.rpc("user.blocked", {})).users;
@@ -261,6 +279,7 @@ export class App {
       return this.say(`You are still signed in on this browser: ${failure(error).title.toLowerCase()}. Try again.`);
     }
     this.drafts.clear();
+    this.people.clear();
     history.replaceState(null, "", "#/");
     this.#input({ type: "left" });
   }
@@ -293,7 +312,10 @@ export class App {
         this.conversation.value = null;
         this.threads.value = [];
       }
-      if (before?.user !== whoami.user) this.drafts = new Drafts(whoami.user);
+      if (before?.user !== whoami.user) {
+        this.drafts = new Drafts(whoami.user);
+        this.people = new People(whoami.user, storage());
+      }
       this.me.value = whoami;
       if (this.conversation.value === null) this.#route();
     }
@@ -307,7 +329,9 @@ export class App {
 
   async #readInvitations(): Promise<void> {
     const found = await this.connection.rpc("thread.invitations", { limit: THREADS_PAGE }).catch(() => null);
-    if (found) this.invitations.value = found.invitations;
+    if (!found) return;
+    this.invitations.value = found.invitations;
+    this.people.met(found.invitations.map((one) => [one.invited_by, one.inviter_name] as const));
   }
 
   async #reload(): Promise<void> {
@@ -333,12 +357,17 @@ export class App {
   #route(): void {
     const me = this.me.value;
     if (me === null) return;
+    const [, invited = "", name = ""] = /^#\/invite\/([^/?]+)(?:\?n=(.*))?$/.exec(location.hash) ?? [];
+    if (invited) {
+      this.inviting.value = { user: decoded(invited), name: decoded(name).slice(0, 100) };
+      history.replaceState(null, "", "#/");
+    }
     const [, id = "", message = ""] = /^#\/t\/([^/?]+)(?:\?m=(.+))?/.exec(location.hash) ?? [];
     const wanted = decoded(id);
     let open = this.conversation.value;
     if (!open || open.id.value !== wanted || (wanted === "" && open.items.value.length > 0)) {
       open?.close();
-      open = new Conversation(this.connection, this.drafts, me, wanted);
+      open = new Conversation(this.connection, this, me, wanted);
       this.conversation.value = open;
     }
     if (message) open.wanted.value = decoded(message);

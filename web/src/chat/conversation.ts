@@ -12,6 +12,7 @@ import { RunAssembler, isEvent, type AguiEvent, type Interrupt, type Json } from
 
 import { RpcError, type Connection } from "./connection.ts";
 import type { Drafts } from "./drafts.ts";
+import type { People } from "./people.ts";
 import { Timeline, type Item, type RunItem } from "./timeline.ts";
 import type { Member, ThreadView, Whoami } from "./wire.ts";
 
@@ -58,6 +59,7 @@ export class Conversation {
 
   readonly #connection: Connection;
   readonly #drafts: Drafts;
+  readonly #people: People;
   readonly #me: string;
   readonly #permissions: readonly string[];
   readonly #timeline = new Timeline();
@@ -82,9 +84,10 @@ export class Conversation {
     if (document.visibilityState === "visible") this.#markRead();
   };
 
-  constructor(connection: Connection, drafts: Drafts, who: Whoami, threadId: string) {
+  constructor(connection: Connection, kept: { drafts: Drafts; people: People }, who: Whoami, threadId: string) {
     this.#connection = connection;
-    this.#drafts = drafts;
+    this.#drafts = kept.drafts;
+    this.#people = kept.people;
     this.#me = who.user;
     this.#permissions = who.permissions;
     this.id = signal(threadId);
@@ -445,6 +448,7 @@ export class Conversation {
 
   #showPresent(): void {
     this.present.value = [...new Map([...this.#here.values()].map((one) => [one.user, one])).values()];
+    this.#people.met(this.present.value.filter((one) => one.user !== this.#me).map((one) => [one.user, one.name] as const));
   }
 
   /** Tell others how far this person has read, when the page is being looked at; a while after the last event. */
@@ -468,6 +472,7 @@ export class Conversation {
     this.#frame = requestAnimationFrame(() => {
       this.#frame = 0;
       this.items.value = this.#timeline.items;
+      this.#people.met([...this.#timeline.names].filter(([user]) => user !== this.#me));
     });
   }
 }

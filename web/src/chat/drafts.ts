@@ -123,7 +123,8 @@ export class Drafts {
   }
 }
 
-function storage(): Shelf | null {
+/** The browser's storage; null where it is off. */
+export function storage(): Shelf | null {
   try {
     return localStorage;
   } catch {

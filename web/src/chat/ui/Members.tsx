@@ -16,7 +16,12 @@ export function Members({ app, conversation, onClose }: { app: App; conversation
   const me = app.me.value?.user ?? "";
   const owner = conversation.role.value === "owner";
   const here = new Set(conversation.present.value.map((one) => one.user));
-  const nameOf = (id: string): string => conversation.nameOf(id);
+  const nameOf = (id: string): string => {
+    const known = conversation.nameOf(id);
+    return known === id ? app.people.known.find((one) => one.user === id)?.name ?? id : known;
+  };
+  const inThread = new Set([...conversation.members.value.map((member) => member.user_id), ...conversation.invited.value]);
+  const others = app.people.known.filter((one) => !inThread.has(one.user));
 
   async function change(work: () => Promise<string>): Promise<void> {
     setProblem("");
@@ -30,7 +35,10 @@ export function Members({ app, conversation, onClose }: { app: App; conversation
   }
 
   async function invite(): Promise<string> {
-    const wanted = user.trim();
+    const typed = user.trim();
+    const named = app.people.known.filter((one) => one.name.toLowerCase() === typed.toLowerCase());
+    if (named.length > 1 && !named.some((one) => one.user === typed)) throw new Error(`You have met ${named.length} people of that name: choose one from the list.`);
+    const wanted = named.length === 1 ? named[0]!.user : typed;
     const state = await conversation.invite(wanted);
     return state === "invited" ? `${nameOf(wanted)} is invited, and becomes a member by accepting.` : `${nameOf(wanted)} is a member now.`;
   }
@@ -58,14 +66,16 @@ export function Members({ app, conversation, onClose }: { app: App; conversation
         ))}
       </ul>
       <form class="add" onSubmit={(event) => { event.preventDefault(); void change(invite); }}>
-        <label for="add-member">Invite somebody by their user id</label>
+        <label for="add-member">Invite somebody, by name or user id</label>
         <div class="buttons">
-          <input id="add-member" required spellcheck={false} autocomplete="off" value={user} onInput={(event) => setUser(event.currentTarget.value)} />
+          <input id="add-member" list="known-people" required spellcheck={false} autocomplete="off" value={user} onInput={(event) => setUser(event.currentTarget.value)} />
           <button type="submit" class="primary">Invite</button>
         </div>
+        <datalist id="known-people">{others.map((one) => <option key={one.user} value={one.user} label={one.name} />)}</datalist>
         {problem && <p class="problem" role="alert">{problem}</p>}
         <p class="hint" role="status">{done}</p>
-        <p class="hint">Yours is <code>{me}</code> <CopyButton text={() => me} label="Copy your user id" /></p>
+        <p class="hint">People you have met in threads are found by name. Others need your link to invite you: <CopyButton text={() => app.ownLink} label="Copy your own link" words="Copy your link" /></p>
+        <p class="hint">Your user id is <code>{me}</code> <CopyButton text={() => me} label="Copy your user id" /></p>
       </form>
     </Dialog>
   );

@@ -4,6 +4,7 @@ import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
 import type { App } from "../app.ts";
+import { Invite } from "./Invite.tsx";
 import { RefusalCard } from "./RefusalCard.tsx";
 import { Search } from "./Search.tsx";
 import { Sidebar } from "./Sidebar.tsx";
@@ -61,6 +62,7 @@ function Inside({ app }: { app: App }): JSX.Element {
       <Sidebar app={app} open={side} onClose={() => setSide(false)} onSearch={() => { setSide(false); setSearching(true); }} />
       {conversation ? <Thread key={conversation.serial} app={app} conversation={conversation} onMenu={() => setSide(true)} /> : <Arriving app={app} />}
       {searching && <Search app={app} onClose={() => setSearching(false)} />}
+      {app.inviting.value && app.me.value && <Invite app={app} {...app.inviting.value} onClose={() => (app.inviting.value = null)} />}
       {app.toast.value && <p class="toast" role="status">{app.toast.value}</p>}
     </div>
   );
