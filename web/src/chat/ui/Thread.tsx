@@ -34,13 +34,14 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
 
   useLayoutEffect(() => {
     const box = scroller.current;
-    if (box && following.current) box.scrollTop = box.scrollHeight;
+    if (box && following.current) box.scrollTop = items.length ? box.scrollHeight : 0;
   }, [items, state, typing]);
 
   useEffect(() => {
     // The dock and what is said grow and shrink: whoever reads along stays at the end.
     const box = scroller.current!;
-    const observer = new ResizeObserver(() => { if (following.current) box.scrollTop = box.scrollHeight; });
+    // A thread without messages greets: on a small or enlarged screen that begins at the top.
+    const observer = new ResizeObserver(() => { if (following.current && conversation.items.peek().length) box.scrollTop = box.scrollHeight; });
     observer.observe(box);
     observer.observe(box.firstElementChild!);
     return () => observer.disconnect();

@@ -12,7 +12,7 @@ export function Welcome({ app, conversation, onAsk }: { app: App; conversation: 
   return (
     <section class="welcome">
       <h2>{greeting()}{name ? `, ${name}` : ""}.</h2>
-      <p class="quiet">{agent?.description ? `${agent.name}: ${agent.description}` : "Ask anything. You will see what the agent does while it works."}</p>
+      <p class="quiet">{agent?.description || "Ask anything. You will see what the agent does while it works."}</p>
       {agent && agent.suggestions.length > 0 && (
         <ul class="ideas" aria-label="Suggestions">
           {agent.suggestions.map((text) => <li key={text}><button type="button" dir="auto" onClick={() => onAsk(text)}>{text}</button></li>)}
