@@ -356,7 +356,9 @@ async def test_a_phone(gateway: Program, browser: Browser) -> None:
     async with visitor(browser, gateway.http, "phone", size=(360, 740)) as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
-        await ada.page.set_viewport_size({"width": 360, "height": 420})  # as enlarged, or with the keyboard open
+        await ada.page.set_viewport_size(
+            {"width": 360, "height": 420}
+        )  # as enlarged, or with the keyboard open
         await ada.page.evaluate(TWO_FRAMES_JS)
         await expect(ada.page.get_by_role("heading", name="ada")).to_be_in_viewport()
         await ada.page.set_viewport_size({"width": 360, "height": 740})
