@@ -14,9 +14,11 @@ import shutil
 from collections.abc import AsyncIterator
 from typing import Final
 
-from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
-TIMEOUT_MS: Final = 10_000
+from tests.timing import within
+
+TIMEOUT_MS: Final = within(10) * 1000
 FLAGS: Final = (
     "--no-sandbox",
     "--disable-gpu",
@@ -51,6 +53,7 @@ async def chromium() -> AsyncIterator[Browser]:
     """Debian's Chromium, headless."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert path is not None, "install chromium (Debian: apt-get install chromium)"
+    expect.set_options(timeout=TIMEOUT_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         try:
