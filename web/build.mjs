@@ -72,6 +72,8 @@ function write(results) {
       assets[key] = { js: name, css: output.cssBundle ? basename(output.cssBundle) : null };
     }
   }
+  const licences = Buffer.from(licencesOf(results.flatMap((result) => Object.keys(result.metafile.inputs))));
+  files[`licences-${digest(licences).slice(0, 8)}.txt`] = licences;
   const manifest = { pages: {}, files: {} };
   for (const page of pages) {
     const main = assets[page];
@@ -97,6 +99,17 @@ function write(results) {
   writeFileSync(join(out, "manifest.json"), JSON.stringify(manifest, null, 1) + "\n");
   const total = Object.entries(manifest.files).map(([name, f]) => `${name} ${(f.bytes / 1024).toFixed(1)} KB`);
   console.log(`built ${relative(process.cwd(), out) || out}: ${total.join(", ")}`);
+}
+
+/** The licences of the packages that went into the bundle: they ask to be passed on with it. */
+function licencesOf(inputs) {
+  const packages = new Set(inputs.map((input) => /node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input)?.[1]).filter(Boolean));
+  return [...packages].sort().map((name) => {
+    const folder = join(here, "node_modules", name);
+    const { version, license } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+    const file = readdirSync(folder).find((one) => /^licen[cs]e/i.test(one));
+    return `${name} ${version} (${license})\n\n${file ? readFileSync(join(folder, file), "utf8").trim() : ""}\n`;
+  }).join(`\n${"-".repeat(79)}\n\n`);
 }
 
 const client = await clientFiles();
