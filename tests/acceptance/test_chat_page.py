@@ -205,6 +205,7 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await expect(bob.page.get_by_role("link", name="echo hello everybody")).to_be_visible()
         await expect(bob.page.locator(".said .name")).to_have_text("ada")
         await expect(ada.page.locator(".bar .present")).to_have_attribute("aria-label", "Here now: bob")
+        await expect(ada.page.locator(".said").first).to_contain_text("Seen by bob")  # he opened it, no more
         await bob.composer.press_sequentially("echo and hello ada", delay=5)
         await expect(ada.page.locator(".typing")).to_contain_text("bob is typing")
         await ada.shot("typing")
@@ -214,6 +215,9 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
             await expect(page.runs.last.locator(".prose")).to_have_text("and hello ada")
             await page.proven()
         await expect(ada.page.locator(".said").last.locator(".name")).to_have_text("bob")
+        await expect(ada.page.locator("main > .sr[role=status]")).to_contain_text(
+            "bob wrote: echo and hello ada"
+        )
         await expect(bob.page.locator(".said").last).to_contain_text("Seen by ada")
         await bob.shot("seen")
 
@@ -233,8 +237,18 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await dialog.get_by_label("Thread").select_option(label="echo hello everybody")
         await dialog.get_by_role("button", name="Invite").click()
         await expect(bob.page.locator(".toast")).to_contain_text("Ada L. is a member now.")
-        ada.check()
+
+        # Who leaves during an outage sends no word of it.
+        await bob.page.get_by_role("link", name="echo hello everybody").click()
+        await ada.page.get_by_role("link", name="echo hello everybody").click()
+        await expect(ada.page.locator(".bar .present")).to_have_attribute("aria-label", "Here now: bob")
         bob.check()
+        gateway.kill()
+        await bob.page.close()
+        await gateway.start()
+        await ada.connected()
+        await expect(ada.page.locator(".bar .present")).to_have_count(0)
+        ada.check()
 
 
 async def test_invitations_are_declined_and_blocked_and_many_threads_left(

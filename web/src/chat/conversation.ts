@@ -23,6 +23,8 @@ const TYPING_FOR_MS = 5_000;
 const READ_AFTER_MS = 1_200;
 /** A message that was sent so recently is on its way for the person too. */
 const SEND_AGAIN_MS = 60_000;
+/** Lines for screen readers that stay on the page. */
+const SPOKEN_LINES = 6;
 /** Publications a replay asks for at a time. */
 const REPLAY_PAGE = 500;
 
@@ -54,8 +56,8 @@ export class Conversation {
   readonly wanted = signal("");
   /** The agent that is asked next: by name; empty: the gateway's default. */
   readonly agent = signal("");
-  /** One line for screen readers; changes rarely. */
-  readonly said = signal("");
+  /** The latest lines for screen readers, oldest first: several may come within one frame, and none replaces another. */
+  readonly said: Signal<readonly { id: number; text: string }[]> = signal([]);
 
   readonly #connection: Connection;
   readonly #drafts: Drafts;
@@ -232,7 +234,7 @@ export class Conversation {
     try {
       await this.#connection.rpc("run.cancel", { run_id: run.id });
       this.#amend(run.id, { stop: { state: "acknowledged", ms: Math.round(performance.now() - at) } });
-      this.said.value = "Stop acknowledged.";
+      this.#say("Stop acknowledged.");
     } catch (error) {
       this.#amend(run.id, { stop: { state: "failed", problem: said(error) } });
     }
@@ -383,10 +385,10 @@ export class Conversation {
     if (applied === "reload") void this.open();
     if (applied === "ended" && event.runId) void this.#ended(event.runId);
     if (event.type === "RUN_STARTED") {
-      this.said.value = "The agent is at work.";
+      this.#say("The agent is at work.");
       this.#named(event.runId);
     }
-    if (event.type === "TOOL_CALL_START") this.said.value = `Running ${event.toolCallName}.`;
+    if (event.type === "TOOL_CALL_START") this.#say(`Running ${event.toolCallName}.`);
     if (applied !== "nothing") this.#show();
     this.#markRead();
   }
@@ -394,15 +396,19 @@ export class Conversation {
   async #ended(runId: string): Promise<void> {
     await this.#timeline.prove(runId);
     const run = this.#timeline.items.find((item) => item.id === runId);
-    if (run?.kind === "run") this.said.value = ENDINGS[run.view.phase] ?? "";
+    if (run?.kind === "run") this.#say(ENDINGS[run.view.phase] ?? "");
     this.#show();
     void this.#places();
+  }
+
+  #say(text: string): void {
+    if (text) this.said.value = [...this.said.value.slice(1 - SPOKEN_LINES), { id: ++serials, text }];
   }
 
   /** Another person's message, for those who listen to the page. */
   #announce(messageId: string): void {
     const item = this.#timeline.items.find((one) => one.id === messageId);
-    if (item?.kind === "message" && item.author !== this.#me) this.said.value = `${this.nameOf(item.author)} wrote: ${item.text.slice(0, 300)}`;
+    if (item?.kind === "message" && item.author !== this.#me) this.#say(`${this.nameOf(item.author)} wrote: ${item.text.slice(0, 300)}`);
   }
 
   /** Where the waiting runs stand in the queue. */

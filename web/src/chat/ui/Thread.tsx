@@ -97,7 +97,7 @@ export function Thread({ app, conversation, onMenu }: { app: App; conversation: 
         <Banner app={app} />
         <Composer app={app} conversation={conversation} onSent={() => { following.current = true; }} />
       </div>
-      <p class="sr" role="status" aria-live="polite">{conversation.said.value}</p>
+      <div class="sr" role="status" aria-live="polite" aria-relevant="additions">{conversation.said.value.map(({ id, text }) => <p key={id}>{text}</p>)}</div>
     </main>
   );
 }
