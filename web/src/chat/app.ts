@@ -63,8 +63,10 @@ export class App {
 
   constructor() {
     this.connection.onNotice = (notice) => this.#notice(notice);
-    // A run that ended meanwhile would turn its spinner for ever.
-    this.connection.onNoticesLost = () => (this.working.value = new Map());
+    this.connection.onNoticesLost = () => {
+      this.working.value = new Map(); // a run that ended meanwhile would turn its spinner for ever
+      if (!this.#unknown) void this.#readInvitations();
+    };
     this.connection.onConnected = () => void this.#connected();
     this.connection.link.subscribe((link) => {
       // Not within the signal's own update: the next state changes the connection.
@@ -318,8 +320,11 @@ export class App {
       }
       this.me.value = whoami;
       if (this.conversation.value === null) this.#route();
+      // Once a session: when all come back at the same moment, each question counts a thousand times.
+      void this.#readInvitations();
+      void this.#readAgents();
     }
-    await Promise.all([this.#reload(), this.#readInvitations(), this.#readAgents()]);
+    await this.#reload();
   }
 
   async #readAgents(): Promise<void> {
