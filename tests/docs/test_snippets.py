@@ -34,7 +34,10 @@ from tests.timing import within
 
 RUN = {"python", "toml", "json", "sh", "console", "", "js", "ts"}
 """Languages that a runner below takes; others (nginx, yaml, html) need a marker or a test of their own."""
-ELSEWHERE = {"nginx": "tests/doctor/test_proxies.py runs nginx so", "yaml": "loaded below", "html": ""}
+ELSEWHERE = {
+    "nginx": "tests/doctor/test_proxies.py runs nginx with these lines",
+    "yaml": "Prometheus reads it, below",
+}
 
 
 def ids(found: list[Block]) -> list[str]:
@@ -80,6 +83,21 @@ def test_a_settings_file_loads(block: Block, tmp_path: Path) -> None:
     path.write_text(block.text)
     assert tomllib.loads(block.text)
     load({"data_dir": tmp_path}, {}, path)
+
+
+YAML = [block for block in blocks("yaml") if not block.fate]
+
+
+@pytest.mark.parametrize("block", YAML, ids=ids(YAML))
+def test_prometheus_takes_its_configuration(block: Block, tmp_path: Path) -> None:
+    """As prometheus.yml; the file of the token that it names need not be there."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    (tmp_path / "prometheus.yml").write_text(block.text)
+    words = [promtool, "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 JSON = [block for block in blocks("json") if not block.fate]
