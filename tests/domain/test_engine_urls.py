@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.domain.engine_urls import BadEngineUrl, Host, parse_engine_url, secrets_of, shown
+from narthex.domain.engine_urls import (
+    BadEngineUrl,
+    Host,
+    parse_engine_url,
+    parse_engine_urls,
+    secrets_of,
+    shown,
+)
 
 MEANING = "/?#%"
 
@@ -85,3 +92,12 @@ def test_options_keep_a_plus() -> None:
     """They are percent-decoded and nothing else."""
     assert parse_engine_url("x://h/db?user=a%2Bb+c%40d").options == {"user": "a+b+c@d"}
     assert "pw-in-query" in secrets_of("x://h/db?password=pw-in-query")
+
+
+def test_a_cluster_may_be_several_urls() -> None:
+    """`nats://a,nats://b` is how NATS clusters are given; it is read, shown, and keeps its passwords to itself."""
+    text = "nats://u:hidden1@a:4222,nats://u:hidden1@b:4223?replicas=3"
+    assert [url.hosts for url in parse_engine_urls(text)] == [(Host("a", 4222),), (Host("b", 4223),)]
+    assert parse_engine_urls(text)[-1].options == {"replicas": "3"}
+    assert shown(text) == "nats://a:4222,nats://b:4223"
+    assert secrets_of(text) == ["hidden1"]

@@ -100,26 +100,54 @@ def parse_engine_url(text: str) -> EngineUrl:
     )
 
 
+def parse_engine_urls(text: str) -> tuple[EngineUrl, ...]:
+    """Take apart one URL, or the several that a NATS cluster is often given as: `nats://a:4222,nats://b:4222`.
+
+    The servers of a cluster may stand in one URL, with credentials before each, or as several URLs. The options stand
+    behind the last.
+
+    Raises:
+        BadEngineUrl: one of them cannot be read.
+    """
+    return tuple(parse_engine_url(part) for part in _apart(text))
+
+
 def secrets_of(text: str) -> list[str]:
     """What of an engine's URL must never be shown: the password as it is and as it stands there, and of a URL that
     cannot be read everything behind the scheme.
     """
+    found: set[str] = set()
     try:
-        url = parse_engine_url(text)
+        for part in _apart(text):
+            url = parse_engine_url(part)
+            raw = part.partition("://")[2].partition("/")[0].rpartition("@")[0].partition(":")[2]
+            found |= {url.password or "", raw}
+            found |= {value for name, value in url.options.items() if "password" in name.lower()}
     except BadEngineUrl:
         rest = text.partition("://")[2] or text
         return [part for part in {text, rest, *re.split(r"[/?#@:]", rest)} if len(part) >= 4]
-    raw = text.partition("://")[2].partition("/")[0].rpartition("@")[0].partition(":")[2]
-    given = {url.password or "", raw, *(v for name, v in url.options.items() if "password" in name.lower())}
-    return sorted(part for part in given if part)
+    return sorted(part for part in found if part)
 
 
 def shown(text: str) -> str:
     """A URL for people, also one that cannot be read."""
     try:
-        return parse_engine_url(text).shown
+        return ",".join(url.shown for url in parse_engine_urls(text))
     except BadEngineUrl:
         return "set, but not readable as a URL"
+
+
+def _apart(text: str) -> list[str]:
+    """The URLs of a list; one with credentials before each host becomes one URL a host."""
+    base, asked, query = text.partition("?")
+    scheme = base.partition("://")[0]
+    found: list[str] = []
+    for url in re.split(r",(?=[a-z][a-z0-9+.-]*://)", base):
+        pieces = re.split(r",(?=[^,@]*@)", url)
+        each = len(pieces) > 1 and all("@" in piece for piece in pieces)  # else the comma is in the password
+        found += [piece if "://" in piece else f"{scheme}://{piece}" for piece in pieces] if each else [url]
+    found[-1] += asked + query
+    return found
 
 
 def _hosts(text: str) -> tuple[Host, ...]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from narthex.adapters.stores.postgres_address import parse_postgres
 from narthex.domain.addresses import TrustedProxies, parse_trusted_proxies
-from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
+from narthex.domain.engine_urls import BadEngineUrl, parse_engine_urls
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide, find_environment, is_loopback
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
 from narthex.errors import ConfigError
@@ -176,7 +176,7 @@ def _engines(settings: Settings, platform: str) -> Iterator[str]:
 def _unreadable(url: str) -> str:
     """Why an engine's URL cannot be read; empty when it can."""
     try:
-        parse_engine_url(url)
+        parse_engine_urls(url)
     except BadEngineUrl as fault:
         return str(fault)
     return ""

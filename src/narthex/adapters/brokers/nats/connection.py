@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 from nats.aio.client import Client, Server
 from nats.errors import Error as NatsError
 
-from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
+from narthex.domain.engine_urls import BadEngineUrl, parse_engine_urls
 from narthex.errors import ConfigError, DependencyError
 
 CONNECT_S: Final = 5.0
@@ -46,10 +45,8 @@ class Address(NamedTuple):
 
 def parse_address(url: str) -> Address:
     """Read a broker URL. Raises ConfigError."""
-    base, asked, query = url.partition("?")
     try:
-        texts = _apart(base)  # the options are behind the last
-        parts = [parse_engine_url(text) for text in (*texts[:-1], texts[-1] + asked + query)]
+        parts = parse_engine_urls(url)
     except BadEngineUrl as fault:
         raise ConfigError([f"NARTHEX_BROKER_URL is no URL of an engine: {fault}"]) from None
     options = parts[-1].options
@@ -80,17 +77,6 @@ def parse_address(url: str) -> Address:
         known.user,
         known.password,
     )
-
-
-def _apart(base: str) -> list[str]:
-    """A cluster may be written as one URL with several hosts, with credentials before each, or as several URLs."""
-    scheme = base.partition("://")[0]
-    found: list[str] = []
-    for text in re.split(r",(?=[a-z]+://)", base):
-        pieces = re.split(r",(?=[^,@]*@)", text)
-        each = len(pieces) > 1 and all("@" in piece for piece in pieces)  # else the comma is in the password
-        found += [piece if "://" in piece else f"{scheme}://{piece}" for piece in pieces] if each else [text]
-    return found
 
 
 async def connect(
