@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from websockets.asyncio.client import connect
 
 from narthex.app.command_order import subject
 from narthex.app.connection import IN_FLIGHT_LIMIT
@@ -25,7 +26,9 @@ from tests.app.test_connection import Slow, eventually, parts_of
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    async with gateway(tmp_path, agents=[Agent(name="words", function=words)]) as found:
+    async with gateway(
+        tmp_path, agents=[Agent(name="words", function=words)], direct_membership=["*"]
+    ) as found:
         bugs: list[BaseException] = []
         parts_of(found).services.report_bug = lambda fault, _: bugs.append(fault)
         yield found
@@ -224,6 +227,31 @@ async def test_a_command_behind_a_hung_one_is_answered_when_it_is_due(
     assert took_s < 0.3 * 2
     monkeypatch.undo()
     assert "subscribe" in await ada.call("subscribe", **channel)
+
+
+@pytest.mark.parametrize("command", ["subscribe", "connect"])
+async def test_a_command_is_answered_once_though_its_presence_hangs(
+    running: Running, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The reply has left when presence is recorded; a broker that hangs there causes no error under the same id."""
+    monkeypatch.setattr("narthex.app.connection.COMMAND_TIMEOUT_S", 0.2)
+    ada = await client(running, "ada")
+    started = await spoken(ada, "one")
+    channel = started["channel"]
+    gate = Slow(parts_of(running).broker.join)  # every call hangs
+    monkeypatch.setattr(parts_of(running).broker, "join", gate)
+    if command == "connect":
+        headers = {"Authorization": f"Bearer {running.token('ada')}"}
+        ada = Raw(await connect(running.ws, additional_headers=headers, proxy=None))
+        body: dict[str, Any] = {"subs": {channel: {"recover": True, "offset": 0, "epoch": ""}}}
+    else:
+        body = {"channel": channel}
+    assert command in await ada.call(command, **body)
+    number = ada.replies.popitem()[0]
+    await gate.asked.wait()
+    await eventually(lambda: len(parts_of(running).tasks) == 0)
+    assert (await ada.rpc("echo", n=1)) == {"n": 1}  # whatever was sent before has come by now
+    assert number not in ada.replies
 
 
 async def test_what_waits_is_bounded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,3 +107,25 @@ async def test_it_compares_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyPatc
     assert len(broker.compared) == compared
     assert followed.reread[0] == "a"
     assert check.fresh()
+
+
+async def test_an_answer_that_is_lost_does_not_hold_up_the_next_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A comparison whose answer never comes is given up long before the engine's own time-out."""
+    monkeypatch.setattr(staleness, "ASK_S", 0.05)
+    log, followed = SharedLog(), Followed()
+    broker = LossyBroker(log)
+    real = broker.behind
+
+    async def never(known: Mapping[str, Position]) -> Mapping[str, Position]:
+        await asyncio.Event().wait()
+        return known
+
+    monkeypatch.setattr(broker, "behind", never)
+    check = StalenessCheck(followed, broker)
+    async with asyncio.timeout(within(5)):
+        with pytest.raises(DependencyError):
+            await check.compare()
+    monkeypatch.setattr(broker, "behind", real)
+    assert await check.compare() == 0

@@ -55,6 +55,7 @@ class Connection:
         "_in_flight",
         "_order",
         "_owed",
+        "_replied",
         "_taken",
         "_wake_at",
         "client",
@@ -81,6 +82,7 @@ class Connection:
         self._held: list[Asked] | None = None
         self._in_flight = 0
         self._order: CommandOrder | None = None  # made when a command waits: an idle connection has none
+        self._replied: set[int] | None = None
         self._wake_at = NEVER
         self._taken = 0
         self._owed = 0
@@ -253,9 +255,11 @@ class Connection:
         try:
             reply = await self.services.bounded(outcome, until)
         except Exception as fault:
-            reply = self._failed(asked, fault)
+            failed = self._failed(asked, fault)
+            reply = None if self._has_replied(asked.id) else failed
         finally:
             self._in_flight -= 1
+            self._forget_reply(asked.id)
         if reply is not None and not self._closed:
             self.send(reply)
         if about:
@@ -284,6 +288,22 @@ class Connection:
             self.send(b"\n".join(replies))
         if not self._order:
             self._order = None
+
+    def reply(self, number: int, payload: bytes) -> None:
+        """Answer a command from within its coroutine, which goes on: what fails after this is not answered again."""
+        if self._replied is None:
+            self._replied = set()
+        self._replied.add(number)
+        self.send(payload)
+
+    def _has_replied(self, number: int) -> bool:
+        return self._replied is not None and number in self._replied
+
+    def _forget_reply(self, number: int) -> None:
+        if self._replied is not None:
+            self._replied.discard(number)
+            if not self._replied:
+                self._replied = None
 
     def _failed(self, asked: Asked, fault: BaseException) -> bytes:
         if not isinstance(fault, NarthexError | TimeoutError):

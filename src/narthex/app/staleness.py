@@ -23,6 +23,9 @@ COMPARE_EVERY_S: Final = 2.5
 GRACE_S: Final = 0.5  # a publication on its way takes milliseconds
 BOUND_S: Final = 5.0  # DESIGN section 12: one interval, a slow comparison, the grace, the read
 RETRY_S: Final = 0.5
+ASK_S: Final = (
+    2.0  # an answer that was lost with a route must not hold up the next question for an engine's 12 s
+)
 
 _log = structlog.get_logger("narthex.staleness", log_name="narthex.staleness")
 
@@ -91,7 +94,13 @@ class StalenessCheck:
         """Compare once and re-read what is behind; returns how many channels that are. Raises DependencyError."""
         began = self._now()
         known = self._followed.positions()
-        ends = await self._broker.behind(known)
+        try:
+            async with asyncio.timeout(ASK_S):
+                ends = await self._broker.behind(known)
+        except TimeoutError as fault:
+            raise DependencyError(
+                "broker", f"The positions were not compared within {ASK_S:g} s.", "It is asked again."
+            ) from fault
         if ends:
             await asyncio.sleep(self._grace_s)
         behind = self._followed.behind(known, ends)

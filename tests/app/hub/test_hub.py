@@ -395,3 +395,26 @@ async def test_a_bug_while_a_channel_is_read_again_is_said_and_reported(
     await eventually(lambda: ear.lost == 1 and bool(house.faults))
     assert [str(fault) for fault in house.faults] == ["a bug"]
     house.faults.clear()
+
+
+async def test_a_read_whose_answer_is_lost_is_made_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gap is re-read within seconds, although the first read's answer never comes."""
+    monkeypatch.setattr("narthex.app.hub.hub.REREAD_FIRST_S", 0.05)
+    ear = Ear()
+    channel = await house.join(ear)
+    real, lost = house.broker.history, asyncio.Event()
+
+    async def once(*args: Any, **kwargs: Any) -> Page:
+        if not lost.is_set():
+            lost.set()
+            await asyncio.Event().wait()
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(house.broker, "history", once)
+    house.broker.unsubscribe(KEY)  # what is published now is not told
+    await house.broker.publish(KEY, b"1")
+    house.hub.resync([KEY])
+    await until(ear, 1)
+    assert (ear.offsets, lost.is_set(), channel.repairing) == ([1], True, False)

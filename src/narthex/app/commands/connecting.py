@@ -99,16 +99,23 @@ async def _finish_later(
     threads = await restored(connection, identity, request.subs or {}) if restorable(request.subs) else {}
     if connection.is_closed:
         return
-    _answer(connection, asked, identity, {name: result, **threads})
+    _answer(connection, asked, identity, {name: result, **threads}, goes_on=True)
     for thread in threads:
         if thread in connection.subscriptions:  # still: it may have left, or lost it, while others were told
             await connection.services.join_presence(connection, channel_key(identity.tenant, thread))
 
 
 def _answer(
-    connection: Connection, asked: Asked, identity: Identity, subs: dict[str, SubscribeResult]
+    connection: Connection,
+    asked: Asked,
+    identity: Identity,
+    subs: dict[str, SubscribeResult],
+    *,
+    goes_on: bool = False,
 ) -> None:
-    """Go live and say so; then, in the same tick, what is newer than the reply and what was batched behind it."""
+    """Go live and say so; then, in the same tick, what is newer than the reply and what was batched behind it.
+    `goes_on`: the command's coroutine does more after this, which must not answer again.
+    """
     services = connection.services
     expires_at, ttl = life(connection, identity)
     connection.live(identity, expires_at)
@@ -126,7 +133,11 @@ def _answer(
         node=services.node,
         time=int(services.now() * 1000),
     )
-    connection.send(encode_reply(asked.id, "connect", result))
+    reply = encode_reply(asked.id, "connect", result)
+    if goes_on:
+        connection.reply(asked.id, reply)
+    else:
+        connection.send(reply)
     release_server_side(connection, {name: found.offset for name, found in subs.items()})
     connection.release_held()
 

@@ -81,7 +81,7 @@ async def _subscribe_thread(
         return encode_error(asked.id, _ENDED)
     # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
     subscription = connection.subscriptions[request.channel]
-    connection.send(encode_reply(asked.id, "subscribe", result))
+    connection.reply(asked.id, encode_reply(asked.id, "subscribe", result))
     if not release(connection, subscription.channel, result.offset):
         connection.close(codes.INSUFFICIENT_STATE)
         return None

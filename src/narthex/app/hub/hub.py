@@ -26,6 +26,10 @@ from narthex.protocol.replies import ClientInfo, encode_publication, encode_push
 LOOK_EVERY: Final = (
     128  # writes between two looks at the clock: 0.4 ms here, 1.5 ms on a machine thrice as slow
 )
+REREAD_FIRST_S: Final = (
+    2.0  # for one read of a gap, twice as long each time: an answer may be lost with a route
+)
+REREAD_LAST_S: Final = 16.0
 HELD_LIMIT: Final = 10_000  # publications kept while a gap is re-read; past it the position is lost
 
 
@@ -224,7 +228,7 @@ class Hub:
 
     async def _reread(self, channel: Channel) -> None:
         """Read everything after `last` until nothing is missing, or say that it is lost."""
-        delay_s = 0.05
+        delay_s, patience_s = 0.05, REREAD_FIRST_S
         while channel.repairing:
             if not channel or channel.last is None:  # nobody is left to miss anything
                 channel.repairing = False
@@ -232,12 +236,15 @@ class Hub:
                 channel.last = None  # it may be behind: the next subscriber reads where the log is
                 return
             try:
-                page = await self._broker.history(channel.key, since=Position(channel.last, channel.epoch))
-            except DependencyError:
+                async with asyncio.timeout(patience_s):
+                    page = await self._broker.history(
+                        channel.key, since=Position(channel.last, channel.epoch)
+                    )
+            except (DependencyError, TimeoutError):
                 await asyncio.sleep(
                     delay_s
                 )  # the broker is away: clients keep their sockets, nothing is skipped
-                delay_s = min(delay_s * 2, 2.0)
+                delay_s, patience_s = min(delay_s * 2, 2.0), min(patience_s * 2, REREAD_LAST_S)
                 continue
             if not page.complete:
                 self._lost(channel)
