@@ -16,6 +16,8 @@ from tests.campaigns.writer import Writer
 from tests.history import Bounds, Recorder, Tap, check, report, summary
 from tests.timing import within
 
+ENVIRONMENT = {"NARTHEX_ADMIN_KEY": ADMIN_KEY, "NARTHEX_DIRECT_MEMBERSHIP": "*"}
+
 pytestmark = pytest.mark.acceptance
 
 
@@ -67,7 +69,7 @@ class Client:
 async def test_what_clients_of_the_real_program_are_told_is_true(tmp_path: Path) -> None:
     """A run, publications, a reconnection with recovery and a removal, recorded at both clients: no finding."""
     recorder = Recorder()
-    async with running(tmp_path, {"NARTHEX_ADMIN_KEY": ADMIN_KEY}) as program, asyncio.timeout(within(30)):
+    async with running(tmp_path, ENVIRONMENT) as program, asyncio.timeout(within(30)):
         tokens = {name: program.token(name) for name in ("alice", "bob")}
         alice = await Client(
             program.port, tokens["alice"], recorder.connection("alice-phone", "alice")

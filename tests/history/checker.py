@@ -22,6 +22,7 @@ JUDGES: Final[tuple[Callable[[Reading], Iterable[Finding]], ...]] = (
     positions.deliveries,
     runs.views,
     runs.ends,
+    runs.agents,
     runs.cancels,
     runs.repeats,
     runs.threads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.history.findings import Finding, Kind
 from tests.history.reading import INFINITY, Reading, Segment
@@ -80,11 +80,12 @@ def command_order(reading: Reading) -> Iterator[Finding]:
             answers[record.conn, record.id] = record
         elif isinstance(record, Unsubscribed) and record.code:
             disturbed[record.conn, record.channel].append(record.at)
+    by_conn: defaultdict[tuple[str, str], list[Segment]] = defaultdict(list)
+    for _, segment in reading.every_segment():
+        by_conn[segment.conn, segment.record.channel].append(segment)
     for (conn, channel), commands in asked.items():
         state: bool | None = False
-        if any(
-            segment.conn == conn and segment.record.server_side for segment in _segments(reading, channel)
-        ):
+        if any(segment.record.server_side for segment in by_conn.get((conn, channel), ())):
             state = None
         before = 0.0
         for index, command in commands:
@@ -108,20 +109,21 @@ def command_order(reading: Reading) -> Iterator[Finding]:
                 text = f"{conn}: {command.command} {channel} (id {command.id}) was answered {wrong}"
                 yield Finding(Kind.COMMAND_ORDER, text, answer.at, (index,))
         if not any(moment >= commands[-1][1].at for moment in disturbed[conn, channel]):
-            yield from _final(reading, conn, channel, state)
+            yield from _final(reading, by_conn, conn, channel, state)
 
 
-def _segments(reading: Reading, channel: str) -> list[Segment]:
-    return [segment for _, segment in reading.every_segment() if segment.record.channel == channel]
-
-
-def _final(reading: Reading, conn: str, channel: str, state: bool | None) -> Iterator[Finding]:
+def _final(
+    reading: Reading,
+    by_conn: Mapping[tuple[str, str], Sequence[Segment]],
+    conn: str,
+    channel: str,
+    state: bool | None,
+) -> Iterator[Finding]:
     """A connection whose last commands say subscribed is subscribed, and the other way round."""
     if state is None:
         return
-    mine = [segment for segment in _segments(reading, channel) if segment.conn == conn]
+    mine = by_conn.get((conn, channel), [])
     following = bool(mine) and mine[-1].ended_at == INFINITY
-    closed = any(isinstance(record, Closed) and record.conn == conn for record in reading.history)
-    if not closed and following != state:
+    if conn not in reading.ended and following != state:
         text = f"{conn} {'follows' if following else 'does not follow'} {channel}, against its last command"
         yield Finding(Kind.COMMAND_ORDER, text, reading.end)

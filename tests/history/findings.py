@@ -55,6 +55,8 @@ class Kind(StrEnum):
     """`seq` of a run repeats or skips."""
     DIGEST = "digest"
     """Count or digest of a run do not match what was delivered."""
+    AGENT_TWICE = "agent_twice"
+    """An agent that must not run again was called a second time for one run."""
     CANCEL_LATE = "cancel_late"
     """A cancelled run did not end within the bound."""
 

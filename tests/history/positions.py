@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.history.findings import Finding, Kind
 from tests.history.reading import INFINITY, Ack, Place, Reading, Segment, same, span
-from tests.history.records import Acknowledged, Attempted, LogRead, Subscribed
+from tests.history.records import Acknowledged, Attempted, LogRead
 
 
 def offsets(reading: Reading) -> Iterator[Finding]:
@@ -133,26 +133,17 @@ def publishes(reading: Reading) -> Iterator[Finding]:
 
 
 def epochs(reading: Reading) -> Iterator[Finding]:
-    """An old epoch that is current again."""
+    """An old epoch that is current again: seen before a newer one, and after it."""
     for channel, known in reading.epochs.items():
-        for epoch, (began, last) in known.items():
-            for other, (first, _) in known.items():
-                if other == epoch or not began < first:
-                    continue
-                # An answer may be late: the old epoch is back only where it was asked for after the new one was seen.
-                if _asked_again(reading, channel, epoch, first):
-                    text = f"{channel}: epoch {epoch} is back at {last:.3f}, though {other} was current at {first:.3f}"
+        for epoch, mine in known.items():
+            first, last = min(at for _, at in mine), max(asked_at for asked_at, _ in mine)
+            for other, spans in known.items():
+                between = [
+                    at for asked_at, at in spans if first < asked_at and at + reading.bounds.stale_s < last
+                ]
+                if other != epoch and between:
+                    text = f"{channel}: epoch {epoch} is back at {last:.3f}; {other} was current at {between[0]:.3f}"
                     yield Finding(Kind.EPOCH_RETURNED, text, last)
-
-
-def _asked_again(reading: Reading, channel: str, epoch: str, after: float) -> bool:
-    since = after + reading.bounds.stale_s
-    for record in reading.history:
-        if not isinstance(record, Subscribed | LogRead) or record.asked_at <= since:
-            continue
-        if record.channel == channel and record.epoch == epoch:
-            return True
-    return any(ack.record.epoch == epoch and ack.attempted_at > since for ack in reading.acks[channel])
 
 
 def logs(reading: Reading) -> Iterator[Finding]:
@@ -200,9 +191,8 @@ def recoveries(reading: Reading) -> Iterator[Finding]:
                 f"{where}: recovered from {record.since_offset} to {reached}; the told end is {record.offset}"
             )
             yield Finding(Kind.FALSE_RECOVERED, text, record.at, (index,))
-        known = reading.epochs[record.channel]
         for other in reading.newer_epochs(record.channel, record.epoch):
-            if known[other][0] <= record.asked_at:
+            if reading.known_at(record.channel, other) <= record.asked_at:
                 text = f"{where}: recovered in epoch {record.epoch}, though {other} was current before"
                 yield Finding(Kind.FALSE_RECOVERED, text, record.at, (index,))
         for ack in reading.acks[record.channel]:

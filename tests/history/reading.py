@@ -109,6 +109,11 @@ class Ack(NamedTuple):
     data: Any
 
 
+def _follows(later: list[tuple[float, float]], earlier: list[tuple[float, float]]) -> bool:
+    """Whether one span of `later` lies wholly behind one of `earlier`."""
+    return max(asked_at for asked_at, _ in later) > min(at for _, at in earlier)
+
+
 class Reading:
     """A history, indexed.
 
@@ -116,9 +121,9 @@ class Reading:
         segments: of each (reader, channel), in order.
         acks: of each channel, in the order of their acknowledgement.
         attempts: the first attempt of each (channel, key).
-        epochs: of each channel, each epoch with the first and the last moment of which it is known that it was
-            current.
+        epochs: of each channel, for each epoch the spans (asked, answered) within which it was current at some moment.
         end: the last moment of the observation.
+        ended: connections that were closed.
     """
 
     def __init__(self, history: Sequence[Record], bounds: Bounds) -> None:
@@ -130,8 +135,10 @@ class Reading:
         self.segments: defaultdict[tuple[str, str], list[Segment]] = defaultdict(list)
         self.attempts: dict[tuple[str, str], Attempted] = {}
         self.acks: defaultdict[str, list[Ack]] = defaultdict(list)
-        self.epochs: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
+        self.epochs: defaultdict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
         self.findings: list[Finding] = []
+        self.ended: set[str] = set()
+        self._positions: list[tuple[Place, int, Any]] | None = None
         self._open: dict[tuple[str, str], Segment] = {}
         for index, record in enumerate(history):
             self._take(index, record)
@@ -146,12 +153,13 @@ class Reading:
                 segment = Segment(index, record, opened.user)
                 self.segments[opened.reader, record.channel].append(segment)
                 self._open[record.conn, record.channel] = segment
-                self._current(record.channel, record.epoch, record.at)
+                self._current(record.channel, record.epoch, record.asked_at, record.at)
             case Delivered():
                 self._deliver(index, record)
             case Unsubscribed():
                 self._close(record.conn, record.channel, record.at)
             case Closed():
+                self.ended.add(record.conn)
                 for conn, channel in [key for key in self._open if key[0] == record.conn]:
                     self._close(conn, channel, record.at)
             case Attempted():
@@ -160,9 +168,9 @@ class Reading:
                 attempt = self.attempts.get((record.channel, record.key))
                 asked_at, data = (attempt.at, attempt.data) if attempt else (record.at, None)
                 self.acks[record.channel].append(Ack(index, record, asked_at, data))
-                self._current(record.channel, record.epoch, record.at)
+                self._current(record.channel, record.epoch, asked_at, record.at)
             case LogRead():
-                self._current(record.channel, record.epoch, record.at)
+                self._current(record.channel, record.epoch, record.asked_at, record.at)
             case _:
                 pass
 
@@ -181,15 +189,26 @@ class Reading:
         if segment is not None:
             segment.ended_at = at
 
-    def _current(self, channel: str, epoch: str, at: float) -> None:
-        seen = self.epochs[channel].setdefault(epoch, [at, at])
-        seen[1] = at
+    def _current(self, channel: str, epoch: str, asked_at: float, at: float) -> None:
+        self.epochs[channel].setdefault(epoch, []).append((asked_at, at))
 
     def newer_epochs(self, channel: str, epoch: str) -> list[str]:
-        """Epochs of the channel that were first seen after this one."""
+        """Epochs that were current after this one was, and never before it: answers may come late, so a span counts
+        as after another only if it was asked for after the other's answer.
+        """
         known = self.epochs[channel]
-        began = known[epoch][0] if epoch in known else INFINITY
-        return [other for other, (first, _) in known.items() if first > began and other != epoch]
+        mine = known.get(epoch)
+        if mine is None:
+            return []
+        return [
+            other
+            for other, spans in known.items()
+            if other != epoch and _follows(spans, mine) and not _follows(mine, spans)
+        ]
+
+    def known_at(self, channel: str, epoch: str) -> float:
+        """The first moment at which anybody knew that the epoch had been current."""
+        return min(at for _, at in self.epochs[channel][epoch])
 
     def every_segment(self) -> Iterator[tuple[str, Segment]]:
         """All stretches, with their reader."""
@@ -197,8 +216,13 @@ class Reading:
             for segment in segments:
                 yield reader, segment
 
-    def positions(self) -> Iterator[tuple[Place, int, Any]]:
+    def positions(self) -> list[tuple[Place, int, Any]]:
         """Everything that anybody was told of what lies where: place, record, data. Merged deltas are left out."""
+        if self._positions is None:
+            self._positions = list(self._placed())
+        return self._positions
+
+    def _placed(self) -> Iterator[tuple[Place, int, Any]]:
         for channel, acks in self.acks.items():
             for ack in acks:
                 if ack.data is not None:

@@ -18,6 +18,7 @@ import msgspec
 from tests.history.findings import Kind
 from tests.history.records import (
     Acknowledged,
+    AgentBegan,
     Answered,
     Asked,
     Attempted,
@@ -104,6 +105,10 @@ class Recorder:
         """A run was acknowledged elsewhere than on a tapped connection; members as in `RunStarted`."""
         self.add(RunStarted(at=self.now(), asked_at=asked_at, **values))
 
+    def agent_began(self, run_id: str, *, restartable: bool = False) -> None:
+        """An agent was called for a run; the agent itself says so (a file, a counter of its own)."""
+        self.add(AgentBegan(self.now(), run_id, restartable))
+
     def run_read(self, run_id: str, state: str, count: int = 0, digest: str = "") -> None:
         """A run's state was read elsewhere."""
         self.add(RunRead(at=self.now(), run_id=run_id, state=state, count=count, digest=digest))
@@ -125,6 +130,13 @@ class Recorder:
                 since=since,
             )
         )
+
+    def thread_read(self, channel: str, messages: Sequence[tuple[str, str]], asked_at: float) -> None:
+        """A whole thread's messages were read elsewhere, oldest first, as (message id, role)."""
+        record = ThreadRead(
+            at=self.now(), asked_at=asked_at, channel=channel, messages=list(messages), whole=True
+        )
+        self.add(record)
 
     # -- faults --------------------------------------------------------------------------------------------
 

@@ -155,6 +155,14 @@ class RunStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     message_id: str = ""
 
 
+class AgentBegan(msgspec.Struct, frozen=True, tag=True):
+    """An agent's function was called for a run, as the agent itself wrote it down."""
+
+    at: float
+    run_id: str
+    restartable: bool = False
+
+
 class CancelAcknowledged(msgspec.Struct, frozen=True, tag=True):
     """`run.cancel` was acknowledged with a state."""
 
@@ -224,6 +232,7 @@ Record = (
     | Acknowledged
     | Membership
     | RunStarted
+    | AgentBegan
     | CancelAcknowledged
     | RunRead
     | LogRead

@@ -14,7 +14,15 @@ from typing import Any, Final
 from tests.history.digest import digest
 from tests.history.findings import Finding, Kind
 from tests.history.reading import Reading, Segment, Shown
-from tests.history.records import CancelAcknowledged, LogRead, RunRead, RunStarted, Subscribed, ThreadRead
+from tests.history.records import (
+    AgentBegan,
+    CancelAcknowledged,
+    LogRead,
+    RunRead,
+    RunStarted,
+    Subscribed,
+    ThreadRead,
+)
 
 TERMINAL: Final = ("RUN_FINISHED", "RUN_ERROR")
 ENDED: Final = ("finished", "interrupted", "cancelled", "failed")
@@ -39,7 +47,16 @@ def events_of(data: Any) -> str:
 
 def views(reading: Reading) -> Iterator[Finding]:
     """Each reader's view of each run."""
+    _, terminals = _lives(reading)
+    proven = {
+        run_id
+        for run_id, ends in terminals.items()
+        if any(event.get("digest") for _, _, event in ends.values())
+    }
     for (reader, channel), segments in reading.segments.items():
+        # Where a log was lost, and subscribers were told so, a run may go on behind the hole; it must not claim to be
+        # whole in the end.
+        torn = len(reading.epochs[channel]) > 1
         runs: dict[str, _Seen] = {}
         top: tuple[str, int] | None = None
         for segment in segments:
@@ -48,11 +65,12 @@ def views(reading: Reading) -> Iterator[Finding]:
                 runs = {}
             top = (record.epoch, record.offset if not record.recovered else record.since_offset)
             for shown in segment.shown:
-                yield from _event(runs, shown, f"{channel} at {reader}")
+                whole = events_of(shown.entry.data) in proven
+                yield from _event(runs, shown, f"{channel} at {reader}", torn=torn, holes=torn and not whole)
                 top = (record.epoch, max(top[1], shown.entry.offset))
 
 
-def _event(runs: dict[str, _Seen], shown: Shown, where: str) -> Iterator[Finding]:
+def _event(runs: dict[str, _Seen], shown: Shown, where: str, *, torn: bool, holes: bool) -> Iterator[Finding]:
     index, at, entry, _ = shown
     event = entry.data
     run_id = events_of(event)
@@ -68,7 +86,8 @@ def _event(runs: dict[str, _Seen], shown: Shown, where: str) -> Iterator[Finding
         yield Finding(kind, f"{what} follows its terminal event (seq {seen.end['seq']})", at, (index,))
         return
     if first != seen.last + 1:
-        yield Finding(Kind.RUN_ORDER, f"{what} (from {first}) after {seen.last}", at, (index,))
+        if first <= seen.last or not holes:
+            yield Finding(Kind.RUN_ORDER, f"{what} (from {first}) after {seen.last}", at, (index,))
         seen.whole = False
     seen.last = last
     seen.events.append(event)
@@ -77,6 +96,8 @@ def _event(runs: dict[str, _Seen], shown: Shown, where: str) -> Iterator[Finding
     seen.end = event
     if event.get("count") != last:
         yield Finding(Kind.DIGEST, f"{what}: it says count {event.get('count')}", at, (index,))
+    if event.get("digest") is None and torn:
+        return  # a run whose log was lost claims no digest
     if seen.whole and event.get("digest") != digest(seen.events):
         yield Finding(Kind.DIGEST, f"{what}: its digest is not that of what was delivered", at, (index,))
 
@@ -89,10 +110,20 @@ def ends(reading: Reading) -> Iterator[Finding]:
         if isinstance(record, RunRead):
             reads[record.run_id].append((index, record))
     for run_id, places in terminals.items():
-        if len(places) > 1:
-            text = f"run {run_id} ends at {sorted(f'{epoch}@{offset}' for epoch, offset in places)}"
-            at = max(at for at, _, _ in places.values())
-            yield Finding(Kind.END_TWICE, text, at, tuple(index for _, index, _ in places.values()))
+        by_epoch: defaultdict[str, list[int]] = defaultdict(list)
+        for epoch, offset in places:
+            by_epoch[epoch].append(offset)
+        for epoch, offsets in by_epoch.items():
+            # In another epoch it may stand elsewhere: what was lost with a log is published again.
+            if len(offsets) > 1:
+                ends_at = [places[epoch, offset] for offset in offsets]
+                text = f"run {run_id} ends at {epoch}@{sorted(offsets)}"
+                yield Finding(
+                    Kind.END_TWICE,
+                    text,
+                    max(at for at, _, _ in ends_at),
+                    tuple(index for _, index, _ in ends_at),
+                )
         for _, end_index, event in places.values():
             for index, read in reads[run_id]:
                 if read.digest and (read.digest, read.count) != (event.get("digest"), event.get("count")):
@@ -148,7 +179,9 @@ def _lives(
         if data.get("type") == "RUN_STARTED":
             began.setdefault(run_id, (at, index, channel))
         elif data.get("type") in TERMINAL:
-            terminals[run_id].setdefault((epoch, offset), (at, index, data))
+            before = terminals[run_id].get((epoch, offset))
+            if before is None or at < before[0]:
+                terminals[run_id][epoch, offset] = (at, index, data)
 
     for index, record in enumerate(reading.history):
         if isinstance(record, RunStarted):
@@ -162,6 +195,17 @@ def _lives(
     return began, terminals
 
 
+def agents(reading: Reading) -> Iterator[Finding]:
+    """An agent that is not declared restartable is called once for a run."""
+    began: dict[str, int] = {}
+    for index, record in enumerate(reading.history):
+        if isinstance(record, AgentBegan) and not record.restartable:
+            before = began.setdefault(record.run_id, index)
+            if before != index:
+                text = f"run {record.run_id}: its agent was called again"
+                yield Finding(Kind.AGENT_TWICE, text, record.at, (before, index))
+
+
 def cancels(reading: Reading) -> Iterator[Finding]:
     """An acknowledged cancel ends its run in time."""
     _, terminals = _lives(reading)
@@ -170,8 +214,8 @@ def cancels(reading: Reading) -> Iterator[Finding]:
         if isinstance(record, RunRead) and record.state in ENDED:
             read_at.setdefault(record.run_id, record.at)
     for index, record in enumerate(reading.history):
-        if not isinstance(record, CancelAcknowledged):
-            continue
+        if not isinstance(record, CancelAcknowledged) or record.state in ENDED:
+            continue  # it had ended before, and was told so then
         due = reading.deadlines.after(record.at, reading.bounds.cancel_s, Kind.CANCEL_LATE)
         shown = [at for at, _, _ in terminals.get(record.run_id, {}).values()]
         ended_at = min([*shown, read_at.get(record.run_id, float("inf"))])
@@ -202,11 +246,17 @@ def threads(reading: Reading) -> Iterator[Finding]:
     offsets: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     latest: dict[str, str] = {}
     for channel, known in reading.epochs.items():
-        latest[channel] = max(known, key=lambda epoch: known[epoch][0])
+        latest[channel] = max(known, key=lambda epoch: max(asked_at for asked_at, _ in known[epoch]))
     for place, _, data in reading.positions():
         if isinstance(data, dict) and data.get("type") == "TEXT_MESSAGE_START":
-            message = offsets[place.channel, place.epoch]
-            message.setdefault(str(data.get("messageId")), place.offset)
+            message, name = offsets[place.channel, place.epoch], str(data.get("messageId"))
+            if events_of(
+                data
+            ):  # an agent that was restarted begins its message anew: the last beginning counts
+                message[name] = max(place.offset, message.get(name, 0))
+            else:
+                message.setdefault(name, place.offset)
+    settled = _settled(reading)
     for index, record in enumerate(reading.history):
         if not isinstance(record, ThreadRead):
             continue
@@ -216,7 +266,13 @@ def threads(reading: Reading) -> Iterator[Finding]:
                 text = f"{record.channel}: the thread shows message {name} {names.count(name)} times"
                 yield Finding(Kind.TWICE, text, record.at, (index,))
         places = offsets[record.channel, latest.get(record.channel, "")]
-        placed = [(places[name], name) for name in names if name in places]
+        placed = [
+            (places[name], name)
+            for name in names
+            if name in places and settled.get(name, float("inf")) <= record.asked_at
+        ]
+        if len(reading.epochs[record.channel]) > 1:
+            placed = []  # a thread keeps the order of the log that was lost
         for before, after in itertools.pairwise(placed):
             if before[0] > after[0]:
                 text = (
@@ -226,6 +282,23 @@ def threads(reading: Reading) -> Iterator[Finding]:
                 yield Finding(Kind.ORDER, text, record.at, (index,))
         if record.whole:
             yield from _missing(reading, index, record, set(names))
+
+
+def _settled(reading: Reading) -> dict[str, float]:
+    """From when on a message must stand where the log has it: a person's from its acknowledgement, an agent's from the
+    end of its run. Before that it may be shown elsewhere.
+    """
+    found: dict[str, float] = {}
+    _, terminals = _lives(reading)
+    ended = {run_id: min(at for at, _, _ in ends.values()) for run_id, ends in terminals.items()}
+    for _, _, data in reading.positions():
+        run_id = events_of(data)
+        if run_id in ended and data.get("type") == "TEXT_MESSAGE_START":
+            found[str(data.get("messageId"))] = ended[run_id] + reading.bounds.stale_s
+    for record in reading.history:
+        if isinstance(record, RunStarted):
+            found.setdefault(record.message_id, record.at)
+    return found
 
 
 def _missing(reading: Reading, index: int, record: ThreadRead, shown: set[str]) -> Iterator[Finding]:

@@ -307,8 +307,8 @@ def recovered_across_epochs(history: list[Record]) -> list[Record]:
 
 def epoch_not_told(history: list[Record]) -> list[Record]:
     """The epoch changed, and alice, who is live, is left in the old one."""
-    index = at(history, Acknowledged, key="last")
-    return changed(history, index, epoch="e2", offset=1)
+    changed(history, at(history, Acknowledged, key="last"), epoch="e2", offset=1)
+    return changed(history, at(history, LogRead), epoch="e2", offset=0, publications=[], since=0)
 
 
 def epoch_returned(history: list[Record]) -> list[Record]:
@@ -435,6 +435,15 @@ def cancel_without_effect(history: list[Record]) -> list[Record]:
     return [*history, started, acknowledged, msgspec.structs.replace(end, at=end.at + 6)]
 
 
+def agent_twice(history: list[Record]) -> list[Record]:
+    """An agent that must not run again was called a second time for one run."""
+    story = true_story()
+    story.recorder.agent_began("r1")
+    story.recorder.agent_began("r2")
+    story.recorder.agent_began("r1")
+    return story.recorder.history()
+
+
 def message_twice(history: list[Record]) -> list[Record]:
     """A person's message begins at two offsets."""
     story = true_story()
@@ -523,6 +532,7 @@ LIES: dict[Callable[[list[Record]], list[Record]], Kind] = {
     seq_skips: Kind.RUN_ORDER,
     wrong_digest: Kind.DIGEST,
     wrong_count: Kind.DIGEST,
+    agent_twice: Kind.AGENT_TWICE,
     cancel_without_effect: Kind.CANCEL_LATE,
     no_reply: Kind.NO_REPLY,
     already_subscribed: Kind.COMMAND_ORDER,
