@@ -1,6 +1,7 @@
 """Live connections of this node: all of them, and by user, so that one can be found, told or closed.
 
-It counts live sockets, never objects somebody forgot to release. Limits are not here (app/admission counts).
+It counts live sockets, never objects somebody forgot to release. Limits are not here (app/admission counts). Rule:
+connections are given in the order in which they came, so that what is done to all of them is done in one order.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Registry(Generic[C]):
     __slots__ = ("_all", "_by_user")
 
     def __init__(self) -> None:
-        self._all: set[C] = set()
-        self._by_user: dict[str, set[C]] = {}
+        self._all: dict[C, None] = {}
+        self._by_user: dict[str, dict[C, None]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -37,11 +38,11 @@ class Registry(Generic[C]):
 
     def add(self, connection: C) -> None:
         """It was opened; who it is may not be known yet."""
-        self._all.add(connection)
+        self._all[connection] = None
 
     def identify(self, connection: C, user: str) -> None:
         """Who it is: `Identity.user`."""
-        self._by_user.setdefault(user, set()).add(connection)
+        self._by_user.setdefault(user, {})[connection] = None
 
     def of_user(self, user: str) -> list[C]:
         """Live connections of `Identity.user`."""
@@ -53,9 +54,9 @@ class Registry(Generic[C]):
 
     def remove(self, connection: C) -> None:
         """It is gone; idempotent."""
-        self._all.discard(connection)
+        self._all.pop(connection, None)
         identity = connection.identity
         if identity is not None and (found := self._by_user.get(identity.user)) is not None:
-            found.discard(connection)
+            found.pop(connection, None)
             if not found:
                 del self._by_user[identity.user]

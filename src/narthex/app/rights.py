@@ -92,7 +92,8 @@ class Rights:
         if kind != "thread" or not listening:
             return 0
         members = await self._members(tenant, thread_id)
-        still = set(self._listening(key)).intersection(listening)
+        before = set(listening)
+        still = [one for one in self._listening(key) if one in before]
         gone = [one for one in still if one.person and one.person.subject not in members]
         for connection in gone:
             remove_server_side(connection, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription")

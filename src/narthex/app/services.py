@@ -112,6 +112,7 @@ class ConnectionServices(Generic[C]):
         channel_limit: int = 128,
         recovery_limit: int = 5_000,
         max_life_s: float = 0.0,
+        spread: random.Random | None = None,
     ) -> None:
         self.node = node
         self.version = version
@@ -129,7 +130,7 @@ class ConnectionServices(Generic[C]):
         self.recovery_limit = recovery_limit
         self._max_life_s = max_life_s
         self.registry: Registry[C] = Registry()
-        self._random = random.Random()  # noqa: S311 - spreads pings, guards nothing
+        self._random = spread or random.Random()  # noqa: S311 - spreads pings, guards nothing
 
     async def bounded(self, outcome: Coroutine[object, object, bytes | None], until: float) -> bytes | None:
         """Await a command until this loop time: `COMMAND_TIMEOUT_S` after it came. Raises TimeoutError."""

@@ -27,7 +27,7 @@ class Tasks:
         self._name = name
         self._limit = limit
         self._on_error = on_error
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], None] = {}  # in the order of their beginning
 
     def __len__(self) -> int:
         return len(self._running)
@@ -44,12 +44,12 @@ class Tasks:
                 "gateway", f"{self._limit} tasks of {self._name} run already.", "Try again shortly."
             )
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._running.add(task)
+        self._running[task] = None
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if not task.cancelled() and (fault := task.exception()) is not None:
             self._on_error(fault)
 
@@ -61,7 +61,7 @@ class Tasks:
 
     async def stop(self) -> None:
         """Cancel what runs and wait for it."""
-        running = set(self._running)
+        running = list(self._running)
         for task in running:
             task.cancel()
         if running:

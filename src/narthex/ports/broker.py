@@ -12,12 +12,22 @@ Guarantees that every adapter keeps (tests/contracts/test_broker.py runs against
    `offset <= last`. The hub discards repeats and re-reads gaps.
 5. **Epoch.** A channel's epoch changes when its log may have lost acknowledged publications, and only then.
 6. **Idempotent.** Two publishes with one `key` to one channel within `IDEMPOTENCY_WINDOW_S` give one
-   publication; the second returns the first's position with `duplicate=True`.
+   publication; the second returns the first's position with `duplicate=True`. A publication that was lost with an
+   epoch (5) is no duplicate in the next one.
 7. **Errors, never silence.** While the engine is away every call raises `DependencyError` within its time-out.
 8. **Comparison.** `behind` compares a node's positions with the log as it is now, in bulk and without traffic on
    the channels: a node that calls it every few seconds knows within that time which channels it lost sight of,
    also where no connection of its own broke. An answer that could come from a server which no longer speaks for
    the log is not given: the call raises `DependencyError` instead.
+
+What the engine below may do, so that callers have to live with it (tests/simulation/log.py does it):
+
+- lose live publications, presence and control messages to one node without a sign, while calls are still answered;
+- deliver a publication twice, or late; within a channel never out of order;
+- lose the newest publications, or all (a fail-over, a power loss, a purge, a restore): then guarantee 5 holds;
+- hang, or be cut off from a node in either direction: a publish that raised may be in the log all the same, also later;
+- know less in `known_position` than was acknowledged;
+- trim what is older than it keeps, and forget a key after the window.
 """
 
 from __future__ import annotations

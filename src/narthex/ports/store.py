@@ -2,6 +2,10 @@
 
 Guarantees: `start` brings the schema forward (a schema is readable one version back); every write is durable
 when it returns, as far as `durability` says; errors are `DependencyError("store", …)`, never silence.
+
+What the engine below may do, so that callers have to live with it (tests/simulation/store.py does it):
+be slow, hang, or be cut off from a node in either direction (a write that raised may have been made all the same, also
+later), and go back in time, where an operator restores a copy or a standby that lagged takes over.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import msgspec
 
-from narthex.adapters.agents.surrogates import Halves, cleaned, joined
 from narthex.domain.answers import schema_fault
 from narthex.ports.agents import AgentError, ChatMessage, Event, RunInput
 
@@ -161,56 +160,17 @@ def _message(message: ChatMessage) -> dict[str, Any]:
     return {"id": message.message_id or uuid.uuid4().hex, "role": message.role, "content": message.content}
 
 
-_DELTA_ENDS: Final = {
-    "TEXT_MESSAGE_END": ("TEXT_MESSAGE_CONTENT", "messageId"),
-    "REASONING_MESSAGE_END": ("REASONING_MESSAGE_CONTENT", "messageId"),
-    "TOOL_CALL_END": ("TOOL_CALL_ARGS", "toolCallId"),
-}
-
-
 class Translation:
-    """Events of AG-UI before 1.0 → 1.0, with characters whole that came in two halves."""
+    """Events of AG-UI before 1.0 → 1.0."""
 
-    __slots__ = ("_halves", "_message", "_span")
+    __slots__ = ("_message", "_span")
 
     def __init__(self) -> None:
         self._span = ""
         self._message = ""
-        self._halves: dict[tuple[str, str], Halves] = {}
 
     def event(self, event: Event) -> list[Event]:
-        """The event as 1.0 has it; usually itself. Nothing while half a character is all that there is."""
-        return [whole for one in self._renamed(event) for whole in self._whole(one)]
-
-    def _whole(self, event: Event) -> list[Event]:
-        kind = event.get("type", "")
-        if kind in _DELTA_ENDS:
-            name, member = _DELTA_ENDS[kind]
-            halves = self._halves.pop((name, str(event.get(member))), None)
-            left = halves.end() if halves is not None else ""
-            return [{"type": name, member: event.get(member), "delta": left}, event] if left else [event]
-        delta = event.get("delta")
-        if not isinstance(delta, str):
-            return [cleaned(event)] if self._broken(event) else [event]
-        key = (kind, str(event.get("messageId") or event.get("toolCallId") or ""))
-        if key not in self._halves:
-            if joined(delta) == delta:
-                return [event]
-            self._halves[key] = Halves()
-        text = self._halves[key].feed(delta)
-        if delta and not text:
-            return []
-        return [cleaned({**event, "delta": text})]
-
-    @staticmethod
-    def _broken(event: Event) -> bool:
-        try:
-            msgspec.json.encode(event)
-        except (UnicodeEncodeError, msgspec.EncodeError, TypeError):
-            return True
-        return False
-
-    def _renamed(self, event: Event) -> list[Event]:
+        """The event as 1.0 has it; usually itself."""
         match event.get("type"):
             case "THINKING_START":
                 self._span = uuid.uuid4().hex

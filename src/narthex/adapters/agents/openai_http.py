@@ -1,17 +1,20 @@
 """Models behind an OpenAI-compatible endpoint: `openai+http://host/v1#model` (vLLM, llama.cpp, Ollama, …).
 
 The conversation goes to `/chat/completions` with `stream: true`; the answer's text comes back as text deltas,
-its `reasoning_content` as reasoning. No tools are offered. How answers look in the wild is `openai_answer`'s.
+its `reasoning_content` as reasoning. No tools are offered. Rule: an answer that was cut off says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from narthex.adapters.agents.openai_answer import Answer, Partial
+import msgspec
+
 from narthex.adapters.agents.remote import Endpoint
+from narthex.domain import events as ev
 from narthex.errors import ConfigError
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
 
@@ -68,17 +71,71 @@ async def completion(
     body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
-    answer = Answer(endpoint.hide)
-    async for event in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline, whole=True):
-        for item in answer.event(event.kind, event.data):
-            yield item
-        if answer.done:
+    answer = _Answer(endpoint.hide)
+    async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline):
+        if data.strip() == "[DONE]":
             break
-    try:
-        rest = answer.end()
-    except Partial as fault:
-        for item in fault.items:
+        for item in answer.chunk(data):
             yield item
-        raise AgentError(fault.message, fault.code) from None
-    for item in rest:
+    for item in answer.end():
         yield item
+
+
+class _Answer:
+    """One streamed completion → events: reasoning first, then text."""
+
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        self._hide = hide
+        self._reasoning = ""
+        self._reason = ""
+        self._spoke = False
+
+    def chunk(self, data: str) -> list[Event | str]:
+        """One `chat.completion.chunk`."""
+        try:
+            chunk: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        except msgspec.MsgspecError as fault:
+            raise AgentError(
+                "The model's endpoint sent a chunk that is no JSON.", "agent_event_invalid"
+            ) from fault
+        if isinstance(chunk.get("error"), dict):
+            words = str(chunk["error"].get("message", "The model failed."))
+            raise AgentError(self._hide(words)[:500], "agent_failed")
+        out: list[Event | str] = []
+        for choice in chunk.get("choices") or []:
+            delta = choice.get("delta") or {}
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            if isinstance(thought, str) and thought:
+                out += self._think(thought)
+            if isinstance(delta.get("content"), str) and delta["content"]:
+                out += self._end_thought()
+                self._spoke = True
+                out.append(delta["content"])
+            self._reason = choice.get("finish_reason") or self._reason
+        return out
+
+    def end(self) -> list[Event | str]:
+        """After the last chunk."""
+        out = self._end_thought()
+        if not self._reason:
+            raise AgentError("The model's endpoint ended its stream in the middle.", "agent_unavailable")
+        if self._reason != "stop":
+            out.append(ev.custom("narthex.model_stopped", {"reason": str(self._reason)}))
+        if not self._spoke and self._reason == "content_filter":
+            raise AgentError("The model's endpoint filtered the answer away.", "agent_failed")
+        return out
+
+    def _think(self, thought: str) -> list[Event | str]:
+        out: list[Event | str] = []
+        if not self._reasoning:
+            self._reasoning = uuid.uuid4().hex
+            out.append(ev.reasoning_start(self._reasoning))
+            out.append(ev.reasoning_message_start(self._reasoning))
+        out.append(ev.reasoning_content(self._reasoning, thought))
+        return out
+
+    def _end_thought(self) -> list[Event | str]:
+        if not self._reasoning:
+            return []
+        message, self._reasoning = self._reasoning, ""
+        return [ev.reasoning_message_end(message), ev.reasoning_end(message)]

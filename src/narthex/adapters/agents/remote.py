@@ -17,17 +17,13 @@ import msgspec
 import structlog
 
 from narthex import __version__
-from narthex.adapters.agents.sse import MAX_EVENT_BYTES, MESSAGE, EventReader, ServerEvent
+from narthex.adapters.agents.sse import EventReader
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import AgentError
 
 CONNECT_S: Final = 10.0
 CHECK_S: Final = 3.0
 ITS_OPERATOR: Final = "If it lasts, its operator finds the cause in the gateway's log."
-_STREAMS: Final = frozenset(
-    {"text/event-stream", "application/x-ndjson", "application/jsonl", "text/plain", ""}
-)
-"""What endpoints call a stream of events; one that is none is told by its first line."""
 _LOGGED_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
 
 log = structlog.get_logger("narthex.agents", log_name="narthex.agents")
@@ -62,16 +58,13 @@ class Endpoint:
         """An endpoint's own words as people may read them: without the secret, should it quote it."""
         return text.replace(self._secret, "…") if self._secret else text
 
-    async def stream(
-        self, url: str, body: Any, deadline: float, *, whole: bool = False
-    ) -> AsyncIterator[ServerEvent]:
-        """POST `body` as JSON; yield each server-sent event.
+    async def stream(self, url: str, body: Any, deadline: float) -> AsyncIterator[str]:
+        """POST `body` as JSON; yield the data of each server-sent event.
 
         Args:
             url: where.
             body: anything msgspec encodes.
             deadline: of the run, seconds since the epoch; a silent endpoint is not waited for longer.
-            whole: take an answer in JSON that is not streamed as one event.
 
         Raises:
             AgentError: `agent_unavailable`, or what the stream did wrong.
@@ -96,10 +89,7 @@ class Endpoint:
                         "agent_unavailable",
                     )
                 kind = answer.headers.get("content-type", "").partition(";")[0].strip()
-                if whole and kind == "application/json":
-                    yield ServerEvent(MESSAGE, await _whole(answer))
-                    return
-                if kind not in _STREAMS:
+                if kind != "text/event-stream":
                     log.warning("agent_endpoint_odd", endpoint=self.shown, content_type=kind[:100])
                     raise AgentError(
                         f"This agent's server answered {kind[:60] or 'no content type'} instead of text/event-stream. "
@@ -107,10 +97,8 @@ class Endpoint:
                         "agent_unavailable",
                     )
                 async for chunk in answer.aiter_bytes():
-                    for event in reader.feed(chunk):
-                        yield event
-                for event in reader.end():
-                    yield event
+                    for data in reader.feed(chunk):
+                        yield data
         except httpx2.HTTPError as fault:
             # People read the sentence; where the endpoint is and what the library says are the operator's.
             log.warning(
@@ -142,15 +130,6 @@ class Endpoint:
                 raise DependencyError("agents", f"{self.shown} answers {status}.", "Look at its log.")
 
         return look
-
-
-async def _whole(answer: httpx2.Response) -> str:
-    body = b""
-    async for chunk in answer.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_EVENT_BYTES:
-            raise AgentError("The agent's endpoint sent an answer of more than 1 MB.", "agent_flood")
-    return body.decode("utf-8-sig", "replace")
 
 
 async def _beginning(answer: httpx2.Response) -> str:

@@ -1,0 +1,193 @@
+"""Seeded faults: fixes that are reverted in the app, and contract violations of the engines. The simulation must find
+each of them within 5,000 seeds (`python -m tests.simulation --mutants` prints the table).
+
+Not here: faults that live below what is simulated (`BELOW`): they are shown by campaigns. Rules: a mutant changes one
+thing, in one place, and puts it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any, Final, NamedTuple
+
+from narthex.app import connection
+from narthex.app.chat import Chat
+from narthex.app.controls import Controls
+from narthex.app.hub import Hub
+from narthex.app.hub.channel import Channel
+from narthex.app.revocations import Revocations
+from narthex.app.runs import roster
+from narthex.app.runs.journal import Journal
+from narthex.app.runs.lease import Lease
+from narthex.app.runs.loops import Loops
+from narthex.app.runs.observed import ObservedLeases
+from narthex.app.runs.replay import Replay
+from narthex.app.staleness import StalenessCheck
+from tests.simulation.loop import NODE
+from tests.simulation.world import World
+
+
+class Mutant(NamedTuple):
+    """A seeded fault.
+
+    Attributes:
+        item: of the issue, or what it belongs to.
+        what: in a few words.
+        app: changes classes of the app while it is entered.
+        engine: changes the world before a history begins.
+    """
+
+    item: str
+    what: str
+    app: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    engine: Callable[[World], None] = lambda _: None
+
+
+def _patched(owner: Any, name: str, value: object) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    @contextlib.contextmanager
+    def patch() -> Generator[None]:
+        real = getattr(owner, name)
+        setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            setattr(owner, name, real)
+
+    return patch
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    return None
+
+
+def _by_wall_clock(
+    self: ObservedLeases,
+    leases: Any,
+    asked_at: float,
+    read_at: float,
+    ours: Any,
+) -> list[Any]:
+    world = _world[0]
+    node = next(node for node in world.nodes if node.life == NODE.get())
+    return [lease for lease in leases if lease.lease_until <= node.clock.now()]
+
+
+_world: list[World] = []
+
+
+def _remember(world: World) -> None:
+    _world[:] = [world]
+
+
+async def _said_of_nothing(self: Chat, key: str, message_id: str, after: object) -> dict[int, object]:
+    return {}
+
+
+async def _always(self: Lease) -> None:
+    return None
+
+
+def _hides_gaps(self: Hub, channel: Channel) -> None:
+    channel.last = None
+
+
+def _lies(*names: str) -> Callable[[World], None]:
+    def prepare(world: World) -> None:
+        world.log.lies.update(names)
+
+    return prepare
+
+
+def _sql(old: str, new: str) -> Callable[[World], None]:
+    def prepare(world: World) -> None:
+        world.database.rewritten = (old, new)
+
+    return prepare
+
+
+MUTANTS: Final[dict[str, Mutant]] = {
+    "commands-overtake": Mutant(
+        "29",
+        "commands about one channel do not wait for each other",
+        _patched(connection, "subject", lambda _: ""),
+    ),
+    "messages-by-clock": Mutant(
+        "30",
+        "messages are ordered by wall clocks",
+        engine=_sql("ORDER BY place DESC, created_at", "ORDER BY created_at"),
+    ),
+    "queue-by-clock": Mutant(
+        "30, 41",
+        "a thread's queue is ordered by wall clocks",
+        engine=_sql("ORDER BY q.place, q.number, q.created_at", "ORDER BY q.created_at"),
+    ),
+    "leases-by-clock": Mutant(
+        "31, 41",
+        "another node's lease is judged by the wall clock",
+        _patched(ObservedLeases, "lapsed", _by_wall_clock),
+        _remember,
+    ),
+    "positions-not-compared": Mutant(
+        "37",
+        "a node does not compare its positions with the log",
+        _patched(StalenessCheck, "compare", _nothing),
+    ),
+    "removals-ignored": Mutant(
+        "37", "a removed member's subscriptions go on", _patched(Controls, "_unsubscribe", lambda *_: None)
+    ),
+    "tail-lost-in-old-epoch": Mutant(
+        "38", "the log loses its tail and keeps its epoch", engine=_lies("keeps its epoch: tail")
+    ),
+    "purged-in-old-epoch": Mutant(
+        "39",
+        "the log is purged, restored or recreated and keeps its epoch",
+        engine=_lies("keeps its epoch: replaced"),
+    ),
+    "never-ready": Mutant("40", "a part that could not start once never starts", engine=_lies("starts once")),
+    "agent-twice": Mutant(
+        "42",
+        "whether a run has begun is decided by the log alone",
+        _patched(roster, "_has_begun", lambda _run, replay: bool(replay.seq)),
+    ),
+    "cancelled-without-end": Mutant(
+        "44", "no node looks for cancelled runs without an end", _patched(Loops, "_close", _nothing)
+    ),
+    "message-twice": Mutant(
+        "45", "a repeated message is not looked for in the log", _patched(Chat, "_said_of", _said_of_nothing)
+    ),
+    "digest-over-a-hole": Mutant(
+        "46",
+        "a run does not notice that its log is another one",
+        _patched(Replay, "_follows", lambda *_: True),
+    ),
+    "keys-forgotten": Mutant("port", "a repeated publish is appended again", engine=_lies("forgets keys")),
+    "gaps-hidden": Mutant(
+        "hub", "a gap in the offsets is not re-read", _patched(Hub, "_repair", _hides_gaps)
+    ),
+    "zombies-publish": Mutant("runs", "a lost lease does not stop a run", _patched(Lease, "hold", _always)),
+    "duplicates-are-ours": Mutant(
+        "runs",
+        "an owner takes another owner's event for its own",
+        _patched(Journal, "_is_ours", lambda *_: _true()),
+    ),
+    "revoked-stay": Mutant(
+        "revocations",
+        "a revoked user's connections stay open",
+        _patched(Revocations, "listen", lambda *_: None),
+    ),
+}
+
+
+async def _true() -> bool:
+    return True
+
+
+BELOW: Final[dict[str, str]] = {
+    "37": "the NATS route itself: tests/campaigns (route reset between servers)",
+    "38": "who answers for a Redis: tests/campaigns (fail-over and truncation)",
+    "39": "limits and purges of a NATS stream: tests/campaigns",
+    "40": "connections of the NATS and Redis adapters: tests/campaigns (engines that come late)",
+    "43": "how many publications the embedded log keeps: tests/campaigns (a long run and kill -9)",
+}
+"""What of the items lies in adapters, and which campaign shows it."""

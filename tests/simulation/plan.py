@@ -1,0 +1,157 @@
+"""What happens in a history: steps of people and faults, drawn from a seed, as plain values that can be cut down.
+
+Not here: executing them (`world`). Rules: a plan is a pure function of its seed; it can be written as JSON and read
+again; leaving steps out gives a plan as well, which is how a failing one is shrunk. Each seed draws which kinds of
+steps it uses at all ("swarm"), because a fault that is always there hides what the others would show.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import msgspec
+
+NODES: Final = 3
+READERS: Final = ("alice-0", "alice-1", "bob-0", "carol-0")
+"""Devices: a user, and a number. alice owns both threads."""
+THREADS: Final = ("t0", "t1")
+BUSY_S: Final = 22.0
+"""Virtual seconds in which people and faults are at work."""
+SETTLE_S: Final = 36.0
+"""Virtual seconds without faults after that, in which everything must come right."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One thing that happens.
+
+    Attributes:
+        at: virtual seconds.
+        what: a method of `world.World`.
+        who: a node's number, or a reader's name; empty for engines.
+        value: how long, how many, or which; by the method.
+        text: more of the same.
+    """
+
+    at: float
+    what: str
+    who: str = ""
+    value: float = 0.0
+    text: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """See the module.
+
+    Attributes:
+        seed: what it was drawn from, and the noise of delays.
+        slow: the share of calls that take long, and how long at most.
+        ahead_s: how wrong each node's clock is from the start.
+        clumsy: the share of publications that come twice.
+    """
+
+    seed: int
+    steps: list[Step]
+    slow: tuple[float, float] = (0.0, 0.0)
+    ahead_s: tuple[float, ...] = (0.0, 0.0, 0.0)
+    clumsy: float = 0.0
+
+
+PEOPLE: Final[dict[str, float]] = {
+    "publish": 5.0,
+    "say": 3.0,
+    "cancel": 0.8,
+    "look": 0.6,
+    "cut": 1.0,
+    "vanish": 0.3,
+    "stall": 0.5,
+    "mount": 0.8,
+    "remove": 0.5,
+    "add": 0.5,
+    "revoke": 0.12,
+}
+FAULTS: Final[dict[str, float]] = {
+    "kill": 0.6,
+    "drain": 0.4,
+    "pause": 0.4,
+    "deaf": 0.7,
+    "cut_log": 0.6,
+    "cut_store": 0.5,
+    "hang_log": 0.4,
+    "hang_store": 0.4,
+    "lose_tail": 0.5,
+    "purge": 0.2,
+    "recreate": 0.2,
+    "restore": 0.2,
+    "trim": 0.3,
+    "step_clock": 0.5,
+}
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    rng = random.Random(seed)
+    weights = {name: weight for name, weight in PEOPLE.items() if rng.random() < 0.7}
+    weights.setdefault("publish", 3.0)
+    weights.setdefault("say", 2.0)
+    faulty = rng.random() < 0.9
+    faults = {name: weight for name, weight in FAULTS.items() if faulty and rng.random() < 0.35}
+    steps = [_person(rng, weights) for _ in range(rng.randint(12, 40))]
+    if faults:
+        steps += [_fault(rng, faults) for _ in range(rng.randint(1, 6))]
+    skewed = rng.random() < 0.4
+    ahead = tuple(
+        rng.choice((0.0, 0.3, -0.3, 2.0, 20.0, -60.0, 60.0)) if skewed else 0.0 for _ in range(NODES)
+    )
+    return Plan(
+        seed=seed,
+        steps=sorted(steps, key=lambda step: step.at),
+        slow=(rng.choice((0.0, 0.02, 0.1)), rng.choice((0.05, 0.5, 2.0))),
+        ahead_s=ahead,
+        clumsy=rng.choice((0.0, 0.0, 0.05, 0.3)),
+    )
+
+
+def _pick(rng: random.Random, weights: dict[str, float]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def _person(rng: random.Random, weights: dict[str, float]) -> Step:
+    at, what = round(rng.uniform(0.5, BUSY_S), 3), _pick(rng, weights)
+    thread = rng.choice(THREADS)
+    if what == "publish":
+        return Step(at, what, "", float(rng.randint(1, 8)), thread)
+    if what == "say":
+        agent = rng.choice(("echo", "echo", "long", "again", "fails", "asks"))
+        return Step(at, what, rng.choice(READERS), 0.0, f"{thread} {agent}")
+    if what in ("remove", "add"):
+        return Step(at, what, rng.choice(("bob", "carol")), 0.0, thread)
+    if what == "revoke":
+        return Step(at, what, rng.choice(("bob", "carol")))
+    if what == "stall":
+        return Step(at, what, rng.choice(READERS), round(rng.uniform(0.5, 5.0), 3))
+    return Step(at, what, rng.choice(READERS), rng.random(), thread)
+
+
+def _fault(rng: random.Random, faults: dict[str, float]) -> Step:
+    at, what = round(rng.uniform(0.5, BUSY_S), 3), _pick(rng, faults)
+    node = str(rng.randrange(NODES))
+    lasts = round(rng.choice((0.5, 1.5, 4.0, 9.0, 13.0)) * rng.uniform(0.7, 1.3), 3)
+    match what:
+        case "lose_tail":
+            return Step(at, what, "", float(rng.choice((1, 1, 2, 5, 30))))
+        case "hang_log" | "hang_store" | "restore":
+            return Step(at, what, "", lasts)
+        case "purge" | "recreate":
+            return Step(at, what)
+        case "trim":
+            # Not below what a run under way needs: engines keep thousands.
+            return Step(at, what, "", float(rng.randint(60, 90)), rng.choice(THREADS))
+        case "step_clock":
+            return Step(
+                at, what, node, rng.choice((-86_400.0, -3_600.0, -6.0, -1.0, 1.0, 6.0, 120.0, 86_400.0))
+            )
+        case "cut_log" | "cut_store":
+            return Step(at, what, node, lasts, rng.choice(("both", "answers")))
+        case _:
+            return Step(at, what, node, lasts)

@@ -1,0 +1,615 @@
+"""A cluster through one plan: nodes, engines, people and faults in one virtual loop; its history, and the judgement.
+
+Rules: a run is a pure function of its plan (and of the code): all randomness is the plan's; whatever the clients were
+told is judged by `tests.history`, and nothing else is, but for bugs that the app itself reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from narthex.app import entropy
+from narthex.domain.channels import channel_key
+from narthex.domain.identity import Identity
+from narthex.errors import NarthexError
+from narthex.ports.agents import Agent, AgentError, RunInput
+from narthex.ports.credentials import Revocation
+from narthex.ports.threads import Thread, ThreadMember
+from tests.history import Bounds, Finding, Kind, Record, Recorder, check
+from tests.simulation.client import Reader
+from tests.simulation.clock import EPOCH_S, WallClock
+from tests.simulation.log import LogEngine
+from tests.simulation.loop import Stuck, VirtualLoop
+from tests.simulation.network import Delays
+from tests.simulation.node import Node, Parts
+from tests.simulation.plan import BUSY_S, NODES, READERS, SETTLE_S, THREADS, Plan, Step
+from tests.simulation.store import SimStore, StoreEngine
+
+TENANT: Final = "default"
+BOUNDS: Final = Bounds(silence_s=10, stale_s=6, removal_s=6, reply_s=14, run_end_s=30, cancel_s=16)
+PUBLISH_S: Final = 13.0
+LOG_AWAY: Final = (
+    Kind.SILENCE,
+    Kind.EPOCH_NOT_TOLD,
+    Kind.AFTER_REMOVAL,
+    Kind.RUN_WITHOUT_END,
+    Kind.CANCEL_LATE,
+    Kind.END_NOT_TOLD,
+)
+"""A node that is cut off from the log keeps its sockets and cannot know what it is not told (docs/guarantees.md)."""
+STORE_AWAY: Final = (Kind.RUN_WITHOUT_END, Kind.CANCEL_LATE, Kind.END_NOT_TOLD, Kind.AFTER_REMOVAL)
+NODE_AWAY: Final = (*LOG_AWAY, Kind.NO_REPLY)
+
+
+class Outcome(msgspec.Struct):
+    """What became of a plan."""
+
+    plan: Plan
+    history: list[Record]
+    findings: list[Finding]
+    bugs: list[str]
+    turns: int
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What was found, by name."""
+        return frozenset([str(found.kind) for found in self.findings] + (["bug"] if self.bugs else []))
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything was."""
+        return bool(self.findings or self.bugs)
+
+
+class World:
+    """One history in the making. Its public methods that take a step are what a plan may name."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.loop = VirtualLoop()  # type: ignore[abstract]  # what asyncio does not call here is not there
+        self.noise = random.Random(plan.seed ^ 0x5EED)
+        self.recorder = Recorder(self.loop.time)
+        self.bugs: list[str] = []
+        share, long_s = plan.slow
+        self._engine_delays = Delays(self.noise, 0.003, long_s, share)
+        self._wire_delays = Delays(self.noise, 0.02, long_s, share / 4)
+        self.log = LogEngine(self.loop, self.noise)
+        self.database = StoreEngine(self.loop.time)
+        agents = self._agents()
+        self.nodes = [
+            Node(
+                f"n{number}",
+                self.loop,
+                self.log,
+                self.database,
+                agents,
+                WallClock(self.loop.time, plan.ahead_s[number]),
+                self._engine_delays,
+                self.noise,
+                self._bug,
+            )
+            for number in range(NODES)
+        ]
+        self.readers = {name: self._reader(name) for name in READERS}
+        self.runs: list[str] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._busy_until: dict[str, float] = {}
+        self._numbers = 0
+        self._faults: dict[str, int] = {}
+
+    def _reader(self, name: str) -> Reader:
+        user = name.partition("-")[0]
+        identity = Identity(
+            subject=user,
+            tenant=TENANT,
+            plan="enterprise",
+            issuer="sim",
+            token_id=f"jti-{name}",
+            issued_at=EPOCH_S,
+        )
+        return Reader(name, identity, self.nodes, self.loop, self._wire_delays, self.noise, self.recorder)
+
+    def _bug(self, where: str, fault: BaseException) -> None:
+        self.bugs.append(f"{self.loop.time():.3f} {where}: {type(fault).__name__}: {fault}")
+
+    # -- agents --------------------------------------------------------------------------------------------
+
+    def _agents(self) -> list[Agent]:
+        def began(run: RunInput, *, restartable: bool = False) -> None:
+            self.recorder.agent_began(run.run_id, restartable=restartable)
+
+        async def echo(run: RunInput) -> AsyncIterator[str]:
+            began(run)
+            for word in ("one ", "two ", "three"):
+                yield word
+                await asyncio.sleep(0.03)
+
+        async def long(run: RunInput) -> AsyncIterator[str]:
+            began(run)
+            for number in range(12):
+                yield f"{number} "
+                await asyncio.sleep(0.5)
+
+        async def again(run: RunInput) -> AsyncIterator[str]:
+            began(run, restartable=True)
+            for number in range(6):
+                yield f"{number} "
+                await asyncio.sleep(0.4)
+
+        async def fails(run: RunInput) -> AsyncIterator[str]:
+            began(run)
+            yield "so far "
+            await asyncio.sleep(0.2)
+            raise AgentError("This agent fails.")
+
+        async def asks(run: RunInput) -> AsyncIterator[str]:
+            began(run)
+            yield "May I? "
+            answer = await run.ask({"type": "object", "properties": {"ok": {"type": "boolean"}}}, "May I?")
+            yield f"You said {answer}."
+
+        made = [Agent(name=function.__name__, function=function) for function in (echo, long, fails, asks)]
+        return [*made, Agent(name="again", function=again, restartable=True)]
+
+    # -- the history ---------------------------------------------------------------------------------------
+
+    async def main(self) -> None:
+        """From the first node's start to the last look."""
+        await self._set_up()
+        for node in self.nodes:
+            node.repeat(self.plan.clumsy)
+            node.start()
+        for reader in self.readers.values():
+            self._spawn(reader.run())
+        for step in self.plan.steps:
+            await self._until(step.at)
+            getattr(self, step.what)(step)
+        await self._until(BUSY_S)
+        self._heal()
+        await self._until(BUSY_S + 14.0)
+        self._heal()  # what a late fault (a drain, a pause) left behind
+        await self._until(BUSY_S + SETTLE_S)
+        self._last_look()
+        _Ears.world = None  # what is thrown away now says what it wants
+
+    async def _until(self, at: float) -> None:
+        wait_s = at - self.loop.time()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            raise fault
+
+    async def _set_up(self) -> None:
+        """Two threads with all three users, before anything may go wrong."""
+        store = SimStore(self.database, self.nodes[0].store_link)
+        for name in THREADS:
+            thread = Thread(
+                thread_id=name,
+                tenant=TENANT,
+                title=name,
+                created_by="alice",
+                created_at=EPOCH_S,
+                updated_at=EPOCH_S,
+            )
+            await store.threads.create(thread)
+            for user in ("bob", "carol"):
+                member = ThreadMember(user_id=user, role="member", joined_at=EPOCH_S)
+                await store.threads.add_member(TENANT, name, member, limit=None)
+        for name, reader in self.readers.items():
+            reader.wants = [f"thread:{thread}" for thread in (THREADS if name != "bob-0" else THREADS[:1])]
+
+    def _heal(self) -> None:
+        """No fault is left: everything must come right by itself from here on."""
+        for node in self.nodes:
+            node.resume()
+            node.silence(False)
+            for link in (node.log_link, node.store_link):
+                link.requests_pass = link.answers_pass = True
+                link.stalled_until = 0.0
+            node.start()
+        for name in sorted(self._faults):
+            self.recorder.fault_ended(name)
+        self._faults.clear()
+
+    def _last_look(self) -> None:
+        """What the log and the store hold in the end; and every node serves again."""
+        now = self.loop.time()
+        for node in self.nodes:
+            if not node.ready:
+                self.bugs.append(f"{now:.3f} {node.name} is not ready")
+        for thread in THREADS:
+            channel = f"thread:{thread}"
+            page = self.log.page(channel_key(TENANT, channel), None, None, False)
+            entries = [(entry.offset, msgspec.json.decode(entry.data)) for entry in page.publications]
+            self.recorder.log_read(channel, page.top.epoch, page.top.offset, entries, now)
+            kept = self.database.look(_messages(thread))
+            self.recorder.thread_read(channel, [(row[0], row[1]) for row in kept], now)
+        rows = self.database.look(_states())
+        for run_id, state, count, digest in rows:
+            if run_id in self.runs:
+                self.recorder.run_read(run_id, state, count, digest)
+
+    # -- faults, begun and ended ---------------------------------------------------------------------------
+
+    def _begin(self, name: str, excuses: Sequence[Kind], lasts_s: float, end: Callable[[], None]) -> None:
+        """A fault is active for so long; overlapping ones of one name end with the last."""
+        if name not in self._faults:
+            self.recorder.fault_began(name, excuses)
+        self._faults[name] = mark = self._faults.get(name, 0) + 1
+
+        def over() -> None:
+            if self._faults.get(name) == mark:
+                del self._faults[name]
+                end()
+                self.recorder.fault_ended(name)
+
+        self.loop.call_later(lasts_s, over)
+
+    def _excuse(self, name: str, excuses: Sequence[Kind], lasts_s: float) -> None:
+        """What a client does to itself, and what it cannot be told meanwhile; it ends by itself."""
+        self._numbers += 1
+        name = f"{name} {self._numbers}"
+        self.recorder.fault_began(name, excuses)
+        self.loop.call_later(lasts_s, self.recorder.fault_ended, name)
+
+    def _node(self, step: Step) -> Node:
+        return self.nodes[int(step.who)]
+
+    def kill(self, step: Step) -> None:
+        """`kill -9`, and a new life after a while."""
+        node = self._node(step)
+        node.kill()
+        self._begin(f"down {node.name}", (), step.value, node.start)
+
+    def drain(self, step: Step) -> None:
+        """SIGTERM, and a new life after a while."""
+        node = self._node(step)
+        node.drain()
+
+        def again() -> None:
+            node.kill()
+            node.start()
+
+        self._begin(f"drained {node.name}", (), 10.0 + step.value, again)
+
+    def pause(self, step: Step) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        node = self._node(step)
+        node.pause()
+        self._begin(f"paused {node.name}", NODE_AWAY, step.value, node.resume)
+
+    def deaf(self, step: Step) -> None:
+        """A node loses sight of the log without a sign; nothing is excused."""
+        node = self._node(step)
+        node.silence(True)
+        self._begin(f"deaf {node.name}", (), step.value, lambda: node.silence(False))
+
+    def cut_log(self, step: Step) -> None:
+        """A node is cut off from the log, and notices."""
+        node = self._node(step)
+        link = node.log_link
+        link.answers_pass = False
+        link.requests_pass = step.text != "both"
+
+        def back() -> None:
+            link.answers_pass = link.requests_pass = True
+            if node.parts is not None:
+                node.within(node.parts.sim_broker.reconnected)
+
+        self._begin(f"log cut {node.name}", LOG_AWAY, step.value, back)
+
+    def cut_store(self, step: Step) -> None:
+        """A node is cut off from the store."""
+        link = self._node(step).store_link
+        link.answers_pass = False
+        link.requests_pass = step.text != "both"
+
+        def back() -> None:
+            link.answers_pass = link.requests_pass = True
+
+        self._begin(f"store cut {step.who}", STORE_AWAY, step.value, back)
+
+    def hang_log(self, step: Step) -> None:
+        """The log executes nothing for a while."""
+        until = self.loop.time() + step.value
+        for node in self.nodes:
+            node.log_link.stalled_until = max(node.log_link.stalled_until, until)
+        self._begin("log hangs", LOG_AWAY, step.value, lambda: None)
+
+    def hang_store(self, step: Step) -> None:
+        """The store executes nothing for a while."""
+        until = self.loop.time() + step.value
+        for node in self.nodes:
+            node.store_link.stalled_until = max(node.store_link.stalled_until, until)
+        self._begin("store hangs", STORE_AWAY, step.value, lambda: None)
+
+    def lose_tail(self, step: Step) -> None:
+        """A replica that lagged answers from now on."""
+        self.log.lose_tail(int(step.value))
+        self._reconnect_all()
+
+    def purge(self, _: Step) -> None:
+        """An operator purges the log."""
+        self.log.purge()
+        self._reconnect_all()
+
+    def recreate(self, _: Step) -> None:
+        """The log is made anew, empty."""
+        self.log.recreate()
+        self._reconnect_all()
+
+    def restore(self, step: Step) -> None:
+        """The log goes back to how it was so many seconds before."""
+        self.log.back_up()
+        self.loop.call_later(step.value, self._restored)
+
+    def _restored(self) -> None:
+        self.log.restore()
+        self._reconnect_all()
+
+    def _reconnect_all(self) -> None:
+        """Half of the nodes see their connection break; the others have to find out by comparing."""
+        for node in self.nodes:
+            if node.parts is not None and self.noise.random() < 0.5:
+                node.within(node.parts.sim_broker.reconnected)
+
+    def trim(self, step: Step) -> None:
+        """Old publications go, as limits of an engine take them."""
+        key = channel_key(TENANT, f"thread:{step.text}")
+        self.log.trim(key, max(0, self.log.position(key).offset - int(step.value)))
+
+    def step_clock(self, step: Step) -> None:
+        """A node's wall clock jumps."""
+        self._node(step).clock.ahead_s += step.value
+
+    # -- people --------------------------------------------------------------------------------------------
+
+    def publish(self, step: Step) -> None:
+        """The server API, several times one after the other."""
+        self._spawn(self._publish(f"thread:{step.text}", int(step.value)))
+
+    async def _publish(self, channel: str, count: int) -> None:
+        for _ in range(count):
+            self._numbers += 1
+            key = f"mark-{self._numbers}"
+            data = {"type": "CUSTOM", "name": "mark", "value": key}
+            while True:
+                ready = [node for node in self.nodes if node.ready and not node.paused]
+                if not ready:
+                    await asyncio.sleep(0.5)
+                    continue
+                self.recorder.attempted(key, channel, data)
+                node = ready[self.noise.randrange(len(ready))]
+                work = node.ask(_publishing(channel, data, key))
+                done, _ = await asyncio.wait({work}, timeout=PUBLISH_S)
+                if done and work.exception() is None:
+                    published = work.result()
+                    self.recorder.acknowledged(key, channel, published.epoch, published.offset)
+                    break
+                if done and not isinstance(work.exception(), NarthexError):
+                    self._bug(node.name, work.exception() or RuntimeError())
+                    return
+                await asyncio.sleep(0.1 + 0.3 * self.noise.random())
+
+    def say(self, step: Step) -> None:
+        """A message, and the run that answers it."""
+        thread, _, agent = step.text.partition(" ")
+        self._numbers += 1
+        self._spawn(self._say(self.readers[step.who], thread, agent, f"said-{self._numbers}"))
+
+    async def _say(self, reader: Reader, thread: str, agent: str, key: str) -> None:
+        params = {"thread_id": thread, "text": f"hello {key}", "client_message_id": key, "agent": agent}
+        told = await reader.rpc("run.start", params, 25.0)
+        if told is not None:
+            self.runs.append(told["run_id"])
+
+    def cancel(self, step: Step) -> None:
+        """The newest runs are the likeliest to be stopped."""
+        if self.runs:
+            run_id = self.runs[-1 - int(step.value * min(3, len(self.runs)))]
+            self._spawn(self._ask(self.readers[step.who], "run.cancel", {"run_id": run_id}))
+
+    def look(self, step: Step) -> None:
+        """Somebody opens the thread, and looks at a run."""
+        reader = self.readers[step.who]
+        self._spawn(self._ask(reader, "thread.get", {"thread_id": step.text}))
+        if self.runs:
+            self._spawn(self._ask(reader, "run.get", {"run_id": self.runs[-1]}))
+
+    async def _ask(self, reader: Reader, method: str, params: dict[str, Any]) -> None:
+        await reader.rpc(method, params, 15.0)
+
+    def cut(self, step: Step) -> None:
+        """A bad network drops a connection."""
+        self.readers[step.who].cut()
+
+    def vanish(self, step: Step) -> None:
+        """A connection is dead, and neither end is told."""
+        self.readers[step.who].vanish()
+        self._excuse(f"vanished {step.who}", (Kind.SILENCE, Kind.EPOCH_NOT_TOLD, Kind.NO_REPLY), 15.0)
+
+    def stall(self, step: Step) -> None:
+        """A client reads nothing for a while."""
+        self.readers[step.who].stall(step.value)
+        self._excuse(f"stalled {step.who}", (Kind.SILENCE, Kind.AFTER_REMOVAL, Kind.NO_REPLY), step.value)
+
+    def mount(self, step: Step) -> None:
+        """A component mounts twice."""
+        self.readers[step.who].mount_twice(f"thread:{step.text}")
+
+    def remove(self, step: Step) -> None:
+        """Alice removes a member."""
+        self._spawn(self._membership(step, member=False))
+
+    def add(self, step: Step) -> None:
+        """Alice adds a member (again)."""
+        self._spawn(self._membership(step, member=True))
+
+    async def _membership(self, step: Step, *, member: bool) -> None:
+        """One change of a user's at a time: what was not answered may still be executed."""
+        user, channel = step.who, f"thread:{step.text}"
+        while (wait_s := self._busy_until.get(user, 0.0) - self.loop.time()) > 0:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(min(wait_s, 1.0))
+        self._busy_until[user] = float("inf")
+        began = self.loop.time()
+        if member:
+            self.recorder.granted(channel, user, began)
+        method = f"thread.members.{'add' if member else 'remove'}"
+        params = {"thread_id": step.text, "user_id": user}
+        told = await self.readers["alice-0"].rpc(method, params, 12.0)
+        if told is not None and member:
+            for name, reader in self.readers.items():
+                if name.startswith(user):
+                    reader.granted(channel)
+        took_s = self.loop.time() - began
+        self._busy_until[user] = self.loop.time() + (0.0 if took_s < 0.5 else 16.0)
+
+    def revoke(self, step: Step) -> None:
+        """An operator blocks a user for good."""
+        self._spawn(self._revoke(step.who))
+
+    async def _revoke(self, user: str) -> None:
+        while True:
+            ready = [node for node in self.nodes if node.ready and not node.paused]
+            if ready:
+                node = ready[self.noise.randrange(len(ready))]
+                work = node.ask(_revoking(user))
+                done, _ = await asyncio.wait({work}, timeout=PUBLISH_S)
+                if done and work.exception() is None:
+                    self.recorder.removed("*", user)
+                    return
+            await asyncio.sleep(0.5)
+
+
+def _publishing(channel: str, data: dict[str, str], key: str) -> Callable[[Parts], Coroutine[Any, Any, Any]]:
+    encoded = msgspec.json.encode(data)
+    return lambda parts: parts.broker.publish(channel_key(TENANT, channel), encoded, key=key)
+
+
+def _revoking(user: str) -> Callable[[Parts], Coroutine[Any, Any, Any]]:
+    async def work(parts: Parts) -> None:
+        until = EPOCH_S + 10 * 86_400 * 2
+        revocation = Revocation(
+            kind="subject", tenant=TENANT, value=user, at=parts.now(), until=until, reason="simulated"
+        )
+        await parts.revocations.revoke(revocation, audit=False)
+
+    return work
+
+
+Rows = Generator[tuple[str, tuple[str, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]
+
+
+def _messages(thread: str) -> Rows:
+    rows = yield (
+        "SELECT message_id, role FROM messages WHERE thread_id = ? ORDER BY place, created_at, seq",
+        (thread,),
+    )
+    return rows
+
+
+def _states() -> Rows:
+    rows = yield 'SELECT run_id, state, "count", digest FROM runs ORDER BY run_id', ()
+    return rows
+
+
+class _Ears:
+    """A structlog logger that keeps what is logged as an error: the app says so of bugs only."""
+
+    world: World | None = None
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def bind(self, **_: object) -> _Ears:
+        return self
+
+    new = unbind = try_unbind = bind
+
+    def _nothing(self, *_: object, **__: object) -> None: ...
+
+    debug = info = warning = _nothing
+
+    def error(self, event: str, **values: object) -> None:
+        """A bug, if there is an exception."""
+        fault = values.get("exc_info")
+        if _Ears.world is not None and fault is not None:
+            _Ears.world.bugs.append(f"{_Ears.world.loop.time():.3f} log: {event}: {fault!r}")
+
+    def exception(self, event: str, **_: object) -> None:
+        """A bug."""
+        self.error(event, exc_info=sys.exc_info()[1])
+
+
+@contextlib.contextmanager
+def _one_world(world: World) -> Generator[None]:
+    """All randomness is the plan's, logs are ears, and what is thrown away at the end makes no noise."""
+    dice = random.Random(world.plan.seed ^ 0xD1CE)
+    real_urandom, real_state, real_hook = os.urandom, random.getstate(), sys.unraisablehook
+    real_config = structlog.get_config()
+    structlog.configure(wrapper_class=_Ears, cache_logger_on_first_use=False)  # type: ignore[arg-type]  # as little as is used
+    _Ears.world = world
+    os.urandom = dice.randbytes
+    random._urandom = dice.randbytes  # type: ignore[attr-defined]  # what `secrets` draws from
+    random.seed(world.plan.seed)
+    entropy.ENTROPY.__init__()  # type: ignore[misc]  # an empty pool
+    sys.unraisablehook = lambda _: None
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        world.database.close()
+        _Ears.world = None
+        os.urandom = real_urandom
+        random._urandom = real_urandom  # type: ignore[attr-defined]  # as above
+        random.setstate(real_state)
+        entropy.ENTROPY.__init__()  # type: ignore[misc]  # as above
+        structlog.configure(**real_config)
+        sys.unraisablehook = real_hook
+        if collecting:
+            gc.enable()
+
+
+def run(plan: Plan, prepare: Callable[[World], None] = lambda _: None) -> Outcome:
+    """Play a plan, and judge its history.
+
+    Args:
+        plan: what happens.
+        prepare: changes the world before it begins (a seeded fault of an engine).
+    """
+    world = World(plan)
+    with _one_world(world):
+        prepare(world)
+        try:
+            world.loop.run(world.main())
+        except Stuck as stuck:
+            world.bugs.append(str(stuck))
+        for where, context in world.loop.faults:
+            if where == "" or world.loop.alive(where):
+                world.bugs.append(
+                    f"loop of {where or 'the world'}: {context.get('message')}: {context.get('exception')!r}"
+                )
+        history = world.recorder.history()
+        found = check(history, BOUNDS)
+        turns = world.loop.turns
+        bugs = world.bugs
+        del world
+    return Outcome(plan, history, found, bugs, turns)
