@@ -418,3 +418,16 @@ async def test_a_read_whose_answer_is_lost_is_made_again(
     house.hub.resync([KEY])
     await until(ear, 1)
     assert (ear.offsets, lost.is_set(), channel.repairing) == ([1], True, False)
+
+
+async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(house: House) -> None:
+    """A late publication of a log that was replaced, while the first subscriber reads where the new one stands."""
+    ear = Ear()
+    channel = house.hub.attach(KEY, ear)
+    house.hub.publication(KEY, Publication(1, b'"old"'), "an older epoch")
+    page = await house.broker.history(KEY, limit=0)
+    house.hub.publication(KEY, Publication(1, b'"new"'), page.top.epoch)
+    house.hub.positioned(channel, page.top)
+    assert channel.ready(ear, page.top.offset)
+    await until(ear, 1)
+    assert ear.pushes == [{"channel": "thread:one", "pub": {"data": "new", "offset": 1}}]

@@ -31,13 +31,17 @@ class Subscriber(Protocol):
 
 
 class Delivery:
-    """A publication on its way out, encoded once; `publication` is None for what is not in history."""
+    """A publication on its way out, encoded once; `publication` is None for what is not in history.
 
-    __slots__ = ("prepared", "publication")
+    `epoch` is that of the log it lies in, where the channel's own is not known yet; else empty.
+    """
 
-    def __init__(self, prepared: Prepared, publication: Publication | None) -> None:
+    __slots__ = ("epoch", "prepared", "publication")
+
+    def __init__(self, prepared: Prepared, publication: Publication | None, epoch: str = "") -> None:
         self.prepared = prepared
         self.publication = publication
+        self.epoch = epoch
 
 
 class Batch:

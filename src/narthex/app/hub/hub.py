@@ -97,6 +97,10 @@ class Hub:
     def positioned(self, channel: Channel, top: Position) -> None:
         """A history read says where the log stands; the first one fixes where live publications continue."""
         if channel.last is None:
+            for (
+                joiner
+            ) in channel.joiners.values():  # a straggler of a log that was replaced is none of this one's
+                joiner.buffer = [item for item in joiner.buffer if item.epoch in ("", top.epoch)]
             seen = [
                 item.publication.offset
                 for joiner in channel.joiners.values()
@@ -144,7 +148,7 @@ class Hub:
             self._hold(found, publication, epoch)
         elif found.last is None:
             if found.joiners or found.members:  # before the first position: joiners buffer it
-                found.put(Delivery(Prepared(self._encoded(found, publication)), publication))
+                found.put(Delivery(Prepared(self._encoded(found, publication)), publication, epoch))
         elif epoch != found.epoch or publication.offset > found.last + 1:
             self._repair(found)
             self._hold(found, publication, epoch)
