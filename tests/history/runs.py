@@ -124,13 +124,9 @@ def ends(reading: Reading) -> Iterator[Finding]:
                     max(at for at, _, _ in ends_at),
                     tuple(index for _, index, _ in ends_at),
                 )
-        for _, end_index, event in places.values():
-            for index, read in reads[run_id]:
-                if read.digest and (read.digest, read.count) != (event.get("digest"), event.get("count")):
-                    text = f"run {run_id}: run.get says count {read.count}, its terminal event {event.get('count')}"
-                    if read.count == event.get("count"):
-                        text = f"run {run_id}: run.get says another digest than its terminal event"
-                    yield Finding(Kind.DIGEST, text, read.at, (end_index, index))
+        channel_of = began[run_id][2] if run_id in began else ""
+        torn = len(reading.epochs.get(channel_of, ())) > 1
+        yield from _read_otherwise(run_id, list(places.items()), reads[run_id], torn=torn)
     for run_id, (began_at, index, channel) in began.items():
         if run_id in terminals:
             continue
@@ -147,6 +143,27 @@ def ends(reading: Reading) -> Iterator[Finding]:
             text = f"run {run_id} is {read.state}; {segment.where} was never shown its terminal event"
             yield Finding(Kind.END_NOT_TOLD, text, due, (index, read_index, segment.index))
             break
+
+
+def _read_otherwise(
+    run_id: str,
+    ends_at: list[tuple[tuple[str, int], tuple[float, int, dict[str, Any]]]],
+    reads: list[tuple[int, RunRead]],
+    *,
+    torn: bool,
+) -> Iterator[Finding]:
+    """A run whose state was read with another count or digest than its terminal event has."""
+    if len({epoch for (epoch, _), _ in ends_at}) > 1 or torn:
+        return  # its end was lost with a log, and may have been published again over what was left
+    for _, (_, end_index, event) in ends_at:
+        for index, read in reads:
+            if read.digest and (read.digest, read.count) != (event.get("digest"), event.get("count")):
+                text = (
+                    f"run {run_id}: run.get says count {read.count}, its terminal event {event.get('count')}"
+                )
+                if read.count == event.get("count"):
+                    text = f"run {run_id}: run.get says another digest than its terminal event"
+                yield Finding(Kind.DIGEST, text, read.at, (end_index, index))
 
 
 def _attending(reading: Reading, channel: str, since: float, until: float) -> Iterator[Segment]:

@@ -80,6 +80,7 @@ class World:
         self.noise = random.Random(plan.seed ^ 0x5EED)
         self.recorder = Recorder(self.loop.time)
         self.bugs: list[str] = []
+        self._over = False
         share, long_s = plan.slow
         self._engine_delays = Delays(self.noise, 0.003, long_s, share)
         self._wire_delays = Delays(self.noise, 0.02, long_s, share / 4)
@@ -120,6 +121,8 @@ class World:
         return Reader(name, identity, self.nodes, self.loop, self._wire_delays, self.noise, self.recorder)
 
     def _bug(self, where: str, fault: BaseException) -> None:
+        if self._over:
+            return
         self.bugs.append(f"{self.loop.time():.3f} {where}: {type(fault).__name__}: {fault}")
 
     # -- agents --------------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ class World:
         self._heal()  # what a late fault (a drain, a pause) left behind
         await self._until(BUSY_S + SETTLE_S)
         self._last_look()
-        _Ears.world = None  # what is thrown away now says what it wants
+        self._over, _Ears.world = True, None  # what is thrown away now says what it wants
 
     async def _until(self, at: float) -> None:
         wait_s = at - self.loop.time()
