@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx2
@@ -16,6 +16,11 @@ import pytest
 from narthex.adapters.edge.http import HttpConnection
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.app.connection import Connection
+from narthex.app.runs.execution import Execution
+from narthex.app.runs.intake import Intake
+from narthex.app.runs.journal import Journal
+from narthex.app.runs.session import AgentSession
+from narthex.ports.agents import Agent, RunInput
 from narthex.testing import gateway
 from tests.app.test_commands import client
 from tests.timing import within
@@ -35,6 +40,27 @@ def no_collector() -> Iterator[None]:
 def alive(kind: type) -> int:
     """Live objects of a class."""
     return sum(type(one) is kind for one in gc.get_objects())
+
+
+async def words(run: RunInput) -> AsyncIterator[str]:
+    """Says back what was said."""
+    yield run.messages[-1].content
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_ended_runs_need_no_collector(tmp_path: Path) -> None:
+    """What a run held, its text among it, is gone with the run."""
+    kinds = (Journal, Execution, AgentSession, Intake)
+    async with gateway(tmp_path, agents=[Agent(name="words", function=words)]) as running:
+        one = await client(running, "ada", plan="enterprise")
+        for number in range(ROUNDS):
+            run = await one.rpc("run.start", text="hello", client_message_id=f"m{number}")
+            async with asyncio.timeout(within(10)):
+                while (await one.rpc("run.get", run_id=run["run_id"]))["state"] != "finished":  # noqa: ASYNC110 - asks
+                    await asyncio.sleep(0.01)
+        async with asyncio.timeout(within(10)):
+            while any(alive(kind) > 2 for kind in kinds):  # noqa: ASYNC110 - nothing tells when
+                await asyncio.sleep(0.1)
 
 
 @pytest.mark.usefixtures("no_collector")

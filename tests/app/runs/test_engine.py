@@ -113,7 +113,7 @@ async def test_a_mention_chooses_the_agent(house: House) -> None:
     assert engine.choose(None, "hi").name == "first"
     assert engine.choose(None, "hey @second, hi").name == "second"
     assert engine.choose("second", "hi").name == "second"
-    with pytest.raises(ClientError, match=r"no agent 'third'.*first, second"):
+    with pytest.raises(ClientError, match=r"no agent 'third'.*@first, @second"):
         engine.choose("third", "hi")
 
 

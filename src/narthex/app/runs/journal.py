@@ -93,7 +93,9 @@ class Journal:
         self._finished = False
         self.last_at = self._loop.time()
         self.failed: asyncio.Future[None] = self._loop.create_future()
-        self._writer = self._loop.create_task(self._write(), name=f"journal {run.run_id}")
+        self._writer: asyncio.Task[None] | None = self._loop.create_task(
+            self._write(), name=f"journal {run.run_id}"
+        )
 
     # -- putting -------------------------------------------------------------------------------------------
 
@@ -136,8 +138,12 @@ class Journal:
     async def close(self) -> None:
         """End the writer; what is still pending is dropped. Idempotent."""
         self._pending.clear()
-        self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
+        # The cancelled task's exception holds its frame, and that this: kept, the run's whole text would wait for
+        # the next full collection.
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
         self._moved.set()
         if not self.failed.done():
             self.failed.cancel()
