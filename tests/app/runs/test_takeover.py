@@ -43,7 +43,8 @@ def kill(engine: RunEngine) -> None:
     for task in engine._loops._tasks:
         task.cancel()
     for execution in list(engine._roster.executions.values()):
-        execution.journal._writer.cancel()
+        if execution.journal._writer is not None:
+            execution.journal._writer.cancel()
         if execution.session is not None:
             execution.session.cancel()
     engine._roster.draining = True  # nothing is kept for later
