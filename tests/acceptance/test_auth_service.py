@@ -14,6 +14,7 @@ import pytest
 
 from narthex.testing import gateway
 from tests.acceptance.program import READY_WITHIN_S, Program
+from tests.services import PostgresServer, data_directory
 from tests.timing import within
 
 ADMIN_KEY = "admin-key-0123456789abcdef0123456789abcdef"
@@ -124,3 +125,37 @@ def test_a_bad_configuration_is_78_before_the_port_opens(
     done = AuthProgram(tmp_path, env).run("serve", "--port", "0", timeout_s=READY_WITHIN_S)
     assert done.returncode == 78, done.stderr
     assert says in done.stderr
+
+
+async def test_the_service_waits_for_its_store(tmp_path: Path) -> None:
+    """Started before PostgreSQL: `starting` until it comes, then sign-in works; SIGTERM meanwhile is an orderly end."""
+    with data_directory("late-auth") as data:
+        store = PostgresServer(data / "pg")
+        await asyncio.to_thread(store.initialise)
+        program = AuthProgram(tmp_path, {"NARTHEX_ADMIN_KEY": ADMIN_KEY, "NARTHEX_STORE_URL": store.url})
+        try:
+            program.spawn()
+            await status_becomes(program, 503)
+            assert (await program.get("/livez")).status_code == 200
+            assert (await program.get("/.well-known/jwks.json")).json()["code"] == "starting"
+            assert await asyncio.to_thread(program.terminate, within(15)) == 0
+            program.spawn()
+            await status_becomes(program, 503)
+            await asyncio.to_thread(store.start)
+            began = time.monotonic()
+            await status_becomes(program, 200)
+            assert time.monotonic() - began < within(2)
+            assert await program.login("ada@example.com")
+        finally:
+            program.end()
+            store.stop()
+
+
+async def status_becomes(program: Program, status: int) -> None:
+    """Until `/readyz` answers so."""
+    async with asyncio.timeout(within(20)):
+        while True:
+            with contextlib.suppress(httpx2.HTTPError):
+                if (await program.get("/readyz")).status_code == status:
+                    return
+            await asyncio.sleep(0.05)

@@ -7,10 +7,11 @@ poll, and others by introspection or by the token's end.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.applications import Starlette
@@ -37,6 +38,7 @@ from narthex.web.door import RequestDoor
 from narthex.web.problems import exception_handlers, problem
 from narthex.wiring.engines import make_store
 from narthex.wiring.provider import make_provider
+from narthex.wiring.retries import until_started
 from narthex.wiring.tokens import provider_rules
 
 log = get_logger("narthex.auth")
@@ -58,6 +60,21 @@ class HostCheck:
                 refusal = Refusal(code="bad_request", detail="The Host header names nobody here.")
                 await problem(refusal)(scope, receive, send)
                 return
+        await self._app(scope, receive, send)
+
+
+class StartCheck:
+    """ASGI middleware: 503 `starting` until the store is there, so that clients come back instead of failing."""
+
+    def __init__(self, app: ASGIApp, ready: Callable[[], bool]) -> None:
+        self._app = app
+        self._ready = ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http" and not self._ready() and scope["path"] not in ("/livez", "/readyz"):
+            await problem(Refusal(code="starting", retry_after_s=1))(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -96,7 +113,7 @@ class AuthService:
             verifier=self._verifier,
             revocations=self._revocations,
         )
-        self._ready = False
+        self.ready = False
         keys = settings.admin_keys()
         site = AuthSite(
             provider=self._provider,
@@ -112,47 +129,49 @@ class AuthService:
                 Route("/livez", self._livez, methods=["GET"]),
                 Route("/readyz", self._readyz, methods=["GET"]),
             ],
-            middleware=[Middleware(HostCheck, settings)],
+            middleware=[Middleware(HostCheck, settings), Middleware(StartCheck, lambda: self.ready)],
             exception_handlers=exception_handlers(_report_bug),
         )
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Open everything behind the port; close it at the end.
+    async def start(self) -> None:
+        """Open everything behind the port; `stop` closes it, also after a start that failed.
 
         Raises:
             ConfigError: the keys do not match, or another process holds the data directory.
-            DependencyError: the store does not answer.
+            DependencyError: the store does not answer; call again.
         """
         try:
-            await self._start()
-            yield
-        finally:
-            self._ready = False
-            await self._expiry.stop()
-            await self._revocations.stop()
-            await self._verifier.stop()
-            await self._store.stop()
+            await self._store.start()
+            await self._verifier.start()
+            await self._revocations.start()
+            await self._provider.start()
+            await self._expiry.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self.ready = True
 
-    async def _start(self) -> None:
-        await self._store.start()
-        await self._verifier.start()
-        await self._revocations.start()
-        await self._provider.start()
-        await self._expiry.start()
-        self._ready = True
+    async def stop(self) -> None:
+        """Close everything."""
+        self.ready = False
+        await self._expiry.stop()
+        await self._revocations.stop()
+        await self._verifier.stop()
+        await self._store.stop()
 
     async def _livez(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
     async def _readyz(self, _: Request) -> Response:
         """Ready when the store answers and a minted token verifies."""
+        if not self.ready:
+            return problem(Refusal(code="starting", retry_after_s=1))
         try:
             await self._store.ping()
             status = await self._verifier.check()
         except DependencyError:
             return problem(Refusal(code="auth_unavailable", retry_after_s=1))
-        if not self._ready or status.status != "healthy":
+        if status.status != "healthy":
             return problem(Refusal(code="auth_unavailable", detail=status.detail, retry_after_s=1))
         return JSONResponse({"status": "ready"})
 
@@ -162,7 +181,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: the address cannot be bound, or the keys do not match.
-        DependencyError: the store does not answer.
+        Damaged: what the store keeps cannot be read.
     """
     raise_descriptor_limit()
     listeners = listen(settings.host, settings.port)
@@ -180,21 +199,11 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         h11_max_incomplete_event_size=16 * 1024,
     )
     log.info("auth service", issuer=issuer, environment=settings.environment)
-    run(_serve(service, _Server(config, lambda: on_ready(issuer)), listeners))
+    run(_serve(service, _Server(config), listeners, lambda: on_ready(issuer)))
 
 
 class _Server(uvicorn.Server):
     """Ends in order on SIGTERM and SIGINT; uvicorn's own raises the signal again, and the exit code is no 0."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so once the port takes connections."""
-        await super().startup(sockets)
-        if self.started:
-            self._on_started()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -209,9 +218,32 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-async def _serve(service: AuthService, server: uvicorn.Server, listeners: list[socket.socket]) -> None:
-    async with service.running():
+async def _serve(
+    service: AuthService,
+    server: uvicorn.Server,
+    listeners: list[socket.socket],
+    on_ready: Callable[[], None],
+) -> None:
+    """Listen at once, and answer `starting` until the store is there."""
+
+    async def start() -> None:
+        await until_started(service.start, log)
+        on_ready()
+
+    starting = asyncio.create_task(start(), name="auth start")
+    starting.add_done_callback(lambda task: None if _fine(task) else server.handle_exit(signal.SIGTERM, None))
+    try:
         await server.serve(sockets=listeners)
+    finally:
+        starting.cancel()
+        outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
+        await service.stop()
+    if isinstance(outcome, Exception):
+        raise outcome
+
+
+def _fine(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is None
 
 
 def _report_bug(fault: BaseException, trace_id: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
@@ -26,7 +25,7 @@ from narthex.adapters.telemetry.logging import (
 )
 from narthex.domain.addresses import TrustedProxies, client_of
 from narthex.domain.descriptors import Capacity, capacity
-from narthex.errors import ConfigError, Damaged, DependencyError
+from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
 from narthex.ports.edge import RequestHead
@@ -38,13 +37,12 @@ from narthex.wiring.announcement import announce
 from narthex.wiring.crowding import Evictions, say_capacity
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.parts import Parts
+from narthex.wiring.retries import until_started
 from narthex.wiring.site import Site
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIApplication
 
-RETRY_FIRST_S: Final = 0.25
-RETRY_LAST_S: Final = 1.0  # an engine that comes late is used within this; full jitter below it
 
 log = get_logger("narthex.gateway")
 
@@ -228,19 +226,7 @@ class Gateway:
         on_ready: Callable[[list[str], Parts], None] | None,
     ) -> None:
         """Open the rooms; an engine that does not answer is tried again while the port says `starting`."""
-        delay_s, said = RETRY_FIRST_S, ""
-        while True:
-            try:
-                await parts.lifecycle.start()
-                break
-            except Damaged:
-                raise
-            except DependencyError as fault:
-                if fault.message != said:  # each cause once, not each try
-                    log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
-                    said = fault.message
-                await asyncio.sleep(delay_s * random.random())  # noqa: S311 - jitter guards nothing
-                delay_s = min(delay_s * 2, RETRY_LAST_S)
+        await until_started(parts.lifecycle.start, log)
         urls = await opened
         if on_ready is not None:
             on_ready(urls, parts)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 import socket
 import time
@@ -42,7 +41,7 @@ from narthex.app.staleness import StalenessCheck
 from narthex.domain.identity import Identity
 from narthex.domain.plans import Plan, plan_of
 from narthex.domain.refusals import Refusal
-from narthex.errors import ConfigError, Damaged, DependencyError
+from narthex.errors import ConfigError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control, Member, Position, Publication
 from narthex.ports.store import Store
@@ -51,9 +50,8 @@ from narthex.web.access import Access
 from narthex.web.problems import NO_STORE, problem, trace_id_for
 from narthex.wiring.agents import load_agents, run_limits
 from narthex.wiring.engines import make_broker, make_store
+from narthex.wiring.retries import until_started
 
-RETRY_FIRST_S: Final = 0.25
-RETRY_LAST_S: Final = 1.0  # as the gateway's
 RUNS_SHARE: Final = 0.9  # of the drain's grace that the lifecycle gets; half of that is the runs' own
 
 log = get_logger("narthex.worker")
@@ -212,21 +210,7 @@ class Worker:
             await self.lifecycle.stop()
 
     async def _start(self) -> None:
-        delay_s, said = RETRY_FIRST_S, ""
-        while not self.stopping.is_set():
-            try:
-                return await self.lifecycle.start()
-            except Damaged:
-                raise
-            except DependencyError as fault:
-                if fault.message != said:
-                    log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
-                    said = fault.message
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s * random.random()):  # noqa: S311 - jitter guards nothing
-                    await self.stopping.wait()
-            delay_s = min(delay_s * 2, RETRY_LAST_S)
-        return None
+        await until_started(self.lifecycle.start, log, self.stopping)
 
     # -- the port ------------------------------------------------------------------------------------------
 
