@@ -239,3 +239,17 @@ def _with(kind: type[msgspec.Struct], name: str, value: object) -> object:
     ]
     body = {field: samples[field] for field in required} | {name: value}
     return msgspec.json.decode(json.dumps(body), type=kind)
+
+
+async def test_nobody_is_called_everybody(stack: AsyncExitStack, program: Program) -> None:
+    """`*` stands for all users in revocations: as a subject without a `jti` it would end all of the tenant's."""
+    line = await opened(stack, program, token("bystander"))
+    now = int(time.time())
+    forged = sign_compact(
+        {"alg": "HS256"}, {"sub": "*", "iat": now, "exp": now + 600}, "HS256", key_from_secret(SECRET).key
+    )
+    assert (await program.get("/ws/preflight", headers=bearer(forged))).json()["code"] == "token_invalid"
+    assert (await program.post("/auth/revoke", json={"token": forged})).status_code == 200
+    found = await program.get("/ws/preflight", headers=bearer(token("bystander")))
+    assert found.json()["verdict"] == "admit"
+    assert "error" not in await line.rpc("limits", {})

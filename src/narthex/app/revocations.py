@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from narthex.domain.identity import Identity
+from narthex.domain.ids import EVERYBODY
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Control
 from narthex.ports.credentials import Credentials, Revocation
@@ -97,7 +98,9 @@ class Revocations:
             found = self._by_subject.get((identity.tenant, identity.subject))
             if found is not None and self._holds(found):
                 return True
-        return bool(self._cuts) and (self._before(identity, identity.subject) or self._before(identity, "*"))
+        return bool(self._cuts) and (
+            self._before(identity, identity.subject) or self._before(identity, EVERYBODY)
+        )
 
     def _before(self, identity: Identity, value: str) -> bool:
         found = self._cuts.get((identity.tenant, value))

@@ -17,6 +17,9 @@ MAX_ID_LENGTH: Final = 255
 ID_RULE: Final = "1 to 255 printable characters in Unicode's form NFC, with no space at either end"
 """For refusals and documents."""
 
+EVERYBODY: Final = "*"
+"""In place of a subject: every user of the tenant (revocations of what was issued before a moment). No user's id."""
+
 MAX_EXACT_INTEGER: Final = 2**53 - 1
 """Numbers in bodies of the API: beyond it a JSON number is another number in JavaScript (RFC 8259 section 6)."""
 

@@ -14,7 +14,7 @@ import msgspec
 from narthex.domain.admission import E2E_LIFE_S
 from narthex.domain.carriers import valid_test_run
 from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT, Identity, IdentityClass
-from narthex.domain.ids import ID_RULE, valid_id
+from narthex.domain.ids import EVERYBODY, ID_RULE, valid_id
 from narthex.domain.plans import E2E_PLAN
 from narthex.domain.secrets import fingerprint
 from narthex.domain.trust import Binding
@@ -170,6 +170,9 @@ def _identity(claims: Claims, rules: ClaimRules, issued_at: float | None, expire
     subject = claims.get("sub")
     if not isinstance(subject, str) or not valid_id(subject):
         raise _Fault("token_invalid", f"The claim `sub` is missing or no text of {ID_RULE}.")
+    if subject == EVERYBODY:
+        # Ending a token of theirs that has no `jti` would end everybody's of the tenant.
+        raise _Fault("token_invalid", "The claim `sub` is `*`, by which revocations mean everybody.")
     e2e = _lookup(claims, names.e2e)
     if e2e is not None and not isinstance(e2e, bool):
         raise _Fault("token_invalid", "The claim for test identities is no boolean.")
