@@ -205,6 +205,23 @@ class TestBlocking:
         assert await store.memberships.blocked("a", "bob") == []
         assert await add(store, asked("bob")) == "invited"
 
+    async def test_an_invitation_that_is_not_shown_stands_in_nobodys_way(self, store: Store) -> None:
+        """Another member's takes its place, and its inviter's own after the block; a blocked one's does not."""
+        await store.threads.create(thread("t1"))
+        await store.memberships.block("a", "bob", "ann", 11.0)
+        await store.memberships.block("a", "bob", "eve", 11.0)
+        assert await add(store, asked("bob")) == "hidden"
+        assert await add(store, asked("bob", by="eve")) == "pending"
+        assert await add(store, asked("bob", by="cleo"), additions=0) == "spent"
+        assert await add(store, asked("bob", by="cleo")) == "invited"
+        assert [one.invited_by for one in await mine(store, "bob")] == ["cleo"]
+        assert await add(store, asked("bob", by="dan")) == "pending"
+        assert await store.memberships.withdraw("a", "t1", "bob") is not None
+        assert await add(store, asked("bob")) == "hidden"
+        await store.memberships.unblock("a", "bob", "ann")
+        assert await add(store, asked("bob")) == "invited"
+        assert await store.memberships.accept("a", "t1", "bob", now=12.0, since=0.0) == "joined"
+
     async def test_blocks_are_bounded(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """One more than the bound is refused; a repeat of an old one is not."""
         monkeypatch.setattr("narthex.adapters.stores.sql.memberships.MAX_BLOCKED", 2)

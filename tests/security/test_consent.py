@@ -164,3 +164,26 @@ async def test_a_tenant_may_add_members_directly(tmp_path: Path) -> None:
         eve = await client(running, "eve", tenant="other", plan="mid")
         theirs = await thread_of(eve)
         assert await eve.rpc("thread.members.add", thread_id=theirs, user_id="x") == {"state": "invited"}
+
+
+async def test_a_blocked_member_keeps_nobody_elses_invitation_from_its_user(running: Running) -> None:
+    """Asking first, they would take the only place: it makes way for ada's, and for a try after the block."""
+    eve, bob = await client(running, "eve", plan="early"), await client(running, "bob")
+    ada = await client(running, "ada", plan="early")
+    thread = await thread_of(eve)
+    await eve.rpc("thread.members.add", thread_id=thread, user_id="ada")
+    await ada.rpc("thread.invitation.accept", thread_id=thread)
+    await bob.rpc("user.block", user_id="eve")
+    ask = {"thread_id": thread, "user_id": "bob"}
+    assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}
+    assert (await bob.rpc("thread.invitations"))["invitations"] == []
+    assert await ada.rpc("thread.members.add", **ask) == {"state": "invited"}
+    shown = (await bob.rpc("thread.invitations"))["invitations"]
+    assert [one["invited_by"] for one in shown] == ["ada"]
+    assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}  # changes nothing
+    assert await bob.rpc("thread.invitation.decline", thread_id=thread) == {}
+    # And after the block has ended, asking again is heard.
+    assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}
+    await bob.rpc("user.unblock", user_id="eve")
+    assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}
+    assert await bob.rpc("thread.invitation.accept", thread_id=thread) == {"thread_id": thread}

@@ -126,10 +126,13 @@ def _add(
     # What is over neither counts nor stands in the way of a new one.
     yield "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?", (*of_thread, since)
     rows = yield (
-        "SELECT 1 FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+        "SELECT hidden FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
         (*of_thread, user_id),
     )
-    if rows and not direct:
+    hidden = yield from _has_blocked(tenant, user_id, invitation.invited_by)
+    # One that its user is not shown stands in nobody's way but that of an inviter whom they have blocked too: else
+    # a blocked member, by asking first, would keep everybody else's invitation from them.
+    if rows and not direct and (hidden or not rows[0][0]):
         return "pending"
     members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", of_thread
     asked = yield (
@@ -140,11 +143,6 @@ def _add(
         return "full"
     if (yield from _additions(tenant, invitation.invited_by, invitation.created_at)) >= additions:
         return "spent"
-    rows = yield (
-        "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
-        (tenant, user_id, invitation.invited_by),
-    )
-    hidden = bool(rows)
     if hidden and direct:
         return "blocked"
     if direct:
@@ -160,12 +158,25 @@ def _add(
         )
         if waiting[0][0] >= MAX_PENDING:
             return "crowded"
+        if rows:
+            yield (
+                "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+                (*of_thread, user_id),
+            )
         yield (
             f"INSERT INTO invitations ({_INVITATION.columns}) VALUES ({_INVITATION.placeholders})",
             _INVITATION.values(msgspec.structs.replace(invitation, hidden=hidden)),
         )
     yield from _count_addition(tenant, invitation.invited_by, invitation.created_at)
     return "added" if direct else "hidden" if hidden else "invited"
+
+
+def _has_blocked(tenant: str, user_id: str, inviter: str) -> Operation[bool]:
+    rows = yield (
+        "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
+        (tenant, user_id, inviter),
+    )
+    return bool(rows)
 
 
 def _is_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
