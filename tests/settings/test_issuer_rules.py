@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from narthex.errors import ConfigError
-from narthex.settings import load
+from narthex.settings import describe, load
+from narthex.settings.trust import trust_of
 
 SECRET = "s" * 40
 
@@ -97,3 +98,24 @@ def test_an_issuer_whose_secret_cannot_be_read_is_one_problem(tmp_path: Path) ->
     found = problem({}, '[[issuers]]\nname = "a"\nissuer = "a"\nsecret_file = "none"\n', tmp_path)
     assert "issuers[0].secret" in found
     assert "cannot be read" in found
+
+
+def test_an_empty_list_of_rights_gives_none(tmp_path: Path) -> None:
+    """As for `[[issuers]]`: who writes `[]` means nothing, and not everything; an empty variable is not set."""
+    file = tmp_path / "narthex.toml"
+    file.write_text("jwt_permissions_allowed = []\njwt_plans_allowed = []\n")
+    settings = load({}, {"NARTHEX_JWT_SECRET": SECRET}, file)
+    (binding,) = trust_of(settings, remote=True).issuers
+    assert binding.granted(["chat", "admin"], "default") == ()
+    assert not binding.may_plan("enterprise")
+    shown = {row.name: row.value for row in describe(settings)}
+    assert (shown["jwt_permissions_allowed"], shown["jwt_plans_allowed"]) == ("none", "none")
+    unset = load({}, {"NARTHEX_JWT_SECRET": SECRET, "NARTHEX_JWT_PERMISSIONS_ALLOWED": ""})
+    (binding,) = trust_of(unset, remote=True).issuers
+    assert binding.granted(["chat"], "default") == ("chat",)
+
+
+def test_a_pattern_is_no_tenant(tmp_path: Path) -> None:
+    """`tenant = "acme-*"` would put everybody into one tenant of that very name."""
+    toml = f'[[issuers]]\nissuer = "https://a.example"\nsecret = "{SECRET}"\ntenant = "acme-*"\n'
+    assert "issuers[0].tenant is 'acme-*'" in problem({}, toml, tmp_path)

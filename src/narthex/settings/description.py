@@ -62,7 +62,8 @@ def describe(settings: Settings) -> list[Row]:
     rows: list[Row] = []
     for name, (section, field) in option_fields().items():
         known = facts(name, field, section)
-        value = _shown(getattr(settings, name), known)
+        found = getattr(settings, name)
+        value = "none" if found == () and field.default is None else _shown(found, known)
         rows.append(Row(section, name, known.variables[0], value, settings.source(name)))
     for name in ("issuers", "users", "plans"):
         table = getattr(settings, name)

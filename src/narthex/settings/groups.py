@@ -171,13 +171,13 @@ class TokenOptions(BaseModel):
         "where there are several sources of identities.",
         default_text="any",
     )
-    jwt_permissions_allowed: Words = option(
-        (),
+    jwt_permissions_allowed: Words | None = option(
+        None,
         "Permissions that this issuer may give; others are dropped.",
         default_text="all; with several sources all but `operator`, and in shared tenants not `admin` either",
     )
-    jwt_plans_allowed: Words = option(
-        (), "Plans that this issuer may put people on; others count as `free`.", default_text="all"
+    jwt_plans_allowed: Words | None = option(
+        None, "Plans that this issuer may put people on; others count as `free`.", default_text="all"
     )
     jwt_algorithms: Words = option(
         (), "Allowed algorithms.", default_text="`HS256` for a secret, `RS256, ES256, EdDSA` for public keys"

@@ -155,8 +155,8 @@ class Settings(
             introspection_client_secret=self.introspection_client_secret,
             tenant=self.jwt_tenant or None,
             tenants=self.jwt_tenants,
-            permissions_allowed=self.jwt_permissions_allowed or None,
-            plans_allowed=self.jwt_plans_allowed or None,
+            permissions_allowed=self.jwt_permissions_allowed,
+            plans_allowed=self.jwt_plans_allowed,
             claims=Claims(
                 tenant=self.claim_tenant,
                 plan=self.claim_plan,

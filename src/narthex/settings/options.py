@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
@@ -116,8 +116,9 @@ def accepts(field: FieldInfo) -> str:
 def _accepts(annotation: Any, bounds: tuple[str, str]) -> str:
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
-    if isinstance(annotation, types.UnionType):
+    if isinstance(annotation, types.UnionType) or get_origin(annotation) is Union:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
+        return _accepts(annotation, bounds)
     low, high = bounds
     span = f" from {low} to {high}" if low and high else f" of at least {low}" if low else ""
     if annotation is bool:

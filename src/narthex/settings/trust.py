@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT
 from narthex.domain.ids import ID_RULE, valid_id
-from narthex.domain.trust import Binding, Source, bindings, trust_problems
+from narthex.domain.trust import ANY, Binding, Source, bindings, trust_problems
 from narthex.settings.model import Settings
 from narthex.settings.tables import IssuerSettings
 
@@ -91,6 +91,11 @@ def binding_problems(settings: Settings) -> Iterator[str]:
             yield f"{where} and its list of tenants are both set. Keep the one tenant, or the list."
         for tenant in (*((issuer.tenant,) if issuer.tenant else ()), *issuer.tenants):
             yield from _tenant_problems(where, tenant)
+        if (issuer.tenant or "").endswith(ANY):
+            yield (
+                f"{where} is {issuer.tenant!r}: everybody would be in the one tenant of that name. List a pattern in "
+                "tenants, or name the tenant."
+            )
         for plan in issuer.plans_allowed or ():
             if plan not in plans:
                 yield f"{where}: plans_allowed has {plan!r}, which is no plan. Name one of {', '.join(plans)}."
