@@ -253,3 +253,31 @@ def test_an_answer_that_is_read_slowly_is_not_dropped() -> None:
         assert peer.exactly(left).endswith(b"x")
         peer.send(b"GET /again HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert peer.head().status == 200
+
+
+def test_an_unread_answer_makes_way_whatever_its_size() -> None:
+    """Behind `Connection: close` too: what the server has written whole is only the client's to take."""
+    limits = EdgeLimits(connections=50, connections_per_address=50)
+    with Running(limits) as server:
+        for size in range(20_000, 340_000, 20_000):
+            with Peer(server.port, receive_buffer=4_096) as peer:
+                head = f"POST /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+                peer.send(head.encode() + b"x" * size)
+                deadline = time.monotonic() + within(5)
+                while (held := server.call(lambda: (server.edge.open, server.edge.connections.waiting())))[
+                    0
+                ] != held[1]:
+                    assert time.monotonic() < deadline, (size, held)
+                    time.sleep(0.01)
+            while server.edge.open and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+
+def test_a_pipelined_request_that_is_served_does_not_wait_for_its_client() -> None:
+    """The answer before it is out: the next step is the server's all the same."""
+    with Running(EdgeLimits(connections=50)) as server, server.peer() as peer:
+        request = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        peer.send((request.format("/get") + request.format("/stuck")).encode())
+        assert peer.head().status == 200
+        peer.exactly(len("/get|"))
+        assert server.call(server.edge.connections.waiting) == 0

@@ -227,7 +227,9 @@ class HttpConnection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.get_write_buffer_size():
             self._watch()
-        if not self.transport.is_closing() and not self.pipeline and self._phase == _BETWEEN:
+            if self.transport.is_closing():  # all that is left is the client's to take
+                self._edge.connections.idle(self.transport)
+        if not self.transport.is_closing() and not self._owes() and self._phase == _BETWEEN:
             self._between()
         if self._outcome is not None and not self.transport.is_closing():
             self._conclude()
