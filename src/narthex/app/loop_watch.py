@@ -81,6 +81,11 @@ class LoopWatch:
                 before = now
                 continue
             before = now
+            if not loop.is_running():  # an embedding program's, between two calls of run_until_complete
+                if loop.is_closed():
+                    return
+                self._ticked_at = now
+                continue
             held_s = now - self._ticked_at - TICK_S
             if held_s >= next_at_s:
                 holder = self._say(loop, thread, held_s)
