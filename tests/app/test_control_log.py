@@ -11,7 +11,7 @@ import pytest
 from narthex.app import control_log
 from narthex.app.control_log import CHANNEL, ControlLog
 from narthex.errors import DependencyError
-from narthex.ports.broker import Control, Position
+from narthex.ports.broker import Control, Position, Published
 from tests.app.lossy import LossyBroker, SharedLog
 from tests.contracts.recorder import Recorder
 from tests.timing import within
@@ -171,3 +171,66 @@ async def test_a_broker_can_be_started_again(nodes: list[Node]) -> None:
     await two.log.start(two.recorder, "n1")
     await one.log.control(message(2))
     assert two.told() == ["2"]
+
+
+async def test_one_whose_acknowledgement_was_lost_is_executed_once(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine took it and could not say so: what is sent again has the key of the first try."""
+    one, two = nodes
+    keys: list[str | None] = []
+    took = one.engine.publish
+
+    async def publish(channel: str, data: bytes, *, key: str | None = None) -> Published:
+        keys.append(key)
+        if keys.count(key) == 1:  # as an engine does: a key is taken once
+            await took(channel, data)
+        if len(keys) == 1:
+            raise DependencyError("broker", "no answer in time")
+        return Published(1, "e1", keys.count(key) > 1)
+
+    monkeypatch.setattr(one.engine, "publish", publish)
+    with pytest.raises(DependencyError):
+        await one.log.control(message(1))
+    async with asyncio.timeout(within(5)):
+        while len(keys) < 2:
+            await asyncio.sleep(0)
+    await one.log.control(message(2))
+    assert two.told() == ["1", "2"]
+
+
+async def test_what_its_sender_repeats_is_not_sent_again(nodes: list[Node]) -> None:
+    """Who steers a run is told that it failed, and repeats it: the agent must not get it twice."""
+    one, two = nodes
+    one.engine.away = True
+    with pytest.raises(DependencyError):
+        await one.log.control(Control("run", {"op": "steer", "run_id": "r", "user": "default/u1"}))
+    one.engine.away = False
+    await one.log.control(Control("run", {"op": "steer", "run_id": "r", "user": "default/u2"}))
+    await one.log.control(message(3))
+    assert two.told() == ["2", "3"]
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_a_message_that_cannot_be_executed_does_not_end_the_following(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, *, deaf: bool
+) -> None:
+    """A handler that raises, told of it live or reading the log: the messages behind it are executed."""
+    one, two = nodes
+    execute = two.recorder.control
+
+    def control(found: Control) -> None:
+        if found.data["user"] == "default/u1":
+            raise KeyError("user")
+        execute(found)
+
+    monkeypatch.setattr(two.recorder, "control", control)
+    two.engine.deaf = deaf
+    for number in (1, 2):
+        await one.log.control(message(number))
+    two.engine.deaf = False
+    if deaf:
+        await two.log.behind({})
+    await two.recorder.until(lambda: two.told() == ["2"])
+    await one.log.control(message(3))
+    await two.recorder.until(lambda: two.told() == ["2", "3"])

@@ -5,7 +5,8 @@ that breaks for a second). So those of `LOGGED` are appended to one channel that
 node follows: they come in one order, a gap is re-read, and `behind` compares the node's position in it together with
 those of its channels. The other kinds stay as they are: the store repeats what they say (revocations, queued runs), or
 they matter for a moment only (typing). Rules: a node begins at the log's end; what cannot be read any more is told
-(`on_lost`), never skipped in silence; one that the engine did not take is sent again until it does.
+(`on_lost`), never skipped in silence; one that the engine did not take is sent again until it does,
+with the same key: an engine that took it, and whose answer was lost, takes it once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from narthex.ports.broker import (
 
 CHANNEL: Final = "narthex/control"  # of no tenant: subscribers cannot name it
 LOGGED: Final = frozenset({"disconnect", "subscribe", "unsubscribe", "drain", "run"})
+RESENT: Final = LOGGED - {"run"}  # the store repeats a cancel, and whoever steers is told that it failed and repeats it
 RETRY_S: Final = 0.5
 MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and said to be
 MAX_HELD: Final = 1_000  # come while the log is read; what does not fit is read again
@@ -53,7 +55,7 @@ class ControlLog:
     def __init__(self, inner: Broker) -> None:
         self._inner = inner
         self._receiver = _Receiver(inner)
-        self._unsent: deque[Control] = deque(maxlen=MAX_UNSENT)
+        self._unsent: deque[tuple[str, Control]] = deque(maxlen=MAX_UNSENT)  # each with its key
         self._sending: asyncio.Task[None] | None = None
 
     @property
@@ -101,18 +103,20 @@ class ControlLog:
         """See the port. A logged kind is durable once this returns.
 
         Raises:
-            DependencyError: it did not get through yet. A logged one is sent again in the background.
+            DependencyError: it did not get through yet. One of `RESENT` is sent again in the background.
         """
         if message.kind not in LOGGED:
             await self._inner.control(message)
             return
+        key = secrets.token_urlsafe(12)
         try:
-            await self._append(message)
+            await self._append(key, message)
         except DependencyError:
-            if len(self._unsent) == MAX_UNSENT:
-                _log.error("control_message_dropped", kind=self._unsent[0].kind)
-            self._unsent.append(message)
-            self._send_later()
+            if message.kind in RESENT:
+                if len(self._unsent) == MAX_UNSENT:
+                    _log.error("control_message_dropped", kind=self._unsent[0][1].kind)
+                self._unsent.append((key, message))
+                self._send_later()
             raise
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
@@ -125,8 +129,8 @@ class ControlLog:
             self._receiver.compared(top)
         return found
 
-    async def _append(self, message: Control) -> None:
-        await self._inner.publish(CHANNEL, _encode(message), key=secrets.token_urlsafe(12))
+    async def _append(self, key: str, message: Control) -> None:
+        await self._inner.publish(CHANNEL, _encode(message), key=key)
 
     def _send_later(self) -> None:
         if self._unsent and self._sending is None:
@@ -135,14 +139,16 @@ class ControlLog:
     async def _send(self) -> None:
         """Until everything that waits was taken. Each says what holds from now on, so later is not too late."""
         while self._unsent:
-            message = self._unsent[0]
+            key, message = first = self._unsent[0]
             try:
-                await self._append(message)
+                await self._append(key, message)
             except DependencyError:
                 await asyncio.sleep(RETRY_S)
-            else:
-                with contextlib.suppress(ValueError):
-                    self._unsent.remove(message)
+                continue
+            except Exception:  # a bug, or one that the engine will never take: the others must not wait for it
+                _log.exception("control_message_dropped", kind=message.kind)
+            with contextlib.suppress(ValueError):
+                self._unsent.remove(first)
         self._sending = None
 
     # -- what does not -------------------------------------------------------------------------------------
@@ -280,7 +286,10 @@ class _Receiver:
             _log.error("broker_control_malformed")
             return
         if self._handler is not None and message.node in ("", self._node):
-            self._handler.control(message)
+            try:
+                self._handler.control(message)
+            except Exception:  # of one message (of another version, say): those behind it must be executed
+                _log.exception("control_message_raised", kind=message.kind)
 
     def _release(self) -> None:
         held, self._held = self._held, []
@@ -303,6 +312,10 @@ class _Receiver:
             try:
                 page = await self._broker.history(CHANNEL, since=self.position)
             except DependencyError:
+                await asyncio.sleep(RETRY_S)
+                continue
+            except Exception:  # a bug: without this task the node would execute no control message any more
+                _log.exception("control_reading_raised")
                 await asyncio.sleep(RETRY_S)
                 continue
             if page.complete:

@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 
 from narthex.adapters.brokers.nats import NatsBroker, broker, connection, contention, guard
 from narthex.adapters.brokers.nats.channel_log import ChannelLog
-from narthex.adapters.brokers.nats.codec import Batch, encode
+from narthex.adapters.brokers.nats.codec import Batch, decode_batch, encode
 from narthex.adapters.brokers.nats.comparison import Comparison
 from narthex.adapters.brokers.nats.connection import parse_address
 from narthex.adapters.brokers.nats.contention import Contention
@@ -144,6 +144,39 @@ async def test_a_replica_that_lacks_the_mark_is_asked_again_and_not_believed(
     answers[:] = [Latest([], 10)]
     with pytest.raises(Unavailable):
         await compared.behind({"c": Position(1, "e")}, 11)
+
+
+class OneSubject:
+    """A stream with one channel's last message, and a mark of the node behind it."""
+
+    def __init__(self) -> None:
+        self.end = 0  # sequence of the channel's last message, whose top is the same number
+
+    async def latest_after(self, subjects: list[str], seq: int) -> Latest:
+        body = encode(Batch(b"12345678", "", self.end, 0, 0, []))
+        found = [Stored(self.end, body, "s.c")] if self.end > seq and "s.c" in subjects else []
+        return Latest([*found, Stored(100, b"", "mark")], 100)
+
+
+@pytest.mark.parametrize("rereading", [False, True])
+async def test_a_second_reader_does_not_hide_what_the_first_was_not_told(*, rereading: bool) -> None:
+    """One subscriber stands at 5 and 6 to 8 never come; another, who has read up to 8, joins before the comparison."""
+    stream = OneSubject()
+    compared = Comparison(
+        stream,  # type: ignore[arg-type]  # what it asks
+        subject=lambda channel: f"s.{channel}",
+        epoch=lambda _: "e",
+        mark=lambda: "mark",
+    )
+    stream.end = 5
+    here = Position(decode_batch(encode(Batch(b"12345678", "", 5, 0, 0, []))).top, "e")
+    compared.read("c", 5)
+    if rereading:  # compared, then left out of one comparison because it was being read again
+        assert await compared.behind({"c": here}, 6) == {}
+        assert await compared.behind({}, 7) == {}
+    stream.end = 8
+    compared.read("c", 9)
+    assert list(await compared.behind({"c": here}, 10)) == ["c"]
 
 
 async def test_the_watch_over_the_stream_pauses_after_each_failure(monkeypatch: pytest.MonkeyPatch) -> None:

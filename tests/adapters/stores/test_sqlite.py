@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from narthex.adapters.stores.sql.runs import _CLAIMABLE, _leases
 from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.errors import Bug, ConfigError, DependencyError
 from narthex.ports.credentials import SigningKey
@@ -115,3 +117,19 @@ async def test_text_index_survives_a_restart_and_agrees(tmp_path: Path) -> None:
     for table in ("threads_search", "messages_search"):
         connection.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
     connection.close()
+
+
+@pytest.mark.parametrize("statement", ["claim", "leases"])
+async def test_what_is_asked_every_second_reads_no_ended_run(tmp_path: Path, statement: str) -> None:
+    """Claims and looks at leases scan only indexes of active runs: they do not get slower with the history."""
+    store = SqliteStore(tmp_path / "store.db")
+    await store.start()
+    await store.stop()
+    sql, values = next(_leases()) if statement == "leases" else (_CLAIMABLE, ("node", 64))
+    connection = sqlite3.connect(tmp_path / "store.db")
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", tuple(values))]
+    connection.close()
+    scans = [line for line in plan if re.match(r"SCAN (runs|q)\b", line)]
+    assert scans
+    active = r"SCAN (runs|q) USING (COVERING )?INDEX runs_(queue|queued|running|owned|of_user)"
+    assert [line for line in scans if not re.fullmatch(active, line)] == []

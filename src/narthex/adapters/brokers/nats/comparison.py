@@ -50,9 +50,13 @@ class Comparison:
         self._since: dict[str, int] = {}  # of the others: up to where the stream was looked at for them
 
     def read(self, channel: str, seq: int) -> None:
-        """A channel was read to its end, after everything up to `seq` was acknowledged."""
+        """A channel was read to its end, after everything up to `seq` was acknowledged.
+
+        Only the first read since the channel was followed counts: it is where the node stands. A later one is another
+        subscriber's, and says nothing of what the node was told in between.
+        """
         if channel not in self._equal:
-            self._since[channel] = max(seq, self._since.get(channel, 0))
+            self._since.setdefault(channel, seq)
 
     def forget(self, channel: str) -> None:
         """It is not followed any more."""
@@ -61,7 +65,7 @@ class Comparison:
 
     def clear(self) -> None:
         """The stream is another one: everything is compared from its beginning."""
-        self._equal.clear()
+        self._equal = set()  # another object: a comparison that is under way notices
         self._since.clear()
 
     async def behind(self, known: Mapping[str, Position], through: int) -> dict[str, Position]:
@@ -70,9 +74,9 @@ class Comparison:
         Raises:
             Unavailable: no replica that has `through` answers.
         """
-        others = {channel: self._since.get(channel, 0) for channel in known if channel not in self._equal}
-        before = self._through
-        found = await self._moved([one for one in known if one in self._equal], before, through)
+        equal, before = self._equal, self._through
+        others = {channel: self._since.get(channel, 0) for channel in known if channel not in equal}
+        found = await self._moved([one for one in known if one in equal], before, through)
         # By what they were compared with: one that is new and one that was never read must not share a question.
         for since in sorted(set(others.values())):
             asked = [one for one, its in others.items() if its == since]
@@ -85,6 +89,10 @@ class Comparison:
             for channel, message in found.items()
             if (end := self._end(message)) != known[channel]
         }
+        if self._equal is not equal:  # cleared meanwhile: the answers were another stream's
+            return behind
+        for channel in equal - known.keys():  # being read again just now: compared later from where it was
+            self._since.setdefault(channel, before)
         for channel in known:
             if channel not in behind:
                 self._since.pop(channel, None)

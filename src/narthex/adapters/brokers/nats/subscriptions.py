@@ -82,7 +82,8 @@ class Subscriptions:
             self._changed.clear()
             for name in list(self._unsettled):
                 try:
-                    await self._settle(name)
+                    while (name in self._wanted) != (name in self._held):  # it may change while it is sent
+                        await self._settle(name)
                 except (NatsError, OSError, Unavailable):  # closed, or none: whoever reconnects calls `renew`
                     await asyncio.sleep(0.1)
                     self._changed.set()
@@ -92,10 +93,9 @@ class Subscriptions:
                     pending.set()
 
     async def _settle(self, name: str) -> None:
-        wanted, held = name in self._wanted, name in self._held
-        if wanted and not held:
+        if name in self._wanted:
             self._held[name] = await self._subscribe(self._prefix + name)
-        elif held and not wanted:
+        else:
             await self._held.pop(name).unsubscribe()
 
     async def _subscribe(self, subject: str) -> Subscription:

@@ -148,6 +148,9 @@ class Attachment:
             except FAULTS as fault:
                 self.fault = fault
                 await self._away()
+            except Exception as fault:  # a bug, or an error of the library's transport: the beats must go on
+                self.fault = fault
+                _log.exception("broker_beat_raised")
             await asyncio.sleep(BEAT_S if self._waiting_since is None else BEAT_S / 10)
 
     async def detach(self) -> None:

@@ -7,10 +7,12 @@ Rules: what was told while it was broken is missed, so `renewed` is called once 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
@@ -20,6 +22,8 @@ from narthex.adapters.brokers.redis.connection import FAULTS
 SILENT_S: Final = 5.0  # the node's own beats come every second: after so long the connection is half open
 SUBSCRIBE_AT_ONCE: Final = 500
 MAX_WAIT_S: Final = 2.0
+
+_log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 
 
 class Listener:
@@ -85,13 +89,16 @@ class Listener:
                     await self._renewed()
                 first, wait = False, 0.05
                 await self._listen(pubsub)
-            except FAULTS:
+            except Exception as fault:
+                if not isinstance(fault, FAULTS):  # a bug, or of the library's transport: nobody else would listen
+                    _log.exception("broker_listener_raised")
                 self._confirmed.clear()
                 self._lost()
                 await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - nodes must not come in one wave
                 wait = min(wait * 2, MAX_WAIT_S)
             finally:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+                with contextlib.suppress(Exception):  # it is left in any case
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
     async def _listen(self, pubsub: PubSub) -> None:
         """Read until the connection breaks; a second task sends what changes meanwhile."""

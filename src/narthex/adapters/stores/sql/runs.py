@@ -210,6 +210,9 @@ def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Ope
 _IN_THREAD: Final = "place, number, created_at, run_id"  # moments only among runs that a version 2 wrote
 _ACROSS: Final = "number, created_at, run_id"
 
+# Claims and looks at leases come every second, for ever: their conditions are worded as those of the partial indexes
+# are (SQLite sees no further), so that they cost what is active, however many runs have ended.
+
 # The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
 # node. At most `limit` a tenant are looked at further, the oldest first. Whether a reservation still counts is
 # `take_over`'s to say: no clock does.
@@ -219,7 +222,8 @@ WITH heads AS (
         (PARTITION BY q.thread_id ORDER BY q.place, q.number, q.created_at, q.run_id) AS turn
     FROM runs q WHERE q.state = 'queued'
 ), busy AS (
-    SELECT tenant, user_id, count(*) AS running FROM runs WHERE state = 'running' GROUP BY tenant, user_id
+    SELECT tenant, user_id, count(*) AS running FROM runs
+    WHERE state IN ('queued', 'running') AND state = 'running' GROUP BY tenant, user_id
 ), free AS (
     SELECT h.*, coalesce(b.running, 0) AS user_running, row_number()
         OVER (PARTITION BY h.tenant, h.user_id ORDER BY h.number, h.created_at, h.run_id) AS user_place
@@ -366,7 +370,10 @@ def _cancel_requests(owner: str) -> Operation[list[Run]]:
 
 def _leases() -> Operation[list[LeaseSeen]]:
     rows = yield (
-        f"SELECT {_LEASE.columns} FROM runs WHERE state = 'running' OR (state = 'queued' AND owner <> '')",
+        (
+            f"SELECT {_LEASE.columns} FROM runs WHERE state IN ('queued', 'running')"
+            " AND (state = 'running' OR owner <> '')"
+        ),
         (),
     )
     return _LEASE.read_all(rows)
