@@ -87,6 +87,53 @@ async def test_a_channel_that_is_dropped_is_unsubscribed_at_the_server() -> None
     running.cancel()
 
 
+class Slow(Subscribed):
+    """A client whose requests wait, as for a full buffer, until the test lets them go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sending = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def subscribe(self, subject: str, **options: Any) -> Any:
+        held = await super().subscribe(subject, **options)
+        unsubscribe = held.unsubscribe
+
+        async def slowly() -> None:
+            await self._wait()
+            await unsubscribe()
+
+        held.unsubscribe = slowly
+        await self._wait()
+        return held
+
+    async def _wait(self) -> None:
+        self.sending.set()
+        await self.go_on.wait()
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+async def test_a_channel_that_changes_while_it_is_sent_ends_as_it_was_wanted_last(*, leaving: bool) -> None:
+    """Left and joined again while the request is on its way, and the other way round: what is held is what is wanted."""
+    client = Slow()
+    found = Subscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
+    running = asyncio.create_task(found.run())
+    if leaving:
+        found.want("a")
+        await asyncio.wait_for(found.settled("a"), within(5))
+    client.sending.clear()
+    client.go_on.clear()
+    changes = [found.drop, found.want] if leaving else [found.want, found.drop]
+    changes[0]("a")
+    await asyncio.wait_for(client.sending.wait(), within(5))
+    changes[1]("a")
+    client.go_on.set()
+    await asyncio.wait_for(found.settled("a"), within(5))
+    assert client.now == ({"p.a"} if leaving else set())
+    running.cancel()
+
+
 class Replica(JetStream):
     """A stream whose replica answers with what it has, and its leader with what there is."""
 

@@ -95,6 +95,50 @@ async def test_a_name_is_confirmed_anew_after_a_break() -> None:
     await asyncio.wait([running])
 
 
+async def test_an_error_that_is_nobodys_does_not_end_the_listening() -> None:
+    """uvloop raises a RuntimeError for a transport that is closed: a new connection is made for it as for any other."""
+    wires = Wires()
+    client: Any = wires
+    told: list[bytes] = []
+    listener = Listener(lambda: client, lambda _name, body: told.append(body), lost=lambda: None, renewed=_nothing)
+    listener.want("told")
+    running = asyncio.create_task(listener.run())
+    first = await wires.number(1)
+    first.arriving.put_nowait(RuntimeError("unable to perform operation on <TCPTransport closed=True>"))
+    second = await wires.number(2)
+    second.arriving.put_nowait({"type": "message", "channel": b"told", "data": b"x"})
+    async with asyncio.timeout(within(5)):
+        while not told:
+            await asyncio.sleep(0)
+    running.cancel()
+
+
+async def test_an_error_that_is_nobodys_does_not_end_the_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node without beats is forgotten by the others after ten seconds, and learns of no fail-over."""
+    monkeypatch.setattr(attachment, "BEAT_S", 0.001)
+    beats = asyncio.Queue[str]()
+
+    async def run(name: str, keys: list[str], arguments: list[Any]) -> Any:
+        del keys, arguments
+        beats.put_nowait(name)
+        if beats.qsize() == 1:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+        return [b"1", b"e"]
+
+    found = attachment.Attachment(
+        Names("p"), run, synced=_synced, unsure=lambda: None, changed=lambda: None, away=_nothing
+    )
+    running = asyncio.create_task(found.run())
+    async with asyncio.timeout(within(5)):
+        while beats.qsize() < 3 or found.fault is not None:
+            await asyncio.sleep(0)
+    running.cancel()
+
+
+async def _synced() -> bool:
+    return True
+
+
 async def _nothing() -> None:
     """Nobody has to be told."""
 
