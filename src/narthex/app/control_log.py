@@ -35,7 +35,11 @@ from narthex.ports.broker import (
 
 CHANNEL: Final = "narthex/control"  # of no tenant: subscribers cannot name it
 LOGGED: Final = frozenset({"disconnect", "subscribe", "unsubscribe", "drain", "run"})
-RESENT: Final = LOGGED - {"run"}  # the store repeats a cancel, and whoever steers is told that it failed and repeats it
+RESENT: Final = frozenset({"disconnect", "subscribe", "unsubscribe"})
+"""Sent again once the engine is back. Not a drain: who asked for it knows that it failed, and nobody wants it an hour
+later. Not what is for a run: the store repeats a cancel, and who steers is told that it failed and repeats it."""
+    "run"
+}  # the store repeats a cancel, and whoever steers is told that it failed and repeats it
 RETRY_S: Final = 0.5
 MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and said to be
 MAX_HELD: Final = 1_000  # come while the log is read; what does not fit is read again
@@ -145,7 +149,9 @@ class ControlLog:
             except DependencyError:
                 await asyncio.sleep(RETRY_S)
                 continue
-            except Exception:  # a bug, or one that the engine will never take: the others must not wait for it
+            except (
+                Exception
+            ):  # a bug, or one that the engine will never take: the others must not wait for it
                 _log.exception("control_message_dropped", kind=message.kind)
             with contextlib.suppress(ValueError):
                 self._unsent.remove(first)

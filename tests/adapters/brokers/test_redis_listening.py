@@ -100,7 +100,9 @@ async def test_an_error_that_is_nobodys_does_not_end_the_listening() -> None:
     wires = Wires()
     client: Any = wires
     told: list[bytes] = []
-    listener = Listener(lambda: client, lambda _name, body: told.append(body), lost=lambda: None, renewed=_nothing)
+    listener = Listener(
+        lambda: client, lambda _name, body: told.append(body), lost=lambda: None, renewed=_nothing
+    )
     listener.want("told")
     running = asyncio.create_task(listener.run())
     first = await wires.number(1)

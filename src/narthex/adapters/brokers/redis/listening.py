@@ -90,7 +90,9 @@ class Listener:
                 first, wait = False, 0.05
                 await self._listen(pubsub)
             except Exception as fault:
-                if not isinstance(fault, FAULTS):  # a bug, or of the library's transport: nobody else would listen
+                if not isinstance(
+                    fault, FAULTS
+                ):  # a bug, or of the library's transport: nobody else would listen
                     _log.exception("broker_listener_raised")
                 self._confirmed.clear()
                 self._lost()
