@@ -179,6 +179,7 @@ async def test_one_whose_acknowledgement_was_lost_is_executed_once(
     """The engine took it and could not say so: what is sent again has the key of the first try."""
     one, two = nodes
     keys: list[str | None] = []
+    again = asyncio.Event()
     took = one.engine.publish
 
     async def publish(channel: str, data: bytes, *, key: str | None = None) -> Published:
@@ -187,14 +188,13 @@ async def test_one_whose_acknowledgement_was_lost_is_executed_once(
             await took(channel, data)
         if len(keys) == 1:
             raise DependencyError("broker", "no answer in time")
+        again.set()
         return Published(1, "e1", keys.count(key) > 1)
 
     monkeypatch.setattr(one.engine, "publish", publish)
     with pytest.raises(DependencyError):
         await one.log.control(message(1))
-    async with asyncio.timeout(within(5)):
-        while len(keys) < 2:
-            await asyncio.sleep(0)
+    await asyncio.wait_for(again.wait(), within(5))
     await one.log.control(message(2))
     assert two.told() == ["1", "2"]
 

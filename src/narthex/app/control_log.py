@@ -38,8 +38,6 @@ LOGGED: Final = frozenset({"disconnect", "subscribe", "unsubscribe", "drain", "r
 RESENT: Final = frozenset({"disconnect", "subscribe", "unsubscribe"})
 """Sent again once the engine is back. Not a drain: who asked for it knows that it failed, and nobody wants it an hour
 later. Not what is for a run: the store repeats a cancel, and who steers is told that it failed and repeats it."""
-    "run"
-}  # the store repeats a cancel, and whoever steers is told that it failed and repeats it
 RETRY_S: Final = 0.5
 MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and said to be
 MAX_HELD: Final = 1_000  # come while the log is read; what does not fit is read again

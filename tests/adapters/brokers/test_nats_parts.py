@@ -115,7 +115,7 @@ class Slow(Subscribed):
 
 @pytest.mark.parametrize("leaving", [False, True])
 async def test_a_channel_that_changes_while_it_is_sent_ends_as_it_was_wanted_last(*, leaving: bool) -> None:
-    """Left and joined again while the request is on its way, and the other way round: what is held is what is wanted."""
+    """Left and joined again while the request is on its way, or the other way round: the last wish holds."""
     client = Slow()
     found = Subscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
     running = asyncio.create_task(found.run())

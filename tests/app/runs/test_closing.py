@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from narthex.adapters.stores.sql.operation import Operation
-from narthex.app.runs import requests
+from narthex.app.runs import loops, requests
 from narthex.app.runs.closing import close_cancelled
+from narthex.app.runs.roster import Roster
+from narthex.app.runs.services import RunServices
 from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.runs import Run
@@ -53,6 +56,31 @@ async def test_the_broker_is_away(fake_house: House, monkeypatch: pytest.MonkeyP
     fake_house.fake_broker.fail_publishes = 0
     await closed(fake_house, run)
     assert "narthex.run_ended" in [name for name, _ in fake_house.notices]
+
+
+async def test_one_that_cannot_be_closed_is_in_no_others_way(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that holds something unreadable for one run: the runs behind it get their ends."""
+    monkeypatch.setattr(requests, "CLOSE_S", 0.05)
+    run = await queued(fake_house)
+    fake_house.fake_broker.fail_publishes = 1_000_000
+    await fake_house.engines[0].cancel(ALICE, run.run_id)
+    runs = fake_house.fake_store.fake_runs
+    runs.rows["0"] = msgspec.structs.replace(runs.rows[run.run_id], run_id="0")
+    runs.unclosed_ids.add("0")  # the first by id
+    fake_house.fake_broker.fail_publishes = 0
+
+    async def close(services: RunServices, roster: Roster, found: Run) -> None:
+        if found.run_id == "0":
+            raise ValueError("no JSON")
+        await close_cancelled(services, roster, found)
+
+    monkeypatch.setattr(loops, "close_cancelled", close)
+    await fake_house.node(agent(waits), name="worker")
+    async with asyncio.timeout(within(10)):
+        while runs.unclosed_ids != {"0"}:  # noqa: ASYNC110 - a row of the store, which has no event
+            await asyncio.sleep(0.005)
 
 
 async def test_the_broker_cannot_even_be_asked(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from narthex.app.runs.closing import close_cancelled
 from narthex.app.runs.journal import BrokerGone
 from narthex.app.runs.observed import ObservedLeases
 from narthex.app.runs.roster import Roster
-from narthex.errors import NarthexError
+from narthex.errors import DependencyError, NarthexError
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
@@ -153,6 +153,12 @@ class Loops:
                 await close_cancelled(self._services, self._roster, run)
             except BrokerGone:
                 return
+            except DependencyError:
+                raise
+            except Exception:  # of this run: those behind it must be closed all the same
+                self._services.meter.count("run_loop_failures", loop="close")
+                log.exception("run_not_closed", run_id=run.run_id)
+                continue
             self.wake()
 
 
