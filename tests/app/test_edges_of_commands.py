@@ -1,0 +1,138 @@
+"""Edges of commands whose loss no other test notices: refused tokens, lives that end, engines that are away, binary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from narthex.app.drain import close_paced
+from narthex.errors import DependencyError
+from narthex.ports.agents import Agent
+from narthex.testing import Running, gateway
+from tests.app.test_commands import Raw, client, words
+from tests.app.test_connection import parts_of
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    async with gateway(tmp_path, agents=[Agent(name="words", function=words)]) as found:
+        yield found
+
+
+async def closed(raw: Raw) -> int | None:
+    with pytest.raises(ConnectionClosed):
+        while True:
+            await raw.step()
+    return raw.socket.close_code
+
+
+@pytest.mark.parametrize(("subject", "code"), [("bob", 3501), ("", 3500)])
+async def test_a_refused_token_in_connect_closes_the_socket(
+    running: Running, subject: str, code: int
+) -> None:
+    """Another user's token is a conflict and garbage is a bad token: both end the connection, with their codes."""
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        raw = Raw(socket)
+        token = running.token(subject) if subject else "a.b.c"
+        await socket.send(json.dumps({"id": 1, "connect": {"token": token}}))
+        assert await closed(raw) == code
+
+
+@pytest.mark.parametrize("ttl_s", [600, None])
+async def test_connect_says_whether_the_connection_expires(running: Running, ttl_s: int | None) -> None:
+    """`expires` and `ttl` go together; an identity without an end has neither."""
+    headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=600)}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        raw = Raw(socket)
+        (connection,) = await _opened(running)
+        if ttl_s is None:
+            admit = connection.seed.admit
+            endless = msgspec.structs.replace(admit.identity, expires_at=None)
+            connection.seed.admit = msgspec.structs.replace(admit, identity=endless)
+        told = (await raw.call("connect"))["connect"]
+        assert told.get("expires", False) is (ttl_s is not None)
+        assert ("ttl" in told) is (ttl_s is not None)
+
+
+async def _opened(running: Running) -> list[Any]:
+    registry = parts_of(running).services.registry
+    async with asyncio.timeout(10):
+        while not len(registry):  # noqa: ASYNC110 - the server's end has no event here
+            await asyncio.sleep(0.005)
+    return list(registry)
+
+
+async def test_an_rpc_whose_engine_is_away_is_answered_503(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary error that names the dependency: SDKs and pages may try again."""
+    ada = await client(running, "ada")
+
+    async def away(*_: object, **__: object) -> None:
+        raise DependencyError("store", "The store is away.", "Start it.")
+
+    monkeypatch.setattr(parts_of(running).chat, "create", away)
+    error = (await ada.call("rpc", method="thread.create", data={}))["error"]
+    assert (error["code"], error["temporary"]) == (503, True)
+    assert "The store is away." in error["message"]
+
+
+async def test_a_binary_message_ends_the_connection_and_is_not_executed(running: Running) -> None:
+    """3506, and nothing of the message counts."""
+    ada = await client(running, "ada")
+    await ada.socket.send(b'{"id":7,"rpc":{"method":"echo","data":{"n":1}}}')
+    assert await closed(ada) == 3506
+    assert 7 not in ada.replies
+
+
+async def test_exactly_as_much_as_may_be_recovered_is_recovered(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that missed the limit gets all of it; one that missed one more is told that it did not recover."""
+    ada = await client(running, "ada")
+    thread = (await ada.rpc("thread.create"))["thread_id"]
+    parts = parts_of(running)
+    monkeypatch.setattr(parts.services, "recovery_limit", 3)
+    for missed, recovered in ((3, True), (4, False)):
+        while (await parts.broker.history(f"default/thread:{thread}", limit=0)).top.offset < missed:
+            await parts.broker.publish(f"default/thread:{thread}", b"1")
+        wish = {"channel": f"thread:{thread}", "recover": True, "offset": 0, "epoch": ""}
+        told = (await ada.call("subscribe", **wish))["subscribe"]
+        assert told.get("recovered", False) is recovered
+        assert len(told.get("publications") or ()) == (missed if recovered else 0)
+        await ada.call("unsubscribe", channel=f"thread:{thread}")
+
+
+class _Closable:
+    def __init__(self) -> None:
+        self.closed_at: float | None = None
+
+    def close(self, _: object) -> None:
+        self.closed_at = asyncio.get_running_loop().time()
+
+
+async def test_closes_of_a_drain_are_counted_and_paced() -> None:
+    """Every connection is closed once and counted, and three hundred of them are spread over the grace."""
+    connections = [_Closable() for _ in range(300)]
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    ended.set()
+    count = await close_paced(
+        connections,  # type: ignore[arg-type]  # as much of a connection as is used
+        lambda _: False,
+        grace_s=1.0,
+        runs_ended=ended,
+        now=loop.time,
+    )
+    moments = sorted(one.closed_at for one in connections if one.closed_at is not None)
+    assert (count, len(moments)) == (300, 300)
+    assert moments[-1] - moments[0] > 0.4
