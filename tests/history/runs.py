@@ -137,6 +137,8 @@ def ends(reading: Reading) -> Iterator[Finding]:
                 text = f"run {run_id} began and had not ended {reading.end - began_at:.1f} s later"
                 yield Finding(Kind.RUN_WITHOUT_END, text, reading.end, (index,))
             continue
+        if len(reading.epochs.get(channel, ())) > 1:
+            continue  # its end may have been lost with a log, which subscribers were told
         read_index, read = read_ends[0]
         due = reading.deadlines.after(read.at, reading.bounds.silence_s, Kind.END_NOT_TOLD)
         for segment in _attending(reading, channel, began_at, due):

@@ -181,6 +181,8 @@ class World:
         self._heal()
         await self._until(BUSY_S + 14.0)
         self._heal()  # what a late fault (a drain, a pause) left behind
+        await self._until(BUSY_S + 20.0)
+        self._read_runs()  # early enough that those who follow must be shown what the store says
         await self._until(BUSY_S + SETTLE_S)
         self._last_look()
         self._over, _Ears.world = True, None  # what is thrown away now says what it wants
@@ -245,6 +247,10 @@ class World:
             self.recorder.log_read(channel, page.top.epoch, page.top.offset, entries, now)
             kept = self.database.look(_messages(thread))
             self.recorder.thread_read(channel, [(row[0], row[1]) for row in kept], now)
+        self._read_runs()
+
+    def _read_runs(self) -> None:
+        """What the store says of every run that was acknowledged."""
         rows = self.database.look(_states())
         for run_id, state, count, digest in rows:
             if run_id in self.runs:
