@@ -100,6 +100,18 @@ class TestInvitations:
         late = asked("bob", at=50.0, limit=2)
         assert await store.memberships.add(late, direct=False, additions=9, since=11.0) == "invited"
 
+    async def test_with_a_member_their_invitations_go(self, store: Store) -> None:
+        """Those of the thread that they leave, and no others."""
+        for name in ("t1", "t2"):
+            await store.threads.create(thread(name))
+            await add(store, asked("eve", name), direct=True)
+            await add(store, asked("bob", name, by="eve"))
+        await add(store, asked("cleo"))
+        assert (await store.threads.remove_member("a", "t1", "eve")).outcome == "removed"
+        assert [one.user_id for one in await store.memberships.invited("a", "t1", since=0.0)] == ["cleo"]
+        assert [one.thread_id for one in await mine(store, "bob")] == ["t2"]
+        assert await store.memberships.accept("a", "t1", "bob", now=12.0, since=0.0) == "absent"
+
     async def test_withdrawing(self, store: Store) -> None:
         """Once; it then is as if it had never been."""
         await store.threads.create(thread("t1"))

@@ -187,3 +187,18 @@ async def test_a_blocked_member_keeps_nobody_elses_invitation_from_its_user(runn
     await bob.rpc("user.unblock", user_id="eve")
     assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}
     assert await bob.rpc("thread.invitation.accept", thread_id=thread) == {"thread_id": thread}
+
+
+async def test_a_removed_member_lets_nobody_in_afterwards(running: Running) -> None:
+    """What they had asked before is over with their membership, and the invited user's devices are told."""
+    ada, eve = await client(running, "ada", plan="early"), await client(running, "eve", plan="early")
+    friend = await client(running, "friend")
+    thread = await thread_of(ada)
+    await ada.rpc("thread.members.add", thread_id=thread, user_id="eve")
+    await eve.rpc("thread.invitation.accept", thread_id=thread)
+    await eve.rpc("thread.members.add", thread_id=thread, user_id="friend")
+    await ada.rpc("thread.members.remove", thread_id=thread, user_id="eve")
+    assert await notice(friend, "narthex.invitation_closed") == {"threadId": thread, "state": "withdrawn"}
+    assert (await friend.rpc("thread.invitations"))["invitations"] == []
+    assert await failed(friend, "thread.invitation.accept", thread_id=thread) == (404, "invitation_not_found")
+    assert (await ada.rpc("thread.get", thread_id=thread))["invited"] == []

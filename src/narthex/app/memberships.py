@@ -207,7 +207,8 @@ class Memberships:
 
     async def remove(self, identity: Identity, thread_id: str, user_id: str) -> None:
         """An owner removes anybody and takes back invitations, an inviter their own; everybody may leave. The
-        removed user's connections lose the channel at once.
+        removed user's connections lose the channel at once, and their open invitations end: else somebody of theirs
+        could still come in.
 
         When the last owner leaves, who has been there longest becomes the owner; the last member cannot leave.
 
@@ -229,6 +230,7 @@ class Memberships:
             if not invitation.hidden:
                 await self._closed(tenant, user_id, thread_id, "withdrawn")
             return
+        asked = [one for one in await self.invited(identity, thread_id) if one.invited_by == user_id]
         departure = await self._threads.remove_member(tenant, thread_id, user_id)
         if departure.outcome == "absent":
             raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
@@ -246,6 +248,9 @@ class Memberships:
         value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
         await self._notices.tell(tenant, [user_id], "narthex.thread_removed", value)
         await self._chat.tell_members(tenant, thread_id, "narthex.thread_removed", value)
+        for one in asked:
+            if not one.hidden:
+                await self._closed(tenant, one.user_id, thread_id, "withdrawn")
         if departure.heir:
             value = {"threadId": thread_id, "userId": departure.heir, "by": identity.subject}
             await self._chat.tell_members(tenant, thread_id, "narthex.thread_owner", value)

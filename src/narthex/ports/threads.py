@@ -186,8 +186,8 @@ class Threads(Protocol):
         """`added`, `present`, `full` (the thread has `limit` members) or `absent` (no such thread); atomic."""
 
     async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
-        """Take somebody out. A thread has an owner as long as it has members: after the last owner it is who
-        has been there longest. The last member stays. Atomic.
+        """Take somebody out, with the invitations that they made. A thread has an owner as long as it has members:
+        after the last owner it is who has been there longest. The last member stays. Atomic.
         """
 
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:

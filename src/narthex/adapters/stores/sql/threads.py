@@ -328,6 +328,10 @@ def _remove_member(dialect: Dialect, tenant: str, thread_id: str, user_id: str) 
         return Departure(outcome="last")
     of_one = "thread_id = ? AND tenant = ? AND user_id = ?"
     yield f"DELETE FROM members WHERE {of_one}", (thread_id, tenant, user_id)
+    yield (
+        "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ?",
+        (thread_id, tenant, user_id),
+    )
     if rest[0].role == "owner":  # owners come first
         return Departure(outcome="removed")
     heir = rest[0].user_id
