@@ -23,6 +23,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.plans import PLANS, plan_of
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Control, Member, Publication, Published
+from narthex.ports.runs import Run
 from narthex.ports.threads import Message
 
 ADA, BOB, EVE = (Identity(subject=name) for name in ("ada", "bob", "eve"))
@@ -270,8 +271,32 @@ async def test_an_export_skips_nothing_at_a_pages_edge(house: House) -> None:
         for n in range(PAGE + 5)
     ]
     await house.store.threads.add_messages("default", wrote)
-    view, pages = await house.chat.export(ADA, thread)
+    view, pages, _ = await house.chat.export(ADA, thread)
     assert view.messages == []
     assert [message.message_id async for page in pages for message in page] == [
         one.message_id for one in wrote
     ]
+
+
+async def test_an_export_reads_outcomes_of_any_number(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More runs than one reading gives, many of one moment: each is there once, oldest first."""
+    monkeypatch.setattr("narthex.app.chat.MAX_OUTCOMES", 3)
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    moments = [1.0, 2.0, 2.0, 2.5, 3.0, 4.0, 4.0, 5.0]
+    for number, moment in enumerate(moments):
+        queued = Run(
+            run_id=f"r{number}",
+            thread_id=thread,
+            tenant="default",
+            user_id="ada",
+            agent="bot",
+            state="queued",
+            client_message_id=f"c{number}",
+            message_id=f"m{number}",
+            created_at=moment,
+        )
+        await house.store.runs.start(queued, queue_limit=100)
+        await house.store.runs.request_cancel("default", queued.run_id, "ada", moment + 0.5)
+    _, _, ended = await house.chat.export(ADA, thread)
+    assert [run.run_id for run in await ended(0.0, None)] == [f"r{number}" for number in range(8)]
+    assert [run.run_id for run in await ended(2.0, 4.0)] == ["r1", "r2", "r3", "r4"]

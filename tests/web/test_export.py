@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from narthex.app.thread_view import ThreadView
+from narthex.app.thread_view import EndedBetween, EndedRun, ThreadView
+from narthex.domain.runs import RunState
 from narthex.ports.threads import Message, Thread, ThreadMember
-from narthex.web.api.export import as_markdown
+from narthex.web.api.export import as_json, as_markdown
 
 DETAIL = {"toolCallName": "get_weather", "args": '{"city":"Paris"}', "answered": True}
 
@@ -27,10 +29,25 @@ def message(role: str, author: str, content: str, detail: object = None) -> Mess
 
 
 async def markdown(*messages: Message) -> str:
-    """The export of a thread with these messages."""
+    """The export of a thread with these messages, and no run that failed."""
+    return await exported(as_markdown, [list(messages)], [])
+
+
+async def exported(
+    form: Callable[[ThreadView, AsyncIterator[list[Message]], EndedBetween], AsyncIterator[bytes]],
+    written: list[list[Message]],
+    runs: list[EndedRun],
+) -> str:
+    """The export of a thread with these pages of messages and these ended runs."""
 
     async def pages() -> AsyncIterator[list[Message]]:
-        yield list(messages)
+        for page in written:
+            yield page
+
+    async def ended(since: float, before: float | None) -> list[EndedRun]:
+        return [
+            run for run in runs if since <= run.created_at and (before is None or run.created_at < before)
+        ]
 
     thread = Thread(
         thread_id="t", tenant="default", title="A  title", created_by="u-1", created_at=0, updated_at=0
@@ -48,7 +65,7 @@ async def markdown(*messages: Message) -> str:
         offset=0,
         epoch="e",
     )
-    return b"".join([part async for part in as_markdown(view, pages())]).decode()
+    return b"".join([part async for part in form(view, pages(), ended)]).decode()
 
 
 async def test_people_have_names_and_tools_theirs() -> None:
@@ -87,3 +104,76 @@ async def test_what_a_tool_returns_cannot_leave_its_block() -> None:
     assert "Given" not in text
     assert "Returned:\n\nno answer\n" in text
     assert "\n## a (tool) · " in text
+
+
+def said(text: str, at: float, run_id: str = "") -> Message:
+    """A message of a moment."""
+    return Message(
+        message_id=text,
+        thread_id="t",
+        role="assistant" if run_id else "user",
+        author="bot" if run_id else "u-1",
+        content=text,
+        created_at=at,
+        run_id=run_id,
+    )
+
+
+def ended_run(run_id: str, state: RunState, began: float, ended: float, **more: Any) -> EndedRun:
+    """A run that ended."""
+    fields: dict[str, Any] = {
+        "started_at": began,
+        "cancel_requested_by": "",
+        "error": "",
+        "error_message": "",
+    }
+    return EndedRun(
+        run_id=run_id,
+        state=state,
+        agent="bot",
+        user_id="u-1",
+        message_id="m",
+        parent_run_id="",
+        created_at=began,
+        finished_at=ended,
+        attempt=1,
+        count=0,
+        digest="",
+        questions=[],
+        **(fields | more),
+    )
+
+
+RUNS = [
+    ended_run("r1", RunState.FAILED, 1.0, 3.0, error="agent_failed", error_message="The model\nis away."),
+    ended_run("r2", RunState.FINISHED, 4.0, 5.0),
+    ended_run("r3", RunState.CANCELLED, 6.0, 7.0, started_at=0.0, cancel_requested_by="ada"),
+    ended_run("r4", RunState.CANCELLED, 8.0, 9.0),
+]
+WRITTEN = [
+    [said("first", 1.0), said("half", 2.0, "r1"), said("second", 4.0)],
+    [said("whole", 4.5, "r2"), said("third", 6.0), said("fourth", 8.0)],
+]
+
+
+async def test_runs_that_failed_or_were_stopped_are_listed_where_they_ended() -> None:
+    """A run that wrote nothing is there too; one that finished needs no line of its own."""
+    text = await exported(as_markdown, WRITTEN, RUNS)
+    headings = [line.partition(" · ")[0] for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        *("## u-1", "## bot", "## bot (run failed)", "## u-1", "## bot"),
+        *("## u-1", "## bot (run stopped)", "## u-1", "## bot (run stopped)"),
+    ]
+    assert "· 1970-01-01 00:00:03 UTC\n\nThe run failed: The model is away. (`agent_failed`)\n" in text
+    assert "\n\nThe run was stopped by ada before it began.\n" in text
+    assert text.endswith("\n\nThe run was stopped.\n")
+
+
+async def test_json_has_each_outcome_of_the_thread_once() -> None:
+    """Also of the pages before the last; with no messages at all too."""
+    whole = json.loads(await exported(as_json, WRITTEN, RUNS))
+    assert [one["run_id"] for one in whole["outcomes"]] == ["r1", "r2", "r3", "r4"]
+    assert [one["message_id"] for one in whole["messages"]][:2] == ["first", "half"]
+    assert whole["epoch"] == "e"
+    silent = json.loads(await exported(as_json, [], RUNS))
+    assert len(silent["outcomes"]) == 4

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
+import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -20,7 +22,15 @@ import msgspec
 from narthex.app.exports import pages
 from narthex.app.notices import Notices
 from narthex.app.owners import Owners
-from narthex.app.thread_view import ActiveRun, EndedRun, InvitedUser, OpenQuestion, ThreadView, ended_in
+from narthex.app.thread_view import (
+    ActiveRun,
+    EndedBetween,
+    EndedRun,
+    InvitedUser,
+    OpenQuestion,
+    ThreadView,
+    ended_in,
+)
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start
 from narthex.domain.identity import Identity
@@ -223,12 +233,22 @@ class Chat:
         """How the runs ended that belong to a page of messages; `whole`: nothing comes before it."""
         first = 0.0 if whole or not messages else messages[0].created_at
         of_messages = {message.run_id for message in messages if message.run_id}
+        return await self._ended_between(tenant, thread_id, first, before, of_messages)
+
+    async def _ended_between(
+        self,
+        tenant: str,
+        thread_id: str,
+        since: float,
+        before: float | None,
+        run_ids: Collection[str] = (),
+    ) -> list[EndedRun]:
         found = await self._runs.outcomes(
             tenant,
             thread_id,
-            since=first,
+            since=since,
             before=before,
-            run_ids=of_messages,
+            run_ids=run_ids,
             limit=MAX_OUTCOMES,
             kept=self._kept(),
         )
@@ -236,16 +256,33 @@ class Chat:
         asked = await self._runs.interrupts_of(tenant, thread_id, asking)
         return [EndedRun.of(run, asked) for run in found]
 
+    async def _all_ended_between(
+        self, tenant: str, thread_id: str, since: float, before: float | None
+    ) -> list[EndedRun]:
+        """The same, however many they are, oldest first."""
+        found: dict[str, EndedRun] = {}
+        while True:
+            page = await self._ended_between(tenant, thread_id, since, before)
+            fresh = {run.run_id: run for run in page if run.run_id not in found}
+            found = fresh | found
+            if len(page) < MAX_OUTCOMES or not fresh:
+                return list(found.values())
+            before = math.nextafter(page[0].created_at, math.inf)  # more may have begun at that moment
+
     async def export(
         self, identity: Identity, thread_id: str
-    ) -> tuple[ThreadView, AsyncIterator[list[Message]]]:
-        """As `view` without messages, and every message that there is now in pages, oldest first: a thread of any
-        length is never held whole.
+    ) -> tuple[ThreadView, AsyncIterator[list[Message]], EndedBetween]:
+        """As `view` without messages and outcomes; every message that there is now in pages, oldest first; and how to
+        read the outcomes between two moments. A thread of any length is never held whole.
         """
         found = await self.view(identity, thread_id, None, 1)
         until_id = found.messages[0].message_id if found.messages else ""
-        found.messages = []
-        return found, pages(self._threads, identity.tenant, thread_id, until_id=until_id, kept=self._kept)
+        found.messages, found.outcomes = [], []
+        return (
+            found,
+            pages(self._threads, identity.tenant, thread_id, until_id=until_id, kept=self._kept),
+            functools.partial(self._all_ended_between, identity.tenant, thread_id),
+        )
 
     async def rename(self, identity: Identity, thread_id: str, title: str) -> None:
         """Any member may rename; all members' devices hear of it."""

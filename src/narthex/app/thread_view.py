@@ -6,7 +6,7 @@ has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Self
 
 import msgspec
@@ -83,6 +83,10 @@ class EndedRun(RunOutcome, frozen=True, kw_only=True):
         """What is shown of an ended run."""
         questions = [Question.of(interrupt) for interrupt in asked if interrupt.run_id == run.run_id]
         return cls(**{name: getattr(run, name) for name in RunOutcome.__struct_fields__}, questions=questions)
+
+
+EndedBetween = Callable[[float, float | None], Awaitable[list[EndedRun]]]
+"""Reads how the runs ended that began at or after the first moment and before the second (None: no end)."""
 
 
 class ThreadView(msgspec.Struct, kw_only=True):

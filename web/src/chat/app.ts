@@ -13,6 +13,7 @@ import { Attention } from "./attention.ts";
 import { Connection } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
 import { Drafts, storage } from "./drafts.ts";
+import { comingAfter, placeOf } from "./pages.ts";
 import { People } from "./people.ts";
 import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "./session-state.ts";
 import { Problem, Session, preflight, request } from "./session.ts";
@@ -132,8 +133,7 @@ export class App {
   }
 
   async moreOfList(): Promise<void> {
-    const last = this.threads.value.at(-1);
-    const place = last ? { before: last.updated_at, before_id: last.thread_id } : {};
+    const place = placeOf(this.threads.value.at(-1));
     const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE, ...place });
     this.threads.value = [...this.threads.value, ...threads];
     this.moreThreads.value = threads.length >= THREADS_PAGE;
@@ -342,9 +342,8 @@ export class App {
   async #reload(): Promise<void> {
     const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE }).catch(() => ({ threads: null }));
     if (threads === null) return;
-    const last = threads.at(-1);
-    // Pages that were asked for before stay: what is older than this page's last one is not on it.
-    const older = last && threads.length >= THREADS_PAGE ? this.threads.value.filter((thread) => thread.updated_at < last.updated_at) : [];
+    // Pages that were asked for before stay.
+    const older = threads.length >= THREADS_PAGE ? comingAfter(threads, this.threads.value) : [];
     this.threads.value = [...threads, ...older];
     if (older.length === 0) this.moreThreads.value = threads.length >= THREADS_PAGE;
   }

@@ -2,7 +2,7 @@
 
 import type { App } from "./app.ts";
 import type { Conversation } from "./conversation.ts";
-import { answerOf, type Item } from "./timeline.ts";
+import { answerOf, type Item, type RunItem } from "./timeline.ts";
 
 export async function exportThread(app: App, conversation: Conversation, format: "md" | "json"): Promise<void> {
   const path = `/api/v1/threads/${encodeURIComponent(conversation.id.value)}/export?format=${format}`;
@@ -17,9 +17,15 @@ export async function exportThread(app: App, conversation: Conversation, format:
 function asMarkdown(conversation: Conversation): string {
   const parts = conversation.items.value.map((item: Item) => {
     if (item.kind === "message") return `**${conversation.nameOf(item.author)}** · ${new Date(item.at).toISOString()}\n\n${item.text}`;
-    return `**${item.agent || "Agent"}**${item.startedAt ? ` · ${new Date(item.startedAt).toISOString()}` : ""}\n\n${answerOf(item)}`;
+    return `**${item.agent || "Agent"}**${item.startedAt ? ` · ${new Date(item.startedAt).toISOString()}` : ""}\n\n${[answerOf(item), endingOf(item)].filter(Boolean).join("\n\n")}`;
   });
   return `# ${conversation.title.value}\n\n${parts.join("\n\n---\n\n")}\n`;
+}
+
+/** How a run ended that failed or was stopped; empty for others. */
+function endingOf({ view, stoppedBy }: RunItem): string {
+  if (view.phase === "failed") return `The run failed: ${view.error?.message || view.error?.code || "no reason is known"}`;
+  return view.phase === "cancelled" ? `The run was stopped${stoppedBy ? ` by ${stoppedBy}` : ""}.` : "";
 }
 
 function fileName(title: string): string {

@@ -16,7 +16,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from narthex.app.thread_view import ThreadView
+from narthex.app.thread_view import EndedBetween, EndedRun, ThreadView
+from narthex.domain.runs import RunState
 from narthex.ports.edge import ABORT
 from narthex.ports.threads import Message
 from narthex.protocol.replies import encode_json
@@ -26,6 +27,7 @@ CHUNK_BYTES: Final = 32 * 1024
 
 _TITLES = {"user": "", "assistant": "", "reasoning": "thought", "tool": "tool"}
 _NO_MESSAGES: Final = b'"messages":[]'
+_NO_OUTCOMES: Final = b'"outcomes":[]'
 
 
 class Download(Response):
@@ -94,27 +96,84 @@ async def _chunks(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield bytes(waiting)
 
 
-async def as_json(view: ThreadView, pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    """The thread as `thread.get` shows it, with all its messages. `view` has none."""
-    before, found, after = encode_json(view).partition(_NO_MESSAGES)
-    assert found, "a view without messages"
+async def as_json(
+    view: ThreadView, pages: AsyncIterator[list[Message]], ended: EndedBetween
+) -> AsyncIterator[bytes]:
+    """The thread as `thread.get` shows it, with all its messages and outcomes. `view` has none."""
+    before, found, rest = encode_json(view).partition(_NO_MESSAGES)
+    between, found_too, after = rest.partition(_NO_OUTCOMES)
+    assert found and found_too, "a view without messages and outcomes"
     yield before + b'"messages":['
-    comma = b""
+    comma, ends = b"", [0.0]
     async for page in pages:
+        ends.append(_end(page, ends[-1]))
         for message in page:
             yield comma + encode_json(message)
+            comma = b","
+    yield b"]" + between + b'"outcomes":['
+    comma = b""
+    for since, until in zip(ends, [*ends[1:], None], strict=True):
+        for run in await ended(since, until) if since != until else ():
+            yield comma + encode_json(run)
             comma = b","
     yield b"]" + after
 
 
-async def as_markdown(view: ThreadView, pages: AsyncIterator[list[Message]]) -> AsyncIterator[bytes]:
-    """Title, members, then every message with its author's name, its tool and moment (UTC)."""
+async def as_markdown(
+    view: ThreadView, pages: AsyncIterator[list[Message]], ended: EndedBetween
+) -> AsyncIterator[bytes]:
+    """Title, members, then every message with its author's name, its tool and moment (UTC), and where a run failed or
+    was stopped, how.
+    """
     members = ", ".join(member.user_id for member in view.members)
     yield f"# {_line(view.thread.title)}\n\nMembers: {members}\n".encode()
+    since = 0.0
+    waiting: list[EndedRun] = []  # of the runs that began before `since`: those whose end is not written yet
     async for page in pages:
+        until = _end(page, since)
+        if until > since:
+            waiting = _in_order(waiting, await ended(since, until))
+        since = until
         for message in page:
-            moment = datetime.fromtimestamp(message.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            yield f"\n## {_heading(message)} · {moment}\n\n{_body(message)}\n".encode()
+            while waiting and _is_before(waiting[0], message):
+                yield _ending(waiting.pop(0))
+            yield f"\n## {_heading(message)} · {_moment(message.created_at)}\n\n{_body(message)}\n".encode()
+    for run in _in_order(waiting, await ended(since, None)):
+        yield _ending(run)
+
+
+def _end(page: list[Message], since: float) -> float:
+    """The latest moment so far; the order of messages is the log's, so that moments may go backwards."""
+    return max(since, *(message.created_at for message in page))
+
+
+def _in_order(waiting: list[EndedRun], more: list[EndedRun]) -> list[EndedRun]:
+    """The runs among them that failed or were stopped, by the moment of their end."""
+    chosen = (run for run in more if run.state in (RunState.FAILED, RunState.CANCELLED))
+    return sorted([*waiting, *chosen], key=lambda run: run.finished_at)
+
+
+def _is_before(run: EndedRun, message: Message) -> bool:
+    return run.finished_at < message.created_at and run.run_id != message.run_id
+
+
+def _ending(run: EndedRun) -> bytes:
+    """How a run ended that failed or was stopped: a run that wrote nothing is in the thread by this alone."""
+    if run.state == RunState.FAILED:
+        note = "run failed"
+        reason = _line(run.error_message)
+        text = f"The run failed: {reason or run.error}" + (
+            f" (`{run.error}`)" if reason and run.error else ""
+        )
+    else:
+        note = "run stopped"
+        by = f" by {_line(run.cancel_requested_by)}" if run.cancel_requested_by else ""
+        text = f"The run was stopped{by}{'' if run.started_at else ' before it began'}."
+    return f"\n## {_line(run.agent) or 'Agent'} ({note}) · {_moment(run.finished_at)}\n\n{text}\n".encode()
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _heading(message: Message) -> str:

@@ -306,14 +306,14 @@ class ServerApi:
             raise ClientError("bad_params", "`format` is json or md.", "Choose one.", number=422)
         slot = self._exports.take(identity)
         try:
-            view, pages = await self._chat.export(identity, request.path_params["thread_id"])
+            view, pages, ended = await self._chat.export(identity, request.path_params["thread_id"])
         except BaseException:
             slot.release()
             raise
         name = f"thread-{view.thread.thread_id}.{form}"
         markdown = form == "md"
         return Download(
-            as_markdown(view, pages) if markdown else as_json(view, pages),
+            as_markdown(view, pages, ended) if markdown else as_json(view, pages, ended),
             media_type="text/markdown; charset=utf-8" if markdown else "application/json",
             headers={
                 "Content-Disposition": f'attachment; filename="{name}"',
