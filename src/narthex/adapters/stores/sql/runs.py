@@ -25,6 +25,9 @@ from narthex.ports.threads import KEEPS_ALL, Kept
 RUN: Final = Shape(Run)
 _LEASE: Final = Shape(LeaseSeen)
 _OUTCOME: Final = Shape(RunOutcome)
+# Of the runs that there ever were few are active, and those are asked for all day. The condition is in the words of the
+# partial indexes, because SQLite sees no further: what is asked costs what is active, however many runs have ended.
+_ACTIVE: Final = "state IN ('queued', 'running')"
 _HELD: Final = "tenant = ? AND run_id = ? AND owner = ? AND attempt = ? AND state = 'running'"
 _QUEUE_LOCK: Final = (
     "narthex queue"  # claims and take-overs of all instances, one at a time: milliseconds each
@@ -178,7 +181,7 @@ def _start(dialect: Dialect, run: Run, queue_limit: int) -> Operation[tuple[Run,
         raise ClientError(
             "thread_not_found", "There is no such thread for you.", "Use thread.list.", number=404
         )
-    of_thread = "FROM runs WHERE thread_id = ? AND tenant = ? AND state"
+    of_thread = f"FROM runs WHERE thread_id = ? AND tenant = ? AND {_ACTIVE} AND state"
     rows = yield (
         f"SELECT (SELECT count(*) {of_thread} = 'queued'), (SELECT count(*) {of_thread} = 'running')",
         (run.thread_id, run.tenant) * 2,
@@ -210,9 +213,6 @@ def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Ope
 _IN_THREAD: Final = "place, number, created_at, run_id"  # moments only among runs that a version 2 wrote
 _ACROSS: Final = "number, created_at, run_id"
 
-# Claims and looks at leases come every second, for ever: their conditions are worded as those of the partial indexes
-# are (SQLite sees no further), so that they cost what is active, however many runs have ended.
-
 # The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
 # node. At most `limit` a tenant are looked at further, the oldest first. Whether a reservation still counts is
 # `take_over`'s to say: no clock does.
@@ -220,7 +220,7 @@ _CLAIMABLE: Final = """
 WITH heads AS (
     SELECT q.*, row_number() OVER
         (PARTITION BY q.thread_id ORDER BY q.place, q.number, q.created_at, q.run_id) AS turn
-    FROM runs q WHERE q.state = 'queued'
+    FROM runs q WHERE q.state IN ('queued', 'running') AND q.state = 'queued'
 ), busy AS (
     SELECT tenant, user_id, count(*) AS running FROM runs
     WHERE state IN ('queued', 'running') AND state = 'running' GROUP BY tenant, user_id
@@ -229,7 +229,8 @@ WITH heads AS (
         OVER (PARTITION BY h.tenant, h.user_id ORDER BY h.number, h.created_at, h.run_id) AS user_place
     FROM heads h LEFT JOIN busy b ON b.tenant = h.tenant AND b.user_id = h.user_id
     WHERE h.turn = 1 AND (h.owner = '' OR h.owner = ?)
-      AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = h.thread_id AND r.state = 'running')
+      AND NOT EXISTS (SELECT 1 FROM runs r
+          WHERE r.thread_id = h.thread_id AND r.state IN ('queued', 'running') AND r.state = 'running')
 ), candidates AS (
     SELECT f.*, row_number()
         OVER (PARTITION BY f.tenant ORDER BY f.number, f.created_at, f.run_id) AS tenant_place
@@ -284,7 +285,7 @@ def _queue_position(tenant: str, run_id: str) -> Operation[int]:
     run = yield from _get(tenant, run_id)
     if run is None or run.state != "queued":
         return 0
-    older = "state = 'queued' AND tenant = ? AND"
+    older = f"{_ACTIVE} AND state = 'queued' AND tenant = ? AND"
     find = f"SELECT {_IN_THREAD} FROM runs WHERE run_id = ?"
     [mine] = yield find, (run_id,)
     rows = yield (
@@ -293,7 +294,7 @@ def _queue_position(tenant: str, run_id: str) -> Operation[int]:
     )
     in_thread = int(rows[0][0])
     rows = yield (
-        "SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND state = 'running'",
+        f"SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND {_ACTIVE} AND state = 'running'",
         (tenant, run.user_id),
     )
     if rows[0][0] < run.concurrent_limit:
@@ -370,10 +371,7 @@ def _cancel_requests(owner: str) -> Operation[list[Run]]:
 
 def _leases() -> Operation[list[LeaseSeen]]:
     rows = yield (
-        (
-            f"SELECT {_LEASE.columns} FROM runs WHERE state IN ('queued', 'running')"
-            " AND (state = 'running' OR owner <> '')"
-        ),
+        (f"SELECT {_LEASE.columns} FROM runs WHERE {_ACTIVE} AND (state = 'running' OR owner <> '')"),
         (),
     )
     return _LEASE.read_all(rows)

@@ -169,9 +169,10 @@ MIGRATIONS: Final = (
             "ALTER TABLE runs ADD COLUMN unclosed BIGINT NOT NULL DEFAULT 0",
             "CREATE INDEX runs_unclosed ON runs (run_id) WHERE unclosed = 1",
             "CREATE INDEX runs_by_place ON runs (thread_id, place, number)",
-            # The whole order of a queue: SQLite would sort by `runs_by_place` and so read every run there ever was.
-            """CREATE INDEX runs_queue ON runs (thread_id, place, number, created_at, run_id)
-               WHERE state = 'queued'""",
+            # Of the active ones in the whole order of a queue: with less SQLite sorts by `runs_by_place`, and so reads
+            # every run there ever was.
+            """CREATE INDEX runs_active ON runs (thread_id, place, number, created_at, run_id)
+               WHERE state IN ('queued', 'running')""",
             "INSERT INTO counters (name, value) VALUES ('runs', 0)",
             # Order of messages: `place` is the log's offset of the first event, made to ascend across epochs by the
             # epoch's base. `said_after` is the log's end before a message was published, -1 once that is done.
