@@ -158,3 +158,17 @@ async def test_production_tells_strangers_nothing_and_believes_no_test_header(tm
         ):
             answer = await program.get("/ws/config", headers={"Host": host} | more)
             assert answer.status_code == expected, (host, more)
+
+
+async def test_an_origin_that_any_page_can_have_plants_no_cookie(tmp_path: Path) -> None:
+    """A sandboxed page (`Origin: null`) that posts its own sign-in or refresh token would sign a browser in so."""
+    async with running(tmp_path, {"NARTHEX_ALLOWED_ORIGINS": "null,https://app.example"}) as program:
+        shell, page = {"Origin": "null"}, {"Origin": "https://app.example"}
+        for headers, cookies in ((shell, False), (page, True), ({}, True)):
+            signed_in = await program.post("/auth/login", json={"email": "eve@example.com"}, headers=headers)
+            assert signed_in.status_code == 200 and signed_in.json()["access_token"]
+            assert ("set-cookie" in signed_in.headers) == cookies, headers
+            body = {"refresh_token": signed_in.json()["refresh_token"]}
+            renewed = await program.post("/auth/refresh", json=body, headers=headers)
+            assert renewed.status_code == 200 and renewed.json()["refresh_token"]
+            assert ("set-cookie" in renewed.headers) == cookies, headers

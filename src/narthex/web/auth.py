@@ -204,6 +204,10 @@ class AuthSite:
             if session.refresh_token:
                 body["refresh_token"] = session.refresh_token
             response = JSONResponse(body, headers=NO_STORE)
+        if request.headers.get("origin") is not None and self._door.origin_refusal(request, cookie=True):
+            # Any page can have that origin: a cookie would be no use to an app, and to a page that is none of ours it
+            # would be the way to sign a browser in as somebody else.
+            return response
         secure = facts.secure
         put_cookie(response, SESSION, session.access_token, secure=secure, max_age_s=session.expires_in)
         if session.refresh_token:
