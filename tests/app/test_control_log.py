@@ -236,3 +236,29 @@ async def test_a_message_that_cannot_be_executed_does_not_end_the_following(
     await two.recorder.until(lambda: two.told() == ["2"])
     await one.log.control(message(3))
     await two.recorder.until(lambda: two.told() == ["2", "3"])
+
+
+async def test_what_every_node_has_had_for_an_hour_is_trimmed(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts for agents are among it: it is trimmed, once, up to where the node stood an hour before."""
+    one = nodes[0]
+    trimmed = asyncio.Queue[int]()
+
+    async def trim(channel: str, through: int) -> None:
+        assert channel == CHANNEL
+        trimmed.put_nowait(through)
+
+    monkeypatch.setattr(one.engine, "trim", trim)
+    await one.log.control(message(1))
+    await one.log.behind({})
+    await one.log.control(message(2))
+    await one.log.behind({})
+    monkeypatch.setattr(control_log, "KEPT_S", 0.0)
+    await one.log.behind({})
+    assert await asyncio.wait_for(trimmed.get(), within(5)) == 1
+    await one.log.behind({})
+    assert await asyncio.wait_for(trimmed.get(), within(5)) == 2
+    await one.log.behind({})
+    await asyncio.sleep(0)
+    assert trimmed.empty()

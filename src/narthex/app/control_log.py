@@ -5,8 +5,10 @@ that breaks for a second). So those of `LOGGED` are appended to one channel that
 node follows: they come in one order, a gap is re-read, and `behind` compares the node's position in it together with
 those of its channels. The other kinds stay as they are: the store repeats what they say (revocations, queued runs), or
 they matter for a moment only (typing). Rules: a node begins at the log's end; what cannot be read any more is told
-(`on_lost`), never skipped in silence; one that the engine did not take is sent again until it does,
-with the same key: an engine that took it, and whose answer was lost, takes it once.
+(`on_lost`), never skipped in silence; one of `RESENT` that the engine did not take is sent again until it does, with
+the same key: an engine that took it, and whose answer was lost, takes it once. What every node had an hour ago is
+trimmed: texts for agents are in it, which must not outlive their thread by more; to a node that was away for
+longer it is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from narthex.errors import DependencyError
+from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import (
     Broker,
     BrokerHandler,
@@ -40,6 +42,7 @@ RESENT: Final = frozenset({"disconnect", "subscribe", "unsubscribe"})
 later. Not what is for a run: the store repeats a cancel, and who steers is told that it failed and repeats it."""
 RETRY_S: Final = 0.5
 MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and said to be
+KEPT_S: Final = 3_600.0
 MAX_HELD: Final = 1_000  # come while the log is read; what does not fit is read again
 
 _log = structlog.get_logger("narthex.control", log_name="narthex.control")
@@ -59,6 +62,11 @@ class ControlLog:
         self._receiver = _Receiver(inner)
         self._unsent: deque[tuple[str, Control]] = deque(maxlen=MAX_UNSENT)  # each with its key
         self._sending: asyncio.Task[None] | None = None
+        self._trimming: asyncio.Task[None] | None = None
+        self._stood: tuple[float, Position] | None = (
+            None  # when, and where: what lies before may go in `KEPT_S`
+        )
+        self._trimmed = 0
 
     @property
     def durability(self) -> str:
@@ -95,9 +103,11 @@ class ControlLog:
 
     async def stop(self) -> None:
         """See the port."""
-        sending, self._sending = self._sending, None
-        if sending is not None:
-            await _ended(sending)
+        tasks = (self._sending, self._trimming)
+        self._sending = self._trimming = self._stood = None
+        for task in tasks:
+            if task is not None:
+                await _ended(task)
         await self._receiver.close()
         await self._inner.stop()
 
@@ -129,7 +139,30 @@ class ControlLog:
         found = dict(await self._inner.behind({**known, CHANNEL: position}))
         if (top := found.pop(CHANNEL, None)) is not None:
             self._receiver.compared(top)
+        self._trim_later(position)
         return found
+
+    def _trim_later(self, here: Position) -> None:
+        """Once an hour: what this node had executed an hour before."""
+        now = asyncio.get_running_loop().time()
+        stood = self._stood
+        if stood is not None and stood[1].epoch == here.epoch and now - stood[0] < KEPT_S:
+            return
+        self._stood = (now, here)
+        if stood is None or stood[1].epoch != here.epoch:
+            self._trimmed = 0
+        elif stood[1].offset > self._trimmed and (self._trimming is None or self._trimming.done()):
+            self._trimming = asyncio.get_running_loop().create_task(
+                self._trim(stood[1].offset), name="control trimming"
+            )
+
+    async def _trim(self, through: int) -> None:
+        try:
+            await self._inner.trim(CHANNEL, through)
+        except NarthexError as fault:  # the next hour's goes further
+            _log.warning("control_log_not_trimmed", code=fault.code)
+        else:
+            self._trimmed = through
 
     async def _append(self, key: str, message: Control) -> None:
         await self._inner.publish(CHANNEL, _encode(message), key=key)
