@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from narthex.app import control_log
+from narthex.app.control_log import CHANNEL, ControlLog
 from narthex.ports.broker import Broker, Control, Member, Published
 from tests.contracts.recorder import Recorder
 from tests.contracts.rigs import BrokerRig
@@ -172,3 +174,29 @@ async def test_a_node_that_was_not_told_finds_out(nodes: Nodes) -> None:
     known = {THREAD: (await broker.history(THREAD, limit=0)).top}
     assert known[THREAD].epoch == placed.epoch
     assert dict(await broker.behind(known)) == {}
+
+
+async def test_a_trimmed_control_log_goes_on(shared_rig: BrokerRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes trim it again and again: each message is executed once on both, none counts as lost."""
+    monkeypatch.setattr(control_log, "KEPT_S", 0.0)
+    recorders = [Recorder(), Recorder()]
+    logs = [ControlLog(shared_rig.make()) for _ in recorders]
+    lost: list[int] = []
+    for index, log in enumerate(logs):
+        log.on_lost(lambda index=index: lost.append(index))  # type: ignore[misc] # bound per turn
+        await log.start(recorders[index], f"n{index}")
+    for number in range(1, 6):
+        await logs[number % 2].control(Control("disconnect", {"user": f"a/u{number}"}))
+        for recorder in recorders:
+            await recorder.until(lambda recorder=recorder, number=number: len(recorder.controls) == number)  # type: ignore[misc]
+        for log in logs:
+            assert await log.behind({}) == {}
+            if log._trimming is not None:
+                await log._trimming
+    for recorder in recorders:
+        assert [one.data["user"] for one in recorder.controls] == [f"a/u{number}" for number in range(1, 6)]
+    assert lost == []
+    page = await logs[0].history(CHANNEL)
+    assert len(page.publications) < 3
+    assert page.top.offset == 5
+    await asyncio.gather(*(log.stop() for log in logs))
