@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 import pytest
@@ -262,3 +262,31 @@ async def test_what_every_node_has_had_for_an_hour_is_trimmed(
     await one.log.behind({})
     await asyncio.sleep(0)
     assert trimmed.empty()
+
+
+async def test_what_came_during_a_comparison_is_not_read_again(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was told meanwhile what the comparison found, and more, is not behind; a log that shrank is read."""
+    one = nodes[0]
+    compare = one.engine.behind
+
+    async def behind(known: Mapping[str, Position]) -> Mapping[str, Position]:
+        await one.log.control(message(2))
+        found = await compare(known)
+        await one.log.control(message(3))
+        return found
+
+    await one.log.control(message(1))
+    one.engine.reads.clear()
+    monkeypatch.setattr(one.engine, "behind", behind)
+    await one.log.behind({})
+    assert one.told() == ["1", "2", "3"]
+    assert one.engine.reads == []
+    monkeypatch.undo()
+    monkeypatch.setattr(control_log, "RETRY_S", 0.001)
+    lost: asyncio.Queue[None] = asyncio.Queue()
+    one.log.on_lost(lambda: lost.put_nowait(None))
+    del one.engine.log.channels[CHANNEL][1:]  # in the same epoch
+    await one.log.behind({})
+    await asyncio.wait_for(lost.get(), within(5))

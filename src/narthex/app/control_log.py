@@ -138,7 +138,7 @@ class ControlLog:
             return await self._inner.behind(known)
         found = dict(await self._inner.behind({**known, CHANNEL: position}))
         if (top := found.pop(CHANNEL, None)) is not None:
-            self._receiver.compared(top)
+            self._receiver.compared(position, top)
         self._trim_later(position)
         return found
 
@@ -297,10 +297,13 @@ class _Receiver:
 
     # -- the log -------------------------------------------------------------------------------------------
 
-    def compared(self, top: Position) -> None:
-        """The log ended there a moment ago, and this node did not stand there when it was compared."""
+    def compared(self, before: Position, top: Position) -> None:
+        """The log ended at `top` a moment ago, when this node stood at `before`: it may have come further since."""
         here = self.position
-        if here is not None and (here.epoch != top.epoch or here.offset != top.offset):
+        if here is None:
+            return
+        shrunk = top.epoch == before.epoch and top.offset < before.offset
+        if shrunk or here.epoch != top.epoch or here.offset < top.offset:
             self._reread()
 
     def _take(self, publication: Publication, epoch: str) -> None:
