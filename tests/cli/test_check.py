@@ -8,7 +8,10 @@ from urllib.parse import quote
 
 import pytest
 
+from narthex.cli.check import render
 from narthex.cli.main import run
+from narthex.settings import load
+from narthex.wiring.trial import Trial
 
 KEY = "a-canary-Key-0123456789-abcdefgh"
 
@@ -92,6 +95,15 @@ def test_keys_and_agents_are_tried(
     (tmp_path / "checked_agents.py").write_text("async def parrot(run):\n    yield 'x'\n")
     assert run(["check", "--agent", "checked_agents:parrot"]) == 0
     assert {path.name for path in tmp_path.iterdir()} <= {"checked_agents.py", "__pycache__"}
+
+
+def test_the_first_line_says_when_something_does_not_answer() -> None:
+    """`check --connect` does not promise a start without trouble above a list that holds a FAIL."""
+    settings = load({}, {})
+    answers, silent = (Trial("broker", "", ok, "detail", "", 1.0) for ok in (True, False))
+    first = [render(settings, every=False, trials=[trial]).splitlines()[0] for trial in (answers, silent)]
+    assert first[0].endswith("would start:")
+    assert first[1].endswith("would start, but not everything that it needs answers:")
 
 
 def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.passwords import Argon2Passwords
 from narthex.cli.main import run
 from narthex.cli.token import seconds_of
-from narthex.errors import EXIT_CONFIG, EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError
+from narthex.errors import EXIT_CONFIG, EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ClientError
 from tests.adapters.tokens.issuer import SECRET
 
 
@@ -135,8 +135,8 @@ def test_where_nothing_could_be_admitted_it_says_so(
 def test_bad_options_are_said_in_a_sentence(
     words: list[str], data: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 1 with a remedy, nothing on standard output."""
-    assert run(["token", *words, *data]) == EXIT_FINDINGS
+    """A usage error (exit 2) with a remedy, nothing on standard output."""
+    assert run(["token", *words, *data]) == EXIT_USAGE
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "remedy:" in captured.err

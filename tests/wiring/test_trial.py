@@ -99,6 +99,7 @@ async def test_issuers_and_agents_are_asked(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["good"].detail.startswith("1 key(s)")
     assert "404" in found["gone"].detail
+    assert not found["gone"].detail.endswith("..")
     assert "cannot be reached" in found["away"].detail
     assert all(trial.remedy for trial in found.values() if not trial.ok)
 

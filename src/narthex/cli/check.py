@@ -118,7 +118,11 @@ def render(settings: Settings, *, every: bool, trials: Sequence[Trial] = ()) -> 
         ("connections", _connections(settings)),
         ("tokens from", *(token_sources(settings) or ["nobody"])),
     ]
-    lines = [f"narthex {__version__} would start:", ""]
+    failed = any(not trial.ok for trial in trials)
+    lines = [
+        f"narthex {__version__} would start{', but not everything that it needs answers' if failed else ''}:",
+        "",
+    ]
     for name, *values in facts:
         lines.append(f"  {name:<20}{values[0]}")
         lines += [f"  {'':<20}{value}" for value in values[1:]]

@@ -27,7 +27,7 @@ def seconds_of(option: str, text: str) -> float:
     if match is None:
         raise ClientError(
             "bad_time",
-            f"--{option}: {text[:20]!r} is no length of time.",
+            f"--{option}: {text[:20]!r} is not a duration.",
             "Give one like 250ms, 5s, 10m or 1h.",
         )
     return float(match[1]) * _UNITS[match[2] or ""]
@@ -41,7 +41,10 @@ def given_token(text: str) -> str:
         try:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ClientError("bad_token", "The token's file cannot be read.", "Check the path.") from error
+            why = (error.strerror or "") if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ClientError(
+                "bad_token", f"The token file cannot be read: {why}.", "Check the path after the @."
+            ) from error
     text = text.strip()
     if len(text) > MAX_HEADER_BYTES or not text.isascii() or not text.isprintable() or " " in text:
         raise ClientError(

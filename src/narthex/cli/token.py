@@ -23,6 +23,7 @@ from cyclopts import App, Parameter
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.keys import key_from_secret, sign_compact
 from narthex.app.revocations import Revocations
+from narthex.cli.given import usage
 from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
 from narthex.domain.ids import ID_RULE, valid_id
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
@@ -48,7 +49,9 @@ def seconds_of(text: str) -> float:
     """`90`, `90s`, `15m`, `1h` or `7d` in seconds. Raises ClientError."""
     match = _TTL.fullmatch(text.strip())
     if match is None or int(match[1]) == 0:
-        raise ClientError("bad_ttl", f"{text!r} is no length of time.", "Give one like 90s, 15m, 1h or 7d.")
+        raise ClientError(
+            "bad_ttl", f"--ttl: {text!r} is not a duration.", "Give one like 90s, 15m, 1h or 7d."
+        )
     return float(int(match[1]) * _UNITS[match[2]])
 
 
@@ -65,6 +68,18 @@ def token(
     config: Config = None,
 ) -> int:
     """Print a token that `narthex serve` with the same data directory admits."""
+    try:
+        ttl_s = _checked(ttl, tenant, sub)
+    except ClientError as error:
+        return usage(error)
+    settings = load({"data_dir": data_dir}, os.environ, config)
+    identity = Identity(subject=sub, tenant=tenant, plan=plan, name=name or sub, permissions=permission)
+    print(asyncio.run(mint(settings, identity, ttl_s)))
+    return EXIT_OK
+
+
+def _checked(ttl: str, tenant: str, sub: str) -> float:
+    """Refuse what no token may hold; the time to live in seconds. Raises ClientError."""
     ttl_s = seconds_of(ttl)
     if tenant in (E2E_TENANT, PROBE_TENANT) or not valid_id(tenant):
         raise ClientError(
@@ -73,11 +88,8 @@ def token(
             f"Use {ID_RULE}; test identities come from the exchange.",
         )
     if not valid_id(sub):
-        raise ClientError("bad_subject", f"The subject is not {ID_RULE}.", "Give --sub.")
-    settings = load({"data_dir": data_dir}, os.environ, config)
-    identity = Identity(subject=sub, tenant=tenant, plan=plan, name=name or sub, permissions=permission)
-    print(asyncio.run(mint(settings, identity, ttl_s)))
-    return EXIT_OK
+        raise ClientError("bad_subject", f"The subject is not {ID_RULE}.", "Give another --sub.")
+    return ttl_s
 
 
 async def mint(settings: Settings, identity: Identity, ttl_s: float) -> str:

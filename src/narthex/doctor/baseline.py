@@ -53,5 +53,7 @@ def load(file: Path) -> Baseline:
         return msgspec.json.decode(file.read_bytes(), type=Baseline)
     except (OSError, msgspec.DecodeError) as error:
         raise ClientError(
-            "bad_baseline", "The baseline cannot be read.", "Make one with --save on a good day."
+            "bad_baseline",
+            "The baseline file cannot be read.",
+            "Check the path, or write a baseline with `narthex gate --save FILE`.",
         ) from error

@@ -98,7 +98,11 @@ def parse_target(url: str) -> Target:
     except ValueError:  # brackets that hold no IPv6 address, a port that is none
         parts, port = urlsplit(""), 0
     if parts.scheme not in SCHEMES or not parts.hostname or port == 0:
-        raise ClientError("bad_url", "This is no WebSocket URL.", "Give it as wss://host[:port]/path.")
+        raise ClientError(
+            "bad_url",
+            "The URL is not one of a WebSocket.",
+            "Give it as wss://host[:port]/path, or https://host[:port].",
+        )
     if parts.username or parts.password:
         raise ClientError(
             "credential_in_url", "The URL holds a user or password.", "Take it out; use --token or --header."

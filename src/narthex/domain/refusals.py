@@ -57,7 +57,7 @@ TABLE: Final[dict[str, Row]] = {
         401,
         3500,
         "The token's key is not known",
-        "Check that token and gateway use the same issuer and key set.",
+        "Check that token and gateway use the same issuer and key set; `narthex token` needs the gateway's --data-dir.",
     ),
     "token_revoked": Row(401, 3500, "The token was revoked", "Sign in again."),
     "ticket_invalid": Row(

@@ -28,8 +28,8 @@ from narthex.errors import ClientError, ConfigError, NarthexError
 
 ENVIRONMENTS: Final = ("local", "staging", "production")
 NO_PROOF: Final = (
-    "There is nothing to prove oneself with to a deployed system. Set E2E_OAUTH_SIMULATION_KEY to its key or "
-    "NARTHEX_CI_OIDC_TOKEN to CI's token, or give --token."
+    "No proof is given for the deployed system. Set E2E_OAUTH_SIMULATION_KEY to the key of that system or "
+    "NARTHEX_CI_OIDC_TOKEN to the token of your CI, or give --token."
 )
 
 
@@ -62,7 +62,8 @@ def subject(options: Options, scenarios: Sequence[Scenario]) -> str:
     if not any(scenario.serves for scenario in scenarios):
         return f"{count} without a server"
     if options.base_url:
-        return f"{count} against the deployed {options.environment} at {options.base_url}"
+        deployed = "system" if options.environment == "local" else options.environment
+        return f"{count} against the deployed {deployed} at {options.base_url}"
     made = (
         "a local staging made for it (two gateways, NATS, PostgreSQL, an OIDC issuer, a proxy)"
         if runs_real_engines(options)
@@ -100,7 +101,9 @@ def _is_base_url(text: str) -> None:
         parts, good = urlsplit(""), False
     if not good:
         raise ClientError(
-            "bad_base_url", "--base-url is no address of a gateway.", "Give it as https://host[:port]."
+            "bad_base_url",
+            "--base-url is not an http:// or https:// URL of a gateway.",
+            "Give it as https://host[:port], without a query.",
         )
     if parts.username or parts.password:
         raise ClientError(
@@ -113,7 +116,9 @@ def _is_base_url(text: str) -> None:
 def _may_touch_production(options: Options) -> None:
     if not options.allow_production:
         raise ClientError(
-            "production", "Production is not tested by accident.", "Give --allow-production if it is meant."
+            "production",
+            "Tests against production need an explicit permission.",
+            "Add --allow-production if you mean to test production.",
         )
     if not options.base_url:
         raise ClientError("production", "There is no local production.", "Give --base-url.")

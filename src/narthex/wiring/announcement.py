@@ -32,7 +32,9 @@ def announce(settings: Settings, urls: Sequence[str], parts: Parts | None) -> No
         f"  health    {url}/ws/health",
     ]
     ring = parts.tokens.provider_keys if parts is not None else None
-    if not settings.provider_enabled:
+    if parts is not None and parts.verifier is not parts.tokens.verifier:
+        lines.append("  tokens    judged by your program's own verifier")
+    elif not settings.provider_enabled:
         lines.append("  tokens    from your issuer")
     elif parts is not None and ring is not None and _to_a_developer(settings):
         token = ring.mint(Identity(subject="developer", name="Developer"), ttl_s=TOKEN_TTL_S, now=parts.now())

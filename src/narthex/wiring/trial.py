@@ -82,7 +82,9 @@ def _issuer(settings: Settings, issuer: IssuerSettings) -> Callable[[], Awaitabl
             await router.stop()
             await fetcher.stop()
         if status.status != "healthy":
-            raise DependencyError("auth", f"{status.detail}.", "Start the issuer, or check its address.")
+            raise DependencyError(
+                "auth", f"{status.detail.rstrip('.')}.", "Start the issuer, or check its address."
+            )
         return status.detail.partition(": ")[2]
 
     return ask

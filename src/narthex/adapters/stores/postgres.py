@@ -276,7 +276,7 @@ class PostgresEngine:
             async with asyncio.timeout(self._timeout_s):
                 return await self._run(operation, writes=writes)
         except TimeoutError as error:
-            raise self._unreachable(f"nothing within {self._timeout_s:g} s") from error
+            raise self._unreachable(f"no answer within {self._timeout_s:g} s") from error
         finally:
             self._waiting -= 1
             if self._waiting == 0:
@@ -351,7 +351,7 @@ class PostgresEngine:
         """No host would do within the time of a start."""
         if isinstance(self._last, _READ_ONLY):
             return self._translated(self._last)
-        return self._unreachable("nothing in time")
+        return self._unreachable("no connection before the time-out")
 
     def _unreachable(self, why: str) -> DependencyError:
         return DependencyError(
