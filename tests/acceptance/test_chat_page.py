@@ -552,3 +552,61 @@ async def test_export_dark_mode_and_delete(gateway: Program, browser: Browser) -
         await expect(ada.page.get_by_role("heading", name="New thread")).to_be_visible()
         await expect(ada.page.get_by_role("link", name="echo take me along")).to_have_count(0)
         ada.check()
+
+
+async def test_a_thread_is_shared_by_a_link_that_asks_before_it_joins(
+    gateway: Program, browser: Browser
+) -> None:
+    """Copied by the owner, opened by a person who signs in first; a revoked one leads nowhere."""
+    async with (
+        visitor(browser, gateway.http, "link-owner") as ada,
+        visitor(browser, gateway.http, "link-guest", size=(390, 800)) as bob,
+    ):
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("echo our plan for the summer")
+        await ada.run("finished")
+        await ada.page.get_by_role("button", name="People in this thread").click()
+        await ada.page.get_by_role("button", name="Make a link").click()
+        field = ada.page.get_by_label("Link to this thread", exact=True)
+        url = await field.input_value()
+        assert url.startswith(f"{gateway.http}/#/join/")
+        await ada.shot("made")
+        await ada.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await ada.page.get_by_role("button", name="Copy the link to this thread").click()
+        await expect(ada.page.get_by_role("button", name="Copy the link to this thread")).to_contain_text(
+            "Copied"
+        )
+        assert await ada.page.evaluate("navigator.clipboard.readText()") == url
+
+        await bob.open(url.removeprefix(gateway.http))
+        await bob.sign_in("bob@example.org")
+        dialog = bob.page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("echo our plan for the summer")
+        await expect(dialog).to_contain_text("owned by ada")
+        await expect(dialog).to_contain_text("1 member")
+        assert "/join/" not in bob.page.url
+        await bob.shot("asks")
+        await dialog.get_by_role("button", name="Not now").click()
+        await expect(ada.page.locator(".people li")).to_have_count(1)
+        await bob.page.evaluate("(url) => { location.hash = new URL(url).hash; }", url)
+        await dialog.get_by_role("button", name="Join the thread").click()
+        await expect(dialog).to_have_count(0)
+        await expect(bob.page.locator(".said .name")).to_have_text("ada")
+        await expect(ada.page.locator(".people li")).to_have_count(2)
+
+        await ada.page.keyboard.press("Escape")
+        await ada.page.get_by_role("button", name="People in this thread").click()
+        await expect(ada.page.locator(".share")).to_contain_text("It was shown when it was made")
+        await ada.shot("open")
+        await ada.page.get_by_role("button", name="Revoke the link").click()
+        await expect(ada.page.get_by_role("button", name="Make a link")).to_be_visible()
+        await ada.page.get_by_role("button", name="Remove bob").click()
+        await expect(bob.page.get_by_role("heading", name="New thread")).to_be_visible()
+        await bob.page.evaluate("(url) => { location.hash = new URL(url).hash; }", url)
+        await expect(dialog).to_contain_text("The link leads to no thread")
+        await expect(dialog.get_by_role("button", name="Join the thread")).to_have_count(0)
+        await bob.shot("revoked")
+        assert url.rpartition("/")[2] not in gateway.log
+        ada.check()
+        bob.check()

@@ -33,6 +33,17 @@ async def test_members_and_invitations(tmp_path: Path) -> None:
             await ada.threads.remove_member(threads[2], "bob")
             assert await bob.threads.invitations() == []
             assert await bob.threads.leave([threads[0]]) == client.Many(done=[threads[0]], failed={})
+            assert await ada.threads.link(threads[2]) is None
+            made = await ada.threads.make_link(threads[2], days=1)
+            open_link = await ada.threads.link(threads[2])
+            assert open_link is not None
+            assert (open_link.created_by, open_link.expires_at) == ("ada", made.expires_at)
+            linked = await bob.threads.preview(made.token)
+            assert (linked.title, linked.creator_name, linked.members, linked.role) == ("T2", "Ada", 1, "")
+            assert await bob.threads.join(made.token) == threads[2]
+            assert (await bob.threads.preview(made.token)).thread_id == threads[2]
+            await ada.threads.revoke_link(threads[2])
+            assert await ada.threads.link(threads[2]) is None
             await bob.threads.block("ada")
             assert await bob.threads.blocked() == ["ada"]
             assert await ada.threads.add_member(threads[1], "bob") == "invited"

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
+from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ClientError
 from narthex.ports import memberships as port
 from narthex.ports.broker import Position
-from narthex.ports.memberships import Invitation, ShownInvitation
+from narthex.ports.memberships import Invitation, Joined, LinkedThread, ShownInvitation, ThreadLink
 from narthex.ports.store import Store
 from narthex.ports.threads import Message, Thread
 
@@ -240,6 +241,156 @@ class TestBlocking:
         assert port.MAX_BLOCKED > 2
         outcomes = [await store.memberships.block("a", "bob", name, 1.0) for name in ("x", "y", "z", "x")]
         assert outcomes == [True, True, False, True]
+
+
+def link(
+    digest: str = "d1",
+    *,
+    by: str = "ann",
+    at: float = 10.0,
+    until: float = 20.0,
+    limit: int = 5,
+    additions: int = 100,
+) -> ThreadLink:
+    """A link to t1."""
+    return ThreadLink(
+        thread_id="t1",
+        tenant="a",
+        digest=digest,
+        created_by=by,
+        creator_name="Ann",
+        created_at=at,
+        expires_at=until,
+        member_limit=limit,
+        additions=additions,
+    )
+
+
+async def join(
+    store: Store, user: str, digest: str = "d1", *, now: float = 11.0, tenant: str = "a"
+) -> Joined:
+    """`Memberships.join_by_link` with no invitation over yet."""
+    return await store.memberships.join_by_link(tenant, digest, user, since=0.0, now=now)
+
+
+class TestLinks:
+    """A thread's link, from its making to its end."""
+
+    async def test_a_link_is_shown_and_joined(self, store: Store) -> None:
+        """Looking makes no member; joining does once, and counts as an addition by the maker."""
+        await store.threads.create(thread("t1"))
+        assert await store.memberships.make_link(link())
+        assert await store.memberships.link("a", "t1", now=11.0) == link()
+        expected = LinkedThread(
+            thread_id="t1",
+            title="T t1",
+            created_by="ann",
+            creator_name="Ann",
+            members=1,
+            expires_at=20.0,
+            role="",
+        )
+        assert await store.memberships.linked("a", "d1", "bob", now=11.0) == expected
+        assert await store.threads.role("a", "t1", "bob") is None
+        assert await join(store, "bob") == Joined(outcome="joined", thread_id="t1")
+        assert await join(store, "bob") == Joined(outcome="present", thread_id="t1")
+        assert await store.threads.role("a", "t1", "bob") == "member"
+        assert await store.memberships.additions("a", "ann", 11.0) == 1
+        found = await store.memberships.linked("a", "d1", "bob", now=11.0)
+        assert found is not None
+        assert (found.role, found.members) == ("member", 2)
+
+    async def test_what_is_not_open_is_absent(self, store: Store) -> None:
+        """Unknown, over, replaced, revoked, another tenant's, a former owner's, a deleted thread's: one answer."""
+        await store.threads.create(thread("t1"))
+        await store.memberships.make_link(link())
+
+        async def absent(digest: str = "d1", *, now: float = 11.0, tenant: str = "a") -> bool:
+            shown = await store.memberships.linked(tenant, digest, "bob", now=now)
+            joined = await join(store, "bob", digest, now=now, tenant=tenant)
+            return shown is None and joined == Joined(outcome="absent")
+
+        assert await absent("d9")
+        assert await absent(now=20.0)
+        assert await store.memberships.link("a", "t1", now=20.0) is None
+        assert await absent(tenant="b")
+        assert not await store.memberships.revoke_link("b", "t1")
+        await store.memberships.make_link(link("d2"))
+        assert await absent("d1")
+        assert await store.memberships.revoke_link("a", "t1")
+        assert not await store.memberships.revoke_link("a", "t1")
+        assert await absent("d2")
+
+        await store.memberships.make_link(link("d3"))
+        await add(store, asked("cid"), direct=True)
+        await store.threads.remove_member("a", "t1", "ann")  # cid owns it now
+        assert await absent("d3")
+        assert await store.memberships.link("a", "t1", now=11.0) is None
+        assert not await store.memberships.make_link(link("d4"))
+        assert await store.memberships.make_link(link("d5", by="cid"))
+        assert await store.threads.delete("a", "t1") == "deleted"
+        await store.threads.create(thread("t1", by="cid"))
+        assert await absent("d5")
+        assert not await store.memberships.make_link(link("d6", by="eve"))
+
+    async def test_a_link_is_of_no_later_thread_of_the_same_id(self, store: Store) -> None:
+        """A program of the version before deletes a thread and leaves its link: a new thread does not inherit it."""
+
+        def forget() -> Operation[None]:
+            yield "DELETE FROM members WHERE thread_id = ?", ("t1",)
+            yield "DELETE FROM threads WHERE thread_id = ?", ("t1",)
+
+        await store.threads.create(thread("t1"))
+        await store.memberships.make_link(link(until=90.0))
+        await vars(store.memberships)["_engine"].write(forget())
+        await store.threads.create(thread("t1", at=50.0))
+        assert await join(store, "bob", now=51.0) == Joined(outcome="absent")
+
+    async def test_a_clock_that_is_behind_makes_a_link_that_is_open(self, store: Store) -> None:
+        """A link is never older than its thread."""
+        await store.threads.create(thread("t1", at=50.0))
+        assert await store.memberships.make_link(link(at=10.0, until=90.0))
+        found = await store.memberships.link("a", "t1", now=51.0)
+        assert found is not None
+        assert found.created_at == 50.0
+        assert (await join(store, "bob", now=51.0)).outcome == "joined"
+
+    async def test_limits_of_the_makers_plan(self, store: Store) -> None:
+        """Members and open invitations of others; additions of the day; ten at once pass neither."""
+        await store.threads.create(thread("t1"))
+        await add(store, asked("bob"))
+        await add(store, asked("cid"))
+        await store.memberships.make_link(link(limit=3))
+        assert await join(store, "dan") == Joined(outcome="full")
+        assert await join(store, "bob") == Joined(outcome="joined", thread_id="t1", invited=True)
+        assert await mine(store, "bob") == []
+        await store.memberships.make_link(link(limit=50, additions=6))
+        outcomes = [one.outcome for one in await asyncio.gather(*(join(store, f"u{n}") for n in range(10)))]
+        assert sorted(outcomes) == ["joined"] * 3 + ["spent"] * 7
+        await store.memberships.make_link(link(limit=9))
+        outcomes = [one.outcome for one in await asyncio.gather(*(join(store, f"v{n}") for n in range(10)))]
+        assert sorted(outcomes) == ["full"] * 7 + ["joined"] * 3
+
+    async def test_blocks_hold_for_links(self, store: Store) -> None:
+        """Whom the maker has blocked finds no link; a user who has blocked the maker is not added by it."""
+        await store.threads.create(thread("t1"))
+        await store.memberships.make_link(link())
+        await store.memberships.block("a", "ann", "eve", 11.0)
+        assert await store.memberships.linked("a", "d1", "eve", now=11.0) is None
+        assert await join(store, "eve") == Joined(outcome="absent")
+        await store.memberships.block("a", "bob", "ann", 11.0)
+        assert await join(store, "bob") == Joined(outcome="blocking")
+        await store.memberships.unblock("a", "bob", "ann")
+        assert (await join(store, "bob")).outcome == "joined"
+
+    async def test_a_thread_that_is_past_its_limit_has_no_link(self, store: Store) -> None:
+        """As absent as a deleted one."""
+        await store.threads.create(thread("t1"), plan="free")
+        await store.memberships.make_link(link())
+        kept = {"free": 5.0}
+        assert await store.memberships.linked("a", "d1", "bob", now=11.0, kept=kept) is None
+        joined = await store.memberships.join_by_link("a", "d1", "bob", since=0.0, now=11.0, kept=kept)
+        assert joined == Joined(outcome="absent")
 
 
 class TestThreadsOfAUser:

@@ -202,3 +202,92 @@ async def test_a_removed_member_lets_nobody_in_afterwards(running: Running) -> N
     assert (await friend.rpc("thread.invitations"))["invitations"] == []
     assert await failed(friend, "thread.invitation.accept", thread_id=thread) == (404, "invitation_not_found")
     assert (await ada.rpc("thread.get", thread_id=thread))["invited"] == []
+
+
+async def made_link(one: Raw, thread: str, **more: Any) -> str:
+    """The token of a new link."""
+    return str((await one.rpc("thread.link", thread_id=thread, **more))["token"])
+
+
+NO_LINK = (404, "link_not_found")
+
+
+async def test_a_link_shows_what_it_is_and_joins_only_when_asked(running: Running) -> None:
+    """Its owner and title before, membership after; every member is told, and an open invitation is answered."""
+    ada, bob = await client(running, "ada", name="Ada", plan="early"), await client(running, "bob")
+    thread = await thread_of(ada)
+    await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
+    assert await ada.rpc("thread.link.get", thread_id=thread) == {"link": None}
+    made = await ada.rpc("thread.link", thread_id=thread)
+    shown = (await ada.rpc("thread.link.get", thread_id=thread))["link"]
+    assert (shown["created_by"], shown["expires_at"]) == ("ada", made["expires_at"])
+    assert 7 * 86_400 - 60 < made["expires_at"] - shown["created_at"] <= 7 * 86_400
+    assert made["token"] not in str(shown)
+    preview = await bob.rpc("thread.link.preview", token=made["token"])
+    assert preview == {
+        "title": "Ours",
+        "created_by": "ada",
+        "creator_name": "Ada",
+        "members": 1,
+        "expires_at": made["expires_at"],
+        "role": "",
+        "thread_id": "",
+    }
+    assert await failed(bob, "thread.get", thread_id=thread) == (404, "thread_not_found")
+    for _ in range(2):
+        assert await bob.rpc("thread.join", token=made["token"]) == {"thread_id": thread}
+    assert await notice(ada, "narthex.thread_added") == {"threadId": thread, "userId": "bob", "by": "bob"}
+    assert await notice(bob, "narthex.invitation_closed") == {"threadId": thread, "state": "accepted"}
+    members = (await ada.rpc("thread.get", thread_id=thread))["members"]
+    assert [member["user_id"] for member in members] == ["ada", "bob"]
+    assert (await bob.rpc("thread.link.preview", token=made["token"]))["thread_id"] == thread
+    assert (await ada.rpc("limits"))["additions_per_day"]["used"] == 2  # the invitation, and the link
+
+
+async def test_wrong_revoked_and_foreign_tokens_get_one_answer(running: Running) -> None:
+    """Also from a removed member, whose link ends with the removal, and from a user whom the owner has blocked."""
+    ada, bob = await client(running, "ada", plan="early"), await client(running, "bob")
+    foreign = await client(running, "fay", tenant="other")
+    thread = await thread_of(ada)
+    token = await made_link(ada, thread)
+    methods = ("thread.link.preview", "thread.join")
+    for method in methods:
+        full = (await bob.call("rpc", method=method, data={"token": "wrong"}))["error"]
+        theirs = (await foreign.call("rpc", method=method, data={"token": token}))["error"]
+        assert theirs == full
+        assert (full["code"], full["message"].partition(":")[0]) == NO_LINK
+    assert await bob.rpc("thread.join", token=token) == {"thread_id": thread}
+    await ada.rpc("thread.members.remove", thread_id=thread, user_id="bob")
+    for method in methods:
+        assert await failed(bob, method, token=token) == NO_LINK
+    token = await made_link(ada, thread)
+    await ada.rpc("user.block", user_id="bob")
+    for method in methods:
+        assert await failed(bob, method, token=token) == NO_LINK
+    await ada.rpc("user.unblock", user_id="bob")
+    await bob.rpc("user.block", user_id="ada")
+    assert await failed(bob, "thread.join", token=token) == (403, "blocked")
+    await bob.rpc("user.unblock", user_id="ada")
+    newer = await made_link(ada, thread, days=30)
+    assert await failed(bob, "thread.join", token=token) == NO_LINK
+    await ada.rpc("thread.link.revoke", thread_id=thread)
+    assert await failed(bob, "thread.join", token=newer) == NO_LINK
+    for days in (0, 31):
+        assert (await failed(ada, "thread.link", thread_id=thread, days=days))[0] == 400
+
+
+async def test_only_owners_make_links_and_their_plan_bounds_them(running: Running) -> None:
+    """Members and strangers make and see none; the plan's size of a thread holds for those who join."""
+    ada, bob = await client(running, "ada", plan="free"), await client(running, "bob", plan="enterprise")
+    thread = await thread_of(ada)
+    token = await made_link(ada, thread)
+    for method in ("thread.link", "thread.link.get", "thread.link.revoke"):
+        assert await failed(bob, method, thread_id=thread) == (404, "thread_not_found")
+    await bob.rpc("thread.join", token=token)
+    for method in ("thread.link", "thread.link.get", "thread.link.revoke"):
+        assert await failed(bob, method, thread_id=thread) == (403, "not_owner")
+    cleo, dan = await client(running, "cleo", plan="enterprise"), await client(running, "dan")
+    await cleo.rpc("thread.join", token=token)
+    assert await failed(dan, "thread.join", token=token) == (429, "members_limit")
+    await cleo.rpc("thread.leave", thread_id=thread)  # leaving closes no link
+    assert await dan.rpc("thread.join", token=token) == {"thread_id": thread}

@@ -1,9 +1,9 @@
 """Who is in a thread: additions with the added user's consent, departures, blocked users.
 
-Not here: what members may do (`app/chat.py`). Rules: a user becomes a member of another's thread only by accepting
-an invitation, except where the tenant's setting says that members are added at once; every addition counts against
-the adder's plan, whatever becomes of it; a user who has blocked the inviter is not asked, and the inviter is not
-shown that: the answer is the same as for an open invitation.
+Not here: what members may do (`app/chat.py`), links (`app/thread_links.py`). Rules: a user becomes a member of
+another's thread only by accepting an invitation or by following a link, except where the tenant's setting says that
+members are added at once; every addition counts against the adder's plan, whatever becomes of it; a user who has
+blocked the inviter is not asked, and the inviter is not shown that: the answer is the same as for an open invitation.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 
 from narthex.app.chat import Chat
 from narthex.app.notices import Notices
+from narthex.app.thread_links import ThreadLinks
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import E2E_TENANT, Identity
 from narthex.domain.ids import user_key
@@ -38,6 +39,9 @@ class Memberships:
         now: seconds since the epoch.
         direct: tenants whose members are added without being asked; `*`: all. The e2e tenant always is one.
         kept: as `Chat`'s.
+
+    Attributes:
+        links: by which users join a thread themselves.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Memberships:
         self._now = now
         self._direct = frozenset(direct) | {E2E_TENANT}
         self._kept = kept or (lambda: KEEPS_ALL)
+        self.links = ThreadLinks(store.memberships, notices, chat, plans, now, self._kept)
 
     def direct(self, tenant: str) -> bool:
         """Whether members are added without being asked there."""
@@ -208,7 +213,7 @@ class Memberships:
     async def remove(self, identity: Identity, thread_id: str, user_id: str) -> None:
         """An owner removes anybody and takes back invitations, an inviter their own; everybody may leave. The
         removed user's connections lose the channel at once, and their open invitations end: else somebody of theirs
-        could still come in.
+        could still come in. When an owner removes a member, the thread's link is revoked.
 
         When the last owner leaves, who has been there longest becomes the owner; the last member cannot leave.
 
@@ -231,6 +236,8 @@ class Memberships:
                 await self._closed(tenant, user_id, thread_id, "withdrawn")
             return
         asked = [one for one in await self.invited(identity, thread_id) if one.invited_by == user_id]
+        if user_id != identity.subject and await self._threads.role(tenant, thread_id, user_id) is not None:
+            await self._memberships.revoke_link(tenant, thread_id)  # or the removed user comes back by it
         departure = await self._threads.remove_member(tenant, thread_id, user_id)
         if departure.outcome == "absent":
             raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)

@@ -21,7 +21,7 @@ from narthex.client.assembler import Proof, Pushed, RunAssembler
 from narthex.client.events import AguiEvent, Interrupt
 from narthex.client.refusals import Refused, SignedOut, Unreachable
 from narthex.client.run import Run, RunIncomplete
-from narthex.client.threads import Invitation, Many
+from narthex.client.threads import Invitation, LinkedThread, Many, OpenLink, ThreadLink
 from narthex.errors import ClientError, ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ __all__ = [
     "ClientError",
     "Interrupt",
     "Invitation",
+    "LinkedThread",
     "Many",
+    "OpenLink",
     "Proof",
     "Pushed",
     "Refused",
@@ -40,6 +42,7 @@ __all__ = [
     "RunAssembler",
     "RunIncomplete",
     "SignedOut",
+    "ThreadLink",
     "Unreachable",
     "connect",
 ]

@@ -1,4 +1,4 @@
-"""Who is in a thread: inviting, answering invitations, leaving, blocking. `Gateway.threads` is one.
+"""Who is in a thread: inviting, answering invitations, links, leaving, blocking. `Gateway.threads` is one.
 
 Rules: a method is one RPC of docs/protocol.md, under the same name; errors are those of `Gateway.rpc`.
 """
@@ -19,6 +19,36 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     invited_by: str
     inviter_name: str
     created_at: float
+
+
+class ThreadLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A link to a thread. `token` is shown this once; `expires_at` is seconds since the epoch."""
+
+    token: str
+    expires_at: float
+
+
+class OpenLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread's open link, without its token. Moments are seconds since the epoch."""
+
+    created_by: str
+    created_at: float
+    expires_at: float
+
+
+class LinkedThread(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread as a user with the token of its link is shown it.
+
+    `role` is yours, and `thread_id` the thread's, both empty unless you are a member already.
+    """
+
+    thread_id: str
+    title: str
+    created_by: str
+    creator_name: str
+    members: int
+    expires_at: float
+    role: str
 
 
 class Many(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +100,30 @@ class Threads:
         """Leave threads, up to 200 at once."""
         answer = await self._rpc("thread.leave", {"thread_ids": list(thread_ids)})
         return Many(done=answer["left"], failed=answer["failed"])
+
+    async def make_link(self, thread_id: str, days: int = 7) -> ThreadLink:
+        """Open a link (1-30 days) by which users of the tenant join the thread; an earlier one is over. For owners."""
+        answer = await self._rpc("thread.link", {"thread_id": thread_id, "days": days}, repeat=True)
+        return msgspec.convert(answer, ThreadLink)
+
+    async def link(self, thread_id: str) -> OpenLink | None:
+        """The thread's open link. For owners."""
+        answer = await self._rpc("thread.link.get", {"thread_id": thread_id}, repeat=True)
+        return msgspec.convert(answer["link"], OpenLink | None)
+
+    async def revoke_link(self, thread_id: str) -> None:
+        """Close the thread's link; its members stay. For owners."""
+        await self._rpc("thread.link.revoke", {"thread_id": thread_id}, repeat=True)
+
+    async def preview(self, token: str) -> LinkedThread:
+        """What you would join by the link with this token. Changes nothing."""
+        return msgspec.convert(
+            await self._rpc("thread.link.preview", {"token": token}, repeat=True), LinkedThread
+        )
+
+    async def join(self, token: str) -> str:
+        """Become a member by the link with this token; the thread's id. Harmless when repeated."""
+        return str((await self._rpc("thread.join", {"token": token}, repeat=True))["thread_id"])
 
     async def block(self, user_id: str) -> None:
         """Take no invitations by a user any more; they are not told."""

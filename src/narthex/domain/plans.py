@@ -14,6 +14,8 @@ from narthex.domain.identity import Identity, IdentityClass
 
 DAY_S: Final = 86_400.0
 INVITATION_DAYS: Final = 30  # an invitation that was not answered by then is over
+LINK_DAYS: Final = 7  # how long a link to a thread is open, unless its maker says otherwise
+MAX_LINK_DAYS: Final = 30
 GUEST_PLAN: Final = "guest"
 E2E_PLAN: Final = "mid"
 FALLBACK_PLAN: Final = "free"
@@ -30,7 +32,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         history_days: how long what is said in threads of a user is kept; None: no end.
         thread_members: members of one thread, invited users included.
         threads: threads that one user owns; None: any number.
-        additions_per_day: invitations and additions of others that one user makes in a UTC day.
+        additions_per_day: invitations and additions of others that one user makes in a UTC day; users who join by the
+            user's links count.
         exports: exports of one user at once.
     """
 

@@ -1,4 +1,4 @@
-"""Invitations to threads, blocked users and the day's count of additions, as the app needs them kept.
+"""Invitations and links to threads, blocked users and the day's count of additions, as the app needs them kept.
 
 Guarantees: as `ports/threads.py`: durable when a write returns, atomic, and nothing of another tenant exists.
 """
@@ -20,6 +20,7 @@ Addition = Literal[
     "added", "invited", "present", "pending", "hidden", "blocked", "full", "crowded", "spent", "absent"
 ]
 Acceptance = Literal["joined", "present", "full", "absent"]
+Joining = Literal["joined", "present", "full", "spent", "blocking", "absent"]
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,52 @@ class ShownInvitation(msgspec.Struct, frozen=True, kw_only=True):
     invited_by: str
     inviter_name: str
     created_at: float
+
+
+class ThreadLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A link by which users of the tenant join a thread. A thread has at most one.
+
+    Attributes:
+        digest: SHA-256 of its token in hex. The token is not stored.
+        created_by: the owner of the thread who made it. It is open only while they are an owner.
+        member_limit: how many members the thread may have by that owner's plan.
+        additions: how many users that owner may add in a UTC day; each user who joins counts.
+    """
+
+    thread_id: str
+    tenant: str
+    digest: str
+    created_by: str
+    creator_name: str
+    created_at: float
+    expires_at: float
+    member_limit: int
+    additions: int
+
+
+class LinkedThread(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread as a user with the token of its link is shown it.
+
+    Attributes:
+        members: how many it has.
+        role: the reader's; empty: they are no member.
+    """
+
+    thread_id: str
+    title: str
+    created_by: str
+    creator_name: str
+    members: int
+    expires_at: float
+    role: str
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of `join_by_link`; `invited`: an open invitation was answered by it."""
+
+    outcome: Joining
+    thread_id: str = ""
+    invited: bool = False
 
 
 class Memberships(Protocol):
@@ -110,6 +157,34 @@ class Memberships(Protocol):
 
     async def blocked(self, tenant: str, user_id: str) -> list[str]:
         """Whom the user has blocked, by id."""
+
+    async def make_link(self, link: ThreadLink) -> bool:
+        """Open a link to a thread; an earlier one of the thread is over. False: `created_by` owns no such thread."""
+
+    async def link(self, tenant: str, thread_id: str, *, now: float) -> ThreadLink | None:
+        """The thread's open link. A link is open until `expires_at`, unless it is revoked or replaced, its thread is
+        deleted, or its maker is no owner of the thread any more.
+        """
+
+    async def revoke_link(self, tenant: str, thread_id: str) -> bool:
+        """Close the thread's link; False: there was none."""
+
+    async def linked(
+        self, tenant: str, digest: str, user_id: str, *, now: float, kept: Kept = KEEPS_ALL
+    ) -> LinkedThread | None:
+        """The thread to which an open link leads; None: no such link, or its maker has blocked `user_id`."""
+
+    async def join_by_link(
+        self, tenant: str, digest: str, user_id: str, *, since: float, now: float, kept: Kept = KEEPS_ALL
+    ) -> Joined:
+        """Make `user_id` a member of the thread to which an open link leads; counts as an addition by its maker.
+        Invitations from before `since` are over.
+
+        Returns:
+            `joined`; `present` (a member already), `full` (members and open invitations of others are `member_limit`),
+            `spent` (the maker's additions of the day are used), `blocking` (`user_id` has blocked the maker), `absent`
+            (as `linked`).
+        """
 
     async def owned(self, tenant: str, user_id: str, kept: Kept = KEEPS_ALL) -> int:
         """How many threads the user owns."""

@@ -7,7 +7,7 @@
 
 import { computed, signal, type Signal } from "@preact/signals";
 
-import { SignedOut, type Custom, type Refusal } from "@narthex/client";
+import { SignedOut, type Custom, type LinkedThread, type Refusal } from "@narthex/client";
 
 import { Attention } from "./attention.ts";
 import { Connection } from "./connection.ts";
@@ -52,6 +52,8 @@ export class App {
   people = new People("", null);
   /** Whose own link was opened. */
   readonly inviting: Signal<{ user: string; name: string } | null> = signal(null);
+  /** The token of a link to a thread that was opened. */
+  readonly joining = signal("");
   /** Calls the person back to a page that is in the background. */
   readonly attention = new Attention((threadId) => this.go(threadId));
   readonly session = new Session();
@@ -180,6 +182,35 @@ export class App {
     return state;
   }
 
+  /** Open a link by which others join a thread; an earlier one of the thread is over. */
+  async makeLink(threadId: string): Promise<{ url: string; expiresAt: number }> {
+    const { token, expires_at } = await this.connection.rpc("thread.link", { thread_id: threadId });
+    // Behind the #, so that no server and no log on the way sees the token.
+    return { url: `${location.origin}${location.pathname}#/join/${token}`, expiresAt: expires_at * 1000 };
+  }
+
+  /** When a thread's open link is over, in milliseconds; null: it has none. */
+  async linkOf(threadId: string): Promise<number | null> {
+    const { link } = await this.connection.rpc("thread.link.get", { thread_id: threadId });
+    return link && link.expires_at * 1000;
+  }
+
+  async revokeLink(threadId: string): Promise<void> {
+    await this.connection.rpc("thread.link.revoke", { thread_id: threadId });
+  }
+
+  /** What this person would join by a link. */
+  preview(token: string): Promise<LinkedThread> {
+    return this.connection.rpc("thread.link.preview", { token });
+  }
+
+  /** Become a member by a link, and open the thread. */
+  async join(token: string): Promise<void> {
+    const { thread_id } = await this.connection.rpc("thread.join", { token });
+    await this.#reload();
+    this.go(thread_id);
+  }
+
   /** Whom this person has blocked. */
   async blocked(): Promise<string[]> {
     return (await this.connection.rpc("user.blocked", {})).users;
@@ -295,6 +326,7 @@ export class App {
     this.unseen.value = new Set();
     this.threads.value = [];
     this.invitations.value = [];
+    this.joining.value = "";
     this.moreThreads.value = false;
     clearTimeout(this.#reloading);
     // That nobody is signed in is no news; a credential that is not accepted any more is, and a sign-in that failed.
@@ -365,6 +397,11 @@ export class App {
     if (invited) {
       this.inviting.value = { user: decoded(invited), name: decoded(name).slice(0, 100) };
       history.replaceState(null, "", "#/");
+    }
+    const [, token = ""] = /^#\/join\/([\w-]+)$/.exec(location.hash) ?? [];
+    if (token) {
+      this.joining.value = token;
+      history.replaceState(null, "", "#/"); // the token stays in no history
     }
     const [, id = "", message = ""] = /^#\/t\/([^/?]+)(?:\?m=(.+))?/.exec(location.hash) ?? [];
     const wanted = decoded(id);

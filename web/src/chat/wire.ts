@@ -2,7 +2,7 @@
  * What the gateway's RPC methods take and give (docs/protocol.md), as types. Moments are seconds since the epoch.
  */
 
-import type { Json } from "@narthex/client";
+import type { Json, LinkedThread, OpenLink, ThreadLink } from "@narthex/client";
 
 export interface Thread {
   thread_id: string;
@@ -157,6 +157,11 @@ export interface Methods {
   "thread.invitations": [{ limit?: number }, { invitations: Invitation[] }];
   "thread.invitation.accept": [{ thread_id: string }, { thread_id: string }];
   "thread.invitation.decline": [{ thread_id: string }, object];
+  "thread.link": [{ thread_id: string; days?: number }, ThreadLink];
+  "thread.link.get": [{ thread_id: string }, { link: OpenLink | null }];
+  "thread.link.revoke": [{ thread_id: string }, object];
+  "thread.link.preview": [{ token: string }, LinkedThread];
+  "thread.join": [{ token: string }, { thread_id: string }];
   "user.block": [{ user_id: string }, object];
   "user.unblock": [{ user_id: string }, object];
   "user.blocked": [Record<string, never>, { users: string[] }];

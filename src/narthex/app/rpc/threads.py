@@ -10,6 +10,7 @@ from narthex.app.chat import TITLE_CHARS
 from narthex.app.rpc.basics import Nothing
 from narthex.app.rpc.methods import typed, who
 from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
+from narthex.domain.plans import LINK_DAYS, MAX_LINK_DAYS
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
@@ -43,7 +44,7 @@ class Get(Identified, frozen=True):
 
 
 class One(Identified, frozen=True):
-    """Params of `thread.delete`, `thread.invitation.accept` and `typing`."""
+    """Params of `thread.delete`, `thread.invitation.accept`, `thread.link.get`, `thread.link.revoke` and `typing`."""
 
     thread_id: Ident
 
@@ -82,6 +83,19 @@ class User(Identified, frozen=True):
     """Params of `user.block` and `user.unblock`."""
 
     user_id: Ident
+
+
+class Link(Identified, frozen=True):
+    """Params of `thread.link`."""
+
+    thread_id: Ident
+    days: Annotated[int, msgspec.Meta(ge=1, le=MAX_LINK_DAYS)] = LINK_DAYS
+
+
+class Token(msgspec.Struct, frozen=True):
+    """Params of `thread.link.preview` and `thread.join`."""
+
+    token: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Read(Identified, frozen=True):
@@ -179,6 +193,32 @@ async def _blocked(connection: Connection, params: Nothing) -> object:  # noqa: 
     return {"users": await connection.services.memberships.blocked(who(connection))}
 
 
+async def _link(connection: Connection, params: Link) -> object:
+    links = connection.services.memberships.links
+    token, expires_at = await links.make(who(connection), params.thread_id, params.days)
+    return {"token": token, "expires_at": expires_at}
+
+
+async def _link_of(connection: Connection, params: One) -> object:
+    found = await connection.services.memberships.links.of_thread(who(connection), params.thread_id)
+    shown = ("created_by", "created_at", "expires_at")
+    return {"link": found and {name: getattr(found, name) for name in shown}}
+
+
+async def _revoke_link(connection: Connection, params: One) -> object:
+    await connection.services.memberships.links.revoke(who(connection), params.thread_id)
+    return {}
+
+
+async def _preview(connection: Connection, params: Token) -> object:
+    found = await connection.services.memberships.links.preview(who(connection), params.token)
+    return found if found.role else msgspec.structs.replace(found, thread_id="")
+
+
+async def _join(connection: Connection, params: Token) -> object:
+    return {"thread_id": await connection.services.memberships.links.join(who(connection), params.token)}
+
+
 async def _read(connection: Connection, params: Read) -> object:
     await connection.services.chat.mark_read(who(connection), params.thread_id, params.offset)
     return {}
@@ -205,6 +245,11 @@ METHODS: Final = {
     "thread.invitations": typed(List, _invitations),
     "thread.invitation.accept": typed(One, _accept),
     "thread.invitation.decline": typed(OneOrMany, _decline),
+    "thread.link": typed(Link, _link),
+    "thread.link.get": typed(One, _link_of),
+    "thread.link.revoke": typed(One, _revoke_link),
+    "thread.link.preview": typed(Token, _preview),
+    "thread.join": typed(Token, _join),
     "user.block": typed(User, _block),
     "user.unblock": typed(User, _unblock),
     "user.blocked": typed(Nothing, _blocked),

@@ -6,6 +6,6 @@ export { RunAssembler, normalForm, runDigest, type Proof, type Pushed } from "./
 export { closeCodeFor, reconnects, refusalFromClose, refusalFromProblem, type Refusal } from "./refusal.ts";
 export { EMPTY_VIEW, fold, textOf, viewOf } from "./view.ts";
 export type { Part, ReasoningPart, RunPhase, RunView, SteerPart, StepPart, TextPart, ToolPart } from "./view.ts";
-export { Threads, type Invitation, type Many, type RpcClient } from "./threads.ts";
+export { Threads, type Invitation, type LinkedThread, type Many, type OpenLink, type RpcClient, type ThreadLink } from "./threads.ts";
 export { NarthexSocket, SignedOut, narthexWebSocket } from "./websocket.ts";
 export type { CloseInfo, RawSocket, WebSocketConstructor, WebSocketOptions } from "./websocket.ts";

@@ -1,5 +1,5 @@
 /**
- * Who is in a thread: inviting, answering invitations, leaving, blocking. A method is one RPC of docs/protocol.md; it
+ * Who is in a thread: inviting, answering invitations, links, leaving, blocking. A method is one RPC of docs/protocol.md; it
  * fails as the SDK's `rpc` fails, with `{code, message}`.
  */
 
@@ -15,6 +15,30 @@ export interface Invitation {
   invited_by: string;
   inviter_name: string;
   created_at: number;
+}
+
+/** A link to a thread. `token` is shown this once; `expires_at` is seconds since the epoch. */
+export interface ThreadLink {
+  token: string;
+  expires_at: number;
+}
+
+/** A thread's open link, without its token. Moments are seconds since the epoch. */
+export interface OpenLink {
+  created_by: string;
+  created_at: number;
+  expires_at: number;
+}
+
+/** A thread as a user with its link's token is shown it. `role` and `thread_id` are empty unless you are a member. */
+export interface LinkedThread {
+  thread_id: string;
+  title: string;
+  created_by: string;
+  creator_name: string;
+  members: number;
+  expires_at: number;
+  role: "" | "owner" | "member";
 }
 
 /** What became of a call for many threads: `failed` is thread id → error name. */
@@ -70,6 +94,31 @@ export class Threads {
       thread_ids: threadIds,
     });
     return { done: answer.left, failed: answer.failed };
+  }
+
+  /** Open a link (1-30 days) by which users of the tenant join the thread; an earlier one is over. For owners. */
+  makeLink(threadId: string, days = 7): Promise<ThreadLink> {
+    return this.#call<ThreadLink>("thread.link", { thread_id: threadId, days });
+  }
+
+  /** The thread's open link. For owners. */
+  async link(threadId: string): Promise<OpenLink | null> {
+    return (await this.#call<{ link: OpenLink | null }>("thread.link.get", { thread_id: threadId })).link;
+  }
+
+  /** Close the thread's link; its members stay. For owners. */
+  async revokeLink(threadId: string): Promise<void> {
+    await this.#call("thread.link.revoke", { thread_id: threadId });
+  }
+
+  /** What you would join by the link with this token. Changes nothing. */
+  preview(token: string): Promise<LinkedThread> {
+    return this.#call<LinkedThread>("thread.link.preview", { token });
+  }
+
+  /** Become a member by the link with this token; the thread's id. Harmless when repeated. */
+  async join(token: string): Promise<string> {
+    return (await this.#call<{ thread_id: string }>("thread.join", { token })).thread_id;
   }
 
   /** Take no invitations by a user any more; they are not told. */

@@ -7,6 +7,7 @@ import type { App } from "../app.ts";
 import { said, type Conversation } from "../conversation.ts";
 import { CopyButton } from "./CopyButton.tsx";
 import { Dialog } from "./Dialog.tsx";
+import { ShareLink } from "./ShareLink.tsx";
 import { initials } from "./words.ts";
 
 export function Members({ app, conversation, onClose }: { app: App; conversation: Conversation; onClose: () => void }): JSX.Element {
@@ -77,6 +78,7 @@ export function Members({ app, conversation, onClose }: { app: App; conversation
         <p class="hint">People you have met in threads are found by name. Others need your link to invite you: <CopyButton text={() => app.ownLink} label="Copy your own link" words="Copy your link" /></p>
         <p class="hint">Your user id is <code>{me}</code> <CopyButton text={() => me} label="Copy your user id" /></p>
       </form>
+      {owner && <ShareLink app={app} threadId={conversation.id.value} />}
     </Dialog>
   );
 }

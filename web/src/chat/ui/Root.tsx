@@ -5,6 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 
 import type { App } from "../app.ts";
 import { Invite } from "./Invite.tsx";
+import { Join } from "./Join.tsx";
 import { RefusalCard } from "./RefusalCard.tsx";
 import { Search } from "./Search.tsx";
 import { Sidebar } from "./Sidebar.tsx";
@@ -63,6 +64,7 @@ function Inside({ app }: { app: App }): JSX.Element {
       {conversation ? <Thread key={conversation.serial} app={app} conversation={conversation} onMenu={() => setSide(true)} /> : <Arriving app={app} />}
       {searching && <Search app={app} onClose={() => setSearching(false)} />}
       {app.inviting.value && app.me.value && <Invite app={app} {...app.inviting.value} onClose={() => (app.inviting.value = null)} />}
+      {app.joining.value && app.me.value && <Join key={app.joining.value} app={app} token={app.joining.value} onClose={() => (app.joining.value = "")} />}
       {app.toast.value && <p class="toast" role="status">{app.toast.value}</p>}
     </div>
   );

@@ -2,6 +2,7 @@
 
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 
 /** `14:02` today, `3 Nov` otherwise; empty for no time. */
@@ -27,6 +28,11 @@ export function dateGroup(ms: number, now: number = Date.now()): string {
 
 export function fullTime(ms: number): string {
   return ms ? full.format(new Date(ms)) : "";
+}
+
+/** `6 Dec 2026, 21:43`: until when something holds. */
+export function until(ms: number): string {
+  return moment.format(new Date(ms));
 }
 
 /** `0.4 s`, `12 s`, `3 min`. */

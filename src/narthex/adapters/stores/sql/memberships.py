@@ -11,7 +11,10 @@ from typing import Final
 
 import msgspec
 
+from narthex.adapters.stores.sql import links
 from narthex.adapters.stores.sql.dialect import Dialect
+from narthex.adapters.stores.sql.joining import additions as count_additions
+from narthex.adapters.stores.sql.joining import count_addition, has_blocked, is_member, join
 from narthex.adapters.stores.sql.operation import Engine, Operation, Shape
 from narthex.adapters.stores.sql.retention import not_past
 from narthex.ports.memberships import (
@@ -20,11 +23,13 @@ from narthex.ports.memberships import (
     Acceptance,
     Addition,
     Invitation,
+    Joined,
+    LinkedThread,
     ShownInvitation,
+    ThreadLink,
 )
 from narthex.ports.threads import KEEPS_ALL, Kept
 
-DAY_S: Final = 86_400.0
 MAX_LIMIT: Final = 200
 
 _INVITATION: Final = Shape(Invitation)
@@ -43,7 +48,7 @@ class SqlMemberships:
 
     async def additions(self, tenant: str, user_id: str, now: float) -> int:
         """See the port."""
-        return await self._engine.read(_additions(tenant, user_id, now))
+        return await self._engine.read(count_additions(tenant, user_id, now))
 
     async def invitations(
         self,
@@ -89,6 +94,32 @@ class SqlMemberships:
         """See the port."""
         return await self._engine.read(_blocked(tenant, user_id))
 
+    async def make_link(self, link: ThreadLink) -> bool:
+        """See the port."""
+        return await self._engine.write(links.make(self._dialect, link))
+
+    async def link(self, tenant: str, thread_id: str, *, now: float) -> ThreadLink | None:
+        """See the port."""
+        return await self._engine.read(links.of_thread(tenant, thread_id, now))
+
+    async def revoke_link(self, tenant: str, thread_id: str) -> bool:
+        """See the port."""
+        return await self._engine.write(links.revoke(tenant, thread_id))
+
+    async def linked(
+        self, tenant: str, digest: str, user_id: str, *, now: float, kept: Kept = KEEPS_ALL
+    ) -> LinkedThread | None:
+        """See the port."""
+        return await self._engine.read(links.shown(tenant, digest, user_id, now, kept))
+
+    async def join_by_link(
+        self, tenant: str, digest: str, user_id: str, *, since: float, now: float, kept: Kept = KEEPS_ALL
+    ) -> Joined:
+        """See the port."""
+        return await self._engine.write(
+            links.join(self._dialect, tenant, digest, user_id, since=since, now=now, kept=kept)
+        )
+
     async def owned(self, tenant: str, user_id: str, kept: Kept = KEEPS_ALL) -> int:
         """See the port."""
         return await self._engine.read(count_owned(tenant, user_id, kept))
@@ -121,7 +152,7 @@ def _add(
     if not thread:
         return "absent"
     of_thread = (thread_id, tenant)
-    if (yield from _is_member(tenant, thread_id, user_id)):
+    if (yield from is_member(tenant, thread_id, user_id)):
         return "present"
     # What is over neither counts nor stands in the way of a new one.
     yield "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?", (*of_thread, since)
@@ -129,7 +160,7 @@ def _add(
         "SELECT hidden FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
         (*of_thread, user_id),
     )
-    hidden = yield from _has_blocked(tenant, user_id, invitation.invited_by)
+    hidden = yield from has_blocked(tenant, user_id, invitation.invited_by)
     # One that its user is not shown stands in nobody's way but that of an inviter whom they have blocked too: else
     # a blocked member, by asking first, would keep everybody else's invitation from them.
     if rows and not direct and (hidden or not rows[0][0]):
@@ -141,12 +172,12 @@ def _add(
     )
     if members[0][0] + asked[0][0] >= invitation.member_limit:
         return "full"
-    if (yield from _additions(tenant, invitation.invited_by, invitation.created_at)) >= additions:
+    if (yield from count_additions(tenant, invitation.invited_by, invitation.created_at)) >= additions:
         return "spent"
     if hidden and direct:
         return "blocked"
     if direct:
-        yield from _join(tenant, thread_id, user_id, invitation.created_at)
+        yield from join(tenant, thread_id, user_id, invitation.created_at)
     else:
         yield (
             "DELETE FROM invitations WHERE tenant = ? AND user_id = ? AND created_at < ?",
@@ -167,58 +198,8 @@ def _add(
             f"INSERT INTO invitations ({_INVITATION.columns}) VALUES ({_INVITATION.placeholders})",
             _INVITATION.values(msgspec.structs.replace(invitation, hidden=hidden)),
         )
-    yield from _count_addition(tenant, invitation.invited_by, invitation.created_at)
+    yield from count_addition(tenant, invitation.invited_by, invitation.created_at)
     return "added" if direct else "hidden" if hidden else "invited"
-
-
-def _has_blocked(tenant: str, user_id: str, inviter: str) -> Operation[bool]:
-    rows = yield (
-        "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
-        (tenant, user_id, inviter),
-    )
-    return bool(rows)
-
-
-def _is_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
-    rows = yield (
-        "SELECT 1 FROM members WHERE thread_id = ? AND tenant = ? AND user_id = ?",
-        (thread_id, tenant, user_id),
-    )
-    return bool(rows)
-
-
-def _join(tenant: str, thread_id: str, user_id: str, now: float) -> Operation[None]:
-    yield (
-        "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
-        (thread_id, tenant, user_id),
-    )
-    yield (
-        (
-            "INSERT INTO members (thread_id, user_id, tenant, role, joined_at, read_offset)"
-            " VALUES (?, ?, ?, 'member', ?, 0)"
-        ),
-        (thread_id, user_id, tenant, now),
-    )
-
-
-def _additions(tenant: str, user_id: str, now: float) -> Operation[int]:
-    rows = yield (
-        "SELECT used FROM additions WHERE tenant = ? AND user_id = ? AND day = ?",
-        (tenant, user_id, int(now // DAY_S)),
-    )
-    return int(rows[0][0]) if rows else 0
-
-
-def _count_addition(tenant: str, user_id: str, now: float) -> Operation[None]:
-    day = int(now // DAY_S)
-    yield "DELETE FROM additions WHERE tenant = ? AND user_id = ? AND day < ?", (tenant, user_id, day - 1)
-    yield (
-        (
-            "INSERT INTO additions (tenant, user_id, day, used) VALUES (?, ?, ?, 1)"
-            " ON CONFLICT (tenant, user_id, day) DO UPDATE SET used = additions.used + 1"
-        ),
-        (tenant, user_id, day),
-    )
 
 
 def _invitations(
@@ -279,7 +260,7 @@ def _accept(
     )
     if not thread:
         return "absent"
-    if (yield from _is_member(tenant, thread_id, user_id)):
+    if (yield from is_member(tenant, thread_id, user_id)):
         return "present"
     rows = yield (
         (
@@ -293,7 +274,7 @@ def _accept(
     members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
     if members[0][0] >= rows[0][0]:
         return "full"
-    yield from _join(tenant, thread_id, user_id, now)
+    yield from join(tenant, thread_id, user_id, now)
     return "joined"
 
 

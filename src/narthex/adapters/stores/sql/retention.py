@@ -65,7 +65,7 @@ def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[st
         return "busy"
     yield from each(dialect.search_removed(thread_id))
     yield "DELETE FROM log_epochs WHERE thread_id = ?", (thread_id,)
-    for table in ("invitations", "interrupts", "runs", "messages", "members", "threads"):
+    for table in ("thread_links", "invitations", "interrupts", "runs", "messages", "members", "threads"):
         yield f"DELETE FROM {table} WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
     yield _cut(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))
     return "deleted"

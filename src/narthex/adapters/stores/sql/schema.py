@@ -182,6 +182,11 @@ MIGRATIONS: Final = (
             "CREATE INDEX messages_by_place ON messages (thread_id, place, created_at, seq)",
             """CREATE TABLE log_epochs (thread_id TEXT NOT NULL, epoch TEXT NOT NULL, base BIGINT NOT NULL,
                PRIMARY KEY (thread_id, epoch))""",
+            # At most one link a thread. Its token is not stored: `digest` is the token's SHA-256.
+            """CREATE TABLE thread_links (thread_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, digest TEXT NOT NULL,
+               created_by TEXT NOT NULL, creator_name TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
+               expires_at DOUBLE PRECISION NOT NULL, member_limit BIGINT NOT NULL, additions BIGINT NOT NULL)""",
+            "CREATE UNIQUE INDEX thread_links_by_digest ON thread_links (tenant, digest)",
         ),
     ),
 )

@@ -1,0 +1,67 @@
+"""The rows that every way into a thread reads and writes: the member, the adder's additions of the day, blocks. In SQL.
+
+Rules: callers hold the lock of the thread, and then that of the adder's additions.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from narthex.adapters.stores.sql.operation import Operation
+
+DAY_S: Final = 86_400.0
+
+
+def is_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
+    """Whether the user is in the thread."""
+    rows = yield (
+        "SELECT 1 FROM members WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+        (thread_id, tenant, user_id),
+    )
+    return bool(rows)
+
+
+def join(tenant: str, thread_id: str, user_id: str, now: float) -> Operation[None]:
+    """Insert the member; an invitation of theirs is answered by that."""
+    yield (
+        "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+        (thread_id, tenant, user_id),
+    )
+    yield (
+        (
+            "INSERT INTO members (thread_id, user_id, tenant, role, joined_at, read_offset)"
+            " VALUES (?, ?, ?, 'member', ?, 0)"
+        ),
+        (thread_id, user_id, tenant, now),
+    )
+
+
+def additions(tenant: str, user_id: str, now: float) -> Operation[int]:
+    """How many additions the user has made in the UTC day of `now`."""
+    rows = yield (
+        "SELECT used FROM additions WHERE tenant = ? AND user_id = ? AND day = ?",
+        (tenant, user_id, int(now // DAY_S)),
+    )
+    return int(rows[0][0]) if rows else 0
+
+
+def count_addition(tenant: str, user_id: str, now: float) -> Operation[None]:
+    """Count one more."""
+    day = int(now // DAY_S)
+    yield "DELETE FROM additions WHERE tenant = ? AND user_id = ? AND day < ?", (tenant, user_id, day - 1)
+    yield (
+        (
+            "INSERT INTO additions (tenant, user_id, day, used) VALUES (?, ?, ?, 1)"
+            " ON CONFLICT (tenant, user_id, day) DO UPDATE SET used = additions.used + 1"
+        ),
+        (tenant, user_id, day),
+    )
+
+
+def has_blocked(tenant: str, user_id: str, blocked_id: str) -> Operation[bool]:
+    """Whether the user takes no invitations from `blocked_id`."""
+    rows = yield (
+        "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
+        (tenant, user_id, blocked_id),
+    )
+    return bool(rows)

@@ -1,0 +1,57 @@
+"""Links to threads where no client is needed to see it: guests, and an owner who stops being one meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.errors import ClientError
+from tests.app.test_chat import ADA, BOB, House, house
+
+__all__ = ["house"]
+
+GUEST = Identity(tenant="default", subject="guest-1", identity_class=IdentityClass.GUEST)
+
+
+@pytest.mark.parametrize("token", ["real", "wrong"])
+async def test_a_guest_has_to_sign_in_whatever_the_token(house: House, token: str) -> None:
+    """The same answer for a token that leads somewhere and for one that does not."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    links = house.memberships.links
+    if token == "real":
+        token, _ = await links.make(ADA, thread, 7)
+    for ask in (links.preview(GUEST, token), links.join(GUEST, token)):
+        with pytest.raises(ClientError) as caught:
+            await ask
+        assert (caught.value.code, caught.value.number) == ("sign_in_required", 403)
+
+
+async def test_the_database_has_no_token(house: House, tmp_path: Path) -> None:
+    """A copy of the store lets no one in."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    token, _ = await house.memberships.links.make(ADA, thread, 7)
+    assert await house.memberships.links.join(BOB, token) == thread
+    assert not await asyncio.to_thread(_holds, tmp_path, token.encode())
+    assert await asyncio.to_thread(_holds, tmp_path, hashlib.sha256(token.encode()).hexdigest().encode())
+
+
+def _holds(directory: Path, text: bytes) -> bool:
+    return any(text in file.read_bytes() for file in directory.iterdir())
+
+
+async def test_a_link_is_over_at_its_moment(house: House) -> None:
+    """A day is a day; the one before it the link is open."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    token, expires_at = await house.memberships.links.make(ADA, thread, 1)
+    assert expires_at == house.time + 86_400
+    house.time = expires_at - 1
+    assert (await house.memberships.links.preview(BOB, token)).created_by == "ada"
+    house.time = expires_at
+    assert await house.memberships.links.of_thread(ADA, thread) is None
+    with pytest.raises(ClientError) as caught:
+        await house.memberships.links.join(BOB, token)
+    assert caught.value.code == "link_not_found"
