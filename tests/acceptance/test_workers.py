@@ -11,6 +11,7 @@ import pytest
 
 from tests.acceptance.program import Program, running
 from tests.acceptance.sdk import Person, person
+from tests.timing import within
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
 
@@ -112,3 +113,19 @@ async def test_one_sigterm_drains_all_and_leaves_nobody(pair: Program) -> None:
     _, left = await asyncio.to_thread(psutil.wait_procs, family, 5)  # the last to go notes its parent's end
     assert left == []
     assert "nats://narthex:" not in pair.log
+
+
+@pytest.mark.parametrize("words", [(), ("--node", "*")], ids=["the one that answers", "all"])
+async def test_a_drain_command_stops_all_and_nothing_is_started_again(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """`narthex drain` ends the whole `serve --workers` as SIGTERM does: exit 0, and no worker takes its place."""
+    key = "an-admin-key-of-decent-length-0123456789"
+    async with running(tmp_path, {"NARTHEX_ADMIN_KEY": key}, ("--workers", "2")) as program:
+        assert program.process is not None
+        done = await asyncio.to_thread(
+            program.run, "drain", program.http, *words, env={"NARTHEX_ADMIN_KEY": key}
+        )
+        assert done.returncode == 0, done.stderr
+        assert await asyncio.to_thread(program.process.wait, within(20)) == 0
+        assert "a worker died" not in program.log

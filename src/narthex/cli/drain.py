@@ -26,7 +26,8 @@ def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.
     """Drain an instance and wait until it is gone.
 
     It refuses newcomers with 503, ends or hands over its runs, closes its sockets in paced batches (SDKs
-    reconnect elsewhere), and exits. The admin key comes from NARTHEX_ADMIN_KEY or --key.
+    reconnect elsewhere), and exits. With --workers the whole `narthex serve` does. The admin key comes from
+    NARTHEX_ADMIN_KEY or --key.
 
     Examples:
         narthex drain http://127.0.0.1:8000

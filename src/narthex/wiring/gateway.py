@@ -207,7 +207,7 @@ class Gateway:
             lifespan="off",
             own_signals=own_signals,
         )
-        parts.stop_server = server.stop
+        parts.stop_server = server.stop_once
         starting = asyncio.get_running_loop().create_task(self._start(parts, opened, on_ready))
         starting.add_done_callback(lambda task: None if _fine(task) else server.stop())
         try:

@@ -128,6 +128,8 @@ class Parts:
         self._make_connections(loop)
         self.lifecycle = self._make_lifecycle()
         self.stop_server: Callable[[], None] = lambda: None  # the gateway sets it once there is a server
+        # one of several workers reports the command to its parent
+        self.on_drain_command: Callable[[], None] = lambda: None
 
     # -- making --------------------------------------------------------------------------------------------
 
@@ -281,7 +283,7 @@ class Parts:
         self.services.fresh = self.staleness.fresh
         controls.on("run", self.engine.control)
         controls.on("runs_available", self.engine.control)
-        controls.on("drain", lambda _: self.stop_server())
+        controls.on("drain", lambda _: self._drain_on_command())
         controls.on("revoke", self.revocations.control)
         self.revocations.listen(self._revoked)
         for ring in (self.tokens.provider_keys, self.tokens.e2e_keys):
@@ -335,9 +337,13 @@ class Parts:
     async def drain_node(self, node: str) -> None:
         """Drain this node (empty), another by its id, or all (`*`), as SIGTERM does."""
         if node in ("", self.node):
-            asyncio.get_running_loop().call_later(DRAIN_AFTER_S, self.stop_server)
+            asyncio.get_running_loop().call_later(DRAIN_AFTER_S, self._drain_on_command)
         else:
             await self.broker.control(Control("drain", {}, "" if node == "*" else node))
+
+    def _drain_on_command(self) -> None:
+        self.on_drain_command()
+        self.stop_server()
 
     def plan(self, identity: Identity) -> Plan:
         """The plan whose limits hold for somebody."""

@@ -6,7 +6,8 @@
 
 Not here: what a gateway is (`gateway`), how a worker's life is felt (`pulse`). Rules: the parent serves nothing, so
 that nothing of a client can end it; a worker that dies, or whose event loop stands still, is replaced, slower each
-time; one SIGTERM drains all of them at once, within one grace; no sticky sessions: any worker serves any socket.
+time; one SIGTERM, or `narthex drain` at any of them, drains all of them within one grace; no sticky
+sessions: any worker serves any socket.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ from narthex.wiring.pulse import Pulse, Silence
 
 if TYPE_CHECKING:
     from narthex.wiring.gateway import Gateway
+    from narthex.wiring.parts import Parts
 
 READY_S: Final = 60.0
 FIRST_RESTART_S: Final = 0.2
 LAST_RESTART_S: Final = 10.0  # a worker that cannot live is tried so often, and health says who is missing
 STEADY_S: Final = 30.0  # after so long a life the next restart is quick again
 TICK_S: Final = 0.5
+COMMAND_S: Final = 0.2  # a command for all nodes reaches the other workers meanwhile
 
 log = get_logger("narthex.workers")
 
@@ -61,6 +64,7 @@ class Worker:
         self.number = number
         self.process: SpawnProcess | None = None
         self.ready: Event | None = None
+        self.drained: Event | None = None
         self.pulse: Pulse | None = None
         self.silence = Silence(2 * TICK_S)
         self.born_at = 0.0
@@ -70,6 +74,10 @@ class Worker:
     def alive(self) -> bool:
         """Whether the child runs."""
         return self.process is not None and self.process.is_alive()
+
+    def on_command(self) -> bool:
+        """Whether the server API told this life of the child to drain."""
+        return self.drained is not None and self.drained.is_set()
 
 
 class Supervisor:
@@ -158,9 +166,12 @@ class Supervisor:
 
     def _start(self, worker: Worker, orders: Orders) -> None:
         worker.ready = self._context.Event()
+        worker.drained = self._context.Event()
         worker.pulse, worker.silence = Pulse(self._context), Silence(2 * TICK_S)
         worker.process = self._context.Process(
-            target=_work, args=(orders, worker.ready, worker.pulse), name=f"narthex-worker-{worker.number}"
+            target=_work,
+            args=(orders, worker.ready, worker.drained, worker.pulse),
+            name=f"narthex-worker-{worker.number}",
         )
         worker.process.start()
         worker.born_at = time.monotonic()
@@ -185,6 +196,11 @@ class Supervisor:
         """Wait for a death or a moment; replace what died."""
         sentinels = [worker.process.sentinel for worker in self._workers if worker.process and worker.alive()]
         wait(sentinels, timeout=TICK_S)
+        if self._stopping_at is None and any(worker.on_command() for worker in self._workers):
+            log.info("a worker drains on command; draining all")
+            time.sleep(COMMAND_S)
+            if self._stopping_at is None:  # a signal may have come meanwhile
+                self._stop()
         now = time.monotonic()
         if nats is not None and not nats.alive() and self._stopping_at is None:
             log.error("the local NATS server died; starting it again")
@@ -236,11 +252,21 @@ class Supervisor:
         """The first signal drains every worker at once; the second ends them."""
         del number, frame
         if self._stopping_at is None:
-            self._stopping_at = time.monotonic()
+            self._stop()
         else:
             self._forced = True
+            self._pass_on()
+
+    def _stop(self) -> None:
+        self._stopping_at = time.monotonic()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """SIGTERM to each worker. One that drains on command would take it for a second one, which ends at once."""
         for worker in self._workers:
-            if worker.process is not None and worker.process.pid is not None and worker.alive():
+            if worker.process is None or worker.process.pid is None or not worker.alive():
+                continue
+            if self._forced or not worker.on_command():
                 os.kill(worker.process.pid, signal.SIGTERM)
 
     def _late(self) -> bool:
@@ -257,7 +283,7 @@ class Supervisor:
                 worker.process.join()
 
 
-def _work(orders: Orders, ready: Event, pulse: Pulse) -> None:
+def _work(orders: Orders, ready: Event, drained: Event, pulse: Pulse) -> None:
     """A worker's life, in a session of its own: Ctrl-C in a terminal is the parent's to pass on, once."""
     os.setsid()
     try:
@@ -265,14 +291,14 @@ def _work(orders: Orders, ready: Event, pulse: Pulse) -> None:
         configure_logging(
             log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
         )
-        raise SystemExit(_serve(settings, orders, ready, pulse))
+        raise SystemExit(_serve(settings, orders, ready, drained, pulse))
     except ConfigError as fault:
         for problem in fault.problems:
             log.critical("configuration", detail=problem)
         raise SystemExit(EXIT_CONFIG) from fault
 
 
-def _serve(settings: Settings, orders: Orders, ready: Event, pulse: Pulse) -> int:
+def _serve(settings: Settings, orders: Orders, ready: Event, drained: Event, pulse: Pulse) -> int:
     from narthex.adapters.edge.server import run
     from narthex.wiring.engines import broker_at, make_broker, make_store
     from narthex.wiring.gateway import Gateway
@@ -281,11 +307,15 @@ def _serve(settings: Settings, orders: Orders, ready: Event, pulse: Pulse) -> in
     store = make_store(settings, beside=True) if orders.beside else None
     gateway = Gateway(settings, broker=broker, store=store)
 
+    def on_ready(_urls: list[str], parts: Parts) -> None:
+        parts.on_drain_command = drained.set
+        ready.set()
+
     async def serve() -> bool:
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(_until_orphaned(gateway)), loop.create_task(pulse.beat())]
         try:
-            return await gateway.serve(reuse_port=True, on_ready=lambda _urls, _parts: ready.set())
+            return await gateway.serve(reuse_port=True, on_ready=on_ready)
         finally:
             for task in tasks:
                 task.cancel()

@@ -193,7 +193,12 @@ class Running:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.server = EdgeServer(
+        self.server = self.new_server()
+        await self.server.serve(sockets=self._listeners)
+
+    def new_server(self) -> EdgeServer:
+        """The server, not yet serving."""
+        return EdgeServer(
             echo_app,
             self.edge,
             lifespan="off",
@@ -201,7 +206,6 @@ class Running:
             own_signals=False,
             on_started=lambda _: self._started.set(),
         )
-        await self.server.serve(sockets=self._listeners)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Run `function` on the server's loop and return its result."""

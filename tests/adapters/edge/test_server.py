@@ -11,7 +11,7 @@ import pytest
 from narthex.adapters.edge.server import listen
 from narthex.errors import ConfigError
 from tests.adapters.edge.child import child
-from tests.adapters.edge.harness import TIME_UNIT_S, upgrade
+from tests.adapters.edge.harness import TIME_UNIT_S, Running, upgrade
 from tests.timing import within
 
 
@@ -130,3 +130,13 @@ def test_localhost_is_one_port_on_every_family() -> None:
     assert len({listener.getsockname()[1] for listener in listeners}) == 1
     for listener in listeners:
         listener.close()
+
+
+def test_a_repeated_command_does_not_cut_the_drain_short() -> None:
+    """Commands may be sent again by their sender; only a second signal ends the process at once."""
+    server = Running().new_server()
+    server.stop_once()
+    server.stop_once()
+    assert not server.forced
+    server.stop()
+    assert server.forced

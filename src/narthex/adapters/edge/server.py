@@ -110,6 +110,11 @@ class EdgeServer(uvicorn.Server):
         else:
             self.forced = self.force_exit = self.should_exit = True
 
+    def stop_once(self) -> None:
+        """Begin to stop unless that has begun. For commands: a repeated one does not cut the drain short."""
+        if self._stop_by is None:
+            self.stop()
+
     # uvicorn's hooks.
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
