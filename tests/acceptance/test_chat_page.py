@@ -152,6 +152,13 @@ async def test_a_run_is_added_to_stopped_and_followed_by_the_next(gateway: Progr
         await ada.proven(0)
         await ada.proven(1)
         await ada.shot("stopped")
+
+        await ada.page.get_by_role("button", name="More about this thread").click()
+        async with ada.page.expect_download() as download:
+            await ada.page.get_by_role("button", name="Export as Markdown").click()
+        text = read(await (await download.value).path())
+        stopped = text.index(f"The run was stopped by {await ada.user_id()}.")
+        assert stopped < text.index("1 2 3 4 5")
         ada.check()
 
 
