@@ -80,7 +80,8 @@ def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str])
     with answering(answer("401 Unauthorized", body, "application/problem+json"), None) as url:
         assert run(["drain", url]) == 1
     assert capsys.readouterr().err == (
-        "error: The admin key is wrong.\nremedy: Set NARTHEX_ADMIN_KEY to the gateway's own.\n"
+        "error: The admin key is wrong.\n"
+        "remedy: Set NARTHEX_ADMIN_KEY to the value that the gateway was started with.\n"
     )
 
 
@@ -96,7 +97,7 @@ def test_an_answer_of_another_kind_is_no_bug(body: str, capsys: pytest.CaptureFi
 def test_what_is_no_address_is_a_usage_error(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 2."""
     assert run(["drain", url]) == 2
-    assert "no address of a gateway" in capsys.readouterr().err
+    assert "URL of a gateway" in capsys.readouterr().err
 
 
 def test_a_key_that_no_header_takes_is_a_usage_error(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.5
 ANSWER_S: Final = 10.0
-KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the gateway's own."
+KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the value that the gateway was started with."
 
 
 def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.0) -> int:
@@ -62,14 +62,16 @@ def _base_url(text: str) -> str:
         good = False
     if not good:
         raise ClientError(
-            "bad_url", f"{text[:60]!r} is no address of a gateway.", "Give it as http://host:port."
+            "bad_url",
+            f"{text[:60]!r} is not an http:// or https:// URL of a gateway.",
+            "Give it as http://host:port.",
         )
     return text.rstrip("/")
 
 
 def _admin_key(secret: str) -> str:
     if not secret:
-        raise ClientError("no_key", "There is no admin key.", KEY_REMEDY)
+        raise ClientError("no_key", "No admin key is given.", KEY_REMEDY)
     if not secret.isascii() or not secret.isprintable():
         raise ClientError("bad_key", "The admin key holds characters that no header takes.", KEY_REMEDY)
     return secret
@@ -124,7 +126,7 @@ def _await_end(client: httpx2.Client, wait_s: float) -> None:
         time.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
     raise ClientError(
         "not_gone",
-        f"Nobody knows whether it is gone: after {wait_s:g} s {seen}."
+        f"It is not certain that the gateway has ended: after {wait_s:g} s {seen}."
         if "failed" in seen
         else f"After {wait_s:g} s {seen}.",
         "A load balancer may have others behind it: look at /ws/stats, or name the instance with --node.",
