@@ -147,7 +147,7 @@ def test_an_embedded_file_is_looked_at(content: bytes, tmp_path: Path) -> None:
     if content:
         assert done.returncode == 69
         assert "narthex.db" in done.stderr
-        assert "Move" in done.stderr
+        assert "move it aside" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
         with sqlite3.connect(data / "narthex.db") as connection:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -91,11 +92,15 @@ async def test_a_model(house: House) -> None:
 
 
 async def test_an_endpoint_that_is_away(house: House) -> None:
-    """The error names the endpoint and no secret."""
+    """The members learn that it cannot be reached, and neither its address nor a secret; the log names the address."""
     engine = await house.node(load_agent("away=agui+http://127.0.0.1:9/x", secrets={"away": "s3cret"}))
-    row, events = await house.ended(await house.say(engine, await house.thread()))
+    with structlog.testing.capture_logs() as records:
+        row, events = await house.ended(await house.say(engine, await house.thread()))
     assert (row.state, row.error) == ("failed", "agent_unavailable")
-    assert "127.0.0.1:9" in events[-1]["message"]
+    assert "cannot be reached" in events[-1]["message"]
+    assert "127.0.0.1" not in events[-1]["message"]
+    assert any("127.0.0.1:9" in record.get("endpoint", "") for record in records)
+    assert "s3cret" not in str(records)
     assert "s3cret" not in str(events)
 
 
