@@ -21,7 +21,7 @@ from narthex.e2e.results import Status
 from narthex.e2e.scenario import Category
 from narthex.e2e.session import Options
 from narthex.e2e.session import test as run_suite
-from narthex.e2e.world import Proof, World
+from narthex.e2e.world import AUDIENCE, Proof, World
 from narthex.errors import ConfigError, DependencyError
 
 pytestmark = pytest.mark.acceptance
@@ -119,6 +119,7 @@ async def test_staging_takes_cis_token(tmp_path: Path) -> None:
             "E2E_OAUTH_SIMULATION_KEY": secrets.token_urlsafe(32),
             "NARTHEX_E2E_OIDC_ISSUER": url,
             "NARTHEX_E2E_OIDC_SUBJECT": "repo:acme/chat:*",
+            "NARTHEX_E2E_OIDC_AUDIENCE": AUDIENCE,
         }
         async with deployed(tmp_path, environ) as target:
             for subject, good in (("repo:acme/chat:main", True), ("repo:evil/chat:main", False)):

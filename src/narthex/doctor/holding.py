@@ -40,8 +40,9 @@ async def hold(
         connect: whether to send Centrifuge's `connect` first and answer its pings.
         tick: told the seconds held, about once a second.
     """
-    # Forty pings within the time that is looked at, at most one every 10 s: more often than any known idle limit.
-    every_s = min(10.0, seconds / 40)
+    # Forty pings within the time that is looked at, at least one every 10 s: more often than any known idle limit.
+    # At most ten a second, because servers bound control frames (ours at 20 a second).
+    every_s = max(0.1, min(10.0, seconds / 40))
     apart_s = min(APART_S, seconds / 8)
     plan = ((0.0, tick), (0.0, None), (every_s, None))
 
