@@ -227,7 +227,7 @@ class Tenant:
             answer = await http.get(f"/api/v1/threads/{self.run['thread_id']}")
         self.look(answer.content)
         view = answer.json()
-        assert view["thread"]["title"] == f"{self.mark} hello"
+        assert view["thread"]["title"].startswith(f"{self.mark} hello")  # named from the first exchange
         assert [member["user_id"] for member in view["members"]] == [self.subject]
         assert [message["content"] for message in view["messages"]] == [
             f"{self.mark} hello",
@@ -261,7 +261,9 @@ async def campaign(directory: Path, scale: Scale) -> None:
         assert [leak for tenant in tenants for leak in tenant.leaks] == []
         assert all(tenant.own for tenant in tenants)
         # What a tenant may do with any words: search its own threads, and everything legal. Nothing else succeeded.
+        # Declining answers alike whether there was an invitation or not.
         mine = {"thread.get", "thread.list", "run.get", "thread.search", "whoami", "echo"}
+        mine.add("thread.invitation.decline")
         assert set(successes) <= {f"rpc {method}" for method in mine}
         assert "Traceback" not in program.log
 
