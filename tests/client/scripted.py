@@ -177,9 +177,21 @@ def _response(verdict: tuple[int, bytes, dict[str, str]]) -> Response:
 async def scripted() -> AsyncIterator[Scripted]:
     """The server on a free port, for as long as the context lasts."""
     server = Scripted()
-    async with serve(server.handle, "127.0.0.1", 0, process_request=server.request) as listening:
+    ended: set[asyncio.Future[None]] = set()
+
+    class Tracked(ServerConnection):
+        """Its TCP connection is known until it is closed, also one that was refused."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            ended.add(self.connection_lost_waiter)
+
+    serving = serve(server.handle, "127.0.0.1", 0, process_request=server.request, create_connection=Tracked)
+    async with serving as listening:
         server.port = next(iter(listening.sockets)).getsockname()[1]
         yield server
+    # Else a socket that closes a moment later is reported as unclosed in another test.
+    await asyncio.gather(*ended)
 
 
 async def until(condition: Callable[[], bool]) -> None:
