@@ -230,7 +230,8 @@ def cancels(reading: Reading) -> Iterator[Finding]:
     _, terminals = _lives(reading)
     read_at: dict[str, float] = {}
     for record in reading.history:
-        if isinstance(record, RunRead) and record.state in ENDED:
+        # A repeated cancel that is answered with an ended state tells its sender of the end, as reading the run does.
+        if isinstance(record, RunRead | CancelAcknowledged) and record.state in ENDED:
             read_at.setdefault(record.run_id, record.at)
     for index, record in enumerate(reading.history):
         if not isinstance(record, CancelAcknowledged) or record.state in ENDED:

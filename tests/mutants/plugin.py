@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import sys
+import warnings
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -88,13 +89,19 @@ class _Mapping:
             self.durations[report.nodeid] = self.durations.get(report.nodeid, 0.0) + report.duration
 
     def pytest_sessionfinish(self) -> None:
-        """Write both files."""
-        self._coverage.stop()
-        self._coverage.save()
+        """Write both files. A module that this run did not import is no fault of it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._coverage.stop()
+            self._coverage.save()
         self._durations_file.write_text(json.dumps(self.durations), encoding="utf-8")
 
 
+# Begun when this module is imported: before any conftest, which may import narthex.
+_mapping: Final = _Mapping(os.environ[MAP]) if os.environ.get(MAP) else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin to map, when asked."""
-    if data_file := os.environ.get(MAP):
-        config.pluginmanager.register(_Mapping(data_file), "narthex-mutants-map")
+    """Map the tests, when asked."""
+    if _mapping is not None:
+        config.pluginmanager.register(_mapping, "narthex-mutants-map")
