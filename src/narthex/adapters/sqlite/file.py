@@ -26,7 +26,7 @@ BUSY_TIMEOUT_MS: Final = 5_000  # only a checkpoint or a backup tool can hold th
 STATEMENT_CACHE: Final = 512
 # A connection's page cache grows to its bound under churn, whatever is hot, and never shrinks. With 16 MiB for each
 # of a gateway's six connections its memory rose for twenty minutes, by up to 96 MiB, with a flat Python heap. The
-# kernel caches the files anyway; on pages chosen at random a writer with 8 MiB costs what one with 16 does.
+# kernel caches the files anyway. With 4 MiB a writer's appends to 20,000 channels at random cost 15 % more CPU.
 WRITER_CACHE_KIB: Final = 8_192
 READER_CACHE_KIB: Final = 2_048
 CHECKPOINT_CACHE_KIB: Final = 256  # copies pages from the log to the file and reads none
