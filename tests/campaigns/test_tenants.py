@@ -263,7 +263,7 @@ async def campaign(directory: Path, scale: Scale) -> None:
         # What a tenant may do with any words: search its own threads, and everything legal. Nothing else succeeded.
         # Declining answers alike whether there was an invitation or not.
         mine = {"thread.get", "thread.list", "run.get", "thread.search", "whoami", "echo"}
-        mine.add("thread.invitation.decline")
+        mine |= {"thread.invitation.decline"}
         assert set(successes) <= {f"rpc {method}" for method in mine}
         assert "Traceback" not in program.log
 
