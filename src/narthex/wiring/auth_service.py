@@ -38,7 +38,7 @@ from narthex.web.door import RequestDoor
 from narthex.web.problems import exception_handlers, problem
 from narthex.wiring.engines import make_store
 from narthex.wiring.provider import make_provider
-from narthex.wiring.retries import until_started
+from narthex.wiring.retries import started_well, until_started
 from narthex.wiring.tokens import provider_rules
 
 log = get_logger("narthex.auth")
@@ -231,7 +231,9 @@ async def _serve(
         on_ready()
 
     starting = asyncio.create_task(start(), name="auth start")
-    starting.add_done_callback(lambda task: None if _fine(task) else server.handle_exit(signal.SIGTERM, None))
+    starting.add_done_callback(
+        lambda task: None if started_well(task) else server.handle_exit(signal.SIGTERM, None)
+    )
     try:
         await server.serve(sockets=listeners)
     finally:
@@ -240,10 +242,6 @@ async def _serve(
         await service.stop()
     if isinstance(outcome, Exception):
         raise outcome
-
-
-def _fine(task: asyncio.Task[None]) -> bool:
-    return task.cancelled() or task.exception() is None
 
 
 def _report_bug(fault: BaseException, trace_id: str) -> None:

@@ -37,7 +37,7 @@ from narthex.wiring.announcement import announce
 from narthex.wiring.crowding import Evictions, say_capacity
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.parts import Parts
-from narthex.wiring.retries import until_started
+from narthex.wiring.retries import started_well, until_started
 from narthex.wiring.site import Site
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Gateway:
         )
         parts.stop_server = server.stop_once
         starting = asyncio.get_running_loop().create_task(self._start(parts, opened, on_ready))
-        starting.add_done_callback(lambda task: None if _fine(task) else server.stop())
+        starting.add_done_callback(lambda task: None if started_well(task) else server.stop())
         try:
             yield server, listeners
         finally:
@@ -235,10 +235,6 @@ class Gateway:
         """Health, for the concierge's tool."""
         assert self.site is not None
         return await self.site.health.report()
-
-
-def _fine(task: asyncio.Task[None]) -> bool:
-    return task.cancelled() or task.exception() is None
 
 
 def _rules(settings: Settings, routes: Sequence[BaseRoute] = ()) -> HeadRules:

@@ -49,3 +49,8 @@ async def until_started(
                 await ended.wait()
         delay_s = min(delay_s * 2, LAST_S)
     return None
+
+
+def started_well(task: asyncio.Task[None]) -> bool:
+    """Whether a finished start was cancelled or succeeded; otherwise the server behind it must stop."""
+    return task.cancelled() or task.exception() is None
