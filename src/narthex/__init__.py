@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from narthex._version import __version__
+
 if TYPE_CHECKING:
     from narthex.ports.agents import AgentError, AgentUser, RunInput, agent
     from narthex.wiring.embedding import create_gateway
 
-__version__ = "0.1.0"
 __all__ = ["AgentError", "AgentUser", "RunInput", "__version__", "agent", "create_gateway"]
 
 _WHERE = {

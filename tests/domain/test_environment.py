@@ -8,7 +8,6 @@ import pytest
 
 from narthex.domain.environment import (
     E2E_KEY,
-    E2E_VARIABLES,
     NO_KEY_REASON,
     PLAIN_E2E_VARIABLES,
     Environment,
@@ -19,6 +18,7 @@ from narthex.domain.environment import (
 )
 
 KEY = "0123456789abcdef0123456789abcdef"
+E2E_VARIABLES = (*PLAIN_E2E_VARIABLES, E2E_KEY)
 SETTING = {**PLAIN_E2E_VARIABLES, E2E_KEY: KEY}
 """Each of the five variables with a value by which end-to-end testing is detected."""
 

@@ -52,7 +52,7 @@ def test_every_constructor_gives_what_the_agui_package_accepts(event: Event) -> 
 
 def test_every_type_of_agui_is_known() -> None:
     """REQUIRED and the three chunk types are exactly AG-UI's event types."""
-    chunks = {events.TEXT_CHUNK, events.REASONING_CHUNK, events.TOOL_CHUNK}
+    chunks = {"TEXT_MESSAGE_CHUNK", "REASONING_MESSAGE_CHUNK", "TOOL_CALL_CHUNK"}
     assert {kind.value for kind in agui.EventType} == set(events.REQUIRED) | chunks
 
 

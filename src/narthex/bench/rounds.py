@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.bench.generator import Job, measure
 from narthex.bench.load.dialects import Protocol, Target
 from narthex.bench.results import Figure, Report, combine, spread

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.adapters.descriptors import descriptors_to_come
 from narthex.cli.flags import NO_FLAGS, SettingsFlags
 from narthex.domain.descriptors import capacity

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.cli.commands import COMMANDS, overview
 from narthex.cli.terminal import make_printable
 from narthex.errors import (

@@ -62,11 +62,6 @@ class FrameReader:
         self.fault = ""
         self._buffer = bytearray()
 
-    @property
-    def within_frame(self) -> bool:
-        """Whether the beginning of a frame came and not its end."""
-        return bool(self._buffer)
-
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes, give the frames that are whole now."""
         self._buffer += data

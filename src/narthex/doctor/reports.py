@@ -14,7 +14,6 @@ from xml.sax.saxutils import escape, quoteattr
 import msgspec
 
 from narthex.doctor.diagnosis import Diagnosis, Finding
-from narthex.doctor.knowledge import signatures
 from narthex.doctor.observations import Exchange, Observations
 
 WIDTH = 110
@@ -135,8 +134,3 @@ def _outcome(made: Exchange) -> str:
     if made.status != 101 and not made.html and made.body:
         extra.append(repr(made.body[:60]))
     return "  ".join([said, f"{made.first_byte_ms:g} ms", *(word for word in extra if word)])
-
-
-def known_codes() -> list[str]:
-    """Every code that `--explain` knows among the signatures."""
-    return list(signatures())

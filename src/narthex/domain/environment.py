@@ -29,8 +29,6 @@ PLAIN_E2E_VARIABLES: Final[Mapping[str, str]] = {
 }
 """Plain variable → the one value by which end-to-end testing is detected. The fifth is `E2E_KEY`."""
 
-E2E_VARIABLES: Final = (*PLAIN_E2E_VARIABLES, E2E_KEY)
-
 PLATFORM_MARKS: Final[Mapping[str, str]] = {
     "K_SERVICE": "Cloud Run",
     "KUBERNETES_SERVICE_HOST": "Kubernetes",

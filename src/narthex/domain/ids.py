@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from typing import Annotated, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 
@@ -77,8 +77,3 @@ def unquoted_tenant(text: str) -> str:
 def header_value(text: str) -> str:
     """An id in an HTTP header of ours: percent-encoded UTF-8 (DESIGN section 12)."""
     return quote(text, safe="!#$&'*+-.^_`|~:@")
-
-
-def from_header(value: str) -> str:
-    """The inverse of `header_value`."""
-    return unquote(value, errors="strict")

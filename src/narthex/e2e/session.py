@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 import msgspec
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.e2e.results import Report, Result, Status
 from narthex.e2e.runner import Progress, Runner, select, silent
 from narthex.e2e.scenario import Category, Scenario, every

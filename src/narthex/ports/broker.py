@@ -32,7 +32,7 @@ What the engine below may do, so that callers have to live with it (tests/simula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -218,7 +218,3 @@ class Broker(Protocol):
 
     async def ping(self) -> None:
         """A full round trip (append and read back on a channel of its own). Raises DependencyError."""
-
-
-BrokerFactory = Callable[[], Broker]
-"""What a contract suite takes."""

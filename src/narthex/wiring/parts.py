@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.adapters.edge.echo import Echo
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.adapters.edge.self_probe import SelfProbe
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.adapters.edge.server import listen, run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter

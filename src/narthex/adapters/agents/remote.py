@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 import structlog
 
-from narthex import __version__
+from narthex._version import __version__
 from narthex.adapters.agents.sse import EventReader
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import AgentError

@@ -7,7 +7,7 @@ as for our own; admission was not, because such routes are their program's; the 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -15,9 +15,6 @@ from narthex.errors import Bug
 
 if TYPE_CHECKING:
     from narthex.adapters.edge.edge import Edge
-
-UVICORN_NAME: Final = "websockets-sansio"
-"""Of the class above, as `uvicorn.Config(ws=…)` calls it."""
 
 
 class MountedWebSocket(WebSocketsSansIOProtocol):

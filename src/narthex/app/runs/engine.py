@@ -278,10 +278,6 @@ class RunEngine(RunRequests):
             number=404,
         )
 
-    async def active_runs(self, identity: Identity) -> int:
-        """Queued and running runs of a user (`limits`)."""
-        return await self._services.runs.active_count(identity.tenant, identity.subject)
-
 
 async def _steered(execution: Execution, text: str, by: str) -> None:
     """What came from another node: nobody there waits for the answer."""

@@ -70,7 +70,6 @@ class Execution:
         self._park = park
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
-        self._began_at = self._loop.time()
         self._cancel_at: float | None = None
         self._stopped = False
         self.session: AgentSession | None = None

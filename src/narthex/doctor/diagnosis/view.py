@@ -10,9 +10,7 @@ from typing import Any
 
 from narthex.doctor.diagnosis.fingerprints import proxy_in_front, who_answered
 from narthex.doctor.documents import json_object
-from narthex.doctor.observations import Attempt, Exchange, Observations
-
-BLANK = Attempt(name="")
+from narthex.doctor.observations import Exchange, Observations
 
 
 class View:

@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import narthex
 from narthex.e2e.scenario import Category, scenario
 from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.world import World
@@ -18,7 +17,7 @@ TAIL = 1_500
 
 def checkout() -> Path | None:
     """The root of the checkout that this narthex runs from, if it does."""
-    root = Path(narthex.__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[4]
     return root if all((root / folder).is_dir() for folder in CORE) else None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import unquote
 
 import msgspec
 
@@ -106,8 +105,3 @@ def decode_live(body: bytes) -> Batch | Notice:
 def token(channel: str) -> str:
     """A channel key as one subject token: readable, without `.`, `*`, `>`, spaces or `%` of its own."""
     return _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), channel)
-
-
-def channel_of(subject_token: str) -> str:
-    """The inverse of `token`."""
-    return unquote(subject_token)

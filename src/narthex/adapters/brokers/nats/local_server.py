@@ -44,11 +44,6 @@ class LocalNats:
         """For `NatsBroker`; it holds the password: never log it."""
         return f"nats://{USER}:{self._password}@127.0.0.1:{self._port}"
 
-    @property
-    def sentinel_pid(self) -> int:
-        """The child's pid, 0 when there is none."""
-        return self._process.pid if self._process is not None else 0
-
     def alive(self) -> bool:
         """Whether the child runs."""
         return self._process is not None and self._process.poll() is None
