@@ -148,7 +148,7 @@ async def concurrent_runs(running: Running, plan: str, limit: int) -> None:
     await until(lambda found: found.count("running") == limit)
     assert (await states()).count("queued") == 1
     going = next(run for run, state in zip(started, await states(), strict=True) if state == "running")
-    await parts.engine.cancel(who, going.run_id)
+    await parts.engine.requests.cancel(who, going.run_id)
     await until(lambda found: found.count("running") == limit and "queued" not in found)
 
 

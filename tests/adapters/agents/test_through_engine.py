@@ -61,7 +61,7 @@ async def test_an_approval_spans_two_runs(house: House, agents: list[Agent]) -> 
     assert row.state == "interrupted", events[-1]
     assert not pydantic_agents.deleted
     (interrupt,) = events[-1]["outcome"]["interrupts"]
-    got = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    got = await engine.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
     resumed = await house.store.runs.get("acme", got["run_id"])
     assert resumed is not None
     row, events = await house.ended(resumed)
@@ -77,7 +77,7 @@ async def test_failing_and_cancelling(house: House, agents: list[Agent]) -> None
     run = await house.say(engine, await house.thread(), "@endless go")
     await house.until(run, lambda events: len(text_of(events)) > 20)
     asked_at = time.perf_counter()
-    await engine.cancel(ALICE, run.run_id)
+    await engine.requests.cancel(ALICE, run.run_id)
     row, _ = await house.ended(run)
     assert row.state == "cancelled"
     assert time.perf_counter() - asked_at < 1
@@ -117,13 +117,13 @@ async def test_the_concierge(house: House) -> None:
     row, events = await house.ended(run)
     assert row.state == "interrupted"
     interrupt = events[-1]["outcome"]["interrupts"][0]
-    got = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    got = await engine.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
     resumed = await house.store.runs.get("acme", got["run_id"])
     assert resumed is not None
     assert "degraded" in (await house.ended(resumed))[0].text
     run = await house.say(engine, thread, "watch for 60 seconds")
     await house.until(run, lambda events: "STEP_FINISHED" in kinds(events))
-    await engine.steer(ALICE, run.run_id, "enough")
+    await engine.requests.steer(ALICE, run.run_id, "enough")
     async with asyncio.timeout(5):
         row, _ = await house.ended(run)
     assert row.state == "finished"

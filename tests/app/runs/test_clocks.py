@@ -78,12 +78,12 @@ async def test_no_clock_ends_or_takes_a_run(house: House) -> None:
         await house.ended(asked)
         [question] = await house.store.runs.open_interrupts("acme", asked.thread_id)
         answer = {"by": user.subject}
-        resumed = await nodes[number - 1].resume(user, asked.run_id, question.interrupt_id, answer)
+        resumed = await nodes[number - 1].requests.resume(user, asked.run_id, question.interrupt_id, answer)
         resumed_run = await house.store.runs.get("acme", resumed["run_id"])
         assert resumed_run is not None
         row, _ = await house.ended(resumed_run)
         assert (row.state, row.text) == ("finished", f"answered {user.subject}")
-        await next(node for node in nodes if talk.run_id in node._roster.executions).steer(
+        await next(node for node in nodes if talk.run_id in node._roster.executions).requests.steer(
             user, talk.run_id, "after"
         )
         row, _ = await house.ended(talk)
@@ -104,7 +104,7 @@ async def test_a_dead_owners_reservation_is_lifted(house: House) -> None:
         task.cancel()
     [question] = await house.store.runs.open_interrupts("acme", asked.thread_id)
     other = await house.node(agent(asks), name="n2", now=WallClock(DAY_S))
-    resumed = await other.resume(ALICE, asked.run_id, question.interrupt_id, {})
+    resumed = await other.requests.resume(ALICE, asked.run_id, question.interrupt_id, {})
     run = await house.store.runs.get("acme", resumed["run_id"])
     assert run is not None
     row, _ = await house.ended(run)
@@ -187,7 +187,7 @@ async def test_a_paused_observer_takes_nothing(fake_house: House) -> None:
     observed = watcher._loops._observed
     leases = await fake_house.store.runs.leases()
     assert observed.lapsed(leases, now + 60, now + 60, set()) == []
-    await owner.steer(ALICE, run.run_id, "done")
+    await owner.requests.steer(ALICE, run.run_id, "done")
     row, _ = await fake_house.ended(run)
     assert (row.state, row.attempt) == ("finished", 1)
 

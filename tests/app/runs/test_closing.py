@@ -50,7 +50,7 @@ async def test_the_broker_is_away(fake_house: House, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(requests, "CLOSE_S", 0.05)
     run = await queued(fake_house)
     fake_house.fake_broker.fail_publishes = 1_000_000
-    assert (await fake_house.engines[0].cancel(ALICE, run.run_id))["state"] == "cancelled"
+    assert (await fake_house.engines[0].requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
     assert await fake_house.events(run) == []
     await fake_house.node(agent(waits), name="worker")
     fake_house.fake_broker.fail_publishes = 0
@@ -65,7 +65,7 @@ async def test_one_that_cannot_be_closed_is_in_no_others_way(
     monkeypatch.setattr(requests, "CLOSE_S", 0.05)
     run = await queued(fake_house)
     fake_house.fake_broker.fail_publishes = 1_000_000
-    await fake_house.engines[0].cancel(ALICE, run.run_id)
+    await fake_house.engines[0].requests.cancel(ALICE, run.run_id)
     runs = fake_house.fake_store.fake_runs
     runs.rows["0"] = msgspec.structs.replace(runs.rows[run.run_id], run_id="0")
     runs.unclosed_ids.add("0")  # the first by id
@@ -91,7 +91,7 @@ async def test_the_broker_cannot_even_be_asked(fake_house: House, monkeypatch: p
         raise DependencyError("broker", "It is away.")
 
     monkeypatch.setattr(fake_house.fake_broker, "history", away)
-    assert (await fake_house.engines[0].cancel(ALICE, run.run_id))["state"] == "cancelled"
+    assert (await fake_house.engines[0].requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
     monkeypatch.undo()
     await fake_house.node(agent(waits), name="worker")
     await closed(fake_house, run)
@@ -102,7 +102,7 @@ async def test_the_node_dies_between_the_steps(house: House, published: int) -> 
     """After the store, after the first event, or after the second and before that is noted."""
     run = await queued(house)
     if published == 2:
-        await house.engines[0].cancel(ALICE, run.run_id)
+        await house.engines[0].requests.cancel(ALICE, run.run_id)
         await _unclose(house, run)
     else:
         await house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
@@ -122,7 +122,7 @@ async def test_many_nodes_close_at_once(house: House) -> None:
     runs = [await house.say(gateway, thread) for _ in range(6)]
     await asyncio.gather(
         *(house.node(agent(waits), name=f"w{n}") for n in range(4)),
-        *(gateway.cancel(ALICE, run.run_id) for run in runs[1:]),
+        *(gateway.requests.cancel(ALICE, run.run_id) for run in runs[1:]),
     )
     for run in runs[1:]:
         await closed(house, run)

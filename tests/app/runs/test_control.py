@@ -64,7 +64,7 @@ async def test_cancel_is_acknowledged_at_once_and_stops_the_agent(house: House) 
     run = await house.say(engine, thread)
     await house.until(run, lambda events: len(events) > 5)
     asked_at = time.perf_counter()
-    assert (await engine.cancel(BOB, run.run_id))["state"] == "running"
+    assert (await engine.requests.cancel(BOB, run.run_id))["state"] == "running"
     assert time.perf_counter() - asked_at < within(0.1)
     row, events = await house.ended(run)
     assert stopped.is_set()
@@ -76,7 +76,7 @@ async def test_cancel_is_acknowledged_at_once_and_stops_the_agent(house: House) 
     assert row.text == text_of(events)
     await asyncio.sleep(0.05)
     assert await house.events(run) == events
-    assert (await engine.cancel(ALICE, run.run_id))["state"] == "cancelled"
+    assert (await engine.requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
 
 
 async def test_an_agent_that_ignores_its_cancellation_is_left_behind(house: House) -> None:
@@ -96,7 +96,7 @@ async def test_an_agent_that_ignores_its_cancellation_is_left_behind(house: Hous
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: text_of(events) == "x")
     try:
-        await engine.cancel(ALICE, run.run_id)
+        await engine.requests.cancel(ALICE, run.run_id)
         row, _ = await house.ended(run)
         assert (row.state, row.text) == ("cancelled", "x")
         assert house.meter.counts["agents_left_behind"] == 1
@@ -113,16 +113,16 @@ async def test_a_queued_run_is_cancelled_before_it_begins(house: House) -> None:
     first = await house.say(engine, thread)
     await house.until(first, bool)
     second = await house.say(engine, thread)
-    assert (await engine.cancel(ALICE, second.run_id))["state"] == "cancelled"
+    assert (await engine.requests.cancel(ALICE, second.run_id))["state"] == "cancelled"
     events = await house.until(second, lambda events: len(events) == 2)
     assert kinds(events) == ["RUN_STARTED", "RUN_FINISHED"]
-    got = await engine.get(ALICE, second.run_id)
+    got = await engine.requests.get(ALICE, second.run_id)
     assert (
         (got["count"], got["digest"]) == (events[1]["count"], events[1]["digest"]) == (2, digest_of(events))
     )
-    assert (await engine.cancel(ALICE, second.run_id))["state"] == "cancelled"
+    assert (await engine.requests.cancel(ALICE, second.run_id))["state"] == "cancelled"
     assert await house.events(second) == events
-    await engine.cancel(ALICE, first.run_id)
+    await engine.requests.cancel(ALICE, first.run_id)
     await house.ended(first)
 
 
@@ -135,7 +135,7 @@ async def test_a_queued_runs_cancel_is_told_and_reads_no_more_than_it_must(
     first = await fake_house.say(engine, thread)
     await fake_house.until(first, lambda events: len(events) > 5)
     second, _ = await engine.start(ALICE, thread, "m-2", "hi", "c-2", after=Position(5, "e"))
-    await engine.cancel(ALICE, second.run_id)
+    await engine.requests.cancel(ALICE, second.run_id)
     ended = [value for name, value in fake_house.notices if name == "narthex.run_ended"]
     assert [(value["runId"], value["state"]) for value in ended] == [(second.run_id, "cancelled")]
     read_from: list[int] = []
@@ -146,9 +146,9 @@ async def test_a_queued_runs_cancel_is_told_and_reads_no_more_than_it_must(
         return await history(channel, since=since, **rest)
 
     monkeypatch.setattr(fake_house.fake_broker, "history", noted)
-    assert (await engine.get(ALICE, second.run_id))["count"] == 2
+    assert (await engine.requests.get(ALICE, second.run_id))["count"] == 2
     assert read_from[0] == 5
-    await engine.cancel(ALICE, first.run_id)
+    await engine.requests.cancel(ALICE, first.run_id)
 
 
 async def test_cancel_reaches_the_owner_on_another_node(fake_house: House) -> None:
@@ -158,7 +158,7 @@ async def test_cancel_reaches_the_owner_on_another_node(fake_house: House) -> No
     for lost in (False, True):
         run = await fake_house.say(owner, await fake_house.thread())
         await fake_house.until(run, lambda events: len(events) > 3)
-        await other.cancel(ALICE, run.run_id)
+        await other.requests.cancel(ALICE, run.run_id)
         message = fake_house.fake_broker.controls[-1]
         assert (message.kind, message.node) == ("run", "n1")
         if not lost:
@@ -185,9 +185,9 @@ async def test_what_is_asked_of_a_run_whose_end_was_seen_is_answered_by_that_end
     engine = await house.node(agent(short))
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: "RUN_FINISHED" in kinds(events))
-    assert (await engine.cancel(ALICE, run.run_id))["state"] == "finished"
+    assert (await engine.requests.cancel(ALICE, run.run_id))["state"] == "finished"
     with pytest.raises(ClientError) as caught:
-        await engine.steer(ALICE, run.run_id, "too late")
+        await engine.requests.steer(ALICE, run.run_id, "too late")
     assert caught.value.number == 409
     may_write.set()
     await house.ended(run)
@@ -206,7 +206,7 @@ async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> N
     engine = await house.node(agent(listener))
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: text_of(events) == "ready. ")
-    await engine.steer(ALICE, run.run_id, "left")
+    await engine.requests.steer(ALICE, run.run_id, "left")
     await house.until(run, lambda events: "[left]" in text_of(events))
     engine.control(Control("run", {"op": "steer", "run_id": run.run_id, "by": "bob", "text": "stop"}))
     row, events = await house.ended(run)
@@ -214,10 +214,10 @@ async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> N
     steered = [e["value"] for e in events if e.get("name") == "narthex.steered"]
     assert steered == [{"text": "left", "by": "alice"}, {"text": "stop", "by": "bob"}]
     with pytest.raises(ClientError, match="finished"):
-        await engine.steer(ALICE, run.run_id, "more")
+        await engine.requests.steer(ALICE, run.run_id, "more")
     for text, words in ((" ", "empty"), ("x" * 9_000, "more than 8192")):
         with pytest.raises(ClientError, match=words):
-            await engine.steer(ALICE, run.run_id, text)
+            await engine.requests.steer(ALICE, run.run_id, text)
 
 
 async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> None:
@@ -227,8 +227,8 @@ async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> No
     await house.until(run, lambda events: len(events) > 3)
     with pytest.raises(ClientError, match="not listening"):
         for _ in range(40):
-            await engine.steer(ALICE, run.run_id, "hey")
-    await engine.cancel(ALICE, run.run_id)
+            await engine.requests.steer(ALICE, run.run_id, "hey")
+    await engine.requests.cancel(ALICE, run.run_id)
     _, events = await house.ended(run)
     seen = [event for event in events if event.get("name") == "narthex.steered"]
     assert len(seen) == STEER_LIMIT, "what was refused was not said"
@@ -274,10 +274,12 @@ async def test_who_may_answer_is_the_questions_own(
                 await house.store.threads.add_member("acme", thread, joined, limit=None)
         run, interrupt = await asked(house, engine, thread)
         if person.subject in allowed:
-            await engine.resume(person, run.run_id, interrupt["id"], {"approved": True})
+            await engine.requests.resume(person, run.run_id, interrupt["id"], {"approved": True})
         else:
             with pytest.raises(ClientError, match="The question is for") as caught:
-                await engine.resume(person, run.run_id, interrupt["id"], {"approved": True}, dismissed=True)
+                await engine.requests.resume(
+                    person, run.run_id, interrupt["id"], {"approved": True}, dismissed=True
+                )
             assert (caught.value.code, caught.value.number) == ("answer_not_allowed", 403)
 
 
@@ -306,9 +308,9 @@ async def test_ask_ends_the_run_and_the_answer_opens_another(house: House) -> No
         (7, "type object"),
     ):
         with pytest.raises(ClientError, match=words):
-            await engine.resume(ALICE, run.run_id, interrupt["id"], payload)
+            await engine.requests.resume(ALICE, run.run_id, interrupt["id"], payload)
     got = await asyncio.gather(
-        *(engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": n == 0}) for n in range(4))
+        *(engine.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": n == 0}) for n in range(4))
     )
     assert len({one["run_id"] for one in got}) == 1
     resumed = await house.store.runs.get("acme", got[0]["run_id"])
@@ -318,10 +320,10 @@ async def test_ask_ends_the_run_and_the_answer_opens_another(house: House) -> No
     assert events[1]["value"]["by"] == "alice"
     assert row.state == "finished"
     assert row.text == f"You said {events[1]['value']['payload']['approved']}"
-    again = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": False})
+    again = await engine.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": False})
     assert again["run_id"] == resumed.run_id
     with pytest.raises(ClientError, match="no such question"):
-        await engine.resume(ALICE, run.run_id, "other", {})
+        await engine.requests.resume(ALICE, run.run_id, "other", {})
 
 
 async def test_an_answer_given_at_another_node_goes_to_the_one_with_the_coroutine(fake_house: House) -> None:
@@ -332,7 +334,7 @@ async def test_an_answer_given_at_another_node_goes_to_the_one_with_the_coroutin
         run, interrupt = await asked(fake_house, owner, await fake_house.thread())
         if (await fake_house.store.runs.interrupt("acme", interrupt["id"])).node.startswith("n1/"):  # type: ignore[union-attr]  # it is there
             break
-    got = await other.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    got = await other.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
     assert fake_house.fake_broker.controls[-1] == Control("runs_available", {}, "n1")
     resumed = await fake_house.store.runs.get("acme", got["run_id"])
     assert resumed is not None
@@ -346,7 +348,7 @@ async def test_an_answer_whose_coroutine_is_gone_ends_in_owner_lost(house: House
     run, interrupt = await asked(house, owner, await house.thread())
     await owner.close()
     other = await house.node(agent(asker), name="n2")
-    got = await other.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    got = await other.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
     resumed = await house.store.runs.get("acme", got["run_id"])
     assert resumed is not None
     row, events = await house.ended(resumed)
@@ -360,7 +362,7 @@ async def test_a_restartable_agent_asks_again_when_its_coroutine_is_gone(house: 
     run, interrupt = await asked(house, owner, await house.thread())
     await owner.close()
     other = await house.node(agent(asker, restartable=True), name="n2")
-    got = await other.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    got = await other.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
     resumed = await house.store.runs.get("acme", got["run_id"])
     assert resumed is not None
     row, events = await house.ended(resumed)
@@ -387,7 +389,7 @@ async def test_nobody_answers(house: House) -> None:
     async with asyncio.timeout(5):
         await over.wait()
     with pytest.raises(ClientError, match="expired"):
-        await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+        await engine.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
     assert text_of(await house.events(run)) == "?"
 
 
@@ -442,7 +444,7 @@ async def test_an_answer_waits_in_the_queue_longer_than_the_question_lives(house
     run, interrupt = await asked(house, engine, thread)
     blocker = await house.say(engine, thread, "@busy")
     await house.until(blocker, bool)
-    got = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    got = await engine.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
     await asyncio.sleep(0.3)
     gate.set()
     resumed = await house.store.runs.get("acme", got["run_id"])
@@ -467,11 +469,11 @@ async def test_cancelling_the_queued_answer_ends_the_session(house: House) -> No
     run, interrupt = await asked(house, engine, thread)
     blocker = await house.say(engine, thread, "@busy")
     await house.until(blocker, bool)
-    got = await engine.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
-    await engine.cancel(ALICE, got["run_id"])
+    got = await engine.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    await engine.requests.cancel(ALICE, got["run_id"])
     async with asyncio.timeout(2):
         await stopped.wait()
-    await engine.cancel(ALICE, blocker.run_id)
+    await engine.requests.cancel(ALICE, blocker.run_id)
     await house.ended(blocker)
 
 
@@ -531,9 +533,9 @@ async def test_an_answer_that_no_digest_can_hold_is_refused(house: House) -> Non
     run, interrupt = await asked(house, engine, thread)
     for payload in (10**400, {"deep": json.loads("[" * 40 + "]" * 40)}, "x" * 40_000):
         with pytest.raises(ClientError) as refused:
-            await engine.resume(ALICE, run.run_id, interrupt["id"], payload)
+            await engine.requests.resume(ALICE, run.run_id, interrupt["id"], payload)
         assert refused.value.number in {413, 422}
-    found = await engine.resume(ALICE, run.run_id, interrupt["id"], 10**20)
+    found = await engine.requests.resume(ALICE, run.run_id, interrupt["id"], 10**20)
     resumed = await house.store.runs.get("acme", found["run_id"])
     assert resumed is not None
     row, _ = await house.ended(resumed)

@@ -75,7 +75,7 @@ async def test_a_busy_thread_queues_in_order(house: House) -> None:
     second = await house.say(engine, thread, "two")
     assert house.queued == [False, True]
     third = await house.say(engine, thread, "three")
-    got = await engine.get(ALICE, third.run_id)
+    got = await engine.requests.get(ALICE, third.run_id)
     assert (got["state"], got["queue_position"]) == ("queued", 1)
     gate.set()
     rows = [(await house.ended(run))[0] for run in (first, second, third)]
@@ -373,10 +373,10 @@ async def test_runs_in_foreign_threads_are_absent(house: House) -> None:
     for who in strangers:
         for run_id in (run.run_id, "nothing"):
             for call in (
-                engine.get(who, run_id),
-                engine.cancel(who, run_id),
-                engine.steer(who, run_id, "x"),
-                engine.resume(who, run_id, "i", {}),
+                engine.requests.get(who, run_id),
+                engine.requests.cancel(who, run_id),
+                engine.requests.steer(who, run_id, "x"),
+                engine.requests.resume(who, run_id, "i", {}),
             ):
                 with pytest.raises(ClientError, match="no such run") as caught:
                     await call
@@ -395,11 +395,11 @@ async def test_get_tells_what_is_durable_now(house: House) -> None:
     engine = await house.node(agent(two))
     run = await house.say(engine, await house.thread())
     events = await house.until(run, lambda events: text_of(events) == "one ")
-    got = await engine.get(ALICE, run.run_id)
+    got = await engine.requests.get(ALICE, run.run_id)
     assert (got["state"], got["text"], got["count"], got["digest"]) == ("running", "one ", len(events), "")
     go.set()
     row, events = await house.ended(run)
-    got = await engine.get(ALICE, run.run_id)
+    got = await engine.requests.get(ALICE, run.run_id)
     assert (got["state"], got["text"], got["count"]) == ("finished", "one two", len(events))
     assert got["digest"] == row.digest
 

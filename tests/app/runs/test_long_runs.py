@@ -52,7 +52,7 @@ async def test_a_run_of_18_002_events_survives_its_owner(tmp_path: Path) -> None
     run = await house.say(owner, await house.thread())
     shown = "".join(f"{number % 100} " for number in range(WORDS))
     async with asyncio.timeout(within(60)):
-        while (await owner.get(ALICE, run.run_id))["count"] < WORDS + 3:  # noqa: ASYNC110 - asked as a client asks
+        while (await owner.requests.get(ALICE, run.run_id))["count"] < WORDS + 3:  # noqa: ASYNC110 - asked as a client asks
             await asyncio.sleep(0.05)
     kill(owner)
     heir = await house.node(agent(wordy), name="n2", limits=LONG)

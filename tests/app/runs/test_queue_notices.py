@@ -38,7 +38,7 @@ async def test_places_in_the_queue_are_told_as_they_change(house: House) -> None
     third = await house.say(engine, thread)
     await told(third.run_id, 1)
     assert 0 not in places(third.run_id)
-    await engine.cancel(ALICE, second.run_id)
+    await engine.requests.cancel(ALICE, second.run_id)
     await told(third.run_id, 0)
     assert places(first.run_id) == []
     go.set()

@@ -31,18 +31,18 @@ async def test_a_question_about_a_run_elsewhere_reads_only_what_is_new(
         return await history(channel, since=since, **rest)
 
     monkeypatch.setattr(fake_house.fake_broker, "history", noted)
-    first = await looker.get(ALICE, run.run_id)
+    first = await looker.requests.get(ALICE, run.run_id)
     read_first, asked[:] = list(asked), []
     assert read_first[0].offset == run.start_offset
     await fake_house.until(run, lambda events: len(events) > first["count"] + 3)
     asked.clear()
-    second = await looker.get(ALICE, run.run_id)
+    second = await looker.requests.get(ALICE, run.run_id)
     assert asked[0].offset >= first["count"]
     assert second["count"] > first["count"]
     assert second["text"].startswith(first["text"])
-    await owner.cancel(ALICE, run.run_id)
+    await owner.requests.cancel(ALICE, run.run_id)
     await fake_house.ended(run)
-    assert (await looker.get(ALICE, run.run_id))["state"] == "cancelled"
+    assert (await looker.requests.get(ALICE, run.run_id))["state"] == "cancelled"
 
 
 async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: 
     thread = await fake_house.thread()
     run = await fake_house.say(engine, thread)
     await fake_house.until(run, lambda events: len(events) > 3)
-    await engine.cancel(ALICE, run.run_id)
+    await engine.requests.cancel(ALICE, run.run_id)
     await fake_house.ended(run)
     readings = Readings(engine._services)
     broker = fake_house.fake_broker
@@ -83,5 +83,5 @@ async def test_readings_are_bounded(fake_house: House) -> None:
         other = msgspec.structs.replace(run, run_id=f"r-{number}")
         await readings.of(other)
     assert len(readings._kept) == READINGS
-    await engine.cancel(ALICE, run.run_id)
+    await engine.requests.cancel(ALICE, run.run_id)
     await fake_house.ended(run)

@@ -149,4 +149,4 @@ async def test_an_ended_run_is_let_go_before_its_deadline(fake_house: House) -> 
     go_on.set()
     await fake_house.ended(run)
     await fake_house.comes(lambda: gc.collect() >= 0 and seen() is None)
-    assert (await node.get(ALICE, run.run_id))["state"] == "finished"
+    assert (await node.requests.get(ALICE, run.run_id))["state"] == "finished"

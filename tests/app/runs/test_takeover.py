@@ -216,7 +216,7 @@ async def test_a_node_that_paused_keeps_what_nobody_took(house: House) -> None:
     await house.until(other, lambda events: len(events) > 5)
     row, _ = await house.ended(await house.say(engine, await house.thread()))
     assert (row.state, row.text, row.attempt) == ("finished", "before after", 1)
-    await engine.cancel(ALICE, other.run_id)
+    await engine.requests.cancel(ALICE, other.run_id)
     row, _ = await house.ended(other)
     assert (row.state, row.attempt) == ("cancelled", 1)
 
@@ -313,7 +313,7 @@ async def test_killed_at_any_point_every_run_ends_once(house: House, seed: int) 
     for run in runs:
         row, events = await house.ended(run)
         assert row.text == text_of(events)
-    assert (await node.get(ALICE, runs[0].run_id))["state"] == "failed"
+    assert (await node.requests.get(ALICE, runs[0].run_id))["state"] == "failed"
 
 
 async def test_a_run_whose_claims_answer_got_lost_is_run(
@@ -341,4 +341,4 @@ async def test_a_run_whose_claims_answer_got_lost_is_run(
     lost = await house.say(node, await house.thread(), "@bot hello")
     events = await house.until(lost, lambda events: text_of(events) == "attempt 2")
     assert kinds(events)[0] == "RUN_STARTED"
-    await node.cancel(ALICE, busy.run_id)
+    await node.requests.cancel(ALICE, busy.run_id)

@@ -71,13 +71,13 @@ async def _start(connection: Connection, params: Start) -> object:
 
 
 async def _cancel(connection: Connection, params: OfRun) -> object:
-    return await connection.services.engine.cancel(who(connection), params.run_id)
+    return await connection.services.engine.requests.cancel(who(connection), params.run_id)
 
 
 async def _steer(connection: Connection, params: Steer) -> object:
     bounded(params.text)
     connection.services.quotas.take_message(who(connection))
-    return await connection.services.engine.steer(who(connection), params.run_id, params.text)
+    return await connection.services.engine.requests.steer(who(connection), params.run_id, params.text)
 
 
 async def _resume(connection: Connection, params: Resume) -> object:
@@ -86,11 +86,11 @@ async def _resume(connection: Connection, params: Resume) -> object:
     except (msgspec.DecodeError, RecursionError) as fault:  # JSON that no program can hold, as 1e999
         raise ClientError("bad_params", f"{fault} - at `$.payload`.", "See docs/protocol.md.") from fault
     engine = connection.services.engine
-    return await engine.resume(who(connection), params.run_id, params.interrupt_id, payload)
+    return await engine.requests.resume(who(connection), params.run_id, params.interrupt_id, payload)
 
 
 async def _get(connection: Connection, params: OfRun) -> object:
-    return await connection.services.engine.get(who(connection), params.run_id)
+    return await connection.services.engine.requests.get(who(connection), params.run_id)
 
 
 METHODS: Final = {

@@ -1,6 +1,6 @@
 """The run engine: what chat, RPC, the server API and AG-UI over HTTP call.
 
-Here: its life, and starting a run. Not here: requests for a run that is there (`requests`, its base), storing and
+Here: its life, and starting a run. Not here: operations on an existing run (`requests`), storing and
 publishing the person's message (app/chat does that before `start`). Disconnect is not cancel: nothing here
 knows of connections.
 """
@@ -37,7 +37,7 @@ log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 AGENT_CLOSE_S: Final = 3.0  # of one agent; the local model's process takes at most 2 s
 
 
-class RunEngine(RunRequests):
+class RunEngine:
     """See the module.
 
     Args:
@@ -51,6 +51,9 @@ class RunEngine(RunRequests):
         concurrent_runs: how many runs a user of this identity may have at a time (its plan).
         limits: bounds.
         claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
+
+    Attributes:
+        requests: operations on an existing run: cancel, steer, resume, get.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class RunEngine(RunRequests):
     ) -> None:
         # A node may come back under its old id; its runs may not. Hence the random part.
         owner = f"{node}/{uuid.uuid4().hex[:8]}"
-        services = RunServices(
+        services = self._services = RunServices(
             broker=broker,
             runs=store.runs,
             threads=store.threads,
@@ -84,8 +87,9 @@ class RunEngine(RunRequests):
         self._concurrent_runs = concurrent_runs
         self._claims = claims
         self._opened = False
-        roster = Roster(services, self._freed)
-        super().__init__(services, roster, Loops(roster))
+        self._roster = Roster(services, self._freed)
+        self._loops = Loops(self._roster)
+        self.requests = RunRequests(services, self._roster, self._loops)
 
     # -- life ----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What people ask of a run that is there: cancel, steer, answer, look.
+"""Operations on an existing run: cancel, steer, resume, get.
 
 Not here: starting one (engine). Rules: every request names the identity; a run in a thread that is not theirs is
 as absent as one that does not exist; a request for a run of another node goes there by control message, and
@@ -41,7 +41,7 @@ CLOSE_S: Final = (
 
 
 class RunRequests:
-    """See the module; the engine's base."""
+    """See the module; the engine makes one."""
 
     def __init__(self, services: RunServices, roster: Roster, loops: Loops) -> None:
         self._services = services

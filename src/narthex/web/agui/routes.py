@@ -189,7 +189,7 @@ class AguiSite:
             raise ClientError(
                 "interrupt_not_found", "There is no such question in the thread.", "Look again.", number=404
             )
-        answered = await self._services.engine.resume(
+        answered = await self._services.engine.requests.resume(
             identity,
             interrupt.run_id,
             entry.interrupt_id,

@@ -297,7 +297,7 @@ class ServerApi:
         return await self._chat.view(identity, request.path_params["thread_id"], None, 200)
 
     async def _run(self, identity: Identity, request: Request) -> object:
-        return await self._engine.get(identity, request.path_params["run_id"])
+        return await self._engine.requests.get(identity, request.path_params["run_id"])
 
     async def _export(self, identity: Identity, request: Request) -> Response:
         """The whole thread as JSON or Markdown, as a download."""
