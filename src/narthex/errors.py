@@ -4,11 +4,11 @@ A refusal of a client's credential is not here: it is a value (`narthex.domain.r
 
     NarthexError                 code, message, remedy
     ├── ClientError              the caller of an API or RPC sent something that cannot be done
-    ├── ConfigError              whoever starts the process must change a setting (exit 78)
+    ├── ConfigError              the operator who starts the process must change a setting (exit 78)
     ├── DependencyError          an engine or service that narthex needs did not answer
     │   ├── Overloaded           it answers, but a bound of ours is reached: come back later
     │   └── Damaged              what it keeps cannot be read: the operator must restore it (exit 78)
-    └── Bug                      narthex itself is wrong; the trace id leads to the record
+    └── Bug                      narthex itself is wrong; the trace id leads to the log record
 
 Rules: a message is one sentence of what happened, a remedy one sentence of what to do, and neither ever
 holds a token, a key or a header value.
@@ -32,7 +32,7 @@ class NarthexError(Exception):
     Attributes:
         code: snake_case name that callers may script against.
         message: what happened, in one sentence.
-        remedy: what to do about it, in one sentence; may be empty only for `Bug`.
+        remedy: one sentence with the action to take; may be empty only for `Bug`.
     """
 
     def __init__(self, code: str, message: str, remedy: str = "") -> None:
@@ -100,7 +100,7 @@ class Overloaded(DependencyError):
 
 
 class Damaged(DependencyError):
-    """What the dependency keeps is damaged: trying again changes nothing, the operator must restore it."""
+    """The data that the dependency keeps is damaged: retrying is useless, the operator must restore it."""
 
     def __init__(self, dependency: str, message: str, remedy: str) -> None:
         super().__init__(dependency, message, remedy, code=f"{dependency}_damaged")

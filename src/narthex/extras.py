@@ -1,7 +1,7 @@
 """The optional parts of an installation: which extra brings which Python modules, and which of them are missing here.
 
-Not here: which settings need which extra (`settings/requirements.py`). Rules: nothing is imported to find out; all
-that is missing is said in one sentence with one command; a module that no extra brings is not answered for.
+Not here: which settings need which extra (`settings/requirements.py`). Rules: finding out imports nothing; one
+sentence with one command names everything that is missing; modules that no extra brings are not covered.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def extra_of(module: str) -> str | None:
 
 
 def command(*extras: str) -> str:
-    """What installs them."""
+    """The shell command that installs them."""
     return f"pip install 'narthex[{','.join(sorted(set(extras)))}]'"
 
 

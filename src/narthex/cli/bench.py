@@ -1,4 +1,4 @@
-"""`narthex bench`: what a handshake, a message, a delivery and a socket cost, beside any other server."""
+"""`narthex bench`: measures the cost of a handshake, a message, a delivery and a socket, beside any other server."""
 
 from __future__ import annotations
 

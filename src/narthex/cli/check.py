@@ -1,4 +1,4 @@
-"""`narthex check`: what `serve` would do with these settings, without opening a port.
+"""`narthex check`: reports what `serve` would do with these settings, without opening a port.
 
 Not here: the checks themselves (`settings`, `wiring.rehearsal`, `wiring.trial`). Rules: never a secret's value; the
 same settings, read as by `serve`; the exit code is the one that `serve` would end with (78, or 69 where only a program
@@ -33,7 +33,7 @@ def check(
     every: Annotated[bool, Parameter(name="--all", negative=(), show_default=False)] = False,
     connect: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> int:
-    """Say what serve would do with these settings; start nothing.
+    """Report what serve would do with these settings; start nothing.
 
     Exits 78 when serve would refuse to start, 69 when a program is missing or, with --connect, when an engine, an
     issuer or an agent does not answer.
@@ -74,7 +74,7 @@ def _tried(settings: Settings) -> list[Trial]:
     from narthex.adapters.telemetry.logging import configure_logging
     from narthex.wiring.trial import try_all
 
-    # what goes wrong is in the answer; a library's own warnings would stand between its lines
+    # the report contains every failure; a library's own warnings would appear between its lines
     configure_logging(level="error", secrets=settings.secret_values(), hooks=False)
     return asyncio.run(try_all(settings))
 
@@ -111,12 +111,12 @@ def render(settings: Settings, *, every: bool, trials: Sequence[Trial] = ()) -> 
             "before the upgrade",
             "a credential is required"
             if policy.pre_connection_auth_required
-            else "a credential is not required; who brings none can do nothing but `connect`",
+            else "a credential is not required; a client without one can send nothing but `connect`",
         ),
         ("who gets in", *policy.admits),
         ("test identities", _test_identities(settings)),
         ("connections", _connections(settings)),
-        ("tokens from", *(token_sources(settings) or ["nobody"])),
+        ("tokens from", *(token_sources(settings) or ["no source"])),
     ]
     failed = any(not trial.ok for trial in trials)
     lines = [
@@ -141,7 +141,7 @@ def render(settings: Settings, *, every: bool, trials: Sequence[Trial] = ()) -> 
 
 
 def _capacity(settings: Settings) -> dict[str, int]:
-    """What `serve` would allow under this shell's limit of open files."""
+    """The number of connections that `serve` would allow under this shell's limit of open files."""
     fitted = capacity(settings.limits(), descriptors_to_come())
     return {
         "descriptors": fitted.descriptors,

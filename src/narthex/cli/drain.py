@@ -1,4 +1,4 @@
-"""`narthex drain URL`: what SIGTERM does, for operators who have no shell on the machine.
+"""`narthex drain URL`: drains an instance as SIGTERM does, for operators who have no shell on the machine.
 
 Rules: an instance is gone when its port refuses connections, and not because something went wrong on the way; exit 0
 gone (or not waited for), 1 refused or still there, 2 usage, 69 nothing answers.
@@ -134,7 +134,7 @@ def _await_end(client: httpx2.Client, wait_s: float) -> None:
 
 
 def refused(fault: BaseException) -> bool:
-    """Whether nothing listens any more, and that alone."""
+    """Whether the port refuses connections; no other failure counts."""
     seen: BaseException | None = fault
     while seen is not None:
         if isinstance(seen, ConnectionRefusedError):

@@ -1,7 +1,7 @@
-"""The flags that `serve`, `check` and whoever else needs the gateway's settings have in common.
+"""The flags that `serve`, `check` and the other commands with the gateway's settings have in common.
 
 Not here: settings themselves. Rules: a flag that was not given is None, so that the environment and the file
-count; what each one does is said once, in `settings/groups.py` and here.
+count; `settings/groups.py` and this module describe each one, once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`narthex gate URL`: may what was just deployed take people? For pipelines.
+"""`narthex gate URL`: decides in a pipeline whether a new deployment may take traffic.
 
 Not here: the checks (`narthex.doctor.gate`). Rules: under 60 s; exit 0 only when every check passed, 1 when one did
 not, 2 on wrong usage, 69 when nothing answers.
@@ -49,8 +49,8 @@ def gate(
         url: wss://host, or wss://host/ws.
         token: of a user that may chat; `-` reads it from stdin, `@FILE` from a file.
         header: one more header, `Name: value`, such as X-E2E-Bypass-Key; repeat it for more.
-        expect_bypass: what auth_bypass_active must be.
-        text: what is said to the default agent, twice.
+        expect_bypass: required value of auth_bypass_active.
+        text: message to the default agent, sent twice.
         save: write the latencies as a baseline.
         against: compare the latencies with this baseline.
         slower: how many times slower than the baseline is too slow.

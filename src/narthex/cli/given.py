@@ -1,7 +1,7 @@
-"""What people give to `doctor`, `gate` and `probe`: times, tokens and headers.
+"""Reads arguments of `doctor`, `gate` and `probe`: times, tokens and headers.
 
 Not here: the commands. Rules: a secret can come from stdin or a file, because arguments show up in process lists;
-what cannot be sent is refused before anything is sent.
+a value that cannot be sent is refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)?")
 _UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-MAX_HEADER_BYTES: Final = 16_384  # what a narthex reads in all
+MAX_HEADER_BYTES: Final = 16_384  # the most that a narthex reads of a request head
 
 
 def seconds_of(option: str, text: str) -> float:
@@ -99,6 +99,6 @@ def given_text(path: Path | None, what: str) -> str:
 
 
 def usage(error: ClientError) -> int:
-    """Say what was given wrongly; exit 2, so that it is not taken for a finding."""
+    """Report a wrong argument; exit 2, so that it is not taken for a finding."""
     print(f"error: {error.message}\nremedy: {error.remedy}", file=sys.stderr)
     return EXIT_USAGE

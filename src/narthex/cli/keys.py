@@ -1,7 +1,7 @@
 """`narthex keys`: the signing keys of the embedded provider and of the end-to-end exchange, in the store.
 
 Rules: private parts are never printed; every command works while the server runs, which sees a change within
-2 s; without `--now` a rotation disturbs nobody.
+2 s; without `--now` a rotation ends no session.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def rotate(
     purpose: Purpose = "provider",
     algorithm: Annotated[Literal["ES256", "RS256", "EdDSA"], Parameter(help="Of the new key.")] = "ES256",
     now: Annotated[
-        bool, Parameter(help="End the old keys at once: a leak. Everybody signs in again.")
+        bool, Parameter(help="End the old keys at once: a leak. All users sign in again.")
     ] = False,
     json_: Json = False,
     data_dir: DataDir = None,

@@ -1,8 +1,8 @@
 """The entry point: finds the command, runs it, and turns what it raises into an exit code and a sentence.
 
 Not here: the commands (one file each), their list (`commands.py`). Rules: `narthex --help` and `--version` import
-nothing but the standard library; exit codes are those of DESIGN section 9; what is printed on an error goes to
-stderr, says what to do, and passes the redactor.
+nothing but the standard library; exit codes are those of DESIGN section 9; an error is printed to
+stderr, names the remedy, and passes the redactor.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read us (`head`) has gone; without this Python complains at exit.
+        # The reader of our output (`head`) has gone; without this Python complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
@@ -72,7 +72,7 @@ def run(words: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_OK
-    except Exception as error:  # the last resort: everything else is a bug of ours
+    except Exception as error:  # the last resort: every other exception is a bug of narthex
         return _report_bug(error)
 
 
@@ -116,7 +116,7 @@ def _unknown(word: str) -> int:
 
 
 def report(error: NarthexError) -> int:
-    """Say what happened and what to do; the exit code for it."""
+    """Print what happened and the remedy; returns the exit code."""
     if isinstance(error, ConfigError):
         _say(*(f"error: {problem}" for problem in error.problems))
         return EXIT_CONFIG
@@ -130,7 +130,7 @@ REQUIRED: Final = (
     "argon2", "cryptography", "cyclopts", "fluxgate", "httptools", "httpx2", "joserfc", "msgspec", "prometheus_client",
     "psutil", "pydantic_settings", "rfc8785", "rich", "starlette", "structlog", "uvicorn", "websockets",
 )  # fmt: skip
-"""What `pip install` of narthex brings in any case, by import name (pyproject.toml; a test holds the two together)."""
+"""Import names of the packages that `pip install narthex` always installs (a test reads pyproject.toml)."""
 
 
 def _not_installed(error: ModuleNotFoundError) -> int:
@@ -161,7 +161,7 @@ def _report_bug(error: Exception) -> int:
     from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR
 
     trace = "".join(traceback.format_exception(error)).rstrip()
-    # Its end says what happened. Cut after masking, so that no half secret stays.
+    # The end of a traceback names the error. Cut after masking, so that no half secret stays.
     _say(
         REDACTOR.text(trace, limit=len(trace))[-MAX_TRACEBACK:],
         "error: This is a bug in narthex.",

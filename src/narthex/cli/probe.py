@@ -1,4 +1,4 @@
-"""`narthex probe URL`: a synthetic canary that never stops, for Prometheus or a log pipeline.
+"""`narthex probe URL`: checks a deployment continuously, for Prometheus or a log pipeline.
 
 Not here: a round (`narthex.doctor.canary`). Rules: rounds begin at a steady beat and never overlap; a round that
 fails is a result and no reason to stop; ends on SIGTERM, SIGINT or after `--count` rounds.
@@ -91,7 +91,7 @@ class _Runner:
         self._tally = canary.Tally()
 
     async def run(self, count: int) -> canary.Tally:
-        """Go round until told to stop."""
+        """Run rounds until a signal or `--count` stops them."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""What a terminal can show: characters that its encoding lacks are replaced and never an error.
+"""Makes output printable: characters that the terminal's encoding lacks are replaced and never an error.
 
 Not here: colours (rich and the log look at the terminal themselves). Rules: standard library only.
 """

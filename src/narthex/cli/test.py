@@ -78,10 +78,10 @@ def test(
         parallel: scenarios at a time.
         pattern: part of a scenario's name or title, or a glob over names.
         fail_fast: begin nothing after the first failure.
-        json_output: write the report as JSON; `-` writes it to standard output, and what is for people to stderr.
+        json_output: write the report as JSON; `-` writes it to standard output, and everything for people to stderr.
         junit: write it as JUnit XML; likewise.
         html: write it as one HTML page; likewise.
-        resume_from: leave out what comes before this scenario.
+        resume_from: leave out the scenarios before this one.
         token: proves the runner where there is no key; `-` reads it from stdin, `@FILE` from a file.
         allow_production: yes, production is meant; needs --token, runs smoke only.
     """

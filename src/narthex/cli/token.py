@@ -1,7 +1,7 @@
-"""`narthex token`: a token that the server on the same data directory admits; `narthex token inspect`: why one is not.
+"""`narthex token`: makes a token for the server on the same data directory; `narthex token inspect`: explains a token.
 
 Rules: `token` prints the token and nothing else on standard output, so that `$(narthex token)` works; `inspect`
-reads from standard input unless told otherwise (arguments show up in process lists) and never prints a signature.
+reads from standard input by default (arguments show up in process lists) and never prints a signature.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ async def mint(settings: Settings, identity: Identity, ttl_s: float) -> str:
 
 
 def _tokens(settings: Settings, store: Store) -> Tokens:
-    """What the server would make of these settings."""
+    """The identities and tokens of a server with these settings."""
     from narthex.adapters.telemetry.metrics import PrometheusMeter
     from narthex.wiring.tokens import make_tokens
 
@@ -124,7 +124,7 @@ async def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) 
     from narthex.adapters.telemetry.logging import configure_logging
     from narthex.wiring.engines import make_store
 
-    # standard output is for the answer; what goes wrong on the way is in the answer too
+    # standard output is for the answer, which contains every failure too
     configure_logging(level="error", secrets=settings.secret_values(), hooks=False)
     store = make_store(settings, beside=True)
     await store.start()
@@ -182,7 +182,7 @@ def inspect(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
-    """Say what is in a token and whether it would be admitted here, and if not, why."""
+    """Show the content of a token, whether it would be admitted here, and if not, why."""
     text = (sys.stdin.read() if source == "-" else source).strip()
     text = text.removeprefix("Bearer ").strip()
     settings = load({"data_dir": data_dir}, os.environ, config)

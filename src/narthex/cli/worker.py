@@ -24,7 +24,7 @@ def worker(
     log_level: LogLevel = None,
     config: Path | None = None,
 ) -> int:
-    """Run agents until SIGTERM or Ctrl-C: what gateways with NARTHEX_RUN_AGENTS=0 accept, and any queued run.
+    """Run agents until SIGTERM or Ctrl-C: runs that gateways with NARTHEX_RUN_AGENTS=0 accept, and any queued run.
 
     It needs the gateways' NARTHEX_BROKER_URL and NARTHEX_STORE_URL and the same agents. Its port answers /livez,
     /readyz and /metrics. Start as many as you like: they share the work, fairly between tenants.

@@ -1,7 +1,7 @@
-"""Where a request really comes from, and over which scheme: the one function that looks at forwarding headers.
+"""Finds the address and scheme of a request's client: the one module that reads forwarding headers.
 
-Not here: origins and hosts (`origins`). Rules: a forwarding header counts only as far as it was written by a
-proxy that is trusted; what a client wrote itself is never believed. Only `X-Forwarded-For` and
+Not here: origins and hosts (`origins`). Rules: a forwarding header counts only as far as a trusted proxy
+wrote it; values that a client wrote itself are never trusted. Only `X-Forwarded-For` and
 `X-Forwarded-Proto` are read: every proxy of FACTS section 5 writes them.
 """
 
@@ -22,7 +22,7 @@ CLOUD_RUN_HOPS: Final = 1  # Google's front end appends the address that it saw 
 
 
 class TrustedProxies(msgspec.Struct, frozen=True):
-    """Whose forwarding headers count.
+    """Proxies whose forwarding headers count.
 
     Attributes:
         networks: the peers that are proxies of ours.
@@ -38,7 +38,7 @@ class TrustedProxies(msgspec.Struct, frozen=True):
         return not self.networks and self.hops == 0
 
     def proxied(self, peer: str) -> bool:
-        """Whether a socket's other end is a trusted proxy, so that its address is no client's."""
+        """Whether the socket's peer is a trusted proxy, so that its address is not the client's."""
         return self.hops > 0 or (bool(self.networks) and _in_networks(canonical(peer) or peer, self.networks))
 
 

@@ -1,8 +1,8 @@
-"""Who is let in: one pure function for the upgrade, preflight, the in-band `connect`, the fallbacks, the doctor.
+"""Decides on admission: one pure function for the upgrade, preflight, the in-band `connect`, the fallbacks, the doctor.
 
-Not here: what a token is worth (a verdict comes in), how many may be in (app/seats), how a refusal looks.
-Rules: nobody is admitted without proof or, where they are allowed, as a guest; an inert connection has no
-identity; a test identity is confined here once more, whatever its issuer said.
+Not here: verifying tokens (the verdict is an argument), connection limits (app/seats), how a refusal is rendered.
+Rules: a client is admitted only with proof or, where guests are allowed, as a guest; an inert connection has no
+identity; test identities are confined here once more, whatever their issuer said.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UNPROVEN: Final = "unproven"
 EXPIRED: Final = "expired"
 NARTHEX_ISSUER: Final = "narthex"  # of guests' and key proofs' identities, which no token vouches for
 
-_UNCONDITIONAL: Final = (AUTHORIZATION, SUBPROTOCOL, TICKET)  # nothing is asked of whoever brings one alone
+_UNCONDITIONAL: Final = (AUTHORIZATION, SUBPROTOCOL, TICKET)  # one of these alone needs no `Origin`
 _LABELS: Final = {
     AUTHORIZATION: "the Authorization header",
     SUBPROTOCOL: "the subprotocol",
@@ -47,13 +47,13 @@ _LABELS: Final = {
 
 
 class AdmissionPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds here, narrowed from `EnvironmentPolicy` and settings.
+    """The admission policy of this process, narrowed from `EnvironmentPolicy` and settings.
 
     Attributes:
         environment: for the handshake record, and production's own rules.
-        pre_connection_auth_required: nobody is upgraded inert for bringing nothing.
+        pre_connection_auth_required: a request without a credential is refused and never upgraded inert.
         auth_bypass_active: test identities are admitted by proof.
-        guests: a connection from an allowed `Origin` that brings nothing is a guest.
+        guests: a connection without a credential from an allowed `Origin` is a guest.
         is_testing: for the handshake record.
         is_e2e_testing: for the handshake record.
     """
@@ -85,15 +85,15 @@ class AdmissionPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HandshakeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one attempt, besides what its credentials are worth.
+    """Facts about one attempt, besides the verdicts on its credentials.
 
     Attributes:
-        presented: what the request brings; empty for in-band.
+        presented: the credentials in the request; empty for in-band.
         origin: the origin that the request claims (`origins.claimed_origin`), None when it names no page.
         host: the `Host` header.
         scheme: `https` or `http`, as the client sees it.
         in_band: the credential stands in `connect` or `refresh` of a connection that was let in before.
-        bound: whom the connection belongs to already; only in-band.
+        bound: the user that the connection belongs to already; only in-band.
         hears: a refusal of an expired credential reaches the client with its reason (it offered
             `narthex.explain`, or asks preflight); otherwise it is upgraded inert, so that SDKs refresh.
         fresh_id: 16 or more random hex digits, for a guest's subject.
@@ -110,23 +110,23 @@ class HandshakeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(NamedTuple):
-    """A carrier and what its credential turned out to be."""
+    """A carrier and the verdict on its credential."""
 
     carrier: str
     verdict: Verdict
 
 
 class Admit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Let in. It holds nothing that could hold it, so the cycle collector need not know it.
+    """An admitted attempt. It refers to nothing that could refer back to it, so the cycle collector need not track it.
 
     Attributes:
-        identity: who it is; None while inert.
-        inert: `unproven` (brought nothing; may prove itself with `connect.token`), `expired` (each `connect`
+        identity: the user; None while inert.
+        inert: `unproven` (no credential yet; may send `connect.token`), `expired` (each `connect`
             without a fresh token gets error 109), or empty.
-        bound: whom every further token must name; None while anybody may still prove themselves.
+        bound: the user that every further token must name; None while a token of any user is accepted.
         subprotocol: to select, None for none.
         explain: the client offered `narthex.explain`.
-        carriers: names of those that brought something.
+        carriers: names of the carriers that held a credential.
         key_id: of the token that counted.
         algorithm: of the token that counted.
     """
@@ -142,7 +142,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Refusal | None:
-    """What can be refused before any credential is looked at, so that none is verified or used up for nothing."""
+    """The refusal that is due before any credential is looked at, so that none is verified or used up for nothing."""
     presented = facts.presented
     if presented.fault is not None:
         return msgspec.structs.replace(presented.fault, carriers_checked=HANDSHAKE_CARRIERS)
@@ -176,17 +176,17 @@ def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Jud
 
     Args:
         facts: the attempt.
-        policy: what holds here.
-        verdicts: of every presented credential, in order; none when nothing was brought.
+        policy: the policy of this process.
+        verdicts: of every credential in the request, in order; empty without a credential.
 
     Returns:
-        `Admit`, or a `Refusal` whose `carriers_checked` says where was looked.
+        `Admit`, or a `Refusal` whose `carriers_checked` names the carriers that were checked.
     """
     return preliminary(facts, policy) or weigh(facts, policy, verdicts)
 
 
 def weigh(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]) -> Admit | Refusal:
-    """`admit`, for who has had None of `preliminary` for the same facts and policy already, as a handshake has."""
+    """`admit` for a caller that has got None from `preliminary` for the same facts and policy, as a handshake has."""
     if not verdicts:
         return _nothing_brought(facts, policy)
     found = verdicts[0]
@@ -233,7 +233,7 @@ def _first(
 
 
 def key_proof_identity(*, test_run: str, fresh_id: str, permissions: tuple[str, ...], now: float) -> Identity:
-    """The identity of somebody who proved the end-to-end key at the handshake (DESIGN section 2).
+    """The identity of a client that proved the end-to-end key at the handshake (DESIGN section 2).
 
     Args:
         test_run: `X-E2E-Test-Run`; the same one finds its threads again. Empty: `fresh_id`.
@@ -306,7 +306,7 @@ def _rejected(facts: HandshakeFacts, judged: Judged, verdict: Rejected) -> Refus
 def _expired(
     facts: HandshakeFacts, policy: AdmissionPolicy, judged: Judged, verdict: Rejected
 ) -> Admit | Refusal:
-    """Verified, and expired: upgraded inert where the client would not hear the reason."""
+    """An expired token that is otherwise valid: the client is upgraded inert where it could not read the reason."""
     assert verdict.expired is not None
     confined = _confined(verdict.expired, judged.carrier, facts, policy)
     if isinstance(confined, Refusal):
@@ -330,7 +330,7 @@ def _expired(
 def _confined(
     identity: Identity, carrier: str, facts: HandshakeFacts, policy: AdmissionPolicy
 ) -> Identity | Refusal:
-    """Test identities and probes stay in their tenants, and out where they may not be."""
+    """Keep test identities and probes in their tenants, and refuse them where they are not allowed."""
     if identity.identity_class is IdentityClass.PROBE and carrier != TICKET:
         return _refuse(facts, "permission_denied", "Probes come with a ticket of the store only.")
     marked = identity.e2e or identity.identity_class is IdentityClass.E2E

@@ -1,4 +1,4 @@
-"""Who may answer a question that an agent asked: a property of the question, which the agent sets.
+"""Decides which users may answer an agent's question: a property of the question, which the agent sets.
 
 Not here: whether the answer fits (`answers.py`). Rule: the default is the person who began the run and the thread's
 owners, because an approval spends what is theirs; a member who was added to read along approves nothing.
@@ -18,7 +18,7 @@ PERMISSION: Final = "permission:"
 
 
 def answerer_fault(answerable_by: str) -> str:
-    """Why `answerable_by` is no answer to who may answer; empty: it is one."""
+    """The reason why `answerable_by` is invalid; empty when it is valid."""
     if answerable_by in ("", ASKER, OWNER, MEMBER):
         return ""
     name = answerable_by.removeprefix(PERMISSION)
@@ -46,7 +46,7 @@ def may_answer(answerable_by: str, *, asker: bool, role: str, may: Callable[[str
 
 
 def answerer_words(answerable_by: str) -> str:
-    """Who may answer, as the end of a sentence."""
+    """The users who may answer, as the end of a sentence."""
     if answerable_by.startswith(PERMISSION):
         return f"members who have the permission {answerable_by.removeprefix(PERMISSION)}"
     return {

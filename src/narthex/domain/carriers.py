@@ -1,8 +1,8 @@
-"""Where a credential can stand in a request: each carrier parsed by its RFC, none of them judged.
+"""Parses the places in a request that can carry a credential, each by its RFC, and verifies none.
 
-Not here: what a credential is worth (adapters/tokens), whether its carrier may be used (`admission`). Rules: a
-credential never stands in a repr or in a message; a carrier that is there and malformed is named, never
-skipped; the accepted form is said in the refusal.
+Not here: verifying a credential (adapters/tokens), whether its carrier may be used (`admission`). Rules: a
+credential never appears in a repr or a message; a malformed carrier is named in the refusal, with the accepted form,
+and never skipped.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ Headers = dict[str, list[str]]
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """A credential as it came, and where it stood."""
+    """A credential as received, and its carrier."""
 
     carrier: str
     value: str
@@ -80,7 +80,7 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class Presented(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request brings.
+    """The credentials and subprotocols of a request.
 
     Attributes:
         credentials: in the order of `HANDSHAKE_CARRIERS`.
@@ -88,7 +88,7 @@ class Presented(msgspec.Struct, frozen=True, kw_only=True):
         explain: the client offered `narthex.explain`.
         test_run: `X-E2E-Test-Run`, empty when it is not there.
         fault: the first carrier that is there and malformed.
-        hint: what to say when nothing was found: the nearest miss.
+        hint: the detail of the refusal when no credential was found: the nearest miss.
     """
 
     credentials: tuple[Credential, ...] = ()
@@ -122,7 +122,7 @@ def read(headers: Headers, query: str, *, secure: bool = False) -> Presented:
     Args:
         headers: from `pick`.
         query: the raw query string without `?`.
-        secure: the client speaks TLS: then the plain cookie, which a neighbouring host may have set, is nobody's.
+        secure: the client uses TLS: then the plain cookie is ignored, because a neighbouring host may have set it.
     """
     reading = _Reading()
     if "authorization" in headers:
@@ -151,7 +151,7 @@ def bearer_token(values: Sequence[str]) -> str | Refusal | None:
     """The token of `Authorization: Bearer` (RFC 6750 section 2.1).
 
     Returns:
-        The token; None when the header has another scheme (a proxy's `Basic` is none of our business); a
+        The token; None when the header has another scheme (such as `Basic` for a proxy); a
         refusal when it is malformed.
     """
     if len(values) > 1:
@@ -166,7 +166,7 @@ def bearer_token(values: Sequence[str]) -> str | Refusal | None:
 
 
 class _Reading:
-    """Collects what one request brings; lives as long as `read`."""
+    """Collects the credentials of one request; lives as long as `read`."""
 
     __slots__ = ("explain", "fault", "found", "hint", "run", "selected")
 
@@ -243,7 +243,7 @@ class _Reading:
                 if equals and name in found and content:
                     found[name].add(content.strip('"'))
         sessions = found[HOST_SESSION_COOKIE] or (set() if secure else found[SESSION_COOKIE])
-        if len(sessions) > 1:  # a neighbouring subdomain can add one, and which came first proves nothing
+        if len(sessions) > 1:  # a neighbouring subdomain can add one; the order proves nothing
             self._refuse("credential_conflict", "There are two different session cookies.")
         elif sessions:
             self.found.append(Credential(COOKIE, sessions.pop()))
@@ -251,7 +251,7 @@ class _Reading:
     def e2e_key(self, values: list[str]) -> None:
         if len(values) > 1:
             self._refuse("bad_request", "There is more than one X-E2E-Bypass-Key header.")
-        else:  # an empty one is kept: a harness whose variable is empty should hear that its key is wrong
+        else:  # an empty key is kept: a harness whose variable is empty gets "wrong key" and not "no credential"
             self.found.append(Credential(E2E_KEY, values[0].strip()))
 
     def test_run(self, values: list[str]) -> None:
@@ -267,8 +267,8 @@ class _Reading:
 def _decoded(text: str) -> str:
     """A subprotocol's token: raw as it is, or out of base64url.
 
-    A JWT has dots and base64url has none, so one cannot be taken for the other. What has none and is no
-    base64url of a JWT is an opaque token, taken as it is.
+    A JWT has dots and base64url has none, so one cannot be taken for the other. A text without dots that is not
+    the base64url of a JWT is an opaque token, taken as it is.
     """
     if "." in text:
         return text

@@ -1,4 +1,4 @@
-"""Channel names: what a client sees, and the tenant-qualified key that brokers use.
+"""Channel names: the name that a client sees, and the tenant-qualified key that brokers use.
 
 A client sees `thread:<id>` and `user:<id>`; the key is `<tenant>/<name>`, so the same name in two tenants is
 two channels. Rules: in a key the tenant has no `/` (`ids.quoted_tenant`), so that the first `/` ends it; a key is

@@ -1,4 +1,4 @@
-"""How many connections fit into the descriptors that the operating system allows this process. Pure.
+"""Computes how many connections fit into the descriptors that the operating system allows this process.
 
 Rules: limits are only ever lowered; the process keeps a share for its own files, engines and agents, so that it can
 work while every connection is taken; HTTP keeps a share beside the WebSockets, so that probes and operators get in
@@ -21,11 +21,11 @@ HTTP_AT_LEAST: Final = 16
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
-    """What fits.
+    """The limits that fit.
 
     Attributes:
         limits: those asked for, lowered where they do not fit.
-        descriptors: what the operating system allows.
+        descriptors: the number that the operating system allows.
         tcp: connections of any kind.
         tcp_per_address: the same of one address (an IPv6 /64 counts as one).
         lowered: whether descriptors are what bounds `limits.max_connections`.
@@ -72,5 +72,5 @@ def capacity(limits: Limits, descriptors: int) -> Capacity:
 
 
 def beside(sockets: int) -> int:
-    """How many HTTP connections are kept beside so many WebSockets."""
+    """The number of HTTP connections reserved beside so many WebSockets."""
     return max(HTTP_AT_LEAST, sockets // 20)

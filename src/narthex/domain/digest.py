@@ -1,4 +1,4 @@
-"""The digest of a run: what lets any client prove that it has the whole run, merged on the way or not.
+"""The digest of a run: it lets any client prove that it has the whole run, whether or not deltas were merged.
 
 **Normal form.** Take all events of the run in the order of `seq`, the terminal one included.
 
@@ -78,7 +78,7 @@ def same_members(first: Event, second: Event) -> bool:
     """
     if all(
         type(value) is str for value in first.values()
-    ):  # what nearly every delta is: strings, which compare as such
+    ):  # nearly every delta: strings, which compare as such
         return first == second
     if first.keys() != second.keys():
         return False

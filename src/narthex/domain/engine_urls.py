@@ -1,8 +1,8 @@
-"""URLs of engines (broker, store): the one way to take them apart and to show them.
+"""Parses and renders URLs of engines (broker, store), in one place.
 
-Not here: what a scheme's options mean (the adapters). Rules: an error never quotes any part of a URL that could not be
-read, because any part of it may be the password; `shown` has neither user, password nor options (drivers take
-passwords there); what stands in user name and password is percent-decoded here, and nowhere again.
+Not here: the meaning of a scheme's options (the adapters). Rules: an error never quotes any part of an
+unreadable URL, because any part of it may be the password; `shown` has neither user, password nor options (drivers
+take passwords there); user name and password are percent-decoded here, and never again.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def parse_engine_urls(text: str) -> tuple[EngineUrl, ...]:
 
 
 def secrets_of(text: str) -> list[str]:
-    """What of an engine's URL must never be shown: the password as it is and as it stands there, and of a URL that
-    cannot be read everything behind the scheme.
+    """The parts of an engine's URL that must never be shown: the password, decoded and as written, and of an
+    unreadable URL everything after the scheme.
     """
     found: set[str] = set()
     try:

@@ -1,7 +1,7 @@
-"""Which environment this is, and what it opens: the whole table of DESIGN section 2, as pure functions.
+"""The policy of each environment: the whole table of DESIGN section 2, as pure functions.
 
-Not here: reading the process's environment (settings hands it in), judging a connection (`admission`).
-Rules: nothing else in narthex reads environment variables for policy; an unset variable never opens a door;
+Not here: reading the process's environment (settings passes it), admitting a connection (`admission`).
+Rules: nothing else in narthex reads environment variables for policy; an unset variable never admits anyone;
 a problem names variables and never the value of a secret.
 """
 
@@ -54,7 +54,7 @@ class Environment(StrEnum):
 
 
 class E2EDetection(msgspec.Struct, frozen=True):
-    """What the five variables say.
+    """The result of reading the five variables.
 
     Attributes:
         enabled: end-to-end testing is detected.
@@ -72,16 +72,16 @@ class EnvironmentPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         environment: the row's environment.
-        e2e: what was detected.
-        pre_connection_auth_required: a connection must prove itself before the upgrade. Where it is false, one
-            that brings nothing is upgraded inert.
-        auth_bypass_active: test identities are admitted by proof. Nobody is ever admitted without proof.
+        e2e: the result of the five variables.
+        pre_connection_auth_required: a connection needs a valid credential before the upgrade. Where it is false, a
+            connection without one is upgraded inert.
+        auth_bypass_active: test identities are admitted by proof. No client is ever admitted without proof.
         reason: why the bypass is not active although end-to-end testing is detected, else empty.
         guests: guests from an allowed `Origin` are admitted.
         conformance: `/ws/conformance` exists.
         host: the address to listen on.
-        admits: who gets in, for people (`narthex check`).
-        warnings: what works but should not stay so; each a sentence with its remedy.
+        admits: the clients that are admitted, in words (`narthex check`).
+        warnings: settings that work but should change; each a sentence with its remedy.
     """
 
     environment: Environment
@@ -118,7 +118,7 @@ class EnvironmentPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def detect_e2e(environ: Mapping[str, str], *, keys: Sequence[str] = ()) -> E2EDetection:
-    """What the five variables say.
+    """Detect end-to-end testing from the five variables.
 
     Args:
         environ: the process's environment.

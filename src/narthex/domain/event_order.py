@@ -25,7 +25,7 @@ ANSWERED: Final = "answered"
 
 
 class Rule(NamedTuple):
-    """What an event type does to the entity named by its member `id_member`: state → next state."""
+    """The effect of an event type on the entity named by its member `id_member`: state → next state."""
 
     kind: str
     id_member: str
@@ -122,7 +122,7 @@ class EventOrder:
         return [place for place, state in self._entities.items() if state == OPEN]
 
     def still_open(self) -> str:
-        """What is open, in words (`text message 'm1', step 'plan'`); empty when nothing is."""
+        """The open entities, in words (`text message 'm1', step 'plan'`); empty when none is open."""
         return ", ".join(f"{kind} {name[:80]!r}" for kind, name in self.open_entities())
 
     def closing_events(self) -> list[Event]:

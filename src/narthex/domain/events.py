@@ -1,4 +1,4 @@
-"""AG-UI events as plain dicts in their JSON form (camelCase members), and what kind of event each type is.
+"""AG-UI events as plain dicts in their JSON form (camelCase members), and the kind of each event type.
 
 Not here: which order is legal (`event_order`), joining (`merging`), the digest (`digest`). Names and members
 are those of AG-UI 1.0 (https://docs.ag-ui.com); tests check every constructor against the `ag-ui-protocol`
@@ -78,7 +78,7 @@ def is_terminal(event: Event) -> bool:
 
 
 def shape_fault(event: Event) -> str | None:
-    """What is wrong with an event's shape, as a sentence; None when nothing is.
+    """The first fault of an event's shape, as a sentence; None when there is none.
 
     Only what AG-UI requires is checked; more members are allowed and kept.
     """
@@ -240,5 +240,5 @@ def custom(name: str, value: Any) -> Event:
 
 
 def restarted(attempt: int) -> Event:
-    """CUSTOM narthex.restarted: what the run said before is void, it goes on from the start with `seq`."""
+    """CUSTOM narthex.restarted: the run's earlier events are void; it starts again with `seq`."""
     return custom("narthex.restarted", {"attempt": attempt})

@@ -1,4 +1,4 @@
-"""Who somebody is, once a credential has been verified. How it is verified lives in `adapters/tokens`.
+"""The identity of a user after a credential was verified. Verification lives in `adapters/tokens`.
 
 Rules: an `Identity` is immutable and belongs to one connection; `tenant` and `subject` together name a user,
 neither alone does. A test identity is always in tenant `e2e`.

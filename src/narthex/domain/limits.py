@@ -1,6 +1,6 @@
 """The limits of DESIGN section 8 as one value with its defaults. Enforcing each is its room's business.
 
-Rules: what is advertised (`/ws/config`, RPC `limits`) is this value, and what is enforced is this value.
+Rule: this value is both advertised (`/ws/config`, RPC `limits`) and enforced.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who a message addresses: `@name` of an agent anywhere in it, or at its beginning a name that is no agent's.
+"""Finds the addressee of a message: `@name` of an agent anywhere in it, or an unknown name at its beginning.
 
-Rules: a name is an agent's or it is not, so that decorators, e-mail addresses and CSS in pasted code address nobody; an
-unknown name counts only as the first word of a sentence (`@nosuch please help`), where a person meant somebody.
+Rules: a name is an agent's or it is not, so that decorators, e-mail addresses and CSS in pasted code have no addressee;
+an unknown name counts only as the first word of a sentence (`@nosuch please help`), where the author meant an agent.
 """
 
 from __future__ import annotations

@@ -28,9 +28,7 @@ def joins(first: Event, second: Event) -> bool:
         return False
     if not isinstance(first.get("delta"), str) or not isinstance(second.get("delta"), str):
         return False
-    if (
-        len(first) == len(second) == 3
-    ):  # type, id and delta: what nearly every delta is before it is published
+    if len(first) == len(second) == 3:  # type, id and delta: nearly every delta before it is published
         return True
     try:
         return same_members(
@@ -84,7 +82,7 @@ def well_formed(text: str, held: str = "") -> tuple[str, str]:
 
     Args:
         text: the delta as it came.
-        held: what the call before held back.
+        held: the delta that the previous call held back.
 
     Returns:
         The text to publish and what to hold back for the next call (empty or one high surrogate).

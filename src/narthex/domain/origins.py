@@ -233,7 +233,7 @@ def served_to_probes(host: str, peer: str, header_names: Iterable[str]) -> bool:
     Args:
         host: the `Host` header.
         peer: the socket's other end.
-        header_names: lower case; with any forwarding header the client is somebody behind a proxy of this machine.
+        header_names: lower case; with any forwarding header the client is behind a proxy of this machine.
     """
     found = parse_host(host)
     if found is None or not _is_loopback(found[0]) or not _is_loopback(canonical(peer) or ""):

@@ -1,4 +1,4 @@
-"""Plans: what a user may have at once (DESIGN section 6). Who is on which plan is a claim's business.
+"""Plans: the limits of a user (DESIGN section 6). A claim of the token decides on the user's plan.
 
 Rules: an unknown plan is `free`; a test identity is as `mid`, a guest as `guest`, whatever their token says.
 """
@@ -29,7 +29,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         connections: live sockets of one user.
         concurrent_runs: runs of one user at once.
         messages_per_minute: `run.start` and messages of one user.
-        history_days: how long what is said in threads of a user is kept; None: no end.
+        history_days: days for which messages in a user's threads are kept; None: no end.
         thread_members: members of one thread, invited users included.
         threads: threads that one user owns; None: any number.
         additions_per_day: invitations and additions of others that one user makes in a UTC day; users who join by the
@@ -107,7 +107,7 @@ def with_overrides(
 
 
 def plan_of(identity: Identity, plans: Mapping[str, Plan] = PLANS) -> Plan:
-    """The plan whose limits hold for somebody. `plans` holds at least the default names."""
+    """The plan whose limits apply to an identity. `plans` holds at least the default names."""
     if identity.e2e:
         return plans[E2E_PLAN]
     if identity.identity_class is IdentityClass.GUEST:

@@ -1,7 +1,7 @@
 """The one table of refusals: outcome → HTTP status, close code, title, remedy. Rendering lives at the edge.
 
-Rules: a refusal is a value, not an exception. `detail` is safe to show to anybody; what would help an
-attacker goes into `log_detail`, which never leaves the log. Every code that narthex can answer is a row here.
+Rules: a refusal is a value, not an exception. `detail` is safe to show to any client; facts that would help an
+attacker go into `log_detail`, which never leaves the log. Every code that narthex can answer is a row here.
 """
 
 from __future__ import annotations
@@ -152,11 +152,11 @@ WWW_AUTHENTICATE_ERRORS: Final[dict[str, str]] = {
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why somebody may not do something.
+    """The reason why a client is refused.
 
     Attributes:
         code: a key of `TABLE`.
-        detail: one sentence for the client; safe to show to anybody.
+        detail: one sentence for the client; safe to show to any client.
         carriers_checked: names of the carriers that were looked at, in order.
         retry_after_s: whole seconds for `Retry-After`; None where coming back changes nothing.
         log_detail: for the log only.

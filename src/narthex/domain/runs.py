@@ -1,6 +1,6 @@
 """A run's states, the literal table of its transitions, and the codes of RUN_ERROR.
 
-Not here: who moves a run and when (app/runs), how it is kept (ports/runs).
+Not here: moving a run from state to state (app/runs), storing it (ports/runs).
 
     queued ──claimed──→ running ──returned──→ finished
        │                  │ ├─────asked─────→ interrupted     (its answer is a new run)
@@ -52,7 +52,7 @@ RUN_ERRORS: Final[dict[str, str]] = {
     "agent_unknown": "This agent is not configured here any more.",
     "agent_unavailable": "The agent's back end could not be reached.",
     "owner_lost": "The instance that ran the agent went away.",
-    "log_lost": "The log of the run was lost, so nobody knows how far the agent came.",
+    "log_lost": "The log of the run was lost, so the agent's progress is unknown.",
     "log_unavailable": "The gateway could not store the run's events for too long.",
     "draining": "The gateway was shut down while the agent ran.",
     "internal": "The gateway failed; the log has the reason.",
@@ -61,7 +61,7 @@ RUN_ERRORS: Final[dict[str, str]] = {
 
 
 def queue_full(limit: int) -> ClientError:
-    """What one run too many is told."""
+    """The error for one run too many."""
     return ClientError(
         "queue_full",
         f"The thread has {limit} runs waiting already.",

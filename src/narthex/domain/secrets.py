@@ -42,7 +42,7 @@ def any_equal(candidate: str | bytes, live: Sequence[str | bytes]) -> bool:
 class Lookalikes:
     """Recognises secrets of ours, and slips of the hand in them, without keeping any of them.
 
-    A mistyped or cut-off key is still nearly the key: it must not travel to somebody who is asked what it is worth.
+    A mistyped or cut-off key is still nearly the key: it must not be sent to an introspection service.
     Of each secret the hashes of all runs of `_RUN` characters are kept (Python's, keyed at random per process), in
     lower case; text that has one of them resembles it. Two random texts of hex digits share such a run about once in
     a million times.

@@ -23,11 +23,11 @@ _SENTENCE_END: Final = re.compile(r"[.!?。？！](?=\s|$)")
 
 
 def title_of(question: str, answer: str = "") -> str:
-    """The title of a thread that begins so; empty where there are no words at all.
+    """The title of a thread with this beginning; empty where there are no words at all.
 
     Args:
         question: the first message.
-        answer: what was answered, Markdown; empty while nothing is.
+        answer: the agent's answer, Markdown; empty while there is none.
     """
     asked = _first_words(_ADDRESS.sub("", question.lstrip()))
     if asked and len(asked.split()) >= FEW_WORDS:

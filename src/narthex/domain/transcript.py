@@ -1,4 +1,4 @@
-"""What a run said, folded from its events: the answer text, and the messages it is compacted to.
+"""Folds a run's events into the answer text and the messages that the run is compacted to.
 
 Not here: the store's rows (app/runs/compaction). Rules: folding a merged delta gives the same as folding its
 parts; `CUSTOM narthex.restarted` voids everything before it; the answer text is every TEXT_MESSAGE_CONTENT
@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, kw_only=True):
         began_offset: channel offset of its first event, which is its place in the log.
         epoch: the epoch of `began_offset`.
         parts: its text (a tool call: its arguments' JSON text) in pieces.
-        result: what the tool returned; None while it has not.
+        result: the tool's return value; None until it returns.
     """
 
     message_id: str

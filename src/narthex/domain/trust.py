@@ -1,8 +1,8 @@
-"""Which source of identities may speak for which tenant, and which rights it may give.
+"""Decides which identity source may name which tenant, and which permissions it may grant.
 
 A source is an issuer or the embedded provider: each can say "this is user X of tenant Y". Not here: how a token is
 verified (`adapters/tokens`), which settings describe a source (`settings/trust.py`). Rules (DESIGN section 12): with
-one source, everything that it says counts; with several, each is bound to its tenants, because a user is (tenant,
+one source, every claim of it counts; with several, each is bound to its tenants, because a user is (tenant,
 subject) and a source that may name another's tenant may be any user of it. The end-to-end exchange is bound to the
 tenant `e2e` in any case and is no source.
 """
@@ -27,7 +27,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: as an operator finds it in the settings.
-        tenant: everybody of this source is in it; it is reserved: no other source may name it.
+        tenant: all users of this source are in it; it is reserved: no other source may name it.
         tenants: which tenants its tokens may name; `*` at the end of an entry matches the rest.
         permissions: which permissions it may give; None: not stated; `*`: any.
         plans: which plans it may give; None: any.
@@ -43,20 +43,20 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bound(self) -> bool:
-        """Whether the settings say which tenants it speaks for."""
+        """Whether the settings name the tenants of this source."""
         return bool(self.tenant or self.tenants)
 
     @property
     def claims(self) -> tuple[str, ...]:
-        """The tenants that it speaks for, as patterns."""
+        """The tenants that it may name, as patterns."""
         return (self.tenant,) if self.tenant else self.tenants
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one source may say; the default is a single source, whose every word counts.
+    """The claims that one source may make; the default is a single source, all of whose claims count.
 
     Attributes:
-        tenant: everybody of this source is in it; empty: the token's claim decides.
+        tenant: all users of this source are in it; empty: the token's claim decides.
         tenants: patterns of tenants that the claim may name; empty: any.
         reserved: tenants that belong to other sources.
         permissions: those that count; None: all but `withheld`.
@@ -74,7 +74,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     sole_tenant: str = ""
 
     def may_name(self, tenant: str) -> bool:
-        """Whether this source may speak for `tenant`."""
+        """Whether this source may name `tenant`."""
         if tenant in self.reserved:
             return False
         return not self.tenants or any(_matches(pattern, tenant) for pattern in self.tenants)
@@ -102,7 +102,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bindings(sources: Sequence[Source]) -> list[Binding]:
-    """What each source may say, in order. Ask `trust_problems` first."""
+    """The claims that each source may make, in order. Call `trust_problems` first."""
     several = len(sources) > 1
     sole = _sole_tenant(sources)
     found = []
@@ -129,7 +129,7 @@ def bindings(sources: Sequence[Source]) -> list[Binding]:
 
 
 def trust_problems(sources: Sequence[Source]) -> Iterator[str]:
-    """Why it is ambiguous who speaks for a tenant; nothing when there is one source."""
+    """Problems where several sources may name one tenant; none when there is one source."""
     if len(sources) < 2:
         return
     for source in sources:
@@ -168,7 +168,7 @@ def _conflicts(one: Source, other: Source) -> Iterator[str]:
 
 
 def _sole_tenant(sources: Sequence[Source]) -> str:
-    """The one tenant that anybody can be in; empty: there are several, or the tokens decide."""
+    """The only tenant that a user can be in; empty: there are several, or the tokens decide."""
     named: set[str] = set()
     for source in sources:
         if not source.bound or any(_wild(claim) for claim in source.claims):

@@ -1,4 +1,4 @@
-"""What a credential turned out to be. Three values, never mixed: valid, bad, or "cannot tell right now".
+"""The verdict on a credential. Three values, never mixed: valid, rejected, or "unavailable right now".
 
 Rules: `Rejected` is final for the client and a *success* of the auth service; only `Unavailable` may count
 against a circuit breaker. `Expired` is the one rejection that keeps the identity, because an expired but
@@ -27,7 +27,7 @@ class Rejected(msgspec.Struct, frozen=True):
         code: a code of `narthex.domain.refusals.TABLE`.
         detail: safe to show.
         log_detail: for the log only; never the credential.
-        expired: whose it was, when expiry is its *only* fault (signature verified); else None.
+        expired: its identity, when expiry is its *only* fault (signature verified); else None.
     """
 
     code: str
@@ -39,7 +39,7 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Unavailable(msgspec.Struct, frozen=True):
-    """Nobody can tell right now.
+    """The credential cannot be verified right now.
 
     Attributes:
         cause: for the log, for example `jwks fetch timed out`.

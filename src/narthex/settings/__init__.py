@@ -1,8 +1,8 @@
-"""Settings: read, checked and explained in one place, before a socket is opened.
+"""Settings: reads, checks and explains them in one place, before any socket opens.
 
-`load` reads flags, environment and `narthex.toml` and raises one ConfigError with every problem; `describe` says
-what was read and from where, never a secret. Not here: what the settings mean to a room; `wiring` hands each one
-its plain values.
+`load` reads flags, environment and `narthex.toml` and raises one ConfigError with every problem. `describe` lists
+each value and its source, never a secret. Not here: the meaning of a setting for a component; `wiring` passes plain
+values to each component.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How settings are shown: rows for `narthex check`, and docs/settings.md.
+"""Renders settings: rows for `narthex check`, and docs/settings.md.
 
 Rules: a secret shows as "set" or "not set", an engine's URL without its user part; both outputs come from the
 model, so they cannot go stale (a test compares the page).
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
     Attributes:
         value: as text; "set" or "not set" for a secret.
-        source: `default`, a variable, a flag, the file, or what it was derived from.
+        source: `default`, a variable, a flag, the file, or the setting that the value was derived from.
     """
 
     section: str

@@ -1,4 +1,4 @@
-"""Every option of narthex, once: name, type, default, bounds and a line for people. Nothing is read here.
+"""Declares every option of narthex once: name, type, default, bounds and a line of help. Reads nothing.
 
 Not here: the settings as a whole (`model.py`), where values come from (`sources.py`), rules between options
 (`rules.py`), how they are shown (`description.py`). Rules: a limit's default is `domain.limits`'s own;
@@ -81,7 +81,7 @@ class ServerOptions(BaseModel):
 
 
 class LogOptions(BaseModel):
-    """What the process says."""
+    """What the process logs."""
 
     log_format: Literal["auto", "json", "console"] = option(
         "auto",
@@ -95,7 +95,7 @@ class LogOptions(BaseModel):
 
 
 class AdmissionOptions(BaseModel):
-    """Who may knock."""
+    """Which hosts, origins and proxies may open a connection."""
 
     allow_anonymous: bool = option(
         False,
@@ -129,12 +129,12 @@ class AdmissionOptions(BaseModel):
         None,
         "Bearer token that `/metrics` asks for; the admin key serves as well.",
         secret=True,
-        default_text="not set: whoever reaches the port reads `/metrics`",
+        default_text="not set: any client that reaches the port can read `/metrics`",
     )
 
 
 class TokenOptions(BaseModel):
-    """Whose tokens are admitted. The flat options describe one issuer; `[[issuers]]` adds more."""
+    """Token issuers whose tokens are admitted. The flat options describe one issuer; `[[issuers]]` adds more."""
 
     jwt_secret: Secret | None = option(None, "HMAC secret, at least 32 bytes.", secret=True)
     jwt_public_key: str | None = option(
@@ -222,7 +222,7 @@ class E2eOptions(BaseModel):
     )
     e2e_oidc_audience: Words = option(
         (),
-        "Required `aud` of CI's tokens: what the workflow asked for, best this gateway's URL.",
+        "Required `aud` of CI's tokens: the audience that the workflow asks for, best this gateway's URL.",
         default_text="not set: required with NARTHEX_E2E_OIDC_ISSUER",
     )
     e2e_oidc_subject: str | None = option(

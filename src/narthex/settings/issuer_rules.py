@@ -81,8 +81,8 @@ def _of_one(remote: bool, issuer: IssuerSettings, names: dict[str, str]) -> Iter
         url = getattr(issuer, member)
         if url and not _safe_url(url, remote=remote):
             yield (
-                f"{names[member]} must be an https:// URL: who can change the answer can sign tokens. Use https; "
-                "http serves for loopback, and for others in development and testing only."
+                f"{names[member]} must be an https:// URL: anyone who can change the answer can sign tokens. Use "
+                "https; http serves for loopback, and for others in development and testing only."
             )
     if issuer.introspection_url and not (
         issuer.introspection_client_id and issuer.introspection_client_secret
@@ -110,8 +110,8 @@ def _between(settings: Settings) -> Iterator[str]:
     anonymous = [issuer.name for issuer in issuers if issuer.issuer is None and issuer.discovery is None]
     if len(issuers) > 1 and anonymous:
         yield (
-            f"The issuer {anonymous[0]!r} has no `iss` and there are others, so nobody could tell whose token it "
-            "is. Set its issuer (NARTHEX_JWT_ISSUER for the flat one)."
+            f"The issuer {anonymous[0]!r} has no `iss` and there are others, so a token cannot be matched to one "
+            "issuer. Set its issuer (NARTHEX_JWT_ISSUER for the flat one)."
         )
 
 

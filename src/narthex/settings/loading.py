@@ -1,4 +1,4 @@
-"""`load`: every source read, every value checked, every rule held, every problem told at once.
+"""`load` reads every source, checks every value and every rule, and reports all problems at once.
 
 Not here: the options (`groups.py`), the sources (`sources.py`), the rules between options (`rules.py`). Rules:
 called once, in the parent process, before a socket is opened; raises nothing but ConfigError.
@@ -55,7 +55,7 @@ def load(
     ruling = judge(settings, environ, frozenset(given.broken))
     problems += ruling.problems
     if problems or given.needs or ruling.policy is None:
-        # Extras of engines alone are told by whoever makes the engine; beside other problems all are told at once.
+        # Missing extras alone are reported when the engine is created; beside other problems they are reported here.
         lacking = missing_extras([*given.needs, *requirements(settings)])
         raise ConfigError([*problems, *([lacking] if lacking else [])])
     changes: dict[str, object] = {"environment": str(ruling.policy.environment), "host": ruling.policy.host}
@@ -72,7 +72,7 @@ def load(
 
 
 def _validated(given: Values, problems: list[str]) -> Settings:
-    """The settings, with the default in place of each value that is wrong (its problem is noted)."""
+    """Returns the settings with the default in place of each invalid value, whose problem is recorded."""
     values: dict[str, Any] = {name: _folded(name, value) for name, value in given.values.items()}
     for _ in range(2):
         try:

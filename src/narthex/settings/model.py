@@ -1,7 +1,7 @@
-"""The settings as a whole: all option groups in one frozen value, with what the rules made of them.
+"""The settings as a whole: all option groups in one frozen value, with the results of the rules.
 
-Not here: the options (`groups.py`), reading and checking them (`loading.py`). Rules: only `load` makes one; the
-room that uses an option gets its plain value from `wiring`, never this object.
+Not here: the options (`groups.py`), reading and checking them (`loading.py`). Rules: only `load` makes one; a
+component that uses an option gets its plain value from `wiring`, never this object.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Settings(
     TableOptions,
     BaseSettings,
 ):
-    """Validated settings. Made by `narthex.settings.load` only; what is here holds together."""
+    """Validated settings, consistent with each other. Only `narthex.settings.load` makes them."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
@@ -71,13 +71,13 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` hands over: the process's own environment must not slip in behind its back."""
+        """Accepts only the values that `load` passes: pydantic must not read the process's environment by itself."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What works but should not stay so; each a sentence with its remedy."""
+        """Settings that work but should change; each a sentence with its remedy."""
         return self._warnings
 
     def seal(
@@ -90,7 +90,7 @@ class Settings(
         hosts: HostPolicy,
         proxies: TrustedProxies,
     ) -> None:
-        """Keep what the rules came to. Called by `load` only."""
+        """Keep the results of the rules. Only `load` calls it."""
         self._sources = sources
         self._warnings = warnings
         self._policy = policy
@@ -139,7 +139,7 @@ class Settings(
         return (flat, *self.issuers) if flat.key_sources() else self.issuers
 
     def flat_issuer(self) -> IssuerSettings:
-        """What the flat JWT options say, whether or not it makes an issuer."""
+        """The issuer that the flat JWT options describe, whether or not it is complete."""
         return IssuerSettings(
             name="default",
             issuer=self.jwt_issuer or self.oidc_issuer,
@@ -173,7 +173,7 @@ class Settings(
         if self.embedded_provider == "auto":
             signs_in = bool(
                 self.oidc_client_id
-            )  # whoever signs in elsewhere gets a session of the provider's
+            )  # people who sign in at another provider get a session of the embedded one
             return self.environment in ("development", "testing") or signs_in or not self.all_issuers()
         return self.embedded_provider == "on"
 
@@ -197,7 +197,7 @@ class Settings(
         return tuple(key.get_secret_value() for key in keys if key and key.get_secret_value())
 
     def agent_secrets_by_name(self) -> dict[str, str]:
-        """`agent_secrets` taken apart; entries without `=` are a problem of `rules.py` and left out here."""
+        """`agent_secrets` by agent name; entries without `=` are a problem of `rules.py` and left out here."""
         text = self.agent_secrets.get_secret_value() if self.agent_secrets else ""
         pairs = (entry.strip().partition("=") for entry in text.replace("\n", ",").split(","))
         return {name.strip(): secret.strip() for name, found, secret in pairs if found and secret.strip()}

@@ -1,4 +1,4 @@
-"""How one option is declared: its variables, its section, whether it is a secret, what it accepts.
+"""Declares one option: its variables, its section, whether it is a secret, and the values it accepts.
 
 The options themselves are in `model.py`; reading them is `sources.py`'s. Rules: an option's field name is its
 name in `narthex.toml`, `NARTHEX_` + that name in upper case its variable, `--` + that name with hyphens its
@@ -18,7 +18,7 @@ PREFIX: Final = "NARTHEX_"
 
 
 class OptionFacts(NamedTuple):
-    """What is known of an option besides its type.
+    """Facts about an option besides its type.
 
     Attributes:
         section: heading in docs/settings.md.
@@ -26,7 +26,7 @@ class OptionFacts(NamedTuple):
         secret: never shown; `_FILE` variants and Secret Manager names serve.
         url: may hold a password: shown without its user part, treated as a secret otherwise.
         flag: the command line's name, empty when there is none.
-        default_text: what the default is, in words, where the value alone does not say it.
+        default_text: the default in words, where the value alone is not clear.
         only_environment: set by an environment variable only: neither the file nor a flag may decide it.
     """
 
@@ -97,7 +97,7 @@ def _split(value: object) -> object:
 
 
 def _strip_secret(value: object) -> object:
-    """Header values lose their outer white space on the way, so a key that keeps it could never match."""
+    """Strip outer white space: HTTP strips it from header values, so a key that keeps it could never match."""
     return value.strip() if isinstance(value, str) else value
 
 
@@ -109,7 +109,7 @@ Secret = Annotated[SecretStr, BeforeValidator(_strip_secret)]
 
 
 def accepts(field: FieldInfo) -> str:
-    """What an option accepts, as the end of a sentence that begins with "Give": "a whole number from 1 to 64"."""
+    """The accepted values as the end of a sentence that begins with "Give": "a whole number from 1 to 64"."""
     return _accepts(field.annotation, _bounds(field))
 
 

@@ -1,7 +1,7 @@
-"""Which extras the settings need: the engines that URLs name, and NATS for several workers.
+"""Finds the extras that the settings need: for engines that URLs name, and NATS for several workers.
 
-Not here: what is installed (`extras.py`), secrets of Secret Manager (`sources.py`, which reads them), and
-what agents need (`adapters/agents/loading.py`, which imports them).
+Not here: the installed extras (`extras.py`), secrets of Secret Manager (`sources.py` reads them), and the
+extras of agents (`adapters/agents/loading.py` imports them).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from narthex.settings.model import Settings
 
 Part = Literal["broker", "store"]
 ALL_PARTS: Final[frozenset[Part]] = frozenset({"broker", "store"})
-"""What a gateway starts. A command that opens less needs less."""
+"""The parts of a gateway that a command starts. Fewer parts need fewer extras."""
 
 NATS_SCHEMES: Final = ("nats", "tls")
 REDIS_SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys")

@@ -1,4 +1,4 @@
-"""Rules between options: what each environment and platform demands, and what contradicts itself.
+"""Rules between options: the demands of each environment and platform, and contradictions.
 
 Not here: bounds of one option (`groups.py`), the environment's own rules (`narthex.domain.environment` decides
 the table of DESIGN section 2), what an origin, a host or a proxy looks like (`domain.origins`,
@@ -31,7 +31,7 @@ MIN_ADMIN_KEY_LENGTH: Final = 16
 
 
 class Ruling(NamedTuple):
-    """What the rules came to.
+    """Result of the rules.
 
     Attributes:
         policy: the environment's row; None when there are problems with it.
@@ -51,7 +51,7 @@ def judge(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]
     Args:
         settings: an option that was wrong has its default and is named in `broken`.
         environ: the process's environment.
-        broken: options whose rules must not speak, because their value is already a problem.
+        broken: options whose rules are skipped, because their value is already a problem.
     """
     problems: list[str] = []
     environment = find_environment(environ)
@@ -108,7 +108,10 @@ def _production(settings: Settings, *, production: bool) -> Iterator[str]:
 
 def _admin_key(settings: Settings) -> Iterator[str]:
     if settings.admin_key and "." in settings.admin_key.get_secret_value():
-        yield "NARTHEX_ADMIN_KEY has a dot, by which JWTs are told from it. Make one without: openssl rand -hex 32."
+        yield (
+            "NARTHEX_ADMIN_KEY contains a dot, which distinguishes a JWT from a key. Make one without: "
+            "openssl rand -hex 32."
+        )
 
 
 def _agent_secrets(settings: Settings) -> Iterator[str]:
@@ -174,7 +177,7 @@ def _engines(settings: Settings, platform: str) -> Iterator[str]:
 
 
 def _unreadable(url: str) -> str:
-    """Why an engine's URL cannot be read; empty when it can."""
+    """The reason why an engine's URL is invalid; empty when it is valid."""
     try:
         parse_engine_urls(url)
     except BadEngineUrl as fault:
@@ -244,7 +247,7 @@ _OTHERS_WRITE: Final = 0o022
 
 
 def _open_data(settings: Settings) -> Iterator[str]:
-    """What others on this machine may read or replace; `serve` closes the files, and the directory if it is its own."""
+    """Data that other users of this machine may read or replace. `serve` restricts the files, and its own directory."""
     directory = Path(settings.data_dir)
     for name in DATA_FILES:
         with contextlib.suppress(OSError):
@@ -286,8 +289,8 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
         yield "The gateway listens on loopback, where Cloud Run cannot reach it. Set ENVIRONMENT=staging."
     if policy.is_production and settings.metrics_token is None:
         yield (
-            "NARTHEX_METRICS_TOKEN is not set: whoever reaches the port reads /metrics. Set it and give it to the "
-            "scraper, or keep the path from outside at the proxy."
+            "NARTHEX_METRICS_TOKEN is not set: any client that reaches the port can read /metrics. Set it and give it "
+            "to the scraper, or keep the path from outside at the proxy."
         )
     if policy.is_production and settings.public_url.startswith("http://"):
         yield "NARTHEX_PUBLIC_URL is http:// in production. Serve it over https."

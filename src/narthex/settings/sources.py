@@ -1,4 +1,4 @@
-"""Where values come from: flags, environment variables, `narthex.toml`; and what a secret's name stands for.
+"""Reads values from flags, environment variables and `narthex.toml`, and resolves the names of secrets.
 
 Not here: types and bounds (`groups.py`), rules between options (`rules.py`). Rules: every problem is collected,
 none is raised; a problem names the variable, flag or key that was set, and never a secret's value; an empty
@@ -42,7 +42,7 @@ _SERVICE_LINK_URL: Final = re.compile(r"^(tcp|udp|sctp)://")
 
 
 class Values:
-    """What was given: values by option, where each came from, and what was wrong with the giving."""
+    """Values by option, the source of each, and the problems found while they were read."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -68,7 +68,7 @@ class Values:
         self._break(name, source)
 
     def note(self, source: str, fault: ConfigError) -> None:
-        """Keep why a secret cannot be read. Missing extras are told together, by `load`."""
+        """Keep the reason why a secret cannot be read. `load` reports missing extras together."""
         if isinstance(fault, ExtraMissing):
             self.needs.append(Need(fault.need.extra, source))
         else:
@@ -207,7 +207,7 @@ def _file_entry(
     name = key if key in table else key.removesuffix("_file")
     source = f"{key} in {path}"
     if key in SECRET_MEMBERS:
-        if isinstance(value, list):  # what is no list is for validation to refuse
+        if isinstance(value, list):  # validation refuses a value that is not a list
             value = [
                 _secret_members(found, path, key, index, entry, gcp) for index, entry in enumerate(value)
             ]

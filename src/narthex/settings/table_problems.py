@@ -1,6 +1,6 @@
-"""What is wrong in `[[issuers]]`, `[[users]]` and `[plans.<name>]`, named by the key as it stands in the file.
+"""Describes problems in `[[issuers]]`, `[[users]]` and `[plans.<name>]` by the key as it stands in the file.
 
-Not here: the tables (`tables.py`), flat options (`loading.py`). Rules: pydantic finds what is wrong, this says it;
+Not here: the tables (`tables.py`), flat options (`loading.py`). Rules: pydantic finds a problem, this module words it;
 a value is repeated only where the member is no secret.
 """
 
@@ -24,7 +24,7 @@ MAX_SHOWN: Final = 60
 
 
 def table_problem(name: str, source: str, detail: Any) -> str:
-    """One of pydantic's errors in table `name` as a sentence with its remedy.
+    """Word one of pydantic's errors in table `name` as a sentence with its remedy.
 
     Args:
         name: `issuers`, `users` or `plans`.

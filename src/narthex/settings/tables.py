@@ -41,7 +41,7 @@ class IssuerSettings(_Table):
 
     Attributes:
         name: for logs and breakers.
-        issuer: required `iss`; None accepts any (only with keys that no one else holds).
+        issuer: required `iss`; None accepts any (only with keys that this issuer alone holds).
         audience: one of these must be in the audience claim; empty does not look at it.
         audience_claim: `aud`; `client_id` for Cognito's access tokens, `azp` for Keycloak's and Clerk's.
         algorithms: allowed `alg`s; empty means the usual ones of the key's kind.
@@ -50,11 +50,11 @@ class IssuerSettings(_Table):
         jwks_url: where the key set is.
         discovery: issuer URL whose `/.well-known/openid-configuration` names the key set.
         introspection_url: RFC 7662 end point for opaque tokens.
-        tenant: a fixed tenant for everybody of this issuer, which no other source may name; None: by claim.
+        tenant: a fixed tenant for all users of this issuer, which no other source may name; None: by claim.
         tenants: which tenants its tokens may name; `*` at the end matches the rest.
         permissions_allowed: which permissions it may give; None: see docs/authentication.md.
         plans_allowed: which plans it may put people on; None: any.
-        permission_names: what its roles are called here: `{"grp-4711" = "admin"}`.
+        permission_names: maps the issuer's role names to permissions: `{"grp-4711" = "admin"}`.
     """
 
     name: str = "default"
@@ -83,7 +83,7 @@ class IssuerSettings(_Table):
 
 
 class UserSettings(_Table):
-    """Somebody who may sign in at the embedded provider.
+    """A user who may sign in at the embedded provider.
 
     Attributes:
         password_hash: argon2id, from `narthex auth hash`.
@@ -98,7 +98,7 @@ class UserSettings(_Table):
 
 
 class PlanSettings(_Table):
-    """What to change of a plan; None leaves its default (DESIGN section 6)."""
+    """Changes to a plan; None keeps the plan's default (DESIGN section 6)."""
 
     connections: int | None = Field(None, ge=1, le=100_000)
     concurrent_runs: int | None = Field(None, ge=1, le=10_000)

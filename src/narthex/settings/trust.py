@@ -1,8 +1,8 @@
-"""Which sources of identities the settings describe, and what each may say (DESIGN section 12).
+"""Derives the identity sources and the claims that each may make from the settings (DESIGN section 12).
 
 Not here: the rule itself (`domain/trust.py`). Rules: the embedded provider is a source where people can sign in at it
-by e-mail; where it only issues sessions for the configured OpenID issuer, or signs what `narthex token` asks for, it
-takes nobody's word and is none, and its tokens keep that issuer's binding.
+by e-mail; where it only issues sessions for the configured OpenID issuer, or signs tokens for `narthex token`, it
+relies on that issuer or the operator and is no source of its own; its tokens keep that issuer's binding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROVIDER_NAME: Final = "the embedded provider"
 
 
 class Trust(NamedTuple):
-    """What each source may say: the issuers in the order of `Settings.all_issuers`, and our own tokens.
+    """The claims that each source may make: the issuers in the order of `Settings.all_issuers`, and our own tokens.
 
     Our own tokens name whom the settings' users, the OpenID issuer's binding or the operator's `narthex token`
     named when they were made, so they are bound to nothing again.
@@ -37,7 +37,7 @@ def trust_of(settings: Settings, *, remote: bool) -> Trust:
     issuers = settings.all_issuers()
     sole = (
         found[0].sole_tenant if found else DEFAULT_TENANT
-    )  # with no source only `narthex token` names anybody
+    )  # with no source, only `narthex token` makes identities
     return Trust(tuple(found[: len(issuers)]), Binding(sole_tenant=sole))
 
 
@@ -46,7 +46,7 @@ def trust_sources(settings: Settings, *, remote: bool) -> tuple[Source, ...]:
 
     Args:
         settings: read and checked one by one.
-        remote: staging or production, where nobody signs in without a password.
+        remote: staging or production, where signing in requires a password.
     """
     issuers = settings.all_issuers()
     flat = len(issuers) > len(settings.issuers)
@@ -81,7 +81,7 @@ def _of_issuer(issuer: IssuerSettings, name: str, remedy: str) -> Source:
 
 
 def binding_problems(settings: Settings) -> Iterator[str]:
-    """What is wrong with a binding in any environment: both forms at once, names that are no tenants, unknown plans."""
+    """Problems of a binding in any environment: both forms at once, names that are no tenants, unknown plans."""
     issuers = settings.all_issuers()
     flat = len(issuers) > len(settings.issuers)
     plans = settings.plan_table()
@@ -93,8 +93,8 @@ def binding_problems(settings: Settings) -> Iterator[str]:
             yield from _tenant_problems(where, tenant)
         if (issuer.tenant or "").endswith(ANY):
             yield (
-                f"{where} is {issuer.tenant!r}: everybody would be in the one tenant of that name. List a pattern in "
-                "tenants, or name the tenant."
+                f"{where} is {issuer.tenant!r}: all its users would be in the one tenant of that name. List a pattern "
+                "in tenants, or name the tenant."
             )
         for plan in issuer.plans_allowed or ():
             if plan not in plans:
@@ -121,5 +121,5 @@ def _tenant_problems(where: str, tenant: str) -> Iterator[str]:
 
 
 def ambiguities(settings: Settings, *, remote: bool) -> list[str]:
-    """Why it is ambiguous who speaks for a tenant: problems in staging and production, warnings elsewhere."""
+    """Tenants that several sources may name: problems in staging and production, warnings elsewhere."""
     return list(trust_problems(trust_sources(settings, remote=remote)))
