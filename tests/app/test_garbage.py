@@ -78,6 +78,6 @@ async def test_dead_connections_need_no_collector(tmp_path: Path) -> None:
                 one.socket.transport.abort()
             async with httpx2.AsyncClient(trust_env=False) as http:
                 assert (await http.get(f"{running.http}/ws/config")).status_code == 200
-        async with asyncio.timeout(within(15)):  # a ping that was due is still in the timers
+        async with asyncio.timeout(within(15)):
             while any(alive(kind) > before[kind] + 3 for kind in before):  # noqa: ASYNC110 - nothing tells when
                 await asyncio.sleep(0.2)

@@ -59,6 +59,7 @@ class Connection:
         "_taken",
         "_wake_at",
         "client",
+        "due",
         "identity",
         "lagging",
         "seed",
@@ -87,6 +88,7 @@ class Connection:
         self._taken = 0
         self._owed = 0
         self._closed = False
+        self.due = 0
 
     # -- Receiver ------------------------------------------------------------------------------------------
 
@@ -132,6 +134,7 @@ class Connection:
     def closed(self, code: int, reason: str) -> None:  # noqa: ARG002 - the port says it; the record needs only the code
         """See `Receiver`."""
         self._closed = True
+        self.services.timers.cancel(self)
         self.session.closed()
         self._held = None
         self._order = None
@@ -142,8 +145,6 @@ class Connection:
 
     def wake(self, now: float) -> None:
         """See `Sleeper`: pings, silence, expiry and lag."""
-        if now < self._wake_at:
-            return  # an older, later wish: what is due is scheduled already, and once is enough
         self._wake_at = NEVER
         if self._closed:
             return

@@ -1,8 +1,8 @@
-"""One coarse timer for all connections: a wheel of buckets, one loop handle however many sockets wait.
+"""One coarse timer for all connections: a wheel of slots, one loop handle however many connections wait.
 
-A connection costs one list entry instead of a timer handle (10,000 handles are 2 MB and a heap to sift).
-Rules: `wake` is called with the loop's time, late by at most `TICK_S`; a connection may schedule itself again
-from there; scheduling twice is harmless (the earlier wake finds nothing due).
+A connection costs a dict entry instead of a timer handle (10,000 handles are 2 MB and a heap to sift). Rules: an object
+has at most one time, and scheduling it again replaces that; scheduling and cancelling cost a dict operation each (a
+handshake does both); a wake is at most two slots late, never early.
 """
 
 from __future__ import annotations
@@ -15,61 +15,83 @@ TICK_S: Final = 0.25
 
 
 class Sleeper(Protocol):
-    """Whoever wants to be woken."""
+    """An object with a time to wake. `due` is the wheel's: its slot, 0 while it is not scheduled."""
+
+    due: int
 
     def wake(self, now: float) -> None:
-        """The time asked for has come. Must not raise and must not block."""
+        """The time has come, and it has been cleared. Must not block; may schedule itself again."""
 
 
 class TimerWheel:
-    """Buckets of `TICK_S`; runs only while somebody waits."""
+    """Slots of `TICK_S`; ticks only while an object waits. Belongs to one event loop.
 
-    __slots__ = ("_buckets", "_handle", "_loop", "_next", "_on_error")
+    Args:
+        loop: the clock.
+        on_error: called with the exception of a `wake` that failed.
+    """
+
+    __slots__ = ("_handle", "_loop", "_on_error", "_slots")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, on_error: Callable[[BaseException], None] = lambda _: None
+        self, loop: asyncio.AbstractEventLoop, on_error: Callable[[Exception], None] = lambda _: None
     ) -> None:
         self._loop = loop
         self._on_error = on_error
-        self._buckets: dict[int, list[Sleeper]] = {}
+        self._slots: dict[int, dict[Sleeper, None]] = {}
         self._handle: asyncio.TimerHandle | None = None
-        self._next = 0
 
     def now(self) -> float:
         """The loop's monotonic time, seconds."""
         return self._loop.time()
 
     def schedule(self, sleeper: Sleeper, at: float) -> None:
-        """Wake `sleeper` at `at` (loop time) or up to `TICK_S` later."""
-        if self._handle is None:
-            self._next = int(self._loop.time() / TICK_S)
-            self._handle = self._loop.call_later(TICK_S, self._turn)
-        slot = max(int(at / TICK_S) + 1, self._next)  # what is past already is due at the next turn
-        bucket = self._buckets.get(slot)
-        if bucket is None:
-            self._buckets[slot] = [sleeper]
+        """Wake `sleeper` at `at` (loop time, past ones at the next tick), instead of an earlier arrangement."""
+        if sleeper.due:
+            self.cancel(sleeper)
+        sleeper.due = slot = max(int(at / TICK_S), 0) + 1
+        waiting = self._slots.get(slot)
+        if waiting is None:
+            self._slots[slot] = {sleeper: None}
+            if self._handle is None:
+                self._handle = self._loop.call_later(TICK_S, self._tick)
         else:
-            bucket.append(sleeper)
+            waiting[sleeper] = None
 
-    def _turn(self) -> None:
-        now = self._loop.time()
-        last = int(now / TICK_S)
-        first, self._next = self._next, last + 1
-        if last - first > len(self._buckets):  # after a long pause: look at buckets, not at slots
-            due = sorted(slot for slot in self._buckets if slot <= last)
-        else:
-            due = [slot for slot in range(first, last + 1) if slot in self._buckets]
-        for slot in due:
-            for sleeper in self._buckets.pop(slot):
-                try:
-                    sleeper.wake(now)
-                except Exception as fault:  # one connection's bug must not stop everybody's clock
-                    self._on_error(fault)
-        self._handle = self._loop.call_later(TICK_S, self._turn) if self._buckets else None
+    def cancel(self, sleeper: Sleeper) -> None:
+        """Forget `sleeper`; nothing happens when it is not scheduled."""
+        slot, sleeper.due = sleeper.due, 0
+        waiting = self._slots.get(slot)
+        if waiting is not None:  # None also while the slot's turn has come
+            waiting.pop(sleeper, None)
+            if not waiting:
+                del self._slots[slot]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slots.values()))
 
     def stop(self) -> None:
-        """Wake nobody any more."""
+        """Forget everything and tick no more."""
+        for waiting in self._slots.values():
+            for sleeper in waiting:
+                sleeper.due = 0
+        self._slots.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        self._buckets.clear()
+
+    def _tick(self) -> None:
+        self._handle = None
+        now = self._loop.time()
+        last = int(now / TICK_S)
+        for slot in sorted(slot for slot in self._slots if slot <= last):
+            for sleeper in self._slots.pop(slot, ()):
+                if sleeper.due != slot:  # an earlier one's wake cancelled it
+                    continue
+                sleeper.due = 0
+                try:
+                    sleeper.wake(now)
+                except Exception as fault:  # one connection's bug must not stop the others' clock
+                    self._on_error(fault)
+        if self._slots and self._handle is None:
+            self._handle = self._loop.call_later(TICK_S, self._tick)

@@ -17,14 +17,12 @@ from tests.adapters.edge.harness import Peer, Running
 from tests.timing import within
 
 
-class Transport:
-    """A transport whose protocol notes that it was evicted."""
+class Counted:
+    """A connection that notes that it was evicted."""
 
     def __init__(self) -> None:
+        self.address: str | None = None
         self.evicted = False
-
-    def get_protocol(self) -> Transport:
-        return self
 
     def evict(self) -> None:
         assert not self.evicted
@@ -36,20 +34,20 @@ class House:
 
     def __init__(self, limit: int = 10, per_address: int = 5, proxies: frozenset[str] = frozenset()) -> None:
         self.told: list[tuple[str, str, int]] = []
-        self.table = Connections(
+        self.table: Connections[Counted] = Connections(
             limit,
             per_address,
             proxied=proxies.__contains__,
             evicted=lambda *told: self.told.append(told),
         )
 
-    def arrive(self, address: str, *, busy: bool = False) -> tuple[Any, bool]:
+    def arrive(self, address: str, *, busy: bool = False) -> tuple[Counted, bool]:
         """A new connection, and whether there was a place."""
-        transport: Any = Transport()
-        placed = self.table.arrive(transport, address)
+        one = Counted()
+        placed = self.table.arrive(one, address)
         if busy:
-            self.table.busy(transport)
-        return transport, placed
+            self.table.busy(one)
+        return one, placed
 
 
 def test_an_address_at_its_limit_displaces_itself() -> None:
@@ -234,7 +232,7 @@ def test_an_answer_that_nobody_reads_is_dropped(close: bool) -> None:
         while server.edge.open and time.monotonic() < deadline:
             time.sleep(0.05)
         assert server.edge.open == 0
-        assert len(server.edge.deadlines) == 0
+        assert len(server.edge.timers) == 0
         taken = b""
         with contextlib.suppress(ConnectionResetError):
             taken = peer.rest()

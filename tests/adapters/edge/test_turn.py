@@ -6,11 +6,12 @@ import asyncio
 import socket
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from narthex.adapters.edge.protocol import Entrance
+from narthex.adapters.edge.tcp import TcpConnection
 from narthex.adapters.edge.turn import AT_ONCE, Turn, Welcome
 from tests.adapters.edge.harness import LOOPS, TIME_UNIT_S, Peer, Running, masked, upgrade
 
@@ -108,28 +109,26 @@ async def test_one_costs_the_others_nothing(
 @pytest.mark.parametrize("event", ["", "data", "eof", "expired", "lost"])
 def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, behind: bytes) -> None:
     """A head, then at once more bytes, a FIN, the deadline or a loss, all before the loop turns."""
-    transport = _Transport()
-    entrance = Entrance(server.edge)
-    transport.protocol = entrance
+    transport, tcp = _Transport(), accepted(server)
 
     def arrive() -> None:
-        entrance.connection_made(cast("asyncio.Transport", transport))
-        entrance.data_received(upgrade() + behind)
+        tcp.connection_made(cast("asyncio.Transport", transport))
+        tcp.data_received(upgrade() + behind)
         if event == "data":
-            entrance.data_received(masked(1, b"more"))
+            tcp.data_received(masked(1, b"more"))
         elif event == "eof":
-            entrance.eof_received()
+            tcp.eof_received()
         elif event == "expired":
-            server.edge.deadlines.clear(entrance)
-            entrance.expired()
+            tcp.clear_deadline()
+            tcp.wake(0.0)
         elif event == "lost":
-            entrance.connection_lost(None)
+            tcp.connection_lost(None)
 
     before = server.edge.open
     server.call(arrive)
     server.call(lambda: None)  # a turn later
     if event == "lost":
-        assert (transport.written, server.edge.open, len(server.edge.deadlines)) == (b"", before, 0)
+        assert (transport.written, server.edge.open, len(server.edge.timers)) == (b"", before, 0)
         return
     recorder = server.gate.receivers.get(timeout=TIME_UNIT_S)
     said = [("message", b"hello", False)] if behind else []
@@ -139,7 +138,7 @@ def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, 
     assert transport.written.startswith(b"HTTP/1.1 101 ")
     assert transport.written.count(b"101 Switching") == 1
     assert server.edge.open == before + 1
-    server.call(partial(transport.protocol.connection_lost, None))
+    server.call(partial(tcp.connection_lost, None))
     assert server.edge.open == before
     if not end:
         assert recorder.next() == ("closed", 1006, "")
@@ -147,39 +146,36 @@ def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, 
 
 def test_what_one_turn_may_bring_is_bounded(server: Running) -> None:
     """A flood behind no head is refused in the turn that brings it: what waits is a head's worth and one read."""
-    transport = _Transport()
-    entrance = Entrance(server.edge)
-    transport.protocol = entrance
+    transport, tcp = _Transport(), accepted(server)
+    entrance = cast("Entrance", tcp.stage)
     limit = server.edge.limits.head_bytes
 
     def flood() -> tuple[int, bytes]:
-        entrance.connection_made(cast("asyncio.Transport", transport))
+        tcp.connection_made(cast("asyncio.Transport", transport))
         most = 0
         for _ in range(8):
-            transport.protocol.data_received(b"GET / HTTP/1.1\r\nX: " + b"x" * limit)
+            tcp.data_received(b"GET / HTTP/1.1\r\nX: " + b"x" * limit)
             most = max(most, len(entrance._unread))
         return most, transport.written[:12]
 
     most, written = server.call(flood)
     assert most <= limit
     assert written == b"HTTP/1.1 431"
-    server.call(partial(transport.protocol.connection_lost, None))
+    server.call(partial(tcp.connection_lost, None))
 
 
 def test_a_fin_behind_a_part_of_a_head_is_answered(server: Running) -> None:
     """In one turn, as in two: 400."""
-    transport = _Transport()
-    entrance = Entrance(server.edge)
-    transport.protocol = entrance
+    transport, tcp = _Transport(), accepted(server)
 
     def arrive() -> None:
-        entrance.connection_made(cast("asyncio.Transport", transport))
-        entrance.data_received(upgrade()[:-2])
-        assert entrance.eof_received()
+        tcp.connection_made(cast("asyncio.Transport", transport))
+        tcp.data_received(upgrade()[:-2])
+        assert tcp.eof_received()
 
     server.call(arrive)
     assert transport.written.startswith(b"HTTP/1.1 400 ")
-    server.call(partial(transport.protocol.connection_lost, None))
+    server.call(partial(tcp.connection_lost, None))
 
 
 def test_a_crowd_is_answered() -> None:
@@ -215,21 +211,21 @@ def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def accepted(server: Running) -> TcpConnection:
+    """What the server makes of a connection that it accepts."""
+    tcp = TcpConnection(server.edge)
+    tcp.stage = Entrance(tcp)
+    return tcp
+
+
 class _Transport:
     """As much of a transport as the edge asks for."""
 
     def __init__(self) -> None:
-        self.protocol: Any = None
         self.written = b""
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         return ("127.0.0.1", 5) if name == "peername" else default
-
-    def set_protocol(self, protocol: object) -> None:
-        self.protocol = protocol
-
-    def get_protocol(self) -> Any:
-        return self.protocol
 
     def write(self, data: bytes) -> None:
         self.written += data

@@ -225,13 +225,15 @@ def test_an_echo_that_is_not_read_stops_reading(server: Running) -> None:
                 sent += peer.socket.send(masked(2, bytes(60_000)))
         assert sent < 32 << 20
         (held,) = server.call(
-            lambda: [one.buffered() for one in server.edge.sockets if isinstance(one, WebSocket)]
+            lambda: [
+                one.stage.buffered() for one in server.edge.connections if isinstance(one.stage, WebSocket)
+            ]
         )
         assert held < 1 << 20
 
 
 def test_nothing_is_left_behind(server: Running) -> None:
-    """Closed connections leave no socket, deadline or count."""
+    """Closed connections leave no deadline and no count."""
     for _ in range(20):
         with server.websocket() as peer:
             receiver_of(server)
@@ -240,4 +242,4 @@ def test_nothing_is_left_behind(server: Running) -> None:
     deadline = time.monotonic() + 5
     while server.edge.open and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert (server.edge.open, len(server.edge.sockets), len(server.edge.deadlines)) == (0, 0, 0)
+    assert (server.edge.open, len(server.edge.timers)) == (0, 0)

@@ -10,9 +10,8 @@ before. Costs: some dict operations a connection; finding who has most is paid o
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Final, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, Protocol, TypeVar
 
 from narthex.domain.addresses import bucket
 
@@ -23,14 +22,19 @@ Evicted = Callable[[str, str, int], None]
 """Told of evictions: reason (`address`, `process`), the address they were of (empty: a proxy), how many."""
 
 
-class Waiting(Protocol):
-    """A protocol whose connection may wait for its client."""
+class Counted(Protocol):
+    """A connection. `address` is the table's: the key that it is counted under, None while it is not counted."""
+
+    address: str | None
 
     def evict(self) -> None:
         """Close now, without waiting for anything: the place is needed. The connection has left the counts."""
 
 
-class Connections:
+C = TypeVar("C", bound=Counted)
+
+
+class Connections(Generic[C]):
     """See the module.
 
     Args:
@@ -40,7 +44,7 @@ class Connections:
         evicted: told of evictions.
     """
 
-    __slots__ = ("_counts", "_evicted", "_keys", "_limit", "_per_address", "_proxied", "_waiting")
+    __slots__ = ("_all", "_counts", "_evicted", "_limit", "_per_address", "_proxied", "_waiting")
 
     def __init__(
         self,
@@ -54,12 +58,16 @@ class Connections:
         self._per_address = per_address
         self._proxied = proxied
         self._evicted = evicted
-        self._keys: dict[asyncio.Transport, str] = {}
+        self._all: set[C] = set()
         self._counts: dict[str, int] = {}
-        self._waiting: dict[str, dict[asyncio.Transport, None]] = {}
+        self._waiting: dict[str, dict[C, None]] = {}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[C]:
+        """All of them, in no order; they may leave meanwhile."""
+        return iter(tuple(self._all))
 
     def of_address(self, address: str) -> int:
         """Connections of an address."""
@@ -69,69 +77,71 @@ class Connections:
         """Connections that wait for their client."""
         return sum(map(len, self._waiting.values()))
 
-    def arrive(self, transport: asyncio.Transport, peer: str) -> bool:
+    def arrive(self, one: C, peer: str) -> bool:
         """Count an accepted connection, which waits for its first request.
 
         Returns:
             False: there is no place for it. It is counted all the same until it leaves; refuse it.
         """
         key = PROXY if self._proxied(peer) else bucket(peer)
-        placed = self._room_of(key) and (len(self._keys) < self._limit or self._room())
-        self._keys[transport] = key
+        placed = self._room_of(key) and (len(self._all) < self._limit or self._room())
+        self._all.add(one)
+        one.address = key
         self._counts[key] = self._counts.get(key, 0) + 1
-        self._wait(transport, key)
+        self._wait(one, key)
         return placed
 
-    def attribute(self, transport: asyncio.Transport, address: str | None) -> bool:
+    def attribute(self, one: C, address: str | None) -> bool:
         """A trusted proxy's request says whose it is; None: it is between two requests.
 
         Returns:
             False: that address is at its limit. Refuse the request.
         """
-        before = self._keys.get(transport)
+        before = one.address
         key = PROXY if address is None else bucket(address)
         if before is None or key == before:
             return True
         placed = self._room_of(key)
-        waited = self._remove_waiting(transport, before)
+        waited = self._remove_waiting(one, before)
         self._lower(before)
-        self._keys[transport] = key
+        one.address = key
         self._counts[key] = self._counts.get(key, 0) + 1
         if waited:
-            self._wait(transport, key)
+            self._wait(one, key)
         return placed
 
-    def busy(self, transport: asyncio.Transport) -> None:
+    def busy(self, one: C) -> None:
         """The next step is the server's; idempotent."""
-        key = self._keys.get(transport)
+        key = one.address
         if key is not None:
-            self._remove_waiting(transport, key)
+            self._remove_waiting(one, key)
 
-    def idle(self, transport: asyncio.Transport) -> None:
+    def idle(self, one: C) -> None:
         """The next step is the client's; idempotent, and it keeps its place among those that wait."""
-        key = self._keys.get(transport)
+        key = one.address
         if key is not None:
-            self._wait(transport, key)
+            self._wait(one, key)
 
-    def leave(self, transport: asyncio.Transport) -> None:
+    def leave(self, one: C) -> None:
         """It has ended; idempotent."""
-        key = self._keys.pop(transport, None)
+        key, one.address = one.address, None
         if key is not None:
-            self._remove_waiting(transport, key)
+            self._all.discard(one)
+            self._remove_waiting(one, key)
             self._lower(key)
 
-    def _wait(self, transport: asyncio.Transport, key: str) -> None:
+    def _wait(self, one: C, key: str) -> None:
         waiting = self._waiting.get(key)
         if waiting is None:
-            self._waiting[key] = {transport: None}
+            self._waiting[key] = {one: None}
         else:
-            waiting[transport] = None
+            waiting[one] = None
 
-    def _remove_waiting(self, transport: asyncio.Transport, key: str) -> bool:
+    def _remove_waiting(self, one: C, key: str) -> bool:
         waiting = self._waiting.get(key)
-        if waiting is None or transport not in waiting:
+        if waiting is None or one not in waiting:
             return False
-        del waiting[transport]
+        del waiting[one]
         if not waiting:
             del self._waiting[key]
         return True
@@ -164,10 +174,10 @@ class Connections:
 
     def _evict(self, key: str, count: int, reason: str) -> int:
         """Close the `count` connections of an address that have waited longest."""
-        chosen = [transport for transport, _ in zip(self._waiting.get(key, ()), range(count), strict=False)]
-        for transport in chosen:
-            self.leave(transport)
-            cast("Waiting", transport.get_protocol()).evict()
+        chosen = [one for one, _ in zip(self._waiting.get(key, ()), range(count), strict=False)]
+        for one in chosen:
+            self.leave(one)
+            one.evict()
         if chosen:
             self._evicted(reason, key, len(chosen))
         return len(chosen)

@@ -1,7 +1,6 @@
 """What all connections of a process share: the Gate, the rules, the limits, the clock, the count.
 
-Not here: any protocol. Rules: an `Edge` belongs to one event loop, from `start` on; a refusal leaves through
-`refuse`, so that each is answered, counted and lingered for in one way.
+Not here: any protocol. Rules: an `Edge` belongs to one event loop, from `start` on.
 """
 
 from __future__ import annotations
@@ -11,19 +10,20 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from narthex.adapters.edge.answers import header_lines, refusal_answer
+from narthex.adapters.edge.answers import header_lines
 from narthex.adapters.edge.connections import Connections, Evicted
-from narthex.adapters.edge.deadlines import Deadlines, Expiring
 from narthex.adapters.edge.limits import EdgeLimits
-from narthex.adapters.edge.lingering import linger
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.turn import Turn
+from narthex.app.timers import TimerWheel
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Gate, RequestHead
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
+
+    from narthex.adapters.edge.tcp import TcpConnection
 
 log: Final = logging.getLogger("narthex.edge")
 
@@ -50,7 +50,6 @@ class Edge:
         evicted: see `Connections`; also told of `unread`, an answer that its client does not take.
 
     Attributes:
-        sockets: live WebSockets.
         connections: TCP connections, whatever they are doing.
         forwarded: the client's address of a request, where trusted proxies tell it; None: none is trusted.
         secure: whether the listener itself speaks TLS.
@@ -61,7 +60,6 @@ class Edge:
         "_common_of",
         "clock",
         "connections",
-        "deadlines",
         "evicted",
         "forwarded",
         "gate",
@@ -70,11 +68,11 @@ class Edge:
         "loop",
         "rules",
         "secure",
-        "sockets",
+        "timers",
         "turn",
     )
 
-    deadlines: Deadlines
+    timers: TimerWheel
     turn: Turn
     loop: asyncio.AbstractEventLoop
 
@@ -91,10 +89,9 @@ class Edge:
         self.gate = gate
         self.rules = rules
         self.limits = limits or EdgeLimits()
-        self.sockets: set[Expiring] = set()
         self.forwarded = forwarded
         self.evicted = evicted
-        self.connections = Connections(
+        self.connections: Connections[TcpConnection] = Connections(
             self.limits.connections,
             self.limits.connections_per_address,
             proxied=proxied,
@@ -114,7 +111,7 @@ class Edge:
         """Belong to `loop`; call before the first connection."""
         self.loop = loop
         self.clock = loop.time
-        self.deadlines = Deadlines(loop)
+        self.timers = TimerWheel(loop, _log_failed)
         self.turn = Turn(loop)
 
     def common_headers(self) -> bytes:
@@ -125,38 +122,6 @@ class Edge:
             self._common_of = current
         return self._common
 
-    def refuse(
-        self, transport: asyncio.Transport, refusal: Refusal, head: RequestHead | None, *, eof: bool = False
-    ) -> None:
-        """Answer a request that the edge refuses by itself, send FIN, and linger.
-
-        The caller's protocol has cleared its deadline and gets no more calls.
-
-        Args:
-            transport: the connection.
-            refusal: why.
-            head: the request, as far as it could be read.
-            eof: whether the peer has already sent its FIN.
-        """
-        self.answer(transport, refusal, self.record(refusal, head), head, eof=eof)
-
-    def answer(
-        self,
-        transport: asyncio.Transport,
-        refusal: Refusal,
-        trace_id: str,
-        head: RequestHead | None,
-        *,
-        extra: list[tuple[str, str]] | None = None,
-        eof: bool = False,
-    ) -> None:
-        """Write a refusal that has been recorded, send FIN, and linger."""
-        is_head = head is not None and head.method == "HEAD"
-        transport.write(
-            refusal_answer(refusal, trace_id, extra=extra, common=self.common_headers(), head=is_head)
-        )
-        linger(self, transport, eof=eof)
-
     def record(self, refusal: Refusal, head: RequestHead | None) -> str:
         """Have the Gate count and log a refusal of the edge's own; returns the trace id. Never raises."""
         try:
@@ -164,3 +129,7 @@ class Edge:
         except Exception:
             log.exception("recording a refusal failed")
             return _NO_TRACE
+
+
+def _log_failed(fault: Exception) -> None:
+    log.error("a deadline's handler failed", exc_info=fault)

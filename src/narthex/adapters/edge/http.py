@@ -8,21 +8,18 @@ Rules: a refusal or an upgrade waits until answers that are owed before it are o
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from narthex.adapters.edge.head import Fields, header, malformed, request_head, too_large
 from narthex.adapters.edge.rules import Mounted, Upgrade, judge
+from narthex.adapters.edge.tcp import Stage, TcpConnection
 from narthex.adapters.edge.upgrading import begin
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
 from narthex.ports.edge import ABORT, RequestHead
-
-if TYPE_CHECKING:
-    from narthex.adapters.edge.edge import Edge
 
 _BETWEEN: Final = 0  # no byte of a next request yet
 _HEAD: Final = 1
@@ -45,50 +42,48 @@ class _Unread:
     transport that was told to close waits for its buffer first.
     """
 
-    __slots__ = ("_edge", "_left", "_transport", "due")
+    __slots__ = ("_left", "_tcp", "due")
 
-    def __init__(self, edge: Edge, transport: asyncio.Transport) -> None:
-        self._edge = edge
-        self._transport = transport
+    def __init__(self, tcp: TcpConnection) -> None:
+        self._tcp = tcp
         self._left = 0
         self.due = 0
 
     def watch(self) -> None:
         """Begin to look, or go on."""
         if not self.due:
-            self._left = self._transport.get_write_buffer_size()
-            self._edge.deadlines.set(self, self._edge.limits.write_s)
+            self._left = self._tcp.transport.get_write_buffer_size()
+            edge = self._tcp.edge
+            edge.timers.schedule(self, edge.timers.now() + edge.limits.write_s)
 
-    def expired(self) -> None:
+    def wake(self, now: float) -> None:
         """See whether the client has taken something."""
-        left = self._transport.get_write_buffer_size()
+        del now
+        left = self._tcp.transport.get_write_buffer_size()
         if left >= self._left > 0:
-            self._edge.evicted("unread", "", 1)
-            self._transport.abort()
+            self._tcp.edge.evicted("unread", "", 1)
+            self._tcp.transport.abort()
         elif left:
             self.watch()
 
-    def end(self) -> None:
-        """The process stops."""
-        self._transport.abort()
 
-
-class HttpConnection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol, Stage):
     """One connection that speaks HTTP, until it closes or upgrades.
 
     Args:
-        edge: shared state.
-        accepted_at: loop time of the connection.
+        tcp: the connection.
     """
 
-    def __init__(self, edge: Edge, accepted_at: float) -> None:
+    def __init__(self, tcp: TcpConnection) -> None:
+        edge = tcp.edge
         context = edge.http
         if context is None:
             raise Bug("no_http_context", "A connection came before uvicorn's server.")
         super().__init__(context.config, context.server_state, context.app_state, _loop=edge.loop)
+        self.tcp = tcp
         self._edge = edge
         self._phase: Literal[0, 1, 2] = _BETWEEN
-        self._begun_at = accepted_at
+        self._begun_at = tcp.accepted_at
         self._requests = 0
         self._head_bytes = 0  # of the head being read, as far as they came in reads of their own
         self._timed: Literal[0, 1, 2] = _BETWEEN
@@ -97,7 +92,6 @@ class HttpConnection(HttpToolsProtocol):
         self._early = b""
         self._judged = True  # the entrance judged the first head
         self._unread: _Unread | None = None  # once some of an answer had to wait
-        self.due = 0
 
     # The transport's side.
 
@@ -129,10 +123,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._edge.connections.leave(self.transport)
-        self._edge.deadlines.clear(self)
-        if self._unread is not None:
-            self._edge.deadlines.clear(self._unread)
+        self._stop_watching()
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # it holds us by `on_response`: see `websocket.Nobody`
 
@@ -142,11 +133,12 @@ class HttpConnection(HttpToolsProtocol):
             self._fault(Refusal(code="handshake_timeout", detail="The request did not arrive in time."))
 
     def end(self) -> None:
-        """The process stops."""
-        self.transport.abort()
+        """The process stops. An answer that is under way is uvicorn's to finish."""
+        if self.tcp.due or (self._unread is not None and self._unread.due):
+            self.transport.abort()
 
     def evict(self) -> None:
-        """See `connections.Waiting`: between two requests a FIN says all, at any other point nothing can be said."""
+        """See `Stage`: between two requests a FIN says all, at any other point nothing can be said."""
         if self._phase == _BETWEEN and not self.transport.get_write_buffer_size():
             self.transport.close()
         else:
@@ -155,21 +147,24 @@ class HttpConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client takes its answer more slowly than it is made."""
         super().pause_writing()
-        self._edge.connections.idle(self.transport)
+        self.tcp.idle()
         self._watch()
 
     def resume_writing(self) -> None:
         """The client has taken most of what waited for it."""
         super().resume_writing()
         if self._owes():
-            self._edge.connections.busy(self.transport)
+            self.tcp.busy()
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
         if self._unread is not None:
-            self._edge.deadlines.clear(self._unread)
+            self._edge.timers.cancel(self._unread)
 
     def _watch(self) -> None:
         """Some of an answer waits for its client: it must take something in time."""
         if self._unread is None:
-            self._unread = _Unread(self._edge, self.transport)
+            self._unread = _Unread(self.tcp)
         self._unread.watch()
 
     # llhttp's callbacks.
@@ -219,7 +214,7 @@ class HttpConnection(HttpToolsProtocol):
         self._head_bytes = 0
         if self._outcome is None:
             if not self.flow.write_paused:
-                self._edge.connections.busy(self.transport)
+                self.tcp.busy()
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -228,7 +223,7 @@ class HttpConnection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self._watch()
             if self.transport.is_closing():  # all that is left is the client's to take
-                self._edge.connections.idle(self.transport)
+                self.tcp.idle()
         if not self.transport.is_closing() and not self._owes() and self._phase == _BETWEEN:
             self._between()
         if self._outcome is not None and not self.transport.is_closing():
@@ -236,10 +231,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def _between(self) -> None:
         """No answer is owed: the next step is the client's, or a proxy's for whichever client is next."""
-        connections = self._edge.connections
-        connections.idle(self.transport)
-        if self._edge.forwarded is not None:
-            connections.attribute(self.transport, None)
+        self.tcp.idle()
+        self.tcp.attribute(None)
 
     def _judge(self) -> None:
         edge = self._edge
@@ -253,9 +246,7 @@ class HttpConnection(HttpToolsProtocol):
         host, port = self.client or ("", 0)
         head = request_head(fields, peer=(host, port), secure=edge.secure, received_at=self._begun_at)
         judged = judge(fields, head, edge.rules)
-        if edge.forwarded is not None and not edge.connections.attribute(
-            self.transport, edge.forwarded(head)
-        ):
+        if not self.tcp.attribute(head):
             judged = AT_LIMIT
         if isinstance(judged, Refusal):
             self._stop(judged, head)
@@ -317,15 +308,13 @@ class HttpConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.connections.discard(self)
         self.flow.resume_reading()
-        if self._unread is not None:  # what follows has a deadline of its own
-            self._edge.deadlines.clear(self._unread)
+        self._stop_watching()  # what follows has a deadline of its own
         if isinstance(outcome, Upgrade) and self._outcome_head is not None:
-            welcome = begin(self._edge, self.transport, self._outcome_head, outcome, self._early, self)
+            welcome = begin(self.tcp, self._outcome_head, outcome, self._early)
             if welcome is not None:
                 welcome.give()
         elif isinstance(outcome, Refusal):
-            self._edge.deadlines.clear(self)
-            self._edge.refuse(self.transport, outcome, self._outcome_head)
+            self.tcp.refuse(outcome, self._outcome_head)
 
     def _owes(self) -> bool:
         """Whether an answer is under way."""
@@ -336,17 +325,17 @@ class HttpConnection(HttpToolsProtocol):
         """One deadline for the phase that the connection is in now; idle time is uvicorn's to bound."""
         phase = self._phase
         if phase == _BETWEEN:
-            self._edge.deadlines.clear(self)
+            self.tcp.clear_deadline()
         else:
-            if phase != self._timed or not self.due:
+            if phase != self._timed or not self.tcp.due:
                 limits = self._edge.limits
-                self._edge.deadlines.set(self, limits.body_s if phase == _BODY else limits.handshake_s)
+                self.tcp.expire_in(limits.body_s if phase == _BODY else limits.handshake_s)
         self._timed = phase
 
 
-def serve_http(edge: Edge, transport: asyncio.Transport, data: bytes, accepted_at: float) -> None:
+def serve_http(tcp: TcpConnection, data: bytes) -> None:
     """Hand a connection whose first head asks for no upgrade to uvicorn, with the bytes read so far."""
-    connection = HttpConnection(edge, accepted_at)
-    connection.connection_made(transport)
-    transport.set_protocol(connection)
+    connection = HttpConnection(tcp)
+    connection.connection_made(tcp.transport)
+    tcp.become(connection)
     connection.data_received(data)

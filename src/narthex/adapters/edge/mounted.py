@@ -6,41 +6,30 @@ as for our own; admission was not, because such routes are their program's; the 
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING
-
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from narthex.adapters.edge.tcp import Stage, TcpConnection
 from narthex.errors import Bug
 
-if TYPE_CHECKING:
-    from narthex.adapters.edge.edge import Edge
 
+class MountedWebSocket(WebSocketsSansIOProtocol, Stage):
+    """uvicorn's own WebSocket; uvicorn closes it when the process stops, and it waits for no client."""
 
-class MountedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's own WebSocket, which leaves our count of connections when it ends."""
-
-    def __init__(self, edge: Edge) -> None:
-        context = edge.http
+    def __init__(self, tcp: TcpConnection) -> None:
+        context = tcp.edge.http
         if context is None:
             raise Bug("no_http_context", "A connection came before uvicorn's server.")
-        super().__init__(context.config, context.server_state, context.app_state, _loop=edge.loop)
-        self._edge = edge
+        super().__init__(context.config, context.server_state, context.app_state, _loop=tcp.edge.loop)
+        self.tcp = tcp
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end, whoever brought it."""
-        self._edge.connections.leave(self.transport)
-        super().connection_lost(exc)
-
-    def evict(self) -> None:
-        """See `connections.Waiting`: never asked for, because an open socket does not wait for its client."""
-        self.transport.abort()
+    def end(self) -> None:
+        """See the class."""
 
 
-def serve_mounted(edge: Edge, transport: asyncio.Transport, data: bytes) -> None:
+def serve_mounted(tcp: TcpConnection, data: bytes) -> None:
     """Hand a connection whose first head asks for a WebSocket of the program's own to uvicorn, with what was read."""
-    edge.connections.busy(transport)
-    connection = MountedWebSocket(edge)
-    connection.connection_made(transport)
-    transport.set_protocol(connection)
+    tcp.busy()
+    connection = MountedWebSocket(tcp)
+    connection.connection_made(tcp.transport)
+    tcp.become(connection)
     connection.data_received(data)

@@ -160,11 +160,11 @@ class EdgeServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         await self._close_sockets()
-        for who in (*self.edge.deadlines, *self.edge.sockets):
-            who.end()
+        for connection in self.edge.connections:
+            connection.stage.end()
         self.config.timeout_graceful_shutdown = max(1, math.ceil(self._left()))
         await super().shutdown(sockets)
-        self.edge.deadlines.stop()
+        self.edge.timers.stop()
 
     def _left(self) -> float:
         if self.force_exit:
@@ -184,13 +184,14 @@ class EdgeServer(uvicorn.Server):
 
     async def _close_sockets(self) -> None:
         """Close frames to whoever is still there, and a moment for the answers."""
-        sockets = self.edge.sockets
-        for who in list(sockets):
-            if isinstance(who, WebSocket):
-                who.close(*Refusal(code="draining").close())
+        for socket_ in self._sockets():
+            socket_.close(*Refusal(code="draining").close())
         until = time.monotonic() + min(self._left(), self._grace_s) * 0.5
-        while sockets and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110  (a signal ends it too)
+        while self._sockets() and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110  (a signal ends it too)
             await asyncio.sleep(0.02)
+
+    def _sockets(self) -> list[WebSocket]:
+        return [one.stage for one in self.edge.connections if isinstance(one.stage, WebSocket)]
 
 
 def listen(

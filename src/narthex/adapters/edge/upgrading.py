@@ -14,11 +14,11 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from narthex.adapters.edge.answers import switching
-from narthex.adapters.edge.deadlines import Expiring
 from narthex.adapters.edge.deflate import Agreement, negotiate
 from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.frames import FrameReader
 from narthex.adapters.edge.rules import Upgrade
+from narthex.adapters.edge.tcp import Stage, TcpConnection
 from narthex.adapters.edge.turn import Welcome
 from narthex.adapters.edge.websocket import NOBODY, WebSocket
 from narthex.domain.refusals import Refusal
@@ -32,38 +32,33 @@ EXPLAIN: Final = "narthex.explain"
 JWT_AUTH: Final = "jwt-auth"
 
 
-def begin(
-    edge: Edge, transport: asyncio.Transport, head: RequestHead, upgrade: Upgrade, early: bytes, old: Expiring
-) -> Welcome | None:
+def begin(tcp: TcpConnection, head: RequestHead, upgrade: Upgrade, early: bytes) -> Welcome | None:
     """Ask the Gate and do what it says.
 
     Args:
-        edge: shared state.
-        transport: the connection; from here on it is no longer the caller's.
+        tcp: the connection; from here on it is no longer the calling stage's.
         head: the request.
         upgrade: what it asks for.
         early: what the client sent behind the head.
-        old: the caller's protocol, whose deadline goes on.
 
     Returns:
         A 101 for the caller to write and start in this turn of the loop; None: the rest is done, or will be.
     """
-    edge.connections.busy(transport)
+    edge = tcp.edge
+    tcp.busy()
     try:
         decision = edge.gate.decide(head)
     except Exception:
         log.exception("the Gate failed")
         decision = _bug(edge, head)
     if isinstance(decision, Decision):
-        edge.deadlines.clear(old)
-        return conclude(edge, transport, head, upgrade, decision, early)
-    Deciding(edge, transport, head, upgrade, early).wait(decision, old)
+        return conclude(tcp, head, upgrade, decision, early)
+    Deciding(tcp, head, upgrade, early).wait(decision)
     return None
 
 
 def conclude(
-    edge: Edge,
-    transport: asyncio.Transport,
+    tcp: TcpConnection,
     head: RequestHead,
     upgrade: Upgrade,
     decision: Decision,
@@ -71,31 +66,28 @@ def conclude(
     *,
     eof: bool = False,
 ) -> Welcome | None:
-    """Write a refusal, or give back the 101 to write. The old protocol holds no deadline any more."""
+    """Write a refusal, or give back the 101 to write, which starts the next stage."""
     try:
         if isinstance(decision, Accept):
-            return _accept(edge, transport, upgrade, decision, early)
+            return _accept(tcp, upgrade, decision, early)
         if decision.explain and not eof:
-            _explain(edge, transport, upgrade, decision)
+            _explain(tcp, upgrade, decision)
         else:
-            edge.answer(transport, decision.refusal, decision.trace_id, head, extra=decision.headers, eof=eof)
+            tcp.answer(decision.refusal, decision.trace_id, head, extra=decision.headers, eof=eof)
     except Bug:  # raised before anything was written
         log.exception("a decision could not be answered")
-        refused = _bug(edge, head)
-        edge.answer(transport, refused.refusal, refused.trace_id, head, eof=eof)
+        refused = _bug(tcp.edge, head)
+        tcp.answer(refused.refusal, refused.trace_id, head, eof=eof)
     return None
 
 
-def _accept(
-    edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Accept, early: bytes
-) -> Welcome:
-    limits = edge.limits.messages(decision.limits)
+def _accept(tcp: TcpConnection, upgrade: Upgrade, decision: Accept, early: bytes) -> Welcome:
+    limits = tcp.edge.limits.messages(decision.limits)
     agreement: Agreement | None = None
     if limits.deflate and upgrade.extensions:
         agreement = negotiate(upgrade.extensions)
     socket = WebSocket(
-        edge,
-        transport,
+        tcp,
         decision.receiver,
         limits,
         FrameReader(limits, deflate=agreement is not None),
@@ -114,19 +106,19 @@ def _accept(
     except Bug:
         socket.miss()
         raise
-    return Welcome(socket, transport, answer, early)
+    return Welcome(socket, tcp.transport, answer, early)
 
 
-def _explain(edge: Edge, transport: asyncio.Transport, upgrade: Upgrade, decision: Deny) -> None:
+def _explain(tcp: TcpConnection, upgrade: Upgrade, decision: Deny) -> None:
     """Browsers hide a refused handshake: upgrade, and say it in the close frame (DESIGN section 3)."""
     offered = upgrade.protocols
     chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
-    transport.write(switching(upgrade.key, subprotocol=chosen, extension="", extra=decision.headers))
-    limits = edge.limits.app
-    socket = WebSocket(edge, transport, NOBODY, limits, FrameReader(limits))
+    tcp.transport.write(switching(upgrade.key, subprotocol=chosen, extension="", extra=decision.headers))
+    limits = tcp.edge.limits.app
+    socket = WebSocket(tcp, NOBODY, limits, FrameReader(limits))
     socket.start(b"")
     socket.close(*decision.refusal.close())
-    edge.connections.idle(transport)
+    tcp.idle()
 
 
 def _bug(edge: Edge, head: RequestHead) -> Deny:
@@ -134,64 +126,55 @@ def _bug(edge: Edge, head: RequestHead) -> Deny:
     return Deny(refusal=refusal, trace_id=edge.record(refusal, head))
 
 
-class Deciding(asyncio.Protocol):
+class Deciding(Stage):
     """A connection whose upgrade waits for the Gate."""
 
-    __slots__ = ("_early", "_edge", "_eof", "_gone", "_head", "_task", "_transport", "_upgrade", "due")
+    __slots__ = ("_early", "_eof", "_gone", "_head", "_task", "_upgrade")
 
-    def __init__(
-        self, edge: Edge, transport: asyncio.Transport, head: RequestHead, upgrade: Upgrade, early: bytes
-    ) -> None:
-        self._edge = edge
-        self._transport = transport
+    def __init__(self, tcp: TcpConnection, head: RequestHead, upgrade: Upgrade, early: bytes) -> None:
+        self.tcp = tcp
         self._head = head
         self._upgrade = upgrade
         self._early = bytearray(early)
         self._eof = False
         self._gone = False
         self._task: asyncio.Task[None] | None = None
-        self.due = 0
 
-    def wait(self, decision: Awaitable[Decision], old: Expiring) -> None:
-        """Take over the transport and `old`'s deadline."""
-        self._transport.set_protocol(self)
-        deadlines = self._edge.deadlines
-        deadlines.move(old, self)
-        if not self.due:
-            deadlines.set(self, self._edge.limits.handshake_s)
-        self._task = self._edge.loop.create_task(self._decide(decision), name="narthex-decision")
+    def wait(self, decision: Awaitable[Decision]) -> None:
+        """Take over the connection, with the handshake's deadline."""
+        tcp = self.tcp
+        tcp.become(self, keep_deadline=True)
+        if not tcp.due:
+            tcp.expire_in(tcp.edge.limits.handshake_s)
+        self._task = tcp.edge.loop.create_task(self._decide(decision), name="narthex-decision")
 
     async def _decide(self, decision: Awaitable[Decision]) -> None:
+        tcp = self.tcp
         try:
             outcome = await decision
         except Exception:
             log.exception("the Gate failed")
-            outcome = _bug(self._edge, self._head)
-        edge = self._edge
-        edge.deadlines.clear(self)
+            outcome = _bug(tcp.edge, self._head)
         if self._gone:
             if isinstance(outcome, Accept):
                 self._miss(outcome)
             return
-        self._transport.resume_reading()
-        early = bytes(self._early)
-        welcome = conclude(edge, self._transport, self._head, self._upgrade, outcome, early, eof=self._eof)
+        tcp.transport.resume_reading()
+        welcome = conclude(tcp, self._head, self._upgrade, outcome, bytes(self._early), eof=self._eof)
         if welcome is not None:
             welcome.give()
-            protocol = self._transport.get_protocol()
-            if self._eof and isinstance(protocol, WebSocket):
-                protocol.eof_received()
+            if self._eof and isinstance(tcp.stage, WebSocket):
+                tcp.stage.eof_received()
 
     def _miss(self, outcome: Accept) -> None:
-        limits = self._edge.limits.messages(outcome.limits)
-        reader = FrameReader(limits)
-        WebSocket(self._edge, self._transport, outcome.receiver, limits, reader).miss()
+        limits = self.tcp.edge.limits.messages(outcome.limits)
+        WebSocket(self.tcp, outcome.receiver, limits, FrameReader(limits)).miss()
 
     def data_received(self, data: bytes) -> None:
         """A client may speak before it knows that it may; keep it within the bound."""
         self._early += data
-        if len(self._early) > self._edge.limits.early_bytes:
-            self._transport.pause_reading()
+        if len(self._early) > self.tcp.edge.limits.early_bytes:
+            self.tcp.transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The peer will send nothing more, but can still read its answer: keep the transport."""
@@ -199,11 +182,9 @@ class Deciding(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The peer left: nobody waits for the decision."""
+        """The peer left: the decision is not needed any more."""
         del exc
         self._gone = True
-        self._edge.connections.leave(self._transport)
-        self._edge.deadlines.clear(self)
         if self._task is not None:
             self._task.cancel()
 
@@ -212,10 +193,10 @@ class Deciding(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         slow = Refusal(code="overloaded", detail="The decision took too long.", retry_after_s=1)
-        self._edge.refuse(self._transport, slow, self._head, eof=self._eof)
+        self.tcp.refuse(slow, self._head, eof=self._eof)
 
     def end(self) -> None:
         """The process stops."""
         if self._task is not None:
             self._task.cancel()
-        self._transport.abort()
+        super().end()

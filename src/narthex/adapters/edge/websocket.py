@@ -2,10 +2,10 @@
 
 Not here: reading frames (`frames`), the handshake (`upgrading`). Rules: `closed` is called exactly once, and
 nothing after it; no task, no timer handle, no buffer while idle; every failure closes with a code that says
-why, then FIN, then lingers (`lingering`), so that the peer can read the code. What is written goes by the
+why, then FIN, then lingers (`tcp.Lingering`), so that the peer can read the code. What is written goes by the
 lane, straight to the kernel, and by the transport only what the kernel does not take: the lane is open only
 while the state is OPEN and the transport holds no byte, so nothing is overtaken, and nothing follows a close
-frame. While it is open this protocol is the transport's, and both loops close a descriptor only after
+frame. While it is open this is the connection's stage, and both loops close a descriptor only after
 `connection_lost`: it cannot be another connection's.
 
     OPEN ── close() ──▶ CLOSING ── the peer's close, EOF, or close_s ──▶ GONE
@@ -14,8 +14,7 @@ frame. While it is open this protocol is the transport's, and both loops close a
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from narthex.adapters.edge.acknowledged import underway
 from narthex.adapters.edge.deflate import FULL_WINDOW
@@ -33,14 +32,11 @@ from narthex.adapters.edge.frames import (
 )
 from narthex.adapters.edge.lane import Lane
 from narthex.adapters.edge.limits import KIB, MessageLimits
-from narthex.adapters.edge.lingering import linger
+from narthex.adapters.edge.tcp import Stage, TcpConnection
 from narthex.domain.refusals import TABLE, close_reason
 from narthex.ports.edge import Lane as Way
 from narthex.ports.edge import Receiver, Socket, Underway
 from narthex.protocol.framing import Framing, Prepared
-
-if TYPE_CHECKING:
-    from narthex.adapters.edge.edge import Edge
 
 _OPEN: Final = 0
 _CLOSING: Final = 1
@@ -72,12 +68,11 @@ class Nobody:
 NOBODY: Final = Nobody()
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocket(Stage):
     """One client after the 101, and the `Socket` that the app holds.
 
     Args:
-        edge: shared state.
-        transport: the connection; the 101 has been written.
+        tcp: the connection.
         receiver: the app's end.
         limits: bounds of this connection.
         reader: reads its frames.
@@ -90,7 +85,6 @@ class WebSocket(asyncio.Protocol):
         "_controls",
         "_descriptor",
         "_direct",
-        "_edge",
         "_full",
         "_lane",
         "_limits",
@@ -100,7 +94,6 @@ class WebSocket(asyncio.Protocol):
         "_second",
         "_state",
         "_transport",
-        "due",
         "framing",
         "lane",
         "window",
@@ -108,8 +101,7 @@ class WebSocket(asyncio.Protocol):
 
     def __init__(
         self,
-        edge: Edge,
-        transport: asyncio.Transport,
+        tcp: TcpConnection,
         receiver: Receiver,
         limits: MessageLimits,
         reader: FrameReader,
@@ -117,9 +109,8 @@ class WebSocket(asyncio.Protocol):
     ) -> None:
         self.window = window
         self.framing = Framing.WEBSOCKET_DEFLATE if window == FULL_WINDOW else Framing.WEBSOCKET
-        self.due = 0
-        self._edge = edge
-        self._transport = transport
+        self.tcp = tcp
+        self._transport = tcp.transport
         self._receiver = receiver
         self._limits = limits
         self._reader = reader
@@ -177,7 +168,7 @@ class WebSocket(asyncio.Protocol):
         self._state = _CLOSING
         self._code, self._reason = code, reason
         self._write(close_frame(code, reason))
-        self._edge.deadlines.set(self, self._edge.limits.close_s)
+        self.tcp.expire_in(self.tcp.edge.limits.close_s)
 
     def abort(self) -> None:
         """Drop the connection; `closed` follows with 1006, or with the code of an earlier `close`."""
@@ -189,13 +180,12 @@ class WebSocket(asyncio.Protocol):
     # The transport's side.
 
     def start(self, early: bytes) -> None:
-        """Take over the transport: tell the receiver, then read what came behind the request head."""
-        limits = self._edge.limits
+        """Take over the connection after its 101: tell the receiver, then read what came behind the head."""
+        limits = self.tcp.edge.limits
         if (limits.write_high_bytes, limits.write_low_bytes) != _LOOP_MARKS:
             high, low = limits.write_high_bytes, limits.write_low_bytes
             self._transport.set_write_buffer_limits(high=high, low=low)
-        self._edge.sockets.add(self)
-        self._transport.set_protocol(self)
+        self.tcp.become(self)
         self._build_lane()
         try:
             self._receiver.opened(self)
@@ -225,14 +215,14 @@ class WebSocket(asyncio.Protocol):
             self._fail(*reader.failure)
         elif reader.more:
             self._transport.pause_reading()
-            self._edge.loop.call_soon(self._go_on)
+            self.tcp.edge.loop.call_soon(self._go_on)
 
     def eof_received(self) -> None:
         """FIN without a close frame: a half-closed WebSocket cannot close properly any more."""
         if self._state == _GONE:
             return
         self._leave(self._code, self._reason)
-        linger(self._edge, self._transport, eof=True)
+        self.tcp.linger(eof=True)
 
     def pause_writing(self) -> None:
         """The write buffer passed its high mark."""
@@ -251,20 +241,15 @@ class WebSocket(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection broke, or was aborted."""
         del exc
-        self._edge.connections.leave(self._transport)
         self._leave(self._code, self._reason)
 
     def expired(self) -> None:
         """The peer did not answer our close frame in time."""
         self._leave(self._code, self._reason)
-        linger(self._edge, self._transport)
+        self.tcp.linger()
 
     def end(self) -> None:
-        """The process stops."""
-        self.abort()
-
-    def evict(self) -> None:
-        """See `connections.Waiting`: one that was upgraded only to be told why not."""
+        """See `Stage`."""
         self.abort()
 
     def _deliver(self, events: list[Event]) -> None:
@@ -291,13 +276,13 @@ class WebSocket(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _held(self) -> bool:
-        limits = self._edge.limits
+        limits = self.tcp.edge.limits
         return self._limits.hold_when_full and self.buffered() > limits.write_low_bytes
 
     def _control(self, opcode: int, payload: bytes) -> None:
         rate = self._limits.control_per_s
         if rate:
-            second = int(self._edge.clock())
+            second = int(self.tcp.edge.clock())
             if second != self._second:
                 self._second, self._controls = second, 0
             self._controls += 1
@@ -314,14 +299,14 @@ class WebSocket(asyncio.Protocol):
             self._write(close_frame(code, ""))
             self._code, self._reason = code, reason
         self._leave(self._code, self._reason)
-        linger(self._edge, self._transport)
+        self.tcp.linger()
 
     def _fail(self, code: int, reason: str) -> None:
         if self._state == _OPEN:
             self._write(close_frame(code, reason))
             self._code, self._reason = code, reason
         self._leave(self._code, self._reason)
-        linger(self._edge, self._transport)
+        self.tcp.linger()
 
     def _bug(self) -> None:
         """The receiver raised: the one exception handler that a message can reach."""
@@ -342,7 +327,7 @@ class WebSocket(asyncio.Protocol):
         self._transport.write(data)
 
     def _build_lane(self) -> None:
-        raw = None if self._edge.secure else self._transport.get_extra_info("socket")
+        raw = None if self.tcp.edge.secure else self._transport.get_extra_info("socket")
         if raw is None or (descriptor := raw.fileno()) < 0:
             return
         self._descriptor = descriptor
@@ -373,8 +358,6 @@ class WebSocket(asyncio.Protocol):
             return
         self._park()
         self._state = _GONE
-        self._edge.deadlines.clear(self)
-        self._edge.sockets.discard(self)
         receiver, self._receiver = self._receiver, NOBODY
         try:
             receiver.closed(code, reason)

@@ -1,0 +1,234 @@
+"""One TCP connection from accept to close: its transport, its place in the count, its one deadline, its stage.
+
+The event loop knows only the `TcpConnection`, which passes every call on to the stage that the connection is in:
+
+    Entrance ──▶ Deciding ──▶ WebSocket ──▶ Lingering
+       ├────────────┴──────────────────────────▲  (refused)
+       ├──▶ HttpConnection ──▶ Deciding, WebSocket, Lingering
+       └──▶ MountedWebSocket
+
+Not here: what a stage does with the bytes. Rules: a stage ends by `become`, which also ends its deadline; a connection
+leaves the count once, when its transport is lost or it is evicted; a lost one refers to no stage any more (the stage
+refers to it, and such a ring is freed only by a full collection).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from narthex.adapters.edge.answers import Headers, refusal_answer
+from narthex.domain.refusals import Refusal
+from narthex.ports.edge import RequestHead
+
+if TYPE_CHECKING:
+    from narthex.adapters.edge.edge import Edge
+
+
+class Stage(asyncio.Protocol):
+    """What a connection is doing now. asyncio's calls, and three of the edge's own.
+
+    Attributes:
+        tcp: the connection.
+    """
+
+    __slots__ = ("tcp",)
+
+    tcp: TcpConnection
+
+    def expired(self) -> None:
+        """The deadline passed; it has been cleared."""
+
+    def end(self) -> None:
+        """The process stops: let go of the connection now."""
+        self.tcp.transport.abort()
+
+    def evict(self) -> None:
+        """Close now, without waiting for anything: another client needs the place (`connections`)."""
+        self.end()
+
+
+_NO_STAGE: Final = Stage()
+
+
+class TcpConnection(asyncio.Protocol):
+    """See the module.
+
+    Args:
+        edge: shared state.
+
+    Attributes:
+        address: under which it is counted (`connections`); None before it is and after it has left.
+        due: see `app.timers.Sleeper`.
+        transport: of the connection.
+        peer: the other end's address and port.
+        accepted_at: loop time.
+        stage: gets the event loop's calls.
+    """
+
+    __slots__ = ("accepted_at", "address", "due", "edge", "peer", "stage", "transport")
+
+    transport: asyncio.Transport
+    peer: tuple[str, int]
+    accepted_at: float
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.address: str | None = None
+        self.due = 0
+        self.stage: Stage = _NO_STAGE
+
+    # For the stages.
+
+    def become(self, stage: Stage, *, keep_deadline: bool = False) -> None:
+        """Let `stage` have what comes from now on."""
+        self.stage = stage
+        if not keep_deadline:
+            self.edge.timers.cancel(self)
+
+    def expire_in(self, seconds: float) -> None:
+        """Call the stage's `expired` then, unless the deadline is set anew or cleared."""
+        timers = self.edge.timers
+        timers.schedule(self, timers.now() + seconds)
+
+    def clear_deadline(self) -> None:
+        """Let the stage take as long as it likes."""
+        self.edge.timers.cancel(self)
+
+    def busy(self) -> None:
+        """The next step is the server's; idempotent."""
+        self.edge.connections.busy(self)
+
+    def idle(self) -> None:
+        """The next step is the client's; idempotent."""
+        self.edge.connections.idle(self)
+
+    def attribute(self, head: RequestHead | None) -> bool:
+        """Count it for the client that a trusted proxy's request names; None: it is between two requests.
+
+        Returns:
+            False: that client's address is at its limit. Refuse the request.
+        """
+        forwarded = self.edge.forwarded
+        if forwarded is None:
+            return True
+        return self.edge.connections.attribute(self, None if head is None else forwarded(head))
+
+    def refuse(self, refusal: Refusal, head: RequestHead | None, *, eof: bool = False) -> None:
+        """Record and answer a request that the edge refuses by itself, send FIN, and linger.
+
+        Args:
+            refusal: why.
+            head: the request, as far as it could be read.
+            eof: whether the peer has already sent its FIN.
+        """
+        self.answer(refusal, self.edge.record(refusal, head), head, eof=eof)
+
+    def answer(
+        self,
+        refusal: Refusal,
+        trace_id: str,
+        head: RequestHead | None,
+        *,
+        extra: Headers | None = None,
+        eof: bool = False,
+    ) -> None:
+        """Write a refusal that has been recorded, send FIN, and linger."""
+        is_head = head is not None and head.method == "HEAD"
+        common = self.edge.common_headers()
+        self.transport.write(refusal_answer(refusal, trace_id, extra=extra, common=common, head=is_head))
+        self.linger(eof=eof)
+
+    def linger(self, *, eof: bool = False) -> None:
+        """Send FIN after what is written, wait for the peer's, and give up after `linger_s`.
+
+        Args:
+            eof: whether the peer has already sent its FIN.
+        """
+        transport = self.transport
+        self.become(Lingering(self))
+        if transport.is_closing():
+            return
+        self.idle()
+        self.expire_in(self.edge.limits.linger_s)
+        if eof or not transport.can_write_eof():  # TLS has no half-close
+            transport.close()
+            return
+        transport.resume_reading()
+        transport.write_eof()
+
+    # For the event loop, the timers and the table of connections.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted: the handshake's time starts."""
+        edge = self.edge
+        self.transport = cast("asyncio.Transport", transport)
+        self.accepted_at = edge.clock()
+        peer = transport.get_extra_info("peername")
+        # A unix socket has no address: its other end is a proxy on this machine, or a program of ours.
+        self.peer = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else ("", 0)
+        if edge.connections.arrive(self, self.peer[0]):
+            self.expire_in(edge.limits.handshake_s)
+        else:
+            self.refuse(TOO_MANY, None)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes."""
+        self.stage.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """The peer's FIN."""
+        return self.stage.eof_received()
+
+    def pause_writing(self) -> None:
+        """The write buffer passed its high mark."""
+        self.stage.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The write buffer drained."""
+        self.stage.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It broke, or has been closed."""
+        self.edge.connections.leave(self)
+        stage = self.stage
+        self.become(_NO_STAGE)
+        stage.connection_lost(exc)
+
+    def wake(self, now: float) -> None:
+        """See `app.timers.Sleeper`: the deadline passed."""
+        del now
+        self.stage.expired()
+
+    def evict(self) -> None:
+        """See `connections.Counted`."""
+        self.clear_deadline()
+        self.stage.evict()
+
+
+class Lingering(Stage):
+    """The last seconds of a connection that has had its answer: FIN sent, waiting for the peer to read and close.
+
+    Closing at once would make the kernel answer late bytes with RST, and an RST can destroy the answer before the
+    peer's program reads it (RFC 9112 section 9.6). Bounded by `linger_s` and `linger_bytes`: what the peer still
+    sends is thrown away; past the bytes reading stops, so that a flood costs its sender and not us.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, tcp: TcpConnection) -> None:
+        self.tcp = tcp
+        self._left = tcp.edge.limits.linger_bytes
+
+    def data_received(self, data: bytes) -> None:
+        """Throw away, within the bound."""
+        self._left -= len(data)
+        if self._left < 0:
+            self.tcp.transport.pause_reading()
+
+    def expired(self) -> None:
+        """The peer had its time."""
+        self.tcp.transport.abort()
+
+
+TOO_MANY: Final = Refusal(code="overloaded", detail="Too many connections.", retry_after_s=5)
