@@ -51,6 +51,8 @@ class Kind(StrEnum):
     """A run began and never ended."""
     END_NOT_TOLD = "end_not_told"
     """A run ended in the store, and its terminal event never reached anybody who followed it."""
+    END_OTHERWISE = "end_otherwise"
+    """A run was read with another state or error than its terminal event has, or as failed without an error."""
     RUN_ORDER = "run_order"
     """`seq` of a run repeats or skips."""
     DIGEST = "digest"

@@ -109,9 +109,12 @@ class Recorder:
         """An agent was called for a run; the agent itself says so (a file, a counter of its own)."""
         self.add(AgentBegan(self.now(), run_id, restartable))
 
-    def run_read(self, run_id: str, state: str, count: int = 0, digest: str = "") -> None:
+    def run_read(
+        self, run_id: str, state: str, count: int = 0, digest: str = "", error: str | None = None
+    ) -> None:
         """A run's state was read elsewhere."""
-        self.add(RunRead(at=self.now(), run_id=run_id, state=state, count=count, digest=digest))
+        read = RunRead(at=self.now(), run_id=run_id, state=state, count=count, digest=digest, error=error)
+        self.add(read)
 
     def log_read(
         self, channel: str, epoch: str, offset: int, publications: Sequence[tuple[int, Any]], asked_at: float
@@ -328,6 +331,7 @@ class Tap:
                     state=str(told["state"]),
                     count=int(told.get("count") or 0),
                     digest=str(told.get("digest") or ""),
+                    error=told.get("error"),
                 )
             )
         elif method == "thread.get" and "messages" in told:

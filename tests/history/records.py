@@ -172,13 +172,14 @@ class CancelAcknowledged(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunRead(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """A run's state was read (`run.get`)."""
+    """A run's state was read (`run.get`). `error` is None where it was not read."""
 
     at: float
     run_id: str
     state: str
     count: int = 0
     digest: str = ""
+    error: str | None = None
 
 
 class LogRead(msgspec.Struct, frozen=True, tag=True, kw_only=True):

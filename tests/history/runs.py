@@ -127,6 +127,8 @@ def ends(reading: Reading) -> Iterator[Finding]:
         channel_of = began[run_id][2] if run_id in began else ""
         torn = len(reading.epochs.get(channel_of, ())) > 1
         yield from _read_otherwise(run_id, list(places.items()), reads[run_id], torn=torn)
+    for run_id in reads.keys() - terminals.keys():
+        yield from _read_otherwise(run_id, [], reads[run_id], torn=False)
     for run_id, (began_at, index, channel) in began.items():
         if run_id in terminals:
             continue
@@ -154,11 +156,20 @@ def _read_otherwise(
     *,
     torn: bool,
 ) -> Iterator[Finding]:
-    """A run whose state was read with another count or digest than its terminal event has."""
+    """A run that was read with another state, error, count or digest than its terminal event has."""
+    for index, read in reads:
+        if read.error is not None and (read.state == "failed") != bool(read.error):
+            text = f"run {run_id}: run.get says {read.state} with error {read.error!r}"
+            yield Finding(Kind.END_OTHERWISE, text, read.at, (index,))
     if len({epoch for (epoch, _), _ in ends_at}) > 1 or torn:
         return  # its end was lost with a log, and may have been published again over what was left
     for _, (_, end_index, event) in ends_at:
+        end = _end_of(event)
         for index, read in reads:
+            told = (read.state, end[1] if read.error is None else read.error)
+            if read.state in ENDED and told != end:
+                text = f"run {run_id}: run.get says {told}, its terminal event {end}"
+                yield Finding(Kind.END_OTHERWISE, text, read.at, (end_index, index))
             if read.digest and (read.digest, read.count) != (event.get("digest"), event.get("count")):
                 text = (
                     f"run {run_id}: run.get says count {read.count}, its terminal event {event.get('count')}"
@@ -166,6 +177,16 @@ def _read_otherwise(
                 if read.count == event.get("count"):
                     text = f"run {run_id}: run.get says another digest than its terminal event"
                 yield Finding(Kind.DIGEST, text, read.at, (end_index, index))
+
+
+def _end_of(event: dict[str, Any]) -> tuple[str, str]:
+    """State and error that a terminal event stands for (docs/runs.md)."""
+    if event["type"] == "RUN_ERROR":
+        return "failed", str(event.get("code", ""))
+    outcome = event.get("outcome") or {}
+    return {"interrupt": "interrupted", "cancelled": "cancelled"}.get(
+        str(outcome.get("type")), "finished"
+    ), ""
 
 
 def _attending(reading: Reading, channel: str, since: float, until: float) -> Iterator[Segment]:

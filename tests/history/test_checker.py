@@ -122,7 +122,8 @@ class Story:
         for event in events:
             self.append(event)
         self.later()
-        read = {"state": "finished", "count": len(events), "digest": events[-1]["digest"]}
+        state = "cancelled" if cancelled else "finished"
+        read = {"state": state, "count": len(events), "digest": events[-1]["digest"], "error": ""}
         self.asked(tap, "rpc", {"method": "run.get", "data": {"run_id": run_id}}, {"data": read})
 
     def read(self, tap: Tap) -> None:
@@ -427,6 +428,18 @@ def wrong_count(history: list[Record]) -> list[Record]:
     return changed(history, at(history, RunRead), count=5)
 
 
+def failed_without_error(history: list[Record]) -> list[Record]:
+    """A run whose end is known to nobody else is read as failed, and no error is told."""
+    place = at(history, LogRead)
+    read = RunRead(at=history[place].at, run_id="r9", state="failed", error="")
+    return [*history[:place], read, *history[place:]]
+
+
+def another_end(history: list[Record]) -> list[Record]:
+    """`run.get` says that a run was cancelled; its terminal event says that it finished."""
+    return changed(history, at(history, RunRead), state="cancelled")
+
+
 def cancel_without_effect(history: list[Record]) -> list[Record]:
     """A cancel was acknowledged, and the run goes on for ever."""
     end = history.pop()
@@ -529,6 +542,8 @@ LIES: dict[Callable[[list[Record]], list[Record]], Kind] = {
     after_the_end: Kind.AFTER_END,
     no_end: Kind.RUN_WITHOUT_END,
     end_not_told: Kind.END_NOT_TOLD,
+    failed_without_error: Kind.END_OTHERWISE,
+    another_end: Kind.END_OTHERWISE,
     seq_skips: Kind.RUN_ORDER,
     wrong_digest: Kind.DIGEST,
     wrong_count: Kind.DIGEST,

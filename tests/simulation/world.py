@@ -252,9 +252,9 @@ class World:
     def _read_runs(self) -> None:
         """What the store says of every run that was acknowledged."""
         rows = self.database.look(_states())
-        for run_id, state, count, digest in rows:
+        for run_id, state, count, digest, error in rows:
             if run_id in self.runs:
-                self.recorder.run_read(run_id, state, count, digest)
+                self.recorder.run_read(run_id, state, count, digest, error)
 
     # -- faults, begun and ended ---------------------------------------------------------------------------
 
@@ -536,7 +536,7 @@ def _messages(thread: str) -> Rows:
 
 
 def _states() -> Rows:
-    rows = yield 'SELECT run_id, state, "count", digest FROM runs ORDER BY run_id', ()
+    rows = yield 'SELECT run_id, state, "count", digest, error FROM runs ORDER BY run_id', ()
     return rows
 
 

@@ -16,7 +16,7 @@ from narthex.domain import events as ev
 from narthex.domain.digest import digest_of
 from narthex.domain.identity import Identity
 from narthex.errors import ClientError, DependencyError
-from narthex.ports.agents import Event, RunInput
+from narthex.ports.agents import AgentError, Event, RunInput
 from narthex.ports.broker import Control, Page, Position
 from narthex.ports.runs import Interrupt
 from narthex.ports.threads import ThreadMember
@@ -191,6 +191,34 @@ async def test_what_is_asked_of_a_run_whose_end_was_seen_is_answered_by_that_end
     assert caught.value.number == 409
     may_write.set()
     await house.ended(run)
+
+
+async def test_every_member_of_an_end_is_shown_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last event and the store's row `run.get` answers what it answers afterwards, on every node."""
+    finish, may_write = house.store.runs.finish, asyncio.Event()
+
+    async def slowly(*words: Any, **more: Any) -> Any:
+        await may_write.wait()
+        return await finish(*words, **more)
+
+    monkeypatch.setattr(house.store.runs, "finish", slowly)
+
+    async def failing(run: RunInput) -> Items:
+        yield "so far "
+        raise AgentError("The model's quota is used up.", "quota_used_up")
+
+    owner = await house.node(agent(failing), name="n1")
+    other = await house.node(name="n2", claims=False)
+    run = await house.say(owner, await house.thread())
+    await house.until(run, lambda events: "RUN_ERROR" in kinds(events))
+    before = [await node.requests.get(ALICE, run.run_id) for node in (owner, other)]
+    may_write.set()
+    row, _ = await house.ended(run)
+    after = await owner.requests.get(ALICE, run.run_id)
+    assert before == [after, after]
+    assert (after["state"], after["error"], after["text"]) == ("failed", "quota_used_up", "so far ")
+    assert after["finished_at"] == row.finished_at >= row.started_at > 0
+    assert row.error_message == "The model's quota is used up."
 
 
 async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> None:

@@ -52,7 +52,7 @@ async def close_cancelled(services: RunServices, roster: Roster, run: Run) -> No
 async def _published(services: RunServices, run: Run, log: Replay) -> Replay:
     if log.seq == 0:
         log.broken = False  # no agent was at work: the two events are all there is
-    event, _, _ = terminal(Cancelled(run.cancel_requested_by), run.thread_id, run.run_id)
+    event = terminal(Cancelled(run.cancel_requested_by), run.thread_id, run.run_id)
     journal = Journal(services, run, Lease(_NEVER), log)
     try:
         if log.seq == 0:

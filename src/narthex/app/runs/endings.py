@@ -1,4 +1,4 @@
-"""How a run can end, as values, with the terminal event and the stored state of each."""
+"""How a run can end, as values, with the terminal event of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import msgspec
 
 from narthex.domain import events as ev
 from narthex.domain.events import Event
-from narthex.domain.runs import RunState
 from narthex.ports.runs import Interrupt
 
 
@@ -54,17 +53,16 @@ class AgentFault(Exception):
         self.message = message
 
 
-def terminal(ending: Ending, thread_id: str, run_id: str) -> tuple[Event, RunState, str]:
-    """The terminal event, the stored state and the stored error code of an ending that is published."""
+def terminal(ending: Ending, thread_id: str, run_id: str) -> Event:
+    """The terminal event of an ending that is published."""
     match ending:
         case Returned():
-            return ev.run_finished(thread_id, run_id, ev.success()), RunState.FINISHED, ""
+            return ev.run_finished(thread_id, run_id, ev.success())
         case Asked():
-            return ev.run_finished(thread_id, run_id, ending.event_outcome), RunState.INTERRUPTED, ""
+            return ev.run_finished(thread_id, run_id, ending.event_outcome)
         case Cancelled():
-            event = ev.run_finished(thread_id, run_id, ev.cancelled(), result={"cancelledBy": ending.by})
-            return event, RunState.CANCELLED, ""
+            return ev.run_finished(thread_id, run_id, ev.cancelled(), result={"cancelledBy": ending.by})
         case Failed():
-            return ev.run_error(ending.message, ending.code), RunState.FAILED, ending.code
+            return ev.run_error(ending.message, ending.code)
         case Lost() | Abandoned():
             raise AssertionError("nothing is published for this ending")

@@ -238,11 +238,10 @@ class Execution:
         if self.session is not None and not isinstance(ending, Asked):
             await self._stop(self.session)
         await self.intake.close_all()
-        event, state, error = endings.terminal(ending, self.run.thread_id, self.run.run_id)
-        await self.journal.finish(event)
+        await self.journal.finish(endings.terminal(ending, self.run.thread_id, self.run.run_id))
         if self._cancel_at is not None:
             self.services.meter.observe("run_cancel_seconds", self._loop.time() - self._cancel_at)
-        await finish(self.services, self.run, self.journal.log, state, error)
+        await finish(self.services, self.run, self.journal.log)
         return ending
 
     async def _settle(self, ending: Ending) -> Ending:
@@ -270,7 +269,7 @@ def _words(text: object) -> str:
     return str(text)[:MAX_WORDS].encode("utf-8", "replace").decode()
 
 
-async def finish(services: RunServices, run: Run, replay: Replay, state: str, error: str) -> None:
+async def finish(services: RunServices, run: Run, replay: Replay) -> None:
     """After the terminal event is durable: compact, then tell the store, then the members' devices.
 
     Raises:
@@ -278,17 +277,17 @@ async def finish(services: RunServices, run: Run, replay: Replay, state: str, er
         DependencyError: not done; repeat.
     """
     await compact(services, run, replay)
-    assert replay.terminal is not None
-    digest = replay.terminal.get("digest", "")
+    ended = replay.applied_to(run)
+    state, error = ended.state, ended.error
     kept = await services.runs.finish(
         run,
         state=state,
-        count=replay.seq,
-        digest=digest,
-        text=replay.transcript.text,
+        count=ended.count,
+        digest=ended.digest,
+        text=ended.text,
         error=error,
-        error_message=str(replay.terminal.get("message", "")) if error else "",
-        now=services.now(),
+        error_message=ended.error_message,
+        now=ended.finished_at or services.now(),
     )
     if not kept:
         raise OwnershipLost

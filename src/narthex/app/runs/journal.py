@@ -11,6 +11,7 @@ how an agent that is faster than the log is slowed down.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import Final
 
@@ -201,7 +202,7 @@ class Journal:
     def _wire(self, event: Event, seq: int) -> Event:
         wire = {**event, "threadId": self._run.thread_id, "runId": self._run.run_id, "seq": seq}
         if event["type"] in _STAMPED:
-            wire["timestamp"] = int(self._services.now() * 1000)
+            wire["timestamp"] = math.ceil(self._services.now() * 1000)  # never before `started_at`
         return wire
 
     async def _publish(self, wire: Event, *, proof: bool = False) -> None:

@@ -13,6 +13,7 @@ from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.digest import Digest
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import Event, is_terminal
+from narthex.domain.runs import state_after
 from narthex.domain.transcript import Transcript
 from narthex.ports.broker import MAX_HISTORY_PAGE, Page, Position, Publication
 from narthex.ports.runs import Run
@@ -60,6 +61,25 @@ class Replay:
         self.transcript.feed(event, offset=at.offset, at=moment, epoch=at.epoch)
         if is_terminal(event):
             self.terminal = event
+
+    def applied_to(self, run: Run) -> Run:
+        """The run with what is known from here: text and count, and after the terminal event all that the store will
+        say of its end. `finish` and `run.get` both take it from here, so that no reader sees a part of an end.
+        """
+        end = self.terminal
+        if end is None:
+            return msgspec.structs.replace(run, text=self.transcript.text, count=self.seq)
+        error = str(end.get("code", ""))
+        return msgspec.structs.replace(
+            run,
+            state=state_after(end),
+            text=self.transcript.text,
+            count=self.seq,
+            digest=str(end.get("digest", "")),
+            error=error,
+            error_message=str(end.get("message", "")) if error else "",
+            finished_at=run.finished_at or end.get("timestamp", 0) / 1000,
+        )
 
     def _follows(self, at: Position) -> bool:
         """Whether a position comes after the last event's in the same log."""

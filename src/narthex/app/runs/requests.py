@@ -144,18 +144,16 @@ class RunRequests:
         return {"run_id": interrupt.resume_run_id, "answered_by": interrupt.answered_by}
 
     async def get(self, identity: Identity, run_id: str) -> dict[str, Any]:
-        """A run as `run.get` answers it: state, text and count are as durable as they are now.
+        """A run as `run.get` answers it: what is durable now. An ended run is shown with the whole of its end.
 
         Raises:
             ClientError: `run_not_found` (404).
         """
         run = await self._run_of(identity, run_id)
-        text, count, digest, state = run.text, run.count, run.digest, str(run.state)
         if run.state == RunState.RUNNING or (run.state == RunState.CANCELLED and not run.started_at):
-            found = await self._log_of(run)
-            text, count = found.transcript.text, found.seq
-            if found.terminal is not None:  # its end was seen already, and its row is being written
-                state, digest = str(state_after(found.terminal)), str(found.terminal.get("digest", ""))
+            run = (await self._log_of(run)).applied_to(
+                run
+            )  # its end was seen already where its row is being written
         position = 0
         if run.state == RunState.QUEUED:
             position = await self._services.runs.queue_position(run.tenant, run_id)
@@ -166,10 +164,10 @@ class RunRequests:
             "message_id": run.message_id,
             "agent": run.agent,
             "user_id": run.user_id,
-            "state": state,
-            "text": text,
-            "count": count,
-            "digest": digest,
+            "state": str(run.state),
+            "text": run.text,
+            "count": run.count,
+            "digest": run.digest,
             "error": run.error,
             "attempt": run.attempt,
             "queue_position": position,

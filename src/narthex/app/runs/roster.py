@@ -24,7 +24,7 @@ from narthex.app.runs.session import AgentSession
 from narthex.app.tasks import Tasks
 from narthex.domain import events as ev
 from narthex.domain.event_order import EventOrder
-from narthex.domain.runs import RUN_ERRORS, RunState, state_after
+from narthex.domain.runs import RUN_ERRORS, RunState
 from narthex.errors import NarthexError, Overloaded
 from narthex.ports.runs import Run
 
@@ -126,8 +126,7 @@ class Roster:
             # Of a first attempt too: a store that went back in time offers runs that have long begun, or ended.
             replay, order = await read_back(self.services, run)
             if replay.terminal is not None:
-                error = replay.terminal.get("code", "")
-                await finish(self.services, run, replay, state_after(replay.terminal), error)
+                await finish(self.services, run, replay)
                 return Returned()
             try:
                 return await self._once(run, lease, ending, replay, order)
