@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from narthex.doctor import frames
 from narthex.doctor.canary import one_round
 from narthex.doctor.documents import json_object, member, objects, url_parts
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.gate import GateOptions, examine_gate
 from narthex.doctor.observations import Attempt
 from narthex.doctor.target import parse_target
+from narthex.protocol.framing import PING, PONG, TEXT
 from tests.doctor.clinic import examined
 from tests.doctor.scripted import Asked, Wire, serving
 from tests.timing import within
@@ -61,11 +61,11 @@ async def odd(wire: Wire, asked: Asked, *says: str) -> None:
         return
     await wire.accept(asked)
     while data := await wire.reader.read(4096):
-        if data[0] & 0x0F == frames.PING:
-            await wire.frame(frames.PONG, b"narthex")
+        if data[0] & 0x0F == PING:
+            await wire.frame(PONG, b"narthex")
             continue
         for text in says:
-            await wire.frame(frames.TEXT, text.encode())
+            await wire.frame(TEXT, text.encode())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from narthex.doctor import frames, heads
+from narthex.protocol.framing import BINARY, NO_MASK, TEXT, encode_frame
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
 
@@ -34,7 +35,7 @@ def test_any_bytes_parse_or_do_not(raw: bytes) -> None:
 @given(st.lists(st.binary(max_size=200), max_size=5), st.integers(1, 40))
 def test_any_split_of_the_bytes_gives_the_same_frames(payloads: list[bytes], size: int) -> None:
     """Unmasked server frames, cut anywhere."""
-    raw = b"".join(_unmasked(payload) for payload in payloads)
+    raw = b"".join(encode_frame(BINARY, payload) for payload in payloads)
     reader = frames.FrameReader()
     found = [frame for at in range(0, len(raw), size) for frame in reader.feed(raw[at : at + size])]
     assert [frame.payload for frame in found] == payloads
@@ -44,17 +45,5 @@ def test_any_split_of_the_bytes_gives_the_same_frames(payloads: list[bytes], siz
 def test_a_masked_frame_of_ours_is_a_fault_from_a_server() -> None:
     """Clients mask, servers must not (RFC 6455 section 5.1)."""
     reader = frames.FrameReader()
-    reader.feed(frames.encode(frames.TEXT, b"x" * 70000))
+    reader.feed(encode_frame(TEXT, b"x" * 70000, NO_MASK))
     assert reader.fault == "a masked frame from the server"
-
-
-def test_a_close_is_read() -> None:
-    """With and without a code."""
-    assert frames.close_of(b"\x0f\xa1no") == (4001, "no")
-    assert frames.close_of(b"") == (1005, "")
-
-
-def _unmasked(payload: bytes) -> bytes:
-    length = len(payload)
-    size = bytes([length]) if length < 126 else b"\x7e" + length.to_bytes(2, "big")
-    return b"\x82" + size + payload

@@ -16,6 +16,7 @@ import sys
 from typing import Final
 
 from narthex.bench.cpu import raise_open_files
+from narthex.protocol.framing import TEXT, encode_frame
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _READ: Final = 65536
@@ -80,7 +81,7 @@ def _take(peer: _Peer, fd: int, data: bytes, subscribers: dict[int, _Peer]) -> N
         if peer.role == b"sub":
             subscribers[fd] = peer
         return
-    out = b"".join(_frame(payload) for payload in _unmasked(peer.buffer))
+    out = b"".join(encode_frame(TEXT, payload) for payload in _unmasked(peer.buffer))
     for other in subscribers.values() if peer.role == b"pub" else (peer,):
         with contextlib.suppress(BlockingIOError):
             other.sock.send(out)
@@ -100,11 +101,6 @@ def _unmasked(buffer: bytearray) -> list[bytes]:
         at += head + size
     del buffer[:at]
     return found
-
-
-def _frame(payload: bytes) -> bytes:
-    size = len(payload)
-    return (bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2)) + payload
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from typing import Final
 
 import msgspec
 
-from narthex.doctor import frames, heads
+from narthex.doctor import heads
 from narthex.doctor.dialing import Link, elapsed_ms, open_link
+from narthex.doctor.frames import FrameReader
 from narthex.doctor.observations import Attempt, Close, End, Exchange
 from narthex.doctor.target import Target
+from narthex.protocol.framing import CLOSE, PING, PONG, decode_close, encode_close, encode_frame
 
 BAD_TOKEN: Final = "narthex-doctor.is-no.token"  # noqa: S105 - deliberately no credential
 PADDING: Final = "p" * 9 * 1024  # over the 8 KB that many servers stop at, under narthex' 16 KB
@@ -246,18 +248,18 @@ async def _read_until(answer: Answer, start: int, expected: int | None, wait_s: 
 async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s: float) -> None:
     """Ping once, wait for the pong, and watch a little longer for a close."""
     opened = time.perf_counter()
-    reader = frames.FrameReader()
+    reader = FrameReader()
     found = reader.feed(rest)
-    answer.link.writer.write(frames.encode(frames.PING, b"narthex"))
+    answer.link.writer.write(encode_frame(PING, b"narthex", os.urandom(4)))
     deadline = opened + min(timeout_s, 3.0)
     while True:
         for frame in found:
-            if frame.opcode == frames.CLOSE:
-                code, reason = frames.close_of(frame.payload)
+            if frame.opcode == CLOSE:
+                code, reason = decode_close(frame.payload)
                 text = answer.secrets.scrub(reason)
                 answer.note(close=Close(code=code, reason=text, after_ms=elapsed_ms(opened)))
                 return
-            if frame.opcode == frames.PONG and answer.seen.pong_ms is None:
+            if frame.opcode == PONG and answer.seen.pong_ms is None:
                 answer.note(pong_ms=elapsed_ms(opened))
                 deadline = time.perf_counter() + settle_s
         if reader.fault:
@@ -280,7 +282,7 @@ async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s:
 async def _say_goodbye(link: Link) -> None:
     """Close as a good client does, so that the server's log shows nothing odd; wait briefly for its echo."""
     try:
-        link.writer.write(frames.encode_close(1000))
+        link.writer.write(encode_close(1000, key=os.urandom(4)))
         async with asyncio.timeout(0.3):
             await link.reader.read(1024)
     except OSError:

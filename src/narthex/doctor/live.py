@@ -13,10 +13,22 @@ import time
 from collections import deque
 from typing import Final, Literal
 
-from narthex.doctor import frames, heads
+from narthex.doctor import heads
 from narthex.doctor.dialing import Link, elapsed_ms, open_link
 from narthex.doctor.exchanging import Line
+from narthex.doctor.frames import MAX_FRAME_BYTES, Frame, FrameReader
 from narthex.doctor.observations import Attempt, Close
+from narthex.protocol.framing import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    decode_close,
+    encode_close,
+    encode_frame,
+)
 
 MAX_QUEUED: Final = 1000  # messages that nobody asked for yet; more than a doctor's own thread can cause
 Ended = Literal["", "close", "eof", "reset", "fault"]
@@ -40,18 +52,18 @@ class LiveSocket:
         self.opened = time.perf_counter()
         self.heard = self.opened
         self._link = link
-        self._reader = frames.FrameReader()
+        self._reader = FrameReader()
         self._partial = bytearray()
         self._messages: deque[str] = deque(maxlen=MAX_QUEUED)
         self._take(self._reader.feed(rest))
 
     def send(self, text: str) -> None:
         """Send a text message."""
-        self._link.writer.write(frames.encode(frames.TEXT, text.encode()))
+        self._write(TEXT, text.encode())
 
     def ping(self) -> None:
         """Send a WebSocket ping."""
-        self._link.writer.write(frames.encode(frames.PING, b"narthex"))
+        self._write(PING, b"narthex")
 
     async def receive(self, wait_s: float) -> str | None:
         """The next message; None after `wait_s` or when the socket ended (`ended` says which)."""
@@ -70,9 +82,12 @@ class LiveSocket:
     async def leave(self) -> None:
         """Close with 1000, and wait briefly for the echo."""
         if not self.ended:
-            self._link.writer.write(frames.encode_close(1000))
+            self._link.writer.write(encode_close(1000, key=os.urandom(4)))
             await self.receive(0.3)
         self._link.abort()
+
+    def _write(self, opcode: int, payload: bytes) -> None:
+        self._link.writer.write(encode_frame(opcode, payload, os.urandom(4)))
 
     async def _read(self) -> None:
         try:
@@ -90,17 +105,17 @@ class LiveSocket:
         if self._reader.fault:
             self.ended = "fault"
 
-    def _take(self, found: list[frames.Frame]) -> None:
+    def _take(self, found: list[Frame]) -> None:
         for frame in found:
-            if frame.opcode == frames.PING:
-                self._link.writer.write(frames.encode(frames.PONG, frame.payload))
-            elif frame.opcode == frames.CLOSE:
-                code, reason = frames.close_of(frame.payload)
+            if frame.opcode == PING:
+                self._write(PONG, frame.payload)
+            elif frame.opcode == CLOSE:
+                code, reason = decode_close(frame.payload)
                 self.close = Close(code=code, reason=reason, after_ms=elapsed_ms(self.opened))
                 self.ended = "close"
-            elif frame.opcode in (0, frames.TEXT, frames.BINARY):
+            elif frame.opcode in (CONTINUATION, TEXT, BINARY):
                 self._partial += frame.payload
-                if len(self._partial) > frames.MAX_FRAME_BYTES:
+                if len(self._partial) > MAX_FRAME_BYTES:
                     self._partial.clear()
                     self.ended = "fault"
                 elif frame.final:

@@ -1,8 +1,8 @@
-"""Outbound framing: one message, encoded once, framed once per transport kind and shared by all subscribers.
+"""Encoding frames: one WebSocket frame, and one message framed once per transport kind for all its subscribers.
 
-Not here: reading frames (adapters/edge). RFC 6455 section 5.2: a server's frames are not masked, so one
-frame's bytes serve every socket; without context takeover the same holds for a compressed one (RFC 7692
-section 7.1.1.1).
+Not here: reading frames. The edge reads a client's (`adapters/edge/frames`), the doctor and the load generator read a
+server's. RFC 6455 section 5.2: a server's frames are not masked, so one frame's bytes serve every socket; without
+context takeover the same holds for a compressed one (RFC 7692 section 7.1.1.1).
 """
 
 from __future__ import annotations
@@ -10,6 +10,22 @@ from __future__ import annotations
 import zlib
 from enum import IntEnum
 from typing import Final
+
+CONTINUATION: Final = 0
+TEXT: Final = 1
+BINARY: Final = 2
+CLOSE: Final = 8
+PING: Final = 9
+PONG: Final = 10
+RSV1: Final = 0x40
+"""Added to an opcode, the mark of a compressed message (RFC 7692 section 6)."""
+
+NO_STATUS: Final = 1005
+ABNORMAL: Final = 1006
+
+NO_MASK: Final = bytes(4)
+"""A masking key that changes nothing, for a load generator. It is legal, but RFC 6455 section 5.3 wants an
+unpredictable one, which protects proxies from what a page's script sends."""
 
 MIN_DEFLATE_BYTES: Final = 256  # below this the deflate block costs more than it saves
 
@@ -23,15 +39,46 @@ class Framing(IntEnum):
     SSE = 3
 
 
-def websocket_text_frame(payload: bytes, *, compressed: bool = False) -> bytes:
-    """One unfragmented, unmasked text frame around `payload`; `compressed` sets RSV1 (RFC 7692)."""
-    first = 0xC1 if compressed else 0x81
-    size = len(payload)
+def encode_frame(opcode: int, payload: bytes, key: bytes | None = None) -> bytes:
+    """One unfragmented frame.
+
+    Args:
+        opcode: one of the six above; a text or binary frame may have `RSV1` added.
+        payload: at most 125 bytes in a control frame.
+        key: four bytes for a client, whose frames must be masked (RFC 6455 section 5.3); None for a server.
+    """
+    first, size = 0x80 | opcode, len(payload)
+    mask = 0 if key is None else 0x80
     if size < 126:
-        return bytes((first, size)) + payload
-    if size < 65_536:
-        return bytes((first, 126, size >> 8, size & 0xFF)) + payload
-    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+        head = bytes((first, mask | size))
+    elif size < 65_536:
+        head = bytes((first, mask | 126, size >> 8, size & 0xFF))
+    else:
+        head = bytes((first, mask | 127)) + size.to_bytes(8, "big")
+    if key is None:
+        return head + payload
+    return head + key + (payload if key == NO_MASK else _masked(payload, key))
+
+
+def _masked(payload: bytes, key: bytes) -> bytes:
+    size = len(payload)
+    repeated = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload) ^ int.from_bytes(repeated)).to_bytes(size)
+
+
+def encode_close(code: int, reason: str = "", key: bytes | None = None) -> bytes:
+    """A close frame; codes that must not be on the wire (1005, 1006) become an empty one, a long reason is cut."""
+    if code in (NO_STATUS, ABNORMAL):
+        return encode_frame(CLOSE, b"", key)
+    raw = reason.encode()[:123].decode(errors="ignore").encode()
+    return encode_frame(CLOSE, code.to_bytes(2, "big") + raw, key)
+
+
+def decode_close(payload: bytes) -> tuple[int, str]:
+    """Code and reason of a close frame's payload; 1005 where it has no code (RFC 6455 section 7.1.5)."""
+    if len(payload) < 2:
+        return NO_STATUS, ""
+    return int.from_bytes(payload[:2], "big"), payload[2:].decode("utf-8", "replace")
 
 
 def deflate(payload: bytes) -> bytes:
@@ -59,14 +106,14 @@ class Prepared:
         """The bytes to write for `framing`; computed at most once each."""
         if framing == Framing.WEBSOCKET:
             if self._text is None:
-                self._text = websocket_text_frame(self.payload)
+                self._text = encode_frame(TEXT, self.payload)
             return self._text
         if framing == Framing.WEBSOCKET_DEFLATE:
             if self._deflated is None:
                 self._deflated = (
-                    websocket_text_frame(deflate(self.payload), compressed=True)
+                    encode_frame(TEXT | RSV1, deflate(self.payload))
                     if len(self.payload) >= MIN_DEFLATE_BYTES
-                    else websocket_text_frame(self.payload)
+                    else encode_frame(TEXT, self.payload)
                 )
             return self._deflated
         if framing == Framing.HTTP_STREAM:

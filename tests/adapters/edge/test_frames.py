@@ -10,26 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
-from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
+from websockets.protocol import OPEN, SERVER, Protocol
 
 from narthex.adapters.edge.frames import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
     EVENTS_A_READ,
     INVALID_DATA,
-    PING,
-    PONG,
     PROTOCOL_ERROR,
-    TEXT,
     TOO_BIG,
     Event,
     FrameReader,
-    close_fields,
-    close_frame,
-    frame,
 )
 from narthex.adapters.edge.limits import MessageLimits
+from narthex.protocol.framing import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+)
 from narthex.protocol.framing import deflate as squeeze
 from tests.adapters.edge.harness import masked
 
@@ -176,27 +175,6 @@ def test_inflated_sizes_are_bounded() -> None:
     bomb = machine.compress(bytes(50 << 20)) + machine.flush(zlib.Z_SYNC_FLUSH)
     assert len(bomb) < LIMITS.message_bytes
     assert read(masked(BINARY, bomb[:-4], rsv=0x40), deflate=True) == ([], TOO_BIG)
-
-
-def test_close_frames_out_and_in() -> None:
-    """Codes that must not be sent become an empty frame; reasons are cut at a character."""
-    assert close_frame(1005, "") == b"\x88\x00"
-    assert close_frame(1006, "x") == b"\x88\x00"
-    assert close_frame(3500, "no") == b"\x88\x04\x0d\xacno"
-    long = close_frame(1000, "\u00e9" * 100)
-    assert long[1] == 124
-    assert close_fields(long[2:]) == (1000, "\u00e9" * 61)
-    assert close_fields(b"") == (1005, "")
-
-
-@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
-def test_outgoing_frames_are_what_a_client_reads(size: int) -> None:
-    """The websockets package's client parses our frames."""
-    client = Protocol(CLIENT, state=OPEN, max_size=None)
-    client.receive_data(frame(BINARY, b"y" * size))
-    (event,) = client.events_received()
-    assert isinstance(event, Frame)
-    assert bytes(event.data) == b"y" * size
 
 
 # Any bytes: ours against websockets'.

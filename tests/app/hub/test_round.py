@@ -15,7 +15,7 @@ from narthex.app.hub.hub import LOOK_EVERY
 from narthex.app.hub.round import Round
 from narthex.app.tasks import Tasks
 from narthex.ports.broker import Broker, Publication
-from narthex.protocol.framing import Framing, Prepared, websocket_text_frame
+from narthex.protocol.framing import TEXT, Framing, Prepared, encode_frame
 from tests.app.hub.test_hub import Ear
 
 SUBSCRIBERS = 5_000
@@ -140,7 +140,7 @@ async def test_what_is_published_meanwhile_is_the_next_batch() -> None:
     publish(hub, channel, 3)
     await turns(log, 2_000)
     expected = b"".join(
-        websocket_text_frame(b'{"push":{"channel":"thread:one","pub":{"data":{"n":1},"offset":%d}}}' % offset)
+        encode_frame(TEXT, b'{"push":{"channel":"thread:one","pub":{"data":{"n":1},"offset":%d}}}' % offset)
         for offset in (1, 2, 3)
     )
     assert {driver.road.taken for driver in crowd} == {expected}

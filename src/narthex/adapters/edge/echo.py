@@ -8,13 +8,10 @@ Admission is the Gate's, as for `/ws`.
 from __future__ import annotations
 
 import zlib
-from typing import Final
 
-from narthex.adapters.edge.frames import BINARY, TEXT, frame
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.ports.edge import Socket
-
-_COMPRESSED: Final = 0x40  # RSV1 in a frame's first byte (RFC 7692 section 6)
+from narthex.protocol.framing import BINARY, RSV1, TEXT, encode_frame
 
 
 class Echo:
@@ -39,10 +36,10 @@ class Echo:
             return
         opcode = BINARY if binary else TEXT
         if self._window:
-            opcode |= _COMPRESSED
+            opcode |= RSV1
             machine = zlib.compressobj(level=1, wbits=-self._window)
             data = (machine.compress(data) + machine.flush(zlib.Z_SYNC_FLUSH))[:-4]
-        socket.send_frames(frame(opcode, data))
+        socket.send_frames(encode_frame(opcode, data))
 
     def writable(self, ready: bool) -> None:
         """The edge stops reading meanwhile (`MessageLimits.hold_when_full`): nothing to do."""

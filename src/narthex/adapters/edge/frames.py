@@ -19,20 +19,11 @@ from websockets.speedups import apply_mask
 
 from narthex.adapters.edge.deflate import TooLarge, inflate
 from narthex.adapters.edge.limits import MessageLimits
-
-CONTINUATION: Final = 0
-TEXT: Final = 1
-BINARY: Final = 2
-CLOSE: Final = 8
-PING: Final = 9
-PONG: Final = 10
+from narthex.protocol.framing import BINARY, CLOSE, CONTINUATION, PONG, TEXT
 
 PROTOCOL_ERROR: Final = 1002
 INVALID_DATA: Final = 1007
 TOO_BIG: Final = 1009
-
-NO_STATUS: Final = 1005
-ABNORMAL: Final = 1006
 
 EVENTS_A_READ: Final = 512  # 256 KiB of empty messages would be 43,000: a slice holds the loop about 1 ms
 
@@ -238,31 +229,6 @@ class FrameReader:
             except UnicodeDecodeError:
                 raise _Fail(INVALID_DATA, "the text is not UTF-8") from None
         return payload
-
-
-def close_fields(payload: bytes) -> tuple[int, str]:
-    """Code and reason of a `CLOSE` event's payload; 1005 when it is empty (RFC 6455 section 7.1.5)."""
-    if not payload:
-        return NO_STATUS, ""
-    return int.from_bytes(payload[:2], "big"), payload[2:].decode()
-
-
-def frame(opcode: int, payload: bytes) -> bytes:
-    """One unfragmented frame of a server, any opcode (text frames for many: `protocol.framing`)."""
-    size = len(payload)
-    if size < 126:
-        return bytes((0x80 | opcode, size)) + payload
-    if size < 65_536:
-        return bytes((0x80 | opcode, 126, size >> 8, size & 0xFF)) + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
-
-
-def close_frame(code: int, reason: str) -> bytes:
-    """A close frame; codes that must not be on the wire (1005, 1006) become an empty one."""
-    if code in (NO_STATUS, ABNORMAL):
-        return frame(CLOSE, b"")
-    raw = reason.encode()[:123].decode(errors="ignore").encode()
-    return frame(CLOSE, code.to_bytes(2, "big") + raw)
 
 
 def _long(source: bytes | bytearray, at: int, wide: int) -> int:

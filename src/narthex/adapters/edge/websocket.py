@@ -19,24 +19,24 @@ from typing import Final
 from narthex.adapters.edge.acknowledged import underway
 from narthex.adapters.edge.deflate import FULL_WINDOW
 from narthex.adapters.edge.edge import log
-from narthex.adapters.edge.frames import (
-    ABNORMAL,
-    CLOSE,
-    PING,
-    PONG,
-    Event,
-    FrameReader,
-    close_fields,
-    close_frame,
-    frame,
-)
+from narthex.adapters.edge.frames import Event, FrameReader
 from narthex.adapters.edge.lane import Lane
 from narthex.adapters.edge.limits import KIB, MessageLimits
 from narthex.adapters.edge.tcp import Stage, TcpConnection
 from narthex.domain.refusals import TABLE, close_reason
 from narthex.ports.edge import Lane as Way
 from narthex.ports.edge import Receiver, Socket, Underway
-from narthex.protocol.framing import Framing, Prepared
+from narthex.protocol.framing import (
+    ABNORMAL,
+    CLOSE,
+    PING,
+    PONG,
+    Framing,
+    Prepared,
+    decode_close,
+    encode_close,
+    encode_frame,
+)
 
 _OPEN: Final = 0
 _CLOSING: Final = 1
@@ -167,7 +167,7 @@ class WebSocket(Stage):
             return
         self._state = _CLOSING
         self._code, self._reason = code, reason
-        self._write(close_frame(code, reason))
+        self._write(encode_close(code, reason))
         self.tcp.expire_in(self.tcp.edge.limits.close_s)
 
     def abort(self) -> None:
@@ -291,19 +291,19 @@ class WebSocket(Stage):
                 self._fail(code, close_reason("rate_limited", f"more than {rate} control frames a second"))
                 return
         if opcode == PING:
-            self.send_frames(frame(PONG, payload))
+            self.send_frames(encode_frame(PONG, payload))
 
     def _peer_closes(self, payload: bytes) -> None:
-        code, reason = close_fields(payload)
+        code, reason = decode_close(payload)
         if self._state == _OPEN:  # section 5.5.1: echo the status code
-            self._write(close_frame(code, ""))
+            self._write(encode_close(code, ""))
             self._code, self._reason = code, reason
         self._leave(self._code, self._reason)
         self.tcp.linger()
 
     def _fail(self, code: int, reason: str) -> None:
         if self._state == _OPEN:
-            self._write(close_frame(code, reason))
+            self._write(encode_close(code, reason))
             self._code, self._reason = code, reason
         self._leave(self._code, self._reason)
         self.tcp.linger()

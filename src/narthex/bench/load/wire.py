@@ -1,7 +1,6 @@
 """Bytes of the client side: upgrade requests, masked frames, HTTP posts, HS256 tokens.
 
-Rules: a masking key of zero is legal (RFC 6455 section 5.3 asks for an unpredictable one, to protect proxies
-from scripts; there is neither here), and saves the generator the masking; the server unmasks all the same.
+Rules: frames are masked with a key of zero, which saves the generator the masking; the server unmasks all the same.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import hashlib
 import hmac
 import itertools
 import json
-import struct
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from narthex.protocol.framing import NO_MASK, TEXT, encode_close, encode_frame
+
 _KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3; servers must not care
-_TEXT: Final = 0x81
-CLOSE: Final = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
+CLOSE: Final = encode_close(1000, key=NO_MASK)
 
 
 def upgrade(path: str, host: str, headers: Mapping[str, str]) -> bytes:
@@ -36,13 +35,8 @@ def upgrade(path: str, host: str, headers: Mapping[str, str]) -> bytes:
 
 
 def frame(payload: bytes) -> bytes:
-    """A masked text frame."""
-    size = len(payload)
-    if size < 126:
-        return struct.pack("!BB4x", _TEXT, 0x80 | size) + payload
-    if size < 65536:
-        return struct.pack("!BBH4x", _TEXT, 0x80 | 126, size) + payload
-    return struct.pack("!BBQ4x", _TEXT, 0x80 | 127, size) + payload
+    """A client's text frame."""
+    return encode_frame(TEXT, payload, NO_MASK)
 
 
 def post(path: str, host: str, headers: Mapping[str, str], body: bytes) -> bytes:
