@@ -59,6 +59,8 @@ class Gateway:
                 await connection.close(3500, "auth_required: Authentication required")
             elif self.fault == "closes":
                 await connection.close(1011, "internal: a bug")
+            elif self.fault == "babbles":
+                await connection.send("5")
             elif "connect" in command:
                 push = '{"push":{"channel":"user:probe","join":{}}}'
                 await connection.send(
@@ -118,6 +120,7 @@ async def test_a_sound_gateway_that_lets_people_prove_themselves_in_band() -> No
         ("closes", False, "closed after the upgrade: 1011 internal: a bug"),
         ("no rpc", False, "rpc got error 104"),
         ("deaf", False, "echo answered something else"),
+        ("babbles", False, "connect got a malformed reply: Expected `object`, got `int` - at `$[0]`"),
     ],
 )
 async def test_a_broken_gateway_fails_with_what_is_broken(fault: str, inert: bool, said: str) -> None:

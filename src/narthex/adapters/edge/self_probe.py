@@ -19,11 +19,13 @@ from websockets.typing import Origin
 
 from narthex.app.health import CheckFailed
 from narthex.domain.identity import PROBE_QUERY
+from narthex.protocol.client import ClientSession, MalformedMessage, Reply
+from narthex.protocol.codes import INVALID_TOKEN, STALE
 
 MAX_ANSWER: Final = 64 * 1024  # a connect reply and an echo are under 2 KB
 MAX_REPLIES: Final = 16  # pushes that may come before the reply that is waited for
 CLOSE_TIMEOUT_S: Final = 0.5  # the server is this very process
-STALE_CODES: Final = (3500, 3502)
+INERT_ENDS: Final = (INVALID_TOKEN.code, STALE.code)
 
 Ticket = Callable[[], Awaitable[str]]
 """Issues a fresh ticket of class `probe`."""
@@ -58,30 +60,31 @@ class SelfProbe:
         ticket = await self._ticket()
         nonce = secrets.token_hex(8)
         try:
-            async with self._open(f"?ticket={ticket}") as client:
-                await _ask(client, {"id": 1, "connect": {"name": "narthex-probe"}})
-                reply = await _ask(client, {"id": 2, "rpc": {"method": "echo", "data": {"nonce": nonce}}})
+            async with self._open(f"?ticket={ticket}") as socket:
+                session = ClientSession()
+                await _ask(socket, session, "connect", {"name": "narthex-probe"})
+                reply = await _ask(socket, session, "rpc", {"method": "echo", "data": {"nonce": nonce}})
         except InvalidStatus as error:
             raise CheckFailed(f"a valid ticket was refused: {_refusal(error)}") from None
         except ConnectionClosed as error:
             raise CheckFailed(f"closed after the upgrade: {_close(error)}") from None
         except (InvalidHandshake, OSError) as error:
             raise CheckFailed(f"no handshake over loopback ({type(error).__name__})") from error
-        if not _holds(reply.get("rpc"), nonce):
+        if reply.result.get("data") != {"nonce": nonce}:
             raise CheckFailed("echo answered something else")
 
     async def _without(self) -> None:
         try:
-            async with self._open(f"?{PROBE_QUERY}") as client:
+            async with self._open(f"?{PROBE_QUERY}") as socket:
                 if self._auth_required:
                     raise CheckFailed("a connection without a credential was upgraded")
-                await _ask(client, {"id": 1, "connect": {}})
+                await _ask(socket, ClientSession(), "connect", {})
         except InvalidStatus as error:
             code = _refusal(error)
             if not self._auth_required or code != "auth_required":
                 raise CheckFailed(f"a connection without a credential was refused: {code}") from None
         except ConnectionClosed as error:
-            if error.rcvd is None or error.rcvd.code not in STALE_CODES:
+            if error.rcvd is None or error.rcvd.code not in INERT_ENDS:
                 raise CheckFailed(f"an inert connection was closed: {_close(error)}") from None
         except (InvalidHandshake, OSError) as error:
             raise CheckFailed(f"no handshake over loopback ({type(error).__name__})") from error
@@ -109,21 +112,22 @@ class SelfProbe:
         )
 
 
-async def _ask(client: ClientConnection, command: dict[str, Any]) -> dict[str, Any]:
+async def _ask(socket: ClientConnection, session: ClientSession, command: str, body: dict[str, Any]) -> Reply:
     """Send a command and wait for its reply."""
-    await client.send(json.dumps(command))
+    number = session.send(command, body)
     for _ in range(MAX_REPLIES):
-        for line in str(await client.recv()).split("\n"):
-            reply = json.loads(line)
-            if reply.get("id") == command["id"]:
-                if "error" in reply:
-                    raise CheckFailed(f"{list(command)[1]} got error {reply['error'].get('code')}")
-                return dict(reply)
-    raise CheckFailed(f"{list(command)[1]} got no reply")
-
-
-def _holds(value: object, nonce: str) -> bool:
-    return nonce in json.dumps(value)
+        for message in session.data_to_send():
+            await socket.send(message, text=True)
+        try:
+            found = session.receive(await socket.recv())
+        except MalformedMessage as error:
+            raise CheckFailed(f"{command} got a malformed reply: {error}") from None
+        for reply in found:
+            if isinstance(reply, Reply) and reply.id == number:
+                if reply.error is not None:
+                    raise CheckFailed(f"{command} got error {reply.error.code}")
+                return reply
+    raise CheckFailed(f"{command} got no reply")
 
 
 def _refusal(error: InvalidStatus) -> str:
