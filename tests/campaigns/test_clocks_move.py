@@ -29,7 +29,9 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
 
 DAY_S: Final = 86_400.0
 STEPS: Final = (1.0, 6.0, 60.0, 120.0, 3_600.0, DAY_S)
-AGENTS: Final = ("--agent", "tests.campaigns.agents:parrot", "--agent", "tests.campaigns.agents:steady")
+AGENTS: Final = tuple(
+    part for name in ("parrot", "steady", "waiting") for part in ("--agent", f"tests.campaigns.agents:{name}")
+)
 RUN_S: Final = 12  # a lease is 8 s: a clock that judged it would have done so by then
 TALKS: Final = 6
 
@@ -57,7 +59,7 @@ class Sides(NamedTuple):
 async def sides(directory: Path, seed: int) -> AsyncIterator[Sides]:
     """Everything started, every clock wrong already."""
     chance = random.Random(seed)
-    async with fleet(directory, **SERVED) as built:
+    async with fleet(directory, **SERVED, CAMPAIGN_NOTES=str(directory / "notes")) as built:
         clocks = [WallClock(directory / f"clock{n}") for n in range(3)]
         made = Sides([], clocks, Recorder(), chance)
         for number in range(3):
@@ -114,6 +116,10 @@ async def talk(all_: Sides, round_: int) -> None:
             )
             async with asyncio.timeout(within(20)):
                 await ended(callers[0], started["run_id"])
+        # A start joins the queue when it is acknowledged: so all three are acknowledged while another run goes on.
+        ahead = await callers[0].rpc(
+            "run.start", thread_id=thread, text="@waiting", client_message_id=f"{user}-ahead"
+        )
         at_once = await asyncio.gather(
             *(
                 caller.rpc(
@@ -125,6 +131,8 @@ async def talk(all_: Sides, round_: int) -> None:
                 for n, caller in enumerate(callers)
             )
         )
+        assert all(started["queued"] for started in at_once)
+        await callers[0].rpc("run.cancel", run_id=ahead["run_id"])
         async with asyncio.timeout(within(20)):
             for started in at_once:
                 await ended(callers[0], started["run_id"])
