@@ -17,6 +17,7 @@ from typing import Any
 from starlette.routing import BaseRoute
 
 from narthex.domain.identity import Identity
+from narthex.errors import ClientError
 from narthex.ports.agents import Agent, AgentFunction
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import load
@@ -33,11 +34,18 @@ class Running:
         self.ws = http.replace("http", "ws", 1) + "/ws"
 
     def token(self, subject: str, *, ttl_s: float = 3600.0, **identity: Any) -> str:
-        """A token that this gateway admits. `identity`: more fields of `Identity` (tenant, plan, permissions)."""
+        """A token that this gateway admits. `identity`: more fields of `Identity` (tenant, plan, permissions).
+
+        Raises ClientError where the settings have no plan of that name: the gateway would treat the user as `free`.
+        """
         parts = self.gateway.parts
         assert parts is not None
         assert parts.tokens.provider_keys is not None
         who = Identity(subject=subject, **identity)
+        if who.plan not in parts.plans:
+            raise ClientError(
+                "bad_plan", f"There is no plan {who.plan!r}.", f"Choose from {', '.join(parts.plans)}."
+            )
         return parts.tokens.provider_keys.mint(who, ttl_s=ttl_s, now=parts.now())
 
 

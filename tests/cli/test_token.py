@@ -142,6 +142,53 @@ def test_bad_options_are_said_in_a_sentence(
     assert "remedy:" in captured.err
 
 
+def test_an_unknown_plan_is_refused_with_the_known_ones(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway would treat its user as free and say nothing; a plan of the settings is a known one."""
+    assert run(["token", "--plan", "gold", *data]) == EXIT_USAGE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "'gold'" in captured.err
+    assert "guest, free, early, mid, enterprise" in captured.err
+    (tmp_path / "narthex.toml").write_text("[plans.gold]\nconnections = 7\n")
+    token = printed(capsys, ["token", "--plan", "gold", *data])
+    assert inspected(capsys, monkeypatch, token, data, EXIT_OK)["plan"] == "gold"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--tenant", "staff"], "the tenant 'staff'"),
+        (["--plan", "enterprise"], "the plan 'enterprise'"),
+        (["--permission", "chat", "--permission", "admin"], "'admin'"),
+    ],
+)
+def test_what_the_signing_issuer_may_not_say_is_refused(
+    words: list[str],
+    named: str,
+    data: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The gateway would refuse the tenant and drop plan and permission without a word to the holder."""
+    (tmp_path / "narthex.toml").write_text(
+        f'embedded_provider = "off"\n[[issuers]]\nname = "partners"\nsecret = "{SECRET}"\n'
+        'tenants = ["acme-*", "acme"]\nplans_allowed = ["free", "mid"]\npermissions_allowed = ["chat"]\n'
+    )
+    given = ["--tenant", "acme", "--plan", "mid", "--permission", "chat"]
+    token = printed(capsys, ["token", *given, *data])
+    found = inspected(capsys, monkeypatch, token, data, EXIT_OK)
+    assert (found["user"], found["plan"], found["permissions"]) == ("acme/developer", "mid", ["chat"])
+    tenant = [] if "--tenant" in words else ["--tenant", "acme"]
+    assert run(["token", *tenant, *words, *data]) == EXIT_USAGE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert named in captured.err
+    assert "partners" in captured.err
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3_600), ("7d", 604_800)]
 )

@@ -119,3 +119,14 @@ def test_a_pattern_is_no_tenant(tmp_path: Path) -> None:
     """`tenant = "acme-*"` would put everybody into one tenant of that very name."""
     toml = f'[[issuers]]\nissuer = "https://a.example"\nsecret = "{SECRET}"\ntenant = "acme-*"\n'
     assert "issuers[0].tenant is 'acme-*'" in problem({}, toml, tmp_path)
+
+
+def test_a_user_on_a_plan_that_is_none_is_refused(tmp_path: Path) -> None:
+    """The gateway would treat the user as `free` and say nothing; a plan of the file is one."""
+    user = '[[users]]\nemail = "ada@example.com"\nplan = "gold"\n'
+    found = problem({}, user, tmp_path)
+    assert "ada@example.com has plan 'gold'" in found
+    assert "guest, free, early, mid, enterprise" in found
+    file = tmp_path / "narthex.toml"
+    file.write_text(user + "[plans.gold]\nconnections = 7\n")
+    assert load({}, {}, file).plan_table()["gold"].connections == 7

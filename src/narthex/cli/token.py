@@ -26,16 +26,19 @@ from narthex.app.revocations import Revocations
 from narthex.cli.given import usage
 from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
 from narthex.domain.ids import ID_RULE, valid_id
+from narthex.domain.trust import Binding
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError, ConfigError
 from narthex.ports.store import Store
 from narthex.settings import IssuerSettings, Settings, load
+from narthex.settings.trust import trust_of
 
 if TYPE_CHECKING:
     from narthex.wiring.tokens import Tokens
 
 T = TypeVar("T")
 DEFAULT_SUBJECT = "developer"
+DEFAULT_PERMISSIONS = ("chat",)
 _TTL = re.compile(r"(\d{1,9})([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -63,7 +66,9 @@ def token(
     plan: Annotated[str, Parameter(help="On which plan.")] = "free",
     ttl: Annotated[str, Parameter(help="How long it lives: 90s, 15m, 1h, 7d.")] = "1h",
     name: Annotated[str, Parameter(help="Display name.")] = "",
-    permission: Annotated[tuple[str, ...], Parameter(help="What it permits; repeat for more.")] = ("chat",),
+    permission: Annotated[
+        tuple[str, ...], Parameter(help="What it permits; repeat for more.")
+    ] = DEFAULT_PERMISSIONS,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
@@ -74,7 +79,10 @@ def token(
         return usage(error)
     settings = load({"data_dir": data_dir}, os.environ, config)
     identity = Identity(subject=sub, tenant=tenant, plan=plan, name=name or sub, permissions=permission)
-    print(asyncio.run(mint(settings, identity, ttl_s)))
+    try:
+        print(asyncio.run(mint(settings, identity, ttl_s)))
+    except ClientError as error:
+        return usage(error)
     return EXIT_OK
 
 
@@ -93,12 +101,20 @@ def _checked(ttl: str, tenant: str, sub: str) -> float:
 
 
 async def mint(settings: Settings, identity: Identity, ttl_s: float) -> str:
-    """A token for `identity` that a server with these settings admits.
+    """A token for `identity` that a server with these settings admits, with the plan and the rights that it names.
 
     Raises:
+        ClientError: the server would refuse the tenant, or count the plan or a permission for nothing.
         ConfigError: only other people's issuers count here, and none by a secret that is known.
         DependencyError: the store cannot be opened.
     """
+    plans = settings.plan_table()
+    if identity.plan not in plans:
+        raise ClientError(
+            "bad_plan",
+            f"--plan: there is no plan {identity.plan!r}; the gateway would treat the user as free.",
+            f"Choose from {', '.join(plans)}, or describe the plan in [plans.NAME] of narthex.toml.",
+        )
     if not settings.provider_enabled:
         return _with_secret(settings, identity, ttl_s)
 
@@ -136,13 +152,35 @@ async def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) 
 
 def _with_secret(settings: Settings, identity: Identity, ttl_s: float) -> str:
     """Sign with a configured HMAC secret, in the names that its issuer uses."""
-    for issuer in settings.all_issuers():
+    trust = trust_of(settings, remote=settings.policy.environment.remote)
+    for issuer, binding in zip(settings.all_issuers(), trust.issuers, strict=True):
         if issuer.secret is not None:
+            _check_binding(identity, issuer.name, binding)
             return _signed(issuer, issuer.secret.get_secret_value(), identity, ttl_s)
     problem = (
         "The embedded provider is off and no issuer has a secret: nothing minted here would be admitted."
     )
     raise ConfigError([f"{problem} Ask the configured issuer, or set NARTHEX_EMBEDDED_PROVIDER=on."])
+
+
+def _check_binding(identity: Identity, issuer: str, binding: Binding) -> None:
+    """Refuse what the issuer whose secret signs may not say (docs/authentication.md). Raises ClientError."""
+    refused = ""
+    if (binding.tenant and identity.tenant != binding.tenant) or not binding.may_name(identity.tenant):
+        refused = f"--tenant: the issuer {issuer!r} may not name the tenant {identity.tenant!r}"
+    elif not binding.may_plan(identity.plan):
+        refused = f"--plan: the issuer {issuer!r} may not give the plan {identity.plan!r}"
+    else:
+        granted = binding.granted(identity.permissions, identity.tenant)
+        dropped = [name for name in identity.permissions if name not in granted]
+        if dropped and identity.permissions != DEFAULT_PERMISSIONS:
+            refused = f"--permission: the issuer {issuer!r} may not give {', '.join(map(repr, dropped))}"
+    if refused:
+        raise ClientError(
+            "not_allowed",
+            f"{refused}.",
+            "Choose another, or change tenant, tenants, permissions_allowed or plans_allowed of the issuer.",
+        )
 
 
 def _signed(issuer: IssuerSettings, secret: str, identity: Identity, ttl_s: float) -> str:

@@ -103,6 +103,8 @@ def binding_problems(settings: Settings) -> Iterator[str]:
         yield from _tenant_problems("NARTHEX_PROVIDER_TENANTS", tenant)
     named = settings.provider_tenants
     for user in settings.users:
+        if user.plan not in plans:
+            yield f"users: {user.email} has plan {user.plan!r}, which is no plan. Name one of {', '.join(plans)}."
         if not valid_id(user.tenant) or user.tenant in (E2E_TENANT, PROBE_TENANT):
             yield f"users: {user.email} cannot be in tenant {user.tenant!r}. Choose another; it is {ID_RULE}."
         elif named and not Binding(tenants=tuple(named)).may_name(user.tenant):
