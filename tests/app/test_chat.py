@@ -23,6 +23,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.plans import PLANS, plan_of
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Control, Member, Publication, Published
+from narthex.ports.memberships import Invitation
 from narthex.ports.runs import Run
 from narthex.ports.threads import Message
 
@@ -214,6 +215,53 @@ async def test_only_an_owner_removes_others_and_deletes(house: House) -> None:
     assert await house.log(f"thread:{thread}") == []
     with pytest.raises(ClientError):
         await house.chat.view(ADA, thread, None, 10)
+
+
+async def test_an_addition_under_way_fails_with_the_removal_of_its_inviter(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inviter is removed between the gateway's look at their role and the write."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    await house.memberships.add(ADA, thread, "bob")
+    store_add = house.store.memberships.add
+
+    async def removed_before(*args: Any, **options: Any) -> str:
+        await house.memberships.remove(ADA, thread, "bob")
+        return await store_add(*args, **options)
+
+    monkeypatch.setattr(house.store.memberships, "add", removed_before)
+    with pytest.raises(ClientError) as caught:
+        await house.memberships.add(BOB, thread, "cid")
+    assert caught.value.code == "thread_not_found"
+    assert [member.user_id for member in await house.store.threads.members("default", thread)] == ["ada"]
+
+
+async def test_taking_back_an_invitation_removes_no_member(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The invited user accepts while the inviter, who is no owner, takes the invitation back: they stay."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    await house.memberships.add(ADA, thread, "bob")
+    by_bob = Invitation(
+        thread_id=thread,
+        tenant="default",
+        user_id="cid",
+        invited_by="bob",
+        created_at=house.time,
+        member_limit=9,
+    )
+    assert await house.store.memberships.add(by_bob, direct=False, additions=9, since=0.0) == "invited"
+    withdraw = house.store.memberships.withdraw
+
+    async def accepted_before(*args: Any, **options: Any) -> Invitation | None:
+        await house.store.memberships.accept("default", thread, "cid", now=house.time, since=0.0)
+        return await withdraw(*args, **options)
+
+    monkeypatch.setattr(house.store.memberships, "withdraw", accepted_before)
+    with pytest.raises(ClientError) as caught:
+        await house.memberships.remove(BOB, thread, "cid")
+    assert caught.value.code == "not_owner"
+    assert await house.store.threads.role("default", thread, "cid") == "member"
 
 
 async def test_messages_a_minute_at_the_limit_and_one_more(house: House) -> None:

@@ -12,7 +12,7 @@ from narthex.ports import memberships as port
 from narthex.ports.broker import Position
 from narthex.ports.memberships import Invitation, Joined, LinkedThread, ShownInvitation, ThreadLink
 from narthex.ports.store import Store
-from narthex.ports.threads import Message, Thread
+from narthex.ports.threads import Message, Thread, ThreadMember
 
 DAY_S = 86_400.0
 
@@ -47,6 +47,13 @@ def asked(
 async def add(store: Store, invitation: Invitation, *, direct: bool = False, additions: int = 100) -> str:
     """`Memberships.add` with nothing over yet."""
     return await store.memberships.add(invitation, direct=direct, additions=additions, since=0.0)
+
+
+async def take_in(store: Store, *users: str) -> None:
+    """Make them members of `t1`, by no one's addition."""
+    for user in users:
+        member = ThreadMember(user_id=user, role="member", joined_at=1.0)
+        assert await store.threads.add_member("a", "t1", member, limit=None) == "added"
 
 
 async def mine(store: Store, user: str, since: float = 0.0) -> list[ShownInvitation]:
@@ -108,10 +115,47 @@ class TestInvitations:
             await add(store, asked("eve", name), direct=True)
             await add(store, asked("bob", name, by="eve"))
         await add(store, asked("cleo"))
-        assert (await store.threads.remove_member("a", "t1", "eve")).outcome == "removed"
+        await store.memberships.block("a", "dan", "eve", 9.0)
+        assert await add(store, asked("dan", by="eve")) == "hidden"
+        left = await store.threads.remove_member("a", "t1", "eve")
+        assert (left.outcome, left.withdrawn) == ("removed", ("bob",))
         assert [one.user_id for one in await store.memberships.invited("a", "t1", since=0.0)] == ["cleo"]
         assert [one.thread_id for one in await mine(store, "bob")] == ["t2"]
         assert await store.memberships.accept("a", "t1", "bob", now=12.0, since=0.0) == "absent"
+
+    async def test_who_is_no_member_adds_nobody(self, store: Store) -> None:
+        """The check is the write's own: what the caller saw before may be over."""
+        await store.threads.create(thread("t1"))
+        await add(store, asked("eve"), direct=True)
+        await store.threads.remove_member("a", "t1", "eve")
+        for direct in (False, True):
+            assert await add(store, asked("bob", by="eve"), direct=direct) == "absent"
+        assert await mine(store, "bob") == []
+        assert await store.threads.role("a", "t1", "bob") is None
+        assert await store.memberships.additions("a", "eve", 10.0) == 0
+
+    @pytest.mark.parametrize("removal_first", [True, False])
+    async def test_an_invitation_under_way_ends_with_its_inviter(
+        self, store: Store, removal_first: bool
+    ) -> None:
+        """Removal and invitations at once, in either order: nothing of the removed user's stays open."""
+        for number in range(10):
+            name = f"t{number}"
+            await store.threads.create(thread(name))
+            await add(store, asked("eve", name), direct=True)
+            invitations = [add(store, asked(f"u{user}", name, by="eve", limit=20)) for user in range(4)]
+            removal = store.threads.remove_member("a", name, "eve")
+            calls = [removal, *invitations] if removal_first else [*invitations, removal]
+            outcomes = await asyncio.gather(*calls)
+            assert {one for one in outcomes if isinstance(one, str)} <= {"invited", "absent"}
+            assert await store.memberships.invited("a", name, since=0.0) == []
+
+    async def test_an_inviter_withdraws_only_their_own(self, store: Store) -> None:
+        """`by` is a condition of the deletion."""
+        await store.threads.create(thread("t1"))
+        await add(store, asked("bob"))
+        assert await store.memberships.withdraw("a", "t1", "bob", by="eve") is None
+        assert await store.memberships.withdraw("a", "t1", "bob", by="ann") == asked("bob")
 
     async def test_withdrawing(self, store: Store) -> None:
         """Once; it then is as if it had never been."""
@@ -178,12 +222,13 @@ class TestInvitations:
     async def test_ten_inviters_at_once_pass_no_limit(self, store: Store) -> None:
         """The day's additions and the thread's size hold under concurrency."""
         await store.threads.create(thread("t1"))
+        await take_in(store, "eve")
         outcomes = await asyncio.gather(
             *(add(store, asked(f"u{n}", limit=50), additions=4) for n in range(10))
         )
         assert sorted(outcomes) == ["invited"] * 4 + ["spent"] * 6
         outcomes = await asyncio.gather(
-            *(add(store, asked(f"v{n}", by="eve", limit=8), additions=50) for n in range(10))
+            *(add(store, asked(f"v{n}", by="eve", limit=9), additions=50) for n in range(10))
         )
         assert sorted(outcomes) == ["full"] * 7 + ["invited"] * 3
 
@@ -221,6 +266,7 @@ class TestBlocking:
     async def test_an_invitation_that_is_not_shown_stands_in_nobodys_way(self, store: Store) -> None:
         """Another member's takes its place, and its inviter's own after the block; a blocked one's does not."""
         await store.threads.create(thread("t1"))
+        await take_in(store, "eve", "cleo", "dan")
         await store.memberships.block("a", "bob", "ann", 11.0)
         await store.memberships.block("a", "bob", "eve", 11.0)
         assert await add(store, asked("bob")) == "hidden"

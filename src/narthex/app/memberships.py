@@ -222,20 +222,16 @@ class Memberships:
         """
         role = await self._chat.require(identity, thread_id)
         tenant = identity.tenant
-        if user_id != identity.subject and role != "owner":
-            mine = [
-                one.user_id
-                for one in await self.invited(identity, thread_id)
-                if one.invited_by == identity.subject
-            ]
-            if user_id not in mine:
-                await self._chat.require(identity, thread_id, owner=True)
-        invitation = await self._memberships.withdraw(tenant, thread_id, user_id)
+        only_own = user_id != identity.subject and role != "owner"
+        invitation = await self._memberships.withdraw(
+            tenant, thread_id, user_id, by=identity.subject if only_own else ""
+        )
         if invitation is not None:
             if not invitation.hidden:
                 await self._closed(tenant, user_id, thread_id, "withdrawn")
             return
-        asked = [one for one in await self.invited(identity, thread_id) if one.invited_by == user_id]
+        if only_own:
+            await self._chat.require(identity, thread_id, owner=True)
         if user_id != identity.subject and await self._threads.role(tenant, thread_id, user_id) is not None:
             await self._memberships.revoke_link(tenant, thread_id)  # or the removed user comes back by it
         departure = await self._threads.remove_member(tenant, thread_id, user_id)
@@ -255,9 +251,8 @@ class Memberships:
         value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
         await self._notices.tell(tenant, [user_id], "narthex.thread_removed", value)
         await self._chat.tell_members(tenant, thread_id, "narthex.thread_removed", value)
-        for one in asked:
-            if not one.hidden:
-                await self._closed(tenant, one.user_id, thread_id, "withdrawn")
+        for invited in departure.withdrawn:
+            await self._closed(tenant, invited, thread_id, "withdrawn")
         if departure.heir:
             value = {"threadId": thread_id, "userId": departure.heir, "by": identity.subject}
             await self._chat.tell_members(tenant, thread_id, "narthex.thread_owner", value)

@@ -115,7 +115,7 @@ class Memberships(Protocol):
             `added`, `invited`; `hidden` (invited, but the user has blocked the inviter), `blocked` (the same with
             `direct`: nothing was stored); `present` (a member already), `pending` (invited already), `full` (members
             and open invitations are `member_limit`), `crowded` (the user has `MAX_PENDING` invitations), `spent`
-            (`additions` are used), `absent` (no such thread).
+            (`additions` are used), `absent` (no such thread, or the inviter is no member of it).
         """
 
     async def additions(self, tenant: str, user_id: str, now: float) -> int:
@@ -145,9 +145,11 @@ class Memberships(Protocol):
         """
 
     async def withdraw(
-        self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True
+        self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True, by: str = ""
     ) -> Invitation | None:
-        """Delete an invitation, declined (then `hidden` is False) or taken back; None: there was none."""
+        """Delete an invitation, declined (then `hidden` is False) or taken back; `by`: only that inviter's. None:
+        there was none.
+        """
 
     async def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> bool:
         """Take no invitations from `blocked_id` any more, and hide the open ones; False: `MAX_BLOCKED` are."""

@@ -123,10 +123,12 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         outcome: `removed`, `last` (they are the only member: nothing changed) or `absent` (they are no member).
         heir: who became the owner, because the only one left; else empty.
+        withdrawn: users whose open invitations by the removed user ended, without those who were not shown theirs.
     """
 
     outcome: str
     heir: str = ""
+    withdrawn: tuple[str, ...] = ()
 
 
 class Threads(Protocol):

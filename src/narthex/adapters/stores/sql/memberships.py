@@ -77,10 +77,10 @@ class SqlMemberships:
         return await self._engine.write(_accept(self._dialect, tenant, thread_id, user_id, now, since, kept))
 
     async def withdraw(
-        self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True
+        self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True, by: str = ""
     ) -> Invitation | None:
         """See the port."""
-        return await self._engine.write(_withdraw(tenant, thread_id, user_id, hidden))
+        return await self._engine.write(_withdraw(tenant, thread_id, user_id, hidden, by))
 
     async def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> bool:
         """See the port."""
@@ -150,6 +150,9 @@ def _add(
         (thread_id, tenant),
     )
     if not thread:
+        return "absent"
+    # The inviter may have been removed since the caller looked; `remove_member` holds the same lock.
+    if not (yield from is_member(tenant, thread_id, invitation.invited_by)):
         return "absent"
     of_thread = (thread_id, tenant)
     if (yield from is_member(tenant, thread_id, user_id)):
@@ -278,14 +281,16 @@ def _accept(
     return "joined"
 
 
-def _withdraw(tenant: str, thread_id: str, user_id: str, hidden: bool) -> Operation[Invitation | None]:
+def _withdraw(
+    tenant: str, thread_id: str, user_id: str, hidden: bool, by: str
+) -> Operation[Invitation | None]:
     rows = yield (
         (
             "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
-            f"{'' if hidden else ' AND hidden = 0'}"
+            f"{'' if hidden else ' AND hidden = 0'}{' AND invited_by = ?' if by else ''}"
             f" RETURNING {_INVITATION.columns}"
         ),
-        (thread_id, tenant, user_id),
+        (thread_id, tenant, user_id, *([by] if by else [])),
     )
     return _INVITATION.first(rows)
 

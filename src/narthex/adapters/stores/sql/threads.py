@@ -328,16 +328,20 @@ def _remove_member(dialect: Dialect, tenant: str, thread_id: str, user_id: str) 
         return Departure(outcome="last")
     of_one = "thread_id = ? AND tenant = ? AND user_id = ?"
     yield f"DELETE FROM members WHERE {of_one}", (thread_id, tenant, user_id)
-    yield (
-        "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ?",
+    ended = yield (
+        (
+            "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ?"
+            " RETURNING user_id, hidden"
+        ),
         (thread_id, tenant, user_id),
     )
+    withdrawn = tuple(sorted(str(invited) for invited, hidden in ended if not hidden))
     if rest[0].role == "owner":  # owners come first
-        return Departure(outcome="removed")
+        return Departure(outcome="removed", withdrawn=withdrawn)
     heir = rest[0].user_id
     yield f"UPDATE members SET role = 'owner' WHERE {of_one}", (thread_id, tenant, heir)
     yield inherited(tenant, thread_id)
-    return Departure(outcome="removed", heir=heir)
+    return Departure(outcome="removed", heir=heir, withdrawn=withdrawn)
 
 
 def _mark_read(tenant: str, thread_id: str, user_id: str, offset: int) -> Operation[bool]:
