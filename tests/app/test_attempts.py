@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.app.attempts import Attempts
+from narthex.app.attempts import Attempts, Trials
 
 
 def test_n_failures_are_allowed_and_the_next_try_waits() -> None:
@@ -82,3 +84,72 @@ def test_never_more_than_the_limit_in_one_window(moments: list[float]) -> None:
             passed.append(moment)
     for index, moment in enumerate(passed):
         assert sum(other - moment < 60 for other in passed[index:]) <= 5
+
+
+class Judge:
+    """Trials whose judgements take a turn of the loop, or until they are released."""
+
+    def __init__(self, limit: int, *, patience_s: float = 5.0) -> None:
+        self.address = Attempts(limit, 60)
+        self.trials = Trials(self.address, Attempts(100, 60), now=lambda: 0.0, patience_s=patience_s)
+        self.released = asyncio.Event()
+        self.judged = 0
+
+    async def attempt(self, *, right: bool) -> bool:
+        """Whether the attempt was judged."""
+        async with self.trials.trial("a", "everybody") as trial:
+            if trial.wait_s > 0:
+                return False
+            self.judged += 1
+            await self.released.wait()
+            trial.right = right
+            return True
+
+    async def attempts(self, count: int, *, right: bool) -> list[bool]:
+        """So many at once."""
+        return list(await asyncio.gather(*(self.attempt(right=right) for _ in range(count))))
+
+
+async def test_right_secrets_are_not_limited_however_many_come_at_once() -> None:
+    """They wait for those under way, and none stays counted."""
+    judge = Judge(3)
+    found = asyncio.create_task(judge.attempts(20, right=True))
+    while judge.judged < 3:
+        await asyncio.sleep(0)
+    assert judge.judged == 3
+    judge.released.set()
+    assert await found == [True] * 20
+    assert len(judge.address) == 0 or judge.address.wait_s("a", 0.0) == 0
+
+
+async def test_wrong_secrets_are_judged_up_to_the_limit_however_many_come_at_once() -> None:
+    """Whether they are judged at once or late."""
+    judge = Judge(3)
+    judge.released.set()
+    assert sorted(await judge.attempts(20, right=False)) == [False] * 17 + [True] * 3
+    assert judge.judged == 3
+    assert await judge.attempts(1, right=True) == [False]
+
+
+async def test_an_attempt_waits_for_others_only_so_long() -> None:
+    """A judgement that hangs refuses the others after their patience, and not for ever."""
+    judge = Judge(1, patience_s=0.01)
+    hanging = asyncio.create_task(judge.attempt(right=True))
+    while not judge.judged:
+        await asyncio.sleep(0)
+    assert await judge.attempt(right=True) is False
+    judge.released.set()
+    assert await hanging is True
+    assert await judge.attempt(right=True) is True
+
+
+async def test_an_attempt_that_is_abandoned_stays_counted() -> None:
+    """Its connection ended before the verdict: it may have been a guess. Those that wait for it go on."""
+    judge = Judge(1)
+    abandoned = asyncio.create_task(judge.attempt(right=True))
+    while not judge.judged:
+        await asyncio.sleep(0)
+    waiting = asyncio.create_task(judge.attempt(right=True))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    assert await waiting is False

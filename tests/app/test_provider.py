@@ -171,6 +171,14 @@ async def test_guessing_is_limited_per_address_and_account_also_in_parallel() ->
     await session_of(house)
 
 
+async def test_a_user_signs_in_on_many_devices_at_once() -> None:
+    """Right passwords are no guesses, however many of them are verified at the same time."""
+    house = await closed_house()
+    at_once = (house.provider.login("ada@example.com", PASSWORD, address="192.0.2.1") for _ in range(60))
+    found = await asyncio.gather(*at_once)
+    assert [one for one in found if not isinstance(one, Session)] == []
+
+
 async def test_guessing_is_limited_over_accounts_and_over_addresses() -> None:
     """One address at many accounts, and many addresses at one account."""
     house = await closed_house()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.requests import Request
 
@@ -28,10 +30,12 @@ class Desk:
         self.now = 0.0
         self.opaque: dict[str, Identity | Refusal] = {}
         self.asked: list[str] = []
+        self.delay_s = 0.0  # of an answer of the issuer
 
         async def person(request: Request) -> Identity | Refusal:
             sent = request.headers.get("authorization", "").removeprefix("Bearer ")
             self.asked.append(sent)
+            await asyncio.sleep(self.delay_s)
             if sent == "a.b.c":
                 return SERVICE
             return self.opaque.get(sent, Refusal(code="token_malformed" if sent else "auth_required"))
@@ -103,6 +107,28 @@ async def test_keys_cannot_be_guessed_while_an_issuer_of_opaque_tokens_is_away_o
         assert told == [code] * WRONG_KEYS + ["rate_limited"]
         assert desk.asked == guesses[:-1]
         assert await desk.told(ADMIN) == "rate_limited"
+
+
+async def test_many_calls_of_services_at_once_are_no_guesses() -> None:
+    """A service's parallel calls, and several services behind one address: none is refused and none stays counted."""
+    desk = Desk()
+    tokens = [f"service-{number % 15}" for number in range(4 * WRONG_KEYS)]
+    desk.opaque = dict.fromkeys(tokens, SERVICE)
+    desk.delay_s = 0.001
+    for _ in range(2):
+        found = await asyncio.gather(*(desk.told(token) for token in tokens), desk.told(ADMIN))
+        assert found == ["svc"] * len(tokens) + ["admin key"]
+
+
+async def test_parallel_guesses_are_judged_up_to_the_limit() -> None:
+    """However slow the issuer is: no guess beyond the limit is compared or asked about."""
+    desk = Desk()
+    guesses = [f"guess-{number}" for number in range(4 * WRONG_KEYS)]
+    desk.opaque = {guess: Refusal(code="token_invalid") for guess in guesses}
+    desk.delay_s = 0.001
+    found = await asyncio.gather(*(desk.told(guess) for guess in guesses))
+    assert sorted(found) == ["rate_limited"] * 3 * WRONG_KEYS + ["token_invalid"] * WRONG_KEYS
+    assert len(desk.asked) == WRONG_KEYS
 
 
 async def test_a_key_beyond_ascii_is_the_key() -> None:

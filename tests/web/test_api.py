@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -161,6 +162,8 @@ async def test_an_opaque_token_with_the_right_is_an_operators(tmp_path: Path) ->
                 reply = await client.post("/api/v1/publish", json=body | more, headers=bearer(token))
                 return reply.status_code, reply.json().get("code", "")
 
+            at_once = await asyncio.gather(*(publish("opaque-operator") for _ in range(25)))
+            assert at_once == [(200, "")] * 25
             assert await publish("opaque-operator") == (200, "")
             assert await publish("opaque-operator", tenant="other") == (403, "tenant_mismatch")
             assert await publish("opaque-reader") == (403, "permission_denied")

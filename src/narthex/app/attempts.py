@@ -1,15 +1,21 @@
-"""Counting failed attempts at a secret per address and account, in bounded memory. Pure but for its own table.
+"""Counting failed attempts at a secret per address and account, in bounded memory.
 
 Rules: the window slides: however attempts are laid in time, no stretch of `window_s` holds more than `limit` that
-counted. (A window that begins with the first failure lets nearly twice as many through around its end.)
+counted. (A window that begins with the first failure lets nearly twice as many through around its end.) Where the
+judgement takes time, an attempt counts as failed from its beginning, so that parallel guesses cannot all pass; an
+attempt that finds the limit reached waits for the judgements under way, because a right secret is taken back.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from array import array
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+PATIENCE_S: Final = 5.0  # an issuer answers within 2 s, or is not there
 MAX_ENTRIES: Final = (
     10_000  # 3 MB at ten moments each; the oldest go first, and filling it costs an attacker as many requests
 )
@@ -74,3 +80,74 @@ class Attempts:
             del self._kept[key]
             return None
         return moments
+
+
+class Trial:
+    """One attempt whose judgement takes time.
+
+    Attributes:
+        wait_s: more than 0: the limit is reached; refuse, and judge nothing.
+        right: set it when the secret was right; else the attempt stays counted as a failure.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+        self.right = False
+
+
+class _UnderWay:
+    """How many attempts of one key are being judged, and an event that is set when one of them ends."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.one_ended = asyncio.Event()
+
+
+class Trials:
+    """Attempts that several limits count, and whose judgement takes time.
+
+    Args:
+        limits: each counts an attempt under a key of its own.
+        now: seconds, on the clock of `limits`.
+        patience_s: how long an attempt waits for others that are under way.
+    """
+
+    def __init__(self, *limits: Attempts, now: Callable[[], float], patience_s: float = PATIENCE_S) -> None:
+        self._limits = limits
+        self._now = now
+        self._patience_s = patience_s
+        self._under_way: dict[tuple[Attempts, str], _UnderWay] = {}
+
+    @contextlib.asynccontextmanager
+    async def trial(self, *keys: str) -> AsyncIterator[Trial]:
+        """Count an attempt, one key a limit, and take it back if the secret was right. See `Trial`."""
+        places = list(zip(self._limits, keys, strict=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_s):
+                while (reached := self._reached(places)) in self._under_way:
+                    await self._under_way[reached].one_ended.wait()
+        trial = Trial(max(limit.wait_s(key, self._now()) for limit, key in places))
+        if trial.wait_s > 0:
+            yield trial
+            return
+        for place in places:
+            place[0].failed(place[1], self._now())
+            self._under_way.setdefault(place, _UnderWay()).count += 1
+        try:
+            yield trial
+        finally:
+            for place in places:
+                self._ended(place, trial.right)
+
+    def _reached(self, places: list[tuple[Attempts, str]]) -> tuple[Attempts, str] | None:
+        return next((place for place in places if place[0].wait_s(place[1], self._now()) > 0), None)
+
+    def _ended(self, place: tuple[Attempts, str], right: bool) -> None:
+        if right:
+            place[0].forgive(place[1])
+        under_way = self._under_way[place]
+        under_way.one_ended.set()
+        under_way.one_ended = asyncio.Event()
+        under_way.count -= 1
+        if under_way.count == 0:
+            del self._under_way[place]

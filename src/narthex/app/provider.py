@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from narthex.app.attempts import Attempts
+from narthex.app.attempts import Attempts, Trials
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT, Identity
@@ -137,8 +137,12 @@ class Provider:
         self._clock = clock
         self._accounts = {account.email.lower(): account for account in policy.accounts}
         self._per_account = Attempts(OF_ADDRESS_AT_ACCOUNT, FAILED_WINDOW_S)
-        self._per_email = Attempts(OF_ALL_AT_ACCOUNT, FAILED_WINDOW_S)
-        self._per_address = Attempts(OF_ADDRESS_AT_ALL, FAILED_WINDOW_S)
+        self._trials = Trials(
+            self._per_account,
+            Attempts(OF_ALL_AT_ACCOUNT, FAILED_WINDOW_S),
+            Attempts(OF_ADDRESS_AT_ALL, FAILED_WINDOW_S),
+            now=clock,
+        )
 
     @property
     def mint(self) -> TokenMint:
@@ -196,26 +200,20 @@ class Provider:
         return await self._login_with_password(email, password, address)
 
     async def _login_with_password(self, email: str, password: str, address: str) -> Session | Denied:
-        now, place = self._clock(), bucket(address)
-        limits = (
-            (self._per_account, f"{place} {email}"),
-            (self._per_email, email),
-            (self._per_address, place),
-        )
-        wait_s = max(attempts.wait_s(key, now) for attempts, key in limits)
-        if wait_s:
-            return Denied(
-                code="rate_limited", detail="Too many failed sign-ins.", retry_after_s=int(wait_s) + 1
-            )
-        for attempts, key in limits:  # counted first, so that parallel tries cannot all slip through
-            attempts.failed(key, now)
-        account = self._accounts.get(email)
-        right = await self._passwords.verify(account.password_hash if account else "", password)
-        if account is None or not right:
-            return Denied(code="login_failed", detail="The e-mail or the password is wrong.")
-        for attempts, key in limits:
-            attempts.forgive(key)
-        self._per_account.succeeded(limits[0][1])
+        place = bucket(address)
+        async with self._trials.trial(f"{place} {email}", email, place) as trial:
+            if trial.wait_s > 0:
+                return Denied(
+                    code="rate_limited",
+                    detail="Too many failed sign-ins.",
+                    retry_after_s=int(trial.wait_s) + 1,
+                )
+            account = self._accounts.get(email)
+            right = await self._passwords.verify(account.password_hash if account else "", password)
+            if account is None or not right:
+                return Denied(code="login_failed", detail="The e-mail or the password is wrong.")
+            trial.right = True
+        self._per_account.succeeded(f"{place} {email}")
         return await self._begin(await self._keep_account(account), _by_password(account))
 
     async def begin_for(self, user: User, issuer: str) -> Session | Denied:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from starlette.requests import Request
 
-from narthex.app.attempts import Attempts
+from narthex.app.attempts import Attempts, Trials
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import ADMIN, OPERATOR, Identity
 from narthex.domain.refusals import Refusal
@@ -63,7 +63,7 @@ class Access:
         self._person = person
         self._address = address
         self._now = now
-        self._wrong = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
+        self._trials = Trials(Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S), now=now)
         # A table of its own: a scraper with a stale token locks no operator out.
         self._wrong_scrapes = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
 
@@ -94,6 +94,7 @@ class Access:
 
         A JWT has dots and an admin key none; what has none may be an opaque token too, and is asked about as one
         only after it was counted as a wrong key: otherwise keys could be guessed for as long as an issuer is away.
+        Calls beyond the limit wait for those under way, as tokens that prove right are taken back.
         """
         sent = bearer(request)
         if sent:  # `person` judges the origin of what comes to it
@@ -102,17 +103,17 @@ class Access:
                 return refused
         if not sent or "." in sent:
             return await self._person(request)
-        refusal = self._judge(request, sent, self._keys, self._wrong, "The admin key is wrong.")
-        if refusal is None:
-            return Operator(None, "admin key")
-        if refusal.code == "rate_limited":
-            return refusal
-        found = await self._person(request)
-        if isinstance(found, Identity):
-            self._wrong.forgive(bucket(self._address(request)))
-            return found
-        no_token = found.code in ("token_malformed", "auth_required")  # nobody here issues such tokens
-        return refusal if no_token else found
+        async with self._trials.trial(bucket(self._address(request))) as trial:
+            if trial.wait_s > 0:
+                return _limited(trial.wait_s)
+            trial.right = _is_live(sent, self._keys)
+            if trial.right:
+                return Operator(None, "admin key")
+            found = await self._person(request)
+            trial.right = isinstance(found, Identity)
+        if isinstance(found, Refusal) and found.code in ("token_malformed", "auth_required"):
+            return _wrong("The admin key is wrong.")  # nobody here issues such tokens
+        return found
 
     def scraper(self, request: Request) -> Refusal | None:
         """Why a request may not read `/metrics`; None: it may."""
@@ -125,19 +126,24 @@ class Access:
         if not sent:
             detail = "`/metrics` asks for NARTHEX_METRICS_TOKEN as a Bearer token."
             return Refusal(code="auth_required", detail=detail, carriers_checked=("authorization",))
-        live = (*self._metrics_tokens, *self._keys)
-        return self._judge(request, sent, live, self._wrong_scrapes, "The metrics token is wrong.")
-
-    def _judge(
-        self, request: Request, sent: str, live: Sequence[str], wrong: Attempts, detail: str
-    ) -> Refusal | None:
-        """Whether what was sent is one of the live keys; wrong ones are counted against their address."""
         address, now = bucket(self._address(request)), self._now()
-        wait_s = wrong.wait_s(address, now)
+        wait_s = self._wrong_scrapes.wait_s(address, now)
         if wait_s > 0:
-            return Refusal(code="rate_limited", retry_after_s=max(1, math.ceil(wait_s)))
-        # Headers are latin-1 text of bytes that were UTF-8 when the key was typed.
-        if any_equal(sent.encode("latin-1", "replace"), live):
+            return _limited(wait_s)
+        if _is_live(sent, (*self._metrics_tokens, *self._keys)):
             return None
-        wrong.failed(address, now)
-        return Refusal(code="token_invalid", detail=detail, carriers_checked=("authorization",))
+        self._wrong_scrapes.failed(address, now)
+        return _wrong("The metrics token is wrong.")
+
+
+def _is_live(sent: str, live: Sequence[str]) -> bool:
+    # Headers are latin-1 text of bytes that were UTF-8 when the key was typed.
+    return any_equal(sent.encode("latin-1", "replace"), live)
+
+
+def _limited(wait_s: float) -> Refusal:
+    return Refusal(code="rate_limited", retry_after_s=max(1, math.ceil(wait_s)))
+
+
+def _wrong(detail: str) -> Refusal:
+    return Refusal(code="token_invalid", detail=detail, carriers_checked=("authorization",))
