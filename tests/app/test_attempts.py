@@ -93,6 +93,8 @@ class Judge:
         self.address = Attempts(limit, 60)
         self.trials = Trials(self.address, Attempts(100, 60), now=lambda: 0.0, patience_s=patience_s)
         self.released = asyncio.Event()
+        self.begun = asyncio.Event()  # as many are being judged as the limit allows
+        self.limit = limit
         self.judged = 0
 
     async def attempt(self, *, right: bool) -> bool:
@@ -101,6 +103,8 @@ class Judge:
             if trial.wait_s > 0:
                 return False
             self.judged += 1
+            if self.judged == self.limit:
+                self.begun.set()
             await self.released.wait()
             trial.right = right
             return True
@@ -114,8 +118,7 @@ async def test_right_secrets_are_not_limited_however_many_come_at_once() -> None
     """They wait for those under way, and none stays counted."""
     judge = Judge(3)
     found = asyncio.create_task(judge.attempts(20, right=True))
-    while judge.judged < 3:
-        await asyncio.sleep(0)
+    await judge.begun.wait()
     assert judge.judged == 3
     judge.released.set()
     assert await found == [True] * 20
@@ -135,8 +138,7 @@ async def test_an_attempt_waits_for_others_only_so_long() -> None:
     """A judgement that hangs refuses the others after their patience, and not for ever."""
     judge = Judge(1, patience_s=0.01)
     hanging = asyncio.create_task(judge.attempt(right=True))
-    while not judge.judged:
-        await asyncio.sleep(0)
+    await judge.begun.wait()
     assert await judge.attempt(right=True) is False
     judge.released.set()
     assert await hanging is True
@@ -147,8 +149,7 @@ async def test_an_attempt_that_is_abandoned_stays_counted() -> None:
     """Its connection ended before the verdict: it may have been a guess. Those that wait for it go on."""
     judge = Judge(1)
     abandoned = asyncio.create_task(judge.attempt(right=True))
-    while not judge.judged:
-        await asyncio.sleep(0)
+    await judge.begun.wait()
     waiting = asyncio.create_task(judge.attempt(right=True))
     await asyncio.sleep(0)
     abandoned.cancel()
