@@ -1,13 +1,13 @@
-"""Which pages of docs/ are generated, wholly or between two marks, and from what.
+"""Which pages of docs/ and which sources are generated, wholly or between two marks, and from what.
 
 Rules: a page is compared byte for byte; what a person wrote around the marks stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -33,9 +33,31 @@ def _operations() -> str:
     return _between(ROOT / "docs" / "operations.md", "metrics", render_table())
 
 
+def _contract() -> str:
+    """What the JavaScript helper has to know of the gateway's tables."""
+    from narthex.domain.endpoints import WEBSOCKETS
+    from narthex.domain.refusals import CLOSES_BY_STATUS, MAX_CLOSE_REASON_BYTES, client_closes
+
+    def record(name: str, about: str, table: Mapping[Any, int]) -> str:
+        rows = "".join(f"  {key}: {value},\n" for key, value in table.items())
+        return f"/** {about} */\nexport const {name}: Record<string, number> = {{\n{rows}}};\n"
+
+    paths = "".join(f'  "{path}",\n' for path in sorted(WEBSOCKETS, key=len, reverse=True))
+    return "\n".join(
+        (
+            "// Generated from narthex.domain.refusals and narthex.domain.endpoints by `./check --write-docs`.\n",
+            record("CLOSES_BY_CODE", "Outcome of a refused handshake → close code.", client_closes()),
+            record("CLOSES_BY_STATUS", "The same for an outcome of a newer gateway.", CLOSES_BY_STATUS),
+            f"/** Paths of a gateway's WebSocket, the longest first. */\nexport const WEBSOCKET_PATHS = [\n{paths}];\n",
+            f"/** RFC 6455 section 5.5. */\nexport const MAX_CLOSE_REASON_BYTES = {MAX_CLOSE_REASON_BYTES};\n",
+        )
+    )
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/settings.md": _settings,
     "docs/operations.md": _operations,
+    "web/packages/client/src/contract.ts": _contract,
 }
 
 

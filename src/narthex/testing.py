@@ -16,6 +16,7 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
+from narthex.domain import endpoints
 from narthex.domain.identity import Identity
 from narthex.errors import ClientError
 from narthex.ports.agents import Agent, AgentFunction
@@ -31,7 +32,7 @@ class Running:
     def __init__(self, gateway: Gateway, http: str) -> None:
         self.gateway = gateway
         self.http = http
-        self.ws = http.replace("http", "ws", 1) + "/ws"
+        self.ws = http.replace("http", "ws", 1) + endpoints.WEBSOCKET
 
     def token(self, subject: str, *, ttl_s: float = 3600.0, **identity: Any) -> str:
         """A token that this gateway admits. `identity`: more fields of `Identity` (tenant, plan, permissions).

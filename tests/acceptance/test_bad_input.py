@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -143,3 +144,29 @@ async def test_a_flood_of_commands_is_throttled_and_memory_stays(gateway: Progra
             await asyncio.wait_for(raw.recv(), 10)
     assert raw.close_code == 3013
     assert psutil.Process(gateway.process.pid).memory_info().rss - before < 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("limit", [4_096, 200_000])
+async def test_the_message_limit_is_the_same_on_every_transport(tmp_path: Path, limit: int) -> None:
+    """NARTHEX_MAX_MESSAGE_BYTES: a message of that size is answered over HTTP streaming too, one more byte refused."""
+    env = {"NARTHEX_MAX_MESSAGE_BYTES": str(limit)}
+    async with running(tmp_path, env) as program, httpx2.AsyncClient(trust_env=False) as http:
+        headers = {"Authorization": f"Bearer {await program.login('ada@example.org')}"}
+        stream = f"{program.http}/connection/http_stream"
+        large = json.dumps({"id": 1, "connect": {"name": "x" * limit}}).encode()
+        refused = await http.post(stream, content=large, headers=headers)
+        assert (refused.status_code, refused.json()["detail"]) == (400, f"A message may have {limit} bytes.")
+        if limit == 4_096:  # a URL holds no more than a head may have
+            sse = await http.get(f"{program.http}/connection/sse", params={"cf_connect": large.decode()})
+            assert (sse.status_code, sse.json()["detail"]) == (400, f"A message may have {limit} bytes.")
+        async with http.stream("POST", stream, content=b'{"id":1,"connect":{}}', headers=headers) as answer:
+            lines = answer.aiter_lines()
+            connect = json.loads(await anext(lines))["connect"]
+            frame = '{"id":2,"rpc":{"method":"echo","data":{"x":"é\\""}}}'  # both grow as a JSON string
+            frame = frame.replace("é", "é" * ((limit - len(frame.encode()) + 2) // 2 - 1), 1)
+            frame += " " * (limit - len(frame.encode()))
+            for more, status in (("", 204), (" ", 400)):
+                body = {"session": connect["session"], "node": connect["node"], "data": frame + more}
+                posted = await http.post(f"{program.http}/emulation", content=json.dumps(body))
+                assert posted.status_code == status, posted.text
+            assert json.loads(await anext(lines))["rpc"]["data"] == json.loads(frame)["rpc"]["data"]

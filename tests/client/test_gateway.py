@@ -11,8 +11,8 @@ import pytest
 
 from narthex import client
 from narthex.client.handshake import preflight_url
-from narthex.client.refusals import CLOSE_BY_CODE, from_close, from_problem
-from narthex.domain.refusals import TABLE
+from narthex.client.refusals import from_close, from_problem
+from narthex.domain.refusals import HTTP_ONLY_CLOSES, TABLE
 from narthex.errors import ClientError
 from tests.client.scripted import Scripted, problem, scripted, until
 from tests.timing import within
@@ -276,7 +276,14 @@ def test_close_codes_agree_with_the_table_of_refusals() -> None:
         said = from_problem(row.http, problem(code, row.http), None)
         assert said is not None, code
         assert said.close == row.close, code
-    assert all(TABLE[code].close == close for code, close in CLOSE_BY_CODE.items())
+    for code in HTTP_ONLY_CLOSES:
+        said = from_problem(TABLE[code].http or 0, problem(code, TABLE[code].http or 0), None)
+        assert said is not None
+        assert said.final
+    newer = from_problem(429, problem("a_code_of_next_year", 429), None)
+    assert newer is not None
+    assert not newer.final
+    assert from_problem(404, problem("not_found", 404), None) is None  # an ingress without a backend
 
 
 def test_what_is_no_refusal_of_a_gateway_is_none() -> None:

@@ -20,17 +20,16 @@ from narthex.app.services import COMMAND_TIMEOUT_S, ConnectionServices, Subscrip
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError, NarthexError
-from narthex.ports.edge import Socket
+from narthex.ports.edge import HIGH_MARK_BYTES, Socket
 from narthex.protocol import codes
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import PING, encode_error
 from narthex.protocol.session import NEVER, Asked, Phase, Session, SessionFault
 
 IN_FLIGHT_LIMIT: Final = 64  # commands of one connection under way: a whole burst of a page that just loaded
-DRAIN_BYTES: Final = 16_384  # of a backlog, joined into one write: a quarter of what makes a client lag
+DRAIN_BYTES: Final = HIGH_MARK_BYTES // 4  # of a backlog, joined into one write
 HELD_LIMIT: Final = 64  # commands batched behind connect
 
-_INAPPROPRIATE: Final = codes.Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
 _PING_MESSAGE: Final = Prepared(PING)
 _NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(temporary=True)  # SDKs try again once connected
 
@@ -103,7 +102,7 @@ class Connection:
     def message(self, data: bytes, *, binary: bool) -> None:
         """See `Receiver`."""
         if binary:
-            self.close(_INAPPROPRIATE)
+            self.close(codes.INAPPROPRIATE)
             return
         try:
             asked = self.session.receive(data, self.services.timers.now())
@@ -184,7 +183,7 @@ class Connection:
     def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
         """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
         if disconnect is codes.STALE and self.seed.admit.inert == "expired":
-            return codes.Disconnect(3500, "token_expired: no fresh token came in time")
+            return codes.NO_FRESH_TOKEN
         return disconnect
 
     def _schedule(self) -> None:

@@ -22,6 +22,7 @@ from narthex.app.handshake_record import Decisions, Record
 from narthex.app.in_band import InBand
 from narthex.app.seats import Seats
 from narthex.app.seed import Seed
+from narthex.domain import endpoints
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.admission import AdmissionPolicy, Admit, admit, preliminary, weigh
 from narthex.domain.refusals import Refusal
@@ -129,14 +130,12 @@ class FrontDoor:
         )
         socket = Route("websocket", new_receiver)
         self._routes = {
-            "/ws": socket,
-            "/websocket": socket,
-            "/connection/websocket": socket,
-            "/connection/http_stream": Route("http_stream", new_receiver),
-            "/connection/sse": Route("sse", new_receiver),
+            **dict.fromkeys(endpoints.WEBSOCKETS, socket),
+            endpoints.HTTP_STREAM: Route("http_stream", new_receiver),
+            endpoints.SSE: Route("sse", new_receiver),
         }
         if new_echo is not None:
-            self._routes["/ws/conformance"] = Route("conformance", new_echo, "conformance", proven=True)
+            self._routes[endpoints.CONFORMANCE] = Route("conformance", new_echo, "conformance", proven=True)
 
     # -- Gate ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from narthex.cli.given import given_headers, given_token, seconds_of, usage, wri
 from narthex.doctor import canary
 from narthex.doctor.observations import Step
 from narthex.doctor.target import Target, parse_target
+from narthex.domain import endpoints
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 
 
@@ -55,7 +56,7 @@ def probe(
         writable(prometheus, "metrics")
         target = parse_target(url)
         runner = _Runner(
-            target if target.path_given else msgspec.structs.replace(target, path="/ws"),
+            target if target.path_given else msgspec.structs.replace(target, path=endpoints.WEBSOCKET),
             token=source,
             headers=given_headers(header),
             every_s=max(0.1, seconds_of("every", every)),

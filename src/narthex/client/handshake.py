@@ -9,11 +9,9 @@ only that the transport closed; here the refusal is read out of the failed attem
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable
-from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
@@ -21,6 +19,7 @@ from centrifuge import UnauthorizedError
 from websockets.exceptions import InvalidStatus
 
 from narthex.client.refusals import Refused, SignedOut, from_problem
+from narthex.domain.endpoints import prefix_of
 
 
 class TokenFailed(Exception):
@@ -29,8 +28,6 @@ class TokenFailed(Exception):
 
 TokenSource = Callable[[], str | Awaitable[str | None] | None]
 """Gives a token for the next attempt, plain or awaited; `""` or None: none. `SignedOut` ends the trying."""
-
-_ENDPOINT: Final = re.compile(r"/(ws|websocket|connection/websocket)/?$")
 
 
 class Credentials:
@@ -74,7 +71,7 @@ def preflight_url(url: str) -> str:
     """`/ws/preflight` beside a WebSocket endpoint."""
     parts = urlsplit(url)
     scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
-    return urlunsplit((scheme, parts.netloc, _ENDPOINT.sub("", parts.path) + "/ws/preflight", "", ""))
+    return urlunsplit((scheme, parts.netloc, prefix_of(parts.path) + "/ws/preflight", "", ""))
 
 
 class Preflight:

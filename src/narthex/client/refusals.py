@@ -2,7 +2,7 @@
 
 Not here: when to ask (`handshake`). A refusal comes as problem+json (RFC 9457) in the answer to the refused
 upgrade or from `/ws/preflight`, or as a close code with the reason `code: text`. The close codes are those of
-the gateway's table and of the Centrifuge client protocol: 3500-3999 and 4500-4999 are final.
+the gateway's own table, `domain.refusals`.
 """
 
 from __future__ import annotations
@@ -11,28 +11,10 @@ import json
 import re
 from typing import Final
 
+from narthex.domain.refusals import CLOSES_BY_STATUS, client_closes, is_final
 from narthex.errors import ClientError, DependencyError
 
-CLOSE_BY_CODE: Final = {
-    "connection_limit": 4004,
-    "rate_limited": 3013,
-    "starting": 4001,
-    "auth_unavailable": 4002,
-    "overloaded": 4003,
-    "draining": 3001,
-}
-"""Outcomes whose HTTP status alone does not say the close code. The same as `domain.refusals`; tested."""
-
-_CLOSE_BY_STATUS: Final = {
-    400: 3501,
-    401: 3500,
-    403: 3507,
-    404: 3508,
-    426: 3508,
-    429: 3013,
-    431: 3501,
-    503: 4003,
-}
+_CLOSES: Final = client_closes()
 _CODE: Final = re.compile(r"^([a-z][a-z0-9_]{1,40}): (.*)$", re.DOTALL)
 _REMEDIES: Final = {
     "auth_required": "Give `connect` a get_token, or headers that prove who you are.",
@@ -98,11 +80,6 @@ class Unreachable(DependencyError):
         self.last = last
 
 
-def is_final(close: int) -> bool:
-    """Whether a close code tells SDKs not to come back."""
-    return 3500 <= close < 4000 or 4500 <= close < 5000
-
-
 def from_problem(status: int, body: bytes, retry_after: str | None) -> Refused | None:
     """Read an answer's problem+json; None when it is no refusal of a narthex gateway (a proxy's page, a bug)."""
     try:
@@ -112,7 +89,7 @@ def from_problem(status: int, body: bytes, retry_after: str | None) -> Refused |
     if not isinstance(problem, dict) or not isinstance(problem.get("code"), str) or not problem["code"]:
         return None
     code: str = problem["code"]
-    close = CLOSE_BY_CODE.get(code) or _CLOSE_BY_STATUS.get(status, 0)
+    close = _CLOSES.get(code) or CLOSES_BY_STATUS.get(status)
     if not close:
         return None
 

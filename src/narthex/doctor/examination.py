@@ -32,6 +32,7 @@ from narthex.doctor.observations import (
     Observations,
 )
 from narthex.doctor.target import Target
+from narthex.domain import endpoints
 
 REPEATS: Final = 4  # more handshakes of the same kind: 1 of 2 bad instances shows with 15 of 16
 SETTLE_S: Final = (
@@ -267,7 +268,7 @@ class _Examination:
         if answer[1].get("beacon") == "narthex":
             self._note(gateway=Gateway(beacon=answer[1]))
             if not self.target.path_given:
-                self.target = msgspec.structs.replace(self.target, path="/ws")
+                self.target = msgspec.structs.replace(self.target, path=endpoints.WEBSOCKET)
                 self.line = self._line()
                 self._note(url=self.target.shown)
 

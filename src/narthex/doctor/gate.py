@@ -23,6 +23,7 @@ from narthex.doctor.live import Refused, open_socket
 from narthex.doctor.observations import Attempt, Exchange
 from narthex.doctor.runs import Session, follow_run
 from narthex.doctor.target import Target
+from narthex.domain import endpoints
 
 DEADLINE_S: Final = 55.0  # under the minute that pipelines are promised
 ECHOES: Final = 20
@@ -95,7 +96,7 @@ async def examine_gate(
 class _Gate:
     def __init__(self, target: Target, options: GateOptions, progress: Progress) -> None:
         if not target.path_given:
-            target = msgspec.structs.replace(target, path="/ws")
+            target = msgspec.structs.replace(target, path=endpoints.WEBSOCKET)
         self.target = target
         self.options = options
         self.progress = progress

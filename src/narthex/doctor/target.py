@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from narthex.domain.endpoints import prefix_of
 from narthex.domain.environment import is_loopback
 from narthex.errors import ClientError
 
@@ -19,7 +20,6 @@ SCHEMES: Final = {"ws": False, "http": False, "wss": True, "https": True}
 _CREDENTIAL_NAMES: Final = frozenset(
     {"token", "access_token", "jwt", "auth", "authorization", "key", "api_key"}
 )
-_ENDPOINT: Final = re.compile(r"/(ws|websocket|connection/websocket)/?$")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def beside(self, name: str) -> str:
         """The path of a narthex's other routes: `beside("health")` is `/ws/health`, below the same prefix."""
-        return f"{_ENDPOINT.sub('', self.path).rstrip('/')}/ws/{name}"
+        return f"{prefix_of(self.path)}/ws/{name}"
 
 
 def parse_target(url: str) -> Target:

@@ -151,6 +151,19 @@ WWW_AUTHENTICATE_ERRORS: Final[dict[str, str]] = {
 }
 
 
+HTTP_ONLY_CLOSES: Final = {"no_route": 3508, "upgrade_required": 3508, "head_too_large": 3501}
+"""The close code that a client gives an attempt which was refused before a WebSocket could say why."""
+
+CLOSES_BY_STATUS: Final = {400: 3501, 401: 3500, 403: 3507, 429: 3013, 503: 4003}
+"""The same for a code that the client does not know, because the gateway is newer."""
+
+
+def client_closes() -> dict[str, int]:
+    """Close codes by the codes of refused handshakes."""
+    said = {code: row.close for code, row in TABLE.items() if row.http is not None and row.close is not None}
+    return {code: close for code, close in (said | HTTP_ONLY_CLOSES).items() if close >= 3000}
+
+
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The reason why a client is refused.
 
@@ -207,6 +220,11 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Close code and reason `code: text`, plain text of at most 123 bytes (SDKs parse JSON reasons)."""
         row = self.row
         return row.close or 1008, close_reason(self.code, self.detail or row.title)
+
+
+def is_final(close: int) -> bool:
+    """Whether a close code tells SDKs not to come back (Centrifuge client protocol)."""
+    return 3500 <= close < 4000 or 4500 <= close < 5000
 
 
 def close_reason(code: str, text: str) -> str:

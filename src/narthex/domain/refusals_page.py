@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from narthex.domain.refusals import TABLE, WWW_AUTHENTICATE_ERRORS
+from narthex.domain.refusals import TABLE, WWW_AUTHENTICATE_ERRORS, is_final
 
 _HEAD: Final = """# Refusals
 
@@ -48,7 +48,7 @@ def refusals_page() -> str:
 def _again(http: int | None, close: int | None) -> str:
     """Whether trying the same again can help."""
     if close is not None and close >= 3000:
-        return "yes" if close < 3500 or 4000 <= close < 4500 else "no"
+        return "no" if is_final(close) else "yes"
     return "yes" if http in (408, 429, 503) else "no"
 
 

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx2
 import msgspec
 
+from narthex.domain import endpoints
 from narthex.e2e.person import Person, RpcFault
 from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.traffic import current
@@ -84,7 +85,7 @@ class World:
         issuer_url: str = "",
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self.ws_url = self.base_url.replace("http", "ws", 1) + "/ws"
+        self.ws_url = self.base_url.replace("http", "ws", 1) + endpoints.WEBSOCKET
         self.environment = environment
         self.proof = proof
         self.test_run = test_run or f"run-{uuid.uuid4().hex[:12]}"

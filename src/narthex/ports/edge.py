@@ -15,6 +15,15 @@ import msgspec
 from narthex.domain.refusals import Refusal
 from narthex.protocol.framing import Framing, Prepared
 
+HIGH_MARK_BYTES: Final = 64 * 1024
+"""A socket with more than so many bytes that the kernel was not given is not writable …"""
+
+LOW_MARK_BYTES: Final = 16 * 1024
+"""… until it has at most so many."""
+
+CLOSE_S: Final = 5.0
+"""A client has so long to read why it was closed; then its connection is dropped."""
+
 ABORT: Final = "narthex.abort"
 """ASGI extension of the edge: `{"abort": call}` drops the request's connection at once."""
 

@@ -1,12 +1,15 @@
 """Error and disconnect codes of the Centrifuge client protocol, in their published meaning.
 
 Errors answer one command and keep the connection; disconnects end it: 3000-3499 and 4000-4499 make SDKs
-reconnect, 3500-3999 and 4500-4999 are final. Which refusal closes with which code is `domain.refusals`'.
+reconnect, 3500-3999 and 4500-4999 are final. Which refusal closes with which code is `domain.refusals`'; the numbers
+here are those that end a connection for another reason than a refusal.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
+
+from narthex.domain.refusals import Refusal, is_final
 
 
 class ReplyError(NamedTuple):
@@ -41,21 +44,30 @@ class Disconnect(NamedTuple):
     @property
     def reconnect(self) -> bool:
         """Whether SDKs come back after it."""
-        return 3000 <= self.code < 3500 or 4000 <= self.code < 4500
+        return self.code >= 3000 and not is_final(self.code)
+
+    @classmethod
+    def refusing(cls, code: str, detail: str = "") -> Disconnect:
+        """With the close code of a refusal, and its title unless `detail` says more."""
+        return cls(*Refusal(code=code, detail=detail).close())
 
 
 NORMAL: Final = Disconnect(1000, "")
-SHUTDOWN: Final = Disconnect(3001, "draining: the gateway is shutting down")
 SERVER_ERROR: Final = Disconnect(3004, "internal: something failed on the server; reconnect")
-TOKEN_LIFE_ENDED: Final = Disconnect(3005, "expired: the token expired on the live connection")
-SLOW: Final = Disconnect(3008, "slow: the client reads too slowly")
-INSUFFICIENT_STATE: Final = Disconnect(3010, "insufficient_state: the position in a channel was lost")
 FORCE_RECONNECT: Final = Disconnect(3011, "force_reconnect: connect again")
-NO_PONG: Final = Disconnect(3012, "no_pong: no pong came in time")
-TOO_MANY_COMMANDS: Final = Disconnect(3013, "rate_limited: too many commands")
-INVALID_TOKEN: Final = Disconnect(3500, "auth_required: send a token in the connect command")
-BAD_FRAME: Final = Disconnect(3501, "bad_request: the frame is not a command; see docs/protocol.md")
-STALE: Final = Disconnect(3502, "silence: no credential came in time")
 FORCED: Final = Disconnect(3503, "disconnected: by the server")
 CHANNEL_LIMIT: Final = Disconnect(3505, "channel_limit: too many subscriptions")
-BUG: Final = Disconnect(1011, "internal: a bug in narthex")
+INAPPROPRIATE: Final = Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
+
+SHUTDOWN: Final = Disconnect.refusing("draining")
+TOKEN_LIFE_ENDED: Final = Disconnect.refusing("expired")
+SLOW: Final = Disconnect.refusing("slow")
+INSUFFICIENT_STATE: Final = Disconnect.refusing("insufficient_state")
+NO_PONG: Final = Disconnect.refusing("no_pong")
+TOO_MANY_COMMANDS: Final = Disconnect.refusing("rate_limited", "too many commands")
+INVALID_TOKEN: Final = Disconnect.refusing("auth_required", "send a token in the connect command")
+NO_FRESH_TOKEN: Final = Disconnect.refusing("token_expired", "no fresh token came in time")
+REVOKED: Final = Disconnect.refusing("token_revoked", "sign in again")
+BAD_FRAME: Final = Disconnect.refusing("bad_request", "the frame is not a command; see docs/protocol.md")
+STALE: Final = Disconnect.refusing("silence")
+BUG: Final = Disconnect.refusing("internal")

@@ -24,19 +24,29 @@ from starlette.types import Receive, Scope, Send
 
 from narthex.app.attempts import Attempts
 from narthex.domain.addresses import bucket
+from narthex.domain.endpoints import EMULATION, HTTP_STREAM, SSE
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
-from narthex.ports.edge import ABORT, Deny, Gate, Lane, Receiver, RequestHead, Underway
+from narthex.ports.edge import (
+    ABORT,
+    CLOSE_S,
+    HIGH_MARK_BYTES,
+    LOW_MARK_BYTES,
+    Deny,
+    Gate,
+    Lane,
+    Receiver,
+    RequestHead,
+    Underway,
+)
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
 from narthex.web.bodies import bounded_body
 from narthex.web.problems import problem
 
-HIGH_MARK: Final = 64 * 1024  # bytes buffered before the client counts as lagging, as on a WebSocket
-LOW_MARK: Final = 16 * 1024
-MAX_BODY: Final = 64 * 1024  # a message's size on a WebSocket
-CLOSE_S: Final = 5.0  # for the client to read why it was closed, as on a WebSocket; then it is dropped
+ENVELOPE_BYTES: Final = 1024  # of an /emulation body, beside the message
+ESCAPED: Final = 3  # times its size is what a message takes as a JSON string: `é` is 2 bytes, `\u00e9` is 6
 FORWARDS: Final = 600  # per address and window: a connection's 60 commands a second
 FORWARDS_WINDOW_S: Final = 10.0
 FORWARDERS: Final = 1_000  # addresses remembered: 5 MB at 8 bytes a command; the oldest go first
@@ -83,7 +93,7 @@ class StreamSocket:
         self._parts.append(frames)
         self._size += len(frames)
         self._ready.set()
-        if self._size > HIGH_MARK and not self._paused:
+        if self._size > HIGH_MARK_BYTES and not self._paused:
             self._paused = True
             self.receiver.writable(False)
 
@@ -130,7 +140,7 @@ class StreamSocket:
                     yield b"".join(parts)
                     self._taken += sum(map(len, parts))
                     self._size = sum(map(len, self._parts))
-                    if self._paused and self._size <= LOW_MARK:
+                    if self._paused and self._size <= LOW_MARK_BYTES:
                         self._paused = False
                         self.receiver.writable(True)
                 if self._ended is not None and not self._parts:
@@ -176,6 +186,7 @@ class Fallbacks:
         gate: admits.
         node: this one's name.
         broadcast: passes a command on to the node that has its stream.
+        message_bytes: the largest message of a client, as on a WebSocket.
         cors: headers by which a page of an allowed origin may read an answer.
         cors_preflight: the answer to a browser's OPTIONS.
         address: the client's, of a request.
@@ -189,6 +200,7 @@ class Fallbacks:
         node: str,
         broadcast: Broadcast,
         *,
+        message_bytes: int,
         cors: Callable[[Request], dict[str, str]],
         cors_preflight: Callable[[Request, Iterable[str]], Response],
         address: Callable[[Request], str],
@@ -200,6 +212,7 @@ class Fallbacks:
         self._cors_preflight = cors_preflight
         self._node = node
         self._broadcast = broadcast
+        self._message_bytes = message_bytes
         self._cors = cors
         self._address = address
         self._now = now
@@ -209,12 +222,12 @@ class Fallbacks:
     def routes(self) -> list[BaseRoute]:
         """Starlette routes."""
         return [
-            Route("/connection/http_stream", self.http_stream, methods=["POST"]),
-            Route("/connection/sse", self.sse, methods=["GET"]),
-            Route("/emulation", self.emulation, methods=["POST"]),
+            Route(HTTP_STREAM, self.http_stream, methods=["POST"]),
+            Route(SSE, self.sse, methods=["GET"]),
+            Route(EMULATION, self.emulation, methods=["POST"]),
             # SDKs post JSON, so a browser asks first when the page is of another origin
-            Route("/connection/http_stream", self._asked_first, methods=["OPTIONS"]),
-            Route("/emulation", self._asked_first, methods=["OPTIONS"]),
+            Route(HTTP_STREAM, self._asked_first, methods=["OPTIONS"]),
+            Route(EMULATION, self._asked_first, methods=["OPTIONS"]),
         ]
 
     def control(self, message: Control) -> None:
@@ -229,9 +242,9 @@ class Fallbacks:
 
     async def http_stream(self, request: Request) -> Response:
         """POST with the connect command as its body; newline-delimited JSON comes back for as long as it lasts."""
-        body = await bounded_body(request, MAX_BODY)
+        body = await bounded_body(request, self._message_bytes)
         if body is None:
-            return self._refused(request, Refusal(code="bad_request", detail="The body is over 64 KB."))
+            return self._refused(request, self._too_large())
         return await self._stream(request, Framing.HTTP_STREAM, body, "application/json")
 
     async def sse(self, request: Request) -> Response:
@@ -245,6 +258,8 @@ class Fallbacks:
             )
             trace_id = self._gate.refused_early(refusal, head_of(request))
             return self._refused(request, refusal, trace_id)
+        if len(command) > self._message_bytes:
+            return self._refused(request, self._too_large())
         return await self._stream(request, Framing.SSE, command, "text/event-stream")
 
     async def _stream(self, request: Request, framing: Framing, first: bytes, media: str) -> Response:
@@ -271,12 +286,16 @@ class Fallbacks:
         refused = self._origin(request)  # the stream's session id is a credential too
         if refused is not None:
             return self._refused(request, refused)
-        body = await bounded_body(request, MAX_BODY)
+        body = await bounded_body(request, ESCAPED * self._message_bytes + ENVELOPE_BYTES)
+        if body is None:
+            return self._refused(request, self._too_large())
         try:
-            posted = msgspec.json.decode(body or b"", type=Emulated)
+            posted = msgspec.json.decode(body, type=Emulated)
         except (msgspec.DecodeError, RecursionError):
             refusal = Refusal(code="bad_request", detail="The body is not {session, node, data}.")
             return self._refused(request, refusal)
+        if len(posted.data.encode()) > self._message_bytes:
+            return self._refused(request, self._too_large())
         if posted.node and posted.node != self._node:
             return await self._forward(request, posted)
         stream = self._streams.get(posted.session)
@@ -300,6 +319,9 @@ class Fallbacks:
         data: dict[str, object] = {"session": posted.session, "data": posted.data}
         await self._broadcast(Control("emulation", data, posted.node))
         return Response(status_code=204, headers=self._cors(request))
+
+    def _too_large(self) -> Refusal:
+        return Refusal(code="bad_request", detail=f"A message may have {self._message_bytes} bytes.")
 
     def _refused(self, request: Request, refusal: Refusal, trace_id: str = "") -> Response:
         return problem(refusal, trace_id, headers=self._cors(request))

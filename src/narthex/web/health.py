@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from narthex.app.health import UNHEALTHY, Health
+from narthex.domain import endpoints
 from narthex.domain.origins import OriginPolicy
 from narthex.domain.refusals import Refusal
 from narthex.web.access import Access
@@ -165,10 +166,10 @@ def client_config(
         "environment": environment,
         "protocol": BEACON["wire"],
         "paths": {
-            "websocket": "/ws",
-            "http_stream": "/connection/http_stream",
-            "sse": "/connection/sse",
-            "emulation": "/emulation",
+            "websocket": endpoints.WEBSOCKET,
+            "http_stream": endpoints.HTTP_STREAM,
+            "sse": endpoints.SSE,
+            "emulation": endpoints.EMULATION,
             "preflight": "/ws/preflight",
             "ticket": "/ws/ticket",
             "health": "/ws/health",

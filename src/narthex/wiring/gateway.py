@@ -23,6 +23,7 @@ from narthex.adapters.telemetry.logging import (
     is_unconfigured,
     mask_records,
 )
+from narthex.domain import endpoints
 from narthex.domain.addresses import TrustedProxies, client_of
 from narthex.domain.descriptors import Capacity, capacity
 from narthex.errors import ConfigError, DependencyError
@@ -238,13 +239,10 @@ class Gateway:
 
 
 def _rules(settings: Settings, routes: Sequence[BaseRoute] = ()) -> HeadRules:
-    paths = {"/ws", "/websocket", "/connection/websocket"}
-    if settings.policy.conformance:
-        paths.add("/ws/conformance")
-    hosts = settings.hosts
+    echo = [endpoints.CONFORMANCE] if settings.policy.conformance else []
     return HeadRules(
-        allowed_host=hosts.allows,
-        websocket_paths=frozenset(paths),
+        allowed_host=settings.hosts.allows,
+        websocket_paths=frozenset([*endpoints.WEBSOCKETS, *echo]),
         mounted=(lambda path: takes_websocket(routes, path)) if routes else None,
     )
 

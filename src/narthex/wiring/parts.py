@@ -58,7 +58,7 @@ from narthex.ports.credentials import Revocation
 from narthex.ports.edge import Receiver
 from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
-from narthex.protocol.codes import FORCE_RECONNECT, Disconnect
+from narthex.protocol.codes import FORCE_RECONNECT, REVOKED
 from narthex.protocol.session import LIFE_STEP_S, SessionLimits
 from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
@@ -388,7 +388,7 @@ class Parts:
     def _close_revoked(self) -> None:
         """Close what is covered now: every live socket is asked, because a jti names no user."""
         self._closing_revoked = None
-        disconnect = Disconnect(3500, "token_revoked: sign in again")
+        disconnect = REVOKED
         for connection in self.services.registry:
             # The seed's: whoever was admitted and has not said `connect` yet must not do so with a revoked token.
             identity = connection.identity or connection.seed.identity

@@ -32,6 +32,7 @@ from narthex.app.provider import Provider
 from narthex.app.rates import Rates
 from narthex.app.runs.attendance import workers_check
 from narthex.app.sign_in import SignIn
+from narthex.domain import endpoints
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from narthex.web import e2e, pages, preflight, tickets
@@ -88,6 +89,7 @@ class Site:
             parts.door,
             parts.node,
             parts.broker.control,
+            message_bytes=limits.max_message_bytes,
             cors=self.http.cors,
             cors_preflight=self.http.cors_preflight,
             address=self.http.address,
@@ -266,7 +268,7 @@ class Site:
 
         def config(request: Request) -> Mapping[str, object]:
             facts = self.http.facts(request)
-            return body | {"url": facts.base_url.replace("http", "ws", 1) + "/ws"}
+            return body | {"url": facts.base_url.replace("http", "ws", 1) + endpoints.WEBSOCKET}
 
         return HealthPages(
             self.health,

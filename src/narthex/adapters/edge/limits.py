@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import msgspec
 
+from narthex.domain.limits import Limits
+from narthex.ports.edge import CLOSE_S, HIGH_MARK_BYTES, LOW_MARK_BYTES
+
 KIB = 1024
 MIB = 1024 * KIB
+_LIMITS = Limits()
 
 
 class MessageLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,11 +31,11 @@ class MessageLimits(msgspec.Struct, frozen=True, kw_only=True):
             is its output; the app bounds its own pending bytes and needs to see pongs and closes meanwhile.
     """
 
-    message_bytes: int = 64 * KIB
-    fragments: int = 1024
-    inflated_ratio: int = 10
-    inflated_bytes: int = MIB
-    control_per_s: int = 20
+    message_bytes: int = _LIMITS.max_message_bytes
+    fragments: int = _LIMITS.max_fragments
+    inflated_ratio: int = _LIMITS.max_inflation_ratio
+    inflated_bytes: int = _LIMITS.max_inflated_bytes
+    control_per_s: int = int(_LIMITS.control_frames_per_s)
     deflate: bool = False
     hold_when_full: bool = False
 
@@ -82,22 +86,22 @@ class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
         conformance: limits of `/ws/conformance`.
     """
 
-    handshake_s: float = 10.0
-    head_bytes: int = 16 * KIB
-    headers: int = 100
+    handshake_s: float = _LIMITS.handshake_timeout_s
+    head_bytes: int = _LIMITS.max_head_bytes
+    headers: int = _LIMITS.max_headers
     early_bytes: int = 64 * KIB
     body_s: float = 30.0
     keep_alive_s: int = 75
     pipelined: int = 16
-    close_s: float = 5.0
+    close_s: float = CLOSE_S
     linger_s: float = 2.0
     linger_bytes: int = MIB
     connections: int = 21_000
     connections_per_address: int = 21_000
     write_s: float = 20.0
     send_buffer_bytes: int = 128 * KIB
-    write_high_bytes: int = 64 * KIB
-    write_low_bytes: int = 16 * KIB
+    write_high_bytes: int = HIGH_MARK_BYTES
+    write_low_bytes: int = LOW_MARK_BYTES
     app: MessageLimits = MessageLimits()
     conformance: MessageLimits = CONFORMANCE
 

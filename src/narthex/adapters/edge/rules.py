@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from narthex.adapters.edge.head import Fields, authority, malformed
+from narthex.domain import endpoints
 from narthex.domain.origins import served_to_probes
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import RequestHead
@@ -49,7 +50,7 @@ class HeadRules(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     allowed_host: AllowedHost
-    websocket_paths: frozenset[str] = frozenset({"/ws", "/websocket", "/connection/websocket"})
+    websocket_paths: frozenset[str] = frozenset(endpoints.WEBSOCKETS)
     any_host_paths: frozenset[str] = frozenset({"/livez", "/readyz"})
     mounted: Callable[[str], bool] | None = None
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from narthex.domain import endpoints
 from narthex.e2e.person import Person, RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
 from narthex.e2e.skipping import SkipScenario
@@ -18,7 +19,7 @@ COUNTED_S: Final = 10.0
 
 
 def _way(url: str) -> str:
-    return url.replace("http", "ws", 1) + "/ws"
+    return url.replace("http", "ws", 1) + endpoints.WEBSOCKET
 
 
 @scenario(Category.INTEGRATION)

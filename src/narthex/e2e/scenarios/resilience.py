@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from narthex.domain import endpoints
 from narthex.e2e.person import Person
 from narthex.e2e.scenario import Category, scenario
 from narthex.e2e.scenarios.startup_resilience import let_in
@@ -91,7 +92,7 @@ async def a_flood_of_commands_is_bounded(world: World) -> None:
 async def an_idle_device_comes_back_after_kill_9(world: World) -> None:
     """Its gateway is killed; through the other it finds its thread, and both gateways serve in the end."""
     gateways = world.need_gateways()
-    async with world.person(url=gateways[1].url.replace("http", "ws", 1) + "/ws") as ada:
+    async with world.person(url=gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET) as ada:
         thread = await ada.thread("idle")
         await ada.ask("echo before", thread)
         world.kill(gateways[1])
@@ -103,7 +104,9 @@ async def an_idle_device_comes_back_after_kill_9(world: World) -> None:
             await back.close()
         finally:
             await gateways[1].again()
-    again = await Person.knock(gateways[1].url.replace("http", "ws", 1) + "/ws", await world.headers())
+    again = await Person.knock(
+        gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET, await world.headers()
+    )
     await again.connect()
     await again.close()
 
@@ -112,7 +115,7 @@ async def an_idle_device_comes_back_after_kill_9(world: World) -> None:
 async def an_orphaned_run_ends_by_name(world: World) -> None:
     """A run whose gateway is killed and stays away ends with RUN_ERROR owner_lost within 15 s, on the other gateway."""
     gateways = world.need_gateways()
-    here, there = (gateway.url.replace("http", "ws", 1) + "/ws" for gateway in gateways[:2])
+    here, there = (gateway.url.replace("http", "ws", 1) + endpoints.WEBSOCKET for gateway in gateways[:2])
     async with world.person(url=here) as one, world.person(url=there) as two:
         thread = await two.thread("orphan")
         await one.follow(thread, offset=0)

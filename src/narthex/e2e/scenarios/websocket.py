@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from narthex.domain import endpoints
 from narthex.e2e.person import Person, Refused
 from narthex.e2e.scenario import Category, scenario
 from narthex.e2e.world import World
@@ -13,8 +14,8 @@ from narthex.e2e.world import World
 @scenario(Category.WEBSOCKET)
 async def every_alias_is_the_same_door(world: World) -> None:
     """/ws, /websocket and /connection/websocket admit alike."""
-    for path in ("/ws", "/websocket", "/connection/websocket"):
-        url = world.ws_url.removesuffix("/ws") + path
+    for path in endpoints.WEBSOCKETS:
+        url = world.ws_url.removesuffix(endpoints.WEBSOCKET) + path
         async with world.person(url=url) as ada:
             assert await ada.rpc("echo", path=path) == {"path": path}
 

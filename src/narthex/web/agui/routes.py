@@ -22,6 +22,7 @@ from narthex.app.chat import derived_id
 from narthex.app.connection import Connection
 from narthex.app.services import ConnectionServices
 from narthex.app.starting import start_run
+from narthex.domain import endpoints
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import TABLE, Refusal
@@ -42,7 +43,7 @@ from narthex.web.problems import client_error, problem
 
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
 STARTS_WITHIN_S: Final = 10.0  # as any command (app/services)
-_ADMITTED_AS: Final = "/connection/sse"  # the gate's name of what this is: a stream of server-sent events
+_ADMITTED_AS: Final = endpoints.SSE  # the gate's name of what this is: a stream of server-sent events
 _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
 Work = Callable[[Connection, Identity], Awaitable[tuple[Run, Position]]]
 

@@ -3,6 +3,8 @@
  * as problem+json (RFC 9457) from `/ws/preflight`, or as a close code with the reason `code: text`.
  */
 
+import { CLOSES_BY_CODE, CLOSES_BY_STATUS, MAX_CLOSE_REASON_BYTES } from "./contract.ts";
+
 /** A refusal as a person or a program can act on it. */
 export interface Refusal {
   /** Such as `token_expired`; `unreachable` and `handshake_blocked` are the helper's own. */
@@ -21,18 +23,6 @@ export interface Refusal {
   retries: boolean;
 }
 
-/** Outcome → close code, where the HTTP status alone does not say it. The same table as the gateway's. */
-const CLOSE_BY_CODE: Record<string, number> = {
-  connection_limit: 4004,
-  rate_limited: 3013,
-  starting: 4001,
-  auth_unavailable: 4002,
-  overloaded: 4003,
-  draining: 3001,
-};
-
-const CLOSE_BY_STATUS: Record<number, number> = { 400: 3501, 401: 3500, 403: 3507, 429: 3013, 503: 4003 };
-
 /** Whether SDKs come back after this close code (Centrifuge client protocol: 3500-3999 and 4500-4999 are final). */
 export function reconnects(close: number): boolean {
   return !((close >= 3500 && close < 4000) || (close >= 4500 && close < 5000));
@@ -41,7 +31,7 @@ export function reconnects(close: number): boolean {
 /** The close code of a refused preflight; 0 when its status says nothing about admission. */
 export function closeCodeFor(code: string, status: number): number {
   // `code` comes from outside: `constructor` is no row of the table.
-  return (Object.hasOwn(CLOSE_BY_CODE, code) ? CLOSE_BY_CODE[code] : CLOSE_BY_STATUS[status]) ?? 0;
+  return (Object.hasOwn(CLOSES_BY_CODE, code) ? CLOSES_BY_CODE[code] : CLOSES_BY_STATUS[status]) ?? 0;
 }
 
 /** Read a problem+json answer. Null when it is no refusal of ours (a proxy's page, a bug). */
@@ -83,10 +73,10 @@ export function refusalFromClose(close: number, reason: string): Refusal | null 
   };
 }
 
-/** `code: text`, cut to the 123 bytes of a close reason at a character boundary. */
+/** `code: text`, cut to the bytes of a close reason at a character boundary. */
 export function closeReason(refusal: Refusal): string {
   const encoder = new TextEncoder();
   let text = `${refusal.code}: ${refusal.detail || refusal.title}`;
-  while (encoder.encode(text).length > 123) text = Array.from(text).slice(0, -1).join("");
+  while (encoder.encode(text).length > MAX_CLOSE_REASON_BYTES) text = Array.from(text).slice(0, -1).join("");
   return text;
 }

@@ -6,6 +6,7 @@
  * 1006, so that the SDK retries; every wait is bounded by `timeoutMs`.
  */
 
+import { WEBSOCKET_PATHS } from "./contract.ts";
 import { closeReason, refusalFromClose, refusalFromProblem, type Refusal } from "./refusal.ts";
 
 /** Throw this from `getToken` when there is nobody signed in: the SDK then stops instead of retrying for ever. */
@@ -219,7 +220,9 @@ export class NarthexSocket {
     if (this.#options.preflightUrl !== undefined) return String(this.#options.preflightUrl);
     const url = new URL(this.url);
     url.protocol = url.protocol === "wss:" ? "https:" : "http:";
-    url.pathname = url.pathname.replace(/\/(ws|websocket|connection\/websocket)\/?$/, "") + "/ws/preflight";
+    const path = url.pathname.replace(/\/$/, "");
+    const endpoint = WEBSOCKET_PATHS.find((name) => path.endsWith(name)) ?? "";
+    url.pathname = path.slice(0, path.length - endpoint.length) + "/ws/preflight";
     url.search = "";
     return url.href;
   }

@@ -1,0 +1,26 @@
+"""The paths of the gateway's wire endpoints, for every part that serves, calls or recognises them.
+
+Not here: the pages and the HTTP API, whose routes stand with their handlers (`web/`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+WEBSOCKET: Final = "/ws"
+WEBSOCKETS: Final = (WEBSOCKET, "/websocket", "/connection/websocket")
+"""Paths that upgrade; SDKs and other gateways' clients have each of them as their habit."""
+
+CONFORMANCE: Final = "/ws/conformance"
+HTTP_STREAM: Final = "/connection/http_stream"
+SSE: Final = "/connection/sse"
+EMULATION: Final = "/emulation"
+
+
+def prefix_of(path: str) -> str:
+    """The path below which a gateway is mounted, of the path of its WebSocket: `/chat` of `/chat/ws/`."""
+    path = path.removesuffix("/")
+    for endpoint in sorted(WEBSOCKETS, key=len, reverse=True):
+        if path.endswith(endpoint):
+            return path.removesuffix(endpoint)
+    return path
