@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from narthex.doctor.canary import one_round
+from narthex.doctor.conversation import Connections
 from narthex.doctor.documents import json_object, member, objects, url_parts
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.gate import GateOptions, examine_gate
@@ -97,6 +98,22 @@ async def test_answers_of_another_shape_end_no_examination(says: list[str]) -> N
         assert {"health", "admitted with the token", "run", "drop and resume"} <= failed
         seen = await one_round(parse_target(url), token=TOKEN, timeout_s=within(0.5))
         assert not seen.ok
+
+
+async def test_a_line_separator_in_a_text_splits_no_message() -> None:
+    """U+2028 and U+0085 are characters like any other in JSON; an agent's answer may hold them."""
+
+    async def answer(asked: Asked, wire: Wire) -> None:
+        await odd(wire, asked, '{"id":1,"connect":{"client":"a\u2028b\u0085c"}}')
+
+    async with serving(answer) as port:
+        line = Line(parse_target(f"ws://127.0.0.1:{port}/ws"), Secrets(), timeout_s=within(2))
+        connections = Connections(line, "127.0.0.1")
+        try:
+            _, connected = await connections.connect()
+        finally:
+            await connections.end()
+        assert connected == {"client": "a\u2028b\u0085c"}
 
 
 @pytest.mark.parametrize(("status", "location"), [(403, "/"), (302, "http://[::1")])

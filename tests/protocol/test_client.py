@@ -55,7 +55,7 @@ def pushed(offset: int, channel: str = CHANNEL) -> Push:
 def subscribed(since: StreamPosition | None = None) -> ClientSession:
     """A session whose first command was a subscription."""
     session = ClientSession()
-    assert session.subscribe(CHANNEL, since) == 1
+    assert session.send("subscribe", {"channel": CHANNEL, **(since.recovery if since else {})}) == 1
     session.data_to_send()
     return session
 
@@ -65,10 +65,10 @@ def test_the_servers_side_reads_every_command() -> None:
     session = ClientSession()
     here = StreamPosition(7, "e")
     numbers = [
-        session.connect({"user:ada": here}, token="t"),
-        session.subscribe(CHANNEL, here),
-        session.subscribe("thread:two"),
-        session.rpc("echo", {"x": "é"}),
+        session.send("connect", {"token": "t", "subs": {"user:ada": here.recovery}}),
+        session.send("subscribe", {"channel": CHANNEL, **here.recovery}),
+        session.send("subscribe", {"channel": "thread:two"}),
+        session.send("rpc", {"method": "echo", "data": {"x": "é"}}),
     ]
     sent = session.data_to_send()
     assert session.data_to_send() == []
@@ -80,13 +80,6 @@ def test_the_servers_side_reads_every_command() -> None:
         ("subscribe", SubscribeRequest(channel="thread:two")),
         ("rpc", RpcRequest(method="echo", data=msgspec.Raw('{"x":"é"}'.encode()))),
     ]  # fmt: skip
-
-
-def test_a_session_without_positions_names_none() -> None:
-    """Centrifugo refuses no empty `subs`, but they say nothing."""
-    session = ClientSession()
-    session.connect({})
-    assert session.data_to_send() == [b'{"id":1,"connect":{}}']
 
 
 def test_every_message_of_the_servers_side_is_read() -> None:
@@ -151,7 +144,7 @@ def test_what_is_not_known_is_passed_over() -> None:
 def test_a_ping_is_answered_and_counted() -> None:
     """The pong stands behind the commands that were queued before it."""
     session = ClientSession()
-    session.connect()
+    session.send("connect", {})
     assert session.receive("{}\n{}") == [Ping(), Ping()]
     assert session.data_to_send() == [b'{"id":1,"connect":{}}', PONG, PONG]
     assert session.pings == 2
@@ -169,7 +162,7 @@ def test_what_was_recovered_comes_before_what_follows_it() -> None:
 def test_channels_of_the_server_are_recovered_with_connect() -> None:
     """Each has its position, also where nothing was missed."""
     session = ClientSession()
-    session.connect({"user:ada": StreamPosition(1, "e")})
+    session.send("connect", {"subs": {"user:ada": StreamPosition(1, "e").recovery}})
     subs = {
         "user:ada": SubscribeResult(recovered=True, epoch="e", offset=2, publications=[view(2)]),
         "news": SubscribeResult(epoch="f", offset=5),

@@ -7,22 +7,21 @@ its own, deleted again within the same conversation: the deletion is the event t
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from narthex.doctor.dialing import elapsed_ms
-from narthex.doctor.documents import json_object, member, objects
+from narthex.doctor.documents import member, objects
 from narthex.doctor.exchanging import Line
 from narthex.doctor.live import LiveSocket, Refused, open_socket
 from narthex.doctor.observations import Attempt, Step
+from narthex.protocol.client import ClientSession, MalformedMessage, Publication, Push, Reply, StreamPosition
 
 THREAD_TITLE: Final = "narthex doctor"
 MAX_UNRELATED: Final = 200  # pushes of a busy user that may come before the one that is waited for
 
-Wanted = Callable[[dict[str, Any]], bool]
+Found = TypeVar("Found")
 
 
 class Failed(Exception):
@@ -30,75 +29,101 @@ class Failed(Exception):
 
 
 class Wire:
-    """Commands and replies of the Centrifuge protocol on a live socket."""
+    """Commands, replies and publications of the Centrifuge protocol on a live socket."""
 
     def __init__(self, socket: LiveSocket, timeout_s: float) -> None:
         self.socket = socket
-        self.pushes: list[dict[str, Any]] = []
+        self.session = ClientSession()
         self._timeout_s = timeout_s
-        self._last = 0
-        self._lines: deque[str] = deque()  # of one message at most, which the socket bounds
+        self._kept: list[Reply | Push] = []  # what came while something else was waited for
 
-    async def ask(self, **command: Any) -> dict[str, Any]:
-        """Send one command and wait for its reply.
+    async def ask(self, command: str, **body: Any) -> dict[str, Any]:
+        """Send one command and wait for its reply; its result.
 
         Raises:
             Failed: an error reply, a close, silence.
         """
-        self._last += 1
-        self.socket.send(json.dumps({"id": self._last, **command}))
-        (name,) = command
-        reply = await self._until(lambda found: found.get("id") == self._last, f"no reply to {name}")
-        if reply.get("error"):
-            error = member(reply, "error")
-            raise Failed(f"{name}: error {error.get('code')} {error.get('message', '')}")
-        return member(reply, name)
+        number = self.session.send(command, body)
+        reply = await self._until(
+            lambda found: found if isinstance(found, Reply) and found.id == number else None,
+            f"no reply to {command}",
+        )
+        if reply.error is not None:
+            raise Failed(f"{command}: error {reply.error.code} {reply.error.message}")
+        return reply.result
 
     async def rpc(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method; its data."""
-        return member(await self.ask(rpc={"method": method, "data": params}), "data")
+        return member(await self.ask("rpc", method=method, data=params), "data")
 
-    async def notice(self, name: str) -> dict[str, Any]:
-        """Wait for a `CUSTOM` event of this name; the publication."""
-        for push in self.pushes:
-            if _names(push, name):
-                return push
-        found = await self._until(lambda frame: _names(member(frame, "push", "pub"), name), f"no {name}")
-        return member(found, "push", "pub")
+    async def notice(self, name: str) -> Publication:
+        """Wait for a `CUSTOM` event of this name."""
+        return await self._until(
+            lambda found: (
+                found.pub if isinstance(found, Push) and found.pub and _names(found.pub.data, name) else None
+            ),
+            f"no {name}",
+        )
 
-    async def publication(self, channel: str, deadline: float) -> dict[str, Any]:
+    async def publication(self, channel: str, deadline: float) -> Publication:
         """The next publication on a channel, by `deadline` of `time.perf_counter()`."""
-        for number, push in enumerate(self.pushes):
-            if push.get("channel") == channel:
-                return self.pushes.pop(number)
-        found = await self._until(
-            lambda frame: member(frame, "push").get("channel") == channel and "pub" in member(frame, "push"),
+        return await self._until(
+            lambda found: found.pub if isinstance(found, Push) and found.channel == channel else None,
             f"no event on {channel.split(':', maxsplit=1)[0]}",
             deadline,
         )
-        return member(found, "push", "pub")
 
-    async def _until(self, wanted: Wanted, otherwise: str, deadline: float = 0.0) -> dict[str, Any]:
+    async def _until(
+        self, wanted: Callable[[Reply | Push], Found | None], otherwise: str, deadline: float = 0.0
+    ) -> Found:
         deadline = deadline or time.perf_counter() + self._timeout_s
         for _ in range(MAX_UNRELATED):
-            while self._lines:
-                frame = _decoded(self._lines.popleft())
-                if not frame:
-                    self.socket.send("{}")  # a ping of the protocol
-                elif wanted(frame):
-                    return frame
-                elif publication := member(frame, "push", "pub"):
-                    self.pushes.append({**publication, "channel": member(frame, "push").get("channel", "")})
+            for number, message in enumerate(self._kept):
+                if (found := wanted(message)) is not None:
+                    del self._kept[number]
+                    return found
+            for payload in self.session.data_to_send():
+                self.socket.send(payload)
             text = await self.socket.receive(max(0.0, deadline - time.perf_counter()))
             if text is None:
                 raise Failed(self._end(otherwise))
-            self._lines.extend(text.splitlines())
+            try:
+                messages = self.session.receive(text)
+            except MalformedMessage as error:
+                raise Failed(f"a message that is none of the protocol: {error}") from error
+            self._kept += [message for message in messages if isinstance(message, Reply | Push)]
         raise Failed(otherwise)
 
     def _end(self, otherwise: str) -> str:
         if self.socket.close is not None:
             return f"{otherwise}: closed {self.socket.close.code} {self.socket.close.reason}".strip()
         return f"{otherwise}: the socket ended" if self.socket.ended else f"{otherwise} in time"
+
+
+class Connections:
+    """Opens sockets with the user's credential; `end` closes every one."""
+
+    def __init__(self, line: Line, address: str) -> None:
+        self._line = line
+        self._address = address
+        self._open: list[LiveSocket] = []
+
+    async def connect(self, **body: Any) -> tuple[Wire, dict[str, Any]]:
+        """A connected wire, and the result of `connect`, whose members are `body`.
+
+        Raises:
+            Refused: the upgrade was refused.
+            Failed: `connect` was.
+        """
+        socket = await open_socket(self._line, self._address, Attempt(name="talk", presents="good"))
+        self._open.append(socket)
+        wire = Wire(socket, self._line.timeout_s)
+        return wire, await wire.ask("connect", **body)
+
+    async def end(self) -> None:
+        """Close them all."""
+        for socket in self._open:
+            await socket.leave()
 
 
 async def converse(line: Line, address: str) -> list[Step]:
@@ -115,8 +140,7 @@ class _Conversation:
     def __init__(self, line: Line, address: str) -> None:
         self.steps: list[Step] = []
         self._line = line
-        self._address = address
-        self._open: list[LiveSocket] = []
+        self._connections = Connections(line, address)
         self._thread_id = ""
         self._began = time.perf_counter()
 
@@ -124,23 +148,23 @@ class _Conversation:
         name = "connect"
         try:
             self._begin()
-            wire, connected = await self._connect()
+            wire, _ = await self._connections.connect()
             self._done(name)
             name = "echo"
             marker = f"narthex-doctor-{time.time_ns()}"
             if (await wire.rpc("echo", marker=marker)).get("marker") != marker:
                 raise Failed("echo came back changed")
             self._done(name)
-            channel = next((key for key in member(connected, "subs") if key.startswith("user:")), "")
+            channel = next((key for key in wire.session.positions if key.startswith("user:")), "")
             if not channel:
                 return
             name = "event"
             self._thread_id = thread_id_of(await wire.rpc("thread.create", title=THREAD_TITLE))
-            publication = await wire.notice("narthex.thread_created")
+            created = await wire.notice("narthex.thread_created")
             self._done(name)
             name = "resume"
             wire.socket.abort()
-            await self._resume(channel, member(connected, "subs", channel), publication)
+            await self._resume(channel, wire.session.positions[channel]._replace(offset=created.offset))
             self._done(name)
         except (Failed, Refused) as error:
             text = self._line.secrets.scrub(str(error))
@@ -149,31 +173,22 @@ class _Conversation:
     async def end(self) -> None:
         if self._thread_id:
             with contextlib.suppress(Failed, Refused):
-                other, _ = await self._connect()
+                other, _ = await self._connections.connect()
                 await other.rpc("thread.delete", thread_id=self._thread_id)
-        for socket in self._open:
-            await socket.leave()
+        await self._connections.end()
 
-    async def _resume(self, channel: str, subscription: dict[str, Any], publication: dict[str, Any]) -> None:
-        other, _ = await self._connect()
+    async def _resume(self, channel: str, missed_after: StreamPosition) -> None:
+        other, _ = await self._connections.connect()
         await other.rpc("thread.delete", thread_id=self._thread_id)
         self._thread_id = ""
         await other.notice("narthex.thread_deleted")
-        offset = publication.get("offset", 0)
-        position = {"recover": True, "offset": offset, "epoch": subscription.get("epoch", "")}
-        wire, connected = await self._connect(subs={channel: position})
+        _, connected = await self._connections.connect(subs={channel: missed_after.recovery})
         resumed = member(connected, "subs", channel)
         if not resumed.get("recovered"):
             raise Failed("the position was not recovered after a drop")
-        if not any(_names(found, "narthex.thread_deleted") for found in objects(resumed.get("publications"))):
+        missed = objects(resumed.get("publications"))
+        if not any(_names(found.get("data"), "narthex.thread_deleted") for found in missed):
             raise Failed("an event that was published during the drop did not come afterwards")
-        del wire
-
-    async def _connect(self, **extra: Any) -> tuple[Wire, dict[str, Any]]:
-        socket = await open_socket(self._line, self._address, Attempt(name="talk", presents="good"))
-        self._open.append(socket)
-        wire = Wire(socket, self._line.timeout_s)
-        return wire, await wire.ask(connect=extra)
 
     def _begin(self) -> None:
         self._began = time.perf_counter()
@@ -183,15 +198,8 @@ class _Conversation:
         self._begin()
 
 
-def _decoded(raw: str) -> dict[str, Any]:
-    found = json_object(raw)
-    if found is None:
-        raise Failed("a message that is no JSON object")
-    return found
-
-
-def _names(publication: dict[str, Any], name: str) -> bool:
-    return member(publication, "data").get("name") == name
+def _names(event: object, name: str) -> bool:
+    return isinstance(event, dict) and event.get("name") == name
 
 
 def thread_id_of(thread: dict[str, Any]) -> str:

@@ -16,12 +16,12 @@ from typing import Any, Final
 import msgspec
 
 from narthex.doctor import baseline, dialing
-from narthex.doctor.conversation import Failed, Wire
+from narthex.doctor.conversation import Connections, Failed, Wire
 from narthex.doctor.documents import json_object, member
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.live import Refused, open_socket
 from narthex.doctor.observations import Attempt, Exchange
-from narthex.doctor.runs import Session, follow_run
+from narthex.doctor.runs import follow_run
 from narthex.doctor.target import Target
 from narthex.domain import endpoints
 
@@ -218,7 +218,7 @@ class _Gate:
         socket = await open_socket(self.line, self.address, Attempt(name="no token"))
         try:
             wire = Wire(socket, self.line.timeout_s)
-            await wire.ask(connect={})
+            await wire.ask("connect")
         except Failed as error:
             return True, f"upgraded and inert: {error}"
         finally:
@@ -232,12 +232,12 @@ class _Gate:
         return False, f"a made-up token got {made.status or made.end}, not 401"
 
     async def _admitted(self) -> tuple[bool, str]:
-        session = Session(self.line, self.address)
+        connections = Connections(self.line, self.address)
         try:
             times = []
             for _ in range(HANDSHAKES):
                 began = time.perf_counter()
-                wire = await session.connect()
+                wire, _ = await connections.connect()
                 times.append(dialing.elapsed_ms(began))
             self.figures["connect_ms"] = round(statistics.median(times), 2)
             echoes = []
@@ -248,7 +248,7 @@ class _Gate:
                 echoes.append(dialing.elapsed_ms(began))
             self.figures["echo_ms"] = round(statistics.median(echoes), 2)
         finally:
-            await session.end()
+            await connections.end()
         return True, f"connected in {self.figures['connect_ms']:g} ms, echo {self.figures['echo_ms']:g} ms"
 
     # -- what it does -------------------------------------------------------------------------------------------
@@ -260,11 +260,11 @@ class _Gate:
         return await self._followed(drop=True)
 
     async def _followed(self, *, drop: bool) -> tuple[bool, str]:
-        session = Session(self.line, self.address)
+        connections = Connections(self.line, self.address)
         try:
-            seen = await follow_run(session, self.options.text, drop=drop, timeout_s=20.0)
+            seen = await follow_run(connections, self.options.text, drop=drop, timeout_s=20.0)
         finally:
-            await session.end()
+            await connections.end()
         if not drop:
             self.figures["first_event_ms"] = seen.first_event_ms
             self.figures["run_ms"] = seen.total_ms

@@ -8,6 +8,7 @@ idle time-out; when all do, it is a maximum life.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,7 @@ import msgspec
 from narthex.doctor.exchanging import Line
 from narthex.doctor.live import LiveSocket, Refused, open_socket
 from narthex.doctor.observations import Attempt, Hold
+from narthex.protocol.client import ClientSession, MalformedMessage
 
 APART_S: Final = 5.0  # between two sockets: far above what a proxy's timer is late
 
@@ -71,10 +73,11 @@ async def _hold_one(
         socket = await open_socket(line, address, attempt)
     except Refused:
         return Hold(pings=ping_every_s > 0, lived_s=0.0, ended="not_opened")
-    if connect:
-        socket.send('{"id":1,"connect":{}}')
+    session = ClientSession() if connect else None
+    if session is not None:
+        session.send("connect", {})
     try:
-        lived_s = await _watch(socket, seconds, ping_every_s, tick)
+        lived_s = await _watch(socket, session, seconds, ping_every_s, tick)
         return Hold(
             pings=ping_every_s > 0,
             lived_s=round(lived_s, 2),
@@ -88,7 +91,11 @@ async def _hold_one(
 
 
 async def _watch(
-    socket: LiveSocket, seconds: float, ping_every_s: float, tick: Callable[[float], None] | None
+    socket: LiveSocket,
+    session: ClientSession | None,
+    seconds: float,
+    ping_every_s: float,
+    tick: Callable[[float], None] | None,
 ) -> float:
     deadline = socket.opened + seconds
     next_ping = socket.opened + ping_every_s
@@ -98,10 +105,13 @@ async def _watch(
         if ping_every_s and now >= next_ping:
             socket.ping()
             next_ping = now + ping_every_s
+        for payload in session.data_to_send() if session is not None else ():
+            socket.send(payload)
         wait_s = min(deadline - now, 1.0, (next_ping - now) if ping_every_s else 1.0)
         text = await socket.receive(max(0.0, wait_s))
-        if text is not None and text.strip() == "{}":
-            socket.send("{}")
+        if text is not None and session is not None:
+            with contextlib.suppress(MalformedMessage):
+                session.receive(text)
         if socket.ended:
             return time.perf_counter() - socket.opened
     return seconds

@@ -57,9 +57,9 @@ class LiveSocket:
         self._messages: deque[str] = deque(maxlen=MAX_QUEUED)
         self._take(self._reader.feed(rest))
 
-    def send(self, text: str) -> None:
+    def send(self, text: bytes) -> None:
         """Send a text message."""
-        self._write(TEXT, text.encode())
+        self._write(TEXT, text)
 
     def ping(self) -> None:
         """Send a WebSocket ping."""

@@ -15,12 +15,11 @@ from typing import Any, Final
 import msgspec
 
 from narthex.client.assembler import RunAssembler
-from narthex.doctor.conversation import Failed, Wire, thread_id_of
+from narthex.doctor.conversation import Connections, Failed, Wire, thread_id_of
 from narthex.doctor.dialing import elapsed_ms
-from narthex.doctor.documents import member, objects
-from narthex.doctor.exchanging import Line
-from narthex.doctor.live import LiveSocket, Refused, open_socket
-from narthex.doctor.observations import Attempt
+from narthex.doctor.documents import member
+from narthex.doctor.live import Refused
+from narthex.protocol.client import Publication
 
 MAX_PUBLICATIONS: Final = 20_000  # an agent that says more than this is no probe's agent
 DELETE_TRIES: Final = 30
@@ -49,38 +48,11 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
     dropped: bool
 
 
-class Session:
-    """Sockets of one person; every one that was opened is closed by `end`."""
-
-    def __init__(self, line: Line, address: str) -> None:
-        self._line = line
-        self._address = address
-        self._open: list[LiveSocket] = []
-
-    async def connect(self) -> Wire:
-        """A connected socket.
-
-        Raises:
-            Refused: the upgrade was refused.
-            Failed: `connect` was.
-        """
-        socket = await open_socket(self._line, self._address, Attempt(name="gate", presents="good"))
-        self._open.append(socket)
-        wire = Wire(socket, self._line.timeout_s)
-        await wire.ask(connect={})
-        return wire
-
-    async def end(self) -> None:
-        """Close them all."""
-        for socket in self._open:
-            await socket.leave()
-
-
-async def follow_run(session: Session, text: str, *, drop: bool, timeout_s: float) -> RunSeen:
+async def follow_run(connections: Connections, text: str, *, drop: bool, timeout_s: float) -> RunSeen:
     """Start a run in a thread of its own and follow it.
 
     Args:
-        session: whose.
+        connections: of the user whose run it is.
         text: what is said.
         drop: whether to drop the socket after the first event and resume on another one.
         timeout_s: for the whole run.
@@ -89,22 +61,22 @@ async def follow_run(session: Session, text: str, *, drop: bool, timeout_s: floa
         Failed: a command failed, or the run did not end in time.
         Refused: a socket did not open.
     """
-    wire = await session.connect()
+    wire, _ = await connections.connect()
     thread_id = thread_id_of(await wire.rpc("thread.create", title="narthex gate"))
-    follower = _Follower(session, wire, thread_id, text, timeout_s)
+    follower = _Follower(connections, wire, thread_id, text, timeout_s)
     try:
         seen = await follower.follow(drop=drop)
     except BaseException:
         with contextlib.suppress(Failed, Refused):
-            await _delete(session, thread_id, follower.run_id)
+            await _delete(connections, thread_id, follower.run_id)
         raise
-    await _delete(session, thread_id, "")
+    await _delete(connections, thread_id, "")
     return seen
 
 
-async def _delete(session: Session, thread_id: str, run_id: str) -> None:
+async def _delete(connections: Connections, thread_id: str, run_id: str) -> None:
     """Delete the thread. A run that just ended still holds it for a moment, so `thread_busy` is tried again."""
-    wire = await session.connect()
+    wire, _ = await connections.connect()
     if run_id:
         with contextlib.suppress(Failed):
             await wire.rpc("run.cancel", run_id=run_id)
@@ -121,22 +93,22 @@ async def _delete(session: Session, thread_id: str, run_id: str) -> None:
 
 
 class _Follower:
-    def __init__(self, session: Session, wire: Wire, thread_id: str, text: str, timeout_s: float) -> None:
+    def __init__(
+        self, connections: Connections, wire: Wire, thread_id: str, text: str, timeout_s: float
+    ) -> None:
         self.run_id = ""
-        self._session = session
+        self._connections = connections
         self._wire = wire
         self._thread_id = thread_id
         self._text = text
         self._deadline = time.perf_counter() + timeout_s
         self._channel = f"thread:{thread_id}"
-        self._offset = 0
-        self._epoch = ""
         self._began = time.perf_counter()
         self._first_ms = 0.0
         self._dropped = False
 
     async def follow(self, *, drop: bool) -> RunSeen:
-        await self._subscribe()
+        await self._wire.ask("subscribe", channel=self._channel)
         self._began = time.perf_counter()
         started = await self._wire.rpc(
             "run.start", thread_id=self._thread_id, text=self._text, client_message_id=uuid.uuid4().hex
@@ -146,37 +118,23 @@ class _Follower:
         for _ in range(MAX_PUBLICATIONS):
             if assembler.terminal is not None:
                 return self._seen(assembler)
-            publication = await self._next()
-            event = publication.get("data", {})
+            publication = await self._wire.publication(self._channel, self._deadline)
+            event = publication.data
             if isinstance(event, dict) and event.get("runId") == assembler.run_id:
                 self._first_ms = self._first_ms or elapsed_ms(self._began)
                 assembler.push(event)
                 if drop and not self._dropped:
-                    await self._drop()
+                    await self._drop(publication)
         raise Failed(f"more than {MAX_PUBLICATIONS} events")
 
-    async def _next(self) -> dict[str, Any]:
-        publication = await self._wire.publication(self._channel, self._deadline)
-        offset = publication.get("offset")
-        self._offset = offset if isinstance(offset, int) else self._offset
-        return publication
-
-    async def _drop(self) -> None:
+    async def _drop(self, last: Publication) -> None:
         self._dropped = True
         self._wire.socket.abort()
-        self._wire = await self._session.connect()
-        await self._subscribe()
-
-    async def _subscribe(self) -> None:
-        position: dict[str, Any] = {"channel": self._channel}
-        if self._dropped:
-            position |= {"recover": True, "offset": self._offset, "epoch": self._epoch}
-        answer = await self._wire.ask(subscribe=position)
-        if self._dropped and not answer.get("recovered"):
+        here = self._wire.session.positions[self._channel]._replace(offset=last.offset)
+        self._wire, _ = await self._connections.connect()
+        answer = await self._wire.ask("subscribe", channel=self._channel, **here.recovery)
+        if not answer.get("recovered"):
             raise Failed("the thread's position was not recovered after a drop")
-        self._epoch = str(answer.get("epoch", self._epoch))
-        for publication in objects(answer.get("publications")) if self._dropped else []:
-            self._wire.pushes.append({**publication, "channel": self._channel})
 
     def _seen(self, assembler: RunAssembler) -> RunSeen:
         proof = assembler.verify()

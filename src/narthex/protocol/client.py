@@ -5,14 +5,13 @@ Not here: sockets and WebSocket frames, waiting, reconnecting, the meaning of an
 sends each message of `data_to_send` as one text message, and gives each text message of the server to `receive`:
 
     session = ClientSession()
-    number = session.connect()
+    number = session.send("connect", {})
     for message in session.data_to_send(): …      after each command and after each `receive`
     for message in session.receive(text): …       the Reply whose `id` is `number`; pushes; pings, already answered
 
-After a reconnect a new session takes the `positions` of the old one and asks for what was missed: `connect(recover=…)`
-for the channels that the server subscribes, `subscribe(channel, since=…)` for the others. Publications that come with
-such a reply are handed out as pushes behind it, so a driver has one place for them. Nothing is filtered: a publication
-that the server sends twice comes out twice.
+After a reconnect the members `recovery` of an old position, in `subscribe` or in `connect.subs` for the channels that
+the server subscribes, ask for what was missed. Publications that come with such a reply are handed out as pushes behind
+it, so a driver has one place for them. Nothing is filtered: a publication that the server sends twice comes out twice.
 """
 
 from __future__ import annotations
@@ -189,24 +188,6 @@ class ClientSession:
         self._waiting[self._last] = (command, str(body.get("channel", "")))
         self._outgoing.append(encode_command(self._last, command, body))
         return self._last
-
-    def connect(self, recover: Mapping[str, StreamPosition] | None = None, **fields: Any) -> int:
-        """Queue the first command.
-
-        Args:
-            recover: where the connection before was, for channels that the server subscribes.
-            fields: further members, such as `token` and `name`.
-        """
-        subs = {channel: position.recovery for channel, position in (recover or {}).items()}
-        return self.send("connect", {"subs": subs, **fields} if subs else fields)
-
-    def subscribe(self, channel: str, since: StreamPosition | None = None) -> int:
-        """Queue a subscription; with `since`, also ask for everything after it."""
-        return self.send("subscribe", {"channel": channel, **(since.recovery if since is not None else {})})
-
-    def rpc(self, method: str, params: Mapping[str, Any]) -> int:
-        """Queue a call of a method; the reply's result is `{"data": …}`."""
-        return self.send("rpc", {"method": method, "data": params})
 
     def data_to_send(self) -> list[bytes]:
         """Take the queued commands and pongs, in order: each is one text message."""
