@@ -1,7 +1,7 @@
-"""A client for scenarios: the wire by hand over the `websockets` package, so that nothing is smoothed over.
+"""A client for scenarios: `protocol.client` over the `websockets` package, so that nothing is smoothed over.
 
-It keeps every frame it was shown. Rules: a wait is for an event and has a deadline; a refusal is data, not an
-accident; every byte is counted.
+It never reconnects by itself, filters nothing, and keeps every text message that the server sent. Rules: a wait is for
+an event and has a deadline; a refusal is data, not an accident; every byte is counted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from websockets.typing import Origin, Subprotocol
 
 from narthex.domain.digest import digest_of
 from narthex.e2e.traffic import current
+from narthex.protocol.client import ClientSession, MalformedMessage, Message, Push, Reply, StreamPosition
 
 WAIT_S: Final = 20.0
 SOON_S: Final = 5.0
@@ -52,9 +53,11 @@ class Person:
     Attributes:
         events: every publication of a thread, by channel, with its offset, in the order of arrival.
         notices: events of the user's own channel.
-        connected: the connect reply.
-        close_code: 0 while open.
-        seen: every reply and push, as it came.
+        connected: the result of `connect`.
+        close_code: 0 while open; 1002 where the server broke the protocol, which `close_reason` then describes.
+        seen: every text message of the server, as it came.
+        replies: every reply, by the id of its command, in the order of arrival.
+        pushes: every push, recovered publications included.
         made: threads that this device created.
     """
 
@@ -64,16 +67,13 @@ class Person:
         self.connected: dict[str, Any] = {}
         self.events: dict[str, list[tuple[int, Event]]] = {}
         self.notices: list[Event] = []
-        self.pushes: list[dict[str, Any]] = []
-        self.seen: list[dict[str, Any]] = []
-        self.positions: dict[str, tuple[int, str]] = {}
+        self.pushes: list[Push] = []
+        self.seen: list[str] = []
+        self.replies: dict[int, Reply] = {}
         self.close_code = 0
         self.close_reason = ""
-        self.pings = 0
         self.made: list[str] = []
-        self._number = 0
-        self._asked: dict[int, str] = {}
-        self._replies: dict[int, dict[str, Any]] = {}
+        self._session = ClientSession()
         self._changed = asyncio.Event()
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
@@ -121,8 +121,7 @@ class Person:
 
     async def connect(self, **params: Any) -> dict[str, Any]:
         """The `connect` command; its result."""
-        reply = await self.command("connect", **params)
-        self.connected = reply["connect"]
+        self.connected = await self.command("connect", **params)
         return self.connected
 
     async def close(self) -> None:
@@ -137,30 +136,32 @@ class Person:
     # -- commands ------------------------------------------------------------------------------------------
 
     async def command(self, member: str, **body: Any) -> dict[str, Any]:
-        """Send a command; its reply. Raises RpcFault for an error, AssertionError when the line ends."""
-        self._number += 1
-        number = self._number
-        self._asked[number] = str(body.get("channel", ""))
-        await self.raw(json.dumps({"id": number, member: body}))
-        await self.until(lambda: number in self._replies or bool(self.close_code), f"the reply to {member}")
-        if number not in self._replies:
+        """Send a command; its result. Raises RpcFault for an error, AssertionError when the line ends."""
+        number = self._session.send(member, body)
+        await self._send_queued()
+        await self.until(lambda: number in self.replies or bool(self.close_code), f"the reply to {member}")
+        if number not in self.replies:
             raise AssertionError(
                 f"closed with {self.close_code} {self.close_reason} instead of a reply to {member}"
             )
-        reply = self._replies.pop(number)
-        if "error" in reply:
-            raise RpcFault(reply["error"]["code"], reply["error"]["message"])
-        return reply
+        reply = self.replies[number]
+        if reply.error is not None:
+            raise RpcFault(reply.error.code, reply.error.message)
+        return reply.result
 
     async def raw(self, text: str | bytes) -> None:
-        """Send a frame as it is."""
+        """Send a text message as it is."""
         current().out(len(text))
         with contextlib.suppress(ConnectionClosed):
-            await self.socket.send(text)
+            await self.socket.send(text, text=True)
+
+    async def _send_queued(self) -> None:
+        for message in self._session.data_to_send():
+            await self.raw(message)
 
     async def rpc(self, method: str, **data: Any) -> Any:
         """An RPC's result."""
-        result = (await self.command("rpc", method=method, data=data))["rpc"].get("data")
+        result: Any = (await self.command("rpc", method=method, data=data)).get("data")
         if method == "thread.create":
             self.made.append(result["thread_id"])
         return result
@@ -170,9 +171,8 @@ class Person:
         channel = f"thread:{thread_id}"
         body: dict[str, Any] = {"channel": channel}
         if offset is not None:
-            body |= {"recover": True, "offset": offset, "epoch": epoch}
-        result: dict[str, Any] = (await self.command("subscribe", **body))["subscribe"]
-        return result
+            body |= StreamPosition(offset, epoch).recovery
+        return await self.command("subscribe", **body)
 
     async def thread(self, title: str = "e2e") -> str:
         """A new thread that is followed from its beginning."""
@@ -245,9 +245,15 @@ class Person:
                 raise AssertionError(f"did not see {what} within {timeout_s:g} s")
             await asyncio.sleep(0.1)
 
-    def replied(self, number: int) -> bool:
-        """Whether a command that was sent raw has its reply."""
-        return any(message.get("id") == number for message in self.seen)
+    @property
+    def positions(self) -> dict[str, StreamPosition]:
+        """By channel, the offset of its last publication that came, and the epoch."""
+        return self._session.positions
+
+    @property
+    def pings(self) -> int:
+        """How often the server asked whether the device is there."""
+        return self._session.pings
 
     async def until(self, holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
         """Wait until something that came in makes `holds` true."""
@@ -269,48 +275,29 @@ class Person:
         try:
             async for frame in self.socket:
                 traffic.back(len(frame), self.peer)
-                for line in str(frame).split("\n"):
-                    await self._take(json.loads(line))
+                self.seen.append(str(frame))
+                for message in self._session.receive(frame):
+                    self._take(message)
+                await self._send_queued()
                 self._changed.set()
+        except MalformedMessage as fault:
+            self.close_code, self.close_reason = 1002, f"a malformed message: {fault}"
+            self.drop()
         except (ConnectionClosed, OSError):
             pass
-        self.close_code = self.socket.close_code or 1006
-        self.close_reason = self.socket.close_reason or ""
+        self.close_code = self.close_code or self.socket.close_code or 1006
+        self.close_reason = self.close_reason or self.socket.close_reason or ""
         self._changed.set()
 
-    async def _take(self, message: dict[str, Any]) -> None:
-        if not message:
-            self.pings += 1
-            await self.raw("{}")
-            return
-        self.seen.append(message)
-        if "push" in message:
-            push = message["push"]
-            self.pushes.append(push)
-            if "pub" in push:
-                self._publication(push["channel"], push["pub"])
-        else:
-            self._replies[message["id"]] = message
-            self._joined(message, self._asked.pop(message["id"], ""))
-
-    def _joined(self, reply: dict[str, Any], channel: str) -> None:
-        """Take in what a reply brings of channels, before any push that is behind it in the same frame."""
-        subs = dict(reply.get("connect", {}).get("subs", {}))
-        if "subscribe" in reply:
-            subs[channel] = reply["subscribe"]
-        for name, sub in subs.items():
-            self.positions[name] = (sub.get("offset", 0), sub.get("epoch", ""))
-            for publication in sub.get("publications", []):
-                self._publication(name, publication)
-
-    def _publication(self, channel: str, publication: dict[str, Any]) -> None:
-        event = publication["data"]
-        offset = publication.get("offset", 0)
-        if channel.startswith("user:"):
-            self.notices.append(event)
-        elif offset:
-            self.events.setdefault(channel, []).append((offset, event))
-            self.positions[channel] = (offset, self.positions.get(channel, (0, ""))[1])
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Reply):
+            self.replies[message.id] = message
+        elif isinstance(message, Push):
+            self.pushes.append(message)
+            if message.pub is not None and message.channel.startswith("user:"):
+                self.notices.append(message.pub.data)
+            elif message.pub is not None and message.pub.offset:
+                self.events.setdefault(message.channel, []).append((message.pub.offset, message.pub.data))
 
 
 def prove(events: list[Event]) -> None:

@@ -60,7 +60,9 @@ async def a_removed_member_loses_the_channel_at_once(world: World) -> None:
         await ada.rpc("thread.members.add", thread_id=thread, user_id=him)
         await bob.follow(thread)
         await ada.rpc("thread.members.remove", thread_id=thread, user_id=him)
-        await bob.until(lambda: any("unsubscribe" in push for push in bob.pushes), "the unsubscription")
+        await bob.until(
+            lambda: any(push.unsubscribe is not None for push in bob.pushes), "the unsubscription"
+        )
         await ada.ask("echo between us", thread)
         # What a gateway would still send to bob is before the end of a run of his own that began later.
         await bob.ask("echo on my own")

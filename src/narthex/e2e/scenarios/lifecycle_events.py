@@ -55,14 +55,12 @@ async def joining_and_leaving_is_seen(world: World) -> None:
 
             async def both() -> bool:
                 reply = await stays.command("presence", channel=f"thread:{thread}")
-                return {stays.connected["client"], goes.connected["client"]} <= set(
-                    reply["presence"]["presence"]
-                )
+                return {stays.connected["client"], goes.connected["client"]} <= set(reply["presence"])
 
             await stays.eventually(both, "both devices in the presence")
         await stays.until(
             lambda: any(
-                p.get("leave", {}).get("info", {}).get("client") == goes.connected["client"]
+                p.leave is not None and p.leave["info"]["client"] == goes.connected["client"]
                 for p in stays.pushes
             ),
             "the leave",

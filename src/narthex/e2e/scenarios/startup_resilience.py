@@ -46,8 +46,8 @@ async def the_first_frame_can_be_handled_at_once(world: World) -> None:
     await somebody.raw(
         '{"id":101,"connect":{}}\n{"id":102,"rpc":{"method":"time"}}\n{"id":103,"rpc":{"method":"echo","data":{}}}'
     )
-    await somebody.until(lambda: all(somebody.replied(n) for n in (101, 102, 103)), "all three replies")
-    errors = [reply["error"] for reply in somebody.seen if "error" in reply]
+    await somebody.until(lambda: {101, 102, 103} <= somebody.replies.keys(), "all three replies")
+    errors = [reply.error for reply in somebody.replies.values() if reply.error is not None]
     assert not errors, f"a command of the first frame was answered with an error: {errors[0]}"
     await somebody.close()
 

@@ -62,8 +62,8 @@ async def commands_share_a_frame(world: World) -> None:
                 for number in numbers
             )
         )
-        await ada.until(lambda: all(ada.replied(number) for number in numbers), "twenty replies")
-        found = [reply["rpc"]["data"]["n"] for reply in ada.seen if reply.get("id") in numbers]
+        await ada.until(lambda: ada.replies.keys() >= set(numbers), "twenty replies")
+        found = [reply.result["data"]["n"] for number, reply in ada.replies.items() if number in numbers]
         assert found == list(numbers), f"replies came as {found}"
 
 
@@ -77,11 +77,9 @@ async def fragments_are_put_together(world: World) -> None:
         pong = await ada.socket.ping()
         async with asyncio.timeout(10):
             await pong
-        await ada.until(lambda: ada.replied(2000), "the reply to a fragmented command")
-        reply = next(message for message in ada.seen if message.get("id") == 2000)
-        assert reply.get("rpc", {}).get("data") == {"long": "x" * 500}, (
-            f"the fragments became {str(reply)[:200]}"
-        )
+        await ada.until(lambda: 2000 in ada.replies, "the reply to a fragmented command")
+        reply = ada.replies[2000]
+        assert reply.result.get("data") == {"long": "x" * 500}, f"the fragments became {str(reply)[:200]}"
 
 
 @scenario(Category.WEBSOCKET)
