@@ -48,7 +48,7 @@ def test_wrong_keys_of_a_run() -> None:
     assert f"{WORDS[always + more]} if the category `e2e` is in it" in text
     runs = access.WRONG_KEYS // (always + more)
     assert (
-        f"{WORDS[runs]} whole runs a minute from one runner are fine, {WORDS[runs + 1]} are told to wait"
+        f"{WORDS[runs]} whole runs a minute from one runner are fine, with {WORDS[runs + 1]} some have to wait"
         in text
     )
 
