@@ -7,7 +7,7 @@ where it replaces the dots; what failed is named when it fails, not eighteen min
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,21 +25,26 @@ def install(config: pytest.Config) -> None:
 
 
 class DirectoryProgress:
-    """Counts and times the tests of each directory; `reporter` prints."""
+    """Counts and times the tests of each directory, in one process or in several (pytest-xdist); `reporter` prints."""
 
     def __init__(self, reporter: pytest.TerminalReporter) -> None:
         self._reporter = reporter
         self._began = time.monotonic()
         self._total = 0
         self._finished = 0
-        self._directory = ""
-        self._entered = self._began
-        self._outcomes: Counter[str] = Counter()
+        self._left: Counter[str] = Counter()
+        self._outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """All tests are known."""
-        self._total = len(session.items)
-        self._began = self._entered = time.monotonic()
+        """All tests are known (with several processes: to each of them, and not here)."""
+        self._collected([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """One of several processes knows all tests; each of them knows the same."""
+        if not self._total:
+            self._collected(ids)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
@@ -47,45 +52,49 @@ class DirectoryProgress:
         status = yield
         return (status[0], "", status[2]) if status else status
 
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Close a directory's line when the first test of the next one starts."""
-        directory = str(PurePosixPath(nodeid.partition("::")[0]).parent)
-        if directory != self._directory:
-            self._close()
-            self._directory, self._entered = directory, time.monotonic()
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count, and name what failed."""
+        """Count, name a failure at once, and print the line of a directory after its last test."""
+        directory = _directory(report.nodeid)
+        outcomes = self._outcomes[directory]
+        self._seconds[directory] += report.duration
         if report.failed:
-            self._outcomes["failed"] += 1
+            outcomes["failed"] += 1
             self._reporter.ensure_newline()
             self._reporter.write_line(f"FAILED  {report.nodeid} ({report.when})", red=True)
         elif report.skipped:
-            self._outcomes["skipped"] += 1
+            outcomes["skipped"] += 1
         elif report.when == "call":
-            self._outcomes["passed"] += 1
-
-    def pytest_runtest_logfinish(self) -> None:
-        """One test more."""
-        self._finished += 1
+            outcomes["passed"] += 1
+        if report.when == "teardown":
+            self._finished += 1
+            self._left[directory] -= 1
+            if not self._left[directory]:
+                self._print(directory)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """The last directory's line."""
-        self._close()
+        """The lines of directories that an interruption or `-x` left unfinished."""
+        for directory in [name for name, left in self._left.items() if left and self._outcomes[name]]:
+            self._print(directory)
 
-    def _close(self) -> None:
-        outcomes, self._outcomes = self._outcomes, Counter()
-        if not outcomes:
-            return
-        now = time.monotonic()
+    def _collected(self, ids: list[str]) -> None:
+        self._total = len(ids)
+        self._left = Counter(map(_directory, ids))
+        self._began = time.monotonic()
+
+    def _print(self, directory: str) -> None:
+        outcomes = self._outcomes[directory]
         counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
         share = 100 * self._finished // max(1, self._total)
         self._reporter.ensure_newline()
         self._reporter.write_line(
-            f"{share:3d} %  {_minutes(now - self._began)}  {self._directory}: "
-            f"{counts} in {now - self._entered:.1f} s"
+            f"{share:3d} %  {_minutes(time.monotonic() - self._began)}  {directory}: "
+            f"{counts} in {self._seconds[directory]:.1f} s"
         )
+
+
+def _directory(nodeid: str) -> str:
+    return str(PurePosixPath(nodeid.partition("::")[0]).parent)
 
 
 def _minutes(seconds: float) -> str:
