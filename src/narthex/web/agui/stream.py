@@ -9,60 +9,24 @@ stand in the terminal event's `metadata.narthex`; the stream ends with the run, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
-
-import msgspec
 
 from narthex.app.connection import Connection
 from narthex.domain.events import RUN_FINISHED, RUN_STARTED, TERMINAL, Event
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
+from narthex.protocol.client import ClientSession, Message, Ping, Push, Reply, StreamPosition
+from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.asked import event_id
 from narthex.web.fallbacks import StreamSocket
 
 HEART_BEAT: Final = b":\n\n"  # an SSE comment: proxies see traffic, clients nothing
-_PING: Final = b"{}"
 _OURS: Final = frozenset({"threadId", "runId", "seq", "seq_from", "count", "digest"})
 _NAMES_RUN: Final = frozenset({RUN_STARTED, RUN_FINISHED})
-
-
-class _Publication(msgspec.Struct):
-    data: msgspec.Raw
-    offset: int = 0
-
-
-class _Disconnect(msgspec.Struct):
-    code: int
-    reason: str = ""
-
-
-class _Push(msgspec.Struct):
-    channel: str = ""
-    pub: _Publication | None = None
-    disconnect: _Disconnect | None = None
-    unsubscribe: dict[str, Any] | None = None
-
-
-class _Error(msgspec.Struct):
-    code: int
-    message: str = ""
-
-
-class _Subscribed(msgspec.Struct):
-    recovered: bool = False
-    publications: list[_Publication] = []
-    offset: int = 0
-    epoch: str = ""
-
-
-class _Line(msgspec.Struct):
-    id: int = 0
-    push: _Push | None = None
-    error: _Error | None = None
-    subscribe: _Subscribed | None = None
 
 
 class Ended(Exception):
@@ -72,10 +36,6 @@ class Ended(Exception):
         super().__init__(reason)
         self.code = code
         self.reason = reason
-
-
-_line: Final = msgspec.json.Decoder(_Line)
-_event: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 def pure(event: Event) -> Event:
@@ -107,9 +67,8 @@ class RunStream:
         if drop is not None:
             self._socket.drop = drop
         self._chunks = self._socket.chunks()
-        self._lines: list[bytes] = []
-        self._epoch = ""
-        self._subscribed: _Subscribed | None = None
+        self._session = ClientSession()
+        self._messages: deque[Message] = deque()  # of one chunk, which the socket bounds
         connection.opened(self._socket)
 
     def close(self) -> None:
@@ -118,7 +77,7 @@ class RunStream:
 
     async def connect(self) -> None:
         """Say `connect`. Raises Ended when the gateway does not want it."""
-        await self._ask(1, "connect", {})
+        await self._ask("connect", {})
 
     async def join(self, channel: str, since: Position) -> None:
         """Listen to the thread from `since` on; nothing after it will be missed.
@@ -127,17 +86,15 @@ class RunStream:
             ClientError: `position_lost` (410): the log does not reach back that far, or too much came since.
             Ended: the gateway closed the connection.
         """
-        body = {"channel": channel, "recover": True, "offset": since.offset, "epoch": since.epoch}
-        line = await self._ask(2, "subscribe", body)
-        if line.subscribe is None or not line.subscribe.recovered:
+        here = StreamPosition(since.offset, since.epoch)
+        subscribed = await self._ask("subscribe", {"channel": channel, **here.recovery})
+        if not subscribed.get("recovered"):
             raise ClientError(
                 "position_lost",
                 "The stream cannot be continued from there without a gap.",
                 "Read the thread (GET /api/v1/threads/{thread_id}), or follow it over the WebSocket.",
                 number=410,
             )
-        self._epoch = line.subscribe.epoch
-        self._subscribed = line.subscribe
 
     async def events(
         self, run_id: str, *, over: bool, is_over: Callable[[], Awaitable[bool]]
@@ -150,72 +107,55 @@ class RunStream:
             is_over: whether it is now; asked at pings. One that was over a whole ping ago has nothing more to say
                 to a client whose own position is past its end.
         """
-        assert self._subscribed is not None
-        recovered, self._subscribed = self._subscribed.publications, None
-        for text, last in self._told(recovered, run_id):
-            yield text
-            over = over or last
         was_over = False
-        while not over:
+        while self._messages or not over:
             try:
-                line = await self._next()
+                message = await self._next()
             except Ended:
                 return
-            if line is None:
+            if isinstance(message, Ping):
                 yield HEART_BEAT
                 now_over = await is_over()
-                over, was_over = now_over and was_over, now_over
+                over, was_over = over or (now_over and was_over), now_over
+            if not isinstance(message, Push) or not message.channel.startswith("thread:"):
                 continue
-            push = line.push
-            if push is None or not push.channel.startswith("thread:"):
-                continue
-            if push.unsubscribe is not None:
+            if message.unsubscribe is not None:
                 return  # no member any more
-            for text, last in self._told([push.pub] if push.pub is not None else [], run_id):
-                yield text
-                over = over or last
-
-    def _told(self, publications: list[_Publication], run_id: str) -> list[tuple[bytes, bool]]:
-        """Those of the run as SSE text, each with whether it is the terminal one."""
-        told: list[tuple[bytes, bool]] = []
-        for publication in publications:
-            data = bytes(publication.data)
-            if not publication.offset or run_id.encode() not in data:
+            if (pub := message.pub) is None or not pub.offset or not isinstance(event := pub.data, dict):
                 continue
-            event = _event.decode(data)
             if event.get("runId") == run_id and "seq" in event:
-                text = encode_json(pure(event))
-                name = event_id(publication.offset, self._epoch)
-                told.append((b"id: %s\ndata: %s\n\n" % (name, text), event["type"] in TERMINAL))
-        return told
+                here = self._session.positions[message.channel]._replace(offset=pub.offset)
+                yield b"id: %s\ndata: %s\n\n" % (event_id(*here), encode_json(pure(event)))
+                if event["type"] in TERMINAL:
+                    return
 
     # -- the protocol behind it ----------------------------------------------------------------------------
 
-    async def _ask(self, command_id: int, method: str, body: object) -> _Line:
-        """A command and its reply; pings are answered, pushes before the reply are the user channel's."""
-        self.connection.message(encode_json({"id": command_id, method: body}), binary=False)
+    async def _ask(self, command: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A command's result; pings are answered, pushes before the reply are the user channel's. Raises Ended."""
+        number = self._session.send(command, body)
+        self._send_queued()
         while True:
-            line = await self._next()
-            if line is None or line.id != command_id:
-                continue
-            if line.error is not None:
-                raise Ended(line.error.code, line.error.message)
-            return line
+            reply = await self._next()
+            if isinstance(reply, Reply) and reply.id == number:
+                if reply.error is not None:
+                    raise Ended(reply.error.code, reply.error.message)
+                return reply.result
 
-    async def _next(self) -> _Line | None:
-        """The next line from the gateway; None for a ping, which is answered. Raises Ended."""
-        while not self._lines:
+    async def _next(self) -> Message:
+        """The next message from the gateway. Raises Ended."""
+        while not self._messages:
             try:
-                chunk = await anext(self._chunks)
+                self._messages.extend(self._session.receive(await anext(self._chunks)))
             except StopAsyncIteration:
                 raise Ended(1006, "") from None
-            self._lines = chunk.split(b"\n")
-            self._lines.reverse()
-        raw = self._lines.pop()
-        if raw == _PING:
-            self.connection.message(_PING, binary=False)
-            return None
-        line = _line.decode(raw) if raw else _Line()
-        if line.push is not None and line.push.disconnect is not None:
-            raise Ended(line.push.disconnect.code, line.push.disconnect.reason)
-        return line
+        message = self._messages.popleft()
+        if isinstance(message, Disconnect):
+            raise Ended(message.code, message.reason)
+        if isinstance(message, Ping):  # not sooner: a client that reads nothing owes the pong
+            self._send_queued()
+        return message
+
+    def _send_queued(self) -> None:
+        for queued in self._session.data_to_send():
+            self.connection.message(queued, binary=False)
