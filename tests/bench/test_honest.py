@@ -22,6 +22,7 @@ from narthex.bench.load.sockets import Client, Crowd
 from narthex.bench.results import Figure, Report, combine, percentile
 from narthex.bench.rounds import SCENARIOS
 from narthex.errors import ClientError
+from narthex.protocol.client import StreamPosition
 
 RAW = Target(name="t", protocol="raw", host="127.0.0.1", port=1, pids=[])
 
@@ -172,11 +173,11 @@ def test_whoever_subscribes_by_itself_asks_for_recovery_too() -> None:
     """A storm of Centrifugo's clients came back without positions."""
     target = Target(name="t", protocol="centrifugo", host="127.0.0.1", port=9, pids=[])
     before = Crowd(Dialect(target), channel="recover:bench")
-    before.subscriptions["u"] = b'{"id":2,"subscribe":{"recoverable":true,"epoch":"abcd","offset":7}}'
+    before.results["u"] = {"recoverable": True, "epoch": "abcd", "offset": 7}
     subs, position = _recovery(before)
     before.close()
     assert subs("u") is None
-    assert position("u") == {"offset": 7, "epoch": "abcd"}
+    assert position("u") == StreamPosition(7, "abcd")
     assert position("stranger") is None
     frame = Dialect(target).subscribe("recover:bench", position("u"))
     assert len(frame) > 50

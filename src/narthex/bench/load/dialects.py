@@ -7,20 +7,17 @@ Centrifugo's server API.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
-from narthex.bench.load.wire import frame, mint, post, upgrade
+from narthex.bench.load.wire import command, frame, mint, post, upgrade
+from narthex.protocol.client import StreamPosition
 
 Protocol = Literal["raw", "narthex", "centrifugo"]
 MARKER: Final = b'"bench":'
 """Stands once in every publication; counting it counts deliveries."""
-
-_CONNECTED: Final = b'"connect":{'
-_SUBSCRIBED: Final = b'"subscribe":{'
 
 
 class Target(msgspec.Struct, kw_only=True, frozen=True):
@@ -71,34 +68,24 @@ class Dialect:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return upgrade(self._path("socket", "/ws"), self.host, headers)
 
-    def connect(self, subject: str, recover: Mapping[str, Any] | None = None) -> bytes:
+    def connect(self, subject: str, recover: Mapping[str, StreamPosition] | None = None) -> bytes:
         """The first command; empty for raw servers.
 
         Args:
             subject: whose token, where it travels in the command.
-            recover: `connect.subs`.
+            recover: where in its channels the connection before was, for those that the server subscribes.
         """
         if self.raw:
             return b""
-        body: dict[str, Any] = {"subs": recover} if recover else {}
+        subs = {channel: position.recovery for channel, position in (recover or {}).items()}
+        body: dict[str, Any] = {"subs": subs} if subs else {}
         if self.target.protocol == "centrifugo":
             body["token"] = self.token(subject)
         return command(1, "connect", body)
 
-    @property
-    def connected(self) -> bytes:
-        """What the answer to `connect` contains; empty for raw servers."""
-        return b"" if self.raw else _CONNECTED
-
-    def subscribe(self, channel: str, position: Mapping[str, Any] | None = None) -> bytes:
-        """Subscribe to a channel; with a `position` (`offset`, `epoch`) ask for what was missed since."""
-        resumed = {"recover": True, **position} if position else {}
-        return command(2, "subscribe", {"channel": channel, **resumed})
-
-    @property
-    def subscribed(self) -> bytes:
-        """What the answer to `subscribe` contains."""
-        return _SUBSCRIBED
+    def subscribe(self, channel: str, position: StreamPosition | None = None) -> bytes:
+        """Subscribe to a channel; with a `position` ask for what was missed since."""
+        return command(2, "subscribe", {"channel": channel, **(position.recovery if position else {})})
 
     @property
     def serverside(self) -> bool:
@@ -130,18 +117,13 @@ class Dialect:
         """One publication as a frame."""
         if self.raw:
             return frame(data)
-        return frame(b'{"id":4,"publish":{"channel":%s,"data":%s}}' % (json.dumps(channel).encode(), data))
+        return command(4, "publish", {"channel": channel, "data": msgspec.Raw(data)})
 
     def post(self, channel: str, data: bytes) -> bytes:
         """One publication as an HTTP request to the server API."""
-        body = b'{"channel":%s,"data":%s}' % (json.dumps(channel).encode(), data)
+        body = msgspec.json.encode({"channel": channel, "data": msgspec.Raw(data)})
         if self.target.protocol == "centrifugo":
             headers = {"X-API-Key": self.target.api_key}
             return post(self._path("publish", "/api/publish"), self.host, headers, body)
         headers = {"Authorization": f"Bearer {self.target.api_key}"}
         return post(self._path("publish", "/api/v1/publish"), self.host, headers, body)
-
-
-def command(number: int, name: str, body: Mapping[str, Any]) -> bytes:
-    """A Centrifuge command in a frame."""
-    return frame(json.dumps({"id": number, name: body}, separators=(",", ":")).encode())

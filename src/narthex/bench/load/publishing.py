@@ -8,11 +8,10 @@ from typing import Final
 
 from narthex.bench.load.dialects import Dialect
 from narthex.bench.load.sockets import READ, STALL_S, open_socket
-from narthex.bench.load.wire import frame
+from narthex.bench.load.wire import PONG_FRAME, frames
+from narthex.protocol.client import Ping, Reply, decode_messages
 
 _ANSWERED: Final = b"HTTP/1.1 200"
-_PUBLISHED: Final = b'"publish":{}'
-_PING: Final = b"\x81\x02{}"
 
 
 class Publisher:
@@ -36,6 +35,7 @@ class Publisher:
         self.answered = not dialect.raw
         self._over_http = dialect.published_over_http if over_http is None else over_http
         self._number = 0
+        self._buffer = bytearray()
         target = dialect.target
         count = in_flight if self._over_http else 1
         self._sockets = [self._open(target.host, target.port, i) for i in range(count)]
@@ -46,16 +46,32 @@ class Publisher:
         sock.settimeout(STALL_S)
         if not self._over_http:
             sock.sendall(self._dialect.upgrade("bench-service", role="pub"))
-            self._expect(sock, b" 101 ")
+            if b" 101 " not in sock.recv(READ):
+                raise ConnectionError("the publisher was refused")
             if self.answered:
                 sock.sendall(self._dialect.connect("bench-service"))
-                self._expect(sock, self._dialect.connected)
+                while not self._replies(sock):
+                    pass
         return sock
 
-    @staticmethod
-    def _expect(sock: socket.socket, sign: bytes) -> None:
-        if sign not in sock.recv(READ):
-            raise ConnectionError("the publisher was refused")
+    def _replies(self, sock: socket.socket) -> int:
+        """Read once, answer a ping; the number of commands that were answered with success."""
+        data = sock.recv(READ)
+        if not data:
+            raise ConnectionError("the publisher's connection was closed")
+        self._buffer += data
+        count = 0
+        for payload in frames(self._buffer):
+            for message in decode_messages(payload):
+                if isinstance(message, Ping):
+                    sock.sendall(PONG_FRAME)
+                elif isinstance(message, Reply):
+                    if message.error is not None:
+                        raise ConnectionError(
+                            f"the publisher got error {message.error.code} {message.error.message}"
+                        )
+                    count += 1
+        return count
 
     def burst(self, count: int, size: int) -> None:
         """Send `count` publications at once."""
@@ -77,14 +93,13 @@ class Publisher:
         Raises:
             ConnectionError: one was no success.
         """
-        success = _ANSWERED if self._over_http else _PUBLISHED
         for index, owed in self._owed.items():
-            got = b""
-            while owed and got.count(success) < owed:
-                data = self._sockets[index].recv(READ)
+            sock, got = self._sockets[index], b""
+            while owed > 0 and not self._over_http:
+                owed -= self._replies(sock)
+            while got.count(_ANSWERED) < owed:
+                data = sock.recv(READ)
                 got += data
-                if not self._over_http and _PING in data:
-                    self._sockets[index].sendall(frame(b"{}"))
                 if not data or b'"error":' in got or (b"HTTP/1.1 " in got and _ANSWERED not in got):
                     raise ConnectionError(f"publish was answered {got[:300].decode(errors='replace')}")
             self._owed[index] = 0

@@ -11,18 +11,15 @@ import time
 import uuid
 from typing import Any, Final
 
-import msgspec
-
-from narthex.bench.load.dialects import Dialect, Target, command
+from narthex.bench.load.dialects import Dialect, Target
 from narthex.bench.load.measuring import Phase
 from narthex.bench.load.sockets import READ, Client, Crowd
-from narthex.bench.load.wire import frames
+from narthex.bench.load.wire import PONG_FRAME, command, frames
 from narthex.bench.results import Figure, latencies
 from narthex.domain.digest import Digest
+from narthex.protocol.client import Ping, Push, Reply, StreamPosition, decode_messages
 
 SETTLES_S: Final = 20.0  # after the last delta is due: a gateway that needs longer has fallen behind for good
-_decode: Final = msgspec.json.Decoder().decode
-PONG: Final = b"\x81\x82\x00\x00\x00\x00{}"
 
 
 class Follower:
@@ -175,34 +172,37 @@ def _start(pair: _Pair, text: str) -> None:
 
 
 def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) -> int:
-    """One frame: pings, replies and pushes, by lines."""
+    """One text message: pings, replies and pushes."""
     delivered = 0
-    for line in payload.splitlines():
-        if line == b"{}":
-            follower.client.sock.send(PONG)
-            continue
-        message = _decode(line)
-        push = message.get("push")
-        if push is not None:
-            if "pub" in push and push["channel"].startswith("thread:"):
-                follower.take(push["pub"]["data"], lags)
+    for message in decode_messages(payload):
+        if isinstance(message, Push):
+            if message.pub is not None and message.channel.startswith("thread:"):
+                follower.take(message.pub.data, lags)
                 delivered += 1
-        elif "rpc" in message:
-            _started(pair, message["rpc"]["data"])
-        elif "subscribe" in message:
-            for publication in message["subscribe"].get("publications") or []:
-                follower.take(publication["data"], lags)
-                delivered += 1
-        elif "error" in message:
-            for each in pair.followers:
-                each.fault = f"error {message['error']}"
-                each.ended = True
+        elif isinstance(message, Ping):
+            follower.client.sock.send(PONG_FRAME)
+        elif isinstance(message, Reply):
+            delivered += _replied(pair, follower, message, lags)
     return delivered
+
+
+def _replied(pair: _Pair, follower: Follower, reply: Reply, lags: list[float]) -> int:
+    """The run has started, or a socket has joined its thread, with what it missed; events delivered."""
+    if reply.error is not None:
+        for each in pair.followers:
+            each.fault = f"error {reply.error.code} {reply.error.message}"
+            each.ended = True
+    elif reply.command == "rpc":
+        _started(pair, reply.result["data"])
+    missed = reply.result.get("publications") or []
+    for publication in missed:
+        follower.take(publication["data"], lags)
+    return len(missed)
 
 
 def _started(pair: _Pair, answer: dict[str, Any]) -> None:
     """Both sockets join the thread from its first event on."""
-    body = {"channel": answer["channel"], "recover": True, "offset": 0, "epoch": ""}
+    body = {"channel": answer["channel"], **StreamPosition().recovery}
     for follower in pair.followers:
         follower.run_id = answer["run_id"]
         follower.client.sock.send(command(10, "subscribe", body))

@@ -7,8 +7,6 @@ is closed before it ends, outside of the measurement.
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -18,8 +16,9 @@ from narthex.bench.load.dialects import MARKER, Dialect, Target
 from narthex.bench.load.measuring import Phase
 from narthex.bench.load.publishing import Publisher
 from narthex.bench.load.sockets import READ, STALL_S, Client, Crowd
-from narthex.bench.load.wire import CLOSE
+from narthex.bench.load.wire import CLOSE, PING_FRAME, PONG_FRAME
 from narthex.bench.results import Figure, latencies
+from narthex.protocol.client import StreamPosition
 
 CHANNEL = "bench"
 RECOVERING = "recover:bench"
@@ -301,7 +300,6 @@ def idle(target: Target, *, sockets: int, hold_s: float) -> Figure:
         crowd.close()
 
 
-PONG = b"\x81\x82\x00\x00\x00\x00{}"
 PROBE_EVERY_S = 0.05
 
 
@@ -372,8 +370,8 @@ class Probe:
             self._crowd.idle_read(fd)
             if self._client is not None and fd == self._client.fd and self._sent is not None:
                 self._give_up(time.perf_counter())
-        elif data.endswith(b"\x81\x02{}"):
-            client.sock.send(PONG)
+        elif data.endswith(PING_FRAME):
+            client.sock.send(PONG_FRAME)
         elif client is self._client and self._sent is not None:
             self._answer(time.perf_counter())
 
@@ -437,35 +435,26 @@ def _recovering_channel(dialect: Dialect) -> str:
         crowd.close()
 
 
-Positions = Callable[[str], "dict[str, object] | None"]
-
-
-def _recovery(before: Crowd) -> tuple[Positions, Positions]:
+def _recovery(
+    before: Crowd,
+) -> tuple[Callable[[str], dict[str, StreamPosition] | None], Callable[[str], StreamPosition | None]]:
     """What an SDK sends when it comes back: the position that its last connection had reached.
 
-    In `connect.subs` where the server subscribes by itself, in `subscribe` where the client does.
+    The first is for `connect`, where the server subscribes; the second for `subscribe`, where the client does.
     """
     serverside = before.dialect.serverside
-    replies = before.replies if serverside else before.subscriptions
 
-    def position(subject: str) -> dict[str, object] | None:
-        found = _POSITION.search(replies.get(subject, b""))
-        if found is None:
-            return None
-        joined = json.loads(b"{" + found[0] + b"}")
-        return {"offset": joined.get("offset", 0), "epoch": joined["epoch"]}
+    def position(subject: str) -> StreamPosition | None:
+        result = before.results.get(subject, {})
+        if serverside:
+            result = result.get("subs", {}).get(f"user:{subject}", {})
+        return StreamPosition(result.get("offset", 0), result["epoch"]) if "epoch" in result else None
 
-    def subs(subject: str) -> dict[str, object] | None:
+    def subs(subject: str) -> dict[str, StreamPosition] | None:
         known = position(subject)
-        return {f"user:{subject}": {"recover": True, **known}} if known else None
+        return {f"user:{subject}": known} if known else None
 
-    def none(_: str) -> dict[str, object] | None:
-        return None
-
-    return (subs, none) if serverside else (none, position)
-
-
-_POSITION: Final = re.compile(rb'"epoch":"[^"]*"(,"offset":\d+)?')
+    return (subs, lambda _: None) if serverside else (lambda _: None, position)
 
 
 def _warm(dialect: Dialect) -> None:

@@ -12,9 +12,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from narthex.bench.load.dialects import Dialect
+from narthex.bench.load.wire import frames
+from narthex.protocol.client import Reply, StreamPosition, decode_messages
 
 ADDRESSES: Final = 16  # client addresses: 28,000 ephemeral ports each, and TIME_WAIT holds one for a minute
 STALL_S: Final = 20.0  # nothing at all for so long: the phase is over
@@ -38,7 +40,7 @@ class Client:
         self.subscribe = subscribe
         self.state = 0
         self.began = 0.0
-        self.buffer = b""
+        self.buffer = bytearray()
 
 
 def open_socket(host: str, port: int, index: int) -> socket.socket:
@@ -78,18 +80,16 @@ class Crowd:
         self.latencies: list[float] = []
         self.failures = 0
         self.refused: dict[str, int] = {}
-        self.replies: dict[str, bytes] = {}
-        """By subject, what came back to the last `connect`."""
-        self.subscriptions: dict[str, bytes] = {}
-        """By subject, what came back to the last `subscribe`."""
+        self.results: dict[str, dict[str, Any]] = {}
+        """By subject, the result of its last `connect`, or `subscribe` where there is a `channel`."""
 
     def grow(
         self,
         subjects: Sequence[str],
         *,
         in_flight: int = 50,
-        recover: Callable[[str], dict[str, object] | None] = lambda _: None,
-        position: Callable[[str], dict[str, object] | None] = lambda _: None,
+        recover: Callable[[str], dict[str, StreamPosition] | None] = lambda _: None,
+        position: Callable[[str], StreamPosition | None] = lambda _: None,
     ) -> None:
         """Connect one client per subject, `in_flight` at a time; `latencies` gets each one's time.
 
@@ -99,7 +99,7 @@ class Crowd:
         Args:
             subjects: one a client.
             in_flight: handshakes at a time.
-            recover: `connect.subs` of a subject that comes back.
+            recover: where a subject that comes back was, by channel that the server subscribes.
             position: where in `channel` a subject that comes back was.
         """
         target = self.dialect.target
@@ -167,47 +167,41 @@ class Crowd:
         except OSError:
             data = b""
         if not data:
-            self._failed("closed in the handshake" if client.state == 0 else "closed after the upgrade")
-            self._drop(client)
-            return False
-        seen = client.buffer = client.buffer + data
-        dialect = self.dialect
+            return self._refused(
+                client, "closed in the handshake" if client.state == 0 else "closed after the upgrade"
+            )
+        client.buffer += data
         if client.state == 0:
-            end = seen.find(b"\r\n\r\n")
+            end = client.buffer.find(b"\r\n\r\n")
             if end < 0:
                 return None
-            if b" 101 " not in seen[:16]:
-                self._failed(f"HTTP {seen[9:12].decode(errors='replace')}")
-                self._drop(client)
-                return False
-            client.buffer = seen = seen[end + 4 :]
+            if b" 101 " not in client.buffer[:16]:
+                return self._refused(client, f"HTTP {client.buffer[9:12].decode(errors='replace')}")
+            del client.buffer[: end + 4]
             if not client.connect:
-                client.buffer = b""
                 return True
             client.state = 1
             client.sock.send(client.connect)
-        if client.state == 1:
-            if dialect.connected not in seen:
-                return self._refused(client, seen)
-            self.replies[client.subject] = seen
-            client.buffer = b""
-            if not self.channel:
-                return True
+        for payload in frames(client.buffer):
+            for message in decode_messages(payload):
+                if isinstance(message, Reply):
+                    return self._replied(client, message)
+        return None
+
+    def _replied(self, client: Client, reply: Reply) -> bool | None:
+        if reply.error is not None:
+            return self._refused(client, f"error: {reply.error.code} {reply.error.message[:80]}")
+        if client.state == 1 and self.channel:
             client.state = 2
             client.sock.send(client.subscribe)
             return None
-        if client.state == 2 and dialect.subscribed in seen:
-            self.subscriptions[client.subject] = seen
-            client.buffer = b""
-            return True
-        return self._refused(client, seen)
+        self.results[client.subject] = reply.result
+        return True
 
-    def _refused(self, client: Client, seen: bytes) -> bool | None:
-        if b'"error":' in seen:
-            self._failed(f"error: {seen[seen.find(b'error') :][:80].decode(errors='replace')}")
-            self._drop(client)
-            return False
-        return None
+    def _refused(self, client: Client, why: str) -> bool:
+        self._failed(why)
+        self._drop(client)
+        return False
 
     def idle_read(self, fd: int) -> None:
         """Read away what came on a socket; one that was closed is counted and dropped."""

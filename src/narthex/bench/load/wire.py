@@ -14,10 +14,15 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from narthex.protocol.client import PONG, encode_command
 from narthex.protocol.framing import NO_MASK, TEXT, encode_close, encode_frame
+from narthex.protocol.replies import PING
 
 _KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3; servers must not care
 CLOSE: Final = encode_close(1000, key=NO_MASK)
+PING_FRAME: Final = encode_frame(TEXT, PING)
+PONG_FRAME: Final = encode_frame(TEXT, PONG, NO_MASK)
+"""A ping of the Centrifuge protocol as the server frames it, and its answer."""
 
 
 def upgrade(path: str, host: str, headers: Mapping[str, str]) -> bytes:
@@ -37,6 +42,11 @@ def upgrade(path: str, host: str, headers: Mapping[str, str]) -> bytes:
 def frame(payload: bytes) -> bytes:
     """A client's text frame."""
     return encode_frame(TEXT, payload, NO_MASK)
+
+
+def command(number: int, name: str, body: Mapping[str, Any]) -> bytes:
+    """A command of the Centrifuge protocol in a frame."""
+    return frame(encode_command(number, name, body))
 
 
 def post(path: str, host: str, headers: Mapping[str, str], body: bytes) -> bytes:
