@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from narthex.domain import events as ev
-from narthex.domain.runs import ACTIVE, TERMINAL, TRANSITIONS, RunState, advance, state_after
-from narthex.errors import Bug
+from narthex.domain.runs import ACTIVE, TERMINAL, TRANSITIONS, RunState, after, before, fairest, state_after
 
 
 def test_terminal_states_have_no_way_out() -> None:
@@ -24,11 +21,24 @@ def test_every_state_can_be_reached() -> None:
     assert reached == frozenset(RunState)
 
 
-def test_an_unknown_transition_is_a_bug() -> None:
-    """A finished run cannot be cancelled."""
-    assert advance("running", "returned") == RunState.FINISHED
-    with pytest.raises(Bug, match="finished cannot be cancelled"):
-        advance("finished", "cancelled")
+def test_each_step_leads_to_one_state() -> None:
+    """So that a statement can be made from its name alone."""
+    assert (before("claimed"), after("claimed")) == ([RunState.QUEUED], RunState.RUNNING)
+    assert (before("cancelled"), after("cancelled")) == (
+        [RunState.QUEUED, RunState.RUNNING],
+        RunState.CANCELLED,
+    )
+    for _, what in TRANSITIONS:
+        assert all(TRANSITIONS[state, what] == after(what) for state in before(what))
+
+
+def test_tenants_share_what_may_run() -> None:
+    """The tenant with the fewest running runs is next, those picked counted in; among equals the oldest."""
+    waiting = [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("b", "b2"), ("c", "c1")]
+    assert fairest(waiting, {}, 4) == ["a1", "b1", "c1", "a2"]
+    assert fairest(waiting, {"a": 2, "b": 1}, 10) == ["c1", "b1", "a1", "b2", "a2", "a3"]
+    assert fairest(waiting, {"a": 2}, 1) == ["b1"]
+    assert fairest([], {}, 1) == fairest(waiting, {}, 0) == []
 
 
 def test_the_log_tells_the_state() -> None:

@@ -130,7 +130,7 @@ class SimStore:
         self.memberships = SqlMemberships(self, SQLITE)
         self.runs = SqlRuns(self, SQLITE)
         self.credentials = SqlCredentials(self, SQLITE)
-        self.records = SqlRecords(self)
+        self.records = SqlRecords(self, SQLITE)
 
     async def start(self) -> None:
         """Raises DependencyError while it cannot be reached."""

@@ -36,6 +36,7 @@ from narthex.domain.events import text_content, text_end, text_start
 from narthex.domain.identity import Identity
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
 from narthex.domain.runs import RunState
+from narthex.domain.threads import thread_not_found
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.runs import Run
@@ -106,9 +107,7 @@ class Chat:
         """
         role = await self.role(identity, thread_id)
         if role is None:
-            raise ClientError(
-                "thread_not_found", "There is no such thread for you.", "Use thread.list.", number=404
-            )
+            raise thread_not_found()
         if owner and role != "owner":
             raise ClientError(
                 "not_owner", "Only an owner of the thread may do this.", "Ask an owner.", number=403
@@ -196,7 +195,7 @@ class Chat:
             tenant, thread_id, before=before, before_id=before_id, limit=limit, kept=kept
         )
         if thread is None:
-            raise ClientError("thread_not_found", "The thread was deleted.", "Use thread.list.", number=404)
+            raise thread_not_found()
         starts = [run.start_offset for run in active if run.started_at]
         return ThreadView(
             thread=thread,

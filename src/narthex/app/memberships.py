@@ -18,6 +18,7 @@ from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import E2E_TENANT, Identity
 from narthex.domain.ids import user_key
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
+from narthex.domain.threads import thread_not_found
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Control
 from narthex.ports.memberships import MAX_BLOCKED, MAX_PENDING, Invitation, ShownInvitation
@@ -106,7 +107,7 @@ class Memberships:
             case "invited":
                 await self._tell_invited(identity, invitation)
             case "absent":
-                raise _no_thread()
+                raise thread_not_found()
             case "full":
                 raise ClientError(
                     "members_limit",
@@ -307,10 +308,6 @@ class Memberships:
     async def blocked(self, identity: Identity) -> list[str]:
         """Whom the user has blocked."""
         return await self._memberships.blocked(identity.tenant, identity.subject)
-
-
-def _no_thread() -> ClientError:
-    return ClientError("thread_not_found", "There is no such thread for you.", "Use thread.list.", number=404)
 
 
 def _no_invitation() -> ClientError:

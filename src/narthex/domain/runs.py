@@ -11,11 +11,13 @@ Not here: moving a run from state to state (app/runs), storing it (ports/runs).
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
 from narthex.domain.events import Event
-from narthex.errors import Bug, ClientError
+from narthex.errors import ClientError
 
 
 class RunState(StrEnum):
@@ -29,6 +31,7 @@ class RunState(StrEnum):
     FAILED = "failed"
 
 
+# The statements of the store are made from it (adapters/stores/sql/runs.py).
 TRANSITIONS: Final[dict[tuple[RunState, str], RunState]] = {
     (RunState.QUEUED, "claimed"): RunState.RUNNING,
     (RunState.QUEUED, "cancelled"): RunState.CANCELLED,
@@ -70,12 +73,38 @@ def queue_full(limit: int) -> ClientError:
     )
 
 
-def advance(state: str, what: str) -> RunState:
-    """The state after `what` happened. Raises Bug for a transition that is not in the table."""
-    following = TRANSITIONS.get((RunState(state), what))
-    if following is None:
-        raise Bug("run_transition", f"A run that is {state} cannot be {what}.")
+def before(what: str) -> list[RunState]:
+    """The states in which `what` can happen, in the order of the enum."""
+    return [state for state in RunState if (state, what) in TRANSITIONS]
+
+
+def after(what: str) -> RunState:
+    """The state after `what` happened."""
+    (following,) = {to for (_, happened), to in TRANSITIONS.items() if happened == what}
     return following
+
+
+def fairest(waiting: Sequence[tuple[str, str]], running: Mapping[str, int], limit: int) -> list[str]:
+    """Up to `limit` of the runs that may be claimed: always the next of the tenant with the fewest running runs, those
+    picked here counted in; among equals the oldest.
+
+    Args:
+        waiting: tenant and run id, oldest first.
+        running: running runs by tenant.
+        limit: how many at most.
+    """
+    queues: dict[str, deque[tuple[int, str]]] = {}
+    for age, (tenant, run_id) in enumerate(waiting):
+        queues.setdefault(tenant, deque()).append((age, run_id))
+    counts = Counter(running)
+    picked: list[str] = []
+    while queues and len(picked) < limit:
+        tenant = min(queues, key=lambda name: (counts[name], queues[name][0]))
+        picked.append(queues[tenant].popleft()[1])
+        counts[tenant] += 1
+        if not queues[tenant]:
+            del queues[tenant]
+    return picked
 
 
 def state_after(terminal: Event) -> RunState:

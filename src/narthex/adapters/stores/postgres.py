@@ -85,7 +85,7 @@ class PostgresStore:
         self.memberships = SqlMemberships(self._engine, POSTGRES)
         self.runs = SqlRuns(self._engine, POSTGRES)
         self.credentials = SqlCredentials(self._engine, POSTGRES)
-        self.records = SqlRecords(self._engine)
+        self.records = SqlRecords(self._engine, POSTGRES)
 
     async def start(self) -> None:
         """Connect, migrate. Raises ConfigError (too new, wrong credentials) or DependencyError."""

@@ -86,7 +86,7 @@ class SqliteStore:
         self.memberships = SqlMemberships(self._engine, SQLITE)
         self.runs = SqlRuns(self._engine, SQLITE)
         self.credentials = SqlCredentials(self._engine, SQLITE)
-        self.records = SqlRecords(self._engine)
+        self.records = SqlRecords(self._engine, SQLITE)
 
     async def start(self) -> None:
         """Take the file, migrate. Raises ConfigError (held, foreign or too new) or DependencyError."""

@@ -12,10 +12,9 @@ from typing import Final
 import msgspec
 
 from narthex.adapters.stores.sql import links
-from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.joining import additions as count_additions
 from narthex.adapters.stores.sql.joining import count_addition, has_blocked, is_member, join
-from narthex.adapters.stores.sql.operation import Engine, Operation, Shape
+from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, reads, writes
 from narthex.adapters.stores.sql.retention import not_past
 from narthex.ports.memberships import (
     MAX_BLOCKED,
@@ -35,22 +34,87 @@ MAX_LIMIT: Final = 200
 _INVITATION: Final = Shape(Invitation)
 
 
-class SqlMemberships:
+class SqlMemberships(Adapter):
     """The Memberships port over an engine."""
 
-    def __init__(self, engine: Engine, dialect: Dialect) -> None:
-        self._engine = engine
-        self._dialect = dialect
-
-    async def add(self, invitation: Invitation, *, direct: bool, additions: int, since: float) -> Addition:
+    @writes
+    def add(
+        self, invitation: Invitation, *, direct: bool, additions: int, since: float
+    ) -> Operation[Addition]:
         """See the port."""
-        return await self._engine.write(_add(self._dialect, invitation, direct, additions, since))
+        tenant, thread_id, user_id = invitation.tenant, invitation.thread_id, invitation.user_id
+        if self._dialect.lock is not None:
+            yield self._dialect.lock, (f"members {thread_id}",)
+            yield self._dialect.lock, (f"additions {tenant} {invitation.invited_by}",)
+        thread = yield (
+            f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{self._dialect.hold}",
+            (thread_id, tenant),
+        )
+        if not thread:
+            return "absent"
+        # The inviter may have been removed since the caller looked; `remove_member` holds the same lock.
+        if not (yield from is_member(tenant, thread_id, invitation.invited_by)):
+            return "absent"
+        of_thread = (thread_id, tenant)
+        if (yield from is_member(tenant, thread_id, user_id)):
+            return "present"
+        # What is over neither counts nor stands in the way of a new one.
+        yield (
+            "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?",
+            (*of_thread, since),
+        )
+        rows = yield (
+            "SELECT hidden FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+            (*of_thread, user_id),
+        )
+        hidden = yield from has_blocked(tenant, user_id, invitation.invited_by)
+        # One that its user is not shown stands in nobody's way but that of an inviter whom they have blocked too: else
+        # a blocked member, by asking first, would keep everybody else's invitation from them.
+        if rows and not direct and (hidden or not rows[0][0]):
+            return "pending"
+        members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", of_thread
+        asked = yield (
+            "SELECT count(*) FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id <> ?",
+            (*of_thread, user_id),
+        )
+        if members[0][0] + asked[0][0] >= invitation.member_limit:
+            return "full"
+        if (yield from count_additions(tenant, invitation.invited_by, invitation.created_at)) >= additions:
+            return "spent"
+        if hidden and direct:
+            return "blocked"
+        if direct:
+            yield from join(tenant, thread_id, user_id, invitation.created_at)
+        else:
+            yield (
+                "DELETE FROM invitations WHERE tenant = ? AND user_id = ? AND created_at < ?",
+                (tenant, user_id, since),
+            )
+            waiting = yield (
+                "SELECT count(*) FROM invitations WHERE tenant = ? AND user_id = ? AND hidden = 0",
+                (tenant, user_id),
+            )
+            if waiting[0][0] >= MAX_PENDING:
+                return "crowded"
+            if rows:
+                yield (
+                    "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+                    (*of_thread, user_id),
+                )
+            yield (
+                f"INSERT INTO invitations ({_INVITATION.columns}) VALUES ({_INVITATION.placeholders})",
+                _INVITATION.values(msgspec.structs.replace(invitation, hidden=hidden)),
+            )
+        yield from count_addition(tenant, invitation.invited_by, invitation.created_at)
+        return "added" if direct else "hidden" if hidden else "invited"
 
-    async def additions(self, tenant: str, user_id: str, now: float) -> int:
+    @reads
+    def additions(self, tenant: str, user_id: str, now: float) -> Operation[int]:
         """See the port."""
-        return await self._engine.read(count_additions(tenant, user_id, now))
+        return count_additions(tenant, user_id, now)
 
-    async def invitations(
+    @reads
+    def invitations(
         self,
         tenant: str,
         user_id: str,
@@ -60,69 +124,170 @@ class SqlMemberships:
         before_id: str,
         limit: int,
         kept: Kept = KEEPS_ALL,
-    ) -> list[ShownInvitation]:
+    ) -> Operation[list[ShownInvitation]]:
         """See the port."""
-        return await self._engine.read(
-            _invitations(tenant, user_id, since, before, before_id, max(0, min(limit, MAX_LIMIT)), kept)
+        limit = max(0, min(limit, MAX_LIMIT))
+        condition, values = not_past(kept, "t.updated_at")
+        older: tuple[str, tuple[object, ...]] = ("", ())
+        if before is not None:
+            older = (" AND i.created_at < ?", (before,))
+            if before_id:
+                older = (
+                    " AND (i.created_at < ? OR (i.created_at = ? AND i.thread_id > ?))",
+                    (before, before, before_id),
+                )
+        rows = yield (
+            (
+                "SELECT i.thread_id, t.title, i.invited_by, i.inviter_name, i.created_at FROM invitations i"
+                " JOIN threads t ON t.thread_id = i.thread_id AND t.tenant = i.tenant"
+                f" WHERE i.tenant = ? AND i.user_id = ? AND i.hidden = 0 AND i.created_at >= ?{older[0]}{condition}"
+                " ORDER BY i.created_at DESC, i.thread_id LIMIT ?"
+            ),
+            (tenant, user_id, since, *older[1], *values, limit),
         )
+        return [
+            ShownInvitation(
+                thread_id=row[0],
+                title=row[1],
+                invited_by=row[2],
+                inviter_name=row[3],
+                created_at=float(row[4]),
+            )
+            for row in rows
+        ]
 
-    async def invited(self, tenant: str, thread_id: str, *, since: float) -> list[Invitation]:
+    @reads
+    def invited(self, tenant: str, thread_id: str, *, since: float) -> Operation[list[Invitation]]:
         """See the port."""
-        return await self._engine.read(_invited(tenant, thread_id, since))
+        rows = yield (
+            (
+                f"SELECT {_INVITATION.columns} FROM invitations WHERE tenant = ? AND thread_id = ?"
+                " AND created_at >= ? ORDER BY created_at, user_id"
+            ),
+            (tenant, thread_id, since),
+        )
+        return _INVITATION.read_all(rows)
 
-    async def accept(
+    @writes
+    def accept(
         self, tenant: str, thread_id: str, user_id: str, *, now: float, since: float, kept: Kept = KEEPS_ALL
-    ) -> Acceptance:
+    ) -> Operation[Acceptance]:
         """See the port."""
-        return await self._engine.write(_accept(self._dialect, tenant, thread_id, user_id, now, since, kept))
+        if self._dialect.lock is not None:
+            yield self._dialect.lock, (f"members {thread_id}",)
+        condition, values = not_past(kept, "t.updated_at")
+        thread = yield (
+            f"SELECT 1 FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{self._dialect.hold}",
+            (thread_id, tenant, *values),
+        )
+        if not thread:
+            return "absent"
+        if (yield from is_member(tenant, thread_id, user_id)):
+            return "present"
+        rows = yield (
+            (
+                "SELECT member_limit FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
+                " AND hidden = 0 AND created_at >= ?"
+            ),
+            (thread_id, tenant, user_id, since),
+        )
+        if not rows:
+            return "absent"
+        members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
+        if members[0][0] >= rows[0][0]:
+            return "full"
+        yield from join(tenant, thread_id, user_id, now)
+        return "joined"
 
-    async def withdraw(
+    @writes
+    def withdraw(
         self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True, by: str = ""
-    ) -> Invitation | None:
+    ) -> Operation[Invitation | None]:
         """See the port."""
-        return await self._engine.write(_withdraw(tenant, thread_id, user_id, hidden, by))
+        rows = yield (
+            (
+                "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
+                f"{'' if hidden else ' AND hidden = 0'}{' AND invited_by = ?' if by else ''}"
+                f" RETURNING {_INVITATION.columns}"
+            ),
+            (thread_id, tenant, user_id, *([by] if by else [])),
+        )
+        return _INVITATION.first(rows)
 
-    async def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> bool:
+    @writes
+    def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> Operation[bool]:
         """See the port."""
-        return await self._engine.write(_block(self._dialect, tenant, user_id, blocked_id, now))
+        if self._dialect.lock is not None:
+            yield self._dialect.lock, (f"blocks {tenant} {user_id}",)
+        yield (
+            "UPDATE invitations SET hidden = 1 WHERE tenant = ? AND user_id = ? AND invited_by = ?",
+            (tenant, user_id, blocked_id),
+        )
+        rows = yield (
+            "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
+            (tenant, user_id, blocked_id),
+        )
+        if rows:
+            return True
+        count = yield "SELECT count(*) FROM blocks WHERE tenant = ? AND user_id = ?", (tenant, user_id)
+        if count[0][0] >= MAX_BLOCKED:
+            return False
+        yield (
+            "INSERT INTO blocks (tenant, user_id, blocked_id, created_at) VALUES (?, ?, ?, ?)",
+            (tenant, user_id, blocked_id, now),
+        )
+        return True
 
-    async def unblock(self, tenant: str, user_id: str, blocked_id: str) -> None:
+    @writes
+    def unblock(self, tenant: str, user_id: str, blocked_id: str) -> Operation[None]:
         """See the port."""
-        await self._engine.write(_unblock(tenant, user_id, blocked_id))
-
-    async def blocked(self, tenant: str, user_id: str) -> list[str]:
-        """See the port."""
-        return await self._engine.read(_blocked(tenant, user_id))
-
-    async def make_link(self, link: ThreadLink) -> bool:
-        """See the port."""
-        return await self._engine.write(links.make(self._dialect, link))
-
-    async def link(self, tenant: str, thread_id: str, *, now: float) -> ThreadLink | None:
-        """See the port."""
-        return await self._engine.read(links.of_thread(tenant, thread_id, now))
-
-    async def revoke_link(self, tenant: str, thread_id: str) -> bool:
-        """See the port."""
-        return await self._engine.write(links.revoke(tenant, thread_id))
-
-    async def linked(
-        self, tenant: str, digest: str, user_id: str, *, now: float, kept: Kept = KEEPS_ALL
-    ) -> LinkedThread | None:
-        """See the port."""
-        return await self._engine.read(links.shown(tenant, digest, user_id, now, kept))
-
-    async def join_by_link(
-        self, tenant: str, digest: str, user_id: str, *, since: float, now: float, kept: Kept = KEEPS_ALL
-    ) -> Joined:
-        """See the port."""
-        return await self._engine.write(
-            links.join(self._dialect, tenant, digest, user_id, since=since, now=now, kept=kept)
+        yield (
+            "DELETE FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
+            (tenant, user_id, blocked_id),
         )
 
-    async def owned(self, tenant: str, user_id: str, kept: Kept = KEEPS_ALL) -> int:
+    @reads
+    def blocked(self, tenant: str, user_id: str) -> Operation[list[str]]:
         """See the port."""
-        return await self._engine.read(count_owned(tenant, user_id, kept))
+        rows = yield (
+            "SELECT blocked_id FROM blocks WHERE tenant = ? AND user_id = ? ORDER BY blocked_id",
+            (tenant, user_id),
+        )
+        return [str(row[0]) for row in rows]
+
+    @writes
+    def make_link(self, link: ThreadLink) -> Operation[bool]:
+        """See the port."""
+        return links.make(self._dialect, link)
+
+    @reads
+    def link(self, tenant: str, thread_id: str, *, now: float) -> Operation[ThreadLink | None]:
+        """See the port."""
+        return links.of_thread(tenant, thread_id, now)
+
+    @writes
+    def revoke_link(self, tenant: str, thread_id: str) -> Operation[bool]:
+        """See the port."""
+        return links.revoke(tenant, thread_id)
+
+    @reads
+    def linked(
+        self, tenant: str, digest: str, user_id: str, *, now: float, kept: Kept = KEEPS_ALL
+    ) -> Operation[LinkedThread | None]:
+        """See the port."""
+        return links.shown(tenant, digest, user_id, now, kept)
+
+    @writes
+    def join_by_link(
+        self, tenant: str, digest: str, user_id: str, *, since: float, now: float, kept: Kept = KEEPS_ALL
+    ) -> Operation[Joined]:
+        """See the port."""
+        return links.join(self._dialect, tenant, digest, user_id, since=since, now=now, kept=kept)
+
+    @reads
+    def owned(self, tenant: str, user_id: str, kept: Kept = KEEPS_ALL) -> Operation[int]:
+        """See the port."""
+        return count_owned(tenant, user_id, kept)
 
 
 def count_owned(tenant: str, user_id: str, kept: Kept) -> Operation[int]:
@@ -136,198 +301,3 @@ def count_owned(tenant: str, user_id: str, kept: Kept) -> Operation[int]:
         (tenant, user_id, *values),
     )
     return int(rows[0][0])
-
-
-def _add(
-    dialect: Dialect, invitation: Invitation, direct: bool, additions: int, since: float
-) -> Operation[Addition]:
-    tenant, thread_id, user_id = invitation.tenant, invitation.thread_id, invitation.user_id
-    if dialect.lock is not None:
-        yield dialect.lock, (f"members {thread_id}",)
-        yield dialect.lock, (f"additions {tenant} {invitation.invited_by}",)
-    thread = yield (
-        f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.hold}",
-        (thread_id, tenant),
-    )
-    if not thread:
-        return "absent"
-    # The inviter may have been removed since the caller looked; `remove_member` holds the same lock.
-    if not (yield from is_member(tenant, thread_id, invitation.invited_by)):
-        return "absent"
-    of_thread = (thread_id, tenant)
-    if (yield from is_member(tenant, thread_id, user_id)):
-        return "present"
-    # What is over neither counts nor stands in the way of a new one.
-    yield "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?", (*of_thread, since)
-    rows = yield (
-        "SELECT hidden FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
-        (*of_thread, user_id),
-    )
-    hidden = yield from has_blocked(tenant, user_id, invitation.invited_by)
-    # One that its user is not shown stands in nobody's way but that of an inviter whom they have blocked too: else
-    # a blocked member, by asking first, would keep everybody else's invitation from them.
-    if rows and not direct and (hidden or not rows[0][0]):
-        return "pending"
-    members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", of_thread
-    asked = yield (
-        "SELECT count(*) FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id <> ?",
-        (*of_thread, user_id),
-    )
-    if members[0][0] + asked[0][0] >= invitation.member_limit:
-        return "full"
-    if (yield from count_additions(tenant, invitation.invited_by, invitation.created_at)) >= additions:
-        return "spent"
-    if hidden and direct:
-        return "blocked"
-    if direct:
-        yield from join(tenant, thread_id, user_id, invitation.created_at)
-    else:
-        yield (
-            "DELETE FROM invitations WHERE tenant = ? AND user_id = ? AND created_at < ?",
-            (tenant, user_id, since),
-        )
-        waiting = yield (
-            "SELECT count(*) FROM invitations WHERE tenant = ? AND user_id = ? AND hidden = 0",
-            (tenant, user_id),
-        )
-        if waiting[0][0] >= MAX_PENDING:
-            return "crowded"
-        if rows:
-            yield (
-                "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
-                (*of_thread, user_id),
-            )
-        yield (
-            f"INSERT INTO invitations ({_INVITATION.columns}) VALUES ({_INVITATION.placeholders})",
-            _INVITATION.values(msgspec.structs.replace(invitation, hidden=hidden)),
-        )
-    yield from count_addition(tenant, invitation.invited_by, invitation.created_at)
-    return "added" if direct else "hidden" if hidden else "invited"
-
-
-def _invitations(
-    tenant: str,
-    user_id: str,
-    since: float,
-    before: float | None,
-    before_id: str,
-    limit: int,
-    kept: Kept,
-) -> Operation[list[ShownInvitation]]:
-    condition, values = not_past(kept, "t.updated_at")
-    older: tuple[str, tuple[object, ...]] = ("", ())
-    if before is not None:
-        older = (" AND i.created_at < ?", (before,))
-        if before_id:
-            older = (
-                " AND (i.created_at < ? OR (i.created_at = ? AND i.thread_id > ?))",
-                (before, before, before_id),
-            )
-    rows = yield (
-        (
-            "SELECT i.thread_id, t.title, i.invited_by, i.inviter_name, i.created_at FROM invitations i"
-            " JOIN threads t ON t.thread_id = i.thread_id AND t.tenant = i.tenant"
-            f" WHERE i.tenant = ? AND i.user_id = ? AND i.hidden = 0 AND i.created_at >= ?{older[0]}{condition}"
-            " ORDER BY i.created_at DESC, i.thread_id LIMIT ?"
-        ),
-        (tenant, user_id, since, *older[1], *values, limit),
-    )
-    return [
-        ShownInvitation(
-            thread_id=row[0], title=row[1], invited_by=row[2], inviter_name=row[3], created_at=float(row[4])
-        )
-        for row in rows
-    ]
-
-
-def _invited(tenant: str, thread_id: str, since: float) -> Operation[list[Invitation]]:
-    rows = yield (
-        (
-            f"SELECT {_INVITATION.columns} FROM invitations WHERE tenant = ? AND thread_id = ?"
-            " AND created_at >= ? ORDER BY created_at, user_id"
-        ),
-        (tenant, thread_id, since),
-    )
-    return _INVITATION.read_all(rows)
-
-
-def _accept(
-    dialect: Dialect, tenant: str, thread_id: str, user_id: str, now: float, since: float, kept: Kept
-) -> Operation[Acceptance]:
-    if dialect.lock is not None:
-        yield dialect.lock, (f"members {thread_id}",)
-    condition, values = not_past(kept, "t.updated_at")
-    thread = yield (
-        f"SELECT 1 FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{dialect.hold}",
-        (thread_id, tenant, *values),
-    )
-    if not thread:
-        return "absent"
-    if (yield from is_member(tenant, thread_id, user_id)):
-        return "present"
-    rows = yield (
-        (
-            "SELECT member_limit FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
-            " AND hidden = 0 AND created_at >= ?"
-        ),
-        (thread_id, tenant, user_id, since),
-    )
-    if not rows:
-        return "absent"
-    members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
-    if members[0][0] >= rows[0][0]:
-        return "full"
-    yield from join(tenant, thread_id, user_id, now)
-    return "joined"
-
-
-def _withdraw(
-    tenant: str, thread_id: str, user_id: str, hidden: bool, by: str
-) -> Operation[Invitation | None]:
-    rows = yield (
-        (
-            "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
-            f"{'' if hidden else ' AND hidden = 0'}{' AND invited_by = ?' if by else ''}"
-            f" RETURNING {_INVITATION.columns}"
-        ),
-        (thread_id, tenant, user_id, *([by] if by else [])),
-    )
-    return _INVITATION.first(rows)
-
-
-def _block(dialect: Dialect, tenant: str, user_id: str, blocked_id: str, now: float) -> Operation[bool]:
-    if dialect.lock is not None:
-        yield dialect.lock, (f"blocks {tenant} {user_id}",)
-    yield (
-        "UPDATE invitations SET hidden = 1 WHERE tenant = ? AND user_id = ? AND invited_by = ?",
-        (tenant, user_id, blocked_id),
-    )
-    rows = yield (
-        "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
-        (tenant, user_id, blocked_id),
-    )
-    if rows:
-        return True
-    count = yield "SELECT count(*) FROM blocks WHERE tenant = ? AND user_id = ?", (tenant, user_id)
-    if count[0][0] >= MAX_BLOCKED:
-        return False
-    yield (
-        "INSERT INTO blocks (tenant, user_id, blocked_id, created_at) VALUES (?, ?, ?, ?)",
-        (tenant, user_id, blocked_id, now),
-    )
-    return True
-
-
-def _unblock(tenant: str, user_id: str, blocked_id: str) -> Operation[None]:
-    yield (
-        "DELETE FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
-        (tenant, user_id, blocked_id),
-    )
-
-
-def _blocked(tenant: str, user_id: str) -> Operation[list[str]]:
-    rows = yield (
-        "SELECT blocked_id FROM blocks WHERE tenant = ? AND user_id = ? ORDER BY blocked_id",
-        (tenant, user_id),
-    )
-    return [str(row[0]) for row in rows]

@@ -11,10 +11,14 @@ a `Dialect`'s. An exception raised inside undoes the operation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+import functools
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    from narthex.adapters.stores.sql.dialect import Dialect
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -22,6 +26,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 Row = tuple[Any, ...]  # Any: columns differ; `Shape` gives them their types
 Statement = tuple[str, Sequence[object]]
 Operation = Generator[Statement, list[Row], T]
+
+
+P = ParamSpec("P")
 
 
 class Engine(Protocol):
@@ -35,6 +42,44 @@ class Engine(Protocol):
 
     async def write(self, operation: Operation[T]) -> T:
         """Run an operation in a transaction; returns once it is durable."""
+
+
+class Adapter:
+    """A port's methods as operations on one engine: each is written once, as a generator under `reads` or `writes`.
+
+    Args:
+        engine: runs them.
+        dialect: its SQL.
+    """
+
+    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+        self._engine = engine
+        self._dialect = dialect
+
+
+A = TypeVar("A", bound=Adapter)
+
+
+def reads(
+    operation: Callable[Concatenate[A, P], Operation[T]],
+) -> Callable[Concatenate[A, P], Coroutine[Any, Any, T]]:
+    """A method of an `Adapter` that changes nothing: see `Engine.read`."""
+
+    async def method(self: A, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._engine.read(operation(self, *args, **kwargs))
+
+    return functools.update_wrapper(method, operation)
+
+
+def writes(
+    operation: Callable[Concatenate[A, P], Operation[T]],
+) -> Callable[Concatenate[A, P], Coroutine[Any, Any, T]]:
+    """A method of an `Adapter` that is a transaction: see `Engine.write`."""
+
+    async def method(self: A, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._engine.write(operation(self, *args, **kwargs))
+
+    return functools.update_wrapper(method, operation)
 
 
 class Shape(Generic[S]):

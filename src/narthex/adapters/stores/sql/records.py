@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from narthex.adapters.stores.sql.operation import Engine, Operation, S, Shape
+from narthex.adapters.stores.sql.operation import Adapter, Operation, S, Shape, reads, writes
 from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, TestRunResult
 
 MAX_RECORDS: Final = 10_000  # of one answer: 90 days of one component's samples are fetched in pages
@@ -15,36 +15,67 @@ _RESULT: Final = Shape(TestRunResult)
 _SAMPLE: Final = Shape(Sample)
 
 
-class SqlRecords:
+class SqlRecords(Adapter):
     """The Records port over an engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def audit(self, record: AuditRecord) -> None:
+    @writes
+    def audit(self, record: AuditRecord) -> Operation[None]:
         """See the port."""
-        await self._engine.write(_append("audits", _AUDIT, [record]))
+        return _append("audits", _AUDIT, [record])
 
-    async def audits(self, kind: str | None, limit: int) -> list[AuditRecord]:
+    @reads
+    def audits(self, kind: str | None, limit: int) -> Operation[list[AuditRecord]]:
         """See the port; at most `MAX_RECORDS`."""
-        return await self._engine.read(_audits(kind, limit))
+        where = "" if kind is None else " WHERE kind = ?"
+        rows = yield (
+            f"SELECT {_AUDIT.columns} FROM audits{where} ORDER BY seq DESC LIMIT ?",
+            (*(() if kind is None else (kind,)), _bounded(limit)),
+        )
+        return _AUDIT.read_all(rows)
 
-    async def add_result(self, result: TestRunResult) -> None:
+    @writes
+    def add_result(self, result: TestRunResult) -> Operation[None]:
         """See the port."""
-        await self._engine.write(_add_result(result))
+        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in _RESULT.names if name != "test_run")
+        yield (
+            (
+                f"INSERT INTO results ({_RESULT.columns}) VALUES ({_RESULT.placeholders}) ON CONFLICT (test_run)"
+                f" DO UPDATE SET {changes}"
+            ),
+            _RESULT.values(result),
+        )
+        # Each adds one, so removing some of those behind the bound each time keeps it; the limit keeps it short.
+        yield (
+            (
+                'DELETE FROM results WHERE test_run IN (SELECT test_run FROM results ORDER BY "at" DESC, test_run'
+                " LIMIT 100 OFFSET ?)"
+            ),
+            (KEPT_RESULTS,),
+        )
 
-    async def results(self, limit: int) -> list[TestRunResult]:
+    @reads
+    def results(self, limit: int) -> Operation[list[TestRunResult]]:
         """See the port; at most `MAX_RECORDS`."""
-        return await self._engine.read(_results(limit))
+        rows = yield (
+            f'SELECT {_RESULT.columns} FROM results ORDER BY "at" DESC, test_run LIMIT ?',
+            (_bounded(limit),),
+        )
+        return _RESULT.read_all(rows)
 
     async def add_samples(self, samples: list[Sample]) -> None:
         """See the port."""
         if samples:
             await self._engine.write(_append("samples", _SAMPLE, samples))
 
-    async def samples(self, component: str | None, since: float, limit: int) -> list[Sample]:
+    @reads
+    def samples(self, component: str | None, since: float, limit: int) -> Operation[list[Sample]]:
         """See the port; at most `MAX_RECORDS`, those from `since` on."""
-        return await self._engine.read(_samples(component, since, limit))
+        where = "" if component is None else " AND component = ?"
+        rows = yield (
+            f'SELECT {_SAMPLE.columns} FROM samples WHERE "at" >= ?{where} ORDER BY "at", seq LIMIT ?',
+            (since, *(() if component is None else (component,)), _bounded(limit)),
+        )
+        return _SAMPLE.read_all(rows)
 
 
 def ping(value: str) -> Operation[str]:
@@ -63,51 +94,6 @@ def ping(value: str) -> Operation[str]:
 def _append(table: str, shape: Shape[S], records: list[S]) -> Operation[None]:
     for record in records:
         yield f"INSERT INTO {table} ({shape.columns}) VALUES ({shape.placeholders})", shape.values(record)
-
-
-def _audits(kind: str | None, limit: int) -> Operation[list[AuditRecord]]:
-    where = "" if kind is None else " WHERE kind = ?"
-    rows = yield (
-        f"SELECT {_AUDIT.columns} FROM audits{where} ORDER BY seq DESC LIMIT ?",
-        (*(() if kind is None else (kind,)), _bounded(limit)),
-    )
-    return _AUDIT.read_all(rows)
-
-
-def _add_result(result: TestRunResult) -> Operation[None]:
-    changes = ", ".join(f'"{name}" = excluded."{name}"' for name in _RESULT.names if name != "test_run")
-    yield (
-        (
-            f"INSERT INTO results ({_RESULT.columns}) VALUES ({_RESULT.placeholders}) ON CONFLICT (test_run)"
-            f" DO UPDATE SET {changes}"
-        ),
-        _RESULT.values(result),
-    )
-    # Each adds one, so removing some of those behind the bound each time keeps it; the limit keeps it short.
-    yield (
-        (
-            'DELETE FROM results WHERE test_run IN (SELECT test_run FROM results ORDER BY "at" DESC, test_run'
-            " LIMIT 100 OFFSET ?)"
-        ),
-        (KEPT_RESULTS,),
-    )
-
-
-def _results(limit: int) -> Operation[list[TestRunResult]]:
-    rows = yield (
-        f'SELECT {_RESULT.columns} FROM results ORDER BY "at" DESC, test_run LIMIT ?',
-        (_bounded(limit),),
-    )
-    return _RESULT.read_all(rows)
-
-
-def _samples(component: str | None, since: float, limit: int) -> Operation[list[Sample]]:
-    where = "" if component is None else " AND component = ?"
-    rows = yield (
-        f'SELECT {_SAMPLE.columns} FROM samples WHERE "at" >= ?{where} ORDER BY "at", seq LIMIT ?',
-        (since, *(() if component is None else (component,)), _bounded(limit)),
-    )
-    return _SAMPLE.read_all(rows)
 
 
 def _bounded(limit: int) -> int:

@@ -11,7 +11,17 @@ from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect, words
 from narthex.adapters.stores.sql.memberships import count_owned
-from narthex.adapters.stores.sql.operation import Engine, Operation, Row, Shape, Statement, each, marks
+from narthex.adapters.stores.sql.operation import (
+    Adapter,
+    Operation,
+    Row,
+    Shape,
+    Statement,
+    each,
+    marks,
+    reads,
+    writes,
+)
 from narthex.adapters.stores.sql.retention import (
     cut_done,
     delete_thread,
@@ -22,7 +32,7 @@ from narthex.adapters.stores.sql.retention import (
     purge,
     renewed,
 )
-from narthex.errors import ClientError
+from narthex.domain.threads import threads_limit
 from narthex.ports.broker import Position
 from narthex.ports.threads import (
     KEEPS_ALL,
@@ -49,14 +59,11 @@ _MEMBER: Final = Shape(ThreadMember)
 _MESSAGE: Final = Shape(Message)
 
 
-class SqlThreads:
+class SqlThreads(Adapter):
     """The Threads port over an engine."""
 
-    def __init__(self, engine: Engine, dialect: Dialect) -> None:
-        self._engine = engine
-        self._dialect = dialect
-
-    async def create(
+    @writes
+    def create(
         self,
         thread: Thread,
         *,
@@ -64,15 +71,41 @@ class SqlThreads:
         plan_at: float = 0.0,
         limit: int | None = None,
         kept: Kept = KEEPS_ALL,
-    ) -> bool:
+    ) -> Operation[bool]:
         """See the port."""
-        return await self._engine.write(_create(self._dialect, thread, plan, plan_at, limit, kept))
+        if limit is not None:
+            if self._dialect.lock is not None:  # two that are made at once must not both be the last
+                yield self._dialect.lock, (f"threads {thread.tenant} {thread.created_by}",)
+            there = yield "SELECT 1 FROM threads WHERE thread_id = ?", (thread.thread_id,)
+            if there:
+                return False
+            if (yield from count_owned(thread.tenant, thread.created_by, kept)) >= limit:
+                raise threads_limit(limit)
+        rows = yield (
+            (
+                f"INSERT INTO threads ({_THREAD.columns}, plan, plan_at, oldest_at)"
+                f" VALUES ({_THREAD.placeholders}, ?, ?, ?) ON CONFLICT (thread_id) DO NOTHING RETURNING seq"
+            ),
+            (*_THREAD.values(thread), plan, plan_at, thread.created_at),
+        )
+        if not rows:
+            return False
+        yield renewed(thread)
+        yield from each(self._dialect.search_added("threads", rows[0][0]))
+        yield from _insert_member(
+            thread.tenant,
+            thread.thread_id,
+            ThreadMember(user_id=thread.created_by, role="owner", joined_at=thread.created_at),
+        )
+        return True
 
-    async def get(self, tenant: str, thread_id: str, *, kept: Kept = KEEPS_ALL) -> Thread | None:
+    @reads
+    def get(self, tenant: str, thread_id: str, *, kept: Kept = KEEPS_ALL) -> Operation[Thread | None]:
         """See the port."""
-        return await self._engine.read(_get(tenant, thread_id, kept))
+        return _get(tenant, thread_id, kept)
 
-    async def list_for(
+    @reads
+    def list_for(
         self,
         tenant: str,
         user_id: str,
@@ -81,39 +114,113 @@ class SqlThreads:
         before_id: str = "",
         limit: int,
         kept: Kept = KEEPS_ALL,
-    ) -> list[Thread]:
+    ) -> Operation[list[Thread]]:
         """See the port."""
-        return await self._engine.read(_list_for(tenant, user_id, before, before_id, limit, kept))
+        older, place_values = _older(tenant, before, before_id)
+        condition, values = not_past(kept, "t.updated_at")
+        rows = yield (
+            (
+                f"SELECT {_THREAD.of('t')} FROM members m JOIN threads t ON t.thread_id = m.thread_id"
+                f" WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}{condition}"
+                " ORDER BY t.updated_at DESC, t.seq DESC LIMIT ?"
+            ),
+            (tenant, user_id, *place_values, *values, _bounded(limit)),
+        )
+        return _THREAD.read_all(rows)
 
-    async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
+    @writes
+    def rename(self, tenant: str, thread_id: str, title: str, now: float) -> Operation[bool]:
         """See the port."""
-        return await self._engine.write(_rename(self._dialect, tenant, thread_id, title, now))
+        if (yield from _get(tenant, thread_id)) is None:
+            return False
+        yield from each(self._dialect.search_titled(thread_id, False))
+        yield (
+            (
+                "UPDATE threads SET title = ?, updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at END"
+                " WHERE thread_id = ? AND tenant = ?"
+            ),
+            (title, now, now, thread_id, tenant),
+        )
+        yield from each(self._dialect.search_titled(thread_id, True))
+        return True
 
-    async def delete(self, tenant: str, thread_id: str) -> str:
+    @writes
+    def delete(self, tenant: str, thread_id: str) -> Operation[str]:
         """See the port."""
-        return await self._engine.write(delete_thread(self._dialect, tenant, thread_id))
+        return delete_thread(self._dialect, tenant, thread_id)
 
-    async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
+    @reads
+    def members(self, tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
         """See the port."""
-        return await self._engine.read(_members(tenant, thread_id))
+        return _members(tenant, thread_id)
 
-    async def role(self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL) -> str | None:
+    @reads
+    def role(
+        self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL
+    ) -> Operation[str | None]:
         """See the port."""
-        return await self._engine.read(_role(tenant, thread_id, user_id, kept))
+        return _role(tenant, thread_id, user_id, kept)
 
-    async def add_member(
+    @writes
+    def add_member(
         self, tenant: str, thread_id: str, member: ThreadMember, *, limit: int | None
-    ) -> str:
+    ) -> Operation[str]:
         """See the port."""
-        return await self._engine.write(_add_member(self._dialect, tenant, thread_id, member, limit))
+        if self._dialect.lock is not None:  # two that join at once must not both take the last place
+            yield self._dialect.lock, (f"members {thread_id}",)
+        if (yield from _get(tenant, thread_id, suffix=self._dialect.hold)) is None:
+            return "absent"
+        if (yield from _role(tenant, thread_id, member.user_id)) is not None:
+            return "present"
+        if limit is not None:
+            rows = yield (
+                "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?",
+                (thread_id, tenant),
+            )
+            if rows[0][0] >= limit:
+                return "full"
+        yield from _insert_member(tenant, thread_id, member)
+        return "added"
 
-    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
+    @writes
+    def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Operation[Departure]:
         """See the port."""
-        return await self._engine.write(_remove_member(self._dialect, tenant, thread_id, user_id))
+        if self._dialect.lock is not None:  # two that leave at once must not both count on the other
+            yield self._dialect.lock, (f"members {thread_id}",)
+        members = yield from _members(tenant, thread_id)
+        rest = [member for member in members if member.user_id != user_id]
+        if len(rest) == len(members):
+            return Departure(outcome="absent")
+        if not rest:
+            return Departure(outcome="last")
+        of_one = "thread_id = ? AND tenant = ? AND user_id = ?"
+        yield f"DELETE FROM members WHERE {of_one}", (thread_id, tenant, user_id)
+        ended = yield (
+            (
+                "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ?"
+                " RETURNING user_id, hidden"
+            ),
+            (thread_id, tenant, user_id),
+        )
+        withdrawn = tuple(sorted(str(invited) for invited, hidden in ended if not hidden))
+        if rest[0].role == "owner":  # owners come first
+            return Departure(outcome="removed", withdrawn=withdrawn)
+        heir = rest[0].user_id
+        yield f"UPDATE members SET role = 'owner' WHERE {of_one}", (thread_id, tenant, heir)
+        yield inherited(tenant, thread_id)
+        return Departure(outcome="removed", heir=heir, withdrawn=withdrawn)
 
-    async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
+    @writes
+    def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> Operation[bool]:
         """See the port."""
-        return await self._engine.write(_mark_read(tenant, thread_id, user_id, offset))
+        rows = yield (
+            (
+                "UPDATE members SET read_offset = CASE WHEN read_offset < ? THEN ? ELSE read_offset END"
+                " WHERE thread_id = ? AND user_id = ? AND tenant = ? RETURNING 1"
+            ),
+            (offset, offset, thread_id, user_id, tenant),
+        )
+        return bool(rows)
 
     async def add_messages(
         self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
@@ -122,15 +229,49 @@ class SqlThreads:
         if messages:
             await self._engine.write(_add_messages(self._dialect, tenant, messages, places))
 
-    async def say(self, tenant: str, message: Message, after: Position) -> Said:
+    @writes
+    def say(self, tenant: str, message: Message, after: Position) -> Operation[Said]:
         """See the port; where the tenant has no such thread nothing is kept, as with `add_messages`."""
-        return await self._engine.write(_say(self._dialect, tenant, message, after))
+        thread_id = message.thread_id
+        if not (
+            yield (
+                f"SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?{self._dialect.hold}",
+                (tenant, thread_id),
+            )
+        ):
+            return Said(fresh=True)
+        base = yield from _epoch_base(thread_id, after.epoch)
+        place = (base + after.offset + 1, after.epoch, after.offset)  # where it will be, if nobody is faster
+        if (yield from _insert_message(self._dialect, tenant, message, place)):
+            yield _touched(tenant, thread_id, message.created_at)
+            return Said(fresh=True)
+        rows = yield (
+            'SELECT "offset", epoch, said_after FROM messages WHERE thread_id = ? AND message_id = ? AND tenant = ?',
+            (thread_id, message.message_id, tenant),
+        )
+        offset, epoch, said_after = rows[0]
+        if said_after < 0:
+            return Said(fresh=False, at=Position(offset, epoch))
+        return Said(fresh=False, after=Position(said_after, epoch))
 
-    async def said(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
+    @writes
+    def said(
+        self, tenant: str, thread_id: str, message_id: str, first: Position, last: int
+    ) -> Operation[None]:
         """See the port."""
-        await self._engine.write(_said(tenant, thread_id, message_id, first, last))
+        if not (yield "SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?", (tenant, thread_id)):
+            return
+        base = yield from _epoch_base(thread_id, first.epoch)
+        yield (
+            (
+                'UPDATE messages SET place = ?, "offset" = ?, epoch = ?, said_after = -1'
+                " WHERE thread_id = ? AND message_id = ? AND tenant = ?"
+            ),
+            (base + first.offset, last, first.epoch, thread_id, message_id, tenant),
+        )
 
-    async def messages(
+    @reads
+    def messages(
         self,
         tenant: str,
         thread_id: str,
@@ -139,11 +280,23 @@ class SqlThreads:
         before_id: str = "",
         limit: int,
         kept: Kept = KEEPS_ALL,
-    ) -> list[Message]:
+    ) -> Operation[list[Message]]:
         """See the port."""
-        return await self._engine.read(_messages(tenant, thread_id, before, before_id, limit, kept))
+        older, place_values = yield from _place_before(thread_id, before, before_id)
+        condition, values = not_past(kept, "x.created_at")
+        if condition:
+            condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
+        rows = yield (
+            (
+                f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}"
+                " ORDER BY place DESC, created_at DESC, seq DESC LIMIT ?"
+            ),
+            (thread_id, tenant, *place_values, *values, _bounded(limit)),
+        )
+        return _MESSAGE.read_all(rows)[::-1]
 
-    async def messages_after(
+    @reads
+    def messages_after(
         self,
         tenant: str,
         thread_id: str,
@@ -152,69 +305,67 @@ class SqlThreads:
         until_id: str,
         limit: int,
         kept: Kept = KEEPS_ALL,
-    ) -> list[Message]:
+    ) -> Operation[list[Message]]:
         """See the port."""
-        return await self._engine.read(_messages_after(tenant, thread_id, after_id, until_id, limit, kept))
+        bounds = ""
+        places: Row = ()
+        for name, sign in ((after_id, ">"), (until_id, "<=")):
+            row = yield (
+                "SELECT place, created_at, seq FROM messages WHERE thread_id = ? AND message_id = ?",
+                (thread_id, name),
+            )
+            if row:
+                bounds += f" AND (x.place, x.created_at, x.seq) {sign} (?, ?, ?)"
+                places += row[0]
+        condition, values = not_past(kept, "x.created_at")
+        if condition:
+            condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
+        rows = yield (
+            (
+                f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{bounds}{condition}"
+                " ORDER BY place, created_at, seq LIMIT ?"
+            ),
+            (thread_id, tenant, *places, *values, _bounded(limit)),
+        )
+        return _MESSAGE.read_all(rows)
 
-    async def search(
+    @reads
+    def search(
         self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
-    ) -> list[Hit]:
+    ) -> Operation[list[Hit]]:
         """See the port; all words must occur, the last may be the beginning of one."""
         found = words(text)
         if not found:
             return []
-        return await self._engine.read(_search(self._dialect, tenant, user_id, found, limit, kept))
 
-    async def note_plan(self, owner: OwnerPlan) -> int:
+        def condition(moment: str) -> Statement:
+            return not_past(kept, moment)
+
+        rows = yield self._dialect.search(tenant, user_id, found, _bounded(limit), condition)
+        return [
+            Hit(thread_id=row[0], title=row[1], message_id=row[2], snippet=row[3], created_at=row[4])
+            for row in rows
+        ]
+
+    @writes
+    def note_plan(self, owner: OwnerPlan) -> Operation[int]:
         """See the port."""
-        return await self._engine.write(note_plan(owner))
+        return note_plan(owner)
 
-    async def purge(self, kept: Kept, *, limit: int, now: float) -> Purged:
+    @writes
+    def purge(self, kept: Kept, *, limit: int, now: float) -> Operation[Purged]:
         """See the port; at most `retention.MAX_BATCH` rows."""
-        return await self._engine.write(purge(self._dialect, kept, limit, now))
+        return purge(self._dialect, kept, limit, now)
 
-    async def log_cuts(self, limit: int) -> list[LogCut]:
+    @reads
+    def log_cuts(self, limit: int) -> Operation[list[LogCut]]:
         """See the port."""
-        return await self._engine.read(log_cuts(_bounded(limit)))
+        return log_cuts(_bounded(limit))
 
-    async def log_cut_done(self, cut: LogCut) -> None:
+    @writes
+    def log_cut_done(self, cut: LogCut) -> Operation[None]:
         """See the port."""
-        await self._engine.write(cut_done(cut))
-
-
-def _create(
-    dialect: Dialect, thread: Thread, plan: str, plan_at: float, limit: int | None, kept: Kept
-) -> Operation[bool]:
-    if limit is not None:
-        if dialect.lock is not None:  # two that are made at once must not both be the last
-            yield dialect.lock, (f"threads {thread.tenant} {thread.created_by}",)
-        there = yield "SELECT 1 FROM threads WHERE thread_id = ?", (thread.thread_id,)
-        if there:
-            return False
-        if (yield from count_owned(thread.tenant, thread.created_by, kept)) >= limit:
-            raise ClientError(
-                "threads_limit",
-                f"The plan allows {limit} threads of one's own.",
-                "Delete some with thread.delete, or upgrade.",
-                number=429,
-            )
-    rows = yield (
-        (
-            f"INSERT INTO threads ({_THREAD.columns}, plan, plan_at, oldest_at)"
-            f" VALUES ({_THREAD.placeholders}, ?, ?, ?) ON CONFLICT (thread_id) DO NOTHING RETURNING seq"
-        ),
-        (*_THREAD.values(thread), plan, plan_at, thread.created_at),
-    )
-    if not rows:
-        return False
-    yield renewed(thread)
-    yield from each(dialect.search_added("threads", rows[0][0]))
-    yield from _insert_member(
-        thread.tenant,
-        thread.thread_id,
-        ThreadMember(user_id=thread.created_by, role="owner", joined_at=thread.created_at),
-    )
-    return True
+        return cut_done(cut)
 
 
 def _get(tenant: str, thread_id: str, kept: Kept = KEEPS_ALL, suffix: str = "") -> Operation[Thread | None]:
@@ -237,37 +388,6 @@ def _older(tenant: str, before: float | None, before_id: str) -> Statement:
         f" AND (t.updated_at < ? OR (t.updated_at = ? AND t.seq < {last}))",
         (before, before, before_id, tenant),
     )
-
-
-def _list_for(
-    tenant: str, user_id: str, before: float | None, before_id: str, limit: int, kept: Kept
-) -> Operation[list[Thread]]:
-    older, place_values = _older(tenant, before, before_id)
-    condition, values = not_past(kept, "t.updated_at")
-    rows = yield (
-        (
-            f"SELECT {_THREAD.of('t')} FROM members m JOIN threads t ON t.thread_id = m.thread_id"
-            f" WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}{condition}"
-            " ORDER BY t.updated_at DESC, t.seq DESC LIMIT ?"
-        ),
-        (tenant, user_id, *place_values, *values, _bounded(limit)),
-    )
-    return _THREAD.read_all(rows)
-
-
-def _rename(dialect: Dialect, tenant: str, thread_id: str, title: str, now: float) -> Operation[bool]:
-    if (yield from _get(tenant, thread_id)) is None:
-        return False
-    yield from each(dialect.search_titled(thread_id, False))
-    yield (
-        (
-            "UPDATE threads SET title = ?, updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at END"
-            " WHERE thread_id = ? AND tenant = ?"
-        ),
-        (title, now, now, thread_id, tenant),
-    )
-    yield from each(dialect.search_titled(thread_id, True))
-    return True
 
 
 def _members(tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
@@ -298,61 +418,6 @@ def _insert_member(tenant: str, thread_id: str, member: ThreadMember) -> Operati
         f"INSERT INTO members ({_MEMBER.columns}, tenant, thread_id) VALUES ({_MEMBER.placeholders}, ?, ?)",
         (*_MEMBER.values(member), tenant, thread_id),
     )
-
-
-def _add_member(
-    dialect: Dialect, tenant: str, thread_id: str, member: ThreadMember, limit: int | None
-) -> Operation[str]:
-    if dialect.lock is not None:  # two that join at once must not both take the last place
-        yield dialect.lock, (f"members {thread_id}",)
-    if (yield from _get(tenant, thread_id, suffix=dialect.hold)) is None:
-        return "absent"
-    if (yield from _role(tenant, thread_id, member.user_id)) is not None:
-        return "present"
-    if limit is not None:
-        rows = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
-        if rows[0][0] >= limit:
-            return "full"
-    yield from _insert_member(tenant, thread_id, member)
-    return "added"
-
-
-def _remove_member(dialect: Dialect, tenant: str, thread_id: str, user_id: str) -> Operation[Departure]:
-    if dialect.lock is not None:  # two that leave at once must not both count on the other
-        yield dialect.lock, (f"members {thread_id}",)
-    members = yield from _members(tenant, thread_id)
-    rest = [member for member in members if member.user_id != user_id]
-    if len(rest) == len(members):
-        return Departure(outcome="absent")
-    if not rest:
-        return Departure(outcome="last")
-    of_one = "thread_id = ? AND tenant = ? AND user_id = ?"
-    yield f"DELETE FROM members WHERE {of_one}", (thread_id, tenant, user_id)
-    ended = yield (
-        (
-            "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ?"
-            " RETURNING user_id, hidden"
-        ),
-        (thread_id, tenant, user_id),
-    )
-    withdrawn = tuple(sorted(str(invited) for invited, hidden in ended if not hidden))
-    if rest[0].role == "owner":  # owners come first
-        return Departure(outcome="removed", withdrawn=withdrawn)
-    heir = rest[0].user_id
-    yield f"UPDATE members SET role = 'owner' WHERE {of_one}", (thread_id, tenant, heir)
-    yield inherited(tenant, thread_id)
-    return Departure(outcome="removed", heir=heir, withdrawn=withdrawn)
-
-
-def _mark_read(tenant: str, thread_id: str, user_id: str, offset: int) -> Operation[bool]:
-    rows = yield (
-        (
-            "UPDATE members SET read_offset = CASE WHEN read_offset < ? THEN ? ELSE read_offset END"
-            " WHERE thread_id = ? AND user_id = ? AND tenant = ? RETURNING 1"
-        ),
-        (offset, offset, thread_id, user_id, tenant),
-    )
-    return bool(rows)
 
 
 def _epoch_base(thread_id: str, epoch: str) -> Operation[int]:
@@ -423,43 +488,6 @@ def _touched(tenant: str, thread_id: str, at: float) -> Statement:
     )
 
 
-def _say(dialect: Dialect, tenant: str, message: Message, after: Position) -> Operation[Said]:
-    thread_id = message.thread_id
-    if not (
-        yield (
-            f"SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?{dialect.hold}",
-            (tenant, thread_id),
-        )
-    ):
-        return Said(fresh=True)
-    base = yield from _epoch_base(thread_id, after.epoch)
-    place = (base + after.offset + 1, after.epoch, after.offset)  # where it will be, if nobody is faster
-    if (yield from _insert_message(dialect, tenant, message, place)):
-        yield _touched(tenant, thread_id, message.created_at)
-        return Said(fresh=True)
-    rows = yield (
-        'SELECT "offset", epoch, said_after FROM messages WHERE thread_id = ? AND message_id = ? AND tenant = ?',
-        (thread_id, message.message_id, tenant),
-    )
-    offset, epoch, said_after = rows[0]
-    if said_after < 0:
-        return Said(fresh=False, at=Position(offset, epoch))
-    return Said(fresh=False, after=Position(said_after, epoch))
-
-
-def _said(tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> Operation[None]:
-    if not (yield "SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?", (tenant, thread_id)):
-        return
-    base = yield from _epoch_base(thread_id, first.epoch)
-    yield (
-        (
-            'UPDATE messages SET place = ?, "offset" = ?, epoch = ?, said_after = -1'
-            " WHERE thread_id = ? AND message_id = ? AND tenant = ?"
-        ),
-        (base + first.offset, last, first.epoch, thread_id, message_id, tenant),
-    )
-
-
 def _place_before(thread_id: str, before: float | None, before_id: str) -> Operation[Statement]:
     """` AND …` with its values: what comes before the last page's first message in the order of the log.
 
@@ -480,62 +508,6 @@ def _place_before(thread_id: str, before: float | None, before_id: str) -> Opera
     if not rows:
         return " AND x.created_at < ?", (before,)
     return " AND (x.place, x.created_at, x.seq) < (?, ?, ?)", rows[0]
-
-
-def _messages(
-    tenant: str, thread_id: str, before: float | None, before_id: str, limit: int, kept: Kept
-) -> Operation[list[Message]]:
-    older, place_values = yield from _place_before(thread_id, before, before_id)
-    condition, values = not_past(kept, "x.created_at")
-    if condition:
-        condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
-    rows = yield (
-        (
-            f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}"
-            " ORDER BY place DESC, created_at DESC, seq DESC LIMIT ?"
-        ),
-        (thread_id, tenant, *place_values, *values, _bounded(limit)),
-    )
-    return _MESSAGE.read_all(rows)[::-1]
-
-
-def _messages_after(
-    tenant: str, thread_id: str, after_id: str, until_id: str, limit: int, kept: Kept
-) -> Operation[list[Message]]:
-    bounds = ""
-    places: Row = ()
-    for name, sign in ((after_id, ">"), (until_id, "<=")):
-        row = yield (
-            "SELECT place, created_at, seq FROM messages WHERE thread_id = ? AND message_id = ?",
-            (thread_id, name),
-        )
-        if row:
-            bounds += f" AND (x.place, x.created_at, x.seq) {sign} (?, ?, ?)"
-            places += row[0]
-    condition, values = not_past(kept, "x.created_at")
-    if condition:
-        condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
-    rows = yield (
-        (
-            f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{bounds}{condition}"
-            " ORDER BY place, created_at, seq LIMIT ?"
-        ),
-        (thread_id, tenant, *places, *values, _bounded(limit)),
-    )
-    return _MESSAGE.read_all(rows)
-
-
-def _search(
-    dialect: Dialect, tenant: str, user_id: str, found: list[str], limit: int, kept: Kept
-) -> Operation[list[Hit]]:
-    def condition(moment: str) -> Statement:
-        return not_past(kept, moment)
-
-    rows = yield dialect.search(tenant, user_id, found, _bounded(limit), condition)
-    return [
-        Hit(thread_id=row[0], title=row[1], message_id=row[2], snippet=row[3], created_at=row[4])
-        for row in rows
-    ]
 
 
 def _bounded(limit: int) -> int:
