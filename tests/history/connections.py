@@ -18,20 +18,19 @@ NEED_SUBSCRIPTION = ("presence", "presence_stats", "history")
 def rights(reading: Reading) -> Iterator[Finding]:
     """A removed user is served no more, once the bound is over, until it is let in again."""
     away: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for record in reading.history:
-        if not isinstance(record, Membership):
-            continue
+    for _, record in reading.each(Membership):
         spans = away[record.channel, record.user]
         if not record.member:
             due = reading.deadlines.after(record.at, reading.bounds.removal_s, Kind.AFTER_REMOVAL)
             spans.append((due, INFINITY))
         elif spans:
             spans[-1] = (spans[-1][0], min(spans[-1][1], record.asked_at))
+    if not away:
+        return
     moments = list(served(reading))
-    for index, record in enumerate(reading.history):
-        if isinstance(record, Connected):
-            user = reading.readers[record.conn].user
-            moments.append((record.asked_at, record.at, index, user, "*", "was connected"))
+    for index, connected in reading.each(Connected):
+        user = reading.readers[connected.conn].user
+        moments.append((connected.asked_at, connected.at, index, user, "*", "was connected"))
     for asked_at, at, index, user, channel, what in moments:
         for name in {channel, "*"}:
             for began, ended in away.get((name, user), ()):
@@ -73,13 +72,14 @@ def command_order(reading: Reading) -> Iterator[Finding]:
     asked: defaultdict[tuple[str, str], list[tuple[int, Asked]]] = defaultdict(list)
     answers: dict[tuple[str, int], Answered] = {}
     disturbed: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for index, record in enumerate(reading.history):
-        if isinstance(record, Asked) and record.channel and record.command != "rpc":
-            asked[record.conn, record.channel].append((index, record))
-        elif isinstance(record, Answered):
-            answers[record.conn, record.id] = record
-        elif isinstance(record, Unsubscribed) and record.code:
-            disturbed[record.conn, record.channel].append(record.at)
+    for index, command in reading.each(Asked):
+        if command.channel and command.command != "rpc":
+            asked[command.conn, command.channel].append((index, command))
+    for _, answered in reading.each(Answered):
+        answers[answered.conn, answered.id] = answered
+    for _, left in reading.each(Unsubscribed):
+        if left.code:
+            disturbed[left.conn, left.channel].append(left.at)
     by_conn: defaultdict[tuple[str, str], list[Segment]] = defaultdict(list)
     for _, segment in reading.every_segment():
         by_conn[segment.conn, segment.record.channel].append(segment)

@@ -8,16 +8,34 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 _NOT_COVERED: Final = ("seq", "seq_from", "count", "digest", "timestamp")
 _DELTAS: Final = ("TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS")
 _SAFE: Final = 9007199254740991
+_string: Final = json.JSONEncoder(ensure_ascii=False).encode
+_exact: Final = msgspec.json.Encoder().encode
+_known: Final[dict[bytes, str]] = {}
+"""Digests that were worked out: a run has as many as readers saw it whole."""
+_MAX_KNOWN: Final = 1_000
 
 
-def digest(events: Iterable[dict[str, Any]]) -> str:
+def digest(events: Sequence[dict[str, Any]]) -> str:
     """SHA-256 over the normal form, in hex."""
+    asked = _exact(events)
+    found = _known.get(asked)
+    if found is None:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        found = _known[asked] = hashlib.sha256(normal_form(events)).hexdigest()
+    return found
+
+
+def normal_form(events: Iterable[dict[str, Any]]) -> bytes:
+    """What the digest is of: a line of canonical JSON for each event, deltas that follow each other as one."""
     lines: list[bytes] = []
     joined: dict[str, Any] | None = None
     text = ""
@@ -38,7 +56,7 @@ def digest(events: Iterable[dict[str, Any]]) -> str:
         lines.append(canonical(covered))
     if joined is not None:
         lines.append(canonical({**joined, "delta": text}))
-    return hashlib.sha256(b"\n".join(lines)).hexdigest()
+    return b"\n".join(lines)
 
 
 def canonical(value: Any) -> bytes:
@@ -48,9 +66,9 @@ def canonical(value: Any) -> bytes:
 
 def _written(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return _string(value)
     if isinstance(value, dict):
-        names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+        names = sorted(value) if "".join(value).isascii() else sorted(value, key=_code_units)
         return "{" + ",".join(f"{_written(name)}:{_written(value[name])}" for name in names) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_written, value)) + "]"
@@ -59,6 +77,10 @@ def _written(value: Any) -> str:
     if isinstance(value, int) and abs(value) <= _SAFE:
         return str(value)
     return _number(float(value))
+
+
+def _code_units(name: str) -> bytes:
+    return name.encode("utf-16-be", "surrogatepass")
 
 
 def _number(value: float) -> str:

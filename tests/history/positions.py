@@ -14,7 +14,7 @@ from tests.history.records import Acknowledged, Attempted, LogRead
 def offsets(reading: Reading) -> Iterator[Finding]:
     """Gaps, repeats and exchanges within each stretch."""
     for _, segment in reading.every_segment():
-        everything = segment.arrivals()
+        everything: dict[int, float] | None = None
         shown: set[int] = set()
         last = segment.base
         for index, at, entry, _ in segment.shown:
@@ -27,8 +27,10 @@ def offsets(reading: Reading) -> Iterator[Finding]:
                 yield Finding(kind, what, at, (segment.index, index))
             elif first <= last:
                 yield Finding(Kind.TWICE, f"{what}, and it stands for {first} and on", at, (index,))
-            elif first > last + 1 and not all(offset in everything for offset in range(last + 1, first)):
-                yield Finding(Kind.GAP, what, at, (segment.index, index))
+            elif first > last + 1:
+                everything = segment.arrivals() if everything is None else everything
+                if not all(offset in everything for offset in range(last + 1, first)):
+                    yield Finding(Kind.GAP, what, at, (segment.index, index))
             shown.update(range(first, entry.offset + 1))
             last = max(last, entry.offset)
 
@@ -148,9 +150,7 @@ def epochs(reading: Reading) -> Iterator[Finding]:
 
 def logs(reading: Reading) -> Iterator[Finding]:
     """A whole log that was read holds everything that was acknowledged before it was asked for."""
-    for index, record in enumerate(reading.history):
-        if not isinstance(record, LogRead):
-            continue
+    for index, record in reading.each(LogRead):
         held = {entry.offset for entry in record.publications}
         numbers = [entry.offset for entry in record.publications]
         if numbers != sorted(numbers):
@@ -219,9 +219,10 @@ def deliveries(reading: Reading) -> Iterator[Finding]:
 def _delivery(reading: Reading, segment: Segment, arrivals: dict[int, float], ack: Ack) -> Finding | None:
     record, acked = segment.record, ack.record
     if acked.epoch != record.epoch:
-        newer = acked.epoch in reading.newer_epochs(record.channel, record.epoch)
+        if acked.epoch not in reading.newer_epochs(record.channel, record.epoch):
+            return None
         due = reading.deadlines.after(max(acked.at, record.at), reading.bounds.silence_s, Kind.EPOCH_NOT_TOLD)
-        if newer and due <= min(segment.ended_at, reading.end):
+        if due <= min(segment.ended_at, reading.end):
             text = f"{segment.where} stands in epoch {record.epoch}; {acked.key} was acknowledged in {acked.epoch}"
             return Finding(Kind.EPOCH_NOT_TOLD, text, due, (segment.index, ack.number))
         return None

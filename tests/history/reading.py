@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -21,17 +21,27 @@ from tests.history.records import (
     LogRead,
     Opened,
     Record,
+    RunStarted,
     Subscribed,
     Unsubscribed,
 )
 
 INFINITY = float("inf")
+TERMINAL: Final = ("RUN_FINISHED", "RUN_ERROR")
+R = TypeVar("R")
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def same(data: Any) -> bytes:
     """What makes two publications the same: their JSON with sorted names."""
     return _encode(data)
+
+
+def events_of(data: Any) -> str:
+    """The run that a publication is an event of; empty for others."""
+    if isinstance(data, dict) and isinstance(data.get("seq"), int):
+        return str(data.get("runId", ""))
+    return ""
 
 
 def span(data: Any) -> int:
@@ -100,6 +110,18 @@ class Place(NamedTuple):
     offset: int
 
 
+class Lives(NamedTuple):
+    """The runs of a history.
+
+    Attributes:
+        began: when and in which record each began, and its channel.
+        ends: by run and (epoch, offset) each terminal event: when and in which record it was first seen.
+    """
+
+    began: dict[str, tuple[float, int, str]]
+    ends: dict[str, dict[tuple[str, int], tuple[float, int, dict[str, Any]]]]
+
+
 class Ack(NamedTuple):
     """An acknowledged publication: record `number`."""
 
@@ -140,11 +162,17 @@ class Reading:
         self.ended: set[str] = set()
         self._positions: list[tuple[Place, int, Any]] | None = None
         self._open: dict[tuple[str, str], Segment] = {}
+        self._kinds: defaultdict[type[Record], list[tuple[int, Record]]] = defaultdict(list)
+        self._newer: dict[tuple[str, str], list[str]] = {}
+        self._lives: Lives | None = None
         for index, record in enumerate(history):
+            self._kinds[type(record)].append((index, record))
             self._take(index, record)
 
     def _take(self, index: int, record: Record) -> None:
         match record:
+            case Delivered():  # most are
+                self._deliver(index, record)
             case Opened():
                 self.readers[record.conn] = record
             case Subscribed():
@@ -154,8 +182,6 @@ class Reading:
                 self.segments[opened.reader, record.channel].append(segment)
                 self._open[record.conn, record.channel] = segment
                 self._current(record.channel, record.epoch, record.asked_at, record.at)
-            case Delivered():
-                self._deliver(index, record)
             case Unsubscribed():
                 self._close(record.conn, record.channel, record.at)
             case Closed():
@@ -192,19 +218,24 @@ class Reading:
     def _current(self, channel: str, epoch: str, asked_at: float, at: float) -> None:
         self.epochs[channel].setdefault(epoch, []).append((asked_at, at))
 
+    def each(self, kind: type[R]) -> list[tuple[int, R]]:
+        """All records of a kind, with their indexes."""
+        return cast("list[tuple[int, R]]", self._kinds[cast("type[Record]", kind)])
+
     def newer_epochs(self, channel: str, epoch: str) -> list[str]:
         """Epochs that were current after this one was, and never before it: answers may come late, so a span counts
         as after another only if it was asked for after the other's answer.
         """
-        known = self.epochs[channel]
-        mine = known.get(epoch)
-        if mine is None:
-            return []
-        return [
-            other
-            for other, spans in known.items()
-            if other != epoch and _follows(spans, mine) and not _follows(mine, spans)
-        ]
+        found = self._newer.get((channel, epoch))
+        if found is None:
+            known = self.epochs[channel]
+            mine = known.get(epoch, [])
+            found = self._newer[channel, epoch] = [
+                other
+                for other, spans in known.items()
+                if mine and other != epoch and _follows(spans, mine) and not _follows(mine, spans)
+            ]
+        return found
 
     def known_at(self, channel: str, epoch: str) -> float:
         """The first moment at which anybody knew that the epoch had been current."""
@@ -232,7 +263,36 @@ class Reading:
             for index, _, entry, _ in segment.shown:
                 if span(entry.data) == 1:
                     yield Place(record.channel, record.epoch, entry.offset), index, entry.data
-        for index, found in enumerate(self.history):
-            if isinstance(found, LogRead):
-                for entry in found.publications:
-                    yield Place(found.channel, found.epoch, entry.offset), index, entry.data
+        for index, found in self.each(LogRead):
+            for entry in found.publications:
+                yield Place(found.channel, found.epoch, entry.offset), index, entry.data
+
+    def lives(self) -> Lives:
+        """When each run began, and where its terminal events lie."""
+        if self._lives is None:
+            self._lives = self._find_lives()
+        return self._lives
+
+    def _find_lives(self) -> Lives:
+        lives = Lives({}, defaultdict(dict))
+
+        def event(index: int, at: float, channel: str, epoch: str, offset: int, data: Any) -> None:
+            run_id = events_of(data)
+            if not run_id:
+                return
+            if data.get("type") == "RUN_STARTED":
+                lives.began.setdefault(run_id, (at, index, channel))
+            elif data.get("type") in TERMINAL:
+                before = lives.ends[run_id].get((epoch, offset))
+                if before is None or at < before[0]:
+                    lives.ends[run_id][epoch, offset] = (at, index, data)
+
+        for index, started in self.each(RunStarted):
+            lives.began[started.run_id] = (started.at, index, started.channel)
+        for index, record in self.each(LogRead):
+            for entry in record.publications:
+                event(index, record.at, record.channel, record.epoch, entry.offset, entry.data)
+        for _, segment in self.every_segment():
+            for index, at, entry, _ in segment.shown:
+                event(index, at, segment.record.channel, segment.record.epoch, entry.offset, entry.data)
+        return lives

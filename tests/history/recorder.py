@@ -341,5 +341,5 @@ class Tap:
 
 
 def _objects(frame: str | bytes) -> list[dict[str, Any]]:
-    lines = frame.split("\n") if isinstance(frame, str) else frame.split(b"\n")
-    return [_decode(line) for line in lines if line and line not in ("{}", b"{}")]
+    whole = frame.encode() if isinstance(frame, str) else frame
+    return [_decode(line) for line in whole.split(b"\n") if line and line != b"{}"]

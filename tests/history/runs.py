@@ -7,24 +7,22 @@ later of a run that it did not see from the start is checked for order only.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
 from tests.history.digest import digest
 from tests.history.findings import Finding, Kind
-from tests.history.reading import Reading, Segment, Shown
+from tests.history.reading import TERMINAL, Reading, Segment, Shown, events_of
 from tests.history.records import (
     AgentBegan,
     CancelAcknowledged,
-    LogRead,
     RunRead,
     RunStarted,
     Subscribed,
     ThreadRead,
 )
 
-TERMINAL: Final = ("RUN_FINISHED", "RUN_ERROR")
 ENDED: Final = ("finished", "interrupted", "cancelled", "failed")
 
 
@@ -38,16 +36,9 @@ class _Seen:
         self.end: dict[str, Any] | None = None
 
 
-def events_of(data: Any) -> str:
-    """The run that a publication is an event of; empty for others."""
-    if isinstance(data, dict) and isinstance(data.get("seq"), int):
-        return str(data.get("runId", ""))
-    return ""
-
-
 def views(reading: Reading) -> Iterator[Finding]:
     """Each reader's view of each run."""
-    _, terminals = _lives(reading)
+    terminals = reading.lives().ends
     proven = {
         run_id
         for run_id, ends in terminals.items()
@@ -104,11 +95,10 @@ def _event(runs: dict[str, _Seen], shown: Shown, where: str, *, torn: bool, hole
 
 def ends(reading: Reading) -> Iterator[Finding]:
     """Every run that began ends, once, and those who follow it are shown the end."""
-    began, terminals = _lives(reading)
+    began, terminals = reading.lives()
     reads: defaultdict[str, list[tuple[int, RunRead]]] = defaultdict(list)
-    for index, record in enumerate(reading.history):
-        if isinstance(record, RunRead):
-            reads[record.run_id].append((index, record))
+    for index, record in reading.each(RunRead):
+        reads[record.run_id].append((index, record))
     for run_id, places in terminals.items():
         by_epoch: defaultdict[str, list[int]] = defaultdict(list)
         for epoch, offset in places:
@@ -202,44 +192,11 @@ def _attending(reading: Reading, channel: str, since: float, until: float) -> It
                 yield segment
 
 
-def _lives(
-    reading: Reading,
-) -> tuple[
-    dict[str, tuple[float, int, str]],
-    dict[str, dict[tuple[str, int], tuple[float, int, dict[str, Any]]]],
-]:
-    """When each run began, and where its terminal events lie."""
-    began: dict[str, tuple[float, int, str]] = {}
-    terminals: defaultdict[str, dict[tuple[str, int], tuple[float, int, dict[str, Any]]]] = defaultdict(dict)
-
-    def event(index: int, at: float, channel: str, epoch: str, offset: int, data: Any) -> None:
-        run_id = events_of(data)
-        if not run_id:
-            return
-        if data.get("type") == "RUN_STARTED":
-            began.setdefault(run_id, (at, index, channel))
-        elif data.get("type") in TERMINAL:
-            before = terminals[run_id].get((epoch, offset))
-            if before is None or at < before[0]:
-                terminals[run_id][epoch, offset] = (at, index, data)
-
-    for index, record in enumerate(reading.history):
-        if isinstance(record, RunStarted):
-            began[record.run_id] = (record.at, index, record.channel)
-        elif isinstance(record, LogRead):
-            for entry in record.publications:
-                event(index, record.at, record.channel, record.epoch, entry.offset, entry.data)
-    for _, segment in reading.every_segment():
-        for index, at, entry, _ in segment.shown:
-            event(index, at, segment.record.channel, segment.record.epoch, entry.offset, entry.data)
-    return began, terminals
-
-
 def agents(reading: Reading) -> Iterator[Finding]:
     """An agent that is not declared restartable is called once for a run."""
     began: dict[str, int] = {}
-    for index, record in enumerate(reading.history):
-        if isinstance(record, AgentBegan) and not record.restartable:
+    for index, record in reading.each(AgentBegan):
+        if not record.restartable:
             before = began.setdefault(record.run_id, index)
             if before != index:
                 text = f"run {record.run_id}: its agent was called again"
@@ -248,14 +205,17 @@ def agents(reading: Reading) -> Iterator[Finding]:
 
 def cancels(reading: Reading) -> Iterator[Finding]:
     """An acknowledged cancel ends its run in time."""
-    _, terminals = _lives(reading)
+    terminals = reading.lives().ends
     read_at: dict[str, float] = {}
-    for record in reading.history:
-        # A repeated cancel that is answered with an ended state tells its sender of the end, as reading the run does.
-        if isinstance(record, RunRead | CancelAcknowledged) and record.state in ENDED:
-            read_at.setdefault(record.run_id, record.at)
-    for index, record in enumerate(reading.history):
-        if not isinstance(record, CancelAcknowledged) or record.state in ENDED:
+    # A repeated cancel that is answered with an ended state tells its sender of the end, as reading the run does.
+    told: list[tuple[int, RunRead | CancelAcknowledged]] = []
+    told += reading.each(RunRead)
+    told += reading.each(CancelAcknowledged)
+    for _, read in told:
+        if read.state in ENDED:
+            read_at[read.run_id] = min(read.at, read_at.get(read.run_id, read.at))
+    for index, record in reading.each(CancelAcknowledged):
+        if record.state in ENDED:
             continue  # it had ended before, and was told so then
         due = reading.deadlines.after(record.at, reading.bounds.cancel_s, Kind.CANCEL_LATE)
         shown = [at for at, _, _ in terminals.get(record.run_id, {}).values()]
@@ -270,8 +230,8 @@ def cancels(reading: Reading) -> Iterator[Finding]:
 def repeats(reading: Reading) -> Iterator[Finding]:
     """One `client_message_id` is one run and one message."""
     first: dict[tuple[str, str], tuple[int, RunStarted]] = {}
-    for index, record in enumerate(reading.history):
-        if not isinstance(record, RunStarted) or not record.client_message_id:
+    for index, record in reading.each(RunStarted):
+        if not record.client_message_id:
             continue
         before = first.setdefault((record.user, record.client_message_id), (index, record))
         if (before[1].run_id, before[1].message_id) != (record.run_id, record.message_id):
@@ -298,13 +258,11 @@ def threads(reading: Reading) -> Iterator[Finding]:
             else:
                 message.setdefault(name, place.offset)
     settled = _settled(reading)
-    for index, record in enumerate(reading.history):
-        if not isinstance(record, ThreadRead):
-            continue
+    for index, record in reading.each(ThreadRead):
         names = [name for name, _ in record.messages]
-        for name in set(names):
-            if names.count(name) > 1:
-                text = f"{record.channel}: the thread shows message {name} {names.count(name)} times"
+        for name, count in Counter(names).items():
+            if count > 1:
+                text = f"{record.channel}: the thread shows message {name} {count} times"
                 yield Finding(Kind.TWICE, text, record.at, (index,))
         places = offsets[record.channel, latest.get(record.channel, "")]
         placed = [
@@ -330,21 +288,20 @@ def _settled(reading: Reading) -> dict[str, float]:
     end of its run. Before that it may be shown elsewhere.
     """
     found: dict[str, float] = {}
-    _, terminals = _lives(reading)
+    terminals = reading.lives().ends
     ended = {run_id: min(at for at, _, _ in ends.values()) for run_id, ends in terminals.items()}
     for _, _, data in reading.positions():
         run_id = events_of(data)
         if run_id in ended and data.get("type") == "TEXT_MESSAGE_START":
             found[str(data.get("messageId"))] = ended[run_id] + reading.bounds.stale_s
-    for record in reading.history:
-        if isinstance(record, RunStarted):
-            found.setdefault(record.message_id, record.at)
+    for _, record in reading.each(RunStarted):
+        found.setdefault(record.message_id, record.at)
     return found
 
 
 def _missing(reading: Reading, index: int, record: ThreadRead, shown: set[str]) -> Iterator[Finding]:
-    for number, started in enumerate(reading.history):
-        if not isinstance(started, RunStarted) or started.channel != record.channel:
+    for number, started in reading.each(RunStarted):
+        if started.channel != record.channel:
             continue
         if started.message_id and started.at <= record.asked_at and started.message_id not in shown:
             text = f"{record.channel}: the thread does not show message {started.message_id} of run {started.run_id}"
