@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from narthex.errors import DependencyError
 from narthex.ports.broker import (
@@ -40,9 +40,9 @@ from narthex.ports.broker import (
     Published,
 )
 from tests.simulation.loop import NODE, VirtualLoop
-from tests.simulation.network import Delays, Link, Pipe, Unreachable
+from tests.simulation.network import Delays, Link, Pipe
 
-TIMEOUT_S: Final = 12.0  # NATS and Redis, docs/guarantees.md
+LOG_TIMEOUT_S: Final = 12.0  # NATS and Redis, docs/guarantees.md
 
 
 SHORT_KEYS: Final = "msg:"
@@ -307,19 +307,13 @@ class SimBroker:
 
     # -- the port ------------------------------------------------------------------------------------------
 
-    async def _call(self, execute: Callable[[], Any]) -> Any:
-        try:
-            return await self._link.call(execute, TIMEOUT_S)
-        except Unreachable as error:
-            raise DependencyError("broker", "The simulated log did not answer.") from error
-
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """See the port."""
         self._handler, self._node = handler, node
         if self._failed and "starts once" in self._engine.lies:
             raise DependencyError("broker", "The simulated log was stopped.")
         try:
-            await self._call(lambda: self._engine.attach(node, self))
+            await self._link.call(self._engine.attach, node, self)
         except BaseException:
             self._handler, self._failed = None, True
             raise
@@ -333,7 +327,7 @@ class SimBroker:
         self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
     ) -> Published:
         """See the port."""
-        published: Published = await self._call(lambda: self._engine.append(channel, data, key, tags))
+        published: Published = await self._link.call(self._engine.append, channel, data, key, tags)
         return published
 
     def subscribe(self, channel: str) -> None:
@@ -350,41 +344,41 @@ class SimBroker:
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         """See the port."""
-        found: dict[str, Position] = await self._call(lambda: self._engine.behind(known))
+        found: dict[str, Position] = await self._link.call(self._engine.behind, known)
         return found
 
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> Page:
         """See the port."""
-        page: Page = await self._call(lambda: self._engine.page(channel, since, limit, reverse))
+        page: Page = await self._link.call(self._engine.page, channel, since, limit, reverse)
         return page
 
     async def remove(self, channel: str) -> None:
         """See the port."""
-        await self._call(lambda: self._engine.remove(channel))
+        await self._link.call(self._engine.remove, channel)
 
     async def trim(self, channel: str, through: int) -> None:
         """See the port."""
-        await self._call(lambda: self._engine.trim(channel, through))
+        await self._link.call(self._engine.trim, channel, through)
 
     async def join(self, channel: str, member: Member) -> None:
         """See the port."""
-        await self._call(lambda: self._engine.join(channel, member))
+        await self._link.call(self._engine.join, channel, member)
 
     async def leave(self, channel: str, client: str) -> None:
         """See the port."""
-        await self._call(lambda: self._engine.leave(channel, client))
+        await self._link.call(self._engine.leave, channel, client)
 
     async def members(self, channel: str) -> Mapping[str, Member]:
         """See the port."""
-        found: dict[str, Member] = await self._call(lambda: self._engine.members(channel))
+        found: dict[str, Member] = await self._link.call(self._engine.members, channel)
         return found
 
     async def control(self, message: Control) -> None:
         """See the port."""
-        await self._call(lambda: self._engine.control(message))
+        await self._link.call(self._engine.control, message)
 
     async def ping(self) -> None:
         """See the port."""
-        await self._call(lambda: None)
+        await self._link.call(bool)

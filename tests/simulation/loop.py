@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from heapq import heappop, heappush
 from typing import Any, Final
 
 WORLD: Final = ""
@@ -29,22 +30,21 @@ class Stuck(Exception):
 
 
 class _Handle:
-    """A callback, and whose it is: what asyncio needs of a handle and nothing else, because there are so many."""
+    """A callback and its context: what asyncio needs of a handle and nothing else, because a history has thousands."""
 
-    __slots__ = ("_args", "_callback", "_context", "_when", "cancelled", "life")
+    __slots__ = ("args", "callback", "cancelled", "context", "due_at")
 
     def __init__(
         self,
         callback: Callable[..., object],
         args: tuple[Any, ...],
-        context: contextvars.Context | None,
-        when: float = 0.0,
+        context: contextvars.Context,
+        due_at: float,
     ) -> None:
-        self._callback = callback
-        self._args = args
-        self._context = contextvars.copy_context() if context is None else context
-        self._when = when
-        self.life = self._context.get(NODE, WORLD)
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.due_at = due_at
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -53,11 +53,7 @@ class _Handle:
 
     def when(self) -> float:
         """As asyncio's."""
-        return self._when
-
-    def run(self) -> None:
-        """Call it, in its context."""
-        self._context.run(self._callback, *self._args)
+        return self.due_at
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImplementedError
@@ -75,19 +71,31 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
         self._count = itertools.count()
         self._dead: set[str] = set()
         self._paused: dict[str, list[_Handle]] = {}
+        self._some_do_not_run = False
+        self._contexts: dict[str, contextvars.Context] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self.turns = 0
         self.faults: list[tuple[str, dict[str, Any]]] = []
 
     # -- lives ---------------------------------------------------------------------------------------------
 
+    def context_of(self, life: str) -> contextvars.Context:
+        """The context in which callbacks of this life run that no task of it made."""
+        found = self._contexts.get(life)
+        if found is None:
+            found = self._contexts[life] = contextvars.Context()
+            found.run(NODE.set, life)
+        return found
+
     def kill(self, life: str) -> None:
         """Nothing of this life runs any more."""
+        self._some_do_not_run = True
         self._dead.add(life)
         self._paused.pop(life, None)
 
     def pause(self, life: str) -> None:
         """What is due in this life waits for `resume`."""
+        self._some_do_not_run = True
         self._paused.setdefault(life, [])
 
     def resume(self, life: str) -> None:
@@ -113,25 +121,34 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
             asyncio._set_running_loop(None)
 
     def _turn(self) -> None:
-        timers, ready, dead, paused = self._timers, self._ready, self._dead, self._paused
-        if not ready:
-            if not timers:
-                raise Stuck("no callback is left, and the history has not ended")
-            self._time = max(self._time, timers[0][0])
-        while timers and timers[0][0] <= self._time:
-            ready.append(heapq.heappop(timers)[2])
+        """Run what is ready now, or what is due next; callbacks that these make ready wait for the next turn."""
+        timers, ready = self._timers, self._ready
+        if timers:
+            if not ready and timers[0][0] > self._time:
+                self._time = timers[0][0]
+            now = self._time
+            while timers and timers[0][0] <= now:
+                ready.append(heappop(timers)[2])
+        elif not ready:
+            raise Stuck("no callback is left, and the history has not ended")
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle.cancelled or handle.life in dead:
+            if handle.cancelled:
                 continue
-            if paused and handle.life in paused:
-                paused[handle.life].append(handle)
-                continue
+            context = handle.context
+            if self._some_do_not_run:
+                life = context.get(NODE, WORLD)
+                if life in self._dead:
+                    continue
+                if life in self._paused:
+                    self._paused[life].append(handle)
+                    continue
             self.turns += 1
             try:
-                handle.run()
+                context.run(handle.callback, *handle.args)
             except Exception as fault:  # as asyncio's own loop does
-                self.faults.append((handle.life, {"message": "a callback raised", "exception": fault}))
+                life = context.get(NODE, WORLD)
+                self.faults.append((life, {"message": "a callback raised", "exception": fault}))
         if self.turns > MAX_TURNS:
             raise Stuck(f"{MAX_TURNS} callbacks, and virtual time is {self._time:.3f}")
 
@@ -161,7 +178,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> _Handle:
         """As asyncio's."""
-        handle = _Handle(callback, args, context)
+        handle = _Handle(callback, args, copy_context() if context is None else context, 0.0)
         self._ready.append(handle)
         return handle
 
@@ -175,7 +192,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
         context: contextvars.Context | None = None,
     ) -> _Handle:
         """As asyncio's."""
-        return self.call_at(self._time + delay, callback, *args, context=context)
+        when = self._time + delay
+        timer = _Handle(callback, args, copy_context() if context is None else context, when)
+        heappush(self._timers, (when, next(self._count), timer))
+        return timer
 
     def call_at(  # type: ignore[override]  # as `call_soon`
         self,
@@ -185,8 +205,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
         context: contextvars.Context | None = None,
     ) -> _Handle:
         """As asyncio's."""
-        timer = _Handle(callback, args, context, when)
-        heapq.heappush(self._timers, (when, next(self._count), timer))
+        timer = _Handle(callback, args, copy_context() if context is None else context, when)
+        heappush(self._timers, (when, next(self._count), timer))
         return timer
 
     def create_future(self) -> asyncio.Future[Any]:
@@ -207,9 +227,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
             self._tasks = [one for one in self._tasks if not one.done()]
         return task
 
-    def get_debug(self) -> bool:
-        """Never."""
-        return False
+    get_debug = staticmethod(bool)  # never; asyncio asks for each future
 
     def is_running(self) -> bool:
         """Always: it exists only while it runs."""

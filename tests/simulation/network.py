@@ -9,105 +9,118 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple
 
-from tests.simulation.loop import NODE, WORLD, VirtualLoop
+from narthex.errors import DependencyError
+from tests.simulation.loop import WORLD, VirtualLoop
 
-T = TypeVar("T")
 LOOK_S: Final = 0.5
 """How often what waits for a hanging engine looks whether that goes on."""
 FAST_S: Final = 0.0002
 """Loopback, and a fast engine."""
 
 
-class Unreachable(Exception):
-    """No answer came within the time-out."""
-
-
 class Delays:
     """How long things take here, drawn from the history's noise: mostly short, now and then long."""
 
     def __init__(self, noise: random.Random, typical_s: float, long_s: float, long_share: float) -> None:
-        self._noise = noise
+        self._draw = noise.random
         self._typical_s = typical_s
         self._long_s = long_s
         self._long_share = long_share
 
     def draw(self) -> float:
         """Seconds."""
-        random_ = self._noise.random
-        if random_() < self._long_share:
-            return FAST_S + self._long_s * random_()
-        return FAST_S + self._typical_s * random_()
+        draw = self._draw
+        if draw() < self._long_share:
+            return FAST_S + self._long_s * draw()
+        return FAST_S + self._typical_s * draw()
 
 
 class Link:
     """One node's way to one engine.
 
+    Args:
+        engine: what a DependencyError names when no answer came.
+        timeout_s: after which a call raises it.
+
     Attributes:
-        up: whether anything passes.
+        requests_pass: whether the engine executes what is asked.
+        answers_pass: whether its answers and its live messages come back.
         stalled_until: an engine that hangs executes nothing before.
     """
 
-    def __init__(self, loop: VirtualLoop, delays: Delays) -> None:
+    def __init__(self, loop: VirtualLoop, delays: Delays, engine: str, timeout_s: float) -> None:
         self._loop = loop
         self._delays = delays
+        self._engine = engine
+        self._timeout_s = timeout_s
+        # What is under way belongs to the network: it arrives although its sender died.
+        self._context = loop.context_of(WORLD)
         self.requests_pass = True
         self.answers_pass = True
         self.stalled_until = 0.0
 
-    async def call(self, execute: Callable[[], T], timeout_s: float) -> T:
-        """Execute at the engine; what it raises is raised. Raises Unreachable.
+    def call(self, execute: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
+        """Execute at the engine; the future has what it returns or raises, or DependencyError when no answer came.
 
         A timer for the time-out is set only when it is certain that no answer will come.
         """
-        answer: asyncio.Future[Any] = self._loop.create_future()
-        token = NODE.set(
-            WORLD
-        )  # what is under way belongs to the network: it arrives although its sender died
-        try:
-            due = self._loop.time() + timeout_s
-            self._loop.call_later(self._delays.draw(), self._arrive, execute, answer, due)
-        finally:
-            NODE.reset(token)
-        return await answer  # type: ignore[no-any-return]  # T: what `execute` returned
+        loop = self._loop
+        answer: asyncio.Future[Any] = asyncio.Future(loop=loop)
+        call = _Call(execute, arguments, answer, loop.time() + self._timeout_s)
+        loop.call_later(self._delays.draw(), self._arrive, call, context=self._context)
+        return answer
 
-    def _arrive(self, execute: Callable[[], Any], answer: asyncio.Future[Any], due: float) -> None:
+    def _arrive(self, call: _Call) -> None:
         if not self.requests_pass:
-            self._lost(answer, due)
+            self._lost(call)
             return
         now = self._loop.time()
         if now < self.stalled_until:
-            if not answer.done() and now + LOOK_S > due:
-                self._lost(answer, due)  # its caller gives up; it will be executed all the same
-            self._loop.call_later(min(LOOK_S, self.stalled_until - now), self._arrive, execute, answer, due)
+            if not call.answer.done() and now + LOOK_S > call.due:
+                self._lost(call)  # its caller gives up; it will be executed all the same
+            wait_s = min(LOOK_S, self.stalled_until - now)
+            self._loop.call_later(wait_s, self._arrive, call, context=self._context)
             return
         outcome: Any = None
         fault: Exception | None = None
         try:
-            outcome = execute()
+            outcome = call.execute(*call.arguments)
         except Exception as error:  # the caller's to judge
             fault = error
-        self._loop.call_later(self._delays.draw(), self._answer, answer, outcome, fault, due)
+        self._loop.call_later(self._delays.draw(), self._answer, call, outcome, fault, context=self._context)
 
-    def _answer(self, answer: asyncio.Future[Any], outcome: Any, fault: Exception | None, due: float) -> None:
+    def _answer(self, call: _Call, outcome: Any, fault: Exception | None) -> None:
+        answer = call.answer
         if answer.done():
             return
         if not self.answers_pass:
-            self._lost(answer, due)
+            self._lost(call)
         elif fault is None:
             answer.set_result(outcome)
         else:
-            answer.set_exception(fault)
-            answer._log_traceback = False  # its caller may be dead
+            _fail(answer, fault)
 
-    def _lost(self, answer: asyncio.Future[Any], due: float) -> None:
-        self._loop.call_at(max(due, self._loop.time()), self._time_out, answer)
+    def _lost(self, call: _Call) -> None:
+        due = max(call.due, self._loop.time())
+        self._loop.call_at(due, self._time_out, call.answer, context=self._context)
 
     def _time_out(self, answer: asyncio.Future[Any]) -> None:
         if not answer.done():
-            answer.set_exception(Unreachable())
-            answer._log_traceback = False  # as above
+            _fail(answer, DependencyError(self._engine, f"The simulated {self._engine} did not answer."))
+
+
+class _Call(NamedTuple):
+    execute: Callable[..., Any]
+    arguments: tuple[object, ...]
+    answer: asyncio.Future[Any]
+    due: float
+
+
+def _fail(answer: asyncio.Future[Any], fault: Exception) -> None:
+    answer.set_exception(fault)
+    answer._log_traceback = False  # its caller may be dead
 
 
 class Pipe:
@@ -117,7 +130,7 @@ class Pipe:
         self._loop = loop
         self._delays = delays
         self._deliver = deliver
-        self._life = life
+        self._context = loop.context_of(life)  # it is the receiver that handles what comes out
         self._last_at = 0.0
         self.broken = False
         self.stalled_until = 0.0
@@ -128,11 +141,7 @@ class Pipe:
             return
         at = max(self._loop.time() + self._delays.draw(), self._last_at, self.stalled_until)
         self._last_at = at
-        token = NODE.set(self._life)  # it is the receiver that handles it
-        try:
-            self._loop.call_at(at, self._out, item)
-        finally:
-            NODE.reset(token)
+        self._loop.call_at(at, self._out, item, context=self._context)
 
     def _out(self, item: Any) -> None:
         if not self.broken:

@@ -47,10 +47,10 @@ from narthex.ports.credentials import Revocation
 from narthex.protocol.codes import FORCE_RECONNECT, Disconnect
 from narthex.protocol.session import LIFE_STEP_S, SessionLimits
 from tests.simulation.clock import WallClock
-from tests.simulation.log import LogEngine, SimBroker
+from tests.simulation.log import LOG_TIMEOUT_S, LogEngine, SimBroker
 from tests.simulation.loop import NODE, VirtualLoop
 from tests.simulation.network import Delays, Link
-from tests.simulation.store import SimStore, StoreEngine
+from tests.simulation.store import STORE_TIMEOUT_S, SimStore, StoreEngine
 
 T = TypeVar("T")
 GRACE_S: Final = 8.0  # of a drain: Cloud Run's ten, less what the edge keeps
@@ -280,8 +280,8 @@ class Node:
         self._delays = delays
         self._noise = noise
         self._report_bug = report_bug
-        self.log_link = Link(loop, delays)
-        self.store_link = Link(loop, delays)
+        self.log_link = Link(loop, delays, "broker", LOG_TIMEOUT_S)
+        self.store_link = Link(loop, delays, "store", STORE_TIMEOUT_S)
         self.paused = False
         self.deaf = False
         self.repeats = 0.0

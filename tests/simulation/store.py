@@ -13,99 +13,147 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import SQLITE
 from narthex.adapters.stores.sql.memberships import SqlMemberships
-from narthex.adapters.stores.sql.operation import Operation
+from narthex.adapters.stores.sql.operation import Operation, Row, Statement
 from narthex.adapters.stores.sql.records import SqlRecords
 from narthex.adapters.stores.sql.runs import SqlRuns
 from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.threads import SqlThreads
-from narthex.errors import Bug, DependencyError
+from narthex.errors import Bug
 from narthex.ports.credentials import Credentials
 from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 from narthex.ports.store import Records
 from narthex.ports.threads import Threads
-from tests.simulation.network import Link, Unreachable
+from tests.simulation.network import Link
 
 T = TypeVar("T")
-TIMEOUT_S: Final = 10.0  # PostgreSQL's, docs/guarantees.md
+STORE_TIMEOUT_S: Final = 10.0  # PostgreSQL's, docs/guarantees.md
 
 
-def _empty() -> bytes:
-    """A migrated database, once for all histories of the process."""
-    sql = sqlite3.connect(":memory:", isolation_level=None)
-    _drive(sql, migrate(SQLITE, "simulated", 0.0))
-    return sql.serialize()
+class _Database:
+    """One migrated SQLite for all histories of the process, because migrating it and preparing its statements takes
+    longer than a history's own statements. A history is one transaction, which is rolled back in the end.
+    """
+
+    def __init__(self) -> None:
+        self.time: Callable[[], float] = float
+        self.sql = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
+        # As adapters/stores/sqlite.py does: the engine's own clock.
+        self.sql.create_function("steady", 0, self._now)
+        _drive(self.sql, migrate(SQLITE, "simulated", 0.0))
+
+    def _now(self) -> float:
+        return self.time()
+
+    def begin(self, time: Callable[[], float]) -> sqlite3.Connection:
+        """An empty database."""
+        self.end()
+        self.sql.execute("BEGIN")
+        self.time = time
+        return self.sql
+
+    def end(self) -> None:
+        """Forget a history."""
+        if self.sql.in_transaction:
+            self.sql.execute("ROLLBACK")
 
 
-_image: list[bytes] = []
+_databases: list[_Database] = []
 
 
 class StoreEngine:
-    """The database itself, which every node's `SimStore` talks to.
+    """The database itself, which every node's `SimStore` talks to. A process has one at a time.
 
     Args:
         time: virtual seconds.
 
     Attributes:
-        operations: how many were executed.
         rewritten: SQL that is replaced by other SQL (`mutants`).
     """
 
     def __init__(self, time: Callable[[], float]) -> None:
-        if not _image:
-            _image.append(_empty())
-        self._sql = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
-        self._sql.deserialize(_image[0])
-        self._sql.create_function("steady", 0, time)  # as adapters/stores/sqlite.py: the engine's own clock
-        self.operations = 0
+        if not _databases:
+            _databases.append(_Database())
+        self._sql = _databases[0].begin(time)
         self.rewritten: tuple[str, str] | None = None
+        # Nodes ask the same again and again while nothing changes: two of three statements are answered from here.
+        self._answers: dict[Statement, list[Row]] = {}
+        self._changes = self._sql.total_changes
 
     def look(self, operation: Operation[T]) -> T:
         """An operation that changes nothing; nothing else happens meanwhile, so it needs no transaction."""
-        self.operations += 1
-        return _drive(self._sql, operation, self.rewritten)
+        return self._drive(operation)
 
     def execute(self, operation: Operation[T]) -> T:
         """One transaction. Raises what the operation raises."""
-        self.operations += 1
-        self._sql.execute("BEGIN")
+        self._sql.execute("SAVEPOINT operation")
         try:
-            value = _drive(self._sql, operation, self.rewritten)
+            value = self._drive(operation)
         except sqlite3.IntegrityError as error:
-            self._sql.execute("ROLLBACK")
+            self._roll_back()
             raise Bug("store_conflict", f"A row that must be new was there already: {error}.") from error
         except BaseException:
-            self._sql.execute("ROLLBACK")
+            self._roll_back()
             raise
-        self._sql.execute("COMMIT")
+        self._sql.execute("RELEASE operation")
         return value
 
-    def snapshot(self) -> bytes:
-        """The whole database, for a restore."""
-        return self._sql.serialize()
+    def _roll_back(self) -> None:
+        self._go_back("operation")
+        self._sql.execute("RELEASE operation")
 
-    def restore(self, image: bytes) -> None:
-        """Go back in time."""
-        self._sql.deserialize(image)
+    def _go_back(self, savepoint: str) -> None:
+        self._sql.execute(f"ROLLBACK TO {savepoint}")
+        self._answers.clear()
+
+    def _drive(self, operation: Operation[T]) -> T:
+        try:
+            statement = next(operation)
+            while True:
+                rows = self._answers.get(statement)
+                statement = operation.send(self._ask(statement) if rows is None else rows.copy())
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        finally:
+            operation.close()
+
+    def _ask(self, statement: Statement) -> list[Row]:
+        """The database's answer; it is kept until a row changes, unless it depends on the time as well."""
+        text, values = statement
+        asked = text if self.rewritten is None else text.replace(*self.rewritten)
+        rows = self._sql.execute(asked, values).fetchall()
+        if self._sql.total_changes != self._changes:
+            self._changes = self._sql.total_changes
+            self._answers.clear()
+        elif "steady()" not in text:
+            self._answers[statement] = rows.copy()
+        return rows
+
+    def back_up(self) -> None:
+        """What the next `restore` goes back to."""
+        self._sql.execute("SAVEPOINT back_up")
+
+    def restore(self) -> None:
+        """Go back to the last back-up."""
+        self._go_back("back_up")
 
     def close(self) -> None:
         """The end of the history."""
-        self._sql.close()
+        _databases[0].end()
 
 
-def _drive(sql: sqlite3.Connection, operation: Operation[T], rewritten: tuple[str, str] | None = None) -> T:
+def _drive(sql: sqlite3.Connection, operation: Operation[T]) -> T:
+    """An operation on a database without a memory of its answers."""
     try:
         statement = next(operation)
         while True:
-            text, values = statement
-            if rewritten is not None:
-                text = text.replace(*rewritten)
-            statement = operation.send(sql.execute(text, values).fetchall())
+            statement = operation.send(sql.execute(*statement).fetchall())
     except StopIteration as stop:
         value: T = stop.value
         return value
@@ -141,20 +189,14 @@ class SimStore:
 
     async def ping(self) -> None:
         """A round trip."""
-        await self._call(lambda: None)
+        await self._link.call(bool)
 
     async def read(self, operation: Operation[T]) -> T:
         """See `operation.Engine`."""
-        found: T = await self._call(lambda: self._engine.look(operation))
+        found: T = await self._link.call(self._engine.look, operation)
         return found
 
     async def write(self, operation: Operation[T]) -> T:
         """See `operation.Engine`."""
-        found: T = await self._call(lambda: self._engine.execute(operation))
+        found: T = await self._link.call(self._engine.execute, operation)
         return found
-
-    async def _call(self, execute: Callable[[], Any]) -> Any:
-        try:
-            return await self._link.call(execute, TIMEOUT_S)
-        except Unreachable as error:
-            raise DependencyError("store", "The simulated store did not answer.") from error
