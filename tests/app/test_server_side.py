@@ -12,12 +12,15 @@ from typing import Any
 import httpx2
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from narthex.app import rights
+from narthex.app.hub import channel as hub_channel
 from narthex.app.hub.channel import Channel, Subscriber
 from narthex.domain.identity import Identity
 from narthex.testing import Running, gateway
 from tests.app.test_commands import Raw, client, words
+from tests.app.test_connection import Slow, eventually
 from tests.timing import within
 
 ADMIN = "an-admin-key-of-decent-length-0123456789"
@@ -202,3 +205,74 @@ async def test_who_is_removed_while_a_connect_is_answered_is_not_let_in(
         raw = Raw(socket)
         assert (await raw.reply(1))["connect"]["subs"].keys() == {"user:bob", second}
         assert not raw.pushes, "of a channel that its client was never told of"
+
+
+async def test_a_grant_for_a_channel_that_was_joined_meanwhile_changes_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client subscribes while the membership is looked up for an operator's grant: it keeps its own."""
+    ada = await client(running, "ada")
+    channel = await thread(ada)
+    parts = running.gateway.parts
+    assert parts is not None
+    slow = Slow(parts.chat.role)
+    monkeypatch.setattr(parts.chat, "role", slow)
+    granting = asyncio.create_task(api(running, "subscribe", user="ada", channel=channel))
+    await slow.asked.wait()
+    monkeypatch.undo()
+    assert (await ada.call("subscribe", channel=channel))["subscribe"]["positioned"]
+    slow.may.set()
+    await granting
+    await api(running, "publish", channel=channel, data=1)
+    assert (await shown(ada, channel))["data"] == 1
+    assert not [push for push in ada.pushes if "subscribe" in push]
+    assert "unsubscribe" in await ada.call("unsubscribe", channel=channel), "the client may leave it"
+
+
+async def test_a_grant_for_a_client_that_left_meanwhile_leaves_nothing_behind(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket closes while the membership is looked up for an operator's grant."""
+    ada = await client(running, "ada")
+    channel = await thread(ada)
+    parts = running.gateway.parts
+    assert parts is not None
+    slow = Slow(parts.chat.role)
+    monkeypatch.setattr(parts.chat, "role", slow)
+    granting = asyncio.create_task(api(running, "subscribe", user="ada", channel=channel))
+    await slow.asked.wait()
+    await ada.socket.close()
+    await eventually(lambda: len(parts.services.registry) == 0)
+    slow.may.set()
+    await granting
+    assert parts.hub.subscribers(f"default/{channel}") == []
+
+
+async def test_a_flood_while_a_connect_is_answered_is_a_gap_that_the_client_learns_of(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More came than is kept for one that joins: the connection is closed with 3010, and recovers when it is back."""
+    ada = await client(running, "ada")
+    channel = await thread(ada)
+    parts = running.gateway.parts
+    assert parts is not None
+    monkeypatch.setattr(hub_channel, "JOIN_BUFFER", 1)
+    slow, history = Slow(parts.broker.history), parts.broker.history
+    monkeypatch.setattr(
+        parts.broker,
+        "history",
+        lambda key, **more: (slow if key.endswith(channel) else history)(key, **more),
+    )
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"subs": {channel: {}}}}))
+        await slow.asked.wait()
+        for number in range(2):
+            await api(running, "publish", channel=channel, data=number)
+        slow.may.set()
+        with pytest.raises(ConnectionClosed) as caught:
+            async with asyncio.timeout(within(5)):
+                while True:
+                    await socket.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 3010

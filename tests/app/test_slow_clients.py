@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from narthex.ports.agents import Agent
 from narthex.protocol.framing import Prepared
 from narthex.testing import Running, gateway
 from tests.app.test_commands import client, words
+from tests.timing import within
 
 PENDING = 20_000
 LAG_S = 3.0
@@ -52,6 +54,16 @@ async def test_pending_bytes(running: Running, more: int, closed: bool) -> None:
     connection.deliver_late(channel, [delivery(PENDING // 2)])
     connection.deliver_late(channel, [delivery(PENDING // 2 + more)])
     assert connection.is_closed is closed
+
+
+async def test_a_client_that_reads_nothing_is_closed_on_time(running: Running) -> None:
+    """The bound of its lag wakes the connection: nothing else is due before the ping, 25 s later."""
+    connection, channel = await stalled(running)
+    connection.services.backlog_limits = connection.services.backlog_limits._replace(max_lag_s=0.1)
+    connection.deliver_late(channel, [delivery(100)])
+    async with asyncio.timeout(within(5)):
+        while not connection.is_closed:  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.01)
 
 
 async def test_lag(running: Running) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -19,12 +20,14 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from tests.mutants import plugin
+from tests.mutants import child, plugin
 from tests.mutants.operators import Mutant, compiles, mutants_of
 
 ROOT: Final = Path(__file__).parents[2]
@@ -61,6 +64,10 @@ MOST_S: Final = 60.0
 """Bounds of the tests that judge one mutant: number, and the seconds that they took while they were mapped."""
 SLACK_S: Final = 40.0
 """A batch may take three times as long as it took, and this, before it counts as hanging."""
+
+FORKS: Final = multiprocessing.get_context("forkserver")
+"""Each run of pytest is a fork of a process which has imported the libraries: that saves most of its time."""
+FORKS.set_forkserver_preload(list(child.LIBRARIES))
 
 
 @dataclass(frozen=True)
@@ -209,37 +216,52 @@ def judge(mutant: Mutant, coverage: Coverage, known: set[tuple[str, str, str, st
             encoding="utf-8",
         )
         for batch in (tests[:FIRST], tests[FIRST:]):
-            if batch:
-                outcome, by = _run(batch, told, 3 * sum(coverage.durations[test] for test in batch) + SLACK_S)
-                if outcome != "survived":
-                    return Verdict(mutant, outcome, by)
+            outcome, by = _judge(batch, told, coverage)
+            if outcome != "survived":
+                return Verdict(mutant, outcome, by)
     return Verdict(mutant, "survived")
+
+
+def _judge(tests: Sequence[str], told: Path, coverage: Coverage) -> tuple[str, str]:
+    """As `_run`; a test that fails without the mutant as well is left out, a time-out must repeat itself."""
+    if not tests:
+        return "survived", ""
+    timeout_s = 3 * sum(coverage.durations[test] for test in tests) + SLACK_S
+    outcome, by = _run(tests, told, timeout_s)
+    if outcome == "timeout":
+        return _run(tests, told, 2 * timeout_s)
+    failed = by.removeprefix("FAILED ").removeprefix("ERROR ").partition(" - ")[0]
+    if outcome == "killed" and failed in tests and not _passes_unchanged(failed):
+        return _judge([test for test in tests if test != failed], told, coverage)
+    return outcome, by
+
+
+@cache
+def _passes_unchanged(test: str) -> bool:
+    """Whether a test passes in a process of the same kind without a mutant."""
+    with tempfile.TemporaryDirectory(prefix="narthex-unchanged-") as directory:
+        told = Path(directory) / "mutant.json"
+        told.write_text("{}", encoding="utf-8")
+        return _run([test], told, SLACK_S + 3 * MOST_S)[0] == "survived"
 
 
 def _run(tests: Sequence[str], told: Path, timeout_s: float) -> tuple[str, str]:
     """One pytest over some tests; the outcome, and the first line that says why."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
-    environment = os.environ | {plugin.MUTANT: str(told), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        [*command, "-p", "tests.mutants.plugin", *tests],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # servers that a test started end with it
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    output = told.with_suffix(".txt")
+    process = FORKS.Process(target=child.run_tests, args=(list(tests), str(told), str(output)))
+    process.start()
+    process.join(timeout_s)
+    hanging = process.is_alive()
+    with suppress(ProcessLookupError):  # servers that a test started end with it
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+    if hanging:
         return "timeout", f"after {timeout_s:.0f} s"
-    if process.returncode == 0:
+    if process.exitcode == 0:
         return "survived", ""
-    text = output.decode(errors="replace")
+    text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
     failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "killed", failed[0] if failed else f"exit {process.returncode}"
+    return "killed", failed[0] if failed else f"exit {process.exitcode}"
 
 
 def run(mutants: Sequence[Mutant], workers: int) -> list[Verdict]:

@@ -152,20 +152,22 @@ class Connection:
             self.close(codes.SLOW)
             return
         due = self.session.due(now)
-        if due.disconnect is not None:
-            if due.disconnect is codes.FORCE_RECONNECT and self._busy() and self.session.put_off(now):
-                self._schedule()
-            elif due.disconnect is codes.NO_PONG and self._reads():
-                self.session.excuse_pong(now)
-                self._schedule()
-            else:
-                self.close(self._expiry(due.disconnect))
-            return
         if due.ping:
             self._taken = self.socket.underway().taken
             self.socket.send(_PING_MESSAGE)
             self.services.keep_present(self)
+        elif due.disconnect is not None and not self._put_off(due.disconnect, now):
+            self.close(self._expiry(due.disconnect))
         self._schedule()
+
+    def _put_off(self, disconnect: codes.Disconnect, now: float) -> bool:
+        """Whether the end that is due waits: a rotation until the connection is idle, a pong until it is read."""
+        if disconnect is codes.FORCE_RECONNECT:
+            return self._busy() and self.session.put_off(now)
+        if disconnect is codes.NO_PONG and self._reads():
+            self.session.excuse_pong(now)
+            return True
+        return False
 
     def _busy(self) -> bool:
         """Whether its rotation had better wait a moment: an answer, a backlog or a run is under way."""

@@ -165,6 +165,29 @@ def test_what_a_lane_does_not_take_goes_the_other_way() -> None:
     assert (lagging.walked, lagging.late) == (b"", [1])
 
 
+def test_a_subscriber_whose_socket_fails_leaves_the_channel() -> None:
+    """Its fault is reported once, whichever way it is written to; the others get the whole batch."""
+    fault = RuntimeError("a bug of the socket")
+
+    class Broken(Driver):
+        def send_frames(self, frames: bytes) -> None:
+            raise fault
+
+        def send_rest(self, rest: bytes) -> None:
+            raise fault
+
+    log: list[Any] = []
+    part, none, well = Broken(log, 5), Broken(log, 0), Driver(log)
+    channel = channel_of([part, none, well])
+    faults: list[BaseException] = []
+    for offset in (1, 2):
+        channel.accept(Publication(offset, b'{"n":1}'))
+        Round(channel, faults.append).write(100)
+    assert faults == [fault, fault]
+    assert list(channel.members) == [well]
+    assert [b'"offset":%d' % offset in well.road.taken for offset in (1, 2)] == [True, True]
+
+
 def test_who_leaves_in_between_gets_nothing_more() -> None:
     """With a lane or without one, written to already or not."""
     log: list[Any] = []
