@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from tests.mutants import plugin
+
 LIBRARIES: Final = (
     *("pytest", "hypothesis", "hypothesis.strategies", "asyncio", "sqlite3", "logging.config"),
     *("aiohttp", "httpx2", "starlette.testclient", "websockets", "picows", "valkey.asyncio", "nats", "asyncpg"),
@@ -25,10 +27,10 @@ def run_tests(tests: Sequence[str], mutant: str, output: str) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    os.environ["NARTHEX_TEST_MUTANT"] = mutant
+    plugin.install(mutant)
     sys.dont_write_bytecode = True
     import pytest
 
-    options = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "tests.mutants.plugin"]
+    options = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
     # hypothesis is imported already, so that pytest cannot rewrite its assertions, and says so.
     os._exit(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]))

@@ -1,7 +1,7 @@
-"""A pytest plugin with two uses: record which test executes which line, or run tests with one mutant in place.
+"""A pytest plugin that records which test executes which line, and the import hook that puts a mutant in place.
 
-Not here: who starts pytest with it (run.py). Rules: `-p tests.mutants.plugin` loads it before anything of narthex, so
-that the mutant is what every test imports; the environment names the mode; without a mode it does nothing.
+Not here: who starts pytest with them (run.py, child.py). Rules: both begin before anything of narthex is imported;
+without the environment variable the plugin does nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from typing import Any, Final
 
 import pytest
 
-MUTANT: Final = "NARTHEX_TEST_MUTANT"
-"""Names a JSON file `{"module": …, "path": …, "source": …}` whose source is imported for that module."""
 MAP: Final = "NARTHEX_TEST_MUTANT_MAP"
 """Names the coverage data file that a mapping run writes."""
 
@@ -56,9 +54,13 @@ class _Finder(importlib.abc.MetaPathFinder):
         )
 
 
-if found := os.environ.get(MUTANT):
-    told: dict[str, str] = json.loads(Path(found).read_text(encoding="utf-8"))
-    if told:  # nothing is changed when the tests themselves are checked
+def install(mutant: str) -> None:
+    """Import the source that a JSON file `{"module": …, "path": …, "source": …}` holds for that module.
+
+    Call it before anything of narthex is imported. An empty object changes nothing.
+    """
+    told: dict[str, str] = json.loads(Path(mutant).read_text(encoding="utf-8"))
+    if told:
         sys.meta_path.insert(0, _Finder(told["module"], told["path"], told["source"]))
 
 

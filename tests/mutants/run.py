@@ -223,13 +223,13 @@ def judge(mutant: Mutant, coverage: Coverage, known: set[tuple[str, str, str, st
 
 
 def _judge(tests: Sequence[str], told: Path, coverage: Coverage) -> tuple[str, str]:
-    """As `_run`; a test that fails without the mutant as well is left out, a time-out must repeat itself."""
+    """As `run_tests`; a test that fails without the mutant as well is left out, a time-out must repeat itself."""
     if not tests:
         return "survived", ""
     timeout_s = 3 * sum(coverage.durations[test] for test in tests) + SLACK_S
-    outcome, by = _run(tests, told, timeout_s)
+    outcome, by = run_tests(tests, told, timeout_s)
     if outcome == "timeout":
-        return _run(tests, told, 2 * timeout_s)
+        return run_tests(tests, told, 2 * timeout_s)
     failed = by.removeprefix("FAILED ").removeprefix("ERROR ").partition(" - ")[0]
     if outcome == "killed" and failed in tests and not _passes_unchanged(failed):
         return _judge([test for test in tests if test != failed], told, coverage)
@@ -242,10 +242,10 @@ def _passes_unchanged(test: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="narthex-unchanged-") as directory:
         told = Path(directory) / "mutant.json"
         told.write_text("{}", encoding="utf-8")
-        return _run([test], told, SLACK_S + 3 * MOST_S)[0] == "survived"
+        return run_tests([test], told, SLACK_S + 3 * MOST_S)[0] == "survived"
 
 
-def _run(tests: Sequence[str], told: Path, timeout_s: float) -> tuple[str, str]:
+def run_tests(tests: Sequence[str], told: Path, timeout_s: float) -> tuple[str, str]:
     """One pytest over some tests; the outcome, and the first line that says why."""
     output = told.with_suffix(".txt")
     process = FORKS.Process(target=child.run_tests, args=(list(tests), str(told), str(output)))

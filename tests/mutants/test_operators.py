@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mutants import plugin
 from tests.mutants.operators import mutants_of
-from tests.mutants.run import ROOT, SOURCES, draw
+from tests.mutants.run import ROOT, SOURCES, draw, run_tests
+from tests.timing import within
 
 SOURCE = '''"""A module: 1 < 2."""
 
@@ -81,13 +80,28 @@ def test_a_mutant_is_what_a_test_imports(tmp_path: Path) -> None:
     source = SOURCES / "domain" / "limits.py"
     changed = source.read_text(encoding="utf-8") + "\nCHANGED = True\n"
     told.write_text(json.dumps({"module": "narthex.domain.limits", "path": str(source), "source": changed}))
-    script = "import tests.mutants.plugin, narthex.domain.limits as m, narthex.domain.plans; print(m.CHANGED)"
+    script = (
+        "import sys; from tests.mutants.plugin import install; install(sys.argv[1]); "
+        "import narthex.domain.limits as m, narthex.domain.plans; print(m.CHANGED)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=os.environ | {plugin.MUTANT: str(told)},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", script, str(told)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "True"
+
+
+def test_a_mutant_is_judged_in_a_fork(tmp_path: Path) -> None:
+    """The tests of an unchanged source pass there; those of a changed one fail, and the first is named."""
+    told = tmp_path / "mutant.json"
+    path = SOURCES / "domain" / "mentions.py"
+    source = path.read_text(encoding="utf-8")
+    (mutant,) = (found for found in mutants_of("domain/mentions.py", source) if found.after == "not in")
+    tests = ["tests/domain/test_mentions.py"]
+    told.write_text("{}")
+    assert run_tests(tests, told, within(60)) == ("survived", "")
+    told.write_text(
+        json.dumps({"module": "narthex.domain.mentions", "path": str(path), "source": mutant.applied(source)})
+    )
+    outcome, by = run_tests(tests, told, within(60))
+    assert outcome == "killed"
+    assert by.startswith("FAILED tests/domain/test_mentions.py::")
