@@ -127,7 +127,9 @@ class TestSeveral:
         """Also of one subject in two tenants; also when the second is the ambient cookie."""
         for other in (BOB, Identity(subject="ann", tenant="acme")):
             outcome = self.outcome(Judged("authorization", Valid(ANN)), Judged(second, Valid(other)))
-            assert code(outcome) == "credential_conflict"
+            assert isinstance(outcome, Refusal)
+            assert outcome.code == "credential_conflict"
+            assert outcome.detail == f"The {second} names another subject than the Authorization header."
 
     @pytest.mark.parametrize(
         "stale", [Rejected("token_invalid"), Rejected("token_expired", expired=ANN), Unavailable("away")]
