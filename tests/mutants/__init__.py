@@ -7,6 +7,7 @@ listed with its reason in `equivalent.toml` and has been read by two people.
 
     python -m tests.mutants --seed 7 --count 300          # map the tests first when there is no map, then run
     python -m tests.mutants --map                         # only renew the map of which test executes which line
+    python -m tests.mutants --map tests/app/hub           # add or renew the tests of some paths
     python -m tests.mutants --seed 7 --count 300 --list   # show the mutants that the seed draws
     python -m tests.mutants --only app/hub/hub.py --count 20
 """

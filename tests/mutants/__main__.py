@@ -23,16 +23,21 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300, help="how many")
     parser.add_argument("--only", action="append", default=[], help="a path or pattern below src/narthex")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--map", action="store_true", help="renew the map of which test executes which line")
+    parser.add_argument(
+        "--map",
+        nargs="*",
+        metavar="TESTS",
+        help="renew the map of which test executes which line, or add the tests of some paths",
+    )
     parser.add_argument("--list", action="store_true", help="show the mutants and run nothing")
     given = parser.parse_args()
     if given.list:
         for mutant in draw(given.seed, given.count, given.only):
             print(mutant)
         return 0
-    if given.map or not MAP.exists():
-        map_tests()
-    if given.map:
+    if given.map is not None or not MAP.exists():
+        map_tests(given.map or ())
+    if given.map is not None:
         return 0
     verdicts = run(draw(given.seed, given.count, given.only), given.workers)
     counts = Counter(verdict.outcome for verdict in verdicts)

@@ -71,13 +71,19 @@ class _Mapping:
         from coverage import Coverage
 
         self._coverage = Coverage(data_file=data_file, source=["narthex"], config_file=False)
+        self._coverage.load()  # what is there stays: a run of some tests adds to the map
         self._coverage.start()
-        self.durations: dict[str, float] = {}
         self._durations_file = Path(data_file).with_suffix(".durations.json")
+        self.durations: dict[str, float] = (
+            json.loads(self._durations_file.read_text(encoding="utf-8"))
+            if self._durations_file.exists()
+            else {}
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Lines that run from set-up to tear-down belong to the test."""
+        self.durations.pop(item.nodeid, None)
         self._coverage.switch_context(item.nodeid)
         try:
             return (yield)

@@ -34,6 +34,7 @@ ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = ROOT / "src" / "narthex"
 WORK: Final = ROOT / ".mutants"
 MAP: Final = WORK / "map.coverage"
+DURATIONS: Final = MAP.with_suffix(".durations.json")
 EQUIVALENT: Final = Path(__file__).with_name("equivalent.toml")
 IN_PROCESS: Final = (
     *(
@@ -45,6 +46,7 @@ IN_PROCESS: Final = (
         "protocol",
         "security",
         "settings",
+        "simulation",
         "web",
         "wiring",
     ),
@@ -104,7 +106,7 @@ class Coverage:
             sys.exit("There is no map of the tests yet: run python -m tests.mutants --map")
         data = CoverageData(basename=str(MAP))
         data.read()
-        read = cls(json.loads(MAP.with_suffix(".durations.json").read_text(encoding="utf-8")))
+        read = cls(json.loads(DURATIONS.read_text(encoding="utf-8")))
         for measured in data.measured_files():
             path = Path(measured)
             if path.is_relative_to(SOURCES):
@@ -140,13 +142,17 @@ class Coverage:
 
 
 def _candidates(mutant: Mutant, source: str) -> Iterator[int]:
-    """The line of the change, then the lines of its innermost statement."""
+    """The line of the change, then the lines of its innermost statement; of a default, the function's body."""
     yield mutant.line
     best: ast.stmt | None = None
     for node in ast.walk(ast.parse(source)):
-        if (
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.lineno <= mutant.line < node.body[0].lineno:
+                yield from range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1)
+                return
+        elif (
             isinstance(node, ast.stmt)
-            and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and not isinstance(node, ast.ClassDef)
             and node.lineno <= mutant.line <= (node.end_lineno or node.lineno)
             and (best is None or node.lineno >= best.lineno)
         ):
@@ -163,12 +169,14 @@ def _at_module_level(mutant: Mutant, source: str) -> bool:
     )
 
 
-def map_tests() -> None:
-    """Run the in-process tests once, recording which lines each executes."""
+def map_tests(paths: Sequence[str] = ()) -> None:
+    """Run the in-process tests, recording which lines each executes: all of them anew, or add those of some paths."""
     WORK.mkdir(exist_ok=True)
-    MAP.unlink(missing_ok=True)
+    if not paths:
+        MAP.unlink(missing_ok=True)
+        DURATIONS.unlink(missing_ok=True)
     environment = os.environ | {plugin.MAP: str(MAP)}
-    folders = [f"tests/{name}" for name in IN_PROCESS]
+    folders = paths or [f"tests/{name}" for name in IN_PROCESS]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutants.plugin", "-p", "no:cacheprovider"]
     subprocess.run([*command, *folders], cwd=ROOT, env=environment, check=False)
 
