@@ -14,6 +14,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from narthex.app.drain import close_paced
+from narthex.domain.admission import Admit
+from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError
 from narthex.ports.agents import Agent
 from narthex.testing import Running, gateway
@@ -84,6 +87,64 @@ async def test_an_rpc_whose_engine_is_away_is_answered_503(
     error = (await ada.call("rpc", method="thread.create", data={}))["error"]
     assert (error["code"], error["temporary"]) == (503, True)
     assert "The store is away." in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "code"),
+    [
+        ("subscribe", {"channel": "nowhere"}, 102),
+        ("subscribe", {"channel": "user:ada"}, 105),
+        ("subscribe", {"channel": "user:bob"}, 103),
+        ("subscribe", {"channel": "thread:none"}, 103),
+        ("history", {"channel": "thread:none"}, 103),
+        ("presence", {"channel": "thread:none"}, 103),
+        ("presence", {"channel": "user:ada"}, 108),
+        ("presence_stats", {"channel": "thread:none"}, 103),
+        ("presence_stats", {"channel": "user:ada"}, 108),
+        ("publish", {"channel": "user:ada", "data": 1}, 103),
+        ("unsubscribe", {"channel": "user:ada"}, 103),
+        ("sub_refresh", {"channel": "user:ada", "token": "t"}, 108),
+        ("refresh", {}, 107),
+        ("rpc", {"method": "no.such"}, 104),
+        ("rpc", {"method": "thread.get", "data": {}}, 400),
+        ("rpc", {"method": "thread.get", "data": {"thread_id": "none"}}, 404),
+    ],
+)
+async def test_a_command_that_cannot_be_executed_is_answered_with_its_code(
+    running: Running, command: str, body: dict[str, Any], code: int
+) -> None:
+    """The connection stays, and the next command is executed."""
+    ada = await client(running, "ada")
+    assert (await ada.call(command, **body))["error"]["code"] == code
+    assert await ada.rpc("echo", n=1) == {"n": 1}
+
+
+async def test_the_last_channel_that_fits_is_joined_and_the_next_is_not(running: Running) -> None:
+    """The user's own channel counts; a channel that was left makes room."""
+    ada = await client(running, "ada")
+    parts_of(running).services.channel_limit = 2
+    first, second = [f"thread:{(await ada.rpc('thread.create'))['thread_id']}" for _ in range(2)]
+    assert "subscribe" in await ada.call("subscribe", channel=first)
+    assert (await ada.call("subscribe", channel=second))["error"]["code"] == 106
+    await ada.call("unsubscribe", channel=first)
+    assert "subscribe" in await ada.call("subscribe", channel=second)
+
+
+async def test_a_refresh_that_cannot_be_judged_keeps_the_connection(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An expired token and an issuer that is away are errors to try again after; another user's token ends it."""
+    ada = await client(running, "ada")
+    door = parts_of(running).services.door
+    for code, number in (("token_expired", 110), ("auth_unavailable", 100)):
+        monkeypatch.setattr(door, "admit_in_band", lambda *_, code=code: Refusal(code=code))
+        assert (await ada.call("refresh", token="t"))["error"]["code"] == number
+    bob = Admit(identity=Identity(subject="bob"))
+    monkeypatch.setattr(door, "admit_in_band", lambda *_: bob)
+    ada.number += 1
+    await ada.socket.send(json.dumps({"id": ada.number, "refresh": {"token": "t"}}))
+    assert await closed(ada) == 3501
+    assert ada.number not in ada.replies
 
 
 async def test_a_binary_message_ends_the_connection_and_is_not_executed(running: Running) -> None:

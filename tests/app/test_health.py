@@ -134,6 +134,16 @@ async def test_a_check_may_say_that_it_works_badly() -> None:
     assert await bench.status() == "degraded"
 
 
+async def test_a_degraded_check_names_its_cause_only_where_causes_are_shown() -> None:
+    """With a code the code stands for the cause in production; without one the text holds no cause and is shown."""
+    bench = Bench()
+    bench.probes["broker"].fault = Degraded("https://issuer.test is slow", "auth_unavailable")
+    bench.probes["agents"].fault = Degraded("no agent is configured")
+    for show_causes, cause in ((False, "auth_unavailable"), (True, "https://issuer.test is slow")):
+        report = await bench.make(show_causes=show_causes).report()
+        assert report["errors"] == [f"broker: {cause}", "agents: no agent is configured"]
+
+
 async def test_no_answer_in_time_is_a_failure() -> None:
     """Never healthy because nothing answered; the check is ended."""
     bench = Bench()

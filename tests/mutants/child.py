@@ -15,7 +15,16 @@ from tests.mutants import plugin
 
 LIBRARIES: Final = (
     *("pytest", "hypothesis", "hypothesis.strategies", "asyncio", "sqlite3", "logging.config"),
-    *("aiohttp", "httpx2", "starlette.testclient", "websockets", "picows", "valkey.asyncio", "nats", "asyncpg"),
+    *(
+        "aiohttp",
+        "httpx2",
+        "starlette.testclient",
+        "websockets",
+        "picows",
+        "valkey.asyncio",
+        "nats",
+        "asyncpg",
+    ),
     *("joserfc.jwt", "cryptography.x509", "prometheus_client", "pydantic", "stamina", "xdist", "execnet"),
 )
 """Imported once; those that are missing are passed over."""

@@ -25,9 +25,7 @@ REPLY_ERRORS = {
 """By name: the number, and whether the client may try again."""
 DISCONNECTS = {
     "NORMAL": 1000,
-    "BUG": 1011,
     "SHUTDOWN": 3001,
-    "SERVER_ERROR": 3004,
     "TOKEN_LIFE_ENDED": 3005,
     "SLOW": 3008,
     "INSUFFICIENT_STATE": 3010,
@@ -38,7 +36,6 @@ DISCONNECTS = {
     "BAD_FRAME": 3501,
     "STALE": 3502,
     "FORCED": 3503,
-    "CHANNEL_LIMIT": 3505,
 }
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 
 import msgspec
+import pytest
+from msgspec.structs import fields
 
 from narthex.protocol import codes
 from narthex.protocol.replies import (
+    ClientInfo,
     ConnectResult,
+    HistoryResult,
+    PresenceResult,
+    PresenceStatsResult,
     PublicationView,
+    RefreshResult,
     SubscribeResult,
     encode_disconnect,
     encode_error,
+    encode_json,
     encode_publication,
     encode_push,
     encode_reply,
@@ -27,6 +35,24 @@ def test_a_connect_reply_leaves_out_what_is_empty() -> None:
         "id": 7,
         "connect": {"client": "c", "version": "0 narthex", "ping": 25, "pong": True},
     }
+
+
+RESULTS = (
+    *(ClientInfo, ConnectResult, HistoryResult, PresenceResult, PresenceStatsResult),
+    *(PublicationView, RefreshResult, SubscribeResult),
+)
+SMALLEST: dict[object, object] = {int: 1, bool: True, str: "x"}
+"""By type: the value next to what a client takes a missing member for."""
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_a_member_that_is_not_empty_is_sent(result: type[msgspec.Struct]) -> None:
+    """A client takes a missing member for its zero value, so that nothing else may be left out."""
+    required = {field.name: None for field in fields(result) if field.required}
+    for field in fields(result):
+        if field.type in SMALLEST:
+            sent = json.loads(encode_json(result(**required | {field.name: SMALLEST[field.type]})))
+            assert sent[field.encode_name] == SMALLEST[field.type]
 
 
 def test_publication_data_is_passed_through_as_it_was_published() -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from narthex.app.quotas import Quotas
     from narthex.app.runs.engine import RunEngine
 
+CHANNEL_LIMIT: Final = 128  # channels of a connection
+RECOVERY_LIMIT: Final = 5_000  # publications of one recovery or page of history
 LIFE_JITTER: Final = 0.05  # sockets that came together are not rotated together
 COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs give up after 5 s
 
@@ -76,9 +78,8 @@ class RpcMethod(Protocol[C_contra]):
 
 
 def _present(connection: Peer, key: str) -> bool:
-    """Whether a connection belongs into a channel's presence as things are now."""
-    subscription = connection.subscriptions.get(split_key(key)[1])
-    return subscription is not None and subscription.presence and subscription.channel.key == key
+    """Whether a connection belongs into the presence of a thread's channel as things are now."""
+    return split_key(key)[1] in connection.subscriptions
 
 
 class ConnectionServices(Generic[C]):
@@ -109,8 +110,6 @@ class ConnectionServices(Generic[C]):
         backlog_limits: BacklogLimits,
         now: Callable[[], float],
         report_bug: Callable[[BaseException, str], None],
-        channel_limit: int = 128,
-        recovery_limit: int = 5_000,
         max_life_s: float = 0.0,
         spread: random.Random | None = None,
     ) -> None:
@@ -126,8 +125,8 @@ class ConnectionServices(Generic[C]):
         self.backlog_limits = backlog_limits
         self.now = now
         self.report_bug = report_bug
-        self.channel_limit = channel_limit
-        self.recovery_limit = recovery_limit
+        self.channel_limit = CHANNEL_LIMIT
+        self.recovery_limit = RECOVERY_LIMIT
         self._max_life_s = max_life_s
         self.registry: Registry[C] = Registry()
         self._random = spread or random.Random()  # noqa: S311 - spreads pings, guards nothing

@@ -53,10 +53,8 @@ class Disconnect(NamedTuple):
 
 
 NORMAL: Final = Disconnect(1000, "")
-SERVER_ERROR: Final = Disconnect(3004, "internal: something failed on the server; reconnect")
 FORCE_RECONNECT: Final = Disconnect(3011, "force_reconnect: connect again")
 FORCED: Final = Disconnect(3503, "disconnected: by the server")
-CHANNEL_LIMIT: Final = Disconnect(3505, "channel_limit: too many subscriptions")
 INAPPROPRIATE: Final = Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
 
 SHUTDOWN: Final = Disconnect.refusing("draining")
@@ -70,4 +68,3 @@ NO_FRESH_TOKEN: Final = Disconnect.refusing("token_expired", "no fresh token cam
 REVOKED: Final = Disconnect.refusing("token_revoked", "sign in again")
 BAD_FRAME: Final = Disconnect.refusing("bad_request", "the frame is not a command; see docs/protocol.md")
 STALE: Final = Disconnect.refusing("silence")
-BUG: Final = Disconnect.refusing("internal")

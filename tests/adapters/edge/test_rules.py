@@ -14,10 +14,10 @@ from tests.adapters.edge.harness import KEY, upgrade
 RULES = HeadRules(allowed_host=lambda host: host in ("localhost", "gate.example", "[::1]"))
 
 
-def judged(data: bytes) -> Plain | Upgrade | Mounted | Refusal:
+def judged(data: bytes, peer: str = "") -> Plain | Upgrade | Mounted | Refusal:
     outcome = HeadReader(16_384, 100).feed(data)
     assert isinstance(outcome, Complete), outcome
-    head = request_head(outcome.fields, peer=("", 0), secure=False, received_at=0.0)
+    head = request_head(outcome.fields, peer=(peer, 0), secure=False, received_at=0.0)
     return judge(outcome.fields, head, RULES)
 
 
@@ -34,6 +34,21 @@ HOST = "Host: localhost"
 WEBSOCKET = ("Connection: Upgrade", "Upgrade: websocket")
 VERSION = "Sec-WebSocket-Version: 13"
 KEY_LINE = f"Sec-WebSocket-Key: {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("peer", "lines", "expected"),
+    [
+        ("127.0.0.1", (), Plain),
+        ("192.0.2.1", (), Refusal),
+        ("127.0.0.1", ("X-Forwarded-For: 192.0.2.1",), Refusal),
+    ],
+)
+def test_a_probe_of_this_machine_is_served_by_any_loopback_name(
+    peer: str, lines: tuple[str, ...], expected: type[object]
+) -> None:
+    """The name is not listed: it is the socket's other end that counts, when no proxy stands between."""
+    assert isinstance(judged(get("/", "Host: 127.0.0.1:8000", *lines), peer), expected)
 
 
 def test_a_correct_upgrade_is_told_to_the_gate() -> None:

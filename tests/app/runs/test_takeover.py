@@ -249,6 +249,25 @@ async def test_a_log_that_lost_events_gives_no_digest(fake_house: House) -> None
     assert last["count"] == last["seq"]
 
 
+async def test_a_drain_ends_with_the_last_run(house: House) -> None:
+    """However long its grace is."""
+    finish = asyncio.Event()
+
+    async def held(run: RunInput) -> Items:
+        yield "begun"
+        await finish.wait()
+
+    draining = await house.node(agent(held))
+    run = await house.say(draining, await house.thread(), "hello")
+    await house.until(run, lambda events: len(events) >= 3)
+    drain = asyncio.create_task(draining.drain(within(600)))
+    await house.comes(lambda: draining._roster.draining)
+    finish.set()
+    async with asyncio.timeout(within(10)):
+        await drain
+    assert (await house.ended(run))[0].state == "finished"
+
+
 async def test_drain_lets_runs_finish_hands_over_and_ends(house: House) -> None:
     """Within the grace a run finishes; then a restartable one goes to another node, others end `draining`."""
 
