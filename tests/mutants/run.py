@@ -46,7 +46,6 @@ IN_PROCESS: Final = (
         "protocol",
         "security",
         "settings",
-        "simulation",
         "web",
         "wiring",
     ),

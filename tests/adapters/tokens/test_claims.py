@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.adapters.tokens.claims import LEEWAY_S, ClaimNames, ClaimRules, identity_from
+from narthex.adapters.tokens.claims import (
+    LATEST_MOMENT,
+    LEEWAY_S,
+    MAX_ISSUER_LENGTH,
+    MAX_TEXT_LENGTH,
+    ClaimNames,
+    ClaimRules,
+    identity_from,
+)
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import TABLE
 from narthex.domain.trust import Binding
@@ -67,6 +75,94 @@ def test_permissions_may_be_words_and_are_bounded() -> None:
     found = admitted(claims(permissions=[*roles, "admin"])).permissions
     assert len(found) == 64 and found[0] == "admin" and set(found) <= {"admin", *roles}
     assert refused(claims(permissions=[1])).code == "token_invalid"
+
+
+LONG = "x" * MAX_TEXT_LENGTH
+PRODUCTION = ClaimRules(environment="production")
+ISSUER = ClaimRules(issuer="https://issuer.example")
+AUDIENCE = ClaimRules(audiences=("narthex-tests",))
+TESTS = ClaimRules(allow_e2e=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules", "code", "detail"),
+    [
+        ({"iss": 1}, ANY, "wrong_issuer", "`iss` is no string"),
+        ({"iss": "a\nb"}, ANY, "wrong_issuer", "`iss` is no printable text"),
+        ({"iss": "x" * (MAX_ISSUER_LENGTH + 1)}, ANY, "wrong_issuer", "`iss` is no printable text"),
+        ({"iss": ...}, ISSUER, "wrong_issuer", "`iss` is missing"),
+        ({"iss": "https://other.example"}, ISSUER, "wrong_issuer", ""),
+        ({"aud": 1}, ANY, "wrong_audience", "neither a string nor a list"),
+        ({"aud": ["narthex-tests", 1]}, AUDIENCE, "wrong_audience", "neither a string nor a list"),
+        ({"aud": ...}, AUDIENCE, "wrong_audience", "`aud` is missing"),
+        ({"aud": ["other"]}, AUDIENCE, "wrong_audience", ""),
+        ({"env": "staging"}, PRODUCTION, "token_invalid", "another environment"),
+        ({"exp": ...}, ANY, "token_invalid", "`exp` is missing"),
+        ({"exp": "1"}, ANY, "token_invalid", "`exp` is no number"),
+        ({"exp": True}, ANY, "token_invalid", "`exp` is no number"),
+        ({"exp": float("inf")}, ANY, "token_invalid", "`exp` is no number"),
+        ({"nbf": None}, ANY, "token_invalid", "`nbf` is no number"),
+        ({"nbf": -0.5}, ANY, "token_invalid", "not in seconds since 1970"),
+        ({"exp": LATEST_MOMENT + 1}, ANY, "token_invalid", "not in seconds since 1970"),
+        ({"sub": ...}, ANY, "token_invalid", "`sub` is missing"),
+        ({"sub": "*"}, ANY, "token_invalid", "`sub` is `*`"),
+        ({"jti": 1}, ANY, "token_invalid", "`jti` is no text"),
+        ({"jti": ""}, ANY, "token_invalid", "`jti` is no text"),
+        ({"tenant": "e2e"}, ANY, "tenant_mismatch", "confined"),
+        ({"tenant": LONG}, ANY, "token_invalid", "tenant claim"),
+        ({"tenant": "b"}, ClaimRules(binding=Binding(tenants=("a",))), "tenant_mismatch", "may not speak"),
+        ({"plan": LONG + "x"}, ANY, "token_invalid", "`plan` is no short printable string"),
+        ({"plan": "a\nb"}, ANY, "token_invalid", "`plan` is no short printable string"),
+        ({"permissions": 1}, ANY, "token_invalid", "permissions claim"),
+        ({"e2e": "yes"}, TESTS, "token_invalid", "no boolean"),
+        ({"e2e": True}, ANY, "e2e_not_allowed_here", ""),
+        ({"e2e": True, "iat": ...}, TESTS, "token_invalid", "`iat`"),
+        ({"e2e": True, "test_run": "a b"}, TESTS, "token_invalid", "test run"),
+        ({}, ClaimRules(allow_e2e=True, only_e2e=True), "token_invalid", "test identities only"),
+    ],
+)
+def test_every_fault_has_its_code_and_names_its_claim(
+    changes: dict[str, Any], rules: ClaimRules, code: str, detail: str
+) -> None:
+    """Whoever runs the issuer must find the claim that is wrong; a mere mismatch needs no more words."""
+    found = refused(claims(**changes), rules)
+    assert found.code == code
+    assert detail in found.detail
+    assert bool(detail) == bool(found.detail)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({"iss": "x" * MAX_ISSUER_LENGTH}, ANY),
+        ({"iss": ...}, ANY),
+        ({"aud": ...}, ANY),
+        ({"aud": ["other", "narthex-tests"]}, AUDIENCE),
+        ({"env": "production"}, PRODUCTION),
+        ({"env": ...}, PRODUCTION),
+        ({"env": "staging"}, ANY),
+        ({"nbf": 0}, ANY),
+        ({"nbf": 0.0}, ANY),
+        ({"exp": LATEST_MOMENT}, ANY),
+        ({"exp": float(LATEST_MOMENT)}, ANY),
+        ({"tenant": "a"}, ClaimRules(binding=Binding(tenants=("a",)))),
+        ({"plan": LONG}, ANY),
+        ({"e2e": True}, ClaimRules(allow_e2e=True, only_e2e=True)),
+    ],
+)
+def test_what_is_just_within_the_rules_is_admitted(changes: dict[str, Any], rules: ClaimRules) -> None:
+    """Each is the neighbour of a fault."""
+    assert admitted(claims(**changes), rules).subject == "alice"
+
+
+def test_a_test_identity_lives_fifteen_minutes_from_its_iat() -> None:
+    """Or shorter, when its token does; without a test run of its own it is named after its subject."""
+    for lifetime_s, lives_s in ((3_600, 900), (600, 600)):
+        iat = int(NOW) - 10
+        identity = admitted(claims(e2e=True, iat=iat, exp=iat + lifetime_s), TESTS)
+        assert identity.expires_at == iat + lives_s
+    assert identity.test_run.startswith("sub-")
+    assert len(identity.test_run) == len("sub-") + 16
 
 
 def test_an_unknown_plan_is_the_default_one() -> None:
