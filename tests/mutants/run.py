@@ -42,6 +42,7 @@ IN_PROCESS: Final = (
         "app",
         "client",
         "contracts",
+        "docs/test_numbers.py",
         "domain",
         "protocol",
         "security",

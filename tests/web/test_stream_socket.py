@@ -1,0 +1,228 @@
+"""The socket over a streamed answer, without a server: what it keeps, when its client lags, and how it ends once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from narthex.domain.refusals import Refusal
+from narthex.ports.broker import Control
+from narthex.ports.edge import ABORT, Accept, Deny, RequestHead, Socket, Underway
+from narthex.protocol.codes import SHUTDOWN
+from narthex.protocol.framing import Framing, Prepared
+from narthex.web import fallbacks
+from narthex.web.fallbacks import HIGH_MARK, LOW_MARK, Fallbacks, StreamSocket
+
+
+class Listener:
+    """A `Receiver` that keeps what it is called with, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.socket: Socket | None = None
+
+    def opened(self, socket: Socket) -> None:
+        """See `Receiver`."""
+        self.socket = socket
+
+    def message(self, data: bytes, *, binary: bool) -> None:
+        """See `Receiver`."""
+        self.calls.append(("message", data, binary))
+
+    def writable(self, ready: bool) -> None:
+        """See `Receiver`."""
+        self.calls.append(("writable", ready))
+
+    def closed(self, code: int, reason: str) -> None:
+        """See `Receiver`."""
+        self.calls.append(("closed", code, reason))
+
+
+def opened(framing: Framing = Framing.HTTP_STREAM) -> tuple[StreamSocket, Listener]:
+    listener = Listener()
+    return StreamSocket(framing, listener), listener
+
+
+async def test_a_client_lags_past_the_high_mark_and_until_the_low_mark() -> None:
+    """At the high mark it does not lag yet; it is told of once each way."""
+    socket, listener = opened()
+    chunks = socket.chunks()
+    socket.send_frames(b"x" * HIGH_MARK)
+    assert (socket.buffered(), listener.calls) == (HIGH_MARK, [])
+    socket.send_frames(b"x")
+    socket.send_rest(b"x")
+    assert listener.calls == [("writable", False)]
+    assert await anext(chunks) == b"x" * (HIGH_MARK + 2)
+    assert socket.underway() == Underway(HIGH_MARK + 2, 0), "the response holds it until it asks for more"
+    socket.send_frames(b"y" * (LOW_MARK + 1))
+    assert await anext(chunks) == b"y" * (LOW_MARK + 1)
+    assert socket.underway() == Underway(LOW_MARK + 1, HIGH_MARK + 2)
+    assert listener.calls == [("writable", False)]
+    socket.send_frames(b"z" * LOW_MARK)
+    assert await anext(chunks) == b"z" * LOW_MARK
+    assert listener.calls == [("writable", False), ("writable", True)]
+    await chunks.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert listener.calls[2:] == [("closed", 1006, "")]
+
+
+@pytest.mark.parametrize("framing", [Framing.HTTP_STREAM, Framing.SSE])
+async def test_a_close_is_read_last_and_reported_once(framing: Framing) -> None:
+    """What was sent before comes before it, what is sent after it is left out."""
+    socket, listener = opened(framing)
+    socket.send(Prepared(b"{}"))
+    socket.close(SHUTDOWN.code, SHUTDOWN.reason)
+    socket.send(Prepared(b'{"late":1}'))
+    socket.close(3000, "another")
+    text = b"".join([chunk async for chunk in socket.chunks()]).decode()
+    lines = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+    assert [lines[0], lines[1]["push"]["disconnect"]["code"], len(lines)] == [{}, SHUTDOWN.code, 2]
+    socket.gone()
+    assert listener.calls == [("closed", SHUTDOWN.code, SHUTDOWN.reason)]
+
+
+async def test_an_abort_sends_nothing_more() -> None:
+    """Not even what waits, and ends as a connection that is lost."""
+    socket, listener = opened()
+    socket.send(Prepared(b"{}"))
+    socket.abort()
+    assert [chunk async for chunk in socket.chunks()] == []
+    assert listener.calls == [("closed", 1006, "")]
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_a_client_that_does_not_read_its_close_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    """After `CLOSE_S`, and not when it has read everything before that."""
+    monkeypatch.setattr(fallbacks, "CLOSE_S", 0.01)
+    socket, _ = opened()
+    dropped = asyncio.Event()
+    socket.drop = dropped.set
+    socket.close(SHUTDOWN.code, SHUTDOWN.reason)
+    if read:
+        async for _chunk in socket.chunks():
+            pass
+        await asyncio.sleep(0.05)  # longer than the time after which it would be dropped
+    else:
+        async with asyncio.timeout(5):
+            await dropped.wait()
+    assert dropped.is_set() is not read
+
+
+class Gate:
+    """Decides as it is told."""
+
+    def __init__(self, decision: Accept | Deny) -> None:
+        self.decision = decision
+        self.heads: list[RequestHead] = []
+
+    def decide(self, head: RequestHead) -> Accept | Deny:
+        """See `ports.edge.Gate`."""
+        self.heads.append(head)
+        return self.decision
+
+    def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
+        """See `ports.edge.Gate`."""
+        return "trace-early"
+
+
+def request(path: str, body: bytes = b"", query: bytes = b"") -> Request:
+    """POST or GET, from a peer over TLS."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {
+        "type": "http",
+        "method": "POST" if body else "GET",
+        "path": path,
+        "query_string": query,
+        "headers": [(b"x-a", b"\xe9")],
+        "client": ("192.0.2.1", 4711),
+        "scheme": "https",
+        "http_version": "1.0",
+    }
+    return Request(scope, receive)
+
+
+async def unsent(message: Control) -> None:
+    raise AssertionError(message)
+
+
+def house(gate: Gate, origin: Callable[[Request], Refusal | None] = lambda _: None) -> Fallbacks:
+    return Fallbacks(
+        gate,
+        "node-1",
+        unsent,
+        cors=lambda _: {"X-Cors": "1"},
+        cors_preflight=lambda _request, _methods: Response(),
+        address=lambda _: "192.0.2.1",
+        origin=origin,
+    )
+
+
+async def test_a_command_from_another_node_reaches_its_stream() -> None:
+    """By its session; a stream that is over has none. The head that was judged is the request's own."""
+    listener = Listener()
+    gate = Gate(Accept(receiver=listener))
+    found = house(gate)
+    answer = await found.http_stream(request("/connection/http_stream", b'{"id":1,"connect":{}}', b"a=b"))
+    assert gate.heads == [
+        RequestHead(
+            method="POST",
+            path="/connection/http_stream",
+            query="a=b",
+            headers=[("x-a", "é")],
+            http_version="1.0",
+            peer=("192.0.2.1", 4711),
+            secure=True,
+        )
+    ]
+    assert isinstance(listener.socket, StreamSocket)
+    command = Control("emulation", {"session": listener.socket.session, "data": "{}"}, "node-1")
+    found.control(command)
+    found.control(Control("emulation", {"session": "another", "data": "{}"}, "node-1"))
+    expected = [("message", b'{"id":1,"connect":{}}', False), ("message", b"{}", False)]
+    assert listener.calls == expected
+
+    async def left() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        del message
+
+    aborted: list[bool] = []
+    scope = {"type": "http", "extensions": {ABORT: {"abort": lambda: aborted.append(True)}}}
+    async with asyncio.timeout(5):
+        await answer(scope, left, send)
+    listener.socket.drop()
+    found.control(command)
+    assert aborted == [True]
+    assert listener.calls == [*expected, ("closed", 1006, "")]
+
+
+async def test_a_stream_that_is_refused_is_answered_with_the_reason() -> None:
+    """By the gate, with its trace id; over SSE a token in the URL is refused before the gate is asked."""
+    gate = Gate(Deny(refusal=Refusal(code="overloaded"), trace_id="trace-1"))
+    found = house(gate)
+    answer = await found.sse(request("/connection/sse", query=b"cf_connect=%7B%7D"))
+    assert (answer.status_code, json.loads(bytes(answer.body))["trace_id"]) == (503, "trace-1")
+    assert answer.headers["X-Cors"] == "1"
+    token = b"cf_connect=%7B%22id%22%3A1%2C%22connect%22%3A%7B%22token%22%3A%22t%22%7D%7D"
+    refused = await found.sse(request("/connection/sse", query=token))
+    body = json.loads(bytes(refused.body))
+    assert (body["code"], body["trace_id"]) == ("credential_in_url", "trace-early")
+    assert len(gate.heads) == 1
+
+
+async def test_a_page_that_may_not_use_a_credential_cannot_send_a_command() -> None:
+    """The session of a stream is a credential too."""
+    found = house(Gate(Accept(receiver=Listener())), origin=lambda _: Refusal(code="origin_not_allowed"))
+    answer = await found.emulation(request("/emulation", b'{"session":"s","node":"","data":"{}"}'))
+    assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "origin_not_allowed")
