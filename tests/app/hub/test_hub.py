@@ -431,3 +431,58 @@ async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(house: Hou
     assert channel.ready(ear, page.top.offset)
     await until(ear, 1)
     assert ear.pushes == [{"channel": "thread:one", "pub": {"data": "new", "offset": 1}}]
+
+
+async def test_a_read_that_is_behind_what_was_told_is_made_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica answers with less than this node was told of: the rest is read after a pause, in order, once."""
+    ear = Ear()
+    channel = await house.join(ear)
+    house.broker.unsubscribe(KEY)
+    for _ in range(4):
+        await house.broker.publish(KEY, b"{}")
+    real, calls = house.broker.history, [0]
+
+    async def replica(key: str, **options: Any) -> Page:
+        calls[0] += 1
+        page = await real(key, **options)
+        return page if calls[0] > 1 else Page(page.publications[:1], Position(1, page.top.epoch), True)
+
+    monkeypatch.setattr(house.broker, "history", replica)
+    began = asyncio.get_running_loop().time()
+    for offset in (3, 4):
+        house.hub.publication(KEY, Publication(offset, b"{}"), channel.epoch)
+    await until(ear, 4)
+    assert (ear.offsets, calls) == ([1, 2, 3, 4], [2])
+    assert asyncio.get_running_loop().time() - began >= 0.05
+    assert not channel.repairing
+
+
+async def test_a_channel_that_everybody_left_is_not_read_for_ever(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the broker is away; whoever comes next reads where the log stands."""
+    ear = Ear()
+    channel = await house.join(ear)
+    calls = [0]
+
+    async def away(*args: Any, **options: Any) -> Page:
+        calls[0] += 1
+        house.hub.detach(channel, ear)
+        raise DependencyError("broker", "away")
+
+    monkeypatch.setattr(house.broker, "history", away)
+    house.hub.resync([KEY])
+    house.hub.publication(KEY, Publication(1, b"{}"), channel.epoch)
+    await eventually(lambda: not channel.repairing)
+    assert (calls, channel.last, channel.held) == ([1], None, [])
+
+
+async def test_a_channel_that_cannot_be_read_again_now_has_lost_its_position(house: House) -> None:
+    """So much else is under way that no task may begin: its subscribers are told at once."""
+    ear = Ear()
+    channel = await house.join(ear)
+    house.tasks._limit = 0
+    house.hub.resync([KEY])
+    assert (ear.lost, channel.repairing, channel.last) == (1, False, None)
