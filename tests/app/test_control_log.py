@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from narthex.app import control_log
 from narthex.app.control_log import CHANNEL, ControlLog
 from narthex.errors import DependencyError
-from narthex.ports.broker import Control, Position, Published
+from narthex.ports.broker import Control, Page, Position, Published
 from tests.app.lossy import LossyBroker, SharedLog
 from tests.contracts.recorder import Recorder
 from tests.timing import within
@@ -291,3 +291,91 @@ async def test_what_came_during_a_comparison_is_not_read_again(
     del one.engine.log.channels[CHANNEL][1:]  # in the same epoch
     await one.log.behind({})
     await asyncio.wait_for(lost.get(), within(5))
+
+
+async def test_a_flood_during_a_read_is_read_and_not_skipped(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More comes than is kept while the log is read: all of it is executed once, in order."""
+    monkeypatch.setattr(control_log, "MAX_HELD", 1)
+    one, two = nodes
+    real, asked, may = two.engine.history, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any, **options: Any) -> Page:
+        page = await real(*args, **options)
+        asked.set()
+        await may.wait()
+        return page
+
+    monkeypatch.setattr(two.engine, "history", slow)
+    two.log._receiver.resync(None)
+    await asked.wait()
+    for number in (1, 2, 3):
+        await one.log.control(message(number))
+    may.set()
+    await two.recorder.until(lambda: len(two.recorder.controls) == 3)
+    await one.log.control(message(4))
+    assert two.told() == ["1", "2", "3", "4"]
+
+
+async def test_a_resync_during_a_read_makes_another(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was lost after the first read's answer was made is found by the second."""
+    one, two = nodes
+    real, asked, may = two.engine.history, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any, **options: Any) -> Page:
+        page = await real(*args, **options)
+        asked.set()
+        await may.wait()
+        return page
+
+    monkeypatch.setattr(two.engine, "history", slow)
+    two.log._receiver.resync(None)
+    await asked.wait()
+    two.engine.deaf = True
+    await one.log.control(message(1))
+    two.log._receiver.resync(None)
+    may.set()
+    await two.recorder.until(lambda: two.told() == ["1"])
+
+
+async def test_a_bug_of_the_engine_does_not_end_the_reading(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the node would execute no control message any more."""
+    one, two = nodes
+    real, calls = two.engine.history, [0]
+
+    async def broken(*args: Any, **options: Any) -> Page:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise RuntimeError("a bug")
+        return await real(*args, **options)
+
+    monkeypatch.setattr(two.engine, "history", broken)
+    two.engine.deaf = True
+    await one.log.control(message(1))
+    two.log._receiver.resync(None)
+    await two.recorder.until(lambda: two.told() == ["1"])
+    assert calls == [2]
+
+
+async def test_a_start_that_cannot_read_the_log_leaves_no_engine_running() -> None:
+    """A node that does not know where the log ends must not begin to follow it."""
+    engine = LossyBroker(SharedLog())
+    stopped: list[bool] = []
+
+    async def history(*args: Any, **options: Any) -> Page:
+        raise DependencyError("broker", "It is away.", "Start it.")
+
+    async def stop() -> None:
+        stopped.append(True)
+
+    engine.history, engine.stop = history, stop  # type: ignore[method-assign]
+    log = ControlLog(engine)
+    with pytest.raises(DependencyError):
+        await log.start(Recorder(), "n0")
+    assert stopped == [True]
+    assert await log.behind({}) == {}
