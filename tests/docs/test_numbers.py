@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from narthex.app import provider
+from narthex.domain.plans import PLANS
 from narthex.e2e import scenarios
 from narthex.e2e.scenario import Category, every
 from narthex.web import access, auth
@@ -30,6 +32,21 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
     assert f"{provider.OF_ALL_AT_ACCOUNT} of all addresses at one account" in text
     assert auth.WRONG_KEYS == access.WRONG_KEYS == 10
     assert "ten wrong ones a minute and address" in text
+
+
+def test_the_plans() -> None:
+    """docs/plans.md has every limit of every plan, and no other."""
+    rows = [line.strip("| ").split(" | ") for line in (DOCS / "plans.md").read_text().splitlines()]
+    names = rows[rows.index(next(row for row in rows if row[-1:] == ["enterprise"]))]
+    found = {row[0].split("`")[1]: row[1:] for row in rows if len(row) == len(names) + 1 and "`" in row[0]}
+    assert list(PLANS) == names
+    for at, plan in enumerate(PLANS.values()):
+        limits = {name: value for name, value in structs.asdict(plan).items() if name != "name"}
+        documented = {
+            name: None if (text := row[at]) == "no end" else int(text.replace(",", ""))
+            for name, row in found.items()
+        }
+        assert documented == limits
 
 
 def wrong_keys(category: Category | None) -> int:

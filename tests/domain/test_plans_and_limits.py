@@ -46,6 +46,8 @@ def test_section_8_has_its_defaults() -> None:
         commands_per_s=60,
         commands_burst=120,
         control_frames_per_s=20,
+        http_requests_per_s=60,
+        http_requests_burst=120,
         max_connections_per_user=None,
         max_connections_per_address=1000,
         max_connections_unauthenticated=500,
