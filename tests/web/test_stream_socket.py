@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.requests import Request
@@ -13,11 +14,20 @@ from starlette.responses import Response
 
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
-from narthex.ports.edge import ABORT, Accept, Deny, RequestHead, Socket, Underway
+from narthex.ports.edge import (
+    ABORT,
+    HIGH_MARK_BYTES,
+    LOW_MARK_BYTES,
+    Accept,
+    Deny,
+    RequestHead,
+    Socket,
+    Underway,
+)
 from narthex.protocol.codes import SHUTDOWN
 from narthex.protocol.framing import Framing, Prepared
 from narthex.web import fallbacks
-from narthex.web.fallbacks import HIGH_MARK, LOW_MARK, Fallbacks, StreamSocket
+from narthex.web.fallbacks import Fallbacks, StreamSocket
 
 
 class Listener:
@@ -53,19 +63,21 @@ async def test_a_client_lags_past_the_high_mark_and_until_the_low_mark() -> None
     """At the high mark it does not lag yet; it is told of once each way."""
     socket, listener = opened()
     chunks = socket.chunks()
-    socket.send_frames(b"x" * HIGH_MARK)
-    assert (socket.buffered(), listener.calls) == (HIGH_MARK, [])
+    socket.send_frames(b"x" * HIGH_MARK_BYTES)
+    assert (socket.buffered(), listener.calls) == (HIGH_MARK_BYTES, [])
     socket.send_frames(b"x")
     socket.send_rest(b"x")
     assert listener.calls == [("writable", False)]
-    assert await anext(chunks) == b"x" * (HIGH_MARK + 2)
-    assert socket.underway() == Underway(HIGH_MARK + 2, 0), "the response holds it until it asks for more"
-    socket.send_frames(b"y" * (LOW_MARK + 1))
-    assert await anext(chunks) == b"y" * (LOW_MARK + 1)
-    assert socket.underway() == Underway(LOW_MARK + 1, HIGH_MARK + 2)
+    assert await anext(chunks) == b"x" * (HIGH_MARK_BYTES + 2)
+    assert socket.underway() == Underway(HIGH_MARK_BYTES + 2, 0), (
+        "the response holds it until it asks for more"
+    )
+    socket.send_frames(b"y" * (LOW_MARK_BYTES + 1))
+    assert await anext(chunks) == b"y" * (LOW_MARK_BYTES + 1)
+    assert socket.underway() == Underway(LOW_MARK_BYTES + 1, HIGH_MARK_BYTES + 2)
     assert listener.calls == [("writable", False)]
-    socket.send_frames(b"z" * LOW_MARK)
-    assert await anext(chunks) == b"z" * LOW_MARK
+    socket.send_frames(b"z" * LOW_MARK_BYTES)
+    assert await anext(chunks) == b"z" * LOW_MARK_BYTES
     assert listener.calls == [("writable", False), ("writable", True)]
     await chunks.aclose()  # type: ignore[attr-defined]  # it is a generator
     assert listener.calls[2:] == [("closed", 1006, "")]
@@ -163,6 +175,7 @@ def house(gate: Gate, origin: Callable[[Request], Refusal | None] = lambda _: No
         cors=lambda _: {"X-Cors": "1"},
         cors_preflight=lambda _request, _methods: Response(),
         address=lambda _: "192.0.2.1",
+        message_bytes=100,
         origin=origin,
     )
 
@@ -219,6 +232,28 @@ async def test_a_stream_that_is_refused_is_answered_with_the_reason() -> None:
     body = json.loads(bytes(refused.body))
     assert (body["code"], body["trace_id"]) == ("credential_in_url", "trace-early")
     assert len(gate.heads) == 1
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 400)])
+async def test_a_first_message_is_as_large_as_any(more: int, status: int) -> None:
+    """In the body or in the URL; one byte more is refused, and the gate is not asked."""
+    message = b'{"id":1,"connect":{"name":"' + b"n" * (100 - 30 + more) + b'"}}'
+    assert len(message) == 100 + more
+    gate = Gate(Accept(receiver=Listener()))
+    found = house(gate)
+    posted = await found.http_stream(request("/connection/http_stream", message))
+    asked = await found.sse(request("/connection/sse", query=b"cf_connect=" + quote(message).encode()))
+    assert [posted.status_code, asked.status_code] == [status, status]
+    assert len(gate.heads) == (0 if more else 2)
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 404), (1, 400)])
+async def test_a_command_for_a_stream_is_as_large_as_any(more: int, status: int) -> None:
+    """However it is escaped: a character of two bytes may take six in the body."""
+    found = house(Gate(Accept(receiver=Listener())))
+    for data in ("é" * 50 + "x" * more, "x" * (100 + more)):
+        body = json.dumps({"session": "s", "node": "node-1", "data": data}).encode()
+        assert (await found.emulation(request("/emulation", body))).status_code == status
 
 
 async def test_a_page_that_may_not_use_a_credential_cannot_send_a_command() -> None:
