@@ -71,6 +71,34 @@ async def test_what_matters_for_a_moment_is_not_logged(nodes: list[Node]) -> Non
     assert CHANNEL not in nodes[0].engine.log.channels
 
 
+async def test_a_node_of_the_version_before_gets_them_too(nodes: list[Node]) -> None:
+    """It does not follow the log: it gets a plain message for each entry, once, also for one that was sent again."""
+    one, two = nodes
+    old = Recorder()
+    await LossyBroker(one.engine.log).start(old, "n3")
+    await one.log.control(message(1, node="n1"))
+    one.engine.away = True
+    with pytest.raises(DependencyError):
+        await one.log.control(message(2))
+    one.engine.away = False
+    await two.recorder.until(lambda: two.told() == ["1", "2"])
+    await old.until(lambda: len(old.controls) == 2)
+    assert [one.data["user"] for one in old.controls] == ["default/u1", "default/u2"]
+    assert (one.told(), two.told()) == (["2"], ["1", "2"])
+
+
+async def test_a_copy_that_is_lost_fails_nothing(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry is in the log by then."""
+    one, two = nodes
+
+    async def control(_: Control) -> None:
+        raise DependencyError("broker", "away")
+
+    monkeypatch.setattr(one.engine, "control", control)
+    await one.log.control(message(1))
+    assert two.told() == ["1"]
+
+
 async def test_a_comparison_repairs_what_was_not_told(nodes: list[Node]) -> None:
     """A node that was deaf finds out by comparing, gets what it lacks once and in order, and names no such channel."""
     one, two = nodes

@@ -9,6 +9,9 @@ they matter for a moment only (typing). Rules: a node begins at the log's end; w
 the same key: an engine that took it, and whose answer was lost, takes it once. What every node had an hour ago is
 trimmed: texts for agents are in it, which must not outlive their thread by more; to a node that was away for
 longer it is lost.
+
+Version 0.1.0 does not follow the log. During a rolling deploy its nodes get each entry as a plain control message too,
+at most once as ever (`Control.logged`); nodes that follow the log ignore the copy.
 """
 
 from __future__ import annotations
@@ -166,6 +169,8 @@ class ControlLog:
 
     async def _append(self, key: str, message: Control) -> None:
         await self._inner.publish(CHANNEL, _encode(message), key=key)
+        with contextlib.suppress(DependencyError):  # the entry is durable; only nodes of 0.1.0 may miss it
+            await self._inner.control(msgspec.structs.replace(message, logged=True))
 
     def _send_later(self) -> None:
         if self._unsent and self._sending is None:
@@ -285,7 +290,7 @@ class _Receiver:
 
     def control(self, message: Control) -> None:
         """See `BrokerHandler`. Of a logged kind only from a node of an older version."""
-        if self._handler is not None:
+        if self._handler is not None and not message.logged:
             self._handler.control(message)
 
     def resync(self, channels: list[str] | None) -> None:

@@ -105,11 +105,16 @@ class Control(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message to instances: `kind` is one of `revoke`, `disconnect`, `subscribe`, `unsubscribe`, `refresh`,
     `run`, `drain`, `runs_available`; `data` its plain values. At most once: a control message only speeds up
     what the store already holds, so losing one delays and never loses.
+
+    Attributes:
+        node: the receiving node's id; empty: all.
+        logged: a copy, for nodes of version 0.1.0, of an entry of the control log (`app.control_log`).
     """
 
     kind: str
     data: dict[str, object]
-    node: str = ""  # the receiving node's id; empty: all
+    node: str = ""
+    logged: bool = False
 
 
 class BrokerHandler(Protocol):
