@@ -24,6 +24,9 @@ class BrokerRig(Protocol):
     def spec(self) -> str:
         """What `broker_from` needs in another process."""
 
+    async def purge(self) -> None:
+        """What an operator does to the log: everything in it is gone. Where it is not `shared` no broker runs."""
+
 
 class StoreRig(Protocol):
     """Makes stores on the same data: one after the other, or, where `shared`, at the same time."""
@@ -50,6 +53,10 @@ class SqliteBrokerRig:
 
     def spec(self) -> str:
         return json.dumps({"engine": "sqlite", "where": str(self.path)})
+
+    async def purge(self) -> None:
+        for file in self.path.parent.glob(f"{self.path.name}*"):
+            file.unlink()
 
 
 class SqliteStoreRig:
@@ -81,6 +88,21 @@ class UrlBrokerRig:
 
     def spec(self) -> str:
         return json.dumps({"engine": self.engine, "where": self.url})
+
+    async def purge(self) -> None:
+        url, _, prefix = self.url.partition("?prefix=")
+        if self.engine == "nats":
+            import nats
+
+            client = await nats.connect(url)
+            await client.jetstream().purge_stream(f"{prefix}-log")
+            await client.close()
+            return
+        import redis.asyncio
+
+        async with redis.asyncio.Redis.from_url(url) as server:
+            async for name in server.scan_iter(f"{prefix}:*"):
+                await server.delete(name)
 
 
 class PostgresStoreRig:

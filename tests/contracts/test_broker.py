@@ -312,6 +312,33 @@ class TestIdempotent:
         assert await second.publish(THREAD, b"1", key="k") == Published(placed.offset, placed.epoch, True)
         await second.stop()
 
+    async def test_keys_end_with_a_removed_log_across_a_restart(self, broker_rig: BrokerRig) -> None:
+        """What is read back at a start is the next log's."""
+        first = broker_rig.make()
+        await first.start(Recorder(), "n1")
+        await first.publish(THREAD, b"1", key="k")
+        await first.remove(THREAD)
+        await first.stop()
+        second = broker_rig.make()
+        await second.start(Recorder(), "n2")
+        assert not (await second.publish(THREAD, b"2", key="k")).duplicate
+        assert (await second.publish(THREAD, b"2", key="k")).duplicate
+        await second.stop()
+
+    async def test_keys_end_with_a_purged_log(self, broker_rig: BrokerRig) -> None:
+        """An operator emptied it while no node ran: the epoch is a new one, and no key is known."""
+        first = broker_rig.make()
+        await first.start(Recorder(), "n1")
+        placed = await first.publish(THREAD, b"1", key="k")
+        await first.stop()
+        await broker_rig.purge()
+        second = broker_rig.make()
+        await second.start(Recorder(), "n2")
+        again = await second.publish(THREAD, b"2", key="k")
+        assert (again.offset, again.duplicate) == (1, False)
+        assert again.epoch != placed.epoch
+        await second.stop()
+
     async def test_keys_survive_trimming(self, broker: Broker) -> None:
         """A retry whose publication was dropped meanwhile still gets its position."""
         placed = await broker.publish(THREAD, b"1", key="k")

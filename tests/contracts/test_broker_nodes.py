@@ -200,3 +200,32 @@ async def test_a_trimmed_control_log_goes_on(shared_rig: BrokerRig, monkeypatch:
     assert len(page.publications) < 3
     assert page.top.offset == 5
     await asyncio.gather(*(log.stop() for log in logs))
+
+
+async def test_keys_end_with_a_removed_log_on_every_node(nodes: Nodes) -> None:
+    """A node that knew the key, and is told of the removal by nothing but the log itself."""
+    one, two = nodes.brokers[:2]
+    placed = await one.publish(THREAD, b"1", key="k")
+    assert (await two.publish(THREAD, b"1", key="k")).duplicate
+    await one.remove(THREAD)
+    again = await two.publish(THREAD, b"2", key="k")
+    assert (again.offset, again.duplicate) == (1, False)
+    assert again.epoch != placed.epoch
+    assert await one.publish(THREAD, b"2", key="k") == Published(1, again.epoch, True)
+
+
+@pytest.mark.parametrize("key", ["k2", "new"])
+async def test_a_purged_log_is_another_one_for_every_node(
+    nodes: Nodes, shared_rig: BrokerRig, key: str
+) -> None:
+    """A node that knows keys publishes right after another one has begun the log anew: no key of the purged log is
+    answered, and no position is given twice.
+    """
+    one, two = nodes.brokers[:2]
+    for number in range(5):
+        before = await one.publish(THREAD, b"1", key=f"k{number}")
+    await shared_rig.purge()
+    began = [await two.publish(THREAD, b"2") for _ in range(2)]
+    again = await one.publish(THREAD, b"2", key=key)
+    assert (again.offset, again.duplicate) == (3, False)
+    assert before.epoch != again.epoch == began[0].epoch == began[1].epoch

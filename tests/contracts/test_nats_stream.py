@@ -12,6 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from narthex.adapters.brokers.nats import NatsBroker
+from narthex.adapters.brokers.nats.guard import StreamGuard
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.broker import Broker, Position, Published
 from tests.contracts.recorder import Recorder
@@ -131,6 +132,28 @@ async def test_a_purge_is_a_new_epoch_for_the_next_append_of_any_node(
         assert other.epoch != last.epoch
         page = await two.history(THREAD, since=Position(1, last.epoch))
         assert (page.publications, page.complete) == ([], False)
+
+
+@pytest.mark.parametrize("key", ["k2", "new"])
+async def test_a_purge_that_no_notice_tells_of(
+    own_server: NatsServer, operator: Operator, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Another node began the log anew, and its notice got lost: the log itself says so before a key of the purged one
+    is answered, or a position is given twice.
+    """
+
+    async def lost(_guard: StreamGuard, _: Msg) -> None:
+        return None
+
+    monkeypatch.setattr(StreamGuard, "on_missed", lost)
+    async with running(own_server, Recorder()) as one, running(own_server, Recorder(), "n2") as two:
+        for number in range(5):
+            before = await one.publish(THREAD, b"1", key=f"k{number}")
+        await operator.api("STREAM.PURGE")
+        began = await fill(two, 2)
+        again = await one.publish(THREAD, b"2", key=key)
+        assert (again.offset, again.duplicate) == (3, False)
+        assert before.epoch != again.epoch == began[0].epoch
 
 
 async def test_a_purge_is_noticed_without_traffic(own_server: NatsServer, operator: Operator) -> None:

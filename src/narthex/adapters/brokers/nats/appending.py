@@ -266,9 +266,7 @@ class Appender:
                 ):  # what comes next is another log, whatever else turns out to be lost
                     log.incarnation = new_epoch()
             if last is None or lost:
-                await self._prove()
-                if log.stale:  # it was another stream: its epoch has changed, and everything is read again
-                    raise Unavailable("the stream is another one")
+                await self._proven(log)
             if last is None:
                 log.known = True
                 return
@@ -278,7 +276,18 @@ class Appender:
         if end > log.seq:
             for message in await self._stream.between(log.subject, log.seq + 1, end):
                 self._follow(log, message.seq, decode_batch(message.body))
+        if log.restarted:
+            await self._proven(log)
+            log.restarted = False
         log.known = True
+
+    async def _proven(self, log: ChannelLog) -> None:
+        """Look whether the stream is still the one of our epoch. Raises Unavailable: it is another one, whose epoch is
+        known now, and everything is read again.
+        """
+        await self._prove()
+        if log.stale:
+            raise Unavailable("the stream is another one")
 
     async def _read_window(self, log: ChannelLog, last: Stored) -> None:
         """Read back as far as keys count: messages down to the last mark, from there on marks only."""

@@ -55,6 +55,9 @@ class ChannelLog:
         self.alarm: asyncio.TimerHandle | None = None
         self.turn = asyncio.Lock()  # whoever learns or appends; what is heard meanwhile only goes on
         self.stale = False
+        self.restarted = (
+            False  # offsets went back: the stream's epoch is another one, which this node may not know yet
+        )
         self.conflicts = 0
         self.used_at = 0.0  # by a publisher here, on the loop's clock
 
@@ -63,6 +66,9 @@ class ChannelLog:
         if batch.incarnation != self.incarnation:
             self.keys.clear()
             self.incarnation = batch.incarnation
+        elif batch.first <= self.top:  # purged, and begun anew by another node
+            self.keys.clear()
+            self.restarted = True
         if batch.keys is not None and not self.known:
             self.keys.take(batch.keys)
         self.seq, self.top = seq, batch.top
@@ -80,7 +86,7 @@ class ChannelLog:
 
     def forget(self) -> None:
         """The channel has no messages: never had, or its stream is another one now."""
-        self.known = self.stale = False
+        self.known = self.stale = self.restarted = False
         self.seq = self.top = self.mark = self.mark_seq = 0
         self.incarnation = ""
         self.keys.clear()

@@ -6,7 +6,8 @@ Rules: every statement names the tenant or a thread id that was just checked aga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect, words
@@ -40,6 +41,7 @@ from narthex.ports.threads import (
     Hit,
     Kept,
     LogCut,
+    Membership,
     Message,
     OwnerPlan,
     Purged,
@@ -153,6 +155,21 @@ class SqlThreads(Adapter):
     def members(self, tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
         """See the port."""
         return _members(tenant, thread_id)
+
+    @reads
+    def still_members(self, asked: Collection[Membership]) -> Operation[set[Membership]]:
+        """See the port."""
+        wanted = set(asked)
+        pairs = list({(one.thread_id, one.user_id) for one in wanted})
+        pairs += [("", "")] * ((1 << len(pairs).bit_length()) - len(pairs))  # as `padded`
+        rows = yield (
+            (
+                "SELECT tenant, thread_id, user_id FROM members WHERE (thread_id, user_id)"
+                f" IN (VALUES {', '.join(['(?, ?)'] * len(pairs))})"
+            ),
+            tuple(itertools.chain.from_iterable(pairs)),
+        )
+        return wanted & {Membership(*row) for row in rows}
 
     @reads
     def role(
