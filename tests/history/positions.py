@@ -135,14 +135,17 @@ def publishes(reading: Reading) -> Iterator[Finding]:
 
 
 def epochs(reading: Reading) -> Iterator[Finding]:
-    """An old epoch that is current again: seen before a newer one, and after it."""
+    """An old epoch that is current again: seen before a newer one, and after it. A node may take an older one for
+    current for `stale_s` after the newer one began.
+    """
+    stale_s = reading.bounds.stale_s
     for channel, known in reading.epochs.items():
         for epoch, mine in known.items():
             first, last = min(at for _, at in mine), max(asked_at for asked_at, _ in mine)
             for other, spans in known.items():
-                between = [
-                    at for asked_at, at in spans if first < asked_at and at + reading.bounds.stale_s < last
-                ]
+                if min(at for _, at in spans) < first:
+                    continue  # the other is the older one: its own return is judged in its turn
+                between = [at for asked_at, at in spans if first < asked_at and at + stale_s < last]
                 if other != epoch and between:
                     text = f"{channel}: epoch {epoch} is back at {last:.3f}; {other} was current at {between[0]:.3f}"
                     yield Finding(Kind.EPOCH_RETURNED, text, last)
