@@ -181,6 +181,9 @@ async def test_one_that_the_engine_did_not_take_is_sent_again(nodes: list[Node])
     one.engine.away = False
     await two.recorder.until(lambda: len(two.recorder.controls) == 2)
     assert two.told() == ["1", "2"]
+    assert [one.data.get("late") for one in two.recorder.controls] == [True, True]
+    await one.log.control(message(3))
+    assert "late" not in two.recorder.controls[-1].data
 
 
 async def test_a_malformed_entry_is_left_out(nodes: list[Node]) -> None:

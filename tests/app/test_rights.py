@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from narthex.app import rights
 from narthex.app.rights import Rights
 from narthex.errors import DependencyError
+from narthex.ports.broker import Control
+from narthex.ports.threads import Membership
 from narthex.testing import gateway
 from tests.app.test_commands import Raw, client
 from tests.timing import within
@@ -29,12 +31,12 @@ class Flaky:
         self.faults = faults
         self.asked = 0
 
-    async def members(self, tenant: str, thread_id: str) -> Any:
+    async def still_members(self, asked: Collection[Membership]) -> Any:
         """See the port."""
         self.asked += 1
         if self.asked <= self.faults:
             raise DependencyError("store", "away", "wait")
-        return await self.threads.members(tenant, thread_id)
+        return await self.threads.still_members(asked)
 
 
 async def shared_thread(ada: Raw, bob: Raw) -> str:
@@ -65,6 +67,63 @@ async def test_a_removal_that_nobody_was_told_of(tmp_path: Path, monkeypatch: py
         assert "error" in await bob.call("subscribe", channel=f"thread:{thread}")
 
 
+async def test_a_removal_whose_sender_died_before_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was lost and nobody doubts: the next check finds that the store has another answer."""
+    monkeypatch.setattr(rights, "EVERY_S", 0.05)
+    async with gateway(tmp_path, direct_membership=("*",)) as running:
+        ada, bob = await client(running, "ada"), await client(running, "bob")
+        thread = await shared_thread(ada, bob)
+        parts = running.gateway.parts
+        assert parts is not None
+        await parts.store.threads.remove_member("default", thread, "bob")
+        push = await bob.push("unsubscribe")
+        assert (push["channel"], push["unsubscribe"]["code"]) == (f"thread:{thread}", 2000)
+        assert "subscribe" not in await bob.call("subscribe", channel=f"thread:{thread}")
+        assert [one.identity.subject for one in parts.hub.subscribers(f"default/thread:{thread}")] == ["ada"]  # type: ignore[attr-defined]  # connections
+
+
+async def test_a_removal_that_is_repeated_after_a_crash(tmp_path: Path) -> None:
+    """The first try got as far as the store: the second is answered 404, and sends the message all the same."""
+    async with gateway(tmp_path, direct_membership=("*",)) as running:
+        ada, bob = await client(running, "ada"), await client(running, "bob")
+        thread = await shared_thread(ada, bob)
+        parts = running.gateway.parts
+        assert parts is not None
+        await parts.store.threads.remove_member("default", thread, "bob")
+        answer = await ada.call(
+            "rpc", method="thread.members.remove", data={"thread_id": thread, "user_id": "bob"}
+        )
+        assert answer["error"]["code"] == 404
+        assert (await bob.push("unsubscribe"))["channel"] == f"thread:{thread}"
+
+
+async def test_a_removal_that_was_sent_late_asks_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user was added again meanwhile, and stays; another, who was not, loses the channel."""
+    monkeypatch.setattr(rights, "SPREAD_S", 0.0)
+    async with gateway(tmp_path, direct_membership=("*",)) as running:
+        ada, bob, cleo = [await client(running, name) for name in ("ada", "bob", "cleo")]
+        thread = await shared_thread(ada, bob)
+        await ada.rpc("thread.members.add", thread_id=thread, user_id="cleo")
+        assert "subscribe" in await cleo.call("subscribe", channel=f"thread:{thread}")
+        parts = running.gateway.parts
+        assert parts is not None
+        await parts.store.threads.remove_member("default", thread, "cleo")
+        for user in ("default/bob", "default/cleo"):
+            parts.controls(
+                Control(
+                    "unsubscribe",
+                    {"channel": f"default/thread:{thread}", "user": user, "stored": True, "late": True},
+                )
+            )
+        assert (await cleo.push("unsubscribe"))["channel"] == f"thread:{thread}"
+        left = parts.hub.subscribers(f"default/thread:{thread}")
+        assert {one.identity.subject for one in left} == {"ada", "bob"}  # type: ignore[attr-defined]  # connections
+
+
 async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is thrown out for its faults, and nobody stays for them; doubts that come together are one check."""
     monkeypatch.setattr(rights, "RETRY_FIRST_S", 0.001)
@@ -92,9 +151,9 @@ class Slow:
         self.threads = threads
         self.meanwhile = meanwhile
 
-    async def members(self, tenant: str, thread_id: str) -> Any:
+    async def still_members(self, asked: Collection[Membership]) -> Any:
         """See the port."""
-        found = await self.threads.members(tenant, thread_id)
+        found = await self.threads.still_members(asked)
         await self.meanwhile()
         return found
 

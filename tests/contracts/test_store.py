@@ -14,7 +14,7 @@ from narthex.errors import Bug, ClientError, DependencyError
 from narthex.ports.broker import Position
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, Store, TestRunResult
-from narthex.ports.threads import Departure, Message, Said, Thread, ThreadMember
+from narthex.ports.threads import Departure, Membership, Message, Said, Thread, ThreadMember
 from tests.contracts.rigs import StoreRig, child
 from tests.timing import within
 
@@ -286,6 +286,21 @@ class TestThreads:
         assert await store.threads.remove_member("a", "t1", "bob") == Departure(outcome="removed")
         assert (await store.threads.remove_member("a", "t1", "bob")).outcome == "absent"
         assert await store.threads.role("a", "t1", "bob") is None
+
+    async def test_many_memberships_at_once(self, store: Store) -> None:
+        """Those that exist, whatever else is asked for; another tenant's do not."""
+        threads = store.threads
+        assert await threads.still_members(set()) == set()
+        for name in ("t1", "t2"):
+            await threads.create(thread(name))
+        member = ThreadMember(user_id="bob", role="member", joined_at=1.0)
+        await threads.add_member("a", "t2", member, limit=None)
+        there = {Membership("a", "t1", "ann"), Membership("a", "t2", "ann"), Membership("a", "t2", "bob")}
+        absent = {Membership("a", "t1", "bob"), Membership("b", "t1", "ann"), Membership("a", "t3", "ann")}
+        crowd = {Membership("a", "t1", f"user-{number}") for number in range(300)}
+        assert await threads.still_members(there | absent | crowd) == there
+        await threads.remove_member("a", "t2", "bob")
+        assert Membership("a", "t2", "bob") not in await threads.still_members(there)
 
     async def test_a_thread_with_members_has_an_owner(self, store: Store) -> None:
         """After the last owner it is who has been there longest; the last member stays; at once too."""

@@ -169,7 +169,7 @@ class Parts:
             self.plan, self.store.runs, self.store.memberships, self.seats.of_user, self.now
         )
         controls.bind(self.hub)
-        rights = Rights(self.hub, self.tasks, self.store.threads)
+        rights = self.rights = Rights(self.hub, self.tasks, self.store.threads)
 
         def missed() -> None:
             controls.missed()
@@ -181,6 +181,7 @@ class Parts:
                 connection.close(FORCE_RECONNECT)
 
         self.hub.on_resync = missed
+        controls.on_late_removal = rights.doubt
         self.broker.on_lost(control_lost)
         self.staleness = StalenessCheck(self.hub, self.broker, lambda _channels: missed())
         services.fresh = self.staleness.fresh
@@ -205,6 +206,7 @@ class Parts:
             Room("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
             Room("revocations", self.revocations.start, self.revocations.stop),
             Room("staleness", self.staleness.start, self.staleness.stop),
+            Room("rights", self.rights.start, self.rights.stop),
             Room("connections", nothing, stop_connections),
             Room("runs", self.engine.open, self.engine.close),
         ]

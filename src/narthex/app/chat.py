@@ -324,7 +324,7 @@ class Chat:
     async def _remove_log(self, tenant: str, thread_id: str) -> None:
         """After its rows: nobody listens to it or reads it any more."""
         key = channel_key(tenant, thread_channel(thread_id))
-        await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
+        await self._broker.control(Control("unsubscribe", {"channel": key, "user": "", "stored": True}))
         await self._broker.remove(key)
         with contextlib.suppress(DependencyError):  # the next round of the retention does it again
             await self._threads.log_cut_done(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))

@@ -181,7 +181,7 @@ class ControlLog:
         while self._unsent:
             key, message = first = self._unsent[0]
             try:
-                await self._append(key, message)
+                await self._append(key, msgspec.structs.replace(message, data={**message.data, "late": True}))
             except DependencyError:
                 await asyncio.sleep(RETRY_S)
                 continue

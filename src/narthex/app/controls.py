@@ -28,6 +28,8 @@ class Controls:
 
     Attributes:
         removals: how many `unsubscribe` messages came; whoever is about to subscribe looks whether it moved.
+        on_late_removal: called for a removal from a thread that was sent again: the user may be a member once more, so
+            the store is asked.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Controls:
         self._on_unknown = on_unknown
         self._hub: Hub | None = None
         self.removals = 0
+        self.on_late_removal: Callable[[], None] = lambda: None
         self._handlers: dict[str, Callable[[Control], None]] = {
             "disconnect": self._disconnect,
             "subscribe": self._subscribe,
@@ -88,9 +91,14 @@ class Controls:
                 connection.services.meter.count("messages_ignored", reason="overloaded")
 
     def _unsubscribe(self, message: Control) -> None:
-        """`channel` key, `user` (tenant/subject; empty: everybody), optionally one `client`."""
+        """`channel` key, `user` (tenant/subject; empty: everybody), optionally one `client`; `stored`: the store says
+        so too; `late`: sent again after the engine was away.
+        """
         data = message.data
         self.removals += 1
+        if data.get("stored") and data.get("late"):
+            self.on_late_removal()
+            return
         assert self._hub is not None
         user = str(data.get("user", ""))
         for subscriber in self._hub.subscribers(str(data["channel"])):

@@ -236,7 +236,8 @@ class Memberships:
         if user_id != identity.subject and await self._threads.role(tenant, thread_id, user_id) is not None:
             await self._memberships.revoke_link(tenant, thread_id)  # or the removed user comes back by it
         departure = await self._threads.remove_member(tenant, thread_id, user_id)
-        if departure.outcome == "absent":
+        if departure.outcome == "absent":  # or an earlier removal got no further than the store
+            await self._end_subscriptions(tenant, thread_id, user_id)
             raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
         if departure.outcome == "last":
             raise ClientError(
@@ -245,10 +246,7 @@ class Memberships:
                 "Delete it with thread.delete, or add somebody first.",
                 number=409,
             )
-        key = channel_key(tenant, thread_channel(thread_id))
-        await self._broker.control(
-            Control("unsubscribe", {"channel": key, "user": user_key(tenant, user_id)})
-        )
+        await self._end_subscriptions(tenant, thread_id, user_id)
         value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
         await self._notices.tell(tenant, [user_id], "narthex.thread_removed", value)
         await self._chat.tell_members(tenant, thread_id, "narthex.thread_removed", value)
@@ -257,6 +255,11 @@ class Memberships:
         if departure.heir:
             value = {"threadId": thread_id, "userId": departure.heir, "by": identity.subject}
             await self._chat.tell_members(tenant, thread_id, "narthex.thread_owner", value)
+
+    async def _end_subscriptions(self, tenant: str, thread_id: str, user_id: str) -> None:
+        key = channel_key(tenant, thread_channel(thread_id))
+        data: dict[str, object] = {"channel": key, "user": user_key(tenant, user_id), "stored": True}
+        await self._broker.control(Control("unsubscribe", data))
 
     async def leave(self, identity: Identity, thread_ids: Sequence[str]) -> dict[str, object]:
         """Leave many threads: `left`, and for each of the others the name of the error."""

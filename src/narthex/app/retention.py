@@ -151,7 +151,7 @@ class Retention(Periodic):
                 await self._broker.trim(key, through)
             return
         with contextlib.suppress(DependencyError):  # whoever still listens only hears nothing more
-            await self._broker.control(Control("unsubscribe", {"channel": key, "user": ""}))
+            await self._broker.control(Control("unsubscribe", {"channel": key, "user": "", "stored": True}))
         await self._broker.remove(key)
 
     async def _last_before(self, key: str, moment: float) -> int:

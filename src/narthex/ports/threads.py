@@ -8,9 +8,9 @@ before its log has gone delays that and forgets nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -41,6 +41,14 @@ class ThreadMember(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     joined_at: float
     read_offset: int = 0
+
+
+class Membership(NamedTuple):
+    """That a user is a member of a thread."""
+
+    tenant: str
+    thread_id: str
+    user_id: str
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +186,9 @@ class Threads(Protocol):
 
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
         """All members, owners first; empty when there is no such thread."""
+
+    async def still_members(self, asked: Collection[Membership]) -> set[Membership]:
+        """Those of `asked`, at most some hundreds, that exist."""
 
     async def role(self, tenant: str, thread_id: str, user_id: str, *, kept: Kept = KEEPS_ALL) -> str | None:
         """The user's role in the thread, or None: not a member or no such thread."""

@@ -261,7 +261,7 @@ class Parts:
             self.plan, self.store.runs, self.store.memberships, self.seats.of_user, self.now
         )
         controls.bind(self.hub)
-        rights = Rights(self.hub, self.tasks, self.store.threads)
+        rights = self.rights = Rights(self.hub, self.tasks, self.store.threads)
 
         def missed() -> None:
             controls.missed()
@@ -278,6 +278,7 @@ class Parts:
                 connection.close(FORCE_RECONNECT)
 
         self.hub.on_resync = missed
+        controls.on_late_removal = rights.doubt
         self.broker.on_lost(control_lost)
         self.staleness = StalenessCheck(self.hub, self.broker, behind)
         self.services.fresh = self.staleness.fresh
@@ -314,6 +315,7 @@ class Parts:
             Room("tokens", self.verifier.start, stop_tokens),
             Room("revocations", self.revocations.start, self.revocations.stop),
             Room("staleness", self.staleness.start, self.staleness.stop),
+            Room("rights", self.rights.start, self.rights.stop),
             Room("connections", nothing, stop_connections),
             Room("runs", self.engine.open, self.engine.close),
             Room("retention", self.retention.start, self.retention.stop),

@@ -24,6 +24,7 @@ from narthex.ports.threads import (
     Hit,
     Kept,
     LogCut,
+    Membership,
     Message,
     OwnerPlan,
     Purged,
@@ -454,6 +455,9 @@ class FakeThreads:
 
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
         return []
+
+    async def still_members(self, asked: Collection[Membership]) -> set[Membership]:
+        return {one for one in asked if (one.tenant, one.thread_id, one.user_id) in self.roles}
 
     async def add_member(
         self, tenant: str, thread_id: str, member: ThreadMember, *, limit: int | None
