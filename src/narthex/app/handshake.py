@@ -24,7 +24,7 @@ from narthex.app.seats import Seats
 from narthex.app.seed import Seed
 from narthex.domain import endpoints
 from narthex.domain.addresses import TrustedProxies
-from narthex.domain.admission import AdmissionPolicy, Admit, admit, preliminary, weigh
+from narthex.domain.admission import AdmissionPolicy, Admit, Screened, preliminary, weigh
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, Receiver, RequestHead
 from narthex.ports.telemetry import Meter
@@ -146,14 +146,17 @@ class FrontDoor:
         try:
             if route is None:
                 return self._deny(arrival, _NO_ROUTE)
+            screened = self._screen(arrival, consume=True)
+            if isinstance(screened, Refusal):
+                return self._deny(arrival, screened)
             found = self._verdicts(arrival, consume=True)
             if isinstance(found, tuple):
-                return self._settle(arrival, route, found)
+                return self._settle(arrival, route, screened, found)
             if isinstance(found, Refusal):
                 return self._deny(arrival, found)
         except Exception as fault:  # the edge must answer, whatever is broken here
             return self._bug(arrival, fault)
-        return self._decide_later(arrival, route, found)
+        return self._decide_later(arrival, route, screened, found)
 
     def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
         """See `Gate`."""
@@ -175,14 +178,18 @@ class FrontDoor:
         """Who asks, by the upgrade's own rules (`POST /ws/ticket` and others). Uses up nothing."""
         arrival = self._arrive(head, asks=True, upgrade=False)
         verdicts: Verdicts = ()
-        found = self._verdicts(arrival, consume=False)
-        if isinstance(found, Awaitable):
-            found = await self._in_time(arrival, found)
-        if isinstance(found, tuple):
-            verdicts = found
-            outcome = admit(arrival.facts, self.policy, verdicts)
+        screened = self._screen(arrival, consume=False)
+        outcome: Admit | Refusal
+        if isinstance(screened, Refusal):
+            outcome = screened
         else:
-            outcome = found
+            found = self._verdicts(arrival, consume=False)
+            if isinstance(found, Awaitable):
+                found = await self._in_time(arrival, found)
+            if isinstance(found, Refusal):
+                outcome = found
+            else:
+                verdicts, outcome = found, weigh(screened, found)
         self._tell(outcome, arrival, verdicts, count=False)
         return Preflight(outcome=outcome, trace_id=arrival.trace_id, address=arrival.client.address)
 
@@ -204,18 +211,20 @@ class FrontDoor:
             tests=self.policy.auth_bypass_active,
         )
 
-    def _verdicts(self, arrival: Arrival, *, consume: bool) -> Verdicts | Refusal | Awaitable[Verdicts]:
-        """What can be refused before a credential is looked at, then what each is worth."""
+    def _screen(self, arrival: Arrival, *, consume: bool) -> Screened | Refusal:
+        """Refuse what can be refused before a credential is looked at."""
         state = self._state()
         if state != "ready":
             return _STATES[state]
         if not self.policy.hosts.allows(arrival.facts.host) and not arrival.local:
             return _WRONG_HOST
-        refusal = preliminary(arrival.facts, self.policy)
-        if refusal is None and consume:
-            refusal = self._seats.door_full(arrival.client.address)
-        if refusal is not None:
-            return refusal
+        screened = preliminary(arrival.facts, self.policy)
+        if consume and not isinstance(screened, Refusal):
+            return self._seats.door_full(arrival.client.address) or screened
+        return screened
+
+    def _verdicts(self, arrival: Arrival, *, consume: bool) -> Verdicts | Refusal | Awaitable[Verdicts]:
+        """Verify every credential of the request."""
         presented = arrival.presented
         if not presented.credentials:
             return ()
@@ -237,22 +246,26 @@ class FrontDoor:
         except TimeoutError:
             return _UNAVAILABLE
 
-    async def _decide_later(self, arrival: Arrival, route: Route, pending: Awaitable[Verdicts]) -> Decision:
+    async def _decide_later(
+        self, arrival: Arrival, route: Route, screened: Screened, pending: Awaitable[Verdicts]
+    ) -> Decision:
         try:
             found = await self._in_time(arrival, pending)
             if isinstance(found, Refusal):
                 return self._deny(arrival, found)
             if (state := self._state()) != "ready":  # drain began meanwhile
                 return self._deny(arrival, _STATES[state], found)
-            decision = self._settle(arrival, route, found)
+            decision = self._settle(arrival, route, screened, found)
         except Exception as fault:  # as in `decide`
             return self._bug(arrival, fault)
         return await decision if isinstance(decision, Awaitable) else decision
 
-    def _settle(self, arrival: Arrival, route: Route, verdicts: Verdicts) -> Decision | Awaitable[Decision]:
+    def _settle(
+        self, arrival: Arrival, route: Route, screened: Screened, verdicts: Verdicts
+    ) -> Decision | Awaitable[Decision]:
         """Decide, and give an admitted connection its seat."""
         self._decisions.extracted(verdicts)
-        outcome = weigh(arrival.facts, self.policy, verdicts)  # `_verdicts` has had None of `preliminary`
+        outcome = weigh(screened, verdicts)
         if isinstance(outcome, Refusal):
             return self._deny(arrival, outcome, verdicts)
         if route.proven and outcome.identity is None:

@@ -20,7 +20,7 @@ from narthex.domain.ids import user_key
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
 from narthex.domain.threads import thread_not_found
 from narthex.errors import ClientError
-from narthex.ports.broker import Broker, Control
+from narthex.ports.broker import Control, ControlBus
 from narthex.ports.memberships import MAX_BLOCKED, MAX_PENDING, Invitation, ShownInvitation
 from narthex.ports.store import Store
 from narthex.ports.threads import KEEPS_ALL, Kept
@@ -48,7 +48,7 @@ class Memberships:
     def __init__(
         self,
         store: Store,
-        broker: Broker,
+        broker: ControlBus,
         notices: Notices,
         chat: Chat,
         plans: Callable[[Identity], Plan],

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 
 from narthex.domain.channels import channel_key, user_channel
 from narthex.domain.events import custom
-from narthex.ports.broker import Broker
+from narthex.ports.broker import ChannelLog
 from narthex.protocol.replies import encode_json
 
 
 class Notices:
     """Publishes notices."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: ChannelLog) -> None:
         self._broker = broker
 
     async def tell(

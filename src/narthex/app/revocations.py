@@ -19,7 +19,7 @@ import msgspec
 from narthex.domain.identity import Identity
 from narthex.domain.ids import EVERYBODY
 from narthex.errors import DependencyError
-from narthex.ports.broker import Broker, Control
+from narthex.ports.broker import Control, ControlBus
 from narthex.ports.credentials import Credentials, Revocation
 from narthex.ports.store import AuditRecord, Records
 
@@ -50,7 +50,7 @@ class Revocations:
     def __init__(
         self,
         credentials: Credentials,
-        broker: Broker | None,
+        broker: ControlBus | None,
         *,
         records: Records | None = None,
         clock: Callable[[], float] = time.time,

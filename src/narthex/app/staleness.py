@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from narthex.errors import DependencyError
-from narthex.ports.broker import Broker, Position
+from narthex.ports.broker import ChannelLog, Position
 
 COMPARE_EVERY_S: Final = 2.5
 GRACE_S: Final = 0.5  # a publication on its way takes milliseconds
@@ -56,7 +56,7 @@ class StalenessCheck:
     def __init__(
         self,
         followed: Followed,
-        broker: Broker,
+        broker: ChannelLog,
         on_behind: Callable[[int], None] = lambda _: None,
         *,
         every_s: float = COMPARE_EVERY_S,

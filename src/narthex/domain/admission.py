@@ -141,13 +141,25 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     algorithm: str = ""
 
 
-def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Refusal | None:
-    """The refusal that is due before any credential is looked at, so that none is verified or used up for nothing."""
+class Screened(msgspec.Struct, frozen=True, gc=False):
+    """An attempt that `preliminary` has let pass, under the policy that it was judged by. Nothing else makes one."""
+
+    facts: HandshakeFacts
+    policy: AdmissionPolicy
+
+
+def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Screened | Refusal:
+    """Decide as far as no credential is looked at, so that none is verified or used up for nothing.
+
+    Returns:
+        What `weigh` needs once the credentials are verified, or the refusal that is due already.
+    """
     presented = facts.presented
     if presented.fault is not None:
         return msgspec.structs.replace(presented.fault, carriers_checked=HANDSHAKE_CARRIERS)
+    screened = Screened(facts, policy)
     if facts.in_band:
-        return None
+        return screened
     credentials = presented.credentials
     cookie = len(credentials) == 1 and credentials[0].carrier == COOKIE
     if facts.origin is not None or cookie:
@@ -157,7 +169,7 @@ def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Refusal | Non
         if fault:
             return _refuse(facts, "origin_not_allowed", fault)
     if not credentials or (len(credentials) == 1 and credentials[0].carrier in _UNCONDITIONAL):
-        return None
+        return screened
     carriers = {credential.carrier for credential in credentials}
     if E2E_KEY in carriers:
         if len(carriers) > 1:
@@ -168,7 +180,7 @@ def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Refusal | Non
                 "e2e_not_allowed_here",
                 "X-E2E-Bypass-Key is not taken here; `e2e_testing` of /ws/health says why.",
             )
-    return None
+    return screened
 
 
 def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]) -> Admit | Refusal:
@@ -182,11 +194,13 @@ def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Jud
     Returns:
         `Admit`, or a `Refusal` whose `carriers_checked` names the carriers that were checked.
     """
-    return preliminary(facts, policy) or weigh(facts, policy, verdicts)
+    screened = preliminary(facts, policy)
+    return screened if isinstance(screened, Refusal) else weigh(screened, verdicts)
 
 
-def weigh(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]) -> Admit | Refusal:
-    """`admit` for a caller that has got None from `preliminary` for the same facts and policy, as a handshake has."""
+def weigh(screened: Screened, verdicts: Sequence[Judged]) -> Admit | Refusal:
+    """The second step of `admit`, when every credential of the attempt has its verdict."""
+    facts, policy = screened.facts, screened.policy
     if not verdicts:
         return _nothing_brought(facts, policy)
     found = verdicts[0]

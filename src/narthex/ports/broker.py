@@ -1,6 +1,8 @@
-"""The broker: durable channel logs with fan-out, presence and control messages between instances.
+"""The broker's three parts: durable channel logs with fan-out, presence, and control messages between instances.
 
 Not here: who may publish or subscribe (app), how frames look (protocol).
+
+Channels are keys from `narthex.domain.channels.channel_key`.
 
 Guarantees that every adapter keeps (tests/contracts/test_broker.py runs against each with the real server):
 
@@ -133,22 +135,12 @@ class BrokerHandler(Protocol):
         """Publications may have been missed (reconnected, failed over): re-read these channels (None: all)."""
 
 
-class Broker(Protocol):
-    """See the module's guarantees. Channels are keys from `narthex.domain.channels.channel_key`."""
-
-    @property
-    def durability(self) -> str:
-        """One sentence: what an acknowledged publication survives, with these settings."""
+class ChannelLog(Protocol):
+    """Durable logs of channels, with fan-out to the nodes that subscribe. Guarantees 1 to 6 and 8."""
 
     @property
     def positions_exact(self) -> bool:
         """Whether `known_position` is the log's end as it is now: only where the log is this process's own."""
-
-    async def start(self, handler: BrokerHandler, node: str) -> None:
-        """Connect and begin to call `handler`. Raises DependencyError when the engine cannot be reached."""
-
-    async def stop(self) -> None:
-        """Flush what was accepted, then disconnect. Publishes under way finish or raise."""
 
     async def publish(
         self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
@@ -209,6 +201,10 @@ class Broker(Protocol):
     async def trim(self, channel: str, through: int) -> None:
         """Publications with offset ≤ `through` may be dropped (their content lives on in the store)."""
 
+
+class Presence(Protocol):
+    """Who is connected to a channel, on any node."""
+
     async def join(self, channel: str, member: Member) -> None:
         """Record presence for `PRESENCE_TTL_S`; call again within it to stay. Tells other nodes."""
 
@@ -218,8 +214,26 @@ class Broker(Protocol):
     async def members(self, channel: str) -> Mapping[str, Member]:
         """Who is present, by client id; entries older than `PRESENCE_TTL_S` are gone."""
 
+
+class ControlBus(Protocol):
+    """Messages between the nodes themselves."""
+
     async def control(self, message: Control) -> None:
         """Send to one node or all, this one included."""
+
+
+class Broker(ChannelLog, Presence, ControlBus, Protocol):
+    """An engine: all three, and its connection. Guarantee 7 holds for every call. Consumers take the part they use."""
+
+    @property
+    def durability(self) -> str:
+        """One sentence: what an acknowledged publication survives, with these settings."""
+
+    async def start(self, handler: BrokerHandler, node: str) -> None:
+        """Connect and begin to call `handler`. Raises DependencyError when the engine cannot be reached."""
+
+    async def stop(self) -> None:
+        """Flush what was accepted, then disconnect. Publishes under way finish or raise."""
 
     async def ping(self) -> None:
         """A full round trip (append and read back on a channel of its own). Raises DependencyError."""

@@ -19,7 +19,7 @@ from narthex.app.hub.round import Round
 from narthex.app.tasks import Tasks
 from narthex.domain.channels import split_key
 from narthex.errors import DependencyError
-from narthex.ports.broker import Broker, Control, Member, Position, Publication
+from narthex.ports.broker import ChannelLog, Control, Member, Position, Publication
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import ClientInfo, encode_publication, encode_push
 
@@ -56,7 +56,7 @@ class Hub:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: ChannelLog,
         tasks: Tasks,
         loop: asyncio.AbstractEventLoop,
         limits: HubLimits,

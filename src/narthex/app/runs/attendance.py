@@ -12,7 +12,7 @@ from typing import Final
 
 from narthex.app.health import Degraded
 from narthex.errors import NarthexError
-from narthex.ports.broker import PRESENCE_TTL_S, Broker, Member
+from narthex.ports.broker import PRESENCE_TTL_S, Member, Presence
 from narthex.ports.telemetry import Meter
 
 CHANNEL: Final = "narthex/workers:attendance"  # no client's channel has this kind
@@ -29,7 +29,7 @@ class Attendance:
         meter: counts what a broker did not take.
     """
 
-    def __init__(self, broker: Broker, node: str, agents: Iterable[str], meter: Meter) -> None:
+    def __init__(self, broker: Presence, node: str, agents: Iterable[str], meter: Meter) -> None:
         self._broker = broker
         self._member = Member(client=node, user="worker", conn_info={"agents": list(agents)})
         self._meter = meter
@@ -60,7 +60,7 @@ class Attendance:
             await asyncio.sleep(EVERY_S)
 
 
-async def attending(broker: Broker) -> dict[str, list[str]]:
+async def attending(broker: Presence) -> dict[str, list[str]]:
     """By node: the names of the agents that its worker runs. Raises DependencyError."""
     found: dict[str, list[str]] = {}
     for node, member in (await broker.members(CHANNEL)).items():
@@ -69,7 +69,7 @@ async def attending(broker: Broker) -> dict[str, list[str]]:
     return found
 
 
-def workers_check(broker: Broker, agents: Iterable[str]) -> Callable[[], Awaitable[str]]:
+def workers_check(broker: Presence, agents: Iterable[str]) -> Callable[[], Awaitable[str]]:
     """A health check: degraded while nobody runs one of the agents."""
     wanted = list(agents)
 

@@ -28,7 +28,7 @@ from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import TERMINAL
 from narthex.errors import ClientError
-from narthex.ports.broker import Broker, Position
+from narthex.ports.broker import ChannelLog, Position
 from narthex.ports.edge import ABORT, Deny, Gate
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
@@ -70,7 +70,7 @@ class AguiSite:
         http: HttpDoor,
         services: ConnectionServices[Connection],
         store: Store,
-        broker: Broker,
+        broker: ChannelLog,
     ) -> None:
         self._gate = gate
         self._http = http
