@@ -127,6 +127,38 @@ async def test_progress_is_shown_while_it_happens(tmp_path: Path, browser: Brows
         ada.check()
 
 
+async def test_the_list_shows_where_an_agent_works(tmp_path: Path, browser: Browser) -> None:
+    """On a page that was opened after the run began, until it ends; the other threads show their time."""
+    (tmp_path / "gated.py").write_text(GATED)
+    async with (
+        running(tmp_path, arguments=("--agent", "gated:gated", "--agent", "concierge")) as gateway,
+        visitor(browser, gateway.http, "at-work") as ada,
+        visitor(browser, gateway.http, "at-work-later") as phone,
+    ):
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("@concierge echo done")
+        await ada.run("finished")
+        await ada.page.get_by_role("button", name="New thread").click()
+        await ada.send("long work")
+        await expect(ada.runs.first.locator(".row.thought")).to_contain_text("Thinking")
+        await phone.open()
+        await phone.sign_in("ada@example.org")
+        at_work = phone.page.get_by_role("img", name="an agent is at work")
+        await expect(phone.page.get_by_role("link", name="long work").locator(at_work)).to_be_visible()
+        await expect(at_work).to_have_count(1)
+        await phone.shot("list")
+        await ada.page.get_by_role("button", name="Stop the run").click()
+        await ada.run("cancelled")
+        await expect(at_work).to_have_count(0)
+        await phone.page.reload()
+        await phone.connected()
+        await expect(phone.page.get_by_role("link", name="long work")).to_be_visible()
+        await expect(at_work).to_have_count(0)
+        ada.check()
+        phone.check()
+
+
 async def test_a_run_is_added_to_stopped_and_followed_by_the_next(gateway: Program, browser: Browser) -> None:
     """Steering shows in the run; a second message waits its turn; Stop is acknowledged, and the second goes ahead."""
     async with visitor(browser, gateway.http, "stop") as ada:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from playwright.async_api import expect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from narthex.testing import Running, gateway
+from tests.acceptance.chat_page import ChatPage, chromium, visitor
 from tests.contracts.issuers import CLIENT, Issuer, MockIssuer, NpmIssuer, install_npm_package
 from tests.timing import within
 
@@ -176,28 +179,88 @@ async def test_opaque_tokens_by_introspection(tmp_path: Path, modules: Path) -> 
         issuer.stop()
 
 
+@contextlib.asynccontextmanager
+async def signing_in(issuer: Issuer, data: Path) -> AsyncIterator[Running]:
+    """A gateway on whose pages people sign in at `issuer`."""
+    options = {"oidc_issuer": issuer.url, "oidc_client_id": CLIENT, "oidc_client_secret": issuer.secret}
+    async with gateway(data, **options) as running:
+        issuer.callback = running.http + "/auth/oidc/callback"
+        await issuer.start()
+        try:
+            yield running
+        finally:
+            issuer.stop()
+
+
 @pytest.mark.parametrize("kind", ["mock", "npm"])
 async def test_people_sign_in_on_the_pages(kind: str, tmp_path: Path, modules: Path) -> None:
     """Authorization code with PKCE through the provider's own pages; the session is of the provider's subject."""
     issuer: Issuer = MockIssuer(tmp_path) if kind == "mock" else NpmIssuer(tmp_path, modules)
-    async with gateway(
-        tmp_path / "data", oidc_issuer=issuer.url, oidc_client_id=CLIENT, oidc_client_secret=issuer.secret
-    ) as running:
-        issuer.callback = running.http + "/auth/oidc/callback"
-        await issuer.start()
-        try:
-            async with httpx2.AsyncClient(trust_env=False, base_url=running.http) as browser:
-                assert (await browser.get("/ws/config")).json()["oidc_start"] == "/auth/oidc/start"
-                start = await browser.get("/auth/oidc/start?next=/dashboard")
-                assert start.status_code == 303, start.text
-                back = await issuer.sign_in(start.headers["location"], "ada")
-                done = await browser.get(back)
-                assert (done.status_code, done.headers.get("location")) == (303, "/dashboard"), done.text
-                me = await browser.get(
-                    "/auth/me", headers={"Sec-Fetch-Site": "same-origin"}
-                )  # as our page asks
-                assert me.json().get("id") == "ada", me.text
-                again = await browser.get(back)
-                assert again.json()["code"] == "login_failed", "a journey serves once"
-        finally:
-            issuer.stop()
+    async with (
+        signing_in(issuer, tmp_path / "data") as running,
+        httpx2.AsyncClient(trust_env=False, base_url=running.http) as browser,
+    ):
+        assert (await browser.get("/ws/config")).json()["oidc_start"] == "/auth/oidc/start"
+        start = await browser.get("/auth/oidc/start?next=/dashboard")
+        assert start.status_code == 303, start.text
+        back = await issuer.sign_in(start.headers["location"], "ada")
+        done = await browser.get(back)
+        assert (done.status_code, done.headers.get("location")) == (303, "/dashboard"), done.text
+        me = await browser.get("/auth/me", headers={"Sec-Fetch-Site": "same-origin"})  # as our page asks
+        assert me.json().get("id") == "ada", me.text
+        again = await browser.get(back)
+        assert again.json()["code"] == "login_failed", "a journey serves once"
+
+
+async def through_the_provider(page: ChatPage, subject: str) -> None:
+    """Press the page's button, then sign in and consent on the provider's development pages."""
+    await page.page.get_by_role("link", name="Sign in with your organisation").click()
+    await page.page.locator("input[name=login]").fill(subject)
+    await page.page.locator("input[name=password]").fill("any")
+    await page.page.locator("button[type=submit]").click()
+    await page.page.locator("input[name=prompt][value=consent]").wait_for(state="attached")
+    await page.page.locator("button[type=submit]").click()
+
+
+@pytest.mark.browser
+async def test_a_link_to_a_thread_survives_the_sign_in_at_the_provider(tmp_path: Path, modules: Path) -> None:
+    """Opened by a person who is signed out: after the provider's pages they are asked to join; its token is in no
+    address that a server sees, and an aborted sign-in keeps it too."""
+    async with (
+        signing_in(NpmIssuer(tmp_path, modules), tmp_path / "data") as running,
+        chromium() as browser,
+        visitor(browser, running.http, "oidc-owner") as ada,
+        visitor(browser, running.http, "oidc-guest") as bob,
+    ):
+        await ada.open()
+        await through_the_provider(ada, "ada")
+        await ada.connected()
+        await ada.send("our plan")
+        await ada.run("finished")
+        await ada.page.get_by_role("button", name="People in this thread").click()
+        await ada.page.get_by_role("button", name="Make a link").click()
+        url = await ada.page.get_by_label("Link to this thread", exact=True).input_value()
+        token = url.rpartition("/")[2]
+
+        seen: list[str] = []
+        bob.page.on(
+            "request",
+            lambda request: seen.append(
+                f"{request.url.partition('#')[0]} {request.headers} {request.post_data}"
+            ),
+        )
+        await bob.open(url.removeprefix(running.http))
+        await bob.page.get_by_role("link", name="Sign in with your organisation").click()
+        await bob.page.locator("input[name=login]").wait_for()
+        await bob.open("/?sign_in_error=login_failed")  # as the gateway sends them back
+        await expect(bob.page.locator(".refusal")).to_contain_text("The sign-in did not succeed")
+        assert bob.page.url.endswith(f"/#/join/{token}")
+        await through_the_provider(bob, "bob")
+        dialog = bob.page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("our plan")
+        await bob.shot("asks")
+        assert "/join/" not in bob.page.url
+        assert await bob.page.evaluate("sessionStorage.length") == 0
+        await dialog.get_by_role("button", name="Join the thread").click()
+        await expect(bob.page.locator(".said")).to_contain_text("our plan")
+        assert [request for request in seen if token in request] == []

@@ -748,6 +748,9 @@ class TestLeases:
         assert ids(await store.runs.active_in_thread("a", "t1")) == ["r1", "r2"]
         assert ids(await store.runs.list_in_thread("a", "t1", 2)) == ["r2", "r1"]
         assert await store.runs.active_in_thread("b", "t1") == []
+        assert await store.runs.active_in_threads("a", ["t1", "t2", "t3"]) == [("t1", "r1"), ("t1", "r2")]
+        assert await store.runs.active_in_threads("b", ["t1"]) == []
+        assert await store.runs.active_in_threads("a", []) == []
         assert await store.runs.active_count("a", "ann") == 2
         assert await store.runs.active_count("b", "ann") == 0
 

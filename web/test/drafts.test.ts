@@ -1,28 +1,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { Drafts, sizeOf, type Shelf } from "../src/chat/drafts.ts";
-
-class Memory implements Shelf {
-  readonly items = new Map<string, string>();
-  full = false;
-  get length(): number {
-    return this.items.size;
-  }
-  key(place: number): string | null {
-    return [...this.items.keys()][place] ?? null;
-  }
-  getItem(key: string): string | null {
-    return this.items.get(key) ?? null;
-  }
-  setItem(key: string, value: string): void {
-    if (this.full) throw new DOMException("full", "QuotaExceededError");
-    this.items.set(key, value);
-  }
-  removeItem(key: string): void {
-    this.items.delete(key);
-  }
-}
+import { Drafts, sizeOf } from "../src/chat/drafts.ts";
+import { Memory } from "./memory.ts";
 
 const message = (id: string) => ({ id, text: `text of ${id}`, at: 1 });
 

@@ -27,6 +27,7 @@ from narthex.app.thread_view import (
     EndedBetween,
     EndedRun,
     InvitedUser,
+    ListedThread,
     OpenQuestion,
     ThreadView,
     ended_in,
@@ -159,12 +160,12 @@ class Chat:
 
     async def threads_of(
         self, identity: Identity, before: float | None, limit: int, before_id: str = ""
-    ) -> list[Thread]:
+    ) -> list[ListedThread]:
         """The user's threads, most recently updated first. A page begins after (`before`, `before_id`): moment and
         id of the last page's last thread.
         """
         await self._owners.seen(identity)
-        return await self._threads.list_for(
+        found = await self._threads.list_for(
             identity.tenant,
             identity.subject,
             before=before,
@@ -172,6 +173,13 @@ class Chat:
             limit=limit,
             kept=self._kept(),
         )
+        active: dict[str, list[str]] = {thread.thread_id: [] for thread in found}
+        for thread_id, run_id in await self._runs.active_in_threads(identity.tenant, list(active)):
+            active[thread_id].append(run_id)
+        return [
+            ListedThread(**msgspec.structs.asdict(thread), active_runs=active[thread.thread_id])
+            for thread in found
+        ]
 
     async def view(
         self, identity: Identity, thread_id: str, before: float | None, limit: int, before_id: str = ""

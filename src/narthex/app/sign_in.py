@@ -68,7 +68,7 @@ class SignIn:
             state=secrets.token_urlsafe(24),
             nonce=secrets.token_urlsafe(24),
             verifier=secrets.token_urlsafe(48),
-            next_path=next_path[:MAX_NEXT_PATH],
+            next_path=next_path if len(next_path) <= MAX_NEXT_PATH else "/",
         )
         challenge = (
             urlsafe_b64encode(hashlib.sha256(journey.verifier.encode()).digest()).rstrip(b"=").decode()

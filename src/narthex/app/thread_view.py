@@ -36,6 +36,12 @@ class ActiveRun(msgspec.Struct, frozen=True, kw_only=True):
         return cls(**{name: getattr(run, name) for name in cls.__struct_fields__})
 
 
+class ListedThread(Thread, frozen=True, kw_only=True):
+    """A thread in `thread.list`. `active_runs`: ids of its queued and running runs."""
+
+    active_runs: list[str]
+
+
 class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """An approval that waits for its answer. `schema` is JSON text, `answerable_by` as the agent's `ask` has it."""
 

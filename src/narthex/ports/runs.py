@@ -213,6 +213,9 @@ class Runs(Protocol):
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
         """Queued and running runs, in the order of their messages in the log."""
 
+    async def active_in_threads(self, tenant: str, thread_ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Thread and id of each queued and running run of some threads, in the order of each thread's log."""
+
     async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
         """The newest runs, newest first, in the order of their messages in the log."""
 

@@ -9,6 +9,7 @@ import { computed, signal, type Signal } from "@preact/signals";
 
 import { SignedOut, type Custom, type LinkedThread, type Refusal } from "@narthex/client";
 
+import { takeAddress } from "./address.ts";
 import { Attention } from "./attention.ts";
 import { Connection } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
@@ -20,6 +21,7 @@ import { Problem, Session, preflight, request } from "./session.ts";
 import type { AgentInfo, Config, Hit, Invitation, Thread, Whoami } from "./wire.ts";
 
 const THREADS_PAGE = 50;
+const ENDED_KEPT = 500; // more than end while one list is on its way
 
 /** What the page shows as a whole. */
 export type Stage = "blank" | "sign-in" | "unreachable" | "inside";
@@ -61,6 +63,8 @@ export class App {
   #toastTimer: ReturnType<typeof setTimeout> | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
   #reloading: ReturnType<typeof setTimeout> | undefined;
+  /** Runs whose end was announced: a list that was on its way then still names them. */
+  readonly #ended = new Set<string>();
   /** Whether the next connection has to say whose it is: after a renewal it may be another person's. */
   #unknown = true;
 
@@ -68,7 +72,9 @@ export class App {
     this.connection.onNotice = (notice) => this.#notice(notice);
     this.connection.onNoticesLost = () => {
       this.working.value = new Map(); // a run that ended meanwhile would turn its spinner for ever
-      if (!this.#unknown) void this.#readInvitations();
+      if (this.#unknown) return;
+      void this.#readInvitations();
+      this.#reloadSoon();
     };
     this.connection.onConnected = () => void this.#connected();
     this.connection.link.subscribe((link) => {
@@ -81,6 +87,8 @@ export class App {
 
   /** First thing on the page: is there somebody signed in already? */
   start(): void {
+    const kept = takeAddress();
+    if (kept && location.hash.length < 3) history.replaceState(null, "", location.pathname + location.search + kept);
     void request("/ws/config").then(
       (config) => (this.config.value = (config ?? {}) as Config),
       () => undefined,
@@ -138,6 +146,7 @@ export class App {
     const place = placeOf(this.threads.value.at(-1));
     const { threads } = await this.connection.rpc("thread.list", { limit: THREADS_PAGE, ...place });
     this.threads.value = [...this.threads.value, ...threads];
+    this.#atWork(threads);
     this.moreThreads.value = threads.length >= THREADS_PAGE;
   }
 
@@ -377,6 +386,7 @@ export class App {
     // Pages that were asked for before stay.
     const older = threads.length >= THREADS_PAGE ? comingAfter(threads, this.threads.value) : [];
     this.threads.value = [...threads, ...older];
+    this.#atWork(threads);
     if (older.length === 0) this.moreThreads.value = threads.length >= THREADS_PAGE;
   }
 
@@ -428,7 +438,19 @@ export class App {
     this.unseen.value = changed;
   }
 
+  /** The runs of listed threads are those that the list names. */
+  #atWork(threads: readonly Thread[]): void {
+    const listed = new Set(threads.map((thread) => thread.thread_id));
+    const working = new Map([...this.working.value].filter(([, threadId]) => !listed.has(threadId)));
+    for (const { thread_id, active_runs = [] } of threads) {
+      for (const runId of active_runs) if (!this.#ended.has(runId)) working.set(runId, thread_id);
+    }
+    this.working.value = working;
+  }
+
   #work(threadId: string, runId: string, begins: boolean): void {
+    if (!begins) this.#ended.add(runId);
+    if (this.#ended.size > ENDED_KEPT) this.#ended.delete(this.#ended.values().next().value ?? "");
     const changed = new Map(this.working.value);
     if (begins) changed.set(runId, threadId);
     else changed.delete(runId);

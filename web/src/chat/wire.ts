@@ -10,6 +10,8 @@ export interface Thread {
   created_by: string;
   created_at: number;
   updated_at: number;
+  /** In `thread.list`: ids of its queued and running runs. */
+  active_runs?: string[];
 }
 
 export interface Member {

@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 
+import { keepAddress } from "../address.ts";
 import type { App } from "../app.ts";
 import { Problem } from "../session.ts";
 import { Icon } from "./icons.tsx";
@@ -55,7 +56,7 @@ export function SignIn({ app }: { app: App }): JSX.Element {
           )}
           <button class="primary wide" type="submit" disabled={busy}>{busy ? "One moment …" : "Sign in"}</button>
         </form>}
-        {oidc_start && <a class="button wide" href={`${oidc_start}?next=/`}>Sign in with your organisation</a>}
+        {oidc_start && <a class="button wide" href={`${oidc_start}?next=/`} onClick={() => keepAddress(location.hash)}>Sign in with your organisation</a>}
         <details class="other-way" open={!embedded_provider && !oidc_start}>
           <summary>Use a token instead</summary>
           <form onSubmit={(event) => void go(event, () => app.paste(token))}>

@@ -289,6 +289,19 @@ class SqlRuns(SqlInterrupts):
         return RUN.read_all(rows)
 
     @reads
+    def active_in_threads(self, tenant: str, thread_ids: Sequence[str]) -> Operation[list[tuple[str, str]]]:
+        """See the port."""
+        names = padded(thread_ids)
+        rows = yield (
+            (
+                f"SELECT thread_id, run_id FROM runs WHERE thread_id IN ({marks(len(names))}) AND tenant = ?"
+                f" AND {_ACTIVE} ORDER BY {_IN_THREAD}"
+            ),
+            (*names, tenant),
+        )
+        return [(str(row[0]), str(row[1])) for row in rows]
+
+    @reads
     def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> Operation[list[Run]]:
         """See the port."""
         rows = yield (
