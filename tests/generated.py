@@ -54,10 +54,24 @@ def _contract() -> str:
     )
 
 
+def _refusals() -> str:
+    from narthex.domain.refusals_page import refusals_page
+
+    return refusals_page()
+
+
+def _troubleshooting() -> str:
+    from narthex.doctor.handbook import page
+
+    return page()
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/settings.md": _settings,
     "docs/operations.md": _operations,
     "web/packages/client/src/contract.ts": _contract,
+    "docs/refusals.md": _refusals,
+    "docs/troubleshooting.md": _troubleshooting,
 }
 
 

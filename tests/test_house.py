@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import OPT_IN
-from tests.generated import stale
+from tests.generated import PAGES, stale
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-model.lock")
@@ -69,6 +69,19 @@ def test_a_lock_has_hashes_and_names_no_host(lock: str) -> None:
 def test_generated_pages_are_current() -> None:
     """`python -m tests.check --write-docs` brings them up to date."""
     assert stale() == []
+
+
+def test_every_page_that_says_it_is_generated_is_written_with_the_others() -> None:
+    """A page that has a command of its own is forgotten."""
+    marked = {
+        f"docs/{page.name}"
+        for page in (ROOT / "docs").glob("*.md")
+        if re.search(
+            r"\b(made|generated)\b[^\n]* from `?src/", page.read_text(encoding="utf-8"), re.IGNORECASE
+        )
+    }
+    whole = {name for name in PAGES if name.startswith("docs/")}
+    assert marked == whole - {"docs/operations.md"}  # only its table of metrics is made
 
 
 def test_every_place_on_the_map_exists() -> None:

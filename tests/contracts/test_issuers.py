@@ -182,7 +182,11 @@ async def test_opaque_tokens_by_introspection(tmp_path: Path, modules: Path) -> 
 @contextlib.asynccontextmanager
 async def signing_in(issuer: Issuer, data: Path) -> AsyncIterator[Running]:
     """A gateway on whose pages people sign in at `issuer`."""
-    options = {"oidc_issuer": issuer.url, "oidc_client_id": CLIENT, "oidc_client_secret": issuer.secret}
+    options: dict[str, Any] = {
+        "oidc_issuer": issuer.url,
+        "oidc_client_id": CLIENT,
+        "oidc_client_secret": issuer.secret,
+    }
     async with gateway(data, **options) as running:
         issuer.callback = running.http + "/auth/oidc/callback"
         await issuer.start()
@@ -225,7 +229,8 @@ async def through_the_provider(page: ChatPage, subject: str) -> None:
 @pytest.mark.browser
 async def test_a_link_to_a_thread_survives_the_sign_in_at_the_provider(tmp_path: Path, modules: Path) -> None:
     """Opened by a person who is signed out: after the provider's pages they are asked to join; its token is in no
-    address that a server sees, and an aborted sign-in keeps it too."""
+    address that a server sees, and an aborted sign-in keeps it too.
+    """
     async with (
         signing_in(NpmIssuer(tmp_path, modules), tmp_path / "data") as running,
         chromium() as browser,

@@ -9,13 +9,12 @@ import pytest
 
 import narthex.doctor.diagnosis
 from narthex.doctor.diagnosis.findings import found
-from narthex.doctor.handbook import explain, page, related_codes
+from narthex.doctor.handbook import explain, related_codes
 from narthex.doctor.knowledge import numbers, refusal_whys, signatures
 from narthex.domain.refusals import TABLE
 from narthex.errors import ClientError
 from narthex.protocol import codes
 
-PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 RULES = Path(narthex.doctor.diagnosis.__file__).parent
 
 
@@ -47,11 +46,6 @@ def test_every_refusal_of_the_gateway_is_explained() -> None:
     assert list(refusal_whys()) == list(TABLE)
     for code in (*TABLE, *signatures()):
         assert "why?" in explain(code)
-
-
-def test_the_page_is_current() -> None:
-    """`python -m narthex doctor --explain all > docs/troubleshooting.md`."""
-    assert PAGE.read_text(encoding="utf-8") == page()
 
 
 def test_every_number_that_the_gateway_shows_has_a_page() -> None:

@@ -1,7 +1,7 @@
 """The knowledge base as text for people: `narthex doctor --explain CODE` and docs/troubleshooting.md.
 
-Not here: the prose (`signatures.toml`, `refusals.toml`, `codes.toml`). Rules: both come from the same data; a test
-holds the page current (`python -m narthex doctor --explain all`).
+Not here: the prose (`signatures.toml`, `refusals.toml`, `codes.toml`). Rules: both come from the same data;
+`./check --write-docs` writes the page, and the tests compare it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def page() -> str:
     lines = [
         "# Why does it fail?",
         "",
-        "<!-- Generated: python -m narthex doctor --explain all > docs/troubleshooting.md -->",
+        "<!-- Made from src/narthex/doctor/*.toml: `./check --write-docs` -->",
         "",
         "`narthex doctor URL` finds out; this page is everything that it knows, and the same as",
         "`narthex doctor --explain CODE`. First what goes wrong between client and server (any WebSocket server),",

@@ -1,6 +1,6 @@
 """docs/refusals.md as text, made from the table, so that the page cannot differ from what is answered.
 
-Not here: writing it (`python -m narthex.domain.refusals_page > docs/refusals.md`; a test compares the two).
+Not here: writing it (`./check --write-docs`; the tests compare the two).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from narthex.domain.refusals import TABLE, WWW_AUTHENTICATE_ERRORS, is_final
 
 _HEAD: Final = """# Refusals
 
-<!-- Made from src/narthex/domain/refusals.py: `python -m narthex.domain.refusals_page > docs/refusals.md` -->
+<!-- Made from src/narthex/domain/refusals.py: `./check --write-docs` -->
 
 Every refusal has one code, however it reaches you:
 
@@ -59,7 +59,3 @@ def _challenges() -> str:
         f'\n401 answers carry `WWW-Authenticate: Bearer realm="narthex"` (RFC 6750), with `error="{errors[0]}"` '
         f"for all but {', '.join(plain)}.\n"
     )
-
-
-if __name__ == "__main__":
-    print(refusals_page(), end="")  # noqa: T201 - printing is what this command does

@@ -310,6 +310,13 @@ class FakeRuns:
             r for r in self.rows.values() if r.thread_id == thread_id and r.state in {"queued", "running"}
         ]
 
+    async def active_in_threads(self, tenant: str, thread_ids: Sequence[str]) -> list[tuple[str, str]]:
+        return [
+            (run.thread_id, run.run_id)
+            for thread_id in thread_ids
+            for run in await self.active_in_thread(tenant, thread_id)
+        ]
+
     async def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> list[Run]:
         return [r for r in self.rows.values() if r.thread_id == thread_id][:limit]
 
