@@ -1,4 +1,4 @@
-"""Relaying an AG-UI event stream into a run: what the Pydantic AI adapter and the HTTP adapter share.
+"""Relays an AG-UI event stream into a run, for the Pydantic AI adapter and the HTTP adapter.
 
 The stream's own RUN_STARTED and RUN_FINISHED are its side of what the gateway publishes itself: they are taken
 note of and not passed on. An interrupt becomes `run.ask`, and its answer the `resume` of the next request, in

@@ -1,10 +1,10 @@
 """The built-in agent: a concierge with tools over the gateway itself. It needs no key and no model.
 
-It understands a handful of things by matching words, and says so when it does not. What it tells is true: the
-health it reports was asked for, the refusal it explains is a row of the table that refuses. Not here: how it
-talks (`speech`), what it shows (`concierge_reports`), the slow task (`concierge_watch`). Rules: a skill is one async
-generator; text is deterministic wherever a test may count on it (`count to`, `echo`); everything it waits for is
-bounded by the run's deadline.
+It understands a handful of requests by matching words, and says so when it does not understand. Its answers are
+true: it reports the gateway's current health, and explains a refusal by the table that the gateway uses. Not here:
+streaming text (`speech`), rendering (`concierge_reports`), the slow task (`concierge_watch`). Rules: a skill is one
+async generator; text is deterministic wherever a test may rely on it (`count to`, `echo`); the run's deadline bounds
+every wait.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Concierge:
     # -- skills --------------------------------------------------------------------------------------------
 
     async def help(self, _run: RunInput, _match: re.Match[str]) -> Items:
-        """What it can do."""
+        """Answer with the concierge's abilities."""
         async for word in self._say(HELP):
             yield word
 
@@ -111,7 +111,7 @@ class Concierge:
             yield word
 
     async def who(self, run: RunInput, _match: re.Match[str]) -> Items:
-        """Who is asking."""
+        """Answer with the user's identity."""
         call = ToolCall("who_am_i", {})
         for event in call.begin():
             yield event
@@ -124,7 +124,7 @@ class Concierge:
             yield word
 
     async def refused(self, _run: RunInput, match: re.Match[str]) -> Items:
-        """Why somebody was refused, by code, HTTP status or close code."""
+        """Explain a refusal by code, HTTP status or close code."""
         async for thought in self._think("Every refusal is a row of one table. I will look there."):
             yield thought
         asked = match.string
@@ -167,7 +167,7 @@ class Concierge:
                 await asyncio.sleep(pace_s)
 
     async def markdown(self, _run: RunInput, _match: re.Match[str]) -> Items:
-        """What a page has to render."""
+        """Answer with every kind of content that a page renders."""
         async for word in self._say(MARKDOWN):
             yield word
 
@@ -207,7 +207,7 @@ class Concierge:
 
 
 def _said(run: RunInput) -> str:
-    """What the person said, without a mention at its beginning."""
+    """The user's text without a mention at its beginning."""
     said = next((message.content for message in reversed(run.messages) if message.role == "user"), "")
     return re.sub(r"^\s*@[\w.-]+[,:]?\s*", "", said).strip()
 

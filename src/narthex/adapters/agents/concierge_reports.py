@@ -1,6 +1,6 @@
-"""What the concierge shows, as Markdown: its help, the gateway's health, refusals. Not here: when it says what.
+"""Renders the concierge's answers as Markdown: its help, the gateway's health, refusals. Not here: choosing an answer.
 
-Rules: pure; what is told of a refusal is its row of the table that refuses.
+Rules: pure; a refusal is explained by its row in the table of refusals.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def refusal_codes(text: str) -> list[str]:
 
 
 def refusal_report(asked: str, codes: list[str]) -> str:
-    """What to say of `codes`, the refusals that the question `asked` names."""
+    """The explanation of `codes`, the refusals that the question `asked` names."""
     if re.search(r"\b1006\b", asked):
         return (
             "1006 is no answer of the gateway: the browser hides a refused handshake behind it. Ask "

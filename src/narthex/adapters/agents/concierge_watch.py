@@ -1,6 +1,6 @@
 """The concierge's slow task: it watches the gateway's health for a while, in steps, and can be steered and cancelled.
 
-Rule: what it sums up is what it saw.
+Rule: the summary reports only what the task observed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from narthex.domain import events as ev
 from narthex.ports.agents import Event, RunInput
 
 Facts = Callable[[], Awaitable[Mapping[str, Any]]]
-"""What the concierge may know of the gateway: the body of `/ws/health`."""
+"""The part of the gateway that the concierge can read: the body of `/ws/health`."""
 Items = AsyncIterator[Event | str]
 
 
@@ -24,8 +24,8 @@ class Watch:
     Args:
         facts: gives the body of `/ws/health`.
         pace_s: pause between two words.
-        total_s: how long, unless somebody says `enough`.
-        heard: what people say meanwhile.
+        total_s: how long, unless a member sends `enough`.
+        heard: texts that members send meanwhile.
     """
 
     def __init__(self, facts: Facts, pace_s: float, total_s: float, heard: asyncio.Queue[str]) -> None:
@@ -77,7 +77,7 @@ class Watch:
         yield ev.step_finished(name)
 
     async def _pause(self, wait_s: float) -> Items:
-        """Wait, but hear what people say meanwhile."""
+        """Wait, and take in the texts that members send meanwhile."""
         try:
             async with asyncio.timeout(wait_s):
                 said = await self._heard.get()

@@ -8,7 +8,7 @@
     concierge                   the built-in agent (`concierge`), beside one's own
     name=SPEC                   any of them under another public name
 
-Rule: whatever cannot be loaded is a ConfigError with a sentence that names the spec and what to do. A remote
+Rule: a spec that cannot be loaded is a ConfigError that names the spec and the remedy. A remote
 agent's secret is given beside its spec, by the agent's name, and never stands in a URL.
 """
 
@@ -108,7 +108,7 @@ def _imported(spec: str, module: str, path: str) -> Any:
 
 
 def _why_not_imported(module: str, here: str, fault: BaseException) -> str:
-    """Which line of whose file failed, why, and what to do."""
+    """The file and line that failed, the reason, and the remedy."""
     name = (fault.name or "") if isinstance(fault, ImportError) else ""
     if isinstance(fault, ModuleNotFoundError) and (module == name or module.startswith(f"{name}.")):
         return (

@@ -2,7 +2,7 @@
 or generator function, which then runs in a thread (`threaded`).
 
 The function may be marked with `@narthex.agent(restartable=True, name="…", description="…")`; without it, its
-name is the agent's and it is not restartable. Not here: what an agent may yield (docs/runs.md).
+name is the agent's and it is not restartable. Not here: the values that an agent may yield (docs/runs.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """HTTP to remote agents: one streamed POST, its faults as `AgentError`, and a check for health.
 
 Rules: no redirect is followed (a secret would follow it); the secret is in the Authorization header only and in
-no message; what an endpoint says about a refusal is the operator's and goes to the log, because it may repeat the
-secret; the answer is read as it comes and never held whole; the run's cancellation closes the connection.
+no message; an endpoint's text about a refusal is for the operator and goes to the log, because it may repeat the
+secret; the answer is read as it arrives and never held whole; the run's cancellation closes the connection.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Endpoint:
             deadline: of the run, seconds since the epoch; a silent endpoint is not waited for longer.
 
         Raises:
-            AgentError: `agent_unavailable`, or what the stream did wrong.
+            AgentError: `agent_unavailable`, or the stream's fault.
         """
         timeout = httpx2.Timeout(CONNECT_S, read=max(1.0, deadline - time.time()))
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}

@@ -1,6 +1,6 @@
 """Agents written without `async`: a generator function, or a function that returns its answer, in a thread of its own.
 
-So the commonest mistake, an agent that waits in a plain call (`requests.get`, `time.sleep`), holds nobody but itself.
+So the commonest mistake, an agent that waits in a plain call (`requests.get`, `time.sleep`), blocks only its own run.
 Rules: one thread a run, and every step of a generator in that one (SQLite connections and other things belong to a
 thread); a thread cannot be stopped from outside: a cancelled run ends at once, its generator is closed at its next
 `yield`; threads are daemons, so that one that never comes back does not keep the process alive.
@@ -60,7 +60,7 @@ class _Thread:
         self._thread.start()
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """What the function returns or raises."""
+        """The function's result or exception."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self._calls.put((future, function))
         return await future
@@ -79,7 +79,7 @@ class _Thread:
                 result, fault = None, error
             try:
                 self._loop.call_soon_threadsafe(_settle, future, result, fault)
-            except RuntimeError:  # the loop is closed: nobody waits
+            except RuntimeError:  # the loop is closed: no caller waits
                 return
 
 
@@ -92,7 +92,7 @@ def _settle(future: asyncio.Future[Any], result: Any, fault: BaseException | Non
         future.set_exception(RuntimeError("The agent raised StopIteration."))
     else:
         future.set_exception(fault)
-        future.exception()  # retrieved: whoever was cancelled meanwhile does not ask
+        future.exception()  # retrieved: a caller that was cancelled meanwhile does not
 
 
 class _Threads:

@@ -1,6 +1,6 @@
 """A secret given as it is, or by a name that another adapter of this folder reads.
 
-Rules: what begins with `gcp-secret://` is a name, everything else is the secret itself.
+Rules: a value that begins with `gcp-secret://` is a name, any other value is the secret itself.
 """
 
 from __future__ import annotations

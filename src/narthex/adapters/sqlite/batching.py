@@ -1,4 +1,4 @@
-"""A thread that owns a blocking resource and works through jobs in batches. What a batch does is its `Work`'s.
+"""A thread that owns a blocking resource and works through jobs in batches. Its `Work` defines a batch's work.
 
 Group commit falls out of it: jobs that arrive while a batch runs pile up and become the next batch, so one
 commit (and one hand-over to the loop) pays for all of them. Rules: jobs finish in the order they were
@@ -21,7 +21,9 @@ from narthex.errors import ENGINE_HUNG, Bug, DependencyError, Overloaded
 
 IDLE_S: Final = 1.0  # how often housekeeping gets its turn; its work is in minutes and days
 MAX_BATCH: Final = 1_024  # bounds the time of one transaction (about 15 ms) and of one delivery on the loop
-MAX_PENDING: Final = 20_000  # about 0.3 s of work at the measured rate: waiting longer than that helps nobody
+MAX_PENDING: Final = (
+    20_000  # about 0.3 s of work at the measured rate: a longer queue would only delay the error
+)
 STOP_S: Final = 10.0
 
 
@@ -37,10 +39,10 @@ J_contra = TypeVar("J_contra", contravariant=True)
 
 
 class Work(Protocol[J_contra]):
-    """What the thread does. Every method is called on the thread."""
+    """The work of the thread. Every method is called on the thread."""
 
     def open(self) -> None:
-        """Acquire the resource; what it raises, `start` raises."""
+        """Acquire the resource; `start` raises its exceptions."""
 
     def run(self, batch: Sequence[J_contra]) -> Callable[[], None]:
         """Do the batch; the returned callable is called on the loop and resolves every job's future."""
@@ -142,7 +144,7 @@ class BatchThread(Generic[J]):
     def _main(self, opened: asyncio.Future[None], ended: asyncio.Future[None]) -> None:
         try:
             self._work.open()
-        except BaseException as error:  # handed to whoever awaits start()
+        except BaseException as error:  # passed to the caller of start()
             self._post(_resolve, opened, error)
             self._post(_resolve, ended, None)
             return
@@ -192,7 +194,7 @@ class BatchThread(Generic[J]):
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: no caller waits any more
             self._accepting = False
 
     def _delivered(self, count: int, deliver: Callable[[], None]) -> None:
@@ -202,7 +204,7 @@ class BatchThread(Generic[J]):
         deliver()
 
     def _watch(self) -> None:
-        """Fail what has waited for too long; the thread may still finish it, which then concerns nobody."""
+        """Fail jobs that have waited for too long; the thread may still finish one, and its result is dropped."""
         assert self._loop is not None
         self._watchdog = self._loop.call_later(IDLE_S, self._watch)
         limit = time.monotonic() - self._timeout_s

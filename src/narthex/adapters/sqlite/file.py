@@ -1,4 +1,4 @@
-"""One SQLite file: who owns it, how it is opened, and which schema it holds. No tables live here.
+"""One SQLite file: its owner lock, its pragmas and its schema version. No tables live here.
 
 Rules: a file has one owning process, held by an advisory lock on a file beside it (`log.db.lock`), because
 offsets and epochs are numbered in that process's memory; a file of a newer schema is refused, never guessed at.
@@ -159,7 +159,7 @@ def claim_format(connection: sqlite3.Connection, path: Path, application_id: int
 
 
 def look_at_file(dependency: str, path: Path) -> str:
-    """Read a little of a data file beside a process that may own it; what it is, in words.
+    """Read a little of a data file beside a process that may own it; describes the file in words.
 
     Raises:
         DependencyError: it is damaged, or not a database.
@@ -180,7 +180,7 @@ def look_at_file(dependency: str, path: Path) -> str:
 
 
 def dependency_error(dependency: str, path: Path, error: sqlite3.Error) -> DependencyError:
-    """What a failure of SQLite means to the caller: which file, what it said, and what to do."""
+    """Translate a failure of SQLite: the file, SQLite's message, and the remedy."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
     kind = name.removeprefix("SQLITE_").partition("_")[0]
     if kind in _DAMAGE:
@@ -204,7 +204,7 @@ _LOST: Final = {
     "broker": "it begins a new epoch: clients load their threads anew, and runs under way end",
     "store": "it begins empty: users, threads, messages and signing keys are those of the new file",
 }
-"""What moving the file away costs, by dependency."""
+"""The consequence of moving the file away, by dependency."""
 
 
 def _restore(dependency: str, path: Path) -> str:

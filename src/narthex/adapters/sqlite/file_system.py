@@ -1,7 +1,7 @@
 """The kind of file system that holds a path, and whether SQLite may live there.
 
 Rules: SQLite's write-ahead log is memory shared by the processes of one machine, and a network file system keeps
-neither that nor its locks; what the system does not say is taken for a local disk.
+neither that nor its locks; an unknown file system is taken for a local disk.
 """
 
 from __future__ import annotations

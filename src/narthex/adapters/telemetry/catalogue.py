@@ -59,7 +59,7 @@ CATALOGUE: Final = (
     _counter("credential_extractions", "Credentials looked for, by carrier.", "carrier", "result"),
     _gauge("connections_active", "Live connections.", "class"),
     _counter(
-        "connections_evicted", "Idle connections that made way, and answers that nobody read.", "reason"
+        "connections_evicted", "Idle connections and unread answers that were closed to make room.", "reason"
     ),
     _counter("http_rate_limited", "HTTP requests refused because there were too many.", "by"),
     _gauge("descriptors", "How many files the process may open.", mode="livemostrecent"),

@@ -1,8 +1,8 @@
 """Logs: structlog records and every library's stdlib records, redacted, as JSON or for a console, to stderr.
 
-Not here: what may be shown (`redaction.py`). Rules: logging never raises, whatever is logged and wherever stderr
-goes; a record is one line of JSON, or on a console one line and an indented traceback; libraries are heard from
-`info` up only, because their debug output quotes request heads and frames. Tracebacks hold no local variables.
+Not here: redaction (`redaction.py`). Rules: logging never raises, for any value and any stderr; a record is one line
+of JSON, or on a console one line and an indented traceback; libraries log from `info` up only, because their debug
+output quotes request heads and frames. Tracebacks hold no local variables.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _traceback(exc_info: Any) -> str:
 
 
 class _Sink:
-    """What structlog calls at the end of its chain: one per logger name."""
+    """The end of structlog's chain: one per logger name."""
 
     def __init__(self, output: Output, name: str) -> None:
         self._output = output

@@ -1,12 +1,12 @@
 """Counting with prometheus-client: `ports.telemetry.Meter` over the metrics of `catalogue.py`.
 
-Not here: what is counted where (the rooms), the route (`web/health.py`). Rules: no method raises or waits; the
-children of a metric are bound once and then found in a dict; a metric has at most `MAX_CHILDREN` label sets, so
-that no mistake in a label can fill the memory. What every handshake counts goes into plain numbers (`_Tally`) and
-from there to prometheus-client when somebody reads: its own are behind a lock, and seven of them were 8 µs of a
-handshake. So counting and reading belong to one thread, the loop's. With several processes on one port,
-`multiprocess.prepare` must have run before this module is imported (prometheus-client looks at the environment at
-import), and nothing is kept back: any process answers for all, out of what each has written.
+Not here: the events that are counted (each component), the route (`web/health.py`). Rules: no method raises or waits;
+the children of a metric are bound once and then found in a dict; a metric has at most `MAX_CHILDREN` label sets, so
+that no mistake in a label can fill the memory. Counters of every handshake are plain numbers (`_Tally`), which move
+to prometheus-client when a scraper reads: its own take a lock, and seven of them were 8 µs of a handshake. So
+counting and reading belong to one thread, the loop's. With several processes on one port, `multiprocess.prepare` must
+have run before this module is imported (prometheus-client looks at the environment at import), and counters are
+written at once: any process answers for all, from the files of each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OTHER: Final = "other"
 
 
 class _Tally:
-    """What was counted of one label set and not yet told to prometheus-client."""
+    """Counts of one label set that prometheus-client does not have yet."""
 
     __slots__ = ("child", "count")
 
@@ -88,7 +88,7 @@ class PrometheusMeter:
             self.gauge("info", 1, version=version, environment=environment)
 
     def _declare_zeroes(self) -> None:
-        """Show what has no labels, and what alerts look at, from the start: a rate needs a first value."""
+        """Show series without labels, and those that alerts use, from the start: a rate needs a first value."""
         for traffic in CLASSES:
             self._child("connections_active", (traffic,))
         self._child("handshakes", ("admitted", "ok", "user"))

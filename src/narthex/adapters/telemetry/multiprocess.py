@@ -1,4 +1,4 @@
-"""What several processes on one port need so that `/metrics` of any of them speaks for all.
+"""Lets `/metrics` of any of several processes on one port report the numbers of all.
 
 Not here: counting (`metrics.py`). Rules: imports no prometheus-client, which looks at the environment once, at its
 own import; the parent prepares, each child inherits the variable, the parent reports the dead.

@@ -111,7 +111,7 @@ _PATTERNS: Final = tuple(
         (r"-----BEGIN [A-Z ]+-----[\s\S]*?(?:-----END [A-Z ]+-----|\Z)", MASK),
     )
 )
-# What every pattern above needs: a character that no plain word has, or the beginning of a token.
+# Every pattern above needs one of these: a character that no plain word has, or the beginning of a token.
 _SUSPECT: Final = re.compile(r"[\s?@=:,%]|eyJ|ZXlK|jwt\.")
 MIN_RANDOM_WORD: Final = 16  # shorter words that mix cases and digits are names (`Utf8JsonParser`)
 LONG_RANDOM_WORD: Final = 20  # from here on one of each class is enough: 120 bits of base64 are 20 characters

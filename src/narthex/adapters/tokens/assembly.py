@@ -41,7 +41,7 @@ class IssuerSpec(msgspec.Struct, frozen=True, kw_only=True):
         introspection_url: RFC 7662 end point, asked with `introspection_client`.
         introspection_client: id and secret.
         binding: which tenants, permissions and plans it may give.
-        permission_names: what its roles are called here.
+        permission_names: maps the issuer's role names to permissions.
         claims: the mapping of claims.
     """
 
@@ -62,13 +62,13 @@ class IssuerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimDefaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for every issuer.
+    """Rules for every issuer.
 
     Attributes:
         leeway_s: clock difference allowed.
         plans: known plan names; empty: any.
         allow_e2e: whether a claim may make a test identity here (never in production).
-        e2e_permissions: of every test identity, whoever issued it.
+        e2e_permissions: of every test identity, whichever issuer signed it.
     """
 
     leeway_s: float = LEEWAY_S
@@ -78,7 +78,7 @@ class ClaimDefaults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outside(msgspec.Struct, frozen=True):
-    """What sources that ask others share; `withheld` recognises our secrets, which nobody is asked about."""
+    """Shared by sources that fetch; `withheld` recognises our own secrets, which are never sent to another service."""
 
     fetcher: Fetcher
     breakers: Breakers
@@ -109,8 +109,8 @@ def build_router(
 
     Args:
         specs: other people's issuers.
-        defaults: what holds for all.
-        outside: shared by the sources that fetch; its `fetcher` is closed by whoever made it.
+        defaults: rules for all issuers.
+        outside: shared by the sources that fetch; the caller that made `fetcher` closes it.
         own: our key rings (the provider's; the end-to-end one only where test identities may be).
 
     Raises:

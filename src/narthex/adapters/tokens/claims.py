@@ -1,4 +1,4 @@
-"""From verified claims to an `Identity`: which claims are required, with which types, and what they are called.
+"""Makes an `Identity` from verified claims: the required claims, their types and their names.
 
 Not here: signatures (`keys.py`). Rules: expiry is judged last, so that `Rejected.expired` means that it is the
 *only* fault (DESIGN section 3); a confined tenant cannot be claimed by anybody who is not confined to it.
@@ -42,7 +42,7 @@ class ClaimNames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What one issuer's claims must be.
+    """Requirements on one issuer's claims.
 
     Attributes:
         issuer: the exact `iss`; empty: not required, not compared.
@@ -57,7 +57,7 @@ class ClaimRules(msgspec.Struct, frozen=True, kw_only=True):
         allow_e2e: whether this issuer may make test identities here (never in production).
         only_e2e: this issuer makes test identities and nothing else (the exchange's keys).
         e2e_permissions: of every test identity, whatever its token claims.
-        permission_names: what an issuer's roles are called here; roles that are not listed keep their names.
+        permission_names: maps an issuer's role names to permissions; roles that are not listed keep their names.
         environment: the claim `env`, where a token has one, must be this; empty: not looked at.
         session_claim: the claim that names a sign-in, whose tokens end as one; empty: none does.
         names: the mapping of claims.
@@ -199,7 +199,7 @@ def _identity(claims: Claims, rules: ClaimRules, issued_at: float | None, expire
 def _test_identity(
     claims: Claims, rules: ClaimRules, subject: str, name: str, issued_at: float | None, expires_at: float
 ) -> Identity:
-    """Confined whoever issued it (DESIGN section 12): tenant, plan, permissions and life are the server's."""
+    """Confine a test identity of any issuer (DESIGN section 12): the server sets tenant, plan, permissions and life."""
     if not rules.allow_e2e:
         raise _Fault("e2e_not_allowed_here", "")
     if issued_at is None:
@@ -266,7 +266,7 @@ def _permissions(value: object, rules: ClaimRules, tenant: str) -> tuple[str, ..
 
 
 def _display_name(value: object) -> str:
-    """For display only: what cannot be shown is left out rather than refused."""
+    """For display only: a value that cannot be shown is left out rather than refused."""
     if not isinstance(value, str):
         return ""
     return "".join(character for character in value[:MAX_TEXT_LENGTH] if character.isprintable())

@@ -37,7 +37,7 @@ class Compact(NamedTuple):
         algorithm: the header's `alg`, never `none`.
         key_id: the header's `kid`, empty when there is none.
         claims: the payload; duplicate members and deep nesting were refused.
-        signing_input: what the signature is over.
+        signing_input: the bytes that the signature covers.
         signature: its bytes; may be empty.
     """
 
@@ -55,7 +55,7 @@ class Compact(NamedTuple):
 
 
 def looks_like_jwt(token: str) -> bool:
-    """Whether `token` has a compact JWS's shape; what has not may be an opaque token (RFC 7662)."""
+    """Whether `token` has a compact JWS's shape; any other token may be opaque (RFC 7662)."""
     return _SHAPE.fullmatch(token) is not None
 
 
@@ -89,7 +89,7 @@ def take_apart(token: str, kind: str = "") -> Compact | Rejected:
 
 
 class _Head(NamedTuple):
-    """What a token's first part says, and what is wrong with that."""
+    """A token's decoded header, and its fault."""
 
     algorithm: str
     key_id: str

@@ -23,7 +23,7 @@ MAX_DOCUMENT_BYTES: Final = 256 * 1024  # a hundred RSA keys are about 60 KB
 
 
 class DocumentFault(NarthexError):
-    """The other side answered, but not with what was asked for: somebody must look at its configuration."""
+    """The server answered with something else than the requested document: its configuration must be checked."""
 
     def __init__(self, message: str) -> None:
         super().__init__("issuer_misconfigured", message, "Check the address in the settings.")

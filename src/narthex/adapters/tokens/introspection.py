@@ -1,8 +1,8 @@
-"""RFC 7662: opaque tokens are judged by asking their issuer, and its yes is remembered for a moment.
+"""RFC 7662: verifies opaque tokens by asking their issuer, and caches positive answers for a moment.
 
-Rules: a yes is kept until the token's `exp`, at most `POSITIVE_S`, under the token's hash, in bounded memory; a no
-is never kept (a token may become active) and is final for the client; not getting an answer is `Unavailable`; what is
-a secret of ours is asked about nowhere.
+Rules: a positive answer is kept until the token's `exp`, at most `POSITIVE_S`, under the token's hash, in bounded
+memory; a negative one is never kept (a token may become active) and is final for the client; no answer is
+`Unavailable`; a secret of narthex's own is never sent to the issuer.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from narthex.ports.tokens import MAX_TOKEN_BYTES, VerifierStatus
 
 POSITIVE_S: Final = 10.0  # how long a revocation at the issuer may go unnoticed here
 MAX_KEPT: Final = 10_000  # about 10 MB; the oldest go first
-MAX_AT_ONCE: Final = 64  # questions under way; more are told to come back
+MAX_AT_ONCE: Final = 64  # questions under way; further ones get `Unavailable`
 ANSWER_COUNTS_S: Final = 30.0  # for health: younger than that, an answer need not be asked for again
-PROBE_TOKEN: Final = "narthex-health-probe"  # nobody's  # noqa: S105 - it opens nothing
+PROBE_TOKEN: Final = "narthex-health-probe"  # noqa: S105 - a token of no user
 NO_EXPIRY_LIFE_S: Final = 300.0  # an answer without `exp` (it is optional) admits for so long
 
 
@@ -42,7 +42,7 @@ class Introspection:
         fetcher: shared HTTP client.
         breakers: by traffic class.
         on_fault: told why an answer was of no use; for the log.
-        withheld: recognises our own secrets: somebody may send one, or mistype one, where a token belongs.
+        withheld: recognises our own secrets: a client may send one, or mistype one, where a token belongs.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Introspection:
         return Valid(outcome)
 
     async def check(self) -> VerifierStatus:
-        """Ask about a token that nobody has, unless a question was answered a moment ago: never healthy unasked.
+        """Ask about a token that no user has, unless a question was answered a moment ago: never healthy unasked.
 
         It is the probe of a breaker that is not closed, so that one heals without a client's help.
         """

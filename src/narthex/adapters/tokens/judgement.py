@@ -1,7 +1,7 @@
 """One token, one issuer's rules and keys, one verdict: the order of checks that every key source shares.
 
 Rules: pure but for the signature's arithmetic; the order is algorithm, key, signature, claims, expiry, so that a
-client learns nothing about claims of a token that nobody signed.
+client learns nothing about the claims of an unsigned or forged token.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from narthex.domain.verdict import Rejected, Valid
 
 HMAC_DEFAULT: Final = frozenset({"HS256"})
 ASYMMETRIC_DEFAULT: Final = frozenset({"RS256", "ES256", "EdDSA", "Ed25519"})
-"""What is allowed where settings name no algorithms (docs/settings.md)."""
+"""Algorithms that are allowed where settings name none (docs/settings.md)."""
 
 BAD_SIGNATURE: Final = "The signature does not verify."
 
 
 class IssuerRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is accepted from one issuer: claims, and the algorithms allowed (within what its keys can do)."""
+    """Accepted from one issuer: claims, and algorithms (as far as its keys support them)."""
 
     claims: ClaimRules
     algorithms: frozenset[str]

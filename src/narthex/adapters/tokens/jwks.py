@@ -27,7 +27,7 @@ from narthex.ports.tokens import VerifierStatus
 
 UNKNOWN_KEY_COOL_DOWN_S: Final = 30.0
 FAILED_PAUSE_S: Final = 1.0  # after a failed fetch; the breaker lengthens it when failures go on
-CLIENT_WAIT_S: Final = 1.5  # a client hears 503 within 2 s, while the fetch goes on for the next one
+CLIENT_WAIT_S: Final = 1.5  # a client gets 503 within 2 s, while the fetch goes on for the next one
 STALE_S: Final = 24 * 3_600.0
 REFRESH_S: Final = 300.0  # unless Cache-Control says otherwise, within the bounds below
 MIN_REFRESH_S: Final = 60.0
@@ -133,7 +133,7 @@ class JwksKeys:
     async def _judge_after_fetch(self, token: Compact, now: float, traffic: str) -> Verdict:
         flight = self._take_off(self._ask(traffic))
         try:
-            # shielded: what one client no longer waits for still serves the others
+            # shielded: a fetch that one client no longer waits for still serves the others
             async with asyncio.timeout(CLIENT_WAIT_S):
                 await asyncio.shield(flight)
         except TimeoutError:
@@ -157,7 +157,7 @@ class JwksKeys:
         self._flight = None
         self._first.set()
         if not task.cancelled():
-            task.exception()  # seen: whoever waited has it, and `_fetch` has noted it
+            task.exception()  # retrieved: the waiting clients have it, and `_fetch` has recorded it
 
     async def _ask(self, traffic: str) -> None:
         """A fetch that a client's unknown key asked for, through its traffic's breaker."""

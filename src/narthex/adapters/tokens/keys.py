@@ -1,4 +1,4 @@
-"""Verification keys: what each can verify, and which to try for a token. joserfc does the cryptography.
+"""Verification keys: selects the keys to try for a token, by algorithm and id. joserfc does the cryptography.
 
 Not here: where keys come from. Rules: which algorithms a key serves is decided when it is loaded, from its type
 and its own `alg`, never from a token (so HMAC with an asymmetric key cannot happen); symmetric keys never come

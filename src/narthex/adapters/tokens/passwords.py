@@ -13,7 +13,7 @@ from narthex.errors import Overloaded
 
 MAX_AT_ONCE: Final = 2  # 64 MiB each
 MAX_WAITING: Final = 20  # at about 60 ms each the last one waits well under a second
-MAX_PASSWORD_LENGTH: Final = 1_024  # a longer one is nobody's
+MAX_PASSWORD_LENGTH: Final = 1_024  # longer input is refused without hashing
 
 R = TypeVar("R")
 

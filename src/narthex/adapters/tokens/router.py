@@ -2,7 +2,7 @@
 
 Not here: keys. Rules: the unverified `iss` only chooses whose keys to try, and each source compares it again
 after the signature; keys of one issuer are never tried on another's tokens, whatever their `kid`; a reserved
-issuer that is not configured here never falls through to somebody else's keys.
+issuer that is not configured here never falls through to another issuer's keys.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TokenRouter:
 
     Args:
         sources: key sources; several may claim one issuer, then the one that knows algorithm and `kid` is asked.
-        opaque: who judges tokens that are no JWTs; None: they are malformed.
+        opaque: verifies tokens that are not JWTs; None: they are malformed.
     """
 
     def __init__(self, sources: Iterable[KeySource], *, opaque: OpaqueSource | None = None) -> None:

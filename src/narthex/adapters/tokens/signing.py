@@ -1,8 +1,8 @@
 """Signing keys that live in the store, so that every instance agrees: minting, verifying, rotating.
 
-Not here: who may get a token (`app/provider.py`, the end-to-end exchange). Rules: a private key leaves the store
-only into this ring's memory; a new key is published `ROTATION_LEAD_S` before it signs, so that no instance meets
-a token whose key it cannot know, and an old one stays published until its last token has ended.
+Not here: deciding which users get a token (`app/provider.py`, the end-to-end exchange). Rules: a private key leaves
+the store only into this ring's memory; a new key is published `ROTATION_LEAD_S` before it signs, so that no instance
+meets a token whose key it cannot know, and an old one stays published until its last token has ended.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class KeyRing:
         purpose: `provider` or `e2e`.
         issuer: the `iss` of its tokens.
         aliases: more `iss` values that its tokens may carry (the plain name, beside a public URL), so that
-            `narthex token` without the server's variables is admitted too: the keys decide, they are nobody else's.
+            `narthex token` without the server's variables is admitted too: only the holder of the keys could sign it.
         audience: put into every token when not empty; not required of one, for the same reason.
         rules: of the claims; `issuer` and `audiences` are not looked at.
         algorithm: for new keys.
@@ -108,7 +108,7 @@ class KeyRing:
         self._algorithm: SigningAlgorithm = algorithm
         self._clock = clock
         self._table = KeyTable(())
-        self.on_withdrawn: Callable[[frozenset[str]], None] = _nobody
+        self.on_withdrawn: Callable[[frozenset[str]], None] = _ignore
         self._live: list[SigningKey] = []
         self._ended: set[str] = set()  # names of keys that were seen retired: a few a year
         self._signers: list[tuple[SigningKey, Key]] = []  # newest `not_before` first
@@ -214,7 +214,7 @@ class KeyRing:
 
     @property
     def issuers(self) -> tuple[str, ...]:
-        """Its name, and what else it goes by."""
+        """The issuer's name, and its aliases."""
         return self._issuers
 
     def knows(self, algorithm: str, kid: str) -> bool:
@@ -292,7 +292,7 @@ class KeyRing:
 
         Raises:
             DependencyError: the store does not answer.
-            ConfigError: what it keeps does not sign and verify.
+            ConfigError: a stored key does not sign and verify.
         """
         await self.load_or_create()
         self.self_check()
@@ -383,8 +383,8 @@ class KeyRing:
             self.on_withdrawn(frozenset(withdrawn))
 
 
-def _nobody(_: frozenset[str]) -> None:
-    """Nobody holds on to what a key admitted."""
+def _ignore(_: frozenset[str]) -> None:
+    """The default listener: does nothing when a key is withdrawn."""
 
 
 def _retired(key: SigningKey, now: float) -> bool:

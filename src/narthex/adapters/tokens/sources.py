@@ -1,4 +1,4 @@
-"""What every source of keys offers to the router: one issuer's rules, and a verdict with the keys it has.
+"""The interface of a source of keys to the router: one issuer's rules, and verdicts with its keys.
 
 Not here: the sources themselves (`static_keys.py`, `signing.py`, `jwks.py`, `introspection.py`).
 """
@@ -22,7 +22,7 @@ class KeySource(Protocol):
 
     @property
     def issuers(self) -> tuple[str, ...]:
-        """The exact `iss` values that it answers for; empty: tokens whose issuer nobody else claims."""
+        """The exact `iss` values that it answers for; empty: tokens whose issuer no other source claims."""
 
     def knows(self, algorithm: str, kid: str) -> bool:
         """Whether the keys at hand could serve such a token (chooses among sources of one issuer)."""
@@ -41,7 +41,7 @@ class KeySource(Protocol):
 
 
 class OpaqueSource(Protocol):
-    """Who judges tokens that are no JWTs (RFC 7662)."""
+    """Verifies tokens that are not JWTs (RFC 7662)."""
 
     @property
     def name(self) -> str:
