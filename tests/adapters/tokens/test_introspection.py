@@ -33,8 +33,15 @@ class House:
         self.issuer = issuer
         self.meter = StateMeter()
         self.breakers = BreakerBoard(self.meter, self.meter.changes.append)
+        self.faults: list[tuple[str, str]] = []
         self.source = Introspection(
-            "test", issuer.url + PATH, ("me", "s3cret"), rules, fetcher=fetcher, breakers=self.breakers
+            "test",
+            issuer.url + PATH,
+            ("me", "s3cret"),
+            rules,
+            fetcher=fetcher,
+            breakers=self.breakers,
+            on_fault=lambda name, fault: self.faults.append((name, fault.message)),
         )
         self.router = TokenRouter([], opaque=self.source)
 
@@ -120,7 +127,9 @@ async def test_a_no_is_final_and_not_remembered(house: House) -> None:
 async def test_an_answer_that_says_nothing_is_no_verdict(house: House, answer: Any) -> None:
     """Broken answers, our own refused credentials and outages all mean "cannot tell"."""
     house.issuer.documents[PATH] = answer
-    assert isinstance(await house.verdict(), Unavailable)
+    verdict = await house.verdict()
+    assert isinstance(verdict, Unavailable)
+    assert [f"{name}: {message}" for name, message in house.faults] == [verdict.cause]
     assert (await house.source.check()).status == "degraded"
     house.says(active=True, sub="alice")
     assert isinstance(await house.verdict(), Valid)

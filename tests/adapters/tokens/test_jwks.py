@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from narthex.adapters.tokens import jwks
-from narthex.adapters.tokens.breaker import BreakerBoard
+from narthex.adapters.tokens.breaker import STREAK, BreakerBoard
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.fetching import MAX_DOCUMENT_BYTES, DocumentFault, Fetcher
 from narthex.adapters.tokens.judgement import IssuerRules
@@ -341,3 +342,68 @@ async def test_the_start_waits_for_the_first_fetch_and_no_longer(
     async with asyncio.timeout(within(10)):
         await house.keys.start()
     await house.keys.stop()
+
+
+class Script:
+    """Stands for the fetcher: each fetch ends as the next outcome says, the last one for ever."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self.outcomes = list(outcomes)
+        self.fetches = 0
+
+    async def get_json(self, url: str) -> tuple[Any, str]:
+        """See `Fetcher`."""
+        self.fetches += 1
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if outcome is not None:
+            raise outcome
+        return {"keys": [rsa_key(1).as_dict(private=False)]}, ""
+
+
+async def test_the_refreshing_backs_off_and_outlives_a_bug(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 5 s after failures, with jitter; after a success a whole period, and the next failure is the first one."""
+    pauses: list[tuple[float, float]] = []
+    enough = asyncio.Event()
+
+    def drawn(low: float, high: float) -> float:
+        pauses.append((low, high))
+        if len(pauses) == 6:
+            enough.set()
+        return 0.0
+
+    monkeypatch.setattr("random.uniform", drawn)
+    away = DependencyError("auth", "It is away.")
+    script = Script(away, DocumentFault("no JSON"), RuntimeError("secret"), None, away, None)
+    house.keys._fetcher = script  # type: ignore[assignment]  # as much of it as is used
+    await house.keys.start()
+    async with asyncio.timeout(within(5)):
+        await enough.wait()
+    await house.keys.stop()
+    assert pauses[:6] == [(0.2, 2.0), (0.2, 4.0), (0.2, 5.0), (0.9, 1.0), (0.2, 2.0), (0.9, 1.0)]
+    assert house.faults[:3] == ["It is away.", "no JSON", "RuntimeError while reading a key set."]
+
+
+async def test_the_refreshing_is_the_probe_that_closes_a_breaker(house: House) -> None:
+    """No client has to bring an unknown key for it."""
+    house.breakers = house.keys._breakers = BreakerBoard(house.meter, house.meter.changes.append, open_s=0.01)
+    script = Script(*[DependencyError("auth", "It is away.")] * STREAK, None)
+    house.keys._fetcher = script  # type: ignore[assignment]  # as much of it as is used
+    breaker = house.breakers.get(house.keys.dependency, "user")
+    for _ in range(STREAK):
+        with pytest.raises(DependencyError):
+            await breaker.call(house.keys._fetch)
+    assert (await house.keys.check()).status == "degraded"
+    assert breaker.state != "closed"
+    async with asyncio.timeout(within(5)):
+        while breaker.state != "closed":  # the pause is over by the clock
+            with contextlib.suppress(DependencyError):
+                await house.keys._refresh()
+            await asyncio.sleep(0.005)
+    assert script.fetches == STREAK + 1
+    status = await house.keys.check()
+    assert (status.status, status.breakers) == ("healthy", {"test/user": "closed"})
+    assert house.keys.knows("RS256", "rsa-1")
+    assert not house.keys.knows("RS256", "another")
+    assert not house.keys.knows("ES256", "rsa-1")

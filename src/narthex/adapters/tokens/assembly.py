@@ -82,7 +82,7 @@ class Outside(msgspec.Struct, frozen=True):
 
     fetcher: Fetcher
     breakers: Breakers
-    on_fault: Callable[[str, NarthexError], None] | None = None
+    on_fault: Callable[[str, NarthexError], None] = lambda _name, _fault: None
     withheld: Callable[[str], bool] = lambda _: False
 
 

@@ -60,7 +60,7 @@ class JwksKeys:
         fetcher: Fetcher,
         breakers: Breakers,
         clock: Callable[[], float] = time.monotonic,
-        on_fault: Callable[[str, NarthexError], None] | None = None,
+        on_fault: Callable[[str, NarthexError], None] = lambda _name, _fault: None,
     ) -> None:
         self._name = name
         self._address = address
@@ -180,14 +180,13 @@ class JwksKeys:
         self._fault = ""
         age = _MAX_AGE.search(cache_control)
         self._refresh_s = min(max(float(age[1]), MIN_REFRESH_S), MAX_REFRESH_S) if age else REFRESH_S
-        if skipped and self._on_fault is not None:
+        if skipped:
             self._on_fault(self._name, DocumentFault(f"{len(skipped)} key(s) left out: {skipped[0]}"))
 
     def _failed(self, error: DependencyError | DocumentFault) -> DependencyError | DocumentFault:
         self._failed_at = self._clock()
         self._fault = error.message
-        if self._on_fault is not None:
-            self._on_fault(self._name, error)
+        self._on_fault(self._name, error)
         return error
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -221,10 +220,8 @@ class JwksKeys:
                 Exception
             ) as error:  # the refreshing must outlive a bug, or the keys end tomorrow without a word
                 failures += 1
-                if self._on_fault is not None:
-                    self._on_fault(
-                        self._name, Bug("key_refresh", f"{type(error).__name__} while reading a key set.")
-                    )
+                fault = Bug("key_refresh", f"{type(error).__name__} while reading a key set.")
+                self._on_fault(self._name, fault)
             if failures:
                 # full jitter, so that instances that lost the issuer together do not return together
                 pause_s = random.uniform(0.2, min(RETRY_CAP_S, 2.0**failures))  # noqa: S311 - spreads load only
