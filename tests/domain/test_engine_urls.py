@@ -101,3 +101,27 @@ def test_a_cluster_may_be_several_urls() -> None:
     assert parse_engine_urls(text)[-1].options == {"replicas": "3"}
     assert shown(text) == "nats://a:4222,nats://b:4223"
     assert secrets_of(text) == ["hidden1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "credentials"),
+    [
+        ("x://h", ""),
+        ("x://u@h", "u@"),
+        ("x://:p@h", ":p@"),
+        ("x://u:@h", "u:@"),
+        ("x://a%3Ab:p%40%2F@h", "a%3Ab:p%40%2F@"),
+    ],
+)
+def test_credentials_go_on_to_a_driver_encoded(text: str, credentials: str) -> None:
+    """As they were given, so that the driver reads the same user and password."""
+    assert parse_engine_url(text).credentials == credentials
+
+
+def test_a_port_is_a_number_that_a_socket_can_have() -> None:
+    """1 to 65,535, in ASCII digits; a question mark or ampersand with nothing behind it is no option."""
+    assert parse_engine_url("x://h:65535/?a=1&&b=2&").hosts == (Host("h", 65_535),)
+    assert parse_engine_url("x://h:1/?a=1&&b=2&").options == {"a": "1", "b": "2"}
+    for port in ("0", "65536", "\u0661", ""):
+        with pytest.raises(BadEngineUrl):
+            parse_engine_url(f"x://h:{port}/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from narthex.domain.channels import channel_key, parse_channel, split_key, user_channel
-from narthex.domain.ids import header_value, user_key, valid_id
+from narthex.domain.ids import Identified, header_value, user_key, valid_id
 
 
 @pytest.mark.parametrize("text", ["a", "José A", "x" * 255, "用户", "a/b", "a%2Fb", "auth0|5f7", "🙂"])
@@ -51,3 +52,30 @@ def test_an_id_travels_in_a_header(text: str) -> None:
     value = header_value(text)
     assert value.isascii() and value.isprintable() and " " not in value
     assert unquote(value, errors="strict") == text
+
+
+class Params(Identified, frozen=True):
+    """As the params of an RPC method are."""
+
+    thread_id: str = "t"
+    thread_ids: tuple[str, ...] = ()
+    before_id: str | None = None
+    text: str = ""
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"thread_id": ""}, "thread_id"),
+        ({"thread_ids": ("a", " b")}, "thread_ids"),
+        ({"before_id": "a\n"}, "before_id"),
+        ({"text": "\n", "before_id": None, "thread_ids": ("a", "b")}, ""),
+    ],
+)
+def test_a_field_that_names_something_must_be_an_id(params: dict[str, Any], name: str) -> None:
+    """One, several, or none; the error names the field and never the value. Other fields may be anything."""
+    if not name:
+        assert Params(**params).text == "\n"
+        return
+    with pytest.raises(ValueError, match=f"Expected `{name}`"):
+        Params(**params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +48,39 @@ def test_tool_arguments_of_one_call_are_deltas() -> None:
     first = at(ev.tool_call_args("c", "{"), 2)
     assert merge(first, at(ev.tool_call_args("c", "}"), 3)) == at(ev.tool_call_args("c", "{}"), 3, seq_from=2)
     assert merge(first, at(ev.tool_call_args("d", "}"), 3)) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        ({}, {}, True),
+        ({"n": 1}, {"n": 1.0}, True),
+        ({"n": 1}, {"n": True}, False),
+        ({"a": 1}, {"b": 1}, False),
+        ({"role": "user"}, {"role": "agent"}, False),
+        ({"role": "user"}, {"role": "user"}, True),
+        ({"seq": 1, "timestamp": 1}, {"seq": 2, "timestamp": 9}, True),
+        ({"delta": None}, {}, False),
+        ({}, {"delta": None}, False),
+        ({"n": float("nan")}, {"n": float("nan")}, False),
+        ({"runId": "r"}, {"runId": "s"}, False),
+        ({"messageId": "other"}, {}, False),
+        ({"type": "TEXT_MESSAGE_END"}, {"type": "TEXT_MESSAGE_END"}, False),
+    ],
+)
+def test_deltas_join_when_nothing_else_differs(first: Event, second: Event, joined: bool) -> None:
+    """By the values that a JavaScript client reads; what has no normal form never joins."""
+    delta = ev.text_content("m", "a")
+    assert joins({**delta, **first}, {**delta, **second}) is joined
+
+
+def test_a_merged_delta_of_exactly_the_bound_is_whole() -> None:
+    """Neither a character more nor one less."""
+    half = "x" * (MAX_JOINED_CHARS // 2)
+    merged = merge(at(ev.text_content("m", half), 1), at(ev.text_content("m", half), 2))
+    assert merged is not None
+    assert len(merged["delta"]) == MAX_JOINED_CHARS
+    assert merge(merged, at(ev.text_content("m", "x"), 3)) is None
 
 
 def test_a_merged_delta_is_bounded() -> None:
