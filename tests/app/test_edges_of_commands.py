@@ -50,20 +50,24 @@ async def test_a_refused_token_in_connect_closes_the_socket(
         assert await closed(raw) == code
 
 
-@pytest.mark.parametrize("ttl_s", [600, None])
-async def test_connect_says_whether_the_connection_expires(running: Running, ttl_s: int | None) -> None:
-    """`expires` and `ttl` go together; an identity without an end has neither."""
+@pytest.mark.parametrize("ttl_s", [600, 1, None])
+async def test_connect_and_refresh_say_whether_the_connection_expires(
+    running: Running, monkeypatch: pytest.MonkeyPatch, ttl_s: int | None
+) -> None:
+    """`expires` and `ttl` go together, to the last second; an identity without an end has neither."""
     headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=600)}"}
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         raw = Raw(socket)
         (connection,) = await _opened(running)
-        if ttl_s is None:
-            admit = connection.seed.admit
-            endless = msgspec.structs.replace(admit.identity, expires_at=None)
-            connection.seed.admit = msgspec.structs.replace(admit, identity=endless)
-        told = (await raw.call("connect"))["connect"]
-        assert told.get("expires", False) is (ttl_s is not None)
-        assert ("ttl" in told) is (ttl_s is not None)
+        services, admit = connection.services, connection.seed.admit
+        expires_at = services.now() + ttl_s if ttl_s is not None else None
+        identity = msgspec.structs.replace(admit.identity, expires_at=expires_at)
+        connection.seed.admit = msgspec.structs.replace(admit, identity=identity)
+        for command, body in (("connect", {}), ("refresh", {"token": "t"})):
+            told = (await raw.call(command, **body))[command]
+            assert told.get("expires", False) is (ttl_s is not None)
+            assert ("ttl" in told) is (ttl_s is not None)
+            monkeypatch.setattr(services.door, "admit_in_band", lambda *_: Admit(identity=identity))
 
 
 async def _opened(running: Running) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,24 @@ async def test_a_link_is_over_at_its_moment(house: House) -> None:
     with pytest.raises(ClientError) as caught:
         await house.memberships.links.join(BOB, token)
     assert caught.value.code == "link_not_found"
+
+
+@pytest.mark.parametrize("invited", [False, True])
+async def test_who_joins_by_a_link_is_told_and_so_are_the_members(house: House, invited: bool) -> None:
+    """Every member's devices show it; an invitation that was open is closed as accepted."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    token, _ = await house.memberships.links.make(ADA, thread, 7)
+    if invited:
+        house.memberships._direct = frozenset()
+        await house.memberships.add(ADA, thread, "bob")
+    before = {name: len(await house.log(f"user:{name}")) for name in ("ada", "bob")}
+    assert await house.memberships.links.join(BOB, token) == thread
+    told = {
+        name: [json.loads(data) for data in (await house.log(f"user:{name}"))[count:]]
+        for name, count in before.items()
+    }
+    added = ("narthex.thread_added", {"threadId": thread, "userId": "bob", "by": "bob"})
+    closed = ("narthex.invitation_closed", {"threadId": thread, "state": "accepted"})
+    assert [(one["name"], one["value"]) for one in told["ada"]] == [added]
+    assert [(one["name"], one["value"]) for one in told["bob"]] == [added, *([closed] if invited else [])]
+    assert await house.memberships.links.join(BOB, token) == thread, "a second click"

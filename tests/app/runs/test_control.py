@@ -248,6 +248,17 @@ async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> N
             await engine.requests.steer(ALICE, run.run_id, text)
 
 
+async def test_a_control_message_cancels_before_the_store_is_looked_at(house: House) -> None:
+    """Another node's cancel is heard at once; the look at the store is for messages that were lost."""
+    engine = await house.node(agent(chatter))
+    run = await house.say(engine, await house.thread())
+    await house.until(run, lambda events: len(events) > 3)
+    engine.control(Control("run", {"op": "cancel", "run_id": run.run_id, "by": "bob"}))
+    row, events = await house.ended(run)
+    assert row.state == "cancelled"
+    assert "bob" in json.dumps(events[-1])
+
+
 async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> None:
     """Steering is bounded."""
     engine = await house.node(agent(chatter))
