@@ -72,13 +72,23 @@ async def test_what_is_no_command_of_a_stream_is_said(
 async def test_a_page_may_read_why_it_was_refused(http: httpx2.AsyncClient) -> None:
     """Else its script hears nothing but that the network failed."""
     page = {"Origin": PAGE}
-    token = {"cf_connect": '{"id":1,"connect":{"token":"x"}}'}
+    token = '{"id":1,"connect":{"token":"x"}}'
     for answer, code in (
         (await http.post("/connection/http_stream", content=b"x" * 70_000, headers=page), "bad_request"),
-        (await http.get("/connection/sse", params=token, headers=page), "credential_in_url"),
+        (await http.get("/connection/sse", params={"cf_connect": token}, headers=page), "credential_in_url"),
     ):
         assert answer.json()["code"] == code
         assert answer.headers["access-control-allow-origin"] == PAGE
+
+
+@pytest.mark.parametrize(
+    "rest", ['\n{"id":2,"rpc":{"method":"time"}}', "\n", '\n{"id":2,"rpc":{"data":"\\ud83d"}}']
+)
+async def test_a_token_in_the_url_is_seen_beside_other_commands(http: httpx2.AsyncClient, rest: str) -> None:
+    """A frame holds several commands by lines: what the session would take for a token is refused in the URL."""
+    command = '{"id":1,"connect":{"token":"x"}}' + rest
+    answer = await http.get("/connection/sse", params={"cf_connect": command})
+    assert (answer.status_code, answer.json()["code"]) == (400, "credential_in_url")
 
 
 async def test_commands_for_other_nodes_are_bounded_per_address(http: httpx2.AsyncClient) -> None:

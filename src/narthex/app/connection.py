@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Final
 
+from msgspec.structs import replace
+
 from narthex.app.backlog import Backlog
 from narthex.app.command_order import CommandOrder, Waiting, subject
 from narthex.app.entropy import ENTROPY
@@ -31,7 +33,7 @@ DRAIN_BYTES: Final = HIGH_MARK_BYTES // 4  # of a backlog, joined into one write
 HELD_LIMIT: Final = 64  # commands batched behind connect
 
 _PING_MESSAGE: Final = Prepared(PING)
-_NOT_CONNECTED: Final = codes.UNAUTHORIZED._replace(temporary=True)  # SDKs try again once connected
+_NOT_CONNECTED: Final = replace(codes.UNAUTHORIZED, temporary=True)  # SDKs try again once connected
 
 Handler = Callable[["Connection", Asked], "bytes | Coroutine[object, object, bytes | None] | None"]
 """Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
@@ -313,9 +315,7 @@ class Connection:
         temporary = isinstance(fault, DependencyError | TimeoutError)
         if asked.name == "connect":
             self.session.failed_connect()
-        return encode_error(
-            asked.id, codes.INTERNAL if temporary else codes.INTERNAL._replace(temporary=False)
-        )
+        return encode_error(asked.id, replace(codes.INTERNAL, temporary=temporary))
 
     def live(self, identity: Identity, expires_at: float) -> None:
         """The connect reply is about to be sent: who it is, and until when (loop time)."""

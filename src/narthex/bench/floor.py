@@ -16,7 +16,8 @@ import sys
 from typing import Final
 
 from narthex.bench.cpu import raise_open_files
-from narthex.protocol.framing import TEXT, encode_frame
+from narthex.bench.load.wire import frames
+from narthex.protocol.framing import NO_MASK, TEXT, encode_frame
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _READ: Final = 65536
@@ -81,26 +82,10 @@ def _take(peer: _Peer, fd: int, data: bytes, subscribers: dict[int, _Peer]) -> N
         if peer.role == b"sub":
             subscribers[fd] = peer
         return
-    out = b"".join(encode_frame(TEXT, payload) for payload in _unmasked(peer.buffer))
+    out = b"".join(encode_frame(TEXT, payload) for payload in frames(peer.buffer, NO_MASK))
     for other in subscribers.values() if peer.role == b"pub" else (peer,):
         with contextlib.suppress(BlockingIOError):
             other.sock.send(out)
-
-
-def _unmasked(buffer: bytearray) -> list[bytes]:
-    """Take the payloads of whole frames; the generator's mask is zero, so it is only skipped."""
-    found = []
-    at = 0
-    while len(buffer) - at >= 8:
-        size, head = buffer[at + 1] & 127, 6
-        if size == 126:
-            size, head = int.from_bytes(buffer[at + 2 : at + 4]), 8
-        if len(buffer) - at < head + size:
-            break
-        found.append(bytes(buffer[at + head : at + head + size]))
-        at += head + size
-    del buffer[:at]
-    return found
 
 
 if __name__ == "__main__":

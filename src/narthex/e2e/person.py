@@ -59,6 +59,8 @@ class Person:
         replies: every reply, by the id of its command, in the order of arrival.
         pushes: every push, recovered publications included.
         made: threads that this device created.
+        session: numbers the commands, counts the pings.
+        positions: by channel, the offset of its last publication that came, and the epoch.
     """
 
     def __init__(self, socket: ClientConnection, peer: str) -> None:
@@ -73,7 +75,8 @@ class Person:
         self.close_code = 0
         self.close_reason = ""
         self.made: list[str] = []
-        self._session = ClientSession()
+        self.session = ClientSession()
+        self.positions = self.session.positions
         self._changed = asyncio.Event()
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
@@ -137,7 +140,7 @@ class Person:
 
     async def command(self, member: str, **body: Any) -> dict[str, Any]:
         """Send a command; its result. Raises RpcFault for an error, AssertionError when the line ends."""
-        number = self._session.send(member, body)
+        number = self.session.send(member, body)
         await self._send_queued()
         await self.until(lambda: number in self.replies or bool(self.close_code), f"the reply to {member}")
         if number not in self.replies:
@@ -156,7 +159,7 @@ class Person:
             await self.socket.send(text, text=True)
 
     async def _send_queued(self) -> None:
-        for message in self._session.data_to_send():
+        for message in self.session.data_to_send():
             await self.raw(message)
 
     async def rpc(self, method: str, **data: Any) -> Any:
@@ -245,16 +248,6 @@ class Person:
                 raise AssertionError(f"did not see {what} within {timeout_s:g} s")
             await asyncio.sleep(0.1)
 
-    @property
-    def positions(self) -> dict[str, StreamPosition]:
-        """By channel, the offset of its last publication that came, and the epoch."""
-        return self._session.positions
-
-    @property
-    def pings(self) -> int:
-        """How often the server asked whether the device is there."""
-        return self._session.pings
-
     async def until(self, holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
         """Wait until something that came in makes `holds` true."""
         try:
@@ -276,7 +269,7 @@ class Person:
             async for frame in self.socket:
                 traffic.back(len(frame), self.peer)
                 self.seen.append(str(frame))
-                for message in self._session.receive(frame):
+                for message in self.session.receive(frame):
                     self._take(message)
                 await self._send_queued()
                 self._changed.set()

@@ -64,9 +64,7 @@ class Push(msgspec.Struct, gc=False):
     leave: Body | None = None
     subscribe: Body | None = None
     unsubscribe: Body | None = None
-    message: Body | None = None
-    refresh: Body | None = None
-    disconnect: Body | None = None
+    disconnect: Disconnect | None = None
 
 
 class Reply(NamedTuple):
@@ -92,20 +90,9 @@ Message = Reply | Push | Disconnect | Ping
 """`Disconnect` comes as a message only over transports that have no close frame."""
 
 
-class _Error(msgspec.Struct):
-    code: int
-    message: str = ""
-    temporary: bool = False
-
-
-class _Disconnect(msgspec.Struct):
-    code: int
-    reason: str = ""
-
-
 class _Line(msgspec.Struct, gc=False):
     id: int = 0
-    error: _Error | None = None
+    error: ReplyError | None = None
     push: Push | None = None
     rpc: Body | None = None
     connect: Body | None = None
@@ -153,13 +140,12 @@ def decode_messages(text: bytes | str) -> list[Message]:
 
 
 def _message(line: _Line) -> Message:
-    if line.push is not None:
-        told = msgspec.convert(line.push.disconnect, _Disconnect)
-        return Disconnect(told.code, told.reason)
+    if line.push is not None and line.push.disconnect is not None:
+        return line.push.disconnect
     if not line.id:
         return _PING
     if line.error is not None:
-        return Reply(line.id, "", {}, ReplyError(line.error.code, line.error.message, line.error.temporary))
+        return Reply(line.id, "", {}, line.error)
     for command in _RESULTS:
         result: Body | None = getattr(line, command)
         if result is not None:

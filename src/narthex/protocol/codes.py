@@ -7,12 +7,14 @@ here are those that end a connection for another reason than a refusal.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from narthex.domain.refusals import Refusal, is_final
 
 
-class ReplyError(NamedTuple):
+class ReplyError(msgspec.Struct, frozen=True, omit_defaults=True):
     """The `error` member of a reply; `temporary` invites the SDK to try the same command again."""
 
     code: int
@@ -35,7 +37,7 @@ TOO_MANY_REQUESTS: Final = ReplyError(111, "too many requests", temporary=True)
 UNRECOVERABLE_POSITION: Final = ReplyError(112, "unrecoverable position")
 
 
-class Disconnect(NamedTuple):
+class Disconnect(msgspec.Struct, frozen=True):
     """A close code and its reason, `code: text` in plain text."""
 
     code: int

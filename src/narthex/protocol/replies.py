@@ -103,10 +103,7 @@ def encode_reply(command_id: int, member: str, result: object) -> bytes:
 
 def encode_error(command_id: int, error: ReplyError) -> bytes:
     """`{"id":…,"error":{…}}`."""
-    body: dict[str, object] = {"code": error.code, "message": error.message}
-    if error.temporary:
-        body["temporary"] = True
-    return b'{"id":%d,"error":%s}' % (command_id, _encode(body))
+    return b'{"id":%d,"error":%s}' % (command_id, _encode(error))
 
 
 def push_prefix(channel: str) -> bytes:
@@ -131,14 +128,5 @@ def encode_push(channel: str, member: str, body: object) -> bytes:
 
 def encode_disconnect(disconnect: Disconnect) -> bytes:
     """The disconnect push of transports that have no close frame (HTTP streaming, SSE)."""
-    return _encode(
-        {
-            "push": {
-                "disconnect": {
-                    "code": disconnect.code,
-                    "reason": disconnect.reason,
-                    "reconnect": disconnect.reconnect,
-                }
-            }
-        }
-    )
+    body = msgspec.structs.asdict(disconnect) | {"reconnect": disconnect.reconnect}
+    return encode_push("", "disconnect", body)

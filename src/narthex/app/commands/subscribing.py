@@ -26,7 +26,7 @@ from narthex.protocol.session import Asked
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
-_ENDED: Final = codes.NOT_AVAILABLE._replace(message="unsubscribed meanwhile", temporary=True)
+_ENDED: Final = msgspec.structs.replace(codes.NOT_AVAILABLE, message="unsubscribed meanwhile", temporary=True)
 _EMPTY: Final[list[PublicationView]] = []
 
 

@@ -80,28 +80,26 @@ def _b64(raw: bytes) -> str:
 _HEADER: Final = _b64(b'{"alg":"HS256","typ":"JWT"}')
 
 
-def frames(buffer: bytearray) -> list[bytes]:
-    """Take the payloads of all whole text frames off the front of `buffer`; other frames are dropped."""
+def frames(buffer: bytearray, key: bytes = b"") -> list[bytes]:
+    """Take the payloads of all whole text frames off the front of `buffer`; other frames are dropped.
+
+    `key`: the one that masks every frame, `NO_MASK` where a client's are read; a server has none.
+    """
     found: list[bytes] = []
-    at = 0
-    have = len(buffer)
+    at, have, masked = 0, len(buffer), len(key)
     while have - at >= 2:
-        size = buffer[at + 1] & 127
-        head = 2
-        if size == 126:
-            if have - at < 4:
+        size, start = buffer[at + 1] & 127, at + 2
+        if size > 125:
+            wide = 2 if size == 126 else 8
+            start += wide
+            if have < start:
                 break
-            size = int.from_bytes(buffer[at + 2 : at + 4])
-            head = 4
-        elif size == 127:
-            if have - at < 10:
-                break
-            size = int.from_bytes(buffer[at + 2 : at + 10])
-            head = 10
-        if have - at < head + size:
+            size = int.from_bytes(buffer[start - wide : start])
+        start += masked
+        if have < start + size:
             break
-        if buffer[at] & 15 == 1:
-            found.append(bytes(buffer[at + head : at + head + size]))
-        at += head + size
+        if buffer[at] & 15 == TEXT:
+            found.append(bytes(buffer[start : start + size]))
+        at = start + size
     del buffer[:at]
     return found

@@ -115,5 +115,5 @@ async def pings_keep_an_idle_line(world: World) -> None:
     """An idle line is pinged at the announced interval and lives on."""
     async with world.person() as ada:
         interval = ada.connected["ping"]
-        await ada.until(lambda: ada.pings > 0, "a ping", interval * 1.5 + 5)
+        await ada.until(lambda: ada.session.pings > 0, "a ping", interval * 1.5 + 5)
         assert await ada.rpc("echo", still=1) == {"still": 1}
