@@ -20,8 +20,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 import structlog
@@ -32,10 +32,8 @@ from narthex.ports.broker import (
     BrokerHandler,
     Control,
     Member,
-    Page,
     Position,
     Publication,
-    Published,
 )
 
 CHANNEL: Final = "narthex/control"  # of no tenant: subscribers cannot name it
@@ -70,6 +68,18 @@ class ControlLog:
             None  # when, and where: what lies before may go in `KEPT_S`
         )
         self._trimmed = 0
+        # The engine's own, as they are: a log of channels and presence.
+        self.publish = inner.publish
+        self.subscribe = inner.subscribe
+        self.unsubscribe = inner.unsubscribe
+        self.known_position = inner.known_position
+        self.history = inner.history
+        self.remove = inner.remove
+        self.trim = inner.trim
+        self.join = inner.join
+        self.leave = inner.leave
+        self.members = inner.members
+        self.ping = inner.ping
 
     @property
     def durability(self) -> str:
@@ -80,11 +90,6 @@ class ControlLog:
     def positions_exact(self) -> bool:
         """See the port."""
         return self._inner.positions_exact
-
-    @property
-    def inner(self) -> Broker:
-        """The engine's broker."""
-        return self._inner
 
     def on_lost(self, listener: Callable[[], None]) -> None:
         """Call `listener` when control messages are gone for good: nobody knows who should have been disconnected."""
@@ -192,56 +197,6 @@ class ControlLog:
             with contextlib.suppress(ValueError):
                 self._unsent.remove(first)
         self._sending = None
-
-    # -- what does not -------------------------------------------------------------------------------------
-
-    def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
-    ) -> Coroutine[Any, Any, Published]:
-        """See the port."""
-        return self._inner.publish(channel, data, key=key, tags=tags)
-
-    def subscribe(self, channel: str) -> None:
-        """See the port."""
-        self._inner.subscribe(channel)
-
-    def unsubscribe(self, channel: str) -> None:
-        """See the port."""
-        self._inner.unsubscribe(channel)
-
-    def known_position(self, channel: str) -> Position | None:
-        """See the port."""
-        return self._inner.known_position(channel)
-
-    def history(
-        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Coroutine[Any, Any, Page]:
-        """See the port."""
-        return self._inner.history(channel, since=since, limit=limit, reverse=reverse)
-
-    def remove(self, channel: str) -> Coroutine[Any, Any, None]:
-        """See the port."""
-        return self._inner.remove(channel)
-
-    def trim(self, channel: str, through: int) -> Coroutine[Any, Any, None]:
-        """See the port."""
-        return self._inner.trim(channel, through)
-
-    def join(self, channel: str, member: Member) -> Coroutine[Any, Any, None]:
-        """See the port."""
-        return self._inner.join(channel, member)
-
-    def leave(self, channel: str, client: str) -> Coroutine[Any, Any, None]:
-        """See the port."""
-        return self._inner.leave(channel, client)
-
-    def members(self, channel: str) -> Coroutine[Any, Any, Mapping[str, Member]]:
-        """See the port."""
-        return self._inner.members(channel)
-
-    def ping(self) -> Coroutine[Any, Any, None]:
-        """See the port."""
-        return self._inner.ping()
 
 
 class _Receiver:

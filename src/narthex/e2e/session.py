@@ -26,7 +26,6 @@ from narthex.e2e.staging import Staging, staging
 from narthex.e2e.world import Proof, World
 from narthex.errors import ClientError, ConfigError, NarthexError
 
-ENVIRONMENTS: Final = ("local", "staging", "production")
 NO_PROOF: Final = (
     "No proof is given for the deployed system. Set E2E_OAUTH_SIMULATION_KEY to the key of that system or "
     "NARTHEX_CI_OIDC_TOKEN to the token of your CI, or give --token."
@@ -37,7 +36,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for.
 
     Attributes:
-        environment: one of `ENVIRONMENTS`.
+        environment: `local`, `staging` or `production`.
         categories: empty: all (in production: smoke).
         real: real engines for `local`; staging always has them.
         base_url: a deployed system; empty: a local one is started.

@@ -28,8 +28,6 @@ BEACON: Final = {"beacon": "narthex", "wire": "centrifuge-json-v2"}
 """The same bytes from every instance and version: whoever reads them has reached a narthex, and no cache's page."""
 RETRY_AFTER_S: Final = 2  # results are cached so long; asking earlier hears the same
 
-Numbers = Callable[[], Mapping[str, object]]
-
 
 class HealthPages:
     """See the module.
