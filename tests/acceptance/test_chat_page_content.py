@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, expect
 
+from narthex.adapters.stores.sqlite import SqliteStore
+from narthex.ports.runs import Run
 from tests.acceptance.chat_page import ChatPage, chromium, visitor
 from tests.acceptance.program import Program, running
 
@@ -124,6 +127,41 @@ async def test_endings_are_as_visible_after_a_reload_as_live(gateway: Program, b
         await failed.locator(".badge.good").click()
         await expect(failed.locator(".badge-words")).to_contain_text("it ended early")
         assert "missing" not in (await ada.page.locator("main").inner_text()).lower()
+        ada.check()
+
+
+async def test_the_endings_of_many_runs_are_all_shown(gateway: Program, browser: Browser) -> None:
+    """More than one answer of the gateway names: 230 stopped runs that left no message, after a reload."""
+    async with visitor(browser, gateway.http, "many-endings") as ada:
+        await ada.open()
+        await ada.sign_in("ada@example.org")
+        await ada.send("fail")
+        await ada.run("failed")
+        thread, user = ada.page.url.rpartition("/")[2], await ada.user_id()
+        gateway.terminate()  # it would take the runs on
+        store = SqliteStore(gateway.directory / "data" / "narthex.db")
+        await store.start()
+        began = time.time()
+        for number in range(230):
+            queued = Run(
+                run_id=f"run-{number}",
+                thread_id=thread,
+                tenant="default",
+                user_id=user,
+                agent="moody",
+                state="queued",
+                client_message_id=f"client-{number}",
+                message_id=f"message-{number}",
+                created_at=began + number / 1000,
+            )
+            await store.runs.start(queued, queue_limit=1000)
+            await store.runs.request_cancel("default", queued.run_id, user, began + number / 1000)
+        await store.stop()
+        await gateway.start()
+        await reloaded(ada)
+        await expect(ada.runs).to_have_count(231)
+        await expect(ada.runs.first).to_contain_text("RuntimeError")
+        await expect(ada.page.locator(".ending", has_text="Stopped by you")).to_have_count(230)
         ada.check()
 
 

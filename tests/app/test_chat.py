@@ -18,6 +18,7 @@ from narthex.app.exports import PAGE
 from narthex.app.memberships import Memberships
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
+from narthex.app.thread_view import OutcomesPlace
 from narthex.domain.channels import channel_key
 from narthex.domain.identity import Identity
 from narthex.domain.plans import PLANS, plan_of
@@ -346,5 +347,16 @@ async def test_an_export_reads_outcomes_of_any_number(house: House, monkeypatch:
         await house.store.runs.start(queued, queue_limit=100)
         await house.store.runs.request_cancel("default", queued.run_id, "ada", moment + 0.5)
     _, _, ended = await house.chat.export(ADA, thread)
-    assert [run.run_id for run in await ended(0.0, None)] == [f"r{number}" for number in range(8)]
+    everything = [f"r{number}" for number in range(8)]
+    assert [run.run_id for run in await ended(0.0, None)] == everything
+
+    view = await house.chat.view(ADA, thread, None, 50)
+    shown, place = [run.run_id for run in view.outcomes], view.outcomes_next
+    while place is not None:
+        assert len(shown) % 3 == 0
+        page = await house.chat.outcomes(ADA, thread, place)
+        shown, place = [run.run_id for run in page.outcomes] + shown, page.next
+    assert shown == everything
+    with pytest.raises(ClientError):
+        await house.chat.outcomes(EVE, thread, OutcomesPlace(since=0.0))
     assert [run.run_id for run in await ended(2.0, 4.0)] == ["r1", "r2", "r3", "r4"]

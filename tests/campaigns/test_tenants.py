@@ -116,6 +116,7 @@ class Tenant:
             ("run.resume", {"run_id": run, "interrupt_id": run, "payload": True}),
             ("run.start", {"thread_id": thread, "text": "leak", "client_message_id": secrets.token_hex(8)}),
             ("thread.get", {"thread_id": thread}),
+            ("thread.outcomes", {"thread_id": thread, "since": 0}),
             ("thread.rename", {"thread_id": thread, "title": "mine"}),
             ("thread.delete", {"thread_id": thread}),
             ("thread.members.add", {"thread_id": thread, "user_id": self.subject}),

@@ -773,9 +773,11 @@ class TestLeases:
         await store.runs.request_cancel("a", "r1", "bob", 12.0)
         await store.runs.request_cancel("a", "r2", "cid", 14.0)
 
-        async def found(since: float, before: float | None, *names: str, limit: int = 9) -> list[str]:
+        async def found(
+            since: float, before: float | None, *names: str, limit: int = 9, before_id: str = ""
+        ) -> list[str]:
             page = await store.runs.outcomes(
-                "a", "t1", since=since, before=before, run_ids=names, limit=limit
+                "a", "t1", since=since, before=before, before_id=before_id, run_ids=names, limit=limit
             )
             return [outcome.run_id for outcome in page]
 
@@ -783,6 +785,8 @@ class TestLeases:
         assert await found(1.0, 2.0) == ["r1"]
         assert await found(2.0, None, "r0", "nosuch", "r3") == ["r0", "r2"]
         assert await found(0.0, None, limit=2) == ["r1", "r2"]
+        assert await found(0.0, 1.0, before_id="r1") == ["r0"]
+        assert await found(0.0, 1.0, before_id="r2") == ["r0", "r1"], "of the same moment, a smaller id"
         assert await store.runs.outcomes("b", "t1", since=0.0, before=None, run_ids=["r0"], limit=9) == []
         failed, stopped, _ = await store.runs.outcomes("a", "t1", since=0.0, before=None, run_ids=(), limit=9)
         assert (failed.state, failed.error, failed.error_message) == ("failed", "agent_failed", "It broke.")

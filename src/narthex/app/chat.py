@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Final
@@ -29,6 +28,8 @@ from narthex.app.thread_view import (
     InvitedUser,
     ListedThread,
     OpenQuestion,
+    OutcomesPage,
+    OutcomesPlace,
     ThreadView,
     ended_in,
 )
@@ -205,6 +206,7 @@ class Chat:
         if thread is None:
             raise thread_not_found()
         starts = [run.start_offset for run in active if run.started_at]
+        outcomes = await self._outcomes(tenant, thread_id, messages, before, whole=len(messages) < limit)
         return ThreadView(
             thread=thread,
             role=role,
@@ -220,11 +222,10 @@ class Chat:
             # A run that ended between these reads is followed live, as its being active says.
             outcomes=[
                 run
-                for run in await self._outcomes(
-                    tenant, thread_id, messages, before, whole=len(messages) < limit
-                )
+                for run in outcomes.outcomes
                 if run.run_id in ended or all(run.run_id != other.run_id for other in active)
             ],
+            outcomes_next=outcomes.next,
             interrupts=[
                 OpenQuestion.of(interrupt)
                 for interrupt in await self._runs.open_interrupts(tenant, thread_id)
@@ -236,45 +237,53 @@ class Chat:
 
     async def _outcomes(
         self, tenant: str, thread_id: str, messages: list[Message], before: float | None, *, whole: bool
-    ) -> list[EndedRun]:
+    ) -> OutcomesPage:
         """How the runs ended that belong to a page of messages; `whole`: nothing comes before it."""
         first = 0.0 if whole or not messages else messages[0].created_at
         of_messages = {message.run_id for message in messages if message.run_id}
-        return await self._ended_between(tenant, thread_id, first, before, of_messages)
+        place = OutcomesPlace(since=first, before=before)
+        return await self._ended_between(tenant, thread_id, place, of_messages)
+
+    async def outcomes(self, identity: Identity, thread_id: str, place: OutcomesPlace) -> OutcomesPage:
+        """How earlier runs of a thread ended, at most `MAX_OUTCOMES`. Raises ClientError (as `require`)."""
+        await self.require(identity, thread_id)
+        return await self._ended_between(identity.tenant, thread_id, place)
 
     async def _ended_between(
         self,
         tenant: str,
         thread_id: str,
-        since: float,
-        before: float | None,
+        place: OutcomesPlace,
         run_ids: Collection[str] = (),
-    ) -> list[EndedRun]:
+    ) -> OutcomesPage:
         found = await self._runs.outcomes(
             tenant,
             thread_id,
-            since=since,
-            before=before,
+            since=place.since,
+            before=place.before,
+            before_id=place.before_id,
             run_ids=run_ids,
             limit=MAX_OUTCOMES,
             kept=self._kept(),
         )
         asking = [run.run_id for run in found if run.state == RunState.INTERRUPTED]
         asked = await self._runs.interrupts_of(tenant, thread_id, asking)
-        return [EndedRun.of(run, asked) for run in found]
+        rest = None
+        if len(found) >= MAX_OUTCOMES and found[0].created_at >= place.since:
+            first = found[0]
+            rest = OutcomesPlace(since=place.since, before=first.created_at, before_id=first.run_id)
+        return OutcomesPage(outcomes=[EndedRun.of(run, asked) for run in found], next=rest)
 
     async def _all_ended_between(
         self, tenant: str, thread_id: str, since: float, before: float | None
     ) -> list[EndedRun]:
         """The same, however many they are, oldest first."""
-        found: dict[str, EndedRun] = {}
-        while True:
-            page = await self._ended_between(tenant, thread_id, since, before)
-            fresh = {run.run_id: run for run in page if run.run_id not in found}
-            found = fresh | found
-            if len(page) < MAX_OUTCOMES or not fresh:
-                return list(found.values())
-            before = math.nextafter(page[0].created_at, math.inf)  # more may have begun at that moment
+        found: list[EndedRun] = []
+        place: OutcomesPlace | None = OutcomesPlace(since=since, before=before)
+        while place is not None:
+            page = await self._ended_between(tenant, thread_id, place)
+            found, place = page.outcomes + found, page.next
+        return found
 
     async def export(
         self, identity: Identity, thread_id: str

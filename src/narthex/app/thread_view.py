@@ -95,12 +95,28 @@ EndedBetween = Callable[[float, float | None], Awaitable[list[EndedRun]]]
 """Reads how the runs ended that began at or after the first moment and before the second (None: no end)."""
 
 
+class OutcomesPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the next page of outcomes begins: runs since a moment, before a run (its moment and id), newest first."""
+
+    since: float
+    before: float | None = None
+    before_id: str = ""
+
+
+class OutcomesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Ended runs, oldest first. `next`: the params for those before them; None: there are none in the range."""
+
+    outcomes: list[EndedRun]
+    next: OutcomesPlace | None
+
+
 class ThreadView(msgspec.Struct, kw_only=True):
     """All that a page needs to show a thread and then continue live without a gap.
 
     Attributes:
         runs: those that are queued or running.
         outcomes: those that ended: of the messages here, and begun between them. A run without a message is here too.
+        outcomes_next: params of `thread.outcomes` for those that were too many; None: `outcomes` has all.
         offset: subscribe to the thread's channel with `since {offset, epoch}`: everything that is not in
             `messages` comes after it (some that is may come again: match by message id).
     """
@@ -112,6 +128,7 @@ class ThreadView(msgspec.Struct, kw_only=True):
     invited: list[InvitedUser]
     runs: list[ActiveRun]
     outcomes: list[EndedRun]
+    outcomes_next: OutcomesPlace | None
     interrupts: list[OpenQuestion]
     channel: str
     offset: int

@@ -226,12 +226,14 @@ class Runs(Protocol):
         *,
         since: float,
         before: float | None,
+        before_id: str = "",
         run_ids: Collection[str],
         limit: int,
         kept: Kept = KEEPS_ALL,
     ) -> list[RunOutcome]:
-        """Ended runs of a thread, oldest first: those of `run_ids`, and those with `since` <= `created_at` <
-        `before` (None: no end); at most `limit`, the newest. What is past its owner's plan (`kept`) is absent.
+        """Ended runs of a thread, oldest first, by `created_at` and id: those of `run_ids`, and those with `since` <=
+        `created_at` < `before` (None: no end; with `before_id` also those of that moment with a smaller id); at most
+        `limit`, the newest. What is past its owner's plan (`kept`) is absent.
         """
 
     async def active_count(self, tenant: str, user_id: str) -> int:

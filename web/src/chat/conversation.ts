@@ -123,7 +123,7 @@ export class Conversation {
     if (this.state.value === "new") this.state.value = "loading";
     let view: ThreadView;
     try {
-      view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: PAGE });
+      view = await this.#read({});
     } catch (error) {
       if (this.#closed) return;
       const gone = error instanceof RpcError && error.code === 404;
@@ -147,10 +147,22 @@ export class Conversation {
     this.#markRead();
   }
 
+  /** A page of messages with the outcomes of all its runs. */
+  async #read(place: { before?: number; before_id?: string }): Promise<ThreadView> {
+    const thread_id = this.id.value;
+    const view = await this.#connection.rpc("thread.get", { thread_id, limit: PAGE, ...place });
+    for (let next = view.outcomes_next; next;) {
+      const page = await this.#connection.rpc("thread.outcomes", { thread_id, ...next });
+      view.outcomes = [...page.outcomes, ...(view.outcomes ?? [])];
+      next = page.next;
+    }
+    return view;
+  }
+
   /** Older messages, before what is shown. */
   async older(): Promise<void> {
     if (this.#oldest === null) return;
-    const view = await this.#connection.rpc("thread.get", { thread_id: this.id.value, limit: PAGE, ...this.#oldest });
+    const view = await this.#read(this.#oldest);
     this.#timeline.prepend(view);
     this.#reached(view);
     this.#show();

@@ -87,6 +87,12 @@ export interface Invited {
   created_at: number;
 }
 
+export interface OutcomesPlace {
+  since: number;
+  before: number | null;
+  before_id: string;
+}
+
 export interface ThreadView {
   thread: Thread;
   role: "owner" | "member";
@@ -95,6 +101,8 @@ export interface ThreadView {
   invited?: Invited[];
   runs: ActiveRun[];
   outcomes?: EndedRun[];
+  /** Params of `thread.outcomes` for those that were too many for one answer. */
+  outcomes_next?: OutcomesPlace | null;
   interrupts: OpenInterrupt[];
   channel: string;
   offset: number;
@@ -150,6 +158,7 @@ export interface Methods {
   whoami: [Record<string, never>, Whoami];
   agents: [Record<string, never>, { agents: AgentInfo[] }];
   "thread.list": [{ before?: number; before_id?: string; limit?: number }, { threads: Thread[] }];
+  "thread.outcomes": [{ thread_id: string } & OutcomesPlace, { outcomes: EndedRun[]; next: OutcomesPlace | null }];
   "thread.get": [{ thread_id: string; before?: number; before_id?: string; limit?: number }, ThreadView];
   "thread.rename": [{ thread_id: string; title: string }, object];
   "thread.delete": [{ thread_id: string }, object];

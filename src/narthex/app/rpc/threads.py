@@ -9,6 +9,7 @@ import msgspec
 from narthex.app.chat import TITLE_CHARS
 from narthex.app.rpc.basics import Nothing
 from narthex.app.rpc.methods import typed, who
+from narthex.app.thread_view import OutcomesPlace
 from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
 from narthex.domain.plans import LINK_DAYS, MAX_LINK_DAYS
 
@@ -41,6 +42,15 @@ class Get(Identified, frozen=True):
     before: float | None = None
     before_id: Ident | None = None
     limit: Limit = 100
+
+
+class Outcomes(Identified, frozen=True):
+    """Params of `thread.outcomes`: `outcomes_next` of `thread.get`, or `next` of the page before."""
+
+    thread_id: Ident
+    since: float
+    before: float | None = None
+    before_id: Ident | None = None
 
 
 class One(Identified, frozen=True):
@@ -127,6 +137,11 @@ async def _get(connection: Connection, params: Get) -> object:
     return await chat.view(
         who(connection), params.thread_id, params.before, params.limit, params.before_id or ""
     )
+
+
+async def _outcomes(connection: Connection, params: Outcomes) -> object:
+    place = OutcomesPlace(since=params.since, before=params.before, before_id=params.before_id or "")
+    return await connection.services.chat.outcomes(who(connection), params.thread_id, place)
 
 
 async def _rename(connection: Connection, params: Rename) -> object:
@@ -237,6 +252,7 @@ METHODS: Final = {
     "thread.create": typed(Create, _create),
     "thread.list": typed(List, _list),
     "thread.get": typed(Get, _get),
+    "thread.outcomes": typed(Outcomes, _outcomes),
     "thread.rename": typed(Rename, _rename),
     "thread.delete": typed(One, _delete),
     "thread.members.add": typed(OfMember, _add),

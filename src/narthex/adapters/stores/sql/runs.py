@@ -321,15 +321,17 @@ class SqlRuns(SqlInterrupts):
         *,
         since: float,
         before: float | None,
+        before_id: str = "",
         run_ids: Collection[str],
         limit: int,
         kept: Kept = KEEPS_ALL,
     ) -> Operation[list[RunOutcome]]:
         """See the port."""
-        window = (since, before, min(limit, MAX_LIMIT))
-        since, before, limit = window
         names = padded(run_ids)
-        until, end = ("", []) if before is None else (" AND r.created_at < ?", [before])
+        until, end = "", []
+        if before is not None:
+            until = " AND (r.created_at < ? OR (r.created_at = ? AND r.run_id < ?))"
+            end = [before, before, before_id]
         hidden, moments = not_past(kept, "r.created_at")
         rows = yield (
             (
@@ -338,7 +340,7 @@ class SqlRuns(SqlInterrupts):
                 f" AND (r.run_id IN ({marks(len(names))}) OR (r.created_at >= ?{until})){hidden}"
                 " ORDER BY r.created_at DESC, r.run_id DESC LIMIT ?"
             ),
-            (thread_id, tenant, *names, since, *end, *moments, limit),
+            (thread_id, tenant, *names, since, *end, *moments, min(limit, MAX_LIMIT)),
         )
         return _OUTCOME.read_all(rows)[::-1]
 
