@@ -233,7 +233,7 @@ def _with(kind: type[msgspec.Struct], name: str, value: object) -> object:
     """One of `kind` in whose field `name` stands `value`, and good values in those that are required."""
     samples: dict[str, object] = dict.fromkeys(ID_FIELDS, "a")
     samples |= {"channel": "user:a", "kind": "jti", "text": "t", "title": "t"}
-    samples |= dict.fromkeys(("data", "payload", "offset", "passed", "failed"), 1)
+    samples |= dict.fromkeys(("data", "payload", "offset", "passed", "failed", "since"), 1)
     required = [
         field.encode_name for field in msgspec.structs.fields(kind) if field.required and field.name != name
     ]

@@ -1,4 +1,4 @@
-"""Item 13: one address does not take the places of connections without a credential from the others, in the real program."""
+"""One address does not take the places of unproven connections from the others (item 13), in the real program."""
 
 from __future__ import annotations
 

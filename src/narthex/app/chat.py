@@ -293,7 +293,7 @@ class Chat:
         """
         found = await self.view(identity, thread_id, None, 1)
         until_id = found.messages[0].message_id if found.messages else ""
-        found.messages, found.outcomes = [], []
+        found.messages, found.outcomes, found.outcomes_next = [], [], None
         return (
             found,
             pages(self._threads, identity.tenant, thread_id, until_id=until_id, kept=self._kept),

@@ -128,7 +128,7 @@ class ThreadView(msgspec.Struct, kw_only=True):
     invited: list[InvitedUser]
     runs: list[ActiveRun]
     outcomes: list[EndedRun]
-    outcomes_next: OutcomesPlace | None
+    outcomes_next: OutcomesPlace | None = None
     interrupts: list[OpenQuestion]
     channel: str
     offset: int

@@ -327,6 +327,7 @@ class FakeRuns:
         *,
         since: float,
         before: float | None,
+        before_id: str = "",
         run_ids: Collection[str],
         limit: int,
         kept: Kept = KEEPS_ALL,
