@@ -26,7 +26,7 @@ from narthex.adapters.brokers.nats.codec import (
 from narthex.adapters.brokers.nats.connection import parse_address
 from narthex.adapters.brokers.nats.keys import KeyWindow
 from narthex.errors import ConfigError, DependencyError, Overloaded
-from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position, Published
 from tests.contracts.recorder import Recorder
 from tests.services import NatsServer
 from tests.timing import within
@@ -220,6 +220,21 @@ async def test_newcomer_finds_the_keys_that_a_trim_left_behind(url: str) -> None
         page = await two.history(THREAD, since=Position(since, placed.epoch))
         assert page.complete
         assert [found.offset for found in page.publications] == list(range(since + 1, 901))
+    await one.stop()
+    await two.stop()
+
+
+async def test_a_key_that_was_used_while_a_node_did_not_look_counts_however_old(url: str) -> None:
+    """A node that was frozen for longer than the window repeats what another one has published meanwhile."""
+    clock = Clock()
+    one, two = NatsBroker(url, clock=clock), NatsBroker(url, clock=clock)
+    await one.start(Recorder(), "n1")
+    await two.start(Recorder(), "n2")
+    await one.publish(THREAD, b"1", key="run:1")
+    placed = await two.publish(THREAD, b"2", key="run:2")
+    clock.now += 10 * IDEMPOTENCY_WINDOW_S
+    assert await one.publish(THREAD, b"2", key="run:2") == Published(placed.offset, placed.epoch, True)
+    assert (await one.publish(THREAD, b"3", key="run:3")).offset == 3
     await one.stop()
     await two.stop()
 

@@ -192,6 +192,32 @@ async def test_a_zombie_cannot_publish(fake_house: House) -> None:
     assert await fake_house.events(run) == events
 
 
+class NoKeys(dict[tuple[str, str], int]):
+    """The keys of a broker whose window is over whenever it is asked."""
+
+    def __setitem__(self, _: tuple[str, str], __: int) -> None:
+        pass
+
+
+async def test_a_zombie_whose_keys_are_forgotten_stops_too(fake_house: House) -> None:
+    """It was frozen for longer than the broker knows keys: one event of it may be in the log, and then it stops."""
+    fake_house.fake_broker.keys = NoKeys()
+    slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)
+    zombie = await fake_house.node(agent(chatter), name="n1", limits=slow)
+    run = await running(fake_house, zombie)
+    zombie._roster.executions[run.run_id].lease.until = float("inf")
+    rows = fake_house.fake_store.fake_runs.rows
+    rows[run.run_id] = msgspec.structs.replace(rows[run.run_id], lease_until=0.0)
+    await fake_house.node(agent(chatter), name="n2")
+    ended = await fake_house.over(run)
+    assert ended.error in ("owner_lost", "log_lost")
+    await fake_house.comes(lambda: not zombie.active)
+    after_end = kinds(await fake_house.events(run))
+    after_end = after_end[after_end.index("RUN_ERROR") + 1 :]
+    assert len(after_end) <= 1
+    await fake_house.say(zombie, run.thread_id)  # the thread goes on
+
+
 async def test_an_owner_that_lost_its_lease_stops(fake_house: House) -> None:
     """The renewal says so, before anything is published against the new owner."""
     first = await fake_house.node(agent(chatter), name="n1")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from narthex.app.runs import endings
@@ -194,8 +195,10 @@ class Execution:
             if position is None:
                 channel = channel_key(run.tenant, thread_channel(run.thread_id))
                 position = (await self.services.broker.history(channel, limit=0)).top
-            if not await self.services.runs.started(run, position, self.services.now()):
+            now = self.services.now()
+            if not await self.services.runs.started(run, position, now):
                 raise OwnershipLost
+            self.run = msgspec.structs.replace(run, started_at=run.started_at or now)
             await self.intake.own(ev.run_started(run.thread_id, run.run_id, parent_run_id=run.parent_run_id))
             self.services.meter.observe("run_start_seconds", max(0.0, self.services.now() - run.created_at))
         if restart:

@@ -2,8 +2,9 @@
 
 Rules: an event gets its `seq` when it is published, so a delta that waits can still be joined with the next
 one; deltas wait for company at most `join_window_s` and everything else not at all; what is published is
-first durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`: two
-owners can never both append the same seq, and the second one learns that it is a zombie. What waits is
+first durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`: within the
+broker's window two owners can never both append the same seq, and the second one learns that it is a zombie. One that
+was frozen for longer, with all its clocks, finds the other's events between its own last two, and stops. What waits is
 bounded by `MAX_PENDING` events of at most 16 k characters or `max_event_bytes`; `put` then waits, which is
 how an agent that is faster than the log is slowed down.
 """
@@ -11,14 +12,13 @@ how an agent that is faster than the log is slowed down.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from typing import Final
 
 import msgspec
 
 from narthex.app.runs.lease import Lease, OwnershipLost
-from narthex.app.runs.replay import Replay
+from narthex.app.runs.replay import Replay, event_of
 from narthex.app.runs.services import RunServices
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import Event, is_delta
@@ -202,7 +202,7 @@ class Journal:
     def _wire(self, event: Event, seq: int) -> Event:
         wire = {**event, "threadId": self._run.thread_id, "runId": self._run.run_id, "seq": seq}
         if event["type"] in _STAMPED:
-            wire["timestamp"] = math.ceil(self._services.now() * 1000)  # never before `started_at`
+            wire["timestamp"] = int(self._services.now() * 1000)
         return wire
 
     async def _publish(self, wire: Event, *, proof: bool = False) -> None:
@@ -225,6 +225,7 @@ class Journal:
                 published = await self._services.broker.publish(self._channel, data, key=key)
                 if published.duplicate:
                     wire = msgspec.json.decode(await self._ours(published, tried))
+                await self._alone(published)
                 break
             except DependencyError as fault:
                 tried.append(data)
@@ -244,6 +245,18 @@ class Journal:
             if entry.data in tried:
                 return entry.data
         raise OwnershipLost
+
+    async def _alone(self, published: Published) -> None:
+        """Look at what was appended since our last event, if anything was. Raises OwnershipLost: events of this run."""
+        log, known = self.log, Position(self.log.offset, self.log.epoch)
+        if log.top is not None and (not known.epoch or log.top.offset > known.offset):
+            known = log.top
+        between = published.offset - known.offset - 1
+        if published.epoch != known.epoch or between <= 0:
+            return
+        page = await self._services.broker.history(self._channel, since=known, limit=between)
+        if any(event_of(entry.data, self._run.run_id) is not None for entry in page.publications):
+            raise OwnershipLost
 
     async def _is_whole(self) -> bool:
         """Whether the log still is the one that holds all of the run's events."""

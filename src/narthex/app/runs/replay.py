@@ -78,7 +78,8 @@ class Replay:
             digest=str(end.get("digest", "")),
             error=error,
             error_message=str(end.get("message", "")) if error else "",
-            finished_at=run.finished_at or end.get("timestamp", 0) / 1000,
+            finished_at=run.finished_at
+            or max(run.started_at, end.get("timestamp", 0) / 1000),  # whole milliseconds
         )
 
     def _follows(self, at: Position) -> bool:
@@ -117,7 +118,7 @@ class Reading:
             page = await self._anew(page)
         while True:
             for publication in page.publications:
-                event = _event_of(publication.data, self._run.run_id)
+                event = event_of(publication.data, self._run.run_id)
                 if event is not None:
                     self._take(event, publication, page.top.epoch)
             last = page.publications[-1].offset if page.publications else page.top.offset
@@ -155,7 +156,8 @@ async def read_back(services: RunServices, run: Run) -> tuple[Replay, EventOrder
     return await reading.go_on(), reading.order
 
 
-def _event_of(data: bytes, run_id: str) -> Event | None:
+def event_of(data: bytes, run_id: str) -> Event | None:
+    """The run's event that a publication is, else None."""
     if run_id.encode() not in data:  # other runs' and people's events, without parsing them
         return None
     event = msgspec.json.decode(data)

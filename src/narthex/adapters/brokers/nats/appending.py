@@ -275,7 +275,7 @@ class Appender:
             end = last.seq
         if end > log.seq:
             for message in await self._stream.between(log.subject, log.seq + 1, end):
-                self._follow(log, message.seq, decode_batch(message.body))
+                self._follow(log, message.seq, decode_batch(message.body), fences=True)
         if log.restarted:
             await self._proven(log)
             log.restarted = False
@@ -306,16 +306,21 @@ class Appender:
         for seq, batch in found:
             self._follow(log, seq, batch)
 
-    def _follow(self, log: ChannelLog, seq: int, batch: Batch) -> None:
+    def _follow(self, log: ChannelLog, seq: int, batch: Batch, *, fences: bool = False) -> None:
+        """Take in a message. With `fences` its keys count for what waits, however old it is: this node may have been
+        frozen since it last looked, with the publications that it is about to repeat.
+        """
         if seq <= log.seq:  # heard, or read, while it was on its way here
             return
         placed = log.follow(seq, batch)
-        log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)  # also where this node only listens
         if placed:
             done = {id(waiting) for waiting, _ in placed}
             log.waiting = deque(waiting for waiting in log.waiting if id(waiting) not in done)
             for waiting, offset in placed:
                 self._resolve(log, waiting, offset)
+        if fences and log.waiting:
+            self._answer_repeats(log)
+        log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)  # also where this node only listens
         self.highest_seq = max(self.highest_seq, seq)
 
     async def _place(self, log: ChannelLog) -> None:
@@ -364,6 +369,13 @@ class Appender:
         kept.extend(log.waiting)
         log.waiting = kept  # they leave the queue when they are placed
         return chosen
+
+    def _answer_repeats(self, log: ChannelLog) -> None:
+        for waiting in list(log.waiting):
+            before = log.keys.find(waiting.name)
+            if before is not None:
+                log.waiting.remove(waiting)
+                self._resolve(log, waiting, before.offset, duplicate=True)
 
     def _settle(self, waiting: Waiting) -> None:
         """It waits no longer; a late one may come here twice, when it turns out to be placed after all."""
