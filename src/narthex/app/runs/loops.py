@@ -72,13 +72,12 @@ class Loops:
         while True:
             try:
                 await turn()
-            except NarthexError as fault:
+            except Exception as fault:
                 self._services.meter.count("run_loop_failures", loop=name)
-                log.warning("run_loop_failed", loop=name, code=fault.code, reason=fault.message)
-                await asyncio.sleep(min(1.0, self._services.limits.poll_s))
-            except Exception:
-                self._services.meter.count("run_loop_failures", loop=name)
-                log.exception("run_loop_bug", loop=name)
+                if isinstance(fault, NarthexError):
+                    log.warning("run_loop_failed", loop=name, code=fault.code, reason=fault.message)
+                else:
+                    log.exception("run_loop_bug", loop=name)
                 await asyncio.sleep(min(1.0, self._services.limits.poll_s))
             await pause()
 

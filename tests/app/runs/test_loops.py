@@ -1,0 +1,78 @@
+"""A node's loops: a fault costs a turn, and lost control messages are found by the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from narthex.domain import events as ev
+from narthex.errors import DependencyError
+from narthex.ports.agents import Event, RunInput
+from tests.app.runs.house import ALICE, QUICK, House, agent
+from tests.timing import within
+
+PATIENT = msgspec.structs.replace(QUICK, run_deadline_s=within(60))
+
+
+async def brief(run: RunInput) -> AsyncIterator[Event | str]:
+    """Says one word."""
+    yield "word"
+
+
+async def chatter(run: RunInput) -> AsyncIterator[Event | str]:
+    """Talks until it is stopped."""
+    yield ev.step_started("talk")
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("fault", [DependencyError("store", "It is away."), RuntimeError("a bug")])
+@pytest.mark.parametrize("call", ["claim", "renew", "leases", "unclosed"])
+async def test_a_loop_outlives_a_fault_of_its_turn(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch, call: str, fault: Exception
+) -> None:
+    """It is counted, and a later turn does the work."""
+    engine = await fake_house.node(agent(chatter), limits=PATIENT)
+    run = await fake_house.say(engine, await fake_house.thread())
+    await fake_house.until(run, lambda events: len(events) > 1)
+    runs = engine._services.runs
+    real, calls = getattr(runs, call), asyncio.Queue[int]()
+    failed = 0
+
+    async def fails(*args: Any, **options: Any) -> Any:
+        nonlocal failed
+        if failed < 2:
+            failed += 1
+            raise fault
+        calls.put_nowait(failed)
+        return await real(*args, **options)
+
+    monkeypatch.setattr(runs, call, fails)
+    async with asyncio.timeout(within(10)):
+        await calls.get()
+    assert fake_house.meter.counts["run_loop_failures"] == 2
+    await engine.requests.cancel(ALICE, run.run_id)
+    assert (await fake_house.ended(run))[0].state == "cancelled"
+
+
+async def test_a_cancel_whose_message_was_lost_is_found_in_the_store(fake_house: House) -> None:
+    """By the turn that renews the lease."""
+    engine = await fake_house.node(agent(chatter), limits=PATIENT)
+    run = await fake_house.say(engine, await fake_house.thread())
+    await fake_house.until(run, lambda events: len(events) > 1)
+    store = fake_house.fake_store.runs
+    await store.request_cancel(run.tenant, run.run_id, "bob", engine._services.now())
+    assert (await fake_house.ended(run))[0].state == "cancelled"
+
+
+async def test_a_run_whose_message_was_lost_is_claimed_by_the_next_turn(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody wakes the loop that claims."""
+    engine = await fake_house.node(agent(brief))
+    monkeypatch.setattr(engine._loops, "wake", lambda: None)
+    run = await fake_house.say(engine, await fake_house.thread())
+    assert (await fake_house.ended(run))[0].state == "finished"
