@@ -99,6 +99,8 @@ class TestKeyAtTheHandshake:
         monkeypatch.setattr(entrance.store.records, "audit", away)
         assert await entrance.refused(head(None, KEY_HEADER)) == "auth_unavailable"
         assert entrance.seats.total == 0
+        assert entrance.meter.counted["e2e", "unrecorded"] == 1
+        assert entrance.meter.counted["e2e", "admitted"] == 0
 
     async def test_a_refused_one_is_not_recorded(self, entrance: Entrance) -> None:
         """Nobody was admitted."""
@@ -152,11 +154,13 @@ class TestWrongKeys:
             assert await self.try_one(entrance, surface, WRONG) == "rate_limited"
             assert await self.try_one(entrance, surface, KEY) == "rate_limited"
             assert await self.try_one(entrance, surface, KEY, "9.9.9.9") == "admitted"
-        entrance.clock.now += 61
+        entrance.clock.now += 59.5
+        assert await self.try_one(entrance, 0, KEY) == "rate_limited", "to the last second"
+        entrance.clock.now += 0.5
         for surface in range(3):
             assert await self.try_one(entrance, surface, KEY) == "admitted"
         assert entrance.meter.counted["e2e", "wrong_key"] == 10
-        assert entrance.meter.counted["e2e", "rate_limited"] == 6
+        assert entrance.meter.counted["e2e", "rate_limited"] == 7
 
     async def test_an_ipv6_household_is_one_address(self, entrance: Entrance) -> None:
         """Nobody gets 2^64 times ten guesses."""

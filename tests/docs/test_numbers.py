@@ -8,13 +8,22 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from narthex.app import provider
-from narthex.domain.plans import PLANS
+from narthex.adapters.tokens import breaker, claims, introspection, jwks, signing
+from narthex.app import chat, e2e, loop_watch, provider, rights, services, staleness
+from narthex.app.commands import reading
+from narthex.app.rpc import threads
+from narthex.app.runs import intake, requests, session
+from narthex.domain.merging import MAX_JOINED_CHARS
+from narthex.domain.plans import DAY_S, INVITATION_DAYS, PLANS
+from narthex.domain.trust import MAX_PERMISSIONS
 from narthex.e2e import scenarios
 from narthex.e2e.scenario import Category, every
-from narthex.web import access, auth
+from narthex.ports.broker import PRESENCE_TTL_S
+from narthex.ports.tokens import MAX_TOKEN_BYTES
+from narthex.web import access, auth, tickets
 
 DOCS = Path(__file__).parents[2] / "docs"
+KIB = 1024
 WORDS = {2: "two", 3: "three", 4: "four", 10: "ten"}
 
 
@@ -32,6 +41,51 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
     assert f"{provider.OF_ALL_AT_ACCOUNT} of all addresses at one account" in text
     assert auth.WRONG_KEYS == access.WRONG_KEYS == 10
     assert "ten wrong ones a minute and address" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("authentication.md", f"A JWT (RFC 7519) of at most {MAX_TOKEN_BYTES // KIB} KB."),
+        ("authentication.md", f"Clocks may differ by {claims.LEEWAY_S:g} s"),
+        ("authentication.md", f"Of the permissions claim at most {MAX_PERMISSIONS} count"),
+        ("authentication.md", f"a new access token ({provider.ACCESS_TTL_S / 3600:g} h)"),
+        ("authentication.md", f"refresh token ({provider.REFRESH_TTL_S / DAY_S:g} days)"),
+        ("authentication.md", f"may race for {provider.REUSE_GRACE_S:g} s"),
+        ("authentication.md", f"tokens of cached keys, for {jwks.STALE_S / 3600:g} h"),
+        ("authentication.md", f"at most once in {jwks.UNKNOWN_KEY_COOL_DOWN_S:g} s per issuer"),
+        ("authentication.md", f"tokens confirmed within the last {introspection.POSITIVE_S:g} s"),
+        ("authentication.md", f"An introspected yes is believed for {introspection.POSITIVE_S:g} s"),
+        ("guarantees.md", f"and every {staleness.COMPARE_EVERY_S:g} s, a node appends a mark"),
+        ("guarantees.md", f"Presence expires by itself after {PRESENCE_TTL_S:g} s"),
+        ("guarantees.md", f"may listen, {rights.PER_S} channels a second"),
+        ("guarantees.md", f"a rotation leads by {signing.ROTATION_LEAD_S:g} s"),
+        ("guarantees.md", f"whether an invitation ({INVITATION_DAYS} days)"),
+        ("guarantees.md", f"A command of a client is answered within {services.COMMAND_TIMEOUT_S:g} s"),
+        ("protocol.md", f"More than {services.RECOVERY_LIMIT:,} publications or"),
+        ("protocol.md", f"or {reading.RECOVERY_BYTES // KIB**2} MB are not recovered"),
+        ("protocol.md", f"`run_id`, `text` ({requests.STEER_BYTES // KIB} KB)"),
+        ("protocol.md", f"or `thread_ids` (1-{threads.MANY})"),
+        ("protocol.md", f"At most the {chat.MAX_OUTCOMES} newest of a page"),
+        ("protocol.md", f"An invitation is open for {INVITATION_DAYS} days"),
+        ("protocol.md", f"`history` page ends at {reading.HISTORY_BYTES // KIB} KB"),
+        ("authentication.md", f"asking a failing service for {breaker.OPEN_S:g} s at a time"),
+        ("security.md", f"| tickets | {tickets.TICKETS_A_MINUTE} a minute and user"),
+        ("runs.md", f"40 ms · {MAX_JOINED_CHARS:,} characters"),
+        ("runs.md", f"2,000 characters · {intake._LONG_ID}, a longer one"),
+        ("runs.md", f"after {loop_watch.HELD_S:g} s the log says `event loop held`"),
+        ("runs.md", f"{requests.STEER_BYTES // KIB} KB · {session.STEER_LIMIT} |"),
+        ("runs.md", f"KB · {requests.PAYLOAD_BYTES // KIB} KB, "),
+        ("security.md", f"once, within {tickets.TICKET_TTL_S} s"),
+        (
+            "security.md",
+            f"{e2e.WRONG_KEYS} in any {e2e.WRONG_KEYS_WINDOW_S:g} s and address, over all surfaces",
+        ),
+    ],
+)
+def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
+    """What a page promises, in the words of the page."""
+    assert text in said(page)
 
 
 def test_the_plans() -> None:
