@@ -214,8 +214,11 @@ async def test_a_flood_that_outruns_the_history_read_asks_for_another(house: Hou
     house.hub.positioned(channel, Position(3, "e"))
     joiner = channel.joiners[ear]
     joiner.buffer = [Delivery(Prepared(b"{}"), Publication(5, b"{}"))]
+    joiner.overflow = True
     assert channel.ready(ear, 3) is False
     assert ear in channel.joiners
+    assert (joiner.buffer, joiner.overflow) == ([], False), "the next read begins anew"
+    assert channel.ready(ear, 3) is True
 
 
 async def test_presence_and_ephemeral_pushes_have_no_offset(house: House) -> None:

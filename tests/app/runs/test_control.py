@@ -264,9 +264,10 @@ async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> No
     engine = await house.node(agent(chatter))
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: len(events) > 3)
-    with pytest.raises(ClientError, match="not listening"):
+    with pytest.raises(ClientError, match="not listening") as caught:
         for _ in range(40):
             await engine.requests.steer(ALICE, run.run_id, "hey")
+    assert (caught.value.code, caught.value.number) == ("steer_full", 429)
     await engine.requests.cancel(ALICE, run.run_id)
     _, events = await house.ended(run)
     seen = [event for event in events if event.get("name") == "narthex.steered"]
