@@ -259,6 +259,25 @@ async def test_a_control_message_cancels_before_the_store_is_looked_at(house: Ho
     assert "bob" in json.dumps(events[-1])
 
 
+async def test_an_agent_whose_question_expired_has_no_run_to_ask_in(house: House) -> None:
+    """It is told so at its next question, while it cleans up."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    async def insistent(run: RunInput) -> Items:
+        yield "May I?"
+        for text in ("Delete everything?", "Are you there?"):
+            try:
+                await run.ask(YES_NO, text)
+            except Exception as fault:  # whatever it is told
+                told.put_nowait(str(fault))
+
+    engine = await house.node(agent(insistent), limits=msgspec.structs.replace(QUICK, answer_s=0.05))
+    await house.say(engine, await house.thread())
+    async with asyncio.timeout(within(10)):
+        assert await told.get() == "Nobody answered 'Delete everything?' in time."
+        assert await told.get() == "The approval expired, so no run is open."
+
+
 async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> None:
     """Steering is bounded."""
     engine = await house.node(agent(chatter))
