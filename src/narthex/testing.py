@@ -23,13 +23,13 @@ from narthex.ports.agents import Agent, AgentFunction
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import load
 from narthex.wiring.embedding import create_gateway
-from narthex.wiring.gateway import Gateway
+from narthex.wiring.gateway import GatewayServer
 
 
 class Running:
     """A running gateway: `http` and `ws` are its URLs."""
 
-    def __init__(self, gateway: Gateway, http: str) -> None:
+    def __init__(self, gateway: GatewayServer, http: str) -> None:
         self.gateway = gateway
         self.http = http
         self.ws = http.replace("http", "ws", 1) + endpoints.WEBSOCKET

@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.app.attempts import Attempts, Trials
+from narthex.app.attempts import Attempts, PendingAttempts
 
 
 def test_n_failures_are_allowed_and_the_next_try_waits() -> None:
@@ -91,7 +91,9 @@ class Judge:
 
     def __init__(self, limit: int, *, patience_s: float = 5.0) -> None:
         self.address = Attempts(limit, 60)
-        self.trials = Trials(self.address, Attempts(100, 60), now=lambda: 0.0, patience_s=patience_s)
+        self.pending_attempts = PendingAttempts(
+            self.address, Attempts(100, 60), now=lambda: 0.0, patience_s=patience_s
+        )
         self.released = asyncio.Event()
         self.begun = asyncio.Event()  # as many are being judged as the limit allows
         self.limit = limit
@@ -99,14 +101,14 @@ class Judge:
 
     async def attempt(self, *, right: bool) -> bool:
         """Whether the attempt was judged."""
-        async with self.trials.trial("a", "everybody") as trial:
-            if trial.wait_s > 0:
+        async with self.pending_attempts.attempt("a", "everybody") as attempt:
+            if attempt.wait_s > 0:
                 return False
             self.judged += 1
             if self.judged == self.limit:
                 self.begun.set()
             await self.released.wait()
-            trial.right = right
+            attempt.right = right
             return True
 
     async def attempts(self, count: int, *, right: bool) -> list[bool]:

@@ -15,7 +15,7 @@ from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.app.chat import Chat, derived_id
 from narthex.app.exports import PAGE
-from narthex.app.memberships import Memberships
+from narthex.app.memberships import MembershipService
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
 from narthex.app.thread_view import OutcomesPlace
@@ -32,7 +32,7 @@ ADA, BOB, EVE = (Identity(subject=name) for name in ("ada", "bob", "eve"))
 FOREIGN = Identity(subject="ada", tenant="other")
 
 
-class Ear:
+class RecordingHandler:
     """A broker handler that keeps control messages."""
 
     def __init__(self) -> None:
@@ -53,10 +53,10 @@ class House:
         self.log_ahead_s = 0.0
         self.broker = SqliteBroker(directory / "log.db", clock=lambda: time.time() + self.log_ahead_s)
         self.store = SqliteStore(directory / "narthex.db")
-        self.ear = Ear()
+        self.handler = RecordingHandler()
         self.time = 1_000.0
         self.chat = Chat(self.store, self.broker, Notices(self.broker), plan_of, self.now)
-        self.memberships = Memberships(
+        self.memberships = MembershipService(
             self.store, self.broker, Notices(self.broker), self.chat, plan_of, self.now, direct="*"
         )
         self.quotas = Quotas(plan_of, self.store.runs, self.store.memberships, lambda _user: 1, self.now)
@@ -72,7 +72,7 @@ class House:
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     house = House(tmp_path)
     await house.store.start()
-    await house.broker.start(house.ear, "node")
+    await house.broker.start(house.handler, "node")
     yield house
     await house.broker.stop()
     await house.store.stop()
@@ -141,7 +141,7 @@ async def test_a_message_is_repeated_into_another_log(house: House, monkeypatch:
     async def hangs(*_: Any, **__: Any) -> None:
         raise DependencyError("store", "It hangs.")
 
-    monkeypatch.setattr(house.store.threads, "said", hangs)
+    monkeypatch.setattr(house.store.threads, "posted", hangs)
     with pytest.raises(DependencyError):
         await house.chat.post(ADA, thread_id, "m-1", "hello")
     monkeypatch.undo()
@@ -160,7 +160,7 @@ async def test_a_message_whose_log_was_trimmed_is_not_said_again(
     async def hangs(*_: Any, **__: Any) -> None:
         raise DependencyError("store", "It hangs.")
 
-    monkeypatch.setattr(house.store.threads, "said", hangs)
+    monkeypatch.setattr(house.store.threads, "posted", hangs)
     with pytest.raises(DependencyError):
         await house.chat.post(ADA, thread_id, "m-1", "hello")
     monkeypatch.undo()
@@ -210,8 +210,8 @@ async def test_only_an_owner_removes_others_and_deletes(house: House) -> None:
             await ask
         assert caught.value.code == "not_owner"
     await house.memberships.remove(BOB, thread, "bob")
-    assert house.ear.controls[-1].kind == "unsubscribe"
-    assert house.ear.controls[-1].data["user"] == "default/bob"
+    assert house.handler.controls[-1].kind == "unsubscribe"
+    assert house.handler.controls[-1].data["user"] == "default/bob"
     await house.chat.delete(ADA, thread)
     assert await house.log(f"thread:{thread}") == []
     with pytest.raises(ClientError):

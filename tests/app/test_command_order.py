@@ -18,7 +18,7 @@ from narthex.domain.admission import Admit
 from narthex.ports.agents import Agent
 from narthex.protocol.codes import SHUTDOWN
 from narthex.protocol.commands import decode_frame, request_of
-from narthex.protocol.session import Asked
+from narthex.protocol.session import ReceivedCommand
 from narthex.testing import Running, gateway
 from tests.app.test_commands import Raw, client, spoken, words
 from tests.app.test_connection import Slow, eventually, parts_of
@@ -179,7 +179,7 @@ async def test_the_later_of_two_refreshes_holds(running: Running, monkeypatch: p
     """An older token whose verification took longer does not replace the newer one's rights and end of life."""
     ada = await client(running, "ada")
     parts = parts_of(running)
-    real = parts.services.door.admit_in_band
+    real = parts.services.in_band.admit_in_band
     asked, may = asyncio.Event(), asyncio.Event()
 
     async def later(outcome: Any) -> Any:
@@ -194,7 +194,7 @@ async def test_the_later_of_two_refreshes_holds(running: Running, monkeypatch: p
         asked.set()
         return later(outcome)
 
-    monkeypatch.setattr(parts.services.door, "admit_in_band", admit)
+    monkeypatch.setattr(parts.services.in_band, "admit_in_band", admit)
     tokens = [running.token("ada", ttl_s=600), running.token("ada", ttl_s=1200)]
     numbers = await sent(ada, *[("refresh", {"token": token}) for token in tokens])
     await asked.wait()
@@ -311,7 +311,11 @@ async def test_presence_is_what_the_last_command_says(
     await sent(bob, ("subscribe", channel))
     if slow == "join":
         await gate.asked.wait()
-        (connection,) = [one for one in parts.services.registry if one.person and one.person.subject == "bob"]
+        (connection,) = [
+            one
+            for one in parts.services.registry
+            if one.known_identity and one.known_identity.subject == "bob"
+        ]
         connection.close(SHUTDOWN)
     else:
         await bob.reply(bob.number)
@@ -391,4 +395,4 @@ def test_what_a_command_is_about(command: str, about: str) -> None:
     (decoded,) = decode_frame(command.encode(), max_depth=32)
     found = request_of(decoded)
     assert found is not None
-    assert subject(Asked(decoded.id, *found)) == about
+    assert subject(ReceivedCommand(decoded.id, *found)) == about

@@ -89,7 +89,7 @@ async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
     """A token that has to be asked about, and a client that does not wait for the answer."""
     parts = parts_of(running)
     token = running.token("ada")
-    real = parts.services.door.admit_in_band
+    real = parts.services.in_band.admit_in_band
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     asked = asyncio.Event()
 
@@ -99,7 +99,7 @@ async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
         outcome = real(seed, raw)
         return await outcome if isinstance(outcome, Awaitable) else outcome
 
-    monkeypatch.setattr(parts.services.door, "admit_in_band", later)
+    monkeypatch.setattr(parts.services.in_band, "admit_in_band", later)
     headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=-60)}"}
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         await socket.send(json.dumps({"id": 1, "connect": {"token": token}}))
@@ -109,7 +109,7 @@ async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
     await eventually(lambda: len(parts.tasks) == 0)
     assert parts.services.registry.users() == 0
     assert parts.hub.subscribers("default/user:ada") == []
-    assert parts.seats.of_user("default/ada") == 0
+    assert parts.limiter.of_user("default/ada") == 0
 
 
 async def test_unsubscribing_while_joining_ends_that_subscription_only(

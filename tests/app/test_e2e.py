@@ -16,28 +16,28 @@ from narthex.domain.verdict import Rejected, Unavailable, Valid
 from narthex.errors import DependencyError
 from narthex.ports.edge import Accept, Deny
 from narthex.ports.store import AuditRecord
-from tests.app.entrance import KEY, NOW, Entrance, head, open_entrance
+from tests.app.handshake_harness import KEY, NOW, HandshakeHarness, head, open_entrance
 
 WRONG = "not-the-key-not-the-key-not-the-key"
 KEY_HEADER = ("x-e2e-bypass-key", KEY)
 
 
 @pytest.fixture
-async def entrance(tmp_path: Path) -> AsyncIterator[Entrance]:
+async def harness(tmp_path: Path) -> AsyncIterator[HandshakeHarness]:
     """Staging with a key, and CI's issuer for one repository."""
     async with open_entrance(tmp_path, ci_subject="repo:acme/chat:*") as found:
         yield found
 
 
 async def exchange(
-    entrance: Entrance,
+    harness: HandshakeHarness,
     *keys: str,
     bearer: str = "",
     body: bytes = b"{}",
     address: str = "127.0.0.1",
 ) -> ExchangeAnswer | Refusal:
     """Ask for a token."""
-    return await entrance.exchange.exchange(
+    return await harness.exchange.exchange(
         ExchangeRequest(
             keys=keys,
             authorization=(f"Bearer {bearer}",) if bearer else (),
@@ -49,9 +49,9 @@ async def exchange(
     )
 
 
-async def code(entrance: Entrance, *keys: str, **more: object) -> str:
+async def code(harness: HandshakeHarness, *keys: str, **more: object) -> str:
     """The refusal of an exchange."""
-    found = await exchange(entrance, *keys, **more)  # type: ignore[arg-type]  # a test's shorthand
+    found = await exchange(harness, *keys, **more)  # type: ignore[arg-type]  # a test's shorthand
     assert isinstance(found, Refusal), found
     return found.code
 
@@ -59,120 +59,122 @@ async def code(entrance: Entrance, *keys: str, **more: object) -> str:
 class TestKeyAtTheHandshake:
     """`X-E2E-Bypass-Key`."""
 
-    async def test_proves_a_confined_identity(self, entrance: Entrance) -> None:
+    async def test_proves_a_confined_identity(self, harness: HandshakeHarness) -> None:
         """Named after its run, for 15 min, with the server's permissions."""
-        seed = await entrance.seed(head(None, KEY_HEADER, ("x-e2e-test-run", "run-7")))
-        assert seed.identity == Identity(
+        context = await harness.seed(head(None, KEY_HEADER, ("x-e2e-test-run", "run-7")))
+        assert context.identity == Identity(
             subject="e2e:run-7", tenant="e2e", plan="mid", permissions=("chat",), name="test run-7", e2e=True,
             test_run="run-7", identity_class=IdentityClass.E2E, issuer="narthex", issued_at=NOW,
             expires_at=NOW + 900,
         )  # fmt: skip
-        assert entrance.meter.live["e2e"] == 1
-        assert entrance.meter.counted["handshake", "admitted", "ok", "e2e"] == 1
+        assert harness.meter.live["e2e"] == 1
+        assert harness.meter.counted["handshake", "admitted", "ok", "e2e"] == 1
 
-    async def test_without_a_run_it_is_new_each_time(self, entrance: Entrance) -> None:
+    async def test_without_a_run_it_is_new_each_time(self, harness: HandshakeHarness) -> None:
         """So that two of them share nothing."""
-        first, second = [await entrance.seed(head(None, KEY_HEADER)) for _ in range(2)]
+        first, second = [await harness.seed(head(None, KEY_HEADER)) for _ in range(2)]
         assert first.identity is not None
         assert second.identity is not None
         assert first.identity.subject != second.identity.subject
         assert first.identity.test_run in first.identity.subject
 
-    async def test_each_admission_is_an_audit_record(self, entrance: Entrance) -> None:
+    async def test_each_admission_is_an_audit_record(self, harness: HandshakeHarness) -> None:
         """Durable before the 101, without the key."""
-        seed = await entrance.seed(head(None, KEY_HEADER, ("x-e2e-test-run", "run-7")))
-        (record,) = await entrance.store.records.audits("e2e_admission", 10)
-        assert (record.subject, record.tenant, record.trace_id) == ("e2e:run-7", "e2e", seed.trace_id)
+        context = await harness.seed(head(None, KEY_HEADER, ("x-e2e-test-run", "run-7")))
+        (record,) = await harness.store.records.audits("e2e_admission", 10)
+        assert (record.subject, record.tenant, record.trace_id) == ("e2e:run-7", "e2e", context.trace_id)
         assert msgspec.json.decode(record.detail) == {
             "surface": "handshake", "proof": "e2e_key", "test_run": "run-7", "client": "127.0.0.1",
         }  # fmt: skip
-        assert entrance.meter.counted["e2e", "admitted"] == 1
+        assert harness.meter.counted["e2e", "admitted"] == 1
 
     async def test_unrecorded_is_not_admitted(
-        self, entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+        self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """And leaves no seat behind."""
+        """And leaves no slot behind."""
 
         async def away(record: AuditRecord) -> None:
             raise DependencyError("store", "It is away.")
 
-        monkeypatch.setattr(entrance.store.records, "audit", away)
-        assert await entrance.refused(head(None, KEY_HEADER)) == "auth_unavailable"
-        assert entrance.seats.total == 0
-        assert entrance.meter.counted["e2e", "unrecorded"] == 1
-        assert entrance.meter.counted["e2e", "admitted"] == 0
+        monkeypatch.setattr(harness.store.records, "audit", away)
+        assert await harness.refused(head(None, KEY_HEADER)) == "auth_unavailable"
+        assert harness.limiter.total == 0
+        assert harness.meter.counted["e2e", "unrecorded"] == 1
+        assert harness.meter.counted["e2e", "admitted"] == 0
 
-    async def test_a_refused_one_is_not_recorded(self, entrance: Entrance) -> None:
+    async def test_a_refused_one_is_not_recorded(self, harness: HandshakeHarness) -> None:
         """Nobody was admitted."""
-        assert await entrance.refused(head(None, ("x-e2e-bypass-key", WRONG))) == "e2e_key_wrong"
-        assert await entrance.refused(head("ann", KEY_HEADER)) == "credential_conflict"
-        asked = await entrance.door.preflight(head(None, KEY_HEADER))
+        assert await harness.refused(head(None, ("x-e2e-bypass-key", WRONG))) == "e2e_key_wrong"
+        assert await harness.refused(head("ann", KEY_HEADER)) == "credential_conflict"
+        asked = await harness.handshakes.preflight(head(None, KEY_HEADER))
         assert isinstance(asked.outcome, Admit)
-        assert await entrance.store.records.audits("e2e_admission", 10) == []
+        assert await harness.store.records.audits("e2e_admission", 10) == []
 
     async def test_two_keys_live_during_a_rotation(self, tmp_path: Path) -> None:
         """Also one that is not ASCII, as servers hand over headers: latin-1 text of its bytes."""
         keys = ("new-key", "schlüssel")
-        async with open_entrance(tmp_path, keys=keys) as entrance:
+        async with open_entrance(tmp_path, keys=keys) as harness:
             for key in keys:
-                await entrance.seed(head(None, ("x-e2e-bypass-key", key.encode().decode("latin-1"))))
-            assert await entrance.refused(head(None, ("x-e2e-bypass-key", "old-key"))) == "e2e_key_wrong"
-            assert await entrance.refused(head(None, ("x-e2e-bypass-key", ""))) == "e2e_key_wrong"
+                await harness.seed(head(None, ("x-e2e-bypass-key", key.encode().decode("latin-1"))))
+            assert await harness.refused(head(None, ("x-e2e-bypass-key", "old-key"))) == "e2e_key_wrong"
+            assert await harness.refused(head(None, ("x-e2e-bypass-key", ""))) == "e2e_key_wrong"
 
     async def test_it_is_not_taken_where_the_bypass_is_off(self, tmp_path: Path) -> None:
         """Production and staging without a key say so."""
         for environment in ("production", "staging", "development"):
             directory = tmp_path / environment
             directory.mkdir()
-            async with open_entrance(directory, environment, keys=()) as entrance:
-                assert await entrance.refused(head(None, KEY_HEADER)) == "e2e_not_allowed_here"
+            async with open_entrance(directory, environment, keys=()) as harness:
+                assert await harness.refused(head(None, KEY_HEADER)) == "e2e_not_allowed_here"
 
 
 class TestWrongKeys:
     """Ten a minute, per client address, across every surface."""
 
-    async def try_one(self, entrance: Entrance, surface: int, key: str, address: str = "127.0.0.1") -> str:
+    async def try_one(
+        self, harness: HandshakeHarness, surface: int, key: str, address: str = "127.0.0.1"
+    ) -> str:
         """A key on one of three surfaces."""
         request = head(None, ("x-e2e-bypass-key", key), peer=address)
         if surface == 0:
-            decision = await entrance.decide(request)
+            decision = await harness.decide(request)
             if isinstance(decision, Accept):
                 return "admitted"
             assert isinstance(decision, Deny)
             return decision.refusal.code
         if surface == 1:
-            outcome = (await entrance.door.preflight(request)).outcome
+            outcome = (await harness.handshakes.preflight(request)).outcome
             return outcome.code if isinstance(outcome, Refusal) else "admitted"
-        found = await exchange(entrance, key, address=address)
+        found = await exchange(harness, key, address=address)
         return found.code if isinstance(found, Refusal) else "admitted"
 
-    async def test_the_eleventh_is_limited_everywhere(self, entrance: Entrance) -> None:
+    async def test_the_eleventh_is_limited_everywhere(self, harness: HandshakeHarness) -> None:
         """The right key too, or guessing could go on; other addresses are not; a minute later all is well."""
         for n in range(10):
-            assert await self.try_one(entrance, n % 3, WRONG) == "e2e_key_wrong"
+            assert await self.try_one(harness, n % 3, WRONG) == "e2e_key_wrong"
         for surface in range(3):
-            assert await self.try_one(entrance, surface, WRONG) == "rate_limited"
-            assert await self.try_one(entrance, surface, KEY) == "rate_limited"
-            assert await self.try_one(entrance, surface, KEY, "9.9.9.9") == "admitted"
-        entrance.clock.now += 59.5
-        assert await self.try_one(entrance, 0, KEY) == "rate_limited", "to the last second"
-        entrance.clock.now += 0.5
+            assert await self.try_one(harness, surface, WRONG) == "rate_limited"
+            assert await self.try_one(harness, surface, KEY) == "rate_limited"
+            assert await self.try_one(harness, surface, KEY, "9.9.9.9") == "admitted"
+        harness.clock.now += 59.5
+        assert await self.try_one(harness, 0, KEY) == "rate_limited", "to the last second"
+        harness.clock.now += 0.5
         for surface in range(3):
-            assert await self.try_one(entrance, surface, KEY) == "admitted"
-        assert entrance.meter.counted["e2e", "wrong_key"] == 10
-        assert entrance.meter.counted["e2e", "rate_limited"] == 7
+            assert await self.try_one(harness, surface, KEY) == "admitted"
+        assert harness.meter.counted["e2e", "wrong_key"] == 10
+        assert harness.meter.counted["e2e", "rate_limited"] == 7
 
-    async def test_an_ipv6_household_is_one_address(self, entrance: Entrance) -> None:
+    async def test_an_ipv6_household_is_one_address(self, harness: HandshakeHarness) -> None:
         """Nobody gets 2^64 times ten guesses."""
         for n in range(10):
-            assert await self.try_one(entrance, 0, WRONG, f"2001:db8::{n}") == "e2e_key_wrong"
-        assert await self.try_one(entrance, 0, WRONG, "2001:db8::ffff") == "rate_limited"
+            assert await self.try_one(harness, 0, WRONG, f"2001:db8::{n}") == "e2e_key_wrong"
+        assert await self.try_one(harness, 0, WRONG, "2001:db8::ffff") == "rate_limited"
 
-    async def test_the_refusal_says_when_to_come_back(self, entrance: Entrance) -> None:
+    async def test_the_refusal_says_when_to_come_back(self, harness: HandshakeHarness) -> None:
         """429 with Retry-After."""
         for _ in range(10):
-            await exchange(entrance, WRONG)
-        found = await exchange(entrance, WRONG)
+            await exchange(harness, WRONG)
+        found = await exchange(harness, WRONG)
         assert isinstance(found, Refusal)
         assert found.row.http == 429
         assert found.retry_after_s is not None
@@ -183,16 +185,16 @@ class TestExchange:
     """`POST /auth/e2e/test-auth`, without its HTTP."""
 
     @pytest.mark.parametrize("length", [1, 128])
-    async def test_a_name_up_to_its_bound_is_kept(self, entrance: Entrance, length: int) -> None:
+    async def test_a_name_up_to_its_bound_is_kept(self, harness: HandshakeHarness, length: int) -> None:
         """128 characters; 129 are refused below."""
-        found = await exchange(entrance, KEY, body=msgspec.json.encode({"name": "n" * length}))
+        found = await exchange(harness, KEY, body=msgspec.json.encode({"name": "n" * length}))
         assert isinstance(found, ExchangeAnswer)
         assert found.user["name"] == "n" * length
 
-    async def test_gives_a_token_that_the_front_door_admits(self, entrance: Entrance) -> None:
+    async def test_gives_a_token_that_the_front_door_admits(self, harness: HandshakeHarness) -> None:
         """At the handshake and in-band, as the very same confined identity."""
         found = await exchange(
-            entrance, KEY, body=b'{"email": "Ann@Example.com", "name": "Ann", "test_run": "r1"}'
+            harness, KEY, body=b'{"email": "Ann@Example.com", "name": "Ann", "test_run": "r1"}'
         )
         assert isinstance(found, ExchangeAnswer)
         assert (found.token_type, found.expires_in) == ("Bearer", 900)
@@ -200,32 +202,34 @@ class TestExchange:
             "id": "e2e:r1:ann@example.com", "email": "ann@example.com", "name": "Ann", "tenant": "e2e",
             "plan": "mid", "permissions": ["chat"], "e2e": True, "test_run": "r1",
         }  # fmt: skip
-        seed = await entrance.seed(head(found.access_token))
-        assert seed.identity is not None
-        assert (seed.identity.subject, seed.identity.test_run, seed.identity.e2e) == (
+        context = await harness.seed(head(found.access_token))
+        assert context.identity is not None
+        assert (context.identity.subject, context.identity.test_run, context.identity.e2e) == (
             found.user["id"],
             "r1",
             True,
         )
-        assert seed.identity.expires_at == NOW + 900
-        inert = await entrance.seed(head())
-        outcome = entrance.door.admit_in_band(inert, found.access_token)
+        assert context.identity.expires_at == NOW + 900
+        inert = await harness.seed(head())
+        outcome = harness.handshakes.admit_in_band(inert, found.access_token)
         assert isinstance(outcome, Awaitable)
         assert isinstance(await outcome, Admit)
         surfaces = [
             msgspec.json.decode(record.detail)["surface"]
-            for record in await entrance.store.records.audits("e2e_admission", 10)
+            for record in await harness.store.records.audits("e2e_admission", 10)
         ]
         assert sorted(surfaces) == ["connect", "exchange", "handshake"]
 
-    async def test_its_token_is_worth_nothing_elsewhere(self, entrance: Entrance, tmp_path: Path) -> None:
+    async def test_its_token_is_worth_nothing_elsewhere(
+        self, harness: HandshakeHarness, tmp_path: Path
+    ) -> None:
         """In production, also on the same store."""
-        found = await exchange(entrance, KEY)
+        found = await exchange(harness, KEY)
         assert isinstance(found, ExchangeAnswer)
         (tmp_path / "production").mkdir()
         async with open_entrance(tmp_path / "production", "production", keys=()) as production:
-            production.verifier = entrance.verifier
-            production.door._judge._verifier = entrance.verifier
+            production.verifier = harness.verifier
+            production.handshakes._credentials._verifier = harness.verifier
             assert await production.refused(head(found.access_token)) == "e2e_not_allowed_here"
 
     @pytest.mark.parametrize(
@@ -239,10 +243,10 @@ class TestExchange:
         ],
     )
     async def test_everything_in_the_body_may_be_left_out(
-        self, entrance: Entrance, body: bytes, subject: str
+        self, harness: HandshakeHarness, body: bytes, subject: str
     ) -> None:
         """Without a run or an e-mail the person is new."""
-        found = await exchange(entrance, KEY, body=body)
+        found = await exchange(harness, KEY, body=body)
         assert isinstance(found, ExchangeAnswer)
         assert found.user["id"] == subject
 
@@ -266,37 +270,37 @@ class TestExchange:
             b"\xff",
         ],
     )
-    async def test_a_bad_body_is_422(self, entrance: Entrance, body: bytes) -> None:
+    async def test_a_bad_body_is_422(self, harness: HandshakeHarness, body: bytes) -> None:
         """Rights among it: they are the server's to give; nothing is minted or recorded."""
-        found = await exchange(entrance, KEY, body=body)
+        found = await exchange(harness, KEY, body=body)
         assert isinstance(found, Refusal)
         assert (found.code, found.row.http) == ("body_invalid", 422)
-        assert await entrance.store.records.audits("e2e_admission", 10) == []
+        assert await harness.store.records.audits("e2e_admission", 10) == []
 
-    async def test_proof_comes_before_the_body(self, entrance: Entrance) -> None:
+    async def test_proof_comes_before_the_body(self, harness: HandshakeHarness) -> None:
         """A wrong key learns nothing about it."""
-        assert await code(entrance, WRONG, body=b"[") == "e2e_key_wrong"
-        assert await code(entrance) == "e2e_key_wrong"
-        assert await code(entrance, "") == "e2e_key_wrong"
-        assert await code(entrance, KEY, KEY) == "credential_conflict"
-        assert await code(entrance, KEY, bearer="ci") == "credential_conflict"
+        assert await code(harness, WRONG, body=b"[") == "e2e_key_wrong"
+        assert await code(harness) == "e2e_key_wrong"
+        assert await code(harness, "") == "e2e_key_wrong"
+        assert await code(harness, KEY, KEY) == "credential_conflict"
+        assert await code(harness, KEY, bearer="ci") == "credential_conflict"
 
     async def test_production_exchanges_nothing(self, tmp_path: Path) -> None:
         """403, whatever comes."""
-        async with open_entrance(tmp_path, "production", keys=(), ci_subject="repo:*") as entrance:
-            assert await code(entrance, KEY) == "e2e_not_allowed_here"
-            assert await code(entrance, bearer="ci") == "e2e_not_allowed_here"
+        async with open_entrance(tmp_path, "production", keys=(), ci_subject="repo:*") as harness:
+            assert await code(harness, KEY) == "e2e_not_allowed_here"
+            assert await code(harness, bearer="ci") == "e2e_not_allowed_here"
 
     async def test_without_a_key_it_is_503(self, tmp_path: Path) -> None:
         """And says what is missing."""
-        async with open_entrance(tmp_path, "staging", keys=()) as entrance:
-            found = await exchange(entrance, KEY)
+        async with open_entrance(tmp_path, "staging", keys=()) as harness:
+            found = await exchange(harness, KEY)
             assert isinstance(found, Refusal)
             assert (found.row.http, found.detail) == (503, "E2E_OAUTH_SIMULATION_KEY is not set.")
 
-    async def test_a_repr_shows_neither_key_nor_token(self, entrance: Entrance) -> None:
+    async def test_a_repr_shows_neither_key_nor_token(self, harness: HandshakeHarness) -> None:
         """They end up in tracebacks."""
-        found = await exchange(entrance, KEY)
+        found = await exchange(harness, KEY)
         assert isinstance(found, ExchangeAnswer)
         assert found.access_token[:8] not in repr(found)
         asked = ExchangeRequest(
@@ -308,35 +312,37 @@ class TestExchange:
 class TestCi:
     """CI's own OIDC token instead of the key."""
 
-    async def test_of_the_right_workflow(self, entrance: Entrance) -> None:
+    async def test_of_the_right_workflow(self, harness: HandshakeHarness) -> None:
         """By its subject, `*` matching the rest; the identity is a test's, not the workflow's."""
-        entrance.verifier.verdicts["ci"] = Valid(Identity(subject="repo:acme/chat:ref:main"))
-        found = await exchange(entrance, bearer="ci", body=b'{"test_run": "ci-1"}')
+        harness.verifier.verdicts["ci"] = Valid(Identity(subject="repo:acme/chat:ref:main"))
+        found = await exchange(harness, bearer="ci", body=b'{"test_run": "ci-1"}')
         assert isinstance(found, ExchangeAnswer)
         assert found.user["id"] == "e2e:ci-1"
-        assert entrance.verifier.traffic == ["e2e"]
-        (record,) = await entrance.store.records.audits("e2e_admission", 10)
+        assert harness.verifier.traffic == ["e2e"]
+        (record,) = await harness.store.records.audits("e2e_admission", 10)
         assert msgspec.json.decode(record.detail)["proof"] == "oidc"
 
     @pytest.mark.parametrize(
         "subject", ["repo:acme/chat", "repo:acme/chat-evil:ref", "repo:evil/chat:ref", "*"]
     )
-    async def test_of_another_workflow(self, entrance: Entrance, subject: str) -> None:
+    async def test_of_another_workflow(self, harness: HandshakeHarness, subject: str) -> None:
         """403: who it is is known, and it may not."""
-        entrance.verifier.verdicts["ci"] = Valid(Identity(subject=subject))
-        assert await code(entrance, bearer="ci") == "permission_denied"
+        harness.verifier.verdicts["ci"] = Valid(Identity(subject=subject))
+        assert await code(harness, bearer="ci") == "permission_denied"
 
-    async def test_bad_away_and_hung(self, entrance: Entrance, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_bad_away_and_hung(
+        self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Three verdicts here too, and a bounded wait."""
         monkeypatch.setattr("narthex.app.exchange.WAIT_S", 0.05)
-        entrance.verifier.verdicts |= {"away": Unavailable("away", 4), "old": Rejected("token_expired")}
-        entrance.verifier.hung = {"hung"}
-        assert await code(entrance, bearer="forged") == "token_invalid"
-        assert await code(entrance, bearer="old") == "token_expired"
-        assert await code(entrance, bearer="away") == "auth_unavailable"
-        assert await code(entrance, bearer="hung") == "auth_unavailable"
+        harness.verifier.verdicts |= {"away": Unavailable("away", 4), "old": Rejected("token_expired")}
+        harness.verifier.hung = {"hung"}
+        assert await code(harness, bearer="forged") == "token_invalid"
+        assert await code(harness, bearer="old") == "token_expired"
+        assert await code(harness, bearer="away") == "auth_unavailable"
+        assert await code(harness, bearer="hung") == "auth_unavailable"
 
     async def test_is_not_taken_where_none_is_configured(self, tmp_path: Path) -> None:
         """The key is then missing."""
-        async with open_entrance(tmp_path) as entrance:
-            assert await code(entrance, bearer="ann") == "e2e_key_wrong"
+        async with open_entrance(tmp_path) as harness:
+            assert await code(harness, bearer="ann") == "e2e_key_wrong"

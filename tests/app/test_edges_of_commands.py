@@ -59,15 +59,15 @@ async def test_connect_and_refresh_say_whether_the_connection_expires(
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         raw = Raw(socket)
         (connection,) = await _opened(running)
-        services, admit = connection.services, connection.seed.admit
+        services, admit = connection.services, connection.context.admit
         expires_at = services.now() + ttl_s if ttl_s is not None else None
         identity = msgspec.structs.replace(admit.identity, expires_at=expires_at)
-        connection.seed.admit = msgspec.structs.replace(admit, identity=identity)
+        connection.context.admit = msgspec.structs.replace(admit, identity=identity)
         for command, body in (("connect", {}), ("refresh", {"token": "t"})):
             told = (await raw.call(command, **body))[command]
             assert told.get("expires", False) is (ttl_s is not None)
             assert ("ttl" in told) is (ttl_s is not None)
-            monkeypatch.setattr(services.door, "admit_in_band", lambda *_: Admit(identity=identity))
+            monkeypatch.setattr(services.in_band, "admit_in_band", lambda *_: Admit(identity=identity))
 
 
 async def _opened(running: Running) -> list[Any]:
@@ -139,12 +139,12 @@ async def test_a_refresh_that_cannot_be_judged_keeps_the_connection(
 ) -> None:
     """An expired token and an issuer that is away are errors to try again after; another user's token ends it."""
     ada = await client(running, "ada")
-    door = parts_of(running).services.door
+    in_band = parts_of(running).services.in_band
     for code, number in (("token_expired", 110), ("auth_unavailable", 100)):
-        monkeypatch.setattr(door, "admit_in_band", lambda *_, code=code: Refusal(code=code))
+        monkeypatch.setattr(in_band, "admit_in_band", lambda *_, code=code: Refusal(code=code))
         assert (await ada.call("refresh", token="t"))["error"]["code"] == number
     bob = Admit(identity=Identity(subject="bob"))
-    monkeypatch.setattr(door, "admit_in_band", lambda *_: bob)
+    monkeypatch.setattr(in_band, "admit_in_band", lambda *_: bob)
     ada.number += 1
     await ada.socket.send(json.dumps({"id": ada.number, "refresh": {"token": "t"}}))
     assert await closed(ada) == 3501

@@ -8,8 +8,8 @@ import pytest
 
 from narthex.app.connection import Connection
 from narthex.app.drain import close_paced
-from narthex.app.lifecycle import Lifecycle, Room, State
-from narthex.app.registry import Registry
+from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
+from narthex.app.registry import ConnectionRegistry
 from narthex.errors import DependencyError
 from narthex.protocol.codes import Disconnect
 
@@ -29,8 +29,8 @@ class Stub(Connection):
         self.at = asyncio.get_running_loop().time()
 
 
-def room(name: str, log: list[str], fails: int = 0) -> Room:
-    """A room that notes what happens to it and fails to open `fails` times."""
+def room(name: str, log: list[str], fails: int = 0) -> Component:
+    """A component that notes what happens to it and fails to open `fails` times."""
     left = [fails]
 
     async def opening() -> None:
@@ -42,40 +42,45 @@ def room(name: str, log: list[str], fails: int = 0) -> Room:
     async def closing() -> None:
         log.append(f"-{name}")
 
-    return Room(name, opening, closing)
+    return Component(name, opening, closing)
 
 
-def lifecycle(rooms: list[Room], states: list[State], grace_s: float = 0.2) -> Lifecycle:
+def lifecycle(components: list[Component], states: list[LifecycleState], grace_s: float = 0.2) -> Lifecycle:
     async def drain_runs(_: float) -> None:
         return None
 
     return Lifecycle(
-        rooms, Registry(), drain_runs, lambda: lambda _: False, grace_s=grace_s, on_state=states.append
+        components,
+        ConnectionRegistry(),
+        drain_runs,
+        lambda: lambda _: False,
+        grace_s=grace_s,
+        on_state=states.append,
     )
 
 
 async def test_a_room_that_cannot_be_opened_yet_is_tried_again_alone() -> None:
     """An engine that is away at first is no reason to restart the process, nor what was opened before it."""
     log: list[str] = []
-    states: list[State] = []
-    rooms = [room("store", log), room("broker", log, fails=2), room("runs", log)]
-    life = lifecycle(rooms, states)
+    states: list[LifecycleState] = []
+    components = [room("store", log), room("broker", log, fails=2), room("runs", log)]
+    life = lifecycle(components, states)
     for _ in range(2):
         with pytest.raises(DependencyError) as raised:
             await life.start()
-        assert life.state is State.STARTING
+        assert life.state is LifecycleState.STARTING
         assert life.fault == ("broker", raised.value)
     assert log == ["+store", "-broker", "-broker"]
     await life.start()
     assert life.fault is None
     await life.drain()
     await life.stop()
-    assert states == [State.READY, State.DRAINING, State.STOPPED]
+    assert states == [LifecycleState.READY, LifecycleState.DRAINING, LifecycleState.STOPPED]
     assert log[3:] == ["+broker", "+runs", "-runs", "-broker", "-store"]
 
 
 async def test_the_error_of_a_start_is_the_first_one() -> None:
-    """A room that can neither be opened nor closed: the cause is why it could not be opened."""
+    """A component that can neither be opened nor closed: the cause is why it could not be opened."""
 
     async def opening() -> None:
         raise DependencyError("broker", "the cause")
@@ -83,7 +88,7 @@ async def test_the_error_of_a_start_is_the_first_one() -> None:
     async def closing() -> None:
         raise RuntimeError("never opened")
 
-    life = lifecycle([Room("broker", opening, closing)], [])
+    life = lifecycle([Component("broker", opening, closing)], [])
     with pytest.raises(DependencyError, match="the cause"):
         await life.start()
     await life.stop()
@@ -99,7 +104,7 @@ async def test_a_stop_while_a_room_is_being_opened_closes_it_once() -> None:
     async def closing() -> None:
         log.append("-broker")
 
-    life = lifecycle([room("store", log), Room("broker", hanging, closing)], [])
+    life = lifecycle([room("store", log), Component("broker", hanging, closing)], [])
     starting = asyncio.create_task(life.start())
     await asyncio.sleep(0)
     starting.cancel()
@@ -141,8 +146,8 @@ async def test_a_handful_goes_at_once() -> None:
 
 
 async def test_a_drain_that_comes_while_starting_is_final() -> None:
-    """A room that opens after SIGTERM makes nobody ready again."""
-    states: list[State] = []
+    """A component that opens after SIGTERM makes nobody ready again."""
+    states: list[LifecycleState] = []
     opened = asyncio.Event()
 
     async def nothing() -> None:
@@ -151,19 +156,19 @@ async def test_a_drain_that_comes_while_starting_is_final() -> None:
     async def opening() -> None:
         await opened.wait()
 
-    life = lifecycle([Room("slow", opening, nothing)], states)
+    life = lifecycle([Component("slow", opening, nothing)], states)
     starting = asyncio.get_running_loop().create_task(life.start())
     await asyncio.sleep(0)
     await life.drain()
     opened.set()
     await starting
     await life.stop()
-    assert states == [State.DRAINING, State.STOPPED]
+    assert states == [LifecycleState.DRAINING, LifecycleState.STOPPED]
 
 
 async def test_runs_that_cannot_be_ended_keep_no_socket_open() -> None:
     """The store is away when SIGTERM comes: everybody is told to come back all the same."""
-    registry: Registry[Connection] = Registry()
+    registry: ConnectionRegistry[Connection] = ConnectionRegistry()
     people = [Stub(busy=True) for _ in range(3)]
     for person in people:
         registry.add(person)

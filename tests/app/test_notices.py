@@ -28,5 +28,5 @@ async def test_one_who_cannot_be_told_costs_nobody_else_the_notice() -> None:
     """The error is raised once everybody was tried: nothing goes on behind the caller's back."""
     broker = OneIsAway()
     with pytest.raises(DependencyError):
-        await Notices(broker).tell("default", ["ada", "bob"], "narthex.test", {})
+        await Notices(broker).send("default", ["ada", "bob"], "narthex.test", {})
     assert [event["name"] for event in broker.events("default/user:bob")] == ["narthex.test"]

@@ -18,7 +18,7 @@ from narthex.app.provider import (
     Denied,
     Provider,
     ProviderPolicy,
-    Session,
+    UserSession,
     mint_and_verify,
     user_id_of,
 )
@@ -81,7 +81,7 @@ class House:
         await self.provider.start()
         return self
 
-    def identity(self, session: Session) -> Identity:
+    def identity(self, session: UserSession) -> Identity:
         """Whom the session's access token names."""
         verdict = self.router.verify(session.access_token, now=self.now, traffic="user")
         assert isinstance(verdict, Valid)
@@ -106,10 +106,10 @@ async def closed_house() -> House:
     return await House(ProviderPolicy(open_login=False, accounts=(account,))).start()
 
 
-async def session_of(house: House, email: str = "ada@example.com", password: str = PASSWORD) -> Session:
+async def session_of(house: House, email: str = "ada@example.com", password: str = PASSWORD) -> UserSession:
     """Sign in, which must work."""
     found = await house.provider.login(email, password, address="192.0.2.1")
-    assert isinstance(found, Session), found
+    assert isinstance(found, UserSession), found
     return found
 
 
@@ -166,7 +166,7 @@ async def test_guessing_is_limited_per_address_and_account_also_in_parallel() ->
     assert 1 <= limited.retry_after_s <= 61
     assert (await denied(house, "ada@example.com", PASSWORD)).code == "rate_limited"
     elsewhere = await house.provider.login("ada@example.com", PASSWORD, address="192.0.2.2")
-    assert isinstance(elsewhere, Session)
+    assert isinstance(elsewhere, UserSession)
     house.now += 61
     await session_of(house)
 
@@ -176,7 +176,7 @@ async def test_a_user_signs_in_on_many_devices_at_once() -> None:
     house = await closed_house()
     at_once = (house.provider.login("ada@example.com", PASSWORD, address="192.0.2.1") for _ in range(60))
     found = await asyncio.gather(*at_once)
-    assert [one for one in found if not isinstance(one, Session)] == []
+    assert [one for one in found if not isinstance(one, UserSession)] == []
 
 
 async def test_guessing_is_limited_over_accounts_and_over_addresses() -> None:
@@ -220,7 +220,7 @@ async def test_each_refresh_gives_a_new_token_and_ends_the_old_one() -> None:
     for _ in range(3):
         house.now += 60
         renewed = await house.provider.refresh(session.refresh_token, from_cookie=False)
-        assert isinstance(renewed, Session)
+        assert isinstance(renewed, UserSession)
         assert renewed.refresh_token != session.refresh_token
         assert house.identity(renewed).subject == house.identity(session).subject
         session = renewed
@@ -231,12 +231,12 @@ async def test_a_used_refresh_token_ends_the_whole_family() -> None:
     house = await open_house()
     session, other = await session_of(house), await session_of(house)
     renewed = await house.provider.refresh(session.refresh_token, from_cookie=False)
-    assert isinstance(renewed, Session)
+    assert isinstance(renewed, UserSession)
     for token in (session.refresh_token, renewed.refresh_token):
         outcome = await house.provider.refresh(token, from_cookie=False)
         assert isinstance(outcome, Denied)
         assert outcome.code == "refresh_invalid"
-    assert isinstance(await house.provider.refresh(other.refresh_token, from_cookie=False), Session)
+    assert isinstance(await house.provider.refresh(other.refresh_token, from_cookie=False), UserSession)
 
 
 async def test_of_parallel_refreshes_one_wins() -> None:
@@ -246,7 +246,7 @@ async def test_of_parallel_refreshes_one_wins() -> None:
     found = await asyncio.gather(
         *(house.provider.refresh(session.refresh_token, from_cookie=False) for _ in range(20))
     )
-    assert sum(isinstance(outcome, Session) for outcome in found) == 1
+    assert sum(isinstance(outcome, UserSession) for outcome in found) == 1
 
 
 async def test_two_tabs_of_one_browser_may_race() -> None:
@@ -255,8 +255,8 @@ async def test_two_tabs_of_one_browser_may_race() -> None:
     session = await session_of(house)
     first = await house.provider.refresh(session.refresh_token, from_cookie=True)
     second = await house.provider.refresh(session.refresh_token, from_cookie=True)
-    assert isinstance(first, Session)
-    assert isinstance(second, Session)
+    assert isinstance(first, UserSession)
+    assert isinstance(second, UserSession)
     assert second.refresh_token == ""
     assert house.identity(second).subject == house.identity(first).subject
     house.now += REUSE_GRACE_S + 1
@@ -416,7 +416,7 @@ async def test_unblocking_revives_no_refresh_token() -> None:
     await house.provider.block_user("acme", session.user.user_id, blocked=False, reason="it was found")
     found = await house.provider.refresh(session.refresh_token, from_cookie=False)
     assert isinstance(found, Denied)
-    assert isinstance(await session_of(house), Session)
+    assert isinstance(await session_of(house), UserSession)
 
 
 async def test_a_right_password_clears_the_count_of_its_address() -> None:
@@ -440,7 +440,7 @@ async def test_e_mails_are_bounded_at_both_ends() -> None:
         ("x" + longest, False),
     ):
         found = await house.provider.login(email, "", address="192.0.2.1")
-        assert isinstance(found, Session) is allowed, email
+        assert isinstance(found, UserSession) is allowed, email
 
 
 async def test_the_start_verifies_a_minted_token_unless_told_otherwise() -> None:
@@ -467,15 +467,15 @@ async def test_an_openid_session_lasts_twelve_hours_within_its_issuers_binding()
         permissions=("chat", "admin"),
     )
 
-    async def renewed(policy: ProviderPolicy, after_s: float) -> Session | Denied:
+    async def renewed(policy: ProviderPolicy, after_s: float) -> UserSession | Denied:
         house = await House(policy).start()
         session = await house.provider.begin_for(person, "https://id.example")
-        assert isinstance(session, Session)
+        assert isinstance(session, UserSession)
         house.now += after_s
         return await house.provider.refresh(session.refresh_token, from_cookie=False)
 
     found = await renewed(policy, 12 * 3_600 - 1)
-    assert isinstance(found, Session)
+    assert isinstance(found, UserSession)
     assert (found.user.permissions, found.user.plan) == (("chat",), "free")
     assert isinstance(await renewed(policy, 12 * 3_600), Denied)
     for changed in ({"oidc_issuer": "https://other.example"}, {"oidc_binding": Binding(tenants=("beta",))}):
@@ -510,4 +510,4 @@ async def test_a_session_counts_in_its_own_environment_only() -> None:
         other = await House(policy).start()
         other.store.refresh = dict(staging.store.refresh)
         found = await other.provider.refresh(session.refresh_token, from_cookie=False)
-        assert isinstance(found, Session) is renews, environment
+        assert isinstance(found, UserSession) is renews, environment

@@ -12,7 +12,7 @@ from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.app.chat import Chat
 from narthex.app.notices import Notices
-from narthex.app.retention import Retention, Round
+from narthex.app.retention import PurgeResult, Retention
 from narthex.domain.channels import channel_key
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.plans import DAY_S, PLANS, kept_since, plan_of
@@ -20,7 +20,7 @@ from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Position
 from narthex.ports.threads import ThreadMember
 from tests.app.runs.fakes import FakeMeter
-from tests.app.test_chat import Ear
+from tests.app.test_chat import RecordingHandler
 from tests.timing import within
 
 BEGAN = 1_700_000_000.0
@@ -40,9 +40,9 @@ class House:
         self.time = BEGAN
         self.broker = SqliteBroker(directory / "log.db", clock=self.now)
         self.store = SqliteStore(directory / "store.db")
-        self.ear = Ear()
+        self.handler = RecordingHandler()
         self.meter = FakeMeter()
-        self.rounds: list[Round] = []
+        self.rounds: list[PurgeResult] = []
         self.faults: list[BaseException] = []
         self.chat = Chat(
             self.store,
@@ -84,7 +84,7 @@ class House:
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     house = House(tmp_path)
     await house.store.start()
-    await house.broker.start(house.ear, "node")
+    await house.broker.start(house.handler, "node")
     yield house
     await house.broker.stop()
     await house.store.stop()
@@ -103,7 +103,7 @@ async def test_at_n_days_all_is_there_and_past_them_nothing(house: House, plan: 
     assert await house.shown(who, thread) == ["hello"]
     assert [entry.thread_id for entry in await house.chat.threads_of(who, None, 50)] == [thread]
     assert len(await house.chat.search(who, "hello", 10)) == 1
-    assert (await house.retention.round()).threads == 0
+    assert (await house.retention.purge_once()).threads == 0
 
     house.time += 1
     assert await house.chat.threads_of(who, None, 50) == []
@@ -119,13 +119,13 @@ async def test_at_n_days_all_is_there_and_past_them_nothing(house: House, plan: 
     assert await house.store.threads.get("default", thread) is not None  # hidden, and still there
     assert await house.logged(thread) == 3
 
-    done = await house.retention.round()
+    done = await house.retention.purge_once()
     assert (done.threads, done.messages, done.logs) == (1, 1, 1)
     assert await house.store.threads.get("default", thread) is None
     assert await house.logged(thread) == 0
-    assert house.ear.controls[-1].kind == "unsubscribe"
+    assert house.handler.controls[-1].kind == "unsubscribe"
     assert house.meter.counts["history_purged"] == 2
-    assert (await house.retention.round()).logs == 0
+    assert (await house.retention.purge_once()).logs == 0
 
 
 @pytest.mark.parametrize("plan", [plan.name for plan in PLANS.values() if plan.history_days is None])
@@ -135,7 +135,7 @@ async def test_a_plan_without_end_keeps_all(house: House, plan: str) -> None:
     thread = (await house.chat.create(who, "Talk")).thread_id
     await house.say(who, thread, "hello")
     house.time = BEGAN + 10_000 * DAY_S
-    await house.retention.round()
+    await house.retention.purge_once()
     assert await house.shown(who, thread) == ["hello"]
 
 
@@ -149,7 +149,7 @@ async def test_a_thread_that_goes_on_loses_its_older_part(house: House) -> None:
     house.time = BEGAN + 39 * DAY_S + 1
     expected = [f"day-{day}" for day in range(10, 40)]
     assert await house.shown(who, thread) == expected
-    done = await house.retention.round()
+    done = await house.retention.purge_once()
     assert (done.threads, done.messages, done.logs) == (0, 10, 1)
     assert await house.shown(who, thread) == expected
     key = channel_key("default", f"thread:{thread}")
@@ -173,7 +173,7 @@ async def test_an_id_that_is_past_its_limit_is_free_for_its_owner(house: House) 
     assert await house.shown(who, "main") == []
     assert await house.logged("main") == 0
     await house.say(who, "main", "new")
-    assert (await house.retention.round()).logs == 0
+    assert (await house.retention.purge_once()).logs == 0
     assert await house.shown(who, "main") == ["new"]
     assert (await house.chat.create(who, "Once more", "main")).title == "Anew"
 
@@ -186,7 +186,7 @@ async def test_an_upgrade_counts_before_anything_is_hidden_or_deleted(house: Hou
     house.time = BEGAN + 31 * DAY_S
     upgraded = Identity(subject="ann", plan="enterprise", issued_at=house.time)
     assert [entry.thread_id for entry in await house.chat.threads_of(upgraded, None, 50)] == [thread]
-    await house.retention.round()
+    await house.retention.purge_once()
     assert await house.shown(upgraded, thread) == ["hello"]
 
 
@@ -222,10 +222,10 @@ async def test_a_log_that_could_not_be_cut_is_cut_by_the_next_round(
         with pytest.raises(DependencyError):
             await house.chat.delete(who, mine)
         with pytest.raises(DependencyError):
-            await house.retention.round()
+            await house.retention.purge_once()
     assert await house.store.threads.get("default", old) is None
     assert (await house.logged(old), await house.logged(mine)) == (3, 3)
-    assert (await house.retention.round()).logs == 2
+    assert (await house.retention.purge_once()).logs == 2
     assert (await house.logged(old), await house.logged(mine)) == (0, 0)
     assert await house.store.threads.log_cuts(10) == []
 
@@ -250,9 +250,9 @@ async def test_one_log_that_cannot_be_cut_is_in_nobodys_way(
         patch.setattr(house.broker, "remove", refused)
         for _ in range(2):
             with pytest.raises(DependencyError):
-                await house.retention.round()
+                await house.retention.purge_once()
     assert [await house.logged(thread) for thread in threads] == [3, 0, 0]
-    assert (await house.retention.round()).logs == 1
+    assert (await house.retention.purge_once()).logs == 1
     assert await house.store.threads.log_cuts(10) == []
 
 
@@ -272,7 +272,7 @@ async def test_a_broker_that_is_away_is_not_asked_for_every_log(
 
     monkeypatch.setattr(house.broker, "remove", away)
     with pytest.raises(DependencyError):
-        await house.retention.round()
+        await house.retention.purge_once()
     assert len(asked) <= 5
 
 

@@ -14,7 +14,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from narthex.app import rights
+from narthex.app import membership_audit
 from narthex.app.hub import channel as hub_channel
 from narthex.app.hub.channel import Channel, Subscriber
 from narthex.domain.identity import Identity
@@ -169,7 +169,7 @@ async def test_who_is_removed_while_a_connect_is_answered_is_not_let_in(
     running: Running, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
     """Of a thread that was joined already, while the next one is looked up; also where the broker lost the word."""
-    monkeypatch.setattr(rights, "SPREAD_S", 0.0)
+    monkeypatch.setattr(membership_audit, "SPREAD_S", 0.0)
     ada = await client(running, "ada")
     first, second = await thread(ada), await thread(ada)
     for channel in (first, second):

@@ -63,7 +63,7 @@ def services(*, max_life_s: float = 0.0, draws: float = 0.0, broker: Any = None)
         version="v",
         broker=broker,
         hub=absent,
-        door=absent,
+        in_band=absent,
         meter=FakeMeter(),
         timers=absent,
         tasks=absent,

@@ -7,12 +7,12 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
 
-from narthex.app.provider import Denied, ProviderPolicy, Session
-from narthex.app.sign_in import STATE_TTL_S, Journey, SignIn
+from narthex.app.provider import Denied, ProviderPolicy, UserSession
+from narthex.app.sign_in import STATE_TTL_S, SignIn, SignInAttempt
 from narthex.domain.identity import Identity
 from narthex.domain.verdict import Rejected, Unavailable
 from narthex.errors import DependencyError
-from narthex.ports.sign_in import Person
+from narthex.ports.sign_in import SignedInUser
 from tests.adapters.tokens.memory import as_port
 from tests.app.test_provider import House
 
@@ -25,7 +25,7 @@ class Elsewhere:
     issuer = "https://id.example"
 
     def __init__(self) -> None:
-        self.answer: Person | Rejected | Unavailable = Person(
+        self.answer: SignedInUser | Rejected | Unavailable = SignedInUser(
             identity=Identity(subject="sub-1", tenant="acme", plan="mid", name="Ada"), email="ada@example.com"
         )
         self.redeemed: list[dict[str, str]] = []
@@ -37,7 +37,7 @@ class Elsewhere:
 
     async def redeem(
         self, code: str, *, redirect_uri: str, verifier: str, nonce: str, now: float
-    ) -> Person | Rejected | Unavailable:
+    ) -> SignedInUser | Rejected | Unavailable:
         self.redeemed.append(
             {"code": code, "redirect_uri": redirect_uri, "verifier": verifier, "nonce": nonce}
         )
@@ -54,18 +54,18 @@ async def house() -> tuple[House, Elsewhere, SignIn]:
     return here, elsewhere, SignIn(here.provider, elsewhere, as_port(here.store), clock=lambda: here.now)
 
 
-async def begin(sign_in: SignIn, next_path: str = "/") -> Journey:
+async def begin(sign_in: SignIn, next_path: str = "/") -> SignInAttempt:
     """Go there; what the browser's cookie remembers."""
     _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path=next_path)
-    journey = sign_in.journey(cookie)
-    assert journey is not None
-    return journey
+    attempt = sign_in.attempt_of(cookie)
+    assert attempt is not None
+    return attempt
 
 
-async def finish(sign_in: SignIn, journey: Journey | None, **changes: str) -> Session | Denied:
+async def finish(sign_in: SignIn, attempt: SignInAttempt | None, **changes: str) -> UserSession | Denied:
     """Come back as the provider would send the browser back."""
-    query = {"state": journey.state if journey else "", "code": "c", "issuer": "", **changes}
-    return await sign_in.finish(journey, redirect_uri=CALLBACK, **query)
+    query = {"state": attempt.state if attempt else "", "code": "c", "issuer": "", **changes}
+    return await sign_in.finish(attempt, redirect_uri=CALLBACK, **query)
 
 
 async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
@@ -73,43 +73,43 @@ async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
     here, elsewhere, sign_in = await house()
     url, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/dashboard")
     assert url.startswith("https://id.example/authorize")
-    journey = sign_in.journey(cookie)
-    assert journey is not None and journey.next_path == "/dashboard"
-    session = await finish(sign_in, journey)
-    assert isinstance(session, Session)
+    attempt = sign_in.attempt_of(cookie)
+    assert attempt is not None and attempt.next_path == "/dashboard"
+    session = await finish(sign_in, attempt)
+    assert isinstance(session, UserSession)
     assert here.identity(session).user == "acme/sub-1"
     assert session.user.email == "ada@example.com"
     sent = elsewhere.redeemed[0]
     assert sent["nonce"] == elsewhere.asked["nonce"]
     digest = hashlib.sha256(sent["verifier"].encode()).digest()
     assert urlsafe_b64encode(digest).rstrip(b"=").decode() == elsewhere.asked["challenge"]
-    assert len({journey.state, journey.nonce, journey.verifier}) == 3
+    assert len({attempt.state, attempt.nonce, attempt.verifier}) == 3
 
 
 async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
     """No cookie, another state, too late, another issuer, an error instead of a code: and no code is redeemed."""
     here, elsewhere, sign_in = await house()
     _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
-    journey = sign_in.journey(cookie)
-    assert journey is not None
+    attempt = sign_in.attempt_of(cookie)
+    assert attempt is not None
     for found in (
-        await finish(sign_in, None, state=journey.state),
-        await finish(sign_in, journey, state="forged"),
-        await finish(sign_in, journey, state=""),
-        await finish(sign_in, journey, issuer="https://evil.example"),
-        await finish(sign_in, journey, code=""),
+        await finish(sign_in, None, state=attempt.state),
+        await finish(sign_in, attempt, state="forged"),
+        await finish(sign_in, attempt, state=""),
+        await finish(sign_in, attempt, issuer="https://evil.example"),
+        await finish(sign_in, attempt, code=""),
     ):
         assert isinstance(found, Denied)
     assert not elsewhere.redeemed
     here.now += STATE_TTL_S + 1
-    assert sign_in.journey(cookie) is None
+    assert sign_in.attempt_of(cookie) is None
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "e30", "a.b.c", "é", "A" * 5_000])
 async def test_a_cookie_of_somebody_elses_is_none(cookie: str) -> None:
     """Nothing raises."""
     _, _, sign_in = await house()
-    assert sign_in.journey(cookie) is None
+    assert sign_in.attempt_of(cookie) is None
 
 
 async def test_only_we_make_a_journeys_cookie() -> None:
@@ -121,21 +121,21 @@ async def test_only_we_make_a_journeys_cookie() -> None:
         b'"next_path":"/"', b'"next_path":"/x"'
     )
     forged = urlsafe_b64encode(text).rstrip(b"=").decode()
-    assert sign_in.journey(f"{head}.{forged}.{signature}") is None
+    assert sign_in.attempt_of(f"{head}.{forged}.{signature}") is None
     _, _, another = await house()
-    assert another.journey(cookie) is None
+    assert another.attempt_of(cookie) is None
     session = await here.provider.login("bob@example.com", "", address="192.0.2.1")
-    assert isinstance(session, Session)
-    assert sign_in.journey(session.access_token) is None
+    assert isinstance(session, UserSession)
+    assert sign_in.attempt_of(session.access_token) is None
     assert isinstance(here.router.verify(cookie, now=here.now, traffic="user"), Rejected)
 
 
 async def test_a_journey_serves_once() -> None:
     """The browser's cookie and the state may leak together, in a shared browser's history: they are spent."""
     _, elsewhere, sign_in = await house()
-    journey = await begin(sign_in)
-    assert isinstance(await finish(sign_in, journey), Session)
-    again = await finish(sign_in, journey)
+    attempt = await begin(sign_in)
+    assert isinstance(await finish(sign_in, attempt), UserSession)
+    again = await finish(sign_in, attempt)
     assert isinstance(again, Denied)
     assert len(elsewhere.redeemed) == 1
 
@@ -157,30 +157,30 @@ async def test_an_e_mail_alone_takes_nobodys_account() -> None:
     their own.
     """
     here, elsewhere, sign_in = await house()
-    elsewhere.answer = Person(identity=Identity(subject="sub-1"), email="bob@example.com")
+    elsewhere.answer = SignedInUser(identity=Identity(subject="sub-1"), email="bob@example.com")
     bob = await here.provider.login("bob@example.com", "", address="192.0.2.1")
     session = await finish(sign_in, await begin(sign_in))
-    assert isinstance(bob, Session)
-    assert isinstance(session, Session)
+    assert isinstance(bob, UserSession)
+    assert isinstance(session, UserSession)
     assert session.user.user_id == "sub-1" != bob.user.user_id
     assert session.user.email.endswith("@id.example")
     again = await finish(sign_in, await begin(sign_in))
-    assert isinstance(again, Session)
+    assert isinstance(again, UserSession)
     assert again.user.user_id == "sub-1"
     for subject in ("SUB-1", "sub-2"):  # subjects differ by case too
-        elsewhere.answer = Person(identity=Identity(subject=subject))
+        elsewhere.answer = SignedInUser(identity=Identity(subject=subject))
         other = await finish(sign_in, await begin(sign_in))
-        assert isinstance(other, Session)
+        assert isinstance(other, UserSession)
         assert other.user.user_id == subject
 
 
 async def test_a_blocked_user_stays_out_and_test_identities_do_not_come_this_way() -> None:
     """The block holds for sign-in elsewhere too."""
     here, elsewhere, sign_in = await house()
-    assert isinstance(await finish(sign_in, await begin(sign_in)), Session)
+    assert isinstance(await finish(sign_in, await begin(sign_in)), UserSession)
     await here.provider.block_user("acme", "sub-1", blocked=True, reason="abuse")
     found = await finish(sign_in, await begin(sign_in))
     assert isinstance(found, Denied)
     assert found.code == "account_blocked"
-    elsewhere.answer = Person(identity=Identity(subject="x", tenant="e2e", e2e=True))
+    elsewhere.answer = SignedInUser(identity=Identity(subject="x", tenant="e2e", e2e=True))
     assert isinstance(await finish(sign_in, await begin(sign_in)), Denied)

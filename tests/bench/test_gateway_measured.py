@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from narthex.bench.generator import Job, measure
+from narthex.bench.generator import GeneratorJob, measure
 from narthex.bench.rounds import AGENT
 from narthex.bench.servers import narthex_server
 
@@ -24,7 +24,9 @@ def test_the_gateway_is_measured_without_a_failure() -> None:
     """Tokens are admitted, deliveries are all counted, each run is proven on both of its sockets."""
     with narthex_server("narthex", arguments=AGENT) as target:
         for scenario, options, operations in JOBS:
-            figure = measure(Job(scenario=scenario, target=target, options=options))
+            figure = measure(GeneratorJob(scenario=scenario, target=target, options=options))
             assert (figure.failures, figure.operations, figure.notes) == (0, operations, []), scenario
-        runs = measure(Job(scenario="runs", target=target, options={"count": 4, "rate": 50, "seconds": 1}))
+        runs = measure(
+            GeneratorJob(scenario="runs", target=target, options={"count": 4, "rate": 50, "seconds": 1})
+        )
         assert (runs.failures, runs.notes, runs.values["proven_sockets"]) == (0, [], 8.0)

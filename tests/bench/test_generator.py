@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from narthex.bench.cpu import family, memory, used
-from narthex.bench.generator import Job, measure, perform
-from narthex.bench.load.dialects import Target
+from narthex.bench.generator import GeneratorJob, measure, perform
+from narthex.bench.load.dialects import BenchTarget
 from narthex.bench.rounds import SCENARIOS, Contender, named, run_all
 from narthex.bench.servers import attached, command_server, free_port
 from narthex.errors import ClientError, DependencyError
@@ -25,13 +25,13 @@ FLOOR = f"{sys.executable} -m narthex.bench.floor {{port}}"
 
 
 @pytest.fixture
-def floor() -> Iterator[Target]:
+def floor() -> Iterator[BenchTarget]:
     """The trivial server."""
     with command_server("floor", FLOOR) as target:
         yield target
 
 
-def test_every_raw_scenario_counts_everything(floor: Target) -> None:
+def test_every_raw_scenario_counts_everything(floor: BenchTarget) -> None:
     """Handshakes, echoes, deliveries and idle sockets: all arrive, CPU is read, nothing fails."""
     jobs: list[tuple[str, dict[str, Any], int]] = [
         ("handshakes", {"count": 60, "in_flight": 10}, 60),
@@ -41,7 +41,7 @@ def test_every_raw_scenario_counts_everything(floor: Target) -> None:
         ("storm", {"sockets": 30, "in_flight": 30}, 30),
     ]
     for scenario, options, operations in jobs:
-        figure = perform(Job(scenario=scenario, target=floor, options=options))
+        figure = perform(GeneratorJob(scenario=scenario, target=floor, options=options))
         assert (figure.failures, figure.operations, figure.notes) == (0, operations, []), scenario
         assert figure.cpu_us is not None
         assert figure.cpu_us > 0
@@ -54,17 +54,17 @@ def test_what_a_command_started_ends_with_it() -> None:
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_generators_process_gives_the_same_kind_of_figure(floor: Target) -> None:
+def test_the_generators_process_gives_the_same_kind_of_figure(floor: BenchTarget) -> None:
     """Job in, figure out, through the pipe."""
-    figure = measure(Job(scenario="handshakes", target=floor, options={"count": 40, "in_flight": 4}))
+    figure = measure(GeneratorJob(scenario="handshakes", target=floor, options={"count": 40, "in_flight": 4}))
     assert (figure.scenario, figure.target, figure.operations) == ("handshakes", "floor", 40)
     assert figure.p99_ms >= figure.p50_ms > 0
 
 
-def test_a_failing_generator_is_said(floor: Target) -> None:
+def test_a_failing_generator_is_said(floor: BenchTarget) -> None:
     """Options that there are not: the trace, not a figure."""
     with pytest.raises(DependencyError, match="unexpected keyword"):
-        measure(Job(scenario="echo", target=floor, options={"nonsense": 1}))
+        measure(GeneratorJob(scenario="echo", target=floor, options={"nonsense": 1}))
 
 
 @contextlib.contextmanager
@@ -94,17 +94,19 @@ def refusing(answer: bytes) -> Iterator[int]:
 def test_refusals_are_failures_with_their_reason() -> None:
     """A server that refuses is not measured as a fast one."""
     with refusing(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n") as port:
-        target = Target(name="t", protocol="raw", host="127.0.0.1", port=port, pids=[])
-        figure = perform(Job(scenario="handshakes", target=target, options={"count": 5, "in_flight": 1}))
+        target = BenchTarget(name="t", protocol="raw", host="127.0.0.1", port=port, pids=[])
+        figure = perform(
+            GeneratorJob(scenario="handshakes", target=target, options={"count": 5, "in_flight": 1})
+        )
     assert (figure.operations, figure.cpu_us) == (0, None)
     assert figure.failures == 5
     assert figure.notes == ["5 × HTTP 401"]
 
 
-def test_cpu_and_memory_of_another_process_are_read(floor: Target) -> None:
+def test_cpu_and_memory_of_another_process_are_read(floor: BenchTarget) -> None:
     """By the nanosecond, descendants included; a root that ended is no figure."""
     before = used(floor.pids)
-    perform(Job(scenario="echo", target=floor, options={"sockets": 2, "count": 500, "size": 10}))
+    perform(GeneratorJob(scenario="echo", target=floor, options={"sockets": 2, "count": 500, "size": 10}))
     assert 0 < used(floor.pids).since(before).total < 5
     assert memory(floor.pids).rss >= memory(floor.pids).uss > 0
     with pytest.raises(DependencyError, match="ended while it was measured"):

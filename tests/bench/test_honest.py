@@ -15,26 +15,26 @@ import pytest
 
 from narthex.bench import baseline
 from narthex.bench.cpu import used
-from narthex.bench.load.dialects import Dialect, Target
+from narthex.bench.load.dialects import BenchTarget, ServerDialect
 from narthex.bench.load.runs import Follower, _rate
 from narthex.bench.load.scenarios import PROBE_EVERY_S, Probe, _recovery
-from narthex.bench.load.sockets import Client, Crowd
-from narthex.bench.results import Figure, Report, combine, percentile
+from narthex.bench.load.sockets import ClientPool, ClientSocket
+from narthex.bench.results import BenchReport, Figure, combine, percentile
 from narthex.bench.rounds import SCENARIOS
 from narthex.errors import ClientError
 from narthex.protocol.client import StreamPosition
 
-RAW = Target(name="t", protocol="raw", host="127.0.0.1", port=1, pids=[])
+RAW = BenchTarget(name="t", protocol="raw", host="127.0.0.1", port=1, pids=[])
 
 
 class Server:
     """One end of an idle socket, whose other end a probe asks: it answers until `silent_from`, or after a pause."""
 
     def __init__(self, *, pause_s: float = 0.0, answers: int = 1_000_000) -> None:
-        self.crowd = Crowd(Dialect(RAW))
+        self.crowd = ClientPool(ServerDialect(RAW))
         mine, theirs = socket.socketpair()
         theirs.setblocking(False)
-        client = Client(theirs, "bench")
+        client = ClientSocket(theirs, "bench")
         self.crowd.clients[client.fd] = client
         self.crowd.poll.register(client.fd, select.EPOLLIN)
         self._socket = mine
@@ -92,7 +92,7 @@ def test_answers_that_stop_are_failures() -> None:
 def test_a_server_that_never_answers_is_one_too() -> None:
     """And so is one without a single socket: nothing measured is no zero."""
     assert probed(Server(answers=0), 0.3).unanswered >= 5
-    crowd = Crowd(Dialect(RAW))
+    crowd = ClientPool(ServerDialect(RAW))
     probe = Probe(crowd, 0.05)
     probe.run()
     crowd.close()
@@ -143,10 +143,10 @@ def test_children_that_begin_or_end_meanwhile_are_counted() -> None:
         process.communicate()
 
 
-class Tokens(Dialect):
+class Tokens(ServerDialect):
     """Counts the tokens that it gives."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: BenchTarget) -> None:
         super().__init__(target)
         self.given: list[str] = []
 
@@ -159,9 +159,9 @@ class Tokens(Dialect):
 @pytest.mark.parametrize("protocol", ["narthex", "centrifugo"])
 def test_every_handshake_has_a_token_of_its_own(protocol: Any) -> None:
     """Also where two have one subject, and where the token travels in `connect`: 500 served 3,000 handshakes."""
-    target = Target(name="t", protocol=protocol, host="127.0.0.1", port=9, pids=[], secret="s" * 40)
+    target = BenchTarget(name="t", protocol=protocol, host="127.0.0.1", port=9, pids=[], secret="s" * 40)
     dialect = Tokens(target)
-    crowd = Crowd(dialect)
+    crowd = ClientPool(dialect)
     crowd.grow(
         [f"u-{number % 5}" for number in range(30)]
     )  # nothing listens there: they were made all the same
@@ -171,22 +171,22 @@ def test_every_handshake_has_a_token_of_its_own(protocol: Any) -> None:
 
 def test_whoever_subscribes_by_itself_asks_for_recovery_too() -> None:
     """A storm of Centrifugo's clients came back without positions."""
-    target = Target(name="t", protocol="centrifugo", host="127.0.0.1", port=9, pids=[])
-    before = Crowd(Dialect(target), channel="recover:bench")
+    target = BenchTarget(name="t", protocol="centrifugo", host="127.0.0.1", port=9, pids=[])
+    before = ClientPool(ServerDialect(target), channel="recover:bench")
     before.results["u"] = {"recoverable": True, "epoch": "abcd", "offset": 7}
     subs, position = _recovery(before)
     before.close()
     assert subs("u") is None
     assert position("u") == StreamPosition(7, "abcd")
     assert position("stranger") is None
-    frame = Dialect(target).subscribe("recover:bench", position("u"))
+    frame = ServerDialect(target).subscribe("recover:bench", position("u"))
     assert len(frame) > 50
 
 
 def follower(run_id: str, events: list[tuple[float, int, int]]) -> Follower:
     """One that took these deltas: at, seq_from, seq."""
     server = socket.socket()
-    made = Follower(Client(server, run_id))
+    made = Follower(ClientSocket(server, run_id))
     server.close()
     made.run_id = run_id
     for at, first, last in events:
@@ -218,7 +218,7 @@ def test_every_scenario_is_measured_in_every_round() -> None:
 
 def test_a_quick_baseline_compares_with_nothing_else(tmp_path: Path) -> None:
     """Figures of 300 sockets and of 10,000 are not one figure."""
-    quick = Report(version="", machine="", python="", cores=1, at="", rounds=1, figures=[], quick=True)
+    quick = BenchReport(version="", machine="", python="", cores=1, at="", rounds=1, figures=[], quick=True)
     path = tmp_path / "quick.json"
     baseline.save(quick, path)
     baseline.must_fit(baseline.load(path), quick=True)

@@ -17,8 +17,8 @@ from typing import Final
 import pytest
 import uvloop
 
-from narthex.bench.generator import Job, measure
-from narthex.bench.load.dialects import Target
+from narthex.bench.generator import GeneratorJob, measure
+from narthex.bench.load.dialects import BenchTarget
 from narthex.bench.servers import LIMITS
 from narthex.testing import Running, gateway
 
@@ -46,7 +46,7 @@ class Turns:
 
 def fanned_out(running: Running, secret: str, in_flight: int) -> int:
     """Failures of a fan-out that a process of its own measures."""
-    target = Target(
+    target = BenchTarget(
         name="narthex",
         protocol="narthex",
         host="127.0.0.1",
@@ -55,7 +55,7 @@ def fanned_out(running: Running, secret: str, in_flight: int) -> int:
         secret=secret,
     )
     options = {"subscribers": SUBSCRIBERS, "in_flight": in_flight, "publishes": 10 * in_flight, "size": 128}
-    return measure(Job(scenario="fanout", target=target, options=options)).failures
+    return measure(GeneratorJob(scenario="fanout", target=target, options=options)).failures
 
 
 @pytest.mark.parametrize("in_flight", [1, 8])

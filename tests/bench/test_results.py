@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from narthex.bench import baseline
-from narthex.bench.results import Figure, Report, combine, latencies, percentile, spread
+from narthex.bench.results import BenchReport, Figure, combine, latencies, percentile, spread
 from narthex.errors import ClientError
 
 
@@ -16,9 +16,9 @@ def figure(cpu_us: float | None, **more: object) -> Figure:
     return Figure(scenario="echo", target="narthex", operations=10, cpu_us=cpu_us, **more)  # type: ignore[arg-type]  # tests mix
 
 
-def report(*figures: Figure) -> Report:
+def report(*figures: Figure) -> BenchReport:
     """A report of these."""
-    return Report(
+    return BenchReport(
         version="1", machine="m", python="3", cores=2, at="now", rounds=1, figures=list(figures), ratios={}
     )
 
@@ -65,4 +65,4 @@ def test_what_is_no_baseline_is_said(tmp_path: Path) -> None:
 
 def test_a_difference_of_the_clock_is_none() -> None:
     """0.02 µs instead of 0.01 µs is twice as much and nothing."""
-    assert not baseline.Change("s", "t", "CPU µs", 0.01, 0.02).worse(1.25)
+    assert not baseline.FigureChange("s", "t", "CPU µs", 0.01, 0.02).worse(1.25)

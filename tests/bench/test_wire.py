@@ -8,15 +8,23 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 from websockets.server import ServerProtocol
 
-from narthex.bench.load.dialects import MARKER, Dialect, Target
+from narthex.bench.load.dialects import MARKER, BenchTarget, ServerDialect
 from narthex.bench.load.wire import frame, frames, mint, post, upgrade
 
 SECRET = "a secret of at least thirty-two bytes"
 
 
-def target(protocol: str) -> Target:
+def target(protocol: str) -> BenchTarget:
     """Nobody listens there."""
-    return Target(name="t", protocol=protocol, host="127.0.0.1", port=1, pids=[], secret=SECRET, api_key="k")  # type: ignore[arg-type]  # a parameter of the tests
+    return BenchTarget(
+        name="t",
+        protocol=protocol,  # type: ignore[arg-type]  # a parameter of the tests
+        host="127.0.0.1",
+        port=1,
+        pids=[],
+        secret=SECRET,
+        api_key="k",
+    )
 
 
 def test_a_real_server_accepts_the_upgrade_and_the_frames() -> None:
@@ -66,7 +74,7 @@ def test_any_split_of_server_frames_gives_the_same_payloads(
 def test_every_publication_holds_the_marker_once_and_its_size() -> None:
     """Deliveries are counted by it, and targets get the same bytes."""
     for protocol in ("raw", "narthex", "centrifugo"):
-        dialect = Dialect(target(protocol))
+        dialect = ServerDialect(target(protocol))
         data = dialect.publication(7, 128)
         assert data.count(MARKER) == 1
         assert len(data) == 128

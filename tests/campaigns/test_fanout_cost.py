@@ -15,11 +15,11 @@ from typing import Final
 
 import pytest
 
-from narthex.bench.load.dialects import Dialect, Target
-from narthex.bench.load.measuring import Phase
+from narthex.bench.load.dialects import BenchTarget, ServerDialect
+from narthex.bench.load.measuring import Measurement
 from narthex.bench.load.publishing import Publisher
 from narthex.bench.load.scenarios import Reader
-from narthex.bench.load.sockets import Crowd
+from narthex.bench.load.sockets import ClientPool
 from tests.acceptance.fleet import ADMIN_KEY, fleet
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.bench, pytest.mark.timeout(300)]
@@ -33,10 +33,10 @@ ROUNDS: Final = 5
 MOST: Final = 1.25
 
 
-def cost(targets: list[Target], shares: list[int]) -> float:
+def cost(targets: list[BenchTarget], shares: list[int]) -> float:
     """Microseconds of the gateways' CPU a delivery, with so many subscribers on each of them."""
-    crowds = [Crowd(Dialect(target)) for target in targets]
-    publisher = Publisher(Dialect(targets[0]), f"user:{USER}", IN_FLIGHT)
+    crowds = [ClientPool(ServerDialect(target)) for target in targets]
+    publisher = Publisher(ServerDialect(targets[0]), f"user:{USER}", IN_FLIGHT)
     try:
         for crowd, share in zip(crowds, shares, strict=True):
             crowd.grow([USER] * share)
@@ -46,12 +46,12 @@ def cost(targets: list[Target], shares: list[int]) -> float:
         readers = [Reader(crowd) for crowd in crowds]
         for reader, share in zip(readers, shares, strict=True):
             assert reader.until(IN_FLIGHT * share, publisher)
-        with Phase([pid for target in targets for pid in target.pids]) as phase:
+        with Measurement([pid for target in targets for pid in target.pids]) as measurement:
             for burst in range(2, BURSTS + 2):
                 publisher.burst(IN_FLIGHT, SIZE)
                 for reader, share in zip(readers, shares, strict=True):
                     assert reader.until(burst * IN_FLIGHT * share, publisher)
-        return phase.server.total * 1e6 / (BURSTS * IN_FLIGHT * sum(shares))
+        return measurement.server.total * 1e6 / (BURSTS * IN_FLIGHT * sum(shares))
     finally:
         publisher.close()
         for crowd in crowds:
@@ -67,7 +67,7 @@ async def test_two_processes_cost_at_most_a_quarter_more(tmp_path: Path) -> None
     async with fleet(tmp_path, **env) as built:
         gateways = await built.gateways(2)
         targets = [
-            Target(
+            BenchTarget(
                 name=f"g{number}",
                 protocol="narthex",
                 host="127.0.0.1",

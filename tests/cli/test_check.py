@@ -11,7 +11,7 @@ import pytest
 from narthex.cli.check import render
 from narthex.cli.main import run
 from narthex.settings import load
-from narthex.wiring.trial import Trial
+from narthex.wiring.connection_checks import ConnectionCheck
 
 KEY = "a-canary-Key-0123456789-abcdefgh"
 
@@ -100,7 +100,7 @@ def test_keys_and_agents_are_tried(
 def test_the_first_line_says_when_something_does_not_answer() -> None:
     """`check --connect` does not promise a start without trouble above a list that holds a FAIL."""
     settings = load({}, {})
-    answers, silent = (Trial("broker", "", ok, "detail", "", 1.0) for ok in (True, False))
+    answers, silent = (ConnectionCheck("broker", "", ok, "detail", "", 1.0) for ok in (True, False))
     first = [render(settings, every=False, trials=[trial]).splitlines()[0] for trial in (answers, silent)]
     assert first[0].endswith("would start:")
     assert first[1].endswith("would start, but not everything that it needs answers:")

@@ -14,7 +14,7 @@ import pytest
 from narthex import __version__
 from narthex.adapters.telemetry.redaction import REDACTOR
 from narthex.cli import commands, main
-from narthex.cli.commands import COMMANDS, Command
+from narthex.cli.commands import COMMANDS, CliCommand
 from narthex.errors import Bug, ClientError, ConfigError, DependencyError, NarthexError
 from tests.timing import TIME_UNIT
 
@@ -112,7 +112,7 @@ def test_errors_become_exit_codes_and_sentences(
 ) -> None:
     """The codes of DESIGN section 9."""
     monkeypatch.setattr(sys.modules[__name__], "command", failing(error), raising=False)
-    monkeypatch.setitem(COMMANDS, "fail", Command(f"{__name__}:command", "Fail."))
+    monkeypatch.setitem(COMMANDS, "fail", CliCommand(f"{__name__}:command", "Fail."))
     assert main.run(["fail"]) == code
     assert text in capsys.readouterr().err
 
@@ -124,7 +124,7 @@ def test_what_an_error_prints_is_redacted(
     REDACTOR.register(["a-Live-Secret-0123456789"])
     error = RuntimeError("Authorization: Bearer abc.def.ghi a-Live-Secret-0123456789")
     monkeypatch.setattr(sys.modules[__name__], "command", failing(error), raising=False)
-    monkeypatch.setitem(COMMANDS, "fail", Command(f"{__name__}:command", "Fail."))
+    monkeypatch.setitem(COMMANDS, "fail", CliCommand(f"{__name__}:command", "Fail."))
     try:
         assert main.run(["fail"]) == 70
     finally:
@@ -144,7 +144,7 @@ def test_of_a_long_traceback_the_end_is_told(
         error, cause = RuntimeError(f"because of that, number {number} went wrong as well"), error
         error.__cause__ = cause
     monkeypatch.setattr(sys.modules[__name__], "command", failing(error), raising=False)
-    monkeypatch.setitem(COMMANDS, "fail", Command(f"{__name__}:command", "Fail."))
+    monkeypatch.setitem(COMMANDS, "fail", CliCommand(f"{__name__}:command", "Fail."))
     assert main.run(["fail"]) == 70
     assert "RuntimeError: because of that, number 299 went wrong as well\nerror: This is a bug" in (
         capsys.readouterr().err

@@ -14,9 +14,9 @@ import pytest
 from narthex.cli.main import run
 from narthex.cli.test import Name
 from narthex.e2e.children import free_port
-from narthex.e2e.results import Report
+from narthex.e2e.results import SuiteReport
 from narthex.e2e.scenario import Category
-from narthex.e2e.session import Options
+from narthex.e2e.session import SuiteOptions
 from tests.conftest import POLICY_VARIABLES
 
 RUNNER = Path(__file__).parents[1] / "unified_test_runner.py"
@@ -157,7 +157,7 @@ def test_it_says_first_which_system_is_tested(
     """Before anything starts: `--env staging` without `--base-url` touches no deployed system."""
     seen: list[str] = []
 
-    async def run_nothing(options: Options, progress: object) -> Report:
+    async def run_nothing(options: SuiteOptions, progress: object) -> SuiteReport:
         seen.append(capsys.readouterr().err)
         raise KeyboardInterrupt
 

@@ -37,7 +37,7 @@ async def cut(broker: Broker, before: float) -> None:
     retention = Retention(
         threads, broker, PLANS, FakeMeter(), on_round=lambda _: None, on_fault=lambda _: None
     )
-    assert (await retention.round()).logs == 1
+    assert (await retention.purge_once()).logs == 1
     assert threads.cut is None
 
 

@@ -12,7 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from narthex.adapters.brokers.nats import NatsBroker
-from narthex.adapters.brokers.nats.guard import StreamGuard
+from narthex.adapters.brokers.nats.stream_monitor import StreamMonitor
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.broker import Broker, Position, Published
 from tests.contracts.recorder import Recorder
@@ -142,10 +142,10 @@ async def test_a_purge_that_no_notice_tells_of(
     is answered, or a position is given twice.
     """
 
-    async def lost(_guard: StreamGuard, _: Msg) -> None:
+    async def lost(_monitor: StreamMonitor, _: Msg) -> None:
         return None
 
-    monkeypatch.setattr(StreamGuard, "on_missed", lost)
+    monkeypatch.setattr(StreamMonitor, "on_missed", lost)
     async with running(own_server, Recorder()) as one, running(own_server, Recorder(), "n2") as two:
         for number in range(5):
             before = await one.publish(THREAD, b"1", key=f"k{number}")

@@ -14,7 +14,7 @@ from narthex.errors import Bug, ClientError, DependencyError
 from narthex.ports.broker import Position
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, Store, TestRunResult
-from narthex.ports.threads import Departure, Membership, Message, Said, Thread, ThreadMember
+from narthex.ports.threads import Departure, Membership, Message, PostResult, Thread, ThreadMember
 from tests.contracts.rigs import StoreRig, child
 from tests.timing import within
 
@@ -216,10 +216,10 @@ class TestThreads:
         """Whatever moments say and whenever they are stored, in pages too; a new log's come after the old one's."""
         await store.threads.create(thread("t1"))
         await store.threads.add_messages("a", [message("first", at=50.0)])
-        await store.threads.say("a", message("question", at=9_000.0), Position(4, "e1"))
-        await store.threads.said("a", "t1", "question", Position(5, "e1"), 7)
-        await store.threads.say("a", message("meanwhile", at=1.0), Position(11, "e1"))
-        await store.threads.say("a", message("later", at=0.5), Position(2, "e2"))
+        await store.threads.post("a", message("question", at=9_000.0), Position(4, "e1"))
+        await store.threads.posted("a", "t1", "question", Position(5, "e1"), 7)
+        await store.threads.post("a", message("meanwhile", at=1.0), Position(11, "e1"))
+        await store.threads.post("a", message("later", at=0.5), Position(2, "e2"))
         late = [message("answer", at=2.0), message("more", at=1.5)]
         await store.threads.add_messages("a", late, [Position(8, "e1"), Position(10, "e1")])
         await store.threads.add_messages("a", [message("last", at=0.1)])
@@ -240,19 +240,19 @@ class TestThreads:
         """New; then with the place in the log where it might be; then with the place where it is."""
         await store.threads.create(thread("t1"))
         said = message("m1", at=5.0)
-        assert await store.threads.say("a", said, Position(4, "e")) == Said(fresh=True)
+        assert await store.threads.post("a", said, Position(4, "e")) == PostResult(fresh=True)
         changed = message("m1", at=9.0, content="changed")
-        assert await store.threads.say("a", changed, Position(8, "f")) == Said(
+        assert await store.threads.post("a", changed, Position(8, "f")) == PostResult(
             fresh=False, after=Position(4, "e")
         )
-        await store.threads.said("a", "t1", "m1", Position(6, "e"), 9)
-        await store.threads.said("b", "t1", "m1", Position(60, "e"), 90)
-        assert await store.threads.say("a", changed, Position(8, "f")) == Said(
+        await store.threads.posted("a", "t1", "m1", Position(6, "e"), 9)
+        await store.threads.posted("b", "t1", "m1", Position(60, "e"), 90)
+        assert await store.threads.post("a", changed, Position(8, "f")) == PostResult(
             fresh=False, at=Position(9, "e")
         )
         [kept] = await store.threads.messages("a", "t1", before=None, limit=5)
         assert kept == msgspec.structs.replace(said, offset=9)
-        assert (await store.threads.say("a", message("m1", "absent"), Position(0, ""))).fresh
+        assert (await store.threads.post("a", message("m1", "absent"), Position(0, ""))).fresh
 
     async def test_rename(self, store: Store) -> None:
         """The title changes, also in the search."""
@@ -571,8 +571,8 @@ class TestQueue:
         await store.threads.create(thread("t1"))
         for name, at, offset in (("r1", 900.0, 3), ("r2", 5.0, 6), ("r3", 400.0, 9)):
             said = message(f"m-{name}", at=at)
-            await store.threads.say("a", said, Position(offset - 1, "e"))
-            await store.threads.said("a", "t1", said.message_id, Position(offset, "e"), offset + 2)
+            await store.threads.post("a", said, Position(offset - 1, "e"))
+            await store.threads.posted("a", "t1", said.message_id, Position(offset, "e"), offset + 2)
         await start(store, *(run(name, at=at) for name, at in (("r3", 400.0), ("r1", 900.0), ("r2", 5.0))))
         assert ids(await store.runs.active_in_thread("a", "t1")) == ["r1", "r2", "r3"]
         assert ids(await store.runs.list_in_thread("a", "t1", 2)) == ["r3", "r2"]

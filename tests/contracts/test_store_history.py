@@ -398,9 +398,9 @@ def old_run(name: str, at: float, state: str = "queued") -> tuple[str, tuple[obj
 
 async def beside_version_2(store: Store, write: Callable[[str, tuple[object, ...]], Awaitable[None]]) -> None:
     """The contract of a store in whose thread `t` a program of schema 2 wrote m0, m1, r0, r1, and goes on."""
-    await store.threads.say("a", message("m2", "t", at=0.5), Position(7, "e"))
+    await store.threads.post("a", message("m2", "t", at=0.5), Position(7, "e"))
     await write(*old_message("m3", 0.4))
-    await store.threads.say("a", message("m4", "t", at=0.5), Position(12, "e"))
+    await store.threads.post("a", message("m4", "t", at=0.5), Position(12, "e"))
     read = await store.threads.messages("a", "t", before=None, limit=10)
     assert [entry.message_id for entry in read] == ["m0", "m1", "m2", "m3", "m4"]
     begun = msgspec.structs.replace(run("r2", "t", at=0.5), message_id="m2")

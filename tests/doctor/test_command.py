@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.cli.given import given_headers, given_token, seconds_of
+from narthex.cli.arguments import given_headers, given_token, seconds_of
 from narthex.e2e.children import free_port
 from narthex.errors import ClientError
 from tests.acceptance.program import clean_environment

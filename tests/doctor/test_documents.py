@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from narthex.doctor.canary import one_round
-from narthex.doctor.conversation import Connections
+from narthex.doctor.conversation import NarthexSockets
 from narthex.doctor.documents import json_object, member, objects, url_parts
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.gate import GateOptions, examine_gate
@@ -108,7 +108,7 @@ async def test_a_line_separator_in_a_text_splits_no_message() -> None:
 
     async with serving(answer) as port:
         line = Line(parse_target(f"ws://127.0.0.1:{port}/ws"), Secrets(), timeout_s=within(2))
-        connections = Connections(line, "127.0.0.1")
+        connections = NarthexSockets(line, "127.0.0.1")
         try:
             _, connected = await connections.connect()
         finally:

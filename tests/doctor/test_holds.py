@@ -12,14 +12,14 @@ from narthex.doctor.diagnosis.credentials import refused_token, skew_of
 from narthex.doctor.diagnosis.findings import Finding
 from narthex.doctor.diagnosis.holds import held
 from narthex.doctor.diagnosis.view import View
-from narthex.doctor.observations import Asked, Attempt, Close, Exchange, Hold, Observations
+from narthex.doctor.observations import Attempt, Close, Hold, HttpExchange, Observations, UserInput
 from tests.doctor.clinic import examined
 from tests.doctor.scripted import Asked as AskedHead
 from tests.doctor.scripted import Wire, serving
 from tests.timing import within
 
 
-def view(*holds: Hold, exchanges: tuple[Exchange, ...] = (), **asked: Any) -> View:
+def view(*holds: Hold, exchanges: tuple[HttpExchange, ...] = (), **asked: Any) -> View:
     """An examination with these held sockets."""
     return View(
         Observations(
@@ -27,7 +27,7 @@ def view(*holds: Hold, exchanges: tuple[Exchange, ...] = (), **asked: Any) -> Vi
             endpoint="h:80",
             tls_asked=False,
             loopback=False,
-            asked=Asked(**asked),
+            asked=UserInput(**asked),
             holds=holds,
             exchanges=exchanges,
         )
@@ -124,9 +124,9 @@ async def test_a_restart_is_no_maximum_life() -> None:
     assert diagnosis.first_line.startswith("cut_together: "), (diagnosis.first_line, seen.holds)
 
 
-def refusal(at: float, date: str, **headers: str) -> Exchange:
+def refusal(at: float, date: str, **headers: str) -> HttpExchange:
     """A 401 that came at a moment, with a Date."""
-    return Exchange(
+    return HttpExchange(
         attempt=Attempt(name="upgrade with the credential"), address="::1", end="response", status=401,
         headers={"date": date} | headers, at=at,
     )  # fmt: skip

@@ -29,14 +29,14 @@ def test_any_bytes_parse_or_do_not(raw: bytes) -> None:
     """No exception, whatever comes."""
     heads.parse_head(raw)
     heads.parse_head(b"HTTP/1.1 101 X\r\n" + raw)
-    frames.FrameReader().feed(raw)
+    frames.ClientFrameReader().feed(raw)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5), st.integers(1, 40))
 def test_any_split_of_the_bytes_gives_the_same_frames(payloads: list[bytes], size: int) -> None:
     """Unmasked server frames, cut anywhere."""
     raw = b"".join(encode_frame(BINARY, payload) for payload in payloads)
-    reader = frames.FrameReader()
+    reader = frames.ClientFrameReader()
     found = [frame for at in range(0, len(raw), size) for frame in reader.feed(raw[at : at + size])]
     assert [frame.payload for frame in found] == payloads
     assert not reader.fault
@@ -44,6 +44,6 @@ def test_any_split_of_the_bytes_gives_the_same_frames(payloads: list[bytes], siz
 
 def test_a_masked_frame_of_ours_is_a_fault_from_a_server() -> None:
     """Clients mask, servers must not (RFC 6455 section 5.1)."""
-    reader = frames.FrameReader()
+    reader = frames.ClientFrameReader()
     reader.feed(encode_frame(TEXT, b"x" * 70000, NO_MASK))
     assert reader.fault == "a masked frame from the server"

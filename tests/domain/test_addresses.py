@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from narthex.domain.addresses import (
-    Client,
+    ClientAddress,
     TrustedProxies,
     bucket,
     canonical,
@@ -25,7 +25,9 @@ def trusted(*words: str, platform: str = "") -> TrustedProxies:
     return found
 
 
-def of(forwarded: str | None, proxies: TrustedProxies, proto: str | None = None, peer: str = PEER) -> Client:
+def of(
+    forwarded: str | None, proxies: TrustedProxies, proto: str | None = None, peer: str = PEER
+) -> ClientAddress:
     """The client of a request over plain TCP."""
     return client_of(
         peer, False, [forwarded] if forwarded is not None else [], [proto] if proto else [], proxies
@@ -34,8 +36,8 @@ def of(forwarded: str | None, proxies: TrustedProxies, proto: str | None = None,
 
 def test_without_trusted_proxies_headers_do_not_count() -> None:
     """Anybody can write them."""
-    assert of("1.2.3.4", trusted(), "https") == Client(PEER, "http")
-    assert client_of(PEER, True, [], ["http"], trusted()) == Client(PEER, "https")
+    assert of("1.2.3.4", trusted(), "https") == ClientAddress(PEER, "http")
+    assert client_of(PEER, True, [], ["http"], trusted()) == ClientAddress(PEER, "https")
 
 
 @pytest.mark.parametrize(
@@ -62,13 +64,13 @@ def test_networks_of_proxies_are_walked_from_the_right(forwarded: str, expected:
 
 def test_a_peer_that_is_no_proxy_is_the_client() -> None:
     """It cannot claim to have forwarded anything, scheme included."""
-    assert of("1.2.3.4", trusted("10.0.0.0/8"), "https", peer="9.9.9.9") == Client("9.9.9.9", "http")
+    assert of("1.2.3.4", trusted("10.0.0.0/8"), "https", peer="9.9.9.9") == ClientAddress("9.9.9.9", "http")
 
 
 def test_cloud_run_takes_the_last_hop() -> None:
     """Google's front end appends what it saw; anything before is the client's own writing."""
     proxies = trusted(platform="cloud-run")
-    assert of("6.6.6.6, 1.2.3.4", proxies, "https", peer="169.254.1.1") == Client("1.2.3.4", "https")
+    assert of("6.6.6.6, 1.2.3.4", proxies, "https", peer="169.254.1.1") == ClientAddress("1.2.3.4", "https")
     assert trusted(platform="kubernetes").none
 
 

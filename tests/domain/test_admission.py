@@ -10,12 +10,12 @@ from narthex.domain.admission import (
     E2E_LIFE_S,
     AdmissionPolicy,
     Admit,
+    CheckedCredential,
     HandshakeFacts,
-    Judged,
     admit,
     key_proof_identity,
 )
-from narthex.domain.carriers import Credential, Presented
+from narthex.domain.carriers import Credential, ParsedCarriers
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_origins
@@ -49,13 +49,13 @@ def facts(
 ) -> HandshakeFacts:
     """An attempt that brings something in each of `carriers`."""
     return HandshakeFacts(
-        presented=Presented(
+        carriers=ParsedCarriers(
             credentials=tuple(Credential(carrier, "x") for carrier in carriers), fault=fault, hint=hint
         ),
         origin=origin,
         host="chat.example.com",
         scheme="https",
-        hears=hears,
+        sees_refusal=hears,
         in_band=in_band,
         bound=bound,
         fresh_id="0f" * 16,
@@ -67,7 +67,7 @@ def judge(
 ) -> Admit | Refusal:
     """The outcome for one credential."""
     attempt = facts(carrier, **more)  # type: ignore[arg-type]  # a test's shorthand
-    return admit(attempt, here or policy(), [Judged(carrier, verdict)])
+    return admit(attempt, here or policy(), [CheckedCredential(carrier, verdict)])
 
 
 def code(outcome: Admit | Refusal) -> str:
@@ -111,14 +111,16 @@ class TestValid:
 class TestSeveral:
     """Several carriers at once."""
 
-    def outcome(self, *judged: Judged, origin: str | None = PAGE) -> Admit | Refusal:
+    def outcome(self, *checked: CheckedCredential, origin: str | None = PAGE) -> Admit | Refusal:
         """For these verdicts."""
-        return admit(facts(*(item.carrier for item in judged), origin=origin), policy(), list(judged))
+        return admit(facts(*(item.carrier for item in checked), origin=origin), policy(), list(checked))
 
     def test_of_one_subject_are_admitted(self) -> None:
         """The first one's rights count."""
         other = Identity(subject="ann", permissions=("admin",))
-        outcome = self.outcome(Judged("authorization", Valid(ANN)), Judged("subprotocol", Valid(other)))
+        outcome = self.outcome(
+            CheckedCredential("authorization", Valid(ANN)), CheckedCredential("subprotocol", Valid(other))
+        )
         assert isinstance(outcome, Admit)
         assert outcome.identity == ANN
 
@@ -126,7 +128,9 @@ class TestSeveral:
     def test_of_two_subjects_are_a_conflict(self, second: str) -> None:
         """Also of one subject in two tenants; also when the second is the ambient cookie."""
         for other in (BOB, Identity(subject="ann", tenant="acme")):
-            outcome = self.outcome(Judged("authorization", Valid(ANN)), Judged(second, Valid(other)))
+            outcome = self.outcome(
+                CheckedCredential("authorization", Valid(ANN)), CheckedCredential(second, Valid(other))
+            )
             assert isinstance(outcome, Refusal)
             assert outcome.code == "credential_conflict"
             assert outcome.detail == f"The {second} names another subject than the Authorization header."
@@ -136,15 +140,17 @@ class TestSeveral:
     )
     def test_a_stale_cookie_beside_a_token_is_not_looked_at(self, stale: Verdict) -> None:
         """Browsers add it by themselves; nobody can take it away from an HttpOnly page."""
-        outcome = self.outcome(Judged("authorization", Valid(ANN)), Judged("cookie", stale), origin=None)
+        outcome = self.outcome(
+            CheckedCredential("authorization", Valid(ANN)), CheckedCredential("cookie", stale), origin=None
+        )
         assert isinstance(outcome, Admit)
         assert outcome.identity == ANN
 
     def test_a_bad_token_beside_a_good_one_is_named(self) -> None:
         """Whoever sends two on purpose should hear that one is bad; a good cookie does not cover for it either."""
-        bad = Judged("authorization", Rejected("token_invalid"))
-        assert code(self.outcome(bad, Judged("subprotocol", Valid(ANN)))) == "token_invalid"
-        assert code(self.outcome(bad, Judged("cookie", Valid(ANN)))) == "token_invalid"
+        bad = CheckedCredential("authorization", Rejected("token_invalid"))
+        assert code(self.outcome(bad, CheckedCredential("subprotocol", Valid(ANN)))) == "token_invalid"
+        assert code(self.outcome(bad, CheckedCredential("cookie", Valid(ANN)))) == "token_invalid"
 
     @pytest.mark.parametrize("other", ["authorization", "subprotocol", "ticket", "cookie"])
     def test_a_key_beside_anything_is_a_conflict(self, other: str) -> None:
@@ -401,7 +407,9 @@ def test_nobody_has_an_identity_without_proof(
         environment, e2e=e2e and environment is not Environment.PRODUCTION, guests=guests and not remote
     )
     attempt = facts(*brought, origin=origin, hears=hears)
-    outcome = admit(attempt, here, [Judged(carrier, verdict) for carrier, verdict in brought.items()])
+    outcome = admit(
+        attempt, here, [CheckedCredential(carrier, verdict) for carrier, verdict in brought.items()]
+    )
     if isinstance(outcome, Refusal):
         assert outcome.code in TABLE
         return

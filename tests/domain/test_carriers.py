@@ -15,9 +15,9 @@ from narthex.domain.carriers import (
     E2E_KEY,
     SUBPROTOCOL,
     TICKET,
-    Presented,
-    pick,
-    read,
+    ParsedCarriers,
+    admission_headers,
+    parse_carriers,
     valid_test_run,
 )
 from narthex.domain.refusals import TABLE
@@ -26,9 +26,9 @@ from tests.timing import TIME_UNIT
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
 
 
-def presented(*headers: tuple[str, str], query: str = "") -> Presented:
+def presented(*headers: tuple[str, str], query: str = "") -> ParsedCarriers:
     """What a request with these headers brings."""
-    return read(pick(headers), query)
+    return parse_carriers(admission_headers(headers), query)
 
 
 def found(*headers: tuple[str, str], query: str = "") -> list[tuple[str, str]]:
@@ -216,10 +216,10 @@ class TestCookie:
     def test_over_https_the_plain_name_is_nobodys(self) -> None:
         """A neighbouring host, or anybody on a plain line, can set it: it would sign people in as the attacker."""
         headers = {"cookie": [f"narthex_session={JWT}"]}
-        assert len(read(headers, "").credentials) == 1
-        assert read(headers, "", secure=True).credentials == ()
+        assert len(parse_carriers(headers, "").credentials) == 1
+        assert parse_carriers(headers, "", secure=True).credentials == ()
         own = {"cookie": [f"__Host-narthex_session={JWT}"]}
-        assert len(read(own, "", secure=True).credentials) == 1
+        assert len(parse_carriers(own, "", secure=True).credentials) == 1
 
 
 class TestEndToEnd:
@@ -321,7 +321,7 @@ def test_a_hostile_query_costs_no_time(query: str) -> None:
 @pytest.mark.parametrize(("length", "allowed"), [(128, True), (129, False)])
 def test_a_tickets_length_is_bounded(length: int, allowed: bool) -> None:
     """Ours have 43 characters."""
-    found = read({}, f"ticket={'a' * length}")
+    found = parse_carriers({}, f"ticket={'a' * length}")
     assert (found.fault is None) is allowed
     assert bool(found.credentials) is allowed
 

@@ -19,9 +19,9 @@ from narthex.e2e.children import Child, clean_environment, free_port
 from narthex.e2e.engines import answers, issuer
 from narthex.e2e.results import Status
 from narthex.e2e.scenario import Category
-from narthex.e2e.session import Options
+from narthex.e2e.session import SuiteOptions
 from narthex.e2e.session import test as run_suite
-from narthex.e2e.world import AUDIENCE, Proof, World
+from narthex.e2e.system_under_test import AUDIENCE, RunnerProof, SystemUnderTest
 from narthex.errors import ConfigError, DependencyError
 
 pytestmark = pytest.mark.acceptance
@@ -57,21 +57,23 @@ def prober() -> str:
 async def test_production_is_left_as_it_was_found(tmp_path: Path) -> None:
     """Smoke passes with a person's token, its threads are deleted, and without leave nothing is touched."""
     async with deployed(tmp_path, {"ENVIRONMENT": "production"}) as url:
-        proof = Proof(token=prober())
-        options = Options(environment="production", base_url=url, proof=proof, allow_production=True)
+        proof = RunnerProof(token=prober())
+        options = SuiteOptions(environment="production", base_url=url, proof=proof, allow_production=True)
         report = await run_suite(options)
         assert report.good, [result for result in report.results if result.status is not Status.PASSED]
         assert {result.category for result in report.results} == {"smoke"}
         assert report.left_behind == []
         assert report.proof == "token"
         assert report.posted.startswith("not posted (403)"), "a person without `admin` posts no results"
-        world = World(url, "production", proof)
-        await world.open()
-        async with world.person() as somebody:
+        system = SystemUnderTest(url, "production", proof)
+        await system.open()
+        async with system.client() as somebody:
             assert (await somebody.rpc("thread.list"))["threads"] == []
-        await world.close()
+        await system.close()
         with pytest.raises(ConfigError, match="says that it is production"):
-            await run_suite(Options(environment="staging", base_url=url, proof=Proof(key="k" * 40)))
+            await run_suite(
+                SuiteOptions(environment="staging", base_url=url, proof=RunnerProof(key="k" * 40))
+            )
 
 
 async def test_staging_takes_the_key_and_no_other(tmp_path: Path) -> None:
@@ -80,14 +82,16 @@ async def test_staging_takes_the_key_and_no_other(tmp_path: Path) -> None:
     async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
         smoke = (Category.SMOKE,)
         report = await run_suite(
-            Options(environment="staging", categories=smoke, base_url=url, proof=Proof(key=key))
+            SuiteOptions(environment="staging", categories=smoke, base_url=url, proof=RunnerProof(key=key))
         )
         assert report.good
         assert report.posted == "posted: success rate 100.0%"
         assert report.target == "deployed system"
         with pytest.raises(ConfigError, match="e2e_key_wrong"):
             await run_suite(
-                Options(environment="staging", categories=smoke, base_url=url, proof=Proof(key="k" * 40))
+                SuiteOptions(
+                    environment="staging", categories=smoke, base_url=url, proof=RunnerProof(key="k" * 40)
+                )
             )
 
 
@@ -95,12 +99,12 @@ async def test_a_kill_may_be_skipped_on_a_deployed_system_only(tmp_path: Path) -
     """It is skipped with its reason, and the run is good."""
     key = secrets.token_urlsafe(32)
     async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
-        options = Options(
+        options = SuiteOptions(
             environment="staging",
             categories=(Category.E2E,),
             pattern="a_killed_gateway",
             base_url=url,
-            proof=Proof(key=key),
+            proof=RunnerProof(key=key),
         )
         report = await run_suite(options)
         (skipped,) = [result for result in report.results if result.status is Status.SKIPPED]
@@ -123,9 +127,11 @@ async def test_staging_takes_cis_token(tmp_path: Path) -> None:
         }
         async with deployed(tmp_path, environ) as target:
             for subject, good in (("repo:acme/chat:main", True), ("repo:evil/chat:main", False)):
-                found = await World(target, "staging", Proof(), issuer_url=url).citizen(subject)
-                proof = Proof(ci_token=found["Authorization"].removeprefix("Bearer "))
-                options = Options(
+                found = await SystemUnderTest(target, "staging", RunnerProof(), issuer_url=url).issuer_user(
+                    subject
+                )
+                proof = RunnerProof(ci_token=found["Authorization"].removeprefix("Bearer "))
+                options = SuiteOptions(
                     environment="staging", categories=(Category.SMOKE,), base_url=target, proof=proof
                 )
                 if good:
@@ -165,8 +171,8 @@ async def test_an_exchange_that_something_else_answers_is_said(
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        proof = Proof(key="k" * 40)
-        options = Options(environment="staging", base_url=f"http://127.0.0.1:{port}", proof=proof)
+        proof = RunnerProof(key="k" * 40)
+        options = SuiteOptions(environment="staging", base_url=f"http://127.0.0.1:{port}", proof=proof)
         with pytest.raises(fault, match=said):
             await run_suite(options)
 
@@ -203,4 +209,6 @@ async def test_without_a_key_the_system_cannot_be_tested(tmp_path: Path) -> None
     """The exchange says so, and so does the runner."""
     async with deployed(tmp_path, {"ENVIRONMENT": "staging"}) as url:
         with pytest.raises(DependencyError, match="answers 503"):
-            await run_suite(Options(environment="staging", base_url=url, proof=Proof(key="k" * 40)))
+            await run_suite(
+                SuiteOptions(environment="staging", base_url=url, proof=RunnerProof(key="k" * 40))
+            )

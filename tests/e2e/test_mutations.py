@@ -69,12 +69,12 @@ async def outcomes(names: set[str], *, fault: str = "", real: bool = False) -> d
     path = os.pathsep.join(filter(None, (str(MUTANTS), os.environ.get("PYTHONPATH"))))
     patch = {"PYTHONPATH": path, "SEEDED_FAULT": fault} if fault else {}
     async with staging("staging", real=real, patch=patch) as made:
-        world = made.world()
-        await world.open()
+        system = made.system_under_test()
+        await system.open()
         try:
-            results = await Runner(world).run([found for found in every() if found.name in names])
+            results = await Runner(system).run([found for found in every() if found.name in names])
         finally:
-            await world.close()
+            await system.close()
     assert {result.name for result in results} == names, "a scenario has another name now"
     return {result.name: result for result in results}
 

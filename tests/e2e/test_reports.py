@@ -7,10 +7,10 @@ import re
 from xml.etree import ElementTree as ET
 
 from narthex.e2e import reports
-from narthex.e2e.results import Report, Result, Status
+from narthex.e2e.results import Result, Status, SuiteReport
 
 
-def report() -> Report:
+def report() -> SuiteReport:
     """One of each status, with text that breaks careless writers."""
     hostile = 'a <script>alert(1)</script> & "quotes" \x00 \x1b[31m \uffff \ud800'
 
@@ -27,7 +27,7 @@ def report() -> Report:
             contacted=["ws://target"],
         )
 
-    return Report(
+    return SuiteReport(
         environment="staging",
         target="deployed system",
         base_url="https://target",
@@ -48,9 +48,11 @@ def test_the_sums() -> None:
     """A skip counts for nothing, what was not run counts as not passed."""
     assert report().success_rate == 1 / 3
     assert not report().good
-    assert not Report(environment="local", target="none").good, "a run of nothing has proved nothing"
+    assert not SuiteReport(environment="local", target="none").good, "a run of nothing has proved nothing"
     skipped = [result for result in report().results if result.status is Status.SKIPPED]
-    assert not Report(environment="local", target="none", results=skipped).good, "nor has one of skips only"
+    assert not SuiteReport(environment="local", target="none", results=skipped).good, (
+        "nor has one of skips only"
+    )
 
 
 def test_json_has_everything() -> None:

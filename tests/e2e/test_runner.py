@@ -12,35 +12,35 @@ from narthex.e2e.scenario import Body, Category, Scenario, every
 from narthex.e2e.scenarios import OTHERS, STAGING
 from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.skips import ALLOWED
+from narthex.e2e.system_under_test import RunnerProof, SystemUnderTest
 from narthex.e2e.traffic import current
-from narthex.e2e.world import Proof, World
 from narthex.errors import ClientError
 
 KEY = "the-proof-that-nobody-may-read"
 
 
-async def talks(_: World) -> None:
+async def talks(_: SystemUnderTest) -> None:
     """Exchanges something."""
     current().out(1)
     current().back(1, "http://target")
 
 
-async def talks_to_nobody(_: World) -> None:
+async def talks_to_nobody(_: SystemUnderTest) -> None:
     """Asserts on a literal."""
 
 
-async def fails(_: World) -> None:
+async def fails(_: SystemUnderTest) -> None:
     """Exchanges something and fails, with the proof in its words."""
     current().back(1, "http://target")
     raise AssertionError(f"the server said {KEY}")
 
 
-async def skips(_: World) -> None:
+async def skips(_: SystemUnderTest) -> None:
     """Skips."""
     raise SkipScenario("no such thing here")
 
 
-async def hangs(_: World) -> None:
+async def hangs(_: SystemUnderTest) -> None:
     """Never ends."""
     current().back(1, "http://target")
     await asyncio.Event().wait()
@@ -60,8 +60,8 @@ def made(
     )
 
 
-def world() -> World:
-    return World("http://target", "staging", Proof(key=KEY))
+def world() -> SystemUnderTest:
+    return SystemUnderTest("http://target", "staging", RunnerProof(key=KEY))
 
 
 async def one(scenario: Scenario) -> Result:
@@ -96,7 +96,7 @@ async def test_a_failure_names_its_place_and_no_proof() -> None:
 async def test_what_the_server_said_can_be_printed() -> None:
     """JSON may hold half a surrogate; a terminal and a file take none."""
 
-    async def hears(_: World) -> None:
+    async def hears(_: SystemUnderTest) -> None:
         current().back(1, "http://target")
         raise AssertionError("the server said \ud800")
 
@@ -157,13 +157,13 @@ async def test_parallel_keeps_the_order_and_leaves_the_lonely_alone() -> None:
     barrier = asyncio.Barrier(2)
     inside: set[str] = set()
 
-    async def meets(_: World) -> None:
+    async def meets(_: SystemUnderTest) -> None:
         current().back(1, "http://target")
         inside.add("meets")
         await barrier.wait()
         inside.discard("meets")
 
-    async def lonely(_: World) -> None:
+    async def lonely(_: SystemUnderTest) -> None:
         current().back(1, "http://target")
         assert not inside
 

@@ -57,10 +57,10 @@ async def test_either_proxy_stands_in_front(proxy: str, monkeypatch: pytest.Monk
     names = ("smoke.one_question_one_whole_answer", "startup_resilience.a_killed_gateway_loses_nothing")
     async with staging("staging", real=True) as made:
         assert made.engines["proxy"] == proxy
-        world = made.world()
-        await world.open()
-        results = await Runner(world).run([found for found in every() if found.name in names])
-        await world.close()
+        system = made.system_under_test()
+        await system.open()
+        results = await Runner(system).run([found for found in every() if found.name in names])
+        await system.close()
         folder = made.folder
         assert made.key not in "".join(made.logs().values()), "a gateway wrote its key down"
     assert [(result.name, result.detail) for result in results if result.status != "passed"] == []

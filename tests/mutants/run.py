@@ -56,7 +56,7 @@ MATTER: Final = (
     *("app/**/*.py", "domain/**/*.py", "protocol/**/*.py"),
     *("adapters/brokers/**/*.py", "adapters/stores/**/*.py", "adapters/sqlite/**/*.py"),
     *("adapters/edge/**/*.py", "adapters/tokens/**/*.py"),
-    *("web/auth.py", "web/access.py", "web/fallbacks.py", "web/door.py", "web/tickets.py"),
+    *("web/auth.py", "web/access.py", "web/fallbacks.py", "web/request_rules.py", "web/tickets.py"),
 )
 """The modules that decide who gets in and what is delivered."""
 FIRST: Final = 12

@@ -13,8 +13,8 @@ from narthex.protocol.client import (
     MalformedMessage,
     Message,
     Ping,
-    Publication,
     Push,
+    ReceivedPublication,
     Reply,
     StreamPosition,
     decode_messages,
@@ -49,7 +49,7 @@ def view(offset: int) -> PublicationView:
 
 def pushed(offset: int, channel: str = CHANNEL) -> Push:
     """What comes out for either."""
-    return Push(channel, Publication({"n": offset}, offset))
+    return Push(channel, ReceivedPublication({"n": offset}, offset))
 
 
 def subscribed(since: StreamPosition | None = None) -> ClientSession:

@@ -55,8 +55,8 @@ def test_connect_comes_once() -> None:
 
 def test_commands_batched_behind_connect_are_asked() -> None:
     """The driver holds them until the connect is answered."""
-    asked = Session(LIMITS, 0).receive(CONNECT + b"\n" + ECHO, 0)
-    assert [item.name for item in asked] == ["connect", "rpc"]
+    received = Session(LIMITS, 0).receive(CONNECT + b"\n" + ECHO, 0)
+    assert [item.name for item in received] == ["connect", "rpc"]
 
 
 def test_a_failed_connect_may_be_tried_again_until_silence() -> None:
@@ -115,8 +115,8 @@ def test_expiry_has_a_grace_and_a_refresh_ends_it() -> None:
 def test_a_burst_is_throttled_then_a_flood_is_closed() -> None:
     """120 at once pass, the next 120 get 111, more is 3013; time refills."""
     session = live()
-    asked = [session.receive(ECHO, 0)[0] for _ in range(239)]
-    assert [item.throttled for item in asked] == [False] * 119 + [True] * 120  # connect took one
+    received = [session.receive(ECHO, 0)[0] for _ in range(239)]
+    assert [item.throttled for item in received] == [False] * 119 + [True] * 120  # connect took one
     assert fault(session, ECHO).code == codes.TOO_MANY_COMMANDS.code
     assert live().receive(ECHO, 10)[0].throttled is False
 
@@ -182,17 +182,17 @@ class SessionMachine(RuleBasedStateMachine):
     def frame_arrives(self, frame: bytes) -> None:
         before = self.session.phase
         try:
-            asked = self.session.receive(frame, self.now)
+            received = self.session.receive(frame, self.now)
         except SessionFault as caught:
             assert not caught.disconnect.reconnect or caught.disconnect.code == 3013
             self.session.closed()
             return
         if before is Phase.CLOSED:
-            assert asked == []
-        if any(item.name == "connect" for item in asked):
+            assert received == []
+        if any(item.name == "connect" for item in received):
             assert before is Phase.WAITING
-            assert asked[0].name == "connect"
-        elif asked:
+            assert received[0].name == "connect"
+        elif received:
             assert before in (Phase.CONNECTING, Phase.LIVE)
 
     @precondition(lambda self: self.session.phase is Phase.CONNECTING)

@@ -17,7 +17,7 @@ import msgspec
 
 from narthex.app.connection import Connection
 from narthex.domain.identity import Identity
-from narthex.ports.edge import Lane, Underway
+from narthex.ports.edge import DirectSender, SendProgress
 from narthex.protocol.framing import Framing, Prepared
 from tests.history import Recorder, Tap
 from tests.simulation.loop import WORLD, VirtualLoop
@@ -40,7 +40,7 @@ class Wire:
 
     framing = Framing.HTTP_STREAM
     session = ""
-    lane: Lane | None = None
+    direct_sender: DirectSender | None = None
 
     def __init__(
         self,
@@ -87,9 +87,9 @@ class Wire:
         """See `Socket`."""
         return max(0, self._under_way - HIGH_MARK)
 
-    def underway(self) -> Underway:
+    def send_progress(self) -> SendProgress:
         """See `Socket`."""
-        return Underway(self._under_way, self._taken)
+        return SendProgress(self._under_way, self._taken)
 
     def close(self, code: int, reason: str) -> None:
         """See `Socket`: the close frame goes behind what was sent."""

@@ -17,12 +17,12 @@ from narthex.app.controls import Controls
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
 from narthex.app.revocations import Revocations
-from narthex.app.runs import roster
+from narthex.app.runs import local_runs
 from narthex.app.runs.journal import Journal
 from narthex.app.runs.lease import Lease
-from narthex.app.runs.loops import Loops
+from narthex.app.runs.loops import RunLoops
 from narthex.app.runs.observed import ObservedLeases
-from narthex.app.runs.replay import Replay
+from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.staleness import StalenessCheck
 from tests.simulation.loop import NODE
 from tests.simulation.world import World
@@ -148,10 +148,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "agent-twice": Mutant(
         "42",
         "whether a run has begun is decided by the log alone",
-        _patched(roster, "_has_begun", lambda _run, replay: bool(replay.seq)),
+        _patched(local_runs, "_has_begun", lambda _run, replay: bool(replay.seq)),
     ),
     "cancelled-without-end": Mutant(
-        "44", "no node looks for cancelled runs without an end", _patched(Loops, "_close", _nothing)
+        "44", "no node looks for cancelled runs without an end", _patched(RunLoops, "_close", _nothing)
     ),
     "message-twice": Mutant(
         "45", "a repeated message is not looked for in the log", _patched(Chat, "_said_of", _said_of_nothing)
@@ -159,7 +159,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "digest-over-a-hole": Mutant(
         "46",
         "a run does not notice that its log is another one",
-        _patched(Replay, "_follows", lambda *_: True),
+        _patched(RunLogState, "_follows", lambda *_: True),
     ),
     "keys-forgotten": Mutant("port", "a repeated publish is appended again", engine=_lies("forgets keys")),
     "gaps-hidden": Mutant(

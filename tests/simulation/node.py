@@ -15,23 +15,23 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from narthex.app.backlog import BacklogLimits
+from narthex.app.channel_activity import ChannelActivity
 from narthex.app.chat import Chat
 from narthex.app.commands import HANDLERS
 from narthex.app.connection import Connection
+from narthex.app.connection_context import ConnectionContext
+from narthex.app.connection_limits import ConnectionLimiter, ConnectionSlot
 from narthex.app.control_log import ControlLog
 from narthex.app.controls import Controls
 from narthex.app.hub import Hub, HubLimits
-from narthex.app.lifecycle import Lifecycle, Room, State
-from narthex.app.memberships import Memberships
-from narthex.app.movement import Movement
+from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
+from narthex.app.membership_audit import MembershipAudit
+from narthex.app.memberships import MembershipService
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
 from narthex.app.revocations import Revocations
-from narthex.app.rights import Rights
 from narthex.app.rpc import methods
 from narthex.app.runs.engine import RunEngine, RunLimits
-from narthex.app.seats import Seat, Seats
-from narthex.app.seed import Seed
 from narthex.app.services import ConnectionServices
 from narthex.app.staleness import StalenessCheck
 from narthex.app.tasks import Tasks
@@ -76,12 +76,12 @@ class Silent:
 
 
 class Door:
-    """`InBandDoor`: an in-band token is its user's, always good."""
+    """`InBandAuthenticator`: an in-band token is its user's, always good."""
 
-    def admit_in_band(self, seed: Seed, token: str) -> Admit | Refusal:
+    def admit_in_band(self, context: ConnectionContext, token: str) -> Admit | Refusal:
         """See the port."""
-        assert seed.identity is not None
-        return Admit(identity=seed.identity)
+        assert context.identity is not None
+        return Admit(identity=context.identity)
 
 
 class Parts:
@@ -109,10 +109,10 @@ class Parts:
         self.revocations = Revocations(store.credentials, self.broker, clock=now)
         self.tasks = Tasks("commands", 5_000, report_bug)
         self.timers = TimerWheel(loop, report_bug)
-        self.seats = Seats(Limits(), PLANS, self.meter)
+        self.limiter = ConnectionLimiter(Limits(), PLANS, self.meter)
         self.notices = Notices(self.broker)
         self.chat = Chat(store, self.broker, self.notices, self.plan, now)
-        self.memberships = Memberships(
+        self.memberships = MembershipService(
             store, self.broker, self.notices, self.chat, self.plan, now, direct=("default",)
         )
         self.engine = RunEngine(
@@ -122,7 +122,7 @@ class Parts:
             node=name,
             now=now,
             meter=self.meter,
-            tell=self.chat.tell_members,
+            notify_members=self.chat.notify_members,
             concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
             limits=LIMITS,
         )
@@ -147,7 +147,7 @@ class Parts:
             version="simulated",
             broker=self.broker,
             hub=self.hub,
-            door=Door(),
+            in_band=Door(),
             meter=self.meter,
             timers=self.timers,
             tasks=self.tasks,
@@ -157,7 +157,7 @@ class Parts:
             report_bug=lambda fault, _trace: self._report_bug(fault),
             spread=spread,
         )
-        self._movement = Movement(LIFE_STEP_S)
+        self._activity = ChannelActivity(LIFE_STEP_S)
         services.follows_run = self._follows_run
         services.removals = lambda: controls.removals
         services.chat = self.chat
@@ -166,14 +166,14 @@ class Parts:
         services.handlers = HANDLERS
         services.methods = methods()
         services.quotas = Quotas(
-            self.plan, self.store.runs, self.store.memberships, self.seats.of_user, self.now
+            self.plan, self.store.runs, self.store.memberships, self.limiter.of_user, self.now
         )
         controls.bind(self.hub)
-        rights = self.rights = Rights(self.hub, self.tasks, self.store.threads)
+        membership_audit = self.membership_audit = MembershipAudit(self.hub, self.tasks, self.store.threads)
 
         def missed() -> None:
             controls.missed()
-            rights.doubt()
+            membership_audit.schedule()
 
         def control_lost() -> None:
             missed()
@@ -181,7 +181,7 @@ class Parts:
                 connection.close(FORCE_RECONNECT)
 
         self.hub.on_resync = missed
-        controls.on_late_removal = rights.doubt
+        controls.on_late_removal = membership_audit.schedule
         self.broker.on_lost(control_lost)
         self.staleness = StalenessCheck(self.hub, self.broker, lambda _channels: missed())
         services.fresh = self.staleness.fresh
@@ -201,17 +201,17 @@ class Parts:
             self.hub.stop()
             await self.tasks.stop()
 
-        rooms = [
-            Room("store", self.store.start, self.store.stop),
-            Room("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
-            Room("revocations", self.revocations.start, self.revocations.stop),
-            Room("staleness", self.staleness.start, self.staleness.stop),
-            Room("rights", self.rights.start, self.rights.stop),
-            Room("connections", nothing, stop_connections),
-            Room("runs", self.engine.open, self.engine.close),
+        components = [
+            Component("store", self.store.start, self.store.stop),
+            Component("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
+            Component("revocations", self.revocations.start, self.revocations.stop),
+            Component("staleness", self.staleness.start, self.staleness.stop),
+            Component("rights", self.membership_audit.start, self.membership_audit.stop),
+            Component("connections", nothing, stop_connections),
+            Component("runs", self.engine.open, self.engine.close),
         ]
         return Lifecycle(
-            rooms,
+            components,
             self.services.registry,
             self.engine.drain,
             self._busy,
@@ -229,7 +229,7 @@ class Parts:
     def _follows_run(self, connection: Connection) -> bool:
         now = self.timers.now()
         channels = [one.channel for one in connection.subscriptions.values() if not one.server_side]
-        moving = [self._movement.moves(channel.key, channel.last, now) for channel in channels]
+        moving = [self._activity.may_be_active(channel.key, channel.last, now) for channel in channels]
         return any(moving) or self._busy()(connection)
 
     def _busy(self) -> Callable[[Connection], bool]:
@@ -245,7 +245,7 @@ class Parts:
     def _close_revoked(self) -> None:
         self._closing_revoked = None
         for connection in self.services.registry:
-            identity = connection.identity or connection.seed.identity
+            identity = connection.identity or connection.context.identity
             if identity is not None and self.revocations.covers(identity):
                 connection.close(Disconnect(3500, "token_revoked: sign in again"))
 
@@ -291,7 +291,7 @@ class Node:
     @property
     def ready(self) -> bool:
         """Whether a load balancer would send anybody here."""
-        return self.parts is not None and self.parts.lifecycle.state is State.READY
+        return self.parts is not None and self.parts.lifecycle.state is LifecycleState.READY
 
     def start(self) -> None:
         """Begin a new life; it tries until its engines are there."""
@@ -338,7 +338,7 @@ class Node:
     def drain(self) -> None:
         """SIGTERM; `kill` follows when it is done, or by the plan."""
         parts = self.parts
-        if parts is None or parts.lifecycle.state is not State.READY:
+        if parts is None or parts.lifecycle.state is not LifecycleState.READY:
             return
 
         async def down() -> None:
@@ -402,12 +402,12 @@ class Node:
     def admit(self, identity: Identity) -> Connection | None:
         """What the handshake decides: None is a refusal that lets an SDK come back, `PermissionError` a final one."""
         parts = self.parts
-        if parts is None or parts.lifecycle.state is not State.READY:
+        if parts is None or parts.lifecycle.state is not LifecycleState.READY:
             return None
         if parts.revocations.covers(identity):
             raise PermissionError
-        seat = parts.seats.take("192.0.2.1", identity)
-        if not isinstance(seat, Seat):
+        slot = parts.limiter.acquire("192.0.2.1", identity)
+        if not isinstance(slot, ConnectionSlot):
             return None
-        seed = Seed(Admit(identity=identity), seat, trace_id="0" * 32, address="192.0.2.1")
-        return Connection(parts.services, seed)
+        context = ConnectionContext(Admit(identity=identity), slot, trace_id="0" * 32, address="192.0.2.1")
+        return Connection(parts.services, context)

@@ -208,14 +208,14 @@ async def test_the_same_message_gives_the_same_run_and_last_event_id_goes_on(
 
 
 async def test_leaving_does_not_cancel(running: Running, http: httpx2.AsyncClient) -> None:
-    """The run goes on; whoever comes back hears its end, and the seat of who left is free again."""
+    """The run goes on; whoever comes back hears its end, and the slot of who left is free again."""
     mine, body = bearer(running), said("gate-1", message="m-1")
     told = Told()
     async with http.stream("POST", "/agui/patient", json=body, headers=mine) as response:
         await stream(response, told, until=3)
     assert running.gateway.parts is not None
-    seats = running.gateway.parts.seats
-    await until(lambda: seats.total == 0)
+    limiter = running.gateway.parts.limiter
+    await until(lambda: limiter.total == 0)
     gates["gate-1"].set()
     async with http.stream(
         "POST", "/agui/patient", json=body, headers=mine | {"Last-Event-ID": told.ids[-1]}
@@ -322,7 +322,7 @@ async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClie
         )
         assert (refused.status_code, refused.json()["code"]) == (status, code)
     assert running.gateway.parts is not None
-    assert running.gateway.parts.seats.total == 0
+    assert running.gateway.parts.limiter.total == 0
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ async def test_a_connection_that_ends_at_once_says_why(
     assert ("retry-after" in answer.headers) == (status == 503)
     parts = running.gateway.parts
     assert parts is not None
-    assert parts.seats.total == 0
+    assert parts.limiter.total == 0
 
 
 async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.AsyncClient) -> None:
@@ -402,7 +402,7 @@ async def test_a_revoked_token_ends_the_stream(running: Running, http: httpx2.As
 
 
 async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: httpx2.AsyncClient) -> None:
-    """Its backlog is bounded as a socket's; then the connection is dropped, its seat is free, and the run goes on."""
+    """Its backlog is bounded as a socket's; then the connection is dropped, its slot is free, and the run goes on."""
     body = json.dumps(said("go", message="m-1"))
     port = int(running.http.rpartition(":")[2])
     raw = socket.socket()
@@ -417,8 +417,8 @@ async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: ht
         await asyncio.get_running_loop().sock_sendall(raw, (head + body).encode())
         parts = running.gateway.parts
         assert parts is not None
-        await until(lambda: parts.seats.total == 1)
-        await until(lambda: parts.seats.total == 0, 20)
+        await until(lambda: parts.limiter.total == 1)
+        await until(lambda: parts.limiter.total == 0, 20)
     whole = await ask(http, "/agui/flood", said("go", message="m-1"), bearer(running))
     assert whole.is_whole()
     assert len(whole.text) == 150 * 16_000

@@ -17,9 +17,9 @@ from narthex.app.sign_in import SignIn
 from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
 from narthex.domain.origins import OriginPolicy, origin_fault, parse_origin
 from narthex.domain.refusals import Refusal
-from narthex.web.auth import AuthSite, RequestFacts
+from narthex.web.auth import AuthRoutes, RequestFacts
 from narthex.web.cookies import JOURNEY, REFRESH, KeptFromApplications
-from narthex.web.oidc import OidcSite
+from narthex.web.oidc import OidcRoutes
 from tests.adapters.tokens.issuer import hs_token
 from tests.adapters.tokens.memory import as_port
 from tests.app.test_provider import PASSWORD, House
@@ -30,7 +30,7 @@ SERVICE_KEY = "service-key-0123456789abcdef0123456789"
 
 
 class OpenDoor:
-    """The front door's rules: our own origin, and TLS where the test says so."""
+    """The handshake handler's rules: our own origin, and TLS where the test says so."""
 
     secure = False
 
@@ -50,11 +50,11 @@ class Web:
     def __init__(self, policy: ProviderPolicy, *, keys: tuple[str, ...] = (SERVICE_KEY,)) -> None:
         self.house = House(policy)
         self.door = OpenDoor()
-        site = AuthSite(
+        site = AuthRoutes(
             provider=self.house.provider,
             verifier=self.house.router,
             revocations=self.house.revocations,
-            door=self.door,
+            rules=self.door,
             service_keys=keys,
             clock=lambda: self.house.now,
         )
@@ -62,7 +62,7 @@ class Web:
         sign_in = SignIn(
             self.house.provider, self.elsewhere, as_port(self.house.store), clock=lambda: self.house.now
         )
-        oidc = OidcSite(sign_in, site, self.door)
+        oidc = OidcRoutes(sign_in, site, self.door)
         app = Starlette(routes=[*site.routes(), *oidc.routes()], lifespan=self._lifespan)
         self.browser = TestClient(app, base_url=OWN, follow_redirects=False)
 

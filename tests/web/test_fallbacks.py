@@ -129,6 +129,6 @@ async def test_a_stream_that_is_closed_and_not_read_is_dropped(
             connection.socket.send(Prepared(b"x" * 262_144))
         connection.close(SHUTDOWN)
         await eventually(lambda: len(parts.services.registry) == 0)
-    assert parts.seats.total == 0
+    assert parts.limiter.total == 0
     writer.close()
     del reader

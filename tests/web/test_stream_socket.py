@@ -21,8 +21,8 @@ from narthex.ports.edge import (
     Accept,
     Deny,
     RequestHead,
+    SendProgress,
     Socket,
-    Underway,
 )
 from narthex.protocol.codes import SHUTDOWN
 from narthex.protocol.framing import Framing, Prepared
@@ -69,12 +69,12 @@ async def test_a_client_lags_past_the_high_mark_and_until_the_low_mark() -> None
     socket.send_rest(b"x")
     assert listener.calls == [("writable", False)]
     assert await anext(chunks) == b"x" * (HIGH_MARK_BYTES + 2)
-    assert socket.underway() == Underway(HIGH_MARK_BYTES + 2, 0), (
+    assert socket.send_progress() == SendProgress(HIGH_MARK_BYTES + 2, 0), (
         "the response holds it until it asks for more"
     )
     socket.send_frames(b"y" * (LOW_MARK_BYTES + 1))
     assert await anext(chunks) == b"y" * (LOW_MARK_BYTES + 1)
-    assert socket.underway() == Underway(LOW_MARK_BYTES + 1, HIGH_MARK_BYTES + 2)
+    assert socket.send_progress() == SendProgress(LOW_MARK_BYTES + 1, HIGH_MARK_BYTES + 2)
     assert listener.calls == [("writable", False)]
     socket.send_frames(b"z" * LOW_MARK_BYTES)
     assert await anext(chunks) == b"z" * LOW_MARK_BYTES
@@ -127,7 +127,7 @@ async def test_a_client_that_does_not_read_its_close_is_dropped(
     assert dropped.is_set() is not read
 
 
-class Gate:
+class FixedHandler:
     """Decides as it is told."""
 
     def __init__(self, decision: Accept | Deny) -> None:
@@ -135,12 +135,12 @@ class Gate:
         self.heads: list[RequestHead] = []
 
     def decide(self, head: RequestHead) -> Accept | Deny:
-        """See `ports.edge.Gate`."""
+        """See `ports.edge.UpgradeHandler`."""
         self.heads.append(head)
         return self.decision
 
     def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
-        """See `ports.edge.Gate`."""
+        """See `ports.edge.UpgradeHandler`."""
         return "trace-early"
 
 
@@ -167,9 +167,9 @@ async def unsent(message: Control) -> None:
     raise AssertionError(message)
 
 
-def house(gate: Gate, origin: Callable[[Request], Refusal | None] = lambda _: None) -> Fallbacks:
+def house(handler: FixedHandler, origin: Callable[[Request], Refusal | None] = lambda _: None) -> Fallbacks:
     return Fallbacks(
-        gate,
+        handler,
         "node-1",
         unsent,
         cors=lambda _: {"X-Cors": "1"},
@@ -183,10 +183,10 @@ def house(gate: Gate, origin: Callable[[Request], Refusal | None] = lambda _: No
 async def test_a_command_from_another_node_reaches_its_stream() -> None:
     """By its session; a stream that is over has none. The head that was judged is the request's own."""
     listener = Listener()
-    gate = Gate(Accept(receiver=listener))
-    found = house(gate)
+    handler = FixedHandler(Accept(receiver=listener))
+    found = house(handler)
     answer = await found.http_stream(request("/connection/http_stream", b'{"id":1,"connect":{}}', b"a=b"))
-    assert gate.heads == [
+    assert handler.heads == [
         RequestHead(
             method="POST",
             path="/connection/http_stream",
@@ -222,8 +222,8 @@ async def test_a_command_from_another_node_reaches_its_stream() -> None:
 
 async def test_a_stream_that_is_refused_is_answered_with_the_reason() -> None:
     """By the gate, with its trace id; over SSE a token in the URL is refused before the gate is asked."""
-    gate = Gate(Deny(refusal=Refusal(code="overloaded"), trace_id="trace-1"))
-    found = house(gate)
+    handler = FixedHandler(Deny(refusal=Refusal(code="overloaded"), trace_id="trace-1"))
+    found = house(handler)
     answer = await found.sse(request("/connection/sse", query=b"cf_connect=%7B%7D"))
     assert (answer.status_code, json.loads(bytes(answer.body))["trace_id"]) == (503, "trace-1")
     assert answer.headers["X-Cors"] == "1"
@@ -231,7 +231,7 @@ async def test_a_stream_that_is_refused_is_answered_with_the_reason() -> None:
     refused = await found.sse(request("/connection/sse", query=token))
     body = json.loads(bytes(refused.body))
     assert (body["code"], body["trace_id"]) == ("credential_in_url", "trace-early")
-    assert len(gate.heads) == 1
+    assert len(handler.heads) == 1
 
 
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 400)])
@@ -239,18 +239,18 @@ async def test_a_first_message_is_as_large_as_any(more: int, status: int) -> Non
     """In the body or in the URL; one byte more is refused, and the gate is not asked."""
     message = b'{"id":1,"connect":{"name":"' + b"n" * (100 - 30 + more) + b'"}}'
     assert len(message) == 100 + more
-    gate = Gate(Accept(receiver=Listener()))
-    found = house(gate)
+    handler = FixedHandler(Accept(receiver=Listener()))
+    found = house(handler)
     posted = await found.http_stream(request("/connection/http_stream", message))
     asked = await found.sse(request("/connection/sse", query=b"cf_connect=" + quote(message).encode()))
     assert [posted.status_code, asked.status_code] == [status, status]
-    assert len(gate.heads) == (0 if more else 2)
+    assert len(handler.heads) == (0 if more else 2)
 
 
 @pytest.mark.parametrize(("more", "status"), [(0, 404), (1, 400)])
 async def test_a_command_for_a_stream_is_as_large_as_any(more: int, status: int) -> None:
     """However it is escaped: a character of two bytes may take six in the body."""
-    found = house(Gate(Accept(receiver=Listener())))
+    found = house(FixedHandler(Accept(receiver=Listener())))
     for data in ("é" * 50 + "x" * more, "x" * (100 + more)):
         body = json.dumps({"session": "s", "node": "node-1", "data": data}).encode()
         assert (await found.emulation(request("/emulation", body))).status_code == status
@@ -258,6 +258,8 @@ async def test_a_command_for_a_stream_is_as_large_as_any(more: int, status: int)
 
 async def test_a_page_that_may_not_use_a_credential_cannot_send_a_command() -> None:
     """The session of a stream is a credential too."""
-    found = house(Gate(Accept(receiver=Listener())), origin=lambda _: Refusal(code="origin_not_allowed"))
+    found = house(
+        FixedHandler(Accept(receiver=Listener())), origin=lambda _: Refusal(code="origin_not_allowed")
+    )
     answer = await found.emulation(request("/emulation", b'{"session":"s","node":"","data":"{}"}'))
     assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "origin_not_allowed")

@@ -9,7 +9,7 @@ import pytest
 import narthex
 from narthex.settings import load
 from narthex.wiring.announcement import announce
-from narthex.wiring.gateway import Gateway
+from narthex.wiring.gateway import GatewayServer
 from tests.wiring.test_embedding import Sessions
 
 
@@ -23,7 +23,7 @@ async def test_the_announced_tokens_are_those_that_count(
 ) -> None:
     """`narthex token` is named where its tokens are admitted, and not beside an embedding program's verifier."""
     settings = load({"data_dir": tmp_path, "port": 0}, {})
-    gateway: Gateway = narthex.create_gateway(settings, verifier=verifier)
+    gateway: GatewayServer = narthex.create_gateway(settings, verifier=verifier)
     async with gateway.running() as url:
         assert gateway.parts is not None
         announce(settings, [url], gateway.parts)

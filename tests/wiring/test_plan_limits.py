@@ -95,12 +95,12 @@ async def rpc_limits(socket: ClientConnection) -> dict[str, Any]:
 async def connections(running: Running, plan: str, limit: int) -> None:
     """N sockets of one user are open; the next is refused; one that goes makes room."""
     if plan == "guest":  # every guest is another user: only somebody who says `connect` again is the same
-        seats, guest = parts_of(running).seats, somebody(plan)
-        taken = [seats.take("1.2.3.4", guest) for _ in range(limit)]
-        full = seats.take("1.2.3.4", guest)
+        limiter, guest = parts_of(running).limiter, somebody(plan)
+        taken = [limiter.acquire("1.2.3.4", guest) for _ in range(limit)]
+        full = limiter.acquire("1.2.3.4", guest)
         assert getattr(full, "code", "") == "connection_limit"
-        for seat in taken:
-            seat.release()  # type: ignore[union-attr] # N were admitted, or this fails
+        for slot in taken:
+            slot.release()  # type: ignore[union-attr] # N were admitted, or this fails
         return
     async with contextlib.AsyncExitStack() as stack:
         opened: list[ClientConnection] = []
@@ -185,7 +185,7 @@ async def history_days(running: Running, plan: str, limit: int | None) -> None:
         await parts.store.threads.create(thread, plan=plan)
     expected = {"within"} if limit is not None else {"within", "past"}
     assert {found.thread_id for found in await parts.chat.threads_of(who, None, 10)} == expected
-    await parts.retention.round()
+    await parts.retention.purge_once()
     kept = [name for name in ages if await parts.store.threads.get(who.tenant, name) is not None]
     assert set(kept) == expected
 
@@ -392,10 +392,10 @@ PROVEN_BY = {
     "control_frames_per_s": "tests/adapters/edge/test_attacks.py::test_pings_that_are_never_read",
     "http_requests_per_s": "tests/security/test_http_rates.py::test_a_users_requests_are_limited",
     "http_requests_burst": "tests/security/test_http_rates.py::test_a_users_requests_are_limited",
-    "max_connections_per_user": "tests/app/test_seats.py::test_one_limit_for_every_plan",
-    "max_connections_per_address": "tests/app/test_seats.py::test_an_address_has_its_limit",
-    "max_connections_unauthenticated": "tests/app/test_seats.py::test_the_unproven_have_theirs",
-    "max_connections": "tests/app/test_seats.py::test_the_process_has_its_own",
+    "max_connections_per_user": "tests/app/test_connection_limits.py::test_one_limit_for_every_plan",
+    "max_connections_per_address": "tests/app/test_connection_limits.py::test_an_address_has_its_limit",
+    "max_connections_unauthenticated": "tests/app/test_connection_limits.py::test_the_unproven_have_theirs",
+    "max_connections": "tests/app/test_connection_limits.py::test_the_process_has_its_own",
     "max_json_depth": "tests/protocol/test_commands.py::test_depth_is_of_nesting_outside_strings",
     "ping_interval_s": "tests/protocol/test_session.py::test_pings_and_the_pong_that_never_comes",
     "pong_timeout_s": "tests/protocol/test_session.py::test_pings_and_the_pong_that_never_comes",

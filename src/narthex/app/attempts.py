@@ -82,7 +82,7 @@ class Attempts:
         return moments
 
 
-class Trial:
+class PendingAttempt:
     """One attempt whose judgement takes time.
 
     Attributes:
@@ -103,7 +103,7 @@ class _UnderWay:
         self.one_ended = asyncio.Event()
 
 
-class Trials:
+class PendingAttempts:
     """Attempts that several limits count, and whose judgement takes time.
 
     Args:
@@ -119,25 +119,25 @@ class Trials:
         self._under_way: dict[tuple[Attempts, str], _UnderWay] = {}
 
     @contextlib.asynccontextmanager
-    async def trial(self, *keys: str) -> AsyncIterator[Trial]:
-        """Count an attempt, one key a limit, and take it back if the secret was right. See `Trial`."""
+    async def attempt(self, *keys: str) -> AsyncIterator[PendingAttempt]:
+        """Count an attempt, one key a limit, and take it back if the secret was right. See `PendingAttempt`."""
         places = list(zip(self._limits, keys, strict=True))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience_s):
                 while (reached := self._reached(places)) in self._under_way:
                     await self._under_way[reached].one_ended.wait()
-        trial = Trial(max(limit.wait_s(key, self._now()) for limit, key in places))
-        if trial.wait_s > 0:
-            yield trial
+        attempt = PendingAttempt(max(limit.wait_s(key, self._now()) for limit, key in places))
+        if attempt.wait_s > 0:
+            yield attempt
             return
         for place in places:
             place[0].failed(place[1], self._now())
             self._under_way.setdefault(place, _UnderWay()).count += 1
         try:
-            yield trial
+            yield attempt
         finally:
             for place in places:
-                self._ended(place, trial.right)
+                self._ended(place, attempt.right)
 
     def _reached(self, places: list[tuple[Attempts, str]]) -> tuple[Attempts, str] | None:
         return next((place for place in places if place[0].wait_s(place[1], self._now()) > 0), None)

@@ -20,7 +20,7 @@ import msgspec
 
 from narthex.app.exports import pages
 from narthex.app.notices import Notices
-from narthex.app.owners import Owners
+from narthex.app.owner_plans import OwnerPlans
 from narthex.app.thread_view import (
     ActiveRun,
     EndedBetween,
@@ -86,13 +86,13 @@ class Chat:
         self._plans = plans
         self._now = now
         self._kept = kept or (lambda: KEEPS_ALL)
-        self._owners = Owners(store.threads, plans, now)
+        self._owner_plans = OwnerPlans(store.threads, plans, now)
 
     # -- rights --------------------------------------------------------------------------------------------
 
     async def role(self, identity: Identity, thread_id: str) -> str | None:
         """`owner` or `member`, or None: not theirs, or no such thread."""
-        await self._owners.seen(identity)
+        await self._owner_plans.seen(identity)
         return await self._threads.role(identity.tenant, thread_id, identity.subject, kept=self._kept())
 
     async def has_member(self, identity: Identity, thread_id: str, user_id: str) -> bool:
@@ -140,7 +140,7 @@ class Chat:
         if not made:
             await self.require(identity, thread.thread_id)
             return await self._threads.get(identity.tenant, thread.thread_id) or thread
-        await self._notices.tell(
+        await self._notices.send(
             identity.tenant,
             [identity.subject],
             "narthex.thread_created",
@@ -150,7 +150,7 @@ class Chat:
         return thread
 
     async def _insert(self, identity: Identity, thread: Thread) -> bool:
-        owner = self._owners.plan_of(identity)
+        owner = self._owner_plans.plan_of(identity)
         return await self._threads.create(
             thread,
             plan=owner.plan,
@@ -165,7 +165,7 @@ class Chat:
         """The user's threads, most recently updated first. A page begins after (`before`, `before_id`): moment and
         id of the last page's last thread.
         """
-        await self._owners.seen(identity)
+        await self._owner_plans.seen(identity)
         found = await self._threads.list_for(
             identity.tenant,
             identity.subject,
@@ -304,7 +304,7 @@ class Chat:
         """Any member may rename; all members' devices hear of it."""
         await self.require(identity, thread_id)
         await self._threads.rename(identity.tenant, thread_id, title[:TITLE_CHARS], self._now())
-        await self.tell_members(
+        await self.notify_members(
             identity.tenant,
             thread_id,
             "narthex.thread_renamed",
@@ -321,7 +321,7 @@ class Chat:
         members = await self._threads.members(identity.tenant, thread_id)
         await self._delete_idle(identity, thread_id)
         await self._remove_log(identity.tenant, thread_id)
-        await self._notices.tell(
+        await self._notices.send(
             identity.tenant,
             [member.user_id for member in members],
             "narthex.thread_deleted",
@@ -373,19 +373,19 @@ class Chat:
 
     async def search(self, identity: Identity, text: str, limit: int) -> list[Hit]:
         """Full text over the user's own threads."""
-        await self._owners.seen(identity)
+        await self._owner_plans.seen(identity)
         return await self._threads.search(
             identity.tenant, identity.subject, text, limit=limit, kept=self._kept()
         )
 
     # -- members -------------------------------------------------------------------------------------------
 
-    async def tell_members(
+    async def notify_members(
         self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""
     ) -> None:
         """A notice to every device of every member."""
         members = await self._threads.members(tenant, thread_id)
-        await self._notices.tell(tenant, [member.user_id for member in members], name, value, key=key)
+        await self._notices.send(tenant, [member.user_id for member in members], name, value, key=key)
 
     async def mark_read(self, identity: Identity, thread_id: str, offset: int) -> None:
         """Move the read marker; the others see it (ephemeral: the store has it)."""
@@ -437,7 +437,7 @@ class Chat:
             # as the live event says it: whoever opens the thread later has no other source for a name
             detail=encode_json({"name": identity.name}).decode() if identity.name else "{}",
         )
-        kept = await self._threads.say(identity.tenant, message, after)
+        kept = await self._threads.post(identity.tenant, message, after)
         if kept.at is not None:
             return kept.at
         there: dict[int, Position] = {}
@@ -453,7 +453,7 @@ class Chat:
             if number not in there:
                 found = await self._broker.publish(key, encode_json(event), key=f"msg:{message_id}:{number}")
                 there[number] = Position(found.offset, found.epoch)
-        await self._threads.said(identity.tenant, thread_id, message_id, there[0], there[2].offset)
+        await self._threads.posted(identity.tenant, thread_id, message_id, there[0], there[2].offset)
         return there[2]
 
     async def _said_of(self, key: str, message_id: str, after: Position) -> dict[int, Position]:

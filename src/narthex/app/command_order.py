@@ -23,7 +23,7 @@ from narthex.protocol.commands import (
     SubRefreshRequest,
     SubscribeRequest,
 )
-from narthex.protocol.session import Asked
+from narthex.protocol.session import ReceivedCommand
 
 _OF_CHANNEL: Final = (
     SubscribeRequest,
@@ -46,12 +46,12 @@ class _Named(msgspec.Struct):
 _named: Final = msgspec.json.Decoder(_Named).decode
 
 
-def subject(asked: Asked) -> str:
+def subject(command: ReceivedCommand) -> str:
     """What a command is about; empty when nothing needs to wait for it.
 
     A thread and its channel are one subject: a message and the `subscribe` behind it are in order as well.
     """
-    request = asked.request
+    request = command.request
     if isinstance(request, RpcRequest):
         return _subject_of_rpc(request)
     if isinstance(request, _OF_CHANNEL):
@@ -71,14 +71,14 @@ def _subject_of_rpc(request: RpcRequest) -> str:
     return f"run {named.run_id}" if named.run_id else ""
 
 
-class Waiting(NamedTuple):
+class WaitingCommand(NamedTuple):
     """A command that waits for those before it.
 
     Attributes:
         until: loop time by which it must be answered, counted from its arrival.
     """
 
-    asked: Asked
+    command: ReceivedCommand
     until: float
 
 
@@ -88,7 +88,7 @@ class CommandOrder:
     __slots__ = ("_behind",)
 
     def __init__(self) -> None:
-        self._behind: dict[str, deque[Waiting]] = {}
+        self._behind: dict[str, deque[WaitingCommand]] = {}
 
     def __len__(self) -> int:
         return len(self._behind)
@@ -101,10 +101,10 @@ class CommandOrder:
         """A command about this goes on in a task; those that come now wait for `ended`."""
         self._behind[about] = deque()
 
-    def wait(self, about: str, waiting: Waiting) -> None:
+    def wait(self, about: str, waiting: WaitingCommand) -> None:
         """Put a command behind those about the same subject."""
         self._behind[about].append(waiting)
 
-    def ended(self, about: str) -> deque[Waiting]:
+    def ended(self, about: str) -> deque[WaitingCommand]:
         """The command that was under way is done: what waited, for the caller to execute in order."""
         return self._behind.pop(about, deque())

@@ -14,10 +14,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from narthex.app.backlog import Backlog
-from narthex.app.command_order import CommandOrder, Waiting, subject
+from narthex.app.command_order import CommandOrder, WaitingCommand, subject
+from narthex.app.connection_context import ConnectionContext
 from narthex.app.entropy import ENTROPY
 from narthex.app.hub.channel import Channel, Delivery
-from narthex.app.seed import Seed
 from narthex.app.services import COMMAND_TIMEOUT_S, ConnectionServices, Subscription
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
@@ -26,7 +26,7 @@ from narthex.ports.edge import HIGH_MARK_BYTES, Socket
 from narthex.protocol import codes
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import PING, encode_error
-from narthex.protocol.session import NEVER, Asked, Phase, Session, SessionFault
+from narthex.protocol.session import NEVER, Phase, ReceivedCommand, Session, SessionFault
 
 IN_FLIGHT_LIMIT: Final = 64  # commands of one connection under way: a whole burst of a page that just loaded
 DRAIN_BYTES: Final = HIGH_MARK_BYTES // 4  # of a backlog, joined into one write
@@ -35,7 +35,7 @@ HELD_LIMIT: Final = 64  # commands batched behind connect
 _PING_MESSAGE: Final = Prepared(PING)
 _NOT_CONNECTED: Final = replace(codes.UNAUTHORIZED, temporary=True)  # SDKs try again once connected
 
-Handler = Callable[["Connection", Asked], "bytes | Coroutine[object, object, bytes | None] | None"]
+Handler = Callable[["Connection", ReceivedCommand], "bytes | Coroutine[object, object, bytes | None] | None"]
 """Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
 
 
@@ -60,10 +60,10 @@ class Connection:
         "_taken",
         "_wake_at",
         "client",
+        "context",
         "due",
         "identity",
         "lagging",
-        "seed",
         "services",
         "session",
         "socket",
@@ -72,16 +72,16 @@ class Connection:
 
     socket: Socket
 
-    def __init__(self, services: ConnectionServices[Connection], seed: Seed) -> None:
+    def __init__(self, services: ConnectionServices[Connection], context: ConnectionContext) -> None:
         self.services = services
-        self.seed = seed
+        self.context = context
         self.client = ENTROPY.uuid4()
         self.identity: Identity | None = None
         self.subscriptions: dict[str, Subscription] = {}
         self.session = Session(services.session_limits, services.timers.now())
         self.lagging = False
         self._backlog: Backlog | None = None
-        self._held: list[Asked] | None = None
+        self._held: list[ReceivedCommand] | None = None
         self._in_flight = 0
         self._order: CommandOrder | None = None  # made when a command waits: an idle connection has none
         self._replied: set[int] | None = None
@@ -97,8 +97,8 @@ class Connection:
         """See `Receiver`."""
         self.socket = socket
         self.services.registry.add(self)
-        if self.seed.identity is None:
-            self.seed.seat.may_close(self.refuse)
+        if self.context.identity is None:
+            self.context.slot.allow_eviction(self.refuse)
         self._schedule()
 
     def message(self, data: bytes, *, binary: bool) -> None:
@@ -107,14 +107,14 @@ class Connection:
             self.close(codes.INAPPROPRIATE)
             return
         try:
-            asked = self.session.receive(data, self.services.timers.now())
+            received = self.session.receive(data, self.services.timers.now())
         except SessionFault as fault:
             self.close(fault.disconnect)
             return
-        if not asked:
+        if not received:
             return
         replies: list[bytes] = []
-        for item in asked:
+        for item in received:
             if self._closed:
                 return
             self._execute(item, replies)
@@ -155,7 +155,7 @@ class Connection:
             return
         due = self.session.due(now)
         if due.ping:
-            self._taken = self.socket.underway().taken
+            self._taken = self.socket.send_progress().taken
             self.socket.send(_PING_MESSAGE)
             self.services.keep_present(self)
         elif due.disconnect is not None and not self._put_off(due.disconnect, now):
@@ -181,12 +181,12 @@ class Connection:
         A line of 1 KB/s needs minutes for what the buffers hold (256 KB); how long it may lag is the backlog's
         rule, not the pong's. A dead one takes nothing, and one that answers no ping has nothing left to take.
         """
-        before, (left, self._taken) = self._taken, self.socket.underway()
+        before, (left, self._taken) = self._taken, self.socket.send_progress()
         return left > 0 and self._taken > before
 
     def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
         """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
-        if disconnect is codes.STALE and self.seed.admit.inert == "expired":
+        if disconnect is codes.STALE and self.context.admit.inert == "expired":
             return codes.NO_FRESH_TOKEN
         return disconnect
 
@@ -200,51 +200,51 @@ class Connection:
 
     # -- commands ------------------------------------------------------------------------------------------
 
-    def _execute(self, asked: Asked, replies: list[bytes]) -> None:
-        if asked.name != "connect" and self.session.phase is not Phase.LIVE:
+    def _execute(self, command: ReceivedCommand, replies: list[bytes]) -> None:
+        if command.name != "connect" and self.session.phase is not Phase.LIVE:
             if self.session.phase is Phase.WAITING:  # the connect that it was batched behind has failed
-                if asked.id:
-                    replies.append(encode_error(asked.id, _NOT_CONNECTED))
+                if command.id:
+                    replies.append(encode_error(command.id, _NOT_CONNECTED))
                 return
             if self._held is None:
                 self._held = []
             if len(self._held) >= HELD_LIMIT:
                 self.close(codes.TOO_MANY_COMMANDS)
                 return
-            self._held.append(asked)
+            self._held.append(command)
             return
-        if asked.throttled or self._in_flight >= IN_FLIGHT_LIMIT:
-            if asked.name == "connect":
+        if command.throttled or self._in_flight >= IN_FLIGHT_LIMIT:
+            if command.name == "connect":
                 self.session.failed_connect()
-            if asked.id:
-                replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
+            if command.id:
+                replies.append(encode_error(command.id, codes.TOO_MANY_REQUESTS))
             return
-        about = subject(asked)
+        about = subject(command)
         until = self.services.timers.now() + COMMAND_TIMEOUT_S
         if about and self._order is not None and self._order.busy(about):
             self._in_flight += 1
-            self._order.wait(about, Waiting(asked, until))
+            self._order.wait(about, WaitingCommand(command, until))
             return
-        self._begin(asked, about, until, replies)
+        self._begin(command, about, until, replies)
 
-    def _begin(self, asked: Asked, about: str, until: float, replies: list[bytes]) -> bool:
+    def _begin(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
         """Execute a command whose turn it is. True: it goes on in a task, and those behind it must wait."""
         try:
-            outcome = self.services.handlers[asked.name](self, asked)
+            outcome = self.services.handlers[command.name](self, command)
         except Exception as fault:
-            replies.append(self._failed(asked, fault))
+            replies.append(self._failed(command, fault))
             return False
         if isinstance(outcome, bytes):
             replies.append(outcome)
         if outcome is None or isinstance(outcome, bytes):
             return False
         try:
-            self.services.tasks.spawn(self._later(asked, outcome, about, until))
+            self.services.tasks.spawn(self._later(command, outcome, about, until))
         except DependencyError:
             outcome.close()
-            if asked.name == "connect":
+            if command.name == "connect":
                 self.session.failed_connect()
-            replies.append(encode_error(asked.id, codes.TOO_MANY_REQUESTS))
+            replies.append(encode_error(command.id, codes.TOO_MANY_REQUESTS))
             return False
         self._in_flight += 1
         if about:
@@ -254,16 +254,20 @@ class Connection:
         return True
 
     async def _later(
-        self, asked: Asked, outcome: Coroutine[object, object, bytes | None], about: str, until: float
+        self,
+        command: ReceivedCommand,
+        outcome: Coroutine[object, object, bytes | None],
+        about: str,
+        until: float,
     ) -> None:
         try:
             reply = await self.services.bounded(outcome, until)
         except Exception as fault:
-            failed = self._failed(asked, fault)
-            reply = None if self._has_replied(asked.id) else failed
+            failed = self._failed(command, fault)
+            reply = None if self._has_replied(command.id) else failed
         finally:
             self._in_flight -= 1
-            self._forget_reply(asked.id)
+            self._forget_reply(command.id)
         if reply is not None and not self._closed:
             self.send(reply)
         if about:
@@ -278,13 +282,13 @@ class Connection:
         behind = self._order.ended(about)
         replies: list[bytes] = []
         while behind and not self._closed:
-            asked, until = behind.popleft()
+            command, until = behind.popleft()
             self._in_flight -= 1
             if (
-                self.services.timers.now() >= until and asked.name != "unsubscribe"
+                self.services.timers.now() >= until and command.name != "unsubscribe"
             ):  # that one needs no engine
-                replies.append(self._failed(asked, TimeoutError()))
-            elif self._begin(asked, about, until, replies):
+                replies.append(self._failed(command, TimeoutError()))
+            elif self._begin(command, about, until, replies):
                 for waiting in behind:
                     self._order.wait(about, waiting)
                 break
@@ -309,13 +313,13 @@ class Connection:
             if not self._replied:
                 self._replied = None
 
-    def _failed(self, asked: Asked, fault: BaseException) -> bytes:
+    def _failed(self, command: ReceivedCommand, fault: BaseException) -> bytes:
         if not isinstance(fault, NarthexError | TimeoutError):
-            self.services.report_bug(fault, self.seed.trace_id)
+            self.services.report_bug(fault, self.context.trace_id)
         temporary = isinstance(fault, DependencyError | TimeoutError)
-        if asked.name == "connect":
+        if command.name == "connect":
             self.session.failed_connect()
-        return encode_error(asked.id, replace(codes.INTERNAL, temporary=temporary))
+        return encode_error(command.id, replace(codes.INTERNAL, temporary=temporary))
 
     def live(self, identity: Identity, expires_at: float) -> None:
         """The connect reply is about to be sent: who it is, and until when (loop time)."""
@@ -333,9 +337,9 @@ class Connection:
         held, self._held = self._held, None
         if held:
             replies: list[bytes] = []
-            for asked in held:
+            for command in held:
                 if not self._closed:
-                    self._execute(asked, replies)
+                    self._execute(command, replies)
             if replies and not self._closed:
                 self.send(b"\n".join(replies))
 
@@ -416,9 +420,9 @@ class Connection:
         self.close(codes.Disconnect(*refusal.close()))
 
     @property
-    def person(self) -> Identity | None:
+    def known_identity(self) -> Identity | None:
         """Who it is, also while its `connect` is being answered."""
-        return self.identity or self.seed.identity
+        return self.identity or self.context.identity
 
     @property
     def is_closed(self) -> bool:

@@ -55,7 +55,7 @@ class Controls:
         self.removals += 1
 
     def on(self, kind: str, handler: Callable[[Control], None]) -> None:
-        """Register another room's kind. The handler must not block and must not raise."""
+        """Register another component's kind. The handler must not block and must not raise."""
         self._handlers[kind] = handler
 
     def __call__(self, message: Control) -> None:
@@ -102,10 +102,10 @@ class Controls:
         assert self._hub is not None
         user = str(data.get("user", ""))
         for subscriber in self._hub.subscribers(str(data["channel"])):
-            if not isinstance(subscriber, Connection) or subscriber.person is None:
+            if not isinstance(subscriber, Connection) or subscriber.known_identity is None:
                 continue
             meant = data.get("client") in (None, "", subscriber.client)
-            if meant and user in ("", subscriber.person.user):
+            if meant and user in ("", subscriber.known_identity.user):
                 name = str(data["channel"]).partition("/")[2]
                 remove_server_side(
                     subscriber, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription"

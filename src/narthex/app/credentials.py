@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from narthex.app.e2e import KeyProofs
-from narthex.domain.admission import Judged
+from narthex.domain.admission import CheckedCredential
 from narthex.domain.carriers import COOKIE, E2E_KEY, TICKET, Credential
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
@@ -27,14 +27,14 @@ from narthex.ports.tokens import TokenVerifier
 LEEWAY_S: Final = 30.0  # as for tokens: a ticket lives no longer than what it was made from
 
 
-class Revoked(Protocol):
+class RevocationCheck(Protocol):
     """`app.revocations.Revocations`, as far as admission needs it."""
 
     def covers(self, identity: Identity) -> bool:
         """Whether what admitted this identity has been revoked. No I/O."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class VerificationRequest(msgspec.Struct, frozen=True):
     """What verdicts are wanted for.
 
     Attributes:
@@ -54,18 +54,18 @@ class Request(msgspec.Struct, frozen=True):
     consume: bool
 
 
-Verdicts = tuple[Judged, ...]
+Verdicts = tuple[CheckedCredential, ...]
 
 _NO_TOKENS: Final = (E2E_KEY, TICKET)
 
 
-class _Bought(msgspec.Struct, frozen=True):
+class _TicketRecord(msgspec.Struct, frozen=True):
     """What a ticket keeps beside its identity: the key of the token that it was bought with."""
 
     key_id: str = ""
 
 
-class CredentialJudge:
+class CredentialVerifier:
     """Asks whoever can tell.
 
     Args:
@@ -83,7 +83,7 @@ class CredentialJudge:
         verifier: TokenVerifier,
         tickets: Credentials,
         proofs: KeyProofs,
-        revocations: Revoked,
+        revocations: RevocationCheck,
         clock: Callable[[], float],
         withdrawn: Container[str] = (),
     ) -> None:
@@ -101,14 +101,14 @@ class CredentialJudge:
             return self._unless_revoked(verdict)
         return self._checked(verdict)
 
-    def judge(self, request: Request) -> Verdicts | Refusal | Awaitable[Verdicts]:
+    def verify(self, request: VerificationRequest) -> Verdicts | Refusal | Awaitable[Verdicts]:
         """The verdicts of all credentials in their order, or a refusal of the key proof."""
         if len(request.credentials) == 1:
             carrier, value = request.credentials[0].carrier, request.credentials[0].value
             if carrier not in _NO_TOKENS:  # the usual case: one token
                 verdict = self._verifier.verify(value, now=self._clock(), traffic=request.traffic)
                 if isinstance(verdict, Verdict):
-                    return (Judged(carrier, self._unless_revoked(verdict)),)
+                    return (CheckedCredential(carrier, self._unless_revoked(verdict)),)
                 return self._await_all(((carrier, verdict),), "", consume=request.consume)
         answers: list[tuple[str, Verdict | Awaitable[Verdict]]] = []
         ticket = ""
@@ -134,7 +134,7 @@ class CredentialJudge:
         if waits:
             return self._await_all(answers, ticket, consume=request.consume)
         return tuple(
-            Judged(carrier, self._unless_revoked(verdict))
+            CheckedCredential(carrier, self._unless_revoked(verdict))
             for carrier, verdict in answers
             if isinstance(verdict, Verdict)
         )
@@ -145,13 +145,15 @@ class CredentialJudge:
         """Fetches at once; then the ticket, which stays usable when something beside it is refused."""
         waiting = [verdict for _, verdict in answers if not isinstance(verdict, Verdict)]
         found = iter(await asyncio.gather(*waiting))
-        judged = [
-            Judged(carrier, self._unless_revoked(verdict if isinstance(verdict, Verdict) else next(found)))
+        checked = [
+            CheckedCredential(
+                carrier, self._unless_revoked(verdict if isinstance(verdict, Verdict) else next(found))
+            )
             for carrier, verdict in answers
         ]
-        if ticket and all(isinstance(item.verdict, Valid) for item in judged if item.carrier != COOKIE):
-            judged.append(Judged(TICKET, await self._ticket(ticket, consume=consume)))
-        return tuple(judged)
+        if ticket and all(isinstance(item.verdict, Valid) for item in checked if item.carrier != COOKIE):
+            checked.append(CheckedCredential(TICKET, await self._ticket(ticket, consume=consume)))
+        return tuple(checked)
 
     async def _ticket(self, ticket: str, *, consume: bool) -> Verdict:
         now = self._clock()
@@ -164,7 +166,7 @@ class CredentialJudge:
             return Rejected("ticket_invalid")
         try:
             identity = msgspec.json.decode(kept, type=Identity)
-            key_id = msgspec.json.decode(kept, type=_Bought).key_id
+            key_id = msgspec.json.decode(kept, type=_TicketRecord).key_id
         except msgspec.DecodeError as fault:
             return Rejected("ticket_invalid", log_detail=f"the kept identity does not decode: {fault}")
         if key_id in self._withdrawn:

@@ -96,7 +96,7 @@ class CiOidc(msgspec.Struct, frozen=True):
         return bool(self.subject) and subject == self.subject
 
 
-class Exchange:
+class TokenExchange:
     """`POST /auth/e2e/test-auth`: a key, or CI's token, for a token of a confined test identity.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from narthex.domain.admission import AdmissionPolicy, Admit, Judged
+from narthex.domain.admission import AdmissionPolicy, Admit, CheckedCredential
 from narthex.domain.refusals import Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.ports.telemetry import Meter
@@ -60,7 +60,7 @@ def handshake_record(
     }
 
 
-class Decisions:
+class DecisionRecorder:
     """Counts every decision, and writes its record when records are wanted.
 
     Args:
@@ -79,10 +79,10 @@ class Decisions:
         """Whether `recorded` writes anything."""
         return self._record is not None
 
-    def extracted(self, verdicts: Sequence[Judged]) -> None:
+    def extracted(self, verdicts: Sequence[CheckedCredential]) -> None:
         """`narthex_credential_extractions_total`, for each credential that was judged."""
-        for judged in verdicts:
-            self._meter.credential(judged.carrier, _result(judged.verdict))
+        for checked in verdicts:
+            self._meter.credential(checked.carrier, _result(checked.verdict))
 
     def counted(self, result: Admit | Refusal, traffic: str, duration_s: float) -> None:
         """`narthex_handshakes_total`; `traffic` is the class where nobody was identified."""
@@ -96,7 +96,7 @@ class Decisions:
         self,
         result: Admit | Refusal,
         carriers: tuple[str, ...],
-        verdicts: Sequence[Judged],
+        verdicts: Sequence[CheckedCredential],
         *,
         client: str,
         trace_id: str,
@@ -129,10 +129,10 @@ class Decisions:
             )
 
 
-def _key_of(verdicts: Sequence[Judged]) -> tuple[str, str]:
+def _key_of(verdicts: Sequence[CheckedCredential]) -> tuple[str, str]:
     """`key_id` and `algorithm` of the first credential that has any."""
-    for judged in verdicts:
-        verdict = judged.verdict
+    for checked in verdicts:
+        verdict = checked.verdict
         if not isinstance(verdict, Unavailable) and (verdict.key_id or verdict.algorithm):
             return verdict.key_id, verdict.algorithm
     return "", ""

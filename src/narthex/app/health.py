@@ -170,7 +170,7 @@ class Health:
                 status, detail = HEALTHY, await slot.check()
         except Exception as fault:  # noqa: BLE001,RUF100 - whatever a check raises is its result
             cause = fault
-            status, detail = self._judge(name, fault)
+            status, detail = self._evaluate(name, fault)
         finally:
             slot.task = None
         result = CheckResult(status=status, latency_ms=round((loop.time() - began) * 1000, 2), detail=detail)
@@ -180,7 +180,7 @@ class Health:
         slot.result, slot.done_at = result, loop.time()
         return result
 
-    def _judge(self, name: str, fault: Exception) -> tuple[str, str]:
+    def _evaluate(self, name: str, fault: Exception) -> tuple[str, str]:
         """Status and detail of a failed check."""
         status = UNHEALTHY if name in CRITICAL and not isinstance(fault, Degraded) else DEGRADED
         if isinstance(fault, CheckFailed):
@@ -219,7 +219,7 @@ class Health:
         else:
             status, errors = UNHEALTHY, [f"the gateway is {state}"]
             if (fault := self._fault()) is not None:
-                errors.append(f"{fault[0]}: {self._judge(fault[0], fault[1])[1]}")
+                errors.append(f"{fault[0]}: {self._evaluate(fault[0], fault[1])[1]}")
         return {
             "status": status,
             "service": "narthex",

@@ -2,7 +2,7 @@
 
 Not here: what the connection does with the outcome (app/commands/connecting). Rules: a token names whom the
 connection is bound to, or it is a conflict; a connection that has proved itself moves from the unproven to its
-user's seats, whose limit holds; a refresh is no new admission.
+user's slots, whose limit holds; a refresh is no new admission.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from narthex.app.credentials import CredentialJudge
+from narthex.app.connection_context import ConnectionContext
+from narthex.app.credentials import CredentialVerifier
 from narthex.app.e2e import Admissions
-from narthex.app.handshake_record import Decisions
-from narthex.app.seed import Seed
-from narthex.domain.admission import AdmissionPolicy, Admit, HandshakeFacts, Judged, admit
+from narthex.app.handshake_record import DecisionRecorder
+from narthex.domain.admission import AdmissionPolicy, Admit, CheckedCredential, HandshakeFacts, admit
 from narthex.domain.carriers import CONNECT_TOKEN
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.verdict import Unavailable, Verdict
 
 
-class InBand:
+class InBandAdmission:
     """See the module.
 
     Args:
         policy: what holds here.
-        judge: what a token is worth.
+        credentials: what a token is worth.
         admissions: records admissions of test identities.
         decisions: told of every outcome.
         monotonic: seconds.
@@ -37,24 +37,24 @@ class InBand:
         self,
         *,
         policy: AdmissionPolicy,
-        judge: CredentialJudge,
+        credentials: CredentialVerifier,
         admissions: Admissions,
-        decisions: Decisions,
+        decisions: DecisionRecorder,
         monotonic: Callable[[], float],
         wait_s: float,
     ) -> None:
         self._policy = policy
-        self._judge = judge
+        self._credentials = credentials
         self._admissions = admissions
         self._decisions = decisions
         self._monotonic = monotonic
         self._wait_s = wait_s
 
-    def admit(self, seed: Seed, token: str) -> Admit | Refusal | Awaitable[Admit | Refusal]:
+    def admit(self, context: ConnectionContext, token: str) -> Admit | Refusal | Awaitable[Admit | Refusal]:
         """Judge a token.
 
         Args:
-            seed: the connection's; its identity and its seat become the token's.
+            context: the connection's; its identity and its slot become the token's.
             token: not empty.
 
         Returns:
@@ -62,71 +62,71 @@ class InBand:
             token, `auth_unavailable` for another try; the others end it.
         """
         started_at = self._monotonic()
-        bound = seed.bound
-        verdict = self._judge.token(token, "e2e" if bound is not None and bound.e2e else "user")
+        bound = context.bound
+        verdict = self._credentials.token(token, "e2e" if bound is not None and bound.e2e else "user")
         if not isinstance(verdict, Verdict):
-            return self._admit_later(seed, verdict, started_at)
-        outcome = self._settle(seed, verdict, started_at)
+            return self._admit_later(context, verdict, started_at)
+        outcome = self._settle(context, verdict, started_at)
         if isinstance(outcome, Refusal):
             return outcome
         identity = _identity(outcome)
-        if identity.e2e and not _known(seed, identity):
-            return self._bind_recorded(seed, outcome, identity, started_at)
-        return _bind(seed, outcome, identity)
+        if identity.e2e and not _known(context, identity):
+            return self._bind_recorded(context, outcome, identity, started_at)
+        return _bind(context, outcome, identity)
 
     async def _admit_later(
-        self, seed: Seed, pending: Awaitable[Verdict], started_at: float
+        self, context: ConnectionContext, pending: Awaitable[Verdict], started_at: float
     ) -> Admit | Refusal:
         try:
             async with asyncio.timeout(self._wait_s):
                 verdict = await pending
         except TimeoutError:
             verdict = Unavailable("the command's deadline passed")
-        outcome = self._settle(seed, verdict, started_at)
+        outcome = self._settle(context, verdict, started_at)
         if isinstance(outcome, Refusal):
             return outcome
         identity = _identity(outcome)
-        if identity.e2e and not _known(seed, identity):
-            return await self._bind_recorded(seed, outcome, identity, started_at)
-        return _bind(seed, outcome, identity)
+        if identity.e2e and not _known(context, identity):
+            return await self._bind_recorded(context, outcome, identity, started_at)
+        return _bind(context, outcome, identity)
 
-    def _settle(self, seed: Seed, verdict: Verdict, started_at: float) -> Admit | Refusal:
-        judged = (Judged(CONNECT_TOKEN, verdict),)
-        outcome = admit(HandshakeFacts(in_band=True, bound=seed.bound), self._policy, judged)
-        self._decisions.extracted(judged)
+    def _settle(self, context: ConnectionContext, verdict: Verdict, started_at: float) -> Admit | Refusal:
+        checked = (CheckedCredential(CONNECT_TOKEN, verdict),)
+        outcome = admit(HandshakeFacts(in_band=True, bound=context.bound), self._policy, checked)
+        self._decisions.extracted(checked)
         if self._decisions.wants_records:
             self._decisions.recorded(
                 outcome,
                 (CONNECT_TOKEN,),
-                judged,
-                client=seed.address,
-                trace_id=seed.trace_id,
+                checked,
+                client=context.address,
+                trace_id=context.trace_id,
                 duration_s=self._monotonic() - started_at,
             )
         return outcome
 
     async def _bind_recorded(
-        self, seed: Seed, outcome: Admit, identity: Identity, started_at: float
+        self, context: ConnectionContext, outcome: Admit, identity: Identity, started_at: float
     ) -> Admit | Refusal:
         refusal = await self._admissions.record(
             identity,
             surface="connect",
             proof=CONNECT_TOKEN,
-            address=seed.address,
-            trace_id=seed.trace_id,
+            address=context.address,
+            trace_id=context.trace_id,
             wait_s=started_at + self._wait_s - self._monotonic(),
         )
-        if refusal is None and self._judge.revoked(identity):
+        if refusal is None and self._credentials.revoked(identity):
             refusal = Refusal(code="token_revoked")
-        return refusal or _bind(seed, outcome, identity)
+        return refusal or _bind(context, outcome, identity)
 
 
-def _bind(seed: Seed, outcome: Admit, identity: Identity) -> Admit | Refusal:
-    full = seed.seat.identify(identity)
+def _bind(context: ConnectionContext, outcome: Admit, identity: Identity) -> Admit | Refusal:
+    full = context.slot.identify(identity)
     if full is not None:
         return full
-    seed.identity = identity
-    seed.key_id = outcome.key_id
+    context.identity = identity
+    context.key_id = outcome.key_id
     return outcome
 
 
@@ -135,5 +135,5 @@ def _identity(outcome: Admit) -> Identity:
     return outcome.identity
 
 
-def _known(seed: Seed, identity: Identity) -> bool:
-    return seed.identity is not None and seed.identity.same_user(identity)
+def _known(context: ConnectionContext, identity: Identity) -> bool:
+    return context.identity is not None and context.identity.same_user(identity)

@@ -1,10 +1,10 @@
-"""Start, readiness and drain of one node: in which order rooms are opened and closed, and what it says meanwhile.
+"""Start, readiness and drain of one node: in which order components are opened and closed, and what it says meanwhile.
 
     starting ──(engines, keys and runs are there)──▶ ready ──(SIGTERM, drain)──▶ draining ──▶ stopped
 
-Rules: nothing is admitted before `ready`; `draining` is final; a room that cannot be opened yet is closed and tried
-again alone, those before it stay open meanwhile, so that an engine which comes late costs no more than its own time;
-every room that was opened is closed in the opposite order at the end.
+Rules: nothing is admitted before `ready`; `draining` is final; a component that cannot be opened yet is closed and
+tried again alone, those before it stay open meanwhile, so that an engine which comes late costs no more than its own
+time; every component that was opened is closed in the opposite order at the end.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Final, NamedTuple
 
 from narthex.app.connection import Connection
 from narthex.app.drain import close_paced
-from narthex.app.registry import Registry
+from narthex.app.registry import ConnectionRegistry
 
 RUNS_SHARE: Final = (
     0.5  # of the grace that runs get to finish: their ends must reach clients before the last closes
 )
 
 
-class State(StrEnum):
+class LifecycleState(StrEnum):
     """See the module's picture."""
 
     STARTING = "starting"
@@ -33,7 +33,7 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-class Room(NamedTuple):
+class Component(NamedTuple):
     """Something that is opened and closed. `close` must be safe after a failed `open`, and `open` after that."""
 
     name: str
@@ -45,7 +45,7 @@ class Lifecycle:
     """Owns the order.
 
     Args:
-        rooms: in the order of opening.
+        components: in the order of opening.
         registry: the live connections.
         drain_runs: finishes, moves or ends this node's runs within so many seconds.
         busy: tells, as things are now, whether a connection follows a run that is still going on.
@@ -53,66 +53,67 @@ class Lifecycle:
         on_state: told of every change (log, metric).
 
     Attributes:
-        fault: why the last `start` failed: the name of the room, and its error.
+        fault: why the last `start` failed: the name of the component, and its error.
     """
 
     def __init__(
         self,
-        rooms: list[Room],
-        registry: Registry[Connection],
+        components: list[Component],
+        registry: ConnectionRegistry[Connection],
         drain_runs: Callable[[float], Awaitable[None]],
         busy: Callable[[], Callable[[Connection], bool]],
         *,
         grace_s: float,
-        on_state: Callable[[State], None],
+        on_state: Callable[[LifecycleState], None],
     ) -> None:
-        self._rooms = rooms
+        self._components = components
         self._registry = registry
         self._drain_runs = drain_runs
         self._busy = busy
         self._grace_s = grace_s
         self._on_state = on_state
-        self._opened: list[Room] = []
+        self._opened: list[Component] = []
         self._draining: asyncio.Task[None] | None = None
-        self.state = State.STARTING
+        self.state = LifecycleState.STARTING
         self.fault: tuple[str, Exception] | None = None
 
-    def add(self, rooms: list[Room]) -> None:
-        """More rooms, opened after the first ones."""
-        self._rooms.extend(rooms)
+    def add(self, components: list[Component]) -> None:
+        """More components, opened after the first ones."""
+        self._components.extend(components)
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: LifecycleState) -> None:
         self.state = state
         self._on_state(state)
 
     async def start(self) -> None:
-        """Open every room that is not open yet, then be ready.
+        """Open every component that is not open yet, then be ready.
 
-        A room's error is raised when that room was closed again; its closing adds nothing to it. `start` may then be
-        called again and goes on where it was, or `stop` closes what is open.
+        A component's error is raised when that component was closed again; its closing adds nothing to it. `start` may
+        then be called again and goes on where it was, or `stop` closes what is open.
         """
-        for room in self._rooms[len(self._opened) :]:
-            self._opened.append(room)
+        for component in self._components[len(self._opened) :]:
+            self._opened.append(component)
             try:
-                await room.open()
+                await component.open()
             except BaseException as fault:
                 if self._opened:  # else `stop` came meanwhile and has closed it
                     self._opened.pop()
                     with contextlib.suppress(
                         Exception
                     ):  # of what was not opened; the first error is the cause
-                        await room.close()
+                        await component.close()
                 if isinstance(fault, Exception):
-                    self.fault = (room.name, fault)
+                    self.fault = (component.name, fault)
                 raise
         self.fault = None
-        if self.state is State.STARTING:  # a SIGTERM may have come meanwhile, and `draining` is final
-            self._enter(State.READY)
+        # A SIGTERM may have come meanwhile, and `draining` is final
+        if self.state is LifecycleState.STARTING:
+            self._enter(LifecycleState.READY)
 
     async def drain(self) -> None:
         """Go down within the grace; a second call waits for the first."""
         if self._draining is None:
-            self._enter(State.DRAINING)
+            self._enter(LifecycleState.DRAINING)
             self._draining = asyncio.get_running_loop().create_task(self._drain())
         await asyncio.shield(self._draining)
 
@@ -138,19 +139,19 @@ class Lifecycle:
             await closing
 
     async def stop(self) -> None:
-        """Close every opened room, last opened first. One room's error does not keep the others open."""
-        faults = await self._close_rooms()
-        if self.state is not State.STOPPED:
-            self._enter(State.STOPPED)
+        """Close every opened component, last opened first. One component's error does not keep the others open."""
+        faults = await self._close_components()
+        if self.state is not LifecycleState.STOPPED:
+            self._enter(LifecycleState.STOPPED)
         if faults:
             raise ExceptionGroup("closing failed", faults)
 
-    async def _close_rooms(self) -> list[Exception]:
+    async def _close_components(self) -> list[Exception]:
         faults: list[Exception] = []
         while self._opened:
-            room = self._opened.pop()
+            component = self._opened.pop()
             try:
-                await room.close()
+                await component.close()
             except Exception as fault:  # the others must be closed all the same; raised below
                 faults.append(fault)
         return faults

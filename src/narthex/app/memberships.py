@@ -28,7 +28,7 @@ from narthex.ports.threads import KEEPS_ALL, Kept
 EVERY_TENANT: Final = "*"
 
 
-class Memberships:
+class MembershipService:
     """See the module.
 
     Args:
@@ -98,14 +98,14 @@ class Memberships:
         )
         match outcome:
             case "added":
-                await self._chat.tell_members(
+                await self._chat.notify_members(
                     identity.tenant,
                     thread_id,
                     "narthex.thread_added",
                     {"threadId": thread_id, "userId": user_id, "by": identity.subject},
                 )
             case "invited":
-                await self._tell_invited(identity, invitation)
+                await self._notify_invited(identity, invitation)
             case "absent":
                 raise thread_not_found()
             case "full":
@@ -133,7 +133,7 @@ class Memberships:
                 raise ClientError("blocked", "The user cannot be added.", "Ask them to join.", number=403)
         return "member" if outcome in ("added", "present") else "invited"
 
-    async def _tell_invited(self, identity: Identity, invitation: Invitation) -> None:
+    async def _notify_invited(self, identity: Identity, invitation: Invitation) -> None:
         thread = await self._threads.get(identity.tenant, invitation.thread_id)
         value = {
             "threadId": invitation.thread_id,
@@ -141,7 +141,7 @@ class Memberships:
             "by": identity.subject,
             "name": identity.name,
         }
-        await self._notices.tell(identity.tenant, [invitation.user_id], "narthex.thread_invited", value)
+        await self._notices.send(identity.tenant, [invitation.user_id], "narthex.thread_invited", value)
 
     # -- invitations ---------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Memberships:
             )
         if outcome == "joined":
             value = {"threadId": thread_id, "userId": identity.subject, "by": identity.subject}
-            await self._chat.tell_members(identity.tenant, thread_id, "narthex.thread_added", value)
+            await self._chat.notify_members(identity.tenant, thread_id, "narthex.thread_added", value)
             await self._closed(identity.tenant, identity.subject, thread_id, "accepted")
 
     async def decline(self, identity: Identity, thread_id: str) -> None:
@@ -204,7 +204,7 @@ class Memberships:
     async def _closed(self, tenant: str, user_id: str, thread_id: str, state: str) -> None:
         """The user's other devices stop showing the invitation."""
         value = {"threadId": thread_id, "state": state}
-        await self._notices.tell(tenant, [user_id], "narthex.invitation_closed", value)
+        await self._notices.send(tenant, [user_id], "narthex.invitation_closed", value)
 
     def _since(self) -> float:
         return self._now() - INVITATION_DAYS * DAY_S
@@ -248,13 +248,13 @@ class Memberships:
             )
         await self._end_subscriptions(tenant, thread_id, user_id)
         value = {"threadId": thread_id, "userId": user_id, "by": identity.subject}
-        await self._notices.tell(tenant, [user_id], "narthex.thread_removed", value)
-        await self._chat.tell_members(tenant, thread_id, "narthex.thread_removed", value)
+        await self._notices.send(tenant, [user_id], "narthex.thread_removed", value)
+        await self._chat.notify_members(tenant, thread_id, "narthex.thread_removed", value)
         for invited in departure.withdrawn:
             await self._closed(tenant, invited, thread_id, "withdrawn")
         if departure.heir:
             value = {"threadId": thread_id, "userId": departure.heir, "by": identity.subject}
-            await self._chat.tell_members(tenant, thread_id, "narthex.thread_owner", value)
+            await self._chat.notify_members(tenant, thread_id, "narthex.thread_owner", value)
 
     async def _end_subscriptions(self, tenant: str, thread_id: str, user_id: str) -> None:
         key = channel_key(tenant, thread_channel(thread_id))

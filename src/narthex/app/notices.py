@@ -21,7 +21,7 @@ class Notices:
     def __init__(self, broker: ChannelLog) -> None:
         self._broker = broker
 
-    async def tell(
+    async def send(
         self, tenant: str, user_ids: Iterable[str], name: str, value: Mapping[str, object], *, key: str = ""
     ) -> None:
         """Publish one notice to each user. `key` makes a repeat harmless.

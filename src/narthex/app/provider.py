@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from narthex.app.attempts import Attempts, Trials
+from narthex.app.attempts import Attempts, PendingAttempts
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT, Identity
@@ -86,7 +86,7 @@ class ProviderPolicy(msgspec.Struct, frozen=True, kw_only=True):
     oidc_session_s: float = OIDC_SESSION_S
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
+class UserSession(msgspec.Struct, frozen=True, kw_only=True):
     """What a sign-in or a refresh gives. `refresh_token` is empty when the one at hand goes on."""
 
     access_token: str
@@ -137,7 +137,7 @@ class Provider:
         self._clock = clock
         self._accounts = {account.email.lower(): account for account in policy.accounts}
         self._per_account = Attempts(OF_ADDRESS_AT_ACCOUNT, FAILED_WINDOW_S)
-        self._trials = Trials(
+        self._pending_attempts = PendingAttempts(
             self._per_account,
             Attempts(OF_ALL_AT_ACCOUNT, FAILED_WINDOW_S),
             Attempts(OF_ADDRESS_AT_ALL, FAILED_WINDOW_S),
@@ -180,7 +180,7 @@ class Provider:
 
     # -- sign in -------------------------------------------------------------------------------------------
 
-    async def login(self, email: str, password: str, *, name: str = "", address: str) -> Session | Denied:
+    async def login(self, email: str, password: str, *, name: str = "", address: str) -> UserSession | Denied:
         """Sign in with an e-mail and, unless `open_login`, a password.
 
         Args:
@@ -199,24 +199,24 @@ class Provider:
             return await self._begin(await self._keep_open(email, name), BY_NOBODY)
         return await self._login_with_password(email, password, address)
 
-    async def _login_with_password(self, email: str, password: str, address: str) -> Session | Denied:
+    async def _login_with_password(self, email: str, password: str, address: str) -> UserSession | Denied:
         place = bucket(address)
-        async with self._trials.trial(f"{place} {email}", email, place) as trial:
-            if trial.wait_s > 0:
+        async with self._pending_attempts.attempt(f"{place} {email}", email, place) as attempt:
+            if attempt.wait_s > 0:
                 return Denied(
                     code="rate_limited",
                     detail="Too many failed sign-ins.",
-                    retry_after_s=int(trial.wait_s) + 1,
+                    retry_after_s=int(attempt.wait_s) + 1,
                 )
             account = self._accounts.get(email)
             right = await self._passwords.verify(account.password_hash if account else "", password)
             if account is None or not right:
                 return Denied(code="login_failed", detail="The e-mail or the password is wrong.")
-            trial.right = True
+            attempt.right = True
         self._per_account.succeeded(f"{place} {email}")
         return await self._begin(await self._keep_account(account), _by_password(account))
 
-    async def begin_for(self, user: User, issuer: str) -> Session | Denied:
+    async def begin_for(self, user: User, issuer: str) -> UserSession | Denied:
         """A session for somebody whom the OpenID provider `issuer` authenticated."""
         return await self._begin(await self._credentials.upsert_user(user), f"{BY_OIDC}:{issuer}")
 
@@ -248,7 +248,7 @@ class Provider:
             )
         )
 
-    async def _begin(self, user: User, source: str) -> Session | Denied:
+    async def _begin(self, user: User, source: str) -> UserSession | Denied:
         if user.blocked_at:
             return Denied(code="account_blocked", detail="The account is blocked.")
         now = self._clock()
@@ -267,7 +267,7 @@ class Provider:
         await self._credentials.put_refresh(first)
         return self._with_access(user, first.family, refresh)
 
-    async def _next(self, user: User, used: RefreshToken) -> Session | Denied:
+    async def _next(self, user: User, used: RefreshToken) -> UserSession | Denied:
         """The next link of a session."""
         now = self._clock()
         refresh = secrets.token_urlsafe(32)
@@ -282,9 +282,9 @@ class Provider:
             return _SESSION_OVER  # somebody ended the session while this refresh was under way
         return self._with_access(user, used.family, refresh)
 
-    def _with_access(self, user: User, family: str, refresh: str) -> Session:
+    def _with_access(self, user: User, family: str, refresh: str) -> UserSession:
         ttl_s = self._policy.access_ttl_s
-        return Session(
+        return UserSession(
             access_token=self._mint.mint(identity_of(user, family), ttl_s=ttl_s, now=self._clock()),
             expires_in=int(ttl_s),
             refresh_token=refresh,
@@ -296,7 +296,7 @@ class Provider:
 
     async def refresh(
         self, refresh_token: str, *, from_cookie: bool, holder: Identity | None = None
-    ) -> Session | Denied:
+    ) -> UserSession | Denied:
         """Exchange a refresh token for a new one and an access token (RFC 6749 section 6, RFC 9700 section 4.14).
 
         A token used before ends its whole session. One exception: within `REUSE_GRACE_S`, from the cookie of
@@ -379,7 +379,7 @@ class Provider:
         """RFC 7009: end what `token` gives, a refresh or an access token; unknown ones change nothing."""
         if await self._end_by_refresh(token, "revoked by its holder"):
             return
-        verdict = await self._judge(token)
+        verdict = await self._verify(token)
         if isinstance(verdict, Valid):
             await self._end_by_access(verdict.identity, "revoked by its holder")
 
@@ -426,7 +426,7 @@ class Provider:
         Raises:
             DependencyError: cannot tell right now (never answered as inactive).
         """
-        verdict = await self._judge(token)
+        verdict = await self._verify(token)
         if not isinstance(verdict, Valid) or self._revocations.covers(verdict.identity):
             return {"active": False}
         identity = verdict.identity
@@ -451,7 +451,7 @@ class Provider:
             found |= {"e2e": True, "test_run": identity.test_run}
         return found
 
-    async def _judge(self, token: str) -> Verdict:
+    async def _verify(self, token: str) -> Verdict:
         outcome = self._verifier.verify(token, now=self._clock(), traffic="user")
         verdict = await outcome if isawaitable(outcome) else outcome
         if isinstance(verdict, Unavailable):

@@ -12,16 +12,16 @@ from typing import Generic, Protocol, TypeVar
 from narthex.domain.identity import Identity
 
 
-class Live(Protocol):
+class LiveConnection(Protocol):
     """What is counted: `app.connection.Connection`, which is not named here so that imports point one way."""
 
     identity: Identity | None
 
 
-C = TypeVar("C", bound=Live)
+C = TypeVar("C", bound=LiveConnection)
 
 
-class Registry(Generic[C]):
+class ConnectionRegistry(Generic[C]):
     """Sets of live connections."""
 
     __slots__ = ("_all", "_by_user")

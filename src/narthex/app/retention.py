@@ -1,6 +1,6 @@
 """The limit of history: deletes what is past its owner's plan, rows first, then what is left of it in the logs.
 
-Not here: what is past (`domain/plans.py`, the store), whose plan is which (`app/owners.py`). Rules: batches are
+Not here: what is past (`domain/plans.py`, the store), whose plan is which (`app/owner_plans.py`). Rules: batches are
 bounded and as far apart as they took, so that half of the store is always everybody else's; instances may do it at
 once; a round that fails is counted, told and tried again next time; nothing is hidden by this task: reads leave
 out what is past by themselves, and only what stands in a channel's log is there until a round has come.
@@ -31,7 +31,7 @@ MAX_FAULTS: Final = 5  # in a row: the broker is away, and each question may tak
 MAX_BATCHES: Final = 2_000  # of one round: a million rows; the next round goes on
 
 
-class Round(msgspec.Struct, frozen=True, kw_only=True):
+class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one round did, for the log."""
 
     threads: int
@@ -62,7 +62,7 @@ class Retention(Periodic):
         plans: Mapping[str, Plan],
         meter: Meter,
         *,
-        on_round: Callable[[Round], None],
+        on_round: Callable[[PurgeResult], None],
         on_fault: Callable[[BaseException], None],
         clock: Callable[[], float] = time.time,
         every_s: float = EVERY_S,
@@ -78,7 +78,7 @@ class Retention(Periodic):
 
     async def _purge(self) -> None:
         try:
-            done = await self.round()
+            done = await self.purge_once()
         except Exception as fault:  # also a bug: the task must be there the next time
             self._meter.count("history_purge_failures")
             self._on_fault(fault)
@@ -86,7 +86,7 @@ class Retention(Periodic):
         if done.threads or done.messages or done.runs or done.logs:
             self._on_round(done)
 
-    async def round(self) -> Round:
+    async def purge_once(self) -> PurgeResult:
         """Delete what is past now. Raises DependencyError; what was deleted by then is."""
         began = time.monotonic()
         total = Purged()
@@ -101,7 +101,7 @@ class Retention(Periodic):
             await asyncio.sleep(time.monotonic() - batch_began)
         logs = await self._cut_logs()
         self._meter.gauge("history_purge_timestamp_seconds", self._clock())
-        return Round(
+        return PurgeResult(
             threads=total.threads,
             messages=total.messages,
             runs=total.runs,

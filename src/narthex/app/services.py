@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from narthex.app.backlog import BacklogLimits
+from narthex.app.connection_context import ConnectionContext
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
-from narthex.app.registry import Registry
-from narthex.app.seed import Seed
+from narthex.app.registry import ConnectionRegistry
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
 from narthex.domain.admission import Admit
@@ -21,11 +21,11 @@ from narthex.domain.refusals import Refusal
 from narthex.errors import NarthexError
 from narthex.ports.broker import PRESENCE_TTL_S, Broker, Member
 from narthex.ports.telemetry import Meter
-from narthex.protocol.session import NEVER, Asked, SessionLimits
+from narthex.protocol.session import NEVER, ReceivedCommand, SessionLimits
 
 if TYPE_CHECKING:
     from narthex.app.chat import Chat
-    from narthex.app.memberships import Memberships
+    from narthex.app.memberships import MembershipService
     from narthex.app.quotas import Quotas
     from narthex.app.runs.engine import RunEngine
 
@@ -35,10 +35,12 @@ LIFE_JITTER: Final = 0.05  # sockets that came together are not rotated together
 COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs give up after 5 s
 
 
-class InBandDoor(Protocol):
-    """`app.handshake.FrontDoor`, as far as connections need it."""
+class InBandAuthenticator(Protocol):
+    """`app.handshake.HandshakeHandler`, as far as connections need it."""
 
-    def admit_in_band(self, seed: Seed, token: str) -> Admit | Refusal | Awaitable[Admit | Refusal]:
+    def admit_in_band(
+        self, context: ConnectionContext, token: str
+    ) -> Admit | Refusal | Awaitable[Admit | Refusal]:
         """Judge a token of `connect` or `refresh` against what the connection is bound to."""
 
 
@@ -55,7 +57,7 @@ class Peer(Protocol):
 
     client: str
     identity: Identity | None
-    seed: Seed
+    context: ConnectionContext
     subscriptions: dict[str, Subscription]
 
     def forget(self, name: str) -> Subscription | None:
@@ -86,10 +88,12 @@ class ConnectionServices(Generic[C]):
     """See the module. The annotated members are set once by wiring before the port opens."""
 
     chat: Chat
-    memberships: Memberships
+    memberships: MembershipService
     engine: RunEngine
     quotas: Quotas
-    handlers: Mapping[str, Callable[[C, Asked], bytes | Coroutine[object, object, bytes | None] | None]]
+    handlers: Mapping[
+        str, Callable[[C, ReceivedCommand], bytes | Coroutine[object, object, bytes | None] | None]
+    ]
     methods: Mapping[str, RpcMethod[C]]
     follows_run: Callable[[C], bool]
     removals: Callable[[], int]
@@ -102,7 +106,7 @@ class ConnectionServices(Generic[C]):
         version: str,
         broker: Broker,
         hub: Hub,
-        door: InBandDoor,
+        in_band: InBandAuthenticator,
         meter: Meter,
         timers: TimerWheel,
         tasks: Tasks,
@@ -117,7 +121,7 @@ class ConnectionServices(Generic[C]):
         self.version = version
         self.broker = broker
         self.hub = hub
-        self.door = door
+        self.in_band = in_band
         self.meter = meter
         self.timers = timers
         self.tasks = tasks
@@ -128,7 +132,7 @@ class ConnectionServices(Generic[C]):
         self.channel_limit = CHANNEL_LIMIT
         self.recovery_limit = RECOVERY_LIMIT
         self._max_life_s = max_life_s
-        self.registry: Registry[C] = Registry()
+        self.registry: ConnectionRegistry[C] = ConnectionRegistry()
         self._random = spread or random.Random()  # noqa: S311 - spreads pings, guards nothing
 
     async def bounded(self, outcome: Coroutine[object, object, bytes | None], until: float) -> bytes | None:
@@ -204,5 +208,5 @@ class ConnectionServices(Generic[C]):
             if subscription is not None and subscription.presence:
                 self.leave_presence(connection, subscription.channel.key)
         self.registry.remove(connection)
-        connection.seed.release()
+        connection.context.release()
         self.meter.disconnect(code)

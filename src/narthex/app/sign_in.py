@@ -17,20 +17,20 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from narthex.app.provider import Denied, Provider, Session
+from narthex.app.provider import Denied, Provider, UserSession
 from narthex.domain.identity import E2E_TENANT
 from narthex.domain.secrets import equal, fingerprint
 from narthex.domain.verdict import Rejected, Unavailable
 from narthex.errors import DependencyError
 from narthex.ports.credentials import Credentials, User
-from narthex.ports.sign_in import IdentityProvider, Person
+from narthex.ports.sign_in import IdentityProvider, SignedInUser
 
 STATE_TTL_S: Final = 600  # as long as people take to find their second factor
 MAX_COOKIE_BYTES: Final = 4_096
 MAX_NEXT_PATH: Final = 512
 
 
-class Journey(msgspec.Struct, frozen=True, kw_only=True):
+class SignInAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One browser's sign-in under way; it lives in its cookie, sealed by `SignIn`."""
 
     state: str
@@ -64,38 +64,38 @@ class SignIn:
 
     async def begin(self, *, redirect_uri: str, next_path: str) -> tuple[str, str]:
         """Where to send the browser, and its cookie's value. Raises DependencyError."""
-        journey = Journey(
+        attempt = SignInAttempt(
             state=secrets.token_urlsafe(24),
             nonce=secrets.token_urlsafe(24),
             verifier=secrets.token_urlsafe(48),
             next_path=next_path if len(next_path) <= MAX_NEXT_PATH else "/",
         )
         challenge = (
-            urlsafe_b64encode(hashlib.sha256(journey.verifier.encode()).digest()).rstrip(b"=").decode()
+            urlsafe_b64encode(hashlib.sha256(attempt.verifier.encode()).digest()).rstrip(b"=").decode()
         )
         url = await self._elsewhere.authorization_url(
-            redirect_uri=redirect_uri, state=journey.state, nonce=journey.nonce, challenge=challenge
+            redirect_uri=redirect_uri, state=attempt.state, nonce=attempt.nonce, challenge=challenge
         )
-        values = msgspec.to_builtins(journey)
+        values = msgspec.to_builtins(attempt)
         return url, self._provider.mint.seal(values, ttl_s=STATE_TTL_S, now=self._clock())
 
-    def journey(self, cookie: str) -> Journey | None:
+    def attempt_of(self, cookie: str) -> SignInAttempt | None:
         """What a browser's cookie remembers; None when it is not ours, altered, or too old."""
         if not cookie or len(cookie) > MAX_COOKIE_BYTES:
             return None
         values = self._provider.mint.unseal(cookie, self._clock())
         try:
-            return None if values is None else msgspec.convert(values, Journey)
+            return None if values is None else msgspec.convert(values, SignInAttempt)
         except msgspec.ValidationError:
             return None
 
     async def finish(
-        self, journey: Journey | None, *, state: str, code: str, issuer: str, redirect_uri: str
-    ) -> Session | Denied:
+        self, attempt: SignInAttempt | None, *, state: str, code: str, issuer: str, redirect_uri: str
+    ) -> UserSession | Denied:
         """Come back: check the state, redeem the code, begin a session here.
 
         Args:
-            journey: from the browser's cookie.
+            attempt: from the browser's cookie.
             state: the query's.
             code: the query's; empty when the provider sent an error instead.
             issuer: the query's `iss` (RFC 9207), empty when there is none.
@@ -105,18 +105,18 @@ class SignIn:
             DependencyError: the provider or the store does not answer.
         """
         now = self._clock()
-        if journey is None or not state or not equal(state, journey.state):
+        if attempt is None or not state or not equal(state, attempt.state):
             return Denied(
                 code="login_failed", detail="The sign-in was not begun in this browser, or took too long."
             )
         if issuer and issuer != self._elsewhere.issuer:
             return Denied(code="login_failed", detail="Another provider answered than was asked.")
-        if not await self._credentials.spend(fingerprint(f"journey:{journey.state}"), now + STATE_TTL_S):
+        if not await self._credentials.spend(fingerprint(f"journey:{attempt.state}"), now + STATE_TTL_S):
             return Denied(code="login_failed", detail="This sign-in was completed already. Begin a new one.")
         if not code:
             return Denied(code="login_failed", detail="The provider did not sign anybody in.")
         outcome = await self._elsewhere.redeem(
-            code, redirect_uri=redirect_uri, verifier=journey.verifier, nonce=journey.nonce, now=now
+            code, redirect_uri=redirect_uri, verifier=attempt.verifier, nonce=attempt.nonce, now=now
         )
         if isinstance(outcome, Unavailable):
             raise DependencyError(
@@ -133,7 +133,7 @@ class SignIn:
             return Denied(code="login_failed", detail="Test identities do not sign in on pages.")
         return await self._provider.begin_for(await self._account(outcome), self._elsewhere.issuer)
 
-    async def _account(self, person: Person) -> User:
+    async def _account(self, person: SignedInUser) -> User:
         """The account of the same subject, so that the provider's own tokens and this session are one user."""
         identity = person.identity
         known = await self._credentials.user(identity.tenant, identity.subject)
@@ -148,7 +148,7 @@ class SignIn:
             created_at=self._clock(),
         )
 
-    async def _free_email(self, person: Person) -> str:
+    async def _free_email(self, person: SignedInUser) -> str:
         """The verified e-mail if it is nobody's yet, else a stand-in: an e-mail alone must not take an account."""
         tenant, email = person.identity.tenant, person.email.lower()
         if email and await self._credentials.user_by_email(tenant, email) is None:

@@ -24,7 +24,7 @@ TOKEN_BYTES: Final = 32
 
 
 class ThreadLinks:
-    """See the module. Arguments as `app.memberships.Memberships` has them."""
+    """See the module. Arguments as `app.memberships.MembershipService` has them."""
 
     def __init__(
         self,
@@ -137,10 +137,10 @@ class ThreadLinks:
                 )
             case "joined":
                 value = {"threadId": joined.thread_id, "userId": user_id, "by": user_id}
-                await self._chat.tell_members(tenant, joined.thread_id, "narthex.thread_added", value)
+                await self._chat.notify_members(tenant, joined.thread_id, "narthex.thread_added", value)
                 if joined.invited:
                     value = {"threadId": joined.thread_id, "state": "accepted"}
-                    await self._notices.tell(tenant, [user_id], "narthex.invitation_closed", value)
+                    await self._notices.send(tenant, [user_id], "narthex.invitation_closed", value)
         return joined.thread_id
 
 

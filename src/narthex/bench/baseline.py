@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from narthex.bench.results import Figure, Report
+from narthex.bench.results import BenchReport, Figure
 from narthex.errors import ClientError
 
 COSTS: Final = ("uss_kb_per_socket", "all_back_s")
 NOISE_US: Final = 0.05  # a difference below this is the clock's
 
 
-class Change(NamedTuple):
+class FigureChange(NamedTuple):
     """One figure then and now; `ratio` above 1 is worse."""
 
     scenario: str
@@ -38,26 +38,26 @@ class Change(NamedTuple):
         return self.ratio > tolerance and self.now - self.then > NOISE_US
 
 
-def save(report: Report, path: Path) -> None:
+def save(report: BenchReport, path: Path) -> None:
     """Write a report as JSON."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
-def load(path: Path) -> Report:
+def load(path: Path) -> BenchReport:
     """Read a saved report.
 
     Raises:
         ClientError: there is none, or it is not one.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Report)
+        return msgspec.json.decode(path.read_bytes(), type=BenchReport)
     except (OSError, msgspec.DecodeError) as fault:
         raise ClientError(
             "bad_baseline", f"{path} is no saved bench: {fault}.", "Make one with narthex bench --save FILE."
         ) from fault
 
 
-def must_fit(then: Report, *, quick: bool) -> None:
+def must_fit(then: BenchReport, *, quick: bool) -> None:
     """Raises ClientError when one of the two is quick and the other is not: their figures mean different things."""
     if then.quick != quick:
         old, new = ("quick", "a full one") if then.quick else ("full", "a quick one")
@@ -68,10 +68,10 @@ def must_fit(then: Report, *, quick: bool) -> None:
         )
 
 
-def compare(then: Report, now: Report) -> list[Change]:
+def compare(then: BenchReport, now: BenchReport) -> list[FigureChange]:
     """Every cost that both have, in the order of the new report."""
     before = {(figure.scenario, figure.target): figure for figure in then.figures}
-    changes: list[Change] = []
+    changes: list[FigureChange] = []
     for figure in now.figures:
         old = before.get((figure.scenario, figure.target))
         if old is not None:
@@ -79,12 +79,12 @@ def compare(then: Report, now: Report) -> list[Change]:
     return changes
 
 
-def _changes(then: Figure, now: Figure) -> list[Change]:
-    found: list[Change] = []
+def _changes(then: Figure, now: Figure) -> list[FigureChange]:
+    found: list[FigureChange] = []
     if then.cpu_us and now.cpu_us:
-        found.append(Change(now.scenario, now.target, "CPU µs", then.cpu_us, now.cpu_us))
+        found.append(FigureChange(now.scenario, now.target, "CPU µs", then.cpu_us, now.cpu_us))
     found.extend(
-        Change(now.scenario, now.target, name, then.values[name], now.values[name])
+        FigureChange(now.scenario, now.target, name, then.values[name], now.values[name])
         for name in COSTS
         if then.values.get(name) and now.values.get(name)
     )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from narthex.bench.cpu import raise_open_files
-from narthex.bench.load.dialects import Target
+from narthex.bench.load.dialects import BenchTarget
 from narthex.bench.results import Figure
 from narthex.errors import DependencyError
 
@@ -22,15 +22,15 @@ DEADLINE_S: Final = 600.0
 OPEN_FILES: Final = 20_000
 
 
-class Job(msgspec.Struct, kw_only=True):
+class GeneratorJob(msgspec.Struct, kw_only=True):
     """One scenario on one target."""
 
     scenario: str
-    target: Target
+    target: BenchTarget
     options: dict[str, Any] = {}
 
 
-def measure(job: Job) -> Figure:
+def measure(job: GeneratorJob) -> Figure:
     """Do a job in a process of its own.
 
     Raises:
@@ -54,7 +54,7 @@ def measure(job: Job) -> Figure:
     return msgspec.json.decode(done.stdout, type=Figure)
 
 
-def perform(job: Job) -> Figure:
+def perform(job: GeneratorJob) -> Figure:
     """Do a job in this process."""
     from narthex.bench.load import runs, scenarios
 
@@ -73,5 +73,5 @@ def perform(job: Job) -> Figure:
 
 if __name__ == "__main__":
     sys.stdout.buffer.write(
-        msgspec.json.encode(perform(msgspec.json.decode(sys.stdin.buffer.read(), type=Job)))
+        msgspec.json.encode(perform(msgspec.json.decode(sys.stdin.buffer.read(), type=GeneratorJob)))
     )

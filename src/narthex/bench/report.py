@@ -11,8 +11,8 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from narthex.bench.baseline import Change
-from narthex.bench.results import Figure, Report
+from narthex.bench.baseline import FigureChange
+from narthex.bench.results import BenchReport, Figure
 
 BAR: Final = 24
 BUSY: Final = 0.9  # of the wall time: above it the generator, not the server, limits the rate
@@ -26,7 +26,7 @@ UNITS: Final = {
 }
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: BenchReport, console: Console) -> None:
     """Print the whole report."""
     console.print(
         f"[bold]narthex bench[/] {report.version} · Python {report.python} · {report.cores} cores · {report.machine} · "
@@ -44,7 +44,7 @@ def show(report: Report, console: Console) -> None:
         console.print(table)
 
 
-def _scenario(report: Report, scenario: str, figures: Sequence[Figure], console: Console) -> None:
+def _scenario(report: BenchReport, scenario: str, figures: Sequence[Figure], console: Console) -> None:
     unit = UNITS.get(scenario.partition("-")[0], "operation")
     table = Table(title=f"\n{scenario}", title_justify="left", box=None, pad_edge=False)
     table.add_column("target", no_wrap=True)
@@ -88,7 +88,7 @@ def _details(figure: Figure, unit: str, console: Console) -> None:
         console.print(f"  [yellow]{figure.target}: {note}[/]", highlight=False)
 
 
-def show_changes(changes: Sequence[Change], tolerance: float, console: Console) -> None:
+def show_changes(changes: Sequence[FigureChange], tolerance: float, console: Console) -> None:
     """Print a comparison with a baseline."""
     table = Table(
         title=f"\nAgainst the baseline (worse than {tolerance:.2f} × fails)", title_justify="left", box=None

@@ -44,7 +44,7 @@ class Figure(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
 
-class Report(msgspec.Struct, kw_only=True):
+class BenchReport(msgspec.Struct, kw_only=True):
     """All figures of one `narthex bench`, with the machine that they are true of.
 
     Attributes:

@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any, Final
 
 from narthex._version import __version__
-from narthex.bench.generator import Job, measure
-from narthex.bench.load.dialects import Protocol, Target
-from narthex.bench.results import Figure, Report, combine, spread
+from narthex.bench.generator import GeneratorJob, measure
+from narthex.bench.load.dialects import BenchTarget, Protocol
+from narthex.bench.results import BenchReport, Figure, combine, spread
 
 P99_MS: Final = 250.0  # what "keeps up" means for runs: a person does not notice less
 AGENT: Final = ("--agent", "narthex.bench.agents:stream")
@@ -40,12 +40,12 @@ class Contender:
 
     name: str
     protocol: Protocol
-    opened: Callable[[], AbstractContextManager[Target]]
+    opened: Callable[[], AbstractContextManager[BenchTarget]]
     fresh: bool = True
 
 
 @dataclass(frozen=True)
-class Scenario:
+class BenchScenario:
     """One thing to measure.
 
     Attributes:
@@ -63,14 +63,14 @@ class Scenario:
     protocols: tuple[Protocol, ...] = ("raw", "narthex", "centrifugo")
 
 
-SCENARIOS: Final[tuple[Scenario, ...]] = (
-    Scenario(
+SCENARIOS: Final[tuple[BenchScenario, ...]] = (
+    BenchScenario(
         "handshakes",
         "connect, upgrade, token, reply to connect",
         "handshakes",
         {"count": 3000, "in_flight": 20},
     ),
-    Scenario(
+    BenchScenario(
         "echo",
         "a message there and back (narthex: RPC echo)",
         "echo",
@@ -78,7 +78,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         protocols=("raw", "narthex"),
     ),
     *(
-        Scenario(
+        BenchScenario(
             f"fanout-{subscribers}x{in_flight}",
             f"{in_flight} publish{'es' if in_flight > 1 else ''} at once to {subscribers:,} subscribers",
             "fanout",
@@ -91,21 +91,21 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
             (5000, 8, 120),
         )
     ),
-    Scenario(
+    BenchScenario(
         "publish",
         "one publication over the server API's HTTP, to nobody",
         "publish",
         {"publishes": 1000, "size": 128},
         protocols=("narthex", "centrifugo"),
     ),
-    Scenario(
+    BenchScenario(
         "idle",
         "memory and loop lag of sockets that are just there",
         "idle",
         {"sockets": 10_000, "hold_s": 30.0},
     ),
-    Scenario("storm", "all sockets cut, all come back", "storm", {"sockets": 2000, "in_flight": 256}),
-    Scenario(
+    BenchScenario("storm", "all sockets cut, all come back", "storm", {"sockets": 2000, "in_flight": 256}),
+    BenchScenario(
         "runs",
         "runs streaming 50 deltas/s, two sockets each, all proven",
         "runs",
@@ -130,7 +130,7 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
 
 
 @dataclass
-class Outcome:
+class BenchOutcome:
     """What has been measured so far."""
 
     figures: list[Figure] = field(default_factory=list)
@@ -139,32 +139,39 @@ class Outcome:
 
 
 def run_all(
-    contenders: Sequence[Contender], scenarios: Sequence[Scenario], rounds: int, tell: Callable[[str], None]
-) -> Outcome:
+    contenders: Sequence[Contender],
+    scenarios: Sequence[BenchScenario],
+    rounds: int,
+    report: Callable[[str], None],
+) -> BenchOutcome:
     """Measure every scenario on every contender that can do it.
 
     Raises:
         DependencyError: a server did not start, or the generator failed.
     """
-    outcome = Outcome()
+    outcome = BenchOutcome()
     for scenario in scenarios:
         able = [contender for contender in contenders if contender.protocol in scenario.protocols]
         if able:
-            _run_one(scenario, able, rounds, outcome, tell)
+            _run_one(scenario, able, rounds, outcome, report)
     return outcome
 
 
 def _run_one(
-    scenario: Scenario, able: Sequence[Contender], rounds: int, outcome: Outcome, tell: Callable[[str], None]
+    scenario: BenchScenario,
+    able: Sequence[Contender],
+    rounds: int,
+    outcome: BenchOutcome,
+    report: Callable[[str], None],
 ) -> None:
     found: dict[str, list[Figure]] = {contender.name: [] for contender in able}
     with ExitStack() as stack:
         targets = [stack.enter_context(contender.opened()) for contender in able]
         for number in range(rounds):
             for target in targets:
-                tell(f"{scenario.name}: {target.name}, round {number + 1} of {rounds}")
+                report(f"{scenario.name}: {target.name}, round {number + 1} of {rounds}")
                 found[target.name].append(
-                    measure(Job(scenario=scenario.job, target=target, options=scenario.options))
+                    measure(GeneratorJob(scenario=scenario.job, target=target, options=scenario.options))
                 )
     for name, figures in found.items():
         combined = combine(figures)
@@ -191,7 +198,7 @@ def _ratios(label: str, ours: Sequence[Figure], theirs: Sequence[Figure]) -> dic
     return ratios
 
 
-def most_runs(contender: Contender, seconds: int, tell: Callable[[str], None]) -> tuple[int, list[Figure]]:
+def most_runs(contender: Contender, seconds: int, report: Callable[[str], None]) -> tuple[int, list[Figure]]:
     """The most runs (in steps of 50) that lose nothing and keep p99 under `P99_MS`; with every attempt's figure.
 
     Raises:
@@ -200,10 +207,12 @@ def most_runs(contender: Contender, seconds: int, tell: Callable[[str], None]) -
     figures: list[Figure] = []
     held, count, step = 0, 100, 100
     while count <= 3000:
-        tell(f"runs: {count} at once")
+        report(f"runs: {count} at once")
         with contender.opened() as target:
             figure = measure(
-                Job(scenario="runs", target=target, options={"count": count, "rate": 50, "seconds": seconds})
+                GeneratorJob(
+                    scenario="runs", target=target, options={"count": count, "rate": 50, "seconds": seconds}
+                )
             )
         figures.append(figure)
         if figure.failures or figure.p99_ms > P99_MS:
@@ -218,9 +227,9 @@ def most_runs(contender: Contender, seconds: int, tell: Callable[[str], None]) -
     return held, figures
 
 
-def report_of(outcome: Outcome, rounds: int, *, quick: bool = False) -> Report:
+def report_of(outcome: BenchOutcome, rounds: int, *, quick: bool = False) -> BenchReport:
     """The outcome with what it is true of."""
-    return Report(
+    return BenchReport(
         version=__version__,
         machine=f"{platform.system()} {platform.release()} {_cpu_model()}",
         python=platform.python_version(),
@@ -243,7 +252,7 @@ def _cpu_model() -> str:
     return found or platform.machine()
 
 
-def named(names: Sequence[str]) -> Iterator[Scenario]:
+def named(names: Sequence[str]) -> Iterator[BenchScenario]:
     """Scenarios by name; `fanout` stands for all four. Raises KeyError with a name that there is not."""
     for name in names:
         found = [s for s in SCENARIOS if s.name == name or s.name.partition("-")[0] == name]

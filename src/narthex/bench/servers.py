@@ -22,7 +22,7 @@ from typing import Final
 
 import psutil
 
-from narthex.bench.load.dialects import Protocol, Target
+from narthex.bench.load.dialects import BenchTarget, Protocol
 from narthex.errors import ClientError, DependencyError
 
 STARTS_WITHIN_S: Final = 30.0
@@ -49,7 +49,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def narthex_server(
     name: str, *, arguments: tuple[str, ...] = (), extra: Mapping[str, str] | None = None
-) -> Iterator[Target]:
+) -> Iterator[BenchTarget]:
     """`narthex serve` with embedded engines and the bench's limits.
 
     Raises:
@@ -77,7 +77,7 @@ def narthex_server(
         }
         with _child(name, words, folder, environment) as process:
             _until_ready(name, process, port, Path(folder))
-            yield Target(
+            yield BenchTarget(
                 name=name,
                 protocol="narthex",
                 host="127.0.0.1",
@@ -91,7 +91,7 @@ def narthex_server(
 @contextlib.contextmanager
 def command_server(
     name: str, command: str, *, protocol: Protocol = "raw", secret: str = "", api_key: str = ""
-) -> Iterator[Target]:
+) -> Iterator[BenchTarget]:
     """Any server on loopback; `{port}` in `command` becomes a free port. Words are split as a shell would.
 
     Raises:
@@ -105,7 +105,7 @@ def command_server(
         _child(name, words, str(Path.cwd()), dict(os.environ), log_in=folder) as process,
     ):
         _until_open(name, process, port, Path(folder))
-        yield Target(
+        yield BenchTarget(
             name=name,
             protocol=protocol,
             host="127.0.0.1",
@@ -118,7 +118,7 @@ def command_server(
 
 def attached(
     name: str, host: str, port: int, pid: int | None, *, protocol: Protocol, secret: str, api_key: str
-) -> Target:
+) -> BenchTarget:
     """A server that runs already; without `pid` its CPU is not read.
 
     Raises:
@@ -128,7 +128,7 @@ def attached(
         pids = [psutil.Process(pid).pid] if pid is not None else []
     except psutil.NoSuchProcess as fault:
         raise ClientError("no_process", f"There is no process {pid}.", "Give the server's pid.") from fault
-    return Target(
+    return BenchTarget(
         name=name, protocol=protocol, host=host, port=port, pids=pids, secret=secret, api_key=api_key
     )
 

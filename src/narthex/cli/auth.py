@@ -63,9 +63,9 @@ def serve(
         log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
     )
     from narthex.wiring.auth_service import serve as serve_auth
-    from narthex.wiring.rehearsal import rehearse
+    from narthex.wiring.start_checks import check_start
 
-    rehearse(settings, {"store"}, agents=False)
+    check_start(settings, {"store"}, agents=False)
 
     serve_auth(settings, on_ready=lambda url: print(f"narthex auth is ready at {url}", flush=True))
     return EXIT_OK

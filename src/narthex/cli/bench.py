@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from narthex.cli.given import given_text, usage, writable
+from narthex.cli.arguments import given_text, usage, writable
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 
 if TYPE_CHECKING:
-    from narthex.bench.load.dialects import Protocol, Target
-    from narthex.bench.rounds import Contender, Scenario
+    from narthex.bench.load.dialects import BenchTarget, Protocol
+    from narthex.bench.rounds import BenchScenario, Contender
 
 OPEN_FILES = 20_000  # sockets of the largest scenario, with room
 
@@ -125,7 +125,7 @@ def bench(
     return EXIT_FINDINGS if failed else EXIT_OK
 
 
-def _wanted(names: tuple[str, ...], *, quick: bool) -> list[Scenario]:
+def _wanted(names: tuple[str, ...], *, quick: bool) -> list[BenchScenario]:
     from dataclasses import replace
 
     from narthex.bench.rounds import QUICK, SCENARIOS, named
@@ -184,7 +184,7 @@ def _contenders(
     return found
 
 
-def _attached(target: Target) -> AbstractContextManager[Target]:
+def _attached(target: BenchTarget) -> AbstractContextManager[BenchTarget]:
     return nullcontext(target)
 
 

@@ -1,8 +1,8 @@
 """`narthex check`: reports what `serve` would do with these settings, without opening a port.
 
-Not here: the checks themselves (`settings`, `wiring.rehearsal`, `wiring.trial`). Rules: never a secret's value; the
-same settings, read as by `serve`; the exit code is the one that `serve` would end with (78, or 69 where only a program
-is missing), with every problem at once; connections are made only with `--connect`, and change nothing.
+Not here: the checks themselves (`settings`, `wiring.start_checks`, `wiring.connection_checks`). Rules: never a secret's
+value; the same settings, read as by `serve`; the exit code is the one that `serve` would end with (78, or 69 where only
+a program is missing), with every problem at once; connections are made only with `--connect`, and change nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from narthex.adapters.descriptors import descriptors_to_come
 from narthex.cli.flags import NO_FLAGS, SettingsFlags
 from narthex.domain.descriptors import capacity
 from narthex.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, ConfigError, DependencyError
-from narthex.settings import Row, Settings, describe
+from narthex.settings import SettingRow, Settings, describe
 
 if TYPE_CHECKING:
-    from narthex.wiring.trial import Trial
+    from narthex.wiring.connection_checks import ConnectionCheck
 
 
 def check(
@@ -45,12 +45,12 @@ def check(
         connect: connect to the engines, the issuers and the agents, and leave; nothing there is changed.
     """
     sys.path.insert(0, "")  # as `serve`: `--agent myagents:parrot` finds the module beside where one stands
-    from narthex.wiring.rehearsal import rehearse
+    from narthex.wiring.start_checks import check_start
 
-    trials: list[Trial] = []
+    trials: list[ConnectionCheck] = []
     try:
         settings = flags.settings()
-        rehearse(settings)
+        check_start(settings)
         if connect:
             trials = _tried(settings)
     except (ConfigError, DependencyError) as error:
@@ -70,16 +70,16 @@ def check(
     return EXIT_UNREACHABLE if failed else EXIT_OK
 
 
-def _tried(settings: Settings) -> list[Trial]:
+def _tried(settings: Settings) -> list[ConnectionCheck]:
     from narthex.adapters.telemetry.logging import configure_logging
-    from narthex.wiring.trial import try_all
+    from narthex.wiring.connection_checks import check_connections
 
     # the report contains every failure; a library's own warnings would appear between its lines
     configure_logging(level="error", secrets=settings.secret_values(), hooks=False)
-    return asyncio.run(try_all(settings))
+    return asyncio.run(check_connections(settings))
 
 
-def _named(trial: Trial) -> str:
+def _named(trial: ConnectionCheck) -> str:
     return f"{trial.kind} {trial.name}".rstrip()
 
 
@@ -101,7 +101,7 @@ def report(settings: Settings) -> dict[str, Any]:
     }
 
 
-def render(settings: Settings, *, every: bool, trials: Sequence[Trial] = ()) -> str:
+def render(settings: Settings, *, every: bool, trials: Sequence[ConnectionCheck] = ()) -> str:
     """The answer for people."""
     policy = settings.policy
     facts = [
@@ -189,7 +189,7 @@ def token_sources(settings: Settings) -> list[str]:
     return found
 
 
-def _table(rows: list[Row]) -> list[str]:
+def _table(rows: list[SettingRow]) -> list[str]:
     names = max(len(row.variable or row.name) for row in rows)
     values = min(40, max(len(row.value) for row in rows))
     return [f"  {row.variable or row.name:<{names}}  {row.value:<{values}}  {row.source}" for row in rows]

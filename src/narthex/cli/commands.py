@@ -8,30 +8,30 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 
-class Command(NamedTuple):
+class CliCommand(NamedTuple):
     """One command: `target` is `module:attribute`."""
 
     target: str
     help: str
 
 
-COMMANDS: Final[dict[str, Command]] = {
-    "serve": Command("narthex.cli.serve:serve", "Start the gateway."),
-    "check": Command(
+COMMANDS: Final[dict[str, CliCommand]] = {
+    "serve": CliCommand("narthex.cli.serve:serve", "Start the gateway."),
+    "check": CliCommand(
         "narthex.cli.check:check", "Say what serve would do with these settings; start nothing."
     ),
-    "token": Command("narthex.cli.token:app", "Mint a token, or look into one."),
-    "keys": Command("narthex.cli.keys:app", "Signing keys: list, generate, rotate."),
-    "doctor": Command("narthex.cli.doctor:doctor", "Say why a WebSocket does not work; any server."),
-    "gate": Command("narthex.cli.gate:gate", "Check a deployed gateway before it takes traffic."),
-    "probe": Command("narthex.cli.probe:probe", "Check a gateway again and again, as a canary."),
-    "test": Command(
+    "token": CliCommand("narthex.cli.token:app", "Mint a token, or look into one."),
+    "keys": CliCommand("narthex.cli.keys:app", "Signing keys: list, generate, rotate."),
+    "doctor": CliCommand("narthex.cli.doctor:doctor", "Say why a WebSocket does not work; any server."),
+    "gate": CliCommand("narthex.cli.gate:gate", "Check a deployed gateway before it takes traffic."),
+    "probe": CliCommand("narthex.cli.probe:probe", "Check a gateway again and again, as a canary."),
+    "test": CliCommand(
         "narthex.cli.test:test", "Run the end-to-end suite against local, staging or production."
     ),
-    "auth": Command("narthex.cli.auth:app", "Serve the sign-in provider on its own, or hash a password."),
-    "bench": Command("narthex.cli.bench:bench", "Measure what handshakes, messages and sockets cost."),
-    "worker": Command("narthex.cli.worker:worker", "Run agents apart from the gateways."),
-    "drain": Command("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),
+    "auth": CliCommand("narthex.cli.auth:app", "Serve the sign-in provider on its own, or hash a password."),
+    "bench": CliCommand("narthex.cli.bench:bench", "Measure what handshakes, messages and sockets cost."),
+    "worker": CliCommand("narthex.cli.worker:worker", "Run agents apart from the gateways."),
+    "drain": CliCommand("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),
 }
 """In the order of `narthex --help`."""
 

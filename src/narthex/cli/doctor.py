@@ -14,10 +14,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from narthex.cli.given import given_headers, given_token, seconds_of, usage, writable
+from narthex.cli.arguments import given_headers, given_token, seconds_of, usage, writable
 from narthex.doctor import reports
 from narthex.doctor.diagnosis import Diagnosis, diagnose
-from narthex.doctor.examination import PATIENCE_S, Options, Progress, examine
+from narthex.doctor.examination import PATIENCE_S, ExaminationOptions, Progress, examine
 from narthex.doctor.handbook import explain
 from narthex.doctor.observations import Observations
 from narthex.doctor.target import Target, parse_target
@@ -75,7 +75,7 @@ def doctor(
             return EXIT_OK
         target = parse_target(url)
         timeout_s = max(0.1, seconds_of("timeout", timeout))
-        options = Options(
+        options = ExaminationOptions(
             token=given_token(token),
             headers=given_headers(header),
             origin=origin,
@@ -103,7 +103,7 @@ def exit_code(diagnosis: Diagnosis, *, strict: bool = False) -> int:
     return EXIT_FINDINGS if diagnosis.failed or (strict and diagnosis.findings) else EXIT_OK
 
 
-def _examined(target: Target, options: Options, *, quiet: bool) -> Observations:
+def _examined(target: Target, options: ExaminationOptions, *, quiet: bool) -> Observations:
     if quiet or not sys.stderr.isatty():
         return asyncio.run(examine(target, options))
     from rich.console import Console

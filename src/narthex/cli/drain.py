@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from narthex.cli.given import usage
+from narthex.cli.arguments import usage
 from narthex.errors import EXIT_OK, ClientError, DependencyError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 from cyclopts import Parameter
 
-from narthex.cli.given import given_headers, given_token, seconds_of, usage, writable
+from narthex.cli.arguments import given_headers, given_token, seconds_of, usage, writable
 from narthex.doctor import baseline
 from narthex.doctor.gate import GateOptions, GateReport, examine_gate
 from narthex.doctor.reports import harmless

@@ -16,9 +16,9 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from narthex.cli.given import given_headers, given_token, seconds_of, usage, writable
+from narthex.cli.arguments import given_headers, given_token, seconds_of, usage, writable
 from narthex.doctor import canary
-from narthex.doctor.observations import Step
+from narthex.doctor.observations import ConversationStep
 from narthex.doctor.target import Target, parse_target
 from narthex.domain import endpoints
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
@@ -125,12 +125,12 @@ class _Runner:
         ) as error:  # the next round may be able to; a file that grows old is an alert of its own
             print(f"error: {self._prometheus} cannot be written ({error.strerror}).", file=sys.stderr)
 
-    async def _seen(self) -> canary.Round:
+    async def _seen(self) -> canary.CanaryRound:
         try:
             token = given_token(self._token)
         except ClientError as error:  # its file is being replaced, or has gone
-            step = Step(name="token", ok=False, ms=0.0, detail=error.message)
-            return canary.Round(at=time.time(), steps=(step,))
+            step = ConversationStep(name="token", ok=False, ms=0.0, detail=error.message)
+            return canary.CanaryRound(at=time.time(), steps=(step,))
         return await canary.one_round(
             self._target,
             token=token,

@@ -75,18 +75,18 @@ def serve(
     for warning in settings.warnings:
         log.warning("configuration", detail=warning)
     sys.path.insert(0, "")  # `--agent myagents:parrot` finds the module beside where one stands
-    from narthex.wiring.rehearsal import rehearse
+    from narthex.wiring.start_checks import check_start
 
     # The parent of several workers runs none of their code; each of them loads the agents itself.
-    rehearse(settings, agents=settings.workers == 1)
+    check_start(settings, agents=settings.workers == 1)
     if settings.workers > 1:
         from narthex.wiring.announcement import announce
-        from narthex.wiring.workers import Supervisor
+        from narthex.wiring.supervisor import Supervisor
 
         orderly = Supervisor(settings, flags, config, lambda url: announce(settings, [url], None)).run()
         return EXIT_OK if orderly else EXIT_FINDINGS
     from narthex.wiring.announcement import announce
-    from narthex.wiring.gateway import Gateway
+    from narthex.wiring.gateway import GatewayServer
 
-    orderly = Gateway(settings).run(lambda urls, parts: announce(settings, urls, parts))
+    orderly = GatewayServer(settings).run(lambda urls, parts: announce(settings, urls, parts))
     return EXIT_OK if orderly else EXIT_FINDINGS

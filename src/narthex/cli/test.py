@@ -18,14 +18,14 @@ from typing import Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
-from narthex.cli.given import given_token, usage, writable
+from narthex.cli.arguments import given_token, usage, writable
 from narthex.e2e import reports
-from narthex.e2e.results import Report, Result, Status
+from narthex.e2e.results import Result, Status, SuiteReport
 from narthex.e2e.runner import Progress
 from narthex.e2e.scenario import DEPENDS_ON, Category, Scenario, every
-from narthex.e2e.session import Options, chosen, subject
+from narthex.e2e.session import SuiteOptions, chosen, subject
 from narthex.e2e.session import test as run_suite
-from narthex.e2e.world import Proof
+from narthex.e2e.system_under_test import RunnerProof
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 
 KEY_VARIABLE = "E2E_OAUTH_SIMULATION_KEY"
@@ -89,7 +89,7 @@ def test(
         print(listing())
         return EXIT_OK
     try:
-        options = Options(
+        options = SuiteOptions(
             environment=env,
             categories=tuple(Category(name) for name in (*category, *categories)),
             real=real_services,
@@ -134,15 +134,15 @@ def _at_least_one(parallel: int) -> int:
     return parallel
 
 
-def _proof(token: str) -> Proof:
-    return Proof(
+def _proof(token: str) -> RunnerProof:
+    return RunnerProof(
         key=os.environ.get(KEY_VARIABLE, "").strip(),
         ci_token=os.environ.get(CI_VARIABLE, "").strip(),
         token=given_token(token) if token else "",
     )
 
 
-def _write(path: Path | None, write: Callable[[Report], str], report: Report) -> None:
+def _write(path: Path | None, write: Callable[[SuiteReport], str], report: SuiteReport) -> None:
     if path is None:
         return
     if str(path) == "-":
@@ -151,7 +151,7 @@ def _write(path: Path | None, write: Callable[[Report], str], report: Report) ->
         path.write_text(write(report), encoding="utf-8")
 
 
-async def _interruptible(options: Options, progress: Progress) -> Report:
+async def _interruptible(options: SuiteOptions, progress: Progress) -> SuiteReport:
     """SIGTERM ends the run as Ctrl-C does: in order, with every child ended."""
     task = asyncio.current_task()
     assert task is not None
@@ -185,7 +185,7 @@ def _shown(total: int) -> Iterator[Progress]:
         yield progress
 
 
-def _tell(report: Report, out: TextIO) -> None:
+def _tell(report: SuiteReport, out: TextIO) -> None:
     for name, value in reports.facts(report):
         print(f"{name:<12} {value}", file=out)
     for result in report.results:

@@ -23,7 +23,7 @@ from cyclopts import App, Parameter
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.keys import key_from_secret, sign_compact
 from narthex.app.revocations import Revocations
-from narthex.cli.given import usage
+from narthex.cli.arguments import usage
 from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
 from narthex.domain.ids import ID_RULE, valid_id
 from narthex.domain.trust import Binding

@@ -54,10 +54,10 @@ def worker(
     for warning in settings.warnings:
         log.warning("configuration", detail=warning)
     sys.path.insert(0, "")  # as `serve`: `--agent myagents:parrot` finds the module beside where one stands
-    from narthex.wiring.rehearsal import rehearse
-    from narthex.wiring.worker import serve
+    from narthex.wiring.agent_worker import serve
+    from narthex.wiring.start_checks import check_start
 
-    rehearse(settings)
+    check_start(settings)
 
     serve(settings, on_ready=lambda url: print(f"narthex worker is ready at {url}", flush=True))
     return EXIT_OK

@@ -31,8 +31,8 @@ from centrifuge import (
 
 from narthex.client.feed import ThreadFeed
 from narthex.client.handshake import (
-    Credentials,
-    Preflight,
+    AttemptHeaders,
+    PreflightClient,
     TokenFailed,
     TokenSource,
     preflight_url,
@@ -82,8 +82,8 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._on_notice = on_notice
-        self._credentials = Credentials(get_token, headers or {}, timeout_s)
-        self._preflight = Preflight(
+        self._credentials = AttemptHeaders(get_token, headers or {}, timeout_s)
+        self._preflight = PreflightClient(
             preflight_url(url), self._credentials.headers, timeout_s, ssl_context, use_proxy
         )
         self.client_id = ""

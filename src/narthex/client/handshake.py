@@ -30,7 +30,7 @@ TokenSource = Callable[[], str | Awaitable[str | None] | None]
 """Gives a token for the next attempt, plain or awaited; `""` or None: none. `SignedOut` ends the trying."""
 
 
-class Credentials:
+class AttemptHeaders:
     """The headers of each attempt. The SDK keeps `headers` itself, so a new token goes in without its help."""
 
     def __init__(self, get_token: TokenSource | None, headers: Mapping[str, str], timeout_s: float) -> None:
@@ -74,7 +74,7 @@ def preflight_url(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, prefix_of(parts.path) + "/ws/preflight", "", ""))
 
 
-class Preflight:
+class PreflightClient:
     """Asks the gateway for its verdict without an upgrade."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Preflight:
         return from_problem(answer.status_code, answer.content, answer.headers.get("Retry-After")) or False
 
 
-async def reason_of(error: Exception, preflight: Preflight) -> Refused | None:
+async def reason_of(error: Exception, preflight: PreflightClient) -> Refused | None:
     """Why an attempt failed.
 
     Args:

@@ -17,17 +17,17 @@ import msgspec
 from narthex.doctor import dialing
 from narthex.doctor.conversation import converse
 from narthex.doctor.exchanging import Line, Secrets, exchange
-from narthex.doctor.observations import Attempt, Step
+from narthex.doctor.observations import Attempt, ConversationStep
 from narthex.doctor.target import Target
 
 STEPS: Final = ("dns", "tcp", "health", "handshake", "connect", "echo", "event", "resume")
 
 
-class Round(msgspec.Struct, frozen=True, kw_only=True):
+class CanaryRound(msgspec.Struct, frozen=True, kw_only=True):
     """One round: `failed` names the first step that failed; empty when all is well."""
 
     at: float
-    steps: tuple[Step, ...]
+    steps: tuple[ConversationStep, ...]
 
     @property
     def failed(self) -> str:
@@ -47,7 +47,7 @@ class Tally(msgspec.Struct):
     failed: int = 0
     last_ok_at: float = 0.0
 
-    def add(self, seen: Round) -> None:
+    def add(self, seen: CanaryRound) -> None:
         """Count a round."""
         if seen.ok:
             self.ok += 1
@@ -63,39 +63,41 @@ async def one_round(
     headers: tuple[tuple[str, str], ...] = (),
     timeout_s: float = 5.0,
     ca_file: str = "",
-) -> Round:
+) -> CanaryRound:
     """Check once; stops at the first step that fails. With no credential only up to the handshake."""
     line = Line(target, Secrets(token, headers), timeout_s=timeout_s, ca_file=ca_file)
-    steps: list[Step] = []
+    steps: list[ConversationStep] = []
     at = time.time()
     lookup = await dialing.look_up(target, timeout_s)
-    steps.append(Step(name="dns", ok=bool(lookup.addresses), ms=lookup.ms, detail=lookup.error))
+    steps.append(ConversationStep(name="dns", ok=bool(lookup.addresses), ms=lookup.ms, detail=lookup.error))
     if not lookup.addresses:
-        return Round(at=at, steps=tuple(steps))
+        return CanaryRound(at=at, steps=tuple(steps))
     dials = [await dialing.dial(target, address, timeout_s) for address in lookup.addresses]
     good = [dialled for dialled in dials if dialled.outcome == "ok"]
-    steps.append(Step(name="tcp", ok=bool(good), ms=dials[0].ms, detail="" if good else dials[0].outcome))
+    steps.append(
+        ConversationStep(name="tcp", ok=bool(good), ms=dials[0].ms, detail="" if good else dials[0].outcome)
+    )
     if good:
         await _talk(line, good[0].address, steps, credential=bool(token or headers))
-    return Round(at=at, steps=tuple(steps))
+    return CanaryRound(at=at, steps=tuple(steps))
 
 
-async def _talk(line: Line, address: str, steps: list[Step], *, credential: bool) -> None:
+async def _talk(line: Line, address: str, steps: list[ConversationStep], *, credential: bool) -> None:
     path = line.target.beside("health")
     health = await exchange(line, address, Attempt(name="health", upgrade=False, path=path))
     detail = "" if health.status == 200 else f"HTTP {health.status}" if health.status else health.end
-    steps.append(Step(name="health", ok=not detail, ms=health.total_ms, detail=detail))
+    steps.append(ConversationStep(name="health", ok=not detail, ms=health.total_ms, detail=detail))
     attempt = Attempt(name="handshake", presents="good" if credential else "none")
     made = await exchange(line, address, attempt, settle_s=0.0)
     # Without a credential a refusal with a reason is how it should be.
     ok = made.opened or (not credential and made.status in (401, 403))
     detail = "" if ok else f"HTTP {made.status}" if made.status else made.end
-    steps.append(Step(name="handshake", ok=ok, ms=made.first_byte_ms, detail=detail))
+    steps.append(ConversationStep(name="handshake", ok=ok, ms=made.first_byte_ms, detail=detail))
     if ok and credential:
         steps.extend(await converse(line, address))
 
 
-def as_json_line(seen: Round, url: str) -> str:
+def as_json_line(seen: CanaryRound, url: str) -> str:
     """One line for a log pipeline."""
     line: dict[str, Any] = {
         "at": round(seen.at, 3),
@@ -109,7 +111,7 @@ def as_json_line(seen: Round, url: str) -> str:
     return json.dumps(line)
 
 
-def as_prometheus(seen: Round, tally: Tally, url: str) -> str:
+def as_prometheus(seen: CanaryRound, tally: Tally, url: str) -> str:
     """The text for node_exporter's textfile collector."""
     label = f'url="{_escaped(url)}"'
     lines = [

@@ -14,9 +14,16 @@ from typing import Any, Final, TypeVar
 from narthex.doctor.dialing import elapsed_ms
 from narthex.doctor.documents import member, objects
 from narthex.doctor.exchanging import Line
-from narthex.doctor.live import LiveSocket, Refused, open_socket
-from narthex.doctor.observations import Attempt, Step
-from narthex.protocol.client import ClientSession, MalformedMessage, Publication, Push, Reply, StreamPosition
+from narthex.doctor.live import LiveSocket, UpgradeFailed, open_socket
+from narthex.doctor.observations import Attempt, ConversationStep
+from narthex.protocol.client import (
+    ClientSession,
+    MalformedMessage,
+    Push,
+    ReceivedPublication,
+    Reply,
+    StreamPosition,
+)
 
 THREAD_TITLE: Final = "narthex doctor"
 MAX_UNRELATED: Final = 200  # pushes of a busy user that may come before the one that is waited for
@@ -24,7 +31,7 @@ MAX_UNRELATED: Final = 200  # pushes of a busy user that may come before the one
 Found = TypeVar("Found")
 
 
-class Failed(Exception):
+class StepFailed(Exception):
     """A step did not work; the message says what was seen."""
 
 
@@ -49,14 +56,14 @@ class Wire:
             f"no reply to {command}",
         )
         if reply.error is not None:
-            raise Failed(f"{command}: error {reply.error.code} {reply.error.message}")
+            raise StepFailed(f"{command}: error {reply.error.code} {reply.error.message}")
         return reply.result
 
     async def rpc(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method; its data."""
         return member(await self.ask("rpc", method=method, data=params), "data")
 
-    async def notice(self, name: str) -> Publication:
+    async def notice(self, name: str) -> ReceivedPublication:
         """Wait for a `CUSTOM` event of this name."""
         return await self._until(
             lambda found: (
@@ -65,7 +72,7 @@ class Wire:
             f"no {name}",
         )
 
-    async def publication(self, channel: str, deadline: float) -> Publication:
+    async def publication(self, channel: str, deadline: float) -> ReceivedPublication:
         """The next publication on a channel, by `deadline` of `time.perf_counter()`."""
         return await self._until(
             lambda found: found.pub if isinstance(found, Push) and found.channel == channel else None,
@@ -86,13 +93,13 @@ class Wire:
                 self.socket.send(payload)
             text = await self.socket.receive(max(0.0, deadline - time.perf_counter()))
             if text is None:
-                raise Failed(self._end(otherwise))
+                raise StepFailed(self._end(otherwise))
             try:
                 messages = self.session.receive(text)
             except MalformedMessage as error:
-                raise Failed(f"a message that is none of the protocol: {error}") from error
+                raise StepFailed(f"a message that is none of the protocol: {error}") from error
             self._kept += [message for message in messages if isinstance(message, Reply | Push)]
-        raise Failed(otherwise)
+        raise StepFailed(otherwise)
 
     def _end(self, otherwise: str) -> str:
         if self.socket.close is not None:
@@ -100,7 +107,7 @@ class Wire:
         return f"{otherwise}: the socket ended" if self.socket.ended else f"{otherwise} in time"
 
 
-class Connections:
+class NarthexSockets:
     """Opens sockets with the user's credential; `end` closes every one."""
 
     def __init__(self, line: Line, address: str) -> None:
@@ -126,7 +133,7 @@ class Connections:
             await socket.leave()
 
 
-async def converse(line: Line, address: str) -> list[Step]:
+async def converse(line: Line, address: str) -> list[ConversationStep]:
     """Everything, in order; stops at the first step that fails."""
     talk = _Conversation(line, address)
     try:
@@ -138,9 +145,9 @@ async def converse(line: Line, address: str) -> list[Step]:
 
 class _Conversation:
     def __init__(self, line: Line, address: str) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[ConversationStep] = []
         self._line = line
-        self._connections = Connections(line, address)
+        self._connections = NarthexSockets(line, address)
         self._thread_id = ""
         self._began = time.perf_counter()
 
@@ -153,7 +160,7 @@ class _Conversation:
             name = "echo"
             marker = f"narthex-doctor-{time.time_ns()}"
             if (await wire.rpc("echo", marker=marker)).get("marker") != marker:
-                raise Failed("echo came back changed")
+                raise StepFailed("echo came back changed")
             self._done(name)
             channel = next((key for key in wire.session.positions if key.startswith("user:")), "")
             if not channel:
@@ -166,13 +173,13 @@ class _Conversation:
             wire.socket.abort()
             await self._resume(channel, wire.session.positions[channel]._replace(offset=created.offset))
             self._done(name)
-        except (Failed, Refused) as error:
+        except (StepFailed, UpgradeFailed) as error:
             text = self._line.secrets.scrub(str(error))
-            self.steps.append(Step(name=name, ok=False, ms=elapsed_ms(self._began), detail=text))
+            self.steps.append(ConversationStep(name=name, ok=False, ms=elapsed_ms(self._began), detail=text))
 
     async def end(self) -> None:
         if self._thread_id:
-            with contextlib.suppress(Failed, Refused):
+            with contextlib.suppress(StepFailed, UpgradeFailed):
                 other, _ = await self._connections.connect()
                 await other.rpc("thread.delete", thread_id=self._thread_id)
         await self._connections.end()
@@ -185,16 +192,16 @@ class _Conversation:
         _, connected = await self._connections.connect(subs={channel: missed_after.recovery})
         resumed = member(connected, "subs", channel)
         if not resumed.get("recovered"):
-            raise Failed("the position was not recovered after a drop")
+            raise StepFailed("the position was not recovered after a drop")
         missed = objects(resumed.get("publications"))
         if not any(_names(found.get("data"), "narthex.thread_deleted") for found in missed):
-            raise Failed("an event that was published during the drop did not come afterwards")
+            raise StepFailed("an event that was published during the drop did not come afterwards")
 
     def _begin(self) -> None:
         self._began = time.perf_counter()
 
     def _done(self, name: str) -> None:
-        self.steps.append(Step(name=name, ok=True, ms=elapsed_ms(self._began)))
+        self.steps.append(ConversationStep(name=name, ok=True, ms=elapsed_ms(self._began)))
         self._begin()
 
 

@@ -22,7 +22,7 @@ _CERTIFICATE: Final = {10: "expired", 9: "not_yet_valid", 62: "wrong_name", 64: 
 """X509_V_ERR_… numbers of OpenSSL; every other one is `untrusted`."""
 
 
-class Link(NamedTuple):
+class RawConnection(NamedTuple):
     """An open connection."""
 
     reader: asyncio.StreamReader
@@ -83,7 +83,7 @@ def verified_context(alpn: list[str], ca_file: str = "") -> ssl.SSLContext:
     return context
 
 
-async def open_link(target: Target, address: str, timeout_s: float, ca_file: str = "") -> Link:
+async def open_connection(target: Target, address: str, timeout_s: float, ca_file: str = "") -> RawConnection:
     """Connect for an exchange, with TLS where the URL says so.
 
     Raises:
@@ -98,7 +98,7 @@ async def open_link(target: Target, address: str, timeout_s: float, ca_file: str
             )
         else:
             reader, writer = await asyncio.open_connection(address, target.port, limit=1024 * 1024)
-    return Link(reader, writer, elapsed_ms(began))
+    return RawConnection(reader, writer, elapsed_ms(began))
 
 
 async def shake_hands(target: Target, address: str, timeout_s: float, ca_file: str = "") -> Tls:

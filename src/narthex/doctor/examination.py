@@ -23,13 +23,13 @@ from narthex.doctor.documents import json_object
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.holding import hold
 from narthex.doctor.observations import (
-    Asked,
     Attempt,
     Credential,
     Dial,
-    Exchange,
-    Gateway,
+    GatewayFacts,
+    HttpExchange,
     Observations,
+    UserInput,
 )
 from narthex.doctor.target import Target
 from narthex.domain import endpoints
@@ -46,7 +46,7 @@ SHOWN_CLAIMS: Final = ("exp", "nbf", "iat", "iss", "aud")
 Progress = Callable[[str], None]
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class ExaminationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to examine. `hold_s` 0 holds nothing; `origin` empty is the target's own."""
 
     token: str = ""
@@ -60,7 +60,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: str = ""
 
 
-async def examine(target: Target, options: Options, progress: Progress = lambda _: None) -> Observations:
+async def examine(
+    target: Target, options: ExaminationOptions, progress: Progress = lambda _: None
+) -> Observations:
     """Examine one endpoint; never raises for what the endpoint does."""
     examination = _Examination(target, options, progress)
     await examination.run()
@@ -81,7 +83,7 @@ def claims_of(token: str) -> dict[str, object]:
 
 
 class _Examination:
-    def __init__(self, target: Target, options: Options, progress: Progress) -> None:
+    def __init__(self, target: Target, options: ExaminationOptions, progress: Progress) -> None:
         self.target = target
         self.options = options
         self.progress = progress
@@ -94,7 +96,7 @@ class _Examination:
             tls_asked=target.tls,
             loopback=target.loopback,
             hold_asked_s=options.hold_s,
-            asked=Asked(
+            asked=UserInput(
                 token=bool(options.token),
                 claims=claims_of(options.token),
                 headers=tuple(name for name, _ in options.headers),
@@ -168,7 +170,7 @@ class _Examination:
         if answer.end == "response":
             self._note(other_scheme="http")
 
-    async def _after_no_answer(self, plain: Exchange, first: Exchange) -> None:
+    async def _after_no_answer(self, plain: HttpExchange, first: HttpExchange) -> None:
         if not self.target.tls:
             self.progress("does the port speak TLS?")
             if await dialing.answers_tls(self.target, self.address, self.options.timeout_s):
@@ -183,13 +185,13 @@ class _Examination:
 
     # -- handshakes ----------------------------------------------------------------------------------------------
 
-    async def _try(self, attempt: Attempt, *, settle_s: float = 0.05, address: str = "") -> Exchange:
+    async def _try(self, attempt: Attempt, *, settle_s: float = 0.05, address: str = "") -> HttpExchange:
         self.progress(attempt.name)
         made = await exchange(self.line, address or self.address, attempt, settle_s=settle_s)
         self._note(exchanges=(*self.seen.exchanges, made))
         return made
 
-    async def _first(self, plain: Exchange) -> Exchange:
+    async def _first(self, plain: HttpExchange) -> HttpExchange:
         """The first handshake carries nothing, so that a redirect is seen before a token is sent."""
         attempt = Attempt(name="upgrade")
         first = await self._try(attempt, settle_s=self.options.settle_s)
@@ -207,10 +209,10 @@ class _Examination:
     def _has_credential(self) -> bool:
         return bool(self.options.token or self.options.headers)
 
-    def _plain_text_leak(self, first: Exchange) -> bool:
+    def _plain_text_leak(self, first: HttpExchange) -> bool:
         return not self.target.tls and 300 <= first.status < 400
 
-    async def _vary(self, first: Exchange) -> None:
+    async def _vary(self, first: HttpExchange) -> None:
         best: Credential = "none"
         base = first
         if self._has_credential and not self._plain_text_leak(first):
@@ -266,7 +268,7 @@ class _Examination:
         self.progress("is it a narthex?")
         answer = await self._json("beacon")
         if answer[1].get("beacon") == "narthex":
-            self._note(gateway=Gateway(beacon=answer[1]))
+            self._note(gateway=GatewayFacts(beacon=answer[1]))
             if not self.target.path_given:
                 self.target = msgspec.structs.replace(self.target, path=endpoints.WEBSOCKET)
                 self.line = self._line()
@@ -330,7 +332,7 @@ class _Examination:
         )
 
 
-def _holdable(made: Exchange) -> bool:
+def _holdable(made: HttpExchange) -> bool:
     return made.opened and not made.attempt.random_path and made.attempt.presents != "bad"
 
 

@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from narthex.doctor import heads
-from narthex.doctor.dialing import Link, elapsed_ms, open_link
-from narthex.doctor.frames import FrameReader
-from narthex.doctor.observations import Attempt, Close, End, Exchange
+from narthex.doctor.dialing import RawConnection, elapsed_ms, open_connection
+from narthex.doctor.frames import ClientFrameReader
+from narthex.doctor.observations import Attempt, Close, End, HttpExchange
 from narthex.doctor.target import Target
 from narthex.protocol.framing import CLOSE, PING, PONG, decode_close, encode_close, encode_frame
 
@@ -103,12 +103,12 @@ class Line:
 class Answer:
     """An answer as it grows; `freeze` makes the observation."""
 
-    def __init__(self, attempt: Attempt, address: str, link: Link, secrets: Secrets) -> None:
+    def __init__(self, attempt: Attempt, address: str, link: RawConnection, secrets: Secrets) -> None:
         self.link = link
         self.secrets = secrets
         self.began = time.perf_counter()
         self.raw = bytearray()
-        self.seen = Exchange(attempt=attempt, address=address, end="timeout", connect_ms=link.connect_ms)
+        self.seen = HttpExchange(attempt=attempt, address=address, end="timeout", connect_ms=link.connect_ms)
 
     def note(self, **values: object) -> None:
         """Set fields of the observation."""
@@ -122,7 +122,7 @@ class Answer:
         self.raw += data
         return bool(data)
 
-    def freeze(self) -> Exchange:
+    def freeze(self) -> HttpExchange:
         """The observation."""
         self.note(total_ms=elapsed_ms(self.began))
         return self.seen
@@ -130,7 +130,7 @@ class Answer:
 
 async def exchange(
     line: Line, address: str, attempt: Attempt, *, settle_s: float = BRIEF_SETTLE_S, timeout_s: float = 0.0
-) -> Exchange:
+) -> HttpExchange:
     """Send one attempt and watch.
 
     Args:
@@ -143,9 +143,9 @@ async def exchange(
     limit_s = timeout_s or line.timeout_s
     began = time.perf_counter()
     try:
-        link = await open_link(line.target, address, line.timeout_s, line.ca_file)
+        link = await open_connection(line.target, address, line.timeout_s, line.ca_file)
     except OSError:
-        return Exchange(attempt=attempt, address=address, end="unreachable", total_ms=elapsed_ms(began))
+        return HttpExchange(attempt=attempt, address=address, end="unreachable", total_ms=elapsed_ms(began))
     answer = Answer(attempt, address, link, line.secrets)
     key = base64.b64encode(os.urandom(16)).decode()
     try:
@@ -248,7 +248,7 @@ async def _read_until(answer: Answer, start: int, expected: int | None, wait_s: 
 async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s: float) -> None:
     """Ping once, wait for the pong, and watch a little longer for a close."""
     opened = time.perf_counter()
-    reader = FrameReader()
+    reader = ClientFrameReader()
     found = reader.feed(rest)
     answer.link.writer.write(encode_frame(PING, b"narthex", os.urandom(4)))
     deadline = opened + min(timeout_s, 3.0)
@@ -279,7 +279,7 @@ async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s:
     await _say_goodbye(answer.link)
 
 
-async def _say_goodbye(link: Link) -> None:
+async def _say_goodbye(link: RawConnection) -> None:
     """Close as a good client does, so that the server's log shows nothing odd; wait briefly for its echo."""
     try:
         link.writer.write(encode_close(1000, key=os.urandom(4)))

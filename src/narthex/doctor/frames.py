@@ -21,7 +21,7 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-class FrameReader:
+class ClientFrameReader:
     """Bytes in, frames out.
 
     Attributes:

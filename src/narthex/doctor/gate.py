@@ -16,11 +16,11 @@ from typing import Any, Final
 import msgspec
 
 from narthex.doctor import baseline, dialing
-from narthex.doctor.conversation import Connections, Failed, Wire
+from narthex.doctor.conversation import NarthexSockets, StepFailed, Wire
 from narthex.doctor.documents import json_object, member
 from narthex.doctor.exchanging import Line, Secrets, exchange
-from narthex.doctor.live import Refused, open_socket
-from narthex.doctor.observations import Attempt, Exchange
+from narthex.doctor.live import UpgradeFailed, open_socket
+from narthex.doctor.observations import Attempt, HttpExchange
 from narthex.doctor.runs import follow_run
 from narthex.doctor.target import Target
 from narthex.domain import endpoints
@@ -151,7 +151,7 @@ class _Gate:
         self._began = time.perf_counter()
         try:
             ok, detail = await check()
-        except (Failed, Refused) as error:
+        except (StepFailed, UpgradeFailed) as error:
             ok, detail = False, str(error)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             # Events are the deployed system's own: one that is no event must shut the gate, not end it.
@@ -171,7 +171,7 @@ class _Gate:
 
     # -- what it says -------------------------------------------------------------------------------------------
 
-    async def _get(self, name: str) -> tuple[Exchange, dict[str, Any]]:
+    async def _get(self, name: str) -> tuple[HttpExchange, dict[str, Any]]:
         path = self.target.beside(name)
         made = await exchange(self.line, self.address, Attempt(name=name, upgrade=False, path=path))
         return made, json_object(made.body) or {}
@@ -219,7 +219,7 @@ class _Gate:
         try:
             wire = Wire(socket, self.line.timeout_s)
             await wire.ask("connect")
-        except Failed as error:
+        except StepFailed as error:
             return True, f"upgraded and inert: {error}"
         finally:
             await socket.leave()
@@ -232,7 +232,7 @@ class _Gate:
         return False, f"a made-up token got {made.status or made.end}, not 401"
 
     async def _admitted(self) -> tuple[bool, str]:
-        connections = Connections(self.line, self.address)
+        connections = NarthexSockets(self.line, self.address)
         try:
             times = []
             for _ in range(HANDSHAKES):
@@ -260,7 +260,7 @@ class _Gate:
         return await self._followed(drop=True)
 
     async def _followed(self, *, drop: bool) -> tuple[bool, str]:
-        connections = Connections(self.line, self.address)
+        connections = NarthexSockets(self.line, self.address)
         try:
             seen = await follow_run(connections, self.options.text, drop=drop, timeout_s=20.0)
         finally:

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from narthex.doctor.exchanging import Line
-from narthex.doctor.live import LiveSocket, Refused, open_socket
+from narthex.doctor.live import LiveSocket, UpgradeFailed, open_socket
 from narthex.doctor.observations import Attempt, Hold
 from narthex.protocol.client import ClientSession, MalformedMessage
 
@@ -71,7 +71,7 @@ async def _hold_one(
 ) -> Hold:
     try:
         socket = await open_socket(line, address, attempt)
-    except Refused:
+    except UpgradeFailed:
         return Hold(pings=ping_every_s > 0, lived_s=0.0, ended="not_opened")
     session = ClientSession() if connect else None
     if session is not None:

@@ -14,9 +14,9 @@ from collections import deque
 from typing import Final, Literal
 
 from narthex.doctor import heads
-from narthex.doctor.dialing import Link, elapsed_ms, open_link
+from narthex.doctor.dialing import RawConnection, elapsed_ms, open_connection
 from narthex.doctor.exchanging import Line
-from narthex.doctor.frames import MAX_FRAME_BYTES, Frame, FrameReader
+from narthex.doctor.frames import MAX_FRAME_BYTES, ClientFrameReader, Frame
 from narthex.doctor.observations import Attempt, Close
 from narthex.protocol.framing import (
     BINARY,
@@ -34,7 +34,7 @@ MAX_QUEUED: Final = 1000  # messages that nobody asked for yet; more than a doct
 Ended = Literal["", "close", "eof", "reset", "fault"]
 
 
-class Refused(Exception):
+class UpgradeFailed(Exception):
     """The socket did not open; the message says with what, in a few words."""
 
 
@@ -46,13 +46,13 @@ class LiveSocket:
         close: the server's close frame.
     """
 
-    def __init__(self, link: Link, rest: bytes) -> None:
+    def __init__(self, link: RawConnection, rest: bytes) -> None:
         self.ended: Ended = ""
         self.close: Close | None = None
         self.opened = time.perf_counter()
         self.heard = self.opened
         self._link = link
-        self._reader = FrameReader()
+        self._reader = ClientFrameReader()
         self._partial = bytearray()
         self._messages: deque[str] = deque(maxlen=MAX_QUEUED)
         self._take(self._reader.feed(rest))
@@ -130,9 +130,9 @@ async def open_socket(line: Line, address: str, attempt: Attempt) -> LiveSocket:
         Refused: it did not open.
     """
     try:
-        link = await open_link(line.target, address, line.timeout_s, line.ca_file)
+        link = await open_connection(line.target, address, line.timeout_s, line.ca_file)
     except OSError as error:
-        raise Refused("no connection") from error
+        raise UpgradeFailed("no connection") from error
     key = base64.b64encode(os.urandom(16)).decode()
     link.writer.write(line.request(attempt, key))
     try:
@@ -140,9 +140,9 @@ async def open_socket(line: Line, address: str, attempt: Attempt) -> LiveSocket:
             raw = await link.reader.readuntil(b"\r\n\r\n")
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         link.abort()
-        raise Refused("no answer to the handshake") from error
+        raise UpgradeFailed("no answer to the handshake") from error
     head = heads.parse_head(raw[:-4])
     if head is None or head.status != 101:
         link.abort()
-        raise Refused(f"HTTP {head.status}" if head else "no HTTP answer")
+        raise UpgradeFailed(f"HTTP {head.status}" if head else "no HTTP answer")
     return LiveSocket(link, b"")

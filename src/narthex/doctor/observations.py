@@ -102,7 +102,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
 
 
-class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class HttpExchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request and what came back.
 
     Attributes:
@@ -162,7 +162,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "text/html" in self.headers.get("content-type", "") or start.startswith(("<!doctype", "<html"))
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class ConversationStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step of the conversation with a narthex: `ok`, how long, and what was wrong."""
 
     name: str
@@ -187,7 +187,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     began_s: float = 0.0
 
 
-class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a narthex says about itself; empty dicts where a route did not answer as it should."""
 
     beacon: dict[str, object]
@@ -198,7 +198,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     preflight_bad: dict[str, object] = {}
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class UserInput(msgspec.Struct, frozen=True, kw_only=True):
     """What the user gave, without its values."""
 
     token: bool = False
@@ -217,13 +217,13 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     tls_asked: bool
     loopback: bool
-    asked: Asked
+    asked: UserInput
     lookup: Lookup = Lookup()
     dials: tuple[Dial, ...] = ()
     tls: Tls | None = None
     other_scheme: str = ""  # `tls` or `http`: what the port answers to when it did not answer to ours
-    exchanges: tuple[Exchange, ...] = ()
-    gateway: Gateway | None = None
-    steps: tuple[Step, ...] = ()
+    exchanges: tuple[HttpExchange, ...] = ()
+    gateway: GatewayFacts | None = None
+    steps: tuple[ConversationStep, ...] = ()
     holds: tuple[Hold, ...] = ()
     hold_asked_s: float = 0.0

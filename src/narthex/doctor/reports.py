@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape, quoteattr
 import msgspec
 
 from narthex.doctor.diagnosis import Diagnosis, Finding
-from narthex.doctor.observations import Exchange, Observations
+from narthex.doctor.observations import HttpExchange, Observations
 
 WIDTH = 110
 
@@ -121,7 +121,7 @@ def _seen(seen: Observations) -> list[str]:
     return [f"  {harmless(name):<{width}}  {harmless(said)}" for name, said in rows]
 
 
-def _outcome(made: Exchange) -> str:
+def _outcome(made: HttpExchange) -> str:
     if made.end != "response":
         return f"{made.end}  {made.total_ms:g} ms"
     said = f"{made.status} {made.phrase}".strip()

@@ -15,11 +15,11 @@ from typing import Any, Final
 import msgspec
 
 from narthex.client.assembler import RunAssembler
-from narthex.doctor.conversation import Connections, Failed, Wire, thread_id_of
+from narthex.doctor.conversation import NarthexSockets, StepFailed, Wire, thread_id_of
 from narthex.doctor.dialing import elapsed_ms
 from narthex.doctor.documents import member
-from narthex.doctor.live import Refused
-from narthex.protocol.client import Publication
+from narthex.doctor.live import UpgradeFailed
+from narthex.protocol.client import ReceivedPublication
 
 MAX_PUBLICATIONS: Final = 20_000  # an agent that says more than this is no probe's agent
 DELETE_TRIES: Final = 30
@@ -48,7 +48,7 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
     dropped: bool
 
 
-async def follow_run(connections: Connections, text: str, *, drop: bool, timeout_s: float) -> RunSeen:
+async def follow_run(connections: NarthexSockets, text: str, *, drop: bool, timeout_s: float) -> RunSeen:
     """Start a run in a thread of its own and follow it.
 
     Args:
@@ -67,34 +67,34 @@ async def follow_run(connections: Connections, text: str, *, drop: bool, timeout
     try:
         seen = await follower.follow(drop=drop)
     except BaseException:
-        with contextlib.suppress(Failed, Refused):
+        with contextlib.suppress(StepFailed, UpgradeFailed):
             await _delete(connections, thread_id, follower.run_id)
         raise
     await _delete(connections, thread_id, "")
     return seen
 
 
-async def _delete(connections: Connections, thread_id: str, run_id: str) -> None:
+async def _delete(connections: NarthexSockets, thread_id: str, run_id: str) -> None:
     """Delete the thread. A run that just ended still holds it for a moment, so `thread_busy` is tried again."""
     wire, _ = await connections.connect()
     if run_id:
-        with contextlib.suppress(Failed):
+        with contextlib.suppress(StepFailed):
             await wire.rpc("run.cancel", run_id=run_id)
     for _ in range(DELETE_TRIES):
         try:
             await wire.rpc("thread.delete", thread_id=thread_id)
-        except Failed as error:
+        except StepFailed as error:
             if "thread_busy" not in str(error):
                 raise
             await asyncio.sleep(DELETE_PAUSE_S)
         else:
             return
-    raise Failed("the gate's own thread stays busy after its run has ended, and cannot be deleted")
+    raise StepFailed("the gate's own thread stays busy after its run has ended, and cannot be deleted")
 
 
 class _Follower:
     def __init__(
-        self, connections: Connections, wire: Wire, thread_id: str, text: str, timeout_s: float
+        self, connections: NarthexSockets, wire: Wire, thread_id: str, text: str, timeout_s: float
     ) -> None:
         self.run_id = ""
         self._connections = connections
@@ -125,16 +125,16 @@ class _Follower:
                 assembler.push(event)
                 if drop and not self._dropped:
                     await self._drop(publication)
-        raise Failed(f"more than {MAX_PUBLICATIONS} events")
+        raise StepFailed(f"more than {MAX_PUBLICATIONS} events")
 
-    async def _drop(self, last: Publication) -> None:
+    async def _drop(self, last: ReceivedPublication) -> None:
         self._dropped = True
         self._wire.socket.abort()
         here = self._wire.session.positions[self._channel]._replace(offset=last.offset)
         self._wire, _ = await self._connections.connect()
         answer = await self._wire.ask("subscribe", channel=self._channel, **here.recovery)
         if not answer.get("recovered"):
-            raise Failed("the thread's position was not recovered after a drop")
+            raise StepFailed("the thread's position was not recovered after a drop")
 
     def _seen(self, assembler: RunAssembler) -> RunSeen:
         proof = assembler.verify()

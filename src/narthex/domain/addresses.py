@@ -42,7 +42,7 @@ class TrustedProxies(msgspec.Struct, frozen=True):
         return self.hops > 0 or (bool(self.networks) and _in_networks(canonical(peer) or peer, self.networks))
 
 
-class Client(msgspec.Struct, frozen=True):
+class ClientAddress(msgspec.Struct, frozen=True):
     """The other end: its address in canonical form (empty for a unix socket), and `https` or `http`."""
 
     address: str
@@ -86,7 +86,7 @@ def client_of(
     forwarded_for: Sequence[str],
     forwarded_proto: Sequence[str],
     trusted: TrustedProxies,
-) -> Client:
+) -> ClientAddress:
     """The client's address and scheme.
 
     Args:
@@ -99,7 +99,7 @@ def client_of(
     """
     own_scheme = "https" if secure else "http"
     if trusted.none:
-        return Client(canonical(peer) or peer, own_scheme)
+        return ClientAddress(canonical(peer) or peer, own_scheme)
     address = canonical(peer) or peer
     for believed, entry in enumerate(reversed(_entries(forwarded_for))):
         if believed >= trusted.hops and not _in_networks(address, trusted.networks):
@@ -109,10 +109,10 @@ def client_of(
             break
         address = found
     if trusted.hops == 0 and not _in_networks(canonical(peer) or peer, trusted.networks):
-        return Client(address, own_scheme)
+        return ClientAddress(address, own_scheme)
     protos = _entries(forwarded_proto)
     scheme = protos[-1].lower() if protos else own_scheme
-    return Client(
+    return ClientAddress(
         address, {"https": "https", "wss": "https", "http": "http", "ws": "http"}.get(scheme, own_scheme)
     )
 

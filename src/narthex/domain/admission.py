@@ -1,8 +1,8 @@
 """Decides on admission: one pure function for the upgrade, preflight, the in-band `connect`, the fallbacks, the doctor.
 
-Not here: verifying tokens (the verdict is an argument), connection limits (app/seats), how a refusal is rendered.
-Rules: a client is admitted only with proof or, where guests are allowed, as a guest; an inert connection has no
-identity; test identities are confined here once more, whatever their issuer said.
+Not here: verifying tokens (the verdict is an argument), connection limits (app/connection_limits), how a refusal is
+rendered. Rules: a client is admitted only with proof or, where guests are allowed, as a guest; an inert connection has
+no identity; test identities are confined here once more, whatever their issuer said.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from narthex.domain.carriers import (
     IN_BAND_CARRIERS,
     SUBPROTOCOL,
     TICKET,
-    Presented,
+    ParsedCarriers,
 )
 from narthex.domain.environment import Environment, EnvironmentPolicy
 from narthex.domain.identity import E2E_TENANT, Identity, IdentityClass
@@ -88,28 +88,28 @@ class HandshakeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about one attempt, besides the verdicts on its credentials.
 
     Attributes:
-        presented: the credentials in the request; empty for in-band.
+        carriers: the credentials in the request; empty for in-band.
         origin: the origin that the request claims (`origins.claimed_origin`), None when it names no page.
         host: the `Host` header.
         scheme: `https` or `http`, as the client sees it.
         in_band: the credential stands in `connect` or `refresh` of a connection that was let in before.
         bound: the user that the connection belongs to already; only in-band.
-        hears: a refusal of an expired credential reaches the client with its reason (it offered
+        sees_refusal: a refusal of an expired credential reaches the client with its reason (it offered
             `narthex.explain`, or asks preflight); otherwise it is upgraded inert, so that SDKs refresh.
         fresh_id: 16 or more random hex digits, for a guest's subject.
     """
 
-    presented: Presented = Presented()
+    carriers: ParsedCarriers = ParsedCarriers()
     origin: str | None = None
     host: str = ""
     scheme: str = "http"
     in_band: bool = False
     bound: Identity | None = None
-    hears: bool = False
+    sees_refusal: bool = False
     fresh_id: str = ""
 
 
-class Judged(NamedTuple):
+class CheckedCredential(NamedTuple):
     """A carrier and the verdict on its credential."""
 
     carrier: str
@@ -142,25 +142,25 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Screened(msgspec.Struct, frozen=True, gc=False):
-    """An attempt that `preliminary` has let pass, under the policy that it was judged by. Nothing else makes one."""
+    """An attempt that `screen` has let pass, under the policy that it was judged by. Nothing else makes one."""
 
     facts: HandshakeFacts
     policy: AdmissionPolicy
 
 
-def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Screened | Refusal:
+def screen(facts: HandshakeFacts, policy: AdmissionPolicy) -> Screened | Refusal:
     """Decide as far as no credential is looked at, so that none is verified or used up for nothing.
 
     Returns:
-        What `weigh` needs once the credentials are verified, or the refusal that is due already.
+        What `admit_screened` needs once the credentials are verified, or the refusal that is due already.
     """
-    presented = facts.presented
-    if presented.fault is not None:
-        return msgspec.structs.replace(presented.fault, carriers_checked=HANDSHAKE_CARRIERS)
+    parsed = facts.carriers
+    if parsed.fault is not None:
+        return msgspec.structs.replace(parsed.fault, carriers_checked=HANDSHAKE_CARRIERS)
     screened = Screened(facts, policy)
     if facts.in_band:
         return screened
-    credentials = presented.credentials
+    credentials = parsed.credentials
     cookie = len(credentials) == 1 and credentials[0].carrier == COOKIE
     if facts.origin is not None or cookie:
         fault = origin_fault(
@@ -183,7 +183,9 @@ def preliminary(facts: HandshakeFacts, policy: AdmissionPolicy) -> Screened | Re
     return screened
 
 
-def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]) -> Admit | Refusal:
+def admit(
+    facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[CheckedCredential]
+) -> Admit | Refusal:
     """Decide.
 
     Args:
@@ -194,11 +196,11 @@ def admit(facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Jud
     Returns:
         `Admit`, or a `Refusal` whose `carriers_checked` names the carriers that were checked.
     """
-    screened = preliminary(facts, policy)
-    return screened if isinstance(screened, Refusal) else weigh(screened, verdicts)
+    screened = screen(facts, policy)
+    return screened if isinstance(screened, Refusal) else admit_screened(screened, verdicts)
 
 
-def weigh(screened: Screened, verdicts: Sequence[Judged]) -> Admit | Refusal:
+def admit_screened(screened: Screened, verdicts: Sequence[CheckedCredential]) -> Admit | Refusal:
     """The second step of `admit`, when every credential of the attempt has its verdict."""
     facts, policy = screened.facts, screened.policy
     if not verdicts:
@@ -206,7 +208,7 @@ def weigh(screened: Screened, verdicts: Sequence[Judged]) -> Admit | Refusal:
     found = verdicts[0]
     if len(verdicts) > 1:
         chosen = _first(facts, policy, verdicts)
-        if not isinstance(chosen, Judged):
+        if not isinstance(chosen, CheckedCredential):
             return chosen
         found = chosen
     if not isinstance(found.verdict, Valid):
@@ -219,8 +221,8 @@ def weigh(screened: Screened, verdicts: Sequence[Judged]) -> Admit | Refusal:
     return Admit(
         identity=confined,
         bound=confined,
-        subprotocol=facts.presented.subprotocol,
-        explain=facts.presented.explain,
+        subprotocol=facts.carriers.subprotocol,
+        explain=facts.carriers.explain,
         carriers=_names(verdicts),
         key_id=found.verdict.key_id,
         algorithm=found.verdict.algorithm,
@@ -228,21 +230,21 @@ def weigh(screened: Screened, verdicts: Sequence[Judged]) -> Admit | Refusal:
 
 
 def _first(
-    facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[Judged]
-) -> Judged | Admit | Refusal:
+    facts: HandshakeFacts, policy: AdmissionPolicy, verdicts: Sequence[CheckedCredential]
+) -> CheckedCredential | Admit | Refusal:
     """The one of several verdicts that counts, when all that count are valid and name one user."""
     # The cookie is ambient: browsers add it by themselves. A stale one beside a credential that was sent on
     # purpose is not looked at; a valid one must name the same subject.
-    counted = [judged for judged in verdicts if judged.carrier != COOKIE] or list(verdicts)
-    for judged in counted:
-        if not isinstance(judged.verdict, Valid):
-            return _not_valid(facts, policy, judged)
+    counted = [checked for checked in verdicts if checked.carrier != COOKIE] or list(verdicts)
+    for checked in counted:
+        if not isinstance(checked.verdict, Valid):
+            return _not_valid(facts, policy, checked)
     found = counted[0]
     assert isinstance(found.verdict, Valid)
     identity = found.verdict.identity
-    for judged in verdicts:
-        if isinstance(judged.verdict, Valid) and not judged.verdict.identity.same_user(identity):
-            return _conflict(facts, f"{_label(judged)} names another subject than {_LABELS[found.carrier]}.")
+    for checked in verdicts:
+        if isinstance(checked.verdict, Valid) and not checked.verdict.identity.same_user(identity):
+            return _conflict(facts, f"{_label(checked)} names another subject than {_LABELS[found.carrier]}.")
     return found
 
 
@@ -272,11 +274,11 @@ def key_proof_identity(*, test_run: str, fresh_id: str, permissions: tuple[str, 
 
 
 def _nothing_brought(facts: HandshakeFacts, policy: AdmissionPolicy) -> Admit | Refusal:
-    presented = facts.presented
+    parsed = facts.carriers
     if facts.in_band or policy.pre_connection_auth_required:
-        return _refuse(facts, "auth_required", presented.hint)
+        return _refuse(facts, "auth_required", parsed.hint)
     guest: Identity | None = None
-    if policy.guests and facts.origin is not None:  # `preliminary` has checked that it is an allowed one
+    if policy.guests and facts.origin is not None:  # `screen` has checked that it is an allowed one
         guest = Identity(
             subject=f"guest:{facts.fresh_id}",
             plan=GUEST_PLAN,
@@ -287,13 +289,13 @@ def _nothing_brought(facts: HandshakeFacts, policy: AdmissionPolicy) -> Admit | 
     return Admit(
         identity=guest,
         inert="" if guest else UNPROVEN,
-        subprotocol=presented.subprotocol,
-        explain=presented.explain,
+        subprotocol=parsed.subprotocol,
+        explain=parsed.explain,
     )
 
 
-def _not_valid(facts: HandshakeFacts, policy: AdmissionPolicy, judged: Judged) -> Admit | Refusal:
-    verdict = judged.verdict
+def _not_valid(facts: HandshakeFacts, policy: AdmissionPolicy, checked: CheckedCredential) -> Admit | Refusal:
+    verdict = checked.verdict
     if isinstance(verdict, Unavailable):
         return Refusal(
             code="auth_unavailable",
@@ -303,39 +305,39 @@ def _not_valid(facts: HandshakeFacts, policy: AdmissionPolicy, judged: Judged) -
         )
     assert isinstance(verdict, Rejected)
     if verdict.expired is not None:
-        return _expired(facts, policy, judged, verdict)
-    return _rejected(facts, judged, verdict)
+        return _expired(facts, policy, checked, verdict)
+    return _rejected(facts, checked, verdict)
 
 
-def _rejected(facts: HandshakeFacts, judged: Judged, verdict: Rejected) -> Refusal:
+def _rejected(facts: HandshakeFacts, checked: CheckedCredential, verdict: Rejected) -> Refusal:
     said = verdict.detail or TABLE[verdict.code].title + "."
     return Refusal(
         code=verdict.code,
-        detail=f"{said} It came in {_LABELS[judged.carrier]}.",
+        detail=f"{said} It came in {_LABELS[checked.carrier]}.",
         carriers_checked=_checked(facts),
         log_detail=verdict.log_detail,
     )
 
 
 def _expired(
-    facts: HandshakeFacts, policy: AdmissionPolicy, judged: Judged, verdict: Rejected
+    facts: HandshakeFacts, policy: AdmissionPolicy, checked: CheckedCredential, verdict: Rejected
 ) -> Admit | Refusal:
     """An expired token that is otherwise valid: the client is upgraded inert where it could not read the reason."""
     assert verdict.expired is not None
-    confined = _confined(verdict.expired, judged.carrier, facts, policy)
+    confined = _confined(verdict.expired, checked.carrier, facts, policy)
     if isinstance(confined, Refusal):
         return confined
     if facts.bound is not None and not facts.bound.same_user(confined):
         return _conflict(facts, "The token names another subject than the connection's.")
-    if facts.in_band or facts.hears:
-        return _rejected(facts, judged, verdict)
+    if facts.in_band or facts.sees_refusal:
+        return _rejected(facts, checked, verdict)
     return Admit(
         identity=None,
         inert=EXPIRED,
         bound=confined,
-        subprotocol=facts.presented.subprotocol,
-        explain=facts.presented.explain,
-        carriers=(judged.carrier,),
+        subprotocol=facts.carriers.subprotocol,
+        explain=facts.carriers.explain,
+        carriers=(checked.carrier,),
         key_id=verdict.key_id,
         algorithm=verdict.algorithm,
     )
@@ -377,10 +379,10 @@ def _conflict(facts: HandshakeFacts, detail: str) -> Refusal:
     return _refuse(facts, "credential_conflict", detail)
 
 
-def _label(judged: Judged) -> str:
-    label = _LABELS[judged.carrier]
+def _label(checked: CheckedCredential) -> str:
+    label = _LABELS[checked.carrier]
     return label[0].upper() + label[1:]
 
 
-def _names(verdicts: Sequence[Judged]) -> tuple[str, ...]:
-    return tuple([judged.carrier for judged in verdicts])
+def _names(verdicts: Sequence[CheckedCredential]) -> tuple[str, ...]:
+    return tuple([checked.carrier for checked in verdicts])

@@ -79,7 +79,7 @@ class Credential(msgspec.Struct, frozen=True):
         return f"Credential({self.carrier!r})"
 
 
-class Presented(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedCarriers(msgspec.Struct, frozen=True, kw_only=True):
     """The credentials and subprotocols of a request.
 
     Attributes:
@@ -99,7 +99,7 @@ class Presented(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
-def pick(headers: Iterable[tuple[str, str]]) -> Headers:
+def admission_headers(headers: Iterable[tuple[str, str]]) -> Headers:
     """The headers that admission looks at; names are lower case already."""
     found: Headers = {}
     for name, value in headers:
@@ -116,15 +116,15 @@ def valid_test_run(text: str) -> bool:
     return _TEST_RUN.fullmatch(text) is not None
 
 
-def read(headers: Headers, query: str, *, secure: bool = False) -> Presented:
+def parse_carriers(headers: Headers, query: str, *, secure: bool = False) -> ParsedCarriers:
     """Parse all carriers of a request.
 
     Args:
-        headers: from `pick`.
+        headers: from `admission_headers`.
         query: the raw query string without `?`.
         secure: the client uses TLS: then the plain cookie is ignored, because a neighbouring host may have set it.
     """
-    reading = _Reading()
+    reading = _CarrierParser()
     if "authorization" in headers:
         reading.authorization(headers["authorization"])
     if "sec-websocket-protocol" in headers:
@@ -137,7 +137,7 @@ def read(headers: Headers, query: str, *, secure: bool = False) -> Presented:
         reading.e2e_key(headers[E2E_KEY_HEADER])
     if E2E_TEST_RUN_HEADER in headers:
         reading.test_run(headers[E2E_TEST_RUN_HEADER])
-    return Presented(
+    return ParsedCarriers(
         credentials=tuple(reading.found),
         subprotocol=reading.selected,
         explain=reading.explain,
@@ -165,8 +165,8 @@ def bearer_token(values: Sequence[str]) -> str | Refusal | None:
     return token
 
 
-class _Reading:
-    """Collects the credentials of one request; lives as long as `read`."""
+class _CarrierParser:
+    """Collects the credentials of one request; lives as long as `parse_carriers`."""
 
     __slots__ = ("explain", "fault", "found", "hint", "run", "selected")
 

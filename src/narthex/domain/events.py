@@ -127,7 +127,9 @@ def cancelled() -> Event:
 def interrupted(
     interrupt_id: str, message: str, response_schema: Event, expires_at: str, answerable_by: str = ""
 ) -> Event:
-    """Outcome: the run waits for a person; `expires_at` is RFC 3339 in UTC, `answerable_by` of `domain.answerers`."""
+    """Outcome: the run waits for a person; `expires_at` is RFC 3339 in UTC, `answerable_by` of
+    `domain.answer_permission`.
+    """
     interrupt = {
         "id": interrupt_id,
         "reason": "input_required",

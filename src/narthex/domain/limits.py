@@ -1,4 +1,4 @@
-"""The limits of DESIGN section 8 as one value with its defaults. Enforcing each is its room's business.
+"""The limits of DESIGN section 8 as one value with its defaults. The module that a limit concerns enforces it.
 
 Rule: this value is both advertised (`/ws/config`, RPC `limits`) and enforced.
 """

@@ -14,7 +14,7 @@ PROBLEM_TYPE_BASE: Final = "https://narthex.example/problems/"
 MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 section 5.5: 125 less the two bytes of the code
 
 
-class Row(NamedTuple):
+class RefusalRow(NamedTuple):
     """One outcome. `http` or `close` is None where that surface cannot say it."""
 
     http: int | None
@@ -23,114 +23,128 @@ class Row(NamedTuple):
     remedy: str
 
 
-TABLE: Final[dict[str, Row]] = {
-    "auth_required": Row(
+TABLE: Final[dict[str, RefusalRow]] = {
+    "auth_required": RefusalRow(
         401,
         3500,
         "Authentication required",
         "Send a token in the Authorization header, as subprotocol `jwt.<token>` beside `jwt-auth`, or sign in.",
     ),
-    "token_malformed": Row(401, 3500, "The token is not a JWT", "Send the token as the issuer gave it."),
-    "token_invalid": Row(
+    "token_malformed": RefusalRow(
+        401, 3500, "The token is not a JWT", "Send the token as the issuer gave it."
+    ),
+    "token_invalid": RefusalRow(
         401, 3500, "The token did not verify", "Get a fresh token from the configured issuer."
     ),
-    "token_expired": Row(401, 3500, "The token has expired", "Refresh the token and connect again."),
-    "token_not_yet_valid": Row(
+    "token_expired": RefusalRow(401, 3500, "The token has expired", "Refresh the token and connect again."),
+    "token_not_yet_valid": RefusalRow(
         401, 3500, "The token is not valid yet", "Check the clocks of the issuer and this client."
     ),
-    "wrong_issuer": Row(
+    "wrong_issuer": RefusalRow(
         401, 3500, "The token's issuer is not accepted", "Get a token from the configured issuer."
     ),
-    "wrong_audience": Row(
+    "wrong_audience": RefusalRow(
         401,
         3500,
         "The token is for another audience",
         "Ask the issuer for a token for this gateway's audience.",
     ),
-    "algorithm_not_allowed": Row(
+    "algorithm_not_allowed": RefusalRow(
         401,
         3500,
         "The token's algorithm is not allowed",
         "Have the issuer sign with an algorithm allowed here.",
     ),
-    "unknown_key": Row(
+    "unknown_key": RefusalRow(
         401,
         3500,
         "The token's key is not known",
         "Check that token and gateway use the same issuer and key set; `narthex token` needs the gateway's --data-dir.",
     ),
-    "token_revoked": Row(401, 3500, "The token was revoked", "Sign in again."),
-    "ticket_invalid": Row(
+    "token_revoked": RefusalRow(401, 3500, "The token was revoked", "Sign in again."),
+    "ticket_invalid": RefusalRow(
         401,
         3500,
         "The ticket is unknown, used or expired",
         "Ask POST /ws/ticket for a new one; it lives 30 s.",
     ),
-    "e2e_key_wrong": Row(
+    "e2e_key_wrong": RefusalRow(
         401, 3500, "The end-to-end key is wrong", "Send the key that the server was started with."
     ),
-    "credential_in_url": Row(
+    "credential_in_url": RefusalRow(
         400,
         3501,
         "A credential stands in the URL",
         "Move it to a header; URLs end up in logs. Tickets may stay.",
     ),
-    "credential_conflict": Row(
+    "credential_conflict": RefusalRow(
         400, 3501, "Two credentials name different subjects", "Send one credential, or two of one subject."
     ),
-    "bad_request": Row(400, 3501, "The request is malformed", "Send it as docs/protocol.md describes it."),
-    "silence": Row(
+    "bad_request": RefusalRow(
+        400, 3501, "The request is malformed", "Send it as docs/protocol.md describes it."
+    ),
+    "silence": RefusalRow(
         None, 3502, "No credential came in time", "Send a `connect` command with a token within 10 s."
     ),
-    "origin_not_allowed": Row(
+    "origin_not_allowed": RefusalRow(
         403, 3507, "The page's origin is not allowed", "Add the origin to NARTHEX_ALLOWED_ORIGINS."
     ),
-    "permission_denied": Row(
+    "permission_denied": RefusalRow(
         403, 3507, "Permission denied", "Ask the operator for the permission that detail names."
     ),
-    "tenant_mismatch": Row(403, 3507, "The tenant does not match", "Use a credential of the right tenant."),
-    "e2e_not_allowed_here": Row(
+    "tenant_mismatch": RefusalRow(
+        403, 3507, "The tenant does not match", "Use a credential of the right tenant."
+    ),
+    "e2e_not_allowed_here": RefusalRow(
         403,
         3507,
         "Test identities are not admitted here",
         "Test against staging, or start it with e2e detected.",
     ),
-    "connection_limit": Row(
+    "connection_limit": RefusalRow(
         429, 4004, "Too many connections", "Close a connection of this user or address first."
     ),
-    "rate_limited": Row(429, 3013, "Too many requests", "Slow down and come back after Retry-After seconds."),
-    "starting": Row(503, 4001, "The gateway is starting", "Come back after Retry-After seconds."),
-    "auth_unavailable": Row(
+    "rate_limited": RefusalRow(
+        429, 3013, "Too many requests", "Slow down and come back after Retry-After seconds."
+    ),
+    "starting": RefusalRow(503, 4001, "The gateway is starting", "Come back after Retry-After seconds."),
+    "auth_unavailable": RefusalRow(
         503, 4002, "The credential cannot be checked right now", "Come back after Retry-After seconds."
     ),
-    "overloaded": Row(503, 4003, "The gateway is at its limit", "Come back after Retry-After seconds."),
-    "draining": Row(
+    "overloaded": RefusalRow(
+        503, 4003, "The gateway is at its limit", "Come back after Retry-After seconds."
+    ),
+    "draining": RefusalRow(
         503, 3001, "The gateway is shutting down", "Connect again; another instance will answer."
     ),
-    "no_route": Row(404, None, "There is nothing at this path", "WebSockets are at /ws."),
-    "handshake_timeout": Row(408, None, "The handshake took too long", "Send the whole request within 10 s."),
-    "upgrade_required": Row(
+    "no_route": RefusalRow(404, None, "There is nothing at this path", "WebSockets are at /ws."),
+    "handshake_timeout": RefusalRow(
+        408, None, "The handshake took too long", "Send the whole request within 10 s."
+    ),
+    "upgrade_required": RefusalRow(
         426,
         None,
         "This path speaks WebSocket",
         "Send a WebSocket upgrade (GET, version 13), or use a client library.",
     ),
-    "body_invalid": Row(
+    "body_invalid": RefusalRow(
         422, None, "The body is not what this path takes", "Send the members that detail names, as JSON."
     ),
-    "head_too_large": Row(
+    "head_too_large": RefusalRow(
         431,
         None,
         "The request head is too large",
         "Keep it under 16 KB and 100 headers; check for cookie bloat.",
     ),
-    "expired": Row(
+    "expired": RefusalRow(
         None, 3005, "The token expired on the live connection", "Refresh in-band before `ttl` ends."
     ),
-    "slow": Row(None, 3008, "The client reads too slowly", "Reconnect; missed events are recovered."),
-    "insufficient_state": Row(None, 3010, "The position in a channel was lost", "Reconnect to recover it."),
-    "no_pong": Row(None, 3012, "No pong came in time", "Reconnect; check the network between."),
-    "internal": Row(500, 1011, "A bug in narthex", "Report it with the trace_id."),
+    "slow": RefusalRow(None, 3008, "The client reads too slowly", "Reconnect; missed events are recovered."),
+    "insufficient_state": RefusalRow(
+        None, 3010, "The position in a channel was lost", "Reconnect to recover it."
+    ),
+    "no_pong": RefusalRow(None, 3012, "No pong came in time", "Reconnect; check the network between."),
+    "internal": RefusalRow(500, 1011, "A bug in narthex", "Report it with the trace_id."),
 }
 """Every refusal and disconnect. Tests check each row against DESIGN section 3."""
 
@@ -182,7 +196,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     log_detail: str = ""
 
     @property
-    def row(self) -> Row:
+    def row(self) -> RefusalRow:
         """The outcome's row of `TABLE`."""
         return TABLE[self.code]
 

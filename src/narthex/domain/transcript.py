@@ -24,7 +24,7 @@ _ENDS: Final = {
 }
 
 
-class Entry(msgspec.Struct, kw_only=True):
+class TranscriptEntry(msgspec.Struct, kw_only=True):
     """One message of a run as it grows.
 
     Attributes:
@@ -64,8 +64,8 @@ class Transcript:
     __slots__ = ("_by_key", "_epoch", "_parts", "entries")
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self._by_key: dict[tuple[str, str], Entry] = {}
+        self.entries: list[TranscriptEntry] = []
+        self._by_key: dict[tuple[str, str], TranscriptEntry] = {}
         self._parts: list[str] = []
         self._epoch = ""
 
@@ -83,7 +83,7 @@ class Transcript:
         if fold is not None:
             fold(self, event, offset, at)
 
-    def _open(self, kind: str, entry: Entry) -> None:
+    def _open(self, kind: str, entry: TranscriptEntry) -> None:
         known = self._by_key.get((kind, entry.message_id))
         if known is None:
             entry.began_offset, entry.epoch = entry.offset, self._epoch
@@ -94,7 +94,9 @@ class Transcript:
 
     def _text_start(self, event: Event, offset: int, at: float) -> None:
         role = event.get("role") or "assistant"
-        self._open("text", Entry(message_id=event["messageId"], role=role, began_at=at, offset=offset))
+        self._open(
+            "text", TranscriptEntry(message_id=event["messageId"], role=role, began_at=at, offset=offset)
+        )
 
     def _text_content(self, event: Event, offset: int, _at: float) -> None:
         entry = self._by_key.get(("text", event["messageId"]))
@@ -107,7 +109,8 @@ class Transcript:
 
     def _reasoning_start(self, event: Event, offset: int, at: float) -> None:
         self._open(
-            "reasoning", Entry(message_id=event["messageId"], role="reasoning", began_at=at, offset=offset)
+            "reasoning",
+            TranscriptEntry(message_id=event["messageId"], role="reasoning", began_at=at, offset=offset),
         )
 
     def _reasoning_content(self, event: Event, offset: int, _at: float) -> None:
@@ -117,7 +120,7 @@ class Transcript:
             entry.offset = offset
 
     def _tool_start(self, event: Event, offset: int, at: float) -> None:
-        entry = Entry(
+        entry = TranscriptEntry(
             message_id=event["toolCallId"],
             role="tool",
             began_at=at,
@@ -134,7 +137,7 @@ class Transcript:
             entry.offset = offset
 
     def _tool_result(self, event: Event, offset: int, at: float) -> None:
-        entry = Entry(message_id=event["toolCallId"], role="tool", began_at=at, offset=offset)
+        entry = TranscriptEntry(message_id=event["toolCallId"], role="tool", began_at=at, offset=offset)
         self._open("tool", entry)  # a result of a call that an earlier run made
         known = self._by_key[("tool", event["toolCallId"])]
         known.result = _plain(event["content"])

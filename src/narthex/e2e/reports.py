@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 import msgspec
 
-from narthex.e2e.results import Report, Result, Status
+from narthex.e2e.results import Result, Status, SuiteReport
 
 _SIGNS: Final = {
     Status.PASSED: "ok",
@@ -26,7 +26,7 @@ _SIGNS: Final = {
 }
 
 
-def as_json(report: Report) -> str:
+def as_json(report: SuiteReport) -> str:
     """For machines: the report with its sums."""
     body = msgspec.to_builtins(report) | {
         "success_rate": report.success_rate,
@@ -41,7 +41,7 @@ def as_json(report: Report) -> str:
     )  # escapes also what UTF-8 cannot say: half a surrogate of the server's
 
 
-def as_junit(report: Report) -> str:
+def as_junit(report: SuiteReport) -> str:
     """For CI: a suite a category. A scenario that was not run is a failure there, as it is here."""
     head = f'<testsuites name="narthex" {_sums(report.results)} timestamp={quoteattr(report.started_at)}>'
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', head]
@@ -58,7 +58,7 @@ def _sums(results: list[Result]) -> str:
     return f'{counts} time="{time_s:.3f}"'
 
 
-def _junit_suite(report: Report, category: str, results: list[Result]) -> list[str]:
+def _junit_suite(report: SuiteReport, category: str, results: list[Result]) -> list[str]:
     lines = [f'  <testsuite name="{category}" {_sums(results)}>', "    <properties>"]
     for name, value in facts(report):
         lines.append(f"      <property name={quoteattr(name)} value={quoteattr(_xml(value))}/>")
@@ -87,7 +87,7 @@ def _xml(text: str) -> str:
     return _NO_XML.sub("�", text)
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
+def facts(report: SuiteReport) -> list[tuple[str, str]]:
     """What every report names: where, what, how proved, how much."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     engines = ", ".join(f"{name}: {what}" for name, what in report.engines.items())
@@ -108,7 +108,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value]
 
 
-def summary(report: Report) -> str:
+def summary(report: SuiteReport) -> str:
     """One line."""
     counts = [f"{report.count(status)} {_SIGNS[status].lower()}" for status in Status if report.count(status)]
     return f"{', '.join(counts)}; success rate {report.success_rate:.1%}; {report.duration_s:.1f} s"
@@ -123,7 +123,7 @@ def line(result: Result) -> str:
 _STYLE: Final = Path(__file__).with_name("report.css")
 
 
-def as_html(report: Report) -> str:
+def as_html(report: SuiteReport) -> str:
     """One self-contained page, failures first."""
     verdict = "passed" if report.good else "failed"
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(report))

@@ -57,7 +57,7 @@ def result_of(scenario: Scenario, status: Status, detail: str = "") -> Result:
     )
 
 
-class Report(msgspec.Struct, kw_only=True):
+class SuiteReport(msgspec.Struct, kw_only=True):
     """A whole run's.
 
     Attributes:

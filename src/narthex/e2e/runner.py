@@ -19,8 +19,8 @@ from narthex.e2e.results import Result, Status, result_of
 from narthex.e2e.scenario import DEPENDS_ON, Category, Scenario
 from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.skips import allowed
+from narthex.e2e.system_under_test import SystemUnderTest
 from narthex.e2e.traffic import CURRENT, Traffic
-from narthex.e2e.world import World
 from narthex.errors import ClientError
 
 Progress = Callable[[Scenario, Result | None], None]
@@ -86,7 +86,7 @@ class Runner:
     """Runs what was selected.
 
     Args:
-        world: the system under test, opened; None when only `unit` is run.
+        system: the system under test, opened; None when only `unit` is run.
         parallel: scenarios at a time within a category.
         fail_fast: begin nothing after the first failure.
         progress: see `Progress`.
@@ -94,13 +94,13 @@ class Runner:
 
     def __init__(
         self,
-        world: World | None,
+        system: SystemUnderTest | None,
         *,
         parallel: int = 1,
         fail_fast: bool = False,
         progress: Progress = silent,
     ) -> None:
-        self._world = world
+        self._system = system
         self._parallel = max(1, parallel)
         self._fail_fast = fail_fast
         self._progress = progress
@@ -164,7 +164,7 @@ class Runner:
         try:
             async with asyncio.timeout(scenario.timeout_s):
                 # `unit` needs no world; every other scenario is only selected together with one.
-                await scenario.body(self._world)  # type: ignore[arg-type]  # see the line above
+                await scenario.body(self._system)  # type: ignore[arg-type]  # see the line above
         except SkipScenario as skip:
             return self._skipped(scenario, skip.reason)
         except TimeoutError as fault:
@@ -172,7 +172,7 @@ class Runner:
         except Exception as fault:  # whatever a scenario raises is its verdict
             return self._failure(scenario, fault, _told(fault))
         finally:
-            for somebody in traffic.people:
+            for somebody in traffic.connections:
                 if not somebody.close_code:
                     somebody.drop()
         if scenario.serves and not traffic.received:
@@ -180,7 +180,7 @@ class Runner:
         return result_of(scenario, Status.PASSED)
 
     def _skipped(self, scenario: Scenario, reason: str) -> Result:
-        leave = allowed(scenario.name, self._world)
+        leave = allowed(scenario.name, self._system)
         if leave:
             return result_of(scenario, Status.SKIPPED, f"{reason}; allowed: {leave}")
         return result_of(scenario, Status.FAILED, f"skipped without being allowed to: {reason}")
@@ -188,7 +188,7 @@ class Runner:
     def _failure(self, scenario: Scenario, fault: BaseException, said: str) -> Result:
         # What the server said may hold half a surrogate, which neither a terminal nor a file takes.
         detail = f"{said} [{_place(fault)}]".encode("utf-8", "backslashreplace").decode()
-        return result_of(scenario, Status.FAILED, self._world.hide(detail) if self._world else detail)
+        return result_of(scenario, Status.FAILED, self._system.hide(detail) if self._system else detail)
 
 
 def _told(fault: BaseException) -> str:

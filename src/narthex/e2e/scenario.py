@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from narthex.e2e.world import World
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 class Category(StrEnum):
@@ -46,7 +46,7 @@ DEPENDS_ON: Final[dict[Category, tuple[Category, ...]]] = {
 }
 """A category whose dependency failed is not run: its failures would only repeat the cause."""
 
-Body = Callable[[World], Awaitable[None]]
+Body = Callable[[SystemUnderTest], Awaitable[None]]
 
 
 class Scenario(NamedTuple):

@@ -19,11 +19,11 @@ import httpx2
 import msgspec
 
 from narthex._version import __version__
-from narthex.e2e.results import Report, Result, Status
+from narthex.e2e.results import Result, Status, SuiteReport
 from narthex.e2e.runner import Progress, Runner, select, silent
 from narthex.e2e.scenario import Category, Scenario, every
 from narthex.e2e.staging import Staging, staging
-from narthex.e2e.world import Proof, World
+from narthex.e2e.system_under_test import RunnerProof, SystemUnderTest
 from narthex.errors import ClientError, ConfigError, NarthexError
 
 NO_PROOF: Final = (
@@ -32,7 +32,7 @@ NO_PROOF: Final = (
 )
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class SuiteOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for.
 
     Attributes:
@@ -51,11 +51,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     pattern: str = ""
     fail_fast: bool = False
     resume_from: str = ""
-    proof: Proof = Proof()
+    proof: RunnerProof = RunnerProof()
     allow_production: bool = False
 
 
-def subject(options: Options, scenarios: Sequence[Scenario]) -> str:
+def subject(options: SuiteOptions, scenarios: Sequence[Scenario]) -> str:
     """Which system is about to be tested, in one line, and what would test another."""
     count = f"{len(scenarios)} scenario{'' if len(scenarios) == 1 else 's'}"
     if not any(scenario.serves for scenario in scenarios):
@@ -71,12 +71,12 @@ def subject(options: Options, scenarios: Sequence[Scenario]) -> str:
     return f"{count} against {made}; no deployed system is touched (--base-url URL tests one)"
 
 
-def runs_real_engines(options: Options) -> bool:
+def runs_real_engines(options: SuiteOptions) -> bool:
     """Whether a local system gets NATS, PostgreSQL, an issuer and a proxy."""
     return options.real or options.environment == "staging"
 
 
-def chosen(options: Options) -> list[Scenario]:
+def chosen(options: SuiteOptions) -> list[Scenario]:
     """Check the options and select. Raises ClientError (usage) or ConfigError (no proof)."""
     categories = options.categories
     if options.environment == "production":
@@ -112,7 +112,7 @@ def _is_base_url(text: str) -> None:
         )
 
 
-def _may_touch_production(options: Options) -> None:
+def _may_touch_production(options: SuiteOptions) -> None:
     if not options.allow_production:
         raise ClientError(
             "production",
@@ -131,7 +131,7 @@ def _may_touch_production(options: Options) -> None:
         )
 
 
-async def test(options: Options, progress: Progress = silent) -> Report:
+async def test(options: SuiteOptions, progress: Progress = silent) -> SuiteReport:
     """Run the suite.
 
     Raises:
@@ -141,7 +141,7 @@ async def test(options: Options, progress: Progress = silent) -> Report:
     """
     scenarios = chosen(options)
     began = time.monotonic()
-    report = Report(
+    report = SuiteReport(
         environment=options.environment,
         target="no server",
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -151,47 +151,47 @@ async def test(options: Options, progress: Progress = silent) -> Report:
         report.results = await _runner(None, options, progress).run(scenarios)
         report.duration_s = round(time.monotonic() - began, 3)
         return report
-    async with _target(options, report) as world:
+    async with _target(options, report) as system:
         try:
-            report.results = await _runner(world, options, progress).run(scenarios)
+            report.results = await _runner(system, options, progress).run(scenarios)
         finally:
-            report.left_behind = await world.tidy()
+            report.left_behind = await system.tidy()
         report.duration_s = round(time.monotonic() - began, 3)
-        report.posted = await post(world, report)
+        report.posted = await post(system, report)
     return report
 
 
-def _runner(world: World | None, options: Options, progress: Progress) -> Runner:
-    return Runner(world, parallel=options.parallel, fail_fast=options.fail_fast, progress=progress)
+def _runner(system: SystemUnderTest | None, options: SuiteOptions, progress: Progress) -> Runner:
+    return Runner(system, parallel=options.parallel, fail_fast=options.fail_fast, progress=progress)
 
 
 @contextlib.asynccontextmanager
-async def _target(options: Options, report: Report) -> AsyncIterator[World]:
+async def _target(options: SuiteOptions, report: SuiteReport) -> AsyncIterator[SystemUnderTest]:
     async with contextlib.AsyncExitStack() as stack:
         if options.base_url:
-            world = World(options.base_url, options.environment, options.proof)
+            system = SystemUnderTest(options.base_url, options.environment, options.proof)
             report.target = "deployed system"
         else:
             real = runs_real_engines(options)
             made: Staging = await stack.enter_async_context(staging(options.environment, real=real))
-            world = made.world()
+            system = made.system_under_test()
             report.target = "local staging" if real else "local gateway"
             report.engines = made.engines
-        await world.open()
-        stack.push_async_callback(world.close)
-        world.leave_production_alone()
-        await world.check_proof()
-        report.base_url, report.test_run = world.base_url, world.test_run
-        report.proof = world.proof.kind
-        report.versions = {"narthex": world.versions["narthex"]} | report.versions
-        report.health = {name: world.health.get(name) for name in ("status", "environment", "e2e_testing")}
-        yield world
+        await system.open()
+        stack.push_async_callback(system.close)
+        system.leave_production_alone()
+        await system.check_proof()
+        report.base_url, report.test_run = system.base_url, system.test_run
+        report.proof = system.proof.kind
+        report.versions = {"narthex": system.versions["narthex"]} | report.versions
+        report.health = {name: system.health.get(name) for name in ("status", "environment", "e2e_testing")}
+        yield system
 
 
-async def post(world: World, report: Report) -> str:
+async def post(system: SystemUnderTest, report: SuiteReport) -> str:
     """Post the figures to the gateway, whose metrics and status page show them; what became of it, in words."""
     body = {
-        "test_run": world.test_run,
+        "test_run": system.test_run,
         "passed": report.count(Status.PASSED),
         "failed": report.count(Status.FAILED) + report.count(Status.NOT_RUN),
         "skipped": report.count(Status.SKIPPED),
@@ -200,16 +200,16 @@ async def post(world: World, report: Report) -> str:
         "report": _brief(report),
     }
     try:
-        answer = await world.post("/api/v1/e2e/results", headers=await world.headers(), json=body)
+        answer = await system.post("/api/v1/e2e/results", headers=await system.headers(), json=body)
     except (httpx2.HTTPError, AssertionError, NarthexError) as fault:
-        return f"not posted: {world.hide(str(fault))[:200]}"
+        return f"not posted: {system.hide(str(fault))[:200]}"
     rate = f"success rate {report.success_rate:.1%}"
     if answer.status_code == 200:
         return f"posted: {rate}"
     return f"not posted ({answer.status_code}): {rate}"
 
 
-def _brief(report: Report) -> dict[str, Any]:
+def _brief(report: SuiteReport) -> dict[str, Any]:
     """What fits into the store: sums, and the names of what failed."""
     bad = [result for result in report.results if result.status in (Status.FAILED, Status.NOT_RUN)]
     by_category: dict[str, dict[str, int]] = {}

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from narthex.e2e.world import World
+from narthex.e2e.system_under_test import SystemUnderTest
 
-Condition = Callable[[World | None], bool]
+Condition = Callable[[SystemUnderTest | None], bool]
 
 
 class Allowed(NamedTuple):
@@ -22,23 +22,23 @@ class Allowed(NamedTuple):
     reason: str
 
 
-def _not_two_gateways(world: World | None) -> bool:
-    return world is not None and len(world.gateways) < 2
+def _not_two_gateways(system: SystemUnderTest | None) -> bool:
+    return system is not None and len(system.gateways) < 2
 
 
-def _no_key(world: World | None) -> bool:
-    return world is not None and not world.proof.key
+def _no_key(system: SystemUnderTest | None) -> bool:
+    return system is not None and not system.proof.key
 
 
-def _one_person(world: World | None) -> bool:
-    return world is not None and bool(world.proof.token)
+def _one_person(system: SystemUnderTest | None) -> bool:
+    return system is not None and bool(system.proof.token)
 
 
-def _no_issuer(world: World | None) -> bool:
-    return world is not None and not world.issuer_url
+def _no_issuer(system: SystemUnderTest | None) -> bool:
+    return system is not None and not system.issuer_url
 
 
-def _always(_: World | None) -> bool:
+def _always(_: SystemUnderTest | None) -> bool:
     return True
 
 
@@ -67,6 +67,6 @@ ALLOWED: Final = (
 )
 
 
-def allowed(name: str, world: World | None) -> str:
+def allowed(name: str, system: SystemUnderTest | None) -> str:
     """Why `name` may be skipped here; empty when it may not."""
-    return next((entry.reason for entry in ALLOWED if entry.name == name and entry.when(world)), "")
+    return next((entry.reason for entry in ALLOWED if entry.name == name and entry.when(system)), "")

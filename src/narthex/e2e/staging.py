@@ -19,7 +19,7 @@ from typing import Final
 
 from narthex.e2e.children import Child, free_port
 from narthex.e2e.engines import Postgres, answers, issuer, nats, proxy, require_engines
-from narthex.e2e.world import AUDIENCE, Gateway, Proof, Restart, World
+from narthex.e2e.system_under_test import AUDIENCE, GatewayHandle, Restart, RunnerProof, SystemUnderTest
 
 GATEWAYS: Final = 2
 
@@ -69,16 +69,16 @@ class Staging:
         for child in (*self._gateways, *reversed(self._children)):
             child.stop()
 
-    def world(self, test_run: str = "") -> World:
+    def system_under_test(self, test_run: str = "") -> SystemUnderTest:
         """The system as scenarios see it, proved by its key."""
         gateways = tuple(
-            Gateway(url=f"http://127.0.0.1:{child.port}", pid=child.pid, restart=child_again(child))
+            GatewayHandle(url=f"http://127.0.0.1:{child.port}", pid=child.pid, restart=child_again(child))
             for child in self._gateways
         )
-        return World(
+        return SystemUnderTest(
             self.base_url,
             self.environment,
-            Proof(key=self.key),
+            RunnerProof(key=self.key),
             test_run=test_run,
             gateways=gateways,
             issuer_url=self.issuer_url,

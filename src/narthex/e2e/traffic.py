@@ -6,8 +6,10 @@ from contextvars import ContextVar
 from typing import Final, Protocol
 
 
-class Guest(Protocol):
-    """Whoever came in over a socket during a scenario (`person.Person`): it is shown out at the end."""
+class TrackedConnection(Protocol):
+    """Whoever came in over a socket during a scenario (`scenario_client.ScenarioClient`): it is shown out at the
+    end.
+    """
 
     close_code: int
 
@@ -21,14 +23,14 @@ class Traffic:
     `label` tells its identities from those of other scenarios, so that scenarios at the same time share no limits.
     """
 
-    __slots__ = ("contacted", "label", "people", "received", "sent")
+    __slots__ = ("connections", "contacted", "label", "received", "sent")
 
     def __init__(self, label: str = "") -> None:
         self.label = label
         self.sent = 0
         self.received = 0
         self.contacted: set[str] = set()
-        self.people: list[Guest] = []
+        self.connections: list[TrackedConnection] = []
 
     def out(self, count: int) -> None:
         """Bytes that went out."""

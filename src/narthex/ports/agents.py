@@ -73,7 +73,7 @@ class RunInput(Protocol):
         """Ask a person. Close what you opened first; text yielded as `str` is closed for you.
 
         Args:
-            schema: a JSON Schema of the part that `narthex.domain.answers` checks.
+            schema: a JSON Schema of the part that `narthex.domain.answer_schema` checks.
             text: the question.
             answerable_by: which members of the thread may answer: `asker` (the person who began the run), `owner`
                 (an owner of the thread), `member` (any), `permission:<name>` (those who have that permission);

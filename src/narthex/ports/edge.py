@@ -63,7 +63,7 @@ class RequestHead(msgspec.Struct, kw_only=True):
         return [value for key, value in self.headers if key == name]
 
 
-class Underway(NamedTuple):
+class SendProgress(NamedTuple):
     """How far what was sent to a client has come, as far as this side can see.
 
     Attributes:
@@ -75,8 +75,8 @@ class Underway(NamedTuple):
     taken: int
 
 
-class Lane(Protocol):
-    """The straight way to one client, for who writes the same bytes to thousands."""
+class DirectSender(Protocol):
+    """Sends directly to one client, for who writes the same bytes to thousands."""
 
     def send(self, data: bytes, /) -> int:
         """Give bytes framed for `Framing.WEBSOCKET` to the kernel; returns how many it took.
@@ -93,13 +93,13 @@ class Socket(Protocol):
     Attributes:
         framing: how it wants its messages.
         session: the secret under which a fallback's other half posts commands; empty for a WebSocket.
-        lane: the same for the socket's whole life; None when there is none (TLS, deflate, a fallback). It is
+        direct_sender: the same for the socket's whole life; None when there is none (TLS, deflate, a fallback). It is
             open only while the receiver counts as writable.
     """
 
     framing: Framing
     session: str
-    lane: Lane | None
+    direct_sender: DirectSender | None
 
     def send(self, message: Prepared) -> None:
         """Write one prepared message now."""
@@ -108,12 +108,12 @@ class Socket(Protocol):
         """Write bytes already framed for `framing` (several messages joined) in one write."""
 
     def send_rest(self, rest: bytes) -> None:
-        """Take what the lane's `send` left over; only directly after it."""
+        """Take what the direct sender's `send` left over; only directly after it."""
 
     def buffered(self) -> int:
         """Bytes accepted and not yet given to the kernel."""
 
-    def underway(self) -> Underway:
+    def send_progress(self) -> SendProgress:
         """How far what was sent has come; asked rarely (when a pong is missing)."""
 
     def close(self, code: int, reason: str) -> None:
@@ -166,7 +166,7 @@ class Deny(msgspec.Struct, kw_only=True):
 Decision = Accept | Deny
 
 
-class Gate(Protocol):
+class UpgradeHandler(Protocol):
     """Decides on upgrades. Called once per upgrade request, after the edge's own checks of the head."""
 
     def decide(self, head: RequestHead) -> Decision | Awaitable[Decision]:

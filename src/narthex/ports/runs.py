@@ -107,7 +107,7 @@ class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
     """An open or answered approval. `schema` and `payload` are JSON text; `resume_run_id` is the new run's.
 
     `node` is the node whose memory holds the waiting coroutine; the run that answers is reserved for it.
-    `answerable_by` is a text of `domain.answerers`; empty is its default.
+    `answerable_by` is a text of `domain.answer_permission`; empty is its default.
     """
 
     interrupt_id: str

@@ -14,7 +14,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.verdict import Rejected, Unavailable
 
 
-class Person(msgspec.Struct, frozen=True, kw_only=True):
+class SignedInUser(msgspec.Struct, frozen=True, kw_only=True):
     """Who signed in there: mapped by the issuer's claims; `email` is empty unless the issuer verified it."""
 
     identity: Identity
@@ -33,7 +33,7 @@ class IdentityProvider(Protocol):
 
     async def redeem(
         self, code: str, *, redirect_uri: str, verifier: str, nonce: str, now: float
-    ) -> Person | Rejected | Unavailable:
+    ) -> SignedInUser | Rejected | Unavailable:
         """Exchange a code once, within the deadline of one fetch."""
 
     async def stop(self) -> None:

@@ -75,7 +75,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class PostResult(msgspec.Struct, frozen=True, kw_only=True):
     """What `say` found.
 
     Attributes:
@@ -215,12 +215,12 @@ class Threads(Protocol):
         Without them a message comes after all that are there.
         """
 
-    async def say(self, tenant: str, message: Message, after: Position) -> Said:
+    async def post(self, tenant: str, message: Message, after: Position) -> PostResult:
         """Insert a person's message before it is published; `after` is the log's end. The same id again changes
         nothing and says what became of the first. Touches `updated_at`.
         """
 
-    async def said(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
+    async def posted(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
         """The message is in the log: the position of its first event, and the offset of its last."""
 
     async def messages(

@@ -48,7 +48,7 @@ class StreamPosition(NamedTuple):
         return {"recover": True, "offset": self.offset, "epoch": self.epoch}
 
 
-class Publication(msgspec.Struct, gc=False):
+class ReceivedPublication(msgspec.Struct, gc=False):
     """`data` as it was published; `offset` 0 is one that no history keeps."""
 
     data: Any = None
@@ -59,7 +59,7 @@ class Push(msgspec.Struct, gc=False):
     """What the server says unasked about a channel: one of the members after `channel` is set."""
 
     channel: str = ""
-    pub: Publication | None = None
+    pub: ReceivedPublication | None = None
     join: Body | None = None
     leave: Body | None = None
     subscribe: Body | None = None
@@ -109,7 +109,7 @@ class _Line(msgspec.Struct, gc=False):
 class _Subscribed(msgspec.Struct):
     offset: int = 0
     epoch: str = ""
-    publications: list[Publication] | None = None
+    publications: list[ReceivedPublication] | None = None
 
 
 _RESULTS: Final = _Line.__struct_fields__[3:]

@@ -24,7 +24,7 @@ class FrameError(Exception):
         self.reason = reason
 
 
-class Since(msgspec.Struct, frozen=True):
+class RequestedPosition(msgspec.Struct, frozen=True):
     """A stream position a client names."""
 
     offset: int = 0
@@ -73,7 +73,7 @@ class HistoryRequest(msgspec.Struct, frozen=True):
 
     channel: str = ""
     limit: int = 0
-    since: Since | None = None
+    since: RequestedPosition | None = None
     reverse: bool = False
 
 

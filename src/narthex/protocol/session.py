@@ -71,7 +71,7 @@ class SessionFault(Exception):
         self.disconnect = disconnect
 
 
-class Asked(NamedTuple):
+class ReceivedCommand(NamedTuple):
     """A request to execute: `id` 0 wants no reply; `throttled` wants error 111 instead of execution."""
 
     id: int
@@ -119,7 +119,7 @@ class Session:
         self._bucket = limits.command_burst
         self._bucket_at = now
 
-    def receive(self, frame: bytes, now: float) -> list[Asked]:
+    def receive(self, frame: bytes, now: float) -> list[ReceivedCommand]:
         """Requests of one frame, in order.
 
         Raises:
@@ -132,12 +132,12 @@ class Session:
             return []
         try:
             commands = decode_frame(frame, max_depth=self._limits.json_depth)
-            asked = [found for command in commands if (found := self._asked(command, now)) is not None]
+            received = [found for command in commands if (found := self._asked(command, now)) is not None]
         except FrameError as fault:
             raise SessionFault(_bad(fault.reason)) from fault
-        return asked
+        return received
 
-    def _asked(self, command: Command, now: float) -> Asked | None:
+    def _asked(self, command: Command, now: float) -> ReceivedCommand | None:
         found = request_of(command)
         if found is None:
             self._pong(now)
@@ -151,7 +151,7 @@ class Session:
             self.phase = Phase.CONNECTING
         elif self.phase is Phase.WAITING:
             raise FrameError("the first command must be connect")
-        return Asked(command.id, name, request, self._throttled(now))
+        return ReceivedCommand(command.id, name, request, self._throttled(now))
 
     def _pong(self, now: float) -> None:
         if self.phase is Phase.WAITING:

@@ -7,7 +7,7 @@ values to each component.
 
 from __future__ import annotations
 
-from narthex.settings.description import Row, describe, render_docs
+from narthex.settings.description import SettingRow, describe, render_docs
 from narthex.settings.loading import load
 from narthex.settings.model import Settings
 from narthex.settings.tables import Claims, IssuerSettings, PlanSettings, UserSettings
@@ -16,7 +16,7 @@ __all__ = [
     "Claims",
     "IssuerSettings",
     "PlanSettings",
-    "Row",
+    "SettingRow",
     "Settings",
     "UserSettings",
     "describe",

@@ -42,7 +42,7 @@ This page is generated from `src/narthex/settings/groups.py`: `python -m tests.c
 """
 
 
-class Row(NamedTuple):
+class SettingRow(NamedTuple):
     """One line of `narthex check`.
 
     Attributes:
@@ -57,18 +57,18 @@ class Row(NamedTuple):
     source: str
 
 
-def describe(settings: Settings) -> list[Row]:
+def describe(settings: Settings) -> list[SettingRow]:
     """Every option in the order of the documentation, then the file's tables if there are any."""
-    rows: list[Row] = []
+    rows: list[SettingRow] = []
     for name, (section, field) in option_fields().items():
         known = facts(name, field, section)
         found = getattr(settings, name)
         value = "none" if found == () and field.default is None else _shown(found, known)
-        rows.append(Row(section, name, known.variables[0], value, settings.source(name)))
+        rows.append(SettingRow(section, name, known.variables[0], value, settings.source(name)))
     for name in ("issuers", "users", "plans"):
         table = getattr(settings, name)
         if len(table) > 0:
-            rows.append(Row("Tables", name, "", f"{len(table)} configured", settings.source(name)))
+            rows.append(SettingRow("Tables", name, "", f"{len(table)} configured", settings.source(name)))
     return rows
 
 

@@ -19,7 +19,7 @@ from narthex.settings.groups import option_fields
 from narthex.settings.model import Settings
 from narthex.settings.options import accepts, facts
 from narthex.settings.requirements import requirements
-from narthex.settings.rules import judge, platform_of
+from narthex.settings.rules import check_rules, platform_of
 from narthex.settings.sources import Values, collect
 from narthex.settings.table_problems import table_problem
 
@@ -52,7 +52,7 @@ def load(
     problems = list(given.problems)
     settings = _validated(given, problems)
     settings = settings.model_copy(update={"platform": platform_of(environ)})
-    ruling = judge(settings, environ, frozenset(given.broken))
+    ruling = check_rules(settings, environ, frozenset(given.broken))
     problems += ruling.problems
     if problems or given.needs or ruling.policy is None:
         # Missing extras alone are reported when the engine is created; beside other problems they are reported here.

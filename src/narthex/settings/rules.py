@@ -45,7 +45,7 @@ class Ruling(NamedTuple):
     proxies: TrustedProxies
 
 
-def judge(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]) -> Ruling:
+def check_rules(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]) -> Ruling:
     """Hold every rule.
 
     Args:

@@ -2,8 +2,8 @@
 
 The process's operator (the admin key, or a token with the permission `operator`) may what concerns every tenant:
 statistics, draining, all results. A tenant's administrator (the admin key, or a token with `admin`) may what concerns
-that tenant. Not here: verifying tokens (the front door's). Rules: the admin key administers every tenant, a token
-only its own; a test identity is never an operator; a wrong key is refused like any wrong credential and slows its
+that tenant. Not here: verifying tokens (the handshake handler's). Rules: the admin key administers every tenant, a
+token only its own; a test identity is never an operator; a wrong key is refused like any wrong credential and slows its
 address down.
 """
 
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from starlette.requests import Request
 
-from narthex.app.attempts import Attempts, Trials
+from narthex.app.attempts import Attempts, PendingAttempts
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import ADMIN, OPERATOR, Identity
 from narthex.domain.refusals import Refusal
@@ -25,7 +25,7 @@ from narthex.web.fields import bearer
 WRONG_KEYS: Final = 10  # as for end-to-end keys: nobody mistypes a key ten times a minute
 WRONG_KEYS_WINDOW_S: Final = 60.0
 
-Person = Callable[[Request], Awaitable[Identity | Refusal]]
+Authenticate = Callable[[Request], Awaitable[Identity | Refusal]]
 
 
 class Operator(NamedTuple):
@@ -50,7 +50,7 @@ class Access:
     def __init__(
         self,
         admin_keys: Sequence[str],
-        person: Person,
+        person: Authenticate,
         address: Callable[[Request], str],
         now: Callable[[], float],
         *,
@@ -60,16 +60,16 @@ class Access:
         self._origin = origin
         self._keys = tuple(admin_keys)
         self._metrics_tokens = tuple(metrics_tokens)
-        self._person = person
+        self._authenticate = person
         self._address = address
         self._now = now
-        self._trials = Trials(Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S), now=now)
+        self._pending_attempts = PendingAttempts(Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S), now=now)
         # A table of its own: a scraper with a stale token locks no operator out.
         self._wrong_scrapes = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
 
-    async def person(self, request: Request) -> Identity | Refusal:
+    async def signed_in_user(self, request: Request) -> Identity | Refusal:
         """The signed-in person of a request."""
-        return await self._person(request)
+        return await self._authenticate(request)
 
     async def operator(self, request: Request) -> Operator | Refusal:
         """The operator of the whole process, or why the caller is not."""
@@ -102,15 +102,15 @@ class Access:
             if refused is not None:
                 return refused
         if not sent or "." in sent:
-            return await self._person(request)
-        async with self._trials.trial(bucket(self._address(request))) as trial:
-            if trial.wait_s > 0:
-                return _limited(trial.wait_s)
-            trial.right = _is_live(sent, self._keys)
-            if trial.right:
+            return await self._authenticate(request)
+        async with self._pending_attempts.attempt(bucket(self._address(request))) as attempt:
+            if attempt.wait_s > 0:
+                return _limited(attempt.wait_s)
+            attempt.right = _is_live(sent, self._keys)
+            if attempt.right:
                 return Operator(None, "admin key")
-            found = await self._person(request)
-            trial.right = isinstance(found, Identity)
+            found = await self._authenticate(request)
+            attempt.right = isinstance(found, Identity)
         if isinstance(found, Refusal) and found.code in ("token_malformed", "auth_required"):
             return _wrong("The admin key is wrong.")  # nobody here issues such tokens
         return found

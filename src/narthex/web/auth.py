@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from narthex.app.attempts import Attempts
-from narthex.app.provider import Denied, Provider, Session
+from narthex.app.provider import Denied, Provider, UserSession
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import Identity
@@ -39,15 +39,15 @@ JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
-    """What only the front door can tell of a request (trusted proxies): client address, scheme, own origin."""
+    """What only the handshake handler can tell of a request (trusted proxies): client address, scheme, own origin."""
 
     address: str
     secure: bool
     base_url: str
 
 
-class Door(Protocol):
-    """The front door's rules, shared with the upgrade."""
+class RequestFactsSource(Protocol):
+    """The handshake handler's rules, shared with the upgrade."""
 
     def facts(self, request: Request) -> RequestFacts:
         """Client address, whether the client speaks TLS, and how it reached us (`https://host`)."""
@@ -56,14 +56,14 @@ class Door(Protocol):
         """Why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
 
 
-class AuthSite:
+class AuthRoutes:
     """The routes and what they need.
 
     Args:
         provider: the embedded provider.
         verifier: judges access tokens; the gateway's own.
         revocations: asked after every verdict.
-        door: the front door's rules.
+        rules: the handshake handler's rules.
         service_keys: who may introspect: each serves as Bearer token or Basic password.
         open_introspection: anybody may (development on loopback, when no key is set).
         clock: seconds since the epoch.
@@ -75,7 +75,7 @@ class AuthSite:
         provider: Provider,
         verifier: TokenVerifier,
         revocations: Revocations,
-        door: Door,
+        rules: RequestFactsSource,
         service_keys: tuple[str, ...] = (),
         open_introspection: bool = False,
         clock: Callable[[], float] = time.time,
@@ -83,7 +83,7 @@ class AuthSite:
         self._provider = provider
         self._verifier = verifier
         self._revocations = revocations
-        self._door = door
+        self._rules = rules
         self._service_keys = service_keys
         self._open_introspection = open_introspection
         self._wrong_keys = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
@@ -119,7 +119,7 @@ class AuthSite:
             fields["email"],
             fields.get("password", ""),
             name=fields.get("name", ""),
-            address=self._door.facts(request).address,
+            address=self._rules.facts(request).address,
         )
         if isinstance(outcome, Denied):
             return denied(outcome)
@@ -139,7 +139,7 @@ class AuthSite:
             if not found:
                 return problem("bad_request", "Send `refresh_token`, or sign in first.")
             token = found
-            refused = self._door.origin_refusal(request, cookie=True)
+            refused = self._rules.origin_refusal(request, cookie=True)
             if refused is not None:
                 return refusal(refused)
         holder = await self._holder(request) if from_cookie else None
@@ -172,7 +172,7 @@ class AuthSite:
         if not sent and not refresh_token:
             refused = next((found for found in cookies if isinstance(found, Refusal)), None)
             if refused is None and any(cookies):
-                refused = self._door.origin_refusal(request, cookie=True)
+                refused = self._rules.origin_refusal(request, cookie=True)
             if refused is not None:
                 return refusal(refused)
         session, refresh = ("" if isinstance(found, Refusal) else found for found in cookies)
@@ -188,9 +188,9 @@ class AuthSite:
         self._drop_cookies(request, response)
         return response
 
-    def answer(self, request: Request, session: Session, *, next_path: str = "") -> Response:
+    def answer(self, request: Request, session: UserSession, *, next_path: str = "") -> Response:
         """A session as JSON (or, with `next_path`, a redirect to it) with its cookies."""
-        facts = self._door.facts(request)
+        facts = self._rules.facts(request)
         response: Response
         if next_path:
             response = RedirectResponse(next_path, status_code=303, headers=NO_STORE)
@@ -204,7 +204,7 @@ class AuthSite:
             if session.refresh_token:
                 body["refresh_token"] = session.refresh_token
             response = JSONResponse(body, headers=NO_STORE)
-        if request.headers.get("origin") is not None and self._door.origin_refusal(request, cookie=True):
+        if request.headers.get("origin") is not None and self._rules.origin_refusal(request, cookie=True):
             # Any page can have that origin: a cookie would be no use to an app, and to a page that is none of ours it
             # would be the way to sign a browser in as somebody else.
             return response
@@ -217,12 +217,12 @@ class AuthSite:
         return response
 
     def _drop_cookies(self, request: Request, response: Response) -> None:
-        secure = self._door.facts(request).secure
+        secure = self._rules.facts(request).secure
         drop_cookie(response, SESSION, secure=secure)
         drop_cookie(response, REFRESH, secure=secure)
 
     def _cookie(self, request: Request, cookie: Cookie) -> str | Refusal:
-        return only_cookie(request, cookie, secure=self._door.facts(request).secure)
+        return only_cookie(request, cookie, secure=self._rules.facts(request).secure)
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class AuthSite:
         if not token:
             token = self._cookie(request, SESSION)
             if token and not isinstance(token, Refusal):
-                token = self._door.origin_refusal(request, cookie=True) or token
+                token = self._rules.origin_refusal(request, cookie=True) or token
         if isinstance(token, Refusal):
             return refusal(token)
         if not token:
@@ -274,7 +274,7 @@ class AuthSite:
         """Why the caller may not introspect; None: it may. Keys cannot be guessed faster here than elsewhere."""
         if not self._service_keys:
             return None if self._open_introspection else problem("client_not_allowed", "")
-        place, now = bucket(self._door.facts(request).address), self._clock()
+        place, now = bucket(self._rules.facts(request).address), self._clock()
         wait_s = self._wrong_keys.wait_s(place, now)
         if wait_s > 0:
             return refusal(Refusal(code="rate_limited", retry_after_s=math.ceil(wait_s)))
@@ -295,7 +295,7 @@ class AuthSite:
 
     async def configuration(self, request: Request) -> Response:
         """OpenID Connect Discovery 1.0 section 3, as far as there is no authorization end point here."""
-        base = self._door.facts(request).base_url
+        base = self._rules.facts(request).base_url
         return JSONResponse(
             {
                 "issuer": self._provider.mint.issuer,
@@ -338,7 +338,7 @@ class AuthSite:
 
         async def guarded(request: Request) -> Response:
             origin = request.headers.get("origin")
-            refused = self._door.origin_refusal(request)
+            refused = self._rules.origin_refusal(request)
             if refused is not None:
                 return refusal(refused)
             if request.method == "OPTIONS":

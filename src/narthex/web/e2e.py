@@ -14,18 +14,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from narthex.app.exchange import Exchange, ExchangeRequest
+from narthex.app.exchange import ExchangeRequest, TokenExchange
 from narthex.domain.carriers import E2E_KEY_HEADER
 from narthex.domain.refusals import Refusal
 from narthex.web.bodies import bounded_body
-from narthex.web.door import HttpDoor
 from narthex.web.problems import NO_STORE, problem, trace_id_for
+from narthex.web.request_rules import RequestAuthenticator
 
 PATH: Final = "/auth/e2e/test-auth"
 MAX_BODY: Final = 4 * 1024  # three short members
 
 
-def routes(exchange: Exchange, http: HttpDoor) -> list[BaseRoute]:
+def routes(exchange: TokenExchange, http: RequestAuthenticator) -> list[BaseRoute]:
     """Starlette routes."""
 
     async def test_auth(request: Request) -> Response:

@@ -1,6 +1,6 @@
 """The bidirectional fallbacks of the Centrifuge protocol: HTTP streaming and SSE out, `/emulation` in.
 
-For networks that break WebSockets. The same `Gate` decides, the same `Receiver` lives behind it. Rules: the
+For networks that break WebSockets. The same `UpgradeHandler` decides, the same `Receiver` lives behind it. Rules: the
 SSE URL holds the whole connect command, so a token in it is `credential_in_url` and only the cookie counts;
 commands come in under a session secret that only the stream's own client was told; what is buffered for a
 stream is bounded like a WebSocket's; what is passed on to another node, where alone the secret can be judged, is
@@ -33,11 +33,11 @@ from narthex.ports.edge import (
     HIGH_MARK_BYTES,
     LOW_MARK_BYTES,
     Deny,
-    Gate,
-    Lane,
+    DirectSender,
     Receiver,
     RequestHead,
-    Underway,
+    SendProgress,
+    UpgradeHandler,
 )
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.commands import FrameError, decode_frame
@@ -67,7 +67,7 @@ class Emulated(msgspec.Struct, frozen=True):
 class StreamSocket:
     """`ports.edge.Socket` over a streaming HTTP response. The response's generator is `chunks`."""
 
-    lane: Lane | None = None  # a stream is always written by its response
+    direct_sender: DirectSender | None = None  # a stream is always written by its response
 
     def __init__(self, framing: Framing, receiver: Receiver) -> None:
         self.framing = framing
@@ -99,16 +99,16 @@ class StreamSocket:
             self.receiver.writable(False)
 
     def send_rest(self, rest: bytes) -> None:
-        """See `Socket`; without a lane nothing is left over."""
+        """See `Socket`; without a direct sender nothing is left over."""
         self.send_frames(rest)
 
     def buffered(self) -> int:
         """See `Socket`."""
         return self._size
 
-    def underway(self) -> Underway:
+    def send_progress(self) -> SendProgress:
         """See `Socket`: what the response took was taken."""
-        return Underway(self._size, self._taken)
+        return SendProgress(self._size, self._taken)
 
     def close(self, code: int, reason: str) -> None:
         """See `Socket`: the disconnect push stands in for the close frame."""
@@ -184,7 +184,7 @@ class Fallbacks:
     """The three routes, and the streams that are open on this node.
 
     Args:
-        gate: admits.
+        upgrade_handler: admits.
         node: this one's name.
         broadcast: passes a command on to the node that has its stream.
         message_bytes: the largest message of a client, as on a WebSocket.
@@ -197,7 +197,7 @@ class Fallbacks:
 
     def __init__(
         self,
-        gate: Gate,
+        upgrade_handler: UpgradeHandler,
         node: str,
         broadcast: Broadcast,
         *,
@@ -208,7 +208,7 @@ class Fallbacks:
         now: Callable[[], float] = time.monotonic,
         origin: Callable[[Request], Refusal | None] = lambda _: None,
     ) -> None:
-        self._gate = gate
+        self._upgrade_handler = upgrade_handler
         self._origin = origin
         self._cors_preflight = cors_preflight
         self._node = node
@@ -257,14 +257,14 @@ class Fallbacks:
                 detail="The SSE URL holds a token; over SSE only the cookie authenticates.",
                 carriers_checked=("query",),
             )
-            trace_id = self._gate.refused_early(refusal, head_of(request))
+            trace_id = self._upgrade_handler.refused_early(refusal, head_of(request))
             return self._refused(request, refusal, trace_id)
         if len(command) > self._message_bytes:
             return self._refused(request, self._too_large())
         return await self._stream(request, Framing.SSE, command, "text/event-stream")
 
     async def _stream(self, request: Request, framing: Framing, first: bytes, media: str) -> Response:
-        decision = self._gate.decide(head_of(request))
+        decision = self._upgrade_handler.decide(head_of(request))
         if isinstance(decision, Awaitable):
             decision = await decision
         if isinstance(decision, Deny):

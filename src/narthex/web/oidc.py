@@ -12,26 +12,28 @@ from narthex.app.provider import Denied
 from narthex.app.sign_in import STATE_TTL_S, SignIn
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError
-from narthex.web.auth import AuthSite, Door
+from narthex.web.auth import AuthRoutes, RequestFactsSource
 from narthex.web.cookies import JOURNEY, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import local_path
 from narthex.web.sign_in_problems import NO_STORE, denied, refusal
 
 
-class OidcSite:
+class OidcRoutes:
     """The two routes.
 
     Args:
         sign_in: what they do.
         site: makes the session's answer and its cookies.
-        door: the front door's rules.
+        rules: the handshake handler's rules.
         page: where a browser is told that it failed (`?sign_in_error=<code>` is added); empty: problem+json.
     """
 
-    def __init__(self, sign_in: SignIn, site: AuthSite, door: Door, *, page: str = "/") -> None:
+    def __init__(
+        self, sign_in: SignIn, site: AuthRoutes, rules: RequestFactsSource, *, page: str = "/"
+    ) -> None:
         self._sign_in = sign_in
         self._site = site
-        self._door = door
+        self._rules = rules
         self._page = page
 
     def routes(self) -> list[Route]:
@@ -53,7 +55,7 @@ class OidcSite:
                 request, Refusal(code="auth_unavailable", retry_after_s=round(error.retry_after_s))
             )
         response = RedirectResponse(url, status_code=303, headers=NO_STORE)
-        secure = self._door.facts(request).secure
+        secure = self._rules.facts(request).secure
         # Lax: the way back is a navigation from the provider's site.
         put_cookie(response, JOURNEY, cookie, secure=secure, max_age_s=STATE_TTL_S)
         return response
@@ -61,13 +63,13 @@ class OidcSite:
     async def callback(self, request: Request) -> Response:
         """The provider sends the browser here with `code` and `state`, or with an error."""
         query = request.query_params
-        secure = self._door.facts(request).secure
+        secure = self._rules.facts(request).secure
         found = only_cookie(request, JOURNEY, secure=secure)
-        journey = None if isinstance(found, Refusal) else self._sign_in.journey(found)
+        attempt = None if isinstance(found, Refusal) else self._sign_in.attempt_of(found)
         response: Response
         try:
             outcome = await self._sign_in.finish(
-                journey,
+                attempt,
                 state=query.get("state", ""),
                 code=query.get("code", ""),
                 issuer=query.get("iss", ""),
@@ -80,13 +82,13 @@ class OidcSite:
         if isinstance(outcome, Denied):
             response = self._failed(request, outcome)
         else:
-            assert journey is not None  # finish denies without one
-            response = self._site.answer(request, outcome, next_path=local_path(journey.next_path) or "/")
+            assert attempt is not None  # finish denies without one
+            response = self._site.answer(request, outcome, next_path=local_path(attempt.next_path) or "/")
         drop_cookie(response, JOURNEY, secure=secure)
         return response
 
     def _redirect_uri(self, request: Request) -> str:
-        return self._door.facts(request).base_url + "/auth/oidc/callback"
+        return self._rules.facts(request).base_url + "/auth/oidc/callback"
 
     def _failed(self, request: Request, why: Denied | Refusal) -> Response:
         """A browser goes back to the page, which shows the code in words; others get problem+json."""

@@ -1,6 +1,6 @@
 """`GET /ws/preflight`: what the upgrade would be answered, without one, because browsers hide refused handshakes.
 
-Not here: the verdict (app/handshake). Rules: the same code path as the upgrade; no ticket is used up, no seat
+Not here: the verdict (app/handshake). Rules: the same code path as the upgrade; no ticket is used up, no slot
 taken, nobody admitted; a page of an origin that is not allowed cannot read the answer.
 """
 
@@ -10,24 +10,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from narthex.app.handshake import FrontDoor
+from narthex.app.handshake import HandshakeHandler
 from narthex.domain.admission import Admit
 from narthex.domain.carriers import HANDSHAKE_CARRIERS
 from narthex.domain.refusals import Refusal
-from narthex.web.door import HttpDoor
 from narthex.web.fallbacks import head_of
 from narthex.web.problems import NO_STORE, problem
+from narthex.web.request_rules import RequestAuthenticator
 
 METHODS = ("GET", "OPTIONS")
 
 
-def routes(door: FrontDoor, http: HttpDoor) -> list[BaseRoute]:
+def routes(handshakes: HandshakeHandler, http: RequestAuthenticator) -> list[BaseRoute]:
     """Starlette routes."""
 
     async def preflight(request: Request) -> Response:
         if request.method == "OPTIONS":
             return http.cors_preflight(request, METHODS)
-        asked = await door.preflight(head_of(request))
+        asked = await handshakes.preflight(head_of(request))
         headers = http.cors(request)
         if isinstance(asked.outcome, Refusal):
             return problem(asked.outcome, asked.trace_id, headers=headers)

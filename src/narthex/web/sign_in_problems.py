@@ -44,7 +44,7 @@ def refusal(found: Refusal) -> Response:
 
 
 def problem(code: str, detail: str) -> Response:
-    """One of this room's own problems, or a row of the admission table."""
+    """One of sign-in's own problems, or a row of the admission table."""
     if code not in _PROBLEMS:
         return refusal(Refusal(code=code, detail=detail))
     status, title, remedy = _PROBLEMS[code]

@@ -21,8 +21,8 @@ from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import Refusal
 from narthex.domain.secrets import fingerprint
 from narthex.ports.credentials import Credentials
-from narthex.web.door import HttpDoor
 from narthex.web.problems import NO_STORE, problem, trace_id_for
+from narthex.web.request_rules import RequestAuthenticator
 
 TICKET_TTL_S: Final = 30
 TICKETS_A_MINUTE: Final = (
@@ -47,7 +47,7 @@ async def issue_ticket(credentials: Credentials, identity: Identity, now: float,
 
 
 def routes(
-    http: HttpDoor, credentials: Credentials, *, clock: Callable[[], float] = time.time
+    http: RequestAuthenticator, credentials: Credentials, *, clock: Callable[[], float] = time.time
 ) -> list[BaseRoute]:
     """Starlette routes."""
     asked_lately = Attempts(TICKETS_A_MINUTE, 60.0)
@@ -56,7 +56,7 @@ def routes(
         if request.method == "OPTIONS":
             return http.cors_preflight(request, METHODS)
         headers = http.cors(request)
-        found = await http.proven(request)
+        found = await http.authenticate_with_key(request)
         if not isinstance(found, Refusal) and found[0].identity_class is IdentityClass.GUEST:
             found = Refusal(code="auth_required", detail="A guest has nothing that a ticket could carry.")
         if isinstance(found, Refusal):

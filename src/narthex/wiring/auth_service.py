@@ -33,9 +33,9 @@ from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError
 from narthex.settings import Settings
 from narthex.settings.trust import trust_of
-from narthex.web.auth import AuthSite
-from narthex.web.door import RequestDoor
+from narthex.web.auth import AuthRoutes
 from narthex.web.problems import exception_handlers, problem
+from narthex.web.request_rules import RequestRules
 from narthex.wiring.engines import make_store
 from narthex.wiring.provider import make_provider
 from narthex.wiring.retries import started_well, until_started
@@ -115,11 +115,11 @@ class AuthService:
         )
         self.ready = False
         keys = settings.admin_keys()
-        site = AuthSite(
+        site = AuthRoutes(
             provider=self._provider,
             verifier=self._verifier,
             revocations=self._revocations,
-            door=RequestDoor(settings.proxies, settings.origins, settings.public_url),
+            rules=RequestRules(settings.proxies, settings.origins, settings.public_url),
             service_keys=keys,
             open_introspection=not keys and not settings.policy.environment.remote,
         )
@@ -199,10 +199,10 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         h11_max_incomplete_event_size=16 * 1024,
     )
     log.info("auth service", issuer=issuer, environment=settings.environment)
-    run(_serve(service, _Server(config), listeners, lambda: on_ready(issuer)))
+    run(_serve(service, _AuthServer(config), listeners, lambda: on_ready(issuer)))
 
 
-class _Server(uvicorn.Server):
+class _AuthServer(uvicorn.Server):
     """Ends in order on SIGTERM and SIGINT; uvicorn's own raises the signal again, and the exit code is no 0."""
 
     @contextlib.contextmanager

@@ -9,7 +9,7 @@
     )
     gateway.run()                       # or: `await gateway.serve()` in a loop of your own
 
-Not here: composing (`parts`, `site`), the settings' meaning (narthex.settings).
+Not here: composing (`parts`, `web_application`), the settings' meaning (narthex.settings).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from narthex.ports.agents import Agent, AgentFunction
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings, load
 from narthex.settings.requirements import requirements
-from narthex.wiring.gateway import Gateway
+from narthex.wiring.gateway import GatewayServer
 
 
 def create_gateway(
@@ -38,7 +38,7 @@ def create_gateway(
     agents: Iterable[Agent | AgentFunction | str] | None = None,
     routes: Sequence[BaseRoute] = (),
     verifier: TokenVerifier | None = None,
-) -> Gateway:
+) -> GatewayServer:
     """A gateway that is not serving yet.
 
     Args:
@@ -62,7 +62,7 @@ def create_gateway(
     found = settings if isinstance(settings, Settings) else load(dict(settings or {}), os.environ)
     require(*requirements(found))
     by_name: dict[str, Agent] | None = None
-    gateways: list[Gateway] = []
+    gateways: list[GatewayServer] = []
 
     async def facts() -> Mapping[str, object]:
         return await gateways[0].facts()
@@ -73,7 +73,7 @@ def create_gateway(
         by_name = {agent.name: agent for agent in made}
         if not made or len(by_name) != len(made):
             raise ConfigError(["`agents` needs at least one agent, each with a name of its own."])
-    gateways.append(Gateway(found, agents=by_name, routes=routes, verifier=verifier))
+    gateways.append(GatewayServer(found, agents=by_name, routes=routes, verifier=verifier))
     return gateways[0]
 
 

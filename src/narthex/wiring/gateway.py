@@ -35,11 +35,11 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.wiring.agents import load_agents
 from narthex.wiring.announcement import announce
-from narthex.wiring.crowding import Evictions, say_capacity
+from narthex.wiring.capacity_log import Evictions, log_capacity
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.parts import Parts
 from narthex.wiring.retries import started_well, until_started
-from narthex.wiring.site import Site
+from narthex.wiring.web_application import WebApplication
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIApplication
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = get_logger("narthex.gateway")
 
 
-class Gateway:
+class GatewayServer:
     """See the module. `settings` come from `narthex.settings.load`.
 
     Args:
@@ -79,7 +79,7 @@ class Gateway:
         self._address = ("127.0.0.1", settings.port)
         mask_records(settings.secret_values())
         self.parts: Parts | None = None
-        self.site: Site | None = None
+        self.site: WebApplication | None = None
         self.edge: Edge | None = None
 
     def run(self, on_ready: Callable[[list[str], Parts], None] | None = None) -> bool:
@@ -169,7 +169,7 @@ class Gateway:
         settings = self.settings
         agents = self._agents
         fitted = capacity(settings.limits(), raise_descriptor_limit() if own_signals else descriptor_limit())
-        say_capacity(fitted, asked=settings.source("max_connections") != "default")
+        log_capacity(fitted, asked=settings.source("max_connections") != "default")
         parts = self.parts = Parts(
             settings,
             self._broker or make_broker(settings),
@@ -179,11 +179,11 @@ class Gateway:
             debug=settings.log_level == "debug",
             limits=fitted.limits,
         )
-        site = self.site = Site(parts, lambda: self._address, self._routes)
-        parts.lifecycle.add(site.rooms())
+        site = self.site = WebApplication(parts, lambda: self._address, self._routes)
+        parts.lifecycle.add(site.components())
         parts.meter.gauge("descriptors", float(fitted.descriptors))
         edge = self.edge = Edge(
-            parts.door,
+            parts.handshakes,
             rules=_rules(settings, self._routes),
             limits=_edge_limits(settings, fitted),
             proxied=settings.proxies.proxied,
@@ -226,7 +226,7 @@ class Gateway:
         opened: asyncio.Future[list[str]],
         on_ready: Callable[[list[str], Parts], None] | None,
     ) -> None:
-        """Open the rooms; an engine that does not answer is tried again while the port says `starting`."""
+        """Open the components; an engine that does not answer is tried again while the port says `starting`."""
         await until_started(parts.lifecycle.start, log)
         urls = await opened
         if on_ready is not None:

@@ -1,7 +1,7 @@
 """The app of one node, composed: every object made once, bound to the others, with plain values from settings.
 
-Not here: HTTP routes (`site`), running it (`gateway`). Rules: made inside the running loop; nothing is opened
-here (the lifecycle opens rooms); what a room needs it gets as an argument.
+Not here: HTTP routes (`web_application`), running it (`gateway`). Rules: made inside the running loop; nothing is
+opened here (the lifecycle opens components); what a component needs it gets as an argument.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from narthex.adapters.edge.echo import Echo
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.backlog import BacklogLimits
+from narthex.app.channel_activity import ChannelActivity
 from narthex.app.chat import Chat
 from narthex.app.commands import HANDLERS
 from narthex.app.connection import Connection
+from narthex.app.connection_context import ConnectionContext
+from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.control_log import ControlLog
 from narthex.app.controls import Controls
-from narthex.app.credentials import CredentialJudge
+from narthex.app.credentials import CredentialVerifier
 from narthex.app.e2e import Admissions, KeyProofs
 from narthex.app.exports import ExportSlots
-from narthex.app.handshake import FrontDoor
+from narthex.app.handshake import HandshakeHandler
 from narthex.app.hub import Hub, HubLimits
-from narthex.app.lifecycle import Lifecycle, Room, State
+from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
 from narthex.app.loop_lag import LoopLag
 from narthex.app.loop_watch import LoopWatch
-from narthex.app.memberships import Memberships
-from narthex.app.movement import Movement
+from narthex.app.membership_audit import MembershipAudit
+from narthex.app.memberships import MembershipService
 from narthex.app.notices import Notices
 from narthex.app.quotas import Quotas
-from narthex.app.retention import Retention, Round
+from narthex.app.retention import PurgeResult, Retention
 from narthex.app.revocations import Revocations
-from narthex.app.rights import Rights
 from narthex.app.rpc import methods
 from narthex.app.runs.engine import RunEngine
-from narthex.app.seats import Seats
-from narthex.app.seed import Seed
 from narthex.app.services import ConnectionServices
 from narthex.app.staleness import StalenessCheck
 from narthex.app.tasks import Tasks
@@ -74,20 +74,20 @@ log = get_logger("narthex.gateway")
 
 
 class ConformanceEcho(Echo):
-    """The raw echo of `/ws/conformance`, which gives its seat back when it is gone."""
+    """The raw echo of `/ws/conformance`, which releases its slot when it is gone."""
 
-    def __init__(self, seed: Seed) -> None:
+    def __init__(self, context: ConnectionContext) -> None:
         super().__init__()
-        self._seed = seed
+        self._context = context
 
     def closed(self, code: int, reason: str) -> None:
         """See `Receiver`."""
         super().closed(code, reason)
-        self._seed.release()
+        self._context.release()
 
 
 class Parts:
-    """See the module. Attributes are the rooms' public objects."""
+    """See the module. Attributes are the components' public objects."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class Parts:
             settings.e2e_keys(), permissions=tuple(settings.e2e_permissions), meter=self.meter, clock=self.now
         )
         self._withdrawn: set[str] = set()  # names of our own keys that ended: a few a year
-        self.judge = CredentialJudge(
+        self.credentials = CredentialVerifier(
             verifier=self.verifier,
             tickets=self.store.credentials,
             proofs=self.proofs,
@@ -147,14 +147,14 @@ class Parts:
             clock=self.now,
             withdrawn=self._withdrawn,
         )
-        self.seats = Seats(self.limits, self.plans, self.meter)
+        self.limiter = ConnectionLimiter(self.limits, self.plans, self.meter)
         self.admissions = Admissions(self.store.records, self.meter, self.now)
         self.policy = AdmissionPolicy.of(settings.policy, origins=settings.origins, hosts=settings.hosts)
-        self.door = FrontDoor(
+        self.handshakes = HandshakeHandler(
             policy=self.policy,
             trusted=settings.proxies,
-            judge=self.judge,
-            seats=self.seats,
+            credentials=self.credentials,
+            limiter=self.limiter,
             admissions=self.admissions,
             meter=self.meter,
             state=self.state,
@@ -177,7 +177,7 @@ class Parts:
             kept=lambda: kept_since(self.plans, self.now()),
         )
         self.exports = ExportSlots(self.plan)
-        self.memberships = Memberships(
+        self.memberships = MembershipService(
             self.store,
             self.broker,
             self.notices,
@@ -204,7 +204,7 @@ class Parts:
             node=self.node,
             now=self.now,
             meter=self.meter,
-            tell=self.chat.tell_members,
+            notify_members=self.chat.notify_members,
             concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
             limits=run_limits(self.settings),
             claims=self.settings.run_agents,
@@ -231,7 +231,7 @@ class Parts:
             version=f"{__version__} narthex",
             broker=self.broker,
             hub=self.hub,
-            door=self.door,
+            in_band=self.handshakes,
             meter=self.meter,
             timers=self.timers,
             tasks=self.tasks,
@@ -249,7 +249,7 @@ class Parts:
             report_bug=self.report_bug,
             max_life_s=self.settings.socket_life_s(),
         )
-        self._movement = Movement(LIFE_STEP_S)
+        self._activity = ChannelActivity(LIFE_STEP_S)
         self.services.follows_run = self._follows_run
         self.services.removals = lambda: controls.removals
         self.services.chat = self.chat
@@ -258,14 +258,14 @@ class Parts:
         self.services.handlers = HANDLERS
         self.services.methods = methods()
         self.services.quotas = Quotas(
-            self.plan, self.store.runs, self.store.memberships, self.seats.of_user, self.now
+            self.plan, self.store.runs, self.store.memberships, self.limiter.of_user, self.now
         )
         controls.bind(self.hub)
-        rights = self.rights = Rights(self.hub, self.tasks, self.store.threads)
+        membership_audit = self.membership_audit = MembershipAudit(self.hub, self.tasks, self.store.threads)
 
         def missed() -> None:
             controls.missed()
-            rights.doubt()
+            membership_audit.schedule()
 
         def behind(channels: int) -> None:
             self.meter.count("channels_behind", channels)
@@ -278,7 +278,7 @@ class Parts:
                 connection.close(FORCE_RECONNECT)
 
         self.hub.on_resync = missed
-        controls.on_late_removal = rights.doubt
+        controls.on_late_removal = membership_audit.schedule
         self.broker.on_lost(control_lost)
         self.staleness = StalenessCheck(self.hub, self.broker, behind)
         self.services.fresh = self.staleness.fresh
@@ -307,21 +307,21 @@ class Parts:
             await self.tokens.fetcher.stop()
 
         lag, watch = LoopLag(self.meter), LoopWatch(self.meter)
-        rooms = [
-            Room("loop lag", lag.start, lag.stop),
-            Room("loop watch", watch.start, watch.stop),
-            Room("store", self.store.start, self.store.stop),
-            Room("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
-            Room("tokens", self.verifier.start, stop_tokens),
-            Room("revocations", self.revocations.start, self.revocations.stop),
-            Room("staleness", self.staleness.start, self.staleness.stop),
-            Room("rights", self.rights.start, self.rights.stop),
-            Room("connections", nothing, stop_connections),
-            Room("runs", self.engine.open, self.engine.close),
-            Room("retention", self.retention.start, self.retention.stop),
+        components = [
+            Component("loop lag", lag.start, lag.stop),
+            Component("loop watch", watch.start, watch.stop),
+            Component("store", self.store.start, self.store.stop),
+            Component("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
+            Component("tokens", self.verifier.start, stop_tokens),
+            Component("revocations", self.revocations.start, self.revocations.stop),
+            Component("staleness", self.staleness.start, self.staleness.stop),
+            Component("rights", self.membership_audit.start, self.membership_audit.stop),
+            Component("connections", nothing, stop_connections),
+            Component("runs", self.engine.open, self.engine.close),
+            Component("retention", self.retention.start, self.retention.stop),
         ]
         return Lifecycle(
-            rooms,
+            components,
             self.services.registry,
             self.engine.drain,
             self._busy,
@@ -329,12 +329,12 @@ class Parts:
             on_state=lambda state: log.info("state", state=state.value, node=self.node),
         )
 
-    # -- what rooms ask back -------------------------------------------------------------------------------
+    # -- what components ask back -------------------------------------------------------------------------------
 
     def state(self) -> str:
         """The lifecycle's state; `starting` until there is one."""
         lifecycle: Lifecycle | None = getattr(self, "lifecycle", None)
-        return lifecycle.state.value if lifecycle is not None else State.STARTING.value
+        return lifecycle.state.value if lifecycle is not None else LifecycleState.STARTING.value
 
     async def drain_node(self, node: str) -> None:
         """Drain this node (empty), another by its id, or all (`*`), as SIGTERM does."""
@@ -356,8 +356,8 @@ class Parts:
         self.meter.count("bugs", where="gateway")
         log.error("bug", exc_info=fault, trace_id=trace_id)
 
-    def _connection(self, seed: Seed) -> Receiver:
-        return Connection(self.services, seed)
+    def _connection(self, context: ConnectionContext) -> Receiver:
+        return Connection(self.services, context)
 
     def _connections_of(self, user: str) -> list[Connection]:
         return self.services.registry.of_user(user)
@@ -366,7 +366,7 @@ class Parts:
         """A run that goes on here, or maybe elsewhere: one of its threads moves."""
         now = self.timers.now()
         channels = [one.channel for one in connection.subscriptions.values() if not one.server_side]
-        moving = [self._movement.moves(channel.key, channel.last, now) for channel in channels]
+        moving = [self._activity.may_be_active(channel.key, channel.last, now) for channel in channels]
         return any(moving) or self._busy()(connection)
 
     def _busy(self) -> Callable[[Connection], bool]:
@@ -384,7 +384,7 @@ class Parts:
         """A key was withdrawn (it leaked): whom it admitted comes back and is judged again, or stays away."""
         self._withdrawn |= keys
         for connection in self.services.registry:
-            if connection.seed.key_id in keys:
+            if connection.context.key_id in keys:
                 connection.close(FORCE_RECONNECT)
 
     def _close_revoked(self) -> None:
@@ -393,7 +393,7 @@ class Parts:
         disconnect = REVOKED
         for connection in self.services.registry:
             # The seed's: whoever was admitted and has not said `connect` yet must not do so with a revoked token.
-            identity = connection.identity or connection.seed.identity
+            identity = connection.identity or connection.context.identity
             if identity is not None and self.revocations.covers(identity):
                 connection.close(disconnect)
 
@@ -403,7 +403,7 @@ def _debug_record(record: Mapping[str, object]) -> None:
     log.debug(members.pop("event"), **members)
 
 
-def _history_purged(done: Round) -> None:
+def _history_purged(done: PurgeResult) -> None:
     log.info("history purged", **msgspec.to_builtins(done))
 
 

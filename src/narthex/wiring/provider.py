@@ -8,8 +8,8 @@ from collections.abc import Callable
 from narthex.adapters.tokens.assembly import Outside
 from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
 from narthex.adapters.tokens.code_flow import CodeFlow
-from narthex.adapters.tokens.judgement import ASYMMETRIC_DEFAULT, IssuerRules
 from narthex.adapters.tokens.passwords import Argon2Passwords
+from narthex.adapters.tokens.verification import ASYMMETRIC_DEFAULT, IssuerRules
 from narthex.app.provider import Account, Provider, ProviderPolicy
 from narthex.app.revocations import Revocations
 from narthex.domain.trust import Binding

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from narthex.adapters.brokers.nats import NatsBroker, contention
 from narthex.adapters.brokers.nats.codec import (
     MARK_EVERY,
-    Batch,
-    Entry,
     Notice,
+    StreamBatch,
+    StreamEntry,
     decode_batch,
     decode_live,
     encode,
@@ -87,8 +87,8 @@ def test_batches_survive_the_codec(
     rows: list[tuple[bytes, dict[str, str] | None, str | None]], first: int
 ) -> None:
     """What is encoded is decoded, and publications get their offsets."""
-    entries = [Entry(1.5, data, tags, key) for data, tags, key in rows]
-    batch = Batch(b"nonce", "inc", first, 7, 9, entries)
+    entries = [StreamEntry(1.5, data, tags, key) for data, tags, key in rows]
+    batch = StreamBatch(b"nonce", "inc", first, 7, 9, entries)
     assert decode_batch(encode(batch)) == batch
     assert decode_live(encode(batch)) == batch
     assert [p.offset for p in batch.publications()] == list(range(first, first + len(rows)))
@@ -106,7 +106,7 @@ def test_marks_are_at_most_so_far_apart() -> None:
     dice = random.Random(1)
     first = last_mark = 1
     while first < 5_000:
-        batch = Batch(b"", "", first, 0, 0, [Entry(0.0, b"")] * dice.randint(1, 40))
+        batch = StreamBatch(b"", "", first, 0, 0, [StreamEntry(0.0, b"")] * dice.randint(1, 40))
         if batch.is_mark:
             assert batch.first - last_mark <= MARK_EVERY + 40
             last_mark = batch.first
@@ -385,11 +385,11 @@ async def test_a_bug_of_whoever_resyncs_does_not_end_the_watch(
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "resync", raises)
-        broker._guard.missed()
+        broker._monitor.missed()
         await asyncio.wait_for(asked.wait(), within(5))
         await asyncio.sleep(0)
     recorder.resyncs.clear()
-    broker._guard.missed()
+    broker._monitor.missed()
     await recorder.until(lambda: bool(recorder.resyncs))
 
 
@@ -398,7 +398,7 @@ async def test_a_bug_of_the_watch_itself_does_not_end_it(
 ) -> None:
     """Such as an error that the library did not name: it looks again."""
     recorder = recorder_of(broker)
-    connected, raised = broker._guard._connected, asyncio.Event()
+    connected, raised = broker._monitor._connected, asyncio.Event()
 
     async def once() -> bool:
         if not raised.is_set():
@@ -406,11 +406,11 @@ async def test_a_bug_of_the_watch_itself_does_not_end_it(
             raise ValueError("credentials")
         return await connected()
 
-    monkeypatch.setattr(broker._guard, "_connected", once)
-    broker._guard.missed()
+    monkeypatch.setattr(broker._monitor, "_connected", once)
+    broker._monitor.missed()
     await asyncio.wait_for(raised.wait(), within(5))
     recorder.resyncs.clear()
-    broker._guard.missed()
+    broker._monitor.missed()
     await recorder.until(lambda: bool(recorder.resyncs))
 
 

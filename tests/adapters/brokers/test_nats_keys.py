@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.adapters.brokers.nats.codec import Batch, decode_batch, encode
+from narthex.adapters.brokers.nats.codec import StreamBatch, decode_batch, encode
 from narthex.adapters.brokers.nats.keys import MOST_ROWS, KeyWindow, digest
 
 
@@ -21,7 +21,7 @@ def test_summaries_say_what_the_window_knew(uses: list[tuple[str, float]], since
         window.add(digest(key), offset, now - age)
     made = window.summary(since, len(uses), now)
     assert made is not None
-    found = decode_batch(encode(Batch(b"", "", len(uses) + 1, 0, 0, [], made))).keys
+    found = decode_batch(encode(StreamBatch(b"", "", len(uses) + 1, 0, 0, [], made))).keys
     assert found is not None
     copy = KeyWindow()
     copy.take(found)

@@ -9,14 +9,20 @@ from typing import Any
 import pytest
 from nats.errors import Error as NatsError
 
-from narthex.adapters.brokers.nats import NatsBroker, broker, connection, contention, guard
-from narthex.adapters.brokers.nats.channel_log import ChannelLog
-from narthex.adapters.brokers.nats.codec import Batch, decode_batch, encode
+from narthex.adapters.brokers.nats import NatsBroker, broker, connection, contention, stream_monitor
+from narthex.adapters.brokers.nats.channel_log import KnownChannelLog
+from narthex.adapters.brokers.nats.codec import StreamBatch, decode_batch, encode
 from narthex.adapters.brokers.nats.comparison import Comparison
 from narthex.adapters.brokers.nats.connection import parse_address
 from narthex.adapters.brokers.nats.contention import Contention
-from narthex.adapters.brokers.nats.guard import StreamGuard
-from narthex.adapters.brokers.nats.jetstream import JetStream, Latest, Refused, Stored, Unavailable
+from narthex.adapters.brokers.nats.jetstream import (
+    JetStream,
+    JetStreamUnavailable,
+    Latest,
+    RequestRejected,
+    Stored,
+)
+from narthex.adapters.brokers.nats.stream_monitor import StreamMonitor
 from narthex.adapters.brokers.nats.subscriptions import Subscriptions
 from narthex.errors import DependencyError
 from narthex.ports.broker import Member, Position
@@ -40,7 +46,7 @@ def test_a_channel_is_followed_after_its_second_conflict_while_there_is_room(
     monkeypatch.setattr(contention, "MAX_FOLLOWED", 2)
     followed: list[str] = []
     found = Contention(followed.append, lambda _: None)
-    logs = [ChannelLog(f"c{number}", f"s{number}") for number in range(3)]
+    logs = [KnownChannelLog(f"c{number}", f"s{number}") for number in range(3)]
     found.lost(logs[0])
     assert followed == []
     for log in logs:
@@ -154,7 +160,7 @@ class Replica(JetStream):
 
 
 def _stored(seq: int) -> Stored:
-    return Stored(seq, encode(Batch(b"n", "", seq, 0, 0, [])), "x")
+    return Stored(seq, encode(StreamBatch(b"n", "", seq, 0, 0, [])), "x")
 
 
 async def test_what_a_lagging_replica_lacks_the_leader_gives() -> None:
@@ -189,7 +195,7 @@ async def test_a_replica_that_lacks_the_mark_is_asked_again_and_not_believed(
     compared.read("c", 5)
     assert await compared.behind({"c": Position(1, "e")}, 10) == {}
     answers[:] = [Latest([], 10)]
-    with pytest.raises(Unavailable):
+    with pytest.raises(JetStreamUnavailable):
         await compared.behind({"c": Position(1, "e")}, 11)
 
 
@@ -200,7 +206,7 @@ class OneSubject:
         self.end = 0  # sequence of the channel's last message, whose top is the same number
 
     async def latest_after(self, subjects: list[str], seq: int) -> Latest:
-        body = encode(Batch(b"12345678", "", self.end, 0, 0, []))
+        body = encode(StreamBatch(b"12345678", "", self.end, 0, 0, []))
         found = [Stored(self.end, body, "s.c")] if self.end > seq and "s.c" in subjects else []
         return Latest([*found, Stored(100, b"", "mark")], 100)
 
@@ -216,7 +222,7 @@ async def test_a_second_reader_does_not_hide_what_the_first_was_not_told(*, rere
         mark=lambda: "mark",
     )
     stream.end = 5
-    here = Position(decode_batch(encode(Batch(b"12345678", "", 5, 0, 0, []))).top, "e")
+    here = Position(decode_batch(encode(StreamBatch(b"12345678", "", 5, 0, 0, []))).top, "e")
     compared.read("c", 5)
     if rereading:  # compared, then left out of one comparison because it was being read again
         assert await compared.behind({"c": here}, 6) == {}
@@ -228,8 +234,8 @@ async def test_a_second_reader_does_not_hide_what_the_first_was_not_told(*, rere
 
 async def test_the_watch_over_the_stream_pauses_after_each_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """JetStream that is away, and a bug, are tried again after a pause, not in a busy loop."""
-    monkeypatch.setattr(guard, "AGAIN_S", 0.02)
-    for fault in (Unavailable("away"), RuntimeError("a bug")):
+    monkeypatch.setattr(stream_monitor, "AGAIN_S", 0.02)
+    for fault in (JetStreamUnavailable("away"), RuntimeError("a bug")):
         tries: list[float] = []
 
         async def reopen(fault: Exception = fault, tries: list[float] = tries) -> None:
@@ -241,7 +247,7 @@ async def test_the_watch_over_the_stream_pauses_after_each_failure(monkeypatch: 
             return False
 
         resyncs = asyncio.Event()
-        found = StreamGuard(
+        found = StreamMonitor(
             None,  # type: ignore[arg-type]  # not asked
             None,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
@@ -301,7 +307,7 @@ async def test_after_a_resync_no_position_is_known_by_heart(url: str) -> None:
     await made.publish(THREAD, b"1")
     await recorder.until(lambda: bool(recorder.seen))
     assert made.known_position(THREAD) is not None
-    made._guard.missed()
+    made._monitor.missed()
     await recorder.until(lambda: bool(recorder.resyncs))
     assert known == [None]
     await made.stop()
@@ -330,7 +336,7 @@ async def test_what_jetstream_refuses_is_an_error_of_the_port_at_once(
     await made.start(Recorder(), "n1")
 
     async def refused(*_: object) -> None:
-        raise Refused(10000, "no")
+        raise RequestRejected(10000, "no")
 
     monkeypatch.setattr(made._reader, "page", refused)
     async with asyncio.timeout(within(2)):

@@ -9,10 +9,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from narthex.adapters.brokers.redis import RedisBroker, attachment, listening
-from narthex.adapters.brokers.redis.appending import Appender
+from narthex.adapters.brokers.redis.appending import RedisAppender
 from narthex.adapters.brokers.redis.connection import parse_address, read_settings
 from narthex.adapters.brokers.redis.listening import Listener
-from narthex.adapters.brokers.redis.scripts import Names
+from narthex.adapters.brokers.redis.scripts import KeyNames
 from narthex.errors import DependencyError
 from tests.contracts.recorder import Recorder
 from tests.services import ValkeyServer
@@ -129,7 +129,7 @@ async def test_an_error_that_is_nobodys_does_not_end_the_beats(monkeypatch: pyte
         return [b"1", b"e"]
 
     found = attachment.Attachment(
-        Names("p"), run, synced=_synced, unsure=lambda: None, changed=lambda: None, away=_nothing
+        KeyNames("p"), run, synced=_synced, unsure=lambda: None, changed=lambda: None, away=_nothing
     )
     running = asyncio.create_task(found.run())
     for _ in range(3):
@@ -165,7 +165,7 @@ async def test_an_idle_connection_is_kept(
         if beats > 3 * within(1) / 0.02:
             many.set()
 
-    monkeypatch.setattr(broker._listener, "_tell", counting)
+    monkeypatch.setattr(broker._listener, "_on_message", counting)
     await broker.start(recorder, "n1")
     try:
         await asyncio.wait_for(many.wait(), within(30))
@@ -183,7 +183,9 @@ async def test_a_busy_server_is_not_asked_without_a_pause() -> None:
         tries += 1
         raise ResponseError("BUSY Redis is busy running a script.")
 
-    appender = Appender(Names("t"), busy, attach=_nothing, seen=lambda _seq, _epoch: None, timeout_s=1.0)
+    appender = RedisAppender(
+        KeyNames("t"), busy, attach=_nothing, seen=lambda _seq, _epoch: None, timeout_s=1.0
+    )
     appender.open()
     with pytest.raises(DependencyError, match="acknowledge"):
         await appender.submit(THREAD, b"1", None, None)

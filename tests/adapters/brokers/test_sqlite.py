@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.adapters.brokers.sqlite import Retention, SqliteBroker, schema
+from narthex.adapters.brokers.sqlite import ChannelRetention, SqliteBroker, schema
 from narthex.adapters.brokers.sqlite.log import Log
 from narthex.adapters.sqlite import file
 from narthex.errors import ConfigError, DependencyError, NarthexError, Overloaded
@@ -146,7 +146,7 @@ async def test_too_many_keys_are_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 async def test_retention_by_count(tmp_path: Path) -> None:
     """A channel keeps at least its newest `count`, and not many more."""
-    broker = SqliteBroker(tmp_path / "log.db", retention=lambda name: Retention(count=100))
+    broker = SqliteBroker(tmp_path / "log.db", retention=lambda name: ChannelRetention(count=100))
     async with running(broker):
         await asyncio.gather(*(broker.publish(THREAD, b"1") for _ in range(1_000)))
         for _ in range(300):
@@ -161,7 +161,9 @@ async def test_retention_by_count(tmp_path: Path) -> None:
 async def test_retention_by_age(tmp_path: Path) -> None:
     """What is older than `age_s` goes with the housekeeping; the position stays."""
     clock = Clock()
-    broker = SqliteBroker(tmp_path / "log.db", retention=lambda name: Retention(age_s=3600), clock=clock)
+    broker = SqliteBroker(
+        tmp_path / "log.db", retention=lambda name: ChannelRetention(age_s=3600), clock=clock
+    )
     async with running(broker):
         for _ in range(5):
             placed = await broker.publish(THREAD, b"1")

@@ -60,7 +60,7 @@ class Recorder:
         return self.events.get(timeout=TIME_UNIT_S)
 
 
-class PathGate:
+class PathHandler:
     """Decides by path, so that a test chooses its outcome. `/ws` records, `/ws/conformance` echoes."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class PathGate:
             case "/slow" | "/slow-deny":
                 return self._later(head)
             case "/broken":
-                raise RuntimeError("a bug of the Gate's")
+                raise RuntimeError("a bug of the handler's")
             case "/forged":
                 return Accept(receiver=self._recorder(), headers=[("X-Extra", "a\r\nSet-Cookie: b")])
             case "/unoffered":
@@ -156,15 +156,15 @@ class Running:
     Args:
         limits: bounds, the defaults when None.
         loop: a key of `LOOPS`.
-        gate: decides; a `PathGate` when None.
+        handler: decides; a `PathHandler` when None.
     """
 
     def __init__(
-        self, limits: EdgeLimits | None = None, *, loop: str = "uvloop", gate: PathGate | None = None
+        self, limits: EdgeLimits | None = None, *, loop: str = "uvloop", handler: PathHandler | None = None
     ) -> None:
-        self.gate = gate or PathGate()
+        self.gate = handler or PathHandler()
         rules = HeadRules(
-            allowed_host=lambda host: host in ("localhost", "127.0.0.1"), websocket_paths=PathGate.paths
+            allowed_host=lambda host: host in ("localhost", "127.0.0.1"), websocket_paths=PathHandler.paths
         )
         self.edge = Edge(self.gate, rules=rules, limits=limits)
         self._started = threading.Event()

@@ -15,7 +15,7 @@ from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import run, serve
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
-from tests.adapters.edge.harness import PathGate, echo_app
+from tests.adapters.edge.harness import PathHandler, echo_app
 
 
 class Silent:
@@ -30,7 +30,7 @@ class Silent:
     def closed(self, code: int, reason: str) -> None: ...
 
 
-class DrainingGate(PathGate):
+class DrainingHandler(PathHandler):
     """Refuses with `draining` once told so; `/ws` takes messages and keeps none."""
 
     draining = False
@@ -49,15 +49,15 @@ class DrainingGate(PathGate):
 
 
 def main() -> None:
-    gate = DrainingGate()
-    rules = HeadRules(allowed_host=lambda _: True, websocket_paths=PathGate.paths)
+    handler = DrainingHandler()
+    rules = HeadRules(allowed_host=lambda _: True, websocket_paths=PathHandler.paths)
     deflate = os.environ.get("DEFLATE") == "1"
     handshake_s = float(os.environ.get("HANDSHAKE_S", "10"))
     limits = EdgeLimits(handshake_s=handshake_s, app=MessageLimits(deflate=deflate))
-    edge = Edge(gate, rules=rules, limits=limits)
+    edge = Edge(handler, rules=rules, limits=limits)
 
     async def drain() -> None:
-        gate.draining = True
+        handler.draining = True
         print(json.dumps({"draining": True}), flush=True)
         await asyncio.sleep(float(os.environ.get("DRAIN_S", "0")))
 

@@ -44,7 +44,7 @@ class House:
     def arrive(self, address: str, *, busy: bool = False) -> tuple[Counted, bool]:
         """A new connection, and whether there was a place."""
         one = Counted()
-        placed = self.table.arrive(one, address)
+        placed = self.table.add(one, address)
         if busy:
             self.table.busy(one)
         return one, placed
@@ -66,7 +66,7 @@ def test_an_address_at_its_limit_displaces_itself() -> None:
     refused, placed = house.arrive("1.1.1.1")
     assert not placed
     assert house.table.of_address("1.1.1.1") == 3  # counted until it has left
-    house.table.leave(refused)
+    house.table.remove(refused)
     assert house.arrive("2.2.2.2")[1]
 
 
@@ -102,17 +102,17 @@ def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
     house = House(limit=20, per_address=2, proxies=frozenset({"10.0.0.1"}))
     through = [house.arrive("10.0.0.1")[0] for _ in range(4)]
     assert house.table.of_address(PROXY) == 4
-    placed = [house.table.attribute(one, "7.7.7.7") for one in through[:2]]
+    placed = [house.table.reassign(one, "7.7.7.7") for one in through[:2]]
     for one in through[:2]:
         house.table.busy(one)
     assert placed == [True, True]
-    assert not house.table.attribute(through[2], "7.7.7.7")  # at its limit, and none of its own waits
-    assert house.table.attribute(through[3], "8.8.8.8")
-    house.table.attribute(through[0], None)
+    assert not house.table.reassign(through[2], "7.7.7.7")  # at its limit, and none of its own waits
+    assert house.table.reassign(through[3], "8.8.8.8")
+    house.table.reassign(through[0], None)
     assert (house.table.of_address("7.7.7.7"), house.table.of_address(PROXY)) == (2, 1)
     for one in through:
-        house.table.leave(one)
-        house.table.leave(one)
+        house.table.remove(one)
+        house.table.remove(one)
     assert (len(house.table), house.table.of_address("7.7.7.7")) == (0, 0)
 
 
@@ -143,10 +143,10 @@ class Table(RuleBasedStateMachine):
         one, placed = self.house.arrive(address, busy=busy)
         self.all.append(one)
         if not placed:
-            self.house.table.leave(one)
+            self.house.table.remove(one)
             self.gone.add(id(one))
 
-    @rule(data=st.data(), what=st.sampled_from(["busy", "idle", "leave", "attribute", "between"]))
+    @rule(data=st.data(), what=st.sampled_from(["busy", "idle", "remove", "attribute", "between"]))
     def happen(self, data: st.DataObject, what: str) -> None:
         live = self.live()
         if not live:
@@ -154,12 +154,12 @@ class Table(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(live))
         table = self.house.table
         if what == "attribute":
-            table.attribute(one, data.draw(st.sampled_from(["1.1.1.1", "5.5.5.5"])))
+            table.reassign(one, data.draw(st.sampled_from(["1.1.1.1", "5.5.5.5"])))
         elif what == "between":
-            table.attribute(one, None)
+            table.reassign(one, None)
         else:
             getattr(table, what)(one)
-            if what == "leave":
+            if what == "remove":
                 self.gone.add(id(one))
 
     @invariant()

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from narthex.adapters.edge.answers import refusal_answer
 from narthex.adapters.edge.limits import EdgeLimits
+from narthex.adapters.edge.responses import refusal_response
 from narthex.domain.refusals import TABLE, Refusal
-from tests.adapters.edge.harness import KEY, PathGate, Running, upgrade
+from tests.adapters.edge.harness import KEY, PathHandler, Running, upgrade
 
 PLAIN_UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 REQUESTS = {
@@ -51,7 +51,7 @@ DATE = re.compile(rb"date: [^\r]+\r\n")
 
 @pytest.mark.parametrize("name", sorted(REQUESTS))
 def test_refused_early(server: Running, name: str) -> None:
-    """Status, headers, problem body, FIN; recorded by the Gate with its trace id."""
+    """Status, headers, problem body, FIN; recorded by the upgrade handler with its trace id."""
     request, code = REQUESTS[name]
     with server.peer() as peer:
         peer.send(request)
@@ -63,7 +63,7 @@ def test_refused_early(server: Running, name: str) -> None:
     is_head = request.startswith(b"HEAD")
     detail = problem.get("detail") or "No `Upgrade` header arrived. " + STRIPPED
     refusal = Refusal(code=code, detail=detail)
-    assert answer == refusal_answer(refusal, "trace-0", common=common[0], head=is_head)
+    assert answer == refusal_response(refusal, "trace-0", common=common[0], head=is_head)
     assert answer.startswith(f"HTTP/1.1 {TABLE[code].http} ".encode())
     if not is_head:
         assert problem["code"] == code
@@ -195,7 +195,7 @@ def test_early_bytes_are_bounded(server: Running) -> None:
 
 
 def test_a_peer_that_leaves_cancels_its_decision(server: Running) -> None:
-    """Nobody waits for it: the Gate's coroutine is cancelled and can release what it took."""
+    """Nobody waits for it: the upgrade handler's coroutine is cancelled and can release what it took."""
     server.gate.cancelled.clear()
     with server.peer() as peer:
         peer.send(upgrade("/slow"))
@@ -227,9 +227,11 @@ def test_a_peer_that_half_closes_while_it_waits(server: Running) -> None:
 
 
 def test_deadlines_of_the_handshake() -> None:
-    """A partial head gets 408 and FIN, silence gets FIN, a Gate that never answers 503; a request in time lives."""
+    """A partial head gets 408 and FIN, silence gets FIN, an upgrade handler that never answers 503; a request in time
+    lives.
+    """
     with (
-        Running(EdgeLimits(handshake_s=0.6), gate=PathGate()) as server,
+        Running(EdgeLimits(handshake_s=0.6), handler=PathHandler()) as server,
         server.peer() as partial,
         server.peer() as silent,
         server.peer() as slow,

@@ -7,18 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narthex.adapters.edge.head import Complete, HeadReader, request_head
-from narthex.adapters.edge.rules import HeadRules, Mounted, Plain, Upgrade, judge
+from narthex.adapters.edge.rules import HeadRules, MountedUpgrade, PlainRequest, Upgrade, classify_head
 from narthex.domain.refusals import Refusal
 from tests.adapters.edge.harness import KEY, upgrade
 
 RULES = HeadRules(allowed_host=lambda host: host in ("localhost", "gate.example", "[::1]"))
 
 
-def judged(data: bytes, peer: str = "") -> Plain | Upgrade | Mounted | Refusal:
+def judged(data: bytes, peer: str = "") -> PlainRequest | Upgrade | MountedUpgrade | Refusal:
     outcome = HeadReader(16_384, 100).feed(data)
     assert isinstance(outcome, Complete), outcome
     head = request_head(outcome.fields, peer=(peer, 0), secure=False, received_at=0.0)
-    return judge(outcome.fields, head, RULES)
+    return classify_head(outcome.fields, head, RULES)
 
 
 def code(data: bytes) -> str:
@@ -39,7 +39,7 @@ KEY_LINE = f"Sec-WebSocket-Key: {KEY}"
 @pytest.mark.parametrize(
     ("peer", "lines", "expected"),
     [
-        ("127.0.0.1", (), Plain),
+        ("127.0.0.1", (), PlainRequest),
         ("192.0.2.1", (), Refusal),
         ("127.0.0.1", ("X-Forwarded-For: 192.0.2.1",), Refusal),
     ],
@@ -119,9 +119,9 @@ def test_a_correct_upgrade_is_told_to_the_gate() -> None:
         (get("/", version="1.0"), "bad_request"),
         (get("http://evil.example/", HOST), "bad_request"),
         (get("http://localhost/", "Host: gate.example"), "bad_request"),
-        (get("/", "Host: GATE.example:8443"), "Plain"),
-        (get("/livez", "Host: 10.1.2.3:8080"), "Plain"),
-        (get("/readyz", version="1.0"), "Plain"),
+        (get("/", "Host: GATE.example:8443"), "PlainRequest"),
+        (get("/livez", "Host: 10.1.2.3:8080"), "PlainRequest"),
+        (get("/readyz", version="1.0"), "PlainRequest"),
         (get("/livez", "Host: a/b"), "bad_request"),
         (get("/livez"), "bad_request"),
         (get("/livezz", "Host: 10.1.2.3"), "bad_request"),
@@ -131,8 +131,8 @@ def test_a_correct_upgrade_is_told_to_the_gate() -> None:
         (get("/a%00b", HOST), "bad_request"),
         (get("/a%0d%0ab", HOST), "bad_request"),
         (get("/a#b", HOST), "bad_request"),
-        (get("/a%C3%A9", HOST), "Plain"),
-        (get("/", HOST, "Upgrade: foo"), "Plain"),
+        (get("/a%C3%A9", HOST), "PlainRequest"),
+        (get("/", HOST, "Upgrade: foo"), "PlainRequest"),
         (get("/", HOST, version="2.0"), "bad_request"),
         (get("/%77s", HOST), "upgrade_required"),
     ],

@@ -10,8 +10,8 @@ from typing import Any, Final
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from narthex.adapters.tokens.claims import ClaimRules
-from narthex.adapters.tokens.judgement import IssuerRules
 from narthex.adapters.tokens.keys import ALGORITHMS, sign_compact
+from narthex.adapters.tokens.verification import IssuerRules
 
 NOW = 1_800_000_000.0  # what is compared to the second sets it to the moment
 ISSUER: Final = "https://issuer.example"

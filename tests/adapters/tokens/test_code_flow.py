@@ -13,7 +13,7 @@ from narthex.adapters.tokens.code_flow import CodeFlow
 from narthex.adapters.tokens.fetching import Fetcher
 from narthex.domain.verdict import Rejected, Unavailable
 from narthex.errors import DependencyError
-from narthex.ports.sign_in import Person
+from narthex.ports.sign_in import SignedInUser
 from tests.adapters.tokens.http_issuer import HttpIssuer
 from tests.adapters.tokens.issuer import NOW, rsa_key, rules, token
 from tests.adapters.tokens.meters import StateMeter
@@ -50,7 +50,7 @@ class House:
         claims = {"iss": self.issuer.url, "aud": "client", "nonce": "n", **changes}
         self.issuer.documents["/token"] = {"id_token": token(rsa_key(), "RS256", **claims)}
 
-    async def redeem(self) -> Person | Rejected | Unavailable:
+    async def redeem(self) -> SignedInUser | Rejected | Unavailable:
         """Exchange a code."""
         return await self.flow.redeem("code", redirect_uri="https://gw/cb", verifier="v", nonce="n", now=NOW)
 
@@ -81,12 +81,12 @@ async def test_a_verified_e_mail_comes_along_and_an_unverified_one_does_not(hous
     """Only the boolean true is a verification."""
     house.gives(email="ada@example.com", email_verified=True, tenant="acme")
     person = await house.redeem()
-    assert isinstance(person, Person)
+    assert isinstance(person, SignedInUser)
     assert (person.identity.user, person.email) == ("acme/alice", "ada@example.com")
     for claim in (False, "true", 1, None):
         house.gives(email="ada@example.com", email_verified=claim)
         person = await house.redeem()
-        assert isinstance(person, Person)
+        assert isinstance(person, SignedInUser)
         assert person.email == ""
 
 
@@ -139,7 +139,7 @@ async def test_an_id_token_of_another_journey_or_client_signs_nobody_in(
 async def test_of_several_audiences_azp_names_the_client(house: House) -> None:
     """OpenID Connect Core 1.0 section 3.1.3.7; one audience needs no `azp`."""
     house.gives(aud=["client", "another"], azp="client")
-    assert isinstance(await house.redeem(), Person)
+    assert isinstance(await house.redeem(), SignedInUser)
 
 
 @pytest.mark.parametrize(

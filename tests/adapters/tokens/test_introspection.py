@@ -232,7 +232,7 @@ async def test_a_token_at_the_bound_is_asked_about_and_a_longer_one_is_not(house
     """8 KB, as for every token."""
     house.says(active=True, sub="alice")
     assert isinstance(await house.verdict("x" * MAX_TOKEN_BYTES), Valid)
-    longer = house.source.judge("x" * (MAX_TOKEN_BYTES + 1), now=NOW, traffic="user")
+    longer = house.source.verify("x" * (MAX_TOKEN_BYTES + 1), now=NOW, traffic="user")
     assert isinstance(longer, Rejected) and longer.code == "token_malformed"
     assert house.issuer.hits[PATH] == 1
 

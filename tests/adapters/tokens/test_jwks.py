@@ -14,10 +14,10 @@ from narthex.adapters.tokens import jwks
 from narthex.adapters.tokens.breaker import STREAK, BreakerBoard
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.fetching import MAX_DOCUMENT_BYTES, DocumentFault, Fetcher
-from narthex.adapters.tokens.judgement import IssuerRules
 from narthex.adapters.tokens.jwks import STALE_S, UNKNOWN_KEY_COOL_DOWN_S, JwksKeys, constant_address
 from narthex.adapters.tokens.oidc import Discovery
 from narthex.adapters.tokens.router import TokenRouter
+from narthex.adapters.tokens.verification import IssuerRules
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError
 from tests.adapters.tokens.http_issuer import HttpIssuer

@@ -172,7 +172,7 @@ async def test_after_a_leak_the_old_keys_end_at_once() -> None:
     fresh = await keys.rotate(immediately=True)
     assert parts_of(keys.mint(Identity(subject="a"), ttl_s=60, now=clock.now)).key_id == fresh.kid
     for _ in range(3):  # it is known to have ended: nobody has to be asked, and the answer is final
-        outcome = keys.judge(parts_of(stolen), now=clock.now, traffic="user")
+        outcome = keys.verify(parts_of(stolen), now=clock.now, traffic="user")
         assert isinstance(outcome, Rejected)
         assert outcome.code == "unknown_key"
 

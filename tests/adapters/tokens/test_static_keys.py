@@ -16,7 +16,6 @@ from narthex.adapters.tokens.assembly import ClaimDefaults, IssuerSpec, Outside,
 from narthex.adapters.tokens.breaker import BreakerBoard
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.fetching import Fetcher
-from narthex.adapters.tokens.judgement import judge
 from narthex.adapters.tokens.keys import (
     ALGORITHMS,
     MAX_TRIES,
@@ -28,6 +27,7 @@ from narthex.adapters.tokens.keys import (
 )
 from narthex.adapters.tokens.router import TokenRouter
 from narthex.adapters.tokens.static_keys import StaticKeys
+from narthex.adapters.tokens.verification import verify_token
 from narthex.domain.verdict import Rejected, Valid
 from narthex.errors import ConfigError
 from tests.adapters.tokens.issuer import (
@@ -194,7 +194,8 @@ def test_a_table_tries_few_keys_for_a_token_without_a_name() -> None:
     last = take_apart(token(made[-1], "ES256", {}))
     assert isinstance(last, Compact)
     outcomes = [
-        judge(last, table, rules(algorithms={"ES256"}), NOW) for table in (few, many, KeyTable(keys[1:]))
+        verify_token(last, table, rules(algorithms={"ES256"}), NOW)
+        for table in (few, many, KeyTable(keys[1:]))
     ]
     assert [getattr(outcome, "code", "valid") for outcome in outcomes] == [
         "token_invalid",

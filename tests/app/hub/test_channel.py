@@ -5,20 +5,20 @@ from __future__ import annotations
 from narthex.app.hub import Channel
 from narthex.app.hub.channel import Joiner
 from narthex.ports.broker import Publication
-from tests.app.hub.test_hub import Ear
+from tests.app.hub.test_hub import RecordingSubscriber
 
 
-def joining(channel: Channel, skip: int) -> Ear:
+def joining(channel: Channel, skip: int) -> RecordingSubscriber:
     """A subscriber whose history reached to `skip`."""
-    ear = Ear()
-    channel.joiners[ear] = Joiner()
-    assert channel.ready(ear, skip)
-    return ear
+    subscriber = RecordingSubscriber()
+    channel.joiners[subscriber] = Joiner()
+    assert channel.ready(subscriber, skip)
+    return subscriber
 
 
 def write(channel: Channel) -> None:
     """What the hub does with a batch."""
-    batch = channel.take()
+    batch = channel.seal()
     for member in channel.members:
         member.socket.send_frames(batch.framed(member.socket.framing))
     channel.promote()
@@ -42,18 +42,18 @@ def test_a_lone_joiner_becomes_a_member_without_a_batch() -> None:
     """Nobody else is there to make one."""
     channel = Channel("t/thread:one", "thread:one")
     channel.last = 1
-    ear = joining(channel, 2)
+    subscriber = joining(channel, 2)
     assert not channel.members
     channel.accept(Publication(2, b"{}"))
-    assert list(channel.members) == [ear]
-    assert ear.offsets == []
+    assert list(channel.members) == [subscriber]
+    assert subscriber.offsets == []
 
 
 def test_a_history_that_ends_before_what_was_heard_here_is_read_again() -> None:
     """Nobody kept 11 for this joiner, and its page ends at 10."""
     channel = Channel("t/thread:one", "thread:one")
     channel.last = 11
-    ear = Ear()
-    channel.joiners[ear] = Joiner()
-    assert not channel.ready(ear, 10)
-    assert channel.ready(ear, 11)
+    subscriber = RecordingSubscriber()
+    channel.joiners[subscriber] = Joiner()
+    assert not channel.ready(subscriber, 10)
+    assert channel.ready(subscriber, 11)

@@ -17,18 +17,18 @@ from narthex.app.staleness import StalenessCheck
 from narthex.app.tasks import Tasks
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Control, Member, Page, Position, Publication
-from narthex.ports.edge import Lane, Socket, Underway
+from narthex.ports.edge import DirectSender, SendProgress, Socket
 from narthex.protocol.framing import Framing, Prepared
 
 KEY = "t/thread:one"
 
 
-class Ear:
+class RecordingSubscriber:
     """A subscriber and its socket in one: keeps the offsets that reach it."""
 
     framing = Framing.HTTP_STREAM  # newline-delimited: easy to read back
     session = ""
-    lane: Lane | None = None
+    direct_sender: DirectSender | None = None
 
     def __init__(self) -> None:
         self.socket: Socket = self
@@ -51,8 +51,8 @@ class Ear:
     def buffered(self) -> int:
         return 0
 
-    def underway(self) -> Underway:
-        return Underway(0, 0)
+    def send_progress(self) -> SendProgress:
+        return SendProgress(0, 0)
 
     def close(self, code: int, reason: str) -> None:
         raise AssertionError((code, reason))
@@ -88,12 +88,12 @@ class House:
             lambda n: None,
         )
 
-    async def join(self, ear: Ear) -> Channel:
+    async def join(self, subscriber: RecordingSubscriber) -> Channel:
         """What subscribing does: attach, read, release."""
-        channel = self.hub.attach(KEY, ear)
+        channel = self.hub.attach(KEY, subscriber)
         page = await self.broker.history(KEY, limit=0)
         self.hub.positioned(channel, page.top)
-        assert channel.ready(ear, page.top.offset)
+        assert channel.ready(subscriber, page.top.offset)
         return channel
 
 
@@ -116,33 +116,33 @@ async def eventually(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def until(ear: Ear, count: int) -> None:
+async def until(subscriber: RecordingSubscriber, count: int) -> None:
     """So many publications have come."""
-    await eventually(lambda: len(ear.offsets) + len(ear.late) >= count)
+    await eventually(lambda: len(subscriber.offsets) + len(subscriber.late) >= count)
 
 
 async def test_everybody_gets_everything_once_in_order(house: House) -> None:
     """More subscribers than a slice holds, joining while publications flow."""
-    ears = [Ear() for _ in range(10)]
-    for ear in ears[:5]:
-        await house.join(ear)
+    subscribers = [RecordingSubscriber() for _ in range(10)]
+    for subscriber in subscribers[:5]:
+        await house.join(subscriber)
     publishing = asyncio.gather(*(house.broker.publish(KEY, b'{"n":%d}' % n) for n in range(200)))
-    for ear in ears[5:]:
-        await house.join(ear)
+    for subscriber in subscribers[5:]:
+        await house.join(subscriber)
     await publishing
-    for ear in ears[:5]:
-        await until(ear, 200)
-        assert ear.offsets == list(range(1, 201))
-        assert ear.writes < 200, "publications of one tick are joined into one write"
-    for ear in ears[5:]:
-        if ear.offsets:
-            await until(ear, 200 - ear.offsets[0] + 1)
-            assert ear.offsets == list(range(ear.offsets[0], 201))
+    for subscriber in subscribers[:5]:
+        await until(subscriber, 200)
+        assert subscriber.offsets == list(range(1, 201))
+        assert subscriber.writes < 200, "publications of one tick are joined into one write"
+    for subscriber in subscribers[5:]:
+        if subscriber.offsets:
+            await until(subscriber, 200 - subscriber.offsets[0] + 1)
+            assert subscriber.offsets == list(range(subscriber.offsets[0], 201))
 
 
 async def test_who_leaves_hears_nothing_more(house: House) -> None:
     """Also when the batch was already under way."""
-    stays, leaves = Ear(), Ear()
+    stays, leaves = RecordingSubscriber(), RecordingSubscriber()
     await house.join(stays)
     channel = await house.join(leaves)
     await house.broker.publish(KEY, b"{}")
@@ -155,7 +155,7 @@ async def test_who_leaves_hears_nothing_more(house: House) -> None:
 
 async def test_a_lagging_subscriber_is_given_its_part_to_keep(house: House) -> None:
     """The others are not held up."""
-    slow, quick = Ear(), Ear()
+    slow, quick = RecordingSubscriber(), RecordingSubscriber()
     await house.join(slow)
     await house.join(quick)
     slow.lagging = True
@@ -168,11 +168,11 @@ async def test_a_lagging_subscriber_is_given_its_part_to_keep(house: House) -> N
 
 async def test_repeats_are_discarded_and_gaps_are_read_again(house: House) -> None:
     """At least once with gaps is what a broker may give; exactly once in order is what comes out."""
-    ear = Ear()
-    channel = await house.join(ear)
+    subscriber = RecordingSubscriber()
+    channel = await house.join(subscriber)
     for n in range(3):
         await house.broker.publish(KEY, b'{"n":%d}' % n)
-    await until(ear, 3)
+    await until(subscriber, 3)
     epoch = channel.epoch
     house.hub.publication(KEY, Publication(2, b'{"n":1}'), epoch)  # a repeat
     house.broker.unsubscribe(KEY)
@@ -180,54 +180,54 @@ async def test_repeats_are_discarded_and_gaps_are_read_again(house: House) -> No
         await house.broker.publish(KEY, b'{"n":%d}' % n)  # missed: nobody told the hub
     house.broker.subscribe(KEY)
     await house.broker.publish(KEY, b'{"n":8}')
-    await until(ear, 9)
-    assert ear.offsets == list(range(1, 10))
+    await until(subscriber, 9)
+    assert subscriber.offsets == list(range(1, 10))
 
 
 async def test_a_position_that_is_gone_is_said(house: House) -> None:
     """A log that began anew cannot be continued: the subscriber is told, nothing is skipped in silence."""
-    ear = Ear()
-    await house.join(ear)
+    subscriber = RecordingSubscriber()
+    await house.join(subscriber)
     await house.broker.publish(KEY, b"{}")
-    await until(ear, 1)
+    await until(subscriber, 1)
     await house.broker.remove(KEY)
     await house.broker.publish(KEY, b"{}")
-    await eventually(lambda: ear.lost == 1)
-    assert ear.offsets == [1]
+    await eventually(lambda: subscriber.lost == 1)
+    assert subscriber.offsets == [1]
 
 
 async def test_a_straggler_of_another_epoch_changes_nothing(house: House) -> None:
     """The log itself decides which epoch holds."""
-    ear = Ear()
-    await house.join(ear)
+    subscriber = RecordingSubscriber()
+    await house.join(subscriber)
     house.hub.publication(KEY, Publication(50, b"{}"), "another-epoch")
     await house.broker.publish(KEY, b"{}")
-    await until(ear, 1)
-    assert ear.offsets == [1]
-    assert ear.lost == 0
+    await until(subscriber, 1)
+    assert subscriber.offsets == [1]
+    assert subscriber.lost == 0
 
 
 async def test_a_flood_that_outruns_the_history_read_asks_for_another(house: House) -> None:
     """`ready` is false rather than wrong when the joiner's buffer has a hole."""
-    ear = Ear()
-    channel = house.hub.attach(KEY, ear)
+    subscriber = RecordingSubscriber()
+    channel = house.hub.attach(KEY, subscriber)
     house.hub.positioned(channel, Position(3, "e"))
-    joiner = channel.joiners[ear]
+    joiner = channel.joiners[subscriber]
     joiner.buffer = [Delivery(Prepared(b"{}"), Publication(5, b"{}"))]
     joiner.overflow = True
-    assert channel.ready(ear, 3) is False
-    assert ear in channel.joiners
+    assert channel.ready(subscriber, 3) is False
+    assert subscriber in channel.joiners
     assert (joiner.buffer, joiner.overflow) == ([], False), "the next read begins anew"
-    assert channel.ready(ear, 3) is True
+    assert channel.ready(subscriber, 3) is True
 
 
 async def test_presence_and_ephemeral_pushes_have_no_offset(house: House) -> None:
     """They are in no history."""
-    ear = Ear()
-    await house.join(ear)
+    subscriber = RecordingSubscriber()
+    await house.join(subscriber)
     house.hub.control(Control("ephemeral", {"channel": KEY, "data": '{"type":"CUSTOM"}'}))
-    await eventually(lambda: bool(ear.pushes))
-    assert ear.pushes == [{"channel": "thread:one", "pub": {"data": {"type": "CUSTOM"}}}]
+    await eventually(lambda: bool(subscriber.pushes))
+    assert subscriber.pushes == [{"channel": "thread:one", "pub": {"data": {"type": "CUSTOM"}}}]
 
 
 async def test_a_page_is_what_the_port_says(house: House) -> None:
@@ -238,11 +238,11 @@ async def test_a_page_is_what_the_port_says(house: House) -> None:
 async def test_one_subscribers_bug_does_not_silence_the_channel(house: House) -> None:
     """Whoever raises is dropped; the others go on hearing."""
 
-    class Broken(Ear):
+    class Broken(RecordingSubscriber):
         def send_frames(self, frames: bytes) -> None:
             raise RuntimeError("a bug")
 
-    broken, fine = Broken(), Ear()
+    broken, fine = Broken(), RecordingSubscriber()
     await house.join(broken)
     channel = await house.join(fine)
     for _ in range(3):
@@ -262,16 +262,16 @@ async def test_a_gap_longer_than_a_page_is_read_to_its_end(
     async def short(channel: str, *, since: Position | None = None, **options: Any) -> Page:
         return await real(channel, since=since, limit=4, **{k: v for k, v in options.items() if k != "limit"})
 
-    ear = Ear()
-    await house.join(ear)
+    subscriber = RecordingSubscriber()
+    await house.join(subscriber)
     monkeypatch.setattr(house.broker, "history", short)
     house.broker.unsubscribe(KEY)
     for _ in range(30):
         await house.broker.publish(KEY, b"{}")
     house.broker.subscribe(KEY)
     await asyncio.gather(*(house.broker.publish(KEY, b"{}") for _ in range(10)))
-    await until(ear, 40)
-    assert ear.offsets == list(range(1, 41))
+    await until(subscriber, 40)
+    assert subscriber.offsets == list(range(1, 41))
 
 
 async def test_an_empty_channel_is_forgotten_once_and_kept_for_who_comes_back(
@@ -280,7 +280,7 @@ async def test_an_empty_channel_is_forgotten_once_and_kept_for_who_comes_back(
     """After the linger the broker is asked for it no more; a subscriber in between keeps it."""
     dropped: list[str] = []
     monkeypatch.setattr(house.broker, "unsubscribe", dropped.append)
-    one, two = Ear(), Ear()
+    one, two = RecordingSubscriber(), RecordingSubscriber()
     channel = await house.join(one)
     await house.join(two)
     house.hub.detach(channel, one)
@@ -289,7 +289,7 @@ async def test_an_empty_channel_is_forgotten_once_and_kept_for_who_comes_back(
     house.hub.detach(channel, two)
     house.hub.detach(channel, two)
     assert len(house.hub._lingering) == 1
-    back = Ear()
+    back = RecordingSubscriber()
     assert await house.join(back) is channel
     await asyncio.sleep(0.005)
     assert (house.hub.keys(), dropped) == ([KEY], [])
@@ -309,22 +309,22 @@ async def test_what_is_told_of_a_channel_that_nobody_follows_is_dropped(house: H
 
 async def test_a_node_that_was_told_nothing_catches_up_by_comparing(house: House) -> None:
     """Positions, comparison and re-reading together, over the real broker; nothing twice afterwards."""
-    ear, lost = Ear(), Ear()
-    channel = await house.join(ear)
+    subscriber, lost = RecordingSubscriber(), RecordingSubscriber()
+    channel = await house.join(subscriber)
     other = house.hub.attach("t/thread:two", lost)
     house.hub.positioned(other, (await house.broker.history("t/thread:two", limit=0)).top)
     assert other.ready(lost, 0)
     await house.broker.publish(KEY, b"{}")
-    await until(ear, 1)
+    await until(subscriber, 1)
     check = StalenessCheck(house.hub, house.broker, grace_s=0.0)
     assert await check.compare() == 0
     house.broker.unsubscribe(KEY)  # from now on it is told nothing
     for _ in range(3):
         await house.broker.publish(KEY, b"{}")
-    assert ear.offsets == [1]
+    assert subscriber.offsets == [1]
     assert await check.compare() == 1
-    await until(ear, 4)
-    assert ear.offsets == [1, 2, 3, 4]
+    await until(subscriber, 4)
+    assert subscriber.offsets == [1, 2, 3, 4]
     assert house.hub.positions() == {
         KEY: Position(4, channel.epoch),
         "t/thread:two": Position(0, other.epoch),
@@ -335,8 +335,8 @@ async def test_a_node_that_was_told_nothing_catches_up_by_comparing(house: House
 
 async def test_a_log_that_has_less_than_was_told_is_another_log(house: House) -> None:
     """It ended before our position under our epoch: whoever follows it is told, not left behind it for ever."""
-    ear = Ear()
-    channel = await house.join(ear)
+    subscriber = RecordingSubscriber()
+    channel = await house.join(subscriber)
     before = Position(7, channel.epoch)
     channel.last = 7
     assert house.hub.behind({KEY: before}, {KEY: Position(3, channel.epoch)}) == [KEY]
@@ -344,14 +344,14 @@ async def test_a_log_that_has_less_than_was_told_is_another_log(house: House) ->
     assert house.hub.behind({KEY: before}, {KEY: Position(8, channel.epoch)}) == [KEY]
     assert house.hub.behind({KEY: before}, {KEY: Position(7, "another")}) == [KEY]
     house.hub.resync([KEY])
-    await eventually(lambda: ear.lost == 1)
+    await eventually(lambda: subscriber.lost == 1)
 
 
 async def test_only_a_resync_of_everything_doubts_control_messages(house: House) -> None:
     """A channel that is re-read for its own sake says nothing about what else was missed."""
     doubts: list[int] = []
     house.hub.on_resync = lambda: doubts.append(1)
-    await house.join(Ear())
+    await house.join(RecordingSubscriber())
     house.hub.resync([KEY])
     assert doubts == []
     house.hub.resync(None)
@@ -362,8 +362,8 @@ async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is away: a few tries that get rarer, no busy loop; then everything, and no position is lost."""
-    ear = Ear()
-    await house.join(ear)
+    subscriber = RecordingSubscriber()
+    await house.join(subscriber)
     real, calls = house.broker.history, [0]
 
     async def away(channel: str, **options: Any) -> Page:
@@ -377,25 +377,25 @@ async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
     await house.broker.publish(KEY, b"{}")
     began = asyncio.get_running_loop().time()
     house.hub.resync([KEY])
-    await until(ear, 1)
+    await until(subscriber, 1)
     assert asyncio.get_running_loop().time() - began >= 0.05 + 0.1
     assert calls == [3]
-    assert ear.lost == 0
+    assert subscriber.lost == 0
 
 
 async def test_a_bug_while_a_channel_is_read_again_is_said_and_reported(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its subscribers lose their position, and the fault reaches whoever reports bugs."""
-    ear = Ear()
-    await house.join(ear)
+    subscriber = RecordingSubscriber()
+    await house.join(subscriber)
 
     async def broken(channel: str, **options: Any) -> Page:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(house.broker, "history", broken)
     house.hub.resync([KEY])
-    await eventually(lambda: ear.lost == 1 and bool(house.faults))
+    await eventually(lambda: subscriber.lost == 1 and bool(house.faults))
     assert [str(fault) for fault in house.faults] == ["a bug"]
     house.faults.clear()
 
@@ -405,8 +405,8 @@ async def test_a_read_whose_answer_is_lost_is_made_again(
 ) -> None:
     """A gap is re-read within seconds, although the first read's answer never comes."""
     monkeypatch.setattr("narthex.app.hub.hub.REREAD_FIRST_S", 0.05)
-    ear = Ear()
-    channel = await house.join(ear)
+    subscriber = RecordingSubscriber()
+    channel = await house.join(subscriber)
     real, lost = house.broker.history, asyncio.Event()
 
     async def once(*args: Any, **kwargs: Any) -> Page:
@@ -419,29 +419,29 @@ async def test_a_read_whose_answer_is_lost_is_made_again(
     house.broker.unsubscribe(KEY)  # what is published now is not told
     await house.broker.publish(KEY, b"1")
     house.hub.resync([KEY])
-    await until(ear, 1)
-    assert (ear.offsets, lost.is_set(), channel.repairing) == ([1], True, False)
+    await until(subscriber, 1)
+    assert (subscriber.offsets, lost.is_set(), channel.repairing) == ([1], True, False)
 
 
 async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(house: House) -> None:
     """A late publication of a log that was replaced, while the first subscriber reads where the new one stands."""
-    ear = Ear()
-    channel = house.hub.attach(KEY, ear)
+    subscriber = RecordingSubscriber()
+    channel = house.hub.attach(KEY, subscriber)
     house.hub.publication(KEY, Publication(1, b'"old"'), "an older epoch")
     page = await house.broker.history(KEY, limit=0)
     house.hub.publication(KEY, Publication(1, b'"new"'), page.top.epoch)
     house.hub.positioned(channel, page.top)
-    assert channel.ready(ear, page.top.offset)
-    await until(ear, 1)
-    assert ear.pushes == [{"channel": "thread:one", "pub": {"data": "new", "offset": 1}}]
+    assert channel.ready(subscriber, page.top.offset)
+    await until(subscriber, 1)
+    assert subscriber.pushes == [{"channel": "thread:one", "pub": {"data": "new", "offset": 1}}]
 
 
 async def test_a_read_that_is_behind_what_was_told_is_made_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica answers with less than this node was told of: the rest is read after a pause, in order, once."""
-    ear = Ear()
-    channel = await house.join(ear)
+    subscriber = RecordingSubscriber()
+    channel = await house.join(subscriber)
     house.broker.unsubscribe(KEY)
     for _ in range(4):
         await house.broker.publish(KEY, b"{}")
@@ -456,8 +456,8 @@ async def test_a_read_that_is_behind_what_was_told_is_made_again(
     began = asyncio.get_running_loop().time()
     for offset in (3, 4):
         house.hub.publication(KEY, Publication(offset, b"{}"), channel.epoch)
-    await until(ear, 4)
-    assert (ear.offsets, calls) == ([1, 2, 3, 4], [2])
+    await until(subscriber, 4)
+    assert (subscriber.offsets, calls) == ([1, 2, 3, 4], [2])
     assert asyncio.get_running_loop().time() - began >= 0.05
     assert not channel.repairing
 
@@ -466,13 +466,13 @@ async def test_a_channel_that_everybody_left_is_not_read_for_ever(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the broker is away; whoever comes next reads where the log stands."""
-    ear = Ear()
-    channel = await house.join(ear)
+    subscriber = RecordingSubscriber()
+    channel = await house.join(subscriber)
     calls = [0]
 
     async def away(*args: Any, **options: Any) -> Page:
         calls[0] += 1
-        house.hub.detach(channel, ear)
+        house.hub.detach(channel, subscriber)
         raise DependencyError("broker", "away")
 
     monkeypatch.setattr(house.broker, "history", away)
@@ -484,8 +484,8 @@ async def test_a_channel_that_everybody_left_is_not_read_for_ever(
 
 async def test_a_channel_that_cannot_be_read_again_now_has_lost_its_position(house: House) -> None:
     """So much else is under way that no task may begin: its subscribers are told at once."""
-    ear = Ear()
-    channel = await house.join(ear)
+    subscriber = RecordingSubscriber()
+    channel = await house.join(subscriber)
     house.tasks._limit = 0
     house.hub.resync([KEY])
-    assert (ear.lost, channel.repairing, channel.last) == (1, False, None)
+    assert (subscriber.lost, channel.repairing, channel.last) == (1, False, None)

@@ -13,7 +13,7 @@ from narthex.ports.broker import Control, Member, Publication
 from tests.app.runs.house import House
 
 
-class Ear:
+class RecordingHandler:
     """A broker handler that passes control messages to the house's engines."""
 
     def __init__(self) -> None:
@@ -46,10 +46,10 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await built.close()
         return
     broker, store = SqliteBroker(tmp_path / "log.db"), SqliteStore(tmp_path / "store.db")
-    ear = Ear()
-    await broker.start(ear, "n1")
+    handler = RecordingHandler()
+    await broker.start(handler, "n1")
     await store.start()
-    built = ear.house = House(broker=broker, store=store)
+    built = handler.house = House(broker=broker, store=store)
     yield built
     await built.close()
     await store.stop()

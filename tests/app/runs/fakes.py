@@ -27,8 +27,8 @@ from narthex.ports.threads import (
     Membership,
     Message,
     OwnerPlan,
+    PostResult,
     Purged,
-    Said,
     Thread,
     ThreadMember,
     Threads,
@@ -396,17 +396,17 @@ class FakeThreads:
                 self.rows[key] = message
                 self.places[key] = places[number].offset if places else max(self.places.values(), default=0)
 
-    async def say(self, tenant: str, message: Message, after: Position) -> Said:
+    async def post(self, tenant: str, message: Message, after: Position) -> PostResult:
         key = (message.thread_id, message.message_id)
         if key not in self.rows:
             self.rows[key], self.unsaid[key] = message, after
             self.places[key] = after.offset + 1
-            return Said(fresh=True)
+            return PostResult(fresh=True)
         if key in self.unsaid:
-            return Said(fresh=False, after=self.unsaid[key])
-        return Said(fresh=False, at=Position(self.rows[key].offset, "e"))
+            return PostResult(fresh=False, after=self.unsaid[key])
+        return PostResult(fresh=False, at=Position(self.rows[key].offset, "e"))
 
-    async def said(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
+    async def posted(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
         key = (thread_id, message_id)
         self.rows[key] = msgspec.structs.replace(self.rows[key], offset=last)
         self.places[key] = first.offset

@@ -65,7 +65,7 @@ class House:
     async def tell(
         self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""
     ) -> None:
-        """Stands for `Chat.tell_members`."""
+        """Stands for `Chat.notify_members`."""
         self.notices.append((name, value))
 
     async def node(
@@ -84,7 +84,7 @@ class House:
             node=name,
             now=now,
             meter=self.meter,
-            tell=self.tell,
+            notify_members=self.tell,
             concurrent_runs=lambda _: 3,
             limits=limits,
             claims=claims,
@@ -130,7 +130,7 @@ class House:
         )
         key = channel_key(who.tenant, thread_channel(thread_id))
         after = (await self.broker.history(key, limit=0)).top
-        await self.store.threads.say(who.tenant, message, after)
+        await self.store.threads.post(who.tenant, message, after)
         run, queued = await engine.start(
             who, thread_id, message_id, text, client or uuid.uuid4().hex, after=after
         )

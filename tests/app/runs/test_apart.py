@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from narthex.app.health import Degraded
-from narthex.app.runs.attendance import Attendance, attending, workers_check
+from narthex.app.runs.worker_presence import WorkerPresence, present_workers, workers_check
 from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
@@ -87,12 +87,12 @@ async def test_workers_are_seen_while_they_are_there(house: House) -> None:
     check = workers_check(house.broker, ["bot"])
     with pytest.raises(Degraded, match="no worker runs bot"):
         await check()
-    attendance = Attendance(house.broker, "w1", ["bot"], house.meter)
-    await attendance.start()
+    presence = WorkerPresence(house.broker, "w1", ["bot"], house.meter)
+    await presence.start()
     async with asyncio.timeout(5):
-        while not await attending(house.broker):  # noqa: ASYNC110 - presence is asked for, it tells nobody here
+        while not await present_workers(house.broker):  # noqa: ASYNC110 - presence is asked for, it tells nobody here
             await asyncio.sleep(0.01)
     assert await check() == "1 workers"
-    await attendance.stop()
-    await attendance.stop()
-    assert await attending(house.broker) == {}
+    await presence.stop()
+    await presence.stop()
+    assert await present_workers(house.broker) == {}

@@ -83,7 +83,7 @@ async def test_no_clock_ends_or_takes_a_run(house: House) -> None:
         assert resumed_run is not None
         row, _ = await house.ended(resumed_run)
         assert (row.state, row.text) == ("finished", f"answered {user.subject}")
-        await next(node for node in nodes if talk.run_id in node._roster.executions).requests.steer(
+        await next(node for node in nodes if talk.run_id in node._local_runs.executions).requests.steer(
             user, talk.run_id, "after"
         )
         row, _ = await house.ended(talk)

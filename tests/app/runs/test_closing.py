@@ -12,7 +12,7 @@ import pytest
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.app.runs import loops, requests
 from narthex.app.runs.closing import close_cancelled
-from narthex.app.runs.roster import Roster
+from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.services import RunServices
 from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
@@ -71,10 +71,10 @@ async def test_one_that_cannot_be_closed_is_in_no_others_way(
     runs.unclosed_ids.add("0")  # the first by id
     fake_house.fake_broker.fail_publishes = 0
 
-    async def close(services: RunServices, roster: Roster, found: Run) -> None:
+    async def close(services: RunServices, local_runs: LocalRuns, found: Run) -> None:
         if found.run_id == "0":
             raise ValueError("no JSON")
-        await close_cancelled(services, roster, found)
+        await close_cancelled(services, local_runs, found)
 
     monkeypatch.setattr(loops, "close_cancelled", close)
     await fake_house.node(agent(waits), name="worker")
@@ -139,7 +139,7 @@ async def test_a_deleted_threads_log_does_not_come_back(house: House) -> None:
     else:
         assert await house.store.threads.delete("acme", run.thread_id) == "deleted"
     engine = house.engines[0]
-    await close_cancelled(engine._services, engine._roster, listed[0])
+    await close_cancelled(engine._services, engine._local_runs, listed[0])
     assert await house.events(run) == []
 
 

@@ -469,7 +469,7 @@ async def test_nobody_answers_while_the_store_is_away(
 
     monkeypatch.setattr(fake_house.fake_store.fake_runs, "interrupt", away)
     await asked(fake_house, engine, await fake_house.thread())
-    await fake_house.comes(lambda: looks >= 2 and not engine._roster.waiting)
+    await fake_house.comes(lambda: looks >= 2 and not engine._local_runs.waiting)
 
 
 async def test_an_agent_that_waits_no_longer_is_not_kept(house: House) -> None:
@@ -485,7 +485,7 @@ async def test_an_agent_that_waits_no_longer_is_not_kept(house: House) -> None:
 
     engine = await house.node(agent(hasty))
     run, _ = await asked(house, engine, await house.thread())
-    await house.comes(lambda: not engine._roster.waiting)
+    await house.comes(lambda: not engine._local_runs.waiting)
     assert text_of(await house.events(run)) == "?"
 
 

@@ -419,15 +419,15 @@ async def test_the_queue_of_a_thread_is_bounded(house: House) -> None:
 async def test_a_node_that_is_busy_beside_its_runs_forgets_none(fake_house: House) -> None:
     """There is no room for one more task: the run that was claimed begins once there is."""
     engine = await fake_house.node(agent(hello), limits=msgspec.structs.replace(QUICK, max_running=2))
-    roster, gate = engine._roster, asyncio.Event()
+    local_runs, gate = engine._local_runs, asyncio.Event()
 
     async def busy() -> None:
         await gate.wait()
 
     for _ in range(6):
-        roster.beside(busy())
+        local_runs.run_beside(busy())
     run = await fake_house.say(engine, await fake_house.thread())
-    await fake_house.comes(lambda: run.run_id in roster.unfinished)
+    await fake_house.comes(lambda: run.run_id in local_runs.unfinished)
     gate.set()
     row, _ = await fake_house.ended(run)
     assert row.state == "finished"

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from narthex.app.runs import roster
+from narthex.app.runs import local_runs
 from narthex.app.runs.endings import AgentFault
 from narthex.app.runs.execution import Execution
 from narthex.app.runs.intake import Intake
@@ -107,7 +107,7 @@ async def test_a_run_that_is_given_up_is_not_tried_again(fake_house: House) -> N
     """What could not be ended and then went to another owner is forgotten here."""
     node = await fake_house.node(claims=False)
     run = await fake_house.say(await fake_house.node(agent(_hello), claims=False), await fake_house.thread())
-    mine = node._roster
+    mine = node._local_runs
     mine.unfinished[run.run_id] = (run, None)
     mine.leases[run.run_id] = lease = Lease(float("inf"))
     mine.give_up(run.run_id)
@@ -125,7 +125,7 @@ async def test_a_bug_is_counted_and_ends_the_run(fake_house: House, monkeypatch:
     async def broken(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(roster, "load", broken)
+    monkeypatch.setattr(local_runs, "load", broken)
     node = await fake_house.node(agent(_hello))
     row = await fake_house.over(await fake_house.say(node, await fake_house.thread()))
     assert (row.state, row.error) == ("failed", "internal")
@@ -144,7 +144,7 @@ async def test_an_ended_run_is_let_go_before_its_deadline(fake_house: House) -> 
     node = await fake_house.node(agent(waits), limits=limits)
     run = await fake_house.say(node, await fake_house.thread())
     await fake_house.until(run, lambda events: len(events) >= 3)
-    seen: weakref.ref[Execution] = weakref.ref(node._roster.executions[run.run_id])
+    seen: weakref.ref[Execution] = weakref.ref(node._local_runs.executions[run.run_id])
     assert seen() is not None
     go_on.set()
     await fake_house.ended(run)

@@ -42,13 +42,13 @@ def kill(engine: RunEngine) -> None:
     """What kill -9 does: every task of the node is gone, nothing is said to anybody."""
     for task in engine._loops._tasks:
         task.cancel()
-    for execution in list(engine._roster.executions.values()):
+    for execution in list(engine._local_runs.executions.values()):
         if execution.journal._writer is not None:
             execution.journal._writer.cancel()
         if execution.session is not None:
             execution.session.cancel()
-    engine._roster.draining = True  # nothing is kept for later
-    for task in list(engine._roster.tasks._running):
+    engine._local_runs.draining = True  # nothing is kept for later
+    for task in list(engine._local_runs.tasks._running):
         task.cancel()
 
 
@@ -181,7 +181,7 @@ async def test_a_zombie_cannot_publish(fake_house: House) -> None:
     slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)  # it neither renews nor looks
     zombie = await fake_house.node(agent(chatter), name="n1", limits=slow)
     run = await running(fake_house, zombie)
-    execution = zombie._roster.executions[run.run_id]
+    execution = zombie._local_runs.executions[run.run_id]
     execution.lease.until = float("inf")  # it believes in its lease for ever: only the key is left
     row = fake_house.fake_store.fake_runs.rows[run.run_id]
     fake_house.fake_store.fake_runs.rows[run.run_id] = msgspec.structs.replace(row, lease_until=0.0)
@@ -205,7 +205,7 @@ async def test_a_zombie_whose_keys_are_forgotten_stops_too(fake_house: House) ->
     slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)
     zombie = await fake_house.node(agent(chatter), name="n1", limits=slow)
     run = await running(fake_house, zombie)
-    zombie._roster.executions[run.run_id].lease.until = float("inf")
+    zombie._local_runs.executions[run.run_id].lease.until = float("inf")
     rows = fake_house.fake_store.fake_runs.rows
     rows[run.run_id] = msgspec.structs.replace(rows[run.run_id], lease_until=0.0)
     await fake_house.node(agent(chatter), name="n2")
@@ -253,7 +253,7 @@ async def test_a_long_outage_of_the_broker(fake_house: House) -> None:
     engine = await fake_house.node(agent(chatter), limits=limits)
     run = await running(fake_house, engine)
     fake_house.fake_broker.fail_publishes = 1_000_000
-    await fake_house.comes(lambda: bool(engine._roster.unfinished))
+    await fake_house.comes(lambda: bool(engine._local_runs.unfinished))
     fake_house.fake_broker.fail_publishes = 0
     row, _ = await fake_house.ended(run)
     assert (row.state, row.error, row.attempt) == ("failed", "log_unavailable", 1)
@@ -287,7 +287,7 @@ async def test_a_drain_ends_with_the_last_run(house: House) -> None:
     run = await house.say(draining, await house.thread(), "hello")
     await house.until(run, lambda events: len(events) >= 3)
     drain = asyncio.create_task(draining.drain(within(600)))
-    await house.comes(lambda: draining._roster.draining)
+    await house.comes(lambda: draining._local_runs.draining)
     finish.set()
     async with asyncio.timeout(within(10)):
         await drain

@@ -17,7 +17,7 @@ from narthex.e2e.results import Result, Status
 from narthex.e2e.runner import Runner
 from narthex.e2e.scenario import Scenario, every
 from narthex.e2e.staging import Staging, staging
-from narthex.e2e.world import Gateway, World
+from narthex.e2e.system_under_test import GatewayHandle, SystemUnderTest
 from tests.e2e.lies.lies import LIES
 from tests.e2e.lies.server import Lie, LyingServer
 
@@ -70,7 +70,7 @@ def test_no_row_and_no_column_of_the_table_is_empty() -> None:
 
 async def play(made: Staging, lie: Lie, scenario: Scenario) -> Result:
     """One scenario in front of one lying server (and one in front of each gateway)."""
-    true = made.world()
+    true = made.system_under_test()
     await true.open()
     lie.good = await true.token("known-to-the-lie")
     await true.close()
@@ -79,16 +79,18 @@ async def play(made: Staging, lie: Lie, scenario: Scenario) -> Result:
         for each in fronts:
             await each.__aenter__()
         gateways = tuple(
-            Gateway(url=each.url, pid=gateway.pid, restart=gateway.restart)
+            GatewayHandle(url=each.url, pid=gateway.pid, restart=gateway.restart)
             for each, gateway in zip(fronts, true.gateways, strict=True)
         )
-        world = World(front.url, true.environment, true.proof, gateways=gateways, issuer_url=true.issuer_url)
-        await world.open()
+        system = SystemUnderTest(
+            front.url, true.environment, true.proof, gateways=gateways, issuer_url=true.issuer_url
+        )
+        await system.open()
         try:
-            return (await Runner(world).run([scenario]))[0]
+            return (await Runner(system).run([scenario]))[0]
         finally:
-            await world.tidy()
-            await world.close()
+            await system.tidy()
+            await system.close()
             for each in fronts:
                 await each.__aexit__()
 

@@ -178,10 +178,10 @@ def signature_unchecked() -> None:
 @fault
 def ticket_reusable() -> None:
     """A ticket is looked at and not taken."""
-    from narthex.app.credentials import CredentialJudge
+    from narthex.app.credentials import CredentialVerifier
 
-    ticket = CredentialJudge._ticket
-    CredentialJudge._ticket = functools.partialmethod(  # type: ignore[method-assign,assignment]  # that is the fault
+    ticket = CredentialVerifier._ticket
+    CredentialVerifier._ticket = functools.partialmethod(  # type: ignore[method-assign,assignment]  # that is the fault
         lambda self, value, *, consume: ticket(self, value, consume=False)
     )
 
@@ -234,7 +234,7 @@ def client_may_publish() -> None:
     from narthex.app import commands
     from narthex.protocol.replies import encode_reply
 
-    commands.HANDLERS["publish"] = lambda connection, asked: encode_reply(asked.id, "publish", {})
+    commands.HANDLERS["publish"] = lambda connection, command: encode_reply(command.id, "publish", {})
 
 
 @fault
@@ -258,7 +258,7 @@ def notices_lost() -> None:
     async def silent(self: Any, *words: Any, **more: Any) -> None:
         """Tell nobody."""
 
-    Chat.tell_members = silent  # type: ignore[method-assign]  # that is the fault
+    Chat.notify_members = silent  # type: ignore[method-assign]  # that is the fault
 
 
 @fault

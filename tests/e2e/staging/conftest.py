@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from narthex.e2e.staging import staging
-from narthex.e2e.world import Proof, World
+from narthex.e2e.system_under_test import RunnerProof, SystemUnderTest
 from narthex.errors import NarthexError
 from tests.conftest import GIVEN
 from tests.e2e.staging.entries import Play, player
 
-Make = Callable[[], World]
+Make = Callable[[], SystemUnderTest]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def make_world() -> Iterator[Make]:
     test_run = f"pytest-{uuid.uuid4().hex[:12]}"
     base_url = GIVEN.get("NARTHEX_E2E_BASE_URL", "")
     if base_url:
-        proof = Proof(
+        proof = RunnerProof(
             key=GIVEN.get("E2E_OAUTH_SIMULATION_KEY", ""), ci_token=GIVEN.get("NARTHEX_CI_OIDC_TOKEN", "")
         )
         if proof.kind == "none":
@@ -38,35 +38,35 @@ def make_world() -> Iterator[Make]:
                 "Set E2E_OAUTH_SIMULATION_KEY or NARTHEX_CI_OIDC_TOKEN beside NARTHEX_E2E_BASE_URL.", 2
             )
         try:
-            asyncio.run(_may_be_tested(World(base_url, "staging", proof, test_run=test_run)))
+            asyncio.run(_may_be_tested(SystemUnderTest(base_url, "staging", proof, test_run=test_run)))
         except NarthexError as fault:
             pytest.exit(str(fault), 2)  # once, not sixty-four times
-        yield lambda: World(base_url, "staging", proof, test_run=test_run)
+        yield lambda: SystemUnderTest(base_url, "staging", proof, test_run=test_run)
         return
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, contextlib.ExitStack() as stack:
         entered = staging("staging", real=True)
         made = runner.run(entered.__aenter__())
         stack.callback(lambda: runner.run(entered.__aexit__(None, None, None)))
-        yield lambda: made.world(test_run)
+        yield lambda: made.system_under_test(test_run)
 
 
-async def _may_be_tested(world: World) -> None:
+async def _may_be_tested(system: SystemUnderTest) -> None:
     """It answers, is no production, and takes the proof: as `narthex test` asks before its first scenario."""
-    await world.open()
+    await system.open()
     try:
-        world.leave_production_alone()
-        await world.check_proof()
+        system.leave_production_alone()
+        await system.check_proof()
     finally:
-        await world.close()
+        await system.close()
 
 
 @pytest.fixture
 async def play(make_world: Make, request: pytest.FixtureRequest) -> AsyncIterator[Play]:
     """Plays a scenario against the staging; what it made is deleted."""
-    world = make_world()
-    await world.open()
+    system = make_world()
+    await system.open()
     try:
-        yield player(world, request.node)
-        await world.tidy()
+        yield player(system, request.node)
+        await system.tidy()
     finally:
-        await world.close()
+        await system.close()

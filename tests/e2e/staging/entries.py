@@ -9,7 +9,7 @@ import pytest
 from narthex.e2e.results import Status
 from narthex.e2e.runner import Runner
 from narthex.e2e.scenario import Scenario, every
-from narthex.e2e.world import World
+from narthex.e2e.system_under_test import SystemUnderTest
 from tests.conftest import ALLOWED_SKIP
 
 Play = Callable[[Scenario], Awaitable[None]]
@@ -20,11 +20,11 @@ def named(group: str) -> list[Scenario]:
     return [found for found in every() if found.group == group]
 
 
-def player(world: World, test: pytest.Item) -> Play:
+def player(system: SystemUnderTest, test: pytest.Item) -> Play:
     """Plays a scenario for `test` under the runner's rules: a task and a count of its own, no unlisted skip."""
 
     async def play(scenario: Scenario) -> None:
-        (result,) = await Runner(world).run([scenario])
+        (result,) = await Runner(system).run([scenario])
         if result.status is Status.SKIPPED:
             test.stash[ALLOWED_SKIP] = True
             pytest.skip(result.detail)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from narthex.domain.answers import schema_fault
+from narthex.domain.answer_schema import schema_fault
 from narthex.ports.agents import AgentError, ChatMessage, Event, RunInput
 
 Start = Callable[[dict[str, Any]], AsyncGenerator[Event, None]]

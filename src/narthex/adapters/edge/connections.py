@@ -77,21 +77,21 @@ class Connections(Generic[C]):
         """Connections that wait for their client."""
         return sum(map(len, self._waiting.values()))
 
-    def arrive(self, one: C, peer: str) -> bool:
+    def add(self, one: C, peer: str) -> bool:
         """Count an accepted connection, which waits for its first request.
 
         Returns:
             False: there is no place for it. It is counted all the same until it leaves; refuse it.
         """
         key = PROXY if self._proxied(peer) else bucket(peer)
-        placed = self._room_of(key) and (len(self._all) < self._limit or self._room())
+        placed = self._has_space(key) and (len(self._all) < self._limit or self._make_space())
         self._all.add(one)
         one.address = key
         self._counts[key] = self._counts.get(key, 0) + 1
         self._wait(one, key)
         return placed
 
-    def attribute(self, one: C, address: str | None) -> bool:
+    def reassign(self, one: C, address: str | None) -> bool:
         """A trusted proxy's request says whose it is; None: it is between two requests.
 
         Returns:
@@ -101,9 +101,9 @@ class Connections(Generic[C]):
         key = PROXY if address is None else bucket(address)
         if before is None or key == before:
             return True
-        placed = self._room_of(key)
+        placed = self._has_space(key)
         waited = self._remove_waiting(one, before)
-        self._lower(before)
+        self._decrement(before)
         one.address = key
         self._counts[key] = self._counts.get(key, 0) + 1
         if waited:
@@ -122,13 +122,13 @@ class Connections(Generic[C]):
         if key is not None:
             self._wait(one, key)
 
-    def leave(self, one: C) -> None:
+    def remove(self, one: C) -> None:
         """It has ended; idempotent."""
         key, one.address = one.address, None
         if key is not None:
             self._all.discard(one)
             self._remove_waiting(one, key)
-            self._lower(key)
+            self._decrement(key)
 
     def _wait(self, one: C, key: str) -> None:
         waiting = self._waiting.get(key)
@@ -146,20 +146,20 @@ class Connections(Generic[C]):
             del self._waiting[key]
         return True
 
-    def _lower(self, key: str) -> None:
+    def _decrement(self, key: str) -> None:
         left = self._counts[key] - 1
         if left:
             self._counts[key] = left
         else:
             del self._counts[key]
 
-    def _room_of(self, key: str) -> bool:
+    def _has_space(self, key: str) -> bool:
         """Whether an address may have one more; one of its own that waits makes way."""
         if key == PROXY or self._counts.get(key, 0) < self._per_address:
             return True
         return self._evict(key, 1, "address") > 0
 
-    def _room(self) -> bool:
+    def _make_space(self) -> bool:
         """Make way in a full process."""
         waiting = self._waiting
         if not waiting:
@@ -176,7 +176,7 @@ class Connections(Generic[C]):
         """Close the `count` connections of an address that have waited longest."""
         chosen = [one for one, _ in zip(self._waiting.get(key, ()), range(count), strict=False)]
         for one in chosen:
-            self.leave(one)
+            self.remove(one)
             one.evict()
         if chosen:
             self._evicted(reason, key, len(chosen))

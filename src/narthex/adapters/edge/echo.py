@@ -2,7 +2,7 @@
 
 Rules: every message goes back as it came, text as text and binary as binary, compressed whenever deflate was
 agreed (kosoku 0.1 fails on a plain answer there, though RFC 7692 section 6 permits it); it keeps nothing.
-Admission is the Gate's, as for `/ws`.
+Admission is the upgrade handler's, as for `/ws`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all connections of a process share: the Gate, the rules, the limits, the clock, the count.
+"""What all connections of a process share: the upgrade handler, the rules, the limits, the clock, the count.
 
 Not here: any protocol. Rules: an `Edge` belongs to one event loop, from `start` on.
 """
@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from narthex.adapters.edge.answers import header_lines
 from narthex.adapters.edge.connections import Connections, Evicted
 from narthex.adapters.edge.limits import EdgeLimits
+from narthex.adapters.edge.responses import header_lines
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.turn import Turn
+from narthex.adapters.edge.upgrade_batch import UpgradeBatch
 from narthex.app.timers import TimerWheel
 from narthex.domain.refusals import Refusal
-from narthex.ports.edge import Gate, RequestHead
+from narthex.ports.edge import RequestHead, UpgradeHandler
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -42,7 +42,7 @@ class Edge:
     """One process's edge.
 
     Args:
-        gate: decides on upgrades.
+        upgrade_handler: decides on upgrades.
         rules: what this gateway answers to.
         limits: its bounds.
         proxied: see `Connections`.
@@ -62,23 +62,23 @@ class Edge:
         "connections",
         "evicted",
         "forwarded",
-        "gate",
         "http",
         "limits",
         "loop",
         "rules",
         "secure",
         "timers",
-        "turn",
+        "upgrade_handler",
+        "upgrades",
     )
 
     timers: TimerWheel
-    turn: Turn
+    upgrades: UpgradeBatch
     loop: asyncio.AbstractEventLoop
 
     def __init__(
         self,
-        gate: Gate,
+        upgrade_handler: UpgradeHandler,
         *,
         rules: HeadRules,
         limits: EdgeLimits | None = None,
@@ -86,7 +86,7 @@ class Edge:
         forwarded: Callable[[RequestHead], str] | None = None,
         evicted: Evicted = lambda _reason, _key, _count: None,
     ) -> None:
-        self.gate = gate
+        self.upgrade_handler = upgrade_handler
         self.rules = rules
         self.limits = limits or EdgeLimits()
         self.forwarded = forwarded
@@ -112,7 +112,7 @@ class Edge:
         self.loop = loop
         self.clock = loop.time
         self.timers = TimerWheel(loop, _log_failed)
-        self.turn = Turn(loop)
+        self.upgrades = UpgradeBatch(loop)
 
     def common_headers(self) -> bytes:
         """`Date`, as uvicorn refreshes it once a second, rendered once."""
@@ -123,9 +123,9 @@ class Edge:
         return self._common
 
     def record(self, refusal: Refusal, head: RequestHead | None) -> str:
-        """Have the Gate count and log a refusal of the edge's own; returns the trace id. Never raises."""
+        """Have the upgrade handler count and log a refusal of the edge's own; returns the trace id. Never raises."""
         try:
-            return self.gate.refused_early(refusal, head)
+            return self.upgrade_handler.refused_early(refusal, head)
         except Exception:
             log.exception("recording a refusal failed")
             return _NO_TRACE

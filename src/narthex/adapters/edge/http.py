@@ -14,9 +14,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from narthex.adapters.edge.head import Fields, header, malformed, request_head, too_large
-from narthex.adapters.edge.rules import Mounted, Upgrade, judge
+from narthex.adapters.edge.rules import MountedUpgrade, Upgrade, classify_head
 from narthex.adapters.edge.tcp import Stage, TcpConnection
-from narthex.adapters.edge.upgrading import begin
+from narthex.adapters.edge.upgrades import begin
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
 from narthex.ports.edge import ABORT, RequestHead
@@ -90,7 +90,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         self._outcome: Refusal | Upgrade | None = None  # how this connection's HTTP ends
         self._outcome_head: RequestHead | None = None
         self._early = b""
-        self._judged = True  # the entrance judged the first head
+        self._classified = True  # the head stage judged the first head
         self._unread: _Unread | None = None  # once some of an answer had to wait
 
     # The transport's side.
@@ -113,7 +113,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
                 return
             if self._phase == _HEAD:
                 # A head that began behind other requests' bytes of one read is counted from the next read on;
-                # once complete it is measured exactly (`_judge`).
+                # once complete it is measured exactly (`_classify`).
                 if not in_body and self._requests == expected:
                     self._head_bytes += len(part)
                 if self._head_bytes >= limit:
@@ -125,7 +125,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         """The connection is gone."""
         self._stop_watching()
         super().connection_lost(exc)
-        self.cycle = None  # type: ignore[assignment]  # it holds us by `on_response`: see `websocket.Nobody`
+        self.cycle = None  # type: ignore[assignment]  # it holds us by `on_response`: see `websocket.NullReceiver`
 
     def expired(self) -> None:
         """A head or a body did not come in time."""
@@ -190,10 +190,10 @@ class HttpConnection(HttpToolsProtocol, Stage):
 
     def on_headers_complete(self) -> None:
         """A whole head: judge it before the application sees it."""
-        if self._judged:
-            self._judged = False
+        if self._classified:
+            self._classified = False
         else:
-            self._judge()
+            self._classify()
             if self._outcome is not None:
                 return
         if len(self.pipeline) >= self._edge.limits.pipelined:
@@ -234,7 +234,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         self.tcp.idle()
         self.tcp.attribute(None)
 
-    def _judge(self) -> None:
+    def _classify(self) -> None:
         edge = self._edge
         parser = self.parser
         version = parser.get_http_version()
@@ -245,14 +245,14 @@ class HttpConnection(HttpToolsProtocol, Stage):
             self._stop(too_large(edge.limits.head_bytes, edge.limits.headers), None)
         host, port = self.client or ("", 0)
         head = request_head(fields, peer=(host, port), secure=edge.secure, received_at=self._begun_at)
-        judged = judge(fields, head, edge.rules)
+        classified = classify_head(fields, head, edge.rules)
         if not self.tcp.attribute(head):
-            judged = AT_LIMIT
-        if isinstance(judged, Refusal):
-            self._stop(judged, head)
-        elif isinstance(judged, Upgrade):
-            self._outcome, self._outcome_head = judged, head
-        elif isinstance(judged, Mounted):  # clients open a connection for each WebSocket
+            classified = AT_LIMIT
+        if isinstance(classified, Refusal):
+            self._stop(classified, head)
+        elif isinstance(classified, Upgrade):
+            self._outcome, self._outcome_head = classified, head
+        elif isinstance(classified, MountedUpgrade):  # clients open a connection for each WebSocket
             self._stop(Refusal(code="bad_request", detail="A WebSocket needs a connection of its own."), head)
 
     def _feed(self, part: bytes, rest: bytes) -> bool:
@@ -310,9 +310,9 @@ class HttpConnection(HttpToolsProtocol, Stage):
         self.flow.resume_reading()
         self._stop_watching()  # what follows has a deadline of its own
         if isinstance(outcome, Upgrade) and self._outcome_head is not None:
-            welcome = begin(self.tcp, self._outcome_head, outcome, self._early)
-            if welcome is not None:
-                welcome.give()
+            pending = begin(self.tcp, self._outcome_head, outcome, self._early)
+            if pending is not None:
+                pending.complete()
         elif isinstance(outcome, Refusal):
             self.tcp.refuse(outcome, self._outcome_head)
 

@@ -2,7 +2,7 @@
 
 Rules: the order of checks is fixed, so that a refusal names the outermost fault; a refusal never repeats what
 the client sent; `Host` decides whether a request is answered, never which path it is for. Nothing here knows
-credentials: that is the Gate's.
+credentials: that is the upgrade handler's.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class HeadRules(msgspec.Struct, frozen=True, kw_only=True):
     mounted: Callable[[str], bool] | None = None
 
 
-class Plain(msgspec.Struct, frozen=True):
+class PlainRequest(msgspec.Struct, frozen=True):
     """Not an upgrade: an HTTP request for the web application."""
 
 
-class Mounted(msgspec.Struct, frozen=True):
+class MountedUpgrade(msgspec.Struct, frozen=True):
     """A well-formed WebSocket upgrade to a route of the embedding program's own."""
 
 
@@ -77,12 +77,14 @@ class Upgrade(msgspec.Struct, frozen=True):
     extensions: str
 
 
-PLAIN: Final = Plain()
-MOUNTED: Final = Mounted()
+PLAIN: Final = PlainRequest()
+MOUNTED: Final = MountedUpgrade()
 
 
-def judge(fields: Fields, head: RequestHead, rules: HeadRules) -> Plain | Upgrade | Mounted | Refusal:
-    """Whether a request goes to the web application, to the Gate, to a mounted route, or is refused here.
+def classify_head(
+    fields: Fields, head: RequestHead, rules: HeadRules
+) -> PlainRequest | Upgrade | MountedUpgrade | Refusal:
+    """Whether a request goes to the web application, to the upgrade handler, to a mounted route, or is refused here.
 
     Args:
         fields: the raw head.
@@ -108,7 +110,7 @@ def judge(fields: Fields, head: RequestHead, rules: HeadRules) -> Plain | Upgrad
         if head.path in rules.websocket_paths:
             return _no_upgrade(head)
         return PLAIN
-    return _judge_upgrade(head, found, rules)
+    return _classify_upgrade(head, found, rules)
 
 
 def _target_problem(fields: Fields, head: RequestHead, host: str | None) -> Refusal | None:
@@ -152,9 +154,9 @@ def _no_upgrade(head: RequestHead) -> Refusal:
     return Refusal(code="upgrade_required", detail=f"No `Upgrade` header arrived. {_STRIPPED}")
 
 
-def _judge_upgrade(
+def _classify_upgrade(
     head: RequestHead, found: dict[str, str], rules: HeadRules
-) -> Plain | Upgrade | Mounted | Refusal:
+) -> PlainRequest | Upgrade | MountedUpgrade | Refusal:
     upgrades = _lists(found.get("connection", ""), "upgrade")
     if not _lists(found["upgrade"], "websocket"):
         if not upgrades and head.path not in rules.websocket_paths:

@@ -1,8 +1,8 @@
 """The server process: listeners, uvicorn, and what SIGTERM does.
 
 Stock uvicorn closes its listener first and then waits for WebSockets for ever or sends 1012 to all at once.
-Here the first signal starts `drain` while the listener stays open, so that the Gate answers new upgrades with
-503 `draining`; then the listener closes, what is left is closed, and the whole takes at most `grace_s`. A
+Here the first signal starts `drain` while the listener stays open, so that the upgrade handler answers new upgrades
+with 503 `draining`; then the listener closes, what is left is closed, and the whole takes at most `grace_s`. A
 second signal ends at once. Rules: no access log (query strings hold tickets); nothing but
 `domain`'s one function reads forwarding headers, so uvicorn's own reading is off; standard output belongs to
 the caller (`on_started`).
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import uvicorn
 
 from narthex.adapters.edge.edge import Edge, log
-from narthex.adapters.edge.protocol import Doorkeeper
+from narthex.adapters.edge.head_stage import ProtocolFactory
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.domain.refusals import Refusal
 from narthex.errors import ConfigError
@@ -39,10 +39,10 @@ Drain = Callable[[], Awaitable[None]]
 """Finish or hand over runs and close sockets, in paced batches. Cancelled when the grace is over."""
 
 BACKLOG: Final = 4096  # a reconnect storm's worth of handshakes; Linux caps it at net.core.somaxconn
-# uvloop's libuv accepts one connection per listening descriptor and turn of the loop, so each of a crowd cost a
+# uvloop's libuv accepts one connection per listening descriptor and loop iteration, so each of a crowd cost a
 # turn of its own. With the listener there four times a crowd's handshake takes a quarter less, with eight times
 # another 7 %, with sixteen 5 %; for whoever comes alone each doubling adds 4 to 10 % of looks at an empty queue.
-_DOORS: Final = 8
+_LISTENER_COPIES: Final = 8
 _CLOSE_SHARE: Final = 0.2  # of the grace is kept for closing what `drain` left
 # Measured with 10,000 sockets: the default thresholds run a full collection of every live object again and
 # again while connections arrive; what the loop allocates per event is freed by reference counts. The young are
@@ -56,7 +56,7 @@ class EdgeServer(uvicorn.Server):
 
     Args:
         app: the web application; it gets what is no upgrade.
-        edge: Gate, rules and limits.
+        edge: upgrade handler, rules and limits.
         drain: called once on the first signal, while the listener is still open.
         on_started: called with the URLs once the port is open, for example `http://127.0.0.1:8000`.
         grace_s: from the signal to the end of the process, in seconds.
@@ -81,7 +81,7 @@ class EdgeServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Doorkeeper(edge),  # type: ignore[arg-type]  # uvicorn calls the class; a callable serves
+                http=ProtocolFactory(edge),  # type: ignore[arg-type]  # uvicorn calls the class; a callable serves
                 ws="none",
                 loop="none",
                 lifespan=lifespan,
@@ -135,7 +135,7 @@ class EdgeServer(uvicorn.Server):
         """Open for business."""
         loop = asyncio.get_running_loop()
         self.edge.start(loop)
-        await super().startup(sockets and _doors(sockets, loop))
+        await super().startup(sockets and _listeners(sockets, loop))
         if self.should_exit:
             return
         if self._own_signals:  # the process is ours to tune
@@ -275,7 +275,7 @@ async def serve(
 
     Args:
         app: the web application.
-        edge: Gate, rules and limits.
+        edge: upgrade handler, rules and limits.
         host: where to listen, unless `sockets` is given.
         port: the port; 0 picks a free one (`on_started` tells).
         sockets: bound listeners to use instead; they are closed at the end.
@@ -311,15 +311,17 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def _doors(listeners: list[socket.socket], loop: asyncio.AbstractEventLoop) -> list[socket.socket]:
-    """The listeners, each several times where the loop takes one connection a turn from each (see `_DOORS`).
+def _listeners(listeners: list[socket.socket], loop: asyncio.AbstractEventLoop) -> list[socket.socket]:
+    """The listeners, each several times where the loop takes one connection a turn from each (see `_LISTENER_COPIES`).
 
     The copies belong to uvicorn's servers, which close them.
     """
     if isinstance(loop, asyncio.BaseEventLoop):  # asyncio's own accepts until nobody is left
         return listeners
     return [
-        door for listener in listeners for door in (listener, *(listener.dup() for _ in range(_DOORS - 1)))
+        copy
+        for listener in listeners
+        for copy in (listener, *(listener.dup() for _ in range(_LISTENER_COPIES - 1)))
     ]
 
 

@@ -2,9 +2,9 @@
 
 The event loop knows only the `TcpConnection`, which passes every call on to the stage that the connection is in:
 
-    Entrance ──▶ Deciding ──▶ WebSocket ──▶ Lingering
-       ├────────────┴──────────────────────────▲  (refused)
-       ├──▶ HttpConnection ──▶ Deciding, WebSocket, Lingering
+    RequestHeadStage ──▶ PendingDecision ──▶ WebSocket ──▶ Lingering
+       ├────────────────────┴────────────────────────────▲  (refused)
+       ├──▶ HttpConnection ──▶ PendingDecision, WebSocket, Lingering
        └──▶ MountedWebSocket
 
 Not here: what a stage does with the bytes. Rules: a stage ends by `become`, which also ends its deadline; a connection
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from narthex.adapters.edge.answers import Headers, refusal_answer
+from narthex.adapters.edge.responses import Headers, refusal_response
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import RequestHead
 
@@ -112,7 +112,7 @@ class TcpConnection(asyncio.Protocol):
         forwarded = self.edge.forwarded
         if forwarded is None:
             return True
-        return self.edge.connections.attribute(self, None if head is None else forwarded(head))
+        return self.edge.connections.reassign(self, None if head is None else forwarded(head))
 
     def refuse(self, refusal: Refusal, head: RequestHead | None, *, eof: bool = False) -> None:
         """Record and answer a request that the edge refuses by itself, send FIN, and linger.
@@ -136,7 +136,7 @@ class TcpConnection(asyncio.Protocol):
         """Write a refusal that has been recorded, send FIN, and linger."""
         is_head = head is not None and head.method == "HEAD"
         common = self.edge.common_headers()
-        self.transport.write(refusal_answer(refusal, trace_id, extra=extra, common=common, head=is_head))
+        self.transport.write(refusal_response(refusal, trace_id, extra=extra, common=common, head=is_head))
         self.linger(eof=eof)
 
     def linger(self, *, eof: bool = False) -> None:
@@ -167,7 +167,7 @@ class TcpConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         # A unix socket has no address: its other end is a proxy on this machine, or a program of ours.
         self.peer = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else ("", 0)
-        if edge.connections.arrive(self, self.peer[0]):
+        if edge.connections.add(self, self.peer[0]):
             self.expire_in(edge.limits.handshake_s)
         else:
             self.refuse(TOO_MANY, None)
@@ -190,7 +190,7 @@ class TcpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It broke, or has been closed."""
-        self.edge.connections.leave(self)
+        self.edge.connections.remove(self)
         stage = self.stage
         self.become(_NO_STAGE)
         stage.connection_lost(exc)

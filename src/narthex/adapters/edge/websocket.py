@@ -1,10 +1,10 @@
 """One open WebSocket: events of the frame reader to the app's `Receiver`, the app's bytes to the transport.
 
-Not here: reading frames (`frames`), the handshake (`upgrading`). Rules: `closed` is called exactly once, and
+Not here: reading frames (`frames`), the handshake (`upgrades`). Rules: `closed` is called exactly once, and
 nothing after it; no task, no timer handle, no buffer while idle; every failure closes with a code that says
 why, then FIN, then lingers (`tcp.Lingering`), so that the peer can read the code. What is written goes by the
-lane, straight to the kernel, and by the transport only what the kernel does not take: the lane is open only
-while the state is OPEN and the transport holds no byte, so nothing is overtaken, and nothing follows a close
+direct sender, straight to the kernel, and by the transport only what the kernel does not take: the direct sender is
+open only while the state is OPEN and the transport holds no byte, so nothing is overtaken, and nothing follows a close
 frame. While it is open this is the connection's stage, and both loops close a descriptor only after
 `connection_lost`: it cannot be another connection's.
 
@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from narthex.adapters.edge.acknowledged import underway
 from narthex.adapters.edge.deflate import FULL_WINDOW
+from narthex.adapters.edge.direct_sender import SocketSender
 from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.frames import Event, FrameReader
-from narthex.adapters.edge.lane import Lane
 from narthex.adapters.edge.limits import KIB, MessageLimits
 from narthex.adapters.edge.tcp import Stage, TcpConnection
+from narthex.adapters.edge.tcp_info import send_progress
 from narthex.domain.refusals import TABLE, close_reason
-from narthex.ports.edge import Lane as Way
-from narthex.ports.edge import Receiver, Socket, Underway
+from narthex.ports.edge import DirectSender as Way
+from narthex.ports.edge import Receiver, SendProgress, Socket
 from narthex.protocol.framing import (
     ABNORMAL,
     CLOSE,
@@ -45,7 +45,7 @@ _GONE: Final = 2
 _LOOP_MARKS: Final = (64 * KIB, 16 * KIB)  # what asyncio and uvloop start with
 
 
-class Nobody:
+class NullReceiver:
     """The receiver of a connection that has none: it was upgraded only to be told why not, or it has ended.
 
     A socket that has ended must not hold its receiver: the receiver holds the socket, and such a ring is freed only
@@ -65,7 +65,7 @@ class Nobody:
         """See `Receiver`."""
 
 
-NOBODY: Final = Nobody()
+NULL_RECEIVER: Final = NullReceiver()
 
 
 class WebSocket(Stage):
@@ -86,16 +86,16 @@ class WebSocket(Stage):
         "_descriptor",
         "_direct",
         "_full",
-        "_lane",
         "_limits",
         "_reader",
         "_reason",
         "_receiver",
         "_second",
+        "_sender",
         "_state",
         "_transport",
+        "direct_sender",
         "framing",
-        "lane",
         "window",
     )
 
@@ -115,10 +115,11 @@ class WebSocket(Stage):
         self._limits = limits
         self._reader = reader
         self._state = _OPEN
-        self.lane: Way | None = None
-        self._lane: Lane | None = None  # with TLS there is none, and everything goes by the transport
+        self.direct_sender: Way | None = None
+        # With TLS there is none, and everything goes by the transport
+        self._sender: SocketSender | None = None
         self._descriptor = -1
-        self._direct = False  # the lane is open
+        self._direct = False  # the direct sender is open
         self._full = False  # between `pause_writing` and `resume_writing`
         self._second = 0  # of loop time, in which `_controls` control frames came
         self._controls = 0
@@ -135,10 +136,10 @@ class WebSocket(Stage):
         """Write frames already made for `framing` now; nothing once the socket is closing."""
         if self._state != _OPEN:
             return
-        lane = self._lane
-        if lane is not None and (self._direct or self._opens(lane)):
+        sender = self._sender
+        if sender is not None and (self._direct or self._enable_sender(sender)):
             try:
-                sent = lane.send(frames)
+                sent = sender.send(frames)
             except OSError:  # full, or broken: the transport finds out which
                 sent = 0
             if sent == len(frames):
@@ -155,11 +156,11 @@ class WebSocket(Stage):
         """Bytes not yet given to the kernel."""
         return self._transport.get_write_buffer_size()
 
-    def underway(self) -> Underway:
+    def send_progress(self) -> SendProgress:
         """See `Socket`: the transport's buffer and the kernel's, and what TCP says was acknowledged."""
         raw = self._transport.get_extra_info("socket")
         buffered = self._transport.get_write_buffer_size()
-        return underway(raw.fileno() if raw is not None else -1, buffered)
+        return send_progress(raw.fileno() if raw is not None else -1, buffered)
 
     def close(self, code: int, reason: str) -> None:
         """Send the close frame; `closed` follows with the peer's, or after `close_s`."""
@@ -173,7 +174,7 @@ class WebSocket(Stage):
     def abort(self) -> None:
         """Drop the connection; `closed` follows with 1006, or with the code of an earlier `close`."""
         if self._state != _GONE:
-            self._park()
+            self._disable_sender()
             self._state = _CLOSING
             self._transport.abort()
 
@@ -186,7 +187,7 @@ class WebSocket(Stage):
             high, low = limits.write_high_bytes, limits.write_low_bytes
             self._transport.set_write_buffer_limits(high=high, low=low)
         self.tcp.become(self)
-        self._build_lane()
+        self._open_sender()
         try:
             self._receiver.opened(self)
         except Exception:
@@ -195,10 +196,10 @@ class WebSocket(Stage):
         if early and self._state != _GONE:
             self.data_received(early)
 
-    def miss(self) -> None:
+    def abandon(self) -> None:
         """The peer left before the 101 could be written: open and close for the receiver only."""
         self._state = _GONE
-        receiver, self._receiver = self._receiver, NOBODY
+        receiver, self._receiver = self._receiver, NULL_RECEIVER
         try:
             receiver.opened(self)
             receiver.closed(ABNORMAL, "")
@@ -322,33 +323,33 @@ class WebSocket(Stage):
                 self._bug()
 
     def _write(self, data: bytes) -> None:
-        """The one way to the transport: from here on the lane waits until the transport is empty again."""
-        self._park()
+        """The one way to the transport: from here on the direct sender waits until the transport is empty again."""
+        self._disable_sender()
         self._transport.write(data)
 
-    def _build_lane(self) -> None:
+    def _open_sender(self) -> None:
         raw = None if self.tcp.edge.secure else self._transport.get_extra_info("socket")
         if raw is None or (descriptor := raw.fileno()) < 0:
             return
         self._descriptor = descriptor
-        lane = self._lane = Lane(descriptor)
+        sender = self._sender = SocketSender(descriptor)
         self._direct = not self._transport.get_write_buffer_size()
         if not self._direct:  # the 101 is on its way
-            lane.park()
+            sender.disable()
         if self.framing is Framing.WEBSOCKET:
-            self.lane = lane
+            self.direct_sender = sender
 
-    def _park(self) -> None:
+    def _disable_sender(self) -> None:
         if self._direct:
             self._direct = False
-            if self._lane is not None:
-                self._lane.park()
+            if self._sender is not None:
+                self._sender.disable()
 
-    def _opens(self, lane: Lane) -> bool:
-        """Open the lane, if nothing waits before it and the receiver knows that it may write."""
+    def _enable_sender(self, sender: SocketSender) -> bool:
+        """Open the direct sender, if nothing waits before it and the receiver knows that it may write."""
         if self._full or self._transport.get_write_buffer_size():
             return False
-        lane.open(self._descriptor)
+        sender.enable(self._descriptor)
         self._direct = True
         return True
 
@@ -356,9 +357,9 @@ class WebSocket(Stage):
         """The one way into GONE."""
         if self._state == _GONE:
             return
-        self._park()
+        self._disable_sender()
         self._state = _GONE
-        receiver, self._receiver = self._receiver, NOBODY
+        receiver, self._receiver = self._receiver, NULL_RECEIVER
         try:
             receiver.closed(code, reason)
         except Exception:

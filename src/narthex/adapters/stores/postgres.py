@@ -121,7 +121,7 @@ class PostgresStore:
 
 
 class PostgresEngine:
-    """`stores.sql.operation.Engine` over a pool of connections."""
+    """`stores.sql.operation.SqlEngine` over a pool of connections."""
 
     def __init__(self, url: str, pool_size: int, timeout_s: float) -> None:
         self._address = parse_postgres(url)

@@ -147,7 +147,7 @@ class _Task(Job):
 
 
 class SqliteEngine:
-    """`stores.sql.operation.Engine` over a writer thread and a reader thread."""
+    """`stores.sql.operation.SqlEngine` over a writer thread and a reader thread."""
 
     def __init__(self, path: Path, synchronous: Synchronous, timeout_s: float, max_waiting: int) -> None:
         self._path = path

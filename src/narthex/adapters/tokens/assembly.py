@@ -13,13 +13,13 @@ import msgspec
 from narthex.adapters.tokens.claims import LEEWAY_S, ClaimNames, ClaimRules
 from narthex.adapters.tokens.fetching import Fetcher
 from narthex.adapters.tokens.introspection import Introspection
-from narthex.adapters.tokens.judgement import ASYMMETRIC_DEFAULT, HMAC_DEFAULT, IssuerRules
 from narthex.adapters.tokens.jwks import JwksKeys, constant_address
 from narthex.adapters.tokens.keys import ALGORITHMS, SYMMETRIC
 from narthex.adapters.tokens.oidc import Discovery
 from narthex.adapters.tokens.router import TokenRouter
 from narthex.adapters.tokens.sources import KeySource, OpaqueSource
 from narthex.adapters.tokens.static_keys import StaticKeys
+from narthex.adapters.tokens.verification import ASYMMETRIC_DEFAULT, HMAC_DEFAULT, IssuerRules
 from narthex.domain.trust import Binding
 from narthex.errors import ConfigError, NarthexError
 from narthex.ports.breaker import Breakers

@@ -10,14 +10,14 @@ import msgspec
 
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.fetching import DocumentFault, Fetcher
-from narthex.adapters.tokens.judgement import IssuerRules
 from narthex.adapters.tokens.jwks import JwksKeys
 from narthex.adapters.tokens.oidc import Discovery
+from narthex.adapters.tokens.verification import IssuerRules
 from narthex.domain.secrets import equal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError
 from narthex.ports.breaker import Breakers
-from narthex.ports.sign_in import Person
+from narthex.ports.sign_in import SignedInUser
 
 SCOPES: Final = "openid email profile"
 
@@ -89,7 +89,7 @@ class CodeFlow:
 
     async def redeem(
         self, code: str, *, redirect_uri: str, verifier: str, nonce: str, now: float
-    ) -> Person | Rejected | Unavailable:
+    ) -> SignedInUser | Rejected | Unavailable:
         """See the port."""
         fields = {
             "grant_type": "authorization_code",
@@ -115,16 +115,16 @@ class CodeFlow:
             return Rejected(
                 "token_invalid", "The provider did not accept the code.", log_detail=error.message
             )
-        return await self._judge(answer, nonce, now)
+        return await self._verify(answer, nonce, now)
 
-    async def _judge(self, answer: Any, nonce: str, now: float) -> Person | Rejected | Unavailable:
+    async def _verify(self, answer: Any, nonce: str, now: float) -> SignedInUser | Rejected | Unavailable:
         text = answer.get("id_token") if isinstance(answer, dict) else None
         if not isinstance(text, str):
             return Rejected("token_invalid", "The provider gave no ID token.")
         parts = take_apart(text)
         if isinstance(parts, Rejected):
             return parts
-        outcome = self._keys.judge(parts, now=now, traffic="user")
+        outcome = self._keys.verify(parts, now=now, traffic="user")
         verdict: Verdict = await outcome if isawaitable(outcome) else outcome
         if not isinstance(verdict, Valid):
             return verdict
@@ -134,7 +134,7 @@ class CodeFlow:
         verified = (
             parts.claims.get("email_verified") is True and isinstance(email, str) and email.isprintable()
         )
-        return Person(identity=verdict.identity, email=str(email)[:254] if verified else "")
+        return SignedInUser(identity=verdict.identity, email=str(email)[:254] if verified else "")
 
     def _for_us(self, parts: Compact, nonce: str) -> bool:
         found, audience = parts.claims.get("nonce"), parts.claims.get("aud")

@@ -81,7 +81,7 @@ class Introspection:
         """The breaker's name."""
         return f"introspection:{self._name}"
 
-    def judge(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
         """At once from memory, else by asking."""
         if len(token) > MAX_TOKEN_BYTES:
             return Rejected("token_malformed", f"The token is longer than {MAX_TOKEN_BYTES} bytes.")

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from narthex.adapters.tokens.compact import Compact
 from narthex.adapters.tokens.fetching import DocumentFault, Fetcher
-from narthex.adapters.tokens.judgement import BAD_SIGNATURE, IssuerRules, judge
 from narthex.adapters.tokens.keys import KeyTable, UnusableKey, keys_from_jwks
+from narthex.adapters.tokens.verification import BAD_SIGNATURE, IssuerRules, verify_token
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
@@ -99,9 +99,9 @@ class JwksKeys:
         """Whether a cached key serves that algorithm and name."""
         return bool(self._usable().select(algorithm, kid))
 
-    def judge(self, token: Compact, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: Compact, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
         """The verdict at once when a cached key settles it, else after asking the issuer, where that is due."""
-        verdict = judge(token, self._usable(), self._rules, now)
+        verdict = verify_token(token, self._usable(), self._rules, now)
         if not isinstance(verdict, Rejected) or not self._may_be_new(token, verdict):
             return verdict
         wait_s = self._cool_down()
@@ -109,7 +109,7 @@ class JwksKeys:
             if verdict.code == "token_invalid" and self._asked_at is not None:
                 return verdict  # the set is less than the cool-down old, and the token fits none of its keys
             return Unavailable(f"{self._name}: {self._fault or 'asked a moment ago'}", max(1, round(wait_s)))
-        return self._judge_after_fetch(token, now, traffic)
+        return self._verify_after_fetch(token, now, traffic)
 
     def _may_be_new(self, token: Compact, verdict: Rejected) -> bool:
         """Whether a fresher key set could change the verdict."""
@@ -130,7 +130,7 @@ class JwksKeys:
         failed = -1.0 if self._failed_at is None else self._failed_at + FAILED_PAUSE_S - now
         return max(asked, failed)
 
-    async def _judge_after_fetch(self, token: Compact, now: float, traffic: str) -> Verdict:
+    async def _verify_after_fetch(self, token: Compact, now: float, traffic: str) -> Verdict:
         flight = self._take_off(self._ask(traffic))
         try:
             # shielded: a fetch that one client no longer waits for still serves the others
@@ -142,7 +142,7 @@ class JwksKeys:
             return Unavailable(f"{self._name}: {error.message}", max(1, round(error.retry_after_s)))
         except DocumentFault as error:
             return Unavailable(f"{self._name}: {error.message}", 5)
-        return judge(token, self._usable(), self._rules, now)
+        return verify_token(token, self._usable(), self._rules, now)
 
     def _take_off(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """The fetch under way, or a new one that does `work`."""

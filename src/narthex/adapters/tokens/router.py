@@ -40,7 +40,7 @@ class TokenRouter:
     def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
         """See the port. A plain verdict whenever the keys are at hand."""
         if self._opaque is not None and len(token) <= MAX_TOKEN_BYTES and not looks_like_jwt(token):
-            return self._opaque.judge(token, now=now, traffic=traffic)
+            return self._opaque.verify(token, now=now, traffic=traffic)
         parts = take_apart(token)
         if isinstance(parts, Rejected):
             return parts
@@ -51,13 +51,13 @@ class TokenRouter:
             candidates = self._unclaimed
             if not candidates:
                 if self._opaque is not None:  # RFC 7662 serves any kind of token
-                    return self._opaque.judge(token, now=now, traffic=traffic)
+                    return self._opaque.verify(token, now=now, traffic=traffic)
                 return self._nobody(parts)
         if len(candidates) > 1:
             for source in candidates:
                 if source.knows(parts.algorithm, parts.key_id):
-                    return source.judge(parts, now=now, traffic=traffic)
-        return candidates[0].judge(parts, now=now, traffic=traffic)
+                    return source.verify(parts, now=now, traffic=traffic)
+        return candidates[0].verify(parts, now=now, traffic=traffic)
 
     def _nobody(self, parts: Compact) -> Rejected:
         if not self._sources:

@@ -20,8 +20,8 @@ from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
 
 from narthex.adapters.tokens.claims import LEEWAY_S, ClaimRules
 from narthex.adapters.tokens.compact import Compact, take_apart
-from narthex.adapters.tokens.judgement import IssuerRules, judge
 from narthex.adapters.tokens.keys import KeyTable, UnusableKey, VerificationKey, key_from_jwk, sign_compact
+from narthex.adapters.tokens.verification import IssuerRules, verify_token
 from narthex.domain.identity import Identity
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
@@ -221,7 +221,7 @@ class KeyRing:
         """Whether a loaded key serves that algorithm and name."""
         return bool(self._table.select(algorithm, kid))
 
-    def judge(
+    def verify(
         self,
         token: Compact,
         *,
@@ -231,7 +231,7 @@ class KeyRing:
         """The verdict; a read of the store first when the key is unknown (another instance made a new one)."""
         if token.issuer not in self._issuers:
             return Rejected("wrong_issuer", key_id=token.key_id)
-        verdict = judge(token, self._table, self._rules, now)
+        verdict = verify_token(token, self._table, self._rules, now)
         if (
             isinstance(verdict, Rejected)
             and verdict.code == "unknown_key"
@@ -241,10 +241,10 @@ class KeyRing:
                 return Unavailable(
                     "the key is unknown and the store was asked for one less than a second ago"
                 )
-            return self._judge_after_reload(token, now)
+            return self._verify_after_reload(token, now)
         return verdict
 
-    async def _judge_after_reload(self, token: Compact, now: float) -> Verdict:
+    async def _verify_after_reload(self, token: Compact, now: float) -> Verdict:
         if self._reload is None:
             self._asked_at = now
             self._reload = asyncio.get_running_loop().create_task(self._load())
@@ -254,7 +254,7 @@ class KeyRing:
             await asyncio.shield(self._reload)
         except (DependencyError, ConfigError) as error:
             return Unavailable(error.message)
-        return judge(token, self._table, self._rules, now)
+        return verify_token(token, self._table, self._rules, now)
 
     def _reloaded(self, task: asyncio.Task[None]) -> None:
         self._reload = None
@@ -282,7 +282,7 @@ class KeyRing:
         e2e = self._rules.claims.allow_e2e and self._purpose == "e2e"
         token = self.mint(Identity(subject="self-check", e2e=e2e), ttl_s=60, now=now)
         parts = take_apart(token)
-        verdict = parts if isinstance(parts, Rejected) else judge(parts, self._table, self._rules, now)
+        verdict = parts if isinstance(parts, Rejected) else verify_token(parts, self._table, self._rules, now)
         if not isinstance(verdict, Valid):
             problem = f"A token signed with the newest {self._purpose} key does not verify ({verdict.code})."
             raise ConfigError([f"{problem} Make a new key: `narthex keys rotate --now`."])

@@ -27,7 +27,7 @@ class KeySource(Protocol):
     def knows(self, algorithm: str, kid: str) -> bool:
         """Whether the keys at hand could serve such a token (chooses among sources of one issuer)."""
 
-    def judge(self, token: Compact, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: Compact, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
         """The verdict; an awaitable only when keys must be fetched first."""
 
     async def check(self) -> VerifierStatus:
@@ -47,7 +47,7 @@ class OpaqueSource(Protocol):
     def name(self) -> str:
         """For health and logs; never a secret."""
 
-    def judge(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
         """The verdict; an awaitable when the issuer must be asked."""
 
     async def check(self) -> VerifierStatus:

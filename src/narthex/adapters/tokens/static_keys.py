@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from narthex.adapters.tokens.compact import Compact
-from narthex.adapters.tokens.judgement import IssuerRules, judge
 from narthex.adapters.tokens.keys import (
     KeyTable,
     UnusableKey,
@@ -13,6 +12,7 @@ from narthex.adapters.tokens.keys import (
     key_from_secret,
     keys_from_text,
 )
+from narthex.adapters.tokens.verification import IssuerRules, verify_token
 from narthex.domain.verdict import Rejected, Valid
 from narthex.errors import ConfigError
 from narthex.ports.tokens import VerifierStatus
@@ -69,7 +69,7 @@ class StaticKeys:
         """Whether a key serves that algorithm and name."""
         return bool(self._table.select(algorithm, kid))
 
-    def judge(
+    def verify(
         self,
         token: Compact,
         *,
@@ -77,7 +77,7 @@ class StaticKeys:
         traffic: str,  # noqa: ARG002 - of the port; nothing is fetched here
     ) -> Valid | Rejected:
         """The verdict, never an awaitable."""
-        return judge(token, self._table, self._rules, now)
+        return verify_token(token, self._table, self._rules, now)
 
     async def check(self) -> VerifierStatus:
         """Keys that were loaded stay usable."""

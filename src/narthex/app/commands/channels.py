@@ -28,23 +28,27 @@ from narthex.protocol.replies import (
     encode_json,
     encode_reply,
 )
-from narthex.protocol.session import Asked
+from narthex.protocol.session import ReceivedCommand
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
 
-def history(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+def history(
+    connection: Connection, command: ReceivedCommand
+) -> bytes | Coroutine[object, object, bytes | None]:
     """A page of a subscribed channel's log."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, HistoryRequest)
     subscription = connection.subscriptions.get(request.channel)
     if subscription is None:
-        return encode_error(asked.id, codes.PERMISSION_DENIED)
-    return _history(connection, asked, request, subscription.channel.key)
+        return encode_error(command.id, codes.PERMISSION_DENIED)
+    return _history(connection, command, request, subscription.channel.key)
 
 
-async def _history(connection: Connection, asked: Asked, request: HistoryRequest, key: str) -> bytes:
+async def _history(
+    connection: Connection, command: ReceivedCommand, request: HistoryRequest, key: str
+) -> bytes:
     services = connection.services
     since = Position(request.since.offset, request.since.epoch) if request.since else None
     limit = services.recovery_limit if request.limit < 0 else min(request.limit, services.recovery_limit)
@@ -52,90 +56,96 @@ async def _history(connection: Connection, asked: Asked, request: HistoryRequest
         services.broker, key, since=since, limit=limit, max_bytes=HISTORY_BYTES, reverse=request.reverse
     )
     if since is not None and since.epoch and since.epoch != page.top.epoch:
-        return encode_error(asked.id, codes.UNRECOVERABLE_POSITION)
+        return encode_error(command.id, codes.UNRECOVERABLE_POSITION)
     result = HistoryResult(
         publications=[view(item.data, item.offset, item.tags) for item in page.publications],
         epoch=page.top.epoch,
         offset=page.top.offset,
     )
-    return encode_reply(asked.id, "history", result)
+    return encode_reply(command.id, "history", result)
 
 
-def presence(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+def presence(
+    connection: Connection, command: ReceivedCommand
+) -> bytes | Coroutine[object, object, bytes | None]:
     """Who is in a subscribed thread, by client id."""
-    key = _present_key(connection, asked)
-    return key if isinstance(key, bytes) else _presence(connection, asked, key[0])
+    key = _present_key(connection, command)
+    return key if isinstance(key, bytes) else _presence(connection, command, key[0])
 
 
-async def _presence(connection: Connection, asked: Asked, key: str) -> bytes:
+async def _presence(connection: Connection, command: ReceivedCommand, key: str) -> bytes:
     members = await connection.services.broker.members(key)
     shown = {
         client: ClientInfo(user=member.user, client=member.client, conn_info=member.conn_info)
         for client, member in members.items()
     }
-    return encode_reply(asked.id, "presence", PresenceResult(presence=shown))
+    return encode_reply(command.id, "presence", PresenceResult(presence=shown))
 
 
-def presence_stats(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+def presence_stats(
+    connection: Connection, command: ReceivedCommand
+) -> bytes | Coroutine[object, object, bytes | None]:
     """How many are in a subscribed thread."""
-    key = _present_key(connection, asked)
-    return key if isinstance(key, bytes) else _presence_stats(connection, asked, key[0])
+    key = _present_key(connection, command)
+    return key if isinstance(key, bytes) else _presence_stats(connection, command, key[0])
 
 
-async def _presence_stats(connection: Connection, asked: Asked, key: str) -> bytes:
+async def _presence_stats(connection: Connection, command: ReceivedCommand, key: str) -> bytes:
     members = await connection.services.broker.members(key)
     users = {member.user for member in members.values()}
     return encode_reply(
-        asked.id, "presence_stats", PresenceStatsResult(num_clients=len(members), num_users=len(users))
+        command.id, "presence_stats", PresenceStatsResult(num_clients=len(members), num_users=len(users))
     )
 
 
-def _present_key(connection: Connection, asked: Asked) -> bytes | tuple[str]:
+def _present_key(connection: Connection, command: ReceivedCommand) -> bytes | tuple[str]:
     """The channel's key, or the error reply."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, ChannelRequest)
     subscription = connection.subscriptions.get(request.channel)
     if subscription is None:
-        return encode_error(asked.id, codes.PERMISSION_DENIED)
+        return encode_error(command.id, codes.PERMISSION_DENIED)
     if not subscription.presence:
-        return encode_error(asked.id, codes.NOT_AVAILABLE)
+        return encode_error(command.id, codes.NOT_AVAILABLE)
     return (subscription.channel.key,)
 
 
-def publish(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+def publish(
+    connection: Connection, command: ReceivedCommand
+) -> bytes | Coroutine[object, object, bytes | None]:
     """Append to a channel of one's own tenant, with the permission `admin`; see the module."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, PublishRequest)
     identity = connection.identity
     if identity is None or not identity.may(ADMIN):
-        return encode_error(asked.id, codes.PERMISSION_DENIED)
+        return encode_error(command.id, codes.PERMISSION_DENIED)
     if parse_channel(request.channel) is None:
-        return encode_error(asked.id, codes.UNKNOWN_CHANNEL)
+        return encode_error(command.id, codes.UNKNOWN_CHANNEL)
     if bytes(request.data) == bytes(NO_DATA):
-        return encode_error(asked.id, codes.BAD_REQUEST)
+        return encode_error(command.id, codes.BAD_REQUEST)
     try:
         # As over HTTP: whatever stands between the tokens of the JSON that came (an SSE client ends a line at a CR).
         data = encode_json(msgspec.json.decode(request.data))
     except (msgspec.DecodeError, RecursionError):  # JSON that no program can hold, as 1e999
-        return encode_error(asked.id, codes.BAD_REQUEST)
-    return _publish(connection, asked, channel_key(identity.tenant, request.channel), data)
+        return encode_error(command.id, codes.BAD_REQUEST)
+    return _publish(connection, command, channel_key(identity.tenant, request.channel), data)
 
 
-async def _publish(connection: Connection, asked: Asked, key: str, data: bytes) -> bytes:
+async def _publish(connection: Connection, command: ReceivedCommand, key: str, data: bytes) -> bytes:
     await connection.services.broker.publish(key, data)
-    return encode_reply(asked.id, "publish", {})
+    return encode_reply(command.id, "publish", {})
 
 
-def sub_refresh(connection: Connection, asked: Asked) -> bytes:  # noqa: ARG001 - every handler has one shape
+def sub_refresh(connection: Connection, command: ReceivedCommand) -> bytes:  # noqa: ARG001 - every handler has one shape
     """Subscriptions carry no tokens of their own here."""
-    return encode_error(asked.id, codes.NOT_AVAILABLE)
+    return encode_error(command.id, codes.NOT_AVAILABLE)
 
 
-def send(connection: Connection, asked: Asked) -> None:
+def send(connection: Connection, command: ReceivedCommand) -> None:
     """A message without a reply: nothing in narthex listens to it; it is counted."""
-    connection.services.meter.count("messages_ignored", reason="send" if asked.id == 0 else "send_with_id")
+    connection.services.meter.count("messages_ignored", reason="send" if command.id == 0 else "send_with_id")
 
 
-def ping(connection: Connection, asked: Asked) -> bytes | None:  # noqa: ARG001 - every handler has one shape
+def ping(connection: Connection, command: ReceivedCommand) -> bytes | None:  # noqa: ARG001 - every handler has one shape
     """Old clients' ping command."""
-    return encode_reply(asked.id, "ping", {}) if asked.id else None
+    return encode_reply(command.id, "ping", {}) if command.id else None

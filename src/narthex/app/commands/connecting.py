@@ -23,56 +23,61 @@ from narthex.domain.refusals import Refusal
 from narthex.protocol import codes
 from narthex.protocol.commands import ConnectRequest, RefreshRequest
 from narthex.protocol.replies import ConnectResult, RefreshResult, SubscribeResult, encode_error, encode_reply
-from narthex.protocol.session import NEVER, Asked
+from narthex.protocol.session import NEVER, ReceivedCommand
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
 
-def connect(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None] | None:
+def connect(
+    connection: Connection, command: ReceivedCommand
+) -> bytes | Coroutine[object, object, bytes | None] | None:
     """See the module."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, ConnectRequest)
     if request.token:
-        outcome = connection.services.door.admit_in_band(connection.seed, request.token)
+        outcome = connection.services.in_band.admit_in_band(connection.context, request.token)
         if isinstance(outcome, Awaitable):
-            return _connect_awaited(connection, asked, request, outcome)
-        return _connect_with(connection, asked, request, outcome)
-    admit = connection.seed.admit
+            return _connect_awaited(connection, command, request, outcome)
+        return _connect_with(connection, command, request, outcome)
+    admit = connection.context.admit
     if admit.inert == "expired":
         connection.session.failed_connect()
-        return encode_error(asked.id, codes.TOKEN_EXPIRED)
+        return encode_error(command.id, codes.TOKEN_EXPIRED)
     if admit.identity is None:
         connection.close(codes.INVALID_TOKEN)
         return None
-    return _finish(connection, asked, request, admit.identity)
+    return _finish(connection, command, request, admit.identity)
 
 
 async def _connect_awaited(
-    connection: Connection, asked: Asked, request: ConnectRequest, outcome: Awaitable[Admit | Refusal]
+    connection: Connection,
+    command: ReceivedCommand,
+    request: ConnectRequest,
+    outcome: Awaitable[Admit | Refusal],
 ) -> bytes | None:
     judged = await outcome
     if connection.is_closed:  # it has been cleaned up: whatever it joined now would never be left
         return None
-    reply = _connect_with(connection, asked, request, judged)
+    reply = _connect_with(connection, command, request, judged)
     return await reply if isinstance(reply, Coroutine) else reply
 
 
 def _connect_with(
-    connection: Connection, asked: Asked, request: ConnectRequest, outcome: Admit | Refusal
+    connection: Connection, command: ReceivedCommand, request: ConnectRequest, outcome: Admit | Refusal
 ) -> bytes | Coroutine[object, object, bytes | None] | None:
     if isinstance(outcome, Refusal):
         if outcome.code == "token_expired":
             connection.session.failed_connect()
-            return encode_error(asked.id, codes.TOKEN_EXPIRED)
+            return encode_error(command.id, codes.TOKEN_EXPIRED)
         connection.refuse(outcome)
         return None
     assert outcome.identity is not None
-    return _finish(connection, asked, request, outcome.identity)
+    return _finish(connection, command, request, outcome.identity)
 
 
 def _finish(
-    connection: Connection, asked: Asked, request: ConnectRequest, identity: Identity
+    connection: Connection, command: ReceivedCommand, request: ConnectRequest, identity: Identity
 ) -> Coroutine[object, object, bytes | None] | None:
     name = user_channel(identity.subject)
     wanted = request.subs.get(name) if request.subs else None
@@ -86,20 +91,20 @@ def _finish(
             ):  # the usual case of a reconnect: nothing happened meanwhile, and no log has to be read
                 result.was_recovering = result.recovered = True
                 connection.services.meter.count("recoveries", result="recovered")
-            _answer(connection, asked, identity, {name: result})
+            _answer(connection, command, identity, {name: result})
             return None
-    return _finish_later(connection, asked, request, identity, name)
+    return _finish_later(connection, command, request, identity, name)
 
 
 async def _finish_later(
-    connection: Connection, asked: Asked, request: ConnectRequest, identity: Identity, name: str
+    connection: Connection, command: ReceivedCommand, request: ConnectRequest, identity: Identity, name: str
 ) -> None:
     wanted = request.subs.get(name) if request.subs else None
     result = await join_server_side(connection, identity, name, wanted)
     threads = await restored(connection, identity, request.subs or {}) if restorable(request.subs) else {}
     if connection.is_closed:
         return
-    _answer(connection, asked, identity, {name: result, **threads}, goes_on=True)
+    _answer(connection, command, identity, {name: result, **threads}, goes_on=True)
     for thread in threads:
         if thread in connection.subscriptions:  # still: it may have left, or lost it, while others were told
             await connection.services.join_presence(connection, channel_key(identity.tenant, thread))
@@ -107,7 +112,7 @@ async def _finish_later(
 
 def _answer(
     connection: Connection,
-    asked: Asked,
+    command: ReceivedCommand,
     identity: Identity,
     subs: dict[str, SubscribeResult],
     *,
@@ -133,9 +138,9 @@ def _answer(
         node=services.node,
         time=int(services.now() * 1000),
     )
-    reply = encode_reply(asked.id, "connect", result)
+    reply = encode_reply(command.id, "connect", result)
     if goes_on:
-        connection.reply(asked.id, reply)
+        connection.reply(command.id, reply)
     else:
         connection.send(reply)
     release_server_side(connection, {name: found.offset for name, found in subs.items()})
@@ -150,30 +155,32 @@ def life(connection: Connection, identity: Identity) -> tuple[float, int]:
     return connection.services.timers.now() + left_s, max(1, int(left_s))
 
 
-def refresh(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None] | None:
+def refresh(
+    connection: Connection, command: ReceivedCommand
+) -> bytes | Coroutine[object, object, bytes | None] | None:
     """A fresh token of the same subject for a live connection."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, RefreshRequest)
     if not request.token:
-        return encode_error(asked.id, codes.BAD_REQUEST)
-    outcome = connection.services.door.admit_in_band(connection.seed, request.token)
+        return encode_error(command.id, codes.BAD_REQUEST)
+    outcome = connection.services.in_band.admit_in_band(connection.context, request.token)
     if isinstance(outcome, Awaitable):
-        return _refresh_awaited(connection, asked, outcome)
-    return _refreshed(connection, asked, outcome)
+        return _refresh_awaited(connection, command, outcome)
+    return _refreshed(connection, command, outcome)
 
 
 async def _refresh_awaited(
-    connection: Connection, asked: Asked, outcome: Awaitable[Admit | Refusal]
+    connection: Connection, command: ReceivedCommand, outcome: Awaitable[Admit | Refusal]
 ) -> bytes | None:
-    return _refreshed(connection, asked, await outcome)
+    return _refreshed(connection, command, await outcome)
 
 
-def _refreshed(connection: Connection, asked: Asked, outcome: Admit | Refusal) -> bytes | None:
+def _refreshed(connection: Connection, command: ReceivedCommand, outcome: Admit | Refusal) -> bytes | None:
     if isinstance(outcome, Refusal):
         if outcome.code == "token_expired":
-            return encode_error(asked.id, codes.EXPIRED)
+            return encode_error(command.id, codes.EXPIRED)
         if outcome.code == "auth_unavailable":  # the old token still holds: let the SDK try again
-            return encode_error(asked.id, codes.INTERNAL)
+            return encode_error(command.id, codes.INTERNAL)
         connection.refuse(outcome)
         return None
     identity = outcome.identity
@@ -185,4 +192,4 @@ def _refreshed(connection: Connection, asked: Asked, outcome: Admit | Refusal) -
     connection.refreshed(identity, expires_at)
     services = connection.services
     result = RefreshResult(client=connection.client, version=services.version, expires=ttl > 0, ttl=ttl)
-    return encode_reply(asked.id, "refresh", result)
+    return encode_reply(command.id, "refresh", result)

@@ -10,38 +10,38 @@ from narthex.protocol import codes
 from narthex.protocol.codes import ReplyError
 from narthex.protocol.commands import RpcRequest
 from narthex.protocol.replies import encode_error, encode_reply
-from narthex.protocol.session import Asked
+from narthex.protocol.session import ReceivedCommand
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
 
-def rpc(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+def rpc(connection: Connection, command: ReceivedCommand) -> bytes | Coroutine[object, object, bytes | None]:
     """Run an RPC method; those that need no waiting answer at once."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, RpcRequest)
     method = connection.services.methods.get(request.method)
     if method is None:
-        return encode_error(asked.id, codes.METHOD_NOT_FOUND)
+        return encode_error(command.id, codes.METHOD_NOT_FOUND)
     if connection.identity is not None and not method.allowed(connection.identity):
-        return encode_error(asked.id, codes.PERMISSION_DENIED)
+        return encode_error(command.id, codes.PERMISSION_DENIED)
     try:
         outcome = method.call(connection, bytes(request.data))
     except ClientError as fault:
-        return encode_error(asked.id, _numbered(fault))
+        return encode_error(command.id, _numbered(fault))
     if isinstance(outcome, Coroutine):
-        return _awaited(asked, outcome)
-    return encode_reply(asked.id, "rpc", {"data": outcome})
+        return _awaited(command, outcome)
+    return encode_reply(command.id, "rpc", {"data": outcome})
 
 
-async def _awaited(asked: Asked, outcome: Coroutine[object, object, object]) -> bytes:
+async def _awaited(command: ReceivedCommand, outcome: Coroutine[object, object, object]) -> bytes:
     try:
         result = await outcome
     except ClientError as fault:
-        return encode_error(asked.id, _numbered(fault))
+        return encode_error(command.id, _numbered(fault))
     except DependencyError as fault:
-        return encode_error(asked.id, ReplyError(503, f"{fault.code}: {fault.message}", temporary=True))
-    return encode_reply(asked.id, "rpc", {"data": result})
+        return encode_error(command.id, ReplyError(503, f"{fault.code}: {fault.message}", temporary=True))
+    return encode_reply(command.id, "rpc", {"data": result})
 
 
 def _numbered(fault: ClientError) -> ReplyError:

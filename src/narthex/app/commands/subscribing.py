@@ -21,7 +21,7 @@ from narthex.ports.broker import Page, Position
 from narthex.protocol import codes
 from narthex.protocol.commands import ChannelRequest, SubscribeRequest
 from narthex.protocol.replies import PublicationView, SubscribeResult, encode_error, encode_push, encode_reply
-from narthex.protocol.session import Asked
+from narthex.protocol.session import ReceivedCommand
 
 if TYPE_CHECKING:
     from narthex.app.connection import Connection
@@ -30,23 +30,25 @@ _ENDED: Final = msgspec.structs.replace(codes.NOT_AVAILABLE, message="unsubscrib
 _EMPTY: Final[list[PublicationView]] = []
 
 
-def subscribe(connection: Connection, asked: Asked) -> bytes | Coroutine[object, object, bytes | None]:
+def subscribe(
+    connection: Connection, command: ReceivedCommand
+) -> bytes | Coroutine[object, object, bytes | None]:
     """Check the right to listen, then join."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, SubscribeRequest)
     parsed = parse_channel(request.channel)
     if parsed is None:
-        return encode_error(asked.id, codes.UNKNOWN_CHANNEL)
+        return encode_error(command.id, codes.UNKNOWN_CHANNEL)
     if request.channel in connection.subscriptions:
-        return encode_error(asked.id, codes.ALREADY_SUBSCRIBED)
+        return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
     if len(connection.subscriptions) >= connection.services.channel_limit:
-        return encode_error(asked.id, codes.LIMIT_EXCEEDED)
+        return encode_error(command.id, codes.LIMIT_EXCEEDED)
     identity = connection.identity
     assert identity is not None
     kind, ident = parsed
     if kind == "user":  # every connection has its own from the server already; another's is nobody's business
-        return encode_error(asked.id, codes.PERMISSION_DENIED)
-    return _subscribe_thread(connection, asked, request, identity, ident)
+        return encode_error(command.id, codes.PERMISSION_DENIED)
+    return _subscribe_thread(connection, command, request, identity, ident)
 
 
 def membership(connection: Connection, identity: Identity, thread_id: str) -> Callable[[], Awaitable[bool]]:
@@ -66,22 +68,26 @@ def membership(connection: Connection, identity: Identity, thread_id: str) -> Ca
 
 
 async def _subscribe_thread(
-    connection: Connection, asked: Asked, request: SubscribeRequest, identity: Identity, thread_id: str
+    connection: Connection,
+    command: ReceivedCommand,
+    request: SubscribeRequest,
+    identity: Identity,
+    thread_id: str,
 ) -> bytes | None:
     services = connection.services
     still_theirs = membership(connection, identity, thread_id)
     role = await services.chat.role(identity, thread_id)
     if role is None:
-        return encode_error(asked.id, codes.PERMISSION_DENIED)
+        return encode_error(command.id, codes.PERMISSION_DENIED)
     if connection.is_closed or request.channel in connection.subscriptions:
-        return encode_error(asked.id, codes.ALREADY_SUBSCRIBED)
+        return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
     key = channel_key(identity.tenant, request.channel)
     result = await join(connection, key, request.channel, request, still_theirs)
     if result is None:
-        return encode_error(asked.id, _ENDED)
+        return encode_error(command.id, _ENDED)
     # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
     subscription = connection.subscriptions[request.channel]
-    connection.reply(asked.id, encode_reply(asked.id, "subscribe", result))
+    connection.reply(command.id, encode_reply(command.id, "subscribe", result))
     if not release(connection, subscription.channel, result.offset):
         connection.close(codes.INSUFFICIENT_STATE)
         return None
@@ -225,18 +231,18 @@ def release_server_side(connection: Connection, subs: dict[str, int]) -> None:
             connection.close(codes.INSUFFICIENT_STATE)
 
 
-def unsubscribe(connection: Connection, asked: Asked) -> bytes:
+def unsubscribe(connection: Connection, command: ReceivedCommand) -> bytes:
     """Leave a channel; leaving one that was not joined is fine."""
-    request = asked.request
+    request = command.request
     assert isinstance(request, ChannelRequest)
     subscription = connection.subscriptions.get(request.channel)
     if subscription is not None and subscription.server_side:
-        return encode_error(asked.id, codes.PERMISSION_DENIED)
+        return encode_error(command.id, codes.PERMISSION_DENIED)
     if subscription is not None:
         connection.forget(request.channel)
         if subscription.presence:
             connection.services.leave_presence(connection, subscription.channel.key)
-    return encode_reply(asked.id, "unsubscribe", {})
+    return encode_reply(command.id, "unsubscribe", {})
 
 
 def remove_server_side(connection: Connection, name: str, code: int, reason: str) -> None:

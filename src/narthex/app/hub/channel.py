@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 from narthex.ports.broker import Publication
-from narthex.ports.edge import Lane, Socket
+from narthex.ports.edge import DirectSender, Socket
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_publication, push_prefix
 
@@ -44,7 +44,7 @@ class Delivery:
         self.epoch = epoch
 
 
-class Batch:
+class ChannelBatch:
     """What one tick brought to one channel."""
 
     __slots__ = ("_framed", "items")
@@ -62,17 +62,17 @@ class Batch:
         return data
 
 
-class Roster(NamedTuple):
+class Recipients(NamedTuple):
     """The members of a channel as they are written to: made anew only when somebody came or left.
 
     Attributes:
-        lanes: straight ways out.
-        riders: whose they are, index by index; touched only when a lane does not take everything.
-        others: members without a lane.
+        senders: senders that write to the kernel.
+        subscribers: whose they are, index by index; touched only when a direct sender does not take everything.
+        others: members without a direct sender.
     """
 
-    lanes: list[Lane]
-    riders: list[Subscriber]
+    senders: list[DirectSender]
+    subscribers: list[Subscriber]
     others: list[Subscriber]
 
 
@@ -92,7 +92,7 @@ class Channel:
     """See the module. `last` is the offset of the last publication seen here, None before the first position."""
 
     __slots__ = (
-        "_roster",
+        "_recipients",
         "batch",
         "departures",
         "epoch",
@@ -115,12 +115,12 @@ class Channel:
         self.joiners: dict[Subscriber, Joiner] = {}
         self.last: int | None = None
         self.epoch = ""
-        self.batch: Batch | None = None
+        self.batch: ChannelBatch | None = None
         self.flushing = False
         self.repairing = False
         self.held: list[tuple[Publication, str]] = []
         self.departures = 0  # members that have left: a batch under way looks whether it moved
-        self._roster: Roster | None = None
+        self._recipients: Recipients | None = None
 
     def __len__(self) -> int:
         return len(self.members) + len(self.joiners)
@@ -137,7 +137,7 @@ class Channel:
         """Add to the batch and to joiners."""
         if self.members:
             if self.batch is None:
-                self.batch = Batch()
+                self.batch = ChannelBatch()
             self.batch.items.append(delivery)
         for subscriber, joiner in self.joiners.items():
             if joiner.ready:
@@ -148,10 +148,10 @@ class Channel:
                 joiner.overflow = True
         return delivery
 
-    def take(self) -> Batch:
+    def seal(self) -> ChannelBatch:
         """Seal this tick's batch; the next publication opens another."""
         batch, self.batch = self.batch, None
-        return batch if batch is not None else Batch()
+        return batch if batch is not None else ChannelBatch()
 
     def ready(self, subscriber: Subscriber, skip: int) -> bool:
         """The joiner's history up to `skip` is on its way to it. False: too much came meanwhile, read again."""
@@ -183,28 +183,28 @@ class Channel:
         ]:
             del self.joiners[subscriber]
             self.members[subscriber] = None
-            self._roster = None
+            self._recipients = None
 
-    def roster(self) -> Roster:
+    def recipients(self) -> Recipients:
         """The members, for writing. It is not changed any more: a later call may give another."""
-        roster = self._roster
-        if roster is None:
-            roster = self._roster = Roster([], [], [])
+        recipients = self._recipients
+        if recipients is None:
+            recipients = self._recipients = Recipients([], [], [])
             for subscriber in self.members:
-                lane = subscriber.socket.lane
-                if lane is None:
-                    roster.others.append(subscriber)
+                sender = subscriber.socket.direct_sender
+                if sender is None:
+                    recipients.others.append(subscriber)
                 else:
-                    roster.lanes.append(lane)
-                    roster.riders.append(subscriber)
-        return roster
+                    recipients.senders.append(sender)
+                    recipients.subscribers.append(subscriber)
+        return recipients
 
     def drop(self, subscriber: Subscriber) -> None:
         """The subscriber is gone; idempotent."""
         if subscriber in self.members:
             del self.members[subscriber]
             self.departures += 1
-            self._roster = None
+            self._recipients = None
         self.joiners.pop(subscriber, None)
 
 

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from narthex.app.hub.batch_writer import BatchWriter
 from narthex.app.hub.channel import Channel, Delivery, Joiner, Subscriber
-from narthex.app.hub.round import Round
 from narthex.app.tasks import Tasks
 from narthex.domain.channels import split_key
 from narthex.errors import DependencyError
@@ -75,7 +75,7 @@ class Hub:
         self._clock = clock
         self._channels: dict[str, Channel] = {}
         self._dirty: list[Channel] = []
-        self._rounds: deque[Round] = deque()  # one a channel at most
+        self._writers: deque[BatchWriter] = deque()  # one a channel at most
         self._scheduled = False
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self.on_resync: Callable[[], None] = lambda: None
@@ -307,19 +307,19 @@ class Hub:
         """
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
-        rounds = self._rounds
-        rounds.extend([Round(channel, self._on_fault) for channel in dirty])
+        writers = self._writers
+        writers.extend([BatchWriter(channel, self._on_fault) for channel in dirty])
         left, ends_at = self._limits.slice_size, self._clock() + self._limits.slice_s
-        while rounds and left > 0:
-            current = rounds.popleft()
+        while writers and left > 0:
+            current = writers.popleft()
             left -= current.write(min(left, LOOK_EVERY))
             if current.done():
                 self._written(current.channel)
             else:
-                rounds.append(current)
+                writers.append(current)
             if self._clock() >= ends_at:
                 break
-        if rounds:
+        if writers:
             self._schedule()
 
     def _written(self, channel: Channel) -> None:
@@ -333,5 +333,5 @@ class Hub:
             handle.cancel()
         self._lingering.clear()
         self._channels.clear()
-        self._rounds.clear()
+        self._writers.clear()
         self._dirty.clear()

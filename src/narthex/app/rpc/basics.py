@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from narthex.app.connection import Connection
 
 
-class Nothing(msgspec.Struct, frozen=True):
+class NoParams(msgspec.Struct, frozen=True):
     """No params."""
 
 
@@ -20,11 +20,11 @@ def _echo(connection: Connection, raw: bytes) -> object:  # noqa: ARG001 - every
     return msgspec.Raw(raw)
 
 
-def _time(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 - every call has one shape
+def _time(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
     return {"time": int(connection.services.now() * 1000)}
 
 
-def _whoami(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 - every call has one shape
+def _whoami(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
     identity = who(connection)
     return {
         "user": identity.subject,
@@ -39,15 +39,15 @@ def _whoami(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 
         "expires_at": identity.expires_at,
         "client": connection.client,
         "node": connection.services.node,
-        "transport": connection.seed.transport,
+        "transport": connection.context.transport,
     }
 
 
-async def _limits(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 - every call has one shape
+async def _limits(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
     return await connection.services.quotas.shown(who(connection))
 
 
-def _agents(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 - every call has one shape
+def _agents(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
     who(connection)
     return {
         "agents": [
@@ -59,8 +59,8 @@ def _agents(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 
 
 METHODS: Final = {
     "echo": Method(_echo, for_probe=True),
-    "time": typed(Nothing, _time, for_probe=True),
-    "whoami": typed(Nothing, _whoami),
-    "limits": typed(Nothing, _limits),
-    "agents": typed(Nothing, _agents),
+    "time": typed(NoParams, _time, for_probe=True),
+    "whoami": typed(NoParams, _whoami),
+    "limits": typed(NoParams, _limits),
+    "agents": typed(NoParams, _agents),
 }

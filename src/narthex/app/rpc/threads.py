@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from narthex.app.chat import TITLE_CHARS
-from narthex.app.rpc.basics import Nothing
+from narthex.app.rpc.basics import NoParams
 from narthex.app.rpc.methods import typed, who
 from narthex.app.thread_view import OutcomesPlace
 from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
@@ -89,13 +89,13 @@ class OneOrMany(Identified, frozen=True):
             raise ValueError("give thread_id or thread_ids")
 
 
-class User(Identified, frozen=True):
+class OfUser(Identified, frozen=True):
     """Params of `user.block` and `user.unblock`."""
 
     user_id: Ident
 
 
-class Link(Identified, frozen=True):
+class CreateLink(Identified, frozen=True):
     """Params of `thread.link`."""
 
     thread_id: Ident
@@ -194,21 +194,21 @@ async def _decline(connection: Connection, params: OneOrMany) -> object:
     return {}
 
 
-async def _block(connection: Connection, params: User) -> object:
+async def _block(connection: Connection, params: OfUser) -> object:
     await connection.services.memberships.block(who(connection), params.user_id)
     return {}
 
 
-async def _unblock(connection: Connection, params: User) -> object:
+async def _unblock(connection: Connection, params: OfUser) -> object:
     await connection.services.memberships.unblock(who(connection), params.user_id)
     return {}
 
 
-async def _blocked(connection: Connection, params: Nothing) -> object:  # noqa: ARG001 - every call has one shape
+async def _blocked(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
     return {"users": await connection.services.memberships.blocked(who(connection))}
 
 
-async def _link(connection: Connection, params: Link) -> object:
+async def _link(connection: Connection, params: CreateLink) -> object:
     links = connection.services.memberships.links
     token, expires_at = await links.make(who(connection), params.thread_id, params.days)
     return {"token": token, "expires_at": expires_at}
@@ -261,14 +261,14 @@ METHODS: Final = {
     "thread.invitations": typed(List, _invitations),
     "thread.invitation.accept": typed(One, _accept),
     "thread.invitation.decline": typed(OneOrMany, _decline),
-    "thread.link": typed(Link, _link),
+    "thread.link": typed(CreateLink, _link),
     "thread.link.get": typed(One, _link_of),
     "thread.link.revoke": typed(One, _revoke_link),
     "thread.link.preview": typed(Token, _preview),
     "thread.join": typed(Token, _join),
-    "user.block": typed(User, _block),
-    "user.unblock": typed(User, _unblock),
-    "user.blocked": typed(Nothing, _blocked),
+    "user.block": typed(OfUser, _block),
+    "user.unblock": typed(OfUser, _unblock),
+    "user.blocked": typed(NoParams, _blocked),
     "thread.read": typed(Read, _read),
     "thread.search": typed(Search, _search),
     "typing": typed(One, _typing),

@@ -8,12 +8,12 @@ that runs agents finds the run and closes it. Every step may be repeated.
 from __future__ import annotations
 
 from narthex.app.runs.endings import Cancelled, terminal
-from narthex.app.runs.execution import tell
+from narthex.app.runs.execution import notify_members
 from narthex.app.runs.journal import Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
-from narthex.app.runs.queue_notices import tell_queue
-from narthex.app.runs.replay import Replay, read_back
-from narthex.app.runs.roster import Roster
+from narthex.app.runs.local_runs import LocalRuns
+from narthex.app.runs.queue_notices import notify_queue
+from narthex.app.runs.run_log_state import RunLogState, read_back
 from narthex.app.runs.services import RunServices
 from narthex.domain import events as ev
 from narthex.domain.channels import channel_key, thread_channel
@@ -24,7 +24,7 @@ from narthex.ports.runs import Run
 _NEVER = float("inf")
 
 
-async def close_cancelled(services: RunServices, roster: Roster, run: Run) -> None:
+async def close_cancelled(services: RunServices, local_runs: LocalRuns, run: Run) -> None:
     """Publish what is missing of the two events, and note in the store that they are there.
 
     Raises:
@@ -32,7 +32,7 @@ async def close_cancelled(services: RunServices, roster: Roster, run: Run) -> No
         DependencyError: the same.
     """
     if run.parent_run_id:  # it would have carried a waiting agent on
-        await roster.drop_waiting(run.parent_run_id)
+        await local_runs.drop_waiting(run.parent_run_id)
         await services.broker.control(Control("run", {"op": "drop", "run_id": run.parent_run_id}))
     log, _ = await read_back(services, run)
     if log.terminal is None:
@@ -45,11 +45,11 @@ async def close_cancelled(services: RunServices, roster: Roster, run: Run) -> No
     if await services.runs.get(run.tenant, run.run_id) is None:  # its thread was deleted: so is its log
         await services.broker.remove(channel_key(run.tenant, thread_channel(run.thread_id)))
         return
-    await tell(services, run, "narthex.run_ended", {"state": str(RunState.CANCELLED), "error": ""})
-    await tell_queue(services, run.tenant, run.thread_id)
+    await notify_members(services, run, "narthex.run_ended", {"state": str(RunState.CANCELLED), "error": ""})
+    await notify_queue(services, run.tenant, run.thread_id)
 
 
-async def _published(services: RunServices, run: Run, log: Replay) -> Replay:
+async def _published(services: RunServices, run: Run, log: RunLogState) -> RunLogState:
     if log.seq == 0:
         log.broken = False  # no agent was at work: the two events are all there is
     event = terminal(Cancelled(run.cancel_requested_by), run.thread_id, run.run_id)

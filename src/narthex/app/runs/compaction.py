@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from narthex.app.runs.replay import Replay
+from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.services import RunServices
 from narthex.domain.channels import channel_key, thread_channel
-from narthex.domain.transcript import Entry
+from narthex.domain.transcript import TranscriptEntry
 from narthex.ports.broker import Position
 from narthex.ports.runs import Run
 from narthex.ports.threads import Message
@@ -23,12 +23,12 @@ _STEP_S: Final = 1e-6  # rows of one run keep their order where two began in the
 _TRIM_STEP: Final = 1_000  # trimming is worth a call only for so many publications
 
 
-def rows(run: Run, replay: Replay) -> tuple[list[Message], list[Position]]:
+def rows(run: Run, log_state: RunLogState) -> tuple[list[Message], list[Position]]:
     """The messages that a run's transcript is kept as, in the order they began, and where in the log they did."""
     kept: list[Message] = []
     places: list[Position] = []
     last = 0.0
-    for entry in replay.transcript.entries:
+    for entry in log_state.transcript.entries:
         if not entry.text and entry.role != "tool":
             continue
         places.append(Position(entry.began_offset, entry.epoch))
@@ -49,7 +49,7 @@ def rows(run: Run, replay: Replay) -> tuple[list[Message], list[Position]]:
     return kept, places
 
 
-def _detail(entry: Entry) -> str:
+def _detail(entry: TranscriptEntry) -> str:
     if entry.role != "tool":
         return "{}"
     detail = {
@@ -61,11 +61,11 @@ def _detail(entry: Entry) -> str:
     return msgspec.json.encode(detail).decode()
 
 
-async def compact(services: RunServices, run: Run, replay: Replay) -> None:
+async def compact(services: RunServices, run: Run, log_state: RunLogState) -> None:
     """Keep the run's messages and drop what of the log nobody needs any more. Raises DependencyError."""
-    messages, places = rows(run, replay)
+    messages, places = rows(run, log_state)
     if messages:
         await services.threads.add_messages(run.tenant, messages, places)
-    surplus = replay.offset - services.limits.keep_events
-    if surplus > 0 and surplus // _TRIM_STEP > (surplus - replay.seq) // _TRIM_STEP:
+    surplus = log_state.offset - services.limits.keep_events
+    if surplus > 0 and surplus // _TRIM_STEP > (surplus - log_state.seq) // _TRIM_STEP:
         await services.broker.trim(channel_key(run.tenant, thread_channel(run.thread_id)), surplus)

@@ -9,11 +9,11 @@ from narthex.domain.events import Event
 from narthex.ports.runs import Interrupt
 
 
-class Returned(msgspec.Struct, frozen=True):
+class Completed(msgspec.Struct, frozen=True):
     """The agent returned."""
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Interrupted(msgspec.Struct, frozen=True):
     """The agent waits for a person; `event_outcome` is RUN_FINISHED's."""
 
     interrupt: Interrupt
@@ -41,7 +41,7 @@ class Abandoned(msgspec.Struct, frozen=True):
     """This node owns it but could not publish, or hands it over: whoever takes it over ends it."""
 
 
-Ending = Returned | Asked | Cancelled | Failed | Lost | Abandoned
+Ending = Completed | Interrupted | Cancelled | Failed | Lost | Abandoned
 
 
 class AgentFault(Exception):
@@ -56,9 +56,9 @@ class AgentFault(Exception):
 def terminal(ending: Ending, thread_id: str, run_id: str) -> Event:
     """The terminal event of an ending that is published."""
     match ending:
-        case Returned():
+        case Completed():
             return ev.run_finished(thread_id, run_id, ev.success())
-        case Asked():
+        case Interrupted():
             return ev.run_finished(thread_id, run_id, ending.event_outcome)
         case Cancelled():
             return ev.run_finished(thread_id, run_id, ev.cancelled(), result={"cancelledBy": ending.by})

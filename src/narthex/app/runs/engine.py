@@ -16,11 +16,11 @@ from typing import Final
 import structlog
 
 from narthex.app.runs.execution import Execution
-from narthex.app.runs.loops import Loops
-from narthex.app.runs.queue_notices import tell_queue
+from narthex.app.runs.local_runs import LocalRuns
+from narthex.app.runs.loops import RunLoops
+from narthex.app.runs.queue_notices import notify_queue
 from narthex.app.runs.requests import RunRequests
-from narthex.app.runs.roster import Roster
-from narthex.app.runs.services import RunLimits, RunServices, TellMembers, identity_json
+from narthex.app.runs.services import NotifyMembers, RunLimits, RunServices, identity_json
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
 from narthex.domain.mentions import mentioned
@@ -47,7 +47,7 @@ class RunEngine:
         node: this node's id (control messages name it).
         now: wall clock, seconds since the epoch.
         meter: counts.
-        tell: `Chat.tell_members`.
+        notify_members: `Chat.notify_members`.
         concurrent_runs: how many runs a user of this identity may have at a time (its plan).
         limits: bounds.
         claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
@@ -65,7 +65,7 @@ class RunEngine:
         node: str,
         now: Callable[[], float],
         meter: Meter,
-        tell: TellMembers,
+        notify_members: NotifyMembers,
         concurrent_runs: Callable[[Identity], int],
         limits: RunLimits | None = None,
         claims: bool = True,
@@ -82,27 +82,27 @@ class RunEngine:
             now=now,
             meter=meter,
             limits=limits or RunLimits(),
-            tell=tell,
+            notify_members=notify_members,
         )
         self._concurrent_runs = concurrent_runs
         self._claims = claims
         self._opened = False
-        self._roster = Roster(services, self._freed)
-        self._loops = Loops(self._roster)
-        self.requests = RunRequests(services, self._roster, self._loops)
+        self._local_runs = LocalRuns(services, self._freed)
+        self._loops = RunLoops(self._local_runs)
+        self.requests = RunRequests(services, self._local_runs, self._loops)
 
     # -- life ----------------------------------------------------------------------------------------------
 
     @property
     def active(self) -> int:
         """Runs that this node owns now."""
-        return len(self._roster.leases)
+        return len(self._local_runs.leases)
 
     def running_channels(self) -> set[str]:
         """Channel keys of the threads in which a run of this node is going on."""
         return {
             channel_key(execution.run.tenant, thread_channel(execution.run.thread_id))
-            for execution in self._roster.executions.values()
+            for execution in self._local_runs.executions.values()
         }
 
     @property
@@ -131,13 +131,13 @@ class RunEngine:
         every lease back so that other nodes need not wait for it.
         """
         self._loops.stop_claiming()
-        await self._roster.drain(grace_s)
+        await self._local_runs.drain(grace_s)
         await self.close()
 
     async def close(self) -> None:
         """Stop now. Runs that go on are taken over by whoever is alive. Idempotent."""
         await self._loops.stop()
-        await self._roster.close()
+        await self._local_runs.close()
         try:
             if self._opened:  # else there is nothing to release, and maybe no table either
                 await self._services.runs.release(self._services.owner)
@@ -154,13 +154,13 @@ class RunEngine:
         if message.kind != "run":
             return
         run_id, by = str(data.get("run_id", "")), str(data.get("by", ""))
-        execution = self._roster.executions.get(run_id)
+        execution = self._local_runs.executions.get(run_id)
         if execution is not None and data.get("op") == "cancel":
             execution.cancel(by)
         elif execution is not None and data.get("op") == "steer":
-            self._roster.beside(_steered(execution, str(data.get("text", "")), by))
+            self._local_runs.run_beside(_steered(execution, str(data.get("text", "")), by))
         elif data.get("op") == "drop":
-            self._roster.beside(self._roster.drop_waiting(run_id))
+            self._local_runs.run_beside(self._local_runs.drop_waiting(run_id))
 
     def _freed(self) -> None:
         self._loops.wake()
@@ -228,13 +228,17 @@ class RunEngine:
             except NarthexError:  # the run is stored, and whoever claims looks every `poll_s`
                 services.meter.count("run_loop_failures", loop="announce")
         elif waits and fresh:
-            self._roster.beside(tell_queue(services, kept.tenant, kept.thread_id))
+            self._local_runs.run_beside(notify_queue(services, kept.tenant, kept.thread_id))
         return kept, waits
 
     def _has_room(self) -> bool:
         """Whether this node itself may claim what it has just stored."""
         limits = self._services.limits
-        return self._claims and not self._roster.draining and len(self._roster.leases) < limits.max_running
+        return (
+            self._claims
+            and not self._local_runs.draining
+            and len(self._local_runs.leases) < limits.max_running
+        )
 
     async def require_room(self, identity: Identity, thread_id: str) -> None:
         """Look whether one more run may wait in the thread, before anything is said in it.

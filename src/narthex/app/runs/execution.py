@@ -17,13 +17,22 @@ import structlog
 
 from narthex.app.runs import endings
 from narthex.app.runs.compaction import compact
-from narthex.app.runs.endings import Abandoned, AgentFault, Asked, Cancelled, Ending, Failed, Lost, Returned
+from narthex.app.runs.endings import (
+    Abandoned,
+    AgentFault,
+    Cancelled,
+    Completed,
+    Ending,
+    Failed,
+    Interrupted,
+    Lost,
+)
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.journal import BrokerGone, Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.naming import name_thread
-from narthex.app.runs.queue_notices import tell_queue
-from narthex.app.runs.replay import Replay
+from narthex.app.runs.queue_notices import notify_queue
+from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.services import RunServices
 from narthex.app.runs.session import AgentSession
 from narthex.domain import events as ev
@@ -48,9 +57,9 @@ class Execution:
         services: shared.
         run: as claimed.
         lease: its lease, extended by the engine.
-        replay: what is in the log already, after a takeover.
-        order: the order checker in the state after `replay`.
-        park: keeps a session that waits for an answer; False when there is no more room.
+        log_state: what is in the log already, after a takeover.
+        order: the order checker in the state after `run_log_state`.
+        suspend: keeps a session that waits for an answer; False when there is no more room.
     """
 
     def __init__(
@@ -59,16 +68,16 @@ class Execution:
         run: Run,
         lease: Lease,
         *,
-        replay: Replay | None = None,
+        log_state: RunLogState | None = None,
         order: EventOrder | None = None,
-        park: Callable[[Run, AgentSession], bool] = lambda _run, _session: False,
+        suspend: Callable[[Run, AgentSession], bool] = lambda _run, _session: False,
     ) -> None:
         self.services = services
         self.run = run
         self.lease = lease
-        self.journal = Journal(services, run, lease, replay or Replay())
+        self.journal = Journal(services, run, lease, log_state or RunLogState())
         self.intake = Intake(run.run_id, self.journal, order or EventOrder(), services.limits)
-        self._park = park
+        self._suspend = suspend
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._cancel_at: float | None = None
@@ -100,7 +109,7 @@ class Execution:
         Raises:
             DependencyError: the log is away, so nobody could see it.
         """
-        if self.ending or self.session is None or not self.session.hears:
+        if self.ending or self.session is None or not self.session.accepts_steering:
             return False
         try:
             await self.intake.own(ev.custom("narthex.steered", {"text": text, "by": by}))
@@ -123,7 +132,7 @@ class Execution:
         elif left := self.intake.left_open():
             self.end(Failed("agent_event_order", f"The agent returned while {left} was open."))
         else:
-            self.end(Returned())
+            self.end(Completed())
 
     def _ending_of(self, fault: BaseException) -> Ending:
         match fault:
@@ -182,7 +191,7 @@ class Execution:
         finally:
             timer.cancel()
             self.intake.closed = True
-            if not isinstance(ending, Asked):
+            if not isinstance(ending, Interrupted):
                 await self._stop(session)
             await self.journal.close()
         return ending
@@ -238,7 +247,7 @@ class Execution:
             await self._open()
         ending = await self._settle(ending)
         self.intake.closed = True
-        if self.session is not None and not isinstance(ending, Asked):
+        if self.session is not None and not isinstance(ending, Interrupted):
             await self._stop(self.session)
         await self.intake.close_all()
         await self.journal.finish(endings.terminal(ending, self.run.thread_id, self.run.run_id))
@@ -249,10 +258,10 @@ class Execution:
 
     async def _settle(self, ending: Ending) -> Ending:
         """For a question: keep it before anybody can see it, so that it can be answered at once."""
-        if not isinstance(ending, Asked):
+        if not isinstance(ending, Interrupted):
             return ending
         assert self.session is not None
-        if not self._park(self.run, self.session):
+        if not self._suspend(self.run, self.session):
             return Failed("agent_failed", "Too many agents of this node wait for answers already.")
         await self.services.runs.open_interrupt(ending.interrupt)
         return ending
@@ -272,15 +281,15 @@ def _words(text: object) -> str:
     return str(text)[:MAX_WORDS].encode("utf-8", "replace").decode()
 
 
-async def finish(services: RunServices, run: Run, replay: Replay) -> None:
+async def finish(services: RunServices, run: Run, log_state: RunLogState) -> None:
     """After the terminal event is durable: compact, then tell the store, then the members' devices.
 
     Raises:
         OwnershipLost: somebody else told the store.
         DependencyError: not done; repeat.
     """
-    await compact(services, run, replay)
-    ended = replay.applied_to(run)
+    await compact(services, run, log_state)
+    ended = log_state.applied_to(run)
     state, error = ended.state, ended.error
     kept = await services.runs.finish(
         run,
@@ -301,17 +310,17 @@ async def finish(services: RunServices, run: Run, replay: Replay) -> None:
         agent=run.agent,
         state=state,
         error=error,
-        count=replay.seq,
+        count=log_state.seq,
         duration_ms=round((services.now() - run.created_at) * 1000),
         attempt=run.attempt,
     )
-    await tell(services, run, "narthex.run_ended", {"state": state, "error": error})
+    await notify_members(services, run, "narthex.run_ended", {"state": state, "error": error})
     if state == RunState.FINISHED and not run.parent_run_id:
-        await name_thread(services, run, replay.transcript.text)
-    await tell_queue(services, run.tenant, run.thread_id)
+        await name_thread(services, run, log_state.transcript.text)
+    await notify_queue(services, run.tenant, run.thread_id)
 
 
-async def tell(services: RunServices, run: Run, name: str, more: dict[str, object]) -> None:
+async def notify_members(services: RunServices, run: Run, name: str, more: dict[str, object]) -> None:
     """A notice to every device of the thread's members. It only speeds up what the thread's channel says, so
     a broker that is away costs the notice and nothing else.
     """
@@ -323,7 +332,7 @@ async def tell(services: RunServices, run: Run, name: str, more: dict[str, objec
         **more,
     }
     try:
-        await services.tell(run.tenant, run.thread_id, name, value, key=f"{name}:{run.run_id}")
+        await services.notify_members(run.tenant, run.thread_id, name, value, key=f"{name}:{run.run_id}")
     except NarthexError as fault:
         services.meter.count("run_notices_lost")
         log.warning("run_notice_lost", run_id=run.run_id, notice=name, code=fault.code)

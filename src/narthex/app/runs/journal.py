@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from narthex.app.runs.lease import Lease, OwnershipLost
-from narthex.app.runs.replay import Replay, event_of
+from narthex.app.runs.run_log_state import RunLogState, event_of
 from narthex.app.runs.services import RunServices
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import Event, is_delta
@@ -77,7 +77,7 @@ class Journal:
         last_at: loop time of the last event that was put.
     """
 
-    def __init__(self, services: RunServices, run: Run, lease: Lease, log: Replay) -> None:
+    def __init__(self, services: RunServices, run: Run, lease: Lease, log: RunLogState) -> None:
         self._services = services
         self._run = run
         self._lease = lease

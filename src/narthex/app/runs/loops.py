@@ -15,8 +15,8 @@ import structlog
 
 from narthex.app.runs.closing import close_cancelled
 from narthex.app.runs.journal import BrokerGone
+from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.observed import ObservedLeases
-from narthex.app.runs.roster import Roster
 from narthex.errors import DependencyError, NarthexError
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
@@ -25,12 +25,12 @@ GAP_S: Final = 2.0  # between two looks at leases: a loaded machine's turn still
 BATCH: Final = 64  # runs claimed or taken over in one step: a few ms of work before the loop turns
 
 
-class Loops:
-    """The loops over a roster; `start` and `stop` own their tasks."""
+class RunLoops:
+    """The loops over this node's runs; `start` and `stop` own their tasks."""
 
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
-        self._services = roster.services
+    def __init__(self, local_runs: LocalRuns) -> None:
+        self._local_runs = local_runs
+        self._services = local_runs.services
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         limits = self._services.limits
@@ -89,50 +89,50 @@ class Loops:
             pass
 
     async def _claim(self) -> None:
-        services, roster = self._services, self._roster
+        services, local_runs = self._services, self._local_runs
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            room = min(BATCH, services.limits.max_running - len(roster.leases))
-            if room <= 0 or roster.draining:
+            room = min(BATCH, services.limits.max_running - len(local_runs.leases))
+            if room <= 0 or local_runs.draining:
                 return
             asked_at = loop.time()
             runs = await services.runs.claim(services.owner, services.now(), services.limits.lease_s, room)
             for run in runs:
-                roster.begin(run, asked_at + services.limits.lease_s)
+                local_runs.begin(run, asked_at + services.limits.lease_s)
             if len(runs) < room:
                 return
 
     async def _renew(self) -> None:
-        services, roster = self._services, self._roster
-        if not roster.leases and not roster.waiting:
+        services, local_runs = self._services, self._local_runs
+        if not local_runs.leases and not local_runs.waiting:
             return
         asked_at = asyncio.get_running_loop().time()
         # What was ours when we asked; a run claimed meanwhile is not judged.
-        held = {run_id: (lease, lease.wall_ahead_s()) for run_id, lease in roster.leases.items()}
+        held = {run_id: (lease, lease.wall_ahead_s()) for run_id, lease in local_runs.leases.items()}
         ours = set(
             await services.runs.renew(services.owner, services.now(), services.limits.lease_s, held.keys())
         )
         for run_id, (lease, ahead_s) in held.items():
             if run_id in ours:
                 lease.extend(asked_at + services.limits.lease_s, ahead_s)
-            elif roster.leases.get(run_id) is lease and roster.give_up(run_id):
+            elif local_runs.leases.get(run_id) is lease and local_runs.give_up(run_id):
                 services.meter.count("runs_lost")
         for run in await services.runs.cancel_requests(services.owner):
-            execution = roster.executions.get(run.run_id)
+            execution = local_runs.executions.get(run.run_id)
             if execution is not None:
                 execution.cancel(run.cancel_requested_by)
 
     async def _take_over(self) -> None:
-        services, roster = self._services, self._roster
-        if roster.draining:
+        services, local_runs = self._services, self._local_runs
+        if local_runs.draining:
             return
-        roster.retry_unfinished()
-        roster.drop_given_up()
+        local_runs.retry_unfinished()
+        local_runs.drop_given_up()
         limits, loop = services.limits, asyncio.get_running_loop()
         asked_at = loop.time()
         leases = await services.runs.leases()
-        lapsed = self._observed.lapsed(leases, asked_at, loop.time(), roster.leases)
+        lapsed = self._observed.lapsed(leases, asked_at, loop.time(), local_runs.leases)
         for start in range(0, len(lapsed), BATCH):
             asked_at = loop.time()
             runs = await services.runs.take_over(
@@ -141,7 +141,7 @@ class Loops:
             for run in runs:
                 services.meter.count("runs_taken_over")
                 log.warning("run_taken_over", run_id=run.run_id, attempt=run.attempt, agent=run.agent)
-                roster.begin(run, asked_at + limits.lease_s)
+                local_runs.begin(run, asked_at + limits.lease_s)
         if any(lease.state == "queued" for lease in lapsed):
             self.wake()
 
@@ -149,7 +149,7 @@ class Loops:
         """What nobody closed, because the broker was away or the node died that was asked to cancel."""
         for run in await self._services.runs.unclosed(BATCH):
             try:
-                await close_cancelled(self._services, self._roster, run)
+                await close_cancelled(self._services, self._local_runs, run)
             except BrokerGone:
                 return
             except DependencyError:

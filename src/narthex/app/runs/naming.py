@@ -33,6 +33,6 @@ async def name_thread(services: RunServices, run: Run, answer: str) -> None:
             return
         await services.threads.rename(run.tenant, run.thread_id, title, services.now())
         value = {"threadId": run.thread_id, "title": title}
-        await services.tell(run.tenant, run.thread_id, "narthex.thread_renamed", value)
+        await services.notify_members(run.tenant, run.thread_id, "narthex.thread_renamed", value)
     except NarthexError as fault:
         log.info("thread_not_named", thread_id=run.thread_id, code=fault.code)

@@ -17,7 +17,7 @@ log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 NAME = "narthex.queued"
 
 
-async def tell_queue(services: RunServices, tenant: str, thread_id: str) -> None:
+async def notify_queue(services: RunServices, tenant: str, thread_id: str) -> None:
     """Tell the place of every queued run of a thread: how many runs are before it, 0 when it is the next."""
     try:
         waiting = [
@@ -28,7 +28,9 @@ async def tell_queue(services: RunServices, tenant: str, thread_id: str) -> None
         for run in waiting:
             position = await services.runs.queue_position(tenant, run.run_id)
             value = {"threadId": thread_id, "runId": run.run_id, "position": position, "by": run.user_id}
-            await services.tell(tenant, thread_id, NAME, value, key=f"{NAME}:{run.run_id}:{position}")
+            await services.notify_members(
+                tenant, thread_id, NAME, value, key=f"{NAME}:{run.run_id}:{position}"
+            )
     except NarthexError as fault:
         services.meter.count("run_notices_lost")
         log.warning("run_notice_lost", thread_id=thread_id, notice=NAME, code=fault.code)

@@ -16,13 +16,13 @@ import structlog
 
 from narthex.app.runs.closing import close_cancelled
 from narthex.app.runs.journal import BrokerGone
-from narthex.app.runs.loops import Loops
-from narthex.app.runs.readings import Readings
-from narthex.app.runs.replay import Replay
-from narthex.app.runs.roster import Roster
+from narthex.app.runs.local_runs import LocalRuns
+from narthex.app.runs.loops import RunLoops
+from narthex.app.runs.run_log_cache import RunLogCache
+from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.services import RunServices
-from narthex.domain.answerers import answerer_words, may_answer
-from narthex.domain.answers import answer_fault
+from narthex.domain.answer_permission import answerer_words, may_answer
+from narthex.domain.answer_schema import answer_fault
 from narthex.domain.digest import canonical
 from narthex.domain.identity import Identity
 from narthex.domain.runs import RunState, state_after
@@ -43,11 +43,11 @@ CLOSE_S: Final = (
 class RunRequests:
     """See the module; the engine makes one."""
 
-    def __init__(self, services: RunServices, roster: Roster, loops: Loops) -> None:
+    def __init__(self, services: RunServices, local_runs: LocalRuns, loops: RunLoops) -> None:
         self._services = services
-        self._roster = roster
+        self._local_runs = local_runs
         self._loops = loops
-        self._readings = Readings(services)
+        self._log_cache = RunLogCache(services)
 
     async def cancel(self, identity: Identity, run_id: str) -> dict[str, Any]:
         """Stop a run; any member of its thread may. Returns `{state}` as it is right after the request was
@@ -63,7 +63,7 @@ class RunRequests:
             raise _run_not_found()
         state = str(run.state)
         if run.state == RunState.RUNNING:
-            execution = self._roster.executions.get(run_id)
+            execution = self._local_runs.executions.get(run_id)
             if execution is not None:
                 execution.cancel(identity.subject)
                 seen = execution.journal.log.terminal
@@ -92,7 +92,7 @@ class RunRequests:
             raise ClientError("run_queued", "The run has not begun.", "Wait until it runs.", number=409)
         if run.state != RunState.RUNNING:
             raise _run_ended(run.state)
-        execution = self._roster.executions.get(run_id)
+        execution = self._local_runs.executions.get(run_id)
         if execution is None:
             await self._to_owner(
                 run.owner, {"op": "steer", "run_id": run_id, "by": identity.subject, "text": text}
@@ -192,12 +192,12 @@ class RunRequests:
             raise _run_not_found()
         return run, role
 
-    async def _log_of(self, run: Run) -> Replay:
+    async def _log_of(self, run: Run) -> RunLogState:
         """What of the run is durable now: this node's own account, or read back."""
-        execution = self._roster.executions.get(run.run_id)
+        execution = self._local_runs.executions.get(run.run_id)
         if execution is not None:
             return execution.journal.log
-        return await self._readings.of(run)
+        return await self._log_cache.of(run)
 
     async def _answer(
         self, identity: Identity, asked: Run, interrupt: Interrupt, payload: Any, *, dismissed: bool
@@ -255,7 +255,7 @@ class RunRequests:
         """End a run that was cancelled in the queue, now if that goes quickly: a loop does it otherwise."""
         try:
             async with asyncio.timeout(CLOSE_S):
-                await close_cancelled(self._services, self._roster, run)
+                await close_cancelled(self._services, self._local_runs, run)
         except (TimeoutError, BrokerGone, DependencyError) as fault:
             log.warning("run_not_closed", run_id=run.run_id, reason=str(fault) or type(fault).__name__)
         self._loops.wake()

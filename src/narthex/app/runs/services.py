@@ -60,8 +60,8 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
     show_errors: bool = False
 
 
-class TellMembers(Protocol):
-    """`app.chat.Chat.tell_members`: a CUSTOM notice to every device of every member of a thread."""
+class NotifyMembers(Protocol):
+    """`app.chat.Chat.notify_members`: a CUSTOM notice to every device of every member of a thread."""
 
     def __call__(
         self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""
@@ -84,7 +84,7 @@ class RunServices:
         now: Callable[[], float],
         meter: Meter,
         limits: RunLimits,
-        tell: TellMembers,
+        notify_members: NotifyMembers,
     ) -> None:
         self.broker = broker
         self.runs = runs
@@ -95,7 +95,7 @@ class RunServices:
         self.now = now
         self.meter = meter
         self.limits = limits
-        self.tell = tell
+        self.notify_members = notify_members
 
 
 _TOKEN_FIELDS: Final = {"issuer": "", "token_id": "", "issued_at": None, "expires_at": None}

@@ -21,11 +21,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from narthex.app.loop_watch import AGENT_TASK
-from narthex.app.runs.endings import AgentFault, Asked, Ending
+from narthex.app.runs.endings import AgentFault, Ending, Interrupted
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.services import RunServices
-from narthex.domain.answerers import answerer_fault
-from narthex.domain.answers import schema_fault
+from narthex.domain.answer_permission import answerer_fault
+from narthex.domain.answer_schema import schema_fault
 from narthex.domain.events import interrupted
 from narthex.domain.runs import ACTIVE
 from narthex.errors import DependencyError
@@ -36,7 +36,7 @@ STEER_LIMIT: Final = 32  # what people may say ahead of an agent that does not l
 _CLEAN_UP_S: Final = 10.0  # after an approval expired
 
 
-class Stage(Protocol):
+class BoundRun(Protocol):
     """The run that an agent is bound to, as far as its session needs it (`execution.Execution`)."""
 
     run: Run
@@ -70,7 +70,7 @@ class AgentSession:
         self.agent = agent
         self._messages = messages
         self._user = user
-        self._execution: Stage | None = None
+        self._execution: BoundRun | None = None
         self._bound = asyncio.Event()
         self._run_id = ""
         self._thread_id = ""
@@ -149,7 +149,7 @@ class AgentSession:
         self.unbind()
         expires = datetime.fromtimestamp(interrupt.expires_at, UTC).isoformat().replace("+00:00", "Z")
         outcome = interrupted(interrupt.interrupt_id, text, dict(schema), expires, answerable_by)
-        execution.end(Asked(interrupt, outcome))
+        execution.end(Interrupted(interrupt, outcome))
         try:
             return await self._answered(interrupt)
         finally:
@@ -210,7 +210,7 @@ class AgentSession:
         """Whether the coroutine has ended."""
         return self.task is not None and self.task.done()
 
-    def bind(self, execution: Stage, deadline: float) -> None:
+    def bind(self, execution: BoundRun, deadline: float) -> None:
         """From now on what the agent yields belongs to `execution`; the first call starts the coroutine."""
         self._execution = execution
         self._run_id = execution.run.run_id
@@ -238,7 +238,7 @@ class AgentSession:
             self._waiting.set_result(payload)
 
     @property
-    def hears(self) -> bool:
+    def accepts_steering(self) -> bool:
         """Whether there is room for one more thing that people say."""
         return not self._steer.full()
 
@@ -265,7 +265,7 @@ class AgentSession:
             self._left_behind = not done
         return not self._left_behind
 
-    async def _bound_execution(self) -> Stage:
+    async def _bound_execution(self) -> BoundRun:
         while self._execution is None:
             if self._expired:
                 raise AgentFault("agent_event_order", "The approval expired, so no run is open.")

@@ -20,7 +20,7 @@ MARKER: Final = b'"bench":'
 """Stands once in every publication; counting it counts deliveries."""
 
 
-class Target(msgspec.Struct, kw_only=True, frozen=True):
+class BenchTarget(msgspec.Struct, kw_only=True, frozen=True):
     """A server as the generator knows it.
 
     Attributes:
@@ -41,10 +41,10 @@ class Target(msgspec.Struct, kw_only=True, frozen=True):
     paths: dict[str, str] = {}
 
 
-class Dialect:
+class ServerDialect:
     """Bytes for a target."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: BenchTarget) -> None:
         self.target = target
         self.host = f"{target.host}:{target.port}"
         self.raw = target.protocol == "raw"

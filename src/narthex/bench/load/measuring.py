@@ -11,8 +11,8 @@ from narthex.bench.cpu import Cpu, used
 from narthex.bench.results import Figure
 
 
-class Phase:
-    """`with Phase(pids) as phase: …`, then `phase.figure(…)`."""
+class Measurement:
+    """`with Measurement(pids) as phase: …`, then `phase.figure(…)`."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = pids

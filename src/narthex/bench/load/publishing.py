@@ -6,7 +6,7 @@ import contextlib
 import socket
 from typing import Final
 
-from narthex.bench.load.dialects import Dialect
+from narthex.bench.load.dialects import ServerDialect
 from narthex.bench.load.sockets import READ, STALL_S, open_socket
 from narthex.bench.load.wire import PONG_FRAME, frames
 from narthex.protocol.client import Ping, Reply, decode_messages
@@ -28,7 +28,7 @@ class Publisher:
     """
 
     def __init__(
-        self, dialect: Dialect, channel: str, in_flight: int, *, over_http: bool | None = None
+        self, dialect: ServerDialect, channel: str, in_flight: int, *, over_http: bool | None = None
     ) -> None:
         self._dialect = dialect
         self.channel = channel

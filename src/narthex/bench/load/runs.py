@@ -11,9 +11,9 @@ import time
 import uuid
 from typing import Any, Final
 
-from narthex.bench.load.dialects import Dialect, Target
-from narthex.bench.load.measuring import Phase
-from narthex.bench.load.sockets import READ, Client, Crowd
+from narthex.bench.load.dialects import BenchTarget, ServerDialect
+from narthex.bench.load.measuring import Measurement
+from narthex.bench.load.sockets import READ, ClientPool, ClientSocket
 from narthex.bench.load.wire import PONG_FRAME, command, frames
 from narthex.bench.results import Figure, latencies
 from narthex.domain.digest import Digest
@@ -30,7 +30,7 @@ class Follower:
         *("last", "last_at", "run_id", "subscribed"),
     )
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ClientSocket) -> None:
         self.client = client
         self.buffer = bytearray()
         self.digest = Digest()
@@ -71,30 +71,30 @@ class Follower:
 class _Pair:
     """The two sockets of a run: the first one starts it."""
 
-    def __init__(self, first: Client, second: Client) -> None:
+    def __init__(self, first: ClientSocket, second: ClientSocket) -> None:
         self.followers = (Follower(first), Follower(second))
 
 
-def runs(target: Target, *, count: int, rate: int, seconds: int) -> Figure:
+def runs(target: BenchTarget, *, count: int, rate: int, seconds: int) -> Figure:
     """`count` runs whose agents yield `rate` deltas a second for `seconds`; an operation is one event delivered."""
-    dialect = Dialect(target)
-    crowd = Crowd(dialect)
+    dialect = ServerDialect(target)
+    crowd = ClientPool(dialect)
     try:
         crowd.grow([f"runs-{i}" for i in range(count) for _ in range(2)])
         crowd.drain()
-        by_user: dict[str, list[Client]] = {}
+        by_user: dict[str, list[ClientSocket]] = {}
         for client in crowd.clients.values():
             by_user.setdefault(client.subject, []).append(client)
         pairs = [_Pair(*clients) for clients in by_user.values() if len(clients) == 2]
         lags: list[float] = []
-        with Phase(target.pids) as phase:
+        with Measurement(target.pids) as measurement:
             delivered = _follow(crowd, pairs, f"rate={rate} seconds={seconds}", seconds, lags)
         followers = [follower for pair in pairs for follower in pair.followers]
         proven = sum(1 for follower in followers if follower.ended and not follower.fault)
         faults = sorted(
             {follower.fault or "not ended in time" for follower in followers if not _proven(follower)}
         )
-        return phase.figure(
+        return measurement.figure(
             f"runs-{count}",
             target.name,
             delivered,
@@ -105,8 +105,8 @@ def runs(target: Target, *, count: int, rate: int, seconds: int) -> Figure:
                 "deltas_per_s": _rate(followers),
                 "deltas_per_s_asked": count * rate,
                 "events_per_run": max((follower.last for follower in followers), default=0),
-                "server_cpu_percent": 100 * phase.server.total / max(0.001, phase.wall_s),
-                "took_s": phase.wall_s,
+                "server_cpu_percent": 100 * measurement.server.total / max(0.001, measurement.wall_s),
+                "took_s": measurement.wall_s,
             },
             notes=[*crowd.why(), *faults[:4]],
         )
@@ -129,7 +129,7 @@ def _proven(follower: Follower) -> bool:
     return follower.ended and not follower.fault
 
 
-def _follow(crowd: Crowd, pairs: list[_Pair], text: str, seconds: int, lags: list[float]) -> int:
+def _follow(crowd: ClientPool, pairs: list[_Pair], text: str, seconds: int, lags: list[float]) -> int:
     """Start every run within the first second, read until all have ended or the time is up; events delivered."""
     of: dict[int, tuple[_Pair, Follower]] = {
         follower.client.fd: (pair, follower) for pair in pairs for follower in pair.followers

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Final
 
 from narthex.bench.cpu import memory
-from narthex.bench.load.dialects import MARKER, Dialect, Target
-from narthex.bench.load.measuring import Phase
+from narthex.bench.load.dialects import MARKER, BenchTarget, ServerDialect
+from narthex.bench.load.measuring import Measurement
 from narthex.bench.load.publishing import Publisher
-from narthex.bench.load.sockets import READ, STALL_S, Client, Crowd
+from narthex.bench.load.sockets import READ, STALL_S, ClientPool, ClientSocket
 from narthex.bench.load.wire import CLOSE, PING_FRAME, PONG_FRAME
 from narthex.bench.results import Figure, latencies
 from narthex.protocol.client import StreamPosition
@@ -29,18 +29,18 @@ too fast for, and the kernel books the waking on the writer: a cost that grows w
 and that no remote reader causes. So the reader naps; latencies of a fan-out are true to 2 ms."""
 
 
-def handshakes(target: Target, *, count: int, in_flight: int) -> Figure:
+def handshakes(target: BenchTarget, *, count: int, in_flight: int) -> Figure:
     """TCP connect to the reply to `connect` (raw: to the 101), then one close handshake each, timed apart."""
-    dialect = Dialect(target)
+    dialect = ServerDialect(target)
     _warm(dialect)
     subjects = [f"{USER}-{i % 500}" for i in range(count)]
-    crowd = Crowd(dialect, role="echo")
+    crowd = ClientPool(dialect, role="echo")
     try:
-        with Phase(target.pids) as opening:
+        with Measurement(target.pids) as opening:
             crowd.grow(subjects, in_flight=in_flight)
         crowd.drain()
         clients = list(crowd.clients.values())
-        with Phase(target.pids) as closing:
+        with Measurement(target.pids) as closing:
             _close_all(crowd, clients)
     finally:
         crowd.close()
@@ -56,7 +56,7 @@ def handshakes(target: Target, *, count: int, in_flight: int) -> Figure:
     )
 
 
-def _close_all(crowd: Crowd, clients: list[Client]) -> None:
+def _close_all(crowd: ClientPool, clients: list[ClientSocket]) -> None:
     """A close frame each; the server closes the socket (RFC 6455 section 7.1.1)."""
     waiting = set()
     for client in clients:
@@ -78,19 +78,19 @@ def _close_all(crowd: Crowd, clients: list[Client]) -> None:
                 crowd.poll.unregister(fd)
 
 
-def echo(target: Target, *, sockets: int, count: int, size: int) -> Figure:
+def echo(target: BenchTarget, *, sockets: int, count: int, size: int) -> Figure:
     """One message back and forth, one in flight on each of `sockets` sockets."""
-    dialect = Dialect(target)
-    crowd = Crowd(dialect, role="echo")
+    dialect = ServerDialect(target)
+    crowd = ClientPool(dialect, role="echo")
     message, end = dialect.echo(b"x" * size)
     try:
         crowd.grow([f"{USER}-{i}" for i in range(sockets)])
         crowd.drain()
         _echoes(crowd, message, end, max(200, sockets), [])
         times: list[float] = []
-        with Phase(target.pids) as phase:
+        with Measurement(target.pids) as measurement:
             done = _echoes(crowd, message, end, count, times)
-        return phase.figure(
+        return measurement.figure(
             f"echo-{sockets}",
             target.name,
             done,
@@ -102,7 +102,7 @@ def echo(target: Target, *, sockets: int, count: int, size: int) -> Figure:
         crowd.close()
 
 
-def _echoes(crowd: Crowd, message: bytes, end: bytes, count: int, times: list[float]) -> int:
+def _echoes(crowd: ClientPool, message: bytes, end: bytes, count: int, times: list[float]) -> int:
     sent_at: dict[int, float] = {}
     clock = time.perf_counter
     left = count
@@ -133,15 +133,15 @@ def _echoes(crowd: Crowd, message: bytes, end: bytes, count: int, times: list[fl
     return done
 
 
-def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, size: int) -> Figure:
+def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: int, size: int) -> Figure:
     """`in_flight` publications at once to every subscriber; the next ones when all of them are everywhere.
 
     An operation is one delivery: one publication at one subscriber. The latency is that of the last subscriber.
     """
-    dialect = Dialect(target)
+    dialect = ServerDialect(target)
     serverside = dialect.serverside
     channel = f"user:{USER}" if serverside else CHANNEL
-    crowd = Crowd(dialect, role="sub", channel="" if serverside or dialect.raw else channel)
+    crowd = ClientPool(dialect, role="sub", channel="" if serverside or dialect.raw else channel)
     publisher = Publisher(dialect, channel, in_flight)
     scenario = f"fanout-{subscribers}x{in_flight}"
     try:
@@ -153,7 +153,7 @@ def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, 
         reader.until(in_flight * len(crowd.clients), publisher)
         reader.received = 0
         bursts = max(1, publishes // in_flight)
-        with Phase(target.pids) as phase:
+        with Measurement(target.pids) as measurement:
             for burst in range(bursts):
                 began = time.perf_counter()
                 publisher.burst(in_flight, size)
@@ -162,10 +162,10 @@ def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, 
                 times.append(time.perf_counter() - began)
         expected = bursts * in_flight * len(crowd.clients)
         publishing_us = _publish_only(target, publisher, size)
-        delivering_us = (phase.server.total * 1e6 - publishing_us * len(times) * in_flight) / max(
+        delivering_us = (measurement.server.total * 1e6 - publishing_us * len(times) * in_flight) / max(
             1, reader.received
         )
-        return phase.figure(
+        return measurement.figure(
             scenario,
             target.name,
             reader.received,
@@ -183,33 +183,33 @@ def fanout(target: Target, *, subscribers: int, in_flight: int, publishes: int, 
         crowd.close()
 
 
-def _publish_only(target: Target, publisher: Publisher, size: int, count: int = 100) -> float:
+def _publish_only(target: BenchTarget, publisher: Publisher, size: int, count: int = 100) -> float:
     """Server CPU of one publication to a channel that nobody listens to: what is not delivery."""
     if not publisher.answered:
         return 0.0
     publisher.channel = "user:nobody" if publisher.channel.startswith("user:") else "nobody"
-    with Phase(target.pids) as phase:
+    with Measurement(target.pids) as measurement:
         for _ in range(count):
             publisher.burst(1, size)
             publisher.settle()
-    return phase.server.total * 1e6 / count
+    return measurement.server.total * 1e6 / count
 
 
-def publish(target: Target, *, publishes: int, size: int) -> Figure:
+def publish(target: BenchTarget, *, publishes: int, size: int) -> Figure:
     """Publications over the server API's HTTP, one after the other, to a channel that nobody listens to."""
-    dialect = Dialect(target)
+    dialect = ServerDialect(target)
     publisher = Publisher(dialect, "user:nobody" if dialect.serverside else "nobody", 1, over_http=True)
     times: list[float] = []
     try:
         publisher.burst(1, size)
         publisher.settle()
-        with Phase(target.pids) as phase:
+        with Measurement(target.pids) as measurement:
             for _ in range(publishes):
                 began = time.perf_counter()
                 publisher.burst(1, size)
                 publisher.settle()
                 times.append(time.perf_counter() - began)
-        return phase.figure("publish", target.name, publishes, latency=latencies(times))
+        return measurement.figure("publish", target.name, publishes, latency=latencies(times))
     finally:
         publisher.close()
 
@@ -217,7 +217,7 @@ def publish(target: Target, *, publishes: int, size: int) -> Figure:
 class Reader:
     """Counts deliveries by their marker; what is split across two reads is put together."""
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, crowd: ClientPool) -> None:
         self._crowd = crowd
         self._tails: dict[int, bytes] = {}
         self.received = 0
@@ -258,25 +258,25 @@ class Reader:
         return True
 
 
-def idle(target: Target, *, sockets: int, hold_s: float) -> Figure:
+def idle(target: BenchTarget, *, sockets: int, hold_s: float) -> Figure:
     """Memory of `sockets` authenticated, subscribed sockets of as many users, and what holding them costs."""
-    dialect = Dialect(target)
+    dialect = ServerDialect(target)
     _warm(dialect)
     channelled = "" if dialect.raw or dialect.serverside else CHANNEL
-    first = Crowd(dialect, role="echo", channel=channelled)
-    crowd = Crowd(dialect, role="echo", channel=channelled)
+    first = ClientPool(dialect, role="echo", channel=channelled)
+    crowd = ClientPool(dialect, role="echo", channel=channelled)
     try:
         first.grow([f"{USER}-first-{i}" for i in range(min(200, sockets))])
         first.close()
         time.sleep(1.0)  # the server's clean-up of those; memory is read when it is calm
         before = memory(target.pids)
-        with Phase(target.pids) as opening:
+        with Measurement(target.pids) as opening:
             crowd.grow([f"{USER}-{i}" for i in range(sockets)], in_flight=100)
         time.sleep(1.0)
         after = memory(target.pids)
         held = len(crowd.clients)
         probe = Probe(crowd, hold_s)
-        with Phase(target.pids) as holding:
+        with Measurement(target.pids) as holding:
             probe.run()
         still = memory(target.pids)
         count = max(1, held)
@@ -316,12 +316,12 @@ class Probe:
         unanswered: moments whose answer never came.
     """
 
-    def __init__(self, crowd: Crowd, hold_s: float, *, patience_s: float = STALL_S) -> None:
+    def __init__(self, crowd: ClientPool, hold_s: float, *, patience_s: float = STALL_S) -> None:
         self._crowd = crowd
         self._hold_s = hold_s
         self._patience_s = patience_s
         self._message, _ = crowd.dialect.echo(b"x" * 32)
-        self._client: Client | None = None
+        self._client: ClientSocket | None = None
         self._sent: float | None = None
         self._lost = 0
         self.waits: list[float] = []
@@ -391,18 +391,18 @@ class Probe:
         self._sent = None
 
 
-def storm(target: Target, *, sockets: int, in_flight: int) -> Figure:
+def storm(target: BenchTarget, *, sockets: int, in_flight: int) -> Figure:
     """Every socket is cut at once and all come back together, asking for recovery: how long until all are in."""
-    dialect = Dialect(target)
+    dialect = ServerDialect(target)
     subjects = [f"{USER}-{i % 1000}" for i in range(sockets)]
     channelled = "" if dialect.raw or dialect.serverside else _recovering_channel(dialect)
-    before = Crowd(dialect, role="sub", channel=channelled)
-    crowd = Crowd(dialect, role="sub", channel=channelled)
+    before = ClientPool(dialect, role="sub", channel=channelled)
+    crowd = ClientPool(dialect, role="sub", channel=channelled)
     try:
         before.grow(subjects, in_flight=100)
         before.close()
         recover, position = _recovery(before)
-        with Phase(target.pids) as phase:
+        with Measurement(target.pids) as measurement:
             crowd.grow(subjects, in_flight=in_flight, recover=recover, position=position)
         done = len(crowd.clients)
         asked = sum(1 for subject in subjects if recover(subject) or position(subject))
@@ -411,13 +411,13 @@ def storm(target: Target, *, sockets: int, in_flight: int) -> Figure:
             notes.append(
                 f"{sockets - asked} came back without a position: the server keeps no history for them"
             )
-        return phase.figure(
+        return measurement.figure(
             f"storm-{sockets}",
             target.name,
             done,
             latency=latencies(crowd.latencies),
             failures=crowd.failures + before.failures,
-            values={"all_back_s": phase.wall_s, "asked_for_recovery": asked},
+            values={"all_back_s": measurement.wall_s, "asked_for_recovery": asked},
             notes=notes,
         )
     finally:
@@ -425,9 +425,9 @@ def storm(target: Target, *, sockets: int, in_flight: int) -> Figure:
         crowd.close()
 
 
-def _recovering_channel(dialect: Dialect) -> str:
+def _recovering_channel(dialect: ServerDialect) -> str:
     """A channel with history where the server has one (docs/performance.md has the setting), else the plain one."""
-    crowd = Crowd(dialect, role="sub", channel=RECOVERING)
+    crowd = ClientPool(dialect, role="sub", channel=RECOVERING)
     try:
         crowd.grow([f"{USER}-look"])
         return RECOVERING if crowd.clients else CHANNEL
@@ -436,7 +436,7 @@ def _recovering_channel(dialect: Dialect) -> str:
 
 
 def _recovery(
-    before: Crowd,
+    before: ClientPool,
 ) -> tuple[Callable[[str], dict[str, StreamPosition] | None], Callable[[str], StreamPosition | None]]:
     """What an SDK sends when it comes back: the position that its last connection had reached.
 
@@ -457,8 +457,8 @@ def _recovery(
     return (subs, lambda _: None) if serverside else (lambda _: None, position)
 
 
-def _warm(dialect: Dialect) -> None:
-    crowd = Crowd(dialect, role="echo")
+def _warm(dialect: ServerDialect) -> None:
+    crowd = ClientPool(dialect, role="echo")
     try:
         crowd.grow([f"{USER}-warm-{i}" for i in range(50)], in_flight=10)
     finally:

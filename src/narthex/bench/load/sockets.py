@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from narthex.bench.load.dialects import Dialect
+from narthex.bench.load.dialects import ServerDialect
 from narthex.bench.load.wire import frames
 from narthex.protocol.client import Reply, StreamPosition, decode_messages
 
@@ -25,7 +25,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 READ: Final = 65536
 
 
-class Client:
+class ClientSocket:
     """One client socket and how far it is."""
 
     __slots__ = ("began", "buffer", "connect", "fd", "sock", "state", "subject", "subscribe")
@@ -60,7 +60,7 @@ def open_socket(host: str, port: int, index: int) -> socket.socket:
     return sock
 
 
-def reset(clients: Sequence[Client]) -> None:
+def reset(clients: Sequence[ClientSocket]) -> None:
     """End sockets at once (RST), outside of any measurement."""
     for client in clients:
         with contextlib.suppress(OSError):
@@ -68,14 +68,14 @@ def reset(clients: Sequence[Client]) -> None:
         client.sock.close()
 
 
-class Crowd:
+class ClientPool:
     """Clients of one target that all did the same handshake."""
 
-    def __init__(self, dialect: Dialect, *, role: str = "sub", channel: str = "") -> None:
+    def __init__(self, dialect: ServerDialect, *, role: str = "sub", channel: str = "") -> None:
         self.dialect = dialect
         self.role = role
         self.channel = channel
-        self.clients: dict[int, Client] = {}
+        self.clients: dict[int, ClientSocket] = {}
         self.poll = select.epoll()
         self.latencies: list[float] = []
         self.failures = 0
@@ -116,7 +116,7 @@ class Crowd:
                 for subject in subjects
             ]
         )
-        pending: dict[int, Client] = {}
+        pending: dict[int, ClientSocket] = {}
         opened = 0
         exhausted = False
         while True:
@@ -133,7 +133,7 @@ class Crowd:
                     self._failed(f"connect: {fault.strerror or fault}")
                     continue
                 opened += 1
-                client = Client(sock, subject, connect, subscribe)
+                client = ClientSocket(sock, subject, connect, subscribe)
                 client.began = began
                 sock.send(request)
                 pending[client.fd] = client
@@ -158,7 +158,7 @@ class Crowd:
                     self.latencies.append(time.perf_counter() - waiting.began)
                     self.clients[fd] = waiting
 
-    def _advance(self, client: Client) -> bool | None:
+    def _advance(self, client: ClientSocket) -> bool | None:
         """True: it is in. False: it is not and never will be. None: more is to come."""
         try:
             data = client.sock.recv(READ)
@@ -188,7 +188,7 @@ class Crowd:
                     return self._replied(client, message)
         return None
 
-    def _replied(self, client: Client, reply: Reply) -> bool | None:
+    def _replied(self, client: ClientSocket, reply: Reply) -> bool | None:
         if reply.error is not None:
             return self._refused(client, f"error: {reply.error.code} {reply.error.message[:80]}")
         if client.state == 1 and self.channel:
@@ -198,7 +198,7 @@ class Crowd:
         self.results[client.subject] = reply.result
         return True
 
-    def _refused(self, client: Client, why: str) -> bool:
+    def _refused(self, client: ClientSocket, why: str) -> bool:
         self._failed(why)
         self._drop(client)
         return False
@@ -221,7 +221,7 @@ class Crowd:
         self.failures += 1
         self.refused[why] = self.refused.get(why, 0) + 1
 
-    def _drop(self, client: Client) -> None:
+    def _drop(self, client: ClientSocket) -> None:
         with contextlib.suppress(OSError, ValueError):
             self.poll.unregister(client.fd)
         client.sock.close()

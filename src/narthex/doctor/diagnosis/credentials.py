@@ -11,12 +11,12 @@ from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.fingerprints import google_branded
 from narthex.doctor.diagnosis.view import View, narthex_code, problem_of, short
 from narthex.doctor.knowledge import Sure
-from narthex.doctor.observations import Exchange
+from narthex.doctor.observations import HttpExchange
 
 SKEW_S = 30.0  # the leeway that verifiers usually allow
 
 
-def challenged(view: View, made: Exchange) -> Finding:
+def challenged(view: View, made: HttpExchange) -> Finding:
     """401 and 407."""
     challenge = made.headers.get("www-authenticate") or made.headers.get("proxy-authenticate", "")
     scheme = challenge.split(" ", 1)[0]
@@ -27,7 +27,7 @@ def challenged(view: View, made: Exchange) -> Finding:
     return refused_token(view, made)
 
 
-def refused_token(view: View, made: Exchange) -> Finding:
+def refused_token(view: View, made: HttpExchange) -> Finding:
     """The credential that was given is refused; say why as exactly as can be seen from here."""
     expires = view.asked.claims.get("exp")
     skew_s = skew_of(view, made)
@@ -46,7 +46,7 @@ def refused_token(view: View, made: Exchange) -> Finding:
     return found("token_refused", status=made.status, why=why, seen_in=(made.attempt.name,), sure=sure)
 
 
-def skew_of(view: View, made: Exchange) -> float:
+def skew_of(view: View, made: HttpExchange) -> float:
     """Seconds that the server's clock is ahead of this one, by its Date header; 0 without one."""
     try:
         server = parsedate_to_datetime(made.headers.get("date", "")).timestamp()
@@ -55,7 +55,7 @@ def skew_of(view: View, made: Exchange) -> float:
     return server - (made.at or view.asked.now)
 
 
-def _why(made: Exchange) -> str:
+def _why(made: HttpExchange) -> str:
     if code := narthex_code(made):
         return f": `{code}`: {short(str(problem_of(made).get('detail', '')), 160)}"
     challenge = made.headers.get("www-authenticate", "")

@@ -10,7 +10,7 @@ from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.fingerprints import who_answered
 from narthex.doctor.diagnosis.silence import flapping
 from narthex.doctor.diagnosis.view import View, asks_for_credential, narthex_code
-from narthex.doctor.observations import Exchange
+from narthex.doctor.observations import HttpExchange
 
 _SILENT = ("timeout", "eof", "reset", "partial")
 
@@ -34,7 +34,7 @@ def repeated(view: View) -> Finding | None:
     return flapping(alike, bad)
 
 
-def as_it_should(view: View, made: Exchange) -> bool:
+def as_it_should(view: View, made: HttpExchange) -> bool:
     """Opened; or, without a credential at hand, only asked for one."""
     return made.opened or (
         made.attempt.presents == "none" and not view.asked.token and asks_for_credential(made)
@@ -98,7 +98,7 @@ def addresses(view: View) -> Finding | None:
     )
 
 
-def lost_header(view: View, made: Exchange) -> Finding | None:
+def lost_header(view: View, made: HttpExchange) -> Finding | None:
     """The answer with the user's own header is that without it, and the header's name has an underscore."""
     first = view.first
     odd = [name for name in view.asked.headers if "_" in name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from narthex.doctor.observations import Exchange
+from narthex.doctor.observations import HttpExchange
 
 PROXIES: Final = frozenset(
     {
@@ -54,7 +54,7 @@ _SERVER: Final = (
 _HAPROXY_PAGE: Final = re.compile(r"^\s*<html><body><h1>\d{3} [A-Za-z ]+</h1>", re.IGNORECASE)
 
 
-def who_answered(exchange: Exchange) -> str:
+def who_answered(exchange: HttpExchange) -> str:
     """The name of who wrote this answer; empty when it does not say."""
     headers = exchange.headers
     server = headers.get("server", "").lower()
@@ -76,7 +76,7 @@ def who_answered(exchange: Exchange) -> str:
     return ""
 
 
-def proxy_in_front(*exchanges: Exchange | None) -> str:
+def proxy_in_front(*exchanges: HttpExchange | None) -> str:
     """The first proxy that any of these answers names; empty when none does."""
     for exchange in exchanges:
         if exchange is not None and (name := who_answered(exchange)) in PROXIES:
@@ -84,7 +84,7 @@ def proxy_in_front(*exchanges: Exchange | None) -> str:
     return ""
 
 
-def own_page(exchange: Exchange) -> bool:
+def own_page(exchange: HttpExchange) -> bool:
     """Whether a proxy wrote the error page itself."""
     body = exchange.body
     return bool(
@@ -101,7 +101,7 @@ def own_page(exchange: Exchange) -> bool:
     )
 
 
-def google_branded(exchange: Exchange) -> bool:
+def google_branded(exchange: HttpExchange) -> bool:
     """Whether Google's front end wrote this page."""
     body = exchange.body
     return (

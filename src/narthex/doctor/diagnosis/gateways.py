@@ -10,7 +10,7 @@ from typing import Any, Final
 from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.view import View, narthex_code, short
 from narthex.doctor.documents import url_parts
-from narthex.doctor.observations import Gateway
+from narthex.doctor.observations import GatewayFacts
 
 _STEPS: Final = {
     "connect": "connect_failed",
@@ -66,7 +66,7 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one.status == other.status and narthex_code(one) == narthex_code(other))
 
 
-def _health(gateway: Gateway) -> Finding | None:
+def _health(gateway: GatewayFacts) -> Finding | None:
     status = str(gateway.health.get("status", ""))
     if status in ("", "healthy"):
         return None
@@ -82,7 +82,7 @@ def _health(gateway: Gateway) -> Finding | None:
     return found("health_unhealthy", status=status, failing=shown)
 
 
-def _scheme(view: View, gateway: Gateway) -> Finding | None:
+def _scheme(view: View, gateway: GatewayFacts) -> Finding | None:
     told = gateway.config.get("url")
     if not isinstance(told, str):
         return None
@@ -92,7 +92,7 @@ def _scheme(view: View, gateway: Gateway) -> Finding | None:
     return found("scheme_lost", severity="warning", told=f"{theirs.scheme}://{theirs.netloc}")
 
 
-def _preflight(view: View, gateway: Gateway) -> Finding | None:
+def _preflight(view: View, gateway: GatewayFacts) -> Finding | None:
     base, verdict = view.base, gateway.preflight
     if base is None or not verdict:
         return None

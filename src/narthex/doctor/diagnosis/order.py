@@ -6,18 +6,18 @@ Not here: single rules.
 from __future__ import annotations
 
 from narthex.doctor.diagnosis import (
-    answers,
     credentials,
     differences,
     gateways,
     holds,
+    http_statuses,
     reach,
     silence,
     sockets,
 )
 from narthex.doctor.diagnosis.findings import Diagnosis, Finding, found
 from narthex.doctor.diagnosis.view import View, asks_for_credential, narthex_code
-from narthex.doctor.observations import Exchange, Observations
+from narthex.doctor.observations import HttpExchange, Observations
 
 
 def diagnose(seen: Observations) -> Diagnosis:
@@ -63,10 +63,10 @@ def _handshake(view: View) -> list[Finding]:
         return [finding]
     if base.attempt.presents == "none" and asks_for_credential(base) and not _hides_more(view, base):
         return [finding for finding in [differences.unverified(view)] if finding is not None]
-    return [answers.not_upgraded(view, base), *gateways.says(view)]
+    return [http_statuses.not_upgraded(view, base), *gateways.says(view)]
 
 
-def _hides_more(view: View, base: Exchange) -> bool:
+def _hides_more(view: View, base: HttpExchange) -> bool:
     """A 401 that is no plain demand for a token: Google's front end."""
     return credentials.challenged(view, base).code in ("google_iam", "proxy_auth")
 

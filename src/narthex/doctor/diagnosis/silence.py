@@ -1,19 +1,19 @@
 """Rules for a handshake that got no HTTP answer.
 
-Not here: HTTP statuses (`answers`).
+Not here: HTTP statuses (`http_statuses`).
 """
 
 from __future__ import annotations
 
 from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.diagnosis.view import View
-from narthex.doctor.observations import Exchange
+from narthex.doctor.observations import HttpExchange
 
 _TLS_RECORDS = ("15030", "16030")  # alert, handshake
 _H2_SETTINGS = "04"  # the type byte of a SETTINGS frame, RFC 9113 section 4.1
 
 
-def no_answer(view: View, made: Exchange) -> Finding | None:
+def no_answer(view: View, made: HttpExchange) -> Finding | None:
     """Name what happened instead of an answer; None when there was one."""
     seen = view.seen
     if made.end == "response":
@@ -35,7 +35,7 @@ def no_answer(view: View, made: Exchange) -> Finding | None:
     return found("black_hole", endpoint=seen.endpoint, timeout_s=f"{made.waited_s:g}")
 
 
-def _dropped(view: View, made: Exchange) -> Finding:
+def _dropped(view: View, made: HttpExchange) -> Finding:
     plain_works = view.plain is not None and view.plain.end == "response"
     alike = view.alike()
     good = [other for other in alike if other.end == "response"]
@@ -52,7 +52,7 @@ def _dropped(view: View, made: Exchange) -> Finding:
     return found(code, how=how, seen_in=(made.attempt.name,))
 
 
-def flapping(alike: list[Exchange], bad: list[Exchange]) -> Finding:
+def flapping(alike: list[HttpExchange], bad: list[HttpExchange]) -> Finding:
     """Identical handshakes with different outcomes."""
     kinds = sorted({str(made.status) if made.end == "response" else made.end for made in bad})
     return found(

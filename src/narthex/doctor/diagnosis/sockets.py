@@ -9,7 +9,7 @@ from typing import Final
 
 from narthex.doctor.diagnosis.findings import Finding, found
 from narthex.doctor.knowledge import numbers
-from narthex.doctor.observations import Close, Exchange
+from narthex.doctor.observations import Close, HttpExchange
 from narthex.domain.refusals import TABLE
 
 _MEANINGS: Final = {
@@ -28,7 +28,7 @@ _MEANINGS: Final = {
 }
 
 
-def socket_fault(made: Exchange) -> Finding | None:
+def socket_fault(made: HttpExchange) -> Finding | None:
     """What is wrong with a socket that answered 101; None when nothing is."""
     if made.faults:
         return _handshake(made)
@@ -58,7 +58,7 @@ def meaning_of(close: Close) -> str:
     return f"{meaning} ({close.reason})" if close.reason else meaning
 
 
-def _handshake(made: Exchange) -> Finding:
+def _handshake(made: HttpExchange) -> Finding:
     faults = made.faults
     lost = [
         name

@@ -10,7 +10,7 @@ from typing import Any
 
 from narthex.doctor.diagnosis.fingerprints import proxy_in_front, who_answered
 from narthex.doctor.documents import json_object
-from narthex.doctor.observations import Exchange, Observations
+from narthex.doctor.observations import HttpExchange, Observations
 
 
 class View:
@@ -28,11 +28,11 @@ class View:
         self.origin = self.one("upgrade with Origin")
         self.large = self.one("upgrade with a 9 KB header")
 
-    def one(self, name: str) -> Exchange | None:
+    def one(self, name: str) -> HttpExchange | None:
         """The exchange of this name."""
         return next((made for made in self.exchanges if made.attempt.name == name), None)
 
-    def alike(self) -> list[Exchange]:
+    def alike(self) -> list[HttpExchange]:
         """The identical handshakes: the base one and its repetitions."""
         repeated = [made for made in self.exchanges if made.attempt.name.startswith("upgrade again")]
         return ([self.base] if self.base else []) + repeated
@@ -49,19 +49,19 @@ class View:
         return proxy_in_front(self.base, self.plain, self.random, self.first)
 
 
-def problem_of(exchange: Exchange) -> dict[str, Any]:
+def problem_of(exchange: HttpExchange) -> dict[str, Any]:
     """The body as problem+json or any JSON object; empty when it is none."""
     return json_object(exchange.body) or {}
 
 
-def narthex_code(exchange: Exchange) -> str:
+def narthex_code(exchange: HttpExchange) -> str:
     """The refusal's code when a narthex wrote this answer."""
     body = problem_of(exchange)
     code = body.get("code")
     return code if isinstance(code, str) and "trace_id" in body else ""
 
 
-def asks_for_credential(exchange: Exchange) -> bool:
+def asks_for_credential(exchange: HttpExchange) -> bool:
     """Whether the answer only says that a credential is needed."""
     if narthex_code(exchange) == "auth_required":
         return True
@@ -75,6 +75,6 @@ def short(text: str, limit: int = 100) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def names(exchanges: Iterator[Exchange] | list[Exchange]) -> tuple[str, ...]:
+def names(exchanges: Iterator[HttpExchange] | list[HttpExchange]) -> tuple[str, ...]:
     """Names of exchanges, for evidence."""
     return tuple(made.attempt.name for made in exchanges)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from narthex.e2e.person import RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.E2E)
-async def cancel_stops_a_run(world: World) -> None:
+async def cancel_stops_a_run(system: SystemUnderTest) -> None:
     """Cancel is acknowledged, the run ends `cancelled`, and nothing is published after its end."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 2000", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 5, "the run under way")
@@ -25,9 +25,9 @@ async def cancel_stops_a_run(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def cancel_from_another_device(world: World) -> None:
+async def cancel_from_another_device(system: SystemUnderTest) -> None:
     """The second device stops what the first one started."""
-    async with world.person() as one, world.person() as two:
+    async with system.client() as one, system.client() as two:
         thread = await one.thread()
         run = await one.start("count to 2000", thread)
         await one.until(lambda: len(one.run_events(thread, run)) > 5, "the run under way")
@@ -36,9 +36,9 @@ async def cancel_from_another_device(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def approval_continues_in_a_new_run(world: World) -> None:
+async def approval_continues_in_a_new_run(system: SystemUnderTest) -> None:
     """A question ends the run with an interrupt; the answer opens a run in which the agent goes on."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("check with approval", thread)
         last = (await ada.whole(thread, run))[-1]
@@ -53,9 +53,9 @@ async def approval_continues_in_a_new_run(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def an_approval_is_answered_once(world: World) -> None:
+async def an_approval_is_answered_once(system: SystemUnderTest) -> None:
     """Two devices answer: both get the same new run, and it runs once."""
-    async with world.person() as one, world.person() as two:
+    async with system.client() as one, system.client() as two:
         thread = await one.thread()
         run = await one.start("check with approval", thread)
         await one.whole(thread, run)
@@ -70,9 +70,9 @@ async def an_approval_is_answered_once(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def steering_reaches_a_running_agent(world: World) -> None:
+async def steering_reaches_a_running_agent(system: SystemUnderTest) -> None:
     """What is said while a slow task runs is shown to everybody and taken up by the agent, which ends early."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("watch for 60 seconds", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
@@ -86,9 +86,9 @@ async def steering_reaches_a_running_agent(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_busy_thread_queues(world: World) -> None:
+async def a_busy_thread_queues(system: SystemUnderTest) -> None:
     """The second run of a thread waits for the first, and says so."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         first = await ada.start("count to 200", thread)
         await ada.until(lambda: len(ada.run_events(thread, first)) > 2, "the first run under way")
@@ -106,9 +106,9 @@ async def a_busy_thread_queues(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def an_ended_run_cannot_be_steered(world: World) -> None:
+async def an_ended_run_cannot_be_steered(system: SystemUnderTest) -> None:
     """409, by name."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("echo short", thread)
         await ada.whole(thread, run)

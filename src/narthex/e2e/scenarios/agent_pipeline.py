@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from narthex.e2e.person import RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.E2E, incident=True)
-async def pipeline_execution(world: World) -> None:
+async def pipeline_execution(system: SystemUnderTest) -> None:
     """A run goes from accepted to finished, and `run.get` says the same as the wire: text, count and digest."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("echo pipeline", thread)
         events = await ada.whole(thread, run)
@@ -22,9 +22,9 @@ async def pipeline_execution(world: World) -> None:
 
 
 @scenario(Category.E2E, incident=True)
-async def pipeline_error_handling(world: World) -> None:
+async def pipeline_error_handling(system: SystemUnderTest) -> None:
     """A run of an agent that does not exist is refused by name, and the next run in the thread works."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         try:
             await ada.start("hello", thread, agent="no-such-agent")
@@ -37,9 +37,9 @@ async def pipeline_error_handling(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def thinking_and_tools_are_visible(world: World) -> None:
+async def thinking_and_tools_are_visible(system: SystemUnderTest) -> None:
     """Reasoning and tool calls stream as events of their own before the answer."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         kinds = {event["type"] for event in await ada.ask("how healthy is the gateway?")}
         wanted = {
             "TOOL_CALL_START",
@@ -53,9 +53,9 @@ async def thinking_and_tools_are_visible(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def every_opened_thing_is_closed(world: World) -> None:
+async def every_opened_thing_is_closed(system: SystemUnderTest) -> None:
     """Each message and tool call that starts in a run ends in it."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         events = await ada.ask("who am I?")
         for start, end, key in (
             ("TEXT_MESSAGE_START", "TEXT_MESSAGE_END", "messageId"),
@@ -68,21 +68,21 @@ async def every_opened_thing_is_closed(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def the_agent_knows_who_asks(world: World) -> None:
+async def the_agent_knows_who_asks(system: SystemUnderTest) -> None:
     """The concierge's answer names the identity that the connection has."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         me = await ada.rpc("whoami")
         assert me["user"] in text_of(await ada.ask("who am I?"))
 
 
 @scenario(Category.E2E)
-async def a_finished_run_is_one_read(world: World) -> None:
+async def a_finished_run_is_one_read(system: SystemUnderTest) -> None:
     """Reopening a thread gives finished messages, with nothing left to replay."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         events = await ada.ask("echo compact me", thread)
         await ada.view(thread)
-        async with world.person() as later:
+        async with system.client() as later:
             view = await later.rpc("thread.get", thread_id=thread)
             assert [m["content"] for m in view["messages"] if m["role"] == "assistant"] == [text_of(events)]
             assert view["runs"] == []

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 
-from narthex.e2e.person import Person, Refused, RpcFault
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.AUTH)
-async def carriers_bring_the_same_person(world: World) -> None:
+async def carriers_bring_the_same_person(system: SystemUnderTest) -> None:
     """Header, subprotocol (raw and base64url), ticket: one subject."""
-    token = await world.token()
+    token = await system.token()
     encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
-    ticket = (await world.post("/ws/ticket", headers=await world.headers())).json()["ticket"]
+    ticket = (await system.post("/ws/ticket", headers=await system.headers())).json()["ticket"]
     ways = (
-        await Person.knock(world.ws_url, await world.headers()),
-        await Person.knock(world.ws_url, subprotocols=["jwt-auth", f"jwt.{token}"]),
-        await Person.knock(world.ws_url, subprotocols=["jwt-auth", f"jwt.{encoded}"]),
-        await Person.knock(f"{world.ws_url}?ticket={ticket}"),
+        await ScenarioClient.try_connect(system.ws_url, await system.headers()),
+        await ScenarioClient.try_connect(system.ws_url, subprotocols=["jwt-auth", f"jwt.{token}"]),
+        await ScenarioClient.try_connect(system.ws_url, subprotocols=["jwt-auth", f"jwt.{encoded}"]),
+        await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}"),
     )
     found = set()
     for somebody in ways:
@@ -31,40 +31,40 @@ async def carriers_bring_the_same_person(world: World) -> None:
 
 
 @scenario(Category.AUTH)
-async def a_test_identity_is_confined(world: World) -> None:
+async def a_test_identity_is_confined(system: SystemUnderTest) -> None:
     """Tenant e2e, its own test run, a life of at most 15 minutes, no permission that it was not given."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         me = await ada.rpc("whoami")
-        if not world.proof.token:
+        if not system.proof.token:
             assert me["tenant"] == "e2e", f"tenant {me['tenant']}"
             assert me["e2e"] is True
-            assert me["test_run"].startswith(world.test_run), f"test run {me['test_run']}"
+            assert me["test_run"].startswith(system.test_run), f"test run {me['test_run']}"
             assert "admin" not in me["permissions"]
             assert 0 < ada.connected["ttl"] <= 900, f"ttl {ada.connected['ttl']}"
         assert me["class"] in ("e2e", "user", "probe")
 
 
 @scenario(Category.AUTH)
-async def a_token_in_the_first_connect(world: World) -> None:
+async def a_token_in_the_first_connect(system: SystemUnderTest) -> None:
     """A token in `connect` admits where health says that none is needed before the upgrade; else 401 before it."""
-    required = (await world.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
+    required = (await system.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
     try:
-        somebody = await Person.knock(world.ws_url)
-    except Refused as refused:
+        somebody = await ScenarioClient.try_connect(system.ws_url)
+    except HandshakeRefused as refused:
         assert required, "refused before the upgrade although health says that this is not required"
         assert refused.status == 401
         return
     assert not required, "upgraded without a credential although health says that one is required"
-    await somebody.connect(token=await world.token())
+    await somebody.connect(token=await system.token())
     assert (await somebody.rpc("whoami"))["user"]
     await somebody.close()
 
 
 @scenario(Category.AUTH)
-async def a_refresh_keeps_the_line(world: World) -> None:
+async def a_refresh_keeps_the_line(system: SystemUnderTest) -> None:
     """A fresh token of the same subject is taken in-band; the line goes on with a new ttl."""
-    async with world.person() as ada:
-        token = await world.token()
+    async with system.client() as ada:
+        token = await system.token()
         first = (await ada.command("refresh", token=token))["ttl"]
         assert first > 0
         await asyncio.sleep(2.5)  # the token grows older, which its ttl must show
@@ -74,9 +74,9 @@ async def a_refresh_keeps_the_line(world: World) -> None:
 
 
 @scenario(Category.AUTH)
-async def a_bad_refresh_ends_it(world: World) -> None:
+async def a_bad_refresh_ends_it(system: SystemUnderTest) -> None:
     """A refresh with a forged token ends the line with 3500; it does not stay open on the old one."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         try:
             await ada.command("refresh", token="eyJhbGciOiJIUzI1NiJ9.e30.c2ln")  # noqa: S106 - a forgery, not a secret
         except (RpcFault, AssertionError):
@@ -87,12 +87,14 @@ async def a_bad_refresh_ends_it(world: World) -> None:
 
 
 @scenario(Category.AUTH)
-async def two_carriers_of_two_people_conflict(world: World) -> None:
+async def two_carriers_of_two_people_conflict(system: SystemUnderTest) -> None:
     """A header for one and a subprotocol for another: 400 credential_conflict."""
-    other = await world.token("bob")
+    other = await system.token("bob")
     try:
-        await Person.knock(world.ws_url, await world.headers(), subprotocols=["jwt-auth", f"jwt.{other}"])
-    except Refused as refused:
+        await ScenarioClient.try_connect(
+            system.ws_url, await system.headers(), subprotocols=["jwt-auth", f"jwt.{other}"]
+        )
+    except HandshakeRefused as refused:
         assert refused.status == 400, f"refused with {refused.status}"
         assert refused.problem["code"] == "credential_conflict"
     else:
@@ -100,24 +102,24 @@ async def two_carriers_of_two_people_conflict(world: World) -> None:
 
 
 @scenario(Category.AUTH)
-async def a_spent_ticket_is_no_ticket(world: World) -> None:
+async def a_spent_ticket_is_no_ticket(system: SystemUnderTest) -> None:
     """A ticket admits once; preflight does not use it up."""
-    ticket = (await world.post("/ws/ticket", headers=await world.headers())).json()["ticket"]
-    assert (await world.get(f"/ws/preflight?ticket={ticket}")).status_code == 200
-    first = await Person.knock(f"{world.ws_url}?ticket={ticket}")
+    ticket = (await system.post("/ws/ticket", headers=await system.headers())).json()["ticket"]
+    assert (await system.get(f"/ws/preflight?ticket={ticket}")).status_code == 200
+    first = await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
     await first.connect()
     await first.close()
     try:
-        await Person.knock(f"{world.ws_url}?ticket={ticket}")
-    except Refused as refused:
+        await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
+    except HandshakeRefused as refused:
         assert refused.problem["code"] == "ticket_invalid", f"{refused}"
     else:
         raise AssertionError("a ticket admitted twice")
 
 
 @scenario(Category.AUTH)
-async def no_ticket_for_nobody(world: World) -> None:
+async def no_ticket_for_nobody(system: SystemUnderTest) -> None:
     """POST /ws/ticket without a credential: 401 and how to authenticate."""
-    answer = await world.post("/ws/ticket")
+    answer = await system.post("/ws/ticket")
     assert answer.status_code == 401, f"a ticket without a credential is answered with {answer.status_code}"
     assert "www-authenticate" in answer.headers

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 
-from narthex.e2e.person import RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.CHAT)
-async def a_thread_from_its_making_to_its_end(world: World) -> None:
+async def a_thread_from_its_making_to_its_end(system: SystemUnderTest) -> None:
     """Made, listed first, renamed, read, deleted, gone."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread("one")
         first = (await ada.rpc("thread.list"))["threads"][0]
-        assert world.proof.token or first["thread_id"] == thread, "the newest thread is not the first"
+        assert system.proof.token or first["thread_id"] == thread, "the newest thread is not the first"
         await ada.rpc("thread.rename", thread_id=thread, title="two")
         assert (await ada.rpc("thread.get", thread_id=thread))["thread"]["title"] == "two"
         await ada.rpc("thread.delete", thread_id=thread)
@@ -28,9 +28,9 @@ async def a_thread_from_its_making_to_its_end(world: World) -> None:
 
 
 @scenario(Category.CHAT)
-async def a_conversation_keeps_its_order(world: World) -> None:
+async def a_conversation_keeps_its_order(system: SystemUnderTest) -> None:
     """Three questions and answers are read back as they were said."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         for number in range(3):
             await ada.ask(f"echo turn {number}", thread)
@@ -41,9 +41,9 @@ async def a_conversation_keeps_its_order(world: World) -> None:
 
 
 @scenario(Category.CHAT)
-async def what_the_other_device_says_arrives(world: World) -> None:
+async def what_the_other_device_says_arrives(system: SystemUnderTest) -> None:
     """A person's own message reaches every device that follows the thread, once, with its author."""
-    async with world.person() as one, world.person() as two:
+    async with system.client() as one, system.client() as two:
         thread = await one.thread()
         await two.follow(thread, offset=0)
         run = await one.start("echo hello there", thread)
@@ -55,33 +55,33 @@ async def what_the_other_device_says_arrives(world: World) -> None:
 
 
 @scenario(Category.CHAT)
-async def a_long_message_goes_through(world: World) -> None:
+async def a_long_message_goes_through(system: SystemUnderTest) -> None:
     """30 KB in one word there and back, to the byte."""
     text = "".join(f"{number:05d}" for number in range(6_000))
-    async with world.person() as ada:
+    async with system.client() as ada:
         answer = text_of(await ada.ask(f"echo {text}"))
         assert answer == text, f"{len(answer)} characters came back of {len(text)}"
 
 
 @scenario(Category.CHAT)
-async def a_thread_can_be_taken_along(world: World) -> None:
+async def a_thread_can_be_taken_along(system: SystemUnderTest) -> None:
     """The export holds what was said, as JSON and as Markdown, for its owner only."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread("export me")
         await ada.ask("echo take me along", thread)
         await ada.view(thread)
-        headers = await world.headers()
+        headers = await system.headers()
         for form in ("json", "md"):
-            answer = await world.get(f"/api/v1/threads/{thread}/export?format={form}", headers=headers)
+            answer = await system.get(f"/api/v1/threads/{thread}/export?format={form}", headers=headers)
             assert answer.status_code == 200
             assert "take me along" in answer.text
-        assert (await world.get(f"/api/v1/threads/{thread}/export")).status_code == 401
+        assert (await system.get(f"/api/v1/threads/{thread}/export")).status_code == 401
 
 
 @scenario(Category.CHAT)
-async def what_was_said_is_found(world: World) -> None:
+async def what_was_said_is_found(system: SystemUnderTest) -> None:
     """`thread.search` finds a word of a message, with its thread."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         word = f"needle{time.monotonic_ns()}"
         thread = await ada.thread("search me")
         await ada.ask(f"echo {word}", thread)
@@ -91,9 +91,9 @@ async def what_was_said_is_found(world: World) -> None:
 
 
 @scenario(Category.CHAT)
-async def typing_is_seen_and_not_kept(world: World) -> None:
+async def typing_is_seen_and_not_kept(system: SystemUnderTest) -> None:
     """Another device sees it; it takes no offset in the thread."""
-    async with world.person() as one, world.person() as two:
+    async with system.client() as one, system.client() as two:
         thread = await one.thread()
         before = (await two.follow(thread)).get("offset", 0)
         await one.rpc("typing", thread_id=thread)

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from narthex.e2e.person import Person, Refused, RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import KEY_HEADER, World
+from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient, text_of
+from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 
 @scenario(Category.E2E)
-async def two_people_share_a_thread(world: World) -> None:
+async def two_people_share_a_thread(system: SystemUnderTest) -> None:
     """Whoever is added hears of it, sees everything and may speak."""
-    async with world.person() as ada, world.person("bob") as bob:
+    async with system.client() as ada, system.client("bob") as bob:
         thread = await ada.thread("shared")
         him = (await bob.rpc("whoami"))["user"]
         await ada.rpc("thread.members.add", thread_id=thread, user_id=him)
@@ -27,9 +27,9 @@ async def two_people_share_a_thread(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_stranger_sees_nothing(world: World) -> None:
+async def a_stranger_sees_nothing(system: SystemUnderTest) -> None:
     """Another person of the same tenant can neither subscribe nor read nor start nor cancel."""
-    async with world.person() as ada, world.person("eve") as eve:
+    async with system.client() as ada, system.client("eve") as eve:
         thread = await ada.thread("private")
         run = await ada.start("count to 50", thread)
         attempts: tuple[Callable[[], Awaitable[Any]], ...] = (
@@ -52,9 +52,9 @@ async def a_stranger_sees_nothing(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_removed_member_loses_the_channel_at_once(world: World) -> None:
+async def a_removed_member_loses_the_channel_at_once(system: SystemUnderTest) -> None:
     """Their subscription ends with a push, and nothing said afterwards reaches them."""
-    async with world.person() as ada, world.person("bob") as bob:
+    async with system.client() as ada, system.client("bob") as bob:
         thread = await ada.thread("leaving")
         him = (await bob.rpc("whoami"))["user"]
         await ada.rpc("thread.members.add", thread_id=thread, user_id=him)
@@ -79,9 +79,9 @@ async def a_removed_member_loses_the_channel_at_once(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def foreign_tenants_are_as_absent_as_nothing(world: World) -> None:
+async def foreign_tenants_are_as_absent_as_nothing(system: SystemUnderTest) -> None:
     """Threads, runs and channels of others are refused with exactly the answer that nothing gets."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         own = await ada.thread()
         assert (await ada.rpc("thread.get", thread_id=own))["thread"]["thread_id"] == own
         for asked in ("thread:default", "user:admin", "thread:../default/x"):
@@ -93,7 +93,7 @@ async def foreign_tenants_are_as_absent_as_nothing(world: World) -> None:
             )
 
 
-async def _refusal(somebody: Person, channel: str) -> tuple[int, str]:
+async def _refusal(somebody: ScenarioClient, channel: str) -> tuple[int, str]:
     """How a subscription is refused. Raises AssertionError when it is not."""
     try:
         await somebody.command("subscribe", channel=channel)
@@ -104,25 +104,25 @@ async def _refusal(somebody: Person, channel: str) -> tuple[int, str]:
 
 
 @scenario(Category.E2E)
-async def the_key_itself_is_a_way_in(world: World) -> None:
+async def the_key_itself_is_a_way_in(system: SystemUnderTest) -> None:
     """The header proof makes the same confined identity as the exchange; its test run names its threads."""
-    headers = {KEY_HEADER: world.need_key(), "X-E2E-Test-Run": f"{world.test_run}-header"}
-    somebody = await Person.knock(world.ws_url, headers)
+    headers = {KEY_HEADER: system.need_key(), "X-E2E-Test-Run": f"{system.test_run}-header"}
+    somebody = await ScenarioClient.try_connect(system.ws_url, headers)
     await somebody.connect()
     me = await somebody.rpc("whoami")
     assert me["tenant"] == "e2e"
     assert me["e2e"] is True
-    assert me["test_run"] == f"{world.test_run}-header"
+    assert me["test_run"] == f"{system.test_run}-header"
     assert (await somebody.ask("echo by key"))[-1]["type"] == "RUN_FINISHED"
     await somebody.close()
 
 
 @scenario(Category.E2E)
-async def without_proof_there_is_nothing(world: World) -> None:
+async def without_proof_there_is_nothing(system: SystemUnderTest) -> None:
     """No token: refused, or upgraded inert and closed at its first connect. No data either way."""
     try:
-        bare = await Person.knock(world.ws_url)
-    except Refused as refused:
+        bare = await ScenarioClient.try_connect(system.ws_url)
+    except HandshakeRefused as refused:
         assert refused.status == 401
         assert refused.problem["code"] == "auth_required"
         return
@@ -133,12 +133,12 @@ async def without_proof_there_is_nothing(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def twenty_people_at_once_get_their_own(world: World) -> None:
+async def twenty_people_at_once_get_their_own(system: SystemUnderTest) -> None:
     """Twenty identities chat at the same time; each sees exactly its own words."""
 
     async def chat(number: int) -> None:
-        async with world.person(f"p{number}") as somebody:
-            events = await somebody.ask(f"echo mine-{number}-{world.test_run}")
+        async with system.client(f"p{number}") as somebody:
+            events = await somebody.ask(f"echo mine-{number}-{system.test_run}")
             assert f"mine-{number}-" in text_of(events)
             everything = str(somebody.events) + str(somebody.notices)
             assert all(f"mine-{other}-" not in everything for other in range(20) if other != number)

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from narthex.e2e.person import Person, Refused, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import KEY_HEADER, World
+from narthex.e2e.scenario_client import HandshakeRefused, ScenarioClient, text_of
+from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 
 @scenario(Category.E2E)
-async def sign_in_ask_read(world: World) -> None:
+async def sign_in_ask_read(system: SystemUnderTest) -> None:
     """Proof, connect, thread, question, streamed answer, proven whole."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         events = await ada.ask("echo critical path")
         assert "critical path" in text_of(events)
 
 
 @scenario(Category.E2E)
-async def come_back_and_find_it(world: World) -> None:
+async def come_back_and_find_it(system: SystemUnderTest) -> None:
     """A later connection finds the thread in its list and the answer in the thread."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread("find me")
         events = await ada.ask("echo keep this", thread)
         await ada.view(thread)
-    async with world.person() as later:
+    async with system.client() as later:
         assert thread in [t["thread_id"] for t in (await later.rpc("thread.list"))["threads"]]
         view = await later.rpc("thread.get", thread_id=thread)
         assert text_of(events) in [m["content"] for m in view["messages"]]
 
 
 @scenario(Category.E2E)
-async def a_bad_token_is_refused_with_a_reason(world: World) -> None:
+async def a_bad_token_is_refused_with_a_reason(system: SystemUnderTest) -> None:
     """401 with problem+json: code, detail, remedy and trace id; and a WWW-Authenticate."""
     try:
-        await Person.knock(world.ws_url, {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"})
-    except Refused as refused:
+        await ScenarioClient.try_connect(
+            system.ws_url, {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"}
+        )
+    except HandshakeRefused as refused:
         assert refused.status == 401
         assert {"code", "detail", "remedy", "trace_id", "carriers_checked"} <= set(refused.problem)
         assert "bearer" in refused.headers["www-authenticate"].lower()
@@ -42,21 +44,21 @@ async def a_bad_token_is_refused_with_a_reason(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_wrong_key_is_refused(world: World) -> None:
+async def a_wrong_key_is_refused(system: SystemUnderTest) -> None:
     """401 e2e_key_wrong (or, where the key is not taken, 403), never an upgrade."""
     try:
-        await Person.knock(world.ws_url, {KEY_HEADER: "certainly-not-the-key"})
-    except Refused as refused:
+        await ScenarioClient.try_connect(system.ws_url, {KEY_HEADER: "certainly-not-the-key"})
+    except HandshakeRefused as refused:
         assert refused.problem["code"] in ("e2e_key_wrong", "e2e_not_allowed_here", "rate_limited")
     else:
         raise AssertionError("a wrong key was admitted")
 
 
 @scenario(Category.E2E)
-async def browsers_are_told_why(world: World) -> None:
+async def browsers_are_told_why(system: SystemUnderTest) -> None:
     """With `narthex.explain` a refusal is an upgrade that is closed at once, with code and reason."""
     offered = ["jwt-auth", "jwt.not-a-token", "narthex.explain"]
-    refused = await Person.knock(world.ws_url, subprotocols=offered)
+    refused = await ScenarioClient.try_connect(system.ws_url, subprotocols=offered)
     assert await refused.ended() in (3500, 3501)
     assert ":" in refused.close_reason, (
         f"closed with {refused.close_code} and the close_reason {refused.close_reason!r}"
@@ -64,39 +66,39 @@ async def browsers_are_told_why(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def preflight_gives_the_same_verdict(world: World) -> None:
+async def preflight_gives_the_same_verdict(system: SystemUnderTest) -> None:
     """The verdict without an upgrade: admit for our token, the reason for a bad one."""
-    good = await world.get("/ws/preflight", headers=await world.headers())
+    good = await system.get("/ws/preflight", headers=await system.headers())
     assert good.status_code == 200
     assert good.json()["verdict"] == "admit"
-    bad = await world.get("/ws/preflight", headers={"Authorization": "Bearer a.b.c"})
+    bad = await system.get("/ws/preflight", headers={"Authorization": "Bearer a.b.c"})
     assert bad.status_code == 401
     assert bad.headers["content-type"].startswith("application/problem+json")
 
 
 @scenario(Category.E2E)
-async def a_token_in_the_url_is_refused(world: World) -> None:
+async def a_token_in_the_url_is_refused(system: SystemUnderTest) -> None:
     """`credential_in_url`: URLs end up in logs."""
     try:
-        await Person.knock(f"{world.ws_url}?token={await world.token()}")
-    except Refused as refused:
+        await ScenarioClient.try_connect(f"{system.ws_url}?token={await system.token()}")
+    except HandshakeRefused as refused:
         assert refused.problem["code"] == "credential_in_url"
     else:
         raise AssertionError("a token in the URL was taken")
 
 
 @scenario(Category.E2E)
-async def a_ticket_works_once(world: World) -> None:
+async def a_ticket_works_once(system: SystemUnderTest) -> None:
     """POST /ws/ticket, one connection with it, the second is refused."""
-    answer = await world.post("/ws/ticket", headers=await world.headers())
+    answer = await system.post("/ws/ticket", headers=await system.headers())
     assert answer.status_code == 200
     ticket = answer.json()["ticket"]
-    first = await Person.knock(f"{world.ws_url}?ticket={ticket}")
+    first = await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
     await first.connect()
     await first.close()
     try:
-        await Person.knock(f"{world.ws_url}?ticket={ticket}")
-    except Refused as refused:
+        await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
+    except HandshakeRefused as refused:
         assert refused.problem["code"] == "ticket_invalid"
     else:
         raise AssertionError("a ticket worked twice")

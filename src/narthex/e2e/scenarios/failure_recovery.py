@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from narthex.e2e.person import Person, prove
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import ScenarioClient, verify_run
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
-async def again(world: World, before: Person, thread: str) -> Person:
+async def again(system: SystemUnderTest, before: ScenarioClient, thread: str) -> ScenarioClient:
     """A new connection that continues where `before` stood."""
-    after = await Person.knock(world.ws_url, await world.headers())
+    after = await ScenarioClient.try_connect(system.ws_url, await system.headers())
     await after.connect()
     offset, epoch = before.positions[f"thread:{thread}"]
     after.events = {channel: list(found) for channel, found in before.events.items()}
@@ -21,9 +21,9 @@ async def again(world: World, before: Person, thread: str) -> Person:
 
 
 @scenario(Category.E2E)
-async def a_dropped_line_resumes_without_a_gap(world: World) -> None:
+async def a_dropped_line_resumes_without_a_gap(system: SystemUnderTest) -> None:
     """Cut in mid-run, back from the last offset: every event is there once and the digest is right."""
-    async with world.person() as first, world.person() as stays:
+    async with system.client() as first, system.client() as stays:
         thread = await first.thread()
         await stays.follow(thread, offset=0)
         run = await first.start("count to 200", thread)
@@ -34,15 +34,15 @@ async def a_dropped_line_resumes_without_a_gap(world: World) -> None:
         await stays.until(
             lambda: len(stays.run_events(thread, run)) > seen + 5, "what the first device misses"
         )
-        second = await again(world, first, thread)
+        second = await again(system, first, thread)
         await second.whole(thread, run)
         await second.close()
 
 
 @scenario(Category.E2E)
-async def five_drops_in_one_run(world: World) -> None:
+async def five_drops_in_one_run(system: SystemUnderTest) -> None:
     """The line is cut five times, and each time the run goes on meanwhile; it is whole all the same."""
-    async with world.person() as first, world.person() as stays:
+    async with system.client() as first, system.client() as stays:
         thread = await first.thread()
         await stays.follow(thread, offset=0)
         run = await first.start("count to 600", thread)
@@ -61,46 +61,46 @@ async def five_drops_in_one_run(world: World) -> None:
                 "what the device misses",
             )
             assert stays.terminal(thread, run) is None, f"the run had ended at drop {number + 1}"
-            device = await again(world, device, thread)
+            device = await again(system, device, thread)
         await device.whole(thread, run, 40)
         await device.close()
 
 
 @scenario(Category.E2E)
-async def disconnect_is_not_cancel(world: World) -> None:
+async def disconnect_is_not_cancel(system: SystemUnderTest) -> None:
     """Nobody is connected while the run goes on; it finishes, and whoever comes back reads all of it."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 100", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
-    async with world.person() as back:
+    async with system.client() as back:
         for _ in range(200):
             if (await back.rpc("run.get", run_id=run))["state"] == "finished":
                 break
             await asyncio.sleep(0.1)
         await back.follow(thread, offset=0)
         events = back.run_events(thread, run)
-        prove(events)
+        verify_run(events)
         assert events[-1]["type"] == "RUN_FINISHED"
 
 
 @scenario(Category.E2E)
-async def a_foreign_position_is_not_recovered_in_part(world: World) -> None:
+async def a_foreign_position_is_not_recovered_in_part(system: SystemUnderTest) -> None:
     """A position of another epoch gives `recovered: false` and no publications: never a silent gap."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         await ada.ask("echo something", thread)
-        async with world.person() as other:
+        async with system.client() as other:
             result = await other.follow(thread, offset=2, epoch="not-this-epoch")
             assert not result.get("recovered", False), "a position of another epoch was recovered"
             assert result.get("publications", []) == []
 
 
 @scenario(Category.E2E)
-async def a_bad_frame_ends_only_its_own_line(world: World) -> None:
+async def a_bad_frame_ends_only_its_own_line(system: SystemUnderTest) -> None:
     """Garbage is answered with 3501 and a reason; the person's other device notices nothing."""
-    async with world.person() as good:
-        bad = await Person.knock(world.ws_url, await world.headers())
+    async with system.client() as good:
+        bad = await ScenarioClient.try_connect(system.ws_url, await system.headers())
         await bad.connect()
         await bad.raw("{ this is no JSON")
         assert await bad.ended() == 3501
@@ -109,16 +109,16 @@ async def a_bad_frame_ends_only_its_own_line(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def notices_are_recovered_too(world: World) -> None:
+async def notices_are_recovered_too(system: SystemUnderTest) -> None:
     """What happened on the user's channel while a device was away comes with its next connect."""
-    async with world.person() as away, world.person() as here:
+    async with system.client() as away, system.client() as here:
         me = await away.rpc("whoami")
         channel = f"user:{me['user']}"
         offset, epoch = away.positions[channel]
         away.drop()
         await away.ended()
         thread = await here.thread("while you were out")
-        back = await Person.knock(world.ws_url, await world.headers())
+        back = await ScenarioClient.try_connect(system.ws_url, await system.headers())
         await back.connect(subs={channel: {"recover": True, "offset": offset, "epoch": epoch}})
         created = [n for n in back.notices if n["name"] == "narthex.thread_created"]
         assert thread in [n["value"]["threadId"] for n in created]

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from narthex.domain import endpoints
-from narthex.e2e.person import Person, RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.scenario_client import RpcFault, ScenarioClient, text_of
 from narthex.e2e.skipping import SkipScenario
-from narthex.e2e.world import World
+from narthex.e2e.system_under_test import SystemUnderTest
 
 CROWD: Final = 12
 """Connections that make a difference in a count that other scenarios change too."""
@@ -23,12 +23,12 @@ def _way(url: str) -> str:
 
 
 @scenario(Category.INTEGRATION)
-async def two_gateways_are_one_system(world: World) -> None:
+async def two_gateways_are_one_system(system: SystemUnderTest) -> None:
     """Started on one gateway, followed live on the other, cancelled from there."""
-    if len(world.gateways) < 2:
+    if len(system.gateways) < 2:
         raise SkipScenario("there are no two gateways to reach one by one")
-    here, there = (_way(gateway.url) for gateway in world.gateways[:2])
-    async with world.person(url=here) as one, world.person(url=there) as two:
+    here, there = (_way(gateway.url) for gateway in system.gateways[:2])
+    async with system.client(url=here) as one, system.client(url=there) as two:
         nodes = {(await one.rpc("whoami"))["node"], (await two.rpc("whoami"))["node"]}
         assert len(nodes) == 2, f"both ways lead to {nodes}"
         thread = await one.thread()
@@ -42,44 +42,44 @@ async def two_gateways_are_one_system(world: World) -> None:
 
 
 @scenario(Category.INTEGRATION)
-async def http_and_socket_tell_the_same(world: World) -> None:
+async def http_and_socket_tell_the_same(system: SystemUnderTest) -> None:
     """The server API's thread and run are those of the RPCs."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread("both ways")
         run = await ada.start("echo both ways", thread)
         events = await ada.whole(thread, run)
         await ada.view(thread)
-        headers = await world.headers()
-        told = (await world.get(f"/api/v1/runs/{run}", headers=headers)).json()
+        headers = await system.headers()
+        told = (await system.get(f"/api/v1/runs/{run}", headers=headers)).json()
         assert told["digest"] == events[-1]["digest"]
         assert told["text"] == text_of(events)
-        over_http = (await world.get(f"/api/v1/threads/{thread}", headers=headers)).json()
+        over_http = (await system.get(f"/api/v1/threads/{thread}", headers=headers)).json()
         over_socket = await ada.rpc("thread.get", thread_id=thread)
         assert over_http["messages"] == over_socket["messages"]
 
 
 @scenario(Category.INTEGRATION)
-async def people_of_an_issuer_and_test_identities_never_meet(world: World) -> None:
+async def people_of_an_issuer_and_test_identities_never_meet(system: SystemUnderTest) -> None:
     """Somebody of another tenant, from the real issuer, and a test identity: neither sees the other's thread."""
-    if not world.issuer_url:
+    if not system.issuer_url:
         raise SkipScenario("there is no issuer here that would make a person of another tenant")
-    citizen = await Person.knock(world.ws_url, await world.citizen("citizen"))
-    await citizen.connect()
-    me = await citizen.rpc("whoami")
+    outsider = await ScenarioClient.try_connect(system.ws_url, await system.issuer_user("citizen"))
+    await outsider.connect()
+    me = await outsider.rpc("whoami")
     assert me["tenant"] != "e2e", "a person of the issuer is in the tests' tenant"
     assert me["e2e"] is False
-    theirs = await citizen.thread("private")
-    async with world.person() as ada:
+    theirs = await outsider.thread("private")
+    async with system.client() as ada:
         ours = await ada.thread("ours")
         await _kept_out(ada, theirs)
-        await _kept_out(citizen, ours)
+        await _kept_out(outsider, ours)
         await ada.ask("echo only for us", ours)
-        assert "only for us" not in str(citizen.seen)
-    await citizen.rpc("thread.delete", thread_id=theirs)
-    await citizen.close()
+        assert "only for us" not in str(outsider.seen)
+    await outsider.rpc("thread.delete", thread_id=theirs)
+    await outsider.close()
 
 
-async def _kept_out(somebody: Person, thread: str) -> None:
+async def _kept_out(somebody: ScenarioClient, thread: str) -> None:
     """They can neither read nor follow the thread, nor speak in it, nor enter it."""
     attempts: tuple[Callable[[], Awaitable[Any]], ...] = (
         lambda: somebody.rpc("thread.get", thread_id=thread),
@@ -97,16 +97,16 @@ async def _kept_out(somebody: Person, thread: str) -> None:
 
 
 @scenario(Category.INTEGRATION, alone=True)
-async def the_numbers_move(world: World) -> None:
+async def the_numbers_move(system: SystemUnderTest) -> None:
     """Connections that open and end are counted in health, on some gateway."""
 
     async def counted() -> int:
-        return int((await world.get("/ws/health")).json()["metrics"]["websocket"]["active_connections"])
+        return int((await system.get("/ws/health")).json()["metrics"]["websocket"]["active_connections"])
 
     before = min([await counted() for _ in range(4)])
-    async with world.person() as ada, contextlib.AsyncExitStack() as crowd:
+    async with system.client() as ada, contextlib.AsyncExitStack() as crowd:
         for _ in range(CROWD):
-            await crowd.enter_async_context(world.person())
+            await crowd.enter_async_context(system.client())
 
         async def more() -> bool:
             return await counted() >= before + CROWD // 2
@@ -121,7 +121,7 @@ async def the_numbers_move(world: World) -> None:
 
 
 @scenario(Category.INTEGRATION)
-async def the_api_describes_itself(world: World) -> None:
+async def the_api_describes_itself(system: SystemUnderTest) -> None:
     """OpenAPI names the paths that the suite uses."""
-    body = (await world.get("/api/v1/openapi.json")).json()
+    body = (await system.get("/api/v1/openapi.json")).json()
     assert {"/api/v1/e2e/results", "/api/v1/threads/{thread_id}"} <= set(body["paths"])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 
-from narthex.e2e.person import types_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import types_of
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.E2E, incident=True)
-async def lifecycle_monitoring(world: World) -> None:
+async def lifecycle_monitoring(system: SystemUnderTest) -> None:
     """A watcher that started nothing sees a run begin, work and end, with the same ids as its owner."""
-    async with world.person() as worker, world.person() as watcher:
+    async with system.client() as worker, system.client() as watcher:
         thread = await worker.thread()
         await watcher.follow(thread, offset=0)
         run = await worker.start("watch for 2 seconds", thread)
@@ -24,9 +24,9 @@ async def lifecycle_monitoring(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_run_has_one_beginning_and_one_end(world: World) -> None:
+async def a_run_has_one_beginning_and_one_end(system: SystemUnderTest) -> None:
     """RUN_STARTED first, one terminal event last, nothing outside of them."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         kinds = [event["type"] for event in await ada.ask("echo life")]
         assert kinds.count("RUN_STARTED") == 1
         assert kinds[0] == "RUN_STARTED"
@@ -34,9 +34,9 @@ async def a_run_has_one_beginning_and_one_end(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def states_follow_the_table(world: World) -> None:
+async def states_follow_the_table(system: SystemUnderTest) -> None:
     """A run is queued or running while it goes on, finished afterwards, and it stays so."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 100", thread)
         assert (await ada.rpc("run.get", run_id=run))["state"] in ("queued", "running")
@@ -46,11 +46,11 @@ async def states_follow_the_table(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def joining_and_leaving_is_seen(world: World) -> None:
+async def joining_and_leaving_is_seen(system: SystemUnderTest) -> None:
     """Presence lists both devices; the one that stays hears the other leave."""
-    async with world.person() as stays:
+    async with system.client() as stays:
         thread = await stays.thread()
-        async with world.person() as goes:
+        async with system.client() as goes:
             await goes.follow(thread)
 
             async def both() -> bool:
@@ -68,9 +68,9 @@ async def joining_and_leaving_is_seen(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_thread_is_renamed_and_deleted_for_every_device(world: World) -> None:
+async def a_thread_is_renamed_and_deleted_for_every_device(system: SystemUnderTest) -> None:
     """Both are told on the user's channel; a deleted thread is gone for good."""
-    async with world.person() as one, world.person() as two:
+    async with system.client() as one, system.client() as two:
         thread = await one.thread("before")
         await one.rpc("thread.rename", thread_id=thread, title="after")
         await two.until(
@@ -85,9 +85,9 @@ async def a_thread_is_renamed_and_deleted_for_every_device(world: World) -> None
 
 
 @scenario(Category.E2E)
-async def tool_calls_have_arguments_and_results(world: World) -> None:
+async def tool_calls_have_arguments_and_results(system: SystemUnderTest) -> None:
     """Start, arguments, end and result of a tool call come in that order."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         events = [e for e in await ada.ask("echo tools") if e["type"].startswith("TOOL_CALL_")]
         assert events, "the run shows no tool call"
         first = [event for event in events if event.get("toolCallId") == events[0]["toolCallId"]]

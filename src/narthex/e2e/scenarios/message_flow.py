@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from narthex.e2e.person import RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.E2E, incident=True)
-async def message_flow(world: World) -> None:
+async def message_flow(system: SystemUnderTest) -> None:
     """A message is stored, published, answered, and read back from the thread, in that order."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         events = await ada.ask("echo round trip", thread)
         view = await ada.view(thread)
@@ -23,9 +23,9 @@ async def message_flow(world: World) -> None:
 
 
 @scenario(Category.E2E, incident=True)
-async def error_handling_flow(world: World) -> None:
+async def error_handling_flow(system: SystemUnderTest) -> None:
     """Wrong params, an unknown method and an unknown thread are answered with numbered errors; the line lives on."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         for method, data, code in (
             ("run.start", {"text": 5}, 400),
             ("run.start", {}, 400),
@@ -44,11 +44,11 @@ async def error_handling_flow(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def the_same_message_twice_is_one_run(world: World) -> None:
+async def the_same_message_twice_is_one_run(system: SystemUnderTest) -> None:
     """`run.start` with one client_message_id gives one run and one message, however often it is sent."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
-        same = f"same-{world.test_run}"
+        same = f"same-{system.test_run}"
         runs = await asyncio.gather(
             *(ada.start("echo once", thread, client_message_id=same) for _ in range(5))
         )
@@ -59,9 +59,9 @@ async def the_same_message_twice_is_one_run(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def messages_keep_their_order(world: World) -> None:
+async def messages_keep_their_order(system: SystemUnderTest) -> None:
     """Three messages sent at once are answered one after the other, in the order in which they were accepted."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         runs = [await ada.start(f"echo number {n}", thread) for n in range(3)]
         for run in runs:
@@ -71,18 +71,18 @@ async def messages_keep_their_order(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def unicode_survives(world: World) -> None:
+async def unicode_survives(system: SystemUnderTest) -> None:
     """Every script, emoji and combining mark comes back as it was sent."""
     text = "Grüße 你好 🧑🏽‍🚀 e\u0301 \u202eעברית"
-    async with world.person() as ada:
+    async with system.client() as ada:
         events = await ada.ask(f"echo {text}")
         assert text in text_of(events), f"{text_of(events)!r} came back"
 
 
 @scenario(Category.E2E)
-async def a_message_that_is_too_large_is_refused_by_name(world: World) -> None:
+async def a_message_that_is_too_large_is_refused_by_name(system: SystemUnderTest) -> None:
     """Over 32 KB: 413 text_too_large, and nothing was stored."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         try:
             await ada.start("x" * 40_000, thread)

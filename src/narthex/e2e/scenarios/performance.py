@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from narthex.e2e.person import Person
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import ScenarioClient
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 def _p95(samples: list[float]) -> float:
@@ -15,9 +15,9 @@ def _p95(samples: list[float]) -> float:
 
 
 @scenario(Category.PERFORMANCE, alone=True)
-async def echoes_come_back_quickly(world: World) -> None:
+async def echoes_come_back_quickly(system: SystemUnderTest) -> None:
     """95 % of 100 echoes within 250 ms."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         samples = []
         for number in range(100):
             began = time.monotonic()
@@ -28,13 +28,13 @@ async def echoes_come_back_quickly(world: World) -> None:
 
 
 @scenario(Category.PERFORMANCE, alone=True)
-async def doors_open_quickly(world: World) -> None:
+async def doors_open_quickly(system: SystemUnderTest) -> None:
     """95 % of 40 connects within 1 s."""
-    headers = await world.headers()
+    headers = await system.headers()
     samples = []
     for _ in range(40):
         began = time.monotonic()
-        somebody = await Person.knock(world.ws_url, headers)
+        somebody = await ScenarioClient.try_connect(system.ws_url, headers)
         await somebody.connect()
         samples.append(time.monotonic() - began)
         await somebody.close()
@@ -44,10 +44,10 @@ async def doors_open_quickly(world: World) -> None:
 
 
 @scenario(Category.PERFORMANCE, alone=True)
-async def first_words_come_quickly(world: World) -> None:
+async def first_words_come_quickly(system: SystemUnderTest) -> None:
     """95 % of 20 answers begin within 1.5 s."""
     samples = []
-    async with world.person() as ada:
+    async with system.client() as ada:
         for _ in range(20):
             thread = await ada.thread()
             began = time.monotonic()
@@ -64,14 +64,14 @@ async def first_words_come_quickly(world: World) -> None:
 
 
 @scenario(Category.PERFORMANCE, alone=True)
-async def a_room_of_thirty_hears_it_together(world: World) -> None:
+async def a_room_of_thirty_hears_it_together(system: SystemUnderTest) -> None:
     """Thirty devices follow one thread; each has the whole answer within 3 s of the first one."""
-    headers = await world.headers()
+    headers = await system.headers()
     room = []
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread("room")
         for _ in range(30):
-            somebody = await Person.knock(world.ws_url, headers)
+            somebody = await ScenarioClient.try_connect(system.ws_url, headers)
             await somebody.connect()
             await somebody.follow(thread, offset=0)
             room.append(somebody)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from narthex.domain import endpoints
-from narthex.e2e.person import Person
 from narthex.e2e.scenario import Category, scenario
+from narthex.e2e.scenario_client import ScenarioClient
 from narthex.e2e.scenarios.startup_resilience import let_in
-from narthex.e2e.world import World
+from narthex.e2e.system_under_test import SystemUnderTest
 
 CROWD = 40
 OWNER_LOST_S = 15.0  # DESIGN section 6
@@ -16,17 +16,17 @@ SLACK_S = 10.0
 
 
 @scenario(Category.RESILIENCE, alone=True)
-async def a_crowd_comes_back_at_once(world: World) -> None:
+async def a_crowd_comes_back_at_once(system: SystemUnderTest) -> None:
     """Forty devices drop in mid-run and return together: each recovers the whole run."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 200", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
         offset, epoch = ada.positions[f"thread:{thread}"]
-        headers = await world.headers()
+        headers = await system.headers()
 
-        async def device() -> Person:
-            somebody = await Person.knock(world.ws_url, headers)
+        async def device() -> ScenarioClient:
+            somebody = await ScenarioClient.try_connect(system.ws_url, headers)
             await somebody.connect()
             return somebody
 
@@ -47,18 +47,18 @@ async def a_crowd_comes_back_at_once(world: World) -> None:
 
 
 @scenario(Category.RESILIENCE)
-async def ten_runs_through_a_drop_each(world: World) -> None:
+async def ten_runs_through_a_drop_each(system: SystemUnderTest) -> None:
     """Ten runs at once, each of whose lines is cut and resumed: ten whole runs."""
 
     async def one(number: int) -> None:
-        async with world.person() as first:
+        async with system.client() as first:
             thread = await first.thread(f"drop {number}")
             run = await first.start("count to 80", thread)
             await first.until(lambda: len(first.run_events(thread, run)) > 2, "the run under way", 40)
             first.drop()
             await first.ended()
             offset, epoch = first.positions[f"thread:{thread}"]
-            async with world.person() as second:
+            async with system.client() as second:
                 second.events = {channel: list(found) for channel, found in first.events.items()}
                 result = await second.follow(thread, offset=offset, epoch=epoch)
                 assert result["recovered"]
@@ -69,10 +69,10 @@ async def ten_runs_through_a_drop_each(world: World) -> None:
 
 
 @scenario(Category.RESILIENCE)
-async def a_flood_of_commands_is_bounded(world: World) -> None:
+async def a_flood_of_commands_is_bounded(system: SystemUnderTest) -> None:
     """A thousand commands at once are answered or refused by name; the neighbour does not notice."""
-    async with world.person() as quiet:
-        loud = await Person.knock(world.ws_url, await world.headers())
+    async with system.client() as quiet:
+        loud = await ScenarioClient.try_connect(system.ws_url, await system.headers())
         await loud.connect()
         await loud.raw("\n".join(f'{{"id":{n},"rpc":{{"method":"time"}}}}' for n in range(10, 1010)))
         assert await quiet.rpc("echo", n=1) == {"n": 1}
@@ -91,39 +91,39 @@ async def a_flood_of_commands_is_bounded(world: World) -> None:
 
 
 @scenario(Category.RESILIENCE, timeout_s=120, alone=True)
-async def an_idle_device_comes_back_after_kill_9(world: World) -> None:
+async def an_idle_device_comes_back_after_kill_9(system: SystemUnderTest) -> None:
     """Its gateway is killed; through the other it finds its thread, and both gateways serve in the end."""
-    gateways = world.need_gateways()
-    async with world.person(url=gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET) as ada:
+    gateways = system.need_gateways()
+    async with system.client(url=gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET) as ada:
         thread = await ada.thread("idle")
         await ada.ask("echo before", thread)
-        world.kill(gateways[1])
+        system.kill(gateways[1])
         try:
             assert await ada.ended() == 1006, f"closed with {ada.close_code}"
-            back = await let_in(world)
+            back = await let_in(system)
             offset, epoch = ada.positions[f"thread:{thread}"]
             assert (await back.follow(thread, offset=offset, epoch=epoch))["recovered"]
             await back.close()
         finally:
             await gateways[1].again()
-    again = await Person.knock(
-        gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET, await world.headers()
+    again = await ScenarioClient.try_connect(
+        gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET, await system.headers()
     )
     await again.connect()
     await again.close()
 
 
 @scenario(Category.RESILIENCE, timeout_s=120, alone=True)
-async def an_orphaned_run_ends_by_name(world: World) -> None:
+async def an_orphaned_run_ends_by_name(system: SystemUnderTest) -> None:
     """A run whose gateway is killed and stays away ends with RUN_ERROR owner_lost within 15 s, on the other gateway."""
-    gateways = world.need_gateways()
+    gateways = system.need_gateways()
     here, there = (gateway.url.replace("http", "ws", 1) + endpoints.WEBSOCKET for gateway in gateways[:2])
-    async with world.person(url=here) as one, world.person(url=there) as two:
+    async with system.client(url=here) as one, system.client(url=there) as two:
         thread = await two.thread("orphan")
         await one.follow(thread, offset=0)
         run = await one.start("count to 3000", thread)
         await two.until(lambda: len(two.run_events(thread, run)) > 5, "the run under way")
-        world.kill(gateways[0])
+        system.kill(gateways[0])
         try:
             last = (await two.whole(thread, run, OWNER_LOST_S + SLACK_S))[-1]
             assert last["type"] == "RUN_ERROR", f"the run ended with {last['type']}"

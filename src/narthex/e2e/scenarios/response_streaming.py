@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 
-from narthex.e2e.person import Person, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import ScenarioClient, text_of
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.E2E)
-async def the_first_token_comes_soon(world: World) -> None:
+async def the_first_token_comes_soon(system: SystemUnderTest) -> None:
     """From `run.start` to the first delta under 2 s through everything in between."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         began = time.monotonic()
         run = await ada.start("echo quick", thread)
@@ -28,9 +28,9 @@ async def the_first_token_comes_soon(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def text_comes_in_pieces(world: World) -> None:
+async def text_comes_in_pieces(system: SystemUnderTest) -> None:
     """A long answer is streamed, not delivered at its end."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 120", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 4, "some deltas")
@@ -40,9 +40,9 @@ async def text_comes_in_pieces(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def deltas_make_the_stored_text(world: World) -> None:
+async def deltas_make_the_stored_text(system: SystemUnderTest) -> None:
     """Joined deltas, `run.get` and the thread's message are one text."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 60", thread)
         text = text_of(await ada.whole(thread, run))
@@ -53,9 +53,9 @@ async def deltas_make_the_stored_text(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_late_device_reads_the_running_answer_from_its_start(world: World) -> None:
+async def a_late_device_reads_the_running_answer_from_its_start(system: SystemUnderTest) -> None:
     """`thread.get` and a subscription from its position give the whole run to a device that came in the middle."""
-    async with world.person() as one, world.person() as late:
+    async with system.client() as one, system.client() as late:
         thread = await one.thread()
         run = await one.start("count to 150", thread)
         await one.until(lambda: len(one.run_events(thread, run)) > 8, "the run under way")
@@ -65,12 +65,12 @@ async def a_late_device_reads_the_running_answer_from_its_start(world: World) ->
 
 
 @scenario(Category.E2E)
-async def many_answers_stream_at_once(world: World) -> None:
+async def many_answers_stream_at_once(system: SystemUnderTest) -> None:
     """Ten threads of one person stream at the same time; each run is whole and nobody's words mix."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         threads = [await ada.thread() for _ in range(10)]
         runs = [
-            await ada.start(f"echo stream-{n}-{world.test_run}", thread) for n, thread in enumerate(threads)
+            await ada.start(f"echo stream-{n}-{system.test_run}", thread) for n, thread in enumerate(threads)
         ]
         whole = await asyncio.gather(*(ada.whole(t, r, 50) for t, r in zip(threads, runs, strict=True)))
         for number, events in enumerate(whole):
@@ -79,11 +79,11 @@ async def many_answers_stream_at_once(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def a_reader_that_pauses_still_gets_the_same_text(world: World) -> None:
+async def a_reader_that_pauses_still_gets_the_same_text(system: SystemUnderTest) -> None:
     """A client that stops reading for two seconds in the middle gets the byte-identical text in the end."""
-    async with world.person() as quick:
+    async with system.client() as quick:
         thread = await quick.thread()
-        slow = await Person.knock(world.ws_url, await world.headers())
+        slow = await ScenarioClient.try_connect(system.ws_url, await system.headers())
         await slow.connect()
         await slow.follow(thread, offset=0)
         run = await quick.start("count to 300", thread)

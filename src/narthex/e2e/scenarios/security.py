@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 
-from narthex.e2e.person import Person, Refused, RpcFault
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import KEY_HEADER, World
+from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient
+from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 
 @scenario(Category.SECURITY)
-async def a_foreign_page_is_refused(world: World) -> None:
+async def a_foreign_page_is_refused(system: SystemUnderTest) -> None:
     """An Origin that is not allowed is 403 origin_not_allowed, whatever token comes with it."""
     try:
-        await Person.knock(world.ws_url, await world.headers(), origin="https://evil.example")
-    except Refused as refused:
+        await ScenarioClient.try_connect(system.ws_url, await system.headers(), origin="https://evil.example")
+    except HandshakeRefused as refused:
         assert refused.status == 403, f"refused with {refused.status}"
         assert refused.problem["code"] == "origin_not_allowed"
     else:
@@ -22,9 +22,9 @@ async def a_foreign_page_is_refused(world: World) -> None:
 
 
 @scenario(Category.SECURITY)
-async def a_client_cannot_write_into_a_channel(world: World) -> None:
+async def a_client_cannot_write_into_a_channel(system: SystemUnderTest) -> None:
     """`publish` to a thread or a user's channel is 103 permission denied, and nobody sees it."""
-    async with world.person() as ada, world.person() as other:
+    async with system.client() as ada, system.client() as other:
         thread = await ada.thread()
         await other.follow(thread)
         me = (await ada.rpc("whoami"))["user"]
@@ -40,9 +40,9 @@ async def a_client_cannot_write_into_a_channel(world: World) -> None:
 
 
 @scenario(Category.SECURITY)
-async def a_test_identity_operates_nothing(world: World) -> None:
+async def a_test_identity_operates_nothing(system: SystemUnderTest) -> None:
     """The server API refuses it: publish, disconnect, revoke, drain; and results of another test run."""
-    headers = await world.headers()
+    headers = await system.headers()
     bodies = {
         "/api/v1/publish": {"channel": "user:admin", "data": {}},
         "/api/v1/disconnect": {"user": "admin"},
@@ -50,36 +50,38 @@ async def a_test_identity_operates_nothing(world: World) -> None:
         "/api/v1/e2e/results": {"test_run": "somebody-elses", "passed": 1, "failed": 0},
     }
     for path, body in bodies.items():
-        answer = await world.post(path, headers=headers, json=body)
+        answer = await system.post(path, headers=headers, json=body)
         assert answer.status_code == 403, f"{path} answers {answer.status_code}"
         assert answer.json()["code"]
 
 
 @scenario(Category.SECURITY)
-async def the_caller_cannot_choose_permissions(world: World) -> None:
+async def the_caller_cannot_choose_permissions(system: SystemUnderTest) -> None:
     """The exchange takes a name and a test run; permissions, tenant or plan in the body are 422."""
-    headers = {KEY_HEADER: world.need_key()}
+    headers = {KEY_HEADER: system.need_key()}
     for body in ({"permissions": ["admin"]}, {"tenant": "default"}, {"plan": "enterprise"}):
-        answer = await world.post("/auth/e2e/test-auth", headers=headers, json=body)
+        answer = await system.post("/auth/e2e/test-auth", headers=headers, json=body)
         assert answer.status_code == 422, f"{body} was answered with {answer.status_code}"
 
 
 @scenario(Category.SECURITY)
-async def the_key_beside_a_token_is_a_conflict(world: World) -> None:
+async def the_key_beside_a_token_is_a_conflict(system: SystemUnderTest) -> None:
     """Whoever brings a person's token and the key is neither."""
     try:
-        await Person.knock(world.ws_url, await world.headers() | {KEY_HEADER: world.need_key()})
-    except Refused as refused:
+        await ScenarioClient.try_connect(
+            system.ws_url, await system.headers() | {KEY_HEADER: system.need_key()}
+        )
+    except HandshakeRefused as refused:
         assert refused.problem["code"] == "credential_conflict", f"{refused}"
     else:
         raise AssertionError("a key and a token together were admitted")
 
 
 @scenario(Category.SECURITY)
-async def refusals_help_nobody_but_their_owner(world: World) -> None:
+async def refusals_help_nobody_but_their_owner(system: SystemUnderTest) -> None:
     """A refusal names code and remedy, and neither the token, nor a key id, nor a line of code."""
     secret = "eyJhbGciOiJIUzI1NiIsImtpZCI6ImNhbmFyeS1raWQifQ.eyJzdWIiOiJjYW5hcnkifQ.Y2FuYXJ5LXNpZw"  # noqa: S105 - a canary
-    answer = await world.get("/ws/preflight", headers={"Authorization": f"Bearer {secret}"})
+    answer = await system.get("/ws/preflight", headers={"Authorization": f"Bearer {secret}"})
     assert answer.status_code == 401
     told = answer.text + json.dumps(dict(answer.headers))
     for leak in (secret, secret[:30], "canary", "Traceback", 'File "'):
@@ -87,24 +89,24 @@ async def refusals_help_nobody_but_their_owner(world: World) -> None:
 
 
 @scenario(Category.SECURITY)
-async def a_huge_head_is_answered(world: World) -> None:
+async def a_huge_head_is_answered(system: SystemUnderTest) -> None:
     """20 KB of headers are refused with a status, not with silence."""
-    answer = await world.get("/ws/preflight", headers=await world.headers() | {"X-Padding": "x" * 20_000})
+    answer = await system.get("/ws/preflight", headers=await system.headers() | {"X-Padding": "x" * 20_000})
     assert answer.status_code in (400, 413, 431), f"answered with {answer.status_code}"
 
 
 @scenario(Category.SECURITY)
-async def deep_json_ends_only_its_own_line(world: World) -> None:
+async def deep_json_ends_only_its_own_line(system: SystemUnderTest) -> None:
     """A thousand nested arrays end the line with 3501; the next person is served."""
-    async with world.person() as ada, world.person() as other:
+    async with system.client() as ada, system.client() as other:
         await ada.raw('{"id":9,"rpc":{"method":"echo","data":' + "[" * 1000 + "]" * 1000 + "}}")
         assert await ada.ended() in (3501, 1007), f"closed with {ada.close_code} {ada.close_reason}"
         assert await other.rpc("echo", n=1) == {"n": 1}
 
 
 @scenario(Category.SECURITY)
-async def health_gives_no_secret_away(world: World) -> None:
+async def health_gives_no_secret_away(system: SystemUnderTest) -> None:
     """The key's variable is shown as SET, never as what it holds; nothing in health looks like a token."""
-    text = (await world.get("/ws/health")).text
-    assert world.hide(text) == text, "health shows a proof of this run"
+    text = (await system.get("/ws/health")).text
+    assert system.hide(text) == text, "health shows a proof of this run"
     assert "eyJ" not in text

@@ -10,18 +10,18 @@ import base64
 import binascii
 import json
 
-from narthex.e2e.person import Person, Refused, RpcFault, text_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import KEY_HEADER, World
+from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient, text_of
+from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 FORGED = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJldmUiLCJleHAiOjk5OTk5OTk5OTl9.c2lnbmF0dXJl"
 UNSIGNED = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJldmUiLCJleHAiOjk5OTk5OTk5OTl9."
 
 
 @scenario(Category.SMOKE)
-async def it_is_well(world: World) -> None:
+async def it_is_well(system: SystemUnderTest) -> None:
     """Health is 200, and its handshake, broker and store are healthy."""
-    answer = await world.get("/ws/health")
+    answer = await system.get("/ws/health")
     body = answer.json()
     assert answer.status_code == 200, f"health answers {answer.status_code}: {body.get('errors')}"
     for check in ("handshake", "broker", "store"):
@@ -30,10 +30,10 @@ async def it_is_well(world: World) -> None:
 
 
 @scenario(Category.SMOKE)
-async def the_bypass_is_as_it_should_be(world: World) -> None:
+async def the_bypass_is_as_it_should_be(system: SystemUnderTest) -> None:
     """Production says that no test identity can get in; elsewhere it is open exactly when a key is set."""
-    e2e = (await world.get("/ws/health")).json()["e2e_testing"]
-    if world.environment == "production":
+    e2e = (await system.get("/ws/health")).json()["e2e_testing"]
+    if system.environment == "production":
         assert e2e["auth_bypass_active"] is False, "the bypass is open in production"
         assert e2e["variables"] == {}
     else:
@@ -42,12 +42,12 @@ async def the_bypass_is_as_it_should_be(world: World) -> None:
 
 
 @scenario(Category.SMOKE, always=True)
-async def no_token_is_nobody(world: World) -> None:
+async def no_token_is_nobody(system: SystemUnderTest) -> None:
     """Without proof: refused with 401, or upgraded inert and closed 3500 at the first connect, as health announces."""
-    before = (await world.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
+    before = (await system.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
     try:
-        bare = await Person.knock(world.ws_url)
-    except Refused as refused:
+        bare = await ScenarioClient.try_connect(system.ws_url)
+    except HandshakeRefused as refused:
         assert refused.status == 401, f"refused with {refused.status} {refused.problem.get('code')}"
         assert refused.problem["code"] == "auth_required"
         return
@@ -58,12 +58,12 @@ async def no_token_is_nobody(world: World) -> None:
 
 
 @scenario(Category.SMOKE, always=True)
-async def bad_tokens_are_refused(world: World) -> None:
+async def bad_tokens_are_refused(system: SystemUnderTest) -> None:
     """A forged signature, no signature, and no token at all in the header: 401 each, with a reason."""
     for token in (FORGED, UNSIGNED, "not-a-token"):
         try:
-            await Person.knock(world.ws_url, {"Authorization": f"Bearer {token}"})
-        except Refused as refused:
+            await ScenarioClient.try_connect(system.ws_url, {"Authorization": f"Bearer {token}"})
+        except HandshakeRefused as refused:
             assert refused.status == 401, f"{refused.status} instead of 401 for {token[:24]}"
             assert refused.problem["code"], "a refusal without its code"
         else:
@@ -71,37 +71,37 @@ async def bad_tokens_are_refused(world: World) -> None:
 
 
 @scenario(Category.SMOKE, always=True)
-async def a_wrong_key_is_nobodys(world: World) -> None:
+async def a_wrong_key_is_nobodys(system: SystemUnderTest) -> None:
     """401 e2e_key_wrong, or 403 where no test identity may enter; at the handshake and at the exchange."""
     wrong = {KEY_HEADER: "a-key-that-is-long-enough-and-not-the-one"}
-    active = (await world.get("/ws/health")).json()["e2e_testing"]["auth_bypass_active"]
+    active = (await system.get("/ws/health")).json()["e2e_testing"]["auth_bypass_active"]
     # 429: others at this address have tried too many wrong keys. 503: there is no key to compare with.
     codes = {401: "e2e_key_wrong", 429: "rate_limited"} if active else {403: "e2e_not_allowed_here", 503: ""}
     try:
-        await Person.knock(world.ws_url, wrong)
-    except Refused as refused:
+        await ScenarioClient.try_connect(system.ws_url, wrong)
+    except HandshakeRefused as refused:
         found = str(refused.problem.get("code"))
         assert refused.status in codes, f"a wrong key was refused with {refused.status} {found}"
         assert codes[refused.status] in ("", found), f"a wrong key was refused as {found}"
     else:
         raise AssertionError("a wrong key was admitted at the handshake")
-    answer = await world.post("/auth/e2e/test-auth", headers=wrong, json={})
+    answer = await system.post("/auth/e2e/test-auth", headers=wrong, json={})
     assert answer.status_code in codes, f"the exchange answers {answer.status_code} to a wrong key"
 
 
 @scenario(Category.SMOKE, always=True)
-async def another_tenant_is_out_of_reach(world: World) -> None:
+async def another_tenant_is_out_of_reach(system: SystemUnderTest) -> None:
     """Our own token with another tenant written into it is refused, and channels of others are as absent as nothing."""
-    changed = _moved(await world.token(), "default")
+    changed = _moved(await system.token(), "default")
     if changed:
         try:
-            await Person.knock(world.ws_url, {"Authorization": f"Bearer {changed}"})
-        except Refused as refused:
+            await ScenarioClient.try_connect(system.ws_url, {"Authorization": f"Bearer {changed}"})
+        except HandshakeRefused as refused:
             assert refused.status == 401, f"refused with {refused.status}"
         else:
             raise AssertionError("a token whose tenant was changed by its holder was admitted")
-    async with world.person() as ada:
-        own = await ada.thread(f"probe {world.test_run}")
+    async with system.client() as ada:
+        own = await ada.thread(f"probe {system.test_run}")
         assert (await ada.rpc("thread.get", thread_id=own))["thread"]["thread_id"] == own
         for channel in ("thread:somebody-elses", "user:admin"):
             try:
@@ -130,23 +130,23 @@ def _moved(token: str, tenant: str) -> str:
 
 
 @scenario(Category.SMOKE)
-async def one_question_one_whole_answer(world: World) -> None:
+async def one_question_one_whole_answer(system: SystemUnderTest) -> None:
     """A thread of our own, a question, a streamed answer that `count` and `digest` prove whole."""
-    async with world.person() as ada:
-        events = await ada.ask("echo smoke", await ada.thread(f"probe {world.test_run}"))
+    async with system.client() as ada:
+        events = await ada.ask("echo smoke", await ada.thread(f"probe {system.test_run}"))
         assert events[-1]["type"] == "RUN_FINISHED", f"the run ended with {events[-1]}"
         assert text_of(events)
 
 
 @scenario(Category.SMOKE)
-async def a_dropped_line_comes_back(world: World) -> None:
+async def a_dropped_line_comes_back(system: SystemUnderTest) -> None:
     """Cut, reconnected, and continued from the last offset with nothing missing."""
-    async with world.person() as ada:
-        thread = await ada.thread(f"probe {world.test_run}")
+    async with system.client() as ada:
+        thread = await ada.thread(f"probe {system.test_run}")
         offset, epoch = ada.positions[f"thread:{thread}"]
         ada.drop()
         await ada.ended()
-        async with world.person() as back:
+        async with system.client() as back:
             run = await back.start("echo while away", thread)
             result = await back.follow(thread, offset=offset, epoch=epoch)
             assert result["recovered"], "the position was not recovered"
@@ -154,8 +154,8 @@ async def a_dropped_line_comes_back(world: World) -> None:
 
 
 @scenario(Category.SMOKE)
-async def preflight_says_the_same(world: World) -> None:
+async def preflight_says_the_same(system: SystemUnderTest) -> None:
     """`/ws/preflight` admits whom the upgrade admits."""
-    answer = await world.get("/ws/preflight", headers=await world.headers())
+    answer = await system.get("/ws/preflight", headers=await system.headers())
     assert answer.status_code == 200, answer.text[:300]
     assert answer.json()["verdict"] == "admit"

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import time
 
-from narthex.e2e.person import Person
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import ScenarioClient
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.STARTUP)
-async def alive_and_ready(world: World) -> None:
+async def alive_and_ready(system: SystemUnderTest) -> None:
     """`/livez` and `/readyz` are 200, for HEAD too."""
     for method in ("GET", "HEAD"):
         for path in ("/livez", "/readyz"):
-            answer = await world.request(method, path)
+            answer = await system.request(method, path)
             assert answer.status_code == 200, f"{method} {path}: {answer.status_code}"
 
 
 @scenario(Category.STARTUP)
-async def health_for_every_method_that_asks(world: World) -> None:
+async def health_for_every_method_that_asks(system: SystemUnderTest) -> None:
     """GET and HEAD give 200, OPTIONS is allowed, and HEAD has no body."""
-    assert (await world.get("/ws/health")).status_code == 200
-    head = await world.request("HEAD", "/ws/health")
+    assert (await system.get("/ws/health")).status_code == 200
+    head = await system.request("HEAD", "/ws/health")
     assert head.status_code == 200
     assert head.content == b""
-    assert (await world.request("OPTIONS", "/ws/health")).status_code in (200, 204)
+    assert (await system.request("OPTIONS", "/ws/health")).status_code in (200, 204)
 
 
 @scenario(Category.STARTUP)
-async def health_is_consistent_with_its_checks(world: World) -> None:
+async def health_is_consistent_with_its_checks(system: SystemUnderTest) -> None:
     """A failing broker, store or handshake is never shown under `healthy`, and each check has a latency."""
-    body = (await world.get("/ws/health")).json()
+    body = (await system.get("/ws/health")).json()
     worst = {check["status"] for check in body["checks"].values()}
     assert body["status"] != "healthy" or worst == {"healthy"}, f"healthy over {body['checks']}"
     for name, check in body["checks"].items():
@@ -40,10 +40,10 @@ async def health_is_consistent_with_its_checks(world: World) -> None:
 
 
 @scenario(Category.STARTUP)
-async def settings_are_announced(world: World) -> None:
+async def settings_are_announced(system: SystemUnderTest) -> None:
     """What a client needs is in `/ws/config`; its limits are those in health and those that a connection gets."""
-    config = (await world.get("/ws/config")).json()
-    health = (await world.get("/ws/health")).json()["config"]
+    config = (await system.get("/ws/config")).json()
+    health = (await system.get("/ws/health")).json()["config"]
     # Health shows the limit of connections by plan, the configuration the one setting that overrides all plans.
     shared = set(config["limits"]) & set(health) - {"max_connections_per_user"}
     assert {"max_message_bytes", "commands_per_s", "ping_interval_s"} <= shared
@@ -53,7 +53,7 @@ async def settings_are_announced(world: World) -> None:
         if config["limits"][name] != health[name]
     }
     assert not differing, f"limits differ between /ws/config and health: {differing}"
-    async with world.person() as ada:
+    async with system.client() as ada:
         assert ada.connected["ping"] == config["limits"]["ping_interval_s"], (
             "the ping interval is not the announced one"
         )
@@ -63,12 +63,12 @@ async def settings_are_announced(world: World) -> None:
 
 
 @scenario(Category.STARTUP)
-async def a_handshake_takes_no_time(world: World) -> None:
+async def a_handshake_takes_no_time(system: SystemUnderTest) -> None:
     """From SYN to the connect reply in under 2 s, five times: nothing is set up after the upgrade."""
-    headers = await world.headers()
+    headers = await system.headers()
     for _ in range(5):
         began = time.monotonic()
-        somebody = await Person.knock(world.ws_url, headers)
+        somebody = await ScenarioClient.try_connect(system.ws_url, headers)
         await somebody.connect()
         took = time.monotonic() - began
         await somebody.close()

@@ -6,15 +6,15 @@ import asyncio
 
 import httpx2
 
-from narthex.e2e.person import Person, Refused
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import HandshakeRefused, ScenarioClient
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.E2E)
-async def health_made_a_handshake(world: World) -> None:
+async def health_made_a_handshake(system: SystemUnderTest) -> None:
     """Health is what its checks say, and the handshake is one of them."""
-    body = (await world.get("/ws/health")).json()
+    body = (await system.get("/ws/health")).json()
     assert body["status"] in ("healthy", "degraded")
     assert body["checks"]["handshake"]["status"] == "healthy"
     assert {"auth", "broker", "store", "agents"} <= set(body["checks"])
@@ -23,9 +23,9 @@ async def health_made_a_handshake(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def health_is_shaped_as_published(world: World) -> None:
+async def health_is_shaped_as_published(system: SystemUnderTest) -> None:
     """`config`, `e2e_testing`, `metrics` and `errors` are there with the published names."""
-    body = (await world.get("/ws/health")).json()
+    body = (await system.get("/ws/health")).json()
     assert isinstance(body["config"]["pre_connection_auth_required"], bool)
     assert {"enabled", "variables", "auth_bypass_active"} <= set(body["e2e_testing"])
     assert "active_connections" in body["metrics"]["websocket"]
@@ -33,16 +33,16 @@ async def health_is_shaped_as_published(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def ready_and_alive(world: World) -> None:
+async def ready_and_alive(system: SystemUnderTest) -> None:
     """`/livez` and `/readyz` answer 200."""
     for path in ("/livez", "/readyz"):
-        assert (await world.get(path)).status_code == 200
+        assert (await system.get(path)).status_code == 200
 
 
 @scenario(Category.E2E)
-async def the_first_frame_can_be_handled_at_once(world: World) -> None:
+async def the_first_frame_can_be_handled_at_once(system: SystemUnderTest) -> None:
     """Connect and two commands in the very first frame are all answered: nothing is set up after the upgrade."""
-    somebody = await Person.knock(world.ws_url, await world.headers())
+    somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
     await somebody.raw(
         '{"id":101,"connect":{}}\n{"id":102,"rpc":{"method":"time"}}\n{"id":103,"rpc":{"method":"echo","data":{}}}'
     )
@@ -53,28 +53,28 @@ async def the_first_frame_can_be_handled_at_once(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def what_a_client_needs_is_told(world: World) -> None:
+async def what_a_client_needs_is_told(system: SystemUnderTest) -> None:
     """`/ws/config` names paths, limits and plans; `/ws/beacon` is the constant."""
-    body = (await world.get("/ws/config")).json()
+    body = (await system.get("/ws/config")).json()
     assert body["paths"]["websocket"] == "/ws"
     assert body["limits"]["max_message_bytes"] > 0
     assert {"free", "enterprise"} <= set(body["plans"])
-    assert (await world.get("/ws/beacon")).json()["beacon"] == "narthex"
+    assert (await system.get("/ws/beacon")).json()["beacon"] == "narthex"
 
 
 @scenario(Category.E2E, timeout_s=120, alone=True)
-async def a_killed_gateway_loses_nothing(world: World) -> None:
+async def a_killed_gateway_loses_nothing(system: SystemUnderTest) -> None:
     """`kill -9` of a gateway in mid-run: a device comes back through the proxy, the run ends, nothing is missing."""
-    gateways = world.need_gateways()
-    async with world.person() as ada:
+    gateways = system.need_gateways()
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 600", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 10, "the run under way")
         victim = gateways[0]
-        world.kill(victim)
+        system.kill(victim)
         try:
             offset, epoch = ada.positions[f"thread:{thread}"]
-            back = await let_in(world)
+            back = await let_in(system)
             back.events = {channel: list(found) for channel, found in ada.events.items()}
             result = await back.follow(thread, offset=offset, epoch=epoch)
             assert result["recovered"]
@@ -87,13 +87,13 @@ async def a_killed_gateway_loses_nothing(world: World) -> None:
             await victim.again()
 
 
-async def let_in(world: World) -> Person:
+async def let_in(system: SystemUnderTest) -> ScenarioClient:
     """A new connection, as an SDK with its back-off would get it."""
     for _ in range(100):
         try:
-            somebody = await Person.knock(world.ws_url, await world.headers())
+            somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
             await somebody.connect()
-        except (Refused, OSError, AssertionError, httpx2.HTTPError):
+        except (HandshakeRefused, OSError, AssertionError, httpx2.HTTPError):
             await asyncio.sleep(0.2)
         else:
             return somebody

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from narthex.e2e.scenario import Category, scenario
 from narthex.e2e.skipping import SkipScenario
-from narthex.e2e.world import World
+from narthex.e2e.system_under_test import SystemUnderTest
 
 CORE = ("tests/domain", "tests/protocol")
 TAIL = 1_500
@@ -22,7 +22,7 @@ def checkout() -> Path | None:
 
 
 @scenario(Category.UNIT, timeout_s=300)
-async def the_core(_: World) -> None:
+async def the_core(_: SystemUnderTest) -> None:
     """The tests of protocol and domain pass."""
     root = checkout()
     if root is None:

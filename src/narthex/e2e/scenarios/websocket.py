@@ -6,34 +6,34 @@ import asyncio
 import json
 
 from narthex.domain import endpoints
-from narthex.e2e.person import Person, Refused
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import HandshakeRefused, ScenarioClient
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.WEBSOCKET)
-async def every_alias_is_the_same_door(world: World) -> None:
+async def every_alias_is_the_same_door(system: SystemUnderTest) -> None:
     """/ws, /websocket and /connection/websocket admit alike."""
     for path in endpoints.WEBSOCKETS:
-        url = world.ws_url.removesuffix(endpoints.WEBSOCKET) + path
-        async with world.person(url=url) as ada:
+        url = system.ws_url.removesuffix(endpoints.WEBSOCKET) + path
+        async with system.client(url=url) as ada:
             assert await ada.rpc("echo", path=path) == {"path": path}
 
 
 @scenario(Category.WEBSOCKET)
-async def a_plain_get_is_told_to_upgrade(world: World) -> None:
+async def a_plain_get_is_told_to_upgrade(system: SystemUnderTest) -> None:
     """426 with problem+json, not a bare error."""
-    answer = await world.get("/ws", headers=await world.headers())
+    answer = await system.get("/ws", headers=await system.headers())
     assert answer.status_code == 426, f"a plain GET is answered with {answer.status_code}, not 426"
     assert answer.json()["code"] == "upgrade_required"
 
 
 @scenario(Category.WEBSOCKET)
-async def a_wrong_path_is_named(world: World) -> None:
+async def a_wrong_path_is_named(system: SystemUnderTest) -> None:
     """404 no_route: a wrong path does not look like a wrong credential."""
     try:
-        await Person.knock(f"{world.ws_url}/nowhere", await world.headers())
-    except Refused as refused:
+        await ScenarioClient.try_connect(f"{system.ws_url}/nowhere", await system.headers())
+    except HandshakeRefused as refused:
         assert refused.status == 404, f"refused with {refused.status}"
         assert refused.problem["code"] == "no_route"
     else:
@@ -41,10 +41,10 @@ async def a_wrong_path_is_named(world: World) -> None:
 
 
 @scenario(Category.WEBSOCKET)
-async def the_token_is_never_echoed(world: World) -> None:
+async def the_token_is_never_echoed(system: SystemUnderTest) -> None:
     """`jwt-auth, jwt.<token>` selects `jwt-auth`, and the connection works."""
-    token = await world.token()
-    somebody = await Person.knock(world.ws_url, subprotocols=["jwt-auth", f"jwt.{token}"])
+    token = await system.token()
+    somebody = await ScenarioClient.try_connect(system.ws_url, subprotocols=["jwt-auth", f"jwt.{token}"])
     assert somebody.socket.subprotocol == "jwt-auth"
     await somebody.connect()
     assert await somebody.rpc("echo", n=1) == {"n": 1}
@@ -52,9 +52,9 @@ async def the_token_is_never_echoed(world: World) -> None:
 
 
 @scenario(Category.WEBSOCKET)
-async def commands_share_a_frame(world: World) -> None:
+async def commands_share_a_frame(system: SystemUnderTest) -> None:
     """Twenty commands joined by newlines get twenty replies with their ids, in order."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         numbers = range(1000, 1020)
         await ada.raw(
             "\n".join(
@@ -68,9 +68,9 @@ async def commands_share_a_frame(world: World) -> None:
 
 
 @scenario(Category.WEBSOCKET)
-async def fragments_are_put_together(world: World) -> None:
+async def fragments_are_put_together(system: SystemUnderTest) -> None:
     """A command in five fragments is one command, and a ping between them is answered."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         text = json.dumps({"id": 2000, "rpc": {"method": "echo", "data": {"long": "x" * 500}}})
         pieces = [text[place : place + 120] for place in range(0, len(text), 120)]
         await ada.socket.send(pieces)
@@ -83,37 +83,37 @@ async def fragments_are_put_together(world: World) -> None:
 
 
 @scenario(Category.WEBSOCKET)
-async def too_large_is_closed_by_name(world: World) -> None:
+async def too_large_is_closed_by_name(system: SystemUnderTest) -> None:
     """A message over the advertised limit ends the line with 1009, and only that line."""
-    limit = (await world.get("/ws/config")).json()["limits"]["max_message_bytes"]
-    async with world.person() as ada, world.person() as other:
+    limit = (await system.get("/ws/config")).json()["limits"]["max_message_bytes"]
+    async with system.client() as ada, system.client() as other:
         await ada.raw(json.dumps({"id": 3000, "rpc": {"method": "echo", "data": {"x": "y" * (limit + 1)}}}))
         assert await ada.ended() == 1009, f"closed with {ada.close_code} {ada.close_reason}"
         assert await other.rpc("echo", n=1) == {"n": 1}
 
 
 @scenario(Category.WEBSOCKET)
-async def nothing_before_connect(world: World) -> None:
+async def nothing_before_connect(system: SystemUnderTest) -> None:
     """A command before `connect` ends the line with 3501 and a reason, also for somebody with a good token."""
-    somebody = await Person.knock(world.ws_url, await world.headers())
+    somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
     await somebody.raw('{"id":1,"rpc":{"method":"whoami"}}')
     assert await somebody.ended() == 3501, f"closed with {somebody.close_code} {somebody.close_reason}"
     assert somebody.close_reason
 
 
 @scenario(Category.WEBSOCKET)
-async def a_clean_goodbye(world: World) -> None:
+async def a_clean_goodbye(system: SystemUnderTest) -> None:
     """A close from the client is answered with its own code."""
-    somebody = await Person.knock(world.ws_url, await world.headers())
+    somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
     await somebody.connect()
     await somebody.close()
     assert somebody.close_code == 1000, f"closed with {somebody.close_code}"
 
 
 @scenario(Category.WEBSOCKET, timeout_s=90)
-async def pings_keep_an_idle_line(world: World) -> None:
+async def pings_keep_an_idle_line(system: SystemUnderTest) -> None:
     """An idle line is pinged at the announced interval and lives on."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         interval = ada.connected["ping"]
         await ada.until(lambda: ada.session.pings > 0, "a ping", interval * 1.5 + 5)
         assert await ada.rpc("echo", still=1) == {"still": 1}

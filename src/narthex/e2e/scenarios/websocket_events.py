@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from narthex.e2e.person import prove, text_of, types_of
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.world import World
+from narthex.e2e.scenario_client import text_of, types_of, verify_run
+from narthex.e2e.system_under_test import SystemUnderTest
 
 
 @scenario(Category.E2E, incident=True)
-async def event_flow(world: World) -> None:
+async def event_flow(system: SystemUnderTest) -> None:
     """Every event of a run arrives, once and in order, from RUN_STARTED to RUN_FINISHED, and the digest proves it."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         events = await ada.ask("echo event flow")
         assert events[0]["type"] == "RUN_STARTED"
         assert events[-1]["type"] == "RUN_FINISHED"
@@ -21,9 +21,9 @@ async def event_flow(world: World) -> None:
 
 
 @scenario(Category.E2E, incident=True)
-async def seven_concurrent_sockets(world: World) -> None:
+async def seven_concurrent_sockets(system: SystemUnderTest) -> None:
     """Seven sockets of one user all get the same whole run."""
-    opened = [world.person() for _ in range(7)]
+    opened = [system.client() for _ in range(7)]
     people = [await entering.__aenter__() for entering in opened]
     try:
         thread = await people[0].thread()
@@ -38,9 +38,9 @@ async def seven_concurrent_sockets(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def connect_reply_says_who_and_how_long(world: World) -> None:
+async def connect_reply_says_who_and_how_long(system: SystemUnderTest) -> None:
     """The connect reply names the client, the ttl and the user's own channel with its position."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         reply = ada.connected
         assert reply["client"]
         assert reply["ping"] > 0
@@ -50,17 +50,17 @@ async def connect_reply_says_who_and_how_long(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def two_sockets_have_two_client_ids(world: World) -> None:
+async def two_sockets_have_two_client_ids(system: SystemUnderTest) -> None:
     """A client id is minted once per connection and belongs to nobody else."""
-    async with world.person() as one, world.person() as two:
+    async with system.client() as one, system.client() as two:
         assert one.connected["client"] != two.connected["client"]
         assert (await one.rpc("whoami"))["client"] == one.connected["client"]
 
 
 @scenario(Category.E2E)
-async def notices_reach_the_users_own_channel(world: World) -> None:
+async def notices_reach_the_users_own_channel(system: SystemUnderTest) -> None:
     """A second device that follows no thread still hears that one was created and that a run began."""
-    async with world.person() as one, world.person() as two:
+    async with system.client() as one, system.client() as two:
         thread = await one.thread("notice me")
         run = await one.start("hello", thread)
         await two.until(
@@ -72,13 +72,13 @@ async def notices_reach_the_users_own_channel(world: World) -> None:
 
 
 @scenario(Category.E2E)
-async def each_event_is_published_once(world: World) -> None:
+async def each_event_is_published_once(system: SystemUnderTest) -> None:
     """The channel's own history holds each event of a run exactly once."""
-    async with world.person() as ada:
+    async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("echo once", thread)
         seen = await ada.whole(thread, run)
         page = await ada.command("history", channel=f"thread:{thread}", limit=-1)
         kept = [p["data"] for p in page["publications"] if p["data"].get("runId") == run]
-        prove(kept)
+        verify_run(kept)
         assert types_of(kept) == types_of(seen)

@@ -1,6 +1,6 @@
 """The routes of AG-UI over HTTP: who asks, what for, and the answer's status; the events are `stream`'s.
 
-Rules: admitted as an upgrade is, by the same gate and with a seat; a client's `threadId` is its name for a thread
+Rules: admitted as an upgrade is, by the same gate and with a slot; a client's `threadId` is its name for a thread
 within its tenant; the same user message gives the same run, so that a repeat with `Last-Event-ID` goes on where the
 stream broke; leaving does not cancel.
 """
@@ -29,17 +29,17 @@ from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import TERMINAL
 from narthex.errors import ClientError
 from narthex.ports.broker import ChannelLog, Position
-from narthex.ports.edge import ABORT, Deny, Gate
+from narthex.ports.edge import ABORT, Deny, UpgradeHandler
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.protocol.replies import encode_json
-from narthex.web.agui.asked import RunAgentInput, answer_of, last_said, parse, position_of
 from narthex.web.agui.capabilities import capabilities
+from narthex.web.agui.run_input import RunAgentInput, answer_of, last_user_message, parse, position_of
 from narthex.web.agui.stream import Ended, RunStream
 from narthex.web.bodies import bounded_body
-from narthex.web.door import HttpDoor
 from narthex.web.fallbacks import head_of
 from narthex.web.problems import client_error, problem
+from narthex.web.request_rules import RequestAuthenticator
 
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
 STARTS_WITHIN_S: Final = 10.0  # as any command (app/services)
@@ -53,11 +53,11 @@ def _derived(*parts: str) -> str:
     return hashlib.sha256("\x00".join(("agui-thread", *parts)).encode()).hexdigest()[:32]
 
 
-class AguiSite:
+class AguiRoutes:
     """See the module.
 
     Args:
-        gate: admits.
+        upgrade_handler: admits.
         http: CORS, and who asks for the list of agents.
         services: chat, runs and quotas.
         store: runs and threads.
@@ -66,13 +66,13 @@ class AguiSite:
 
     def __init__(
         self,
-        gate: Gate,
-        http: HttpDoor,
+        upgrade_handler: UpgradeHandler,
+        http: RequestAuthenticator,
         services: ConnectionServices[Connection],
         store: Store,
         broker: ChannelLog,
     ) -> None:
-        self._gate = gate
+        self._upgrade_handler = upgrade_handler
         self._http = http
         self._services = services
         self._store = store
@@ -93,7 +93,7 @@ class AguiSite:
 
     async def _agents(self, request: Request) -> Response:
         """Every agent with its capabilities, the default one first."""
-        found = await self._http.person(request)
+        found = await self._http.authenticate(request)
         if isinstance(found, Refusal):
             return self._refused(request, found)
         return self._json(
@@ -102,7 +102,7 @@ class AguiSite:
 
     async def _one(self, request: Request) -> Response:
         """One agent's capabilities."""
-        found = await self._http.person(request)
+        found = await self._http.authenticate(request)
         if isinstance(found, Refusal):
             return self._refused(request, found)
         try:
@@ -138,7 +138,7 @@ class AguiSite:
             thread_id, create = await self._thread(identity, asked.thread_id)
             if asked.resume:
                 return await self._resumed(identity, asked, thread_id)
-            said = last_said(asked)
+            said = last_user_message(asked)
             started = await start_run(
                 self._services.chat,
                 self._services.engine,
@@ -217,7 +217,7 @@ class AguiSite:
 
     async def _streamed(self, request: Request, work: Work) -> Response:
         """Admit, work, and answer with the run's stream, or with why not."""
-        decision = self._gate.decide(msgspec.structs.replace(head_of(request), path=_ADMITTED_AS))
+        decision = self._upgrade_handler.decide(msgspec.structs.replace(head_of(request), path=_ADMITTED_AS))
         if isinstance(decision, Awaitable):
             decision = await decision
         if isinstance(decision, Deny):
@@ -236,10 +236,10 @@ class AguiSite:
         return answer
 
     async def _begun(self, request: Request, stream: RunStream, work: Work) -> Response:
-        seed = stream.connection.seed
-        identity = seed.identity
+        context = stream.connection.context
+        identity = context.identity
         if identity is None or identity.identity_class is IdentityClass.PROBE:
-            expired = seed.admit.inert == "expired"
+            expired = context.admit.inert == "expired"
             return self._refused(request, Refusal(code="token_expired" if expired else "auth_required"))
         try:
             async with asyncio.timeout(STARTS_WITHIN_S):

@@ -1,6 +1,6 @@
 """One AG-UI client's stream: a connection like any other behind an HTTP response, its pushes told as AG-UI events.
 
-Not here: who may have one (the gate), what it asks (`routes`). Rules: the connection behind it has a seat, ends with
+Not here: who may have one (the gate), what it asks (`routes`). Rules: the connection behind it has a slot, ends with
 its token, and is bounded in bytes and lag exactly as a WebSocket's; only the events of the one run leave, in the
 order of the log, each with the position after it as its `id`; they are pure AG-UI, because stock clients warn of
 every member that they do not know: what the gateway adds to events is left out, but for `count` and `digest`, which
@@ -21,7 +21,7 @@ from narthex.protocol.client import ClientSession, Message, Ping, Push, Reply, S
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing
 from narthex.protocol.replies import encode_json
-from narthex.web.agui.asked import event_id
+from narthex.web.agui.run_input import event_id
 from narthex.web.fallbacks import StreamSocket
 
 HEART_BEAT: Final = b":\n\n"  # an SSE comment: proxies see traffic, clients nothing

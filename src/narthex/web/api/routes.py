@@ -269,7 +269,7 @@ class ServerApi:
         self, run: Callable[[Identity, Request], Awaitable[object]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            identity = await self._access.person(request)
+            identity = await self._access.signed_in_user(request)
             if isinstance(identity, Refusal):
                 return problem(identity)
             try:

@@ -16,23 +16,23 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
-from narthex.adapters.brokers.answers import Engine
-from narthex.adapters.brokers.nats.channel_log import ChannelLog, Waiting
-from narthex.adapters.brokers.nats.codec import Batch, Entry, decode_batch, encode, marks
+from narthex.adapters.brokers.engine_errors import EngineErrors
+from narthex.adapters.brokers.nats.channel_log import KnownChannelLog, PendingPublication
+from narthex.adapters.brokers.nats.codec import StreamBatch, StreamEntry, decode_batch, encode, marks
 from narthex.adapters.brokers.nats.contention import Contention
 from narthex.adapters.brokers.nats.jetstream import (
     Conflict,
     JetStream,
-    Refused,
+    JetStreamUnavailable,
+    RequestRejected,
     Stored,
     StreamMissing,
-    Unavailable,
 )
 from narthex.adapters.brokers.nats.streams import new_epoch
 from narthex.errors import Bug, DependencyError
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Published
 
-NATS: Final = Engine("NATS", "JetStream")
+NATS: Final = EngineErrors("NATS", "JetStream")
 MAX_PENDING: Final = 20_000  # as the embedded broker's: under a second of work when JetStream is well
 MAX_CHANNELS: Final = 20_000  # states kept; an idle one that was dropped is read again in one round trip
 BATCH_ENTRIES: Final = 512
@@ -45,7 +45,7 @@ LAST_SEQUENCE: Final = "Nats-Last-Sequence"  # of the same subject; 0: none
 T = TypeVar("T")
 
 
-class Appender:
+class NatsAppender:
     """Places publications.
 
     Args:
@@ -54,7 +54,7 @@ class Appender:
         epoch: of a position, for an incarnation.
         timeout_s: how long a publication is tried.
         clock: seconds since the epoch.
-        doubt: called when JetStream does not answer again and again: is the stream still there?
+        recheck: called when JetStream does not answer again and again: is the stream still there?
         max_body: bytes that the server takes in one message.
         contention: hears of every publication that lost to another node's.
         prove: look whether the stream is still the one that its epoch stands for, before a channel is begun in it.
@@ -69,7 +69,7 @@ class Appender:
         epoch: Callable[[str], str],
         timeout_s: float,
         clock: Callable[[], float],
-        doubt: Callable[[], None],
+        recheck: Callable[[], None],
         max_body: Callable[[], int],
         contention: Contention,
         prove: Callable[[], Awaitable[object]],
@@ -80,12 +80,12 @@ class Appender:
         self._epoch = epoch
         self._timeout_s = timeout_s
         self._clock = clock
-        self._doubt = doubt
+        self._recheck = recheck
         self._max_body = max_body
         self._contention = contention
         self._prove = prove
         self._max_pending = max_pending
-        self._logs: OrderedDict[str, ChannelLog] = OrderedDict()
+        self._logs: OrderedDict[str, KnownChannelLog] = OrderedDict()
         self._accepting = False
         self.pending = 0
         self.highest_seq = (
@@ -107,7 +107,7 @@ class Appender:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Published] = loop.create_future()
         log = self._log(channel)
-        log.waiting.append(Waiting(future, data, key, tags, loop.time() + self._timeout_s))
+        log.waiting.append(PendingPublication(future, data, key, tags, loop.time() + self._timeout_s))
         self.pending += 1
         log.used_at = loop.time()
         if log.alarm is None:
@@ -116,7 +116,7 @@ class Appender:
             log.task = loop.create_task(self._work(log), name=f"append {channel}")
         return future
 
-    def heard(self, channel: str, batch: Batch, headers: Mapping[str, str]) -> None:
+    def heard(self, channel: str, batch: StreamBatch, headers: Mapping[str, str]) -> None:
         """A message of a followed channel was told: what it says need not be read any more.
 
         `headers` are those of NATS's republishing: the message's sequence and that of the channel's one before.
@@ -143,14 +143,14 @@ class Appender:
             DependencyError: JetStream does not answer.
         """
 
-        async def append(log: ChannelLog) -> bool:
+        async def append(log: KnownChannelLog) -> bool:
             await self._learn(log, 0)
             now = self._clock()
             log.keys.expire(now - IDEMPOTENCY_WINDOW_S)
             keys = log.keys.summary(0, log.top, now)
             if keys is None or log.seq == 0:
                 return False
-            batch = Batch(os.urandom(8), log.incarnation, log.top + 1, log.mark, log.mark_seq, [], keys)
+            batch = StreamBatch(os.urandom(8), log.incarnation, log.top + 1, log.mark, log.mark_seq, [], keys)
             body = encode(batch)
             if len(body) > self._max_body():
                 return False
@@ -163,16 +163,16 @@ class Appender:
     async def remove(self, channel: str, incarnation: str) -> None:
         """Replace a channel's messages by the mark of a new incarnation. Raises DependencyError."""
 
-        async def append(log: ChannelLog) -> None:
+        async def append(log: KnownChannelLog) -> None:
             last = await self._stream.last(log.subject)
-            batch = Batch(os.urandom(8), incarnation, 1, 0, 0, [])
+            batch = StreamBatch(os.urandom(8), incarnation, 1, 0, 0, [])
             expected = last.seq if last else 0
             await self._stream.publish(log.subject, encode(batch), expected=expected, rollup=True)
             log.known = False
 
         await self._in_turn(channel, append)
 
-    async def _in_turn(self, channel: str, append: Callable[[ChannelLog], Awaitable[T]]) -> T:
+    async def _in_turn(self, channel: str, append: Callable[[KnownChannelLog], Awaitable[T]]) -> T:
         """Append something of one's own, tried again until `timeout_s` is over. Raises DependencyError."""
         log = self._log(channel)
         deadline = asyncio.get_running_loop().time() + self._timeout_s
@@ -181,12 +181,12 @@ class Appender:
             try:
                 async with log.turn:
                     return await append(log)
-            except (Conflict, Unavailable, StreamMissing) as error:
+            except (Conflict, JetStreamUnavailable, StreamMissing) as error:
                 attempt += 1
                 if asyncio.get_running_loop().time() > deadline:
                     raise NATS.late(self._timeout_s) from error
                 await _back_off(attempt)
-            except Refused as refused:
+            except RequestRejected as refused:
                 raise _refusal(refused) from refused
 
     async def stop(self) -> None:
@@ -198,10 +198,10 @@ class Appender:
         for log in self._logs.values():
             self._quiet(log)
 
-    def _log(self, channel: str) -> ChannelLog:
+    def _log(self, channel: str) -> KnownChannelLog:
         log = self._logs.get(channel)
         if log is None:
-            log = self._logs[channel] = ChannelLog(channel, self._subject(channel))
+            log = self._logs[channel] = KnownChannelLog(channel, self._subject(channel))
             if len(self._logs) > MAX_CHANNELS:
                 idle = [name for name, old in self._logs.items() if old.task is None and name != channel]
                 for name in idle[: MAX_CHANNELS // 10]:
@@ -210,7 +210,7 @@ class Appender:
             self._logs.move_to_end(channel)
         return log
 
-    async def _work(self, log: ChannelLog) -> None:
+    async def _work(self, log: KnownChannelLog) -> None:
         """Place everything that waits in a channel; ends when nothing does."""
         failures = end = 0  # the channel's last message, as far as somebody told
         fresh = False  # whether the log was asked for since this task began
@@ -229,13 +229,13 @@ class Appender:
                     self._contention.lost(log)
                     if failures > 2:  # many nodes write to one channel: let one of them through
                         await asyncio.sleep(random.uniform(0, 0.005 * failures))  # noqa: S311 - spreads, hides nothing
-                except (Unavailable, StreamMissing):
+                except (JetStreamUnavailable, StreamMissing):
                     log.known, end = False, 0
                     failures += 1
                     if failures % 3 == 0:
-                        self._doubt()
+                        self._recheck()
                     await _back_off(failures)
-        except Refused as refused:
+        except RequestRejected as refused:
             self._fail_all(log, _refusal(refused))
         except Exception as error:  # a bug here must answer the publishers, not leave them waiting
             bug = Bug("append_failed", f"Appending raised {type(error).__name__}: {error}")
@@ -244,11 +244,11 @@ class Appender:
         finally:
             log.task = None
 
-    def _repeats(self, log: ChannelLog) -> bool:
+    def _repeats(self, log: KnownChannelLog) -> bool:
         """Whether a key that waits is known: before it is answered, the log is asked if it is still that log."""
         return any(waiting.name in log.keys for waiting in log.waiting)
 
-    async def _learn(self, log: ChannelLog, end: int) -> None:
+    async def _learn(self, log: KnownChannelLog, end: int) -> None:
         """Read what was appended since `log.seq`; at first the keys of the last `IDEMPOTENCY_WINDOW_S`.
 
         `end` is the sequence of the channel's last message if a conflict told it, else 0. Where that is in doubt
@@ -281,15 +281,15 @@ class Appender:
             log.restarted = False
         log.known = True
 
-    async def _proven(self, log: ChannelLog) -> None:
+    async def _proven(self, log: KnownChannelLog) -> None:
         """Look whether the stream is still the one of our epoch. Raises Unavailable: it is another one, whose epoch is
         known now, and everything is read again.
         """
         await self._prove()
         if log.stale:
-            raise Unavailable("the stream is another one")
+            raise JetStreamUnavailable("the stream is another one")
 
-    async def _read_window(self, log: ChannelLog, last: Stored) -> None:
+    async def _read_window(self, log: KnownChannelLog, last: Stored) -> None:
         """Read back as far as keys count: messages down to the last mark, from there on marks only."""
         cutoff = self._clock() - IDEMPOTENCY_WINDOW_S
         found = [(last.seq, decode_batch(last.body))]
@@ -306,7 +306,7 @@ class Appender:
         for seq, batch in found:
             self._follow(log, seq, batch)
 
-    def _follow(self, log: ChannelLog, seq: int, batch: Batch, *, fences: bool = False) -> None:
+    def _follow(self, log: KnownChannelLog, seq: int, batch: StreamBatch, *, fences: bool = False) -> None:
         """Take in a message. With `fences` its keys count for what waits, however old it is: this node may have been
         frozen since it last looked, with the publications that it is about to repeat.
         """
@@ -323,30 +323,30 @@ class Appender:
         log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)  # also where this node only listens
         self.highest_seq = max(self.highest_seq, seq)
 
-    async def _place(self, log: ChannelLog) -> None:
+    async def _place(self, log: KnownChannelLog) -> None:
         """Send the next batch; returns when it is stored."""
         chosen = self._choose(log)
         if not chosen:
             return
         nonce = os.urandom(8)
         now = round(self._clock(), 3)
-        entries = [Entry(now, waiting.data, waiting.tags, waiting.key) for waiting in chosen]
+        entries = [StreamEntry(now, waiting.data, waiting.tags, waiting.key) for waiting in chosen]
         first, top = log.top + 1, log.top + len(entries)
         keys = log.keys.summary(log.mark, log.top, now) if marks(first, top) else None
-        batch = Batch(nonce, log.incarnation, first, log.mark, log.mark_seq, entries, keys)
+        batch = StreamBatch(nonce, log.incarnation, first, log.mark, log.mark_seq, entries, keys)
         log.attempts[nonce] = chosen
         seq = await self._stream.publish(log.subject, encode(batch), expected=log.seq)
         self._follow(log, seq, batch)
         log.attempts.clear()  # older attempts follow an older message: they can no longer be stored
 
-    def _choose(self, log: ChannelLog) -> list[Waiting]:
+    def _choose(self, log: KnownChannelLog) -> list[PendingPublication]:
         """The head of the queue that fits in one message; answers repeats and drops cancelled ones."""
         log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)
-        chosen: list[Waiting] = []
+        chosen: list[PendingPublication] = []
         keys: set[bytes] = set()
         size = 0
         limit = min(BATCH_BYTES, self._max_body()) - RESERVED_BYTES
-        kept: deque[Waiting] = deque()
+        kept: deque[PendingPublication] = deque()
         while log.waiting and len(chosen) < BATCH_ENTRIES:
             waiting = log.waiting[0]
             if waiting.name is not None and waiting.name in keys:
@@ -370,25 +370,27 @@ class Appender:
         log.waiting = kept  # they leave the queue when they are placed
         return chosen
 
-    def _answer_repeats(self, log: ChannelLog) -> None:
+    def _answer_repeats(self, log: KnownChannelLog) -> None:
         for waiting in list(log.waiting):
             before = log.keys.find(waiting.name)
             if before is not None:
                 log.waiting.remove(waiting)
                 self._resolve(log, waiting, before.offset, duplicate=True)
 
-    def _settle(self, waiting: Waiting) -> None:
+    def _settle(self, waiting: PendingPublication) -> None:
         """It waits no longer; a late one may come here twice, when it turns out to be placed after all."""
         if waiting.counted:
             waiting.counted = False
             self.pending -= 1
 
-    def _resolve(self, log: ChannelLog, waiting: Waiting, offset: int, *, duplicate: bool = False) -> None:
+    def _resolve(
+        self, log: KnownChannelLog, waiting: PendingPublication, offset: int, *, duplicate: bool = False
+    ) -> None:
         self._settle(waiting)
         if not waiting.future.done():
             waiting.future.set_result(Published(offset, self._epoch(log.incarnation), duplicate))
 
-    def _ring(self, log: ChannelLog) -> None:
+    def _ring(self, log: KnownChannelLog) -> None:
         """Fail what has waited for too long, whatever is being waited for; it may yet turn out to be placed, and
         its key will say so.
         """
@@ -397,23 +399,23 @@ class Appender:
             self._fail(log, NATS.late(self._timeout_s))
         log.alarm = loop.call_at(log.waiting[0].deadline, self._ring, log) if log.waiting else None
 
-    def _fail_all(self, log: ChannelLog, error: Exception) -> None:
+    def _fail_all(self, log: KnownChannelLog, error: Exception) -> None:
         while log.waiting:
             self._fail(log, error)
 
-    def _fail(self, log: ChannelLog, error: Exception) -> None:
+    def _fail(self, log: KnownChannelLog, error: Exception) -> None:
         waiting = log.waiting.popleft()
         self._settle(waiting)
         if not waiting.future.done():
             waiting.future.set_exception(error)
 
     @staticmethod
-    def _quiet(log: ChannelLog) -> None:
+    def _quiet(log: KnownChannelLog) -> None:
         if log.alarm is not None:
             log.alarm.cancel()
 
 
-def _before(batch: Batch, cutoff: float) -> int | None:
+def _before(batch: StreamBatch, cutoff: float) -> int | None:
     """The sequence from which on keys before `batch` are to be read; None: none of them counts, or all are known.
 
     With `keys` that is one message, the mark before; without it is every message from there.
@@ -425,7 +427,7 @@ def _before(batch: Batch, cutoff: float) -> int | None:
     return batch.mark_seq or 1
 
 
-def _refusal(refused: Refused) -> DependencyError:
+def _refusal(refused: RequestRejected) -> DependencyError:
     return DependencyError("broker", f"JetStream refused: {refused}.", "See its log.")
 
 

@@ -21,22 +21,27 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from narthex.adapters.brokers.answers import Patience
-from narthex.adapters.brokers.ending import end
-from narthex.adapters.brokers.ends import KnownEnds
-from narthex.adapters.brokers.nats.appending import NATS, Appender
-from narthex.adapters.brokers.nats.codec import Batch, Notice, decode_live, encode, token
+from narthex.adapters.brokers.cancellation import cancel_and_wait
+from narthex.adapters.brokers.engine_errors import Retrier
+from narthex.adapters.brokers.known_positions import KnownPositions
+from narthex.adapters.brokers.nats.appending import NATS, NatsAppender
+from narthex.adapters.brokers.nats.codec import Notice, StreamBatch, decode_live, encode, token
 from narthex.adapters.brokers.nats.comparison import Comparison
 from narthex.adapters.brokers.nats.connection import connect, parse_address
 from narthex.adapters.brokers.nats.contention import Contention
-from narthex.adapters.brokers.nats.guard import StreamGuard
-from narthex.adapters.brokers.nats.jetstream import JetStream, Refused, StreamMissing, Unavailable
+from narthex.adapters.brokers.nats.jetstream import (
+    JetStream,
+    JetStreamUnavailable,
+    RequestRejected,
+    StreamMissing,
+)
 from narthex.adapters.brokers.nats.presence import PresenceStream
 from narthex.adapters.brokers.nats.reading import PageReader
+from narthex.adapters.brokers.nats.stream_monitor import StreamMonitor
 from narthex.adapters.brokers.nats.streams import (
     KEPT_MESSAGES,
     LogStream,
-    Names,
+    StreamNames,
     default_replicas,
     durability,
     ensure_presence,
@@ -87,16 +92,16 @@ class NatsBroker:
     ) -> None:
         self._address = parse_address(url)
         self.durability = durability(self._address.replicas or 1)
-        self._patience = Patience(
+        self._retrier = Retrier(
             NATS,
             self._address.shown,
             timeout_s,
-            passing=(Unavailable, StreamMissing),
+            passing=(JetStreamUnavailable, StreamMissing),
             heal=self._heal,
             stopping=lambda: self._stopping,
         )
         self._client_now: Client | None = None
-        self._names = names = Names(self._address.prefix)
+        self._names = names = StreamNames(self._address.prefix)
         self._stream = JetStream(self._client, names.log_stream)
         self._log_stream = LogStream(
             self._stream, names, kept_messages, boot_id() if self._address.local else ""
@@ -106,28 +111,28 @@ class NatsBroker:
         self._contention = Contention(
             partial(self._subscriptions.want, beside=True), partial(self._subscriptions.drop, beside=True)
         )
-        self._appender = Appender(
+        self._appender = NatsAppender(
             self._stream,
             subject=subject,
             epoch=epoch,
             timeout_s=timeout_s,
             clock=clock,
-            doubt=lambda: self._guard.doubt(),  # noqa: PLW0108 - the guard is made of this appender
+            recheck=lambda: self._monitor.recheck(),  # noqa: PLW0108 - the monitor is made of this appender
             max_body=lambda: self._client().max_payload,
             contention=self._contention,
-            prove=lambda: self._guard.proof(),  # noqa: PLW0108 - as above
+            prove=lambda: self._monitor.proof(),  # noqa: PLW0108 - as above
         )
         self._reader = PageReader(self._stream, subject=subject, epoch=epoch)
         self._comparison = Comparison(
             self._stream,
             subject=subject,
             epoch=epoch,
-            mark=lambda: self._guard.mark_subject(),  # noqa: PLW0108 - the guard is made below
+            mark=lambda: self._monitor.mark_subject(),  # noqa: PLW0108 - the monitor is made below
         )
         self._presence_api = JetStream(self._client, names.presence_stream)
         self._presence = PresenceStream(self._presence_api, names)
-        self._ends = KnownEnds()
-        self._guard = StreamGuard(
+        self._known = KnownPositions()
+        self._monitor = StreamMonitor(
             self._stream,
             self._log_stream,
             self._appender,
@@ -148,7 +153,7 @@ class NatsBroker:
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect, make sure of the streams, listen. Raises ConfigError or DependencyError."""
-        self._handler, self._node, self._guard.node = handler, node, node
+        self._handler, self._node, self._monitor.node = handler, node, node
         self._stopping = False
         try:
             await self._connect()
@@ -164,7 +169,7 @@ class NatsBroker:
             asyncio.create_task(self._subscriptions.run(), name="nats subscriptions"),
             asyncio.create_task(self._housekeeping(), name="nats housekeeping"),
             asyncio.create_task(
-                self._guard.run(lambda: self._open_streams(self._log_stream.replicas)),
+                self._monitor.run(lambda: self._open_streams(self._log_stream.replicas)),
                 name="nats stream guard",
             ),
         ]
@@ -173,8 +178,8 @@ class NatsBroker:
         """Let publishes finish or fail, then disconnect; idempotent."""
         self._stopping = True
         await self._appender.stop()
-        self._guard.running = False
-        await end(*self._tasks)
+        self._monitor.running = False
+        await cancel_and_wait(*self._tasks)
         self._tasks = []
         await self._disconnect()
 
@@ -192,12 +197,12 @@ class NatsBroker:
     def unsubscribe(self, channel: str) -> None:
         """See the port."""
         self._subscriptions.drop(channel)
-        self._ends.forget(channel)
+        self._known.forget(channel)
         self._comparison.forget(channel)
 
     def known_position(self, channel: str) -> Position | None:
         """The end of a subscribed channel's log, as far as the handler was told."""
-        return self._ends.find(channel)
+        return self._known.find(channel)
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         """See the port. A message of this node's own shows that the answers are the log's: a leader that was cut
@@ -205,7 +210,7 @@ class NatsBroker:
         """
 
         async def compare() -> dict[str, Position]:
-            return await self._comparison.behind(known, await self._guard.proof())
+            return await self._comparison.behind(known, await self._monitor.proof())
 
         return await self._retrying(compare)
 
@@ -217,11 +222,11 @@ class NatsBroker:
         async def read() -> Page:
             await self._subscriptions.settled(channel)
             if since is not None and since.epoch:  # "nothing is missing" is said of the log as it is now
-                await self._guard.proof()
+                await self._monitor.proof()
             through = self._appender.highest_seq
             page = await self._reader.page(channel, since, limit, reverse)
             if self._subscriptions.wants(channel):
-                self._ends.read(channel, page.top)
+                self._known.read(channel, page.top)
                 self._comparison.read(channel, through)
             return page
 
@@ -231,7 +236,7 @@ class NatsBroker:
         """See the port."""
         self._usable()
         await self._appender.remove(channel, new_epoch())
-        self._ends.forget(channel)
+        self._known.forget(channel)
 
     async def trim(self, channel: str, through: int) -> None:
         """See the port; not done while more keys count than a message holds. Raises DependencyError."""
@@ -263,11 +268,11 @@ class NatsBroker:
         """See the port; no retries beyond one leader's answer, because health is asked for now."""
         client = self._usable()
         try:
-            await self._guard.ping()
-        except (Unavailable, StreamMissing, Refused) as error:
+            await self._monitor.ping()
+        except (JetStreamUnavailable, StreamMissing, RequestRejected) as error:
             raise self._unreachable(error) from error
         if not client.is_connected:
-            raise self._unreachable(Unavailable("the connection is down"))
+            raise self._unreachable(JetStreamUnavailable("the connection is down"))
 
     async def _drop(self, channel: str, through: int) -> None:
         seq = await self._reader.sequence_of(channel, through + 1)
@@ -280,7 +285,7 @@ class NatsBroker:
 
     def _client(self) -> Client:
         if self._client_now is None:
-            raise Unavailable("not connected")
+            raise JetStreamUnavailable("not connected")
         return self._client_now
 
     def _running(self) -> Client:
@@ -291,8 +296,8 @@ class NatsBroker:
     def _usable(self) -> Client:
         """As `_running`; and the stream is not one that can lose what was acknowledged."""
         client = self._running()
-        if self._guard.refused is not None:
-            raise self._guard.refused
+        if self._monitor.refused is not None:
+            raise self._monitor.refused
         return client
 
     def _unreachable(self, error: Exception) -> DependencyError:
@@ -302,13 +307,13 @@ class NatsBroker:
         """Call until it works or `timeout_s` is over. Raises DependencyError."""
         self._usable()
         try:
-            return await self._patience.call(call)
-        except Refused as refused:
+            return await self._retrier.call(call)
+        except RequestRejected as refused:
             raise self._unreachable(refused) from refused
 
     async def _heal(self, fault: Exception) -> None:
         if isinstance(fault, StreamMissing):
-            self._guard.doubt()
+            self._monitor.recheck()
 
     async def _connect(self) -> None:
         self._client_now = client = await connect(
@@ -324,10 +329,10 @@ class NatsBroker:
                 await self._presence_api.listen()
                 await client.subscribe(self._names.control_all, cb=self._on_control)
                 await client.subscribe(self._names.control_node + token(self._node), cb=self._on_control)
-                await client.subscribe(self._names.epoch, cb=self._guard.on_missed)
+                await client.subscribe(self._names.epoch, cb=self._monitor.on_missed)
                 await client.subscribe(
                     f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{self._names.log_stream}",
-                    cb=self._guard.on_missed,
+                    cb=self._monitor.on_missed,
                 )
         except (NatsError, TimeoutError) as error:
             raise self._unreachable(error) from error
@@ -351,16 +356,16 @@ class NatsBroker:
     async def _open_first(self, replicas: int) -> None:
         """As `_open_streams`; a connection that broke meanwhile ends this start, and the next one makes another."""
         if not self._client().is_connected:
-            raise self._unreachable(Unavailable("the connection broke"))
+            raise self._unreachable(JetStreamUnavailable("the connection broke"))
         await self._open_streams(replicas)
 
     async def _open_streams(self, replicas: int) -> None:
-        await self._guard.open(replicas, server_name(self._client()))
+        await self._monitor.open(replicas, server_name(self._client()))
         await ensure_presence(self._presence_api, self._names, replicas)
 
     def _resync(self) -> None:
-        """Called by the guard's only task, which must not meet our bugs."""
-        self._ends.clear()
+        """Called by the monitor's only task, which must not meet our bugs."""
+        self._known.clear()
         self._comparison.clear()
         if self._handler is not None:
             try:
@@ -385,7 +390,7 @@ class NatsBroker:
         except msgspec.MsgspecError:
             _log.error("broker_message_malformed", channel=channel)
             return
-        if isinstance(found, Batch):
+        if isinstance(found, StreamBatch):
             self._appender.heard(channel, found, message.headers or {})
         if not self._subscriptions.wants(channel):
             return
@@ -393,7 +398,7 @@ class NatsBroker:
             self._handler.presence(channel, found.member, found.joined)
             return
         epoch = self._log_stream.epoch(found.incarnation)
-        self._ends.told(channel, Position(found.top, epoch))
+        self._known.delivered(channel, Position(found.top, epoch))
         for publication in found.publications():
             self._handler.publication(channel, publication, epoch)
 
@@ -407,10 +412,10 @@ class NatsBroker:
             self._handler.control(found)
 
     async def _on_disconnected(self) -> None:
-        self._ends.clear()
+        self._known.clear()
 
     async def _on_reconnected(self) -> None:
-        self._guard.missed()
+        self._monitor.missed()
 
     async def _on_error(self, error: Exception) -> None:
         if self._client_now is None:  # of a start, which says itself what it waits for
@@ -420,10 +425,10 @@ class NatsBroker:
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            if self._guard.refused is not None or (
+            if self._monitor.refused is not None or (
                 self._client_now is not None and self._client_now.is_closed
             ):
-                self._guard.doubt()
+                self._monitor.recheck()
             self._contention.end_idle(asyncio.get_running_loop().time())
             for channel, member in self._presence.expire(time.monotonic()):
                 await self._notify(channel, Notice(member, False))

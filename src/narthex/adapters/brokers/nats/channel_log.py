@@ -9,12 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from narthex.adapters.brokers.nats.codec import Batch, Entry
+from narthex.adapters.brokers.nats.codec import StreamBatch, StreamEntry
 from narthex.adapters.brokers.nats.keys import KeyWindow, digest
 from narthex.ports.broker import Position, Published
 
 
-class Waiting:
+class PendingPublication:
     """A publication that is to be placed; `counted` until its publisher got an answer."""
 
     __slots__ = ("counted", "data", "deadline", "future", "key", "name", "tags")
@@ -36,7 +36,7 @@ class Waiting:
         self.counted = True
 
 
-class ChannelLog:
+class KnownChannelLog:
     """What is known of one channel's log, as of stream sequence `seq` (0: nothing was ever appended)."""
 
     def __init__(self, channel: str, subject: str) -> None:
@@ -49,8 +49,9 @@ class ChannelLog:
         self.mark = 0
         self.mark_seq = 0
         self.keys = KeyWindow()
-        self.waiting: deque[Waiting] = deque()
-        self.attempts: dict[bytes, list[Waiting]] = {}  # by nonce: sent, and not known whether stored
+        self.waiting: deque[PendingPublication] = deque()
+        # By nonce: sent, and not known whether stored
+        self.attempts: dict[bytes, list[PendingPublication]] = {}
         self.task: asyncio.Task[None] | None = None
         self.alarm: asyncio.TimerHandle | None = None
         self.turn = asyncio.Lock()  # whoever learns or appends; what is heard meanwhile only goes on
@@ -61,7 +62,7 @@ class ChannelLog:
         self.conflicts = 0
         self.used_at = 0.0  # by a publisher here, on the loop's clock
 
-    def follow(self, seq: int, batch: Batch) -> list[tuple[Waiting, int]]:
+    def follow(self, seq: int, batch: StreamBatch) -> list[tuple[PendingPublication, int]]:
         """Take in the next message of the channel; returns own publications that turn out to be placed."""
         if batch.incarnation != self.incarnation:
             self.keys.clear()
@@ -92,11 +93,11 @@ class ChannelLog:
         self.keys.clear()
 
 
-def _name(entry: Entry) -> bytes | None:
+def _name(entry: StreamEntry) -> bytes | None:
     return digest(entry.key) if entry.key is not None else None
 
 
-def position(log_end: Batch | None, epoch: Callable[[str], str]) -> Position:
+def position(log_end: StreamBatch | None, epoch: Callable[[str], str]) -> Position:
     """The position after a channel's last message (None: it has none)."""
     return (
         Position(log_end.top, epoch(log_end.incarnation)) if log_end is not None else Position(0, epoch(""))

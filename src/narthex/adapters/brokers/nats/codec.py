@@ -20,7 +20,7 @@ MARK_EVERY: Final = 256  # offsets between marks: reading from anywhere skips at
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9/:_~=@-]")
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
+class StreamEntry(msgspec.Struct, array_like=True, frozen=True):
     """One publication. `at` is seconds since the epoch on the publisher's clock."""
 
     at: float
@@ -29,7 +29,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     key: str | None = None
 
 
-class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
+class StreamBatch(msgspec.Struct, array_like=True, frozen=True, tag=1):
     """Consecutive publications of one channel. Without entries it is what a removed channel leaves (another
     incarnation), or what a trim does (`keys`).
 
@@ -47,7 +47,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, tag=1):
     first: int
     mark: int
     mark_seq: int
-    entries: list[Entry]
+    entries: list[StreamEntry]
     keys: Summary | None = None
 
     @property
@@ -81,24 +81,24 @@ class Notice(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_batch = msgspec.msgpack.Decoder(Batch).decode
-_decode_live = msgspec.msgpack.Decoder(Batch | Notice).decode
+_decode_batch = msgspec.msgpack.Decoder(StreamBatch).decode
+_decode_live = msgspec.msgpack.Decoder(StreamBatch | Notice).decode
 
 
-def encode(message: Batch | Notice) -> bytes:
+def encode(message: StreamBatch | Notice) -> bytes:
     """The body of a message."""
     return _encode(message)
 
 
-def decode_batch(body: bytes) -> Batch:
+def decode_batch(body: bytes) -> StreamBatch:
     """The inverse, for messages of the log. Raises msgspec.MsgspecError."""
     return _decode_batch(body)
 
 
-def decode_live(body: bytes) -> Batch | Notice:
+def decode_live(body: bytes) -> StreamBatch | Notice:
     """The inverse, for what subscribers get. Raises msgspec.MsgspecError."""
     found: Any = _decode_live(body)
-    assert isinstance(found, Batch | Notice)
+    assert isinstance(found, StreamBatch | Notice)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from narthex.adapters.brokers.nats.channel_log import position
 from narthex.adapters.brokers.nats.codec import decode_batch
-from narthex.adapters.brokers.nats.jetstream import SUBJECTS_AT_ONCE, JetStream, Stored, Unavailable
+from narthex.adapters.brokers.nats.jetstream import SUBJECTS_AT_ONCE, JetStream, JetStreamUnavailable, Stored
 from narthex.ports.broker import Position
 
 LAGGING_S: Final = 0.05  # a replica applies what a majority agreed on within milliseconds
@@ -119,4 +119,4 @@ class Comparison:
             if answer.through >= through:
                 return [message for message in answer.found if message.subject != mark]
             await asyncio.sleep(LAGGING_S)
-        raise Unavailable("no replica that has the end of the stream answers")
+        raise JetStreamUnavailable("no replica that has the end of the stream answers")

@@ -26,7 +26,7 @@ Callback = Callable[[], Awaitable[None]]
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
-class Address(NamedTuple):
+class NatsAddress(NamedTuple):
     """Where NATS is, from `nats://[user:password@]host:port[,…][?prefix=narthex&replicas=3&creds=FILE]`."""
 
     servers: tuple[str, ...]  # without credentials
@@ -43,7 +43,7 @@ class Address(NamedTuple):
         return all(urlsplit(server).hostname in LOOPBACK for server in self.servers)
 
 
-def parse_address(url: str) -> Address:
+def parse_address(url: str) -> NatsAddress:
     """Read a broker URL. Raises ConfigError."""
     try:
         parts = parse_engine_urls(url)
@@ -68,7 +68,7 @@ def parse_address(url: str) -> Address:
         raise ConfigError(problems)
     if not servers:
         raise ConfigError(["NARTHEX_BROKER_URL must be nats://host:port."])
-    return Address(
+    return NatsAddress(
         servers,
         ", ".join(part.servers(4222) for part in parts),
         prefix,
@@ -80,7 +80,7 @@ def parse_address(url: str) -> Address:
 
 
 async def connect(
-    address: Address,
+    address: NatsAddress,
     *,
     name: str,
     disconnected: Callback,

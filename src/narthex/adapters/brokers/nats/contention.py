@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from narthex.adapters.brokers.nats.channel_log import ChannelLog
+from narthex.adapters.brokers.nats.channel_log import KnownChannelLog
 
 CONFLICTS: Final = 2  # once is chance
 FOLLOW_S: Final = 30.0
@@ -23,9 +23,9 @@ class Contention:
     def __init__(self, follow: Callable[[str], None], unfollow: Callable[[str], None]) -> None:
         self._follow = follow
         self._unfollow = unfollow
-        self._followed: dict[str, ChannelLog] = {}
+        self._followed: dict[str, KnownChannelLog] = {}
 
-    def lost(self, log: ChannelLog) -> None:
+    def lost(self, log: KnownChannelLog) -> None:
         """Another node was faster in a channel."""
         log.conflicts += 1
         if log.conflicts < CONFLICTS or log.channel in self._followed or len(self._followed) >= MAX_FOLLOWED:

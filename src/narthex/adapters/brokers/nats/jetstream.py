@@ -1,6 +1,6 @@
 """The few calls to NATS and JetStream that the broker needs, with their errors sorted. No channels here.
 
-Rules: every call has a time-out; `Unavailable` means "nobody knows whether it happened, try again", `Conflict`
+Rules: every call has a time-out; `JetStreamUnavailable` means "nobody knows whether it happened, try again", `Conflict`
 that the log went on meanwhile; reads that decide something are answered by the stream's leader.
 """
 
@@ -31,7 +31,7 @@ _NAME_IN_USE: Final = frozenset({10058})
 NO_REPLICAS: Final = frozenset({10005, 10074})
 
 
-class Unavailable(Exception):
+class JetStreamUnavailable(Exception):
     """JetStream did not answer, or not now."""
 
 
@@ -48,7 +48,7 @@ class StreamMissing(Exception):
     """The stream does not exist (any more)."""
 
 
-class Refused(Exception):
+class RequestRejected(Exception):
     """JetStream says no for good; `code` is its error code."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -168,7 +168,7 @@ class JetStream:
     async def _get(self, body: dict[str, Any]) -> Stored | None:
         try:
             answer = await self.api(f"STREAM.MSG.GET.{self.stream}", body)
-        except Refused as refused:
+        except RequestRejected as refused:
             if refused.code in _NO_MESSAGE:
                 return None
             raise
@@ -179,7 +179,7 @@ class JetStream:
         try:
             return await self._client().request(subject, body, timeout=REQUEST_S, headers=headers)
         except (NatsError, OSError, TimeoutError) as error:
-            raise Unavailable(f"{type(error).__name__}: {error}") from error
+            raise JetStreamUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def _direct(self, body: dict[str, Any]) -> Latest:
         """A direct get of many messages: they come one by one, then an end mark."""
@@ -194,7 +194,7 @@ class JetStream:
                 collector.progress = lambda: limit.reschedule(asyncio.get_running_loop().time() + REQUEST_S)
                 return await collector.done
         except (NatsError, OSError, TimeoutError) as error:
-            raise Unavailable(f"direct get: {type(error).__name__}: {error}") from error
+            raise JetStreamUnavailable(f"direct get: {type(error).__name__}: {error}") from error
         finally:
             del self._collectors[name]
 
@@ -221,7 +221,7 @@ class _Collector:
             self.done.set_result(Latest(self._found, int(headers.get("Nats-UpTo-Sequence", 0))))
         elif status:
             self.done.set_exception(
-                Unavailable(f"direct get answered {status} {headers.get('Description', '')}")
+                JetStreamUnavailable(f"direct get answered {status} {headers.get('Description', '')}")
             )
         else:
             self._found.append(
@@ -235,7 +235,7 @@ def _checked(message: Msg) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict[str, Any])
     except msgspec.MsgspecError as error:
-        raise Unavailable("JetStream answered with something that is not JSON") from error
+        raise JetStreamUnavailable("JetStream answered with something that is not JSON") from error
     fault = answer.get("error")
     if fault is None:
         return answer
@@ -245,5 +245,5 @@ def _checked(message: Msg) -> dict[str, Any]:
     if number in _NOT_FOUND:
         raise StreamMissing(text)
     if int(fault.get("code", 0)) >= 500 and number not in NO_REPLICAS:
-        raise Unavailable(f"{text} ({number})")
-    raise Refused(number, text)
+        raise JetStreamUnavailable(f"{text} ({number})")
+    raise RequestRejected(number, text)

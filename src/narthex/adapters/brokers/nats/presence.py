@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from narthex.adapters.brokers.nats.codec import Notice, decode_live, encode, token
 from narthex.adapters.brokers.nats.jetstream import JetStream
-from narthex.adapters.brokers.nats.streams import Names
+from narthex.adapters.brokers.nats.streams import StreamNames
 from narthex.adapters.brokers.presence import PresenceTable
 from narthex.ports.broker import Member
 
@@ -16,7 +16,7 @@ from narthex.ports.broker import Member
 class PresenceStream:
     """Who is where, on every node. Raises jetstream's errors; the caller retries."""
 
-    def __init__(self, stream: JetStream, names: Names) -> None:
+    def __init__(self, stream: JetStream, names: StreamNames) -> None:
         self._stream = stream
         self._names = names
         self._own = PresenceTable()

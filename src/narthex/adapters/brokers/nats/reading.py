@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from narthex.adapters.brokers.nats.channel_log import position
-from narthex.adapters.brokers.nats.codec import Batch, decode_batch
+from narthex.adapters.brokers.nats.codec import StreamBatch, decode_batch
 from narthex.adapters.brokers.nats.jetstream import JetStream, Stored
 from narthex.ports.broker import MAX_HISTORY_PAGE, Page, Position, Publication
 
@@ -59,7 +59,7 @@ class PageReader:
         return Page(found[:count], end, complete=True)
 
     async def _publications(
-        self, subject: str, last: tuple[Stored, Batch], low: int, high: int
+        self, subject: str, last: tuple[Stored, StreamBatch], low: int, high: int
     ) -> list[Publication]:
         """Those at offsets `low` to `high` that are still kept: all, or the upper part."""
         start = await self._start(subject, last, low)
@@ -70,7 +70,7 @@ class PageReader:
         found = [p for message in messages for p in decode_batch(message.body).publications()]
         return [publication for publication in found if low <= publication.offset <= high]
 
-    async def _start(self, subject: str, last: tuple[Stored, Batch], offset: int) -> int:
+    async def _start(self, subject: str, last: tuple[Stored, StreamBatch], offset: int) -> int:
         """A stream sequence at or before the message with `offset`, following the marks back."""
         message, batch = last
         while batch.first > offset:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from nats.aio.client import Client
 
-from narthex.adapters.brokers.nats.jetstream import NO_REPLICAS, JetStream, Refused, StreamMissing
+from narthex.adapters.brokers.nats.jetstream import NO_REPLICAS, JetStream, RequestRejected, StreamMissing
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.broker import KEPT_PUBLICATIONS, PRESENCE_TTL_S
 
@@ -29,7 +29,7 @@ _ANCHOR: Final = "narthex-anchor"
 _NAME_IN_USE: Final = 10058
 
 
-class Names:
+class StreamNames:
     """Names and subjects under one prefix, so that several deployments can share a NATS system."""
 
     def __init__(self, prefix: str) -> None:
@@ -58,7 +58,7 @@ def _info(client: Client) -> dict[str, Any]:
     return info
 
 
-class Look(NamedTuple):
+class StreamInfo(NamedTuple):
     """What the stream's leader said of it.
 
     Attributes:
@@ -83,7 +83,7 @@ class LogStream:
         problems: what in its configuration can drop acknowledged publications, in words.
     """
 
-    def __init__(self, stream: JetStream, names: Names, kept_messages: int, boot: str) -> None:
+    def __init__(self, stream: JetStream, names: StreamNames, kept_messages: int, boot: str) -> None:
         self._stream = stream
         self._names = names
         self._kept_messages = kept_messages
@@ -100,7 +100,7 @@ class LogStream:
         """A channel's epoch: the base, and what it got when it was removed."""
         return f"{self.base_epoch}.{incarnation}" if incarnation else self.base_epoch
 
-    async def ensure(self, replicas: int, connected_to: str) -> Look:
+    async def ensure(self, replicas: int, connected_to: str) -> StreamInfo:
         """Create the stream or read what there is.
 
         `connected_to` is the server that answered: one on loopback may be a mere relay to another machine.
@@ -116,17 +116,17 @@ class LogStream:
         except StreamMissing:
             self.made = True
             answer = await create(self._stream, self._config(replicas))
-        look, config = self._read(answer, connected_to), answer["config"]
+        info, config = self._read(answer, connected_to), answer["config"]
         if 0 < int(config.get("max_msgs_per_subject", 0)) < self._kept_messages:  # an older narthex made it
             config["max_msgs_per_subject"] = self._kept_messages
-            look = self._read(await self._stream.api(f"STREAM.UPDATE.{name}", config), connected_to)
-        return look
+            info = self._read(await self._stream.api(f"STREAM.UPDATE.{name}", config), connected_to)
+        return info
 
-    async def look(self, connected_to: str) -> Look:
+    async def inspect(self, connected_to: str) -> StreamInfo:
         """Read what there is. Raises jetstream's errors, StreamMissing among them."""
         return self._read(await self._stream.api(f"STREAM.INFO.{self._names.log_stream}"), connected_to)
 
-    def _read(self, answer: dict[str, Any], connected_to: str) -> Look:
+    def _read(self, answer: dict[str, Any], connected_to: str) -> StreamInfo:
         name, config = self._names.log_stream, answer["config"]
         layout = int(config.get("metadata", {}).get(_LAYOUT, 0))
         if layout > LAYOUT:
@@ -148,7 +148,7 @@ class LogStream:
         self.anchor = int(config["metadata"].get(_ANCHOR, 0))
         self.problems = _lossy(config, self._config(self.replicas))
         state = answer["state"]
-        return Look(
+        return StreamInfo(
             int(state["first_seq"]), int(state["last_seq"]), int(state.get("num_subjects", 0)), created
         )
 
@@ -207,7 +207,7 @@ def _lossy(config: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     return found
 
 
-async def ensure_presence(stream: JetStream, names: Names, replicas: int) -> None:
+async def ensure_presence(stream: JetStream, names: StreamNames, replicas: int) -> None:
     """Create the stream of presence entries, in memory, each forgotten by itself."""
     try:
         await stream.api(f"STREAM.INFO.{names.presence_stream}")
@@ -233,7 +233,7 @@ async def create(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
     """Create a stream; when another node was faster, its stream. Raises DependencyError when NATS refuses it."""
     try:
         return await stream.api(f"STREAM.CREATE.{config['name']}", config)
-    except Refused as refused:
+    except RequestRejected as refused:
         if refused.code == _NAME_IN_USE:
             return await stream.api(f"STREAM.INFO.{config['name']}")
         if refused.code in NO_REPLICAS:

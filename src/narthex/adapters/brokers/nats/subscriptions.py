@@ -21,16 +21,16 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from narthex.adapters.brokers.nats.codec import token
-from narthex.adapters.brokers.nats.jetstream import Unavailable
+from narthex.adapters.brokers.nats.jetstream import JetStreamUnavailable
 
 
 class Subscriptions:
     """Follows channels under `prefix`; `tell` gets every message."""
 
-    def __init__(self, client: Callable[[], Client], prefix: str, tell: Callable[[Msg], None]) -> None:
+    def __init__(self, client: Callable[[], Client], prefix: str, on_message: Callable[[Msg], None]) -> None:
         self._client = client
         self._prefix = prefix
-        self._sink = _Sink(tell)
+        self._sink = _MessageSink(on_message)
         self._wanted: dict[str, str] = {}  # token → channel
         self._asked: set[str] = set()  # tokens: for the handler
         self._beside: set[str] = set()  # tokens: for whoever publishes to them
@@ -84,7 +84,11 @@ class Subscriptions:
                 try:
                     while (name in self._wanted) != (name in self._held):  # it may change while it is sent
                         await self._settle(name)
-                except (NatsError, OSError, Unavailable):  # closed, or none: whoever reconnects calls `renew`
+                except (
+                    NatsError,
+                    OSError,
+                    JetStreamUnavailable,
+                ):  # closed, or none: whoever reconnects calls `renew`
                     await asyncio.sleep(0.1)
                     self._changed.set()
                     break
@@ -115,11 +119,11 @@ class Subscriptions:
         self._changed.set()
 
 
-class _Sink:
+class _MessageSink:
     """Stands in for the queue of every subscription."""
 
-    def __init__(self, tell: Callable[[Msg], None]) -> None:
-        self.put_nowait = tell
+    def __init__(self, on_message: Callable[[Msg], None]) -> None:
+        self.put_nowait = on_message
 
     def empty(self) -> bool:
         """Nothing ever waits here."""

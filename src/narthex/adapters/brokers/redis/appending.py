@@ -16,13 +16,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from narthex.adapters.brokers.answers import Engine
+from narthex.adapters.brokers.engine_errors import EngineErrors
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
-from narthex.adapters.brokers.redis.scripts import Names
+from narthex.adapters.brokers.redis.scripts import KeyNames
 from narthex.errors import DISK_FULL, Bug, DependencyError, NarthexError
 from narthex.ports.broker import Published
 
-REDIS: Final = Engine("Redis", "Redis")
+REDIS: Final = EngineErrors("Redis", "Redis")
 MAX_PENDING: Final = 20_000  # as the embedded broker's
 BATCH_ENTRIES: Final = 128  # the server does nothing else meanwhile: about 2 ms
 BATCH_BYTES: Final = 4 << 20
@@ -30,7 +30,7 @@ BATCH_BYTES: Final = 4 << 20
 _encode_tags = msgspec.json.Encoder().encode
 
 
-class Waiting(NamedTuple):
+class QueuedPublication(NamedTuple):
     """A publication that is to be placed; `deadline` on the loop's clock."""
 
     future: asyncio.Future[Published]
@@ -41,7 +41,7 @@ class Waiting(NamedTuple):
     deadline: float
 
 
-class Appender:
+class RedisAppender:
     """Places publications.
 
     Args:
@@ -55,7 +55,7 @@ class Appender:
 
     def __init__(
         self,
-        names: Names,
+        names: KeyNames,
         run: Callable[[list[str], list[Any]], Awaitable[Any]],
         *,
         attach: Callable[[], Awaitable[None]],
@@ -69,7 +69,7 @@ class Appender:
         self._seen = seen
         self._timeout_s = timeout_s
         self._max_pending = max_pending
-        self._queue: deque[Waiting] = deque()
+        self._queue: deque[QueuedPublication] = deque()
         self._task: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._accepting = False
@@ -95,7 +95,9 @@ class Appender:
         future: asyncio.Future[Published] = loop.create_future()
         chosen = f"k{key}" if key is not None else f"r{secrets.token_urlsafe(12)}"
         encoded = b"" if tags is None else _encode_tags(tags)
-        self._queue.append(Waiting(future, channel, data, chosen, encoded, loop.time() + self._timeout_s))
+        self._queue.append(
+            QueuedPublication(future, channel, data, chosen, encoded, loop.time() + self._timeout_s)
+        )
         if self._alarm is None:
             self._alarm = loop.call_later(self._timeout_s, self._ring)
         if self._task is None:
@@ -145,11 +147,11 @@ class Appender:
         except (*FAULTS, NarthexError):
             await asyncio.sleep(0.2)
 
-    def _batch(self) -> list[Waiting]:
+    def _batch(self) -> list[QueuedPublication]:
         """The head of the queue, without what was cancelled; it stays queued until it is placed."""
-        batch: list[Waiting] = []
+        batch: list[QueuedPublication] = []
         size = 0
-        kept: deque[Waiting] = deque()
+        kept: deque[QueuedPublication] = deque()
         while self._queue and len(batch) < BATCH_ENTRIES and size < BATCH_BYTES:
             waiting = self._queue.popleft()
             if not waiting.future.done():
@@ -159,7 +161,7 @@ class Appender:
         self._queue.extendleft(reversed(kept))
         return batch
 
-    async def _place(self, batch: list[Waiting]) -> None:
+    async def _place(self, batch: list[QueuedPublication]) -> None:
         keys: list[str] = []
         arguments: list[Any] = []
         for waiting in batch:
@@ -190,7 +192,7 @@ class Appender:
                 waiting.future.set_exception(REDIS.late(self._timeout_s))
         self._alarm = loop.call_at(self._queue[0].deadline, self._ring) if self._queue else None
 
-    def _fail(self, batch: list[Waiting], error: Exception) -> None:
+    def _fail(self, batch: list[QueuedPublication], error: Exception) -> None:
         for waiting in batch:
             if waiting in self._queue:
                 self._queue.remove(waiting)

@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun, Replica
-from narthex.adapters.brokers.redis.scripts import Names
+from narthex.adapters.brokers.redis.scripts import KeyNames
 
 BEAT_S: Final = 1.0
 ANSWER_S: Final = 3.0
@@ -55,7 +55,7 @@ class Attachment:
 
     def __init__(
         self,
-        names: Names,
+        names: KeyNames,
         run: RunScript,
         *,
         synced: Callable[[], Awaitable[bool]],

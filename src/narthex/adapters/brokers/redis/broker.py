@@ -20,11 +20,11 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from narthex.adapters.brokers.answers import Patience
-from narthex.adapters.brokers.ending import end
-from narthex.adapters.brokers.ends import KnownEnds
+from narthex.adapters.brokers.cancellation import cancel_and_wait
+from narthex.adapters.brokers.engine_errors import Retrier
+from narthex.adapters.brokers.known_positions import KnownPositions
 from narthex.adapters.brokers.redis import scripts
-from narthex.adapters.brokers.redis.appending import REDIS, Appender
+from narthex.adapters.brokers.redis.appending import REDIS, RedisAppender
 from narthex.adapters.brokers.redis.attachment import Attachment, NotYet
 from narthex.adapters.brokers.redis.connection import (
     FAULTS,
@@ -88,7 +88,7 @@ class RedisBroker:
     ) -> None:
         self._address = parse_address(url)
         self.durability = durability("everysec")
-        self._patience = Patience(
+        self._retrier = Retrier(
             REDIS,
             self._address.shown,
             timeout_s,
@@ -97,7 +97,7 @@ class RedisBroker:
             stopping=lambda: self._stopping,
         )
         self._kept = (kept_count, kept_age_s)
-        self._names = scripts.Names(self._address.prefix)
+        self._names = scripts.KeyNames(self._address.prefix)
         self._scripts = {
             name: Script(getattr(scripts, name))
             for name in (
@@ -114,17 +114,17 @@ class RedisBroker:
                 "MEMBERS",
             )
         }
-        self._ends = KnownEnds()
-        self._listener = Listener(self._client, self._on_told, lost=self._ends.clear, renewed=self._renewed)
+        self._known = KnownPositions()
+        self._listener = Listener(self._client, self._on_told, lost=self._known.clear, renewed=self._renewed)
         self._attachment = Attachment(
             self._names,
             self._script,
             synced=self._read_settings,
-            unsure=self._ends.clear,
+            unsure=self._known.clear,
             changed=self._moved,
             away=self._away,
         )
-        self._appender = Appender(
+        self._appender = RedisAppender(
             self._names,
             self._append,
             attach=self._attachment.attach,
@@ -184,7 +184,7 @@ class RedisBroker:
         self._stopping = True
         await self._appender.stop()
         tasks, self._tasks = self._tasks, []
-        await end(*tasks)
+        await cancel_and_wait(*tasks)
         if tasks:
             await self._attachment.detach()
         await self._disconnect()
@@ -202,11 +202,11 @@ class RedisBroker:
     def unsubscribe(self, channel: str) -> None:
         """See the port."""
         self._listener.drop(self._names.told(channel))
-        self._ends.forget(channel)
+        self._known.forget(channel)
 
     def known_position(self, channel: str) -> Position | None:
         """The end of a subscribed channel's log, as far as the handler was told."""
-        return self._ends.find(channel)
+        return self._known.find(channel)
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         """See the port. Raises DependencyError."""
@@ -238,13 +238,13 @@ class RedisBroker:
 
         page = await self._retrying(read)
         if self._listener.wants(told):
-            self._ends.read(channel, page.top)
+            self._known.read(channel, page.top)
         return page
 
     async def remove(self, channel: str) -> None:
         """See the port."""
         await self._retrying(lambda: self._on_channel("REMOVE", channel, secrets.token_urlsafe(6)))
-        self._ends.forget(channel)
+        self._known.forget(channel)
 
     async def trim(self, channel: str, through: int) -> None:
         """See the port."""
@@ -299,7 +299,7 @@ class RedisBroker:
         """Call until it works or `timeout_s` is over. Raises DependencyError."""
         if self._client_now is None or self._stopping:
             raise REDIS.not_running()
-        return await self._patience.call(call)
+        return await self._retrier.call(call)
 
     async def _heal(self, fault: Exception) -> None:
         if isinstance(fault, NewRun):
@@ -323,7 +323,7 @@ class RedisBroker:
     def _moved(self) -> None:
         """Another server answers: what the old one told is known no more, and the listener may still be there."""
         self._told_replica = False
-        self._ends.clear()
+        self._known.clear()
         self._listener.reconnect()
 
     async def _shielded(self, command: Awaitable[T]) -> T:
@@ -424,7 +424,7 @@ class RedisBroker:
             moment, number = at[:AT_LENGTH], at[AT_LENGTH:]
             if number:  # none from a node of the version before
                 self._attachment.seen(int(number), position.epoch)
-            self._ends.told(channel, position)
+            self._known.delivered(channel, position)
             self._handler.publication(
                 channel, Publication(position.offset, tail[size:], tags, float(moment)), position.epoch
             )
@@ -439,7 +439,7 @@ class RedisBroker:
                 break
             except NotYet:
                 await asyncio.sleep(0.1)
-        self._ends.clear()
+        self._known.clear()
         if self._handler is not None:
             try:
                 self._handler.resync(None)

@@ -39,7 +39,7 @@ class Replica(ConnectionError):
     """The server follows another one: nothing may be asked of it, and its connections are of no use."""
 
 
-class Address(NamedTuple):
+class RedisAddress(NamedTuple):
     """Where the server is, from `redis[s]://[user:password@]host:port[,host:port…]/db[?prefix=narthex]`. Of several
     servers the one that is the primary is used.
     """
@@ -49,14 +49,14 @@ class Address(NamedTuple):
     prefix: str
 
 
-class Settings(NamedTuple):
+class ServerSettings(NamedTuple):
     """What the server is set to. `fsync` is `always`, `everysec`, `no`, or empty when it has no append-only file."""
 
     fsync: str
     replica: bool
 
 
-def parse_address(url: str) -> Address:
+def parse_address(url: str) -> RedisAddress:
     """Read a broker URL. Raises ConfigError."""
     try:
         parts = parse_engine_url(url)
@@ -82,10 +82,10 @@ def parse_address(url: str) -> Address:
     urls = tuple(
         f"{scheme}://{parts.credentials}{host.text}{quote(parts.path)}{query}" for host in parts.hosts
     )
-    return Address(urls, parts.servers(6379), prefix)
+    return RedisAddress(urls, parts.servers(6379), prefix)
 
 
-def connect(address: Address, turn: int = 0) -> Redis:
+def connect(address: RedisAddress, turn: int = 0) -> Redis:
     """A client of the server whose turn it is; nothing is sent yet."""
     client: Redis = Redis.from_url(
         address.urls[turn % len(address.urls)],
@@ -99,7 +99,7 @@ def connect(address: Address, turn: int = 0) -> Redis:
     return client
 
 
-async def read_settings(client: Redis, address: Address) -> Settings:
+async def read_settings(client: Redis, address: RedisAddress) -> ServerSettings:
     """What decides durability.
 
     Raises:
@@ -122,7 +122,7 @@ async def read_settings(client: Redis, address: Address) -> Settings:
             pass
     else:
         fsync = ""
-    return Settings(fsync, info.get("role") != "master")
+    return ServerSettings(fsync, info.get("role") != "master")
 
 
 class Script:

@@ -16,7 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from narthex.adapters.brokers.ending import end
+from narthex.adapters.brokers.cancellation import cancel_and_wait
 from narthex.adapters.brokers.redis.connection import FAULTS
 
 SILENT_S: Final = 5.0  # the node's own beats come every second: after so long the connection is half open
@@ -32,13 +32,13 @@ class Listener:
     def __init__(
         self,
         client: Callable[[], Redis],
-        tell: Callable[[str, bytes], None],
+        on_message: Callable[[str, bytes], None],
         *,
         lost: Callable[[], None],
         renewed: Callable[[], Awaitable[None]],
     ) -> None:
         self._client = client
-        self._tell = tell
+        self._tell = on_message
         self._lost = lost
         self._renewed = renewed
         self._wanted: set[str] = set()
@@ -115,7 +115,7 @@ class Listener:
                 task.result()
             raise ConnectionError("another server answers")
         finally:
-            await end(*tasks)
+            await cancel_and_wait(*tasks)
 
     async def _read(self, pubsub: PubSub) -> None:
         while True:

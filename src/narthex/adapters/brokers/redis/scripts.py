@@ -1,6 +1,6 @@
 """The Lua scripts: each is one atomic step of the server. What is called when lives in the other files.
 
-Keys of a channel (`Names`): `m` a hash of its top `t` and incarnation `i`; `l` a stream whose entry ids are the
+Keys of a channel (`KeyNames`): `m` a hash of its top `t` and incarnation `i`; `l` a stream whose entry ids are the
 offsets (`7-0`); `k:…` idempotency keys that expire; `z`, `h` presence by expiry and by client. Of all: `epoch`,
 the base epoch; `seq`, how many publications there ever were; `reign`, the replication id of the server for which
 every node has compared what it knows with what is there; `nodes`, the nodes that append, with the server's time of
@@ -258,7 +258,7 @@ return redis.call('HVALS', KEYS[2])
 """
 
 
-class Names:
+class KeyNames:
     """Names of keys and told channels under one prefix; `{…}` keeps a channel's keys together."""
 
     def __init__(self, prefix: str) -> None:

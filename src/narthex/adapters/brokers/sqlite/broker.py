@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from narthex.adapters.brokers.presence import PresenceTable
-from narthex.adapters.brokers.sqlite.log import Appended, Log, Request
+from narthex.adapters.brokers.sqlite.log import Appended, AppendRequest, Log
 from narthex.adapters.brokers.sqlite.reader import LogReader, Query
-from narthex.adapters.brokers.sqlite.schema import Retention
-from narthex.adapters.brokers.sqlite.writer import Append, Change, LogWriter, Outcome
+from narthex.adapters.brokers.sqlite.schema import ChannelRetention
+from narthex.adapters.brokers.sqlite.writer import Append, LogChange, LogWriter, Outcome
 from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import MAX_PENDING, BatchThread
 from narthex.adapters.sqlite.checkpoint import Checkpointer
@@ -66,7 +66,7 @@ class SqliteBroker:
         path: Path,
         *,
         synchronous: Synchronous = "NORMAL",
-        retention: Callable[[str], Retention] = lambda _channel: Retention(),
+        retention: Callable[[str], ChannelRetention] = lambda _channel: ChannelRetention(),
         max_pending: int = MAX_PENDING,
         timeout_s: float = 5.0,
         known_limit: int = KNOWN_POSITIONS,
@@ -85,7 +85,7 @@ class SqliteBroker:
             deliver=self._deliver,
             clock=clock,
         )
-        self._writer: BatchThread[Append | Change] = BatchThread(
+        self._writer: BatchThread[Append | LogChange] = BatchThread(
             self._work,
             name=f"{path.name} writer",
             dependency="broker",
@@ -160,7 +160,7 @@ class SqliteBroker:
     ) -> Published:
         """See the port. Raises Overloaded when too many wait, DependencyError when it is not durable."""
         future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        self._writer.submit(Append(future, self._writer.now(), Request(channel, data, key, tags)))
+        self._writer.submit(Append(future, self._writer.now(), AppendRequest(channel, data, key, tags)))
         return await future
 
     def subscribe(self, channel: str) -> None:
@@ -248,10 +248,10 @@ class SqliteBroker:
 
     async def _change(self, apply: Callable[[Log], Callable[[], None] | None]) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writer.submit(Change(future, self._writer.now(), apply))
+        self._writer.submit(LogChange(future, self._writer.now(), apply))
         await future
 
-    def _deliver(self, batch: Sequence[Append | Change], outcomes: list[Outcome]) -> None:
+    def _deliver(self, batch: Sequence[Append | LogChange], outcomes: list[Outcome]) -> None:
         """On the loop, after the commit: tell the handler in offset order, then every publisher."""
         for job, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Appended) and isinstance(job, Append):
@@ -266,7 +266,7 @@ class SqliteBroker:
             else:
                 job.future.set_result(result)
 
-    def _appended(self, request: Request, appended: Appended) -> None:
+    def _appended(self, request: AppendRequest, appended: Appended) -> None:
         if appended.duplicate:
             return
         channel = request.channel

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from narthex.adapters.brokers.sqlite.schema import Retention, new_epoch
+from narthex.adapters.brokers.sqlite.schema import ChannelRetention, new_epoch
 from narthex.adapters.brokers.sqlite.state import MAX_KEYS, ChannelState, RecentKeys
 from narthex.errors import Overloaded
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Position
@@ -29,7 +29,7 @@ _TOP: Final = "coalesce((SELECT max(offset) FROM log WHERE channel = id), floor)
 _encode_tags = msgspec.json.Encoder().encode
 
 
-class Request(NamedTuple):
+class AppendRequest(NamedTuple):
     """What a publisher asked for."""
 
     channel: str
@@ -51,7 +51,7 @@ class Log:
     """Appends to `log.db`. `epoch` is the file's; times are seconds since the epoch."""
 
     def __init__(
-        self, connection: sqlite3.Connection, epoch: str, retention: Callable[[str], Retention]
+        self, connection: sqlite3.Connection, epoch: str, retention: Callable[[str], ChannelRetention]
     ) -> None:
         self._sql = connection
         self.epoch = epoch
@@ -80,7 +80,7 @@ class Log:
         if self._sql.in_transaction:
             self._sql.execute("ROLLBACK")
 
-    def append(self, requests: Sequence[Request], now: float) -> list[Appended | Overloaded]:
+    def append(self, requests: Sequence[AppendRequest], now: float) -> list[Appended | Overloaded]:
         """Append in order; one outcome per request."""
         # Milliseconds: SQLite's JSON gives 15 digits. A clock set back must not disorder `at`.
         now = self._last_at = max(round(now, 3), self._last_at)

@@ -36,7 +36,7 @@ _SCHEMA: Final = (
 )
 
 
-class Retention(msgspec.Struct, frozen=True):
+class ChannelRetention(msgspec.Struct, frozen=True):
     """How much of a channel is kept: the newest `count` publications, none older than `age_s` seconds.
 
     Both are lower bounds of what is there: dropping lags behind a little, to be cheap.

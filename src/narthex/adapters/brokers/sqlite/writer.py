@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from narthex.adapters.brokers.sqlite.log import Log, Request
-from narthex.adapters.brokers.sqlite.schema import Retention, close_cleanly, prepare
+from narthex.adapters.brokers.sqlite.log import AppendRequest, Log
+from narthex.adapters.brokers.sqlite.schema import ChannelRetention, close_cleanly, prepare
 from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import Job
 from narthex.adapters.sqlite.file import Synchronous, connect, dependency_error
@@ -23,17 +23,17 @@ from narthex.ports.broker import Position
 class Append(Job):
     """A publication to append; its future gets an `Appended`."""
 
-    request: Request
+    request: AppendRequest
 
 
-class Change(Job):
+class LogChange(Job):
     """Any other change; its future gets what `apply` returns."""
 
     apply: Callable[[Log], Any]
 
 
 Outcome = Any  # Any: an `Appended`, what `apply` returned, or the NarthexError that the future gets
-Deliver = Callable[[Sequence[Append | Change], list[Outcome]], None]
+Deliver = Callable[[Sequence[Append | LogChange], list[Outcome]], None]
 
 
 class LogWriter:
@@ -44,7 +44,7 @@ class LogWriter:
         path: Path,
         *,
         synchronous: Synchronous,
-        retention: Callable[[str], Retention],
+        retention: Callable[[str], ChannelRetention],
         known_limit: int,
         deliver: Deliver,
         clock: Callable[[], float] = steady_time,
@@ -73,7 +73,7 @@ class LogWriter:
         except sqlite3.Error as error:
             raise dependency_error("broker", self._path, error) from error
 
-    def run(self, batch: Sequence[Append | Change]) -> Callable[[], None]:
+    def run(self, batch: Sequence[Append | LogChange]) -> Callable[[], None]:
         """One transaction for the batch."""
         outcomes = self._outcomes(batch)
         return lambda: self._deliver(batch, outcomes)
@@ -98,7 +98,7 @@ class LogWriter:
         finally:
             self._connection.close()
 
-    def _outcomes(self, batch: Sequence[Append | Change]) -> list[Outcome]:
+    def _outcomes(self, batch: Sequence[Append | LogChange]) -> list[Outcome]:
         assert self._log is not None
         try:
             self._log.begin()
@@ -114,9 +114,9 @@ class LogWriter:
             self._roll_back()
             raise
 
-    def _apply(self, log: Log, batch: Sequence[Append | Change]) -> list[Outcome]:
+    def _apply(self, log: Log, batch: Sequence[Append | LogChange]) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        requests: list[Request] = []
+        requests: list[AppendRequest] = []
         for job in batch:
             if isinstance(job, Append):
                 requests.append(job.request)

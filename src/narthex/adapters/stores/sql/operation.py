@@ -31,7 +31,7 @@ Operation = Generator[Statement, list[Row], T]
 P = ParamSpec("P")
 
 
-class Engine(Protocol):
+class SqlEngine(Protocol):
     """Runs operations against one database.
 
     Both raise what the operation raises, and DependencyError when the database does not do its part.
@@ -52,7 +52,7 @@ class Adapter:
         dialect: its SQL.
     """
 
-    def __init__(self, engine: Engine, dialect: Dialect) -> None:
+    def __init__(self, engine: SqlEngine, dialect: Dialect) -> None:
         self._engine = engine
         self._dialect = dialect
 
@@ -63,7 +63,7 @@ A = TypeVar("A", bound=Adapter)
 def reads(
     operation: Callable[Concatenate[A, P], Operation[T]],
 ) -> Callable[Concatenate[A, P], Coroutine[Any, Any, T]]:
-    """A method of an `Adapter` that changes nothing: see `Engine.read`."""
+    """A method of an `Adapter` that changes nothing: see `SqlEngine.read`."""
 
     async def method(self: A, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._engine.read(operation(self, *args, **kwargs))
@@ -74,7 +74,7 @@ def reads(
 def writes(
     operation: Callable[Concatenate[A, P], Operation[T]],
 ) -> Callable[Concatenate[A, P], Coroutine[Any, Any, T]]:
-    """A method of an `Adapter` that is a transaction: see `Engine.write`."""
+    """A method of an `Adapter` that is a transaction: see `SqlEngine.write`."""
 
     async def method(self: A, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._engine.write(operation(self, *args, **kwargs))

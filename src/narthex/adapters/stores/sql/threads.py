@@ -44,8 +44,8 @@ from narthex.ports.threads import (
     Membership,
     Message,
     OwnerPlan,
+    PostResult,
     Purged,
-    Said,
     Thread,
     ThreadMember,
 )
@@ -247,7 +247,7 @@ class SqlThreads(Adapter):
             await self._engine.write(_add_messages(self._dialect, tenant, messages, places))
 
     @writes
-    def say(self, tenant: str, message: Message, after: Position) -> Operation[Said]:
+    def post(self, tenant: str, message: Message, after: Position) -> Operation[PostResult]:
         """See the port; where the tenant has no such thread nothing is kept, as with `add_messages`."""
         thread_id = message.thread_id
         if not (
@@ -256,23 +256,23 @@ class SqlThreads(Adapter):
                 (tenant, thread_id),
             )
         ):
-            return Said(fresh=True)
+            return PostResult(fresh=True)
         base = yield from _epoch_base(thread_id, after.epoch)
         place = (base + after.offset + 1, after.epoch, after.offset)  # where it will be, if nobody is faster
         if (yield from _insert_message(self._dialect, tenant, message, place)):
             yield _touched(tenant, thread_id, message.created_at)
-            return Said(fresh=True)
+            return PostResult(fresh=True)
         rows = yield (
             'SELECT "offset", epoch, said_after FROM messages WHERE thread_id = ? AND message_id = ? AND tenant = ?',
             (thread_id, message.message_id, tenant),
         )
         offset, epoch, said_after = rows[0]
         if said_after < 0:
-            return Said(fresh=False, at=Position(offset, epoch))
-        return Said(fresh=False, after=Position(said_after, epoch))
+            return PostResult(fresh=False, at=Position(offset, epoch))
+        return PostResult(fresh=False, after=Position(said_after, epoch))
 
     @writes
-    def said(
+    def posted(
         self, tenant: str, thread_id: str, message_id: str, first: Position, last: int
     ) -> Operation[None]:
         """See the port."""

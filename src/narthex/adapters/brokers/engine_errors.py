@@ -1,0 +1,105 @@
+"""What a shared engine's broker answers when it cannot do its part, in the same words for every engine. No I/O.
+
+`Retrier` calls an engine again and again within one time-out; what an engine raises is sorted by its adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, TypeVar
+
+from narthex.errors import DependencyError, Overloaded
+
+FIRST_WAIT_S: Final = 0.05
+MOST_WAIT_S: Final = 0.5  # an engine that is back is noticed within that
+
+T = TypeVar("T")
+Healing = Callable[[Exception], Awaitable[None]]
+
+
+class EngineErrors(NamedTuple):
+    """How an engine is called in errors: its name, and where the cause is to be looked for."""
+
+    name: str
+    server: str
+
+    def not_running(self) -> DependencyError:
+        """A call before `start` or after `stop`."""
+        return DependencyError("broker", f"The {self.name} broker is not running.", "Call start() first.")
+
+    def full(self, waiting: int) -> Overloaded:
+        """So many publications wait already."""
+        return Overloaded(
+            "broker",
+            f"{waiting} publications wait for {self.server}.",
+            f"Come back later; if it lasts, look at the {self.name} servers.",
+        )
+
+    def late(self, timeout_s: float) -> DependencyError:
+        """A publication that was not acknowledged in time; its key says whether it was stored."""
+        return DependencyError(
+            "broker",
+            f"{self.server} did not acknowledge within {timeout_s:g} s.",
+            f"Retry with the same key; if it lasts, look at the {self.name} servers.",
+        )
+
+    def silent(self, where: str, why: str) -> DependencyError:
+        """`where` did not answer."""
+        return DependencyError(
+            "broker",
+            f"{self.server} at {where} did not answer: {why}.",
+            f"Retry; if it lasts, look at the {self.name} servers.",
+        )
+
+
+class Retrier:
+    """Calls until it works or `timeout_s` is over.
+
+    Args:
+        engine: for errors.
+        where: the address, without credentials.
+        timeout_s: of a call with all its tries.
+        passing: what may be over at the next try; anything else is raised as it is.
+        heal: told of each such fault before the next try; must not raise.
+        stopping: whether nothing shall be tried again.
+    """
+
+    def __init__(
+        self,
+        engine: EngineErrors,
+        where: str,
+        timeout_s: float,
+        *,
+        passing: tuple[type[Exception], ...],
+        heal: Healing,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._where = where
+        self._timeout_s = timeout_s
+        self._passing = passing
+        self._heal = heal
+        self._stopping = stopping
+
+    async def call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What `call` gives. Raises DependencyError, or what is not passing."""
+        wait_s = FIRST_WAIT_S
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    try:
+                        return await call()
+                    except self._passing as error:
+                        if self._stopping():
+                            raise self.silent(error) from error
+                        fault = error
+                    await self._heal(fault)
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(wait_s * 2, MOST_WAIT_S)
+        except TimeoutError as late:
+            raise self._engine.silent(self._where, f"nothing within {self._timeout_s:g} s") from late
+
+    def silent(self, error: Exception) -> DependencyError:
+        """The error for an engine that did not do its part. The library's own words may quote what was sent."""
+        return self._engine.silent(self._where, type(error).__name__)

@@ -1,0 +1,259 @@
+"""Whether the log's stream is there, is the one that this node wrote to, and still ends where it did.
+
+Asked at start, after every reconnect, election or doubt, and whenever a proof is needed (`proof`). Not here: the
+connection itself. Rules: what ends earlier
+than what was acknowledged here has lost something, and then the epoch changes; every node hears of a new epoch; and
+what may not have been told to this node meanwhile is re-read once the answer is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from nats.aio.msg import Msg
+
+from narthex.adapters.brokers.nats.appending import NatsAppender
+from narthex.adapters.brokers.nats.codec import StreamBatch, encode
+from narthex.adapters.brokers.nats.jetstream import (
+    JetStream,
+    JetStreamUnavailable,
+    RequestRejected,
+    StreamMissing,
+)
+from narthex.adapters.brokers.nats.streams import LogStream, StreamInfo
+from narthex.errors import ConfigError, DependencyError, NarthexError
+
+AGAIN_S: Final = 0.5  # while JetStream is away
+FEWER_AGAIN_S: Final = 0.2
+REMEDY: Final = (
+    "Give the stream back the configuration that narthex made it with (nats stream edit), or set another ?prefix= in "
+    "NARTHEX_BROKER_URL."
+)
+PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message a subject
+
+_log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
+
+
+class StreamMonitor:
+    """See the module.
+
+    Args:
+        stream: the log's.
+        log_stream: its settings and epoch.
+        appender: knows how far the log reached.
+        subject: of a channel.
+        changed: tell every node that the epoch is another one.
+        connected: make sure of the connection; whether it is a new one.
+        resync: publications may have been missed.
+    """
+
+    def __init__(
+        self,
+        stream: JetStream,
+        log_stream: LogStream,
+        appender: NatsAppender,
+        *,
+        subject: Callable[[str], str],
+        changed: Callable[[], Awaitable[None]],
+        connected: Callable[[], Awaitable[bool]],
+        resync: Callable[[], None],
+    ) -> None:
+        self._stream = stream
+        self._log_stream = log_stream
+        self._appender = appender
+        self._subject = subject
+        self._changed = changed
+        self._connected = connected
+        self._resync = resync
+        self._suspect = asyncio.Event()  # the stream may have another leader, or be another one
+        self._missed = False  # publications may have been told to nobody meanwhile
+        self._checking = asyncio.Lock()
+        self._last_proof: asyncio.Task[int] | None = None
+        self._next_proof: asyncio.Task[int] | None = None
+        self._subjects = 0  # that had a message when the stream was last looked at: they never get fewer
+        self._server = ""
+        self.refused: DependencyError | None = None
+        self.running = False
+        self.node = ""
+
+    def recheck(self) -> None:
+        """Look whether the stream is there; what was told meanwhile was not missed for that."""
+        self._suspect.set()
+
+    def missed(self) -> None:
+        """Something may not have been told to this node: look, then re-read."""
+        self._missed = True
+        self._suspect.set()
+
+    async def on_missed(self, _: Msg) -> None:
+        """`missed`, as a NATS subscription calls it."""
+        self.missed()
+
+    async def open(self, replicas: int, server: str) -> None:
+        """Make sure of the stream; `server` is the one that we are connected to.
+
+        Raises:
+            ConfigError: its configuration can drop what was acknowledged.
+            jetstream's errors.
+        """
+        async with self._checking:
+            before, seen = self._log_stream.base_epoch, self._appender.highest_seq
+            info = await self._log_stream.ensure(replicas, server)
+            self._server = server
+            if self._log_stream.made:  # a new one has an epoch of its own
+                self._appender.highest_seq, self._subjects = info.last, 0
+                await self._log_stream.set_anchor(await self._append_anchor())
+                await self._changed()
+                self._adopt(before)
+                return
+            last = info.last
+            if last < seen:  # or a leader that was cut off answered: only the real one can append
+                last = await self.append_mark() - 1
+            await self._check(info, last, seen, before)
+
+    async def proof(self) -> int:
+        """Append a mark and look at the stream, both after this call began; the mark's sequence.
+
+        So whoever answered speaks for the stream, and it is still the one that had this epoch; otherwise the epoch is
+        another one when this returns. Callers that come meanwhile share the next one.
+
+        Raises:
+            jetstream's errors; DependencyError: the configuration can drop what was acknowledged.
+        """
+        if self._next_proof is None:
+            self._next_proof = asyncio.get_running_loop().create_task(
+                self._take_proof(self._last_proof), name="nats proof"
+            )
+            self._next_proof.add_done_callback(_retrieved)
+        return await asyncio.shield(self._next_proof)
+
+    async def _take_proof(self, before: asyncio.Task[int] | None) -> int:
+        if before is not None:
+            await asyncio.wait([before])
+        self._last_proof, self._next_proof = self._next_proof, None
+        async with self._checking:
+            epoch, seen = self._log_stream.base_epoch, self._appender.highest_seq
+            try:
+                mark = await self.append_mark()
+                info = await self._log_stream.inspect(self._server)
+            except (StreamMissing, JetStreamUnavailable):
+                self.recheck()
+                raise
+            await self._check(info, mark - 1, seen, epoch)
+            if self.refused is not None:
+                raise self.refused
+            return mark
+
+    async def _check(self, info: StreamInfo, last: int, seen: int, before: str) -> None:
+        """Whether it is still the stream whose epoch it has. `last`: where it ends; `seen`: where it did."""
+        stream = self._log_stream
+        lost = ""
+        if stream.replaced:
+            lost = "it was restored or made anew"
+        elif last < seen:
+            lost = f"it ends at {last} and did at {seen}"
+        elif stream.anchor and info.first > stream.anchor:
+            lost = f"it begins at {info.first} and did at {stream.anchor}: purged, or a limit dropped its beginning"
+        elif info.subjects < self._subjects and await self._fewer():
+            lost = f"{self._subjects - info.subjects} channels are gone from it"
+        elif stream.rebooted:
+            lost = "its machine was started again"
+        self._subjects = info.subjects
+        if lost:
+            _log.error("broker_lost_publications", why=lost)
+            self._appender.highest_seq = last
+            await stream.change_epoch(await self._append_anchor())
+            await self._changed()
+        elif not stream.anchor:  # of an older narthex
+            await stream.set_anchor(await self._append_anchor())
+        self._appender.highest_seq = max(last, self._appender.highest_seq)
+        self._adopt(before)
+        self._refuse()
+
+    def _adopt(self, before: str) -> None:
+        """If the epoch is another one than `before`, everything is read again."""
+        if before not in ("", self._log_stream.base_epoch):
+            _log.warning("broker_epoch_changed")
+            self._appender.forget()
+            self._missed = True
+            self._suspect.set()
+
+    def _refuse(self) -> None:
+        """A configuration that can lose ends a start with ConfigError; while running it is what every call raises."""
+        problems = self._log_stream.problems
+        before, self.refused = self.refused, None
+        if not problems:
+            return
+        text = f"Stream {self._stream.stream} can drop acknowledged publications: {'; '.join(problems)}."
+        if not self.running:
+            raise ConfigError([f"{text} {REMEDY}"])
+        self.refused = DependencyError("broker", text, REMEDY)
+        if before is None:
+            _log.error("broker_refuses_stream", detail=text, remedy=REMEDY)
+
+    async def _fewer(self) -> bool:
+        """Whether it is no passing answer of a server that reads its files again."""
+        await asyncio.sleep(FEWER_AGAIN_S)
+        return (await self._log_stream.inspect(self._server)).subjects < self._subjects
+
+    async def _append_anchor(self) -> int:
+        body = encode(StreamBatch(secrets.token_bytes(8), "", 1, 0, 0, []))
+        return await self._stream.publish(self._subject("narthex/anchor"), body, expected=None)
+
+    async def append_mark(self) -> int:
+        """Append a message that means nothing; its sequence, which a majority has agreed on."""
+        body = encode(StreamBatch(secrets.token_bytes(8), "", 1, 0, 0, []))
+        seq = await self._stream.publish(self.mark_subject(), body, expected=None, rollup=True)
+        self._appender.highest_seq = max(seq, self._appender.highest_seq)
+        return seq
+
+    async def ping(self) -> None:
+        """Append and read back. Raises jetstream's errors, and DependencyError when it is not there."""
+        seq = await self.append_mark()
+        last = await self._stream.last(self.mark_subject())
+        if last is None or last.seq < seq:
+            raise DependencyError(
+                "broker", "JetStream did not give back what was stored.", "Look at its log."
+            )
+
+    async def run(self, reopen: Callable[[], Awaitable[None]]) -> None:
+        """Until cancelled: after each doubt `reopen` until it works, then re-read what may have been missed."""
+        away = False
+        self.running = True
+        while True:
+            await self._suspect.wait()
+            self._suspect.clear()
+            try:
+                self._missed |= await self._connected()
+                await reopen()
+            except (NarthexError, JetStreamUnavailable, StreamMissing, RequestRejected) as error:
+                if not away:
+                    _log.warning("broker_away", error=str(error))
+                away = True
+                self._suspect.set()
+                await asyncio.sleep(AGAIN_S)
+                continue
+            except Exception:  # a bug, or an error that the library does not name: nobody else would look
+                _log.exception("broker_guard_raised")
+                self._suspect.set()
+                await asyncio.sleep(AGAIN_S)
+                continue
+            away = False
+            if self._missed:
+                self._missed = False
+                self._resync()
+
+    def mark_subject(self) -> str:
+        """Where this node's marks are; nodes share a few."""
+        return self._subject(f"narthex/ping:{zlib.crc32(self.node.encode()) % PING_SUBJECTS}")
+
+
+def _retrieved(task: asyncio.Task[int]) -> None:
+    """Its callers may all have gone: nobody else looks at its error."""
+    if not task.cancelled():
+        task.exception()

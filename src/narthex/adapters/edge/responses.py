@@ -1,0 +1,81 @@
+"""The bytes that end a handshake: refusals as RFC 9457 problems, and the 101. Pure; sending is others' work.
+
+Rules: a refusal always says `Connection: close` and is never cached; a header that the app adds cannot break
+out of its line.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+
+from narthex.domain.refusals import Refusal
+from narthex.errors import Bug
+
+Headers = list[tuple[str, str]]
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+_SWITCHING: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
+_STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def refusal_response(
+    refusal: Refusal, trace_id: str, *, extra: Headers | None = None, common: bytes = b"", head: bool = False
+) -> bytes:
+    """The whole HTTP answer of a refusal.
+
+    Args:
+        refusal: why.
+        trace_id: for the body.
+        extra: more headers of the app's, CORS for example.
+        common: header lines of every answer (`Date`), each with its CRLF.
+        head: whether the request's method was HEAD: then the body is counted and not sent.
+    """
+    body = _encode(refusal.problem(trace_id))
+    lines = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        *refusal.headers(),
+        *(extra or ()),
+    ]
+    # RFC 9110 section 7.8: whoever sends `Upgrade` lists it in `Connection`.
+    connection = "Upgrade, close" if refusal.code == "upgrade_required" else "close"
+    lines.append(("Connection", connection))
+    start = _STATUS[refusal.row.http or 400].encode()
+    return b"".join((start, common, header_lines(lines), b"\r\n", b"" if head else body))
+
+
+def switching_protocols(key: str, *, subprotocol: str | None, extension: str, extra: Headers) -> bytes:
+    """The 101 for `Sec-WebSocket-Key` `key` (RFC 6455 section 4.2.2)."""
+    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
+    if subprotocol is None and not extension and not extra:
+        return _SWITCHING + accept + b"\r\n\r\n"
+    lines = list(extra)
+    if subprotocol is not None:
+        lines.append(("Sec-WebSocket-Protocol", subprotocol))
+    if extension:
+        lines.append(("Sec-WebSocket-Extensions", extension))
+    return b"".join((_SWITCHING, accept, b"\r\n", header_lines(lines), b"\r\n"))
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Header lines with their CRLFs.
+
+    Raises:
+        Bug: a name or value holds a line break or does not fit latin-1: it would forge headers.
+    """
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
+        raise Bug("bad_header", "A response header holds a line break.")
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise Bug("bad_header", "A response header holds characters outside latin-1.") from error

@@ -1,0 +1,84 @@
+"""What a connection starts from: the outcome of its handshake, and its slot in the counts.
+
+Not here: what it does afterwards (app/connection). Rules: made by the handshake handler only; whoever holds it calls
+`release` when the connection is gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from narthex.domain.admission import Admit
+from narthex.domain.identity import Identity, IdentityClass
+
+if TYPE_CHECKING:
+    from narthex.app.connection_limits import ConnectionSlot
+
+
+class ConnectionContext:
+    """See the module.
+
+    Attributes:
+        admit: the handshake's outcome.
+        trace_id: 32 hex digits.
+        address: the client's, from `domain.addresses.client_of`.
+        scheme: `https` or `http`, as the client sees it.
+        origin: the `Origin` header, None when there was none.
+        transport: `websocket`, `conformance`, `sse` or `http_stream`.
+        started_at: seconds since the epoch.
+        identity: who it is by now: the handshake's, or what was proved in-band since; None while inert.
+        key_id: of the token that says so, empty when none does: when that key is withdrawn, so is the connection.
+    """
+
+    __slots__ = (
+        "_slot",
+        "address",
+        "admit",
+        "identity",
+        "key_id",
+        "origin",
+        "scheme",
+        "started_at",
+        "trace_id",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        admit: Admit,
+        slot: ConnectionSlot,
+        *,
+        trace_id: str,
+        address: str,
+        scheme: str = "http",
+        origin: str | None = None,
+        transport: str = "websocket",
+        started_at: float = 0.0,
+    ) -> None:
+        self.admit = admit
+        self.identity: Identity | None = admit.identity
+        self.key_id = admit.key_id
+        self.trace_id = trace_id
+        self.address = address
+        self.scheme = scheme
+        self.origin = origin
+        self.transport = transport
+        self.started_at = started_at
+        self._slot = slot
+
+    @property
+    def slot(self) -> ConnectionSlot:
+        """Its place in the counts."""
+        return self._slot
+
+    @property
+    def bound(self) -> Identity | None:
+        """Whom every further token must name; None while anybody (a guest too) may still prove who they are."""
+        identity = self.identity
+        if identity is None:
+            return self.admit.bound
+        return None if identity.identity_class is IdentityClass.GUEST else identity
+
+    def release(self) -> None:
+        """The connection is gone: release the slot; idempotent."""
+        self._slot.release()

@@ -1,0 +1,121 @@
+"""A request that asks to come in: everything that its head says, read once, before anything is judged.
+
+Not here: judging it (app/handshake). Rules: made once per request; nothing of it is logged but the client's
+address, the trace id and names of carriers.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.app.entropy import ENTROPY
+from narthex.domain.addresses import ClientAddress, TrustedProxies, client_of
+from narthex.domain.admission import HandshakeFacts
+from narthex.domain.carriers import ParsedCarriers, admission_headers, parse_carriers
+from narthex.domain.identity import PROBE_QUERY
+from narthex.domain.origins import claimed_origin, served_to_probes
+from narthex.domain.traces import trace_id_of
+from narthex.ports.edge import RequestHead
+
+
+class HandshakeRequest(msgspec.Struct, kw_only=True):
+    """See the module.
+
+    Attributes:
+        carriers: its carriers.
+        facts: what `domain.admission` wants to know.
+        client: address and scheme.
+        trace_id: 32 hex digits: W3C `traceparent`'s, or random.
+        fresh_id: 32 random hex digits.
+        started_at: monotonic seconds: when the request began.
+        deadline: monotonic seconds: when whoever still waits is told that nobody can tell.
+        local: whether it comes from this machine by a loopback name, with no proxy between.
+        probe: whether it is health's own attempt without a credential, which is local.
+        tests: whether test identities are admitted here: elsewhere nobody is believed to be a test.
+    """
+
+    carriers: ParsedCarriers
+    facts: HandshakeFacts
+    client: ClientAddress
+    trace_id: str
+    fresh_id: str
+    started_at: float
+    deadline: float
+    local: bool
+    probe: bool
+    tests: bool
+
+    @property
+    def traffic(self) -> str:
+        """`e2e` when the client says that it is a test, else `user`: which breaker a needed fetch is for.
+
+        For whoever presents nothing, and so needs none, it is `probe` when health itself asks.
+        """
+        if self.probe:
+            return "probe"
+        return "e2e" if self.tests and self.carriers.test_run else "user"
+
+
+def read_request(
+    head: RequestHead,
+    trusted: TrustedProxies,
+    *,
+    now: float,
+    wait_s: float,
+    handshake_timeout_s: float,
+    sees_refusal: bool = False,
+    upgrade: bool = True,
+    tests: bool = True,
+) -> HandshakeRequest:
+    """Read a head.
+
+    Args:
+        head: as the edge parsed it.
+        trusted: whose forwarding headers count.
+        now: monotonic seconds.
+        wait_s: the longest wait for keys or store.
+        handshake_timeout_s: the longest handshake; whichever of the two ends first is the one deadline.
+        sees_refusal: it only asks (preflight, tickets) and hears every refusal.
+        upgrade: it is a WebSocket's upgrade, and no plain HTTP request.
+        tests: whether test identities are admitted here.
+    """
+    headers = admission_headers(head.headers)
+    client = client_of(
+        head.peer[0],
+        head.secure,
+        headers.get("x-forwarded-for", ()),
+        headers.get("x-forwarded-proto", ()),
+        trusted,
+    )
+    carriers = parse_carriers(headers, head.query, secure=client.scheme == "https")
+    hosts = headers.get("host")
+    host = hosts[0] if hosts else ""
+    origins = headers.get("origin")
+    origin = origins[0] if origins else None
+    origin = claimed_origin(
+        origin, headers.get("sec-fetch-site", ()), scheme=client.scheme, host=host, upgrade=upgrade
+    )
+    # Loopback names are few, so that what follows costs nobody else anything.
+    local = served_to_probes(host, head.peer[0], (name for name, _ in head.headers))
+    random = ENTROPY.take(32).hex()
+    traces = headers.get("traceparent")
+    started_at = head.received_at or now
+    return HandshakeRequest(
+        carriers=carriers,
+        facts=HandshakeFacts(
+            carriers=carriers,
+            origin=origin,
+            host=host,
+            scheme=client.scheme,
+            sees_refusal=sees_refusal or carriers.explain,
+            fresh_id=random[:32],
+        ),
+        client=client,
+        trace_id=(trace_id_of(traces[0]) if traces else None) or random[32:],
+        fresh_id=random[:32],
+        started_at=started_at,
+        deadline=min(now + wait_s, started_at + handshake_timeout_s),
+        local=local,
+        probe=local and head.query == PROBE_QUERY and not carriers.credentials,
+        tests=tests,
+    )

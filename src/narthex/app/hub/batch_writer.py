@@ -1,0 +1,100 @@
+"""One batch on its way to the members of one channel, a part at a time.
+
+Not here: when a part is written and when the loop gets its turn (`hub`). Rules: whoever was a member when the
+batch was sealed gets it once, unless it left meanwhile; one subscriber's fault does not keep it from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import length_hint
+
+from narthex.app.hub.channel import Channel, Recipients, Subscriber
+from narthex.protocol.framing import Framing
+
+
+class BatchWriter:
+    """See the module.
+
+    Args:
+        channel: whose batch is sealed and whose members are fixed by this.
+        on_fault: told of a subscriber's bug; it is out of the channel then.
+    """
+
+    __slots__ = ("_at", "_batch", "_departures", "_frames", "_on_fault", "_recipients", "channel")
+
+    def __init__(self, channel: Channel, on_fault: Callable[[BaseException], None]) -> None:
+        self.channel = channel
+        self._batch = channel.seal()
+        self._recipients = channel.recipients()
+        self._departures = channel.departures
+        self._frames = self._batch.framed(Framing.WEBSOCKET) if self._recipients.senders else b""
+        self._at = 0
+        self._on_fault = on_fault
+
+    def write(self, count: int) -> int:
+        """Write to at most `count` more members; returns how many it were, fewer only at the end."""
+        if self.channel.departures != self._departures:
+            self._drop_departed()
+        recipients = self._recipients
+        begin, direct = self._at, len(recipients.senders)
+        end = self._at = min(begin + count, direct + len(recipients.others))
+        if begin < direct:
+            self._send_direct(begin, min(end, direct))
+        for subscriber in recipients.others[max(begin - direct, 0) : max(end - direct, 0)]:
+            self._deliver(subscriber)
+        return end - begin
+
+    def done(self) -> bool:
+        """Whether everybody has had it."""
+        return self._at == len(self._recipients.senders) + len(self._recipients.others)
+
+    def _send_direct(self, begin: int, end: int) -> None:
+        """The hot path: for nearly everybody one call that goes to the kernel, and no other object is touched."""
+        frames, riders = self._frames, self._recipients.subscribers
+        size = len(frames)
+        direct = iter(self._recipients.senders[begin:end])
+        while True:
+            try:
+                for sender in direct:
+                    if (sent := sender.send(frames)) != size:
+                        self._send_rest(riders[end - length_hint(direct) - 1], frames[sent:])
+            except OSError:  # of the direct sender: `_send_rest` raises nothing
+                self._deliver(riders[end - length_hint(direct) - 1])
+            else:
+                return
+
+    def _deliver(self, subscriber: Subscriber) -> None:
+        try:
+            if subscriber.lagging:
+                subscriber.deliver_late(self.channel, self._batch.items)
+            else:
+                socket = subscriber.socket
+                socket.send_frames(self._batch.framed(socket.framing))
+        except Exception as fault:  # one subscriber's bug must not silence the channel for the others
+            self.channel.drop(subscriber)
+            self._on_fault(fault)
+
+    def _send_rest(self, subscriber: Subscriber, rest: bytes) -> None:
+        try:
+            subscriber.socket.send_rest(rest)
+        except Exception as fault:
+            self.channel.drop(subscriber)
+            self._on_fault(fault)
+
+    def _drop_departed(self) -> None:
+        """Somebody left since the part before: it gets nothing more."""
+        self._departures = self.channel.departures
+        members, recipients, at = self.channel.members, self._recipients, self._at
+        staying = [
+            (sender, rider)
+            for sender, rider in zip(recipients.senders[at:], recipients.subscribers[at:], strict=True)
+            if rider in members
+        ]
+        others = recipients.others[max(at - len(recipients.senders), 0) :]
+        self._recipients = Recipients(
+            [sender for sender, _ in staying],
+            [rider for _, rider in staying],
+            [subscriber for subscriber in others if subscriber in members],
+        )
+        self._at = 0

@@ -1,0 +1,166 @@
+"""A run as its log tells it: seq, digest, transcript, what is open; fed live, or read back from the channel.
+
+Rule: what is folded here is durable. A gap in `seq`, a place that does not come after the last one, or another epoch
+(the log itself lost events) marks it `broken`: such a run ends without a digest, because no digest would be true.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.app.runs.services import RunServices
+from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.digest import Digest
+from narthex.domain.event_order import EventOrder
+from narthex.domain.events import Event, is_terminal
+from narthex.domain.runs import state_after
+from narthex.domain.transcript import Transcript
+from narthex.ports.broker import MAX_HISTORY_PAGE, Page, Position, Publication
+from narthex.ports.runs import Run
+
+
+class RunLogState:
+    """The fold.
+
+    Attributes:
+        seq: the last event's; 0 when there is none.
+        terminal: the terminal event, once it is there.
+        broken: events are missing, or may be, or one has no normal form.
+        offset: channel offset of the last event.
+        epoch: of that offset.
+        top: the log's end when it was last read back; None: it was not.
+        reach: whether the log was there from the run's beginning on when it was read back: `whole`; `cut` (its
+            beginning was trimmed) or `gone` (it is another log than the one that the run was started in).
+    """
+
+    __slots__ = ("broken", "digest", "epoch", "offset", "reach", "seq", "terminal", "top", "transcript")
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.digest = Digest()
+        self.transcript = Transcript()
+        self.terminal: Event | None = None
+        self.broken = False
+        self.offset = 0
+        self.epoch = ""
+        self.top: Position | None = None
+        self.reach = "whole"
+
+    def feed(self, event: Event, at: Position, moment: float) -> None:
+        """Take the next durable event, its position, and when it was appended."""
+        if event["seq"] != self.seq + 1 or (self.epoch and not self._follows(at)):
+            self.broken = True
+        self.seq = event["seq"]
+        self.offset, self.epoch = at.offset, at.epoch
+        try:
+            self.digest.feed(event)
+        except (
+            ValueError
+        ):  # intake lets none in; one that is there all the same must not keep the run from ending
+            self.broken = True
+        self.transcript.feed(event, offset=at.offset, at=moment, epoch=at.epoch)
+        if is_terminal(event):
+            self.terminal = event
+
+    def applied_to(self, run: Run) -> Run:
+        """The run with what is known from here: text and count, and after the terminal event all that the store will
+        say of its end. `finish` and `run.get` both take it from here, so that no reader sees a part of an end.
+        """
+        end = self.terminal
+        if end is None:
+            return msgspec.structs.replace(run, text=self.transcript.text, count=self.seq)
+        error = str(end.get("code", ""))
+        return msgspec.structs.replace(
+            run,
+            state=state_after(end),
+            text=self.transcript.text,
+            count=self.seq,
+            digest=str(end.get("digest", "")),
+            error=error,
+            error_message=str(end.get("message", "")) if error else "",
+            finished_at=run.finished_at
+            or max(run.started_at, end.get("timestamp", 0) / 1000),  # whole milliseconds
+        )
+
+    def _follows(self, at: Position) -> bool:
+        """Whether a position comes after the last event's in the same log."""
+        return at.epoch == self.epoch and at.offset > self.offset
+
+
+class RunLogReader:
+    """A run read back from its thread's log; `catch_up` reads what was appended since.
+
+    Attributes:
+        log_state: the fold.
+        order: the order checker in the state after the last event (its `closing_events` are what a new owner has
+            to publish first).
+    """
+
+    def __init__(self, services: RunServices, run: Run) -> None:
+        self._services = services
+        self._run = run
+        self._channel = channel_key(run.tenant, thread_channel(run.thread_id))
+        self._begin()
+
+    def _begin(self, reach: str = "whole") -> None:
+        self.log_state, self.order = RunLogState(), EventOrder()
+        self.log_state.reach = reach
+        self._at = Position(self._run.start_offset, self._run.start_epoch)
+
+    async def catch_up(self) -> RunLogState:
+        """Read to the end of the log.
+
+        Raises:
+            DependencyError: the broker cannot be reached; what was read before that counts.
+        """
+        page = await self._page(self._at)
+        if not page.complete or page.top.offset < self._at.offset:
+            page = await self._restart(page)
+        while True:
+            for publication in page.publications:
+                event = event_of(publication.data, self._run.run_id)
+                if event is not None:
+                    self._take(event, publication, page.top.epoch)
+            last = page.publications[-1].offset if page.publications else page.top.offset
+            self._at = Position(last, page.top.epoch)
+            self.log_state.top = page.top
+            if last >= page.top.offset:
+                return self.log_state
+            page = await self._page(self._at)
+            if not page.complete:  # lost or trimmed while it was read
+                page = await self._restart(page)
+
+    async def _restart(self, page: Page) -> Page:
+        """Trimmed, or another log: whatever is there is read, and its seq says whether it is whole."""
+        began_in = self._run.start_epoch
+        gone = page.top.epoch != began_in if began_in else page.top.offset < self._run.start_offset
+        self._begin("gone" if gone else "cut")
+        page = await self._page(None)
+        self.log_state.broken = gone
+        return page
+
+    async def _page(self, since: Position | None) -> Page:
+        return await self._services.broker.history(self._channel, since=since, limit=MAX_HISTORY_PAGE)
+
+    def _take(self, event: Event, publication: Publication, epoch: str) -> None:
+        at = Position(publication.offset, epoch)
+        self.log_state.feed(event, at, publication.at or self._services.now())
+        self.order.check(event)
+        if event.get("name") == "narthex.restarted":
+            self.order.forget()
+
+
+async def read_back(services: RunServices, run: Run) -> tuple[RunLogState, EventOrder]:
+    """Read a run's events back from its thread's log, once. Raises as `RunLogReader.catch_up`."""
+    reader = RunLogReader(services, run)
+    return await reader.catch_up(), reader.order
+
+
+def event_of(data: bytes, run_id: str) -> Event | None:
+    """The run's event that a publication is, else None."""
+    if run_id.encode() not in data:  # other runs' and people's events, without parsing them
+        return None
+    event = msgspec.json.decode(data)
+    if isinstance(event, dict) and event.get("runId") == run_id and isinstance(event.get("seq"), int):
+        return event
+    return None

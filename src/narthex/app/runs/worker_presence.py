@@ -1,0 +1,84 @@
+"""Which workers are there: each says so, and gateways that run no agents themselves look.
+
+Not here: claiming (loops). Rules: a worker is present on a channel of its own, so it runs out by itself when a
+worker dies; nothing is decided by it, it only lets health say that nobody would run what is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from narthex.app.health import Degraded
+from narthex.errors import NarthexError
+from narthex.ports.broker import PRESENCE_TTL_S, Member, Presence
+from narthex.ports.telemetry import Meter
+
+CHANNEL: Final = "narthex/workers:attendance"  # no client's channel has this kind
+EVERY_S: Final = PRESENCE_TTL_S / 3  # two may fail
+
+
+class WorkerPresence:
+    """One worker's: `start` and `stop` own its task.
+
+    Args:
+        broker: where.
+        node: the worker's node id.
+        agents: names of what it runs.
+        meter: counts what a broker did not take.
+    """
+
+    def __init__(self, broker: Presence, node: str, agents: Iterable[str], meter: Meter) -> None:
+        self._broker = broker
+        self._member = Member(client=node, user="worker", conn_info={"agents": list(agents)})
+        self._meter = meter
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Be there."""
+        self._task = asyncio.get_running_loop().create_task(self._stay(), name="attendance")
+
+    async def stop(self) -> None:
+        """Leave; idempotent."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        try:
+            await self._broker.leave(CHANNEL, self._member.client)
+        except NarthexError:  # then it runs out
+            self._meter.count("presence_failures", reason="worker")
+
+    async def _stay(self) -> None:
+        while True:
+            try:
+                await self._broker.join(CHANNEL, self._member)
+            except NarthexError:
+                self._meter.count("presence_failures", reason="worker")
+            await asyncio.sleep(EVERY_S)
+
+
+async def present_workers(broker: Presence) -> dict[str, list[str]]:
+    """By node: the names of the agents that its worker runs. Raises DependencyError."""
+    found: dict[str, list[str]] = {}
+    for node, member in (await broker.members(CHANNEL)).items():
+        names = (member.conn_info or {}).get("agents")
+        found[node] = [str(name) for name in names] if isinstance(names, list) else []
+    return found
+
+
+def workers_check(broker: Presence, agents: Iterable[str]) -> Callable[[], Awaitable[str]]:
+    """A health check: degraded while nobody runs one of the agents."""
+    wanted = list(agents)
+
+    async def check() -> str:
+        workers = await present_workers(broker)
+        run = {name for names in workers.values() for name in names}
+        missing = [name for name in wanted if name not in run]
+        if missing:
+            raise Degraded(f"no worker runs {', '.join(missing)}: start narthex worker with the same agents")
+        return f"{len(workers)} workers"
+
+    return check

@@ -1,0 +1,305 @@
+"""The system under test as a scenario sees it: where it is, how to prove oneself, and what may be touched.
+
+Not here: starting a local staging (`staging`). Rules: the *runner* sends the proof (the key, CI's token, or a
+given token); proofs never appear in a report; in production only a thread of tenant `probe`'s own is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+import msgspec
+
+from narthex.domain import endpoints
+from narthex.e2e.scenario_client import RpcFault, ScenarioClient
+from narthex.e2e.skipping import SkipScenario
+from narthex.e2e.traffic import current
+from narthex.errors import ConfigError, DependencyError
+
+KEY_HEADER: Final = "X-E2E-Bypass-Key"
+AUDIENCE: Final = "narthex"
+CALLBACK: Final = "http://127.0.0.1/callback"
+RENEW_BEFORE_S: Final = 120.0
+GONE: Final = 404
+Restart = Callable[[], Awaitable[int]]
+
+
+class RunnerProof(msgspec.Struct, frozen=True, kw_only=True):
+    """How the runner proves itself. Exactly one is used: token, then key, then CI's token. Its repr shows none."""
+
+    key: str = ""
+    ci_token: str = ""
+    token: str = ""
+
+    def __repr__(self) -> str:
+        """Which, not what."""
+        return f"Proof({self.kind})"
+
+    @property
+    def kind(self) -> str:
+        """`token`, `key`, `ci` or `none`."""
+        return "token" if self.token else "key" if self.key else "ci" if self.ci_token else "none"
+
+
+class GatewayHandle(msgspec.Struct, kw_only=True):
+    """One gateway of a local staging: what only its starter knows."""
+
+    url: str
+    pid: int
+    restart: Restart
+
+    async def again(self) -> None:
+        """Start it again on its port, whatever state it is in."""
+        self.pid = await self.restart()
+
+
+class SystemUnderTest:
+    """See the module.
+
+    Args:
+        base_url: `http(s)://host[:port]` of the system under test (its proxy, if there is one).
+        environment: `local`, `staging` or `production`.
+        proof: see `RunnerProof`.
+        test_run: names this run; the subject of its identities.
+        gateways: of a local staging; empty for a deployed system.
+        issuer_url: of a local staging's OIDC issuer, for people of another tenant; empty without one.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        environment: str,
+        proof: RunnerProof,
+        *,
+        test_run: str = "",
+        gateways: tuple[GatewayHandle, ...] = (),
+        issuer_url: str = "",
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.ws_url = self.base_url.replace("http", "ws", 1) + endpoints.WEBSOCKET
+        self.environment = environment
+        self.proof = proof
+        self.test_run = test_run or f"run-{uuid.uuid4().hex[:12]}"
+        self.gateways = gateways
+        self.issuer_url = issuer_url
+        self.health: dict[str, Any] = {}
+        self.made: dict[str, list[str]] = {}
+        self.versions: dict[str, str] = {}
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._http: httpx2.AsyncClient | None = None
+
+    # -- HTTP ----------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Before the first scenario. Raises DependencyError when nothing answers."""
+        self._http = httpx2.AsyncClient(base_url=self.base_url, timeout=15, trust_env=False)
+        try:
+            self.health = health = (await self.get("/ws/health")).json()
+            if health["service"] != "narthex":
+                raise ValueError("another service")
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, LookupError, TypeError) as fault:
+            await self.close()
+            raise DependencyError(
+                "target",
+                f"{self.base_url} does not answer as a narthex does ({type(fault).__name__}).",
+                "Check --base-url, or run `narthex doctor` on it.",
+            ) from fault
+        self.versions = {"narthex": str(health.get("version")), "environment": str(health.get("environment"))}
+
+    async def close(self) -> None:
+        """After the last."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Any request to the system under test, counted."""
+        assert self._http is not None
+        traffic = current()
+        answer = await self._http.request(method, path, **options)
+        traffic.out(len(path) + len(answer.request.content or b""))
+        traffic.back(max(1, len(answer.content)), self.base_url)
+        return answer
+
+    async def get(self, path: str, **options: Any) -> httpx2.Response:
+        """GET."""
+        return await self.request("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> httpx2.Response:
+        """POST."""
+        return await self.request("POST", path, **options)
+
+    # -- proof ---------------------------------------------------------------------------------------------
+
+    async def token(self, who: str = "") -> str:
+        """A token of the running scenario's identity, or of one of its other people. Renewed before it ends."""
+        return await self._token(self._run_of(who))
+
+    async def check_proof(self) -> None:
+        """Find out before the first scenario whether the proof is taken. Raises ConfigError, DependencyError."""
+        if self.proof.token:
+            return
+        try:
+            answer = await self._exchange(self.test_run)
+        except httpx2.HTTPError as fault:
+            raise DependencyError(
+                "target",
+                f"The simulation exchange of {self.base_url} does not answer ({type(fault).__name__}).",
+                "Run `narthex doctor` on it.",
+            ) from fault
+        code = _code_of(answer)
+        if answer.status_code in (401, 403) and code:
+            raise ConfigError(
+                [
+                    f"{self.base_url} does not take this proof ({self.proof.kind}): {code}. Give the one it knows."
+                ]
+            )
+        if answer.status_code == 429:
+            raise DependencyError(
+                "target",
+                f"{self.base_url} takes no more keys from here for now: too many wrong ones came from this address.",
+                f"Wait {answer.headers.get('retry-after', '60')} s.",
+            )
+        if answer.status_code != 200:
+            raise DependencyError(
+                "target",
+                f"The simulation exchange of {self.base_url} answers {answer.status_code}"
+                + (f" {code}." if code else ", and not as a narthex does."),
+                "A system under test needs E2E_OAUTH_SIMULATION_KEY, and what stands in front of it must pass "
+                "/auth/e2e/test-auth on; see docs/testing.md.",
+            )
+
+    def leave_production_alone(self) -> None:
+        """Production is tested when it is asked for, and by nobody's mistake. Raises ConfigError."""
+        if self.health.get("environment") == "production" and self.environment != "production":
+            asked = "Give --env production --allow-production --token, or another --base-url."
+            raise ConfigError([f"{self.base_url} says that it is production. {asked}"])
+
+    def _run_of(self, who: str) -> str:
+        """The test run in whose name somebody comes: a scenario's people are its own."""
+        if self.proof.token and who:
+            raise SkipScenario("a single token is a single person")
+        return "-".join(part for part in (self.test_run, current().label, who) if part)
+
+    async def _token(self, run: str) -> str:
+        if self.proof.token:
+            return self.proof.token
+        kept = self._tokens.get(run)
+        if kept is not None and kept[1] - time.monotonic() > RENEW_BEFORE_S:
+            return kept[0]
+        answer = await self._exchange(run)
+        if answer.status_code != 200:
+            raise AssertionError(
+                f"the simulation exchange answered {answer.status_code}: {answer.text[:300]}"
+            )
+        body = answer.json()
+        self._tokens[run] = (body["access_token"], time.monotonic() + body["expires_in"])
+        return str(body["access_token"])
+
+    async def _exchange(self, run: str) -> httpx2.Response:
+        proof = self.proof
+        headers = {KEY_HEADER: proof.key} if proof.key else {"Authorization": f"Bearer {proof.ci_token}"}
+        return await self.post("/auth/e2e/test-auth", headers=headers, json={"test_run": run})
+
+    async def issuer_user(self, subject: str) -> dict[str, str]:
+        """The Authorization header of somebody who signed in at the local staging's issuer: not of tenant `e2e`."""
+        query = f"response_type=code&client_id={AUDIENCE}&redirect_uri={CALLBACK}&scope=openid"
+        async with httpx2.AsyncClient(base_url=self.issuer_url, timeout=15, trust_env=False) as browser:
+            back = await browser.post(f"/oauth2/authorize?{query}", data={"sub": subject})
+            code = parse_qs(urlsplit(str(back.headers["location"])).query)["code"][0]
+            form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK}
+            answer = await browser.post(
+                "/oauth2/token", data=form, auth=(AUDIENCE, secrets.token_urlsafe(16))
+            )
+        return {"Authorization": f"Bearer {answer.json()['id_token']}"}
+
+    async def headers(self, who: str = "") -> dict[str, str]:
+        """The Authorization header of a person of this test run."""
+        return {"Authorization": f"Bearer {await self.token(who)}"}
+
+    @contextlib.asynccontextmanager
+    async def client(self, who: str = "", *, url: str = "") -> AsyncIterator[ScenarioClient]:
+        """A connected person of the running scenario; `url` takes another way in."""
+        async with self._connected(self._run_of(who), url or self.ws_url) as somebody:
+            yield somebody
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, run: str, url: str) -> AsyncIterator[ScenarioClient]:
+        somebody = await ScenarioClient.try_connect(
+            url, {"Authorization": f"Bearer {await self._token(run)}"}
+        )
+        try:
+            await somebody.connect()
+            yield somebody
+        finally:
+            self.made.setdefault(run, []).extend(somebody.made)
+            await somebody.close()
+
+    async def tidy(self) -> list[str]:
+        """Delete the threads that people of this run made; those that could not be deleted."""
+        left: list[str] = []
+        made, self.made = self.made, {}
+        for run, threads in made.items():
+            if not threads:
+                continue
+            try:
+                async with self._connected(run, self.ws_url) as somebody:
+                    for thread_id in threads:
+                        try:
+                            await somebody.rpc("thread.delete", thread_id=thread_id)
+                        except RpcFault as fault:
+                            if fault.code != GONE:  # a scenario deleted it itself
+                                left.append(thread_id)
+            except (AssertionError, OSError, httpx2.HTTPError):
+                left += threads
+        return left
+
+    # -- faults --------------------------------------------------------------------------------------------
+
+    def need_gateways(self) -> tuple[GatewayHandle, ...]:
+        """The gateways' processes, for scenarios that kill one. Skips where there are not two of our own."""
+        if len(self.gateways) < 2:
+            raise SkipScenario("only one of two gateways of a local staging may be killed")
+        return self.gateways
+
+    def need_key(self) -> str:
+        """The simulation key. Skips where the runner proves itself otherwise."""
+        if not self.proof.key:
+            raise SkipScenario("this run proves itself without the simulation key")
+        return self.proof.key
+
+    def hide(self, text: str) -> str:
+        """`text` without any proof that this run holds, for reports."""
+        held = (
+            self.proof.key,
+            self.proof.ci_token,
+            self.proof.token,
+            *(kept for kept, _ in self._tokens.values()),
+        )
+        for secret in held:
+            if secret:
+                text = text.replace(secret, "[proof]")
+        return text
+
+    @staticmethod
+    def kill(gateway: GatewayHandle) -> None:
+        """`kill -9`."""
+        os.kill(gateway.pid, signal.SIGKILL)
+
+
+def _code_of(answer: httpx2.Response) -> str:
+    """The code of a problem+json answer; empty when something else answered."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return ""
+    return str(body.get("code", "")) if isinstance(body, dict) else ""

@@ -1,0 +1,152 @@
+"""The handshake's rules for plain HTTP requests: who asks, from where, and which pages may read the answer.
+
+Not here: the rules themselves (app/handshake, domain). Rules: every route that wants to know a client's
+address, scheme, origin or identity asks here, so that no route can disagree with the upgrade.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from narthex.app.handshake import HandshakeHandler
+from narthex.app.rates import Rates
+from narthex.domain.addresses import ClientAddress, TrustedProxies, client_of
+from narthex.domain.identity import Identity
+from narthex.domain.origins import OriginPolicy, claimed_origin, origin_fault
+from narthex.domain.refusals import Refusal
+from narthex.web.auth import RequestFacts
+from narthex.web.fallbacks import head_of
+
+CORS_MAX_AGE_S: Final = 600  # Chromium caps at 7200; a changed setting should reach pages within minutes
+CORS_HEADERS: Final = (
+    "authorization, content-type, last-event-id, traceparent, x-e2e-bypass-key, x-e2e-test-run"
+)
+CORS_EXPOSED: Final = "retry-after, www-authenticate, narthex-run, narthex-thread"
+
+
+class RequestRules:
+    """What a request says of its client, as far as trusted proxies tell; and which pages may ask.
+
+    Args:
+        trusted: proxies whose forwarding headers count.
+        origins: pages that may use this service.
+        public_url: how clients reach it; empty: as each request did.
+    """
+
+    def __init__(self, trusted: TrustedProxies, origins: OriginPolicy, public_url: str = "") -> None:
+        self._trusted = trusted
+        self._origins = origins
+        self._public_url = public_url.rstrip("/")
+
+    def client(self, request: Request) -> ClientAddress:
+        """The client's address and scheme."""
+        return client_of(
+            request.client.host if request.client else "",
+            request.scope.get("scheme") == "https",
+            request.headers.getlist("x-forwarded-for"),
+            request.headers.getlist("x-forwarded-proto"),
+            self._trusted,
+        )
+
+    def address(self, request: Request) -> str:
+        """The client's address."""
+        return self.client(request).address
+
+    def facts(self, request: Request) -> RequestFacts:
+        """Client address, whether the client speaks TLS, and how it reached us (`https://host`)."""
+        client = self.client(request)
+        return RequestFacts(
+            address=client.address,
+            secure=client.scheme == "https",
+            base_url=self._public_url or f"{client.scheme}://{request.headers.get('host', '')}",
+        )
+
+    def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
+        """Why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
+        headers, scheme = request.headers, self.client(request).scheme
+        host = headers.get("host", "")
+        claimed = claimed_origin(
+            headers.get("origin"), headers.getlist("sec-fetch-site"), scheme=scheme, host=host, upgrade=False
+        )
+        fault = origin_fault(self._origins, claimed, host=host, scheme=scheme, cookie=cookie)
+        return Refusal(code="origin_not_allowed", detail=fault) if fault else None
+
+    def origin_allowed(self, request: Request, origin: str) -> bool:
+        """Whether a page of `origin` may use this gateway."""
+        host = request.headers.get("host", "")
+        return self._origins.allows(origin, host=host, scheme=self.client(request).scheme)
+
+
+class RequestAuthenticator(RequestRules):
+    """The gateway's. It is what `web.auth.RequestFactsSource` and `web.access.Authenticate` ask for.
+
+    Args:
+        handshakes: the one of the upgrade.
+        public_url: see `RequestRules`.
+        rates: of requests, by user; None: there is no limit.
+        limited: told of each request that is refused for its user's rate.
+    """
+
+    def __init__(
+        self,
+        handshakes: HandshakeHandler,
+        public_url: str = "",
+        *,
+        rates: Rates | None = None,
+        limited: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(handshakes.trusted, handshakes.policy.origins, public_url)
+        self._handshakes = handshakes
+        self._rates = rates
+        self._limited = limited
+
+    def cors(self, request: Request) -> dict[str, str]:
+        """The headers by which a page of an allowed origin may read an answer (Fetch standard)."""
+        origin = request.headers.get("origin")
+        if origin is None or not self.origin_allowed(request, origin):
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": CORS_EXPOSED,
+        }
+
+    def cors_preflight(self, request: Request, methods: Iterable[str]) -> Response:
+        """The answer to OPTIONS; a page of another origin gets no permission in it."""
+        headers = self.cors(request)
+        if "Access-Control-Allow-Origin" in headers:
+            headers |= {
+                "Access-Control-Allow-Methods": ", ".join(methods),
+                "Access-Control-Allow-Headers": CORS_HEADERS,
+                "Access-Control-Max-Age": str(CORS_MAX_AGE_S),
+            }
+        return Response(status_code=204, headers=headers)
+
+    async def authenticate(self, request: Request) -> Identity | Refusal:
+        """Whose credential a request brings, by the upgrade's rules; tickets do not count over HTTP."""
+        found = await self.authenticate_with_key(request)
+        return found if isinstance(found, Refusal) else found[0]
+
+    async def authenticate_with_key(self, request: Request) -> tuple[Identity, str] | Refusal:
+        """`person`, and the name of the key that vouches for them (empty: none does)."""
+        asked = await self._handshakes.identify(head_of(request))
+        request.state.trace_id = asked.trace_id  # the answer's, and the handshake record's
+        outcome = asked.outcome
+        if isinstance(outcome, Refusal):
+            return outcome
+        if outcome.identity is None or "ticket" in outcome.carriers:
+            return Refusal(code="auth_required", carriers_checked=("authorization", "cookie"))
+        if self._rates is not None:
+            wait_s = self._rates.take(outcome.identity.user, time.monotonic())
+            if wait_s:
+                self._limited()
+                return Refusal(
+                    code="rate_limited", detail="Too many requests of this user.", retry_after_s=wait_s
+                )
+        return outcome.identity, outcome.key_id

@@ -1,0 +1,349 @@
+"""`narthex serve --workers N`: N gateways on one port, over a local NATS server that is started beside them.
+
+    parent ── holds the port and the store's file, starts NATS, replaces dead workers, passes signals on
+      ├─ nats-server          only where no broker is configured
+      ├─ worker 1 … N         each a whole gateway: SO_REUSEPORT, the same store, the same broker
+
+Not here: what a gateway is (`gateway`), how a worker's life is felt (`heartbeat`). Rules: the parent serves nothing, so
+that nothing of a client can end it; a worker that dies, or whose event loop stands still, is replaced, slower each
+time; one SIGTERM, or `narthex drain` at any of them, drains all of them within one grace; no sticky
+sessions: any worker serves any socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from narthex.adapters.edge.server import listen
+from narthex.adapters.telemetry import multiprocess
+from narthex.adapters.telemetry.logging import configure_logging, get_logger
+from narthex.errors import EXIT_CONFIG, ConfigError, DependencyError
+from narthex.settings import Settings, load
+from narthex.wiring.heartbeat import Heartbeat, Watchdog
+
+if TYPE_CHECKING:
+    from narthex.wiring.gateway import GatewayServer
+    from narthex.wiring.parts import Parts
+
+READY_S: Final = 60.0
+FIRST_RESTART_S: Final = 0.2
+LAST_RESTART_S: Final = 10.0  # a worker that cannot live is tried so often, and health says who is missing
+STEADY_S: Final = 30.0  # after so long a life the next restart is quick again
+TICK_S: Final = 0.5
+COMMAND_S: Final = 0.2  # a command for all nodes reaches the other workers meanwhile
+
+log = get_logger("narthex.workers")
+
+
+class WorkerArguments(NamedTuple):
+    """What a worker needs to know; it must be picklable. `flags` as for `narthex.settings.load`."""
+
+    flags: dict[str, Any]
+    config: Path | None
+    broker_url: str
+    beside: bool
+
+
+class WorkerProcess:
+    """One child and its history."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: SpawnProcess | None = None
+        self.ready: Event | None = None
+        self.drained: Event | None = None
+        self.heartbeat: Heartbeat | None = None
+        self.watchdog = Watchdog(2 * TICK_S)
+        self.born_at = 0.0
+        self.restart_at = 0.0
+        self.delay_s = FIRST_RESTART_S
+
+    def alive(self) -> bool:
+        """Whether the child runs."""
+        return self.process is not None and self.process.is_alive()
+
+    def on_command(self) -> bool:
+        """Whether the server API told this life of the child to drain."""
+        return self.drained is not None and self.drained.is_set()
+
+
+class Supervisor:
+    """The parent.
+
+    Args:
+        settings: the parent's own reading of the same sources.
+        flags: what the command line gave.
+        config: the settings file.
+        on_ready: called with the URL once every worker answers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        flags: Mapping[str, Any],
+        config: Path | None,
+        on_ready: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._flags = dict(flags)
+        self._config = config
+        self._on_ready = on_ready
+        self._context = multiprocessing.get_context("spawn")
+        self._workers = [WorkerProcess(number) for number in range(1, settings.workers + 1)]
+        self._stopping_at: float | None = None
+        self._forced = False
+
+    def run(self) -> bool:
+        """Serve until a signal; whether the end was orderly.
+
+        Raises:
+            ConfigError: the port, the store's file or NATS cannot be had, or the workers refuse their settings.
+        """
+        settings = self._settings
+        with ExitStack() as stack:
+            # Bound and never listening: it keeps the port (also one the kernel chose) between workers' lives.
+            held = listen(settings.host, settings.port, reuse_port=True)
+            stack.callback(_close, held)
+            port = held[0].getsockname()[1]
+            multiprocess.prepare(settings.data_dir / "metrics")
+            beside = self._hold_store(stack)
+            nats = self._start_nats(stack)
+            orders = WorkerArguments(
+                self._flags | {"port": port, "workers": 1}, self._config, nats.url if nats else "", beside
+            )
+            stack.callback(self._end_all)
+            self._take_signals(stack)
+            for worker in self._workers:
+                self._start(worker, orders)
+            self._await_ready()
+            if self._stopping_at is None:
+                self._on_ready(url_of(settings.host, port))
+            while any(worker.alive() for worker in self._workers) or self._stopping_at is None:
+                self._tick(orders, nats)
+                if self._late():
+                    break
+        return not self._forced
+
+    # -- what is shared ------------------------------------------------------------------------------------
+
+    def _hold_store(self, stack: ExitStack) -> bool:
+        """With SQLite, the parent owns the file and migrates it; the workers open it beside."""
+        if self._settings.store_url is not None:
+            return False
+        from narthex.wiring.engines import make_store
+
+        store = make_store(self._settings)
+        runner = stack.enter_context(asyncio.Runner())
+        runner.run(store.start())
+        stack.callback(lambda: runner.run(store.stop()))
+        return True
+
+    def _start_nats(self, stack: ExitStack) -> Any:
+        """The local NATS server, or None where a broker is configured."""
+        if self._settings.broker_url is not None:
+            return None
+        from narthex.adapters.brokers.nats.local_server import LocalNats
+
+        nats = LocalNats(self._settings.data_dir.absolute() / "nats")
+        stack.callback(nats.stop)
+        nats.start()
+        return nats
+
+    # -- children ------------------------------------------------------------------------------------------
+
+    def _start(self, worker: WorkerProcess, orders: WorkerArguments) -> None:
+        worker.ready = self._context.Event()
+        worker.drained = self._context.Event()
+        worker.heartbeat, worker.watchdog = Heartbeat(self._context), Watchdog(2 * TICK_S)
+        worker.process = self._context.Process(
+            target=_work,
+            args=(orders, worker.ready, worker.drained, worker.heartbeat),
+            name=f"narthex-worker-{worker.number}",
+        )
+        worker.process.start()
+        worker.born_at = time.monotonic()
+
+    def _await_ready(self) -> None:
+        until = time.monotonic() + READY_S
+        for worker in self._workers:
+            assert worker.ready is not None
+            while not worker.ready.wait(TICK_S):
+                if self._stopping_at is not None:
+                    return
+                if not worker.alive():
+                    assert worker.process is not None
+                    if worker.process.exitcode == EXIT_CONFIG:
+                        raise ConfigError(["The workers refuse this configuration; the lines above say why."])
+                    return  # the supervision below replaces it
+                if time.monotonic() > until:
+                    log.warning("a worker is not ready", worker=worker.number, after_s=READY_S)
+                    return
+
+    def _tick(self, orders: WorkerArguments, nats: Any) -> None:
+        """Wait for a death or a moment; replace what died."""
+        sentinels = [worker.process.sentinel for worker in self._workers if worker.process and worker.alive()]
+        wait(sentinels, timeout=TICK_S)
+        if self._stopping_at is None and any(worker.on_command() for worker in self._workers):
+            log.info("a worker drains on command; draining all")
+            time.sleep(COMMAND_S)
+            if self._stopping_at is None:  # a signal may have come meanwhile
+                self._stop()
+        now = time.monotonic()
+        if nats is not None and not nats.alive() and self._stopping_at is None:
+            log.error("the local NATS server died; starting it again")
+            try:
+                nats.start()
+            except DependencyError as fault:
+                log.warning("broker", code=fault.code, detail=fault.message, remedy=fault.remedy)
+        for worker in self._workers:
+            if self._stopping_at is not None:
+                continue  # the grace is what ends them
+            if worker.alive():
+                self._end_hung(worker, now)
+                continue
+            if worker.process is not None:
+                self._buried(worker, now)
+            if now >= worker.restart_at:
+                self._start(worker, orders)
+
+    def _end_hung(self, worker: WorkerProcess, now: float) -> None:
+        """One whose loop stands still still accepts sockets, which would wait for ever: a dead one does not."""
+        if (
+            worker.process is None
+            or worker.heartbeat is None
+            or not worker.watchdog.stalled_for_s(worker.heartbeat.count, now)
+        ):
+            return
+        log.error(
+            "a worker hangs", worker=worker.number, pid=worker.process.pid, for_s=worker.watchdog.seconds
+        )
+        worker.process.kill()
+
+    def _buried(self, worker: WorkerProcess, now: float) -> None:
+        assert worker.process is not None
+        pid, code = worker.process.pid, worker.process.exitcode
+        worker.delay_s = (
+            FIRST_RESTART_S if now - worker.born_at > STEADY_S else min(worker.delay_s * 2, LAST_RESTART_S)
+        )
+        worker.restart_at = now + worker.delay_s
+        log.error("a worker died", worker=worker.number, pid=pid, exit=code, again_in_s=worker.delay_s)
+        worker.process.join()
+        worker.process = None
+        if pid is not None:
+            multiprocess.mark_dead(pid)
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _take_signals(self, stack: ExitStack) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.signal(number, self._signal)
+            stack.callback(signal.signal, number, before)
+
+    def _signal(self, number: int, frame: FrameType | None) -> None:
+        """The first signal drains every worker at once; the second ends them."""
+        del number, frame
+        if self._stopping_at is None:
+            self._stop()
+        else:
+            self._forced = True
+            self._pass_on()
+
+    def _stop(self) -> None:
+        self._stopping_at = time.monotonic()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """SIGTERM to each worker. One that drains on command would take it for a second one, which ends at once."""
+        for worker in self._workers:
+            if worker.process is None or worker.process.pid is None or not worker.alive():
+                continue
+            if self._forced or not worker.on_command():
+                os.kill(worker.process.pid, signal.SIGTERM)
+
+    def _late(self) -> bool:
+        if self._stopping_at is None:
+            return False
+        return self._forced or time.monotonic() - self._stopping_at > self._settings.drain_grace_s + 1.0
+
+    def _end_all(self) -> None:
+        """Whoever is left is killed: the grace is over."""
+        for worker in self._workers:
+            if worker.process is not None and worker.alive():
+                self._forced = True
+                worker.process.kill()
+                worker.process.join()
+
+
+def _work(orders: WorkerArguments, ready: Event, drained: Event, heartbeat: Heartbeat) -> None:
+    """A worker's life, in a session of its own: Ctrl-C in a terminal is the parent's to pass on, once."""
+    os.setsid()
+    try:
+        settings = load(orders.flags, os.environ, orders.config)
+        configure_logging(
+            log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
+        )
+        raise SystemExit(_serve(settings, orders, ready, drained, heartbeat))
+    except ConfigError as fault:
+        for problem in fault.problems:
+            log.critical("configuration", detail=problem)
+        raise SystemExit(EXIT_CONFIG) from fault
+
+
+def _serve(
+    settings: Settings, orders: WorkerArguments, ready: Event, drained: Event, heartbeat: Heartbeat
+) -> int:
+    from narthex.adapters.edge.server import run
+    from narthex.wiring.engines import broker_at, make_broker, make_store
+    from narthex.wiring.gateway import GatewayServer
+
+    broker = broker_at(orders.broker_url) if orders.broker_url else make_broker(settings)
+    store = make_store(settings, beside=True) if orders.beside else None
+    gateway = GatewayServer(settings, broker=broker, store=store)
+
+    def on_ready(_urls: list[str], parts: Parts) -> None:
+        parts.on_drain_command = drained.set
+        ready.set()
+
+    async def serve() -> bool:
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(_until_orphaned(gateway)), loop.create_task(heartbeat.beat())]
+        try:
+            return await gateway.serve(reuse_port=True, on_ready=on_ready)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    return 0 if run(serve()) else 1
+
+
+async def _until_orphaned(gateway: GatewayServer) -> None:
+    """A parent that was killed cannot pass signals on: drain when it is gone."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody
+        await asyncio.sleep(1.0)
+    log.error("the parent process is gone; draining")
+    if gateway.parts is not None:
+        gateway.parts.stop_server()
+
+
+def url_of(host: str, port: int) -> str:
+    """What people are told; an IPv6 address stands in brackets (RFC 3986 section 3.2.2)."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()

@@ -1,0 +1,315 @@
+"""The web application of one node: every route, over the parts."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+
+from narthex._version import __version__
+from narthex.adapters.edge.self_probe import SelfProbe
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.telemetry.metrics import CONTENT_TYPE
+from narthex.app.exchange import CiOidc, TokenExchange
+from narthex.app.expiry import CredentialExpiry
+from narthex.app.health import (
+    Check,
+    CheckResult,
+    Health,
+    HealthFacts,
+    agents_check,
+    auth_check,
+    issue_probe_ticket,
+    ping_check,
+)
+from narthex.app.lifecycle import Component
+from narthex.app.provider import Provider
+from narthex.app.rates import Rates
+from narthex.app.runs.worker_presence import workers_check
+from narthex.app.sign_in import SignIn
+from narthex.domain import endpoints
+from narthex.ports.broker import Broker
+from narthex.ports.store import Store
+from narthex.web import e2e, pages, preflight, tickets
+from narthex.web.access import Access
+from narthex.web.agui import AguiRoutes
+from narthex.web.api import ServerApi
+from narthex.web.auth import AuthRoutes
+from narthex.web.cookies import KeptFromApplications
+from narthex.web.fallbacks import Fallbacks
+from narthex.web.health import HealthPages, client_config
+from narthex.web.oidc import OidcRoutes
+from narthex.web.problems import exception_handlers
+from narthex.web.rates import ADDRESS_SHARE, AddressRates
+from narthex.web.request_rules import RequestAuthenticator
+from narthex.wiring.parts import Parts
+from narthex.wiring.provider import make_code_flow, make_provider
+
+log = get_logger("narthex.health")
+
+
+class WebApplication:
+    """The application, and what its own components need to be opened.
+
+    Args:
+        parts: the app.
+        address: where the server listens, once it does.
+        routes: the embedding program's own; they come first.
+    """
+
+    def __init__(
+        self, parts: Parts, address: Callable[[], tuple[str, int]], routes: Sequence[BaseRoute] = ()
+    ) -> None:
+        self._parts = parts
+        limits = parts.limits
+        self.http = RequestAuthenticator(
+            parts.handshakes,
+            parts.settings.public_url,
+            rates=Rates(limits.http_requests_per_s, limits.http_requests_burst),
+            limited=lambda: parts.meter.count("http_rate_limited", by="user"),
+        )
+        keys = parts.settings.admin_keys()
+        self.access = Access(
+            keys,
+            self.http.authenticate,
+            self.http.address,
+            parts.now,
+            metrics_tokens=parts.settings.metrics_tokens(),
+            origin=self.http.origin_refusal,
+        )
+        self.provider = self._make_provider()
+        self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
+        self.health = self._make_health(address)
+        fallbacks = Fallbacks(
+            parts.handshakes,
+            parts.node,
+            parts.broker.control,
+            message_bytes=limits.max_message_bytes,
+            cors=self.http.cors,
+            cors_preflight=self.http.cors_preflight,
+            address=self.http.address,
+            origin=self.http.origin_refusal,
+        )
+        parts.controls.on("emulation", fallbacks.control)
+        self.app = Starlette(
+            routes=[
+                *routes,
+                *self._health_pages().routes(),
+                *preflight.routes(parts.handshakes, self.http),
+                *tickets.routes(self.http, parts.store.credentials, clock=parts.now),
+                *e2e.routes(self._exchange(), self.http),
+                *fallbacks.routes(),
+                *self._auth_routes(keys),
+                *self._api().routes(),
+                *AguiRoutes(parts.handshakes, self.http, parts.services, parts.store, parts.broker).routes(),
+                *pages.routes(),
+            ],
+            exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
+            middleware=[
+                Middleware(
+                    AddressRates,
+                    rates=Rates(
+                        limits.http_requests_per_s * ADDRESS_SHARE,
+                        limits.http_requests_burst * ADDRESS_SHARE,
+                    ),
+                    address=self.http.address,
+                    foreign=routes,
+                    cors=self.http.cors,
+                    refused=lambda: parts.meter.count("http_rate_limited", by="address"),
+                ),
+                Middleware(KeptFromApplications),
+            ],
+        )
+
+    def components(self) -> list[Component]:
+        """What the lifecycle opens beside the parts' own."""
+
+        async def nothing() -> None:
+            return None
+
+        expiry = CredentialExpiry(self._parts.store.credentials, clock=self._parts.now)
+        components = [
+            Component("health", nothing, self.health.stop),
+            Component("expiry", expiry.start, expiry.stop),
+        ]
+        if self.provider is not None:
+            components.append(Component("provider", self._start_provider, nothing))
+        if self.code_flow is not None:
+            components.append(Component("sign-in", nothing, self.code_flow.stop))
+        return components
+
+    async def _start_provider(self) -> None:
+        """Unless the embedding program judges tokens itself, a minted one must be admitted."""
+        assert self.provider is not None
+        await self.provider.start(verify_mint=self._parts.verifier is self._parts.tokens.verifier)
+
+    def _make_provider(self) -> Provider | None:
+        parts, settings = self._parts, self._parts.settings
+        mint = parts.tokens.provider_keys
+        if mint is None:
+            return None
+        return make_provider(
+            settings,
+            credentials=parts.store.credentials,
+            mint=mint,
+            verifier=parts.verifier,
+            revocations=parts.revocations,
+            clock=parts.now,
+        )
+
+    def _auth_routes(self, keys: tuple[str, ...]) -> Sequence[BaseRoute]:
+        if self.provider is None:
+            return []
+        site = AuthRoutes(
+            provider=self.provider,
+            verifier=self._parts.verifier,
+            revocations=self._parts.revocations,
+            rules=self.http,
+            service_keys=keys,
+            open_introspection=not keys and not self._parts.policy.environment.remote,
+            clock=self._parts.now,
+        )
+        if self.code_flow is None:
+            return site.routes()
+        sign_in = SignIn(self.provider, self.code_flow, self._parts.store.credentials, clock=self._parts.now)
+        return [*site.routes(), *OidcRoutes(sign_in, site, self.http).routes()]
+
+    def _exchange(self) -> TokenExchange:
+        parts = self._parts
+        ci = None
+        if parts.tokens.ci is not None and parts.settings.e2e_oidc_subject:
+            ci = CiOidc(parts.tokens.ci, parts.settings.e2e_oidc_subject)
+        return TokenExchange(
+            environment=parts.policy.environment,
+            proofs=parts.proofs,
+            mint=parts.tokens.e2e_keys,
+            admissions=parts.admissions,
+            ci=ci,
+            meter=parts.meter,
+            clock=parts.now,
+        )
+
+    def _api(self) -> ServerApi:
+        parts = self._parts
+        return ServerApi(
+            access=self.access,
+            broker=parts.broker,
+            store=parts.store,
+            chat=parts.chat,
+            exports=parts.exports,
+            engine=parts.engine,
+            revocations=parts.revocations,
+            provider=self.provider,
+            meter=parts.meter,
+            drain=parts.drain_node,
+            version=__version__,
+            environment=parts.settings.environment,
+        )
+
+    # -- health --------------------------------------------------------------------------------------------
+
+    def _make_health(self, address: Callable[[], tuple[str, int]]) -> Health:
+        parts = self._parts
+
+        async def ticket() -> str:
+            fresh = secrets.token_urlsafe(24)
+            await issue_probe_ticket(parts.store.credentials, fresh, parts.now())
+            return fresh
+
+        def promised(engine: Broker | Store) -> str:  # in production it is for operators, in /ws/stats
+            return "" if parts.policy.environment.remote else engine.durability
+
+        probe = SelfProbe(address, ticket, auth_required=parts.policy.pre_connection_auth_required)
+        checks: dict[str, Check] = {
+            "handshake": probe,
+            "auth": auth_check(parts.verifier),
+            "broker": ping_check(parts.broker.ping, lambda: promised(parts.broker)),
+            "store": ping_check(parts.store.ping, lambda: promised(parts.store)),
+            "agents": agents_check(parts.engine.agents.values())
+            if parts.settings.run_agents
+            else workers_check(parts.broker, parts.engine.agents),
+        }
+        facts = HealthFacts(
+            version=__version__,
+            policy=parts.settings.policy,
+            config={
+                **parts.limits.advertised(),
+                "max_connections_per_user": parts.limits.max_connections_per_user
+                or {name: plan.connections for name, plan in parts.plans.items()},
+                "heartbeat_interval": parts.limits.ping_interval_s,
+            },
+            show_causes=not parts.policy.environment.remote,
+        )
+        return Health(
+            checks,
+            facts,
+            numbers=parts.meter.numbers,
+            fault=lambda: parts.lifecycle.fault,
+            state=parts.state,
+            meter=parts.meter,
+            on_change=_health_changed,
+        )
+
+    def _health_pages(self) -> HealthPages:
+        parts = self._parts
+        limits = parts.limits.advertised()
+        body = client_config(
+            environment=parts.settings.environment,
+            version=__version__,
+            auth_required=parts.policy.pre_connection_auth_required,
+            guests=parts.policy.guests,
+            limits=limits,
+            plans={name: _plan_fields(plan) for name, plan in parts.plans.items()},
+            provider=self.provider is not None and self.provider.takes_passwords,
+            oidc_start="/auth/oidc/start" if self.code_flow is not None and self.provider is not None else "",
+        )
+
+        def config(request: Request) -> Mapping[str, object]:
+            facts = self.http.facts(request)
+            return body | {"url": facts.base_url.replace("http", "ws", 1) + endpoints.WEBSOCKET}
+
+        return HealthPages(
+            self.health,
+            config=config,
+            stats=self._stats,
+            metrics=parts.meter.render,
+            metrics_type=CONTENT_TYPE,
+            access=self.access,
+            origins=parts.policy.origins,
+            scheme=lambda request: self.http.client(request).scheme,
+        )
+
+    async def _stats(self) -> Mapping[str, object]:
+        parts = self._parts
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.sleep(0)
+        return {
+            "node": parts.node,
+            "state": parts.state(),
+            "connections": parts.limiter.total,
+            "unproven": parts.limiter.unproven,
+            "tcp_connections": parts.tcp_connections(),
+            "users": parts.services.registry.users(),
+            "channels": parts.hub.channels(),
+            "runs": parts.engine.active,
+            "commands_in_flight": len(parts.tasks),
+            "loop_turn_ms": round((loop.time() - began) * 1000, 3),
+            "durability": {"broker": parts.broker.durability, "store": parts.store.durability},
+            **parts.meter.numbers(),
+        }
+
+
+def _plan_fields(plan: object) -> dict[str, object]:
+    fields: Sequence[str] = getattr(plan, "__struct_fields__", ())
+    return {name: getattr(plan, name) for name in fields if name != "name"}
+
+
+def _health_changed(name: str, result: CheckResult, cause: BaseException | None) -> None:
+    level = log.info if result.status == "healthy" else log.warning
+    level("health", check=name, status=result.status, detail=result.detail, exc_info=cause)

@@ -1,0 +1,87 @@
+"""Asking about a run that is at work on another node: what is told grows, what is read each time does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from narthex.app.runs.run_log_cache import MAX_CACHED, RunLogCache
+from narthex.errors import DependencyError
+from narthex.ports.broker import Page, Position
+from tests.app.runs.house import ALICE, House, agent
+from tests.app.runs.test_control import chatter
+
+
+async def test_a_question_about_a_run_elsewhere_reads_only_what_is_new(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second question begins where the first ended, and tells the whole text all the same."""
+    owner = await fake_house.node(agent(chatter), name="n1")
+    looker = await fake_house.node(name="n2")
+    thread = await fake_house.thread()
+    run = await fake_house.say(owner, thread)
+    await fake_house.until(run, lambda events: len(events) > 5)
+    asked: list[Any] = []
+    history = fake_house.fake_broker.history
+
+    async def noted(channel: str, *, since: Position | None = None, **rest: Any) -> Page:
+        asked.append(since)
+        return await history(channel, since=since, **rest)
+
+    monkeypatch.setattr(fake_house.fake_broker, "history", noted)
+    first = await looker.requests.get(ALICE, run.run_id)
+    read_first, asked[:] = list(asked), []
+    assert read_first[0].offset == run.start_offset
+    await fake_house.until(run, lambda events: len(events) > first["count"] + 3)
+    asked.clear()
+    second = await looker.requests.get(ALICE, run.run_id)
+    assert asked[0].offset >= first["count"]
+    assert second["count"] > first["count"]
+    assert second["text"].startswith(first["text"])
+    await owner.requests.cancel(ALICE, run.run_id)
+    await fake_house.ended(run)
+    assert (await looker.requests.get(ALICE, run.run_id))["state"] == "cancelled"
+
+
+async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log does not reach back to what was read, or the broker was away, nothing is told twice."""
+    engine = await fake_house.node(agent(chatter))
+    thread = await fake_house.thread()
+    run = await fake_house.say(engine, thread)
+    await fake_house.until(run, lambda events: len(events) > 3)
+    await engine.requests.cancel(ALICE, run.run_id)
+    await fake_house.ended(run)
+    log_cache = RunLogCache(engine._services)
+    broker = fake_house.fake_broker
+    whole = await log_cache.of(run)
+    history = broker.history
+
+    async def cut(channel: str, *, since: Position | None = None, **rest: Any) -> Page:
+        page = await history(channel, since=since, **rest)
+        return page if since is None else Page([], page.top, False)
+
+    async def away(channel: str, **rest: Any) -> Page:
+        raise DependencyError("broker", "The fake broker is away.")
+
+    monkeypatch.setattr(broker, "history", away)
+    with pytest.raises(DependencyError):
+        await log_cache.of(run)
+    monkeypatch.setattr(broker, "history", cut)
+    again = await log_cache.of(run)
+    assert (again.seq, again.transcript.text, again.broken) == (whole.seq, whole.transcript.text, False)
+
+
+async def test_readings_are_bounded(fake_house: House) -> None:
+    """Questions about more runs than are kept forget the one that was not asked about for longest."""
+    engine = await fake_house.node(agent(chatter))
+    thread = await fake_house.thread()
+    run = await fake_house.say(engine, thread)
+    log_cache = RunLogCache(engine._services)
+    for number in range(MAX_CACHED + 10):
+        other = msgspec.structs.replace(run, run_id=f"r-{number}")
+        await log_cache.of(other)
+    assert len(log_cache._kept) == MAX_CACHED
+    await engine.requests.cancel(ALICE, run.run_id)
+    await fake_house.ended(run)
