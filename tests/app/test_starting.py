@@ -56,7 +56,7 @@ async def test_a_store_that_hangs_between_message_and_run(
     failed = await ada.call("rpc", method="run.start", data=answer)
     assert failed["error"]["code"] == 503
     monkeypatch.undo()
-    inner = getattr(parts.broker, "inner", parts.broker)
+    inner = getattr(parts.broker, "_inner", parts.broker)
     assert isinstance(inner, SqliteBroker)
     monkeypatch.setattr(inner._work, "_clock", lambda: time.time() + 2 * IDEMPOTENCY_WINDOW_S)
     started = await ada.rpc("run.start", **answer)

@@ -85,7 +85,7 @@ def test_a_missing_program_is_69(tmp_path: Path) -> None:
     """The library is there and nats-server is not: the configuration is right, and `check` says so beforehand."""
     code = (
         "import sys, narthex.extras as extras; extras.program_path = lambda name: None\n"
-        "import narthex.wiring.rehearsal as rehearsal; rehearsal.program_path = lambda name: None\n"
+        "import narthex.wiring.start_checks as checks; checks.program_path = lambda name: None\n"
         "from narthex.cli.main import run; sys.exit(run(sys.argv[1:]))"
     )
     for command in ("serve", "check"):
