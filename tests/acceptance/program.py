@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -184,6 +184,19 @@ class Program:
         """POST to a path."""
         async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
             return await client.post(self.http + path, **options)
+
+
+@contextlib.contextmanager
+def shared(
+    directory: Path, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()
+) -> Iterator[Program]:
+    """As `running`, for a fixture of a module: no event loop of a test is needed."""
+    program = Program(directory, env or {}, arguments)
+    try:
+        asyncio.run(program.start())
+        yield program
+    finally:
+        program.end()
 
 
 @contextlib.asynccontextmanager

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.acceptance.chat_page import FIRST_TEXT_JS, chromium, visitor
-from tests.acceptance.program import Program, running
+from tests.acceptance.chat_page import FIRST_TEXT_JS, visitor
+from tests.acceptance.program import Program, running, shared
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 TWO_FRAMES_JS = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -38,16 +38,19 @@ async def gated(run):
 """An agent that goes on only when it is told to: what is seen in between cannot depend on speed."""
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
-    async with running(tmp_path) as program:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    with shared(tmp_path_factory.mktemp("page")) as program:
         yield program
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A gateway whose default agent goes on when it is told to."""
+    directory = tmp_path_factory.mktemp("gated")
+    (directory / "gated.py").write_text(GATED)
+    with shared(directory, arguments=("--agent", "gated:gated", "--agent", "concierge")) as program:
+        yield program
 
 
 def read(path: Path) -> str:
@@ -88,13 +91,9 @@ async def test_sign_in_ask_watch_the_agent_work_and_reload(gateway: Program, bro
         ada.check()
 
 
-async def test_progress_is_shown_while_it_happens(tmp_path: Path, browser: Browser) -> None:
+async def test_progress_is_shown_while_it_happens(gated: Program, browser: Browser) -> None:
     """Thinking, a step, a running tool, its result and text: each is seen before the agent goes on to the next."""
-    (tmp_path / "gated.py").write_text(GATED)
-    async with (
-        running(tmp_path, arguments=("--agent", "gated:gated")) as gateway,
-        visitor(browser, gateway.http, "progress") as ada,
-    ):
+    async with visitor(browser, gated.http, "progress") as ada:
 
         async def go_on() -> None:
             await ada.composer.fill("go on")
@@ -127,13 +126,11 @@ async def test_progress_is_shown_while_it_happens(tmp_path: Path, browser: Brows
         ada.check()
 
 
-async def test_the_list_shows_where_an_agent_works(tmp_path: Path, browser: Browser) -> None:
+async def test_the_list_shows_where_an_agent_works(gated: Program, browser: Browser) -> None:
     """On a page that was opened after the run began, until it ends; the other threads show their time."""
-    (tmp_path / "gated.py").write_text(GATED)
     async with (
-        running(tmp_path, arguments=("--agent", "gated:gated", "--agent", "concierge")) as gateway,
-        visitor(browser, gateway.http, "at-work") as ada,
-        visitor(browser, gateway.http, "at-work-later") as phone,
+        visitor(browser, gated.http, "at-work") as ada,
+        visitor(browser, gated.http, "at-work-later") as phone,
     ):
         await ada.open()
         await ada.sign_in("ada@example.org")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,10 @@ from playwright.async_api import Browser, expect
 
 from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.ports.runs import Run
-from tests.acceptance.chat_page import ChatPage, chromium, visitor
-from tests.acceptance.program import Program, running
+from tests.acceptance.chat_page import ChatPage, visitor
+from tests.acceptance.program import Program, running, shared
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 AGENT = '''
 import asyncio
@@ -77,17 +77,12 @@ async def moody(run):
 '''
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
-    (tmp_path / "moody.py").write_text(AGENT)
-    async with running(tmp_path, arguments=("--agent", "moody:moody")) as program:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    directory = tmp_path_factory.mktemp("content")
+    (directory / "moody.py").write_text(AGENT)
+    with shared(directory, arguments=("--agent", "moody:moody")) as program:
         yield program
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
 
 
 async def reloaded(page: ChatPage) -> None:

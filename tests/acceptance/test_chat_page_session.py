@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Route, expect
 
-from tests.acceptance.chat_page import ChatPage, chromium, visitor
+from tests.acceptance.chat_page import ChatPage, visitor
 from tests.acceptance.program import Program, clock_ahead, running
 from tests.timing import within
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 DRAFT = "a draft that must not get lost"
 UNAVAILABLE = {
@@ -30,12 +30,6 @@ UNAVAILABLE = {
 async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
     async with running(tmp_path) as program:
         yield program
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as found:
-        yield found
 
 
 class Failing:

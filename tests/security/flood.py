@@ -81,6 +81,9 @@ class Flood:
         except OSError:
             one.close()
             return
+        except asyncio.CancelledError:  # the flood ends while it connects
+            one.close()
+            raise
         self._open[one] = None
 
     async def run(self) -> None:

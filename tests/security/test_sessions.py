@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from narthex.adapters.tokens.passwords import Argon2Passwords
-from tests.acceptance.program import Program, running
+from tests.acceptance.program import Program, shared
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
@@ -145,39 +145,46 @@ async def over(program: Program, sessions: list[dict[str, Any]], sockets: list[C
     assert (await renewed(program, sessions[-1])).status_code == 401
 
 
+@pytest.fixture(scope="module")
+def development(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A gateway on which each test signs in users of its own, without a password."""
+    with shared(tmp_path_factory.mktemp("development")) as program:
+        yield program
+
+
 @pytest.mark.parametrize("way", ["reuse", "access", "refresh", "both", "revoke access", "revoke refresh"])
-async def test_a_session_ends_as_one(tmp_path: Path, way: str) -> None:
+async def test_a_session_ends_as_one(development: Program, way: str) -> None:
     """By refresh reuse, by logging out with either token or the newest pair, by RFC 7009: nothing of it is left."""
-    async with running(tmp_path) as program:
-        first = await signed_in(program)
-        bystander = await signed_in(program)  # another sign-in of the same user
-        second = (await renewed(program, first)).json()
-        sockets = [await opened(program, found["access_token"]) for found in (first, second)]
-        if way == "reuse":
-            assert (await renewed(program, first)).json()["code"] == "refresh_invalid"
-        elif way.startswith("revoke"):
-            token = second["access_token" if way.endswith("access") else "refresh_token"]
-            assert (await program.post("/auth/revoke", json={"token": token})).status_code == 200
-        else:
-            headers = bearer(second["access_token"]) if way != "refresh" else {}
-            body = {"refresh_token": second["refresh_token"]} if way != "access" else {}
-            assert (await program.post("/auth/logout", json=body, headers=headers)).status_code == 204
-        await over(program, [first, second], sockets)
-        assert (await me(program, bystander["access_token"]))["tenant"] == "default"
-        assert (await renewed(program, bystander)).status_code == 200
+    program, email = development, f"{way.replace(' ', '-')}@example.com"
+    first = await signed_in(program, email)
+    bystander = await signed_in(program, email)  # another sign-in of the same user
+    second = (await renewed(program, first)).json()
+    sockets = [await opened(program, found["access_token"]) for found in (first, second)]
+    if way == "reuse":
+        assert (await renewed(program, first)).json()["code"] == "refresh_invalid"
+    elif way.startswith("revoke"):
+        token = second["access_token" if way.endswith("access") else "refresh_token"]
+        assert (await program.post("/auth/revoke", json={"token": token})).status_code == 200
+    else:
+        headers = bearer(second["access_token"]) if way != "refresh" else {}
+        body = {"refresh_token": second["refresh_token"]} if way != "access" else {}
+        assert (await program.post("/auth/logout", json=body, headers=headers)).status_code == 204
+    await over(program, [first, second], sockets)
+    assert (await me(program, bystander["access_token"]))["tenant"] == "default"
+    assert (await renewed(program, bystander)).status_code == 200
 
 
-async def test_a_refresh_cookie_of_another_user_is_a_conflict(tmp_path: Path) -> None:
+async def test_a_refresh_cookie_of_another_user_is_a_conflict(development: Program) -> None:
     """Beside a session of its own a planted refresh cookie does not change whom the page is signed in as."""
-    async with running(tmp_path) as program:
-        victim, attacker = (
-            await signed_in(program, "victim@x.example"),
-            await signed_in(program, "evil@x.example"),
-        )
-        cookies = f"narthex_session={victim['access_token']}; narthex_refresh={attacker['refresh_token']}"
-        answer = await program.post("/auth/refresh", headers={"Cookie": cookies, "Origin": program.http})
-        assert (answer.status_code, answer.json()["code"]) == (400, "credential_conflict")
-        twice = f"narthex_refresh={victim['refresh_token']}; narthex_refresh={attacker['refresh_token']}"
-        answer = await program.post("/auth/refresh", headers={"Cookie": twice, "Origin": program.http})
-        assert (answer.status_code, answer.json()["code"]) == (400, "credential_conflict")
-        assert (await renewed(program, victim)).status_code == 200
+    program = development
+    victim, attacker = (
+        await signed_in(program, "victim@x.example"),
+        await signed_in(program, "evil@x.example"),
+    )
+    cookies = f"narthex_session={victim['access_token']}; narthex_refresh={attacker['refresh_token']}"
+    answer = await program.post("/auth/refresh", headers={"Cookie": cookies, "Origin": program.http})
+    assert (answer.status_code, answer.json()["code"]) == (400, "credential_conflict")
+    twice = f"narthex_refresh={victim['refresh_token']}; narthex_refresh={attacker['refresh_token']}"
+    answer = await program.post("/auth/refresh", headers={"Cookie": twice, "Origin": program.http})
+    assert (answer.status_code, answer.json()["code"]) == (400, "credential_conflict")
+    assert (await renewed(program, victim)).status_code == 200
