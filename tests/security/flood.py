@@ -1,6 +1,8 @@
 """Connections that only take places, from as many loopback addresses as one likes; and a client elsewhere.
 
-Rules: a flood is bounded in count, ends with its block, and opens again what was closed, as an attacker would.
+Rules: a flood is bounded in count, ends with its block, and opens again what was closed, as an attacker would. One of
+more connections than a process may have files comes from several (`python -m tests.security.flood`), which end with
+their standard input.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.acceptance.program import Program
+from tests.timing import within
 
 ELSEWHERE = "127.0.9.9"
 
@@ -41,6 +44,12 @@ class Limited(Program):
         return int(psutil.Process(self.process.pid).num_fds())
 
 
+AT_A_LOOK = (
+    192  # opened at most, every 50 ms and more: idle connections are what is tested, not a storm of SYNs
+)
+OF_PROCESS = 8_000  # connections: the hard limit of a machine may be no more than the program's own
+
+
 def own_descriptors(wanted: int) -> None:
     """Let this process open so many files; the test fails where the system does not allow it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -56,10 +65,11 @@ class Flood:
     """
 
     def __init__(self, port: int, count: int, addresses: int, says: bytes = b"") -> None:
-        self._port = port
+        self.port = port
+        self.addresses = addresses
         self._sources = [f"127.0.1.{number + 1}" for number in range(addresses)]
-        self._count = count
-        self._says = says
+        self.count = count
+        self.says = says
         self._open: dict[socket.socket, None] = {}
         self.opened = 0
 
@@ -72,12 +82,13 @@ class Flood:
         one = socket.socket()
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         one.setblocking(False)
-        one.bind((self._sources[self.opened % len(self._sources)], 0))
+        source = self._sources[self.opened % len(self._sources)]
         self.opened += 1
         try:
-            await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", self._port))
-            if self._says:
-                one.send(self._says)
+            one.bind((source, 0))
+            await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", self.port))
+            if self.says:
+                one.send(self.says)
         except OSError:
             one.close()
             return
@@ -89,8 +100,9 @@ class Flood:
     async def run(self) -> None:
         """Open them, and open again what was closed, until it is cancelled."""
         while True:
-            while len(self._open) < self._count:
-                await asyncio.gather(*(self._add() for _ in range(min(64, self._count - len(self._open)))))
+            missing = self.count - len(self._open)
+            for left in range(min(missing, AT_A_LOOK), 0, -64):
+                await asyncio.gather(*(self._add() for _ in range(min(64, left))))
             self._look()
             await asyncio.sleep(0.05)
 
@@ -98,7 +110,7 @@ class Flood:
         """Forget what the server closed. A byte is taken where only the end can be seen behind it."""
         for one in list(self._open):
             try:
-                gone = one.recv(1, socket.MSG_PEEK) == b"" if not self._says else False
+                gone = one.recv(1, socket.MSG_PEEK) == b"" if not self.says else False
             except BlockingIOError:
                 gone = False
             except OSError:
@@ -119,13 +131,49 @@ async def flooding(flood: Flood) -> AsyncIterator[None]:
     """While the block runs; it begins once as many were opened as the flood is to hold."""
     task = asyncio.ensure_future(flood.run())
     try:
-        while flood.opened < flood._count and not task.done():  # noqa: ASYNC110 - nothing tells when
+        while flood.opened < flood.count and not task.done():  # noqa: ASYNC110 - nothing tells when
             await asyncio.sleep(0.01)
         yield
+        assert not task.done(), "the flood ended before the test"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         flood.close()
+
+
+@contextlib.asynccontextmanager
+async def flooding_from_processes(flood: Flood) -> AsyncIterator[None]:
+    """As `flooding`, from as many processes as it takes."""
+    number = -(-flood.count // OF_PROCESS)
+    words = [sys.executable, "-m", "tests.security.flood", str(flood.port), str(flood.count // number)]
+    words += [str(flood.addresses), flood.says.hex()]
+    children = [
+        await asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(number)
+    ]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            async with asyncio.timeout(within(60)):
+                assert await child.stdout.readline() == b"open\n"
+        yield
+        assert all(child.returncode is None for child in children), "a flood ended before the test"
+    finally:
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.close()
+        for child in children:
+            await child.wait()
+
+
+async def _flood_alone(port: int, count: int, addresses: int, says: bytes) -> None:
+    """The life of such a process."""
+    own_descriptors(count + 100)
+    async with flooding(Flood(port, count, addresses, says)):
+        print("open", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
 
 
 class Visit(NamedTuple):
@@ -165,3 +213,8 @@ def upgrade(token: str) -> str:
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         f"Authorization: Bearer {token}\r\n\r\n"
     )
+
+
+if __name__ == "__main__":
+    _, _port, _count, _addresses, _says = sys.argv
+    asyncio.run(_flood_alone(int(_port), int(_count), int(_addresses), bytes.fromhex(_says)))

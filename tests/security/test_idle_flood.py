@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests.campaigns.follower import SERVED, token
-from tests.security.flood import Flood, Limited, flooding, own_descriptors, plain, upgrade, visit
+from tests.security.flood import (
+    OF_PROCESS,
+    Flood,
+    Limited,
+    flooding,
+    flooding_from_processes,
+    own_descriptors,
+    plain,
+    upgrade,
+    visit,
+)
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
@@ -41,7 +51,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
 
 def limited(directory: Path, limit: int) -> Iterator[Limited]:
     """A started program with so many files, soft and hard."""
-    own_descriptors(int(limit * 1.1) + 500)
     program = Limited(directory, dict(SERVED), (limit, limit))
     try:
         asyncio.run(program.start())
@@ -76,7 +85,9 @@ async def campaign(program: Limited, addresses: int, says: bytes, seconds: float
     flood = Flood(program.port, int(limit * 1.1), addresses, says)
     wanted = {"/readyz": "200", "/livez": "200", "/ws": "101"}
     slowest, visits = 0.0, 0
-    async with flooding(flood):
+    if flood.count <= OF_PROCESS:
+        own_descriptors(flood.count + 500)
+    async with flooding(flood) if flood.count <= OF_PROCESS else flooding_from_processes(flood):
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             for path, status in wanted.items():
