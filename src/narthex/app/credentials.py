@@ -22,6 +22,7 @@ from narthex.domain.secrets import fingerprint
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError
 from narthex.ports.credentials import Credentials
+from narthex.ports.later import Later
 from narthex.ports.tokens import TokenVerifier
 
 LEEWAY_S: Final = 30.0  # as for tokens: a ticket lives no longer than what it was made from
@@ -94,7 +95,7 @@ class CredentialVerifier:
         self._revocations = revocations
         self._clock = clock
 
-    def token(self, token: str, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def token(self, token: str, traffic: str) -> Later[Verdict]:
         """A token's verdict, revocations included."""
         verdict = self._verifier.verify(token, now=self._clock(), traffic=traffic)
         if isinstance(verdict, Verdict):
@@ -110,7 +111,7 @@ class CredentialVerifier:
                 if isinstance(verdict, Verdict):
                     return (CheckedCredential(carrier, self._unless_revoked(verdict)),)
                 return self._await_all(((carrier, verdict),), "", consume=request.consume)
-        answers: list[tuple[str, Verdict | Awaitable[Verdict]]] = []
+        answers: list[tuple[str, Later[Verdict]]] = []
         ticket = ""
         waits = False
         for credential in request.credentials:
@@ -140,7 +141,7 @@ class CredentialVerifier:
         )
 
     async def _await_all(
-        self, answers: Sequence[tuple[str, Verdict | Awaitable[Verdict]]], ticket: str, *, consume: bool
+        self, answers: Sequence[tuple[str, Later[Verdict]]], ticket: str, *, consume: bool
     ) -> Verdicts:
         """Fetches at once; then the ticket, which stays usable when something beside it is refused."""
         waiting = [verdict for _, verdict in answers if not isinstance(verdict, Verdict)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -21,6 +21,7 @@ from narthex.domain.environment import NO_KEY_REASON, Environment
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
+from narthex.ports.later import Later
 from narthex.ports.telemetry import Meter
 from narthex.ports.tokens import TokenMint, TokenVerifier
 
@@ -228,7 +229,7 @@ class TokenExchange:
         )
 
 
-async def _bounded(verdict: Verdict | Awaitable[Verdict]) -> Verdict:
+async def _bounded(verdict: Later[Verdict]) -> Verdict:
     if isinstance(verdict, Verdict):
         return verdict
     try:

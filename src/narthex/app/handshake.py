@@ -27,6 +27,7 @@ from narthex.domain.addresses import TrustedProxies
 from narthex.domain.admission import AdmissionPolicy, Admit, Screened, admit_screened, screen
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, Receiver, RequestHead
+from narthex.ports.later import Later, settled
 from narthex.ports.telemetry import Meter
 
 WAIT_S: Final = 1.8  # for keys and store together: a client hears 503 within 2 s, long before 408 at 10 s
@@ -139,7 +140,7 @@ class HandshakeHandler:
 
     # -- UpgradeHandler ------------------------------------------------------------------------------------
 
-    def decide(self, head: RequestHead) -> Decision | Awaitable[Decision]:
+    def decide(self, head: RequestHead) -> Later[Decision]:
         """See `UpgradeHandler`."""
         route = self._routes.get(head.path)
         request = self._read_request(head, upgrade=route is None or route.upgrade)
@@ -193,9 +194,7 @@ class HandshakeHandler:
         self._record(outcome, request, verdicts, count=False)
         return PreflightResult(outcome=outcome, trace_id=request.trace_id, address=request.client.address)
 
-    def admit_in_band(
-        self, context: ConnectionContext, token: str
-    ) -> Admit | Refusal | Awaitable[Admit | Refusal]:
+    def admit_in_band(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
         """Judge a token of `connect` or `refresh`; see `app.in_band.InBandAdmission.admit`."""
         return self._in_band.admit(context, token)
 
@@ -261,14 +260,14 @@ class HandshakeHandler:
                 return self._deny(request, found)
             if (state := self._state()) != "ready":  # drain began meanwhile
                 return self._deny(request, _STATES[state], found)
-            decision = self._settle(request, route, screened, found)
+            decision: Decision = await settled(self._settle(request, route, screened, found))
         except Exception as fault:  # as in `decide`
             return self._bug(request, fault)
-        return await decision if isinstance(decision, Awaitable) else decision
+        return decision
 
     def _settle(
         self, request: HandshakeRequest, route: Route, screened: Screened, verdicts: Verdicts
-    ) -> Decision | Awaitable[Decision]:
+    ) -> Later[Decision]:
         """Decide, and give an admitted connection its slot."""
         self._decisions.extracted(verdicts)
         outcome = admit_screened(screened, verdicts)

@@ -19,6 +19,7 @@ from narthex.domain.carriers import CONNECT_TOKEN
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.verdict import Unavailable, Verdict
+from narthex.ports.later import Later
 
 
 class InBandAdmission:
@@ -50,7 +51,7 @@ class InBandAdmission:
         self._monotonic = monotonic
         self._wait_s = wait_s
 
-    def admit(self, context: ConnectionContext, token: str) -> Admit | Refusal | Awaitable[Admit | Refusal]:
+    def admit(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
         """Judge a token.
 
         Args:

@@ -13,7 +13,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from inspect import isawaitable
 from typing import Final
 
 import msgspec
@@ -28,6 +27,7 @@ from narthex.domain.trust import Binding
 from narthex.domain.verdict import Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.credentials import Credentials, RefreshToken, User
+from narthex.ports.later import settled
 from narthex.ports.tokens import PasswordHashes, TokenMint, TokenVerifier
 
 FAILED_WINDOW_S: Final = 60
@@ -452,8 +452,7 @@ class Provider:
         return found
 
     async def _verify(self, token: str) -> Verdict:
-        outcome = self._verifier.verify(token, now=self._clock(), traffic="user")
-        verdict = await outcome if isawaitable(outcome) else outcome
+        verdict: Verdict = await settled(self._verifier.verify(token, now=self._clock(), traffic="user"))
         if isinstance(verdict, Unavailable):
             raise DependencyError("auth", "The token cannot be checked right now.", "Try again shortly.")
         return verdict
@@ -494,8 +493,7 @@ async def mint_and_verify(mint: TokenMint, verifier: TokenVerifier, now: float) 
         ConfigError: it is not: another configured issuer claims the same name, or the keys do not match.
     """
     token = mint.mint(Identity(subject="start-up-check"), ttl_s=60, now=now)
-    outcome = verifier.verify(token, now=now, traffic="user")
-    verdict: Verdict = await outcome if isawaitable(outcome) else outcome
+    verdict: Verdict = await settled(verifier.verify(token, now=now, traffic="user"))
     if not isinstance(verdict, Valid):
         code = verdict.cause if isinstance(verdict, Unavailable) else verdict.code
         problem = f"A token of the embedded provider (issuer {mint.issuer!r}) is not admitted here: {code}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from narthex.app.backlog import BacklogLimits
@@ -20,6 +20,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import NarthexError
 from narthex.ports.broker import PRESENCE_TTL_S, Broker, Member
+from narthex.ports.later import Later
 from narthex.ports.telemetry import Meter
 from narthex.protocol.session import NEVER, ReceivedCommand, SessionLimits
 
@@ -38,9 +39,7 @@ COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs 
 class InBandAuthenticator(Protocol):
     """`app.handshake.HandshakeHandler`, as far as connections need it."""
 
-    def admit_in_band(
-        self, context: ConnectionContext, token: str
-    ) -> Admit | Refusal | Awaitable[Admit | Refusal]:
+    def admit_in_band(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
         """Judge a token of `connect` or `refresh` against what the connection is bound to."""
 
 

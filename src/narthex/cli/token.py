@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -29,6 +28,7 @@ from narthex.domain.ids import ID_RULE, valid_id
 from narthex.domain.trust import Binding
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError, ConfigError
+from narthex.ports.later import settled
 from narthex.ports.store import Store
 from narthex.settings import IssuerSettings, Settings, load
 from narthex.settings.trust import trust_of
@@ -235,8 +235,7 @@ async def _report(settings: Settings, text: str) -> dict[str, Any]:
     async def work(store: Store) -> dict[str, Any]:
         now = time.time()
         tokens = _tokens(settings, store)
-        outcome = tokens.verifier.verify(text, now=now, traffic="user")
-        verdict: Verdict = await outcome if isawaitable(outcome) else outcome
+        verdict: Verdict = await settled(tokens.verifier.verify(text, now=now, traffic="user"))
         await tokens.verifier.stop()
         await tokens.fetcher.stop()
         revocations = Revocations(store.credentials, None)

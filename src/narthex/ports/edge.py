@@ -7,12 +7,12 @@ Rules: every call here happens on the event loop and must not block. A `Receiver
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from narthex.domain.refusals import Refusal
+from narthex.ports.later import Later
 from narthex.protocol.framing import Framing, Prepared
 
 HIGH_MARK_BYTES: Final = 64 * 1024
@@ -169,7 +169,7 @@ Decision = Accept | Deny
 class UpgradeHandler(Protocol):
     """Decides on upgrades. Called once per upgrade request, after the edge's own checks of the head."""
 
-    def decide(self, head: RequestHead) -> Decision | Awaitable[Decision]:
+    def decide(self, head: RequestHead) -> Later[Decision]:
         """Admit or refuse. Without an await whenever nothing has to be waited for (the hot path).
 
         An awaitable is awaited once and cancelled when the peer leaves or the handshake's time is over: it

@@ -6,13 +6,13 @@ token names; returns without waiting whenever the keys are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Protocol
 
 import msgspec
 
 from narthex.domain.identity import Identity
 from narthex.domain.verdict import Verdict
+from narthex.ports.later import Later
 
 MAX_TOKEN_BYTES = 8 * 1024
 
@@ -29,7 +29,7 @@ class VerifierStatus(msgspec.Struct, frozen=True, kw_only=True):
 class TokenVerifier(Protocol):
     """Whoever can tell what a token is worth."""
 
-    def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: str, *, now: float, traffic: str) -> Later[Verdict]:
         """Judge a token.
 
         Args:

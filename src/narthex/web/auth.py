@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
-from inspect import isawaitable
 from typing import Final, Protocol
 
 import msgspec
@@ -28,6 +27,7 @@ from narthex.domain.secrets import any_equal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError
 from narthex.ports.credentials import User
+from narthex.ports.later import settled
 from narthex.ports.tokens import TokenVerifier
 from narthex.web.cookies import REFRESH, SESSION, Cookie, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import basic_password, bearer, local_path, read_fields
@@ -326,8 +326,7 @@ class AuthRoutes:
         )
 
     async def _verdict(self, token: str) -> Verdict:
-        outcome = self._verifier.verify(token, now=self._clock(), traffic="user")
-        return await outcome if isawaitable(outcome) else outcome
+        return await settled(self._verifier.verify(token, now=self._clock(), traffic="user"))
 
     # -- around every request ------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from narthex.ports.edge import (
     CLOSE_S,
     HIGH_MARK_BYTES,
     LOW_MARK_BYTES,
+    Decision,
     Deny,
     DirectSender,
     Receiver,
@@ -39,6 +40,7 @@ from narthex.ports.edge import (
     SendProgress,
     UpgradeHandler,
 )
+from narthex.ports.later import settled
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.commands import FrameError, decode_frame
 from narthex.protocol.framing import Framing, Prepared
@@ -264,9 +266,7 @@ class Fallbacks:
         return await self._stream(request, Framing.SSE, command, "text/event-stream")
 
     async def _stream(self, request: Request, framing: Framing, first: bytes, media: str) -> Response:
-        decision = self._upgrade_handler.decide(head_of(request))
-        if isinstance(decision, Awaitable):
-            decision = await decision
+        decision: Decision = await settled(self._upgrade_handler.decide(head_of(request)))
         if isinstance(decision, Deny):
             return self._refused(request, decision.refusal, decision.trace_id)
         receiver = decision.receiver

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import isawaitable
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -17,6 +16,7 @@ from narthex.domain.secrets import equal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError
 from narthex.ports.breaker import Breakers
+from narthex.ports.later import settled
 from narthex.ports.sign_in import SignedInUser
 
 SCOPES: Final = "openid email profile"
@@ -124,8 +124,7 @@ class CodeFlow:
         parts = take_apart(text)
         if isinstance(parts, Rejected):
             return parts
-        outcome = self._keys.verify(parts, now=now, traffic="user")
-        verdict: Verdict = await outcome if isawaitable(outcome) else outcome
+        verdict: Verdict = await settled(self._keys.verify(parts, now=now, traffic="user"))
         if not isinstance(verdict, Valid):
             return verdict
         if not self._for_us(parts, nonce):

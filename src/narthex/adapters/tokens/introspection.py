@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 from narthex.adapters.tokens.claims import ClaimRules, identity_from
@@ -21,6 +21,7 @@ from narthex.domain.secrets import fingerprint
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
+from narthex.ports.later import Later
 from narthex.ports.tokens import MAX_TOKEN_BYTES, VerifierStatus
 
 POSITIVE_S: Final = 10.0  # how long a revocation at the issuer may go unnoticed here
@@ -81,7 +82,7 @@ class Introspection:
         """The breaker's name."""
         return f"introspection:{self._name}"
 
-    def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: str, *, now: float, traffic: str) -> Later[Verdict]:
         """At once from memory, else by asking."""
         if len(token) > MAX_TOKEN_BYTES:
             return Rejected("token_malformed", f"The token is longer than {MAX_TOKEN_BYTES} bytes.")

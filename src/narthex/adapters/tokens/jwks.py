@@ -23,6 +23,7 @@ from narthex.adapters.tokens.verification import BAD_SIGNATURE, IssuerRules, ver
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
+from narthex.ports.later import Later
 from narthex.ports.tokens import VerifierStatus
 
 UNKNOWN_KEY_COOL_DOWN_S: Final = 30.0
@@ -99,7 +100,7 @@ class JwksKeys:
         """Whether a cached key serves that algorithm and name."""
         return bool(self._usable().select(algorithm, kid))
 
-    def verify(self, token: Compact, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: Compact, *, now: float, traffic: str) -> Later[Verdict]:
         """The verdict at once when a cached key settles it, else after asking the issuer, where that is due."""
         verdict = verify_token(token, self._usable(), self._rules, now)
         if not isinstance(verdict, Rejected) or not self._may_be_new(token, verdict):

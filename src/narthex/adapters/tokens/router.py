@@ -8,12 +8,13 @@ issuer that is not configured here never falls through to another issuer's keys.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from narthex.adapters.tokens.compact import Compact, looks_like_jwt, take_apart
 from narthex.adapters.tokens.sources import KeySource, OpaqueSource
 from narthex.domain.verdict import Rejected, Verdict
+from narthex.ports.later import Later
 from narthex.ports.tokens import MAX_TOKEN_BYTES, VerifierStatus
 
 E2E_ISSUER: Final = "narthex-e2e"
@@ -37,7 +38,7 @@ class TokenRouter:
             for issuer in source.issuers:
                 self._by_issuer.setdefault(issuer, []).append(source)
 
-    def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: str, *, now: float, traffic: str) -> Later[Verdict]:
         """See the port. A plain verdict whenever the keys are at hand."""
         if self._opaque is not None and len(token) <= MAX_TOKEN_BYTES and not looks_like_jwt(token):
             return self._opaque.verify(token, now=now, traffic=traffic)

@@ -12,7 +12,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -26,6 +26,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.credentials import Credentials, SigningKey
+from narthex.ports.later import Later
 from narthex.ports.tokens import VerifierStatus
 
 RELOAD_EVERY_S: Final = (
@@ -227,7 +228,7 @@ class KeyRing:
         *,
         now: float,
         traffic: str,  # noqa: ARG002 - of the port; the store has no breaker
-    ) -> Verdict | Awaitable[Verdict]:
+    ) -> Later[Verdict]:
         """The verdict; a read of the store first when the key is unknown (another instance made a new one)."""
         if token.issuer not in self._issuers:
             return Rejected("wrong_issuer", key_id=token.key_id)

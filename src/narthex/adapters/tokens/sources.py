@@ -5,11 +5,11 @@ Not here: the sources themselves (`static_keys.py`, `signing.py`, `jwks.py`, `in
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Protocol
 
 from narthex.adapters.tokens.compact import Compact
 from narthex.domain.verdict import Verdict
+from narthex.ports.later import Later
 from narthex.ports.tokens import VerifierStatus
 
 
@@ -27,7 +27,7 @@ class KeySource(Protocol):
     def knows(self, algorithm: str, kid: str) -> bool:
         """Whether the keys at hand could serve such a token (chooses among sources of one issuer)."""
 
-    def verify(self, token: Compact, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: Compact, *, now: float, traffic: str) -> Later[Verdict]:
         """The verdict; an awaitable only when keys must be fetched first."""
 
     async def check(self) -> VerifierStatus:
@@ -47,7 +47,7 @@ class OpaqueSource(Protocol):
     def name(self) -> str:
         """For health and logs; never a secret."""
 
-    def verify(self, token: str, *, now: float, traffic: str) -> Verdict | Awaitable[Verdict]:
+    def verify(self, token: str, *, now: float, traffic: str) -> Later[Verdict]:
         """The verdict; an awaitable when the issuer must be asked."""
 
     async def check(self) -> VerifierStatus:

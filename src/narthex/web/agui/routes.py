@@ -29,7 +29,8 @@ from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import TERMINAL
 from narthex.errors import ClientError
 from narthex.ports.broker import ChannelLog, Position
-from narthex.ports.edge import ABORT, Deny, UpgradeHandler
+from narthex.ports.edge import ABORT, Decision, Deny, UpgradeHandler
+from narthex.ports.later import settled
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.protocol.replies import encode_json
@@ -217,9 +218,9 @@ class AguiRoutes:
 
     async def _streamed(self, request: Request, work: Work) -> Response:
         """Admit, work, and answer with the run's stream, or with why not."""
-        decision = self._upgrade_handler.decide(msgspec.structs.replace(head_of(request), path=_ADMITTED_AS))
-        if isinstance(decision, Awaitable):
-            decision = await decision
+        decision: Decision = await settled(
+            self._upgrade_handler.decide(msgspec.structs.replace(head_of(request), path=_ADMITTED_AS))
+        )
         if isinstance(decision, Deny):
             return self._refused(request, decision.refusal, decision.trace_id)
         connection = decision.receiver
