@@ -1,16 +1,22 @@
-"""What names this boot of this machine, and a clock that no step of the wall's moves.
+"""This machine and process: the boot's id, a clock that no step of the wall clock moves, the limit of open files.
 
-Commits that were not synced live exactly as long as a boot does.
+Rules: commits that were not synced live exactly as long as a boot does; raising the soft limit of open files is the
+program's business, done once at its start, and a program that embeds the gateway keeps its own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import time
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+UNLIMITED: Final = (
+    1 << 20
+)  # what is counted with where there is no limit: Linux's own default for `fs.nr_open`
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -31,3 +37,25 @@ def steady_time() -> float:
     For what compares moments of this process's life: a step of the wall clock, either way, is not in it.
     """
     return _WALL_AHEAD_S + time.monotonic()
+
+
+def descriptor_limit() -> int:
+    """The soft limit of open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+def descriptors_to_come() -> int:
+    """What `raise_descriptor_limit` would come to."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if hard == resource.RLIM_INFINITY else hard
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit to the hard one, as far as the system lets us; the limit that holds then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = UNLIMITED if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS says infinity and takes less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return descriptor_limit()

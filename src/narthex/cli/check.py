@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from narthex._version import __version__
-from narthex.adapters.descriptors import descriptors_to_come
+from narthex.adapters.machine import descriptors_to_come
 from narthex.cli.flags import NO_FLAGS, SettingsFlags
 from narthex.domain.descriptors import capacity
 from narthex.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, ConfigError, DependencyError

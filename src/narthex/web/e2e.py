@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from narthex.app.exchange import ExchangeRequest, TokenExchange
 from narthex.domain.carriers import E2E_KEY_HEADER
 from narthex.domain.refusals import Refusal
-from narthex.web.bodies import bounded_body
+from narthex.web.fields import bounded_body
 from narthex.web.problems import NO_STORE, problem, trace_id_for
 from narthex.web.request_rules import RequestAuthenticator
 

@@ -45,7 +45,7 @@ from narthex.protocol.codes import Disconnect
 from narthex.protocol.commands import FrameError, decode_frame
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
-from narthex.web.bodies import bounded_body
+from narthex.web.fields import bounded_body
 from narthex.web.problems import problem
 
 ENVELOPE_BYTES: Final = 1024  # of an /emulation body, beside the message

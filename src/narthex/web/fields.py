@@ -1,4 +1,8 @@
-"""What a request of the sign-in routes brings: bounded bodies, and credentials in `Authorization`."""
+"""Parts of a request: its body within a bound, before any of it is parsed; fields; credentials in `Authorization`.
+
+The time that a body may take is the edge's to bound (`EdgeLimits.body_s`); a client that leaves on the way is
+`ClientDisconnect`, which `problems` knows to be no bug.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,17 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from narthex.web.bodies import bounded_body
-
 MAX_BODY_BYTES: Final = 16 * 1024  # a token of 8 KB and some fields
+
+
+async def bounded_body(request: Request, max_bytes: int) -> bytes | None:
+    """The whole body, or None as soon as it is larger than `max_bytes`."""
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > max_bytes:
+            return None
+    return bytes(found)
 
 
 async def read_fields(request: Request) -> dict[str, str] | None:

@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from narthex.adapters.descriptors import raise_descriptor_limit
 from narthex.adapters.edge.server import listen, run
+from narthex.adapters.machine import raise_descriptor_limit
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, cast
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from narthex.adapters.descriptors import descriptor_limit, raise_descriptor_limit
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer, listen, run
+from narthex.adapters.machine import descriptor_limit, raise_descriptor_limit
 from narthex.adapters.telemetry.logging import (
     configure_logging,
     get_logger,

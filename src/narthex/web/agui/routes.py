@@ -37,8 +37,8 @@ from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
 from narthex.web.agui.run_input import RunAgentInput, answer_of, last_user_message, parse, position_of
 from narthex.web.agui.stream import Ended, RunStream
-from narthex.web.bodies import bounded_body
 from narthex.web.fallbacks import head_of
+from narthex.web.fields import bounded_body
 from narthex.web.problems import client_error, problem
 from narthex.web.request_rules import RequestAuthenticator
 
