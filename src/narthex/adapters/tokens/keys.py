@@ -122,7 +122,7 @@ def verification_key(key: Key, kid: str | None = None) -> VerificationKey:
     macs: dict[str, Mac] = {}
     if isinstance(key, OctKey):
         macs = {algorithm: Mac(key.raw_value, _HASHES[algorithm]) for algorithm in served}
-    name = kid if kid is not None else (_own_kid(key) or "")
+    name = kid if kid is not None else _own_kid(key)
     return VerificationKey(name, key, frozenset(served), macs)
 
 
