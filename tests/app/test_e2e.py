@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -101,6 +102,51 @@ class TestKeyAtTheHandshake:
         assert harness.limiter.total == 0
         assert harness.meter.counted["e2e", "unrecorded"] == 1
         assert harness.meter.counted["e2e", "admitted"] == 0
+
+    async def test_who_leaves_while_it_is_recorded_leaves_no_seat_behind(
+        self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The edge cancels the decision."""
+        begun = asyncio.Event()
+
+        async def slow(record: AuditRecord) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(harness.store.records, "audit", slow)
+        deciding = asyncio.ensure_future(harness.decide(head(None, KEY_HEADER)))
+        await begun.wait()
+        assert harness.limiter.total == 1
+        deciding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deciding
+        assert harness.limiter.total == 0
+
+    async def test_a_bug_while_it_is_recorded_admits_nobody(
+        self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is answered as every bug is, and leaves no seat behind."""
+
+        async def broken(record: AuditRecord) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(harness.store.records, "audit", broken)
+        assert await harness.refused(head(None, KEY_HEADER)) == "internal"
+        assert harness.limiter.total == 0
+
+    async def test_one_that_is_revoked_while_it_is_recorded_is_not_admitted(
+        self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The revocation is looked at again after the wait."""
+        audit = harness.store.records.audit
+
+        async def slow(record: AuditRecord) -> None:
+            await audit(record)
+            monkeypatch.setattr(harness.revocations, "covers", lambda identity: True)
+
+        monkeypatch.setattr(harness.store.records, "audit", slow)
+        assert await harness.refused(head(None, KEY_HEADER)) == "token_revoked"
+        assert harness.limiter.total == 0
 
     async def test_a_refused_one_is_not_recorded(self, harness: HandshakeHarness) -> None:
         """Nobody was admitted."""
