@@ -8,10 +8,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.app.backlog import Backlog
+from narthex.app.backlog import Backlog, BacklogLimits
 from narthex.app.hub.channel import Channel, Delivery
 from narthex.domain.digest import digest_of
 from narthex.domain.events import run_finished, run_started, success, text_content, text_end, text_start
+from narthex.domain.limits import Limits
 from narthex.ports.broker import Publication
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import encode_json, encode_publication
@@ -91,3 +92,9 @@ def test_what_operators_publish_is_kept_whatever_it_is() -> None:
         {"delta": 1},
         "delta",
     ]
+
+
+def test_the_bounds_are_those_that_are_advertised() -> None:
+    """What `/ws/config` says of a gateway whose settings change nothing."""
+    limits = Limits()
+    assert BacklogLimits() == BacklogLimits(limits.max_pending_bytes, limits.max_lag_s)

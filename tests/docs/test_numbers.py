@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from narthex.adapters.edge import frames
+from narthex.adapters.edge.limits import CONFORMANCE, EdgeLimits
 from narthex.adapters.tokens import breaker, claims, introspection, jwks, signing
 from narthex.app import chat, e2e, loop_watch, membership_audit, provider, services, staleness
 from narthex.app.commands import reading
 from narthex.app.rpc import threads
 from narthex.app.runs import intake, requests, session
+from narthex.app.runs.services import RunLimits
 from narthex.domain.merging import MAX_JOINED_CHARS
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, PLANS
 from narthex.domain.trust import MAX_PERMISSIONS
@@ -24,6 +27,7 @@ from narthex.web import access, auth, tickets
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB = 1024
+EDGE, RUNS = EdgeLimits(), RunLimits()
 WORDS = {2: "two", 3: "three", 4: "four", 10: "ten"}
 
 
@@ -76,6 +80,33 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
         ("security.md", f"| tickets | {tickets.TICKETS_A_MINUTE} a minute and user"),
         ("runs.md", f"40 ms · {MAX_JOINED_CHARS:,} characters"),
         ("runs.md", f"2,000 characters · {intake._LONG_ID}, a longer one"),
+        ("edge.md", f"a head over {EDGE.head_bytes // KIB} KB, or more than {EDGE.headers} headers"),
+        ("edge.md", f"no whole head within {EDGE.handshake_s:g} s of accept"),
+        ("edge.md", f"a request body that does not arrive within {EDGE.body_s:g} s"),
+        ("edge.md", f"more than {EDGE.pipelined} requests pipelined"),
+        ("edge.md", f"more than {EDGE.connections:,} TCP connections"),
+        ("edge.md", f"answer to our close frame | {EDGE.close_s:g} s | {EDGE.close_s:g} s |"),
+        ("edge.md", f"(`SO_SNDBUF`) | {EDGE.send_buffer_bytes // KIB} KB, which Linux doubles"),
+        ("edge.md", f"Idle HTTP connections are kept for {EDGE.keep_alive_s} s"),
+        (
+            "edge.md",
+            f"the wire | {EDGE.app.message_bytes // KIB} KB | {CONFORMANCE.message_bytes // KIB**2} MB",
+        ),
+        ("edge.md", f"empty ones too | {EDGE.app.fragments:,} | {CONFORMANCE.fragments:,} |"),
+        ("edge.md", f"inflated | {EDGE.app.inflated_ratio} × its wire size and at most "),
+        ("edge.md", f"at most {EDGE.app.inflated_bytes // KIB**2} MB, but always up to 64 KB"),
+        ("edge.md", f"up to 64 KB | {CONFORMANCE.inflated_bytes // KIB**2} MB | 1009"),
+        ("edge.md", f"control frames a second | {EDGE.app.control_per_s} | no limit"),
+        ("edge.md", f"One read delivers at most {frames.EVENTS_A_READ} messages"),
+        ("operations.md", f"takes nothing for {EDGE.write_s:g} s is dropped"),
+        ("runs.md", f"a run · an approval | {RUNS.run_deadline_s:g} s · {RUNS.answer_s:g} s"),
+        ("runs.md", f"{RUNS.max_event_bytes // KIB} KB · {RUNS.max_run_bytes // KIB**2} MB · "),
+        ("runs.md", f" MB · {RUNS.max_run_events:,} |"),
+        ("runs.md", f"{RUNS.thread_queue} · {RUNS.max_running:,} · {RUNS.max_waiting:,} |"),
+        ("runs.md", f"restarts of a restartable agent | {RUNS.max_attempts - 1} |"),
+        ("runs.md", f"joining of deltas · longest joined delta | {RUNS.join_window_s * 1000:g} ms"),
+        ("runs.md", f"After {RUNS.silence_s:g} s without an event, `CUSTOM narthex.working"),
+        ("runs.md", f"the thread is cut to its newest {RUNS.keep_events:,}"),
         ("runs.md", f"after {loop_watch.HELD_S:g} s the log says `event loop held`"),
         ("runs.md", f"{requests.STEER_BYTES // KIB} KB · {session.STEER_LIMIT} |"),
         ("runs.md", f"KB · {requests.PAYLOAD_BYTES // KIB} KB, "),

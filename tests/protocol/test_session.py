@@ -6,6 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from narthex.domain.limits import Limits
 from narthex.protocol import codes
 from narthex.protocol.session import (
     LIFE_SLACK_S,
@@ -212,3 +213,17 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 TestSessionMachine = SessionMachine.TestCase
+
+
+def test_the_bounds_are_those_that_are_advertised() -> None:
+    """What `/ws/config` says of a gateway whose settings change nothing."""
+    limits = Limits()
+    assert SessionLimits() == SessionLimits(
+        ping_every_s=limits.ping_interval_s,
+        pong_within_s=limits.pong_timeout_s,
+        silence_s=limits.inband_timeout_s,
+        expiry_grace_s=25.0,
+        commands_per_s=limits.commands_per_s,
+        command_burst=limits.commands_burst,
+        json_depth=limits.max_json_depth,
+    )
