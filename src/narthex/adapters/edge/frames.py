@@ -92,7 +92,7 @@ class FrameReader:
         # One whole unfragmented short text frame, the usual read: nothing to keep, nothing to bound.
         if self._buffer is None and not self._opcode and len(data) > 6:
             second = data[1]
-            if data[0] == 0x81 and 0x80 <= second < 0xFE and len(data) == second - 0x80 + 6:
+            if data[0] == 0x81 and second < 0xFE and len(data) == second - 0x80 + 6:  # masked, by its length
                 payload = apply_mask(data[6:], data[2:6])
                 if payload.isascii():
                     return [(TEXT, payload)]
