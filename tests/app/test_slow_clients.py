@@ -56,6 +56,18 @@ async def test_pending_bytes(running: Running, more: int, closed: bool) -> None:
     assert connection.is_closed is closed
 
 
+async def test_what_waits_of_a_channel_that_is_left_is_not_sent(running: Running) -> None:
+    """A client that unsubscribes while it lags is sent what it has of other channels only."""
+    connection, channel = await stalled(running)
+    other = Channel("default/thread:other", "thread:other")
+    for one in (channel, other):
+        connection.deliver_late(one, [delivery(100)])
+    connection.forget("user:ada")
+    backlog = connection._backlog
+    assert backlog is not None
+    assert [one for one, _ in backlog.take()] == [other]
+
+
 async def test_a_client_that_reads_nothing_is_closed_on_time(running: Running) -> None:
     """The bound of its lag wakes the connection: nothing else is due before the ping, 25 s later."""
     connection, channel = await stalled(running)
