@@ -79,25 +79,25 @@ async def test_a_room_that_cannot_be_opened_yet_is_tried_again_alone() -> None:
     assert log[3:] == ["+broker", "+runs", "-runs", "-broker", "-store"]
 
 
-async def test_a_room_that_cannot_be_closed_keeps_no_other_open() -> None:
+async def test_a_component_that_cannot_be_closed_keeps_no_other_open() -> None:
     """Last opened first; every error is raised in the end, and the state is stopped all the same."""
     log: list[str] = []
-    states: list[State] = []
+    states: list[LifecycleState] = []
 
     async def failing() -> None:
         log.append("-bad")
         raise RuntimeError("a bug")
 
-    bad = Room("bad", room("bad", log).open, failing)
-    house = lifecycle([room("one", log), bad, room("two", log)], states)
-    await house.start()
+    bad = Component("bad", room("bad", log).open, failing)
+    life = lifecycle([room("one", log), bad, room("two", log)], states)
+    await life.start()
     with pytest.raises(ExceptionGroup) as caught:
-        await house.stop()
+        await life.stop()
     assert [str(fault) for fault in caught.value.exceptions] == ["a bug"]
     assert log == ["+one", "+bad", "+two", "-two", "-bad", "-one"]
-    assert states == [State.READY, State.STOPPED]
-    await house.stop()
-    assert (log[6:], states) == ([], [State.READY, State.STOPPED])
+    assert states == [LifecycleState.READY, LifecycleState.STOPPED]
+    await life.stop()
+    assert (log[6:], states) == ([], [LifecycleState.READY, LifecycleState.STOPPED])
 
 
 async def test_the_error_of_a_start_is_the_first_one() -> None:
