@@ -176,6 +176,14 @@ async def test_a_full_disk_and_a_hung_engine_have_fixed_codes(name: str) -> None
             assert (await bench.health.report())["errors"] == [f"{name}: {said}"]
 
 
+async def test_a_check_that_is_no_engines_is_no_hung_engine() -> None:
+    """In production too its time-out is said as it is: the text holds no cause."""
+    bench = Bench()
+    bench.probes["agents"].fault = TimeoutError()
+    report = await bench.make(show_causes=False).report()
+    assert report["errors"] == [f"agents: no answer within {within(2):g} s"]
+
+
 async def test_many_who_ask_share_one_round() -> None:
     """Single flight: a flood of health requests costs one round of checks."""
     bench = Bench()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from narthex.domain.origins import (
     HostPolicy,
+    Origin,
     OriginPolicy,
     claimed_origin,
     origin_fault,
@@ -199,3 +200,10 @@ def test_a_ports_bounds(port: str, allowed: bool) -> None:
     """1 to 65535 (RFC 3986 section 3.2.3, RFC 9293 section 3.1)."""
     assert (parse_host(f"chat.example.com:{port}") is not None) is allowed
     assert (parse_origin(f"https://chat.example.com:{port}") is not None) is allowed
+
+
+def test_an_origin_of_a_scheme_without_a_port_has_none() -> None:
+    """Those of apps and extensions: 0 stands for none; the web's schemes have theirs."""
+    assert parse_origin("app://localhost") == Origin("app", "localhost", 0)
+    assert parse_origin("https://a.example") == Origin("https", "a.example", 443)
+    assert parse_origin("http://a.example:8080") == Origin("http", "a.example", 8080)

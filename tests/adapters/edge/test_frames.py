@@ -65,6 +65,14 @@ def test_every_length_form(opcode: int, size: int) -> None:
     assert read(masked(opcode, payload), [1, 3, 7, size]) == ([(opcode, payload)], None)
 
 
+@pytest.mark.parametrize("size", [126, 65_536])
+def test_a_length_that_is_cut_behind_another_frame(size: int) -> None:
+    """What is still needed is counted from the frame's own beginning: a short rest does not wait for more."""
+    first, second = masked(TEXT, b"x" * 65_536), masked(TEXT, b"y" * size)
+    expected = [(TEXT, b"x" * 65_536), (TEXT, b"y" * size)]
+    assert read(first + second, [len(first) + 3]) == (expected, None)
+
+
 def test_fragments_with_control_frames_between() -> None:
     """A message in three pieces; a ping between them comes first."""
     data = (
