@@ -56,6 +56,7 @@ async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: 
     log_cache = RunLogCache(engine._services)
     broker = fake_house.fake_broker
     whole = await log_cache.of(run)
+    assert not log_cache._kept, "of a run that has ended the store's row tells as much"
     history = broker.history
 
     async def cut(channel: str, *, since: Position | None = None, **rest: Any) -> Page:
