@@ -117,6 +117,10 @@ class EventOrder:
         self.run_state = following
         return None
 
+    def begin(self) -> None:
+        """Take the run for running although its RUN_STARTED was not seen: the log's beginning is gone."""
+        self.run_state = "running"
+
     def open_entities(self) -> list[tuple[str, str]]:
         """Kind and id of everything that is open, oldest first."""
         return [place for place, state in self._entities.items() if state == OPEN]

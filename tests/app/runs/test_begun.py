@@ -87,6 +87,19 @@ async def test_half_of_the_log_is_gone(fake_house: House) -> None:
     assert (row.error, row.digest, work.times) == ("log_lost", "", 1)
 
 
+async def test_a_restartable_one_runs_again_behind_half_of_its_log(fake_house: House) -> None:
+    """Its RUN_STARTED is gone, later events are not: the new owner restarts it, and claims no digest."""
+    work = Counted()
+    run = await at_work(fake_house, work, restartable=True)
+    (channel,) = fake_house.fake_broker.logs
+    del fake_house.fake_broker.logs[channel][:4]
+    work.go_on.set()
+    row = await next_owner(fake_house, work, run, restartable=True)
+    assert (row.state, row.error, row.text, work.times) == ("finished", "", "0 1 2 3 4 done", 2)
+    assert row.digest == ""
+    assert "narthex.restarted" in str(await fake_house.events(run))
+
+
 @pytest.mark.parametrize("state", ["queued", "running"])
 async def test_store_and_log_were_restored_by_the_book(fake_house: House, state: str) -> None:
     """An older copy of the store, in which the run had not begun or hardly, and no log at all."""

@@ -144,6 +144,8 @@ class RunLogReader:
 
     def _take(self, event: Event, publication: Publication, epoch: str) -> None:
         at = Position(publication.offset, epoch)
+        if not self.log_state.seq and event["seq"] > 1:
+            self.order.begin()  # otherwise the new owner could publish nothing, not even a restart
         self.log_state.feed(event, at, publication.at or self._services.now())
         self.order.check(event)
         if event.get("name") == "narthex.restarted":
