@@ -489,3 +489,19 @@ async def test_a_channel_that_cannot_be_read_again_now_has_lost_its_position(hou
     house.tasks._limit = 0
     house.hub.resync([KEY])
     assert (subscriber.lost, channel.repairing, channel.last) == (1, False, None)
+
+
+async def test_a_subscriber_that_read_another_epoch_than_its_channel_has_begins_anew(house: House) -> None:
+    """The log was replaced and this node does not know: stragglers of the old one must not follow the new position."""
+    first, second = RecordingSubscriber(), RecordingSubscriber()
+    channel = await house.join(first)
+    old = channel.epoch
+    assert house.hub.attach(KEY, second) is channel
+    assert not house.hub.positioned(channel, Position(0, "a newer epoch"))
+    house.hub.publication(KEY, Publication(1, b'"old"'), old)
+    assert second.pushes == []
+    channel.drop(second)  # as its connection does
+    await eventually(lambda: not channel.repairing)
+    # The log says that the old epoch holds, so nobody else is lost.
+    assert (channel.epoch, first.lost) == (old, 0)
+    assert house.hub.positioned(channel, Position(1, old))

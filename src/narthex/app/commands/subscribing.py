@@ -135,7 +135,9 @@ async def join(
     if connection.is_closed or not theirs:
         connection.forget(name)
         return None
-    hub.positioned(channel, page.top)
+    if not hub.positioned(channel, page.top):
+        connection.position_lost(channel)
+        return None
     return result
 
 
@@ -202,7 +204,7 @@ def join_server_side_now(connection: Connection, identity: Identity, name: str) 
     if position is None:
         return None
     channel = services.hub.attach(key, connection)
-    if channel.last is not None and channel.last != position.offset:
+    if channel.last is not None and Position(channel.last, channel.epoch) != position:
         services.hub.detach(channel, connection)  # publications are on their way: take the careful path
         return None
     connection.subscriptions[name] = Subscription(channel, True, False)

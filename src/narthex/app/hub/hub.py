@@ -94,8 +94,13 @@ class Hub:
         channel.joiners[subscriber] = Joiner()
         return channel
 
-    def positioned(self, channel: Channel, top: Position) -> None:
-        """A history read says where the log stands; the first one fixes where live publications continue."""
+    def positioned(self, channel: Channel, top: Position) -> bool:
+        """A history read says where the log stands; the first one fixes where live publications continue.
+
+        Returns:
+            False: this channel stands in another epoch, and one of the two is replaced. Which one is found out; the
+            joiner has to begin anew, because publications of one epoch must not follow a position in the other.
+        """
         if channel.last is None:
             for (
                 joiner
@@ -108,6 +113,11 @@ class Hub:
                 if item.publication is not None
             ]
             channel.last, channel.epoch = max([top.offset, *seen]), top.epoch
+        elif channel.epoch != top.epoch:
+            if not channel.repairing:
+                self._repair(channel)
+            return False
+        return True
 
     def detach(self, channel: Channel, subscriber: Subscriber) -> None:
         """Forget a subscriber; an empty channel's broker subscription ends after `linger_s`."""
