@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from narthex.adapters.brokers.sqlite import SqliteBroker
+from narthex.adapters.stores.sql.operation import Operation
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
@@ -63,6 +64,31 @@ async def test_a_store_that_hangs_between_message_and_run(
     assert len(await said(running, started["thread_id"])) == 1
     again = await ada.rpc("run.start", **answer)
     assert again["run_id"] == started["run_id"]
+
+
+async def test_a_store_that_goes_back_while_a_message_is_published(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fail-over to a standby that lacks the message: who reads the thread later is shown it all the same."""
+    parts = parts_of(running)
+    ada = await client(running, "ada")
+    thread_id = (await ada.rpc("thread.create"))["thread_id"]
+    real = parts.broker.publish
+
+    async def loses(*values: Any, **named: Any) -> Any:
+        await parts.store.threads._engine.write(_forgets(thread_id))  # type: ignore[attr-defined]  # below the port
+        return await real(*values, **named)
+
+    monkeypatch.setattr(parts.broker, "publish", loses)
+    started = await ada.rpc("run.start", text="hi", client_message_id="m", thread_id=thread_id)
+    monkeypatch.undo()
+    shown = (await ada.rpc("thread.get", thread_id=thread_id))["messages"]
+    assert [(one["message_id"], one["content"]) for one in shown][:1] == [(started["message_id"], "hi")]
+    assert len(await said(running, thread_id)) == 1
+
+
+def _forgets(thread_id: str) -> Operation[None]:
+    yield "DELETE FROM messages WHERE thread_id = ? AND role = 'user'", (thread_id,)
 
 
 async def test_a_thread_that_is_deleted_meanwhile_keeps_nothing(

@@ -245,8 +245,9 @@ class TestThreads:
         assert await store.threads.post("a", changed, Position(8, "f")) == PostResult(
             fresh=False, after=Position(4, "e")
         )
-        await store.threads.posted("a", "t1", "m1", Position(6, "e"), 9)
-        await store.threads.posted("b", "t1", "m1", Position(60, "e"), 90)
+        assert await store.threads.posted("a", "t1", "m1", Position(6, "e"), 9)
+        assert not await store.threads.posted("b", "t1", "m1", Position(60, "e"), 90)
+        assert not await store.threads.posted("a", "t1", "unknown", Position(6, "e"), 9)
         assert await store.threads.post("a", changed, Position(8, "f")) == PostResult(
             fresh=False, at=Position(9, "e")
         )

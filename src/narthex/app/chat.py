@@ -453,7 +453,11 @@ class Chat:
             if number not in there:
                 found = await self._broker.publish(key, encode_json(event), key=f"msg:{message_id}:{number}")
                 there[number] = Position(found.offset, found.epoch)
-        await self._threads.posted(identity.tenant, thread_id, message_id, there[0], there[2].offset)
+        place = (there[0], there[2].offset)
+        if not await self._threads.posted(identity.tenant, thread_id, message_id, *place):
+            # The store lost it meanwhile: it went back in time (a fail-over, a restored copy).
+            await self._threads.post(identity.tenant, message, after)
+            await self._threads.posted(identity.tenant, thread_id, message_id, *place)
         return there[2]
 
     async def _said_of(self, key: str, message_id: str, after: Position) -> dict[int, Position]:

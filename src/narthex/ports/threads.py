@@ -220,8 +220,10 @@ class Threads(Protocol):
         nothing and says what became of the first. Touches `updated_at`.
         """
 
-    async def posted(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
-        """The message is in the log: the position of its first event, and the offset of its last."""
+    async def posted(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> bool:
+        """The message is in the log: the position of its first event, and the offset of its last. False when the store
+        does not have it (any more).
+        """
 
     async def messages(
         self,

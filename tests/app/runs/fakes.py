@@ -406,11 +406,14 @@ class FakeThreads:
             return PostResult(fresh=False, after=self.unsaid[key])
         return PostResult(fresh=False, at=Position(self.rows[key].offset, "e"))
 
-    async def posted(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> None:
+    async def posted(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> bool:
         key = (thread_id, message_id)
+        if key not in self.rows:
+            return False
         self.rows[key] = msgspec.structs.replace(self.rows[key], offset=last)
         self.places[key] = first.offset
         self.unsaid.pop(key, None)
+        return True
 
     async def messages(
         self,

@@ -274,18 +274,19 @@ class SqlThreads(Adapter):
     @writes
     def posted(
         self, tenant: str, thread_id: str, message_id: str, first: Position, last: int
-    ) -> Operation[None]:
+    ) -> Operation[bool]:
         """See the port."""
         if not (yield "SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?", (tenant, thread_id)):
-            return
+            return False
         base = yield from _epoch_base(thread_id, first.epoch)
-        yield (
+        rows = yield (
             (
                 'UPDATE messages SET place = ?, "offset" = ?, epoch = ?, said_after = -1'
-                " WHERE thread_id = ? AND message_id = ? AND tenant = ?"
+                " WHERE thread_id = ? AND message_id = ? AND tenant = ? RETURNING 1"
             ),
             (base + first.offset, last, first.epoch, thread_id, message_id, tenant),
         )
+        return bool(rows)
 
     @reads
     def messages(
