@@ -22,7 +22,7 @@ def rights(reading: Reading) -> Iterator[Finding]:
         spans = away[record.channel, record.user]
         if not record.member:
             due = reading.deadlines.after(record.at, reading.bounds.removal_s, Kind.AFTER_REMOVAL)
-            spans.append((due, INFINITY))
+            spans.append((due, reading.undone_at(record.asked_at, record.at)))
         elif spans:
             spans[-1] = (spans[-1][0], min(spans[-1][1], record.asked_at))
     if not away:

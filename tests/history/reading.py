@@ -21,6 +21,7 @@ from tests.history.records import (
     LogRead,
     Opened,
     Record,
+    Restored,
     RunStarted,
     Subscribed,
     Unsubscribed,
@@ -236,6 +237,13 @@ class Reading:
                 if mine and other != epoch and _follows(spans, mine) and not _follows(mine, spans)
             ]
         return found
+
+    def undone_at(self, asked_at: float, at: float) -> float:
+        """When the store may have lost what it was told between these two moments; infinity for never."""
+        return min(
+            (lost.at for _, lost in self.each(Restored) if lost.since <= at and asked_at <= lost.at),
+            default=INFINITY,
+        )
 
     def known_at(self, channel: str, epoch: str) -> float:
         """The first moment at which anybody knew that the epoch had been current."""

@@ -33,6 +33,7 @@ from tests.history.records import (
     Membership,
     Opened,
     Record,
+    Restored,
     RunRead,
     RunStarted,
     Subscribed,
@@ -150,6 +151,10 @@ class Recorder:
     def fault_ended(self, name: str) -> None:
         """The fault is over."""
         self.add(Fault(self.now(), name, False))
+
+    def store_restored(self, since: float) -> None:
+        """The store went back, just now, to how it was at `since`."""
+        self.add(Restored(self.now(), since))
 
     @contextlib.contextmanager
     def fault(self, name: str, excuses: Sequence[Kind] = ()) -> Generator[None]:

@@ -214,6 +214,13 @@ class Fault(msgspec.Struct, frozen=True, tag=True):
     excuses: list[str] = []
 
 
+class Restored(msgspec.Struct, frozen=True, tag=True):
+    """The store went back to how it was at `since`: what it was told between may be gone, whatever was acknowledged."""
+
+    at: float
+    since: float
+
+
 class Ended(msgspec.Struct, frozen=True, tag=True):
     """The observation is over; what has not come by now is judged by how long it was waited for."""
 
@@ -239,6 +246,7 @@ Record = (
     | LogRead
     | ThreadRead
     | Fault
+    | Restored
     | Ended
 )
 """Any of them."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tests.history.digest import digest
 from tests.history.findings import Finding, Kind
-from tests.history.reading import TERMINAL, Reading, Segment, Shown, events_of
+from tests.history.reading import INFINITY, TERMINAL, Reading, Segment, Shown, events_of
 from tests.history.records import (
     AgentBegan,
     CancelAcknowledged,
@@ -98,7 +98,13 @@ def ends(reading: Reading) -> Iterator[Finding]:
     began, terminals = reading.lives()
     reads: defaultdict[str, list[tuple[int, RunRead]]] = defaultdict(list)
     for index, record in reading.each(RunRead):
-        reads[record.run_id].append((index, record))
+        if reading.undone_at(record.at, record.at) == INFINITY:
+            reads[record.run_id].append((index, record))
+    lost = {
+        started.run_id
+        for _, started in reading.each(RunStarted)
+        if reading.undone_at(started.asked_at, started.at) < INFINITY
+    }
     for run_id, places in terminals.items():
         by_epoch: defaultdict[str, list[int]] = defaultdict(list)
         for epoch, offset in places:
@@ -120,7 +126,7 @@ def ends(reading: Reading) -> Iterator[Finding]:
     for run_id in reads.keys() - terminals.keys():
         yield from _read_otherwise(run_id, [], reads[run_id], torn=False)
     for run_id, (began_at, index, channel) in began.items():
-        if run_id in terminals:
+        if run_id in terminals or run_id in lost:
             continue
         read_ends = [(at, read) for at, read in reads[run_id] if read.state in ENDED]
         if not read_ends:
@@ -217,6 +223,8 @@ def cancels(reading: Reading) -> Iterator[Finding]:
     for index, record in reading.each(CancelAcknowledged):
         if record.state in ENDED:
             continue  # it had ended before, and was told so then
+        if reading.undone_at(record.at - reading.bounds.reply_s, record.at) < INFINITY:
+            continue  # the store does not know of it any more
         due = reading.deadlines.after(record.at, reading.bounds.cancel_s, Kind.CANCEL_LATE)
         shown = [at for at, _, _ in terminals.get(record.run_id, {}).values()]
         ended_at = min([*shown, read_at.get(record.run_id, float("inf"))])
@@ -231,7 +239,7 @@ def repeats(reading: Reading) -> Iterator[Finding]:
     """One `client_message_id` is one run and one message."""
     first: dict[tuple[str, str], tuple[int, RunStarted]] = {}
     for index, record in reading.each(RunStarted):
-        if not record.client_message_id:
+        if not record.client_message_id or reading.undone_at(record.asked_at, record.at) < INFINITY:
             continue
         before = first.setdefault((record.user, record.client_message_id), (index, record))
         if (before[1].run_id, before[1].message_id) != (record.run_id, record.message_id):
@@ -302,6 +310,8 @@ def _settled(reading: Reading) -> dict[str, float]:
 def _missing(reading: Reading, index: int, record: ThreadRead, shown: set[str]) -> Iterator[Finding]:
     for number, started in reading.each(RunStarted):
         if started.channel != record.channel:
+            continue
+        if reading.undone_at(started.asked_at, started.at) <= record.at:
             continue
         if started.message_id and started.at <= record.asked_at and started.message_id not in shown:
             text = f"{record.channel}: the thread does not show message {started.message_id} of run {started.run_id}"

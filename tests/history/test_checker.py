@@ -22,6 +22,7 @@ from tests.history.records import (
     Closed,
     Delivered,
     LogRead,
+    Restored,
     RunRead,
     RunStarted,
     Subscribed,
@@ -582,6 +583,23 @@ def test_a_fault_excuses_what_it_names_and_no_more() -> None:
         told = [*history[:acked], began, *history[acked:shown], over.history()[0], *history[shown:]]
         told.sort(key=lambda record: record.at)
         assert (Kind.SILENCE in {finding.kind for finding in check(told, BOUNDS)}) is found
+
+
+@pytest.mark.parametrize("lie", [message_lost, removed_member_returns, no_end], ids=lambda lie: lie.__name__)
+def test_a_store_that_went_back_may_have_lost_what_it_was_told_since(
+    lie: Callable[[list[Record]], list[Record]],
+) -> None:
+    """A copy from before everything excuses the lie, one from the last moment does not."""
+    history = lie(truth())
+    place = at(history, ThreadRead) if lie is message_lost else len(history) - 2
+    moment = history[place].at
+    plain = {found.kind for found in check(history, BOUNDS)}
+    late, early = (
+        check([*history[:place], Restored(moment, since), *history[place:]], BOUNDS)
+        for since in (moment, 0.0)
+    )
+    assert {found.kind for found in late} == plain
+    assert {found.kind for found in early} < plain
 
 
 def test_a_merged_delta_is_its_parts() -> None:

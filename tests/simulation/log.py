@@ -13,8 +13,9 @@ adapter's engine does it somewhere (issue 11, items 37-39):
 - **Absence.** It hangs, is away, or is cut off from a node in either direction: calls raise `DependencyError` after
   their time-out; a publish may have been appended or not, and its repeat under the same key tells.
 - **Late sight.** `known_position` is what the node was told, not the log's end.
-- **Short memory.** A key is forgotten after the window (120 s; 5 s for those of people's messages, because a history
-  is a minute long).
+- **Short memory.** A key is forgotten after the window: 120 s. For those of people's messages it is 5 s, because a
+  history is a minute long; not where the store goes back in time, because then only the window keeps a message that is
+  repeated from being a second one.
 - **Trimming.** Old publications are gone; a page that cannot reach back says `complete=False`.
 
 What it may not do (an adapter that does breaks its contract; `mutants` seeds these to prove that they would be found):
@@ -47,7 +48,7 @@ LOG_TIMEOUT_S: Final = 12.0  # NATS and Redis, docs/guarantees.md
 
 SHORT_KEYS: Final = "msg:"
 SHORT_WINDOW_S: Final = 5.0
-"""Of the keys of people's messages: a client may repeat one after the window, and a history is a minute long."""
+"""Of those keys: a client may repeat a message after the window."""
 
 
 class _Channel:
@@ -70,6 +71,7 @@ class LogEngine:
 
     Attributes:
         lies: names of contract violations that are seeded (`mutants`); empty in an honest engine.
+        short_window_s: how long keys of people's messages are kept.
     """
 
     def __init__(self, loop: VirtualLoop, noise: random.Random) -> None:
@@ -80,6 +82,7 @@ class LogEngine:
         self._present: dict[str, dict[str, tuple[Member, float]]] = {}
         self._nodes: dict[str, SimBroker] = {}
         self.lies: set[str] = set()
+        self.short_window_s = SHORT_WINDOW_S
         self._backup: dict[str, tuple[int, list[Publication], dict[str, tuple[int, float]]]] = {}
 
     @property
@@ -105,7 +108,7 @@ class LogEngine:
         now = self._loop.time()
         if key is not None and "forgets keys" not in self.lies:
             before = log.keys.get(key)
-            window_s = IDEMPOTENCY_WINDOW_S if not key.startswith(SHORT_KEYS) else SHORT_WINDOW_S
+            window_s = IDEMPOTENCY_WINDOW_S if not key.startswith(SHORT_KEYS) else self.short_window_s
             if before is not None and now - before[1] < window_s:
                 return Published(before[0], self.epoch, duplicate=True)
         publication = Publication(log.top + 1, data, tags, now)

@@ -83,6 +83,7 @@ FAULTS: Final[dict[str, float]] = {
     "purge": 0.2,
     "recreate": 0.2,
     "restore": 0.2,
+    "restore_store": 0.3,
     "trim": 0.3,
     "step_clock": 0.5,
 }
@@ -140,7 +141,7 @@ def _fault(rng: random.Random, faults: dict[str, float]) -> Step:
     match what:
         case "lose_tail":
             return Step(at, what, "", float(rng.choice((1, 1, 2, 5, 30))))
-        case "hang_log" | "hang_store" | "restore":
+        case "hang_log" | "hang_store" | "restore" | "restore_store":
             return Step(at, what, "", lasts)
         case "purge" | "recreate":
             return Step(at, what)

@@ -6,7 +6,7 @@ and its answer, as a transaction; what an engine may do wrong is what `ports/sto
 What it may do wrong (each drawn by the plan):
 - be slow, hang, or be away: a call raises `DependencyError` after its time-out; a write may have been executed or not;
 - be cut off from one node, in either direction: the answer of a write that was executed gets lost;
-- go back in time, as after a restore or a fail-over to a standby that lagged (a mutant of the engine, see `mutants`).
+- go back in time, as after a restore or a fail-over to a standby that lagged.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from narthex.domain.channels import channel_key
 from narthex.domain.identity import Identity
 from narthex.errors import NarthexError
 from narthex.ports.agents import Agent, AgentError, RunInput
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S
 from narthex.ports.credentials import Revocation
 from narthex.ports.threads import Thread, ThreadMember
 from tests.history import Bounds, Finding, Kind, Record, Recorder, check
@@ -85,6 +86,8 @@ class World:
         self._engine_delays = Delays(self.noise, 0.003, long_s, share)
         self._wire_delays = Delays(self.noise, 0.02, long_s, share / 4)
         self.log = LogEngine(self.loop, self.noise)
+        if any(step.what == "restore_store" for step in plan.steps):
+            self.log.short_window_s = IDEMPOTENCY_WINDOW_S
         self.database = StoreEngine(self.loop.time)
         agents = self._agents()
         self.nodes = [
@@ -107,6 +110,7 @@ class World:
         self._busy_until: dict[str, float] = {}
         self._numbers = 0
         self._faults: dict[str, int] = {}
+        self._backed_up_at = 0.0
 
     def _reader(self, name: str) -> Reader:
         user = name.partition("-")[0]
@@ -373,6 +377,16 @@ class World:
     def _restored(self) -> None:
         self.log.restore()
         self._reconnect_all()
+
+    def restore_store(self, step: Step) -> None:
+        """The store goes back to how it was so many seconds before: a restored copy, a standby that lagged."""
+        self.database.back_up()
+        self._backed_up_at = self.loop.time()
+        self.loop.call_later(step.value, self._store_restored)
+
+    def _store_restored(self) -> None:
+        self.database.restore()
+        self.recorder.store_restored(self._backed_up_at)
 
     def _reconnect_all(self) -> None:
         """Half of the nodes see their connection break; the others have to find out by comparing."""
