@@ -211,7 +211,7 @@ def agents(reading: Reading) -> Iterator[Finding]:
 
 def cancels(reading: Reading) -> Iterator[Finding]:
     """An acknowledged cancel ends its run in time."""
-    terminals = reading.lives().ends
+    began, terminals = reading.lives()
     read_at: dict[str, float] = {}
     # A repeated cancel that is answered with an ended state tells its sender of the end, as reading the run does.
     told: list[tuple[int, RunRead | CancelAcknowledged]] = []
@@ -226,7 +226,11 @@ def cancels(reading: Reading) -> Iterator[Finding]:
         if reading.undone_at(record.at - reading.bounds.reply_s, record.at) < INFINITY:
             continue  # the store does not know of it any more
         due = reading.deadlines.after(record.at, reading.bounds.cancel_s, Kind.CANCEL_LATE)
-        shown = [at for at, _, _ in terminals.get(record.run_id, {}).values()]
+        channel = began[record.run_id][2] if record.run_id in began else ""
+        shown = [
+            min(at, reading.reached_at(channel, epoch, offset))
+            for (epoch, offset), (at, _, _) in terminals.get(record.run_id, {}).items()
+        ]
         ended_at = min([*shown, read_at.get(record.run_id, float("inf"))])
         if ended_at > due and due <= reading.end:
             text = (

@@ -21,6 +21,7 @@ from tests.history.records import (
     CancelAcknowledged,
     Closed,
     Delivered,
+    Entry,
     LogRead,
     Restored,
     RunRead,
@@ -600,6 +601,47 @@ def test_a_store_that_went_back_may_have_lost_what_it_was_told_since(
     )
     assert {found.kind for found in late} == plain
     assert {found.kind for found in early} < plain
+
+
+def test_an_end_that_lies_before_a_told_position_had_come_by_then() -> None:
+    """Nobody was shown the cancelled run's end (all came back unrecovered); the position that they were told is behind
+    it.
+    """
+    story = Story()
+    phone = story.opened("alice-phone", "alice")
+    story.asked(
+        phone, "rpc", {"method": "run.cancel", "data": {"run_id": "r9"}}, {"data": {"state": "running"}}
+    )
+    end = {"type": "RUN_ERROR", "runId": "r9", "threadId": "t1", "seq": 1, "code": "cancelled", "count": 1}
+    started = RunStarted(at=story.at, asked_at=story.at, run_id="r9", channel=CHANNEL)
+    story.recorder.add(started)
+    story.closed(phone)
+    story.append(end)
+    moments = []
+    for wait_s in (0.5, 30.0):
+        history = [*story.recorder.history()[:-1]]
+        told = Subscribed(
+            at=story.at + wait_s,
+            conn="alice-phone#1",
+            channel=CHANNEL,
+            asked_at=story.at,
+            epoch=EPOCH,
+            offset=len(story.log),
+        )
+        story.at += 60.0
+        read = LogRead(
+            at=story.at,
+            asked_at=story.at,
+            channel=CHANNEL,
+            epoch=EPOCH,
+            offset=len(story.log),
+            publications=[Entry(number + 1, data) for number, data in enumerate(story.log)],
+        )
+        moments.append(
+            {found.kind for found in check([*history, told, read, *story.recorder.history()[-1:]], BOUNDS)}
+        )
+        story.at -= 60.0
+    assert (Kind.CANCEL_LATE in moments[0], Kind.CANCEL_LATE in moments[1]) == (False, True)
 
 
 def test_a_merged_delta_is_its_parts() -> None:
