@@ -59,6 +59,8 @@ class Kind(StrEnum):
     """Count or digest of a run do not match what was delivered."""
     AGENT_TWICE = "agent_twice"
     """An agent that must not run again was called a second time for one run."""
+    RUN_GIVEN_UP = "run_given_up"
+    """A run ended `owner_lost`, or was restarted, although nothing had happened to anything."""
     CANCEL_LATE = "cancel_late"
     """A cancelled run did not end within the bound."""
 
@@ -74,6 +76,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
         reply_s: from a command to its answer.
         run_end_s: how long before the end of the history a run must have begun to be missed.
         cancel_s: from the acknowledgement of a cancel to the terminal event.
+        cause_s: how long before a run was given up a recorded fault must have been active; infinity: not judged,
+            because the history does not name all faults.
     """
 
     silence_s: float = 10.0
@@ -82,6 +86,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     reply_s: float = 20.0
     run_end_s: float = 60.0
     cancel_s: float = 15.0
+    cause_s: float = float("inf")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -116,6 +121,10 @@ class Deadlines:
                 open_[record.name] = record
         self._windows += [(fault.at, float("inf"), fault.excuses) for fault in open_.values()]
         self._windows.sort(key=lambda window: window[0])
+
+    def active(self, since: float, until: float) -> bool:
+        """Whether any fault was, at any moment between."""
+        return any(began <= until and ended >= since for began, ended, _ in self._windows)
 
     def after(self, at: float, bound_s: float, kind: Kind) -> float:
         """The deadline of what was due from `at` on: `bound_s` later, counted from the end of each fault between."""

@@ -238,20 +238,6 @@ class Reading:
             ]
         return found
 
-    def reached_at(self, channel: str, epoch: str, offset: int) -> float:
-        """The first moment at which a subscriber or a publisher was told that the log reaches so far."""
-        told: list[tuple[int, Subscribed | Acknowledged]] = []
-        told += self.each(Subscribed)
-        told += self.each(Acknowledged)
-        return min(
-            (
-                record.at
-                for _, record in told
-                if record.channel == channel and record.epoch == epoch and record.offset >= offset
-            ),
-            default=INFINITY,
-        )
-
     def undone_at(self, asked_at: float, at: float) -> float:
         """When the store may have lost what it was told between these two moments; infinity for never."""
         return min(

@@ -17,6 +17,8 @@ from tests.history.reading import INFINITY, TERMINAL, Reading, Segment, Shown, e
 from tests.history.records import (
     AgentBegan,
     CancelAcknowledged,
+    Delivered,
+    Restored,
     RunRead,
     RunStarted,
     Subscribed,
@@ -209,6 +211,26 @@ def agents(reading: Reading) -> Iterator[Finding]:
                 yield Finding(Kind.AGENT_TWICE, text, record.at, (before, index))
 
 
+def given_up(reading: Reading) -> Iterator[Finding]:
+    """A run's owner is taken for dead only after something happened: clocks alone are no reason."""
+    moments: list[tuple[float, int, str, str]] = []
+    for run_id, ends in reading.lives().ends.items():
+        for at, index, event in ends.values():
+            if event.get("code") == "owner_lost":
+                moments.append((at, index, run_id, "ended owner_lost"))
+    began: set[str] = set()
+    for index, record in reading.each(AgentBegan):
+        if record.run_id in began:
+            moments.append((record.at, index, record.run_id, "was restarted"))
+        began.add(record.run_id)
+    for at, index, run_id, what in moments:
+        since = at - reading.bounds.cause_s
+        restored = any(since <= lost.at <= at for _, lost in reading.each(Restored))
+        if since > 0 and not restored and not reading.deadlines.active(since, at):
+            text = f"run {run_id} {what}, and nothing had happened for {reading.bounds.cause_s:g} s"
+            yield Finding(Kind.RUN_GIVEN_UP, text, at, (index,))
+
+
 def cancels(reading: Reading) -> Iterator[Finding]:
     """An acknowledged cancel ends its run in time."""
     began, terminals = reading.lives()
@@ -226,12 +248,12 @@ def cancels(reading: Reading) -> Iterator[Finding]:
         if reading.undone_at(record.at - reading.bounds.reply_s, record.at) < INFINITY:
             continue  # the store does not know of it any more
         due = reading.deadlines.after(record.at, reading.bounds.cancel_s, Kind.CANCEL_LATE)
+        shown = {at: index for at, index, _ in terminals.get(record.run_id, {}).values()}
+        ended_at = min([*shown, read_at.get(record.run_id, INFINITY)])
         channel = began[record.run_id][2] if record.run_id in began else ""
-        shown = [
-            min(at, reading.reached_at(channel, epoch, offset))
-            for (epoch, offset), (at, _, _) in terminals.get(record.run_id, {}).items()
-        ]
-        ended_at = min([*shown, read_at.get(record.run_id, float("inf"))])
+        live = ended_at in shown and isinstance(reading.history[shown[ended_at]], Delivered)
+        if len(reading.epochs.get(channel, ())) > 1 and ended_at < INFINITY and not live:
+            continue  # its end was lost with a log, or came before its followers were back: when is not known
         if ended_at > due and due <= reading.end:
             text = (
                 f"run {record.run_id} had not ended {due - record.at:.1f} s after its cancel was acknowledged"
@@ -307,7 +329,8 @@ def _settled(reading: Reading) -> dict[str, float]:
         if run_id in ended and data.get("type") == "TEXT_MESSAGE_START":
             found[str(data.get("messageId"))] = ended[run_id] + reading.bounds.stale_s
     for _, record in reading.each(RunStarted):
-        found.setdefault(record.message_id, record.at)
+        if reading.undone_at(record.asked_at, record.at) == INFINITY:
+            found.setdefault(record.message_id, record.at)
     return found
 
 

@@ -46,7 +46,7 @@ def play(seed: int, mutant: str = "") -> Outcome:
         return run(draw(seed))
     seeded = MUTANTS[mutant]
     with seeded.app():
-        return run(draw(seed), seeded.engine)
+        return run(draw(seed), seeded.prepare)
 
 
 def verdicts(seeds: Sequence[int], workers: int, mutant: str = "") -> Iterator[Verdict]:
@@ -107,7 +107,7 @@ def _one(seed: int, mutant: str, *, small: bool) -> int:
             if seeded is None:
                 return run(plan)  # type: ignore[arg-type]  # a Plan, as `shrink` says
             with seeded.app():
-                return run(plan, seeded.engine)  # type: ignore[arg-type]  # as above
+                return run(plan, seeded.prepare)  # type: ignore[arg-type]  # as above
 
         _, outcome = shrink(outcome.plan, again)
     plan = outcome.plan

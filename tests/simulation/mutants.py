@@ -24,6 +24,7 @@ from narthex.app.runs.loops import RunLoops
 from narthex.app.runs.observed import ObservedLeases
 from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.staleness import StalenessCheck
+from narthex.ports.broker import Position, Published
 from tests.simulation.loop import NODE
 from tests.simulation.world import World
 
@@ -36,12 +37,19 @@ class Mutant(NamedTuple):
         what: in a few words.
         app: changes classes of the app while it is entered.
         engine: changes the world before a history begins.
+        sql: SQL, and the SQL that stands in its place.
     """
 
     item: str
     what: str
     app: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     engine: Callable[[World], None] = lambda _: None
+    sql: tuple[str, str] | None = None
+
+    def prepare(self, world: World) -> None:
+        """Change a world before its history begins."""
+        world.database.rewritten = self.sql
+        self.engine(world)
 
 
 def _patched(owner: Any, name: str, value: object) -> Callable[[], contextlib.AbstractContextManager[None]]:
@@ -92,16 +100,15 @@ def _hides_gaps(self: Hub, channel: Channel) -> None:
     channel.last = None
 
 
+async def _takes_it(self: Journal, published: Published, tried: list[bytes]) -> bytes:
+    before = Position(published.offset - 1, published.epoch)
+    page = await self._services.broker.history(self._channel, since=before, limit=1)
+    return page.publications[0].data
+
+
 def _lies(*names: str) -> Callable[[World], None]:
     def prepare(world: World) -> None:
         world.log.lies.update(names)
-
-    return prepare
-
-
-def _sql(old: str, new: str) -> Callable[[World], None]:
-    def prepare(world: World) -> None:
-        world.database.rewritten = (old, new)
 
     return prepare
 
@@ -115,12 +122,12 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "messages-by-clock": Mutant(
         "30",
         "messages are ordered by wall clocks",
-        engine=_sql("ORDER BY place DESC, created_at", "ORDER BY created_at"),
+        sql=("ORDER BY place DESC, created_at", "ORDER BY created_at"),
     ),
     "queue-by-clock": Mutant(
         "30, 41",
         "a thread's queue is ordered by wall clocks",
-        engine=_sql("ORDER BY q.place, q.number, q.created_at", "ORDER BY q.created_at"),
+        sql=("ORDER BY q.place, q.number, q.created_at", "ORDER BY q.created_at"),
     ),
     "leases-by-clock": Mutant(
         "31, 41",
@@ -169,7 +176,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "duplicates-are-ours": Mutant(
         "runs",
         "an owner takes another owner's event for its own",
-        _patched(Journal, "_is_ours", lambda *_: _true()),
+        _patched(Journal, "_ours", _takes_it),
     ),
     "revoked-stay": Mutant(
         "revocations",
@@ -177,10 +184,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
         _patched(Revocations, "listen", lambda *_: None),
     ),
 }
-
-
-async def _true() -> bool:
-    return True
 
 
 BELOW: Final[dict[str, str]] = {

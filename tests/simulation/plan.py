@@ -99,7 +99,8 @@ def draw(seed: int) -> Plan:
     faults = {name: weight for name, weight in FAULTS.items() if faulty and rng.random() < 0.35}
     steps = [_person(rng, weights) for _ in range(rng.randint(12, 40))]
     if faults:
-        steps += [_fault(rng, faults) for _ in range(rng.randint(1, 6))]
+        for _ in range(rng.randint(1, 6)):
+            steps += _cluster(rng, weights, faults)
     skewed = rng.random() < 0.4
     ahead = tuple(
         rng.choice((0.0, 0.3, -0.3, 2.0, 20.0, -60.0, 60.0)) if skewed else 0.0 for _ in range(NODES)
@@ -111,6 +112,18 @@ def draw(seed: int) -> Plan:
         ahead_s=ahead,
         clumsy=rng.choice((0.0, 0.0, 0.05, 0.3)),
     )
+
+
+def _cluster(rng: random.Random, weights: dict[str, float], faults: dict[str, float]) -> list[Step]:
+    """A fault, often with another and with what people do at that moment, because coincidences break promises."""
+    first = _fault(rng, faults)
+    steps = [first]
+    if rng.random() < 0.3:
+        steps.append(_fault(rng, faults))
+    steps += [_person(rng, weights) for _ in range(rng.choice((0, 0, 1, 2)))]
+    near = [min(BUSY_S, max(0.5, first.at + rng.uniform(-1.5, 1.5))) for _ in steps[1:]]
+    moved = zip(steps[1:], near, strict=True)
+    return [first, *(msgspec.structs.replace(step, at=round(at, 3)) for step, at in moved)]
 
 
 def _pick(rng: random.Random, weights: dict[str, float]) -> str:

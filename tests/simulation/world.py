@@ -37,7 +37,9 @@ from tests.simulation.plan import BUSY_S, NODES, READERS, SETTLE_S, THREADS, Pla
 from tests.simulation.store import SimStore, StoreEngine
 
 TENANT: Final = "default"
-BOUNDS: Final = Bounds(silence_s=10, stale_s=6, removal_s=6, reply_s=14, run_end_s=30, cancel_s=16)
+BOUNDS: Final = Bounds(
+    silence_s=10, stale_s=6, removal_s=6, reply_s=14, run_end_s=30, cancel_s=16, cause_s=20
+)
 PUBLISH_S: Final = 13.0
 LOG_AWAY: Final = (
     Kind.SILENCE,
