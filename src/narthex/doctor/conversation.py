@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 from narthex.doctor.dialing import elapsed_ms
 from narthex.doctor.documents import member, objects
-from narthex.doctor.exchanging import Line
-from narthex.doctor.live import LiveSocket, UpgradeFailed, open_socket
+from narthex.doctor.exchanging import Line, UpgradeFailed, open_socket
+from narthex.doctor.live import LiveSocket
 from narthex.doctor.observations import Attempt, ConversationStep
 from narthex.protocol.client import (
     ClientSession,
@@ -48,7 +48,7 @@ class Wire:
         """Send one command and wait for its reply; its result.
 
         Raises:
-            Failed: an error reply, a close, silence.
+            StepFailed: an error reply, a close, silence.
         """
         number = self.session.send(command, body)
         reply = await self._until(
@@ -119,8 +119,8 @@ class NarthexSockets:
         """A connected wire, and the result of `connect`, whose members are `body`.
 
         Raises:
-            Refused: the upgrade was refused.
-            Failed: `connect` was.
+            UpgradeFailed: the upgrade was refused.
+            StepFailed: `connect` was.
         """
         socket = await open_socket(self._line, self._address, Attempt(name="talk", presents="good"))
         self._open.append(socket)
@@ -211,5 +211,4 @@ def _names(event: object, name: str) -> bool:
 
 def thread_id_of(thread: dict[str, Any]) -> str:
     """The id in the answer of `thread.create`."""
-    inner = member(thread, "thread") or thread
-    return str(inner.get("id") or inner.get("thread_id") or "")
+    return str(thread.get("thread_id", ""))

@@ -17,10 +17,9 @@ import msgspec
 
 from narthex.doctor import heads
 from narthex.doctor.dialing import RawConnection, elapsed_ms, open_connection
-from narthex.doctor.frames import ClientFrameReader
-from narthex.doctor.observations import Attempt, Close, End, HttpExchange
+from narthex.doctor.live import LiveSocket
+from narthex.doctor.observations import Attempt, End, HttpExchange
 from narthex.doctor.target import Target
-from narthex.protocol.framing import CLOSE, PING, PONG, decode_close, encode_close, encode_frame
 
 BAD_TOKEN: Final = "narthex-doctor.is-no.token"  # noqa: S105 - deliberately no credential
 PADDING: Final = "p" * 9 * 1024  # over the 8 KB that many servers stop at, under narthex' 16 KB
@@ -246,44 +245,47 @@ async def _read_until(answer: Answer, start: int, expected: int | None, wait_s: 
 
 
 async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s: float) -> None:
-    """Ping once, wait for the pong, and watch a little longer for a close."""
-    opened = time.perf_counter()
-    reader = ClientFrameReader()
-    found = reader.feed(rest)
-    answer.link.writer.write(encode_frame(PING, b"narthex", os.urandom(4)))
-    deadline = opened + min(timeout_s, 3.0)
-    while True:
-        for frame in found:
-            if frame.opcode == CLOSE:
-                code, reason = decode_close(frame.payload)
-                text = answer.secrets.scrub(reason)
-                answer.note(close=Close(code=code, reason=text, after_ms=elapsed_ms(opened)))
-                return
-            if frame.opcode == PONG and answer.seen.pong_ms is None:
-                answer.note(pong_ms=elapsed_ms(opened))
-                deadline = time.perf_counter() + settle_s
-        if reader.fault:
-            answer.note(frame_fault=reader.fault)
-            return
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.perf_counter())):
-                data = await answer.link.reader.read(64 * 1024)
-        except TimeoutError:
-            break
-        except OSError:
-            data = b""
-        if not data:
-            answer.note(cut_ms=elapsed_ms(opened))
-            return
-        found = reader.feed(data)
-    await _say_goodbye(answer.link)
+    """Ping once, wait for the pong, watch a little longer for a close, and say goodbye as a good client does."""
+    socket = LiveSocket(answer.link, rest)
+    socket.ping()
+    await socket.until(lambda: socket.pong_ms is not None, min(timeout_s, 3.0))
+    if socket.pong_ms is not None:
+        await socket.until(lambda: False, settle_s)
+    answer.note(pong_ms=socket.pong_ms)
+    if socket.close is not None:
+        reason = answer.secrets.scrub(socket.close.reason)
+        answer.note(close=msgspec.structs.replace(socket.close, reason=reason))
+    elif socket.fault:
+        answer.note(frame_fault=socket.fault)
+    elif socket.ended:
+        answer.note(cut_ms=elapsed_ms(socket.opened))
+    await socket.leave()
 
 
-async def _say_goodbye(link: RawConnection) -> None:
-    """Close as a good client does, so that the server's log shows nothing odd; wait briefly for its echo."""
+class UpgradeFailed(Exception):
+    """The socket did not open; the message says with what, in a few words."""
+
+
+async def open_socket(line: Line, address: str, attempt: Attempt) -> LiveSocket:
+    """Upgrade and keep the socket.
+
+    Raises:
+        UpgradeFailed: it did not open.
+    """
     try:
-        link.writer.write(encode_close(1000, key=os.urandom(4)))
-        async with asyncio.timeout(0.3):
-            await link.reader.read(1024)
-    except OSError:
-        return
+        link = await open_connection(line.target, address, line.timeout_s, line.ca_file)
+    except OSError as error:
+        raise UpgradeFailed("no connection") from error
+    key = base64.b64encode(os.urandom(16)).decode()
+    link.writer.write(line.request(attempt, key))
+    try:
+        async with asyncio.timeout(line.timeout_s):
+            raw = await link.reader.readuntil(b"\r\n\r\n")
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        link.abort()
+        raise UpgradeFailed("no answer to the handshake") from error
+    head = heads.parse_head(raw[:-4])
+    if head is None or head.status != 101:
+        link.abort()
+        raise UpgradeFailed(f"HTTP {head.status}" if head else "no HTTP answer")
+    return LiveSocket(link, b"")

@@ -18,8 +18,7 @@ import msgspec
 from narthex.doctor import baseline, dialing
 from narthex.doctor.conversation import NarthexSockets, StepFailed, Wire
 from narthex.doctor.documents import json_object, member
-from narthex.doctor.exchanging import Line, Secrets, exchange
-from narthex.doctor.live import UpgradeFailed, open_socket
+from narthex.doctor.exchanging import Line, Secrets, UpgradeFailed, exchange, open_socket
 from narthex.doctor.observations import Attempt, HttpExchange
 from narthex.doctor.runs import follow_run
 from narthex.doctor.target import Target

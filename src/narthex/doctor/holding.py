@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from narthex.doctor.exchanging import Line
-from narthex.doctor.live import LiveSocket, UpgradeFailed, open_socket
+from narthex.doctor.exchanging import Line, UpgradeFailed, open_socket
+from narthex.doctor.live import LiveSocket
 from narthex.doctor.observations import Attempt, Hold
 from narthex.protocol.client import ClientSession, MalformedMessage
 

@@ -1,23 +1,22 @@
-"""A WebSocket that stays open, on raw streams: for the conversation with a narthex and for holding.
+"""An open WebSocket on raw streams: for a look after the upgrade, for the conversation with a narthex, for holding.
 
-Not here: what is said on it. Rules: WebSocket pings are answered at once; every wait is bounded; how it ended is a
-value.
+Not here: opening it (`exchanging`), what is said on it. Rules: WebSocket pings are answered at once; every wait is
+bounded; how it ended is a value.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
+import contextlib
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Literal
 
-from narthex.doctor import heads
-from narthex.doctor.dialing import RawConnection, elapsed_ms, open_connection
-from narthex.doctor.exchanging import Line
-from narthex.doctor.frames import MAX_FRAME_BYTES, ClientFrameReader, Frame
-from narthex.doctor.observations import Attempt, Close
+from narthex.doctor.dialing import RawConnection, elapsed_ms
+from narthex.doctor.frames import MAX_FRAME_BYTES, ClientFrameReader
+from narthex.doctor.observations import Close
 from narthex.protocol.framing import (
     BINARY,
     CLOSE,
@@ -34,28 +33,31 @@ MAX_QUEUED: Final = 1000  # messages that nobody asked for yet; more than a doct
 Ended = Literal["", "close", "eof", "reset", "fault"]
 
 
-class UpgradeFailed(Exception):
-    """The socket did not open; the message says with what, in a few words."""
-
-
 class LiveSocket:
     """An open WebSocket.
 
     Attributes:
         ended: how it ended; empty while it is open.
         close: the server's close frame.
+        pong_ms: when the first pong came, after the opening; None before.
     """
 
     def __init__(self, link: RawConnection, rest: bytes) -> None:
         self.ended: Ended = ""
         self.close: Close | None = None
+        self.pong_ms: float | None = None
         self.opened = time.perf_counter()
         self.heard = self.opened
         self._link = link
         self._reader = ClientFrameReader()
         self._partial = bytearray()
         self._messages: deque[str] = deque(maxlen=MAX_QUEUED)
-        self._take(self._reader.feed(rest))
+        self._feed(rest)
+
+    @property
+    def fault(self) -> str:
+        """What made the server's bytes no frames; empty while they are."""
+        return self._reader.fault
 
     def send(self, text: bytes) -> None:
         """Send a text message."""
@@ -67,13 +69,15 @@ class LiveSocket:
 
     async def receive(self, wait_s: float) -> str | None:
         """The next message; None after `wait_s` or when the socket ended (`ended` says which)."""
-        try:
-            async with asyncio.timeout(wait_s):
-                while not self._messages and not self.ended:
-                    await self._read()
-        except TimeoutError:
-            return None
+        await self.until(lambda: bool(self._messages), wait_s)
         return self._messages.popleft() if self._messages else None
+
+    async def until(self, seen: Callable[[], bool], wait_s: float) -> None:
+        """Read until something that came makes `seen` true, the socket ends, or `wait_s` have passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not self.ended and not seen():
+                    await self._read()
 
     def abort(self) -> None:
         """Drop it, as a network that goes away does."""
@@ -101,14 +105,14 @@ class LiveSocket:
             self.ended = self.ended or "eof"
             return
         self.heard = time.perf_counter()
-        self._take(self._reader.feed(data))
-        if self._reader.fault:
-            self.ended = "fault"
+        self._feed(data)
 
-    def _take(self, found: list[Frame]) -> None:
-        for frame in found:
+    def _feed(self, data: bytes) -> None:
+        for frame in self._reader.feed(data):
             if frame.opcode == PING:
                 self._write(PONG, frame.payload)
+            elif frame.opcode == PONG:
+                self.pong_ms = self.pong_ms or elapsed_ms(self.opened)
             elif frame.opcode == CLOSE:
                 code, reason = decode_close(frame.payload)
                 self.close = Close(code=code, reason=reason, after_ms=elapsed_ms(self.opened))
@@ -121,28 +125,5 @@ class LiveSocket:
                 elif frame.final:
                     self._messages.append(self._partial.decode("utf-8", "replace"))
                     self._partial.clear()
-
-
-async def open_socket(line: Line, address: str, attempt: Attempt) -> LiveSocket:
-    """Upgrade and keep the socket.
-
-    Raises:
-        Refused: it did not open.
-    """
-    try:
-        link = await open_connection(line.target, address, line.timeout_s, line.ca_file)
-    except OSError as error:
-        raise UpgradeFailed("no connection") from error
-    key = base64.b64encode(os.urandom(16)).decode()
-    link.writer.write(line.request(attempt, key))
-    try:
-        async with asyncio.timeout(line.timeout_s):
-            raw = await link.reader.readuntil(b"\r\n\r\n")
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        link.abort()
-        raise UpgradeFailed("no answer to the handshake") from error
-    head = heads.parse_head(raw[:-4])
-    if head is None or head.status != 101:
-        link.abort()
-        raise UpgradeFailed(f"HTTP {head.status}" if head else "no HTTP answer")
-    return LiveSocket(link, b"")
+        if self._reader.fault:
+            self.ended = self.ended or "fault"

@@ -18,7 +18,7 @@ from narthex.client.assembler import RunAssembler
 from narthex.doctor.conversation import NarthexSockets, StepFailed, Wire, thread_id_of
 from narthex.doctor.dialing import elapsed_ms
 from narthex.doctor.documents import member
-from narthex.doctor.live import UpgradeFailed
+from narthex.doctor.exchanging import UpgradeFailed
 from narthex.protocol.client import ReceivedPublication
 
 MAX_PUBLICATIONS: Final = 20_000  # an agent that says more than this is no probe's agent
@@ -58,8 +58,8 @@ async def follow_run(connections: NarthexSockets, text: str, *, drop: bool, time
         timeout_s: for the whole run.
 
     Raises:
-        Failed: a command failed, or the run did not end in time.
-        Refused: a socket did not open.
+        StepFailed: a command failed, or the run did not end in time.
+        UpgradeFailed: a socket did not open.
     """
     wire, _ = await connections.connect()
     thread_id = thread_id_of(await wire.rpc("thread.create", title="narthex gate"))

@@ -18,25 +18,33 @@ from narthex.protocol.client import PONG, encode_command
 from narthex.protocol.framing import NO_MASK, TEXT, encode_close, encode_frame
 from narthex.protocol.replies import PING
 
-_KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3; servers must not care
+_UPGRADE: Final = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",  # RFC 6455 section 1.3; servers must not care
+    "Sec-WebSocket-Version": "13",
+}
 CLOSE: Final = encode_close(1000, key=NO_MASK)
 PING_FRAME: Final = encode_frame(TEXT, PING)
 PONG_FRAME: Final = encode_frame(TEXT, PONG, NO_MASK)
 """A ping of the Centrifuge protocol as the server frames it, and its answer."""
 
 
+def request(line: str, host: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
+    """An HTTP request whose first line begins with `line`, on a connection that stays open."""
+    lines = [f"{line} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
 def upgrade(path: str, host: str, headers: Mapping[str, str]) -> bytes:
     """An upgrade request."""
-    lines = [
-        f"GET {path} HTTP/1.1",
-        f"Host: {host}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {_KEY}",
-        "Sec-WebSocket-Version: 13",
-        *(f"{name}: {value}" for name, value in headers.items()),
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+    return request(f"GET {path}", host, {**_UPGRADE, **headers})
+
+
+def post(path: str, host: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """An HTTP POST of JSON."""
+    described = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    return request(f"POST {path}", host, {**described, **headers}, body)
 
 
 def frame(payload: bytes) -> bytes:
@@ -47,18 +55,6 @@ def frame(payload: bytes) -> bytes:
 def command(number: int, name: str, body: Mapping[str, Any]) -> bytes:
     """A command of the Centrifuge protocol in a frame."""
     return frame(encode_command(number, name, body))
-
-
-def post(path: str, host: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """An HTTP POST of JSON on a connection that stays open."""
-    lines = [
-        f"POST {path} HTTP/1.1",
-        f"Host: {host}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        *(f"{name}: {value}" for name, value in headers.items()),
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
 def mint(secret: str, subject: str, *, ttl_s: int = 7200, **claims: Any) -> str:
