@@ -43,9 +43,11 @@ class Running:
         assert parts is not None
         assert parts.tokens.provider_keys is not None
         who = Identity(subject=subject, **identity)
-        if who.plan not in parts.plans:
+        if who.plan not in parts.core.config.plans:
             raise ClientError(
-                "bad_plan", f"There is no plan {who.plan!r}.", f"Choose from {', '.join(parts.plans)}."
+                "bad_plan",
+                f"There is no plan {who.plan!r}.",
+                f"Choose from {', '.join(parts.core.config.plans)}.",
             )
         return parts.tokens.provider_keys.mint(who, ttl_s=ttl_s, now=parts.now())
 

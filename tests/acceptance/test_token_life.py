@@ -316,9 +316,11 @@ async def test_revocation_closes_live_sockets_within_a_second(tmp_path: Path, ho
                 elif how == "logout":
                     await http.post("/auth/logout", headers=bearer(text))
                 elif how == "block":
-                    await parts.revocations.revoke_subject("default", "ada", until=began + 60, reason="test")
+                    await parts.core.revocations.revoke_subject(
+                        "default", "ada", until=began + 60, reason="test"
+                    )
                 else:
-                    await parts.revocations.revoke_issued_before(
+                    await parts.core.revocations.revoke_issued_before(
                         "default", "ada", cut=began + 1, max_ttl_s=60, reason="test"
                     )
             code, reason, moment, _ = await ending
@@ -345,7 +347,7 @@ async def test_a_revocation_that_no_broadcast_told_of_closes_within_a_second(tmp
         parts = running.gateway.parts
         assert parts is not None
         async with asyncio.timeout(within(10)):
-            while len(parts.revocations) < 20_000:  # noqa: ASYNC110 - a poll has no event
+            while len(parts.core.revocations) < 20_000:  # noqa: ASYNC110 - a poll has no event
                 await asyncio.sleep(0.05)
         async with (
             line(running, running.token("ada")) as client,

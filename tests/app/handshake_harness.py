@@ -18,6 +18,8 @@ from narthex.app.credentials import CredentialVerifier
 from narthex.app.e2e import Admissions, KeyProofs
 from narthex.app.exchange import CiOidc, TokenExchange
 from narthex.app.handshake import HandshakeHandler
+from narthex.app.handshake_record import DecisionRecorder
+from narthex.app.in_band import InBandAdmission
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.admission import AdmissionPolicy
@@ -149,6 +151,7 @@ class HandshakeHarness:
         self.receiver_fault: Exception | None = None
 
     handshakes: HandshakeHandler
+    in_band: InBandAdmission
     exchange: TokenExchange
     limiter: ConnectionLimiter
     store: SqliteStore
@@ -246,23 +249,33 @@ async def open_entrance(
             meter=found.meter,
             clock=found.clock,
         )
+        policy = AdmissionPolicy.of(row, origins=origins, hosts=HostPolicy())
+        credentials = CredentialVerifier(
+            verifier=found.verifier,
+            tickets=found.store.credentials,
+            proofs=proofs,
+            revocations=found.revocations,
+            clock=found.clock,
+        )
+        decisions = DecisionRecorder(policy, found.meter, found.records.append if recording else None)
+        found.in_band = InBandAdmission(
+            policy=policy,
+            credentials=credentials,
+            admissions=admissions,
+            decisions=decisions,
+            monotonic=found.clock,
+            wait_s=wait_s,
+        )
         found.handshakes = HandshakeHandler(
-            policy=AdmissionPolicy.of(row, origins=origins, hosts=HostPolicy()),
+            policy=policy,
             trusted=trusted or TrustedProxies(),
-            credentials=CredentialVerifier(
-                verifier=found.verifier,
-                tickets=found.store.credentials,
-                proofs=proofs,
-                revocations=found.revocations,
-                clock=found.clock,
-            ),
+            credentials=credentials,
             limiter=found.limiter,
             admissions=admissions,
-            meter=found.meter,
+            decisions=decisions,
             state=lambda: found.state,
             new_receiver=found.ear,
             new_echo=found.ear if conformance else None,
-            record=found.records.append if recording else None,
             report_bug=lambda fault, trace_id: found.bugs.append((fault, trace_id)),
             clock=found.clock,
             monotonic=found.clock,

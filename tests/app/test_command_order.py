@@ -29,10 +29,8 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     async with gateway(
         tmp_path, agents=[Agent(name="words", function=words)], direct_membership=["*"]
     ) as found:
-        bugs: list[BaseException] = []
-        parts_of(found).services.report_bug = lambda fault, _: bugs.append(fault)
         yield found
-        assert bugs == []
+        assert b"narthex_bugs_total{" not in parts_of(found).meter.render()
 
 
 class FirstSlow(Slow):
@@ -89,7 +87,7 @@ async def test_subscribe_unsubscribe_subscribe_ends_subscribed(
 
 def slowed(running: Running, monkeypatch: pytest.MonkeyPatch, what: str) -> Slow | None:
     parts = parts_of(running)
-    owner: Any = parts.chat if what == "role" else parts.broker
+    owner: Any = parts.core.chat if what == "role" else parts.broker
     if not what:
         return None
     gate = FirstSlow(getattr(owner, what))
@@ -142,8 +140,8 @@ async def test_two_messages_of_one_person_keep_their_order(
     """`run.start` twice in one frame: the thread has the first message first, however slow its way was."""
     ada = await client(running, "ada", plan="mid")
     thread = (await ada.rpc("thread.create"))["thread_id"]
-    gate = FirstSlow(parts_of(running).chat.require)
-    monkeypatch.setattr(parts_of(running).chat, "require", gate)
+    gate = FirstSlow(parts_of(running).core.chat.require)
+    monkeypatch.setattr(parts_of(running).core.chat, "require", gate)
 
     def said(text: str) -> tuple[str, dict[str, Any]]:
         params = {"text": text, "client_message_id": text, "thread_id": thread}
@@ -163,8 +161,8 @@ async def test_a_thread_that_is_renamed_and_read_has_its_new_name(
     """RPCs about one thread do not overtake each other."""
     ada = await client(running, "ada")
     thread = (await ada.rpc("thread.create", title="old"))["thread_id"]
-    gate = FirstSlow(parts_of(running).chat.rename)
-    monkeypatch.setattr(parts_of(running).chat, "rename", gate)
+    gate = FirstSlow(parts_of(running).core.chat.rename)
+    monkeypatch.setattr(parts_of(running).core.chat, "rename", gate)
     numbers = await sent(
         ada,
         ("rpc", {"method": "thread.rename", "data": {"thread_id": thread, "title": "new"}}),
@@ -179,7 +177,7 @@ async def test_the_later_of_two_refreshes_holds(running: Running, monkeypatch: p
     """An older token whose verification took longer does not replace the newer one's rights and end of life."""
     ada = await client(running, "ada")
     parts = parts_of(running)
-    real = parts.services.in_band.admit_in_band
+    real = parts.in_band.admit
     asked, may = asyncio.Event(), asyncio.Event()
 
     async def later(outcome: Any) -> Any:
@@ -194,15 +192,15 @@ async def test_the_later_of_two_refreshes_holds(running: Running, monkeypatch: p
         asked.set()
         return later(outcome)
 
-    monkeypatch.setattr(parts.services.in_band, "admit_in_band", admit)
+    monkeypatch.setattr(parts.in_band, "admit", admit)
     tokens = [running.token("ada", ttl_s=600), running.token("ada", ttl_s=1200)]
     numbers = await sent(ada, *[("refresh", {"token": token}) for token in tokens])
     await asked.wait()
     may.set()
     ttls = [reply["refresh"]["ttl"] for reply in await answers(ada, numbers)]
     assert ttls[0] <= 600 < ttls[1]
-    (connection,) = parts.services.registry
-    assert connection.session.expires_at - parts.timers.now() > 900
+    (connection,) = parts.core.registry
+    assert connection.session.expires_at - parts.core.timers.now() > 900
 
 
 async def test_a_command_behind_a_hung_one_is_answered_when_it_is_due(
@@ -213,8 +211,8 @@ async def test_a_command_behind_a_hung_one_is_answered_when_it_is_due(
     ada = await client(running, "ada")
     started = await spoken(ada, "one")
     channel = {"channel": started["channel"]}
-    gate = Slow(parts_of(running).chat.role)  # every call hangs
-    monkeypatch.setattr(parts_of(running).chat, "role", gate)
+    gate = Slow(parts_of(running).core.chat.role)  # every call hangs
+    monkeypatch.setattr(parts_of(running).core.chat, "role", gate)
     began = asyncio.get_running_loop().time()
     numbers = await sent(
         ada,
@@ -249,7 +247,7 @@ async def test_a_command_is_answered_once_though_its_presence_hangs(
     assert command in await ada.call(command, **body)
     number = ada.replies.popitem()[0]
     await gate.asked.wait()
-    await eventually(lambda: len(parts_of(running).tasks) == 0)
+    await eventually(lambda: len(parts_of(running).core.tasks) == 0)
     assert (await ada.rpc("echo", n=1)) == {"n": 1}  # whatever was sent before has come by now
     assert number not in ada.replies
 
@@ -259,8 +257,8 @@ async def test_what_waits_is_bounded(running: Running, monkeypatch: pytest.Monke
     ada = await client(running, "ada")
     started = await spoken(ada, "one")
     channel = {"channel": started["channel"]}
-    gate = Slow(parts_of(running).chat.role)
-    monkeypatch.setattr(parts_of(running).chat, "role", gate)
+    gate = Slow(parts_of(running).core.chat.role)
+    monkeypatch.setattr(parts_of(running).core.chat, "role", gate)
     numbers = await sent(ada, *[("subscribe", channel)] * (IN_FLIGHT_LIMIT + 1))
     await gate.asked.wait()
     assert (await ada.reply(numbers[-1]))["error"]["code"] == 111
@@ -268,7 +266,7 @@ async def test_what_waits_is_bounded(running: Running, monkeypatch: pytest.Monke
     replies = await answers(ada, numbers[:-1])
     assert "subscribe" in replies[0]
     assert {reply["error"]["code"] for reply in replies[1:]} == {105}
-    (connection,) = parts_of(running).services.registry
+    (connection,) = parts_of(running).core.registry
     await eventually(lambda: connection._in_flight == 0)
     assert connection._order is None  # nothing is kept of an idle connection
 
@@ -286,9 +284,9 @@ async def test_a_connection_that_ends_leaves_its_queue_undone(
     await sent(service, *[("publish", {"channel": channel, "data": {"n": n}}) for n in range(3)])
     await gate.asked.wait()
     await service.socket.close()
-    await eventually(lambda: not parts.services.registry.users())
+    await eventually(lambda: not parts.core.registry.users())
     gate.may.set()
-    await eventually(lambda: len(parts.tasks) == 0)
+    await eventually(lambda: len(parts.core.tasks) == 0)
     page = await parts.broker.history(f"default/{channel}")
     assert [json.loads(item.data)["n"] for item in page.publications] == [0]
 
@@ -312,9 +310,7 @@ async def test_presence_is_what_the_last_command_says(
     if slow == "join":
         await gate.asked.wait()
         (connection,) = [
-            one
-            for one in parts.services.registry
-            if one.known_identity and one.known_identity.subject == "bob"
+            one for one in parts.core.registry if one.known_identity and one.known_identity.subject == "bob"
         ]
         connection.close(SHUTDOWN)
     else:
@@ -330,7 +326,7 @@ async def test_presence_is_what_the_last_command_says(
         return {member.user for member in (await parts.broker.members(key)).values()}
 
     async with asyncio.timeout(10):
-        await eventually(lambda: len(parts.tasks) == 0)
+        await eventually(lambda: len(parts.core.tasks) == 0)
         assert await present() == expected
 
 

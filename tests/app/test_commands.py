@@ -236,7 +236,7 @@ async def test_revoking_a_subject_closes_its_sockets(running: Running) -> None:
     parts = running.gateway.parts
     assert parts is not None
     began = asyncio.get_running_loop().time()
-    await parts.revocations.revoke_subject("default", "ada", until=parts.now() + 60, reason="test")
+    await parts.core.revocations.revoke_subject("default", "ada", until=parts.now() + 60, reason="test")
     with pytest.raises(ConnectionClosed):
         while True:
             await raw.step()

@@ -29,10 +29,8 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     async with gateway(
         tmp_path, agents=[Agent(name="words", function=words)], direct_membership=("*",)
     ) as found:
-        bugs: list[BaseException] = []
-        parts_of(found).services.report_bug = lambda fault, _: bugs.append(fault)
         yield found
-        assert bugs == []
+        assert b"narthex_bugs_total{" not in parts_of(found).meter.render()
 
 
 def parts_of(running: Running) -> Parts:
@@ -89,7 +87,7 @@ async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
     """A token that has to be asked about, and a client that does not wait for the answer."""
     parts = parts_of(running)
     token = running.token("ada")
-    real = parts.services.in_band.admit_in_band
+    real = parts.in_band.admit
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     asked = asyncio.Event()
 
@@ -99,17 +97,17 @@ async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
         outcome = real(seed, raw)
         return await outcome if isinstance(outcome, Awaitable) else outcome
 
-    monkeypatch.setattr(parts.services.in_band, "admit_in_band", later)
+    monkeypatch.setattr(parts.in_band, "admit", later)
     headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=-60)}"}
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         await socket.send(json.dumps({"id": 1, "connect": {"token": token}}))
         await asked.wait()
-    await eventually(lambda: len(parts.services.registry) == 0)
+    await eventually(lambda: len(parts.core.registry) == 0)
     told.set_result(None)
-    await eventually(lambda: len(parts.tasks) == 0)
-    assert parts.services.registry.users() == 0
-    assert parts.hub.subscribers("default/user:ada") == []
-    assert parts.limiter.of_user("default/ada") == 0
+    await eventually(lambda: len(parts.core.tasks) == 0)
+    assert parts.core.registry.users() == 0
+    assert parts.core.hub.subscribers("default/user:ada") == []
+    assert parts.core.limiter.of_user("default/ada") == 0
 
 
 async def test_unsubscribing_while_joining_ends_that_subscription_only(
@@ -151,8 +149,8 @@ async def test_who_is_removed_while_subscribing_hears_nothing(
     thread = started["thread_id"]
     await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
     parts = parts_of(running)
-    slow = Slow(parts.chat.role)
-    monkeypatch.setattr(parts.chat, "role", slow)
+    slow = Slow(parts.core.chat.role)
+    monkeypatch.setattr(parts.core.chat, "role", slow)
     bob.number += 1
     await bob.socket.send(json.dumps({"id": bob.number, "subscribe": {"channel": started["channel"]}}))
     await slow.asked.wait()
@@ -161,7 +159,7 @@ async def test_who_is_removed_while_subscribing_hears_nothing(
     slow.may.set()
     assert "error" in await bob.reply(bob.number)
     assert (await bob.call("subscribe", channel=started["channel"]))["error"]["code"] == 103
-    assert parts.hub.subscribers(f"default/{started['channel']}") == []
+    assert parts.core.hub.subscribers(f"default/{started['channel']}") == []
 
 
 async def test_a_connect_that_finds_no_room_may_be_tried_again(
@@ -174,7 +172,7 @@ async def test_a_connect_that_finds_no_room_may_be_tried_again(
     body: dict[str, Any] = {"subs": {"user:ada": {"recover": True, "offset": 0, "epoch": ""}}}
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         raw = Raw(socket)
-        monkeypatch.setattr(parts.tasks, "_limit", 0)
+        monkeypatch.setattr(parts.core.tasks, "_limit", 0)
         assert (await raw.call("connect", **body))["error"]["code"] == 111
         monkeypatch.undo()
         assert (await raw.call("connect", **body))["connect"]["client"]
@@ -184,22 +182,22 @@ async def test_each_connection_waits_in_the_wheel_once(running: Running) -> None
     """However often it lags or refreshes: the earliest wish replaces the others. A closed one waits for nothing."""
     ada = await client(running, "ada")
     parts = parts_of(running)
-    (connection,) = parts.services.registry
-    session, began = connection.session, parts.timers.now()
+    (connection,) = parts.core.registry
+    session, began = connection.session, parts.core.timers.now()
     for left_s in (4.0, 3.0, 2.0):  # each wants to be woken before the one before
         session._next_ping_at = began + left_s
         connection._schedule()
-    assert len(parts.timers) == 1
+    assert len(parts.core.timers) == 1
     assert connection.due * TICK_S <= began + 2.0 + TICK_S
     for now in range(3, 60):
         session._pong_until = NEVER
         connection.wake(began + now)
-    assert len(parts.timers) == 1
+    assert len(parts.core.timers) == 1
     await ada.socket.close()
     async with asyncio.timeout(within(5)):
-        while any(parts.services.registry):  # noqa: ASYNC110 - nothing tells when
+        while any(parts.core.registry):  # noqa: ASYNC110 - nothing tells when
             await asyncio.sleep(0.01)
-    assert len(parts.timers) == 0
+    assert len(parts.core.timers) == 0
 
 
 async def fill(parts: Parts, key: str, count: int, size: int) -> None:

@@ -257,7 +257,7 @@ class TestExchange:
         )
         assert context.identity.expires_at == NOW + 900
         inert = await harness.seed(head())
-        outcome = harness.handshakes.admit_in_band(inert, found.access_token)
+        outcome = harness.in_band.admit(inert, found.access_token)
         assert isinstance(outcome, Awaitable)
         assert isinstance(await outcome, Admit)
         surfaces = [

@@ -71,7 +71,7 @@ async def test_connect_and_refresh_say_whether_the_connection_expires(
 
 
 async def _opened(running: Running) -> list[Any]:
-    registry = parts_of(running).services.registry
+    registry = parts_of(running).core.registry
     async with asyncio.timeout(10):
         while not len(registry):  # noqa: ASYNC110 - the server's end has no event here
             await asyncio.sleep(0.005)
@@ -87,7 +87,7 @@ async def test_an_rpc_whose_engine_is_away_is_answered_503(
     async def away(*_: object, **__: object) -> None:
         raise DependencyError("store", "The store is away.", "Start it.")
 
-    monkeypatch.setattr(parts_of(running).chat, "create", away)
+    monkeypatch.setattr(parts_of(running).core.chat, "create", away)
     error = (await ada.call("rpc", method="thread.create", data={}))["error"]
     assert (error["code"], error["temporary"]) == (503, True)
     assert "The store is away." in error["message"]
@@ -126,7 +126,7 @@ async def test_a_command_that_cannot_be_executed_is_answered_with_its_code(
 async def test_the_last_channel_that_fits_is_joined_and_the_next_is_not(running: Running) -> None:
     """The user's own channel counts; a channel that was left makes room."""
     ada = await client(running, "ada")
-    parts_of(running).services.channel_limit = 2
+    parts_of(running).core.subscriptions.channel_limit = 2
     first, second = [f"thread:{(await ada.rpc('thread.create'))['thread_id']}" for _ in range(2)]
     assert "subscribe" in await ada.call("subscribe", channel=first)
     assert (await ada.call("subscribe", channel=second))["error"]["code"] == 106
@@ -139,12 +139,12 @@ async def test_a_refresh_that_cannot_be_judged_keeps_the_connection(
 ) -> None:
     """An expired token and an issuer that is away are errors to try again after; another user's token ends it."""
     ada = await client(running, "ada")
-    in_band = parts_of(running).services.in_band
+    in_band = parts_of(running).in_band
     for code, number in (("token_expired", 110), ("auth_unavailable", 100)):
-        monkeypatch.setattr(in_band, "admit_in_band", lambda *_, code=code: Refusal(code=code))
+        monkeypatch.setattr(in_band, "admit", lambda *_, code=code: Refusal(code=code))
         assert (await ada.call("refresh", token="t"))["error"]["code"] == number
     bob = Admit(identity=Identity(subject="bob"))
-    monkeypatch.setattr(in_band, "admit_in_band", lambda *_: bob)
+    monkeypatch.setattr(in_band, "admit", lambda *_: bob)
     ada.number += 1
     await ada.socket.send(json.dumps({"id": ada.number, "refresh": {"token": "t"}}))
     assert await closed(ada) == 3501
@@ -166,7 +166,7 @@ async def test_exactly_as_much_as_may_be_recovered_is_recovered(
     ada = await client(running, "ada")
     thread = (await ada.rpc("thread.create"))["thread_id"]
     parts = parts_of(running)
-    monkeypatch.setattr(parts.services, "recovery_limit", 3)
+    monkeypatch.setattr(parts.core.subscriptions, "recovery_limit", 3)
     for missed, recovered in ((3, True), (4, False)):
         while (await parts.broker.history(f"default/thread:{thread}", limit=0)).top.offset < missed:
             await parts.broker.publish(f"default/thread:{thread}", b"1")

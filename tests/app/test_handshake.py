@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.app.handshake import WAIT_S
+from narthex.app.credentials import WAIT_S
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import Refusal
@@ -325,7 +325,7 @@ class TestRevoked:
         assert await harness.refused(head(query=f"ticket={ticket}")) == "token_revoked"
         harness.verifier.verdicts["old"] = Rejected("token_expired", expired=ANN)
         assert await harness.refused(head("old")) == "token_revoked"
-        outcome = harness.handshakes.admit_in_band(context, "ann")
+        outcome = harness.in_band.admit(context, "ann")
         assert isinstance(outcome, Refusal)
         assert outcome.code == "token_revoked"
         assert (await harness.seed(head("bob"))).identity == BOB
@@ -422,7 +422,7 @@ class TestRecords:
     async def test_in_band_decisions_are_recorded_too(self, harness: HandshakeHarness) -> None:
         """With their own carrier and the connection's trace."""
         context = await harness.seed(head())
-        harness.handshakes.admit_in_band(context, "ann")
+        harness.in_band.admit(context, "ann")
         record = harness.records[-1]
         assert tuple(record) == self.FIELDS
         assert (record["carriers"], record["trace_id"]) == (["connect_token"], context.trace_id)

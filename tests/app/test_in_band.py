@@ -36,7 +36,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[HandshakeHarness]:
 
 async def prove(harness: HandshakeHarness, context: ConnectionContext, token: str) -> str:
     """The subject that was admitted, or the refusal's code."""
-    outcome = harness.handshakes.admit_in_band(context, token)
+    outcome = harness.in_band.admit(context, token)
     if isinstance(outcome, Awaitable):
         outcome = await outcome
     if isinstance(outcome, Refusal):
@@ -50,7 +50,7 @@ async def test_an_inert_connection_proves_itself_at_once(harness: HandshakeHarne
     """Without an await; its slot moves to the user."""
     context = await harness.seed(head())
     assert (context.identity, harness.limiter.unproven) == (None, 1)
-    outcome = harness.handshakes.admit_in_band(context, "ann")
+    outcome = harness.in_band.admit(context, "ann")
     assert isinstance(outcome, Admit)
     assert (context.identity, harness.limiter.unproven, harness.limiter.of_user(ANN.user)) == (ANN, 0, 1)
     assert harness.meter.counted["credential", "connect_token", "valid"] == 1
@@ -109,7 +109,7 @@ async def test_a_proof_after_the_end_counts_nothing(harness: HandshakeHarness) -
     """The client hung up while the keys were fetched."""
     harness.verifier.hung = {"ann"}
     context = await harness.seed(head())
-    outcome = harness.handshakes.admit_in_band(context, "ann")
+    outcome = harness.in_band.admit(context, "ann")
     context.release()
     harness.verifier.arrived.set()
     assert isinstance(outcome, Awaitable)
@@ -170,7 +170,7 @@ async def test_a_test_identity_that_waited_for_its_verdict_is_recorded_too(harne
     """The way through a fetch is another one; nobody of the tests comes in unrecorded by it."""
     harness.verifier.hung = {"tester"}
     context = await harness.seed(head())
-    outcome = harness.handshakes.admit_in_band(context, "tester")
+    outcome = harness.in_band.admit(context, "tester")
     assert isinstance(outcome, Awaitable)
     harness.verifier.arrived.set()
     assert isinstance(await outcome, Admit)

@@ -15,6 +15,7 @@ from narthex.errors import DependencyError
 from narthex.ports.broker import Control
 from narthex.ports.threads import Membership
 from narthex.testing import gateway
+from narthex.wiring.parts import Parts
 from tests.app.test_commands import Raw, client
 from tests.timing import within
 
@@ -39,6 +40,12 @@ class Flaky:
         return await self.threads.still_members(asked)
 
 
+def checking(parts: Parts, threads: Any) -> MembershipAudit:
+    """A fast check of a node's subscribers against these threads."""
+    core = parts.core
+    return MembershipAudit(core.hub, core.subscriptions, core.tasks, threads, per_s=10_000, spread_s=0.0)
+
+
 async def shared_thread(ada: Raw, bob: Raw) -> str:
     """A thread of ada's that bob is a member of; both listen."""
     thread = str((await ada.rpc("thread.create"))["thread_id"])
@@ -57,13 +64,14 @@ async def test_a_removal_that_nobody_was_told_of(tmp_path: Path, monkeypatch: py
         parts = running.gateway.parts
         assert parts is not None
         await parts.store.threads.remove_member("default", thread, "bob")
-        before = parts.services.removals()
-        parts.hub.resync(None)
-        assert parts.services.removals() > before
+        before = parts.core.subscriptions._doubts
+        parts.core.hub.resync(None)
+        assert parts.core.subscriptions._doubts > before
         push = await bob.push("unsubscribe")
         assert (push["channel"], push["unsubscribe"]["code"]) == (f"thread:{thread}", 2000)
-        assert [one.identity.subject for one in parts.hub.subscribers(f"default/thread:{thread}")] == ["ada"]  # type: ignore[attr-defined]  # connections
-        assert parts.hub.subscribers("default/user:bob")
+        left = parts.core.hub.subscribers(f"default/thread:{thread}")
+        assert [one.identity.subject for one in left] == ["ada"]  # type: ignore[attr-defined]  # connections
+        assert parts.core.hub.subscribers("default/user:bob")
         assert "error" in await bob.call("subscribe", channel=f"thread:{thread}")
 
 
@@ -81,7 +89,8 @@ async def test_a_removal_whose_sender_died_before_the_message(
         push = await bob.push("unsubscribe")
         assert (push["channel"], push["unsubscribe"]["code"]) == (f"thread:{thread}", 2000)
         assert "subscribe" not in await bob.call("subscribe", channel=f"thread:{thread}")
-        assert [one.identity.subject for one in parts.hub.subscribers(f"default/thread:{thread}")] == ["ada"]  # type: ignore[attr-defined]  # connections
+        left = parts.core.hub.subscribers(f"default/thread:{thread}")
+        assert [one.identity.subject for one in left] == ["ada"]  # type: ignore[attr-defined]  # connections
 
 
 async def test_a_removal_that_is_repeated_after_a_crash(tmp_path: Path) -> None:
@@ -113,14 +122,14 @@ async def test_a_removal_that_was_sent_late_asks_the_store(
         assert parts is not None
         await parts.store.threads.remove_member("default", thread, "cleo")
         for user in ("default/bob", "default/cleo"):
-            parts.controls(
+            parts.core.controls(
                 Control(
                     "unsubscribe",
                     {"channel": f"default/thread:{thread}", "user": user, "stored": True, "late": True},
                 )
             )
         assert (await cleo.push("unsubscribe"))["channel"] == f"thread:{thread}"
-        left = parts.hub.subscribers(f"default/thread:{thread}")
+        left = parts.core.hub.subscribers(f"default/thread:{thread}")
         assert {one.identity.subject for one in left} == {"ada", "bob"}  # type: ignore[attr-defined]  # connections
 
 
@@ -134,7 +143,7 @@ async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: p
         assert parts is not None
         await parts.store.threads.remove_member("default", thread, "bob")
         threads = Flaky(parts.store.threads, faults=3)
-        check = MembershipAudit(parts.hub, parts.tasks, threads, per_s=10_000, spread_s=0.0)  # type: ignore[arg-type]  # what it asks
+        check = checking(parts, threads)
         for _ in range(3):
             check.schedule()
         assert (await bob.push("unsubscribe"))["channel"] == f"thread:{thread}"
@@ -171,16 +180,10 @@ async def test_who_came_while_the_store_was_asked_stays(tmp_path: Path) -> None:
             assert "subscribe" in await cleo.call("subscribe", channel=f"thread:{thread}")
 
         await parts.store.threads.remove_member("default", thread, "bob")
-        check = MembershipAudit(
-            parts.hub,
-            parts.tasks,
-            Slow(parts.store.threads, join),  # type: ignore[arg-type]  # what it asks
-            per_s=10_000,
-            spread_s=0.0,
-        )
+        check = checking(parts, Slow(parts.store.threads, join))
         check.schedule()
         assert (await bob.push("unsubscribe"))["channel"] == f"thread:{thread}"
-        left = parts.hub.subscribers(f"default/thread:{thread}")
+        left = parts.core.hub.subscribers(f"default/thread:{thread}")
         assert {one.identity.subject for one in left} == {"ada", "cleo"}  # type: ignore[attr-defined]  # connections
 
 
@@ -199,8 +202,8 @@ async def test_a_doubt_while_a_check_runs_is_no_second_check(tmp_path: Path) -> 
             began.set()
             await may.wait()
 
-        threads: Any = Slow(parts.store.threads, meanwhile)
-        check = MembershipAudit(parts.hub, parts.tasks, threads, per_s=10_000, spread_s=0.0)
+        threads = Slow(parts.store.threads, meanwhile)
+        check = checking(parts, threads)
         check.schedule()
         async with asyncio.timeout(within(5)):
             await began.wait()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from narthex.adapters.edge.websocket import WebSocket
@@ -35,7 +36,7 @@ async def stalled(running: Running) -> tuple[Connection, Channel]:
     parts = running.gateway.parts
     assert parts is not None
     await client(running, "ada")
-    (connection,) = parts.services.registry.of_user("default/ada")
+    (connection,) = parts.core.registry.of_user("default/ada")
     assert isinstance(connection.socket, WebSocket)
     assert connection.socket.buffered() == 0
     connection.writable(False)
@@ -71,7 +72,9 @@ async def test_what_waits_of_a_channel_that_is_left_is_not_sent(running: Running
 async def test_a_client_that_reads_nothing_is_closed_on_time(running: Running) -> None:
     """The bound of its lag wakes the connection: nothing else is due before the ping, 25 s later."""
     connection, channel = await stalled(running)
-    connection.services.backlog_limits = connection.services.backlog_limits._replace(max_lag_s=0.1)
+    runtime = connection.runtime
+    limits = runtime.backlog_limits._replace(max_lag_s=0.1)
+    connection.runtime = msgspec.structs.replace(runtime, backlog_limits=limits)
     connection.deliver_late(channel, [delivery(100)])
     async with asyncio.timeout(within(5)):
         while not connection.is_closed:  # noqa: ASYNC110 - what is waited for has no event of its own
@@ -81,7 +84,7 @@ async def test_a_client_that_reads_nothing_is_closed_on_time(running: Running) -
 async def test_lag(running: Running) -> None:
     """It may lag for the whole of the time, and not longer; one that caught up begins anew."""
     connection, channel = await stalled(running)
-    began = connection.services.timers.now()
+    began = connection.runtime.timers.now()
     connection.deliver_late(channel, [delivery(100)])
     backlog = connection._backlog
     assert backlog is not None

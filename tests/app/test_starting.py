@@ -98,8 +98,8 @@ async def test_a_thread_that_is_deleted_meanwhile_keeps_nothing(
     ada = await client(running, "ada")
     thread_id = (await ada.rpc("thread.create"))["thread_id"]
     parts = parts_of(running)
-    slow = Slow(parts.chat.require)
-    monkeypatch.setattr(parts.chat, "require", slow)
+    slow = Slow(parts.core.chat.require)
+    monkeypatch.setattr(parts.core.chat, "require", slow)
     asking = asyncio.create_task(
         ada.call(
             "rpc", method="run.start", data={"text": "x", "client_message_id": "m", "thread_id": thread_id}
@@ -113,7 +113,7 @@ async def test_a_thread_that_is_deleted_meanwhile_keeps_nothing(
     assert (await asking)["error"]["code"] == 404
     log = await parts.broker.history(channel_key("default", thread_channel(thread_id)))
     assert log.publications == []
-    assert parts.engine.active == 0
+    assert parts.core.engine.active == 0
 
 
 async def said(running: Running, thread_id: str) -> list[bytes]:
@@ -133,7 +133,7 @@ async def test_what_a_full_queue_refuses_was_not_said(tmp_path: Path) -> None:
     async with gateway(tmp_path, agents=[Agent(name="waits", function=waits)], run_queue_limit=1) as running:
         ada = await client(running, "ada")
         thread_id = (await ada.rpc("run.start", text="0", client_message_id="m0"))["thread_id"]
-        await eventually(lambda: bool(parts_of(running).engine.running_channels()))
+        await eventually(lambda: bool(parts_of(running).core.engine.running_channels()))
         await ada.rpc("run.start", text="1", client_message_id="m1", thread_id=thread_id)
         data = {"text": "2", "client_message_id": "m2", "thread_id": thread_id}
         refused = await ada.call("rpc", method="run.start", data=data)
@@ -169,7 +169,7 @@ async def test_a_message_is_published_as_it_is_stored(
 
     thread_id = (await ada.rpc("thread.create"))["thread_id"]
     data = {"client_message_id": "m", "thread_id": thread_id}
-    monkeypatch.setattr(parts.engine, "start", fails)
+    monkeypatch.setattr(parts.core.engine, "start", fails)
     assert "error" in await ada.call("rpc", method="run.start", data=data | {"text": "one"})
     monkeypatch.undo()
     await ada.rpc("run.start", **data, text="two")
@@ -223,7 +223,7 @@ async def test_a_thread_with_a_run_at_work_is_not_deleted(tmp_path: Path) -> Non
     async with gateway(tmp_path, agents=[Agent(name="waits", function=waits)]) as running:
         ada = await client(running, "ada")
         started = await ada.rpc("run.start", text="0", client_message_id="m0")
-        await eventually(lambda: bool(parts_of(running).engine.running_channels()))
+        await eventually(lambda: bool(parts_of(running).core.engine.running_channels()))
         (run,) = (await ada.rpc("thread.get", thread_id=started["thread_id"]))["runs"]
         assert (run["run_id"], run["user_id"]) == (started["run_id"], "ada")
         assert not run.keys() & {"identity", "owner", "tenant", "lease_until"}
@@ -248,7 +248,7 @@ async def test_a_member_may_be_addressed(running: Running) -> None:
     said = {"text": "@bob look", "thread_id": thread_id}
     refused = await ada.call("rpc", method="run.start", data={**said, "client_message_id": "a"})
     assert refused["error"]["code"] == 404
-    assert await parts_of(running).chat.has_member(Identity(subject="ada"), thread_id, "ada")
+    assert await parts_of(running).core.chat.has_member(Identity(subject="ada"), thread_id, "ada")
     bob = ThreadMember(user_id="bob", role="member", joined_at=1.0)
     await parts_of(running).store.threads.add_member("default", thread_id, bob, limit=None)
     assert (await ada.rpc("run.start", **said, client_message_id="b"))["thread_id"] == thread_id
@@ -318,7 +318,7 @@ async def test_how_each_run_ended_is_told_with_the_thread_for_ever(tmp_path: Pat
         assert silent["error_message"] != ""
 
         run_id = await say("go on")
-        await eventually(lambda: bool(parts_of(running).engine.running_channels()))
+        await eventually(lambda: bool(parts_of(running).core.engine.running_channels()))
         bob = await client(running, "bob")
         await ada.rpc("thread.members.add", thread_id=thread_id, user_id="bob")
         await bob.rpc("thread.invitation.accept", thread_id=thread_id)

@@ -11,8 +11,8 @@ from msgspec import structs
 from narthex.adapters.edge import frames
 from narthex.adapters.edge.limits import CONFORMANCE, EdgeLimits
 from narthex.adapters.tokens import breaker, claims, introspection, jwks, signing
-from narthex.app import chat, e2e, loop_watch, membership_audit, provider, services, staleness
-from narthex.app.commands import reading
+from narthex.app import chat, connection, e2e, loop_watch, membership_audit, provider, staleness
+from narthex.app.commands import reading, subscribing
 from narthex.app.rpc import threads
 from narthex.app.runs import execution, intake, requests, session
 from narthex.app.runs.services import RunLimits
@@ -62,18 +62,15 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
         ("authentication.md", f"An introspected yes is believed for {introspection.POSITIVE_S:g} s"),
         ("guarantees.md", f"and every {staleness.COMPARE_EVERY_S:g} s, a node appends a mark"),
         ("guarantees.md", f"Presence expires by itself after {PRESENCE_TTL_S:g} s"),
-        (
-            "guarantees.md",
-            f"all of them every {membership_audit.EVERY_S:g} s, or {membership_audit.PER_S:,} subscriptions a second",
-        ),
+        ("guarantees.md", f"may listen, {membership_audit.PER_S} channels a second"),
         ("guarantees.md", f"a rotation leads by {signing.ROTATION_LEAD_S:g} s"),
         ("guarantees.md", f"whether an invitation ({INVITATION_DAYS} days)"),
-        ("guarantees.md", f"A command of a client is answered within {services.COMMAND_TIMEOUT_S:g} s"),
-        ("protocol.md", f"More than {services.RECOVERY_LIMIT:,} publications or"),
+        ("guarantees.md", f"A command of a client is answered within {connection.COMMAND_TIMEOUT_S:g} s"),
+        ("protocol.md", f"More than {subscribing.RECOVERY_LIMIT:,} publications or"),
         ("protocol.md", f"or {reading.RECOVERY_BYTES // KIB**2} MB are not recovered"),
         ("protocol.md", f"`run_id`, `text` ({requests.STEER_BYTES // KIB} KB)"),
         ("protocol.md", f"or `thread_ids` (1-{threads.MANY})"),
-        ("protocol.md", f"has more than {chat.MAX_OUTCOMES} ended runs"),
+        ("protocol.md", f"At most the {chat.MAX_OUTCOMES} newest of a page"),
         ("protocol.md", f"An invitation is open for {INVITATION_DAYS} days"),
         ("protocol.md", f"`history` page ends at {reading.HISTORY_BYTES // KIB} KB"),
         ("authentication.md", f"asking a failing service for {breaker.OPEN_S:g} s at a time"),

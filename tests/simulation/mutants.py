@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from narthex.app import connection
 from narthex.app.chat import Chat
-from narthex.app.controls import Controls
+from narthex.app.connection_controls import ConnectionControls
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
 from narthex.app.revocations import Revocations
@@ -141,7 +141,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         _patched(StalenessCheck, "compare", _nothing),
     ),
     "removals-ignored": Mutant(
-        "37", "a removed member's subscriptions go on", _patched(Controls, "_unsubscribe", lambda *_: None)
+        "37",
+        "a removed member's subscriptions go on",
+        _patched(ConnectionControls, "_unsubscribe", lambda *_: None),
     ),
     "tail-lost-in-old-epoch": Mutant(
         "38", "the log loses its tail and keeps its epoch", engine=_lies("keeps its epoch: tail")

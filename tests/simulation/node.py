@@ -1,4 +1,4 @@
-"""One node: the classes of `narthex.app`, composed as `wiring/parts.py` does it, on simulated ports, loop and clock.
+"""One node: the core of `narthex.app`, on simulated ports, loop and clock.
 
 Not here: HTTP, tokens and the handshake's own rules: `admit` stands for them and asks what they ask of the app
 (readiness, revocations, seats). Rules: nothing of `narthex.app` is replaced or patched; everything that a node does
@@ -14,38 +14,18 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from narthex.app.backlog import BacklogLimits
-from narthex.app.channel_activity import ChannelActivity
-from narthex.app.chat import Chat
-from narthex.app.commands import HANDLERS
 from narthex.app.connection import Connection
 from narthex.app.connection_context import ConnectionContext
-from narthex.app.connection_limits import ConnectionLimiter, ConnectionSlot
-from narthex.app.control_log import ControlLog
-from narthex.app.controls import Controls
-from narthex.app.hub import Hub, HubLimits
-from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
-from narthex.app.membership_audit import MembershipAudit
-from narthex.app.memberships import MembershipService
-from narthex.app.notices import Notices
-from narthex.app.quotas import Quotas
-from narthex.app.revocations import Revocations
-from narthex.app.rpc import methods
-from narthex.app.runs.engine import RunEngine, RunLimits
-from narthex.app.services import ConnectionServices
-from narthex.app.staleness import StalenessCheck
-from narthex.app.tasks import Tasks
-from narthex.app.timers import TimerWheel
+from narthex.app.connection_limits import ConnectionSlot
+from narthex.app.core import CoreConfig, NodeCore
+from narthex.app.lifecycle import LifecycleState
+from narthex.app.runs.engine import RunLimits
 from narthex.domain.admission import Admit
 from narthex.domain.identity import Identity
 from narthex.domain.limits import Limits
-from narthex.domain.plans import PLANS, Plan, plan_of
 from narthex.domain.refusals import Refusal
 from narthex.errors import NarthexError
 from narthex.ports.agents import Agent
-from narthex.ports.credentials import Revocation
-from narthex.protocol.codes import FORCE_RECONNECT, Disconnect
-from narthex.protocol.session import LIFE_STEP_S, SessionLimits
 from tests.simulation.clock import WallClock
 from tests.simulation.log import LOG_TIMEOUT_S, LogEngine, SimBroker
 from tests.simulation.loop import NODE, VirtualLoop
@@ -55,9 +35,13 @@ from tests.simulation.store import STORE_TIMEOUT_S, SimStore, StoreEngine
 T = TypeVar("T")
 GRACE_S: Final = 8.0  # of a drain: Cloud Run's ten, less what the edge keeps
 START_RETRY_S: Final = 1.0
-CLOSE_REVOKED_EVERY_S: Final = 0.1
-LIMITS: Final = RunLimits(run_deadline_s=40, silence_s=8, answer_s=30, broker_patience_s=15, poll_s=2.0)
-"""The real ones, but for what would make a history minutes long."""
+CONFIG: Final = CoreConfig(
+    version="simulated",
+    limits=Limits(ping_interval_s=8.0, pong_timeout_s=5.0, max_pending_bytes=64 * 1024, max_lag_s=6.0),
+    run_limits=RunLimits(run_deadline_s=40, silence_s=8, answer_s=30, broker_patience_s=15, poll_s=2.0),
+    direct_membership=("default",),
+)
+"""The real values, but for those that would make a history minutes long."""
 
 
 class Silent:
@@ -75,17 +59,17 @@ class Silent:
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
 
 
-class Door:
+class Admission:
     """`InBandAuthenticator`: an in-band token is its user's, always good."""
 
-    def admit_in_band(self, context: ConnectionContext, token: str) -> Admit | Refusal:
+    def admit(self, context: ConnectionContext, token: str) -> Admit | Refusal:
         """See the port."""
         assert context.identity is not None
         return Admit(identity=context.identity)
 
 
 class Parts:
-    """One life of a node, composed. Attributes as in `wiring.parts.Parts`."""
+    """One life of a node: its core and what stands around it."""
 
     def __init__(
         self,
@@ -98,156 +82,24 @@ class Parts:
         report_bug: Callable[[BaseException], None],
         spread: random.Random,
     ) -> None:
-        self.node = name
-        self.now = now
-        self.store = store
         self.sim_broker = broker
-        self.broker = ControlLog(broker)
-        self.meter = Silent()
-        self._loop = loop
-        self._report_bug = report_bug
-        self.revocations = Revocations(store.credentials, self.broker, clock=now)
-        self.tasks = Tasks("commands", 5_000, report_bug)
-        self.timers = TimerWheel(loop, report_bug)
-        self.limiter = ConnectionLimiter(Limits(), PLANS, self.meter)
-        self.notices = Notices(self.broker)
-        self.chat = Chat(store, self.broker, self.notices, self.plan, now)
-        self.memberships = MembershipService(
-            store, self.broker, self.notices, self.chat, self.plan, now, direct=("default",)
-        )
-        self.engine = RunEngine(
-            broker=self.broker,
+        self.now = now
+        self.core = NodeCore(
+            name,
+            CONFIG,
+            broker=broker,
             store=store,
             agents={agent.name: agent for agent in agents},
-            node=name,
-            now=now,
-            meter=self.meter,
-            notify_members=self.chat.notify_members,
-            concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
-            limits=LIMITS,
-        )
-        self._closing_revoked: Any = None
-        self._make_connections(spread)
-        self.lifecycle = self._make_lifecycle()
-
-    def _make_connections(self, spread: random.Random) -> None:
-        controls = self.controls = Controls(self._connections_of, lambda _kind: None)
-        self.hub = Hub(
-            self.broker,
-            self.tasks,
-            self._loop,
-            HubLimits(),
-            controls,
-            lambda _count: None,
-            self._report_bug,
-            self._loop.time,
-        )
-        services = self.services = ConnectionServices[Connection](
-            node=self.node,
-            version="simulated",
-            broker=self.broker,
-            hub=self.hub,
-            in_band=Door(),
-            meter=self.meter,
-            timers=self.timers,
-            tasks=self.tasks,
-            session_limits=SessionLimits(ping_every_s=8.0, pong_within_s=5.0),
-            backlog_limits=BacklogLimits(64 * 1024, 6.0),
-            now=self.now,
-            report_bug=lambda fault, _trace: self._report_bug(fault),
+            meter=Silent(),
+            report_bug=lambda fault, _trace_id: report_bug(fault),
+            clock=now,
+            monotonic=loop.time,
             spread=spread,
         )
-        self._activity = ChannelActivity(LIFE_STEP_S)
-        services.follows_run = self._follows_run
-        services.removals = lambda: controls.removals
-        services.chat = self.chat
-        services.memberships = self.memberships
-        services.engine = self.engine
-        services.handlers = HANDLERS
-        services.methods = methods()
-        services.quotas = Quotas(
-            self.plan, self.store.runs, self.store.memberships, self.limiter.of_user, self.now
-        )
-        controls.bind(self.hub)
-        membership_audit = self.membership_audit = MembershipAudit(self.hub, self.tasks, self.store.threads)
-
-        def missed() -> None:
-            controls.missed()
-            membership_audit.schedule()
-
-        def control_lost() -> None:
-            missed()
-            for connection in services.registry:
-                connection.close(FORCE_RECONNECT)
-
-        self.hub.on_resync = missed
-        controls.on_late_removal = membership_audit.schedule
-        self.broker.on_lost(control_lost)
-        self.staleness = StalenessCheck(self.hub, self.broker, lambda _channels: missed())
-        services.fresh = self.staleness.fresh
-        controls.on("run", self.engine.control)
-        controls.on("runs_available", self.engine.control)
-        controls.on("revoke", self.revocations.control)
-        self.revocations.listen(self._revoked)
-
-    def _make_lifecycle(self) -> Lifecycle:
-        async def nothing() -> None:
-            return None
-
-        async def stop_connections() -> None:
-            if self._closing_revoked is not None:
-                self._closing_revoked.cancel()
-            self.timers.stop()
-            self.hub.stop()
-            await self.tasks.stop()
-
-        components = [
-            Component("store", self.store.start, self.store.stop),
-            Component("broker", lambda: self.broker.start(self.hub, self.node), self.broker.stop),
-            Component("revocations", self.revocations.start, self.revocations.stop),
-            Component("staleness", self.staleness.start, self.staleness.stop),
-            Component("rights", self.membership_audit.start, self.membership_audit.stop),
-            Component("connections", nothing, stop_connections),
-            Component("runs", self.engine.open, self.engine.close),
-        ]
-        return Lifecycle(
-            components,
-            self.services.registry,
-            self.engine.drain,
-            self._busy,
-            grace_s=GRACE_S,
-            on_state=lambda _state: None,
-        )
-
-    def plan(self, identity: Identity) -> Plan:
-        """The plan whose limits hold."""
-        return plan_of(identity, PLANS)
-
-    def _connections_of(self, user: str) -> list[Connection]:
-        return self.services.registry.of_user(user)
-
-    def _follows_run(self, connection: Connection) -> bool:
-        now = self.timers.now()
-        channels = [one.channel for one in connection.subscriptions.values() if not one.server_side]
-        moving = [self._activity.may_be_active(channel.key, channel.last, now) for channel in channels]
-        return any(moving) or self._busy()(connection)
-
-    def _busy(self) -> Callable[[Connection], bool]:
-        running = self.engine.running_channels()
-        return lambda connection: any(
-            item.channel.key in running for item in connection.subscriptions.values()
-        )
-
-    def _revoked(self, _: Sequence[Revocation]) -> None:
-        if self._closing_revoked is None:
-            self._closing_revoked = self._loop.call_later(CLOSE_REVOKED_EVERY_S, self._close_revoked)
-
-    def _close_revoked(self) -> None:
-        self._closing_revoked = None
-        for connection in self.services.registry:
-            identity = connection.identity or connection.context.identity
-            if identity is not None and self.revocations.covers(identity):
-                connection.close(Disconnect(3500, "token_revoked: sign in again"))
+        self.broker = self.core.broker
+        self.revocations = self.core.revocations
+        self.connect = self.core.connections(Admission())
+        self.lifecycle = self.core.lifecycle([], [], [], grace_s=GRACE_S, on_state=lambda _state: None)
 
 
 class Node:
@@ -404,10 +256,10 @@ class Node:
         parts = self.parts
         if parts is None or parts.lifecycle.state is not LifecycleState.READY:
             return None
-        if parts.revocations.covers(identity):
+        if parts.core.revocations.covers(identity):
             raise PermissionError
-        slot = parts.limiter.acquire("192.0.2.1", identity)
+        slot = parts.core.limiter.acquire("192.0.2.1", identity)
         if not isinstance(slot, ConnectionSlot):
             return None
         context = ConnectionContext(Admit(identity=identity), slot, trace_id="0" * 32, address="192.0.2.1")
-        return Connection(parts.services, context)
+        return parts.connect(context)

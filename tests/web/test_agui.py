@@ -214,7 +214,7 @@ async def test_leaving_does_not_cancel(running: Running, http: httpx2.AsyncClien
     async with http.stream("POST", "/agui/patient", json=body, headers=mine) as response:
         await stream(response, told, until=3)
     assert running.gateway.parts is not None
-    limiter = running.gateway.parts.limiter
+    limiter = running.gateway.parts.core.limiter
     await until(lambda: limiter.total == 0)
     gates["gate-1"].set()
     async with http.stream(
@@ -322,7 +322,7 @@ async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClie
         )
         assert (refused.status_code, refused.json()["code"]) == (status, code)
     assert running.gateway.parts is not None
-    assert running.gateway.parts.limiter.total == 0
+    assert running.gateway.parts.core.limiter.total == 0
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ async def test_a_connection_that_ends_at_once_says_why(
     assert ("retry-after" in answer.headers) == (status == 503)
     parts = running.gateway.parts
     assert parts is not None
-    assert parts.limiter.total == 0
+    assert parts.core.limiter.total == 0
 
 
 async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.AsyncClient) -> None:
@@ -417,8 +417,8 @@ async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: ht
         await asyncio.get_running_loop().sock_sendall(raw, (head + body).encode())
         parts = running.gateway.parts
         assert parts is not None
-        await until(lambda: parts.limiter.total == 1)
-        await until(lambda: parts.limiter.total == 0, 20)
+        await until(lambda: parts.core.limiter.total == 1)
+        await until(lambda: parts.core.limiter.total == 0, 20)
     whole = await ask(http, "/agui/flood", said("go", message="m-1"), bearer(running))
     assert whole.is_whole()
     assert len(whole.text) == 150 * 16_000

@@ -123,12 +123,12 @@ async def test_a_stream_that_is_closed_and_not_read_is_dropped(
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     writer.write(head.encode() + body)
     async with asyncio.timeout(10):
-        await eventually(lambda: len(parts.services.registry) == 1)
-        (connection,) = parts.services.registry
+        await eventually(lambda: len(parts.core.registry) == 1)
+        (connection,) = parts.core.registry
         for _ in range(64):
             connection.socket.send(Prepared(b"x" * 262_144))
         connection.close(SHUTDOWN)
-        await eventually(lambda: len(parts.services.registry) == 0)
-    assert parts.limiter.total == 0
+        await eventually(lambda: len(parts.core.registry) == 0)
+    assert parts.core.limiter.total == 0
     writer.close()
     del reader

@@ -21,7 +21,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from narthex.app.starting import start_run
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.limits import Limits
 from narthex.domain.plans import DAY_S, PLANS, Plan
@@ -95,7 +94,7 @@ async def rpc_limits(socket: ClientConnection) -> dict[str, Any]:
 async def connections(running: Running, plan: str, limit: int) -> None:
     """N sockets of one user are open; the next is refused; one that goes makes room."""
     if plan == "guest":  # every guest is another user: only somebody who says `connect` again is the same
-        limiter, guest = parts_of(running).limiter, somebody(plan)
+        limiter, guest = parts_of(running).core.limiter, somebody(plan)
         taken = [limiter.acquire("1.2.3.4", guest) for _ in range(limit)]
         full = limiter.acquire("1.2.3.4", guest)
         assert getattr(full, "code", "") == "connection_limit"
@@ -124,10 +123,7 @@ async def concurrent_runs(running: Running, plan: str, limit: int) -> None:
     parts, who = parts_of(running), somebody(plan)
     started = [
         (
-            await start_run(
-                parts.chat,
-                parts.engine,
-                parts.services.quotas,
+            await parts.core.starter.start(
                 who,
                 text="go",
                 client_message_id=f"m{number}",
@@ -148,13 +144,13 @@ async def concurrent_runs(running: Running, plan: str, limit: int) -> None:
     await until(lambda found: found.count("running") == limit)
     assert (await states()).count("queued") == 1
     going = next(run for run, state in zip(started, await states(), strict=True) if state == "running")
-    await parts.engine.requests.cancel(who, going.run_id)
+    await parts.core.engine.requests.cancel(who, going.run_id)
     await until(lambda found: found.count("running") == limit and "queued" not in found)
 
 
 async def messages_per_minute(running: Running, plan: str, limit: int) -> None:
     """N messages at once pass, the next is told how long to wait; after that time one more passes."""
-    quotas, who = parts_of(running).services.quotas, somebody(plan)
+    quotas, who = parts_of(running).core.quotas, somebody(plan)
     moment = time.time()
     quotas._now = lambda: moment
     for _ in range(limit):
@@ -184,8 +180,8 @@ async def history_days(running: Running, plan: str, limit: int | None) -> None:
         )
         await parts.store.threads.create(thread, plan=plan)
     expected = {"within"} if limit is not None else {"within", "past"}
-    assert {found.thread_id for found in await parts.chat.threads_of(who, None, 10)} == expected
-    await parts.retention.purge_once()
+    assert {found.thread_id for found in await parts.core.chat.threads_of(who, None, 10)} == expected
+    await parts.core.retention.purge_once()
     kept = [name for name in ages if await parts.store.threads.get(who.tenant, name) is not None]
     assert set(kept) == expected
 
@@ -193,18 +189,18 @@ async def history_days(running: Running, plan: str, limit: int | None) -> None:
 async def thread_members(running: Running, plan: str, limit: int) -> None:
     """The owner and N-1 more; the next is refused; somebody who leaves makes room."""
     parts, who = parts_of(running), somebody(plan)
-    thread = (await parts.chat.create(who, "Full")).thread_id
+    thread = (await parts.core.chat.create(who, "Full")).thread_id
     for number in range(limit - 2):  # past the notices, of which each new member's goes to every other
         member = ThreadMember(user_id=f"u{number}", role="member", joined_at=1.0)
         assert await parts.store.threads.add_member(who.tenant, thread, member, limit=None) == "added"
     if limit > 1:
-        await parts.memberships.add(who, thread, "the-last")
+        await parts.core.memberships.add(who, thread, "the-last")
     with pytest.raises(ClientError) as caught:
-        await parts.memberships.add(who, thread, "one-too-many")
+        await parts.core.memberships.add(who, thread, "one-too-many")
     assert (caught.value.code, caught.value.number) == ("members_limit", 429)
     if limit > 1:
-        await parts.memberships.remove(who, thread, "the-last")
-        await parts.memberships.add(who, thread, "one-too-many")
+        await parts.core.memberships.remove(who, thread, "the-last")
+        await parts.core.memberships.add(who, thread, "one-too-many")
     assert len(await parts.store.threads.members(who.tenant, thread)) == limit
 
 
@@ -221,23 +217,23 @@ async def threads(running: Running, plan: str, limit: int | None) -> None:
             updated_at=now,
         )
         await parts.store.threads.create(thread)
-    last = await parts.chat.create(who, "The last")
+    last = await parts.core.chat.create(who, "The last")
     if limit is None:
-        await parts.chat.create(who, "One more")
+        await parts.core.chat.create(who, "One more")
         return
     with pytest.raises(ClientError) as caught:
-        await parts.chat.create(who, "One too many")
+        await parts.core.chat.create(who, "One too many")
     assert (caught.value.code, caught.value.number) == ("threads_limit", 429)
-    assert (await parts.chat.create(who, "", last.thread_id)).thread_id == last.thread_id
-    await parts.chat.create(somebody(plan, "eve"), "Another's")
-    await parts.chat.delete(who, last.thread_id)
-    await parts.chat.create(who, "Again")
+    assert (await parts.core.chat.create(who, "", last.thread_id)).thread_id == last.thread_id
+    await parts.core.chat.create(somebody(plan, "eve"), "Another's")
+    await parts.core.chat.delete(who, last.thread_id)
+    await parts.core.chat.create(who, "Again")
 
 
 async def additions_per_day(running: Running, plan: str, limit: int) -> None:
     """N additions in a UTC day, in whatever threads; one more is refused until the next day."""
     parts, who, now = parts_of(running), somebody(plan), parts_of(running).now()
-    thread = (await parts.chat.create(who, "Big")).thread_id
+    thread = (await parts.core.chat.create(who, "Big")).thread_id
 
     async def add(user: str, at: float = now) -> str:
         made = Invitation(
@@ -256,9 +252,9 @@ async def additions_per_day(running: Running, plan: str, limit: int) -> None:
     assert await parts.store.memberships.additions(who.tenant, who.subject, now) == limit
     assert await add("one-too-many", now + DAY_S) == "invited"
     if PLANS.get(plan, PLANS["free"]).thread_members > 1:
-        other = (await parts.chat.create(who, "Another")).thread_id
+        other = (await parts.core.chat.create(who, "Another")).thread_id
         with pytest.raises(ClientError) as caught:
-            await parts.memberships.add(who, other, "eve")
+            await parts.core.memberships.add(who, other, "eve")
         assert (caught.value.code, caught.value.number) == ("additions_limit", 429)
 
 
@@ -267,17 +263,17 @@ async def exports(running: Running, plan: str, limit: int) -> None:
     parts = parts_of(running)
     if plan == "guest":
         who = somebody(plan)
-        slots = [parts.exports.take(who) for _ in range(limit)]
+        slots = [parts.core.exports.take(who) for _ in range(limit)]
         with pytest.raises(ClientError) as caught:
-            parts.exports.take(who)
+            parts.core.exports.take(who)
         assert (caught.value.code, caught.value.number) == ("exports_limit", 429)
         slots[0].release()
-        slots[0] = parts.exports.take(who)
-        assert parts.exports.active(who) == limit
+        slots[0] = parts.core.exports.take(who)
+        assert parts.core.exports.active(who) == limit
         return
     who = Identity(subject="ada", plan=plan)
-    thread = (await parts.chat.create(who, "Mine")).thread_id
-    slots = [parts.exports.take(who) for _ in range(limit)]
+    thread = (await parts.core.chat.create(who, "Mine")).thread_id
+    slots = [parts.core.exports.take(who) for _ in range(limit)]
     headers = {"Authorization": f"Bearer {running.token('ada', plan=plan)}"}
     async with httpx2.AsyncClient(base_url=running.http, trust_env=False, headers=headers) as http:
         path = f"/api/v1/threads/{thread}/export"
@@ -286,7 +282,7 @@ async def exports(running: Running, plan: str, limit: int) -> None:
         slots[0].release()
         for _ in range(3):  # each that ends makes room for the next
             assert (await http.get(path)).json()["thread"]["thread_id"] == thread
-    assert parts.exports.active(who) == limit - 1
+    assert parts.core.exports.active(who) == limit - 1
 
 
 Proof = Callable[[Running, str, Any], Awaitable[None]]
@@ -321,7 +317,7 @@ async def test_a_test_identity_is_limited_as_mid(running: Running, limit: str) -
     who = Identity(
         subject="e2e:run", tenant="e2e", plan="enterprise", e2e=True, identity_class=IdentityClass.E2E
     )
-    assert getattr(parts.plan(who), limit) == getattr(PLANS["mid"], limit)
+    assert getattr(parts.core.plan(who), limit) == getattr(PLANS["mid"], limit)
 
 
 async def test_settings_change_what_is_shown_and_what_holds(tmp_path: Path) -> None:

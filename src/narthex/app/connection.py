@@ -8,35 +8,80 @@ wait behind it (`command_order`); after `closed` nothing is sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Final
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Final, TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
-from narthex.app.backlog import Backlog
+from narthex.app.backlog import Backlog, BacklogLimits
 from narthex.app.command_order import CommandOrder, WaitingCommand, subject
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.entropy import ENTROPY
+from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel, Delivery
-from narthex.app.services import COMMAND_TIMEOUT_S, ConnectionServices, Subscription
+from narthex.app.pacing import Pacing
+from narthex.app.presence import Presence, Subscription
+from narthex.app.registry import ConnectionRegistry
+from narthex.app.tasks import Tasks
+from narthex.app.timers import TimerWheel
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.edge import HIGH_MARK_BYTES, Socket
+from narthex.ports.later import Deferred
+from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import PING, encode_error
-from narthex.protocol.session import NEVER, Phase, ReceivedCommand, Session, SessionFault
+from narthex.protocol.session import NEVER, Phase, ReceivedCommand, Session, SessionFault, SessionLimits
 
 IN_FLIGHT_LIMIT: Final = 64  # commands of one connection under way: a whole burst of a page that just loaded
 DRAIN_BYTES: Final = HIGH_MARK_BYTES // 4  # of a backlog, joined into one write
 HELD_LIMIT: Final = 64  # commands batched behind connect
+COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs give up after 5 s
 
 _PING_MESSAGE: Final = Prepared(PING)
 _NOT_CONNECTED: Final = replace(codes.UNAUTHORIZED, temporary=True)  # SDKs try again once connected
 
-Handler = Callable[["Connection", ReceivedCommand], "bytes | Coroutine[object, object, bytes | None] | None"]
-"""Executes one command: reply bytes at once, a coroutine of them, or None for no reply."""
+Outcome: TypeAlias = Deferred[bytes | None]
+"""Of a command: reply bytes at once, a coroutine of them, or None for no reply."""
+
+Handler = Callable[["Connection", ReceivedCommand], Outcome]
+"""Executes one command."""
+
+
+class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
+    """What every connection of a node works with; one object, so that a connection holds one reference.
+
+    Attributes:
+        handlers: of each command, by name.
+        timers: wake connections.
+        tasks: own commands that have to wait.
+        hub: fans out.
+        presence: renewed at every ping.
+        registry: the live connections.
+        meter: counts ends.
+        session_limits: of the protocol.
+        backlog_limits: of what a slow client may have pending.
+        pacing: of pings and lives.
+        follows_run: whether a connection may follow a run that is going on, so that its rotation had better wait.
+        report_bug: takes an unexpected exception and the trace id.
+    """
+
+    handlers: Mapping[str, Handler]
+    timers: TimerWheel
+    tasks: Tasks
+    hub: Hub
+    presence: Presence
+    registry: ConnectionRegistry[Connection]
+    meter: Meter
+    session_limits: SessionLimits
+    backlog_limits: BacklogLimits
+    pacing: Pacing
+    follows_run: Callable[[Connection], bool]
+    report_bug: Callable[[BaseException, str], None]
 
 
 class Connection:
@@ -64,7 +109,7 @@ class Connection:
         "due",
         "identity",
         "lagging",
-        "services",
+        "runtime",
         "session",
         "socket",
         "subscriptions",
@@ -72,13 +117,13 @@ class Connection:
 
     socket: Socket
 
-    def __init__(self, services: ConnectionServices[Connection], context: ConnectionContext) -> None:
-        self.services = services
+    def __init__(self, runtime: ConnectionRuntime, context: ConnectionContext) -> None:
+        self.runtime = runtime
         self.context = context
         self.client = ENTROPY.uuid4()
         self.identity: Identity | None = None
         self.subscriptions: dict[str, Subscription] = {}
-        self.session = Session(services.session_limits, services.timers.now())
+        self.session = Session(runtime.session_limits, runtime.timers.now())
         self.lagging = False
         self._backlog: Backlog | None = None
         self._held: list[ReceivedCommand] | None = None
@@ -96,7 +141,7 @@ class Connection:
     def opened(self, socket: Socket) -> None:
         """See `Receiver`."""
         self.socket = socket
-        self.services.registry.add(self)
+        self.runtime.registry.add(self)
         if self.context.identity is None:
             self.context.slot.allow_eviction(self.refuse)
         self._schedule()
@@ -107,7 +152,7 @@ class Connection:
             self.close(codes.INAPPROPRIATE)
             return
         try:
-            received = self.session.receive(data, self.services.timers.now())
+            received = self.session.receive(data, self.runtime.timers.now())
         except SessionFault as fault:
             self.close(fault.disconnect)
             return
@@ -135,12 +180,16 @@ class Connection:
     def closed(self, code: int, reason: str) -> None:  # noqa: ARG002 - the port says it; the record needs only the code
         """See `Receiver`."""
         self._closed = True
-        self.services.timers.cancel(self)
+        self.runtime.timers.cancel(self)
         self.session.closed()
         self._held = None
         self._order = None
         self._backlog = None
-        self.services.disconnected(self, code)  # leaves the channels, the registry and the counts
+        for name in list(self.subscriptions):
+            self.leave(name)
+        self.runtime.registry.remove(self)
+        self.context.release()
+        self.runtime.meter.disconnect(code)
 
     # -- Sleeper -------------------------------------------------------------------------------------------
 
@@ -150,14 +199,14 @@ class Connection:
         if self._closed:
             return
         backlog = self._backlog
-        if backlog is not None and now - backlog.started_at > self.services.backlog_limits.max_lag_s:
+        if backlog is not None and now - backlog.started_at > self.runtime.backlog_limits.max_lag_s:
             self.close(codes.SLOW)
             return
         due = self.session.due(now)
         if due.ping:
             self._taken = self.socket.send_progress().taken
             self.socket.send(_PING_MESSAGE)
-            self.services.keep_present(self)
+            self.runtime.presence.renew(self)
         elif due.disconnect is not None and not self._put_off(due.disconnect, now):
             self.close(self._expiry(due.disconnect))
         self._schedule()
@@ -173,7 +222,7 @@ class Connection:
 
     def _busy(self) -> bool:
         """Whether its rotation had better wait a moment: an answer, a backlog or a run is under way."""
-        return self._in_flight > 0 or self._backlog is not None or self.services.follows_run(self)
+        return self._in_flight > 0 or self._backlog is not None or self.runtime.follows_run(self)
 
     def _reads(self) -> bool:
         """Whether a client whose pong is missing is only slow: the ping is behind bytes that it is taking.
@@ -193,10 +242,10 @@ class Connection:
     def _schedule(self) -> None:
         at = self.session.wake_at()
         if self._backlog is not None:
-            at = min(at, self._backlog.started_at + self.services.backlog_limits.max_lag_s)
+            at = min(at, self._backlog.started_at + self.runtime.backlog_limits.max_lag_s)
         if at < self._wake_at:
             self._wake_at = at
-            self.services.timers.schedule(self, at)
+            self.runtime.timers.schedule(self, at)
 
     # -- commands ------------------------------------------------------------------------------------------
 
@@ -220,7 +269,7 @@ class Connection:
                 replies.append(encode_error(command.id, codes.TOO_MANY_REQUESTS))
             return
         about = subject(command)
-        until = self.services.timers.now() + COMMAND_TIMEOUT_S
+        until = self.runtime.timers.now() + COMMAND_TIMEOUT_S
         if about and self._order is not None and self._order.busy(about):
             self._in_flight += 1
             self._order.wait(about, WaitingCommand(command, until))
@@ -230,7 +279,7 @@ class Connection:
     def _begin(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
         """Execute a command whose turn it is. True: it goes on in a task, and those behind it must wait."""
         try:
-            outcome = self.services.handlers[command.name](self, command)
+            outcome = self.runtime.handlers[command.name](self, command)
         except Exception as fault:
             replies.append(self._failed(command, fault))
             return False
@@ -239,7 +288,7 @@ class Connection:
         if outcome is None or isinstance(outcome, bytes):
             return False
         try:
-            self.services.tasks.spawn(self._later(command, outcome, about, until))
+            self.runtime.tasks.spawn(self._later(command, outcome, about, until))
         except DependencyError:
             outcome.close()
             if command.name == "connect":
@@ -261,7 +310,8 @@ class Connection:
         until: float,
     ) -> None:
         try:
-            reply = await self.services.bounded(outcome, until)
+            async with asyncio.timeout_at(until):
+                reply = await outcome
         except Exception as fault:
             failed = self._failed(command, fault)
             reply = None if self._has_replied(command.id) else failed
@@ -284,9 +334,8 @@ class Connection:
         while behind and not self._closed:
             command, until = behind.popleft()
             self._in_flight -= 1
-            if (
-                self.services.timers.now() >= until and command.name != "unsubscribe"
-            ):  # that one needs no engine
+            # That one needs no engine
+            if self.runtime.timers.now() >= until and command.name != "unsubscribe":
                 replies.append(self._failed(command, TimeoutError()))
             elif self._begin(command, about, until, replies):
                 for waiting in behind:
@@ -315,7 +364,7 @@ class Connection:
 
     def _failed(self, command: ReceivedCommand, fault: BaseException) -> bytes:
         if not isinstance(fault, NarthexError | TimeoutError):
-            self.services.report_bug(fault, self.context.trace_id)
+            self.runtime.report_bug(fault, self.context.trace_id)
         temporary = isinstance(fault, DependencyError | TimeoutError)
         if command.name == "connect":
             self.session.failed_connect()
@@ -325,10 +374,10 @@ class Connection:
         """The connect reply is about to be sent: who it is, and until when (loop time)."""
         self.identity = identity
         self.session.connected(
-            self.services.timers.now(),
+            self.runtime.timers.now(),
             expires_at=expires_at,
-            first_ping_in_s=self.services.first_ping_in_s(),
-            life_s=self.services.life_s(),
+            first_ping_in_s=self.runtime.pacing.first_ping_in_s(),
+            life_s=self.runtime.pacing.life_s(),
         )
         self._schedule()
 
@@ -356,11 +405,11 @@ class Connection:
         if self._closed:
             return
         if self._backlog is None:
-            self._backlog = Backlog(self.services.timers.now())
+            self._backlog = Backlog(self.runtime.timers.now())
             self._schedule()
         self._backlog.add(channel, items)
         pending = self._backlog.size + self.socket.buffered()
-        if pending > self.services.backlog_limits.max_bytes + self._owed:
+        if pending > self.runtime.backlog_limits.max_bytes + self._owed:
             self.close(codes.SLOW)
 
     def position_lost(self, channel: Channel) -> None:  # noqa: ARG002 - the port names the channel
@@ -391,16 +440,23 @@ class Connection:
         """Leave a channel; None when it was not subscribed."""
         subscription = self.subscriptions.pop(name, None)
         if subscription is not None:
-            self.services.hub.detach(subscription.channel, self)
+            self.runtime.hub.detach(subscription.channel, self)
             if self._backlog is not None:
                 self._backlog.forget(subscription.channel)
         return subscription
+
+    def leave(self, name: str) -> bool:
+        """Leave a channel and its presence; whether it was subscribed."""
+        subscription = self.forget(name)
+        if subscription is not None and subscription.presence:
+            self.runtime.presence.leave(self, subscription.channel.key)
+        return subscription is not None
 
     # -- out -----------------------------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
         """Send protocol objects (newline-joined JSON)."""
-        if self.lagging and self.socket.buffered() > self.services.backlog_limits.max_bytes:
+        if self.lagging and self.socket.buffered() > self.runtime.backlog_limits.max_bytes:
             self.close(codes.SLOW)  # it asks for more and does not read what it was given
             return
         self.socket.send(Prepared(payload))

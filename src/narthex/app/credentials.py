@@ -57,6 +57,7 @@ class VerificationRequest(msgspec.Struct, frozen=True):
 
 Verdicts = tuple[CheckedCredential, ...]
 
+WAIT_S: Final = 1.8  # for keys and store together: a client gets its 503 within 2 s, long before 408 at 10 s
 _NO_TOKENS: Final = (E2E_KEY, TICKET)
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from narthex.app.connection import Connection
+from narthex.ports.broker import Broker, Control
 from narthex.protocol.codes import SHUTDOWN
 
 TICK_S: Final = 0.05
 UNHURRIED_PER_S: Final = 100.0  # below this pace nobody's load balancer notices
 SPREAD: Final = 0.68  # of the grace over which closes are spread
+COMMAND_AFTER_S: Final = 0.1  # the answer to the command leaves first
 LATEST: Final = 0.85  # of the grace by which those that follow a run are closed too, whatever it does
 
 
@@ -64,3 +66,29 @@ async def close_paced(
             closed += 1
         await asyncio.sleep(TICK_S)
     return closed
+
+
+class DrainCommands:
+    """Drains asked for by command: of this node, of another, of all.
+
+    Args:
+        node: this node's id.
+        broker: tells other nodes.
+        drain: begins this node's drain, as SIGTERM does.
+    """
+
+    def __init__(self, node: str, broker: Broker, drain: Callable[[], None]) -> None:
+        self._node = node
+        self._broker = broker
+        self._drain = drain
+
+    async def request(self, node: str) -> None:
+        """Drain this node (empty), another by its id, or all (`*`). Raises DependencyError."""
+        if node in ("", self._node):
+            asyncio.get_running_loop().call_later(COMMAND_AFTER_S, self._drain)
+        else:
+            await self._broker.control(Control("drain", {}, "" if node == "*" else node))
+
+    def control(self, _: Control) -> None:
+        """The control message `drain` came for this node."""
+        self._drain()

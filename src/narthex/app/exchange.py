@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from narthex.app.credentials import WAIT_S
 from narthex.app.e2e import Admissions, KeyProofs
 from narthex.domain.admission import E2E_LIFE_S, key_proof_identity
 from narthex.domain.carriers import AUTHORIZATION, E2E_KEY, bearer_token, valid_test_run
@@ -25,7 +26,6 @@ from narthex.ports.later import Later
 from narthex.ports.telemetry import Meter
 from narthex.ports.tokens import TokenMint, TokenVerifier
 
-WAIT_S: Final = 1.8  # for CI's issuer, and for the record: as long as a handshake waits
 MAX_EMAIL_LENGTH: Final = 128  # with a test run of 64 it still fits into a channel's name
 MAX_NAME_LENGTH: Final = 128
 _EMAIL: Final = re.compile(

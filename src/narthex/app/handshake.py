@@ -17,20 +17,17 @@ import msgspec
 
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.connection_limits import ConnectionLimiter
-from narthex.app.credentials import CredentialVerifier, Verdicts, VerificationRequest
+from narthex.app.credentials import WAIT_S, CredentialVerifier, Verdicts, VerificationRequest
 from narthex.app.e2e import Admissions
-from narthex.app.handshake_record import DecisionRecorder, Record
+from narthex.app.handshake_record import DecisionRecorder
 from narthex.app.handshake_request import HandshakeRequest, read_request
-from narthex.app.in_band import InBandAdmission
 from narthex.domain import endpoints
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.admission import AdmissionPolicy, Admit, Screened, admit_screened, screen
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, Receiver, RequestHead
 from narthex.ports.later import Later, settled
-from narthex.ports.telemetry import Meter
 
-WAIT_S: Final = 1.8  # for keys and store together: a client hears 503 within 2 s, long before 408 at 10 s
 COME_BACK_S: Final = 1  # starting and draining: another instance answers at once, this one within seconds
 
 NewReceiver = Callable[[ConnectionContext], Receiver]
@@ -70,7 +67,7 @@ class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HandshakeHandler:
-    """Implements `ports.edge.UpgradeHandler`, and `app.services.InBandAuthenticator`.
+    """Implements `ports.edge.UpgradeHandler`.
 
     Args:
         policy: what holds here.
@@ -78,11 +75,10 @@ class HandshakeHandler:
         credentials: what credentials are worth.
         limiter: the counts.
         admissions: records admissions of test identities.
-        meter: told of every decision.
+        decisions: told of every decision.
         state: `starting`, `ready`, `draining` or `stopped`.
         new_receiver: the app's end of an admitted connection; it calls `ConnectionContext.release` when it is closed.
         new_echo: of `/ws/conformance`; None: there is no such path.
-        record: writes handshake records; None when debug is off, so that none is built.
         report_bug: told of what should not happen, with the trace id.
         clock: seconds since the epoch.
         monotonic: the loop's clock, seconds.
@@ -98,11 +94,10 @@ class HandshakeHandler:
         credentials: CredentialVerifier,
         limiter: ConnectionLimiter,
         admissions: Admissions,
-        meter: Meter,
+        decisions: DecisionRecorder,
         state: Callable[[], str],
         new_receiver: NewReceiver,
         new_echo: NewReceiver | None = None,
-        record: Record | None = None,
         report_bug: Callable[[BaseException, str], None],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -120,15 +115,7 @@ class HandshakeHandler:
         self._monotonic = monotonic
         self._wait_s = wait_s
         self._handshake_timeout_s = handshake_timeout_s
-        self._decisions = DecisionRecorder(policy, meter, record)
-        self._in_band = InBandAdmission(
-            policy=policy,
-            credentials=credentials,
-            admissions=admissions,
-            decisions=self._decisions,
-            monotonic=monotonic,
-            wait_s=wait_s,
-        )
+        self._decisions = decisions
         socket = Route("websocket", new_receiver)
         self._routes = {
             **dict.fromkeys(endpoints.WEBSOCKETS, socket),
@@ -193,10 +180,6 @@ class HandshakeHandler:
                 verdicts, outcome = found, admit_screened(screened, found)
         self._record(outcome, request, verdicts, count=False)
         return PreflightResult(outcome=outcome, trace_id=request.trace_id, address=request.client.address)
-
-    def admit_in_band(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
-        """Judge a token of `connect` or `refresh`; see `app.in_band.InBandAdmission.admit`."""
-        return self._in_band.admit(context, token)
 
     # -- the steps of a handshake --------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ user's slots, whose limit holds; a refresh is no new admission.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from narthex.app.connection_context import ConnectionContext
-from narthex.app.credentials import CredentialVerifier
+from narthex.app.credentials import WAIT_S, CredentialVerifier
 from narthex.app.e2e import Admissions
 from narthex.app.handshake_record import DecisionRecorder
 from narthex.domain.admission import AdmissionPolicy, Admit, CheckedCredential, HandshakeFacts, admit
@@ -41,8 +42,8 @@ class InBandAdmission:
         credentials: CredentialVerifier,
         admissions: Admissions,
         decisions: DecisionRecorder,
-        monotonic: Callable[[], float],
-        wait_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._policy = policy
         self._credentials = credentials

@@ -33,12 +33,16 @@ class LifecycleState(StrEnum):
     STOPPED = "stopped"
 
 
+async def _nothing() -> None:
+    return None
+
+
 class Component(NamedTuple):
     """Something that is opened and closed. `close` must be safe after a failed `open`, and `open` after that."""
 
     name: str
-    open: Callable[[], Awaitable[None]]
-    close: Callable[[], Awaitable[None]]
+    open: Callable[[], Awaitable[None]] = _nothing
+    close: Callable[[], Awaitable[None]] = _nothing
 
 
 class Lifecycle:

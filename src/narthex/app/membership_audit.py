@@ -18,9 +18,8 @@ from typing import Final
 
 import structlog
 
-from narthex.app.commands.subscribing import remove_server_side
+from narthex.app.commands.subscribing import Subscriptions
 from narthex.app.connection import Connection
-from narthex.app.controls import UNSUBSCRIBED_BY_SERVER
 from narthex.app.hub import Hub
 from narthex.app.tasks import Tasks
 from narthex.domain.channels import parse_channel, split_key
@@ -43,6 +42,7 @@ class MembershipAudit:
 
     Args:
         hub: whose subscribers are looked at.
+        subscriptions: ends them.
         tasks: owns the check after a doubt.
         threads: who knows the members.
         per_s: subscriptions a second after a doubt.
@@ -53,6 +53,7 @@ class MembershipAudit:
     def __init__(
         self,
         hub: Hub,
+        subscriptions: Subscriptions,
         tasks: Tasks,
         threads: Threads,
         *,
@@ -61,6 +62,7 @@ class MembershipAudit:
         every_s: float | None = None,
     ) -> None:
         self._hub = hub
+        self._subscriptions = subscriptions
         self._tasks = tasks
         self._threads = threads
         self._per_s = per_s
@@ -153,9 +155,7 @@ class MembershipAudit:
         removed = 0
         for (connection, name, membership), subscription in zip(batch, before, strict=True):
             if membership not in members and connection.subscriptions.get(name) is subscription:
-                remove_server_side(
-                    connection, name, UNSUBSCRIBED_BY_SERVER, "the server ended the subscription"
-                )
+                self._subscriptions.remove(connection, name)
                 removed += 1
         return removed
 

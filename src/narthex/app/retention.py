@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
+import structlog
 
 from narthex.app.periodic import Periodic
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.plans import Plan, kept_since
-from narthex.errors import DependencyError
+from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.telemetry import Meter
 from narthex.ports.threads import LogCut, Purged, Threads
@@ -29,6 +30,9 @@ BATCH: Final = 500  # rows of one transaction: about 10 ms of the store's writer
 CUTS: Final = 100  # logs of one page
 MAX_FAULTS: Final = 5  # in a row: the broker is away, and each question may take its whole time-out
 MAX_BATCHES: Final = 2_000  # of one round: a million rows; the next round goes on
+
+
+log = structlog.get_logger("narthex.gateway", log_name="narthex.gateway")
 
 
 class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +53,8 @@ class Retention(Periodic):
         broker: whose logs are cut.
         plans: by name.
         meter: counts what went and failed rounds, and shows when the last one ended.
-        on_round: told of every round that deleted something.
-        on_fault: told why a round failed.
+        on_round: takes every round that deleted something; by default it is logged.
+        on_fault: takes the reason why a round failed; by default it is logged.
         clock: seconds since the epoch.
         every_s: how often, with jitter so that instances do not meet.
     """
@@ -62,8 +66,8 @@ class Retention(Periodic):
         plans: Mapping[str, Plan],
         meter: Meter,
         *,
-        on_round: Callable[[PurgeResult], None],
-        on_fault: Callable[[BaseException], None],
+        on_round: Callable[[PurgeResult], None] | None = None,
+        on_fault: Callable[[BaseException], None] | None = None,
         clock: Callable[[], float] = time.time,
         every_s: float = EVERY_S,
     ) -> None:
@@ -72,8 +76,8 @@ class Retention(Periodic):
         self._broker = broker
         self._plans = plans
         self._meter = meter
-        self._on_round = on_round
-        self._on_fault = on_fault
+        self._on_round = on_round or _log_round
+        self._on_fault = on_fault or _log_fault
         self._clock = clock
 
     async def _purge(self) -> None:
@@ -176,3 +180,15 @@ def _sum(one: Purged, other: Purged) -> Purged:
         messages=one.messages + other.messages,
         runs=one.runs + other.runs,
     )
+
+
+def _log_round(done: PurgeResult) -> None:
+    log.info("history purged", **msgspec.to_builtins(done))
+
+
+def _log_fault(fault: BaseException) -> None:
+    """History past its limit stays for now; reads go on leaving it out."""
+    if isinstance(fault, NarthexError):
+        log.warning("history not purged", code=fault.code, detail=fault.message, remedy=fault.remedy)
+    else:
+        log.error("bug", where="retention", exc_info=fault)

@@ -37,81 +37,90 @@ class Started:
         self.said_at = said_at
 
 
-async def start_run(
-    chat: Chat,
-    engine: RunEngine,
-    quotas: Quotas,
-    identity: Identity,
-    *,
-    text: str,
-    client_message_id: str,
-    thread_id: str | None = None,
-    agent: str | None = None,
-    create: bool = False,
-) -> Started:
-    """Say something in a thread and let an agent answer. Ids derive from the user and `client_message_id`.
+class RunStarter:
+    """See the module.
 
     Args:
         chat: threads and messages.
         engine: runs.
         quotas: messages a minute.
-        identity: who says it.
-        text: what.
-        client_message_id: idempotency key, unique per user.
-        thread_id: where; None begins a thread.
-        agent: whom, by name; None for the mentioned or the default one. A text that begins with a name that is
-            neither an agent's nor a member's is refused.
-        create: begin the thread `thread_id` if there is none (its id must be the gateway's own making: thread
-            ids are one name space for all tenants).
-
-    Raises:
-        ClientError: `text_too_large` (413), `agent_not_found`, `thread_not_found` (404), `client_message_id_used`
-            (409: in another thread), `rate_limited`, `queue_full` (429). But for two requests at the same moment
-            nothing was said then.
     """
-    known = await chat.run_of_message(identity, client_message_id)
-    if known is not None:
-        if thread_id is not None and known.thread_id != thread_id:
+
+    def __init__(self, chat: Chat, engine: RunEngine, quotas: Quotas) -> None:
+        self._chat = chat
+        self._engine = engine
+        self._quotas = quotas
+
+    async def start(
+        self,
+        identity: Identity,
+        *,
+        text: str,
+        client_message_id: str,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        create: bool = False,
+    ) -> Started:
+        """Say something in a thread and let an agent answer. Ids derive from the user and `client_message_id`.
+
+        Args:
+            identity: who says it.
+            text: what.
+            client_message_id: idempotency key, unique per user.
+            thread_id: where; None begins a thread.
+            agent: whom, by name; None for the mentioned or the default one. A text that begins with a name that is
+                neither an agent's nor a member's is refused.
+            create: begin the thread `thread_id` if there is none (its id must be the gateway's own making: thread
+                ids are one name space for all tenants).
+
+        Raises:
+            ClientError: `text_too_large` (413), `agent_not_found`, `thread_not_found` (404), `client_message_id_used`
+                (409: in another thread), `rate_limited`, `queue_full` (429). But for two requests at the same moment
+                nothing was said then.
+        """
+        known = await self._chat.run_of_message(identity, client_message_id)
+        if known is not None:
+            if thread_id is not None and known.thread_id != thread_id:
+                raise _used()
+            return Started(known, queued=known.state == "queued", said_at=None)
+        bounded(text)
+        chosen = self._engine.choose(agent, text)
+        named = None if agent else unknown_addressee(text, self._engine.agents)
+        # A member of the thread may be addressed so; a name that is nobody's must not get another agent's answer.
+        if named and (thread_id is None or not await self._chat.has_member(identity, thread_id, named)):
+            raise self._engine.no_agent(named)
+        self._quotas.take_message(identity)
+        if thread_id is None:
+            thread_id = derived_id("thread", identity, client_message_id)
+            await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
+        elif create:
+            await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
+        else:
+            await self._chat.require(identity, thread_id)
+        await self._engine.require_room(identity, thread_id)
+        # Of the text too: what is published and what is stored under one id are the same words, whatever is repeated.
+        message_id = derived_id("message", identity, f"{client_message_id}\x00{thread_id}\x00{text}")
+        said_at = await self._chat.post(identity, thread_id, message_id, text)
+        try:
+            run, queued = await self._engine.start(
+                identity,
+                thread_id,
+                message_id,
+                text,
+                client_message_id,
+                chosen.name,
+                run_id=derived_id("run", identity, client_message_id),
+                after=said_at,
+            )
+        except ClientError as fault:
+            if (
+                fault.code == "thread_not_found"
+            ):  # deleted meanwhile: what was said must not outlive it in the log
+                await self._chat.forget(identity, thread_id)
+            raise
+        if run.thread_id != thread_id:  # begun at the same moment
             raise _used()
-        return Started(known, queued=known.state == "queued", said_at=None)
-    bounded(text)
-    chosen = engine.choose(agent, text)
-    named = None if agent else unknown_addressee(text, engine.agents)
-    # A member of the thread may be addressed so; a name that is nobody's must not get another agent's answer.
-    if named and (thread_id is None or not await chat.has_member(identity, thread_id, named)):
-        raise engine.no_agent(named)
-    quotas.take_message(identity)
-    if thread_id is None:
-        thread_id = derived_id("thread", identity, client_message_id)
-        await chat.create(identity, title_of(text) or UNTITLED, thread_id)
-    elif create:
-        await chat.create(identity, title_of(text) or UNTITLED, thread_id)
-    else:
-        await chat.require(identity, thread_id)
-    await engine.require_room(identity, thread_id)
-    # Of the text too: what is published and what is stored under one id are the same words, whatever is repeated.
-    message_id = derived_id("message", identity, f"{client_message_id}\x00{thread_id}\x00{text}")
-    said_at = await chat.post(identity, thread_id, message_id, text)
-    try:
-        run, queued = await engine.start(
-            identity,
-            thread_id,
-            message_id,
-            text,
-            client_message_id,
-            chosen.name,
-            run_id=derived_id("run", identity, client_message_id),
-            after=said_at,
-        )
-    except ClientError as fault:
-        if (
-            fault.code == "thread_not_found"
-        ):  # deleted meanwhile: what was said must not outlive it in the log
-            await chat.forget(identity, thread_id)
-        raise
-    if run.thread_id != thread_id:  # begun at the same moment
-        raise _used()
-    return Started(run, queued=queued, said_at=said_at)
+        return Started(run, queued=queued, said_at=said_at)
 
 
 def _used() -> ClientError:

@@ -4,12 +4,14 @@ for. Not here: what is asked.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeAlias, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Later: TypeAlias = T | Awaitable[T]
 """The answer, or an awaitable of it, which the caller awaits once."""
+Deferred: TypeAlias = T | Coroutine[Any, Any, T]
+"""The answer, or a coroutine of it, which the caller awaits once or closes."""
 
 
 async def settled(answer: Later[T]) -> T:

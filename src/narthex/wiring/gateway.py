@@ -58,6 +58,7 @@ class GatewayServer:
         verifier: your own `ports.tokens.TokenVerifier` instead of the configured issuers.
         broker: your own engine instead of the configured one (tests, benchmarks).
         store: likewise.
+        on_drain: called when a command asks for a drain, before it begins.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class GatewayServer:
         verifier: TokenVerifier | None = None,
         broker: Broker | None = None,
         store: Store | None = None,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self._agents = agents
@@ -76,7 +78,8 @@ class GatewayServer:
         self._verifier = verifier
         self._broker = broker
         self._store = store
-        self._address = ("127.0.0.1", settings.port)
+        self._on_drain = on_drain
+        self._server: EdgeServer | None = None
         mask_records(settings.secret_values())
         self.parts: Parts | None = None
         self.site: WebApplication | None = None
@@ -121,7 +124,7 @@ class GatewayServer:
         Raises:
             ConfigError: the address cannot be bound, or an engine refuses its configuration.
         """
-        async with self._server(sockets, own_signals=True, reuse_port=reuse_port, on_ready=on_ready) as (
+        async with self._serving(sockets, own_signals=True, reuse_port=reuse_port, on_ready=on_ready) as (
             server,
             listeners,
         ):
@@ -141,7 +144,7 @@ class GatewayServer:
             if not ready.done():
                 ready.set_result(urls[0])
 
-        async with self._server(None, own_signals=False, reuse_port=False, on_ready=on_ready) as (
+        async with self._serving(None, own_signals=False, reuse_port=False, on_ready=on_ready) as (
             server,
             listeners,
         ):
@@ -157,7 +160,7 @@ class GatewayServer:
                 await serving
 
     @contextlib.asynccontextmanager
-    async def _server(
+    async def _serving(
         self,
         sockets: list[socket.socket] | None,
         *,
@@ -178,9 +181,8 @@ class GatewayServer:
             verifier=self._verifier,
             debug=settings.log_level == "debug",
             limits=fitted.limits,
+            on_drain=self._drain,
         )
-        site = self.site = WebApplication(parts, lambda: self._address, self._routes)
-        parts.lifecycle.add(site.components())
         parts.meter.gauge("descriptors", float(fitted.descriptors))
         edge = self.edge = Edge(
             parts.handshakes,
@@ -190,16 +192,18 @@ class GatewayServer:
             forwarded=None if settings.proxies.none else partial(_forwarded, settings.proxies),
             evicted=Evictions(parts.meter).counted,
         )
-        parts.tcp_connections = edge.connections.__len__
         listeners = sockets or listen(
             settings.host,
             settings.port,
             reuse_port=reuse_port,
             send_buffer_bytes=edge.limits.send_buffer_bytes,
         )
-        self._address = _loopback_of(listeners[0])
+        site = self.site = WebApplication(
+            parts, _loopback_of(listeners[0]), edge.connections.__len__, self._routes
+        )
+        parts.lifecycle.add(site.components())
         opened: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        server = EdgeServer(
+        server = self._server = EdgeServer(
             cast("ASGIApplication", site.app),  # Starlette's own types are wider than uvicorn's
             edge,
             drain=parts.lifecycle.drain,
@@ -208,7 +212,6 @@ class GatewayServer:
             lifespan="off",
             own_signals=own_signals,
         )
-        parts.stop_server = server.stop_once
         starting = asyncio.get_running_loop().create_task(self._start(parts, opened, on_ready))
         starting.add_done_callback(lambda task: None if started_well(task) else server.stop())
         try:
@@ -219,6 +222,15 @@ class GatewayServer:
             await parts.lifecycle.stop()
         if isinstance(outcome, Exception):
             raise outcome
+
+    def stop(self) -> None:
+        """Begin to drain, unless that has begun."""
+        if self._server is not None:
+            self._server.stop_once()
+
+    def _drain(self) -> None:
+        self._on_drain()
+        self.stop()
 
     @staticmethod
     async def _start(

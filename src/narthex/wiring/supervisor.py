@@ -36,7 +36,6 @@ from narthex.wiring.heartbeat import Heartbeat, Watchdog
 
 if TYPE_CHECKING:
     from narthex.wiring.gateway import GatewayServer
-    from narthex.wiring.parts import Parts
 
 READY_S: Final = 60.0
 FIRST_RESTART_S: Final = 0.2
@@ -311,17 +310,13 @@ def _serve(
 
     broker = broker_at(orders.broker_url) if orders.broker_url else make_broker(settings)
     store = make_store(settings, beside=True) if orders.beside else None
-    gateway = GatewayServer(settings, broker=broker, store=store)
-
-    def on_ready(_urls: list[str], parts: Parts) -> None:
-        parts.on_drain_command = drained.set
-        ready.set()
+    gateway = GatewayServer(settings, broker=broker, store=store, on_drain=drained.set)
 
     async def serve() -> bool:
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(_until_orphaned(gateway)), loop.create_task(heartbeat.beat())]
         try:
-            return await gateway.serve(reuse_port=True, on_ready=on_ready)
+            return await gateway.serve(reuse_port=True, on_ready=lambda _urls, _parts: ready.set())
         finally:
             for task in tasks:
                 task.cancel()
@@ -335,8 +330,7 @@ async def _until_orphaned(gateway: GatewayServer) -> None:
     while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody
         await asyncio.sleep(1.0)
     log.error("the parent process is gone; draining")
-    if gateway.parts is not None:
-        gateway.parts.stop_server()
+    gateway.stop()
 
 
 def url_of(host: str, port: int) -> str:

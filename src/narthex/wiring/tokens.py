@@ -36,9 +36,16 @@ class Tokens(NamedTuple):
 
 
 def make_tokens(
-    settings: Settings, credentials: Credentials, meter: Meter, now: Callable[[], float]
+    settings: Settings,
+    credentials: Credentials,
+    meter: Meter,
+    now: Callable[[], float],
+    on_withdrawn: Callable[[frozenset[str]], None] = lambda _: None,
 ) -> Tokens:
-    """Other people's issuers and our own rings. Raises ConfigError for unusable keys."""
+    """Other people's issuers and our own rings. Raises ConfigError for unusable keys.
+
+    `on_withdrawn` takes the names of our own keys that are accepted no longer.
+    """
     bypass = settings.policy.auth_bypass_active
     e2e_permissions = tuple(settings.e2e_permissions)
     defaults = ClaimDefaults(
@@ -65,6 +72,7 @@ def make_tokens(
             aliases=(PROVIDER_ISSUER,),
             rules=provider_rules(settings, trust.provider),
             clock=now,
+            on_withdrawn=on_withdrawn,
         )
     e2e_keys = KeyRing(
         credentials,
@@ -78,6 +86,7 @@ def make_tokens(
             e2e_permissions=e2e_permissions,
         ),
         clock=now,
+        on_withdrawn=on_withdrawn,
     )
     # Never in production: a ring that is no source is an issuer that nobody knows.
     own = [ring for ring in (provider_keys, e2e_keys if bypass else None) if ring is not None]

@@ -58,15 +58,21 @@ class WebApplication:
 
     Args:
         parts: the app.
-        address: where the server listens, once it does.
+        address: where the server listens.
+        tcp_connections: how many there are now.
         routes: the embedding program's own; they come first.
     """
 
     def __init__(
-        self, parts: Parts, address: Callable[[], tuple[str, int]], routes: Sequence[BaseRoute] = ()
+        self,
+        parts: Parts,
+        address: tuple[str, int],
+        tcp_connections: Callable[[], int],
+        routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._parts = parts
-        limits = parts.limits
+        self._tcp_connections = tcp_connections
+        limits = parts.core.config.limits
         self.http = RequestAuthenticator(
             parts.handshakes,
             parts.settings.public_url,
@@ -87,7 +93,7 @@ class WebApplication:
         self.health = self._make_health(address)
         fallbacks = Fallbacks(
             parts.handshakes,
-            parts.node,
+            parts.core.node,
             parts.broker.control,
             message_bytes=limits.max_message_bytes,
             cors=self.http.cors,
@@ -95,7 +101,7 @@ class WebApplication:
             address=self.http.address,
             origin=self.http.origin_refusal,
         )
-        parts.controls.on("emulation", fallbacks.control)
+        parts.core.controls.on("emulation", fallbacks.control)
         self.app = Starlette(
             routes=[
                 *routes,
@@ -106,7 +112,7 @@ class WebApplication:
                 *fallbacks.routes(),
                 *self._auth_routes(keys),
                 *self._api().routes(),
-                *AguiRoutes(parts.handshakes, self.http, parts.services, parts.store, parts.broker).routes(),
+                *AguiRoutes(parts.handshakes, self.http, parts.core).routes(),
                 *pages.routes(),
             ],
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
@@ -128,19 +134,15 @@ class WebApplication:
 
     def components(self) -> list[Component]:
         """What the lifecycle opens beside the parts' own."""
-
-        async def nothing() -> None:
-            return None
-
         expiry = CredentialExpiry(self._parts.store.credentials, clock=self._parts.now)
         components = [
-            Component("health", nothing, self.health.stop),
+            Component("health", close=self.health.stop),
             Component("expiry", expiry.start, expiry.stop),
         ]
         if self.provider is not None:
-            components.append(Component("provider", self._start_provider, nothing))
+            components.append(Component("provider", self._start_provider))
         if self.code_flow is not None:
-            components.append(Component("sign-in", nothing, self.code_flow.stop))
+            components.append(Component("sign-in", close=self.code_flow.stop))
         return components
 
     async def _start_provider(self) -> None:
@@ -158,7 +160,7 @@ class WebApplication:
             credentials=parts.store.credentials,
             mint=mint,
             verifier=parts.verifier,
-            revocations=parts.revocations,
+            revocations=parts.core.revocations,
             clock=parts.now,
         )
 
@@ -168,7 +170,7 @@ class WebApplication:
         site = AuthRoutes(
             provider=self.provider,
             verifier=self._parts.verifier,
-            revocations=self._parts.revocations,
+            revocations=self._parts.core.revocations,
             rules=self.http,
             service_keys=keys,
             open_introspection=not keys and not self._parts.policy.environment.remote,
@@ -200,20 +202,20 @@ class WebApplication:
             access=self.access,
             broker=parts.broker,
             store=parts.store,
-            chat=parts.chat,
-            exports=parts.exports,
-            engine=parts.engine,
-            revocations=parts.revocations,
+            chat=parts.core.chat,
+            exports=parts.core.exports,
+            engine=parts.core.engine,
+            revocations=parts.core.revocations,
             provider=self.provider,
             meter=parts.meter,
-            drain=parts.drain_node,
+            drain=parts.drains.request,
             version=__version__,
             environment=parts.settings.environment,
         )
 
     # -- health --------------------------------------------------------------------------------------------
 
-    def _make_health(self, address: Callable[[], tuple[str, int]]) -> Health:
+    def _make_health(self, address: tuple[str, int]) -> Health:
         parts = self._parts
 
         async def ticket() -> str:
@@ -224,24 +226,24 @@ class WebApplication:
         def promised(engine: Broker | Store) -> str:  # in production it is for operators, in /ws/stats
             return "" if parts.policy.environment.remote else engine.durability
 
-        probe = SelfProbe(address, ticket, auth_required=parts.policy.pre_connection_auth_required)
+        probe = SelfProbe(lambda: address, ticket, auth_required=parts.policy.pre_connection_auth_required)
         checks: dict[str, Check] = {
             "handshake": probe,
             "auth": auth_check(parts.verifier),
             "broker": ping_check(parts.broker.ping, lambda: promised(parts.broker)),
             "store": ping_check(parts.store.ping, lambda: promised(parts.store)),
-            "agents": agents_check(parts.engine.agents.values())
+            "agents": agents_check(parts.core.engine.agents.values())
             if parts.settings.run_agents
-            else workers_check(parts.broker, parts.engine.agents),
+            else workers_check(parts.broker, parts.core.engine.agents),
         }
         facts = HealthFacts(
             version=__version__,
             policy=parts.settings.policy,
             config={
-                **parts.limits.advertised(),
-                "max_connections_per_user": parts.limits.max_connections_per_user
-                or {name: plan.connections for name, plan in parts.plans.items()},
-                "heartbeat_interval": parts.limits.ping_interval_s,
+                **parts.core.config.limits.advertised(),
+                "max_connections_per_user": parts.core.config.limits.max_connections_per_user
+                or {name: plan.connections for name, plan in parts.core.config.plans.items()},
+                "heartbeat_interval": parts.core.config.limits.ping_interval_s,
             },
             show_causes=not parts.policy.environment.remote,
         )
@@ -257,14 +259,14 @@ class WebApplication:
 
     def _health_pages(self) -> HealthPages:
         parts = self._parts
-        limits = parts.limits.advertised()
+        limits = parts.core.config.limits.advertised()
         body = client_config(
             environment=parts.settings.environment,
             version=__version__,
             auth_required=parts.policy.pre_connection_auth_required,
             guests=parts.policy.guests,
             limits=limits,
-            plans={name: _plan_fields(plan) for name, plan in parts.plans.items()},
+            plans={name: _plan_fields(plan) for name, plan in parts.core.config.plans.items()},
             provider=self.provider is not None and self.provider.takes_passwords,
             oidc_start="/auth/oidc/start" if self.code_flow is not None and self.provider is not None else "",
         )
@@ -290,15 +292,15 @@ class WebApplication:
         began = loop.time()
         await asyncio.sleep(0)
         return {
-            "node": parts.node,
+            "node": parts.core.node,
             "state": parts.state(),
-            "connections": parts.limiter.total,
-            "unproven": parts.limiter.unproven,
-            "tcp_connections": parts.tcp_connections(),
-            "users": parts.services.registry.users(),
-            "channels": parts.hub.channels(),
-            "runs": parts.engine.active,
-            "commands_in_flight": len(parts.tasks),
+            "connections": parts.core.limiter.total,
+            "unproven": parts.core.limiter.unproven,
+            "tcp_connections": self._tcp_connections(),
+            "users": parts.core.registry.users(),
+            "channels": parts.core.hub.channels(),
+            "runs": parts.core.engine.active,
+            "commands_in_flight": len(parts.core.tasks),
             "loop_turn_ms": round((loop.time() - began) * 1000, 3),
             "durability": {"broker": parts.broker.durability, "store": parts.store.durability},
             **parts.meter.numbers(),

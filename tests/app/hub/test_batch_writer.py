@@ -76,7 +76,7 @@ def hub_of(channels: list[Channel], limits: HubLimits, clock: Callable[[], float
     more: dict[str, Any] = {"clock": clock} if clock else {}
     tasks = Tasks("hub", 10, lambda _: None)
     loop = asyncio.get_running_loop()
-    hub = Hub(broker, tasks, loop, limits, lambda _: None, lambda _: None, **more)
+    hub = Hub(broker, tasks, loop, limits, lambda _: None, lambda: None, lambda _: None, **more)
     hub._channels.update({channel.key: channel for channel in channels})
     return hub
 

@@ -79,12 +79,14 @@ class House:
         self.faults: list[BaseException] = []
         self.tasks = Tasks("hub", 100, self.faults.append)
         self.controls: list[Control] = []
+        self.doubts: list[int] = []
         self.hub = Hub(
             broker,
             self.tasks,
             asyncio.get_running_loop(),
             HubLimits(slice_size, 0.0),
             self.controls.append,
+            lambda: self.doubts.append(1),
             lambda n: None,
         )
 
@@ -349,13 +351,11 @@ async def test_a_log_that_has_less_than_was_told_is_another_log(house: House) ->
 
 async def test_only_a_resync_of_everything_doubts_control_messages(house: House) -> None:
     """A channel that is re-read for its own sake says nothing about what else was missed."""
-    doubts: list[int] = []
-    house.hub.on_resync = lambda: doubts.append(1)
     await house.join(RecordingSubscriber())
     house.hub.resync([KEY])
-    assert doubts == []
+    assert house.doubts == []
     house.hub.resync(None)
-    assert doubts == [1]
+    assert house.doubts == [1]
 
 
 async def test_a_broker_that_is_away_is_asked_again_after_a_pause(

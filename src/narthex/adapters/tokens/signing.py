@@ -80,9 +80,7 @@ class KeyRing:
         rules: of the claims; `issuer` and `audiences` are not looked at.
         algorithm: for new keys.
         clock: seconds since the epoch.
-
-    Attributes:
-        on_withdrawn: told the names of keys that were in use and are accepted no longer; must not raise.
+        on_withdrawn: takes the names of keys that were in use and are accepted no longer; must not raise.
     """
 
     def __init__(
@@ -96,6 +94,7 @@ class KeyRing:
         rules: ClaimRules,
         algorithm: SigningAlgorithm = "ES256",
         clock: Callable[[], float] = time.time,
+        on_withdrawn: Callable[[frozenset[str]], None] = lambda _: None,
     ) -> None:
         self._credentials = credentials
         self._purpose: Purpose = purpose
@@ -109,7 +108,7 @@ class KeyRing:
         self._algorithm: SigningAlgorithm = algorithm
         self._clock = clock
         self._table = KeyTable(())
-        self.on_withdrawn: Callable[[frozenset[str]], None] = _ignore
+        self._on_withdrawn = on_withdrawn
         self._live: list[SigningKey] = []
         self._ended: set[str] = set()  # names of keys that were seen retired: a few a year
         self._signers: list[tuple[SigningKey, Key]] = []  # newest `not_before` first
@@ -381,11 +380,7 @@ class KeyRing:
         before, self._live = self._live, live
         withdrawn = {key.kid for key in before} - {key.kid for key in live}
         if withdrawn:
-            self.on_withdrawn(frozenset(withdrawn))
-
-
-def _ignore(_: frozenset[str]) -> None:
-    """The default listener: does nothing when a key is withdrawn."""
+            self._on_withdrawn(frozenset(withdrawn))
 
 
 def _retired(key: SigningKey, now: float) -> bool:

@@ -1,23 +1,29 @@
-"""What each command of the Centrifuge protocol does. One handler a command; `HANDLERS` is the whole table."""
+"""What each command of the Centrifuge protocol does. One handler a command; `handlers` is the whole table."""
 
 from __future__ import annotations
 
-from typing import Final
-
-from narthex.app.commands import channels, connecting, rpc, subscribing
+from narthex.app.commands.channels import ChannelCommands, ping, sub_refresh
+from narthex.app.commands.connecting import ConnectCommands
+from narthex.app.commands.rpc import RpcCommand
+from narthex.app.commands.subscribing import Subscriptions
 from narthex.app.connection import Handler
 
-HANDLERS: Final[dict[str, Handler]] = {
-    "connect": connecting.connect,
-    "refresh": connecting.refresh,
-    "sub_refresh": channels.sub_refresh,
-    "subscribe": subscribing.subscribe,
-    "unsubscribe": subscribing.unsubscribe,
-    "publish": channels.publish,
-    "presence": channels.presence,
-    "presence_stats": channels.presence_stats,
-    "history": channels.history,
-    "rpc": rpc.rpc,
-    "send": channels.send,
-    "ping": channels.ping,
-}
+
+def handlers(
+    connecting: ConnectCommands, subscriptions: Subscriptions, channels: ChannelCommands, rpc: RpcCommand
+) -> dict[str, Handler]:
+    """By the command's name."""
+    return {
+        "connect": connecting.connect,
+        "refresh": connecting.refresh,
+        "sub_refresh": sub_refresh,
+        "subscribe": subscriptions.subscribe,
+        "unsubscribe": subscriptions.unsubscribe,
+        "publish": channels.publish,
+        "presence": channels.presence,
+        "presence_stats": channels.presence_stats,
+        "history": channels.history,
+        "rpc": rpc.rpc,
+        "send": channels.send,
+        "ping": ping,
+    }

@@ -7,16 +7,15 @@ what `POST /api/v1/publish` is, under the same permission, without a request's c
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from narthex.app.commands.reading import HISTORY_BYTES, read
-from narthex.app.commands.subscribing import view
+from narthex.app.commands.subscribing import RECOVERY_LIMIT, view
+from narthex.app.connection import Connection, Outcome
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import ADMIN
-from narthex.ports.broker import Position
+from narthex.ports.broker import Broker, Position
+from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import NO_DATA, ChannelRequest, HistoryRequest, PublishRequest
 from narthex.protocol.replies import (
@@ -30,72 +29,93 @@ from narthex.protocol.replies import (
 )
 from narthex.protocol.session import ReceivedCommand
 
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
 
+class ChannelCommands:
+    """See the module.
 
-def history(
-    connection: Connection, command: ReceivedCommand
-) -> bytes | Coroutine[object, object, bytes | None]:
-    """A page of a subscribed channel's log."""
-    request = command.request
-    assert isinstance(request, HistoryRequest)
-    subscription = connection.subscriptions.get(request.channel)
-    if subscription is None:
-        return encode_error(command.id, codes.PERMISSION_DENIED)
-    return _history(connection, command, request, subscription.channel.key)
+    Args:
+        broker: logs and presence.
+        meter: counts what is ignored.
+    """
 
+    def __init__(self, broker: Broker, meter: Meter) -> None:
+        self._broker = broker
+        self._meter = meter
 
-async def _history(
-    connection: Connection, command: ReceivedCommand, request: HistoryRequest, key: str
-) -> bytes:
-    services = connection.services
-    since = Position(request.since.offset, request.since.epoch) if request.since else None
-    limit = services.recovery_limit if request.limit < 0 else min(request.limit, services.recovery_limit)
-    page = await read(
-        services.broker, key, since=since, limit=limit, max_bytes=HISTORY_BYTES, reverse=request.reverse
-    )
-    if since is not None and since.epoch and since.epoch != page.top.epoch:
-        return encode_error(command.id, codes.UNRECOVERABLE_POSITION)
-    result = HistoryResult(
-        publications=[view(item.data, item.offset, item.tags) for item in page.publications],
-        epoch=page.top.epoch,
-        offset=page.top.offset,
-    )
-    return encode_reply(command.id, "history", result)
+    def history(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """A page of a subscribed channel's log."""
+        request = command.request
+        assert isinstance(request, HistoryRequest)
+        subscription = connection.subscriptions.get(request.channel)
+        if subscription is None:
+            return encode_error(command.id, codes.PERMISSION_DENIED)
+        return self._history(command, request, subscription.channel.key)
 
+    async def _history(self, command: ReceivedCommand, request: HistoryRequest, key: str) -> bytes:
+        since = Position(request.since.offset, request.since.epoch) if request.since else None
+        limit = RECOVERY_LIMIT if request.limit < 0 else min(request.limit, RECOVERY_LIMIT)
+        page = await read(
+            self._broker, key, since=since, limit=limit, max_bytes=HISTORY_BYTES, reverse=request.reverse
+        )
+        if since is not None and since.epoch and since.epoch != page.top.epoch:
+            return encode_error(command.id, codes.UNRECOVERABLE_POSITION)
+        result = HistoryResult(
+            publications=[view(item.data, item.offset, item.tags) for item in page.publications],
+            epoch=page.top.epoch,
+            offset=page.top.offset,
+        )
+        return encode_reply(command.id, "history", result)
 
-def presence(
-    connection: Connection, command: ReceivedCommand
-) -> bytes | Coroutine[object, object, bytes | None]:
-    """Who is in a subscribed thread, by client id."""
-    key = _present_key(connection, command)
-    return key if isinstance(key, bytes) else _presence(connection, command, key[0])
+    def presence(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """Who is in a subscribed thread, by client id."""
+        key = _present_key(connection, command)
+        return key if isinstance(key, bytes) else self._presence(command, key[0])
 
+    async def _presence(self, command: ReceivedCommand, key: str) -> bytes:
+        members = await self._broker.members(key)
+        shown = {
+            client: ClientInfo(user=member.user, client=member.client, conn_info=member.conn_info)
+            for client, member in members.items()
+        }
+        return encode_reply(command.id, "presence", PresenceResult(presence=shown))
 
-async def _presence(connection: Connection, command: ReceivedCommand, key: str) -> bytes:
-    members = await connection.services.broker.members(key)
-    shown = {
-        client: ClientInfo(user=member.user, client=member.client, conn_info=member.conn_info)
-        for client, member in members.items()
-    }
-    return encode_reply(command.id, "presence", PresenceResult(presence=shown))
+    def presence_stats(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """How many are in a subscribed thread."""
+        key = _present_key(connection, command)
+        return key if isinstance(key, bytes) else self._presence_stats(command, key[0])
 
+    async def _presence_stats(self, command: ReceivedCommand, key: str) -> bytes:
+        members = await self._broker.members(key)
+        users = {member.user for member in members.values()}
+        return encode_reply(
+            command.id, "presence_stats", PresenceStatsResult(num_clients=len(members), num_users=len(users))
+        )
 
-def presence_stats(
-    connection: Connection, command: ReceivedCommand
-) -> bytes | Coroutine[object, object, bytes | None]:
-    """How many are in a subscribed thread."""
-    key = _present_key(connection, command)
-    return key if isinstance(key, bytes) else _presence_stats(connection, command, key[0])
+    def publish(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """Append to a channel of one's own tenant, with the permission `admin`; see the module."""
+        request = command.request
+        assert isinstance(request, PublishRequest)
+        identity = connection.identity
+        if identity is None or not identity.may(ADMIN):
+            return encode_error(command.id, codes.PERMISSION_DENIED)
+        if parse_channel(request.channel) is None:
+            return encode_error(command.id, codes.UNKNOWN_CHANNEL)
+        if bytes(request.data) == bytes(NO_DATA):
+            return encode_error(command.id, codes.BAD_REQUEST)
+        try:
+            # As over HTTP: white space between the tokens of the JSON goes (an SSE client ends a line at a CR).
+            data = encode_json(msgspec.json.decode(request.data))
+        except (msgspec.DecodeError, RecursionError):  # JSON that no program can hold, as 1e999
+            return encode_error(command.id, codes.BAD_REQUEST)
+        return self._publish(command, channel_key(identity.tenant, request.channel), data)
 
+    async def _publish(self, command: ReceivedCommand, key: str, data: bytes) -> bytes:
+        await self._broker.publish(key, data)
+        return encode_reply(command.id, "publish", {})
 
-async def _presence_stats(connection: Connection, command: ReceivedCommand, key: str) -> bytes:
-    members = await connection.services.broker.members(key)
-    users = {member.user for member in members.values()}
-    return encode_reply(
-        command.id, "presence_stats", PresenceStatsResult(num_clients=len(members), num_users=len(users))
-    )
+    def send(self, connection: Connection, command: ReceivedCommand) -> None:  # noqa: ARG002 - every handler has one shape
+        """A message without a reply: nothing in narthex listens to it; it is counted."""
+        self._meter.count("messages_ignored", reason="send" if command.id == 0 else "send_with_id")
 
 
 def _present_key(connection: Connection, command: ReceivedCommand) -> bytes | tuple[str]:
@@ -110,40 +130,9 @@ def _present_key(connection: Connection, command: ReceivedCommand) -> bytes | tu
     return (subscription.channel.key,)
 
 
-def publish(
-    connection: Connection, command: ReceivedCommand
-) -> bytes | Coroutine[object, object, bytes | None]:
-    """Append to a channel of one's own tenant, with the permission `admin`; see the module."""
-    request = command.request
-    assert isinstance(request, PublishRequest)
-    identity = connection.identity
-    if identity is None or not identity.may(ADMIN):
-        return encode_error(command.id, codes.PERMISSION_DENIED)
-    if parse_channel(request.channel) is None:
-        return encode_error(command.id, codes.UNKNOWN_CHANNEL)
-    if bytes(request.data) == bytes(NO_DATA):
-        return encode_error(command.id, codes.BAD_REQUEST)
-    try:
-        # As over HTTP: whatever stands between the tokens of the JSON that came (an SSE client ends a line at a CR).
-        data = encode_json(msgspec.json.decode(request.data))
-    except (msgspec.DecodeError, RecursionError):  # JSON that no program can hold, as 1e999
-        return encode_error(command.id, codes.BAD_REQUEST)
-    return _publish(connection, command, channel_key(identity.tenant, request.channel), data)
-
-
-async def _publish(connection: Connection, command: ReceivedCommand, key: str, data: bytes) -> bytes:
-    await connection.services.broker.publish(key, data)
-    return encode_reply(command.id, "publish", {})
-
-
 def sub_refresh(connection: Connection, command: ReceivedCommand) -> bytes:  # noqa: ARG001 - every handler has one shape
     """Subscriptions carry no tokens of their own here."""
     return encode_error(command.id, codes.NOT_AVAILABLE)
-
-
-def send(connection: Connection, command: ReceivedCommand) -> None:
-    """A message without a reply: nothing in narthex listens to it; it is counted."""
-    connection.services.meter.count("messages_ignored", reason="send" if command.id == 0 else "send_with_id")
 
 
 def ping(connection: Connection, command: ReceivedCommand) -> bytes | None:  # noqa: ARG001 - every handler has one shape

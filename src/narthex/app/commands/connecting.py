@@ -1,195 +1,236 @@
 """`connect` and `refresh`: from an admitted handshake (or an in-band token) to a live connection.
 
-The judgement is `app/handshake`'s; here its outcome becomes a reply or a close code. Without an in-band
+Admission is `app/handshake`'s and `app/in_band`'s; here its outcome becomes a reply or a close code. Without an in-band
 token, and with the user channel's position at hand, a connect is answered without waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from narthex.app.commands.server_side import restorable, restored
-from narthex.app.commands.subscribing import (
-    join_server_side,
-    join_server_side_now,
-    nothing_missed,
-    release_server_side,
-)
+from narthex.app.commands.server_side import ServerSubscriptions, restorable
+from narthex.app.commands.subscribing import Subscriptions, release_all
+from narthex.app.connection import Connection, Outcome
+from narthex.app.connection_context import ConnectionContext
+from narthex.app.presence import Presence
+from narthex.app.registry import ConnectionRegistry
 from narthex.domain.admission import Admit
 from narthex.domain.channels import channel_key, user_channel
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
+from narthex.ports.later import Later, settled
+from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import ConnectRequest, RefreshRequest
 from narthex.protocol.replies import ConnectResult, RefreshResult, SubscribeResult, encode_error, encode_reply
-from narthex.protocol.session import NEVER, ReceivedCommand
-
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
+from narthex.protocol.session import NEVER, ReceivedCommand, SessionLimits
 
 
-def connect(
-    connection: Connection, command: ReceivedCommand
-) -> bytes | Coroutine[object, object, bytes | None] | None:
-    """See the module."""
-    request = command.request
-    assert isinstance(request, ConnectRequest)
-    if request.token:
-        outcome = connection.services.in_band.admit_in_band(connection.context, request.token)
-        if isinstance(outcome, Awaitable):
-            return _connect_awaited(connection, command, request, outcome)
-        return _connect_with(connection, command, request, outcome)
-    admit = connection.context.admit
-    if admit.inert == "expired":
-        connection.session.failed_connect()
-        return encode_error(command.id, codes.TOKEN_EXPIRED)
-    if admit.identity is None:
-        connection.close(codes.INVALID_TOKEN)
-        return None
-    return _finish(connection, command, request, admit.identity)
+class InBandAuthenticator(Protocol):
+    """`app.in_band.InBandAdmission`, as far as commands need it."""
+
+    def admit(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
+        """Check a token of `connect` or `refresh` against what the connection is bound to."""
 
 
-async def _connect_awaited(
-    connection: Connection,
-    command: ReceivedCommand,
-    request: ConnectRequest,
-    outcome: Awaitable[Admit | Refusal],
-) -> bytes | None:
-    judged = await outcome
-    if connection.is_closed:  # it has been cleaned up: whatever it joined now would never be left
-        return None
-    reply = _connect_with(connection, command, request, judged)
-    return await reply if isinstance(reply, Coroutine) else reply
+class ConnectCommands:
+    """See the module.
 
+    Args:
+        in_band: admits by a token after the upgrade.
+        subscriptions: the user's own channel.
+        server_side: threads that the client names again when it comes back.
+        presence: entered after the reply.
+        registry: learns who a connection is.
+        session_limits: what the reply announces.
+        meter: counts recoveries.
+        node: this node's id, for the reply.
+        version: of the server, for the reply.
+        clock: seconds since the epoch.
+        now: the loop's clock.
+    """
 
-def _connect_with(
-    connection: Connection, command: ReceivedCommand, request: ConnectRequest, outcome: Admit | Refusal
-) -> bytes | Coroutine[object, object, bytes | None] | None:
-    if isinstance(outcome, Refusal):
-        if outcome.code == "token_expired":
+    def __init__(
+        self,
+        *,
+        in_band: InBandAuthenticator,
+        subscriptions: Subscriptions,
+        server_side: ServerSubscriptions,
+        presence: Presence,
+        registry: ConnectionRegistry[Connection],
+        session_limits: SessionLimits,
+        meter: Meter,
+        node: str,
+        version: str,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+    ) -> None:
+        self._in_band = in_band
+        self._subscriptions = subscriptions
+        self._server_side = server_side
+        self._presence = presence
+        self._registry = registry
+        self._session_limits = session_limits
+        self._meter = meter
+        self._node = node
+        self._version = version
+        self._clock = clock
+        self._now = now
+
+    def connect(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """See the module."""
+        request = command.request
+        assert isinstance(request, ConnectRequest)
+        if request.token:
+            return _then(
+                self._in_band.admit(connection.context, request.token),
+                lambda outcome: self._connect_with(connection, command, request, outcome),
+            )
+        admit = connection.context.admit
+        if admit.inert == "expired":
             connection.session.failed_connect()
             return encode_error(command.id, codes.TOKEN_EXPIRED)
-        connection.refuse(outcome)
-        return None
-    assert outcome.identity is not None
-    return _finish(connection, command, request, outcome.identity)
-
-
-def _finish(
-    connection: Connection, command: ReceivedCommand, request: ConnectRequest, identity: Identity
-) -> Coroutine[object, object, bytes | None] | None:
-    name = user_channel(identity.subject)
-    wanted = request.subs.get(name) if request.subs else None
-    recovers = wanted is not None and wanted.recover
-    at_hand = wanted is None or not recovers or nothing_missed(connection, identity, name, wanted)
-    if at_hand and not restorable(request.subs):
-        result = join_server_side_now(connection, identity, name)
-        if result is not None:
-            if (
-                recovers
-            ):  # the usual case of a reconnect: nothing happened meanwhile, and no log has to be read
-                result.was_recovering = result.recovered = True
-                connection.services.meter.count("recoveries", result="recovered")
-            _answer(connection, command, identity, {name: result})
+        if admit.identity is None:
+            connection.close(codes.INVALID_TOKEN)
             return None
-    return _finish_later(connection, command, request, identity, name)
+        return self._finish(connection, command, request, admit.identity)
+
+    def _connect_with(
+        self,
+        connection: Connection,
+        command: ReceivedCommand,
+        request: ConnectRequest,
+        outcome: Admit | Refusal,
+    ) -> Outcome:
+        if connection.is_closed:  # it has been cleaned up: a channel that it joined now would never be left
+            return None
+        if isinstance(outcome, Refusal):
+            if outcome.code == "token_expired":
+                connection.session.failed_connect()
+                return encode_error(command.id, codes.TOKEN_EXPIRED)
+            connection.refuse(outcome)
+            return None
+        assert outcome.identity is not None
+        return self._finish(connection, command, request, outcome.identity)
+
+    def _finish(
+        self, connection: Connection, command: ReceivedCommand, request: ConnectRequest, identity: Identity
+    ) -> Outcome:
+        name = user_channel(identity.subject)
+        wanted = request.subs.get(name) if request.subs else None
+        recovers = wanted is not None and wanted.recover
+        at_hand = wanted is None or not recovers or self._subscriptions.nothing_missed(identity, name, wanted)
+        if at_hand and not restorable(request.subs):
+            result = self._subscriptions.join_user_channel_now(connection, identity, name)
+            if result is not None:
+                if recovers:  # a reconnect usually finds that nothing happened meanwhile, and reads no log
+                    result.was_recovering = result.recovered = True
+                    self._meter.count("recoveries", result="recovered")
+                self._answer(connection, command, identity, {name: result})
+                return None
+        return self._finish_later(connection, command, request, identity, name)
+
+    async def _finish_later(
+        self,
+        connection: Connection,
+        command: ReceivedCommand,
+        request: ConnectRequest,
+        identity: Identity,
+        name: str,
+    ) -> None:
+        subs = request.subs or {}
+        result = await self._subscriptions.join_user_channel(connection, identity, name, subs.get(name))
+        threads = await self._server_side.restored(connection, identity, subs) if restorable(subs) else {}
+        if connection.is_closed:
+            return
+        self._answer(connection, command, identity, {name: result, **threads}, goes_on=True)
+        for thread in threads:
+            if (
+                thread in connection.subscriptions
+            ):  # it may have left it, or lost it, while others were entered
+                await self._presence.join(connection, channel_key(identity.tenant, thread))
+
+    def _answer(
+        self,
+        connection: Connection,
+        command: ReceivedCommand,
+        identity: Identity,
+        subs: dict[str, SubscribeResult],
+        *,
+        goes_on: bool = False,
+    ) -> None:
+        """Go live and say so; then, in the same tick, what is newer than the reply and what was batched behind it.
+        `goes_on`: the command's coroutine does more after this, which must not answer again.
+        """
+        expires_at, ttl = self._life(identity)
+        connection.live(identity, expires_at)
+        self._registry.identify(connection, identity.user)
+        result = ConnectResult(
+            client=connection.client,
+            version=self._version,
+            expires=ttl > 0,
+            ttl=ttl,
+            subs=subs,
+            ping=int(self._session_limits.ping_every_s),
+            pong=True,
+            session=connection.socket.session,
+            node=self._node,
+            time=int(self._clock() * 1000),
+        )
+        reply = encode_reply(command.id, "connect", result)
+        if goes_on:
+            connection.reply(command.id, reply)
+        else:
+            connection.send(reply)
+        release_all(connection, {name: found.offset for name, found in subs.items()})
+        connection.release_held()
+
+    def _life(self, identity: Identity) -> tuple[float, int]:
+        """When a token ends on the loop's clock, and the `ttl` to announce: whole seconds, at least 1; 0 if never."""
+        if identity.expires_at is None:
+            return NEVER, 0
+        left_s = identity.expires_at - self._clock()
+        return self._now() + left_s, max(1, int(left_s))
+
+    def refresh(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """A fresh token of the same subject for a live connection."""
+        request = command.request
+        assert isinstance(request, RefreshRequest)
+        if not request.token:
+            return encode_error(command.id, codes.BAD_REQUEST)
+        return _then(
+            self._in_band.admit(connection.context, request.token),
+            lambda outcome: self._refreshed(connection, command, outcome),
+        )
+
+    def _refreshed(
+        self, connection: Connection, command: ReceivedCommand, outcome: Admit | Refusal
+    ) -> bytes | None:
+        if isinstance(outcome, Refusal):
+            if outcome.code == "token_expired":
+                return encode_error(command.id, codes.EXPIRED)
+            if outcome.code == "auth_unavailable":  # the old token still holds: let the SDK try again
+                return encode_error(command.id, codes.INTERNAL)
+            connection.refuse(outcome)
+            return None
+        identity = outcome.identity
+        current = connection.identity
+        if identity is None or current is None or not identity.same_user(current):
+            connection.refuse(Refusal(code="credential_conflict", detail="The token names another subject."))
+            return None
+        expires_at, ttl = self._life(identity)
+        connection.refreshed(identity, expires_at)
+        result = RefreshResult(client=connection.client, version=self._version, expires=ttl > 0, ttl=ttl)
+        return encode_reply(command.id, "refresh", result)
 
 
-async def _finish_later(
-    connection: Connection, command: ReceivedCommand, request: ConnectRequest, identity: Identity, name: str
-) -> None:
-    wanted = request.subs.get(name) if request.subs else None
-    result = await join_server_side(connection, identity, name, wanted)
-    threads = await restored(connection, identity, request.subs or {}) if restorable(request.subs) else {}
-    if connection.is_closed:
-        return
-    _answer(connection, command, identity, {name: result, **threads}, goes_on=True)
-    for thread in threads:
-        if thread in connection.subscriptions:  # still: it may have left, or lost it, while others were told
-            await connection.services.join_presence(connection, channel_key(identity.tenant, thread))
+def _then(admitted: Later[Admit | Refusal], step: Callable[[Admit | Refusal], Outcome]) -> Outcome:
+    """Go on with the outcome of an admission: now if it is at hand, else in a coroutine."""
+    return _after(admitted, step) if isinstance(admitted, Awaitable) else step(admitted)
 
 
-def _answer(
-    connection: Connection,
-    command: ReceivedCommand,
-    identity: Identity,
-    subs: dict[str, SubscribeResult],
-    *,
-    goes_on: bool = False,
-) -> None:
-    """Go live and say so; then, in the same tick, what is newer than the reply and what was batched behind it.
-    `goes_on`: the command's coroutine does more after this, which must not answer again.
-    """
-    services = connection.services
-    expires_at, ttl = life(connection, identity)
-    connection.live(identity, expires_at)
-    services.registry.identify(connection, identity.user)
-    limits = services.session_limits
-    result = ConnectResult(
-        client=connection.client,
-        version=services.version,
-        expires=ttl > 0,
-        ttl=ttl,
-        subs=subs,
-        ping=int(limits.ping_every_s),
-        pong=True,
-        session=connection.socket.session,
-        node=services.node,
-        time=int(services.now() * 1000),
-    )
-    reply = encode_reply(command.id, "connect", result)
-    if goes_on:
-        connection.reply(command.id, reply)
-    else:
-        connection.send(reply)
-    release_server_side(connection, {name: found.offset for name, found in subs.items()})
-    connection.release_held()
-
-
-def life(connection: Connection, identity: Identity) -> tuple[float, int]:
-    """When its token ends on the loop's clock, and the `ttl` to tell: whole seconds, at least 1; 0 if never."""
-    if identity.expires_at is None:
-        return NEVER, 0
-    left_s = identity.expires_at - connection.services.now()
-    return connection.services.timers.now() + left_s, max(1, int(left_s))
-
-
-def refresh(
-    connection: Connection, command: ReceivedCommand
-) -> bytes | Coroutine[object, object, bytes | None] | None:
-    """A fresh token of the same subject for a live connection."""
-    request = command.request
-    assert isinstance(request, RefreshRequest)
-    if not request.token:
-        return encode_error(command.id, codes.BAD_REQUEST)
-    outcome = connection.services.in_band.admit_in_band(connection.context, request.token)
-    if isinstance(outcome, Awaitable):
-        return _refresh_awaited(connection, command, outcome)
-    return _refreshed(connection, command, outcome)
-
-
-async def _refresh_awaited(
-    connection: Connection, command: ReceivedCommand, outcome: Awaitable[Admit | Refusal]
+async def _after(
+    admitted: Awaitable[Admit | Refusal], step: Callable[[Admit | Refusal], Outcome]
 ) -> bytes | None:
-    return _refreshed(connection, command, await outcome)
-
-
-def _refreshed(connection: Connection, command: ReceivedCommand, outcome: Admit | Refusal) -> bytes | None:
-    if isinstance(outcome, Refusal):
-        if outcome.code == "token_expired":
-            return encode_error(command.id, codes.EXPIRED)
-        if outcome.code == "auth_unavailable":  # the old token still holds: let the SDK try again
-            return encode_error(command.id, codes.INTERNAL)
-        connection.refuse(outcome)
-        return None
-    identity = outcome.identity
-    current = connection.identity
-    if identity is None or current is None or not identity.same_user(current):
-        connection.refuse(Refusal(code="credential_conflict", detail="The token names another subject."))
-        return None
-    expires_at, ttl = life(connection, identity)
-    connection.refreshed(identity, expires_at)
-    services = connection.services
-    result = RefreshResult(client=connection.client, version=services.version, expires=ttl > 0, ttl=ttl)
-    return encode_reply(command.id, "refresh", result)
+    return await settled(step(await admitted))

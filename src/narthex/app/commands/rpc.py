@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Mapping
 
+from narthex.app.connection import Connection, Outcome
+from narthex.app.rpc.methods import Method
 from narthex.errors import ClientError, DependencyError
 from narthex.protocol import codes
 from narthex.protocol.codes import ReplyError
@@ -12,26 +13,29 @@ from narthex.protocol.commands import RpcRequest
 from narthex.protocol.replies import encode_error, encode_reply
 from narthex.protocol.session import ReceivedCommand
 
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
 
+class RpcCommand:
+    """See the module. `methods`: the whole table by name."""
 
-def rpc(connection: Connection, command: ReceivedCommand) -> bytes | Coroutine[object, object, bytes | None]:
-    """Run an RPC method; those that need no waiting answer at once."""
-    request = command.request
-    assert isinstance(request, RpcRequest)
-    method = connection.services.methods.get(request.method)
-    if method is None:
-        return encode_error(command.id, codes.METHOD_NOT_FOUND)
-    if connection.identity is not None and not method.allowed(connection.identity):
-        return encode_error(command.id, codes.PERMISSION_DENIED)
-    try:
-        outcome = method.call(connection, bytes(request.data))
-    except ClientError as fault:
-        return encode_error(command.id, _numbered(fault))
-    if isinstance(outcome, Coroutine):
-        return _awaited(command, outcome)
-    return encode_reply(command.id, "rpc", {"data": outcome})
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+
+    def rpc(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """Run an RPC method; those that need no waiting answer at once."""
+        request = command.request
+        assert isinstance(request, RpcRequest)
+        method = self._methods.get(request.method)
+        if method is None:
+            return encode_error(command.id, codes.METHOD_NOT_FOUND)
+        if connection.identity is not None and not method.allowed(connection.identity):
+            return encode_error(command.id, codes.PERMISSION_DENIED)
+        try:
+            outcome = method.call(connection, bytes(request.data))
+        except ClientError as fault:
+            return encode_error(command.id, _numbered(fault))
+        if isinstance(outcome, Coroutine):
+            return _awaited(command, outcome)
+        return encode_reply(command.id, "rpc", {"data": outcome})
 
 
 async def _awaited(command: ReceivedCommand, outcome: Coroutine[object, object, object]) -> bytes:

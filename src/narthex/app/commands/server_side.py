@@ -10,52 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from narthex.app.commands.subscribing import join, membership, release
+from narthex.app.chat import Chat
+from narthex.app.commands.subscribing import Subscriptions, release
+from narthex.app.connection import Connection
+from narthex.app.presence import Presence
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import Identity
 from narthex.protocol import codes
 from narthex.protocol.commands import SubscribeRequest
 from narthex.protocol.replies import SubscribeResult, encode_publication, encode_push, push_prefix
 
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
-
 RESTORED_LIMIT: Final = 32  # threads that a `connect` may name: each costs two reads before it is answered
-
-
-async def grant(connection: Connection, name: str, request: SubscribeRequest) -> None:
-    """Subscribe a live connection and tell it; nothing if it has the channel already or may not have it.
-
-    Args:
-        connection: whose.
-        name: the client's name of the channel.
-        request: `recover`, `offset` and `epoch`: what to send first.
-    """
-    identity = connection.identity
-    services = connection.services
-    full = len(connection.subscriptions) >= services.channel_limit
-    if identity is None or full or name in connection.subscriptions:
-        return
-    result = await _entered(connection, identity, name, request)
-    if result is None:
-        return
-    subscription = connection.subscriptions[name]
-    missed, result.publications = result.publications or [], None
-    prefix = push_prefix(name)
-    connection.send(
-        b"\n".join(
-            [
-                encode_push(name, "subscribe", result),
-                *(encode_publication(prefix, bytes(item.data), item.offset, item.tags) for item in missed),
-            ]
-        )
-    )
-    if not release(connection, subscription.channel, result.offset):
-        connection.close(codes.INSUFFICIENT_STATE)
-        return
-    await services.join_presence(connection, subscription.channel.key)
 
 
 def restorable(wanted: Mapping[str, SubscribeRequest] | None) -> bool:
@@ -63,38 +30,85 @@ def restorable(wanted: Mapping[str, SubscribeRequest] | None) -> bool:
     return wanted is not None and any(name.startswith("thread:") for name in wanted)
 
 
-async def restored(
-    connection: Connection, identity: Identity, wanted: Mapping[str, SubscribeRequest]
-) -> dict[str, SubscribeResult]:
-    """Join the threads that a `connect` names and that are still its user's.
+class ServerSubscriptions:
+    """See the module.
 
-    The caller sends the result as `connect.subs` and calls `release_server_side`, without awaiting in between.
+    Args:
+        subscriptions: joins.
+        chat: knows who may read a thread.
+        presence: entered after a join.
     """
-    found: dict[str, SubscribeResult] = {}
-    try:
-        for name, request in islice(wanted.items(), RESTORED_LIMIT):
-            result = await _entered(connection, identity, name, request)
-            if result is not None:
-                found[name] = result
-    except BaseException:
-        for name in found:
-            connection.forget(name)
-        raise
-    # A removal that came while the next ones were looked up has taken its channel away again.
-    return {name: result for name, result in found.items() if name in connection.subscriptions}
 
+    def __init__(self, subscriptions: Subscriptions, chat: Chat, presence: Presence) -> None:
+        self._subscriptions = subscriptions
+        self._chat = chat
+        self._presence = presence
 
-async def _entered(
-    connection: Connection, identity: Identity, name: str, request: SubscribeRequest
-) -> SubscribeResult | None:
-    parsed = parse_channel(name)
-    if parsed is None or parsed[0] != "thread":
-        return None
-    still_theirs = membership(connection, identity, parsed[1])
-    if await connection.services.chat.role(identity, parsed[1]) is None:
-        return None
-    if connection.is_closed or name in connection.subscriptions:
-        return None
-    return await join(
-        connection, channel_key(identity.tenant, name), name, request, still_theirs, server_side=True
-    )
+    async def grant(self, connection: Connection, name: str, request: SubscribeRequest) -> None:
+        """Subscribe a live connection and tell it; nothing if it has the channel already or may not have it.
+
+        Args:
+            connection: whose.
+            name: the client's name of the channel.
+            request: `recover`, `offset` and `epoch`: what to send first.
+        """
+        identity = connection.identity
+        full = len(connection.subscriptions) >= self._subscriptions.channel_limit
+        if identity is None or full or name in connection.subscriptions:
+            return
+        result = await self._entered(connection, identity, name, request)
+        if result is None:
+            return
+        subscription = connection.subscriptions[name]
+        missed, result.publications = result.publications or [], None
+        prefix = push_prefix(name)
+        connection.send(
+            b"\n".join(
+                [
+                    encode_push(name, "subscribe", result),
+                    *(
+                        encode_publication(prefix, bytes(item.data), item.offset, item.tags)
+                        for item in missed
+                    ),
+                ]
+            )
+        )
+        if not release(connection, subscription.channel, result.offset):
+            connection.close(codes.INSUFFICIENT_STATE)
+            return
+        await self._presence.join(connection, subscription.channel.key)
+
+    async def restored(
+        self, connection: Connection, identity: Identity, wanted: Mapping[str, SubscribeRequest]
+    ) -> dict[str, SubscribeResult]:
+        """Join the threads that a `connect` names and that are still its user's.
+
+        The caller sends the result as `connect.subs` and calls `release_all`, without awaiting in between.
+        """
+        found: dict[str, SubscribeResult] = {}
+        try:
+            for name, request in islice(wanted.items(), RESTORED_LIMIT):
+                result = await self._entered(connection, identity, name, request)
+                if result is not None:
+                    found[name] = result
+        except BaseException:
+            for name in found:
+                connection.forget(name)
+            raise
+        # A removal that came while the next ones were looked up has taken its channel away again.
+        return {name: result for name, result in found.items() if name in connection.subscriptions}
+
+    async def _entered(
+        self, connection: Connection, identity: Identity, name: str, request: SubscribeRequest
+    ) -> SubscribeResult | None:
+        parsed = parse_channel(name)
+        if parsed is None or parsed[0] != "thread":
+            return None
+        still_theirs = self._subscriptions.membership(identity, parsed[1])
+        if await self._chat.role(identity, parsed[1]) is None:
+            return None
+        if connection.is_closed or name in connection.subscriptions:
+            return None
+        return await self._subscriptions.join(
+            connection, channel_key(identity.tenant, name), name, request, still_theirs, server_side=True
+        )

@@ -7,171 +7,268 @@ reaches back to the client's position, `recovered` is false and the client knows
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 
+from narthex.app.chat import Chat
 from narthex.app.commands.reading import RECOVERY_BYTES, read
+from narthex.app.connection import Connection, Outcome
+from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
-from narthex.app.services import Subscription
+from narthex.app.presence import Presence, Subscription
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import Identity
-from narthex.ports.broker import Page, Position
+from narthex.ports.broker import Broker, Page, Position
+from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import ChannelRequest, SubscribeRequest
 from narthex.protocol.replies import PublicationView, SubscribeResult, encode_error, encode_push, encode_reply
 from narthex.protocol.session import ReceivedCommand
 
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
-
 _ENDED: Final = msgspec.structs.replace(codes.NOT_AVAILABLE, message="unsubscribed meanwhile", temporary=True)
 _EMPTY: Final[list[PublicationView]] = []
 
-
-def subscribe(
-    connection: Connection, command: ReceivedCommand
-) -> bytes | Coroutine[object, object, bytes | None]:
-    """Check the right to listen, then join."""
-    request = command.request
-    assert isinstance(request, SubscribeRequest)
-    parsed = parse_channel(request.channel)
-    if parsed is None:
-        return encode_error(command.id, codes.UNKNOWN_CHANNEL)
-    if request.channel in connection.subscriptions:
-        return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
-    if len(connection.subscriptions) >= connection.services.channel_limit:
-        return encode_error(command.id, codes.LIMIT_EXCEEDED)
-    identity = connection.identity
-    assert identity is not None
-    kind, ident = parsed
-    if kind == "user":  # every connection has its own from the server already; another's is nobody's business
-        return encode_error(command.id, codes.PERMISSION_DENIED)
-    return _subscribe_thread(connection, command, request, identity, ident)
+CHANNEL_LIMIT: Final = 128  # channels of one connection
+RECOVERY_LIMIT: Final = 5_000  # publications of one recovery or history page
+UNSUBSCRIBED_BY_SERVER: Final = 2000  # Centrifuge's unsubscribe code: final, no resubscribe
 
 
-def membership(connection: Connection, identity: Identity, thread_id: str) -> Callable[[], Awaitable[bool]]:
-    """To be made before the first look at the membership, and asked after the channel was joined.
-
-    Returns:
-        Whether it still holds; looked up anew only if somebody was removed somewhere in between, before this
-        connection was in the channel to hear it.
-    """
-    services = connection.services
-    removals = services.removals()
-
-    async def still_theirs() -> bool:
-        return services.removals() == removals or await services.chat.role(identity, thread_id) is not None
-
-    return still_theirs
-
-
-async def _subscribe_thread(
-    connection: Connection,
-    command: ReceivedCommand,
-    request: SubscribeRequest,
-    identity: Identity,
-    thread_id: str,
-) -> bytes | None:
-    services = connection.services
-    still_theirs = membership(connection, identity, thread_id)
-    role = await services.chat.role(identity, thread_id)
-    if role is None:
-        return encode_error(command.id, codes.PERMISSION_DENIED)
-    if connection.is_closed or request.channel in connection.subscriptions:
-        return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
-    key = channel_key(identity.tenant, request.channel)
-    result = await join(connection, key, request.channel, request, still_theirs)
-    if result is None:
-        return encode_error(command.id, _ENDED)
-    # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
-    subscription = connection.subscriptions[request.channel]
-    connection.reply(command.id, encode_reply(command.id, "subscribe", result))
-    if not release(connection, subscription.channel, result.offset):
-        connection.close(codes.INSUFFICIENT_STATE)
-        return None
-    await services.join_presence(connection, key)
-    return None
-
-
-async def join(
-    connection: Connection,
-    key: str,
-    name: str,
-    request: SubscribeRequest | None,
-    still_theirs: Callable[[], Awaitable[bool]] | None = None,
-    *,
-    server_side: bool = False,
-) -> SubscribeResult | None:
-    """Attach and read. The caller sends the result and calls `release` with its offset, without awaiting.
+class Subscriptions:
+    """See the module.
 
     Args:
-        connection: who joins.
-        key: the channel's.
-        name: the client's name of it.
-        request: whether and from where to recover.
-        still_theirs: asked when the channel is joined; None: the user's own channel, which needs no right
-            and shows no presence.
-        server_side: whether the client did not ask for it, and cannot leave it.
-
-    Returns:
-        None: the connection, the subscription or the right to it ended meanwhile.
+        hub: fans out.
+        broker: the log.
+        chat: knows who may read a thread.
+        presence: entered after a join and left with the channel.
+        meter: counts recoveries.
+        fresh: whether the positions that the broker knows without asking are trustworthy now.
     """
-    hub = connection.services.hub
-    channel = hub.attach(key, connection)
-    own = still_theirs is None
-    subscription = Subscription(channel, server_side=own or server_side, presence=not own)
-    connection.subscriptions[name] = subscription
-    try:
-        page, result = await _read(connection, key, request)
-        theirs = still_theirs is None or await still_theirs()
-    except BaseException:
-        if connection.subscriptions.get(name) is subscription:
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        broker: Broker,
+        chat: Chat,
+        presence: Presence,
+        meter: Meter,
+        fresh: Callable[[], bool],
+    ) -> None:
+        self._hub = hub
+        self._broker = broker
+        self._chat = chat
+        self._presence = presence
+        self._meter = meter
+        self._fresh = fresh
+        self._doubts = 0
+        self.channel_limit = CHANNEL_LIMIT
+        self.recovery_limit = RECOVERY_LIMIT
+
+    # -- commands ------------------------------------------------------------------------------------------
+
+    def subscribe(self, connection: Connection, command: ReceivedCommand) -> Outcome:
+        """Check the right to listen, then join."""
+        request = command.request
+        assert isinstance(request, SubscribeRequest)
+        parsed = parse_channel(request.channel)
+        if parsed is None:
+            return encode_error(command.id, codes.UNKNOWN_CHANNEL)
+        if request.channel in connection.subscriptions:
+            return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
+        if len(connection.subscriptions) >= self.channel_limit:
+            return encode_error(command.id, codes.LIMIT_EXCEEDED)
+        identity = connection.identity
+        assert identity is not None
+        kind, ident = parsed
+        if kind == "user":  # every connection has its own from the server; another user's is forbidden
+            return encode_error(command.id, codes.PERMISSION_DENIED)
+        return self._subscribe_thread(connection, command, request, identity, ident)
+
+    async def _subscribe_thread(
+        self,
+        connection: Connection,
+        command: ReceivedCommand,
+        request: SubscribeRequest,
+        identity: Identity,
+        thread_id: str,
+    ) -> bytes | None:
+        may_read = self.membership(identity, thread_id)
+        if await self._chat.role(identity, thread_id) is None:
+            return encode_error(command.id, codes.PERMISSION_DENIED)
+        if connection.is_closed or request.channel in connection.subscriptions:
+            return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
+        key = channel_key(identity.tenant, request.channel)
+        result = await self.join(connection, key, request.channel, request, may_read)
+        if result is None:
+            return encode_error(command.id, _ENDED)
+        # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
+        subscription = connection.subscriptions[request.channel]
+        connection.reply(command.id, encode_reply(command.id, "subscribe", result))
+        if not release(connection, subscription.channel, result.offset):
+            connection.close(codes.INSUFFICIENT_STATE)
+            return None
+        await self._presence.join(connection, key)
+        return None
+
+    def unsubscribe(self, connection: Connection, command: ReceivedCommand) -> bytes:
+        """Leave a channel; leaving one that was not joined is fine."""
+        request = command.request
+        assert isinstance(request, ChannelRequest)
+        subscription = connection.subscriptions.get(request.channel)
+        if subscription is not None and subscription.server_side:
+            return encode_error(command.id, codes.PERMISSION_DENIED)
+        connection.leave(request.channel)
+        return encode_reply(command.id, "unsubscribe", {})
+
+    # -- rights --------------------------------------------------------------------------------------------
+
+    def doubt(self) -> None:
+        """A user was, or may have been, removed from a thread: joins under way look at the membership again."""
+        self._doubts += 1
+
+    def membership(self, identity: Identity, thread_id: str) -> Callable[[], Awaitable[bool]]:
+        """To be made before the first look at the membership, and asked after the channel was joined.
+
+        Returns:
+            Whether it still holds; looked up anew only after a `doubt` in between, when this connection was not in
+            the channel yet and so was not unsubscribed.
+        """
+        doubts = self._doubts
+
+        async def still_theirs() -> bool:
+            return self._doubts == doubts or await self._chat.role(identity, thread_id) is not None
+
+        return still_theirs
+
+    def remove(self, connection: Connection, name: str) -> None:
+        """Take a channel away from a client (it is no member any more) and tell it, if it knows of it: a `connect`
+        that is not answered yet does not name the channel then.
+        """
+        left = connection.leave(name)
+        if left and connection.identity is not None:
+            reason = "the server ended the subscription"
+            connection.send(
+                encode_push(name, "unsubscribe", {"code": UNSUBSCRIBED_BY_SERVER, "reason": reason})
+            )
+
+    # -- joining -------------------------------------------------------------------------------------------
+
+    async def join(
+        self,
+        connection: Connection,
+        key: str,
+        name: str,
+        request: SubscribeRequest | None,
+        still_theirs: Callable[[], Awaitable[bool]] | None = None,
+        *,
+        server_side: bool = False,
+    ) -> SubscribeResult | None:
+        """Attach and read. The caller sends the result and calls `release` with its offset, without awaiting.
+
+        Args:
+            connection: who joins.
+            key: the channel's.
+            name: the client's name of it.
+            request: whether and from where to recover.
+            still_theirs: asked when the channel is joined; None: the user's own channel, which needs no right
+                and shows no presence.
+            server_side: whether the client did not ask for it, and cannot leave it.
+
+        Returns:
+            None: the connection, the subscription or the right to it ended meanwhile.
+        """
+        hub = self._hub
+        channel = hub.attach(key, connection)
+        own = still_theirs is None
+        subscription = Subscription(channel, server_side=own or server_side, presence=not own)
+        connection.subscriptions[name] = subscription
+        try:
+            page, result = await self._read(key, request)
+            theirs = still_theirs is None or await still_theirs()
+        except BaseException:
+            if connection.subscriptions.get(name) is subscription:
+                connection.forget(name)
+            raise
+        if connection.subscriptions.get(name) is not subscription:
+            return None
+        if connection.is_closed or not theirs:
             connection.forget(name)
-        raise
-    if connection.subscriptions.get(name) is not subscription:
-        return None
-    if connection.is_closed or not theirs:
-        connection.forget(name)
-        return None
-    if not hub.positioned(channel, page.top):
-        connection.position_lost(channel)
-        return None
-    return result
+            return None
+        if not hub.positioned(channel, page.top):
+            connection.position_lost(channel)
+            return None
+        return result
 
-
-async def _read(
-    connection: Connection, key: str, request: SubscribeRequest | None
-) -> tuple[Page, SubscribeResult]:
-    """Position, and the publications after the client's position if it wants them and they are all there."""
-    broker = connection.services.broker
-    if request is None or not request.recover:
-        page = await broker.history(key, limit=0)
-        return page, SubscribeResult(
-            recoverable=True, positioned=True, epoch=page.top.epoch, offset=page.top.offset
+    async def _read(self, key: str, request: SubscribeRequest | None) -> tuple[Page, SubscribeResult]:
+        """Position, and the publications after the client's position if it wants them and they are all there."""
+        if request is None or not request.recover:
+            page = await self._broker.history(key, limit=0)
+            return page, SubscribeResult(
+                recoverable=True, positioned=True, epoch=page.top.epoch, offset=page.top.offset
+            )
+        since = Position(request.offset, request.epoch)
+        limit = self.recovery_limit + 1
+        page = await read(self._broker, key, since=since, limit=limit, max_bytes=RECOVERY_BYTES)
+        whole = page.complete and len(page.publications) <= self.recovery_limit
+        reaches = whole and (
+            page.publications[-1].offset == page.top.offset
+            if page.publications
+            else since.offset == page.top.offset
         )
-    since = Position(request.offset, request.epoch)
-    limit = connection.services.recovery_limit + 1
-    page = await read(broker, key, since=since, limit=limit, max_bytes=RECOVERY_BYTES)
-    whole = page.complete and len(page.publications) <= connection.services.recovery_limit
-    reaches = whole and (
-        page.publications[-1].offset == page.top.offset
-        if page.publications
-        else since.offset == page.top.offset
-    )
-    connection.services.meter.count("recoveries", result="recovered" if reaches else "lost")
-    return page, SubscribeResult(
-        recoverable=True,
-        positioned=True,
-        epoch=page.top.epoch,
-        offset=page.top.offset,
-        was_recovering=True,
-        recovered=reaches,
-        publications=[view(item.data, item.offset, item.tags) for item in page.publications]
-        if reaches
-        else _EMPTY,
-    )
+        self._meter.count("recoveries", result="recovered" if reaches else "lost")
+        return page, SubscribeResult(
+            recoverable=True,
+            positioned=True,
+            epoch=page.top.epoch,
+            offset=page.top.offset,
+            was_recovering=True,
+            recovered=reaches,
+            publications=[view(item.data, item.offset, item.tags) for item in page.publications]
+            if reaches
+            else _EMPTY,
+        )
+
+    def nothing_missed(self, identity: Identity, name: str, request: SubscribeRequest) -> bool:
+        """Whether the client stands exactly where the log ends now, where that is known without waiting."""
+        if not self._broker.positions_exact:  # another node may have appended what this one was not told
+            return False
+        position = self._broker.known_position(channel_key(identity.tenant, name))
+        return position == Position(request.offset, request.epoch)
+
+    def join_user_channel_now(
+        self, connection: Connection, identity: Identity, name: str
+    ) -> SubscribeResult | None:
+        """The user channel without waiting, if the broker knows its position; None: use `join_user_channel`.
+
+        A position that turns out to be behind the log is repaired as any other, and the client is sent what it lacks.
+        """
+        key = channel_key(identity.tenant, name)
+        position = self._broker.known_position(key) if self._fresh() else None
+        if position is None:
+            return None
+        channel = self._hub.attach(key, connection)
+        if channel.last is not None and Position(channel.last, channel.epoch) != position:
+            self._hub.detach(channel, connection)  # publications are on their way: take the careful path
+            return None
+        connection.subscriptions[name] = Subscription(channel, True, False)
+        self._hub.positioned(channel, position)
+        channel.ready(connection, position.offset)
+        return SubscribeResult(
+            recoverable=True, positioned=True, epoch=position.epoch, offset=position.offset
+        )
+
+    async def join_user_channel(
+        self, connection: Connection, identity: Identity, name: str, request: SubscribeRequest | None
+    ) -> SubscribeResult:
+        """The user channel with recovery. What comes in before the connect reply is sent stays buffered: the
+        caller replies in the same tick that this returns, then calls `release_all`.
+        """
+        key = channel_key(identity.tenant, name)
+        result = await self.join(connection, key, name, request)
+        return result if result is not None else SubscribeResult()
 
 
 def view(data: bytes, offset: int, tags: dict[str, str] | None) -> PublicationView:
@@ -184,75 +281,10 @@ def release(connection: Connection, channel: Channel, offset: int) -> bool:
     return connection in channel.joiners and channel.ready(connection, offset)
 
 
-def nothing_missed(connection: Connection, identity: Identity, name: str, request: SubscribeRequest) -> bool:
-    """Whether the client stands exactly where the log ends now, where that is known without waiting."""
-    broker = connection.services.broker
-    if not broker.positions_exact:  # another node may have appended what this one was not told
-        return False
-    position = broker.known_position(channel_key(identity.tenant, name))
-    return position == Position(request.offset, request.epoch)
-
-
-def join_server_side_now(connection: Connection, identity: Identity, name: str) -> SubscribeResult | None:
-    """The user channel without waiting, if the broker knows its position; None: use `join_server_side`.
-
-    A position that turns out to be behind the log is repaired as any other, and the client is sent what it lacks.
-    """
-    key = channel_key(identity.tenant, name)
-    services = connection.services
-    position = services.broker.known_position(key) if services.fresh() else None
-    if position is None:
-        return None
-    channel = services.hub.attach(key, connection)
-    if channel.last is not None and Position(channel.last, channel.epoch) != position:
-        services.hub.detach(channel, connection)  # publications are on their way: take the careful path
-        return None
-    connection.subscriptions[name] = Subscription(channel, True, False)
-    services.hub.positioned(channel, position)
-    channel.ready(connection, position.offset)
-    return SubscribeResult(recoverable=True, positioned=True, epoch=position.epoch, offset=position.offset)
-
-
-async def join_server_side(
-    connection: Connection, identity: Identity, name: str, request: SubscribeRequest | None
-) -> SubscribeResult:
-    """The user channel with recovery. What comes in before the connect reply is sent stays buffered: the
-    caller replies in the same tick that this returns, then calls `release_server_side`.
-    """
-    key = channel_key(identity.tenant, name)
-    result = await join(connection, key, name, request)
-    return result if result is not None else SubscribeResult()
-
-
-def release_server_side(connection: Connection, subs: dict[str, int]) -> None:
+def release_all(connection: Connection, subs: dict[str, int]) -> None:
     """After the connect reply was written: let each server-side channel's newer publications through."""
     for name, offset in subs.items():
         subscription = connection.subscriptions.get(name)
         waiting = subscription is not None and connection in subscription.channel.joiners
         if subscription is not None and waiting and not release(connection, subscription.channel, offset):
             connection.close(codes.INSUFFICIENT_STATE)
-
-
-def unsubscribe(connection: Connection, command: ReceivedCommand) -> bytes:
-    """Leave a channel; leaving one that was not joined is fine."""
-    request = command.request
-    assert isinstance(request, ChannelRequest)
-    subscription = connection.subscriptions.get(request.channel)
-    if subscription is not None and subscription.server_side:
-        return encode_error(command.id, codes.PERMISSION_DENIED)
-    if subscription is not None:
-        connection.forget(request.channel)
-        if subscription.presence:
-            connection.services.leave_presence(connection, subscription.channel.key)
-    return encode_reply(command.id, "unsubscribe", {})
-
-
-def remove_server_side(connection: Connection, name: str, code: int, reason: str) -> None:
-    """Take a channel away from a client (it is no member any more) and tell it, if it has heard of it: a
-    `connect` that is not answered yet does not name the channel then.
-    """
-    subscription = connection.forget(name)
-    if subscription is not None and connection.identity is not None:
-        connection.send(encode_push(name, "unsubscribe", {"code": code, "reason": reason}))
-        if subscription.presence:
-            connection.services.leave_presence(connection, subscription.channel.key)

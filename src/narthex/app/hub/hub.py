@@ -50,8 +50,16 @@ class HubLimits(NamedTuple):
 class Hub:
     """See the module.
 
-    Attributes:
-        on_resync: called when control messages may have been missed; wiring sets it.
+    Args:
+        broker: whose log it is.
+        tasks: own the re-reads of gaps.
+        loop: runs everything.
+        limits: bounds.
+        on_control: takes control messages.
+        on_missed: called when control messages may have been missed.
+        on_lost: takes how many subscribers lost their position.
+        on_fault: takes a subscriber's bug.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class Hub:
         loop: asyncio.AbstractEventLoop,
         limits: HubLimits,
         on_control: Callable[[Control], None],
+        on_missed: Callable[[], None],
         on_lost: Callable[[int], None],
         on_fault: Callable[[BaseException], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,  # not the loop's: uvloop's stands still within a turn
@@ -70,6 +79,7 @@ class Hub:
         self._loop = loop
         self._limits = limits
         self._on_control = on_control
+        self._on_missed = on_missed
         self._on_lost = on_lost
         self._on_fault = on_fault
         self._clock = clock
@@ -78,7 +88,6 @@ class Hub:
         self._writers: deque[BatchWriter] = deque()  # one a channel at most
         self._scheduled = False
         self._lingering: dict[str, asyncio.TimerHandle] = {}
-        self.on_resync: Callable[[], None] = lambda: None
 
     # -- subscribing ---------------------------------------------------------------------------------------
 
@@ -194,7 +203,7 @@ class Hub:
             if found is not None and found.last is not None and not found.repairing:
                 self._repair(found)
         if channels is None:
-            self.on_resync()
+            self._on_missed()
 
     def positions(self) -> dict[str, Position]:
         """Where this node stands in every channel that it follows; those that are being re-read are not there."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from narthex.app.rpc import basics, runs, threads
+from narthex.app.rpc.basics import BasicMethods
 from narthex.app.rpc.methods import Method
+from narthex.app.rpc.runs import RunMethods
+from narthex.app.rpc.threads import ThreadMethods
 
-__all__ = ["Method", "methods"]
-
-
-def methods() -> dict[str, Method]:
-    """The whole table by name."""
-    return {**basics.METHODS, **threads.METHODS, **runs.METHODS}
+__all__ = ["BasicMethods", "Method", "RunMethods", "ThreadMethods"]

@@ -2,65 +2,87 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
-from narthex.app.rpc.methods import Method, typed, who
-
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
+from narthex.app.connection import Connection
+from narthex.app.quotas import Quotas
+from narthex.app.rpc.methods import Method, decoded, typed
+from narthex.domain.identity import Identity
+from narthex.ports.agents import Agent
 
 
 class NoParams(msgspec.Struct, frozen=True):
     """No params."""
 
 
-def _echo(connection: Connection, raw: bytes) -> object:  # noqa: ARG001 - every call has one shape
+_NOTHING: Final = msgspec.json.Decoder(NoParams)
+
+
+class BasicMethods:
+    """See the module.
+
+    Args:
+        node: this node's id.
+        clock: seconds since the epoch.
+        quotas: what `limits` shows.
+        agents: by name, the default first.
+    """
+
+    def __init__(
+        self, node: str, clock: Callable[[], float], quotas: Quotas, agents: Mapping[str, Agent]
+    ) -> None:
+        self._node = node
+        self._clock = clock
+        self._quotas = quotas
+        self._agents = agents
+
+    def methods(self) -> dict[str, Method]:
+        """By name."""
+        return {
+            "echo": Method(_echo, for_probe=True),
+            "time": typed(NoParams, self._time, for_probe=True),
+            "whoami": Method(self._whoami),
+            "limits": typed(NoParams, self._limits),
+            "agents": typed(NoParams, self._described),
+        }
+
+    def _time(self, identity: Identity, params: NoParams) -> object:  # noqa: ARG002 - every method has one shape
+        return {"time": int(self._clock() * 1000)}
+
+    def _whoami(self, connection: Connection, raw: bytes) -> object:
+        decoded(_NOTHING, raw)
+        identity = connection.identity
+        assert identity is not None
+        return {
+            "user": identity.subject,
+            "tenant": identity.tenant,
+            "name": identity.name,
+            "plan": identity.plan,
+            "permissions": list(identity.permissions),
+            "class": identity.identity_class.value,
+            "e2e": identity.e2e,
+            "test_run": identity.test_run,
+            "issuer": identity.issuer,
+            "expires_at": identity.expires_at,
+            "client": connection.client,
+            "node": self._node,
+            "transport": connection.context.transport,
+        }
+
+    async def _limits(self, identity: Identity, params: NoParams) -> object:  # noqa: ARG002 - every method has one shape
+        return await self._quotas.shown(identity)
+
+    def _described(self, identity: Identity, params: NoParams) -> object:  # noqa: ARG002 - every method has one shape
+        return {
+            "agents": [
+                {"name": agent.name, "description": agent.description, "suggestions": list(agent.suggestions)}
+                for agent in self._agents.values()
+            ]
+        }
+
+
+def _echo(connection: Connection, raw: bytes) -> object:  # noqa: ARG001 - every method has one shape
     return msgspec.Raw(raw)
-
-
-def _time(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
-    return {"time": int(connection.services.now() * 1000)}
-
-
-def _whoami(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
-    identity = who(connection)
-    return {
-        "user": identity.subject,
-        "tenant": identity.tenant,
-        "name": identity.name,
-        "plan": identity.plan,
-        "permissions": list(identity.permissions),
-        "class": identity.identity_class.value,
-        "e2e": identity.e2e,
-        "test_run": identity.test_run,
-        "issuer": identity.issuer,
-        "expires_at": identity.expires_at,
-        "client": connection.client,
-        "node": connection.services.node,
-        "transport": connection.context.transport,
-    }
-
-
-async def _limits(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
-    return await connection.services.quotas.shown(who(connection))
-
-
-def _agents(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
-    who(connection)
-    return {
-        "agents": [
-            {"name": agent.name, "description": agent.description, "suggestions": list(agent.suggestions)}
-            for agent in connection.services.engine.agents.values()
-        ]
-    }
-
-
-METHODS: Final = {
-    "echo": Method(_echo, for_probe=True),
-    "time": typed(NoParams, _time, for_probe=True),
-    "whoami": typed(NoParams, _whoami),
-    "limits": typed(NoParams, _limits),
-    "agents": typed(NoParams, _agents),
-}

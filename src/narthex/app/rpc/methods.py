@@ -6,26 +6,24 @@ Error numbers (docs/protocol.md): 400 bad params, 403 not allowed, 404 not found
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from narthex.app.connection import Connection
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.errors import ClientError
-
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
+from narthex.ports.later import Deferred
 
 P = TypeVar("P", bound=msgspec.Struct)
-Outcome = object
-Call = Callable[["Connection", bytes], "Outcome | Coroutine[object, object, Outcome]"]
+Result: TypeAlias = Deferred[object]
 
 
 class Method(NamedTuple):
     """A method: how to call it with raw params, and whether a probe (connect and echo only) may."""
 
-    call: Call
+    call: Callable[[Connection, bytes], Result]
     for_probe: bool = False
 
     def allowed(self, identity: Identity) -> bool:
@@ -33,27 +31,21 @@ class Method(NamedTuple):
         return self.for_probe or identity.identity_class is not IdentityClass.PROBE
 
 
-def typed(
-    params: type[P],
-    run: Callable[[Connection, P], Outcome | Coroutine[object, object, Outcome]],
-    *,
-    for_probe: bool = False,
-) -> Method:
+def decoded(decoder: msgspec.json.Decoder[P], raw: bytes) -> P:
+    """Params from what a client sent; none are `{}`. Raises ClientError `bad_params` (400)."""
+    try:
+        return decoder.decode(raw if raw != b"null" else b"{}")
+    except (msgspec.DecodeError, RecursionError) as fault:
+        # msgspec says where and which type, never the value
+        raise ClientError("bad_params", f"{fault}.", "See docs/protocol.md for the params.") from fault
+
+
+def typed(params: type[P], run: Callable[[Identity, P], Result], *, for_probe: bool = False) -> Method:
     """A method whose params are a Struct; wrong ones are answered with 400 and the path of what is wrong."""
     decoder = msgspec.json.Decoder(params)
 
-    def call(connection: Connection, raw: bytes) -> Outcome | Coroutine[object, object, Outcome]:
-        try:
-            decoded = decoder.decode(raw if raw != b"null" else b"{}")
-        except (msgspec.DecodeError, RecursionError) as fault:
-            # msgspec says where and which type, never the value
-            raise ClientError("bad_params", f"{fault}.", "See docs/protocol.md for the params.") from fault
-        return run(connection, decoded)
+    def call(connection: Connection, raw: bytes) -> Result:
+        assert connection.identity is not None  # only a live connection gets here
+        return run(connection.identity, decoded(decoder, raw))
 
     return Method(call, for_probe)
-
-
-def who(connection: Connection) -> Identity:
-    """The identity of a live connection."""
-    assert connection.identity is not None
-    return connection.identity

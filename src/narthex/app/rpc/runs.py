@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated
 
 import msgspec
 
-from narthex.app.rpc.methods import typed, who
-from narthex.app.starting import bounded, start_run
+from narthex.app.quotas import Quotas
+from narthex.app.rpc.methods import Method, typed
+from narthex.app.runs.requests import RunRequests
+from narthex.app.starting import RunStarter, bounded
 from narthex.domain.channels import thread_channel
+from narthex.domain.identity import Identity
 from narthex.domain.ids import Ident, Identified
 from narthex.errors import ClientError
-
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -48,55 +48,61 @@ class Resume(Identified, frozen=True):
     payload: msgspec.Raw
 
 
-async def _start(connection: Connection, params: Start) -> object:
-    services = connection.services
-    started = await start_run(
-        services.chat,
-        services.engine,
-        services.quotas,
-        who(connection),
-        text=params.text,
-        client_message_id=params.client_message_id,
-        thread_id=params.thread_id,
-        agent=params.agent,
-    )
-    run = started.run
-    return {
-        "thread_id": run.thread_id,
-        "run_id": run.run_id,
-        "message_id": run.message_id,
-        "channel": thread_channel(run.thread_id),
-        "queued": started.queued,
-    }
+class RunMethods:
+    """`run.*`.
 
+    Args:
+        starter: starts runs.
+        requests: operations on existing ones.
+        quotas: messages a minute.
+    """
 
-async def _cancel(connection: Connection, params: OfRun) -> object:
-    return await connection.services.engine.requests.cancel(who(connection), params.run_id)
+    def __init__(self, starter: RunStarter, requests: RunRequests, quotas: Quotas) -> None:
+        self._starter = starter
+        self._requests = requests
+        self._quotas = quotas
 
+    def methods(self) -> dict[str, Method]:
+        """By name."""
+        return {
+            "run.start": typed(Start, self._start),
+            "run.cancel": typed(OfRun, self._cancel),
+            "run.steer": typed(Steer, self._steer),
+            "run.resume": typed(Resume, self._resume),
+            "run.get": typed(OfRun, self._get),
+        }
 
-async def _steer(connection: Connection, params: Steer) -> object:
-    bounded(params.text)
-    connection.services.quotas.take_message(who(connection))
-    return await connection.services.engine.requests.steer(who(connection), params.run_id, params.text)
+    async def _start(self, identity: Identity, params: Start) -> object:
+        started = await self._starter.start(
+            identity,
+            text=params.text,
+            client_message_id=params.client_message_id,
+            thread_id=params.thread_id,
+            agent=params.agent,
+        )
+        run = started.run
+        return {
+            "thread_id": run.thread_id,
+            "run_id": run.run_id,
+            "message_id": run.message_id,
+            "channel": thread_channel(run.thread_id),
+            "queued": started.queued,
+        }
 
+    async def _cancel(self, identity: Identity, params: OfRun) -> object:
+        return await self._requests.cancel(identity, params.run_id)
 
-async def _resume(connection: Connection, params: Resume) -> object:
-    try:
-        payload = msgspec.json.decode(params.payload)
-    except (msgspec.DecodeError, RecursionError) as fault:  # JSON that no program can hold, as 1e999
-        raise ClientError("bad_params", f"{fault} - at `$.payload`.", "See docs/protocol.md.") from fault
-    engine = connection.services.engine
-    return await engine.requests.resume(who(connection), params.run_id, params.interrupt_id, payload)
+    async def _steer(self, identity: Identity, params: Steer) -> object:
+        bounded(params.text)
+        self._quotas.take_message(identity)
+        return await self._requests.steer(identity, params.run_id, params.text)
 
+    async def _resume(self, identity: Identity, params: Resume) -> object:
+        try:
+            payload = msgspec.json.decode(params.payload)
+        except (msgspec.DecodeError, RecursionError) as fault:  # JSON that no program can hold, as 1e999
+            raise ClientError("bad_params", f"{fault} - at `$.payload`.", "See docs/protocol.md.") from fault
+        return await self._requests.resume(identity, params.run_id, params.interrupt_id, payload)
 
-async def _get(connection: Connection, params: OfRun) -> object:
-    return await connection.services.engine.requests.get(who(connection), params.run_id)
-
-
-METHODS: Final = {
-    "run.start": typed(Start, _start),
-    "run.cancel": typed(OfRun, _cancel),
-    "run.steer": typed(Steer, _steer),
-    "run.resume": typed(Resume, _resume),
-    "run.get": typed(OfRun, _get),
-}
+    async def _get(self, identity: Identity, params: OfRun) -> object:
+        return await self._requests.get(identity, params.run_id)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
 
-from narthex.app.chat import TITLE_CHARS
+from narthex.app.chat import TITLE_CHARS, Chat
+from narthex.app.memberships import MembershipService
 from narthex.app.rpc.basics import NoParams
-from narthex.app.rpc.methods import typed, who
+from narthex.app.rpc.methods import Method, typed
 from narthex.app.thread_view import OutcomesPlace
+from narthex.domain.identity import Identity
 from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
 from narthex.domain.plans import LINK_DAYS, MAX_LINK_DAYS
-
-if TYPE_CHECKING:
-    from narthex.app.connection import Connection
 
 MANY: Final = 200  # threads of one `thread.leave`: about 0.2 s of the store's writer
 Title = Annotated[str, msgspec.Meta(max_length=TITLE_CHARS)]
@@ -122,154 +121,137 @@ class Search(msgspec.Struct, frozen=True):
     limit: Limit = 20
 
 
-async def _create(connection: Connection, params: Create) -> object:
-    return await connection.services.chat.create(who(connection), params.title)
+class ThreadMethods:
+    """`thread.*`, `user.*` and `typing`."""
 
+    def __init__(self, chat: Chat, memberships: MembershipService) -> None:
+        self._chat = chat
+        self._memberships = memberships
 
-async def _list(connection: Connection, params: List) -> object:
-    chat = connection.services.chat
-    found = await chat.threads_of(who(connection), params.before, params.limit, params.before_id or "")
-    return {"threads": found}
+    def methods(self) -> dict[str, Method]:
+        """By name."""
+        return {
+            "thread.create": typed(Create, self._create),
+            "thread.list": typed(List, self._list),
+            "thread.get": typed(Get, self._get),
+            "thread.outcomes": typed(Outcomes, self._outcomes),
+            "thread.rename": typed(Rename, self._rename),
+            "thread.delete": typed(One, self._delete),
+            "thread.members.add": typed(OfMember, self._add),
+            "thread.members.remove": typed(OfMember, self._remove),
+            "thread.leave": typed(OneOrMany, self._leave),
+            "thread.invitations": typed(List, self._invitations),
+            "thread.invitation.accept": typed(One, self._accept),
+            "thread.invitation.decline": typed(OneOrMany, self._decline),
+            "thread.link": typed(CreateLink, self._link),
+            "thread.link.get": typed(One, self._link_of),
+            "thread.link.revoke": typed(One, self._revoke_link),
+            "thread.link.preview": typed(Token, self._preview),
+            "thread.join": typed(Token, self._join),
+            "user.block": typed(OfUser, self._block),
+            "user.unblock": typed(OfUser, self._unblock),
+            "user.blocked": typed(NoParams, self._blocked),
+            "thread.read": typed(Read, self._read),
+            "thread.search": typed(Search, self._search),
+            "typing": typed(One, self._typing),
+        }
 
+    async def _create(self, identity: Identity, params: Create) -> object:
+        return await self._chat.create(identity, params.title)
 
-async def _get(connection: Connection, params: Get) -> object:
-    chat = connection.services.chat
-    return await chat.view(
-        who(connection), params.thread_id, params.before, params.limit, params.before_id or ""
-    )
+    async def _list(self, identity: Identity, params: List) -> object:
+        found = await self._chat.threads_of(identity, params.before, params.limit, params.before_id or "")
+        return {"threads": found}
 
+    async def _get(self, identity: Identity, params: Get) -> object:
+        return await self._chat.view(
+            identity, params.thread_id, params.before, params.limit, params.before_id or ""
+        )
 
-async def _outcomes(connection: Connection, params: Outcomes) -> object:
-    place = OutcomesPlace(since=params.since, before=params.before, before_id=params.before_id or "")
-    return await connection.services.chat.outcomes(who(connection), params.thread_id, place)
+    async def _outcomes(self, identity: Identity, params: Outcomes) -> object:
+        place = OutcomesPlace(since=params.since, before=params.before, before_id=params.before_id or "")
+        return await self._chat.outcomes(identity, params.thread_id, place)
 
+    async def _rename(self, identity: Identity, params: Rename) -> object:
+        await self._chat.rename(identity, params.thread_id, params.title)
+        return {}
 
-async def _rename(connection: Connection, params: Rename) -> object:
-    await connection.services.chat.rename(who(connection), params.thread_id, params.title)
-    return {}
+    async def _delete(self, identity: Identity, params: One) -> object:
+        await self._chat.delete(identity, params.thread_id)
+        return {}
 
+    async def _add(self, identity: Identity, params: OfMember) -> object:
+        return {"state": await self._memberships.add(identity, params.thread_id, params.user_id)}
 
-async def _delete(connection: Connection, params: One) -> object:
-    await connection.services.chat.delete(who(connection), params.thread_id)
-    return {}
+    async def _remove(self, identity: Identity, params: OfMember) -> object:
+        await self._memberships.remove(identity, params.thread_id, params.user_id)
+        return {}
 
+    async def _leave(self, identity: Identity, params: OneOrMany) -> object:
+        memberships = self._memberships
+        if params.thread_ids is not None:
+            return await memberships.leave(identity, params.thread_ids)
+        assert params.thread_id is not None
+        await memberships.remove(identity, params.thread_id, identity.subject)
+        return {}
 
-async def _add(connection: Connection, params: OfMember) -> object:
-    memberships = connection.services.memberships
-    return {"state": await memberships.add(who(connection), params.thread_id, params.user_id)}
+    async def _invitations(self, identity: Identity, params: List) -> object:
+        found = await self._memberships.invitations(
+            identity, params.before, params.limit, params.before_id or ""
+        )
+        return {"invitations": found}
 
+    async def _accept(self, identity: Identity, params: One) -> object:
+        await self._memberships.accept(identity, params.thread_id)
+        return {"thread_id": params.thread_id}
 
-async def _remove(connection: Connection, params: OfMember) -> object:
-    await connection.services.memberships.remove(who(connection), params.thread_id, params.user_id)
-    return {}
+    async def _decline(self, identity: Identity, params: OneOrMany) -> object:
+        memberships = self._memberships
+        if params.thread_ids is not None:
+            return await memberships.decline_all(identity, params.thread_ids)
+        assert params.thread_id is not None
+        await memberships.decline(identity, params.thread_id)
+        return {}
 
+    async def _block(self, identity: Identity, params: OfUser) -> object:
+        await self._memberships.block(identity, params.user_id)
+        return {}
 
-async def _leave(connection: Connection, params: OneOrMany) -> object:
-    memberships, identity = connection.services.memberships, who(connection)
-    if params.thread_ids is not None:
-        return await memberships.leave(identity, params.thread_ids)
-    assert params.thread_id is not None
-    await memberships.remove(identity, params.thread_id, identity.subject)
-    return {}
+    async def _unblock(self, identity: Identity, params: OfUser) -> object:
+        await self._memberships.unblock(identity, params.user_id)
+        return {}
 
+    async def _blocked(self, identity: Identity, params: NoParams) -> object:  # noqa: ARG002 - every call has one shape
+        return {"users": await self._memberships.blocked(identity)}
 
-async def _invitations(connection: Connection, params: List) -> object:
-    found = await connection.services.memberships.invitations(
-        who(connection), params.before, params.limit, params.before_id or ""
-    )
-    return {"invitations": found}
+    async def _link(self, identity: Identity, params: CreateLink) -> object:
+        links = self._memberships.links
+        token, expires_at = await links.make(identity, params.thread_id, params.days)
+        return {"token": token, "expires_at": expires_at}
 
+    async def _link_of(self, identity: Identity, params: One) -> object:
+        found = await self._memberships.links.of_thread(identity, params.thread_id)
+        shown = ("created_by", "created_at", "expires_at")
+        return {"link": found and {name: getattr(found, name) for name in shown}}
 
-async def _accept(connection: Connection, params: One) -> object:
-    await connection.services.memberships.accept(who(connection), params.thread_id)
-    return {"thread_id": params.thread_id}
+    async def _revoke_link(self, identity: Identity, params: One) -> object:
+        await self._memberships.links.revoke(identity, params.thread_id)
+        return {}
 
+    async def _preview(self, identity: Identity, params: Token) -> object:
+        found = await self._memberships.links.preview(identity, params.token)
+        return found if found.role else msgspec.structs.replace(found, thread_id="")
 
-async def _decline(connection: Connection, params: OneOrMany) -> object:
-    memberships, identity = connection.services.memberships, who(connection)
-    if params.thread_ids is not None:
-        return await memberships.decline_all(identity, params.thread_ids)
-    assert params.thread_id is not None
-    await memberships.decline(identity, params.thread_id)
-    return {}
+    async def _join(self, identity: Identity, params: Token) -> object:
+        return {"thread_id": await self._memberships.links.join(identity, params.token)}
 
+    async def _read(self, identity: Identity, params: Read) -> object:
+        await self._chat.mark_read(identity, params.thread_id, params.offset)
+        return {}
 
-async def _block(connection: Connection, params: OfUser) -> object:
-    await connection.services.memberships.block(who(connection), params.user_id)
-    return {}
+    async def _search(self, identity: Identity, params: Search) -> object:
+        return {"hits": await self._chat.search(identity, params.text, params.limit)}
 
-
-async def _unblock(connection: Connection, params: OfUser) -> object:
-    await connection.services.memberships.unblock(who(connection), params.user_id)
-    return {}
-
-
-async def _blocked(connection: Connection, params: NoParams) -> object:  # noqa: ARG001 - every call has one shape
-    return {"users": await connection.services.memberships.blocked(who(connection))}
-
-
-async def _link(connection: Connection, params: CreateLink) -> object:
-    links = connection.services.memberships.links
-    token, expires_at = await links.make(who(connection), params.thread_id, params.days)
-    return {"token": token, "expires_at": expires_at}
-
-
-async def _link_of(connection: Connection, params: One) -> object:
-    found = await connection.services.memberships.links.of_thread(who(connection), params.thread_id)
-    shown = ("created_by", "created_at", "expires_at")
-    return {"link": found and {name: getattr(found, name) for name in shown}}
-
-
-async def _revoke_link(connection: Connection, params: One) -> object:
-    await connection.services.memberships.links.revoke(who(connection), params.thread_id)
-    return {}
-
-
-async def _preview(connection: Connection, params: Token) -> object:
-    found = await connection.services.memberships.links.preview(who(connection), params.token)
-    return found if found.role else msgspec.structs.replace(found, thread_id="")
-
-
-async def _join(connection: Connection, params: Token) -> object:
-    return {"thread_id": await connection.services.memberships.links.join(who(connection), params.token)}
-
-
-async def _read(connection: Connection, params: Read) -> object:
-    await connection.services.chat.mark_read(who(connection), params.thread_id, params.offset)
-    return {}
-
-
-async def _search(connection: Connection, params: Search) -> object:
-    return {"hits": await connection.services.chat.search(who(connection), params.text, params.limit)}
-
-
-async def _typing(connection: Connection, params: One) -> object:
-    await connection.services.chat.typing(who(connection), params.thread_id)
-    return {}
-
-
-METHODS: Final = {
-    "thread.create": typed(Create, _create),
-    "thread.list": typed(List, _list),
-    "thread.get": typed(Get, _get),
-    "thread.outcomes": typed(Outcomes, _outcomes),
-    "thread.rename": typed(Rename, _rename),
-    "thread.delete": typed(One, _delete),
-    "thread.members.add": typed(OfMember, _add),
-    "thread.members.remove": typed(OfMember, _remove),
-    "thread.leave": typed(OneOrMany, _leave),
-    "thread.invitations": typed(List, _invitations),
-    "thread.invitation.accept": typed(One, _accept),
-    "thread.invitation.decline": typed(OneOrMany, _decline),
-    "thread.link": typed(CreateLink, _link),
-    "thread.link.get": typed(One, _link_of),
-    "thread.link.revoke": typed(One, _revoke_link),
-    "thread.link.preview": typed(Token, _preview),
-    "thread.join": typed(Token, _join),
-    "user.block": typed(OfUser, _block),
-    "user.unblock": typed(OfUser, _unblock),
-    "user.blocked": typed(NoParams, _blocked),
-    "thread.read": typed(Read, _read),
-    "thread.search": typed(Search, _search),
-    "typing": typed(One, _typing),
-}
+    async def _typing(self, identity: Identity, params: One) -> object:
+        await self._chat.typing(identity, params.thread_id)
+        return {}

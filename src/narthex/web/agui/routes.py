@@ -19,20 +19,18 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from narthex.app.chat import derived_id
-from narthex.app.connection import Connection
-from narthex.app.services import ConnectionServices
-from narthex.app.starting import start_run
+from narthex.app.connection import COMMAND_TIMEOUT_S, Connection
+from narthex.app.core import NodeCore
 from narthex.domain import endpoints
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import TERMINAL
 from narthex.errors import ClientError
-from narthex.ports.broker import ChannelLog, Position
+from narthex.ports.broker import Position
 from narthex.ports.edge import ABORT, Decision, Deny, UpgradeHandler
 from narthex.ports.later import settled
 from narthex.ports.runs import Run
-from narthex.ports.store import Store
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
 from narthex.web.agui.run_input import RunAgentInput, answer_of, last_user_message, parse, position_of
@@ -43,7 +41,6 @@ from narthex.web.problems import client_error, problem
 from narthex.web.request_rules import RequestAuthenticator
 
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
-STARTS_WITHIN_S: Final = 10.0  # as any command (app/services)
 _ADMITTED_AS: Final = endpoints.SSE  # the gate's name of what this is: a stream of server-sent events
 _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
 Work = Callable[[Connection, Identity], Awaitable[tuple[Run, Position]]]
@@ -60,24 +57,22 @@ class AguiRoutes:
     Args:
         upgrade_handler: admits.
         http: CORS, and who asks for the list of agents.
-        services: chat, runs and quotas.
-        store: runs and threads.
-        broker: where the log stands.
+        core: chat, runs and their log.
     """
 
     def __init__(
         self,
         upgrade_handler: UpgradeHandler,
         http: RequestAuthenticator,
-        services: ConnectionServices[Connection],
-        store: Store,
-        broker: ChannelLog,
+        core: NodeCore,
     ) -> None:
         self._upgrade_handler = upgrade_handler
         self._http = http
-        self._services = services
-        self._store = store
-        self._broker = broker
+        self._chat = core.chat
+        self._engine = core.engine
+        self._starter = core.starter
+        self._store = core.store
+        self._broker = core.broker
 
     def routes(self) -> list[BaseRoute]:
         """Starlette routes."""
@@ -97,9 +92,7 @@ class AguiRoutes:
         found = await self._http.authenticate(request)
         if isinstance(found, Refusal):
             return self._refused(request, found)
-        return self._json(
-            request, {"agents": [self._described(name) for name in self._services.engine.agents]}
-        )
+        return self._json(request, {"agents": [self._described(name) for name in self._engine.agents]})
 
     async def _one(self, request: Request) -> Response:
         """One agent's capabilities."""
@@ -112,18 +105,18 @@ class AguiRoutes:
             return self._failed(request, fault)
 
     def _described(self, name: str) -> dict[str, object]:
-        agent = self._services.engine.agents[name]
+        agent = self._engine.agents[name]
         return {
             "name": name,
             "description": agent.description,
             "suggestions": list(agent.suggestions),
             "url": f"/agui/{name}",
-            "capabilities": capabilities(agent, self._services.engine.limits.run_deadline_s),
+            "capabilities": capabilities(agent, self._engine.limits.run_deadline_s),
         }
 
     def _agent(self, request: Request) -> str:
         """The agent in the path. Raises ClientError `agent_not_found` (404)."""
-        return self._services.engine.choose(request.path_params["agent"], "").name
+        return self._engine.choose(request.path_params["agent"], "").name
 
     async def _preflight(self, request: Request) -> Response:
         return self._http.cors_preflight(request, ("GET", "POST"))
@@ -140,10 +133,7 @@ class AguiRoutes:
             if asked.resume:
                 return await self._resumed(identity, asked, thread_id)
             said = last_user_message(asked)
-            started = await start_run(
-                self._services.chat,
-                self._services.engine,
-                self._services.quotas,
+            started = await self._starter.start(
                 identity,
                 text=said.text,
                 client_message_id=derived_id("agui", identity, f"{thread_id}\x00{said.message_id}"),
@@ -173,10 +163,10 @@ class AguiRoutes:
         Names were the tenant's once: a member of such a thread still means it.
         """
         if await self._store.threads.get(identity.tenant, name) is not None:
-            await self._services.chat.require(identity, name)
+            await self._chat.require(identity, name)
             return name, False
         shared = _derived(identity.tenant, name)
-        if await self._services.chat.role(identity, shared) is not None:
+        if await self._chat.role(identity, shared) is not None:
             return shared, False
         return _derived(identity.tenant, identity.subject, name), True
 
@@ -191,7 +181,7 @@ class AguiRoutes:
             raise ClientError(
                 "interrupt_not_found", "There is no such question in the thread.", "Look again.", number=404
             )
-        answered = await self._services.engine.requests.resume(
+        answered = await self._engine.requests.resume(
             identity,
             interrupt.run_id,
             entry.interrupt_id,
@@ -205,7 +195,7 @@ class AguiRoutes:
         not begun when the row is read begins after the position that was read before.
         """
         run = await self._store.runs.get(identity.tenant, run_id)
-        if run is None or await self._services.chat.role(identity, run.thread_id) is None:
+        if run is None or await self._chat.role(identity, run.thread_id) is None:
             raise ClientError("run_not_found", "There is no such run for you.", "Look again.", number=404)
         key = channel_key(run.tenant, thread_channel(run.thread_id))
         top = (await self._broker.history(key, limit=0)).top
@@ -243,7 +233,7 @@ class AguiRoutes:
             expired = context.admit.inert == "expired"
             return self._refused(request, Refusal(code="token_expired" if expired else "auth_required"))
         try:
-            async with asyncio.timeout(STARTS_WITHIN_S):
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await stream.connect()
                 run, since = await work(stream.connection, identity)
                 last = request.headers.get("last-event-id")
