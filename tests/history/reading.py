@@ -303,4 +303,18 @@ class Reading:
         for _, segment in self.every_segment():
             for index, at, entry, _ in segment.shown:
                 event(index, at, segment.record.channel, segment.record.epoch, entry.offset, entry.data)
+        self._date_ends(lives)
         return lives
+
+    def _date_ends(self, lives: Lives) -> None:
+        """A terminal event was there once a client was told of an end of its log that lies behind it, shown or not."""
+        tops: defaultdict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
+        for _, subscribed in self.each(Subscribed):
+            tops[subscribed.channel, subscribed.epoch].append((subscribed.at, subscribed.offset))
+        for _, acked in self.each(Acknowledged):
+            tops[acked.channel, acked.epoch].append((acked.at, acked.offset))
+        for run_id, ends in lives.ends.items():
+            channel = lives.began[run_id][2] if run_id in lives.began else ""
+            for (epoch, offset), (at, index, data) in ends.items():
+                earlier = [moment for moment, top in tops[channel, epoch] if top >= offset and moment < at]
+                ends[epoch, offset] = (min(earlier, default=at), index, data)
