@@ -1,7 +1,7 @@
 """A child process that serves on loopback: started within a bound, ended by its own pid, started again on its port.
 
-Not here: what is started (`engines`, `gateways`). Rules: nothing is waited for without a deadline; a child that does
-not come up is a DependencyError with the end of its own words; every child is ended by whoever started it.
+Not here: the programs that are started (`engines`, `gateways`). Rules: every wait has a deadline; a child that does
+not come up is a DependencyError with the end of its own output; the code that started a child ends it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from narthex.extras import program_path
 START_S: Final = 40.0  # PostgreSQL on a busy machine of two cores took 9
 STOP_S: Final = 12.0  # a gateway drains for up to 10 s
 POLL_S: Final = 0.03
-TAIL: Final = 1_500  # characters of a child's own words in an error
+TAIL: Final = 1_500  # characters of a child's own output in an error
 OWN_PREFIX: Final = "NARTHEX_"
 POLICY: Final = frozenset(
     {
@@ -30,11 +30,11 @@ POLICY: Final = frozenset(
         "STAGING_E2E_TEST", "E2E_OAUTH_SIMULATION_KEY", "E2E_TEST_ENV",
     }
 )  # fmt: skip
-"""Variables that decide policy: a child gets those that it is given and none of whoever runs the tests."""
+"""Variables that decide policy: a child gets those that it is given and none of the tester's own environment."""
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on at the moment."""
+    """A TCP port of loopback on which no process listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -63,13 +63,13 @@ class Child:
     """A process that listens on `port`, through any number of lives.
 
     Args:
-        name: for messages and the name of its log.
-        directory: where its log goes.
-        command: what to run.
-        port: what it listens on.
-        environ: for `clean_environment`.
-        user: the user id to run as; None: this one.
-        ready: whether it does its work; by default, whether its port takes connections.
+            name: for messages and the name of its log.
+            directory: the directory of its log.
+            command: the command line.
+            port: the port that it listens on.
+            environ: for `clean_environment`.
+            user: the user id to run as; None: this one.
+            ready: whether the program does its work; by default, whether its port takes connections.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of its present life; 0 when it has none."""
+        """The process id of the running child; 0 when it does not run."""
         return self._process.pid if self._process is not None else 0
 
     def spawn(self) -> None:
@@ -135,7 +135,7 @@ class Child:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def words(self) -> str:
-        """Everything it wrote, all lives."""
+        """All output of the child, over all its starts."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def terminate(self) -> None:

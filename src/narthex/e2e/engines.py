@@ -1,8 +1,8 @@
 """The real engines of a local staging: NATS, PostgreSQL, an OIDC issuer, and a proxy, each as a child process.
 
-Not here: gateways (`staging`). Rules: each comes from its PyPI or system package; those that are not installed
-are told together before anything starts, and never replaced by a lighter engine:
-staging that is not staging proves nothing.
+Not here: gateways (`staging`). Rules: each comes from its PyPI or system package; missing ones are reported
+together before anything starts, and never replaced by a lighter engine: a staging without the real engines
+proves nothing.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def nats(folder: Path) -> Child:
 
 
 def nats_command(binary: str, host: str, port: int, data: Path) -> list[str]:
-    """How a NATS server with JetStream is started."""
+    """The command line of a NATS server with JetStream."""
     return [binary, "-a", host, "-p", str(port), "-js", "-sd", str(data)]
 
 
@@ -146,13 +146,13 @@ class PostgresProgram:
         )
 
     def command(self, data: Path, host: str, port: int, **settings: str) -> list[str]:
-        """How the server is started; `settings` beside the address."""
+        """The command line of the server; `settings` are options beside the address."""
         settings = {"listen_addresses": host, "port": str(port), "unix_socket_directories": "", **settings}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(self._binaries / "postgres"), "-D", str(data), *options]
 
     def answers(self, host: str, port: int) -> bool:
-        """Whether a server takes queries: it listens before it does."""
+        """Whether the server takes queries; it listens on its port earlier than that."""
         words = [str(self._binaries / "pg_isready"), "-q", "-h", host, "-p", str(port)]
         return subprocess.run(words, check=False, capture_output=True).returncode == 0  # noqa: S603 - as above
 
@@ -174,7 +174,7 @@ class Postgres(Child):
 
     @property
     def url(self) -> str:
-        """Where the gateways connect."""
+        """The URL that gateways connect to."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def spawn(self) -> None:
@@ -188,7 +188,7 @@ class Postgres(Child):
 
 
 def issuer(folder: Path) -> Child:
-    """An OpenID provider that no one here wrote: RS256, discovery, a key set."""
+    """An OpenID provider from a third-party package: RS256, discovery, a key set."""
     if importlib.util.find_spec("oidc_provider_mock") is None:
         raise DependencyError(
             "issuer",

@@ -1,7 +1,7 @@
-"""A report as JSON, JUnit XML, one HTML page, and lines for a terminal.
+"""Renders a report as JSON, JUnit XML, one HTML page, and lines for a terminal.
 
-Not here: what is in it (`results`). Rules: no proof is in any of them; the page asks nothing of the network; what
-came from outside is escaped.
+Not here: the report's content (`results`). Rules: no report holds a proof; the page loads nothing from the network;
+outside text is escaped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def as_json(report: SuiteReport) -> str:
     }
     return (
         json.dumps(body, indent=2) + "\n"
-    )  # escapes also what UTF-8 cannot say: half a surrogate of the server's
+    )  # also escapes text that UTF-8 cannot encode: half a surrogate from the server
 
 
 def as_junit(report: SuiteReport) -> str:
@@ -78,17 +78,17 @@ def _junit_case(result: Result) -> list[str]:
     return [f"    <testcase {words}>", f"      {told}", "    </testcase>"]
 
 
-# What XML 1.0 section 2.2 does not allow: control characters, lone surrogates, two that are none.
+# XML 1.0 section 2.2 does not allow these: control characters, lone surrogates, two noncharacters.
 _NO_XML: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _xml(text: str) -> str:
-    """Without what no XML may hold."""
+    """`text` without the characters that XML forbids."""
     return _NO_XML.sub("�", text)
 
 
 def facts(report: SuiteReport) -> list[tuple[str, str]]:
-    """What every report names: where, what, how proved, how much."""
+    """The facts at the head of every report: target, versions, proof, counts."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     engines = ", ".join(f"{name}: {what}" for name, what in report.engines.items())
     rows = [

@@ -1,4 +1,4 @@
-"""What a run of the suite came to, as values. Not here: running (`runner`), writing them down (`reports`)."""
+"""The results of a run of the suite, as values. Not here: running (`runner`), rendering (`reports`)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Status(StrEnum):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """One scenario's.
+    """The result of one scenario.
 
     Attributes:
-        detail: what failed, or why it was skipped or not run; holds no proof.
+            detail: the failure, or the reason why it was skipped or not run; holds no proof.
         sent: bytes to the system under test.
         received: bytes from it.
-        contacted: what answered, as scheme, host and port.
+            contacted: the peers that answered, as scheme, host and port.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def result_of(scenario: Scenario, status: Status, detail: str = "") -> Result:
-    """A result with everything that the scenario itself says."""
+    """A result with the scenario's own facts."""
     return Result(
         name=scenario.name,
         category=str(scenario.category),
@@ -58,17 +58,17 @@ def result_of(scenario: Scenario, status: Status, detail: str = "") -> Result:
 
 
 class SuiteReport(msgspec.Struct, kw_only=True):
-    """A whole run's.
+    """The report of a whole run.
 
     Attributes:
         target: `deployed system`, `local staging`, `local gateway` or `no server`.
-        base_url: where it is.
-        engines: of a local one.
-        versions: of the server, as its health says, and of the runner.
-        health: the server's `e2e_testing` and status as it said them when the run began.
-        proof: how the runner proved itself, by kind only.
+            base_url: the target's URL.
+            engines: of a local target.
+            versions: of the server, from its health, and of the runner.
+            health: the server's `e2e_testing` and status in its health when the run began.
+            proof: the kind of the runner's proof, never its value.
         started_at: ISO 8601, UTC.
-        posted: what became of `POST /api/v1/e2e/results`.
+            posted: the outcome of `POST /api/v1/e2e/results`, in words.
         left_behind: threads of this run that could not be deleted.
     """
 
@@ -87,12 +87,12 @@ class SuiteReport(msgspec.Struct, kw_only=True):
     results: list[Result] = []
 
     def count(self, status: Status) -> int:
-        """How many ended so."""
+        """The number of results with this status."""
         return sum(result.status == status for result in self.results)
 
     @property
     def good(self) -> bool:
-        """Whether everything that was selected passed, or was skipped with leave; and something did pass."""
+        """Whether every selected scenario passed or had an allowed skip; at least one must have passed."""
         return self.count(Status.PASSED) > 0 and all(
             result.status in (Status.PASSED, Status.SKIPPED) for result in self.results
         )
@@ -105,7 +105,7 @@ class SuiteReport(msgspec.Struct, kw_only=True):
 
     @property
     def contacted(self) -> list[str]:
-        """Everything that answered."""
+        """All peers that answered."""
         return sorted({peer for result in self.results for peer in result.contacted})
 
     @property
@@ -115,5 +115,5 @@ class SuiteReport(msgspec.Struct, kw_only=True):
 
     @property
     def sent(self) -> int:
-        """Bytes to it."""
+        """Bytes to the system under test."""
         return sum(result.sent for result in self.results)

@@ -1,8 +1,8 @@
-"""Runs scenarios: selects, orders, bounds, counts, and decides what a skip is worth.
+"""Runs scenarios: selects, orders, bounds, counts, and decides whether a skip is allowed.
 
-Not here: where the system under test comes from (`session`), how results look (`reports`). Rules: a scenario runs in
-a task of its own with a `Traffic` of its own; one that exchanged no byte with the server it tests has failed; a
-category whose dependency failed is not run, and is told so; the negatives are part of every run.
+Not here: starting or finding the system under test (`session`), rendering results (`reports`). Rules: a scenario runs
+in a task of its own with a `Traffic` of its own; one that exchanged no byte with the server it tests has failed; a
+category whose dependency failed is not run, and its results say so; the negatives are part of every run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Progress = Callable[[Scenario, Result | None], None]
 
 
 def silent(scenario: Scenario, result: Result | None) -> None:
-    """The progress of whoever watches nothing."""
+    """A progress callback that does nothing."""
 
 
 def select(
@@ -38,16 +38,16 @@ def select(
     pattern: str = "",
     resume_from: str = "",
 ) -> list[Scenario]:
-    """What to run, in order.
+    """Select the scenarios to run, in order.
 
     Args:
         scenarios: all there are, ordered by category.
-        categories: what was asked for.
+        categories: the requested categories.
         pattern: a part of a name or title, or a glob over names.
-        resume_from: leave out what comes before this scenario (its name, or its last part).
+        resume_from: leave out the scenarios before this one (its name, or its last part).
 
     Returns:
-        The chosen ones. The negatives are among them unless only `unit` was asked for.
+            The selected scenarios. The negatives are among them unless only `unit` was requested.
 
     Raises:
         ClientError: nothing matches, or there is no such scenario to resume from.
@@ -83,7 +83,7 @@ def _matches(scenario: Scenario, pattern: str) -> bool:
 
 
 class Runner:
-    """Runs what was selected.
+    """Runs the selected scenarios.
 
     Args:
         system: the system under test, opened; None when only `unit` is run.
@@ -108,7 +108,7 @@ class Runner:
         self._first_failure = ""
 
     async def run(self, scenarios: Iterable[Scenario]) -> list[Result]:
-        """Run them; their results in the order of `scenarios`."""
+        """Run the scenarios; returns their results in the order of `scenarios`."""
         results: list[Result] = []
         for category, members in groupby(scenarios, key=lambda found: found.category):
             group = list(members)
@@ -163,13 +163,13 @@ class Runner:
         CURRENT.set(traffic)
         try:
             async with asyncio.timeout(scenario.timeout_s):
-                # `unit` needs no world; every other scenario is only selected together with one.
+                # `unit` needs no system; every other scenario is only selected together with one.
                 await scenario.body(self._system)  # type: ignore[arg-type]  # see the line above
         except SkipScenario as skip:
             return self._skipped(scenario, skip.reason)
         except TimeoutError as fault:
             return self._failure(scenario, fault, f"not finished within {scenario.timeout_s:g} s")
-        except Exception as fault:  # whatever a scenario raises is its verdict
+        except Exception as fault:  # any exception of a scenario is its failure
             return self._failure(scenario, fault, _told(fault))
         finally:
             for somebody in traffic.connections:
@@ -186,13 +186,13 @@ class Runner:
         return result_of(scenario, Status.FAILED, f"skipped without being allowed to: {reason}")
 
     def _failure(self, scenario: Scenario, fault: BaseException, said: str) -> Result:
-        # What the server said may hold half a surrogate, which neither a terminal nor a file takes.
+        # The server's text may hold half a surrogate, which neither a terminal nor a file takes.
         detail = f"{said} [{_place(fault)}]".encode("utf-8", "backslashreplace").decode()
         return result_of(scenario, Status.FAILED, self._system.hide(detail) if self._system else detail)
 
 
 def _told(fault: BaseException) -> str:
-    """What went wrong, in words; for a bare assertion, the line that did not hold."""
+    """The failure in words; for a bare assertion, the line that did not hold."""
     said = str(fault).strip()
     if isinstance(fault, AssertionError) and said:
         return said[:2_000]

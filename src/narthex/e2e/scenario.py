@@ -1,6 +1,6 @@
-"""What a scenario is, and the register of all of them. The scenarios themselves are in `scenarios/`.
+"""Defines scenarios and registers them. Not here: the scenarios themselves (`scenarios/`).
 
-Rules: every assertion is about something that the server under test said; a scenario that exchanged no byte with
+Rules: every assertion is about a response of the server under test; a scenario that exchanged no byte with
 it has failed, whatever it asserted; a scenario touches only threads of its own test run.
 """
 
@@ -14,7 +14,7 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 
 class Category(StrEnum):
-    """What a runner can be asked for. The order is the order of running."""
+    """The categories that a runner offers. They run in this order."""
 
     UNIT = "unit"
     SMOKE = "smoke"
@@ -55,10 +55,10 @@ class Scenario(NamedTuple):
     Attributes:
         name: `group.function`, unique.
         category: see `Category`.
-        group: the file it belongs to, for example `websocket_events`.
-        title: one sentence: what is true when it passes.
-        body: the test.
-        incident: one of the seven that failed in the incident this project grew from.
+            group: the file it belongs to, for example `websocket_events`.
+            title: one sentence that is true when the scenario passes.
+            body: the test.
+            incident: one of the seven that failed in the incident from which this project grew.
         timeout_s: its deadline.
         always: a negative (no token, bad token, wrong key, foreign tenant), which is part of every run.
         alone: it kills something or measures time, so nothing runs beside it.
@@ -91,7 +91,7 @@ def scenario(
     always: bool = False,
     alone: bool = False,
 ) -> Callable[[Body], Body]:
-    """Register a scenario. Its group is its module's name, its title its docstring's first sentence."""
+    """Register a scenario. Its group is its module's name, its title its docstring."""
 
     def register(body: Body) -> Body:
         group = body.__module__.rpartition(".")[2]

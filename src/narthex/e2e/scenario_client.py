@@ -1,7 +1,7 @@
-"""A client for scenarios: `protocol.client` over the `websockets` package, so that nothing is smoothed over.
+"""A client for scenarios: `protocol.client` over the `websockets` package, without an SDK that would hide faults.
 
 It never reconnects by itself, filters nothing, and keeps every text message that the server sent. Rules: a wait is for
-an event and has a deadline; a refusal is data, not an accident; every byte is counted.
+an event and has a deadline; a refusal is a value, not an accident; every byte is counted.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class ScenarioClient:
         notices: events of the user's own channel.
         connected: the result of `connect`.
         close_code: 0 while open; 1002 where the server broke the protocol, which `close_reason` then describes.
-        seen: every text message of the server, as it came.
+            seen: every text message of the server, unchanged.
         replies: every reply, by the id of its command, in the order of arrival.
         pushes: every push, recovered publications included.
-        made: threads that this device created.
+            made: threads that this client created.
         session: numbers the commands, counts the pings.
-        positions: by channel, the offset of its last publication that came, and the epoch.
+            positions: by channel, the offset of the last publication received, and the epoch.
     """
 
     def __init__(self, socket: ClientConnection, peer: str) -> None:
@@ -89,7 +89,7 @@ class ScenarioClient:
         origin: str | None = None,
         subprotocols: list[str] | None = None,
     ) -> ScenarioClient:
-        """Only the upgrade. Raises Refused."""
+        """Upgrade only, without `connect`. Raises HandshakeRefused."""
         parts = urlsplit(url)
         peer = f"{parts.scheme}://{parts.netloc}"
         traffic = current()
@@ -123,23 +123,23 @@ class ScenarioClient:
         return somebody
 
     async def connect(self, **params: Any) -> dict[str, Any]:
-        """The `connect` command; its result."""
+        """Send the `connect` command; returns its result."""
         self.connected = await self.command("connect", **params)
         return self.connected
 
     async def close(self) -> None:
-        """Leave properly."""
+        """Close with a close handshake."""
         await self.socket.close()
         await self._reader
 
     def drop(self) -> None:
-        """Cut the line: no close frame, as when a phone enters a tunnel."""
+        """Cut the connection without a close frame, as when a phone enters a tunnel."""
         self.socket.transport.abort()
 
     # -- commands ------------------------------------------------------------------------------------------
 
     async def command(self, member: str, **body: Any) -> dict[str, Any]:
-        """Send a command; its result. Raises RpcFault for an error, AssertionError when the line ends."""
+        """Send a command; returns its result. Raises RpcFault for an error, AssertionError when the connection ends."""
         number = self.session.send(member, body)
         await self._send_queued()
         await self.until(lambda: number in self.replies or bool(self.close_code), f"the reply to {member}")
@@ -153,7 +153,7 @@ class ScenarioClient:
         return reply.result
 
     async def raw(self, text: str | bytes) -> None:
-        """Send a text message as it is."""
+        """Send a text message unchanged."""
         current().out(len(text))
         with contextlib.suppress(ConnectionClosed):
             await self.socket.send(text, text=True)
@@ -163,14 +163,14 @@ class ScenarioClient:
             await self.raw(message)
 
     async def rpc(self, method: str, **data: Any) -> Any:
-        """An RPC's result."""
+        """Call an RPC; returns its result."""
         result: Any = (await self.command("rpc", method=method, data=data)).get("data")
         if method == "thread.create":
             self.made.append(result["thread_id"])
         return result
 
     async def follow(self, thread_id: str, *, offset: int | None = None, epoch: str = "") -> dict[str, Any]:
-        """Subscribe to a thread; with `offset`, recover from there. The subscribe result."""
+        """Subscribe to a thread; with `offset`, recover from there. Returns the subscribe result."""
         channel = f"thread:{thread_id}"
         body: dict[str, Any] = {"channel": channel}
         if offset is not None:
@@ -178,19 +178,19 @@ class ScenarioClient:
         return await self.command("subscribe", **body)
 
     async def thread(self, title: str = "e2e") -> str:
-        """A new thread that is followed from its beginning."""
+        """Create a thread and follow it from its beginning."""
         thread_id: str = (await self.rpc("thread.create", title=title))["thread_id"]
         await self.follow(thread_id, offset=0)
         return thread_id
 
     async def start(self, text: str, thread_id: str, **more: Any) -> str:
-        """`run.start`; the run id."""
+        """Call `run.start`; returns the run id."""
         params = {"text": text, "thread_id": thread_id, "client_message_id": uuid.uuid4().hex} | more
         run_id: str = (await self.rpc("run.start", **params))["run_id"]
         return run_id
 
     async def ask(self, text: str, thread_id: str | None = None) -> list[Event]:
-        """Say something and wait for the whole, proven run."""
+        """Send a message and wait for the whole, verified run."""
         thread = thread_id or await self.thread()
         run_id = await self.start(text, thread)
         return await self.whole(thread, run_id)
@@ -198,18 +198,18 @@ class ScenarioClient:
     # -- what was seen -------------------------------------------------------------------------------------
 
     def run_events(self, thread_id: str, run_id: str) -> list[Event]:
-        """Events of one run as they came."""
+        """Events of one run in the order of arrival."""
         return [
             event for _, event in self.events.get(f"thread:{thread_id}", []) if event.get("runId") == run_id
         ]
 
     def terminal(self, thread_id: str, run_id: str) -> Event | None:
-        """The run's terminal event, if it came."""
+        """The run's terminal event, or None if it has not arrived."""
         events = self.run_events(thread_id, run_id)
         return next((event for event in events if event["type"] in ("RUN_FINISHED", "RUN_ERROR")), None)
 
     async def whole(self, thread_id: str, run_id: str, timeout_s: float = WAIT_S) -> list[Event]:
-        """All events of a run, proven: every seq once, count and digest right, offsets contiguous."""
+        """All events of a run, verified: every seq once, count and digest right, offsets contiguous."""
         await self.until(
             lambda: self.terminal(thread_id, run_id) is not None, f"the end of run {run_id}", timeout_s
         )
@@ -222,7 +222,7 @@ class ScenarioClient:
         return events
 
     async def view(self, thread_id: str) -> dict[str, Any]:
-        """`thread.get` once the thread's ended runs are kept as messages, which the notice of their end says.
+        """Wait until the thread's ended runs are stored as messages (the notice of their end), then call `thread.get`.
 
         A run's last event is published first and its messages are written after it, so that a crash between the two
         loses nothing; until then `thread.get` lists the run under `runs`.
@@ -241,7 +241,7 @@ class ScenarioClient:
     async def eventually(
         self, ask: Callable[[], Awaitable[bool]], what: str, timeout_s: float = SOON_S
     ) -> None:
-        """Ask until the answer is yes, for what the server promises soon and not at once."""
+        """Repeat a request until its answer is yes, for state that the server promises soon and not at once."""
         ends_at = time.monotonic() + timeout_s
         while not await ask():
             if time.monotonic() > ends_at:
@@ -249,7 +249,7 @@ class ScenarioClient:
             await asyncio.sleep(0.1)
 
     async def until(self, holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
-        """Wait until something that came in makes `holds` true."""
+        """Wait until a message from the server makes `holds` true."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not holds():
@@ -259,7 +259,7 @@ class ScenarioClient:
             raise AssertionError(f"did not see {what} within {timeout_s:g} s") from None
 
     async def ended(self, timeout_s: float = WAIT_S) -> int:
-        """Wait for the end of the line; the close code."""
+        """Wait for the end of the connection; returns the close code."""
         await self.until(lambda: bool(self.close_code), "the close", timeout_s)
         return self.close_code
 

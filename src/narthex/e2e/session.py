@@ -1,8 +1,8 @@
 """One run of the suite from options to a report: find or start the target, run, post the figures, tidy up.
 
-Not here: flags (`cli/test.py`), running (`runner`). Rules: what would touch production without leave is refused
-before anything is contacted; a target that says it is production is left alone unless production was asked for;
-whatever was made is ended or deleted, also when the run is interrupted.
+Not here: flags (`cli/test.py`), running (`runner`). Rules: a run that would touch production without leave is refused
+before it contacts the target; a target that reports production is left alone unless production was requested; every
+thread and process of the run is ended or deleted, also when the run is interrupted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ NO_PROOF: Final = (
 
 
 class SuiteOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for.
+    """The options of one run.
 
     Attributes:
         environment: `local`, `staging` or `production`.
         categories: empty: all (in production: smoke).
         real: real engines for `local`; staging always has them.
         base_url: a deployed system; empty: a local one is started.
-        proof: for a deployed system; a local one is proved by the key made for it.
+            proof: for a deployed system; a local one is proved by the key made for it.
     """
 
     environment: str = "local"
@@ -56,7 +56,7 @@ class SuiteOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def subject(options: SuiteOptions, scenarios: Sequence[Scenario]) -> str:
-    """Which system is about to be tested, in one line, and what would test another."""
+    """One line that names the system under test, and the options that would select another."""
     count = f"{len(scenarios)} scenario{'' if len(scenarios) == 1 else 's'}"
     if not any(scenario.serves for scenario in scenarios):
         return f"{count} without a server"
@@ -136,7 +136,7 @@ async def test(options: SuiteOptions, progress: Progress = silent) -> SuiteRepor
 
     Raises:
         ClientError: the options contradict themselves.
-        ConfigError: no proof, or the target is production and that was not asked for.
+            ConfigError: no proof, or the target is production and production was not requested.
         DependencyError: the target does not answer, or a local one could not be started.
     """
     scenarios = chosen(options)
@@ -189,7 +189,7 @@ async def _target(options: SuiteOptions, report: SuiteReport) -> AsyncIterator[S
 
 
 async def post(system: SystemUnderTest, report: SuiteReport) -> str:
-    """Post the figures to the gateway, whose metrics and status page show them; what became of it, in words."""
+    """Post the figures to the gateway for its metrics and status page; returns the outcome in words."""
     body = {
         "test_run": system.test_run,
         "passed": report.count(Status.PASSED),
@@ -210,7 +210,7 @@ async def post(system: SystemUnderTest, report: SuiteReport) -> str:
 
 
 def _brief(report: SuiteReport) -> dict[str, Any]:
-    """What fits into the store: sums, and the names of what failed."""
+    """The report in the size that the store takes: sums, and the names of failed scenarios."""
     bad = [result for result in report.results if result.status in (Status.FAILED, Status.NOT_RUN)]
     by_category: dict[str, dict[str, int]] = {}
     for result in report.results:

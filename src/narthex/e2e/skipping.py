@@ -1,10 +1,10 @@
-"""How a scenario says that it cannot be run where it is. What such a word is worth is decided in `skips`."""
+"""The exception by which a scenario reports that it cannot run. Not here: whether the skip is allowed (`skips`)."""
 
 from __future__ import annotations
 
 
 class SkipScenario(Exception):
-    """It cannot be run here; `reason` says why. The runner decides whether that is allowed."""
+    """The scenario cannot run here; `reason` says why. The runner decides whether that is allowed."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -1,7 +1,7 @@
 """The one list of scenarios that may be skipped, each with its condition and its reason.
 
 Rules: a skip that is not listed, or whose condition does not hold, is a failure: a suite that was skipped has proved
-nothing. A condition looks at the target and the proof only, so that nobody can skip by mistake on a local staging.
+nothing. A condition looks at the target and the proof only, so that no scenario skips by mistake on a local staging.
 """
 
 from __future__ import annotations
@@ -68,5 +68,5 @@ ALLOWED: Final = (
 
 
 def allowed(name: str, system: SystemUnderTest | None) -> str:
-    """Why `name` may be skipped here; empty when it may not."""
+    """The reason why `name` may be skipped here; empty when it may not."""
     return next((entry.reason for entry in ALLOWED if entry.name == name and entry.when(system)), "")

@@ -1,7 +1,7 @@
 """A local staging: two gateways as staging runs them, NATS, PostgreSQL, an OIDC issuer and a real proxy in front.
 
-Not here: the engines (`engines`), what is tested (`scenarios/`). Rules: free ports and a directory of its own; the
-key is made here and given to the children only; everything that was started is ended, also when starting failed.
+Not here: the engines (`engines`), the scenarios (`scenarios/`). Rules: free ports and a directory of its own; the
+key is made here and given to the children only; every started process is ended, also when starting failed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Staging:
         base_url: of the proxy, or of the one gateway.
         key: the simulation key that its gateways know.
         issuer_url: of its OIDC issuer; empty without one.
-        engines: what runs, for the report: name → how.
+            engines: the running engines for the report: name → description.
     """
 
     def __init__(self, environment: str, folder: Path) -> None:
@@ -70,7 +70,7 @@ class Staging:
             child.stop()
 
     def system_under_test(self, test_run: str = "") -> SystemUnderTest:
-        """The system as scenarios see it, proved by its key."""
+        """The system for scenarios, proved by its key."""
         gateways = tuple(
             GatewayHandle(url=f"http://127.0.0.1:{child.port}", pid=child.pid, restart=child_again(child))
             for child in self._gateways
@@ -85,7 +85,7 @@ class Staging:
         )
 
     def logs(self) -> dict[str, str]:
-        """Everything that each gateway wrote."""
+        """The whole output of each gateway."""
         return {child.name: child.words() for child in self._gateways}
 
     # -- starting ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""The system under test as a scenario sees it: where it is, how to prove oneself, and what may be touched.
+"""The system under test for a scenario: its URL, its proof, and the threads that may be touched.
 
 Not here: starting a local staging (`staging`). Rules: the *runner* sends the proof (the key, CI's token, or a
-given token); proofs never appear in a report; in production only a thread of tenant `probe`'s own is touched.
+given token); proofs never appear in a report; in production only a thread of tenant `probe` is touched.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Restart = Callable[[], Awaitable[int]]
 
 
 class RunnerProof(msgspec.Struct, frozen=True, kw_only=True):
-    """How the runner proves itself. Exactly one is used: token, then key, then CI's token. Its repr shows none."""
+    """The runner's proof. Exactly one is used: token, then key, then CI's token. Its repr shows none."""
 
     key: str = ""
     ci_token: str = ""
     token: str = ""
 
     def __repr__(self) -> str:
-        """Which, not what."""
+        """The kind of proof, not its value."""
         return f"Proof({self.kind})"
 
     @property
@@ -51,19 +51,19 @@ class RunnerProof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayHandle(msgspec.Struct, kw_only=True):
-    """One gateway of a local staging: what only its starter knows."""
+    """One gateway of a local staging, with the facts that only its starter has."""
 
     url: str
     pid: int
     restart: Restart
 
     async def again(self) -> None:
-        """Start it again on its port, whatever state it is in."""
+        """Start it again on its port, from any state."""
         self.pid = await self.restart()
 
 
 class SystemUnderTest:
-    """See the module.
+    """The system under test; see the module.
 
     Args:
         base_url: `http(s)://host[:port]` of the system under test (its proxy, if there is one).
@@ -100,7 +100,7 @@ class SystemUnderTest:
     # -- HTTP ----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Before the first scenario. Raises DependencyError when nothing answers."""
+        """Open the system before the first scenario. Raises DependencyError when nothing answers."""
         self._http = httpx2.AsyncClient(base_url=self.base_url, timeout=15, trust_env=False)
         try:
             self.health = health = (await self.get("/ws/health")).json()
@@ -116,7 +116,7 @@ class SystemUnderTest:
         self.versions = {"narthex": str(health.get("version")), "environment": str(health.get("environment"))}
 
     async def close(self) -> None:
-        """After the last."""
+        """Close it after the last scenario."""
         if self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -141,11 +141,11 @@ class SystemUnderTest:
     # -- proof ---------------------------------------------------------------------------------------------
 
     async def token(self, who: str = "") -> str:
-        """A token of the running scenario's identity, or of one of its other people. Renewed before it ends."""
+        """A token of the running scenario's identity, or of one of its other users. Renewed before it ends."""
         return await self._token(self._run_of(who))
 
     async def check_proof(self) -> None:
-        """Find out before the first scenario whether the proof is taken. Raises ConfigError, DependencyError."""
+        """Find out before the first scenario whether the proof is accepted. Raises ConfigError, DependencyError."""
         if self.proof.token:
             return
         try:
@@ -179,13 +179,13 @@ class SystemUnderTest:
             )
 
     def leave_production_alone(self) -> None:
-        """Production is tested when it is asked for, and by nobody's mistake. Raises ConfigError."""
+        """Refuse to test production unless production was requested. Raises ConfigError."""
         if self.health.get("environment") == "production" and self.environment != "production":
             asked = "Give --env production --allow-production --token, or another --base-url."
             raise ConfigError([f"{self.base_url} says that it is production. {asked}"])
 
     def _run_of(self, who: str) -> str:
-        """The test run in whose name somebody comes: a scenario's people are its own."""
+        """The test run of `who`'s identity: each scenario has its own users."""
         if self.proof.token and who:
             raise SkipScenario("a single token is a single person")
         return "-".join(part for part in (self.test_run, current().label, who) if part)
@@ -211,7 +211,7 @@ class SystemUnderTest:
         return await self.post("/auth/e2e/test-auth", headers=headers, json={"test_run": run})
 
     async def issuer_user(self, subject: str) -> dict[str, str]:
-        """The Authorization header of somebody who signed in at the local staging's issuer: not of tenant `e2e`."""
+        """The Authorization header of a user of the local staging's issuer, who is not of tenant `e2e`."""
         query = f"response_type=code&client_id={AUDIENCE}&redirect_uri={CALLBACK}&scope=openid"
         async with httpx2.AsyncClient(base_url=self.issuer_url, timeout=15, trust_env=False) as browser:
             back = await browser.post(f"/oauth2/authorize?{query}", data={"sub": subject})
@@ -223,12 +223,12 @@ class SystemUnderTest:
         return {"Authorization": f"Bearer {answer.json()['id_token']}"}
 
     async def headers(self, who: str = "") -> dict[str, str]:
-        """The Authorization header of a person of this test run."""
+        """The Authorization header of a user of this test run."""
         return {"Authorization": f"Bearer {await self.token(who)}"}
 
     @contextlib.asynccontextmanager
     async def client(self, who: str = "", *, url: str = "") -> AsyncIterator[ScenarioClient]:
-        """A connected person of the running scenario; `url` takes another way in."""
+        """A connected user of the running scenario; `url` replaces the system's URL."""
         async with self._connected(self._run_of(who), url or self.ws_url) as somebody:
             yield somebody
 
@@ -245,7 +245,7 @@ class SystemUnderTest:
             await somebody.close()
 
     async def tidy(self) -> list[str]:
-        """Delete the threads that people of this run made; those that could not be deleted."""
+        """Delete the threads that users of this run made; returns those that could not be deleted."""
         left: list[str] = []
         made, self.made = self.made, {}
         for run, threads in made.items():
@@ -266,7 +266,7 @@ class SystemUnderTest:
     # -- faults --------------------------------------------------------------------------------------------
 
     def need_gateways(self) -> tuple[GatewayHandle, ...]:
-        """The gateways' processes, for scenarios that kill one. Skips where there are not two of our own."""
+        """The gateways' processes, for scenarios that kill one. Skips unless the runner started two gateways."""
         if len(self.gateways) < 2:
             raise SkipScenario("only one of two gateways of a local staging may be killed")
         return self.gateways
@@ -297,7 +297,7 @@ class SystemUnderTest:
 
 
 def _code_of(answer: httpx2.Response) -> str:
-    """The code of a problem+json answer; empty when something else answered."""
+    """The code of a problem+json answer; empty for any other answer."""
     try:
         body = answer.json()
     except ValueError:

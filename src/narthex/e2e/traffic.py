@@ -1,4 +1,4 @@
-"""How many bytes a scenario really exchanged with the server under test: a test that talked to nobody has failed."""
+"""Counts the bytes that a scenario exchanged with the server under test: a test without traffic has failed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final, Protocol
 
 
 class TrackedConnection(Protocol):
-    """Whoever came in over a socket during a scenario (`scenario_client.ScenarioClient`): it is shown out at the
-    end.
+    """A connection that a scenario opened (`scenario_client.ScenarioClient`); the runner drops it at the
+    end of the scenario.
     """
 
     close_code: int
@@ -18,9 +18,9 @@ class TrackedConnection(Protocol):
 
 
 class Traffic:
-    """Counts of one scenario. `contacted` names what answered (scheme, host, port); `people` came in during it.
+    """Counts of one scenario. `contacted` names the peers (scheme, host, port); `connections` those to close.
 
-    `label` tells its identities from those of other scenarios, so that scenarios at the same time share no limits.
+    `label` distinguishes its identities from those of other scenarios, so that parallel scenarios share no limits.
     """
 
     __slots__ = ("connections", "contacted", "label", "received", "sent")
@@ -47,5 +47,5 @@ CURRENT: Final[ContextVar[Traffic | None]] = ContextVar("narthex_e2e_traffic", d
 
 
 def current() -> Traffic:
-    """The running scenario's; a throw-away one outside of any."""
+    """The `Traffic` of the running scenario; a throw-away one outside of any."""
     return CURRENT.get() or Traffic()

@@ -23,7 +23,7 @@ OTHERS: Final = (
     *("unit", "smoke", "startup", "websocket", "auth", "security"),
     *("chat", "agent", "integration", "resilience", "performance"),
 )
-"""Groups of the categories of their names."""
+"""Groups that are named like their categories."""
 
 
 def load() -> None:

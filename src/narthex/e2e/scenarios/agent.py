@@ -1,4 +1,4 @@
-"""Agent: what the agent that answers here is able to, and that it tells the truth."""
+"""Agent: the abilities of the agent that answers here, and whether its answers are true."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def what_it_says_of_health_is_true(system: SystemUnderTest) -> None:
 
 @scenario(Category.AGENT)
 async def it_explains_a_refusal(system: SystemUnderTest) -> None:
-    """Asked about `token_expired` it gives status, close code and remedy of that row."""
+    """The explanation of `token_expired` gives status, close code and remedy of that row."""
     async with system.client() as ada:
         told = text_of(await ada.ask("why was I refused token_expired"))
         assert "`token_expired`" in told
@@ -30,7 +30,7 @@ async def it_explains_a_refusal(system: SystemUnderTest) -> None:
 
 @scenario(Category.AGENT)
 async def the_same_question_twice_gives_the_same_text(system: SystemUnderTest) -> None:
-    """A deterministic skill answers to the byte, and two runs have two digests of their own events."""
+    """A deterministic skill answers with the same bytes, and two runs have two digests of their own events."""
     async with system.client() as ada:
         first, second = await ada.ask("count to 20"), await ada.ask("count to 20")
         assert text_of(first) == text_of(second) == " ".join(str(n) for n in range(1, 21))
@@ -39,7 +39,7 @@ async def the_same_question_twice_gives_the_same_text(system: SystemUnderTest) -
 
 @scenario(Category.AGENT)
 async def it_says_what_it_does_not_understand(system: SystemUnderTest) -> None:
-    """No invented answer: it says that it does not understand, and what it can."""
+    """The agent invents no answer: it says that it does not understand, and lists its abilities."""
     async with system.client() as ada:
         told = text_of(await ada.ask("please knit a jumper"))
         assert "do not understand" in told

@@ -1,4 +1,4 @@
-"""Staging 4: runs that people direct: cancel, steer, approve, queue."""
+"""Staging 4: operations of users on a run: cancel, steer, approve, queue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def cancel_from_another_device(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def approval_continues_in_a_new_run(system: SystemUnderTest) -> None:
-    """A question ends the run with an interrupt; the answer opens a run in which the agent goes on."""
+    """A question ends the run with an interrupt; the answer starts a run in which the agent continues."""
     async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("check with approval", thread)
@@ -71,7 +71,7 @@ async def an_approval_is_answered_once(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def steering_reaches_a_running_agent(system: SystemUnderTest) -> None:
-    """What is said while a slow task runs is shown to everybody and taken up by the agent, which ends early."""
+    """A message during a slow task is shown to all members and reaches the agent, which ends early."""
     async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("watch for 60 seconds", thread)
@@ -87,7 +87,7 @@ async def steering_reaches_a_running_agent(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def a_busy_thread_queues(system: SystemUnderTest) -> None:
-    """The second run of a thread waits for the first, and says so."""
+    """The second run of a thread is queued behind the first, and its state says so."""
     async with system.client() as ada:
         thread = await ada.thread()
         first = await ada.start("count to 200", thread)
@@ -107,7 +107,7 @@ async def a_busy_thread_queues(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def an_ended_run_cannot_be_steered(system: SystemUnderTest) -> None:
-    """409, by name."""
+    """Steering an ended run is refused with 409 and a named code."""
     async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("echo short", thread)

@@ -9,7 +9,7 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 @scenario(Category.E2E, incident=True)
 async def pipeline_execution(system: SystemUnderTest) -> None:
-    """A run goes from accepted to finished, and `run.get` says the same as the wire: text, count and digest."""
+    """A run goes from accepted to finished, and `run.get` agrees with the wire: text, count and digest."""
     async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("echo pipeline", thread)

@@ -1,4 +1,4 @@
-"""Auth: every way to bring a credential, what it is worth, and how it is renewed."""
+"""Auth: every carrier of a credential, the identity that it gives, and its renewal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 @scenario(Category.AUTH)
 async def carriers_bring_the_same_person(system: SystemUnderTest) -> None:
-    """Header, subprotocol (raw and base64url), ticket: one subject."""
+    """Header, subprotocol (raw and base64url) and ticket give the same subject."""
     token = await system.token()
     encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
     ticket = (await system.post("/ws/ticket", headers=await system.headers())).json()["ticket"]
@@ -32,7 +32,7 @@ async def carriers_bring_the_same_person(system: SystemUnderTest) -> None:
 
 @scenario(Category.AUTH)
 async def a_test_identity_is_confined(system: SystemUnderTest) -> None:
-    """Tenant e2e, its own test run, a life of at most 15 minutes, no permission that it was not given."""
+    """A test identity has tenant e2e, its own test run, a life of at most 15 minutes, and only granted permissions."""
     async with system.client() as ada:
         me = await ada.rpc("whoami")
         if not system.proof.token:
@@ -46,7 +46,7 @@ async def a_test_identity_is_confined(system: SystemUnderTest) -> None:
 
 @scenario(Category.AUTH)
 async def a_token_in_the_first_connect(system: SystemUnderTest) -> None:
-    """A token in `connect` admits where health says that none is needed before the upgrade; else 401 before it."""
+    """`connect.token` admits where health says that no credential is needed before the upgrade; else 401 before it."""
     required = (await system.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
     try:
         somebody = await ScenarioClient.try_connect(system.ws_url)
@@ -62,7 +62,7 @@ async def a_token_in_the_first_connect(system: SystemUnderTest) -> None:
 
 @scenario(Category.AUTH)
 async def a_refresh_keeps_the_line(system: SystemUnderTest) -> None:
-    """A fresh token of the same subject is taken in-band; the line goes on with a new ttl."""
+    """The gateway accepts a fresh token of the same subject in-band; the connection continues with a new ttl."""
     async with system.client() as ada:
         token = await system.token()
         first = (await ada.command("refresh", token=token))["ttl"]
@@ -75,7 +75,7 @@ async def a_refresh_keeps_the_line(system: SystemUnderTest) -> None:
 
 @scenario(Category.AUTH)
 async def a_bad_refresh_ends_it(system: SystemUnderTest) -> None:
-    """A refresh with a forged token ends the line with 3500; it does not stay open on the old one."""
+    """A refresh with a forged token closes the connection with 3500; the old token does not keep it open."""
     async with system.client() as ada:
         try:
             await ada.command("refresh", token="eyJhbGciOiJIUzI1NiJ9.e30.c2ln")  # noqa: S106 - a forgery, not a secret
@@ -88,7 +88,7 @@ async def a_bad_refresh_ends_it(system: SystemUnderTest) -> None:
 
 @scenario(Category.AUTH)
 async def two_carriers_of_two_people_conflict(system: SystemUnderTest) -> None:
-    """A header for one and a subprotocol for another: 400 credential_conflict."""
+    """A header for one user and a subprotocol for another: 400 credential_conflict."""
     other = await system.token("bob")
     try:
         await ScenarioClient.try_connect(

@@ -1,4 +1,4 @@
-"""Chat: threads, messages and what other devices learn of them."""
+"""Chat: threads, messages and their notices to other devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 @scenario(Category.CHAT)
 async def a_thread_from_its_making_to_its_end(system: SystemUnderTest) -> None:
-    """Made, listed first, renamed, read, deleted, gone."""
+    """A thread is created, listed first, renamed, read, deleted, gone."""
     async with system.client() as ada:
         thread = await ada.thread("one")
         first = (await ada.rpc("thread.list"))["threads"][0]
@@ -29,7 +29,7 @@ async def a_thread_from_its_making_to_its_end(system: SystemUnderTest) -> None:
 
 @scenario(Category.CHAT)
 async def a_conversation_keeps_its_order(system: SystemUnderTest) -> None:
-    """Three questions and answers are read back as they were said."""
+    """Three questions and answers are read back in the order in which they were sent."""
     async with system.client() as ada:
         thread = await ada.thread()
         for number in range(3):
@@ -42,7 +42,7 @@ async def a_conversation_keeps_its_order(system: SystemUnderTest) -> None:
 
 @scenario(Category.CHAT)
 async def what_the_other_device_says_arrives(system: SystemUnderTest) -> None:
-    """A person's own message reaches every device that follows the thread, once, with its author."""
+    """A user's own message reaches every device that follows the thread, once, with its author."""
     async with system.client() as one, system.client() as two:
         thread = await one.thread()
         await two.follow(thread, offset=0)
@@ -56,7 +56,7 @@ async def what_the_other_device_says_arrives(system: SystemUnderTest) -> None:
 
 @scenario(Category.CHAT)
 async def a_long_message_goes_through(system: SystemUnderTest) -> None:
-    """30 KB in one word there and back, to the byte."""
+    """30 KB in one word go there and come back unchanged."""
     text = "".join(f"{number:05d}" for number in range(6_000))
     async with system.client() as ada:
         answer = text_of(await ada.ask(f"echo {text}"))
@@ -65,7 +65,7 @@ async def a_long_message_goes_through(system: SystemUnderTest) -> None:
 
 @scenario(Category.CHAT)
 async def a_thread_can_be_taken_along(system: SystemUnderTest) -> None:
-    """The export holds what was said, as JSON and as Markdown, for its owner only."""
+    """The export holds the conversation as JSON and as Markdown, for its owner only."""
     async with system.client() as ada:
         thread = await ada.thread("export me")
         await ada.ask("echo take me along", thread)
@@ -92,7 +92,7 @@ async def what_was_said_is_found(system: SystemUnderTest) -> None:
 
 @scenario(Category.CHAT)
 async def typing_is_seen_and_not_kept(system: SystemUnderTest) -> None:
-    """Another device sees it; it takes no offset in the thread."""
+    """Another device sees the typing notice, which takes no offset in the thread."""
     async with system.client() as one, system.client() as two:
         thread = await one.thread()
         before = (await two.follow(thread)).get("offset", 0)

@@ -1,4 +1,4 @@
-"""Staging 9: several people, several tenants, several ways in."""
+"""Staging 9: several users, several tenants, several ways to connect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 @scenario(Category.E2E)
 async def two_people_share_a_thread(system: SystemUnderTest) -> None:
-    """Whoever is added hears of it, sees everything and may speak."""
+    """An added member gets a notice, sees everything and may write."""
     async with system.client() as ada, system.client("bob") as bob:
         thread = await ada.thread("shared")
         him = (await bob.rpc("whoami"))["user"]
@@ -28,7 +28,7 @@ async def two_people_share_a_thread(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def a_stranger_sees_nothing(system: SystemUnderTest) -> None:
-    """Another person of the same tenant can neither subscribe nor read nor start nor cancel."""
+    """Another user of the same tenant can neither subscribe nor read nor start nor cancel."""
     async with system.client() as ada, system.client("eve") as eve:
         thread = await ada.thread("private")
         run = await ada.start("count to 50", thread)
@@ -53,7 +53,7 @@ async def a_stranger_sees_nothing(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def a_removed_member_loses_the_channel_at_once(system: SystemUnderTest) -> None:
-    """Their subscription ends with a push, and nothing said afterwards reaches them."""
+    """The member's subscription ends with a push, and no later message reaches the member."""
     async with system.client() as ada, system.client("bob") as bob:
         thread = await ada.thread("leaving")
         him = (await bob.rpc("whoami"))["user"]
@@ -64,7 +64,7 @@ async def a_removed_member_loses_the_channel_at_once(system: SystemUnderTest) ->
             lambda: any(push.unsubscribe is not None for push in bob.pushes), "the unsubscription"
         )
         await ada.ask("echo between us", thread)
-        # What a gateway would still send to bob is before the end of a run of his own that began later.
+        # Anything that a gateway still sends to bob comes before the end of a run of his own that began later.
         await bob.ask("echo on my own")
         assert "between us" not in str(bob.events), (
             "a removed member received what was said after the removal"
@@ -80,7 +80,7 @@ async def a_removed_member_loses_the_channel_at_once(system: SystemUnderTest) ->
 
 @scenario(Category.E2E)
 async def foreign_tenants_are_as_absent_as_nothing(system: SystemUnderTest) -> None:
-    """Threads, runs and channels of others are refused with exactly the answer that nothing gets."""
+    """Threads, runs and channels of others are refused with the same answer as ones that do not exist."""
     async with system.client() as ada:
         own = await ada.thread()
         assert (await ada.rpc("thread.get", thread_id=own))["thread"]["thread_id"] == own
@@ -94,7 +94,7 @@ async def foreign_tenants_are_as_absent_as_nothing(system: SystemUnderTest) -> N
 
 
 async def _refusal(somebody: ScenarioClient, channel: str) -> tuple[int, str]:
-    """How a subscription is refused. Raises AssertionError when it is not."""
+    """The refusal of a subscription. Raises AssertionError when it succeeds."""
     try:
         await somebody.command("subscribe", channel=channel)
     except RpcFault as fault:
@@ -105,7 +105,7 @@ async def _refusal(somebody: ScenarioClient, channel: str) -> tuple[int, str]:
 
 @scenario(Category.E2E)
 async def the_key_itself_is_a_way_in(system: SystemUnderTest) -> None:
-    """The header proof makes the same confined identity as the exchange; its test run names its threads."""
+    """The key header makes the same confined identity as the exchange; its test run names its threads."""
     headers = {KEY_HEADER: system.need_key(), "X-E2E-Test-Run": f"{system.test_run}-header"}
     somebody = await ScenarioClient.try_connect(system.ws_url, headers)
     await somebody.connect()
@@ -119,7 +119,7 @@ async def the_key_itself_is_a_way_in(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def without_proof_there_is_nothing(system: SystemUnderTest) -> None:
-    """No token: refused, or upgraded inert and closed at its first connect. No data either way."""
+    """Without a token: refused, or upgraded inert and closed at the first connect. No data either way."""
     try:
         bare = await ScenarioClient.try_connect(system.ws_url)
     except HandshakeRefused as refused:
@@ -134,7 +134,7 @@ async def without_proof_there_is_nothing(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def twenty_people_at_once_get_their_own(system: SystemUnderTest) -> None:
-    """Twenty identities chat at the same time; each sees exactly its own words."""
+    """Twenty identities chat at the same time; each sees exactly its own messages."""
 
     async def chat(number: int) -> None:
         async with system.client(f"p{number}") as somebody:

@@ -1,4 +1,4 @@
-"""Staging 10: what must work or nobody can work: sign in, ask, read, come back, be refused properly."""
+"""Staging 10: the path that every user needs: sign in, ask, read, come back, get a reasoned refusal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 @scenario(Category.E2E)
 async def sign_in_ask_read(system: SystemUnderTest) -> None:
-    """Proof, connect, thread, question, streamed answer, proven whole."""
+    """Proof, connect, thread, question, streamed answer, verified as complete."""
     async with system.client() as ada:
         events = await ada.ask("echo critical path")
         assert "critical path" in text_of(events)
@@ -56,7 +56,7 @@ async def a_wrong_key_is_refused(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def browsers_are_told_why(system: SystemUnderTest) -> None:
-    """With `narthex.explain` a refusal is an upgrade that is closed at once, with code and reason."""
+    """With `narthex.explain` a refusal is an upgrade that the gateway closes at once, with code and reason."""
     offered = ["jwt-auth", "jwt.not-a-token", "narthex.explain"]
     refused = await ScenarioClient.try_connect(system.ws_url, subprotocols=offered)
     assert await refused.ended() in (3500, 3501)
@@ -67,7 +67,7 @@ async def browsers_are_told_why(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def preflight_gives_the_same_verdict(system: SystemUnderTest) -> None:
-    """The verdict without an upgrade: admit for our token, the reason for a bad one."""
+    """Preflight gives the verdict without an upgrade: admit for our token, the reason for a bad one."""
     good = await system.get("/ws/preflight", headers=await system.headers())
     assert good.status_code == 200
     assert good.json()["verdict"] == "admit"
@@ -78,7 +78,7 @@ async def preflight_gives_the_same_verdict(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def a_token_in_the_url_is_refused(system: SystemUnderTest) -> None:
-    """`credential_in_url`: URLs end up in logs."""
+    """A token in the URL is refused with `credential_in_url`: URLs end up in logs."""
     try:
         await ScenarioClient.try_connect(f"{system.ws_url}?token={await system.token()}")
     except HandshakeRefused as refused:
@@ -89,7 +89,7 @@ async def a_token_in_the_url_is_refused(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def a_ticket_works_once(system: SystemUnderTest) -> None:
-    """POST /ws/ticket, one connection with it, the second is refused."""
+    """A ticket of POST /ws/ticket opens one connection; the second is refused."""
     answer = await system.post("/ws/ticket", headers=await system.headers())
     assert answer.status_code == 200
     ticket = answer.json()["ticket"]

@@ -1,4 +1,4 @@
-"""Staging 6: lines that break, and what comes back."""
+"""Staging 6: broken connections and recovery."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 
 async def again(system: SystemUnderTest, before: ScenarioClient, thread: str) -> ScenarioClient:
-    """A new connection that continues where `before` stood."""
+    """A new connection that continues from the last position of `before`."""
     after = await ScenarioClient.try_connect(system.ws_url, await system.headers())
     await after.connect()
     offset, epoch = before.positions[f"thread:{thread}"]
@@ -22,7 +22,7 @@ async def again(system: SystemUnderTest, before: ScenarioClient, thread: str) ->
 
 @scenario(Category.E2E)
 async def a_dropped_line_resumes_without_a_gap(system: SystemUnderTest) -> None:
-    """Cut in mid-run, back from the last offset: every event is there once and the digest is right."""
+    """After a cut in mid-run and a return from the last offset, every event is there once and the digest is right."""
     async with system.client() as first, system.client() as stays:
         thread = await first.thread()
         await stays.follow(thread, offset=0)
@@ -41,7 +41,7 @@ async def a_dropped_line_resumes_without_a_gap(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def five_drops_in_one_run(system: SystemUnderTest) -> None:
-    """The line is cut five times, and each time the run goes on meanwhile; it is whole all the same."""
+    """The connection is cut five times while the run goes on; the events are complete all the same."""
     async with system.client() as first, system.client() as stays:
         thread = await first.thread()
         await stays.follow(thread, offset=0)
@@ -68,7 +68,7 @@ async def five_drops_in_one_run(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def disconnect_is_not_cancel(system: SystemUnderTest) -> None:
-    """Nobody is connected while the run goes on; it finishes, and whoever comes back reads all of it."""
+    """The run continues and finishes while no client is connected; a client that comes back reads all of it."""
     async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 100", thread)
@@ -98,7 +98,7 @@ async def a_foreign_position_is_not_recovered_in_part(system: SystemUnderTest) -
 
 @scenario(Category.E2E)
 async def a_bad_frame_ends_only_its_own_line(system: SystemUnderTest) -> None:
-    """Garbage is answered with 3501 and a reason; the person's other device notices nothing."""
+    """A malformed frame is answered with 3501 and a reason; the user's other device is not affected."""
     async with system.client() as good:
         bad = await ScenarioClient.try_connect(system.ws_url, await system.headers())
         await bad.connect()
@@ -110,7 +110,7 @@ async def a_bad_frame_ends_only_its_own_line(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def notices_are_recovered_too(system: SystemUnderTest) -> None:
-    """What happened on the user's channel while a device was away comes with its next connect."""
+    """Notices on the user's channel during a device's absence come with its next connect."""
     async with system.client() as away, system.client() as here:
         me = await away.rpc("whoami")
         channel = f"user:{me['user']}"

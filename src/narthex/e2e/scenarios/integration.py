@@ -13,7 +13,7 @@ from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.system_under_test import SystemUnderTest
 
 CROWD: Final = 12
-"""Connections that make a difference in a count that other scenarios change too."""
+"""Enough connections to show in a count that other scenarios change too."""
 COUNTED_S: Final = 10.0
 """Health is cached for 2 s on each gateway."""
 
@@ -24,7 +24,7 @@ def _way(url: str) -> str:
 
 @scenario(Category.INTEGRATION)
 async def two_gateways_are_one_system(system: SystemUnderTest) -> None:
-    """Started on one gateway, followed live on the other, cancelled from there."""
+    """A run that starts on one gateway is followed live on the other and cancelled from there."""
     if len(system.gateways) < 2:
         raise SkipScenario("there are no two gateways to reach one by one")
     here, there = (_way(gateway.url) for gateway in system.gateways[:2])
@@ -43,7 +43,7 @@ async def two_gateways_are_one_system(system: SystemUnderTest) -> None:
 
 @scenario(Category.INTEGRATION)
 async def http_and_socket_tell_the_same(system: SystemUnderTest) -> None:
-    """The server API's thread and run are those of the RPCs."""
+    """The server API returns the same thread and run as the RPCs."""
     async with system.client() as ada:
         thread = await ada.thread("both ways")
         run = await ada.start("echo both ways", thread)
@@ -60,7 +60,7 @@ async def http_and_socket_tell_the_same(system: SystemUnderTest) -> None:
 
 @scenario(Category.INTEGRATION)
 async def people_of_an_issuer_and_test_identities_never_meet(system: SystemUnderTest) -> None:
-    """Somebody of another tenant, from the real issuer, and a test identity: neither sees the other's thread."""
+    """A real issuer's user of another tenant and a test identity cannot see each other's thread."""
     if not system.issuer_url:
         raise SkipScenario("there is no issuer here that would make a person of another tenant")
     outsider = await ScenarioClient.try_connect(system.ws_url, await system.issuer_user("citizen"))
@@ -80,7 +80,7 @@ async def people_of_an_issuer_and_test_identities_never_meet(system: SystemUnder
 
 
 async def _kept_out(somebody: ScenarioClient, thread: str) -> None:
-    """They can neither read nor follow the thread, nor speak in it, nor enter it."""
+    """Check that the client can neither read nor follow the thread, nor write in it, nor join it."""
     attempts: tuple[Callable[[], Awaitable[Any]], ...] = (
         lambda: somebody.rpc("thread.get", thread_id=thread),
         lambda: somebody.follow(thread),
@@ -98,7 +98,7 @@ async def _kept_out(somebody: ScenarioClient, thread: str) -> None:
 
 @scenario(Category.INTEGRATION, alone=True)
 async def the_numbers_move(system: SystemUnderTest) -> None:
-    """Connections that open and end are counted in health, on some gateway."""
+    """Health of some gateway counts connections that open and end."""
 
     async def counted() -> int:
         return int((await system.get("/ws/health")).json()["metrics"]["websocket"]["active_connections"])

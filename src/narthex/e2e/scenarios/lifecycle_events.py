@@ -47,7 +47,7 @@ async def states_follow_the_table(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def joining_and_leaving_is_seen(system: SystemUnderTest) -> None:
-    """Presence lists both devices; the one that stays hears the other leave."""
+    """Presence lists both devices; the remaining one gets the other's leave notice."""
     async with system.client() as stays:
         thread = await stays.thread()
         async with system.client() as goes:
@@ -69,7 +69,7 @@ async def joining_and_leaving_is_seen(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def a_thread_is_renamed_and_deleted_for_every_device(system: SystemUnderTest) -> None:
-    """Both are told on the user's channel; a deleted thread is gone for good."""
+    """Both devices get the notices on the user's channel; a deleted thread is gone for good."""
     async with system.client() as one, system.client() as two:
         thread = await one.thread("before")
         await one.rpc("thread.rename", thread_id=thread, title="after")

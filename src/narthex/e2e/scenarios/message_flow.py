@@ -1,4 +1,4 @@
-"""Staging 2: a message's way from a person to the thread and back to everybody."""
+"""Staging 2: the path of a message from a user to the thread and to all members."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def message_flow(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E, incident=True)
 async def error_handling_flow(system: SystemUnderTest) -> None:
-    """Wrong params, an unknown method and an unknown thread are answered with numbered errors; the line lives on."""
+    """Wrong params, an unknown method and an unknown thread get numbered errors; the connection stays open."""
     async with system.client() as ada:
         for method, data, code in (
             ("run.start", {"text": 5}, 400),

@@ -1,4 +1,4 @@
-"""Performance: budgets that a person would feel. Figures of a machine are `narthex bench`'s; these are alarms."""
+"""Performance: budgets that a user would notice. `narthex bench` measures a machine; these are alarms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def echoes_come_back_quickly(system: SystemUnderTest) -> None:
 
 @scenario(Category.PERFORMANCE, alone=True)
 async def doors_open_quickly(system: SystemUnderTest) -> None:
-    """95 % of 40 connects within 1 s."""
+    """95 % of 40 connects take at most 1 s."""
     headers = await system.headers()
     samples = []
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Resilience: crowds that come back at once, lines that die silently, gateways that are killed."""
+"""Resilience: mass reconnects, connections that die silently, gateways that are killed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def a_crowd_comes_back_at_once(system: SystemUnderTest) -> None:
 
 @scenario(Category.RESILIENCE)
 async def ten_runs_through_a_drop_each(system: SystemUnderTest) -> None:
-    """Ten runs at once, each of whose lines is cut and resumed: ten whole runs."""
+    """Ten runs at once, each with a cut and resumed connection, all complete."""
 
     async def one(number: int) -> None:
         async with system.client() as first:
@@ -70,7 +70,7 @@ async def ten_runs_through_a_drop_each(system: SystemUnderTest) -> None:
 
 @scenario(Category.RESILIENCE)
 async def a_flood_of_commands_is_bounded(system: SystemUnderTest) -> None:
-    """A thousand commands at once are answered or refused by name; the neighbour does not notice."""
+    """A thousand commands at once are answered or refused with a code; another user's connection is not affected."""
     async with system.client() as quiet:
         loud = await ScenarioClient.try_connect(system.ws_url, await system.headers())
         await loud.connect()
@@ -92,7 +92,7 @@ async def a_flood_of_commands_is_bounded(system: SystemUnderTest) -> None:
 
 @scenario(Category.RESILIENCE, timeout_s=120, alone=True)
 async def an_idle_device_comes_back_after_kill_9(system: SystemUnderTest) -> None:
-    """Its gateway is killed; through the other it finds its thread, and both gateways serve in the end."""
+    """Its gateway is killed; it finds its thread through the other gateway, and both gateways serve in the end."""
     gateways = system.need_gateways()
     async with system.client(url=gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET) as ada:
         thread = await ada.thread("idle")

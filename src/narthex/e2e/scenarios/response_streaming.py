@@ -1,4 +1,4 @@
-"""Staging 5: the answer as it grows."""
+"""Staging 5: the answer while it streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 @scenario(Category.E2E)
 async def the_first_token_comes_soon(system: SystemUnderTest) -> None:
-    """From `run.start` to the first delta under 2 s through everything in between."""
+    """The first delta arrives within 2 s of `run.start`, through all parts of the system."""
     async with system.client() as ada:
         thread = await ada.thread()
         began = time.monotonic()
@@ -54,7 +54,7 @@ async def deltas_make_the_stored_text(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def a_late_device_reads_the_running_answer_from_its_start(system: SystemUnderTest) -> None:
-    """`thread.get` and a subscription from its position give the whole run to a device that came in the middle."""
+    """A device that joins in the middle gets the whole run from `thread.get` and a subscription at its position."""
     async with system.client() as one, system.client() as late:
         thread = await one.thread()
         run = await one.start("count to 150", thread)
@@ -66,7 +66,7 @@ async def a_late_device_reads_the_running_answer_from_its_start(system: SystemUn
 
 @scenario(Category.E2E)
 async def many_answers_stream_at_once(system: SystemUnderTest) -> None:
-    """Ten threads of one person stream at the same time; each run is whole and nobody's words mix."""
+    """Ten threads of one user stream at the same time; each run is complete and no text of another run is in it."""
     async with system.client() as ada:
         threads = [await ada.thread() for _ in range(10)]
         runs = [

@@ -1,4 +1,4 @@
-"""Security: what must not work, from outside and from inside a test identity."""
+"""Security: operations that must fail, from outside and from inside a test identity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def a_foreign_page_is_refused(system: SystemUnderTest) -> None:
 
 @scenario(Category.SECURITY)
 async def a_client_cannot_write_into_a_channel(system: SystemUnderTest) -> None:
-    """`publish` to a thread or a user's channel is 103 permission denied, and nobody sees it."""
+    """`publish` to a thread or a user's channel is 103 permission denied, and no client receives it."""
     async with system.client() as ada, system.client() as other:
         thread = await ada.thread()
         await other.follow(thread)
@@ -41,7 +41,7 @@ async def a_client_cannot_write_into_a_channel(system: SystemUnderTest) -> None:
 
 @scenario(Category.SECURITY)
 async def a_test_identity_operates_nothing(system: SystemUnderTest) -> None:
-    """The server API refuses it: publish, disconnect, revoke, drain; and results of another test run."""
+    """The server API refuses a test identity: publish, disconnect, revoke, drain; and results of another test run."""
     headers = await system.headers()
     bodies = {
         "/api/v1/publish": {"channel": "user:admin", "data": {}},
@@ -66,7 +66,7 @@ async def the_caller_cannot_choose_permissions(system: SystemUnderTest) -> None:
 
 @scenario(Category.SECURITY)
 async def the_key_beside_a_token_is_a_conflict(system: SystemUnderTest) -> None:
-    """Whoever brings a person's token and the key is neither."""
+    """A request with a user's token and the key is refused as a conflict and gets neither identity."""
     try:
         await ScenarioClient.try_connect(
             system.ws_url, await system.headers() | {KEY_HEADER: system.need_key()}
@@ -97,7 +97,7 @@ async def a_huge_head_is_answered(system: SystemUnderTest) -> None:
 
 @scenario(Category.SECURITY)
 async def deep_json_ends_only_its_own_line(system: SystemUnderTest) -> None:
-    """A thousand nested arrays end the line with 3501; the next person is served."""
+    """A thousand nested arrays close the connection with 3501; the next user is served."""
     async with system.client() as ada, system.client() as other:
         await ada.raw('{"id":9,"rpc":{"method":"echo","data":' + "[" * 1000 + "]" * 1000 + "}}")
         assert await ada.ended() in (3501, 1007), f"closed with {ada.close_code} {ada.close_reason}"
@@ -106,7 +106,7 @@ async def deep_json_ends_only_its_own_line(system: SystemUnderTest) -> None:
 
 @scenario(Category.SECURITY)
 async def health_gives_no_secret_away(system: SystemUnderTest) -> None:
-    """The key's variable is shown as SET, never as what it holds; nothing in health looks like a token."""
+    """The key's variable is shown as SET, never with its value; nothing in health looks like a token."""
     text = (await system.get("/ws/health")).text
     assert system.hide(text) == text, "health shows a proof of this run"
     assert "eyJ" not in text

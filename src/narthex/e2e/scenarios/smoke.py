@@ -1,7 +1,7 @@
-"""Smoke: is it there, does it let in whom it should and nobody else, does one question get its whole answer?
+"""Smoke: does the gateway answer, admit the right users and no others, and answer one question completely?
 
-The only group that production sees, so: one person, one thread of their own, deleted at the end. The four negatives
-are part of every run, whatever was selected.
+The only group that runs in production, so: one user, one thread of their own, deleted at the end. The four negatives
+are part of every run, whatever the selection.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def it_is_well(system: SystemUnderTest) -> None:
 
 @scenario(Category.SMOKE)
 async def the_bypass_is_as_it_should_be(system: SystemUnderTest) -> None:
-    """Production says that no test identity can get in; elsewhere it is open exactly when a key is set."""
+    """Production reports that test identities are off; elsewhere they are on exactly when a key is set."""
     e2e = (await system.get("/ws/health")).json()["e2e_testing"]
     if system.environment == "production":
         assert e2e["auth_bypass_active"] is False, "the bypass is open in production"
@@ -43,7 +43,7 @@ async def the_bypass_is_as_it_should_be(system: SystemUnderTest) -> None:
 
 @scenario(Category.SMOKE, always=True)
 async def no_token_is_nobody(system: SystemUnderTest) -> None:
-    """Without proof: refused with 401, or upgraded inert and closed 3500 at the first connect, as health announces."""
+    """Without a token: refused with 401, or upgraded inert and closed 3500 at the first connect, as health says."""
     before = (await system.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
     try:
         bare = await ScenarioClient.try_connect(system.ws_url)
@@ -72,10 +72,10 @@ async def bad_tokens_are_refused(system: SystemUnderTest) -> None:
 
 @scenario(Category.SMOKE, always=True)
 async def a_wrong_key_is_nobodys(system: SystemUnderTest) -> None:
-    """401 e2e_key_wrong, or 403 where no test identity may enter; at the handshake and at the exchange."""
+    """A wrong key gets 401 e2e_key_wrong, or 403 where test identities are off, at handshake and exchange."""
     wrong = {KEY_HEADER: "a-key-that-is-long-enough-and-not-the-one"}
     active = (await system.get("/ws/health")).json()["e2e_testing"]["auth_bypass_active"]
-    # 429: others at this address have tried too many wrong keys. 503: there is no key to compare with.
+    # 429: others at this address have tried too many wrong keys. 503: no key is set to compare with.
     codes = {401: "e2e_key_wrong", 429: "rate_limited"} if active else {403: "e2e_not_allowed_here", 503: ""}
     try:
         await ScenarioClient.try_connect(system.ws_url, wrong)
@@ -91,7 +91,7 @@ async def a_wrong_key_is_nobodys(system: SystemUnderTest) -> None:
 
 @scenario(Category.SMOKE, always=True)
 async def another_tenant_is_out_of_reach(system: SystemUnderTest) -> None:
-    """Our own token with another tenant written into it is refused, and channels of others are as absent as nothing."""
+    """Our own token with another tenant written into it is refused; channels of others look nonexistent."""
     changed = _moved(await system.token(), "default")
     if changed:
         try:
@@ -140,7 +140,7 @@ async def one_question_one_whole_answer(system: SystemUnderTest) -> None:
 
 @scenario(Category.SMOKE)
 async def a_dropped_line_comes_back(system: SystemUnderTest) -> None:
-    """Cut, reconnected, and continued from the last offset with nothing missing."""
+    """A cut connection reconnects and continues from the last offset with nothing missing."""
     async with system.client() as ada:
         thread = await ada.thread(f"probe {system.test_run}")
         offset, epoch = ada.positions[f"thread:{thread}"]
@@ -155,7 +155,7 @@ async def a_dropped_line_comes_back(system: SystemUnderTest) -> None:
 
 @scenario(Category.SMOKE)
 async def preflight_says_the_same(system: SystemUnderTest) -> None:
-    """`/ws/preflight` admits whom the upgrade admits."""
+    """`/ws/preflight` admits the same credentials as the upgrade."""
     answer = await system.get("/ws/preflight", headers=await system.headers())
     assert answer.status_code == 200, answer.text[:300]
     assert answer.json()["verdict"] == "admit"

@@ -1,4 +1,4 @@
-"""Startup: what the platform, a load balancer and a deploy ask before they send anybody."""
+"""Startup: the checks that a platform, a load balancer and a deploy make before they send traffic."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def health_is_consistent_with_its_checks(system: SystemUnderTest) -> None:
 
 @scenario(Category.STARTUP)
 async def settings_are_announced(system: SystemUnderTest) -> None:
-    """What a client needs is in `/ws/config`; its limits are those in health and those that a connection gets."""
+    """`/ws/config` holds a client's settings; its limits equal those in health and those of a connection."""
     config = (await system.get("/ws/config")).json()
     health = (await system.get("/ws/health")).json()["config"]
     # Health shows the limit of connections by plan, the configuration the one setting that overrides all plans.

@@ -1,4 +1,4 @@
-"""Staging 7: what the system says of itself, before, while and after a part of it restarts."""
+"""Staging 7: the system's reports about itself before, while and after a part of it restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 @scenario(Category.E2E)
 async def health_made_a_handshake(system: SystemUnderTest) -> None:
-    """Health is what its checks say, and the handshake is one of them."""
+    """Health agrees with its checks, and the handshake is one of them."""
     body = (await system.get("/ws/health")).json()
     assert body["status"] in ("healthy", "degraded")
     assert body["checks"]["handshake"]["status"] == "healthy"
@@ -88,7 +88,7 @@ async def a_killed_gateway_loses_nothing(system: SystemUnderTest) -> None:
 
 
 async def let_in(system: SystemUnderTest) -> ScenarioClient:
-    """A new connection, as an SDK with its back-off would get it."""
+    """A new connection, made with the back-off of an SDK."""
     for _ in range(100):
         try:
             somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())

@@ -1,4 +1,4 @@
-"""Unit: the checkout's own tests of the pure core, where there is a checkout. The one group that tests no server."""
+"""Unit: the checkout's own tests of the pure core, where there is a checkout. The one group without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebSocket: the upgrade and the frames, through whatever stands in front."""
+"""WebSocket: the upgrade and the frames, through any proxy in front."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def every_alias_is_the_same_door(system: SystemUnderTest) -> None:
 
 @scenario(Category.WEBSOCKET)
 async def a_plain_get_is_told_to_upgrade(system: SystemUnderTest) -> None:
-    """426 with problem+json, not a bare error."""
+    """A plain GET gets 426 with problem+json, not a bare error."""
     answer = await system.get("/ws", headers=await system.headers())
     assert answer.status_code == 426, f"a plain GET is answered with {answer.status_code}, not 426"
     assert answer.json()["code"] == "upgrade_required"
@@ -30,7 +30,7 @@ async def a_plain_get_is_told_to_upgrade(system: SystemUnderTest) -> None:
 
 @scenario(Category.WEBSOCKET)
 async def a_wrong_path_is_named(system: SystemUnderTest) -> None:
-    """404 no_route: a wrong path does not look like a wrong credential."""
+    """A wrong path gets 404 no_route: it does not look like a wrong credential."""
     try:
         await ScenarioClient.try_connect(f"{system.ws_url}/nowhere", await system.headers())
     except HandshakeRefused as refused:
@@ -84,7 +84,7 @@ async def fragments_are_put_together(system: SystemUnderTest) -> None:
 
 @scenario(Category.WEBSOCKET)
 async def too_large_is_closed_by_name(system: SystemUnderTest) -> None:
-    """A message over the advertised limit ends the line with 1009, and only that line."""
+    """A message over the advertised limit closes the connection with 1009, and only that connection."""
     limit = (await system.get("/ws/config")).json()["limits"]["max_message_bytes"]
     async with system.client() as ada, system.client() as other:
         await ada.raw(json.dumps({"id": 3000, "rpc": {"method": "echo", "data": {"x": "y" * (limit + 1)}}}))
@@ -94,7 +94,7 @@ async def too_large_is_closed_by_name(system: SystemUnderTest) -> None:
 
 @scenario(Category.WEBSOCKET)
 async def nothing_before_connect(system: SystemUnderTest) -> None:
-    """A command before `connect` ends the line with 3501 and a reason, also for somebody with a good token."""
+    """A command before `connect` closes the connection with 3501 and a reason, also for a client with a good token."""
     somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
     await somebody.raw('{"id":1,"rpc":{"method":"whoami"}}')
     assert await somebody.ended() == 3501, f"closed with {somebody.close_code} {somebody.close_reason}"
@@ -112,7 +112,7 @@ async def a_clean_goodbye(system: SystemUnderTest) -> None:
 
 @scenario(Category.WEBSOCKET, timeout_s=90)
 async def pings_keep_an_idle_line(system: SystemUnderTest) -> None:
-    """An idle line is pinged at the announced interval and lives on."""
+    """An idle connection is pinged at the announced interval and stays open."""
     async with system.client() as ada:
         interval = ada.connected["ping"]
         await ada.until(lambda: ada.session.pings > 0, "a ping", interval * 1.5 + 5)

@@ -1,4 +1,4 @@
-"""Staging 1: what a client sees on the wire around one run."""
+"""Staging 1: the messages that a client receives around one run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def connect_reply_says_who_and_how_long(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def two_sockets_have_two_client_ids(system: SystemUnderTest) -> None:
-    """A client id is minted once per connection and belongs to nobody else."""
+    """A client id is made once per connection and no other connection has it."""
     async with system.client() as one, system.client() as two:
         assert one.connected["client"] != two.connected["client"]
         assert (await one.rpc("whoami"))["client"] == one.connected["client"]
@@ -59,7 +59,7 @@ async def two_sockets_have_two_client_ids(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def notices_reach_the_users_own_channel(system: SystemUnderTest) -> None:
-    """A second device that follows no thread still hears that one was created and that a run began."""
+    """A second device that follows no thread still gets the notices that one was created and that a run began."""
     async with system.client() as one, system.client() as two:
         thread = await one.thread("notice me")
         run = await one.start("hello", thread)
