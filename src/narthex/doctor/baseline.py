@@ -1,4 +1,4 @@
-"""Latencies against a saved baseline, pure but for one file read and one written.
+"""Compares latencies with a saved baseline; pure but for one file read and one written.
 
 Not here: measuring (`gate`). Rules: a budget has a factor and an absolute slack, because 2 ms against 1 ms is noise.
 """
@@ -14,11 +14,11 @@ import msgspec
 
 from narthex.errors import ClientError
 
-SLACK_MS: Final = 25.0  # what a scheduler and a shared machine add; below it a ratio means nothing
+SLACK_MS: Final = 25.0  # the noise of a scheduler and a shared machine; below it a ratio means nothing
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of a good day, in milliseconds by name."""
+    """Figures of a known good deployment, in milliseconds by name."""
 
     url: str
     saved_at: float
@@ -27,7 +27,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def slower(figures: dict[str, float], against: Baseline, factor: float) -> list[str]:
-    """What is slower than the baseline allows; one phrase each."""
+    """The figures that are slower than the baseline allows; one phrase each."""
     found: list[str] = []
     for name, before in against.figures.items():
         now = figures.get(name)

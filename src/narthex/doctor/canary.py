@@ -1,7 +1,7 @@
-"""A synthetic canary: the small check again and again, as Prometheus text or JSON lines.
+"""Runs the small check of a deployment repeatedly, and writes Prometheus text or JSON lines.
 
-Not here: sleeping and files' places (`narthex.cli.probe`). Rules: a round is bounded by the time-outs of its steps
-and leaves nothing behind; counters only grow.
+Not here: sleeping and the paths of files (`narthex.cli.probe`). Rules: a round is bounded by the time-outs of its
+steps and leaves nothing behind; counters only grow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CanaryRound(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> str:
-        """See the class."""
+        """The first step that failed; empty when none did."""
         return next((step.name for step in self.steps if not step.ok), "")
 
     @property
@@ -41,7 +41,7 @@ class CanaryRound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally(msgspec.Struct):
-    """What a canary has seen since it began."""
+    """Counts of a canary since its start."""
 
     ok: int = 0
     failed: int = 0
@@ -64,7 +64,7 @@ async def one_round(
     timeout_s: float = 5.0,
     ca_file: str = "",
 ) -> CanaryRound:
-    """Check once; stops at the first step that fails. With no credential only up to the handshake."""
+    """Run one round; stops at the first step that fails. Without a credential it ends at the handshake."""
     line = Line(target, Secrets(token, headers), timeout_s=timeout_s, ca_file=ca_file)
     steps: list[ConversationStep] = []
     at = time.time()
@@ -89,7 +89,7 @@ async def _talk(line: Line, address: str, steps: list[ConversationStep], *, cred
     steps.append(ConversationStep(name="health", ok=not detail, ms=health.total_ms, detail=detail))
     attempt = Attempt(name="handshake", presents="good" if credential else "none")
     made = await exchange(line, address, attempt, settle_s=0.0)
-    # Without a credential a refusal with a reason is how it should be.
+    # Without a credential a refusal with a reason is the right outcome.
     ok = made.opened or (not credential and made.status in (401, 403))
     detail = "" if ok else f"HTTP {made.status}" if made.status else made.end
     steps.append(ConversationStep(name="handshake", ok=ok, ms=made.first_byte_ms, detail=detail))

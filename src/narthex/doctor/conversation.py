@@ -1,7 +1,7 @@
-"""What is said to a narthex once the socket is open: connect, echo, an event, a forced drop and a resume.
+"""Talks to a narthex once the socket is open: connect, echo, an event, a forced drop and a resume.
 
-Not here: the wire's rules (docs/protocol.md), the socket (`live`). Rules: the only thing it makes is a thread of
-its own, deleted again within the same conversation: the deletion is the event that is missed and recovered.
+Not here: the wire's rules (docs/protocol.md), the socket (`live`). Rules: the only thing it makes is a thread of its
+own, deleted again within the same conversation: the deletion is the event that is missed and recovered.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from narthex.protocol.client import (
 )
 
 THREAD_TITLE: Final = "narthex doctor"
-MAX_UNRELATED: Final = 200  # pushes of a busy user that may come before the one that is waited for
+MAX_UNRELATED: Final = 200  # pushes of a busy user that may come before the expected one
 
 Found = TypeVar("Found")
 
 
 class StepFailed(Exception):
-    """A step did not work; the message says what was seen."""
+    """A step failed; the message describes the answer."""
 
 
 class Wire:
@@ -42,10 +42,10 @@ class Wire:
         self.socket = socket
         self.session = ClientSession()
         self._timeout_s = timeout_s
-        self._kept: list[Reply | Push] = []  # what came while something else was waited for
+        self._kept: list[Reply | Push] = []  # messages that came while `Wire` waited for another one
 
     async def ask(self, command: str, **body: Any) -> dict[str, Any]:
-        """Send one command and wait for its reply; its result.
+        """Send one command and wait for its reply; returns its result.
 
         Raises:
             StepFailed: an error reply, a close, silence.
@@ -60,7 +60,7 @@ class Wire:
         return reply.result
 
     async def rpc(self, method: str, **params: Any) -> dict[str, Any]:
-        """Call a method; its data."""
+        """Call a method; returns its data."""
         return member(await self.ask("rpc", method=method, data=params), "data")
 
     async def notice(self, name: str) -> ReceivedPublication:
@@ -116,7 +116,7 @@ class NarthexSockets:
         self._open: list[LiveSocket] = []
 
     async def connect(self, **body: Any) -> tuple[Wire, dict[str, Any]]:
-        """A connected wire, and the result of `connect`, whose members are `body`.
+        """Open a socket and connect; returns the wire and the result of `connect`, whose members are `body`.
 
         Raises:
             UpgradeFailed: the upgrade was refused.
@@ -134,7 +134,7 @@ class NarthexSockets:
 
 
 async def converse(line: Line, address: str) -> list[ConversationStep]:
-    """Everything, in order; stops at the first step that fails."""
+    """Run all steps in order; stops at the first one that fails."""
     talk = _Conversation(line, address)
     try:
         await talk.run()

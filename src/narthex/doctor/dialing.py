@@ -1,4 +1,4 @@
-"""Reaching the host: names, TCP, TLS. Raw sockets, because what is between matters.
+"""Reaches the host: names, TCP, TLS. Raw sockets, because the path to the server matters.
 
 Not here: HTTP (`exchanging`). Rules: every wait has a bound; nothing is sent before the certificate verified; a
 failure is a value.
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from narthex.doctor.observations import Dial, Lookup, Tls
 from narthex.doctor.target import Target
 
-MAX_ADDRESSES: Final = 4  # two of each family show what there is to show
+MAX_ADDRESSES: Final = 4  # two of each family are enough
 _CERTIFICATE: Final = {10: "expired", 9: "not_yet_valid", 62: "wrong_name", 64: "wrong_name"}
 """X509_V_ERR_… numbers of OpenSSL; every other one is `untrusted`."""
 
@@ -36,7 +36,7 @@ class RawConnection(NamedTuple):
 
 
 def elapsed_ms(began: float) -> float:
-    """Milliseconds since `time.perf_counter()` said `began`, to a hundredth."""
+    """Milliseconds from `began` of `time.perf_counter()` until now, to a hundredth."""
     return round((time.perf_counter() - began) * 1000, 2)
 
 
@@ -77,7 +77,7 @@ async def dial(target: Target, address: str, timeout_s: float) -> Dial:
 
 
 def verified_context(alpn: list[str], ca_file: str = "") -> ssl.SSLContext:
-    """A context that verifies; `ca_file` adds a root of one's own."""
+    """A context that verifies; `ca_file` adds a root certificate."""
     context = ssl.create_default_context(cafile=ca_file or None)
     context.set_alpn_protocols(alpn)
     return context
@@ -102,7 +102,7 @@ async def open_connection(target: Target, address: str, timeout_s: float, ca_fil
 
 
 async def shake_hands(target: Target, address: str, timeout_s: float, ca_file: str = "") -> Tls:
-    """TLS as a WebSocket client would, and once more to see what else the server offers."""
+    """Do a TLS handshake as a WebSocket client would, and another one to see what else the server offers."""
     began = time.perf_counter()
     try:
         found = await _hello(target, address, timeout_s, verified_context(["http/1.1"], ca_file))
@@ -121,7 +121,7 @@ async def shake_hands(target: Target, address: str, timeout_s: float, ca_file: s
 
 
 async def answers_tls(target: Target, address: str, timeout_s: float) -> bool:
-    """Whether the port speaks TLS, certificate unseen. Nothing else is sent."""
+    """Whether the port speaks TLS, with any certificate. Nothing else is sent."""
     context = _blind_context()
     try:
         await _hello(target, address, timeout_s, context)

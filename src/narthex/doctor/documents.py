@@ -1,7 +1,7 @@
-"""JSON and URLs from an endpoint that may be anything: read as what they should be, or as nothing.
+"""Reads JSON and URLs from an untrusted endpoint; a value of the wrong kind is read as empty.
 
-Not here: what is in them. Rules: nothing raises, whatever was sent: a JSON bomb, an array, a number where an object
-should be, a Location that is no URL.
+Not here: the meaning of their members. Rules: nothing raises on any input: a JSON bomb, an array, a number in the
+place of an object, a Location that is no URL.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """The object that `text` is; None when it is none."""
+    """The JSON object in `text`; None when it is no object."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

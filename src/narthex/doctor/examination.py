@@ -1,8 +1,8 @@
 """The procedure: DNS → TCP → TLS → plain GET → upgrades → conversation → hold, stopping where nothing can follow.
 
 Not here: single steps (`dialing`, `exchanging`, `conversation`, `holding`), opinions (`diagnosis`). Rules: about a
-dozen requests, one factor changed at a time, so that a rate limit is not hit by the doctor itself; the bad token is
-a constant; the user's own goes only to the host that was named, never over a certificate that did not verify, and
+dozen requests, one factor changed at a time, so that the doctor itself hits no rate limit; the bad token is
+a constant; the user's own token goes only to the named host, never over a certificate that did not verify, and
 not over plain text to a host that redirects to https.
 """
 
@@ -38,7 +38,7 @@ REPEATS: Final = 4  # more handshakes of the same kind: 1 of 2 bad instances sho
 SETTLE_S: Final = (
     0.6  # how long the first socket is watched: handlers that check after accept close within it
 )
-PATIENCE_S: Final = 65.0  # for a handshake that nobody answers: proxies give up after 60 s
+PATIENCE_S: Final = 65.0  # for a handshake without an answer: proxies give up after 60 s
 SLOW_MS: Final = 900.0  # HAProxy retries a refused back end for 3 s, daphne takes 1 s, time-outs take longer
 VERDICT: Final = ("verdict", "inert", "status", "code", "detail", "carriers", "carriers_checked", "trace_id")
 SHOWN_CLAIMS: Final = ("exp", "nbf", "iat", "iss", "aud")
@@ -63,7 +63,7 @@ class ExaminationOptions(msgspec.Struct, frozen=True, kw_only=True):
 async def examine(
     target: Target, options: ExaminationOptions, progress: Progress = lambda _: None
 ) -> Observations:
-    """Examine one endpoint; never raises for what the endpoint does."""
+    """Examine one endpoint; never raises, whatever the endpoint does."""
     examination = _Examination(target, options, progress)
     await examination.run()
     return examination.seen
@@ -221,7 +221,7 @@ class _Examination:
                 Attempt(name="upgrade with the credential", presents="good"), settle_s=self.options.settle_s
             )
         if not base.accepted and base.first_byte_ms > SLOW_MS:
-            # Whoever answers so slowly makes every further question as slow; twice shows whether it is constant.
+            # Every further request to so slow a server takes as long; two show whether the delay is constant.
             await self._try(Attempt(name="upgrade of a random path", random_path=True))
             await self._try(Attempt(name="upgrade again (2)", presents=best))
             return
@@ -249,7 +249,7 @@ class _Examination:
             for with_origin in (False, True):
                 for random_path in (False, True):
                     if random_path and presents == "good":
-                        continue  # what the user gave goes to the path that the user gave
+                        continue  # the user's credential and headers go to the user's path
                     for large in (False, True):
                         words = [presents, "Origin" * with_origin, "random" * random_path, "9 KB" * large]
                         await self._try(

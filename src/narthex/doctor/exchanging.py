@@ -1,7 +1,7 @@
-"""One request on one raw connection: what is sent, and everything that comes back, as it came.
+"""One request on one raw connection: its bytes, and everything that comes back, unchanged.
 
-Not here: which requests (`examination`), what they mean (`diagnosis`). Rules: bounded in time and bytes; the user's
-secrets go to the named host only (no redirect is followed) and are taken out of whatever comes back.
+Not here: choosing requests (`examination`), their meaning (`diagnosis`). Rules: bounded in time and bytes; the user's
+secrets go to the named host only (no redirect is followed) and are removed from every answer.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SHOWN_BODY: Final = 4000
 BODY_WAIT_S: Final = 1.5  # for a body after its head
 SECOND_WAIT_S: Final = 0.4  # for a second answer on the socket
 BRIEF_SETTLE_S: Final = 0.05
-JWT: Final = re.compile(r"eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?")  # anybody's token in what comes back
+JWT: Final = re.compile(r"eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?")  # a token of any user in an answer
 
 
 class Secrets:
-    """What the user gave, in the forms in which it is sent; and its removal from anything that comes back."""
+    """The user's secrets in the forms in which they are sent; removes them from every answer."""
 
     def __init__(self, token: str = "", headers: tuple[tuple[str, str], ...] = ()) -> None:
         self.token = token
@@ -48,7 +48,7 @@ class Secrets:
 
 
 class Line:
-    """How to reach the endpoint, and with what."""
+    """The endpoint and the credential, and how requests to it are made."""
 
     def __init__(
         self, target: Target, secrets: Secrets, *, timeout_s: float, ca_file: str = "", random_path: str = ""
@@ -60,7 +60,7 @@ class Line:
         self.random_path = random_path or f"/narthex-doctor-{os.urandom(4).hex()}"
 
     def protocols(self, attempt: Attempt) -> tuple[str, ...]:
-        """The subprotocols that are offered."""
+        """The subprotocols to offer."""
         offered: tuple[str, ...] = ("narthex.explain",) if attempt.explain else ()
         if attempt.presents != "none" and attempt.carrier == "subprotocol":
             offered = ("jwt-auth", f"jwt.{self._token(attempt)}", *offered)
@@ -114,7 +114,7 @@ class Answer:
         self.seen = msgspec.structs.replace(self.seen, **values)
 
     async def more(self) -> bool:
-        """Read what comes next; False at the end of the stream. Raises ConnectionError on RST."""
+        """Read the next bytes; False at the end of the stream. Raises ConnectionError on RST."""
         data = await self.link.reader.read(64 * 1024)
         if data and not self.raw:
             self.note(first_byte_ms=elapsed_ms(self.began), at=time.time())
@@ -133,9 +133,9 @@ async def exchange(
     """Send one attempt and watch.
 
     Args:
-        line: where and with what.
+        line: the endpoint and the credential.
         address: textual address of the host.
-        attempt: what to send.
+        attempt: the request.
         settle_s: how long to watch a socket that opened.
         timeout_s: for the answer; 0 for the line's.
     """
@@ -207,7 +207,7 @@ async def _read_body(answer: Answer, head: heads.Head, rest: bytes) -> None:
     start = len(answer.raw) - len(rest)
     ended = await _read_until(answer, start, expected, BODY_WAIT_S)
     if head.status >= 500 and not ended:
-        # Some servers answer 500 and then, on the same socket, what they should have said (signature 20).
+        # Some servers answer 500 and then, on the same socket, the answer that was due (signature 20).
         await _read_until(answer, start, None, SECOND_WAIT_S)
     body = bytes(answer.raw[start:])
     second = b""

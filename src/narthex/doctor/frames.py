@@ -1,7 +1,7 @@
 """Reading WebSocket frames as a client, sans-IO: RFC 6455 section 5, with no extension.
 
-Not here: sockets, encoding (`protocol.framing`). Rules: a fault is a value that says what came, never an exception,
-because a broken server is what the doctor is for; messages are bounded.
+Not here: sockets, encoding (`protocol.framing`). Rules: a fault is a value that describes the bytes, never an
+exception, because the doctor examines broken servers; messages are bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from narthex.protocol.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
-MAX_FRAME_BYTES: Final = 4 * 1024 * 1024  # more than any answer that the doctor asks for
+MAX_FRAME_BYTES: Final = 4 * 1024 * 1024  # more than any answer that the doctor requests
 
 
 class Frame(NamedTuple):
@@ -25,7 +25,7 @@ class ClientFrameReader:
     """Bytes in, frames out.
 
     Attributes:
-        fault: what made the bytes no frames; empty while they are. Nothing is read after a fault.
+        fault: why the bytes are no frames; empty while they are. Nothing is read after a fault.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class ClientFrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take bytes, give the frames that are whole now."""
+        """Take bytes; returns the frames that are complete now."""
         self._buffer += data
         frames: list[Frame] = []
         while not self.fault and (frame := self._next()) is not None:

@@ -1,8 +1,8 @@
-"""The deploy gate: is what was just deployed fit for people? Checks of a narthex, each with a reason.
+"""The deploy gate: decides whether a new deployment may take traffic. Checks of a narthex, each with a reason.
 
-Not here: printing (`narthex.cli.gate`), why something is wrong (`diagnosis`; the gate says `narthex doctor`).
-Rules: every check is about something that the deployed system said; all of it within one deadline under 60 s; what
-could not be checked has failed.
+Not here: printing (`narthex.cli.gate`), the cause of a fault (`diagnosis`; the gate points to `narthex doctor`).
+Rules: every check is about an answer of the deployed system; all of them end within one deadline under 60 s; a check
+that could not be made has failed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Progress = Callable[[str], None]
 
 
 class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is expected.
+    """The requirements of the gate.
 
     Attributes:
-        expect_bypass: what `auth_bypass_active` must be.
-        text: what is said to the agent.
+        expect_bypass: required value of `auth_bypass_active`.
+        text: message to the agent.
         allow_degraded: whether health `degraded` passes.
         factor: how many times slower than the baseline is too slow.
     """
@@ -53,7 +53,7 @@ class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: `detail` says what was seen."""
+    """One check: `detail` describes the observation."""
 
     name: str
     ok: bool
@@ -81,7 +81,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 async def examine_gate(
     target: Target, options: GateOptions, progress: Progress = lambda _: None
 ) -> GateReport:
-    """Run every check; never raises for what the deployed system does."""
+    """Run every check; never raises, whatever the deployed system does."""
     gate = _Gate(target, options, progress)
     began = time.perf_counter()
     try:
@@ -153,7 +153,7 @@ class _Gate:
         except (StepFailed, UpgradeFailed) as error:
             ok, detail = False, str(error)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            # Events are the deployed system's own: one that is no event must shut the gate, not end it.
+            # The events come from the deployed system: an invalid one must fail the gate, not crash it.
             ok, detail = False, f"an event that is none ({type(error).__name__})"
         self.note(name, ok, detail)
 
@@ -213,7 +213,7 @@ class _Gate:
         return await self._inert()
 
     async def _inert(self) -> tuple[bool, str]:
-        """A socket that was upgraded without a credential must be able to do nothing."""
+        """Check that a socket which was upgraded without a credential can do nothing."""
         socket = await open_socket(self.line, self.address, Attempt(name="no token"))
         try:
             wire = Wire(socket, self.line.timeout_s)

@@ -90,7 +90,7 @@ def _refusal_text(why: RefusalWhy) -> str:
 
 
 def _whys(symptom: str, whys: tuple[str, ...]) -> list[str]:
-    """The chain: each line answers why the one above it is so."""
+    """The chain of causes: each line explains the one above it."""
     lines = [symptom]
     lines += [f"{'  ' * depth}why? {why}" for depth, why in enumerate(whys, 1)]
     return lines
@@ -126,7 +126,7 @@ def _number_symptom(entry: NumberWhy) -> str:
 
 
 def _after(number: int) -> str:
-    """What Centrifuge SDKs do after a close code of the ranges that are theirs."""
+    """The reaction of Centrifuge SDKs to a close code of their ranges."""
     if not 3000 <= number < 5000:
         return ""
     stays = number % 1000 >= 500
@@ -134,7 +134,7 @@ def _after(number: int) -> str:
 
 
 def related_codes(entry: NumberWhy) -> list[str]:
-    """Signatures that show the number, then every refusal of a narthex that does."""
+    """Signatures that show the number, then every refusal of a narthex with it."""
     refusals = [code for code, row in TABLE.items() if entry.number in (row.http, row.close)]
     return list(dict.fromkeys([*entry.see, *refusals]))
 

@@ -1,7 +1,7 @@
-"""HTTP heads, sans-IO: requests as bytes, answers as values, and what is wrong with a 101.
+"""HTTP heads, sans-IO: requests as bytes, answers as values, and the faults of a 101.
 
-Not here: sockets (`dialing`), frames (`frames`). Deliberately not a library: a library hides or rejects what the
-doctor must see. Rules: parsing never raises and is bounded by what it is given; only headers that cannot hold a
+Not here: sockets (`dialing`), frames (`frames`). Deliberately not a library: a library hides or rejects the faults
+that the doctor must see. Rules: parsing never raises and is bounded by its input; only headers that cannot hold a
 credential are kept.
 """
 
@@ -12,7 +12,7 @@ import hashlib
 from typing import Final, NamedTuple
 
 MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-MAX_HEAD_BYTES: Final = 64 * 1024  # four times what any server here accepts; bounds a hostile answer
+MAX_HEAD_BYTES: Final = 64 * 1024  # four times the limit of any supported server; bounds a hostile answer
 KEPT: Final = frozenset(
     {
         "server",
@@ -94,7 +94,7 @@ def parse_head(raw: bytes) -> Head | None:
 
 
 def faults_of(head: Head, key: str, offered: tuple[str, ...]) -> tuple[str, ...]:
-    """What is wrong with a 101 (RFC 6455 section 4.1, the client's checks); no extension is ever offered."""
+    """The faults of a 101 (RFC 6455 section 4.1, the client's checks); no extension is ever offered."""
     found: list[str] = []
     if head.headers.get("upgrade", "").lower() != "websocket":
         found.append("upgrade_missing")

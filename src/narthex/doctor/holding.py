@@ -1,4 +1,4 @@
-"""Holding sockets open to find the limits of whatever is in between.
+"""Holds sockets open to find the time limits of the proxies in between.
 
 Not here: naming the proxy (`diagnosis.holds`). Three sockets, opened one after the other: two only answer, one pings. A
 limit of time ends each at its own age; a restart ends all at one moment. When only the quiet ones end, the limit is an
@@ -20,7 +20,7 @@ from narthex.doctor.live import LiveSocket
 from narthex.doctor.observations import Attempt, Hold
 from narthex.protocol.client import ClientSession, MalformedMessage
 
-APART_S: Final = 5.0  # between two sockets: far above what a proxy's timer is late
+APART_S: Final = 5.0  # between two sockets: far more than the delay of a proxy's timer
 
 
 async def hold(
@@ -35,12 +35,12 @@ async def hold(
     """Hold each for `seconds`.
 
     Args:
-        line: where and with what.
+        line: the endpoint and the credential.
         address: textual address.
         attempt: the handshake of each.
         seconds: how long at most.
         connect: whether to send Centrifuge's `connect` first and answer its pings.
-        tick: told the seconds held, about once a second.
+        tick: called with the seconds held, about once a second.
     """
     # Forty pings within the time that is looked at, at least one every 10 s: more often than any known idle limit.
     # At most ten a second, because servers bound control frames (ours at 20 a second).

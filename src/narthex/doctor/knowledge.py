@@ -1,6 +1,6 @@
-"""The knowledge base: what each failure signature, refusal and number means. The prose is data beside this file.
+"""The knowledge base: the meaning of each failure signature, refusal and number. The prose is data beside this file.
 
-Not here: when a signature is seen (`diagnosis`). Rules: every entry has a cause, a fix and a way to confirm it; a
+Not here: recognising a signature (`diagnosis`). Rules: every entry has a cause, a fix and a way to confirm it; a
 code names one thing.
 """
 
@@ -34,7 +34,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RefusalWhy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why a narthex refuses with a code of `domain.refusals.TABLE`; title and remedy stand there."""
+    """Why a narthex refuses with a code of `domain.refusals.TABLE`, which has its title and remedy."""
 
     code: str
     whys: tuple[str, ...]
@@ -42,7 +42,7 @@ class RefusalWhy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class NumberWhy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a close code or an HTTP status means to the client that saw it.
+    """The meaning of a close code or an HTTP status to the client that saw it.
 
     Attributes:
         kind: `close` or `http`.

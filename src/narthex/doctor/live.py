@@ -29,7 +29,7 @@ from narthex.protocol.framing import (
     encode_frame,
 )
 
-MAX_QUEUED: Final = 1000  # messages that nobody asked for yet; more than a doctor's own thread can cause
+MAX_QUEUED: Final = 1000  # unread messages; more than a doctor's own thread can cause
 Ended = Literal["", "close", "eof", "reset", "fault"]
 
 
@@ -80,7 +80,7 @@ class LiveSocket:
                     await self._read()
 
     def abort(self) -> None:
-        """Drop it, as a network that goes away does."""
+        """Drop the socket, as a failing network does."""
         self._link.abort()
 
     async def leave(self) -> None:

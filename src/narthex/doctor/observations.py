@@ -1,6 +1,6 @@
-"""What the doctor saw: plain values, as they came, with no opinion.
+"""The doctor's observations: plain values, unchanged, with no opinion.
 
-Not here: what they mean (`diagnosis`). Rules: every value can be written as JSON and read back, so that a diagnosis
+Not here: their meaning (`diagnosis`). Rules: every value can be written as JSON and read back, so that a diagnosis
 can be made again from a report; times are milliseconds unless a name says otherwise; nothing here holds a
 credential, and header values only of names that cannot carry one (`heads.KEPT`).
 """
@@ -42,14 +42,14 @@ class Dial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
-    """The TLS handshake with the name that was asked for, offering only http/1.1.
+    """The TLS handshake with the requested name, offering only http/1.1.
 
     Attributes:
         outcome: `ok`, `not_tls`, `expired`, `not_yet_valid`, `wrong_name`, `untrusted`, `alpn`, `closed`,
             `timeout` or `failed`.
-        detail: what the library said.
-        alpn: what the server chose.
-        prefers: what it chooses when h2 is offered as well.
+        detail: the library's message.
+        alpn: the server's choice.
+        prefers: its choice when h2 is offered as well.
         names: of the certificate; read without verifying when it does not verify.
         issuer: of the certificate, its common name or organisation.
         not_after: `YYYY-MM-DD`.
@@ -75,12 +75,12 @@ class Close(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent.
+    """One request to send.
 
     Attributes:
         name: for people.
         upgrade: a handshake; otherwise a plain GET.
-        presents: none, a bad token, or what the user gave.
+        presents: none, a bad token, or the user's own credential.
         carrier: `authorization` or `subprotocol`.
         origin: the `Origin` header; empty for none.
         random_path: a path that cannot exist.
@@ -103,20 +103,20 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpExchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One request and what came back.
+    """One request and its answer.
 
     Attributes:
         start_hex: first bytes in hex when it is not HTTP.
         body: at most 4,000 characters of text (64 KB of a narthex's own routes), secrets taken out.
-        body_bytes: bytes of it that came, all of them.
-        body_cut: closed before the length that was announced.
+        body_bytes: bytes of the body that arrived, all of them.
+        body_cut: closed before the announced length.
         second_status: of another answer on the same socket.
-        faults: what is wrong with a 101: see `heads.faults_of`.
+        faults: the faults of a 101: see `heads.faults_of`.
         close: the close frame that the server sent on its own.
         cut_ms: after a 101, when the socket ended with no close frame.
         pong_ms: after a 101, how long a WebSocket ping took.
-        frame_fault: what is wrong with the bytes after a 101.
-        at: by this machine's clock when the answer began, seconds since the epoch; 0: there was none.
+        frame_fault: the fault of the bytes after a 101.
+        at: this machine's clock at the first byte of the answer, seconds since the epoch; 0: there was none.
     """
 
     attempt: Attempt
@@ -147,23 +147,23 @@ class HttpExchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def opened(self) -> bool:
-        """A right 101 whose socket stayed open and made sense."""
+        """Whether a correct 101 came, and its socket stayed open with valid frames."""
         return self.accepted and self.close is None and self.cut_ms is None and not self.frame_fault
 
     @property
     def accepted(self) -> bool:
-        """A right 101, whatever came after it."""
+        """Whether a correct 101 came, whatever followed."""
         return self.status == 101 and self.end == "response" and not self.faults
 
     @property
     def html(self) -> bool:
-        """Whether a page for people came."""
+        """Whether the body is a page for people."""
         start = self.body[:200].lstrip().lower()
         return "text/html" in self.headers.get("content-type", "") or start.startswith(("<!doctype", "<html"))
 
 
 class ConversationStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of the conversation with a narthex: `ok`, how long, and what was wrong."""
+    """One step of the conversation with a narthex: `ok`, its duration, and the fault."""
 
     name: str
     ok: bool
@@ -175,7 +175,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """A socket that was held open: `lived_s`, and how it ended: `held`, `close`, `eof`, `reset`, `not_opened`.
 
     Attributes:
-        began_s: after the first of them; sockets of different ages tell a time limit from a restart.
+        began_s: since the first socket; sockets of different ages distinguish a time limit from a restart.
     """
 
     pings: bool
@@ -188,7 +188,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a narthex says about itself; empty dicts where a route did not answer as it should."""
+    """A narthex's reports about itself; empty dicts where a route did not answer properly."""
 
     beacon: dict[str, object]
     health_status: int = 0
@@ -199,7 +199,7 @@ class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserInput(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user gave, without its values."""
+    """The names of the user's input, without its values."""
 
     token: bool = False
     claims: dict[str, object] = {}  # exp, nbf, iat, iss, aud of the token; unverified, never the token
@@ -211,7 +211,7 @@ class UserInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observations(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was seen of one endpoint, in order."""
+    """All observations of one endpoint, in order."""
 
     url: str
     endpoint: str
@@ -221,7 +221,7 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True):
     lookup: Lookup = Lookup()
     dials: tuple[Dial, ...] = ()
     tls: Tls | None = None
-    other_scheme: str = ""  # `tls` or `http`: what the port answers to when it did not answer to ours
+    other_scheme: str = ""  # `tls` or `http`: the scheme that the port answers to instead of ours
     exchanges: tuple[HttpExchange, ...] = ()
     gateway: GatewayFacts | None = None
     steps: tuple[ConversationStep, ...] = ()

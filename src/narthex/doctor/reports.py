@@ -1,7 +1,7 @@
-"""A diagnosis as text, JSON and JUnit.
+"""Renders a diagnosis as text, JSON and JUnit.
 
-Not here: printing (`narthex.cli.doctor`). Rules: the first line names the cause; what came from outside is made
-harmless for a terminal.
+Not here: printing (`narthex.cli.doctor`). Rules: the first line names the cause; outside text is made harmless for a
+terminal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTH = 110
 
 
 def as_text(diagnosis: Diagnosis, seen: Observations, *, details: bool = False) -> str:
-    """For people: the cause first, then what to do, then what was seen."""
+    """For people: the cause first, then the remedy, then the observations."""
     lines = [harmless(diagnosis.first_line)]
     for number, finding in enumerate(diagnosis.findings):
         if number:

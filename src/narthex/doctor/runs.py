@@ -1,7 +1,7 @@
-"""One run of an agent, followed on the wire to its end and proved whole; with a forced drop in the middle if asked.
+"""Follows one run of an agent on the wire to its end and verifies it, with a forced drop in the middle on request.
 
 Not here: the socket (`live`), commands and replies (`conversation`). Rules: the thread is the gate's own and is
-deleted at the end, whatever happened.
+deleted at the end, however the run ended.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from narthex.doctor.documents import member
 from narthex.doctor.exchanging import UpgradeFailed
 from narthex.protocol.client import ReceivedPublication
 
-MAX_PUBLICATIONS: Final = 20_000  # an agent that says more than this is no probe's agent
+MAX_PUBLICATIONS: Final = 20_000  # an agent with more output than this is unsuitable for a probe
 DELETE_TRIES: Final = 30
 DELETE_PAUSE_S: Final = 0.1  # three seconds in all: a run's last writes take milliseconds
 
 
 class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did.
+    """The observations of one run.
 
     Attributes:
-        complete: count and digest agree with what the terminal event says.
+        complete: count and digest agree with the terminal event.
         reason: why not.
         outcome: of the terminal event.
-        events: how many there were.
+        events: number of events.
         first_event_ms: from the command to the first event.
         total_ms: from the command to the terminal event.
         dropped: whether the socket was dropped on the way, and resumed.
@@ -53,7 +53,7 @@ async def follow_run(connections: NarthexSockets, text: str, *, drop: bool, time
 
     Args:
         connections: of the user whose run it is.
-        text: what is said.
+        text: message to the agent.
         drop: whether to drop the socket after the first event and resume on another one.
         timeout_s: for the whole run.
 

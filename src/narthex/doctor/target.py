@@ -1,7 +1,7 @@
-"""Where the doctor looks: a URL taken apart, and the only place that it may send anything to.
+"""The doctor's target: a parsed URL, and the only place that the doctor may send anything to.
 
 Not here: dialling. Rules: a URL is never printed whole, because a query may hold a credential; the query is sent
-only where its owner put it.
+only to the path that its owner gave.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint.
 
     Attributes:
-        host: as it is looked up and sent; no brackets.
+        host: in the form for look-up and the `Host` header; no brackets.
         port: 1 to 65535.
         tls: whether TLS is spoken.
         path: of the WebSocket, begins with `/`.
@@ -59,7 +59,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The URL for people: without what may be secret."""
+        """The URL for people: without parts that may be secret."""
         query = "?…" if self.query else ""
         return f"{'wss' if self.tls else 'ws'}://{self.authority}{self.path}{query}"
 
@@ -70,7 +70,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def loopback(self) -> bool:
-        """Whether it is this machine."""
+        """Whether the target is this machine."""
         return is_loopback(self.host)
 
     @property

@@ -63,13 +63,13 @@ class Child:
     """A process that listens on `port`, through any number of lives.
 
     Args:
-            name: for messages and the name of its log.
-            directory: the directory of its log.
-            command: the command line.
-            port: the port that it listens on.
-            environ: for `clean_environment`.
-            user: the user id to run as; None: this one.
-            ready: whether the program does its work; by default, whether its port takes connections.
+        name: for messages and the name of its log.
+        directory: the directory of its log.
+        command: the command line.
+        port: the port that it listens on.
+        environ: for `clean_environment`.
+        user: the user id to run as; None: this one.
+        ready: whether the program does its work; by default, whether its port takes connections.
     """
 
     def __init__(

@@ -23,10 +23,10 @@ class Result(msgspec.Struct, kw_only=True):
     """The result of one scenario.
 
     Attributes:
-            detail: the failure, or the reason why it was skipped or not run; holds no proof.
+        detail: the failure, or the reason why it was skipped or not run; holds no proof.
         sent: bytes to the system under test.
         received: bytes from it.
-            contacted: the peers that answered, as scheme, host and port.
+        contacted: the peers that answered, as scheme, host and port.
     """
 
     name: str
@@ -62,13 +62,13 @@ class SuiteReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         target: `deployed system`, `local staging`, `local gateway` or `no server`.
-            base_url: the target's URL.
-            engines: of a local target.
-            versions: of the server, from its health, and of the runner.
-            health: the server's `e2e_testing` and status in its health when the run began.
-            proof: the kind of the runner's proof, never its value.
+        base_url: the target's URL.
+        engines: of a local target.
+        versions: of the server, from its health, and of the runner.
+        health: the server's `e2e_testing` and status in its health when the run began.
+        proof: the kind of the runner's proof, never its value.
         started_at: ISO 8601, UTC.
-            posted: the outcome of `POST /api/v1/e2e/results`, in words.
+        posted: the outcome of `POST /api/v1/e2e/results`, in words.
         left_behind: threads of this run that could not be deleted.
     """
 

@@ -47,7 +47,7 @@ def select(
         resume_from: leave out the scenarios before this one (its name, or its last part).
 
     Returns:
-            The selected scenarios. The negatives are among them unless only `unit` was requested.
+        The selected scenarios. The negatives are among them unless only `unit` was requested.
 
     Raises:
         ClientError: nothing matches, or there is no such scenario to resume from.

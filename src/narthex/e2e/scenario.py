@@ -55,10 +55,10 @@ class Scenario(NamedTuple):
     Attributes:
         name: `group.function`, unique.
         category: see `Category`.
-            group: the file it belongs to, for example `websocket_events`.
-            title: one sentence that is true when the scenario passes.
-            body: the test.
-            incident: one of the seven that failed in the incident from which this project grew.
+        group: the file it belongs to, for example `websocket_events`.
+        title: one sentence that is true when the scenario passes.
+        body: the test.
+        incident: one of the seven that failed in the incident from which this project grew.
         timeout_s: its deadline.
         always: a negative (no token, bad token, wrong key, foreign tenant), which is part of every run.
         alone: it kills something or measures time, so nothing runs beside it.

@@ -55,12 +55,12 @@ class ScenarioClient:
         notices: events of the user's own channel.
         connected: the result of `connect`.
         close_code: 0 while open; 1002 where the server broke the protocol, which `close_reason` then describes.
-            seen: every text message of the server, unchanged.
+        seen: every text message of the server, unchanged.
         replies: every reply, by the id of its command, in the order of arrival.
         pushes: every push, recovered publications included.
-            made: threads that this client created.
+        made: threads that this client created.
         session: numbers the commands, counts the pings.
-            positions: by channel, the offset of the last publication received, and the epoch.
+        positions: by channel, the offset of the last publication received, and the epoch.
     """
 
     def __init__(self, socket: ClientConnection, peer: str) -> None:

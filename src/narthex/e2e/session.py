@@ -40,7 +40,7 @@ class SuiteOptions(msgspec.Struct, frozen=True, kw_only=True):
         categories: empty: all (in production: smoke).
         real: real engines for `local`; staging always has them.
         base_url: a deployed system; empty: a local one is started.
-            proof: for a deployed system; a local one is proved by the key made for it.
+        proof: for a deployed system; a local one is proved by the key made for it.
     """
 
     environment: str = "local"
@@ -136,7 +136,7 @@ async def test(options: SuiteOptions, progress: Progress = silent) -> SuiteRepor
 
     Raises:
         ClientError: the options contradict themselves.
-            ConfigError: no proof, or the target is production and production was not requested.
+        ConfigError: no proof, or the target is production and production was not requested.
         DependencyError: the target does not answer, or a local one could not be started.
     """
     scenarios = chosen(options)

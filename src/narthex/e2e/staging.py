@@ -31,7 +31,7 @@ class Staging:
         base_url: of the proxy, or of the one gateway.
         key: the simulation key that its gateways know.
         issuer_url: of its OIDC issuer; empty without one.
-            engines: the running engines for the report: name → description.
+        engines: the running engines for the report: name → description.
     """
 
     def __init__(self, environment: str, folder: Path) -> None:

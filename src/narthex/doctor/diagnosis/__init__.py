@@ -1,7 +1,7 @@
-"""From observations to findings, pure: no socket, no clock, no log. `diagnose` is the way in.
+"""Turns observations into findings, pure: no socket, no clock, no log. `diagnose` is the entry point.
 
-Not here: what a finding means (`knowledge`). Rules: the first finding is the cause; what only follows from it is
-not reported; a healthy endpoint has no finding, and being asked for a credential is none.
+Not here: the explanation of a finding (`knowledge`). Rules: the first finding is the cause; mere consequences of it
+are not reported; a healthy endpoint has no finding, and a demand for a credential is none.
 """
 
 from narthex.doctor.diagnosis.findings import Diagnosis, Finding

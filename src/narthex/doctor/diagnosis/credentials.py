@@ -1,4 +1,4 @@
-"""Rules for refused credentials: who refuses, and why.
+"""Rules for refused credentials: the refusing party and the reason.
 
 Not here: verifying a token; the doctor has no key. It only reads `exp`, `nbf` and the clocks.
 """
@@ -28,18 +28,18 @@ def challenged(view: View, made: HttpExchange) -> Finding:
 
 
 def refused_token(view: View, made: HttpExchange) -> Finding:
-    """The credential that was given is refused; say why as exactly as can be seen from here."""
+    """The given credential is refused; name the reason as exactly as a client can."""
     expires = view.asked.claims.get("exp")
     skew_s = skew_of(view, made)
     now = (
         made.at or view.asked.now
-    )  # an examination may take minutes: its beginning is not the moment of an answer
+    )  # an examination may take minutes: its start is not the moment of an answer
     if abs(skew_s) > SKEW_S and (not isinstance(expires, int | float) or expires > now):
         direction = "ahead of" if skew_s > 0 else "behind"
         return found("clock_skew", seconds=round(abs(skew_s)), direction=direction)
     why = _why(made)
     if isinstance(expires, int | float) and expires < now:
-        # That it refuses for this reason is certain only where it says so.
+        # This reason is certain only where the answer names it.
         sure: Sure = "certain" if "expired" in why.lower() else "likely"
         return found("token_expired_here", status=made.status, ago=_span(now - expires), sure=sure)
     sure = "certain" if why else "likely"

@@ -1,6 +1,6 @@
-"""Rules that compare handshakes of which one factor differs.
+"""Rules that compare handshakes which differ in one factor.
 
-Not here: what a single answer means. Rules: a difference counts only when the base handshake works, or, for a
+Not here: the meaning of a single answer. Rules: a difference counts only when the base handshake works, or, for a
 credential, when both answers are known.
 """
 
@@ -35,14 +35,14 @@ def repeated(view: View) -> Finding | None:
 
 
 def as_it_should(view: View, made: HttpExchange) -> bool:
-    """Opened; or, without a credential at hand, only asked for one."""
+    """Whether the socket opened or, without a credential at hand, the server only asked for one."""
     return made.opened or (
         made.attempt.presents == "none" and not view.asked.token and asks_for_credential(made)
     )
 
 
 def origin(view: View) -> Finding | None:
-    """Works without Origin, not with it."""
+    """The handshake works without Origin, but not with it."""
     base, with_origin = view.base, view.origin
     if base is None or with_origin is None or not as_it_should(view, base) or as_it_should(view, with_origin):
         return None
@@ -57,7 +57,7 @@ def origin(view: View) -> Finding | None:
 
 
 def large_head(view: View) -> Finding | None:
-    """Works with a small head, not with 9 KB."""
+    """The handshake works with a small head, but not with 9 KB."""
     base, large = view.base, view.large
     if base is None or large is None or large.opened or not base.opened:
         return None
@@ -68,7 +68,7 @@ def large_head(view: View) -> Finding | None:
 
 
 def large_head_note(view: View) -> str:
-    """What answers 9 KB with an error. Most servers do, so it is worth knowing and no fault."""
+    """A note on an error answer to a head of 9 KB. Most servers give one: worth knowing, and no fault."""
     base, large = view.base, view.large
     if base is None or large is None or not base.opened or large.status not in (400, 413, 414, 431, 494):
         return ""
@@ -78,7 +78,7 @@ def large_head_note(view: View) -> str:
 
 
 def unverified(view: View) -> Finding | None:
-    """No token is refused and nonsense is admitted."""
+    """A request without a token is refused and a nonsense token is admitted."""
     first, bad = view.first, view.bad
     if first is None or bad is None or not bad.opened or first.opened or not asks_for_credential(first):
         return None
@@ -99,7 +99,7 @@ def addresses(view: View) -> Finding | None:
 
 
 def lost_header(view: View, made: HttpExchange) -> Finding | None:
-    """The answer with the user's own header is that without it, and the header's name has an underscore."""
+    """The user's own header changes nothing in the answer, and its name has an underscore, which proxies drop."""
     first = view.first
     odd = [name for name in view.asked.headers if "_" in name]
     if not odd or first is None or made is first or made.opened:

@@ -1,6 +1,6 @@
-"""A finding: a signature that was seen, with this endpoint's values; and the whole diagnosis.
+"""Values of a diagnosis: a finding is a recognised signature with this endpoint's values.
 
-Not here: rules. Rules: `line` is one line, made from the knowledge base.
+Not here: the rules that make findings. Rules: `line` is one line, made from the knowledge base.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         code: of `knowledge.signatures`.
-        line: what was seen and what it means, one line, for people.
-        severity: `failure` when people cannot connect or stay, else `warning`.
+        line: the observation and its meaning, one line, for people.
+        severity: `failure` when users cannot connect or stay, else `warning`.
         sure: how sure the cause is.
-        whys: from what is seen down to what can be changed.
-        fix: what to do, in order.
+        whys: the chain from the symptom down to the cause that can be changed.
+        fix: the steps of the remedy, in order.
         confirm: how to make sure.
         evidence: names of the requests that showed it.
     """
@@ -43,7 +43,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reachable: whether anything answered TCP.
-        works: one line of what works, when nothing is wrong.
+        works: one line on the working parts, when nothing is wrong.
     """
 
     findings: tuple[Finding, ...]
@@ -53,12 +53,12 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether people cannot connect, or not all of them, or cannot stay."""
+        """Whether users cannot connect, not all of them can, or they cannot stay."""
         return any(finding.severity == "failure" for finding in self.findings)
 
     @property
     def first_line(self) -> str:
-        """What to say first."""
+        """The line to show first."""
         if not self.findings:
             return f"ok: {self.works}"
         first = self.findings[0]

@@ -1,6 +1,7 @@
-"""Who answered: proxies, platforms and servers by their headers and error pages.
+"""Identifies the author of an answer: proxies, platforms and servers by their headers and error pages.
 
-Not here: what they did. Rules: a guess is said as one; every pattern is of something that was seen or is documented.
+Not here: judging their answers. Rules: a guess is marked as one; every pattern is of an answer that was observed or is
+documented.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _HAPROXY_PAGE: Final = re.compile(r"^\s*<html><body><h1>\d{3} [A-Za-z ]+</h1>", 
 
 
 def who_answered(exchange: HttpExchange) -> str:
-    """The name of who wrote this answer; empty when it does not say."""
+    """The name of the software that wrote this answer; empty when the answer does not show it."""
     headers = exchange.headers
     server = headers.get("server", "").lower()
     for mark, name in _SERVER:

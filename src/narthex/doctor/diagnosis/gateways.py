@@ -1,4 +1,4 @@
-"""Rules for a narthex: what it says about itself, against what was seen.
+"""Rules for a narthex: compares its reports about itself with the observations.
 
 Not here: rules for any server.
 """
@@ -21,7 +21,7 @@ _STEPS: Final = {
 
 
 def stripped(view: View) -> Finding | None:
-    """Authorization or subprotocols that do not reach the gateway; it says which carriers it sees."""
+    """Authorization or subprotocols do not reach the gateway, which reports the carriers that it received."""
     gateway = view.seen.gateway
     if gateway is None:
         return None
@@ -46,7 +46,7 @@ def stripped(view: View) -> Finding | None:
 
 
 def says(view: View) -> list[Finding]:
-    """Health, forwarded scheme, preflight."""
+    """Findings from health, the forwarded scheme and preflight."""
     gateway = view.seen.gateway
     if gateway is None:
         return []

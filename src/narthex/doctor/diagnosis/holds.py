@@ -1,6 +1,6 @@
-"""Rules for sockets that were held: idle limit, maximum life, or the server's own decision; and whose it probably is.
+"""Rules for held sockets: an idle limit, a maximum life, or the server's own decision; and the likely component.
 
-Not here: holding. Rules: a proxy is named by its time and by who answers; both are said as a guess. A limit is
+Not here: holding. Rules: a proxy is named by its time limit and by its answers; both are marked as a guess. A limit is
 certain only where sockets of different ages ended at the same age, which no restart does.
 """
 
@@ -31,12 +31,12 @@ LIFE_TIMES: Final = (
     (3600.0, "Cloud Run's maximum, or a proxy's hour"),
 )
 SAME_S: Final = 1.5  # both ended together: within this, or within a tenth of their age
-TELLING_S: Final = 0.15  # between the openings of sockets: less than a timer is late tells nothing
+TELLING_S: Final = 0.15  # between the openings of sockets: a smaller gap is timer delay
 INERT_CLOSE: Final = 3502
 
 
 def held(view: View) -> list[Finding]:
-    """What the held sockets say."""
+    """Findings from the held sockets."""
     quiet = [hold for hold in view.seen.holds if not hold.pings and hold.ended != "not_opened"]
     pinging = next((hold for hold in view.seen.holds if hold.pings and hold.ended != "not_opened"), None)
     if not quiet or pinging is None:
@@ -46,7 +46,7 @@ def held(view: View) -> list[Finding]:
         return []
     first = cut[0]
     if first.close is not None and first.close.code == INERT_CLOSE:
-        return []  # as it should be: nobody proved who they are
+        return []  # as it should be: no credential was sent
     if first.close is not None and first.close.code not in _SAID_BY_TIMERS:
         return [_closed(first)]
     if all(hold.pings for hold in cut):
@@ -89,7 +89,7 @@ def _all_ended(view: View, cut: list[Hold]) -> Finding:
         return _together(cut)
     pinging = next((hold for hold in cut if hold.pings), None)
     if pinging is None or pinging.lived_s < 2 * pinging.ping_every_s:
-        # Cut before pings could keep it alive: idle or too old, nobody can tell.
+        # Cut before pings could keep it alive: idle time-out and maximum life look the same.
         return _limit(view, cut[0], "life_limit", LIFE_TIMES, proved=False, sure="possible")
     return _limit(view, cut[0], "life_limit", LIFE_TIMES, proved=by_age(cut))
 
@@ -124,7 +124,7 @@ def _together(cut: list[Hold]) -> Finding:
 
 
 def inert(view: View) -> bool:
-    """Whether the hold ended because nothing proved itself in time."""
+    """Whether the gateway ended the hold because no credential came in time."""
     return any(hold.close is not None and hold.close.code == INERT_CLOSE for hold in view.seen.holds)
 
 

@@ -1,6 +1,6 @@
-"""Rules for a handshake that was answered with HTTP, and not with 101: one function a status family.
+"""Rules for a handshake that got an HTTP answer other than 101: one function a status family.
 
-Not here: answers to which nothing is wrong (`order`), differences between handshakes (`differences`). Sources: the
+Not here: answers without a fault (`order`), differences between handshakes (`differences`). Sources: the
 signatures of FACTS section 6; the wording of servers as their current releases write it.
 """
 
@@ -181,7 +181,7 @@ def _upgrade_required(view: View, made: HttpExchange) -> Finding:
 
 
 def _lost(made: HttpExchange, said: str) -> Finding | None:
-    """Which header of the handshake the server misses, when it says so."""
+    """The header of the handshake that the server reports missing."""
     for pattern, which in _MISSING:
         if pattern.search(said):
             return found("handshake_headers_lost", status=made.status, which=which)

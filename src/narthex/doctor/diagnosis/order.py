@@ -1,4 +1,4 @@
-"""In which order the rules are asked, and when to stop: the first cause hides what only follows from it.
+"""The order of the rules, and when to stop: the first cause hides its consequences.
 
 Not here: single rules.
 """
@@ -21,10 +21,10 @@ from narthex.doctor.observations import HttpExchange, Observations
 
 
 def diagnose(seen: Observations) -> Diagnosis:
-    """Say what is wrong.
+    """Diagnose an endpoint.
 
     Args:
-        seen: everything that was observed; may end early, wherever nothing could follow.
+        seen: all observations; they may end early, where nothing could follow.
 
     Returns:
         The findings, the cause first; none for a healthy endpoint.
@@ -41,12 +41,12 @@ def diagnose(seen: Observations) -> Diagnosis:
         found_all.append(finding)
     if name := seen.asked.credential_in_query:
         found_all.append(found("credential_in_url", severity="warning", name=name))
-    found_all.sort(key=lambda finding: finding.severity)  # "failure" before "warning"; else as they came
+    found_all.sort(key=lambda finding: finding.severity)  # "failure" before "warning"; else in order
     return Diagnosis(findings=tuple(found_all), notes=tuple(_notes(view)), works=_works(view))
 
 
 def _handshake(view: View) -> list[Finding]:
-    """Why the handshake does not work; empty when it does, or when only a credential is missing."""
+    """The reason why the handshake fails; empty when it works, or when only a credential is missing."""
     base = view.base
     if base is None:
         return []
@@ -72,7 +72,7 @@ def _hides_more(view: View, base: HttpExchange) -> bool:
 
 
 def _beyond(view: View) -> list[Finding]:
-    """What is wrong though the handshake works."""
+    """Findings at an endpoint whose handshake works."""
     found_all = [*differences.differences(view)]
     if (finding := gateways.conversation(view)) is not None:
         found_all.insert(0, finding)

@@ -14,7 +14,7 @@ _H2_SETTINGS = "04"  # the type byte of a SETTINGS frame, RFC 9113 section 4.1
 
 
 def no_answer(view: View, made: HttpExchange) -> Finding | None:
-    """Name what happened instead of an answer; None when there was one."""
+    """Name the event that came instead of an answer; None when there was an answer."""
     seen = view.seen
     if made.end == "response":
         return None

@@ -1,6 +1,6 @@
-"""Rules for a 101: whether it is right, and what the socket did afterwards.
+"""Rules for a 101: its correctness, and the socket's behaviour afterwards.
 
-Not here: what is said on it with a narthex (`gateways`).
+Not here: the conversation with a narthex (`gateways`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MEANINGS: Final = {
 
 
 def socket_fault(made: HttpExchange) -> Finding | None:
-    """What is wrong with a socket that answered 101; None when nothing is."""
+    """The fault of a socket that answered 101; None when there is none."""
     if made.faults:
         return _handshake(made)
     if made.close is not None:
@@ -49,7 +49,7 @@ def socket_fault(made: HttpExchange) -> Finding | None:
 
 
 def meaning_of(close: Close) -> str:
-    """What a close code means, with the reason that came."""
+    """The meaning of a close code, with the server's reason."""
     code, _, text = close.reason.partition(":")
     if code in TABLE:
         return f"`{code}`:{text}" if text else TABLE[code].title

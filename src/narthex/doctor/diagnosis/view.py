@@ -1,4 +1,4 @@
-"""Observations as the rules ask for them.
+"""Gives the rules their view of the observations.
 
 Not here: rules.
 """
@@ -39,7 +39,7 @@ class View:
 
     @property
     def server(self) -> str:
-        """Who answers, for a sentence."""
+        """The server's name, for a sentence."""
         names = (who_answered(made) for made in (self.base, self.plain) if made)
         return next((name for name in names if name), "the server")
 
