@@ -245,7 +245,7 @@ async def _read_until(answer: Answer, start: int, expected: int | None, wait_s: 
 
 
 async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s: float) -> None:
-    """Ping once, wait for the pong, watch a little longer for a close, and say goodbye as a good client does."""
+    """Ping once, wait for the pong, watch a little longer for a close, and close as a good client does."""
     socket = LiveSocket(answer.link, rest)
     socket.ping()
     await socket.until(lambda: socket.pong_ms is not None, min(timeout_s, 3.0))
@@ -263,7 +263,7 @@ async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s:
 
 
 class UpgradeFailed(Exception):
-    """The socket did not open; the message says with what, in a few words."""
+    """The socket did not open; the message describes the answer in a few words."""
 
 
 async def open_socket(line: Line, address: str, attempt: Attempt) -> LiveSocket:

@@ -1,7 +1,7 @@
 """An open WebSocket on raw streams: for a look after the upgrade, for the conversation with a narthex, for holding.
 
-Not here: opening it (`exchanging`), what is said on it. Rules: WebSocket pings are answered at once; every wait is
-bounded; how it ended is a value.
+Not here: opening it (`exchanging`), the messages on it. Rules: WebSocket pings are answered at once; every wait is
+bounded; how the socket ended is a value.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LiveSocket:
     Attributes:
         ended: how it ended; empty while it is open.
         close: the server's close frame.
-        pong_ms: when the first pong came, after the opening; None before.
+        pong_ms: from the opening to the first pong; None before.
     """
 
     def __init__(self, link: RawConnection, rest: bytes) -> None:
@@ -56,7 +56,7 @@ class LiveSocket:
 
     @property
     def fault(self) -> str:
-        """What made the server's bytes no frames; empty while they are."""
+        """Why the server's bytes are no frames; empty while they are."""
         return self._reader.fault
 
     def send(self, text: bytes) -> None:
@@ -73,7 +73,7 @@ class LiveSocket:
         return self._messages.popleft() if self._messages else None
 
     async def until(self, seen: Callable[[], bool], wait_s: float) -> None:
-        """Read until something that came makes `seen` true, the socket ends, or `wait_s` have passed."""
+        """Read until the received bytes make `seen` true, the socket ends, or `wait_s` have passed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while not self.ended and not seen():
