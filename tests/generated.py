@@ -66,9 +66,16 @@ def _troubleshooting() -> str:
     return page()
 
 
+def _map_of_tests() -> str:
+    from tests.map_of_tests import render
+
+    return render()
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/settings.md": _settings,
     "docs/operations.md": _operations,
+    "docs/map-tests.md": _map_of_tests,
     "web/packages/client/src/contract.ts": _contract,
     "docs/refusals.md": _refusals,
     "docs/troubleshooting.md": _troubleshooting,

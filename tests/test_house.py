@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import os
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -107,6 +110,95 @@ def test_every_folder_of_tests_is_a_package() -> None:
     """Or two files of one name would hide each other."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         assert (path.parent / "__init__.py").exists(), path
+
+
+# -- references ------------------------------------------------------------------------------------------
+
+PACKAGES = tuple(path.name for path in (ROOT / "src" / "narthex").iterdir() if path.is_dir())
+TOPS = "|".join((*(name for name in PACKAGES if name != "static"), "tests", "docs", "src/narthex"))
+PATHS = re.compile(
+    rf"(?<![\w/.~:-])((?:{TOPS})(?:/[\w-]+)+(?:\.\w+)?|[\w-]+\.(?:py|md))(#[\w-]+)?(?![\w/*{{<])"
+)
+DOTTED = re.compile(rf"`(?:narthex\.)?((?:{'|'.join(PACKAGES)})(?:\.(?!py\b)\w+)+)")
+TESTS = re.compile(r"`(test_\w+)`")
+ELSEWHERE = {"api_jwt.py", "app.py", "myagents.py", "weather.py"}  # of another library, or of users
+
+
+def prose(path: Path) -> list[str]:
+    """The docstrings and comments of a file."""
+    text = path.read_text(encoding="utf-8")
+    found = [
+        str(node.value.value)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return found + [token.string for token in tokens if token.type == tokenize.COMMENT]
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def leads_nowhere(path: Path, text: str, tests: set[str], names: set[str]) -> list[str]:
+    """References in `text`, which stands in the file `path`, to what does not exist."""
+    wrong = []
+    bases = [ROOT, ROOT / "src" / "narthex", *path.parents]
+    for name, anchor in PATHS.findall(text):
+        if "/" not in name and name in names | ELSEWHERE:
+            continue
+        if re.fullmatch(r"docs/decisions/\d{4}", name):
+            name = next((f"docs/decisions/{page.name}" for page in ROOT.glob(f"{name}-*.md")), name)
+        place = next((p for base in bases for p in (base / name, base / f"{name}.py") if p.exists()), None)
+        if place is None or (anchor and place.suffix == ".md" and anchor[1:] not in anchors(place)):
+            wrong.append(name + anchor)
+    for dotted in DOTTED.findall(text):
+        module, rest = ROOT / "src" / "narthex", dotted.split(".")
+        while rest and ((module / rest[0]).is_dir() or (module / f"{rest[0]}.py").exists()):
+            module /= rest.pop(0)
+        source = module.with_suffix(".py") if module.with_suffix(".py").exists() else module / "__init__.py"
+        if rest and not re.search(rf"\b{rest[0]}\b", source.read_text(encoding="utf-8")):
+            wrong.append(dotted)
+    wrong += [name for name in TESTS.findall(text) if name not in tests]
+    return wrong
+
+
+def test_every_reference_of_the_code_leads_somewhere() -> None:
+    """A docstring or comment names files, modules, headings of pages and tests that exist."""
+    sources = [path for folder in ("src", "tests") for path in (ROOT / folder).rglob("*.py")]
+    names = {path.name for path in sources} | {path.name for path in (ROOT / "docs").rglob("*.md")}
+    tests = {path.stem for path in sources}
+    for path in sources:
+        tests |= set(re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")))
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources
+        for text in prose(path)
+        for name in leads_nowhere(path, text, tests, names)
+    }
+    assert sorted(wrong) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("see app/subscriptions", ["app/subscriptions"]),
+        ("see `app/hub/hub.py`", []),
+        ("see docs/design.md#limits", []),
+        ("see docs/design.md#no-such-heading", ["docs/design.md#no-such-heading"]),
+        ("`domain.refusals.TABLE`", []),
+        ("`domain.refusals.NOTHING`", ["domain.refusals.NOTHING"]),
+        ("shown by `test_nothing_of_the_kind`", ["test_nothing_of_the_kind"]),
+        ("see nowhere.py", ["nowhere.py"]),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_found(text: str, wrong: list[str]) -> None:
+    """Each kind of reference, right and wrong."""
+    assert leads_nowhere(ROOT / "src" / "narthex" / "errors.py", text, set(), {"hub.py"}) == wrong
 
 
 def pytest_on(folder: Path, source: str, *words: str, ci: bool = False) -> subprocess.CompletedProcess[str]:

@@ -109,7 +109,7 @@ class Bench:
     "fault", [CheckFailed("no"), DependencyError("x", "away", "start it"), OSError("reset"), TimeoutError()]
 )
 async def test_what_a_failing_check_means(name: str, status: str, fault: Exception) -> None:
-    """DESIGN section 4, whatever the check failed with."""
+    """docs/design.md#health, whatever the check failed with."""
     bench = Bench()
     assert await bench.status() == "healthy"
     bench.probes[name].fault = fault

@@ -1,4 +1,4 @@
-"""The two bounds of a client that does not read (DESIGN section 8), each at its number and one past it."""
+"""The two bounds of a client that does not read (docs/design.md#limits), each at its number and one past it."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_errors_become_exit_codes_and_sentences(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The codes of DESIGN section 9."""
+    """The codes of docs/design.md#command-line."""
     monkeypatch.setattr(sys.modules[__name__], "command", failing(error), raising=False)
     monkeypatch.setitem(COMMANDS, "fail", CliCommand(f"{__name__}:command", "Fail."))
     assert main.run(["fail"]) == code

@@ -1,4 +1,4 @@
-"""`narthex.domain.admission`: every rule of DESIGN sections 2 and 3 about who is let in."""
+"""`narthex.domain.admission`: every rule of docs/design.md#environments and #admission about who is let in."""
 
 from __future__ import annotations
 

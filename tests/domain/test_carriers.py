@@ -74,7 +74,7 @@ class TestAuthorization:
 
 
 class TestSubprotocol:
-    """RFC 6455 section 4.1, and the accepted form of DESIGN section 3."""
+    """RFC 6455 section 4.1, and the accepted form of docs/design.md#admission."""
 
     encoded = base64.urlsafe_b64encode(JWT.encode()).decode().rstrip("=")
 

@@ -1,4 +1,4 @@
-"""`narthex.domain.environment`: every row of DESIGN section 2's table, and every variable in every state."""
+"""`narthex.domain.environment`: every row of docs/design.md#environments's table, and every variable in every state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`narthex.domain.plans` and `narthex.domain.limits`: the tables of DESIGN sections 6 and 8."""
+"""`narthex.domain.plans` and `narthex.domain.limits`: the tables of docs/design.md#limits and #runs."""
 
 from __future__ import annotations
 

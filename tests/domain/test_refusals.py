@@ -1,4 +1,4 @@
-"""`narthex.domain.refusals`: the table of DESIGN section 3, and how a refusal looks."""
+"""`narthex.domain.refusals`: the table of docs/design.md#admission, and how a refusal looks."""
 
 from __future__ import annotations
 

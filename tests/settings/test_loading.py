@@ -364,7 +364,7 @@ history_days = 0
 
 
 def test_one_flat_limit_holds_for_every_plan() -> None:
-    """NARTHEX_MAX_CONNECTIONS_PER_USER is DESIGN section 9's."""
+    """NARTHEX_MAX_CONNECTIONS_PER_USER is in docs/settings.md."""
     settings = load({}, {"NARTHEX_MAX_CONNECTIONS_PER_USER": "4"})
     assert {plan.connections for plan in settings.plan_table().values()} == {4}
 

@@ -312,7 +312,7 @@ async def test_a_plans_limit_at_n_and_one_more(running: Running, plan: str, limi
 
 @pytest.mark.parametrize("limit", LIMITS_OF_PLANS)
 async def test_a_test_identity_is_limited_as_mid(running: Running, limit: str) -> None:
-    """Whatever its token says (DESIGN section 6)."""
+    """Whatever its token says (docs/design.md#runs)."""
     parts = parts_of(running)
     who = Identity(
         subject="e2e:run", tenant="e2e", plan="enterprise", e2e=True, identity_class=IdentityClass.E2E

@@ -2,7 +2,7 @@
 
 Not here: when a client counts as slow (the transport's high mark). Rules: bounded in bytes and in time;
 past either bound the client is closed with 3008, because a reader that never catches up would otherwise
-hold memory for ever; what it is sent in the end is byte-identical text (DESIGN section 6).
+hold memory for ever; what it is sent in the end is byte-identical text (docs/design.md#runs).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ENTRY_BYTES: Final = 64  # what an entry costs besides its payload
 
 
 class BacklogLimits(NamedTuple):
-    """DESIGN section 8: pending bytes per client and lag."""
+    """docs/design.md#limits: pending bytes per client and lag."""
 
     max_bytes: int = 1_048_576
     max_lag_s: float = 10.0

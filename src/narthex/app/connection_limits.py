@@ -1,4 +1,4 @@
-"""How many sockets are open: per user, per client address, unproven, in the whole process (DESIGN section 8).
+"""How many sockets are open: per user, per client address, unproven, in the whole process (docs/design.md#limits).
 
 Not here: who may come in at all (`domain.admission`). Rules: live sockets are counted, never objects that
 somebody may forget; N are admitted and the N+1st is refused `connection_limit`; a slot is released exactly

@@ -27,7 +27,7 @@ from narthex.errors import DependencyError
 from narthex.ports.store import AuditRecord, Records
 from narthex.ports.telemetry import Meter
 
-WRONG_KEYS: Final = 10  # a minute, per client address (DESIGN section 2)
+WRONG_KEYS: Final = 10  # a minute, per client address (docs/design.md#test-identities)
 WRONG_KEYS_WINDOW_S: Final = 60.0
 AUDIT_KIND: Final = "e2e_admission"
 

@@ -1,4 +1,4 @@
-"""Telling of authentication decisions: the one structured record (DESIGN section 2), at debug, and the metrics.
+"""Telling of authentication decisions: the one structured record (docs/design.md#admission), at debug, and the metrics.
 
 Not here: writing records (adapters/telemetry). Rules: exactly these members, `event, outcome, code, environment,
 is_testing, is_e2e_testing, carriers (names only), key_id, algorithm, identity_class, test_run, client,

@@ -3,7 +3,7 @@
 Not here: what a check does (the ports' `ping` and `check`, `adapters/edge/self_probe.py`), routes and status codes
 (`web/health.py`).
 
-Rules of DESIGN section 4: broker, store or handshake failing is `unhealthy`, auth or agents failing is `degraded`;
+Rules of docs/design.md#health: broker, store or handshake failing is `unhealthy`, auth or agents failing is `degraded`;
 nothing is healthy because nothing was asked: no answer in time is a failure. While starting or draining the
 checks are not run, and the answer is `unhealthy`, which is what a load balancer must hear.
 """
@@ -28,7 +28,7 @@ from narthex.ports.telemetry import Meter
 from narthex.ports.tokens import TokenVerifier
 
 CHECK_TIMEOUT_S: Final = 2.0  # below every load balancer's probe time-out of 5 s
-CACHE_S: Final = 2.0  # DESIGN section 4: a flood of health requests costs one round of checks per 2 s
+CACHE_S: Final = 2.0  # docs/design.md#health: a flood of health requests costs one round of checks per 2 s
 PROBE_TICKET_S: Final = 10.0  # outlives one probe with its time-out, and little more
 
 HEALTHY: Final = "healthy"
@@ -105,7 +105,7 @@ class Health:
     """Owns the checks and their tasks; `stop` ends them.
 
     Args:
-        checks: by name; `ORDER` has those of DESIGN section 4.
+        checks: by name; `ORDER` has those of docs/design.md#health.
         facts: see there.
         numbers: the member `metrics`.
         state: of the lifecycle: `starting`, `ready`, `draining` or `stopped`.
@@ -205,7 +205,7 @@ class Health:
         return [name for name, result in zip(names, results, strict=True) if result.status == UNHEALTHY]
 
     async def report(self) -> dict[str, object]:
-        """The body of `/ws/health` (DESIGN section 4)."""
+        """The body of `/ws/health` (docs/design.md#health)."""
         policy = self._facts.policy
         state = self._state()
         checks: dict[str, CheckResult] = {}

@@ -1,7 +1,7 @@
 """Live connections of this node: all of them, and by user, so that one can be found, told or closed.
 
-It counts live sockets, never objects somebody forgot to release. Limits are not here (app/admission counts). Rule:
-connections are given in the order in which they came, so that what is done to all of them is done in one order.
+It counts live sockets, never objects that were not released. Limits are not here (app/connection_limits counts).
+Rule: connections are given in the order in which they came, so that an action on all of them has one order.
 """
 
 from __future__ import annotations

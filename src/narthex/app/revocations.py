@@ -3,7 +3,7 @@
 Not here: closing connections (whoever listens does that), users' blocks beyond their tokens (`app/provider.py`).
 Rules: a revocation is stored before it is broadcast; the broadcast only speeds up what the poll finds within
 `POLL_EVERY_S`; the poll reads what changed since the last one, and everything now and then; a token without `iat`
-counts as issued before any cut (DESIGN section 3).
+counts as issued before any cut (docs/design.md#admission).
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from narthex.ports.broker import Control, ControlBus
 from narthex.ports.credentials import Credentials, Revocation
 from narthex.ports.store import AuditRecord, Records
 
-POLL_EVERY_S: Final = 0.7  # DESIGN section 3: on every instance within 1 s, even when a broadcast is lost
+POLL_EVERY_S: Final = (
+    0.7  # docs/design.md#admission: on every instance within 1 s, even when a broadcast is lost
+)
 RELOAD_EVERY_S: Final = 300.0  # everything: drops what ended, and heals whatever a position could not tell
 PAGE: Final = 5_000  # of one read: about 20 ms, and 5 ms of the loop
 AUDIT_KIND: Final = "revocation"

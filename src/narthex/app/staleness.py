@@ -21,7 +21,7 @@ from narthex.ports.broker import ChannelLog, Position
 
 COMPARE_EVERY_S: Final = 2.5
 GRACE_S: Final = 0.5  # a publication on its way takes milliseconds
-BOUND_S: Final = 5.0  # DESIGN section 12: one interval, a slow comparison, the grace, the read
+BOUND_S: Final = 5.0  # docs/design.md#bounded-staleness: one interval, a slow comparison, the grace, the read
 RETRY_S: Final = 0.5
 ASK_S: Final = (
     2.0  # an answer that was lost with a route must not hold up the next question for an engine's 12 s

@@ -1,7 +1,7 @@
 """The entry point: finds the command, runs it, and turns what it raises into an exit code and a sentence.
 
 Not here: the commands (one file each), their list (`commands.py`). Rules: `narthex --help` and `--version` import
-nothing but the standard library; exit codes are those of DESIGN section 9; an error is printed to
+nothing but the standard library; exit codes are those of docs/design.md#command-line; an error is printed to
 stderr, names the remedy, and passes the redactor.
 """
 

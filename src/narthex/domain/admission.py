@@ -30,7 +30,7 @@ from narthex.domain.plans import E2E_PLAN, GUEST_PLAN
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 
-E2E_LIFE_S: Final = 900  # a test identity lives 15 min (DESIGN section 2)
+E2E_LIFE_S: Final = 900  # a test identity lives 15 min (docs/design.md#test-identities)
 UNPROVEN: Final = "unproven"
 EXPIRED: Final = "expired"
 NARTHEX_ISSUER: Final = "narthex"  # of guests' and key proofs' identities, which no token vouches for
@@ -249,7 +249,7 @@ def _first(
 
 
 def key_proof_identity(*, test_run: str, fresh_id: str, permissions: tuple[str, ...], now: float) -> Identity:
-    """The identity of a client that proved the end-to-end key at the handshake (DESIGN section 2).
+    """The identity of a client that proved the end-to-end key at the handshake (docs/design.md#test-identities).
 
     Args:
         test_run: `X-E2E-Test-Run`; the same one finds its threads again. Empty: `fresh_id`.

@@ -1,4 +1,4 @@
-"""The policy of each environment: the whole table of DESIGN section 2, as pure functions.
+"""The policy of each environment: the whole table of docs/design.md#environments, as pure functions.
 
 Not here: reading the process's environment (settings passes it), admitting a connection (`admission`).
 Rules: nothing else in narthex reads environment variables for policy; an unset variable never admits anyone;
@@ -255,7 +255,7 @@ def _exposure_problems(
 
 def _default_host(environment: Environment, allow_remote_development: bool) -> str:
     # Every address is right only where something in front, or an explicit flag, takes the responsibility.
-    return "0.0.0.0" if environment.remote or allow_remote_development else "127.0.0.1"  # noqa: S104 - DESIGN section 3
+    return "0.0.0.0" if environment.remote or allow_remote_development else "127.0.0.1"  # noqa: S104 - docs/design.md#admission
 
 
 def _admits(environment: Environment, bypass: bool, guests: bool) -> tuple[str, ...]:

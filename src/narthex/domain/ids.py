@@ -1,7 +1,7 @@
 """The one type of ids: subjects, token ids, tenants and user ids, from the token's claims to the last route.
 
 Not here: channel names and keys (`channels.py`), which are built from ids. Rules: whatever admission takes, every
-route, RPC and store takes too (DESIGN section 12); another form of the same text is refused, never normalised,
+route, RPC and store takes too (docs/design.md#ids); another form of the same text is refused, never normalised,
 because two spellings of one id would be one user to people and two to revocations.
 """
 
@@ -75,5 +75,5 @@ def unquoted_tenant(text: str) -> str:
 
 
 def header_value(text: str) -> str:
-    """An id in an HTTP header of ours: percent-encoded UTF-8 (DESIGN section 12)."""
+    """An id in an HTTP header of ours: percent-encoded UTF-8 (docs/design.md#ids)."""
     return quote(text, safe="!#$&'*+-.^_`|~:@")

@@ -1,4 +1,4 @@
-"""The limits of DESIGN section 8 as one value with its defaults. The module that a limit concerns enforces it.
+"""The limits of docs/design.md#limits as one value with its defaults. The module that a limit concerns enforces it.
 
 Rule: this value is both advertised (`/ws/config`, RPC `limits`) and enforced.
 """

@@ -84,7 +84,7 @@ def claimed_origin(
 
 
 def origin_fault(policy: OriginPolicy, claimed: str | None, *, host: str, scheme: str, cookie: bool) -> str:
-    """The one rule of origins (DESIGN section 12), for every surface that takes a credential.
+    """The one rule of origins (docs/design.md#origin), for every surface that takes a credential.
 
     Args:
         policy: which pages may connect.
@@ -228,7 +228,8 @@ def parse_allowed_hosts(words: Sequence[str], *, required: bool = False) -> Host
 
 
 def served_to_probes(host: str, peer: str, header_names: Iterable[str]) -> bool:
-    """Whether a request by a loopback name is a probe of this machine, whatever names are listed (DESIGN section 12).
+    """Whether a request by a loopback name is a probe of this machine, whatever names are listed
+    (docs/design.md#origin).
 
     Args:
         host: the `Host` header.

@@ -1,4 +1,4 @@
-"""Plans: the limits of a user (DESIGN section 6). A claim of the token decides on the user's plan.
+"""Plans: the limits of a user (docs/design.md#runs). A claim of the token decides on the user's plan.
 
 Rules: an unknown plan is `free`; a test identity is as `mid`, a guest as `guest`, whatever their token says.
 """

@@ -146,7 +146,7 @@ TABLE: Final[dict[str, RefusalRow]] = {
     "no_pong": RefusalRow(None, 3012, "No pong came in time", "Reconnect; check the network between."),
     "internal": RefusalRow(500, 1011, "A bug in narthex", "Report it with the trace_id."),
 }
-"""Every refusal and disconnect. Tests check each row against DESIGN section 3."""
+"""Every refusal and disconnect. Tests check each row against docs/design.md#admission."""
 
 WWW_AUTHENTICATE_ERRORS: Final[dict[str, str]] = {
     # RFC 6750 section 3.1: a request without a credential gets no error attribute.

@@ -1,10 +1,10 @@
 """Decides which identity source may name which tenant, and which permissions it may grant.
 
 A source is an issuer or the embedded provider: each can say "this is user X of tenant Y". Not here: how a token is
-verified (`adapters/tokens`), which settings describe a source (`settings/trust.py`). Rules (DESIGN section 12): with
-one source, every claim of it counts; with several, each is bound to its tenants, because a user is (tenant,
-subject) and a source that may name another's tenant may be any user of it. The end-to-end exchange is bound to the
-tenant `e2e` in any case and is no source.
+verified (`adapters/tokens`), which settings describe a source (`settings/trust.py`). Rules
+(docs/design.md#trust-between-issuers): with one source, every claim of it counts; with several, each is bound to its
+tenants, because a user is (tenant, subject) and a source that may name another's tenant may be any user of it. The
+end-to-end exchange is bound to the tenant `e2e` in any case and is no source.
 """
 
 from __future__ import annotations

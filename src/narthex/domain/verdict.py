@@ -2,7 +2,7 @@
 
 Rules: `Rejected` is final for the client and a *success* of the auth service; only `Unavailable` may count
 against a circuit breaker. `Expired` is the one rejection that keeps the identity, because an expired but
-otherwise verified credential lets its owner refresh in-band (DESIGN section 3).
+otherwise verified credential lets its owner refresh in-band (docs/design.md#admission).
 """
 
 from __future__ import annotations

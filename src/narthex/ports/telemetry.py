@@ -1,4 +1,4 @@
-"""Counting and recording, by role. Names of metrics are DESIGN section 4's; the registry is an adapter's.
+"""Counting and recording, by role. docs/operations.md has the names of metrics; the registry is an adapter's.
 
 Guarantees: no method raises, waits, or takes a value that could be a secret; labels are from closed sets
 (codes, classes, carriers, environments), never ids.

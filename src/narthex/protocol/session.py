@@ -52,7 +52,7 @@ class Phase(IntEnum):
 
 
 class SessionLimits(NamedTuple):
-    """Bounds and periods of a session (DESIGN section 8). Seconds and counts."""
+    """Bounds and periods of a session (docs/design.md#limits). Seconds and counts."""
 
     ping_every_s: float = 25.0
     pong_within_s: float = 10.0

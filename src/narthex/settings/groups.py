@@ -261,7 +261,7 @@ _LIMITS: Final = Limits()
 
 
 class LimitOptions(BaseModel):
-    """DESIGN section 8. What is advertised here is enforced."""
+    """docs/design.md#limits. What is advertised here is enforced."""
 
     handshake_timeout_s: float = option(
         _LIMITS.handshake_timeout_s, "Accept to 101, in seconds.", ge=0.1, le=60

@@ -100,7 +100,7 @@ class Settings(
 
     @property
     def policy(self) -> EnvironmentPolicy:
-        """The environment's row of DESIGN section 2."""
+        """The environment's row of docs/design.md#environments."""
         if self._policy is None:
             raise Bug("settings_unsealed", "Settings were made without narthex.settings.load.")
         return self._policy

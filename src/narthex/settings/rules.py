@@ -1,7 +1,7 @@
 """Rules between options: the demands of each environment and platform, and contradictions.
 
 Not here: bounds of one option (`groups.py`), the environment's own rules (`narthex.domain.environment` decides
-the table of DESIGN section 2), what an origin, a host or a proxy looks like (`domain.origins`,
+the table of docs/design.md#environments), what an origin, a host or a proxy looks like (`domain.origins`,
 `domain.addresses`). Rules: a rule is a function that yields problems or warnings, each one or two sentences
 that name the variable and the remedy; none raises; none reads anything but its arguments.
 """

@@ -18,7 +18,9 @@ PUBLIC_KEY_ALGORITHMS: Final = (
     *("EdDSA", "Ed25519"),
 )
 ALGORITHMS: Final = (*HMAC_ALGORITHMS, *PUBLIC_KEY_ALGORITHMS)
-"""DESIGN section 3: HS/RS/PS/ES 256-512 and EdDSA (`Ed25519` is its RFC 9864 name). `none` is not among them."""
+"""docs/design.md#admission: HS/RS/PS/ES 256-512 and EdDSA (`Ed25519` is its RFC 9864 name). `none` is not among
+them.
+"""
 
 
 class _Table(BaseModel):
@@ -98,7 +100,7 @@ class UserSettings(_Table):
 
 
 class PlanSettings(_Table):
-    """Changes to a plan; None keeps the plan's default (DESIGN section 6)."""
+    """Changes to a plan; None keeps the plan's default (docs/design.md#runs)."""
 
     connections: int | None = Field(None, ge=1, le=100_000)
     concurrent_runs: int | None = Field(None, ge=1, le=10_000)

@@ -1,4 +1,5 @@
-"""Derives the identity sources and the claims that each may make from the settings (DESIGN section 12).
+"""Derives the identity sources and the claims that each may make from the settings
+(docs/design.md#trust-between-issuers).
 
 Not here: the rule itself (`domain/trust.py`). Rules: the embedded provider is a source where people can sign in at it
 by e-mail; where it only issues sessions for the configured OpenID issuer, or signs tokens for `narthex token`, it

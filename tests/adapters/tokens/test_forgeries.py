@@ -183,7 +183,7 @@ def _times_hold(decoded: dict[str, Any]) -> bool:
 
 
 STRICTER = {
-    # PyJWT accepts these; DESIGN section 3 does not
+    # PyJWT accepts these; docs/design.md#admission does not
     "jku on a good signature", "b64 true, no crit", "typed as a logout token", "exp a string", "exp true",
     "exp in milliseconds", "exp 1e999", "nbf a string", "sub empty", "sub of 256 characters", "sub with a line break",
     "sub half a surrogate", "e2e claimed at an issuer that may not", "e2e as text",

@@ -1,6 +1,6 @@
 """What the edge allows before it says no: plain numbers, passed down by `wiring`. No rule is applied here.
 
-Rules: every bound of DESIGN section 8 that can be enforced below the app is a field here, with its unit in
+Rules: every bound of docs/design.md#limits that can be enforced below the app is a field here, with its unit in
 its name; a value that cannot work is a `ValueError` at construction, not a surprise under load.
 """
 
@@ -17,7 +17,7 @@ _LIMITS = Limits()
 
 
 class MessageLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one WebSocket connection (DESIGN section 8).
+    """Bounds of one WebSocket connection (docs/design.md#limits).
 
     Attributes:
         message_bytes: a message on the wire, all its fragments together; at least 125 (a control frame).
@@ -57,7 +57,7 @@ CONFORMANCE = MessageLimits(
     deflate=True,
     hold_when_full=True,
 )
-"""Limits of `/ws/conformance` (DESIGN section 9): what the Autobahn suite needs, and no more."""
+"""Limits of `/ws/conformance` (docs/design.md#limits): what the Autobahn suite needs, and no more."""
 
 
 class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,7 +110,7 @@ def _accept(tcp: TcpConnection, upgrade: Upgrade, decision: Accept, early: bytes
 
 
 def _explain(tcp: TcpConnection, upgrade: Upgrade, decision: Deny) -> None:
-    """Browsers hide a refused handshake: upgrade, and say it in the close frame (DESIGN section 3)."""
+    """Browsers hide a refused handshake: upgrade, and say it in the close frame (docs/design.md#admission)."""
     offered = upgrade.protocols
     chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
     tcp.transport.write(

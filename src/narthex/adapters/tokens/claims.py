@@ -1,7 +1,7 @@
 """Makes an `Identity` from verified claims: the required claims, their types and their names.
 
 Not here: signatures (`keys.py`). Rules: expiry is judged last, so that `Rejected.expired` means that it is the
-*only* fault (DESIGN section 3); a confined tenant cannot be claimed by anybody who is not confined to it.
+*only* fault (docs/design.md#admission); a confined tenant cannot be claimed by anybody who is not confined to it.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ def _identity(claims: Claims, rules: ClaimRules, issued_at: float | None, expire
 def _test_identity(
     claims: Claims, rules: ClaimRules, subject: str, name: str, issued_at: float | None, expires_at: float
 ) -> Identity:
-    """Confine a test identity of any issuer (DESIGN section 12): the server sets tenant, plan, permissions and life."""
+    """Confine a test identity of any issuer (docs/design.md#test-identities): the server sets tenant, plan,
+    permissions and life.
+    """
     if not rules.allow_e2e:
         raise _Fault("e2e_not_allowed_here", "")
     if issued_at is None:

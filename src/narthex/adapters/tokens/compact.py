@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from narthex.domain.verdict import Rejected
 from narthex.ports.tokens import MAX_TOKEN_BYTES
 
-MAX_JSON_DEPTH: Final = 32  # DESIGN section 8
+MAX_JSON_DEPTH: Final = 32  # docs/design.md#limits
 MAX_KEY_ID_LENGTH: Final = 256
 HEADS_KEPT: Final = 256  # an issuer signs with a handful of headers
 KEPT_HEAD_LENGTH: Final = 512  # characters of base64url; bounds what is kept to 128 KB and a bit

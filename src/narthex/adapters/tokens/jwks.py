@@ -1,9 +1,9 @@
 """Keys from an issuer's key set over HTTP: cached, refreshed in the background, never blocked on twice.
 
-Not here: finding the key set's address (`oidc.py`), the exchange itself (`fetching.py`). Rules (DESIGN section 3):
-one fetch at a time; an unknown `kid` may ask for one, then there is a cool-down of 30 s per issuer during which
-an unknown `kid` is `Unavailable`; keys serve on for 24 h when the issuer does not answer; a key set that cannot
-be used never replaces one that can; the cache belongs to one issuer, so a `kid` means nothing to another.
+Not here: finding the key set's address (`oidc.py`), the exchange itself (`fetching.py`). Rules
+(docs/design.md#admission): one fetch at a time; an unknown `kid` may ask for one, then there is a cool-down of 30 s per
+issuer during which an unknown `kid` is `Unavailable`; keys serve on for 24 h when the issuer does not answer; a key set
+that cannot be used never replaces one that can; the cache belongs to one issuer, so a `kid` means nothing to another.
 """
 
 from __future__ import annotations

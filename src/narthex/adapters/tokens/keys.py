@@ -28,7 +28,7 @@ ALGORITHMS: Final = (
     *("HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
 )
-"""Every algorithm that can be allowed (DESIGN section 3; `Ed25519` is RFC 9864's name). Never `none`."""
+"""Every algorithm that can be allowed (docs/design.md#admission; `Ed25519` is RFC 9864's name). Never `none`."""
 
 SYMMETRIC: Final = frozenset(ALGORITHMS[:3])
 MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3

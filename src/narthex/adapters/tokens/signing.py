@@ -36,7 +36,7 @@ STALE_S: Final = 60.0  # without a read that worked: as long as the lead below
 RELOAD_COOL_DOWN_S: Final = 1.0  # between reads that unknown `kid`s ask for
 ROTATION_LEAD_S: Final = 60.0
 MAX_TTL_S: Final = 31 * 86_400.0  # a token by `narthex token --ttl 31d`; keys stay published as long
-GRACE_S: Final = 25.0  # DESIGN section 3: a live socket may refresh so long after `exp`
+GRACE_S: Final = 25.0  # docs/design.md#admission: a live socket may refresh so long after `exp`
 
 SESSION_CLAIM: Final = "sid"  # the sign-in's family: tokens of one sign-in end as one
 ENVIRONMENT_CLAIM: Final = "env"

@@ -1,6 +1,6 @@
 """The hub: every publication of a subscribed channel to every local subscriber, exactly once, in order.
 
-It is the broker's `BrokerHandler`. Not here: who may subscribe (app/subscriptions), what a connection does
+It is the broker's `BrokerHandler`. Not here: who may subscribe (app/commands/subscribing), what a connection does
 with bytes it cannot write (app/backlog). Rules: nothing blocks the loop longer than one slice of subscribers;
 a gap in the offsets is re-read from the broker before anything after it is shown; what cannot be re-read is
 said (`position_lost`), never skipped in silence.

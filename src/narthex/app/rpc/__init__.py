@@ -1,4 +1,4 @@
-"""RPC methods of DESIGN section 5: their params, their rights, their results."""
+"""RPC methods of docs/design.md#the-wire: their params, their rights, their results."""
 
 from __future__ import annotations
 

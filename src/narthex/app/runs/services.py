@@ -20,7 +20,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run_deadline_s: a run that takes longer is ended with `agent_timeout`.
-        join_window_s: deltas wait for company at most so long (DESIGN section 6: 40 ms).
+        join_window_s: deltas wait for company at most so long (docs/design.md#runs: 40 ms).
         silence_s: after so long without an event the gateway says that the agent still works.
         thread_queue: queued runs of one thread.
         max_running: runs at a time on this node.
@@ -29,7 +29,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         max_run_bytes: all that an agent yields in one run; it is kept in memory until the run is compacted.
         max_run_events: published events of one run (25 a second, the joined rate, for half an hour).
         lease_s: ownership without renewal. With `poll_s` it bounds how long a dead owner's run stays open:
-            8 s + 1 s + the ending itself, within the 15 s of DESIGN section 6.
+            8 s + 1 s + the ending itself, within the 15 s of docs/design.md#runs.
         renew_s: time between renewals; three may fail.
         poll_s: time between looks for queued and orphaned runs when nobody wakes the node.
         answer_s: how long an approval waits.

@@ -11,7 +11,7 @@ from narthex.e2e.scenarios.startup_resilience import let_in
 from narthex.e2e.system_under_test import SystemUnderTest
 
 CROWD = 40
-OWNER_LOST_S = 15.0  # DESIGN section 6
+OWNER_LOST_S = 15.0  # docs/design.md#runs
 SLACK_S = 10.0
 
 
