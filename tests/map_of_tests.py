@@ -15,7 +15,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = ROOT / "src" / "narthex"
-SHOWN: Final = 4
+SHOWN: Final = 2
 SCENARIOS: Final = ["e2e/lies/test_lies.py", "e2e/test_mutations.py", "e2e/test_staging.py"]
 BY_HAND: Final = {
     "bench/agents.py": ["acceptance/test_client_python.py"],

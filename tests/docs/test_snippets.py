@@ -36,6 +36,7 @@ RUN = {"python", "toml", "json", "sh", "console", "", "js", "ts"}
 """Languages that a runner below takes; others (nginx, yaml, html) need a marker or a test of their own."""
 ELSEWHERE = {
     "nginx": "tests/doctor/test_proxies.py runs nginx with these lines",
+    "mermaid": "tests/docs/test_design.py compares the diagrams with the code",
     "yaml": "Prometheus reads it, below",
 }
 
