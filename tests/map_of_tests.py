@@ -1,9 +1,9 @@
 """Generates docs/map-tests.md: where the tests of each module are.
 
-Rules: the file of the module's own name comes first (`app/chat.py`: `tests/app/test_chat.py`), then that of its
-package; then the tests that import the module, those of its folder first, then those that use most of its names, then
-those whose helpers import it. A module that no test imports has the tests of the nearest modules that import it, or
-those of `BY_HAND`, which run it as a process.
+Rules: a module has the file of its own name (`app/chat.py`: `tests/app/test_chat.py`). Else it has that of its package,
+then the tests that import the module, those of its folder first, then those that use most of its names, then those
+whose helpers import it. A module that no test imports has the tests of the nearest modules that import it, or those of
+`BY_HAND`, which run it as a process.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def places() -> dict[str, list[str]]:
     for module, path in modules.items():
         name = path.relative_to(SOURCE)
         own, package = name.parent / f"test_{name.name}", name.parent.parent / f"test_{name.parent.name}.py"
+        mirrored = (ROOT / "tests" / own).exists()
         candidates = [one.as_posix() for one in (own, package) if (ROOT / "tests" / one).exists()]
         candidates += [test for _, _, test in sorted(users[module])]
         if name.parts[0] == "cli":
@@ -95,7 +96,7 @@ def places() -> dict[str, list[str]]:
         if name.parts[:2] == ("e2e", "scenarios"):
             candidates += SCENARIOS
         candidates += BY_HAND.get(name.as_posix(), [])
-        found[name.as_posix()] = list(dict.fromkeys(candidates))[:SHOWN] or _through(
+        found[name.as_posix()] = list(dict.fromkeys(candidates))[: 1 if mirrored else SHOWN] or _through(
             module, importers, users, modules
         )
     return found
