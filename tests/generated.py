@@ -1,6 +1,7 @@
 """Which pages of docs/ and which sources are generated, wholly or between two marks, and from what.
 
-Rules: a page is compared byte for byte; what a person wrote around the marks stays.
+Rules: a page is compared byte for byte, but for the map of tests, whose rows must only be true; what a person wrote
+around the marks stays.
 """
 
 from __future__ import annotations
@@ -84,7 +85,15 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
 
 def stale() -> list[str]:
     """Pages that do not say what the code says."""
-    return [name for name, render in PAGES.items() if _text(ROOT / name) != render()]
+    return [name for name, render in PAGES.items() if not _is_current(name, _text(ROOT / name), render)]
+
+
+def _is_current(name: str, text: str, render: Callable[[], str]) -> bool:
+    if name == "docs/map-tests.md":  # a new test of an old module makes no row wrong
+        from tests.map_of_tests import holds
+
+        return holds(text)
+    return text == render()
 
 
 def write() -> list[str]:

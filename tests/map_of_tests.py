@@ -9,6 +9,7 @@ whose helpers import it. A module that no test imports has the tests of the near
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Final
@@ -135,6 +136,18 @@ def render() -> str:
             continue
         lines.append(f"| `{name}` | {' · '.join(_cell(one) for one in shown) or 'none'} |")
     return "\n".join(lines) + "\n"
+
+
+def holds(page: str) -> bool:
+    """Whether the page has a row for each module, and each path in it exists."""
+    rows = re.findall(r"^\| `([^`]+)` \| (.*) \|$", page, re.MULTILINE)
+    modules = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py")}
+    shown = {name for name in modules if not name.endswith("__init__.py") and name != "__main__.py"}
+    cells = [cell for _, shown_tests in rows for cell in shown_tests.split(" · ") if cell != "none"]
+    places = [
+        SOURCE / cell[9:-1] if cell.startswith("through ") else ROOT / "tests" / cell[1:-1] for cell in cells
+    ]
+    return {name for name, _ in rows} == shown and all(place.exists() for place in places)
 
 
 def _cell(text: str) -> str:
