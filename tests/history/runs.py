@@ -132,7 +132,17 @@ def ends(reading: Reading) -> Iterator[Finding]:
             continue
         read_ends = [(at, read) for at, read in reads[run_id] if read.state in ENDED]
         if not read_ends:
-            due = reading.deadlines.after(began_at, reading.bounds.run_end_s, Kind.RUN_WITHOUT_END)
+            since = max(
+                (
+                    min(at for at, _, _ in terminals[ahead].values())
+                    for ahead in terminals
+                    if _ahead(began, ahead, run_id)
+                ),
+                default=began_at,
+            )
+            due = reading.deadlines.after(
+                max(since, began_at), reading.bounds.run_end_s, Kind.RUN_WITHOUT_END
+            )
             if due <= reading.end:
                 text = f"run {run_id} began and had not ended {reading.end - began_at:.1f} s later"
                 yield Finding(Kind.RUN_WITHOUT_END, text, reading.end, (index,))
@@ -145,6 +155,11 @@ def ends(reading: Reading) -> Iterator[Finding]:
             text = f"run {run_id} is {read.state}; {segment.where} was never shown its terminal event"
             yield Finding(Kind.END_NOT_TOLD, text, due, (index, read_index, segment.index))
             break
+
+
+def _ahead(began: dict[str, tuple[float, int, str]], run_id: str, of: str) -> bool:
+    """Whether a run was in the same thread's queue before another."""
+    return run_id in began and began[run_id][2] == began[of][2] and began[run_id][0] < began[of][0]
 
 
 def _read_otherwise(
@@ -215,9 +230,10 @@ def given_up(reading: Reading) -> Iterator[Finding]:
     """A run's owner is taken for dead only after something happened: clocks alone are no reason."""
     moments: list[tuple[float, int, str, str]] = []
     for run_id, ends in reading.lives().ends.items():
-        for at, index, event in ends.values():
-            if event.get("code") == "owner_lost":
-                moments.append((at, index, run_id, "ended owner_lost"))
+        at, index, event = min(ends.values(), key=lambda seen: seen[:2])
+        # Of one that was read later, or again behind a lost log, it is not known when it was given up.
+        if event.get("code") == "owner_lost" and isinstance(reading.history[index], Delivered):
+            moments.append((at, index, run_id, "ended owner_lost"))
     began: set[str] = set()
     for index, record in reading.each(AgentBegan):
         if record.run_id in began:

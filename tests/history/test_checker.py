@@ -633,6 +633,24 @@ def test_when_a_run_ended_is_not_known_from_a_read_behind_a_lost_log(epoch: str)
     assert (Kind.CANCEL_LATE in kinds) == (epoch == EPOCH)
 
 
+def test_a_run_that_waits_behind_another_has_its_time_from_that_ones_end() -> None:
+    """A queue that moves is not stuck, however long it is."""
+    kinds = []
+    for first in ("r8", "r9"):  # the one that is ahead, and the one that waits: whose end comes first
+        story = Story()
+        story.opened("alice-phone", "alice")
+        for run_id in ("r8", "r9"):
+            story.recorder.run_started(story.at, run_id=run_id, channel=CHANNEL)
+            story.later()
+        story.later(15)
+        story.append({"type": "RUN_STARTED", "runId": first, "threadId": "t1", "seq": 1})
+        end: dict[str, Any] = {"type": "RUN_ERROR", "runId": first, "threadId": "t1", "seq": 2, "count": 2}
+        story.append(end | {"digest": digest([story.log[-1], end])})
+        story.later(10)
+        kinds.append({found.kind for found in check(story.recorder.history(), BOUNDS)})
+    assert kinds == [set(), {Kind.RUN_WITHOUT_END}]
+
+
 def test_a_merged_delta_is_its_parts() -> None:
     """A delta that was merged for a slow client passes, and a merged one with another text does not."""
     history = truth()

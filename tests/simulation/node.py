@@ -38,7 +38,7 @@ START_RETRY_S: Final = 1.0
 CONFIG: Final = CoreConfig(
     version="simulated",
     limits=Limits(ping_interval_s=8.0, pong_timeout_s=5.0, max_pending_bytes=64 * 1024, max_lag_s=6.0),
-    run_limits=RunLimits(run_deadline_s=40, silence_s=8, answer_s=30, broker_patience_s=15, poll_s=2.0),
+    run_limits=RunLimits(run_deadline_s=40, silence_s=8, answer_s=30, broker_patience_s=6, poll_s=2.0),
     direct_membership=("default",),
 )
 """The real values, but for those that would make a history minutes long."""

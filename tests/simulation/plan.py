@@ -61,6 +61,7 @@ PEOPLE: Final[dict[str, float]] = {
     "publish": 5.0,
     "say": 3.0,
     "cancel": 0.8,
+    "change_mind": 0.6,
     "look": 0.6,
     "cut": 1.0,
     "vanish": 0.3,
@@ -138,6 +139,8 @@ def _person(rng: random.Random, weights: dict[str, float]) -> Step:
     if what == "say":
         agent = rng.choice(("echo", "echo", "long", "again", "fails", "asks"))
         return Step(at, what, rng.choice(READERS), 0.0, f"{thread} {agent}")
+    if what == "change_mind":
+        return Step(at, what, rng.choice(READERS), round(rng.uniform(0.05, 2.0), 3), thread)
     if what in ("remove", "add"):
         return Step(at, what, rng.choice(("bob", "carol")), 0.0, thread)
     if what == "revoke":

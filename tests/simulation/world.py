@@ -198,7 +198,7 @@ class World:
         if wait_s > 0:
             await asyncio.sleep(wait_s)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -440,11 +440,26 @@ class World:
         self._numbers += 1
         self._spawn(self._say(self.readers[step.who], thread, agent, f"said-{self._numbers}"))
 
-    async def _say(self, reader: Reader, thread: str, agent: str, key: str) -> None:
+    async def _say(self, reader: Reader, thread: str, agent: str, key: str) -> str:
+        """The run's id; empty if no answer came."""
         params = {"thread_id": thread, "text": f"hello {key}", "client_message_id": key, "agent": agent}
         told = await reader.rpc("run.start", params, 25.0)
-        if told is not None:
-            self.runs.append(told["run_id"])
+        if told is None:
+            return ""
+        self.runs.append(told["run_id"])
+        return str(told["run_id"])
+
+    def change_mind(self, step: Step) -> None:
+        """A second message while the first is answered, whose run is cancelled in the queue."""
+        self._numbers += 2
+        self._spawn(self._change_mind(self.readers[step.who], step, self._numbers))
+
+    async def _change_mind(self, reader: Reader, step: Step, number: int) -> None:
+        await self._say(reader, step.text, "long", f"said-{number - 1}")
+        run_id = await self._say(reader, step.text, "echo", f"said-{number}")
+        await asyncio.sleep(step.value)
+        if run_id:
+            await self._ask(reader, "run.cancel", {"run_id": run_id})
 
     def cancel(self, step: Step) -> None:
         """The newest runs are the likeliest to be stopped."""
