@@ -25,6 +25,7 @@ JUDGES: Final[tuple[Callable[[Reading], Iterable[Finding]], ...]] = (
     runs.agents,
     runs.given_up,
     runs.cancels,
+    runs.queues,
     runs.repeats,
     runs.threads,
     connections.rights,

@@ -60,6 +60,7 @@ class Recorder:
         self.now = clock
         self._records: list[Record] = []
         self._numbers = itertools.count(1)
+        self._first_asked: dict[tuple[str, str], float] = {}
 
     def add(self, record: Record) -> None:
         """A record, at the moment it carries; moments never go back."""
@@ -78,6 +79,10 @@ class Recorder:
         conn = f"{reader}#{next(self._numbers)}"
         self.add(Opened(self.now(), conn, reader, user))
         return Tap(self, conn, user)
+
+    def first_asked(self, user: str, message: str, at: float) -> float:
+        """When a message was sent for the first time: it may be repeated, over several connections."""
+        return self._first_asked.setdefault((user, message), at)
 
     # -- publishing over the server API --------------------------------------------------------------------
 
@@ -186,6 +191,8 @@ class Tap:
             body = command[name] or {}
             at = self._recorder.now()
             self._asked[number] = (at, name, body)
+            if name == "rpc" and (message := str((body.get("data") or {}).get("client_message_id", ""))):
+                self._recorder.first_asked(self.user, message, at)
             channel = str(body.get("method" if name == "rpc" else "channel", ""))
             self._recorder.add(Asked(at, self.conn, number, name, channel))
 
@@ -315,14 +322,16 @@ class Tap:
             channel, user = f"thread:{params['thread_id']}", str(params["user_id"])
             self._recorder.add(Membership(at, asked_at, channel, user, method.endswith("add")))
         elif method in ("run.start", "run.resume") and "run_id" in told:
+            message = str(params.get("client_message_id", ""))
+            first_at = self._recorder.first_asked(self.user, message, asked_at) if message else asked_at
             self._recorder.add(
                 RunStarted(
                     at=at,
-                    asked_at=asked_at,
+                    asked_at=first_at,
                     run_id=str(told["run_id"]),
                     channel=str(told.get("channel", "")),
                     user=self.user,
-                    client_message_id=str(params.get("client_message_id", "")),
+                    client_message_id=message,
                     message_id=str(told.get("message_id", "")),
                 )
             )

@@ -144,7 +144,7 @@ class Membership(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """`run.start` (or `run.resume`) was acknowledged."""
+    """`run.start` (or `run.resume`) was acknowledged; `asked_at` is when it was sent for the first time."""
 
     at: float
     asked_at: float

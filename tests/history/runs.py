@@ -277,6 +277,28 @@ def cancels(reading: Reading) -> Iterator[Finding]:
             yield Finding(Kind.CANCEL_LATE, text, due, (index,))
 
 
+def queues(reading: Reading) -> Iterator[Finding]:
+    """Runs of a thread that were asked for one after the other begin so; one that is cancelled need not wait."""
+    cancelled = {record.run_id for _, record in reading.each(CancelAcknowledged)}
+    begun: dict[tuple[str, str, str], int] = {}
+    for place, _, data in reading.positions():
+        if isinstance(data, dict) and data.get("type") == "RUN_STARTED":
+            begun.setdefault((place.channel, place.epoch, events_of(data)), place.offset)
+    by_channel: defaultdict[str, list[tuple[int, RunStarted]]] = defaultdict(list)
+    for index, record in reading.each(RunStarted):
+        if record.run_id not in cancelled and reading.undone_at(record.asked_at, record.at) == INFINITY:
+            by_channel[record.channel].append((index, record))
+    for channel, started in by_channel.items():
+        for (first, one), (second, two) in itertools.combinations(started, 2):
+            if one.at >= two.asked_at or one.run_id == two.run_id:
+                continue
+            for epoch in reading.epochs[channel]:
+                places = (begun.get((channel, epoch, one.run_id)), begun.get((channel, epoch, two.run_id)))
+                if places[0] is not None and places[1] is not None and places[0] > places[1]:
+                    text = f"{channel}: run {two.run_id} began before {one.run_id}, which was asked for before it"
+                    yield Finding(Kind.ORDER, text, two.at, (first, second))
+
+
 def repeats(reading: Reading) -> Iterator[Finding]:
     """One `client_message_id` is one run and one message."""
     first: dict[tuple[str, str], tuple[int, RunStarted]] = {}

@@ -277,6 +277,19 @@ def exchanged_in_the_thread(history: list[Record]) -> list[Record]:
     return changed(history, index, messages=[read.messages[1], read.messages[0], *read.messages[2:]])
 
 
+def exchanged_in_the_queue(history: list[Record]) -> list[Record]:
+    """The run that was asked for later begins first."""
+    story = true_story()
+    phone = story.opened("alice-tablet", "alice")
+    for run_id in ("r8", "r9"):
+        story.recorder.run_started(story.at, run_id=run_id, channel=CHANNEL)
+        story.later()
+    for run_id in ("r9", "r8"):
+        story.append({"type": "RUN_STARTED", "runId": run_id, "threadId": "t1", "seq": 1})
+    story.closed(phone)
+    return story.recorder.history()
+
+
 def other_data(history: list[Record]) -> list[Record]:
     """Bob is shown something else at an offset than alice."""
     index = at(history, Delivered, conn="bob-laptop#2", offset=2)
@@ -540,6 +553,7 @@ LIES: dict[Callable[[list[Record]], list[Record]], Kind] = {
     exchanged_live: Kind.ORDER,
     exchanged_in_the_log: Kind.ORDER,
     exchanged_in_the_thread: Kind.ORDER,
+    exchanged_in_the_queue: Kind.ORDER,
     a_gap: Kind.GAP,
     other_data: Kind.DIFFERENT_DATA,
     falsely_recovered: Kind.FALSE_RECOVERED,

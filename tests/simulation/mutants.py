@@ -52,15 +52,17 @@ class Mutant(NamedTuple):
         self.engine(world)
 
 
-def _patched(owner: Any, name: str, value: object) -> Callable[[], contextlib.AbstractContextManager[None]]:
+def _patched(owner: Any, **values: object) -> Callable[[], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
     def patch() -> Generator[None]:
-        real = getattr(owner, name)
-        setattr(owner, name, value)
+        real = {name: getattr(owner, name) for name in values}
+        for name, value in values.items():
+            setattr(owner, name, value)
         try:
             yield
         finally:
-            setattr(owner, name, real)
+            for name, value in real.items():
+                setattr(owner, name, value)
 
     return patch
 
@@ -117,7 +119,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "commands-overtake": Mutant(
         "29",
         "commands about one channel do not wait for each other",
-        _patched(connection, "subject", lambda _: ""),
+        _patched(connection, subject=lambda _: ""),
     ),
     "messages-by-clock": Mutant(
         "30",
@@ -132,18 +134,18 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "leases-by-clock": Mutant(
         "31, 41",
         "another node's lease is judged by the wall clock",
-        _patched(ObservedLeases, "lapsed", _by_wall_clock),
+        _patched(ObservedLeases, lapsed=_by_wall_clock),
         _remember,
     ),
     "positions-not-compared": Mutant(
         "37",
         "a node does not compare its positions with the log",
-        _patched(StalenessCheck, "compare", _nothing),
+        _patched(StalenessCheck, compare=_nothing),
     ),
     "removals-ignored": Mutant(
         "37",
         "a removed member's subscriptions go on",
-        _patched(ConnectionControls, "_unsubscribe", lambda *_: None),
+        _patched(ConnectionControls, _unsubscribe=lambda *_: None),
     ),
     "tail-lost-in-old-epoch": Mutant(
         "38", "the log loses its tail and keeps its epoch", engine=_lies("keeps its epoch: tail")
@@ -157,33 +159,31 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "agent-twice": Mutant(
         "42",
         "whether a run has begun is decided by the log alone",
-        _patched(local_runs, "_has_begun", lambda _run, replay: bool(replay.seq)),
+        _patched(local_runs, _has_begun=lambda _run, replay: bool(replay.seq)),
     ),
     "cancelled-without-end": Mutant(
-        "44", "no node looks for cancelled runs without an end", _patched(RunLoops, "_close", _nothing)
+        "44", "no node looks for cancelled runs without an end", _patched(RunLoops, _close=_nothing)
     ),
     "message-twice": Mutant(
-        "45", "a repeated message is not looked for in the log", _patched(Chat, "_said_of", _said_of_nothing)
+        "45", "a repeated message is not looked for in the log", _patched(Chat, _said_of=_said_of_nothing)
     ),
     "digest-over-a-hole": Mutant(
         "46",
         "a run does not notice that its log is another one",
-        _patched(RunLogState, "_follows", lambda *_: True),
+        _patched(RunLogState, _follows=lambda *_: True),
     ),
     "keys-forgotten": Mutant("port", "a repeated publish is appended again", engine=_lies("forgets keys")),
-    "gaps-hidden": Mutant(
-        "hub", "a gap in the offsets is not re-read", _patched(Hub, "_repair", _hides_gaps)
-    ),
-    "zombies-publish": Mutant("runs", "a lost lease does not stop a run", _patched(Lease, "hold", _always)),
+    "gaps-hidden": Mutant("hub", "a gap in the offsets is not re-read", _patched(Hub, _repair=_hides_gaps)),
+    "zombies-publish": Mutant("runs", "a lost lease does not stop a run", _patched(Lease, hold=_always)),
     "duplicates-are-ours": Mutant(
         "runs",
-        "an owner takes another owner's event for its own",
-        _patched(Journal, "_ours", _takes_it),
+        "an owner takes another owner's events for its own",
+        _patched(Journal, _ours=_takes_it, _alone=_nothing),
     ),
     "revoked-stay": Mutant(
         "revocations",
         "a revoked user's connections stay open",
-        _patched(Revocations, "listen", lambda *_: None),
+        _patched(Revocations, listen=lambda *_: None),
     ),
 }
 
