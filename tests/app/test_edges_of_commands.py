@@ -59,15 +59,15 @@ async def test_connect_and_refresh_say_whether_the_connection_expires(
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         raw = Raw(socket)
         (connection,) = await _opened(running)
-        services, admit = connection.services, connection.context.admit
-        expires_at = services.now() + ttl_s if ttl_s is not None else None
+        parts, admit = parts_of(running), connection.context.admit
+        expires_at = parts.now() + ttl_s if ttl_s is not None else None
         identity = msgspec.structs.replace(admit.identity, expires_at=expires_at)
         connection.context.admit = msgspec.structs.replace(admit, identity=identity)
         for command, body in (("connect", {}), ("refresh", {"token": "t"})):
             told = (await raw.call(command, **body))[command]
             assert told.get("expires", False) is (ttl_s is not None)
             assert ("ttl" in told) is (ttl_s is not None)
-            monkeypatch.setattr(services.in_band, "admit_in_band", lambda *_: Admit(identity=identity))
+            monkeypatch.setattr(parts.in_band, "admit", lambda *_: Admit(identity=identity))
 
 
 async def _opened(running: Running) -> list[Any]:
