@@ -1,4 +1,4 @@
-"""The agent that `narthex bench runs` is served with: a steady stream of deltas that say when they were made.
+"""The agent of `narthex bench runs`: a steady stream of deltas that contain the time of their making.
 
 Loaded by the child server as `--agent narthex.bench.agents:stream`. Rules: the clock is CLOCK_MONOTONIC, which
 all processes of a machine share; a late wake-up is made up for, so that the rate holds over the run.

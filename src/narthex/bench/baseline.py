@@ -1,8 +1,8 @@
-"""Saving a report and comparing with a saved one.
+"""Saves a report and compares with a saved one.
 
 Rules: only figures that are costs are compared (lower is better), scenario by scenario and target by target; a
-scenario that is on one side only is no difference. A baseline of another machine is compared all the same, and
-said to be one; one with other numbers (`--quick`) is not.
+scenario that only one side has is no difference. A baseline of another machine is compared all the same, with a note;
+one with other numbers (`--quick`) is not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from narthex.bench.results import BenchReport, Figure
 from narthex.errors import ClientError
 
 COSTS: Final = ("uss_kb_per_socket", "all_back_s")
-NOISE_US: Final = 0.05  # a difference below this is the clock's
+NOISE_US: Final = 0.05  # a smaller difference is within the clock's resolution
 
 
 class FigureChange(NamedTuple):
@@ -30,7 +30,7 @@ class FigureChange(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Now over then."""
+        """The ratio of now to then."""
         return self.now / self.then if self.then else 1.0
 
     def worse(self, tolerance: float) -> bool:

@@ -1,7 +1,7 @@
-"""What a process costs: CPU time by the nanosecond, memory of its own, open-file limits.
+"""Measures the cost of a process: CPU time by the nanosecond, memory of its own, open-file limits.
 
 Rules: Linux only where it must be (the CPU clock of another process); elsewhere psutil's 10 ms ticks serve. A child
-that begins or ends while something is measured counts: what it used is its own while it lives, its parent's afterwards.
+that begins or ends during a measurement counts: its CPU time is its own while it lives, its parent's afterwards.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Cpu(NamedTuple):
     system: float
 
     def since(self, before: Cpu) -> Cpu:
-        """What was used in between."""
+        """The CPU time used since `before`."""
         return Cpu(self.total - before.total, self.user - before.user, self.system - before.system)
 
 
 class Memory(NamedTuple):
-    """Bytes. `uss` is what would be freed if the processes ended: user memory of their own."""
+    """Bytes. `uss` would be freed if the processes ended: user memory of their own."""
 
     rss: int
     uss: int
@@ -49,16 +49,16 @@ def family(pid: int) -> list[int]:
 def used(roots: Sequence[int]) -> Cpu:
     """CPU time of processes and all their descendants until now, those that ended and were waited for among them.
 
-    Two readings can be subtracted whatever began or ended in between. What ended is known by ticks of 10 ms.
+    Two readings can be subtracted, whichever processes began or ended in between. Ended ones are known by 10 ms ticks.
 
     Raises:
-        DependencyError: a root has ended: nothing that is read afterwards could be compared.
+        DependencyError: a root has ended: a later reading could not be compared.
     """
     total = user = system = 0.0
     for pid in _families(roots):
         try:
             times = psutil.Process(pid).cpu_times()
-        except psutil.NoSuchProcess:  # since the list was made; its parent's next reading has it
+        except psutil.NoSuchProcess:  # it ended meanwhile; its parent's next reading includes it
             continue
         ended = times.children_user + times.children_system
         user += times.user + times.children_user
@@ -102,7 +102,7 @@ def memory(roots: Sequence[int]) -> Memory:
 
 
 def raise_open_files(wanted: int) -> int:
-    """Raise this process's (and its children's) limit of open files as far as it may be; the limit then."""
+    """Raise the limit of open files of this process (and its children) as far as allowed; returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return soft

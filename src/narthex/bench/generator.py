@@ -1,7 +1,7 @@
 """The generator's process: takes one job on standard input, does it, and writes the figure on standard output.
 
-Not here: what a job does (`load/`). Rules: a job is bounded by its numbers and by `DEADLINE_S`; what goes wrong
-is said on standard error and by a non-zero exit code.
+Not here: the scenarios of jobs (`load/`). Rules: a job is bounded by its numbers and by `DEADLINE_S`; a failure
+is reported on standard error and by a non-zero exit code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A report for people: a table with bars, the ratios, and what to keep in mind while reading it.
+"""Prints a report for people: a table with bars, the ratios, and notes for reading it.
 
-Rules: bars compare targets within one scenario, never scenarios; what was not measured is a blank, not a zero.
+Rules: bars compare targets within one scenario, never scenarios; a figure that was not measured is blank, not zero.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a measurement says, as values: they cross the pipe from the generator and stand in saved baselines."""
+"""Values of a measurement: they cross the pipe from the generator and are saved in baselines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Figure(msgspec.Struct, kw_only=True):
         target: the target's name.
         operations: how many were measured (all rounds together).
         cpu_us: server CPU per operation, user and system, in µs; None where it could not be read.
-        system_share: part of it that the kernel used, 0 to 1; sampled by ticks.
-        per_s: operations a second, by the clock on the wall.
-        p50_ms: of what one client waits for; 0 where nothing was timed. So are p99_ms and max_ms.
-        generator_us: what the generator itself spent per operation.
-        generator_busy: how much of the wall time it was busy; near 1 it is what limited `per_s`.
-        failures: operations that did not come to their end.
-        rounds: how often it was measured.
-        values: whatever else the scenario measures, by name with its unit (`uss_kb_per_socket`).
+        system_share: the kernel's part of it, 0 to 1; sampled by ticks.
+        per_s: operations a second, by the wall clock.
+        p50_ms: of one client's wait; 0 where nothing was timed. So are p99_ms and max_ms.
+        generator_us: the generator's own CPU per operation.
+        generator_busy: its share of the wall time, 0 to 1; near 1 the generator limited `per_s`.
+        failures: operations that did not complete.
+        rounds: number of measurements.
+        values: other figures of the scenario, by name with the unit (`uss_kb_per_socket`).
         notes: in words.
     """
 
@@ -45,7 +45,7 @@ class Figure(msgspec.Struct, kw_only=True):
 
 
 class BenchReport(msgspec.Struct, kw_only=True):
-    """All figures of one `narthex bench`, with the machine that they are true of.
+    """All figures of one `narthex bench`, with the machine on which they were measured.
 
     Attributes:
         quick: measured with the small numbers of `--quick`, which compare with nothing else.
@@ -91,7 +91,7 @@ def combine(figures: Sequence[Figure]) -> Figure:
 
 
 def spread(figures: Sequence[Figure]) -> float:
-    """How far the rounds lie apart: (highest - lowest) / median of `cpu_us`; 0 with less than two."""
+    """The spread of the rounds: (highest - lowest) / median of `cpu_us`; 0 with less than two."""
     known = [figure.cpu_us for figure in figures if figure.cpu_us]
     return (max(known) - min(known)) / median(known) if len(known) > 1 else 0.0
 

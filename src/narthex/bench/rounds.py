@@ -1,9 +1,9 @@
-"""Which scenario runs on which target, how often and in which order, and the ratios that come out.
+"""Runs scenarios on targets in rounds, and computes medians and ratios.
 
-Rules: with several targets they take turns within each round (A B, A B, …), so that whatever the machine does
-meanwhile meets all of them; the figure is the median of the rounds, and so is the ratio, round by round.
+Rules: with several targets they take turns within each round (A B, A B, …), so that other load on the machine
+affects all of them; the figure is the median of the rounds, and so is the ratio, round by round.
 Servers that the bench starts are started anew for each scenario: a heap that an earlier one has grown would
-hide what a socket costs.
+hide the cost of a socket.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from narthex.bench.generator import GeneratorJob, measure
 from narthex.bench.load.dialects import BenchTarget, Protocol
 from narthex.bench.results import BenchReport, Figure, combine, spread
 
-P99_MS: Final = 250.0  # what "keeps up" means for runs: a person does not notice less
+P99_MS: Final = 250.0  # the bound of "keeps up" for runs: people do not notice a smaller delay
 AGENT: Final = ("--agent", "narthex.bench.agents:stream")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A target before it is there.
+    """A target before it is opened.
 
     Attributes:
-        name: as it is shown.
-        protocol: how it is spoken to.
+        name: for display.
+        protocol: see `load.dialects`.
         opened: gives the running target; closed again after each scenario.
-        fresh: whether `opened` starts a new server (an attached one stays what it is).
+        fresh: whether `opened` starts a new server (an attached one keeps running).
     """
 
     name: str
@@ -46,14 +46,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class BenchScenario:
-    """One thing to measure.
+    """One scenario to measure.
 
     Attributes:
-        name: as the user asks for it.
+        name: on the command line.
         about: one line.
-        job: what the generator does.
+        job: the generator's job.
         options: its numbers.
-        protocols: what can do it.
+        protocols: of the targets that can do it.
     """
 
     name: str
@@ -126,12 +126,12 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
     "storm": {"sockets": 300},
     "runs": {"count": 20, "seconds": 5},
 }
-"""Numbers that give a first impression within a minute; too few for a figure to be quoted."""
+"""Numbers for a first impression within a minute; too few for a figure to be quoted."""
 
 
 @dataclass
 class BenchOutcome:
-    """What has been measured so far."""
+    """The measurements so far."""
 
     figures: list[Figure] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
@@ -199,7 +199,7 @@ def _ratios(label: str, ours: Sequence[Figure], theirs: Sequence[Figure]) -> dic
 
 
 def most_runs(contender: Contender, seconds: int, report: Callable[[str], None]) -> tuple[int, list[Figure]]:
-    """The most runs (in steps of 50) that lose nothing and keep p99 under `P99_MS`; with every attempt's figure.
+    """The most runs (in steps of 50) that lose nothing and keep p99 under `P99_MS`; with the figures of all attempts.
 
     Raises:
         DependencyError: as `run_all`.
@@ -228,7 +228,7 @@ def most_runs(contender: Contender, seconds: int, report: Callable[[str], None])
 
 
 def report_of(outcome: BenchOutcome, rounds: int, *, quick: bool = False) -> BenchReport:
-    """The outcome with what it is true of."""
+    """The report of an outcome, with the machine and the numbers of the measurement."""
     return BenchReport(
         version=__version__,
         machine=f"{platform.system()} {platform.release()} {_cpu_model()}",
@@ -253,7 +253,7 @@ def _cpu_model() -> str:
 
 
 def named(names: Sequence[str]) -> Iterator[BenchScenario]:
-    """Scenarios by name; `fanout` stands for all four. Raises KeyError with a name that there is not."""
+    """Scenarios by name; `fanout` stands for all four. Raises KeyError with an unknown name."""
     for name in names:
         found = [s for s in SCENARIOS if s.name == name or s.name.partition("-")[0] == name]
         if not found:

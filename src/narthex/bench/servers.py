@@ -1,7 +1,7 @@
-"""The servers that are measured: `narthex serve` as a child, any other command as a child, or one that runs.
+"""The measured servers: `narthex serve` as a child, any other command as a child, or a running one.
 
 Rules: a child gets a data directory and a working directory of its own in a temporary folder, a free loopback
-port and the bench's limits; it is ended by its pid when the measuring is over, however that ends.
+port and the bench's limits; it is ended by its pid when the measuring is over, also after a failure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMITS: Final = {
     "NARTHEX_COMMANDS_PER_S": "10000",
     "NARTHEX_COMMANDS_BURST": "100000",
 }
-"""What a bench does that no user does: thousands of sockets from one address, and commands without a pause."""
+"""Limits for a bench, which no user needs: thousands of sockets from one address, and commands without a pause."""
 
 _POLICY: Final = ("ENVIRONMENT", "PORT", "K_SERVICE", "KUBERNETES_SERVICE_HOST")
 
@@ -101,7 +101,7 @@ def command_server(
     words = [word.replace("{port}", str(port)) for word in shlex.split(command)]
     with (
         tempfile.TemporaryDirectory(prefix="narthex-bench-") as folder,
-        # Relative paths in the command are meant from here.
+        # Relative paths in the command are relative to this directory.
         _child(name, words, str(Path.cwd()), dict(os.environ), log_in=folder) as process,
     ):
         _until_open(name, process, port, Path(folder))
@@ -119,7 +119,7 @@ def command_server(
 def attached(
     name: str, host: str, port: int, pid: int | None, *, protocol: Protocol, secret: str, api_key: str
 ) -> BenchTarget:
-    """A server that runs already; without `pid` its CPU is not read.
+    """A server that is running already; without `pid` its CPU is not read.
 
     Raises:
         ClientError: there is no such process.
@@ -153,7 +153,7 @@ def _child(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the child, and whatever it started and did not end itself (a command may be a script, or fork workers)."""
+    """End the child, and its own children that it left running (a command may be a script, or fork workers)."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -172,7 +172,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _until_ready(name: str, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
-    """Until `/readyz` says yes."""
+    """Wait until `/readyz` answers 200."""
     request = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     for _ in _tries(name, process, folder):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
@@ -183,7 +183,7 @@ def _until_ready(name: str, process: subprocess.Popen[bytes], port: int, folder:
 
 
 def _until_open(name: str, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
-    """Until the port answers."""
+    """Wait until the port answers."""
     for _ in _tries(name, process, folder):
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()

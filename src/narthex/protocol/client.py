@@ -10,8 +10,8 @@ sends each message of `data_to_send` as one text message, and gives each text me
     for message in session.receive(text): …       the Reply whose `id` is `number`; pushes; pings, already answered
 
 After a reconnect the members `recovery` of an old position, in `subscribe` or in `connect.subs` for the channels that
-the server subscribes, ask for what was missed. Publications that come with such a reply are handed out as pushes behind
-it, so a driver has one place for them. Nothing is filtered: a publication that the server sends twice comes out twice.
+the server subscribes, ask for the missed publications. Those of such a reply are handed out as pushes behind it, so a
+driver handles publications in one place. Nothing is filtered: one that the server sends twice comes out twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Body = dict[str, Any]
 
 
 class MalformedMessage(Exception):
-    """The server sent what is no reply and no push; the message says what is wrong with it."""
+    """The server sent a message that is neither a reply nor a push; the exception's message describes the fault."""
 
 
 class StreamPosition(NamedTuple):
@@ -56,7 +56,7 @@ class ReceivedPublication(msgspec.Struct, gc=False):
 
 
 class Push(msgspec.Struct, gc=False):
-    """What the server says unasked about a channel: one of the members after `channel` is set."""
+    """An unrequested message of the server about a channel: one of the members after `channel` is set."""
 
     channel: str = ""
     pub: ReceivedPublication | None = None
@@ -72,7 +72,7 @@ class Reply(NamedTuple):
 
     Attributes:
         command: its name, such as `rpc`; empty with an error, unless a session sent the command.
-        result: what docs/protocol.md shows under that name; empty with an error.
+        result: the members that docs/protocol.md shows under that name; empty with an error.
         error: why the command failed; None when it did not.
     """
 
@@ -83,7 +83,7 @@ class Reply(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """The server wants to know whether the client is there: the answer is `PONG`."""
+    """The server checks whether the client is alive: the answer is `PONG`."""
 
 
 Message = Reply | Push | Disconnect | Ping
@@ -127,7 +127,7 @@ def decode_messages(text: bytes | str) -> list[Message]:
     """Decode one text message of the server into its newline-joined protocol messages, in order.
 
     Raises:
-        MalformedMessage: some line is no message; none of them is given.
+        MalformedMessage: some line is no message; none of the messages is returned.
     """
     try:
         return [
@@ -157,8 +157,8 @@ class ClientSession:
     """One connection: numbers its commands, answers pings, follows the position in each channel. See the module.
 
     Attributes:
-        positions: by channel, the place up to which the server has sent everything.
-        pings: how many the server has sent.
+        positions: by channel, the position up to which the server has sent everything.
+        pings: number of pings from the server.
     """
 
     __slots__ = ("_last", "_outgoing", "_waiting", "pings", "positions")
@@ -171,7 +171,7 @@ class ClientSession:
         self._outgoing: list[bytes] = []
 
     def send(self, command: str, body: Mapping[str, Any]) -> int:
-        """Queue a command; its id, which its reply carries."""
+        """Queue a command; returns its id, which its reply carries."""
         self._last += 1
         self._waiting[self._last] = (command, str(body.get("channel", "")))
         self._outgoing.append(encode_command(self._last, command, body))
@@ -189,7 +189,7 @@ class ClientSession:
             Its messages in order, and behind each reply that recovered publications a push for each of them.
 
         Raises:
-            MalformedMessage: it is none, or a reply is of another command than its id. Give the connection up.
+            MalformedMessage: the text is no message, or a reply of another command than its id. Close the connection.
         """
         found: list[Message] = []
         for message in decode_messages(text):
@@ -205,7 +205,7 @@ class ClientSession:
         return found
 
     def _replied(self, reply: Reply) -> list[Message]:
-        """Match a reply to its command; the reply, and the pushes for what it recovered."""
+        """Match a reply to its command; returns the reply, and pushes for the publications that it recovered."""
         command, channel = self._waiting.pop(reply.id)
         if reply.error is not None:
             return [reply._replace(command=command)]

@@ -1,8 +1,8 @@
 """Error and disconnect codes of the Centrifuge client protocol, in their published meaning.
 
 Errors answer one command and keep the connection; disconnects end it: 3000-3499 and 4000-4499 make SDKs
-reconnect, 3500-3999 and 4500-4999 are final. Which refusal closes with which code is `domain.refusals`'; the numbers
-here are those that end a connection for another reason than a refusal.
+reconnect, 3500-3999 and 4500-4999 are final. `domain.refusals` maps refusals to close codes; the numbers
+here end a connection for another reason than a refusal.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Disconnect(msgspec.Struct, frozen=True):
 
     @property
     def reconnect(self) -> bool:
-        """Whether SDKs come back after it."""
+        """Whether SDKs reconnect after it."""
         return self.code >= 3000 and not is_final(self.code)
 
     @classmethod

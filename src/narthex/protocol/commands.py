@@ -1,7 +1,7 @@
 """Commands of the Centrifuge client protocol v2 as msgspec Structs, and how a frame becomes commands.
 
-Not here: which command is allowed when (`session`). Rules: decoding never raises anything but `FrameError`;
-JSON deeper than the limit is refused before it is parsed; `data` stays raw bytes until somebody needs it; an escape of
+Not here: the commands that each state allows (`session`). Rules: decoding raises only `FrameError`;
+JSON deeper than the limit is refused before it is parsed; `data` stays raw bytes until a handler needs it; an escape of
 half a surrogate pair, which JSON allows and UTF-8 cannot hold, becomes U+FFFD.
 """
 
@@ -25,7 +25,7 @@ class FrameError(Exception):
 
 
 class RequestedPosition(msgspec.Struct, frozen=True):
-    """A stream position a client names."""
+    """A stream position that a client names."""
 
     offset: int = 0
     epoch: str = ""
@@ -82,7 +82,7 @@ class PingRequest(msgspec.Struct, frozen=True):
 
 
 class SendRequest(msgspec.Struct, frozen=True):
-    """`send`: a message that wants no reply."""
+    """`send`: a message without a reply."""
 
     data: msgspec.Raw = NO_DATA
 
@@ -164,7 +164,7 @@ def json_depth_exceeds(raw: bytes, limit: int) -> bool:
     ):  # escapes are pairs, read from the left: what is left of a run of backslashes escapes a quote
         raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(raw.split(b'"')[::2]).translate(_AS_BRACES, _NO_BRACKETS)
-    below = 0  # levels taken away from within
+    below = 0  # levels removed so far, innermost first
     while below < limit:
         outer = brackets.replace(b"{}", b"")
         if (
@@ -198,7 +198,7 @@ def decode_frame(frame: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> list[Comma
         except (msgspec.DecodeError, UnicodeDecodeError):
             if b"\\u" not in frame:
                 raise
-            # JavaScript sends the half of an emoji that a text was cut in; a person's slip must not end the connection.
+            # JavaScript sends half of an emoji where a text was cut in two; that must not end the connection.
             commands = _decoded(_ESCAPE.sub(_whole_pair, frame))
     except msgspec.ValidationError as fault:
         # msgspec names the path and the expected type, never the value.

@@ -25,13 +25,13 @@ ABNORMAL: Final = 1006
 
 NO_MASK: Final = bytes(4)
 """A masking key that changes nothing, for a load generator. It is legal, but RFC 6455 section 5.3 wants an
-unpredictable one, which protects proxies from what a page's script sends."""
+unpredictable one, which protects proxies from text of a page's script."""
 
 MIN_DEFLATE_BYTES: Final = 256  # below this the deflate block costs more than it saves
 
 
 class Framing(IntEnum):
-    """How a socket wants its messages."""
+    """The framing of a socket's messages."""
 
     WEBSOCKET = 0
     WEBSOCKET_DEFLATE = 1

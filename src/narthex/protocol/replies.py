@@ -25,7 +25,7 @@ class PublicationView(msgspec.Struct, omit_defaults=True):
 
 
 class ClientInfo(msgspec.Struct, omit_defaults=True):
-    """Somebody present in a channel."""
+    """A client that is present in a channel."""
 
     user: str
     client: str

@@ -1,9 +1,9 @@
-"""One connection's protocol state: which command is allowed when, and what is due when. Sans-IO.
+"""One connection's protocol state: which commands each phase allows, and the actions that are due. Sans-IO.
 
-Feed it frames and the time; it gives the requests to execute, in order, or raises `SessionFault` with the
-disconnect to send. It asks for one timer (`wake_at`) and says what is due (`due`). It executes nothing: the
-driver (app/connection) does, and reports back with `connected`, `failed_connect`, `refreshed`. Requests that
-come in while connecting (batched behind `connect`) are for the driver to hold until it has reported.
+Feed it frames and the time; it returns the requests to execute, in order, or raises `SessionFault` with the
+disconnect to send. It asks for one timer (`wake_at`) and returns the due action (`due`). It executes nothing: the
+driver (app/connection) does, and reports back with `connected`, `failed_connect`, `refreshed`. It holds requests
+that arrive while connecting (batched behind `connect`) until it has reported.
 
     phase        connect      any other command   pong     due
     WAITING      → CONNECTING disconnect 3501     3501     silence at `silent_until`
@@ -43,7 +43,7 @@ LIFE_STEP_S: Final = 5.0
 
 
 class Phase(IntEnum):
-    """Where a connection stands."""
+    """The phase of a connection."""
 
     WAITING = 0
     CONNECTING = 1
@@ -81,7 +81,7 @@ class ReceivedCommand(NamedTuple):
 
 
 class Due(NamedTuple):
-    """What the time brought: send a ping, or close."""
+    """The due action: send a ping, or close."""
 
     ping: bool
     disconnect: Disconnect | None
@@ -157,7 +157,7 @@ class Session:
         if self.phase is Phase.WAITING:
             raise SessionFault(BAD_FRAME)
         self._pong_until = NEVER
-        self._throttled(now)  # one every ping is owed; unasked ones are a flood like any other
+        self._throttled(now)  # one every ping is expected; others are throttled like any command
 
     def _throttled(self, now: float) -> bool:
         limits = self._limits
@@ -166,7 +166,7 @@ class Session:
         )
         self._bucket_at = now
         self._bucket -= 1.0
-        # A whole burst of ignored 111s later it is no client with a bug any more, it is a flood.
+        # A client with a bug stops earlier: after a whole burst of ignored 111s it is a flood.
         if self._bucket < -limits.command_burst:
             raise SessionFault(TOO_MANY_COMMANDS)
         return self._bucket < 0
@@ -179,8 +179,8 @@ class Session:
         first_ping_in_s: float | None = None,
         life_s: float = NEVER,
     ) -> None:
-        """The connect reply is on its way. `first_ping_in_s` spreads pings of clients that came together;
-        after `life_s` the connection is rotated: closed so that its SDK comes back (elsewhere, maybe).
+        """The driver sends the connect reply now. `first_ping_in_s` spreads pings of clients that came together;
+        after `life_s` the connection is rotated: closed so that its SDK reconnects, maybe to another node.
         """
         self.phase = Phase.LIVE
         self._life_ends_at = now + life_s
@@ -195,11 +195,11 @@ class Session:
             self.phase = Phase.WAITING
 
     def refreshed(self, expires_at: float) -> None:
-        """A fresh token of the same subject came in."""
+        """The driver accepted a fresh token of the same subject."""
         self.expires_at = expires_at
 
     def put_off(self, now: float) -> bool:
-        """It is rotated a moment later, because it is busy; False when that has been so for too long."""
+        """Postpone the rotation of a busy connection; False when it has been postponed for too long."""
         if now >= self._life_until:
             return False
         self._life_ends_at = min(now + LIFE_STEP_S, self._life_until)
@@ -210,11 +210,11 @@ class Session:
         self._pong_until = now + self._limits.pong_within_s
 
     def closed(self) -> None:
-        """Nothing is due and nothing is asked any more."""
+        """End the session: nothing is due any more, and every frame is ignored."""
         self.phase = Phase.CLOSED
 
     def wake_at(self) -> float:
-        """When `due` wants to be called next."""
+        """The time of the next call of `due`."""
         if self.phase is Phase.CLOSED:
             return NEVER
         return min(
@@ -226,7 +226,7 @@ class Session:
         )
 
     def due(self, now: float) -> Due:
-        """What is due at `now`; call it again after `wake_at`, and once more after `put_off`."""
+        """The action that is due at `now`; call it again after `wake_at`, and once more after `put_off`."""
         if self.phase is Phase.CLOSED:
             return _NOTHING
         if now >= self.silent_until:
@@ -245,6 +245,6 @@ class Session:
 
 
 def _bad(reason: str) -> Disconnect:
-    """With a pointer for whoever writes a client by hand; a reason has at most 123 bytes (RFC 6455 section 5.5)."""
+    """A disconnect with a pointer for authors of clients; a reason has at most 123 bytes (RFC 6455 section 5.5)."""
     pointer = "; see docs/protocol.md"
     return Disconnect(BAD_FRAME.code, f"bad_request: {reason}"[: 120 - len(pointer)] + pointer)

@@ -1,9 +1,9 @@
-"""`narthex agent_worker`: a process that runs agents and serves nobody, apart from the gateways.
+"""`narthex worker`: a process that runs agents and serves no clients, apart from the gateways.
 
     gateways (NARTHEX_RUN_AGENTS=0) ──▶ store: queued runs ──claim──▶ worker ──▶ broker: events ──▶ gateways
 
-Not here: how runs are executed (`app/runs`), what a gateway is (`gateway`). Rules: it needs engines that processes
-can share; its port answers for its health and its numbers only; SIGTERM drains it as it does a gateway; its death
+Not here: executing runs (`app/runs`), gateways (`gateway`). Rules: it needs engines that processes can share; its
+port serves only its health and its metrics; SIGTERM drains it as it does a gateway; its death
 costs at most the current attempt of its runs, whose leases run out.
 """
 
@@ -58,10 +58,10 @@ log = get_logger("narthex.worker")
 
 
 class ControlHandler:
-    """`ports.broker.BrokerHandler` of a process without subscribers: control messages are all it hears.
+    """`ports.broker.BrokerHandler` of a process without subscribers: it handles control messages only.
 
     Args:
-        engine: gets what is about runs.
+        engine: takes messages about runs.
         stop: called when this node is to drain.
     """
 
@@ -76,7 +76,7 @@ class ControlHandler:
         """Not subscribed to anything."""
 
     def resync(self, channels: list[str] | None) -> None:
-        """Nothing was missed: runs are found by looking into the store."""
+        """Nothing was missed: the worker finds runs in the store."""
 
     def positions(self) -> Mapping[str, Position]:
         """Of `app.staleness.Followed`: the control log is followed for it."""
@@ -99,7 +99,7 @@ class AgentWorker:
 
     Args:
         settings: validated.
-        agents: by name; None: what the settings name, else the concierge.
+        agents: by name; None: those of the settings, else the concierge.
         broker: instead of the configured one (tests).
         store: likewise.
 
@@ -283,7 +283,7 @@ def _config(app: Starlette) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=16 * 1024,
-        limit_concurrency=100,  # probes and scrapers: nobody else has business here
+        limit_concurrency=100,  # probes and scrapers are its only clients
     )
 
 
@@ -302,12 +302,12 @@ def _url(listener: socket.socket) -> str:
 
 
 async def _refuse_users(_: Request) -> Identity | Refusal:
-    """A worker's port knows no people."""
+    """A worker's port has no users."""
     return Refusal(code="auth_required")
 
 
 def _peer(request: Request) -> str:
-    """Nothing stands in front of a worker's port whose word on addresses would count."""
+    """The peer's address: no proxy in front of a worker's port is trusted."""
     return request.client.host if request.client else ""
 
 

@@ -1,4 +1,4 @@
-"""Which agents run here (those of the settings by their specs, else the built-in concierge), and their bounds."""
+"""Loads the agents of this process (those of the settings by their specs, else the concierge), and their bounds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from narthex.settings import Settings
 
 
 def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, object]]]) -> dict[str, Agent]:
-    """By public name, the default first. Raises ConfigError with every spec that does not load, and every secret
-    that no agent would get.
+    """The agents by public name, the default first. Raises ConfigError with every spec that does not load, and every
+    secret that no agent would get.
     """
     secrets = settings.agent_secrets_by_name()
     if not settings.agents:
@@ -44,7 +44,7 @@ def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, o
 
 
 def run_limits(settings: Settings) -> RunLimits:
-    """The bounds of every run; only development and testing show an exception's own words."""
+    """The bounds of every run; only development and testing show an exception's own text."""
     return RunLimits(
         run_deadline_s=settings.run_deadline_s,
         answer_s=settings.run_answer_s,

@@ -1,4 +1,4 @@
-"""What a person who starts a gateway wants to know first: where it is, and a token to try it with."""
+"""Prints the facts for a person who starts a gateway: its URL, and a token to try it with."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TOKEN_TTL_S: Final = 12 * 3600.0  # a working day: the next start prints another
 
 
 def announce(settings: Settings, urls: Sequence[str], parts: Parts | None) -> None:
-    """Print it to standard output. A token goes to a terminal only: output that is kept is a log.
+    """Print to standard output. A token is printed to a terminal only: output that is kept is a log.
 
     Args:
         settings: of the gateway.
-        urls: where it listens; the first is shown unless `public_url` is set.
+        urls: of its listeners; the first is shown unless `public_url` is set.
         parts: of the gateway, for a token; None: in other processes.
     """
     url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")

@@ -1,8 +1,8 @@
 """`narthex auth serve`: the embedded provider as a service of its own, for several gateways to share.
 
 Gateways point NARTHEX_OIDC_ISSUER at it. Not here: the routes (`web/auth.py`). Rules: it shares the settings and
-the door's rules with the gateway; it has no broker, so gateways on the same store hear of revocations by their
-poll, and others by introspection or by the token's end.
+the admission rules with the gateway; it has no broker, so gateways on the same store learn of revocations by their
+poll, and others by introspection or when the token ends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = get_logger("narthex.auth")
 
 
 class HostCheck:
-    """ASGI middleware: names that are not ours are refused, so that no foreign name can be same-origin."""
+    """ASGI middleware: refuses foreign host names, so that no foreign name can be same-origin."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -64,7 +64,7 @@ class HostCheck:
 
 
 class StartCheck:
-    """ASGI middleware: 503 `starting` until the store is there, so that clients come back instead of failing."""
+    """ASGI middleware: 503 `starting` (not at `/livez`, `/readyz`) until the store is open, so that clients retry."""
 
     def __init__(self, app: ASGIApp, ready: Callable[[], bool]) -> None:
         self._app = app
@@ -181,7 +181,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: the address cannot be bound, or the keys do not match.
-        Damaged: what the store keeps cannot be read.
+        Damaged: the data in the store cannot be read.
     """
     raise_descriptor_limit()
     listeners = listen(settings.host, settings.port)
@@ -203,7 +203,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
 
 class _AuthServer(uvicorn.Server):
-    """Ends in order on SIGTERM and SIGINT; uvicorn's own raises the signal again, and the exit code is no 0."""
+    """Ends in order on SIGTERM and SIGINT; uvicorn's own raises the signal again, and the exit code is not 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -224,7 +224,7 @@ async def _serve(
     listeners: list[socket.socket],
     on_ready: Callable[[], None],
 ) -> None:
-    """Listen at once, and answer `starting` until the store is there."""
+    """Listen at once, and answer `starting` until the store is open."""
 
     async def start() -> None:
         await until_started(service.start, log)

@@ -1,4 +1,4 @@
-"""What operators are told of a process that is full: its capacity at the start, and connections that made way.
+"""Logs a process's capacity for operators: its limits at the start, and evicted connections.
 
 Rules: a line of the log at most once in `EVICTIONS_LOGGED_S`, however many connections come; the metric has them all.
 """
@@ -19,7 +19,7 @@ EVICTION_REMEDY: Final = (
     "Idle connections made way for new ones. If the address is a proxy of yours, set NARTHEX_TRUSTED_PROXIES; "
     "if it is no client of yours, block it before the gateway."
 )
-FEW_DESCRIPTORS: Final = 4_096  # nobody's choice: what a shell or a service manager was left at
+FEW_DESCRIPTORS: Final = 4_096  # usually the default of a shell or a service manager, not a choice
 LOWERED: Final = (
     "The process may not open enough files for NARTHEX_MAX_CONNECTIONS. Raise the limit (ulimit -n, LimitNOFILE=, "
     "--ulimit nofile=), or lower the setting."
@@ -29,7 +29,7 @@ log = get_logger("narthex.gateway")
 
 
 def log_capacity(fitted: Capacity, *, asked: bool) -> None:
-    """What holds, once at the start; a warning where it is less than was asked for, or very little."""
+    """Log the limits once at the start; a warning where they are less than requested, or very low."""
     facts = {
         "descriptors": fitted.descriptors,
         "tcp_connections": fitted.tcp,
@@ -47,7 +47,7 @@ class Evictions:
     """Counts evicted connections, and logs the address with most of them.
 
     Args:
-        meter: told of each.
+        meter: counts each.
         monotonic: seconds.
     """
 

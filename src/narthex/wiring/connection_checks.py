@@ -1,7 +1,7 @@
-"""`narthex check --connect`: every engine, issuer and agent asked for real, once.
+"""`narthex check --connect`: contacts every engine, issuer and agent once.
 
-Not here: what needs no connection (`start_checks`). Rules: nothing is written anywhere, so that it may run against
-production before a deploy; each is bounded; all are asked, whatever the first one says; no secret in what is said.
+Not here: checks that need no connection (`start_checks`). Rules: nothing is written anywhere, so that it may run
+against production before a deploy; each check is bounded; all run, also after a failure; no secret is in a result.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from narthex.wiring.agents import load_agents
 from narthex.wiring.engines import reach_broker, reach_store
 from narthex.wiring.tokens import make_issuer
 
-PATIENCE_S: Final = 12.0  # above every adapter's own bound, so that its sentence is what people read
+PATIENCE_S: Final = 12.0  # above every adapter's own bound, so that people read the adapter's message
 POLL_S: Final = 0.05
 NOT_YET: Final = "not fetched yet"
 
 
 class ConnectionCheck(NamedTuple):
-    """What became of one connection. `kind`: broker, store, issuer or agent; `remedy` is empty when it is `ok`."""
+    """The result of one connection. `kind`: broker, store, issuer or agent; `remedy` is empty when it is `ok`."""
 
     kind: str
     name: str
@@ -35,7 +35,7 @@ class ConnectionCheck(NamedTuple):
 
 
 async def check_connections(settings: Settings) -> list[ConnectionCheck]:
-    """Ask everything at the same time; in the order broker, store, issuers, agents.
+    """Contact all at the same time; returns results in the order broker, store, issuers, agents.
 
     Raises:
         ConfigError: an agent does not load (`check_start` finds it first).

@@ -49,9 +49,9 @@ def create_gateway(
             concierge.
         routes: Starlette routes or mounts, FastAPI applications among them, served beside narthex's own on the
             same port. They come first; admission does not guard them: they are yours.
-        verifier: who judges tokens instead of the configured issuers. It keeps the promises of
+        verifier: verifies tokens instead of the configured issuers. It keeps the guarantees of
             `narthex.ports.tokens.TokenVerifier`: never raises for a bad token, answers `Valid`, `Rejected` or
-            `Unavailable`, waits only when it must. `start` and `stop` frame its life.
+            `Unavailable`, waits only when it must. The gateway calls `start` first and `stop` last.
 
     Returns:
         The gateway: `run()`, `serve()`, or `running()` inside another loop.

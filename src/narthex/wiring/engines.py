@@ -1,4 +1,4 @@
-"""Which broker and which store: chosen by their URLs, SQLite in the data directory without one."""
+"""Makes the broker and the store: chosen by their URLs, SQLite in the data directory without one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def broker_at(url: str) -> Broker:
 def make_store(settings: Settings, *, beside: bool = False) -> Store:
     """The store that `store_url` names. Raises ConfigError when its extra is not installed.
 
-    `beside`: for a moment, beside a server that may be running on it (the command line).
+    `beside`: briefly, beside a server that may be using the same store (the command line).
     """
     url = settings.store_url.get_secret_value() if settings.store_url else ""
     if not url:
@@ -64,7 +64,7 @@ def make_store(settings: Settings, *, beside: bool = False) -> Store:
 
 
 async def reach_broker(settings: Settings) -> str:
-    """Connect to the configured broker and leave, changing nothing; what answered, in words.
+    """Connect to the configured broker and leave, changing nothing; returns a description of the answer.
 
     Raises:
         ConfigError: its extra is missing, or the URL is wrong.
@@ -101,7 +101,7 @@ def _synchronous(settings: Settings) -> Literal["NORMAL", "FULL"]:
 def _data(settings: Settings) -> Path:
     """The data directory, made if it is not there, readable by its owner only: it holds signing keys.
 
-    In one that was there others must not be able to replace the files. Where it belongs to another user, as a
+    Other users must not be able to replace the files in an existing one. Where it belongs to another user, as a
     volume of a platform does, `narthex check` and the start say so.
     """
     directory = settings.data_dir

@@ -49,11 +49,11 @@ log = get_logger("narthex.gateway")
 
 
 class GatewayServer:
-    """See the module. `settings` come from `narthex.settings.load`.
+    """A gateway; see the module. `settings` come from `narthex.settings.load`.
 
     Args:
         settings: validated.
-        agents: by name, the first is the default; None: what the settings name, else the concierge.
+        agents: by name, the first is the default; None: those of the settings, else the concierge.
         routes: your own Starlette routes or mounts, on the same port; they come before narthex's.
         verifier: your own `ports.tokens.TokenVerifier` instead of the configured issuers.
         broker: your own engine instead of the configured one (tests, benchmarks).
@@ -88,7 +88,7 @@ class GatewayServer:
     def run(self, on_ready: Callable[[list[str], Parts], None] | None = None) -> bool:
         """Serve on a loop of its own until SIGTERM or SIGINT. See `serve`.
 
-        Logs as the settings say, unless the program has configured logging of its own; prints where the gateway is,
+        Logs as the settings say, unless the program has configured logging of its own; prints the gateway's URL,
         unless `on_ready` is given.
         """
         settings = self.settings
@@ -101,7 +101,7 @@ class GatewayServer:
         try:
             return run(self.serve(on_ready=on_ready or partial(announce, settings)))
         except (ConfigError, DependencyError) as fault:
-            # The frames inside narthex say nothing to the person whose program this is; the sentence does.
+            # Frames inside narthex are of no use to the author of the embedding program; the error's message is.
             raise fault.with_traceback(None) from None
 
     async def serve(
@@ -119,7 +119,7 @@ class GatewayServer:
             on_ready: called with the URLs once the port is open and everything behind it answers.
 
         Returns:
-            Whether the end was orderly.
+            Whether the gateway ended in order.
 
         Raises:
             ConfigError: the address cannot be bound, or an engine refuses its configuration.
@@ -133,7 +133,7 @@ class GatewayServer:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        """Serve inside somebody else's loop (tests, other programs); gives the base URL, ready.
+        """Serve inside another program's loop (tests, embedding); yields the base URL once ready.
 
         Raises:
             DependencyError, ConfigError: it could not start.
@@ -168,7 +168,7 @@ class GatewayServer:
         reuse_port: bool,
         on_ready: Callable[[list[str], Parts], None] | None,
     ) -> AsyncIterator[tuple[EdgeServer, list[socket.socket]]]:
-        """Everything composed, the engines starting in the background, and everything closed at the end."""
+        """Compose everything, start the engines in the background, and close everything at the end."""
         settings = self.settings
         agents = self._agents
         fitted = capacity(settings.limits(), raise_descriptor_limit() if own_signals else descriptor_limit())
@@ -224,7 +224,7 @@ class GatewayServer:
             raise outcome
 
     def stop(self) -> None:
-        """Begin to drain, unless that has begun."""
+        """Begin to drain, unless a drain has begun."""
         if self._server is not None:
             self._server.stop_once()
 
@@ -260,7 +260,7 @@ def _rules(settings: Settings, routes: Sequence[BaseRoute] = ()) -> HeadRules:
 
 
 def takes_websocket(routes: Sequence[BaseRoute], path: str) -> bool:
-    """Whether one of the embedding program's routes or mounts is there for a WebSocket at `path`."""
+    """Whether one of the embedding program's routes or mounts takes a WebSocket at `path`."""
     scope: Scope = {"type": "websocket", "path": path, "root_path": "", "headers": [], "query_string": b""}
     return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
@@ -291,6 +291,6 @@ def _edge_limits(settings: Settings, fitted: Capacity) -> EdgeLimits:
 
 
 def _loopback_of(listener: socket.socket) -> tuple[str, int]:
-    """Where the gateway reaches itself: the bound address, or loopback when it is bound to all."""
+    """The gateway's own address for itself: the bound one, or loopback when it is bound to all."""
     host, port = listener.getsockname()[:2]
     return ("127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host, port)  # noqa: S104 - compared

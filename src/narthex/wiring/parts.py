@@ -1,4 +1,4 @@
-"""One gateway's objects, made from settings: the core, what admits to it, and their lifecycle.
+"""One gateway's objects, made from settings: the core, admission, and their lifecycle.
 
 Not here: the core (`app/core`), HTTP routes (`web_application`), running it (`gateway`). Rules: made inside the running
 loop; nothing is opened here (the lifecycle does that); each object gets what it needs when it is made.
@@ -55,7 +55,7 @@ class ConformanceEcho(Echo):
 
 
 class Parts:
-    """See the module. Attributes are the public objects.
+    """The parts of one gateway; see the module. Attributes are the public objects.
 
     Args:
         settings: validated.
@@ -64,7 +64,7 @@ class Parts:
         agents: by name, the default first.
         verifier: of tokens, instead of the configured issuers.
         debug: whether handshake records are written.
-        limits: as far as the machine allows; None: as the settings say.
+        limits: reduced to the machine's limits; None: those of the settings.
         on_drain: begins a drain when a command asks for it.
     """
 

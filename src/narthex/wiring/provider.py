@@ -28,7 +28,7 @@ def make_provider(
     revocations: Revocations,
     clock: Callable[[], float] = time.time,
 ) -> Provider:
-    """Anybody may sign in where development is and no users are configured; else the configured users."""
+    """The provider. Any e-mail may sign in where development is and no users are configured; else configured users."""
     remote = settings.policy.environment.remote
     signs_in_elsewhere = bool(settings.oidc_client_id and settings.oidc_issuer)
     accounts = tuple(

@@ -1,6 +1,6 @@
-"""Starting while an engine is late: tried again until it answers, as gateways, workers and the auth service all do.
+"""Starts a process while an engine is late: gateways, workers and the auth service retry until it answers.
 
-Not here: what is started (`app/lifecycle`). Rules: only an error that time can mend is tried again; each cause is
+Not here: the components (`app/lifecycle`). Rules: only an error that time can mend is tried again; each cause is
 logged once, not each try.
 """
 
@@ -31,7 +31,7 @@ async def until_started(
 
     Raises:
         Damaged: the data cannot be used; no later try would succeed.
-        ConfigError: the same of the settings.
+        ConfigError: the settings cannot be used; no later try would succeed.
     """
     ended = stopping or asyncio.Event()
     delay_s, said = FIRST_S, ""

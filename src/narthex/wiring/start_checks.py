@@ -1,7 +1,7 @@
-"""What starting would stumble over, found before a socket is opened: extras, programs, keys, agents.
+"""Finds faults that would stop a start, before a socket is opened: extras, programs, keys, agents.
 
-Not here: settings (`narthex.settings.load` has judged them), what only a connection shows (`connection_checks`). Rules:
-nothing is fetched, stored, bound or started; every problem is told at once.
+Not here: settings (`narthex.settings.load` checks them), faults that only a connection shows (`connection_checks`).
+Rules: nothing is fetched, stored, bound or started; all problems are reported together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from narthex.wiring.tokens import make_tokens
 
 
 def check_start(settings: Settings, parts: Collection[Part] = ALL_PARTS, *, agents: bool = True) -> None:
-    """Find what is missing or unusable.
+    """Find missing or unusable parts.
 
     Args:
         settings: as loaded.
@@ -30,7 +30,7 @@ def check_start(settings: Settings, parts: Collection[Part] = ALL_PARTS, *, agen
 
     Raises:
         ConfigError: with every problem; a missing extra among them.
-        DependencyError: nothing is wrong but that a program is missing.
+        DependencyError: the only fault is a missing program.
     """
     problems = [problem] if (problem := missing_extras(requirements(settings, parts))) else []
     try:

@@ -4,8 +4,8 @@
       ├─ nats-server          only where no broker is configured
       ├─ worker 1 … N         each a whole gateway: SO_REUSEPORT, the same store, the same broker
 
-Not here: what a gateway is (`gateway`), how a worker's life is felt (`heartbeat`). Rules: the parent serves nothing, so
-that nothing of a client can end it; a worker that dies, or whose event loop stands still, is replaced, slower each
+Not here: the gateway itself (`gateway`), detecting a hung worker (`heartbeat`). Rules: the parent serves nothing, so
+that no client can end it; a worker that dies, or whose event loop stands still, is replaced, slower each
 time; one SIGTERM, or `narthex drain` at any of them, drains all of them within one grace; no sticky
 sessions: any worker serves any socket.
 """
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 READY_S: Final = 60.0
 FIRST_RESTART_S: Final = 0.2
-LAST_RESTART_S: Final = 10.0  # a worker that cannot live is tried so often, and health says who is missing
+LAST_RESTART_S: Final = 10.0  # the longest wait before a worker that keeps dying is started again
 STEADY_S: Final = 30.0  # after so long a life the next restart is quick again
 TICK_S: Final = 0.5
-COMMAND_S: Final = 0.2  # a command for all nodes reaches the other workers meanwhile
+COMMAND_S: Final = 0.2  # the time in which a command for all nodes reaches the other workers
 
 log = get_logger("narthex.workers")
 
 
 class WorkerArguments(NamedTuple):
-    """What a worker needs to know; it must be picklable. `flags` as for `narthex.settings.load`."""
+    """The arguments of a worker; they must be picklable. `flags` as for `narthex.settings.load`."""
 
     flags: dict[str, Any]
     config: Path | None
@@ -75,7 +75,7 @@ class WorkerProcess:
         return self.process is not None and self.process.is_alive()
 
     def on_command(self) -> bool:
-        """Whether the server API told this life of the child to drain."""
+        """Whether the server API asked this process of the child to drain."""
         return self.drained is not None and self.drained.is_set()
 
 
@@ -84,7 +84,7 @@ class Supervisor:
 
     Args:
         settings: the parent's own reading of the same sources.
-        flags: what the command line gave.
+        flags: of the command line.
         config: the settings file.
         on_ready: called with the URL once every worker answers.
     """
@@ -106,7 +106,7 @@ class Supervisor:
         self._forced = False
 
     def run(self) -> bool:
-        """Serve until a signal; whether the end was orderly.
+        """Serve until a signal; returns whether the end was in order.
 
         Raises:
             ConfigError: the port, the store's file or NATS cannot be had, or the workers refuse their settings.
@@ -192,7 +192,7 @@ class Supervisor:
                     return
 
     def _tick(self, orders: WorkerArguments, nats: Any) -> None:
-        """Wait for a death or a moment; replace what died."""
+        """Wait for a death or a moment; replace dead workers."""
         sentinels = [worker.process.sentinel for worker in self._workers if worker.process and worker.alive()]
         wait(sentinels, timeout=TICK_S)
         if self._stopping_at is None and any(worker.on_command() for worker in self._workers):
@@ -209,7 +209,7 @@ class Supervisor:
                 log.warning("broker", code=fault.code, detail=fault.message, remedy=fault.remedy)
         for worker in self._workers:
             if self._stopping_at is not None:
-                continue  # the grace is what ends them
+                continue  # the grace ends them
             if worker.alive():
                 self._end_hung(worker, now)
                 continue
@@ -219,7 +219,7 @@ class Supervisor:
                 self._start(worker, orders)
 
     def _end_hung(self, worker: WorkerProcess, now: float) -> None:
-        """One whose loop stands still still accepts sockets, which would wait for ever: a dead one does not."""
+        """Kill a worker whose loop stands still: it still accepts sockets, which would wait for ever."""
         if (
             worker.process is None
             or worker.heartbeat is None
@@ -278,7 +278,7 @@ class Supervisor:
         return self._forced or time.monotonic() - self._stopping_at > self._settings.drain_grace_s + 1.0
 
     def _end_all(self) -> None:
-        """Whoever is left is killed: the grace is over."""
+        """Kill the remaining workers: the grace is over."""
         for worker in self._workers:
             if worker.process is not None and worker.alive():
                 self._forced = True
@@ -287,7 +287,7 @@ class Supervisor:
 
 
 def _work(orders: WorkerArguments, ready: Event, drained: Event, heartbeat: Heartbeat) -> None:
-    """A worker's life, in a session of its own: Ctrl-C in a terminal is the parent's to pass on, once."""
+    """Run a worker in a session of its own: the parent passes a terminal's Ctrl-C on, once."""
     os.setsid()
     try:
         settings = load(orders.flags, os.environ, orders.config)
@@ -325,7 +325,7 @@ def _serve(
 
 
 async def _until_orphaned(gateway: GatewayServer) -> None:
-    """A parent that was killed cannot pass signals on: drain when it is gone."""
+    """Wait until the parent is gone, then drain: a killed parent cannot pass signals on."""
     parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody
         await asyncio.sleep(1.0)
@@ -334,7 +334,7 @@ async def _until_orphaned(gateway: GatewayServer) -> None:
 
 
 def url_of(host: str, port: int) -> str:
-    """What people are told; an IPv6 address stands in brackets (RFC 3986 section 3.2.2)."""
+    """The URL for people; an IPv6 address stands in brackets (RFC 3986 section 3.2.2)."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -1,4 +1,4 @@
-"""Whose tokens count: one source a configured issuer, the embedded provider's ring, the test identities' ring."""
+"""Assembles the trusted token sources: one a configured issuer, the provider's keys, the test identities' keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = get_logger("narthex.tokens")
 
 
 class Tokens(NamedTuple):
-    """What wiring makes of the token settings. `ci` judges CI's own tokens, None where there is no issuer."""
+    """The token parts made from settings. `ci` verifies CI's own tokens, None where there is no issuer."""
 
     verifier: TokenRouter
     fetcher: Fetcher
@@ -42,7 +42,7 @@ def make_tokens(
     now: Callable[[], float],
     on_withdrawn: Callable[[frozenset[str]], None] = lambda _: None,
 ) -> Tokens:
-    """Other people's issuers and our own rings. Raises ConfigError for unusable keys.
+    """Third-party issuers and our own key rings. Raises ConfigError for unusable keys.
 
     `on_withdrawn` takes the names of our own keys that are accepted no longer.
     """
@@ -88,7 +88,7 @@ def make_tokens(
         clock=now,
         on_withdrawn=on_withdrawn,
     )
-    # Never in production: a ring that is no source is an issuer that nobody knows.
+    # Never in production: the tokens of a ring that is no source come from an unknown issuer.
     own = [ring for ring in (provider_keys, e2e_keys if bypass else None) if ring is not None]
     specs = [
         _spec(issuer, binding) for issuer, binding in zip(settings.all_issuers(), trust.issuers, strict=True)
@@ -104,7 +104,7 @@ def make_tokens(
 
 
 def provider_rules(settings: Settings, binding: Binding) -> ClaimRules:
-    """The rules of our own tokens: sessions, and what `narthex token` makes."""
+    """The rules of our own tokens: those of sessions and of `narthex token`."""
     return ClaimRules(
         leeway_s=settings.jwt_leeway_s,
         plans=frozenset(settings.plan_table()),
@@ -154,7 +154,7 @@ def _fetch_failed(issuer: str, fault: NarthexError) -> None:
 
 
 def make_issuer(settings: Settings, issuer: IssuerSettings, meter: Meter) -> tuple[TokenRouter, Fetcher]:
-    """One configured issuer alone, and what it fetches with (`narthex check --connect`). Raises ConfigError."""
+    """One configured issuer alone, and its fetcher (`narthex check --connect`). Raises ConfigError."""
     fetcher = Fetcher()
     defaults = ClaimDefaults(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
     return build_router(

@@ -1,4 +1,4 @@
-"""The web application of one node: every route, over the parts."""
+"""The web application of one node: makes every route over the parts."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ log = get_logger("narthex.health")
 
 
 class WebApplication:
-    """The application, and what its own components need to be opened.
+    """The application, and its own components for the lifecycle.
 
     Args:
         parts: the app.
-        address: where the server listens.
-        tcp_connections: how many there are now.
+        address: the server's listening address.
+        tcp_connections: returns their number now.
         routes: the embedding program's own; they come first.
     """
 
@@ -133,7 +133,7 @@ class WebApplication:
         )
 
     def components(self) -> list[Component]:
-        """What the lifecycle opens beside the parts' own."""
+        """The components that the lifecycle opens beside those of the parts."""
         expiry = CredentialExpiry(self._parts.store.credentials, clock=self._parts.now)
         components = [
             Component("health", close=self.health.stop),
@@ -146,7 +146,7 @@ class WebApplication:
         return components
 
     async def _start_provider(self) -> None:
-        """Unless the embedding program judges tokens itself, a minted one must be admitted."""
+        """Check that a minted token is admitted, unless the embedding program verifies tokens itself."""
         assert self.provider is not None
         await self.provider.start(verify_mint=self._parts.verifier is self._parts.tokens.verifier)
 

@@ -1,6 +1,6 @@
-"""How each kind of server is greeted, subscribed and published to.
+"""The requests of each kind of server: upgrade, connect, subscribe and publish.
 
-`raw`: plain WebSocket, `/echo` echoes, what comes to `/pub` goes to everybody on `/sub`. `narthex`: token in
+`raw`: plain WebSocket, `/echo` echoes, a message to `/pub` goes to all sockets on `/sub`. `narthex`: token in
 the Authorization header, `connect`, `publish` with a service's token. `centrifugo`: token in `connect`,
 Centrifugo's server API.
 """
@@ -21,11 +21,11 @@ MARKER: Final = b'"bench":'
 
 
 class BenchTarget(msgspec.Struct, kw_only=True, frozen=True):
-    """A server as the generator knows it.
+    """A server's data for the generator.
 
     Attributes:
         protocol: see the module.
-        pids: whose CPU, with that of their descendants, is read around the operations.
+        pids: processes whose CPU, with that of their descendants, is read around the operations.
         secret: HS256 secret of the tokens; empty: none are sent.
         api_key: of the server API.
         paths: paths that differ from the protocol's own, by name (`socket`, `echo`, `sub`, `pub`, `publish`).
@@ -42,7 +42,7 @@ class BenchTarget(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ServerDialect:
-    """Bytes for a target."""
+    """Makes the bytes for a target."""
 
     def __init__(self, target: BenchTarget) -> None:
         self.target = target
@@ -59,7 +59,7 @@ class ServerDialect:
         return mint(self.target.secret, subject, plan="enterprise", **claims)
 
     def upgrade(self, subject: str, *, role: str = "sub") -> bytes:
-        """The upgrade request. `role`: `sub`, `echo`, or `pub` for what publishes."""
+        """The upgrade request. `role`: `sub`, `echo`, or `pub` for the publisher."""
         if self.raw:
             return upgrade(self._path(role, f"/{role}"), self.host, {})
         if self.target.protocol == "centrifugo":
@@ -72,8 +72,8 @@ class ServerDialect:
         """The first command; empty for raw servers.
 
         Args:
-            subject: whose token, where it travels in the command.
-            recover: where in its channels the connection before was, for those that the server subscribes.
+            subject: the token's, where the token is in the command.
+            recover: the last positions in the subject's channels, for those that the server subscribes.
         """
         if self.raw:
             return b""
@@ -84,16 +84,16 @@ class ServerDialect:
         return command(1, "connect", body)
 
     def subscribe(self, channel: str, position: StreamPosition | None = None) -> bytes:
-        """Subscribe to a channel; with a `position` ask for what was missed since."""
+        """Subscribe to a channel; with a `position` ask for the publications since then."""
         return command(2, "subscribe", {"channel": channel, **(position.recovery if position else {})})
 
     @property
     def serverside(self) -> bool:
-        """Whether a connection is subscribed to its user's channel by itself."""
+        """Whether the server subscribes a connection to its user's channel."""
         return self.target.protocol == "narthex"
 
     def echo(self, payload: bytes) -> tuple[bytes, bytes]:
-        """A frame that is answered, and what ends the answer."""
+        """A frame that the server answers, and the end of the answer."""
         if self.raw:
             return frame(payload), payload[-1:]
         method = {"narthex": "echo"}.get(self.target.protocol)
@@ -108,7 +108,7 @@ class ServerDialect:
 
     @property
     def published_over_http(self) -> bool:
-        """Whether its server API is what a service publishes through: narthex and raw servers take frames."""
+        """Whether services publish to it through its server API: narthex and raw servers take frames."""
         return self.target.protocol == "centrifugo" or (
             self.target.protocol == "narthex" and not self.target.secret
         )

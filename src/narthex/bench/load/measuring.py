@@ -44,7 +44,7 @@ class Measurement:
         values: dict[str, float] | None = None,
         notes: list[str] | None = None,
     ) -> Figure:
-        """What this phase comes to for `operations` operations."""
+        """The figure of this phase for `operations` operations."""
         count = max(1, operations)
         ticks = self.server.user + self.server.system
         times = latency or {}

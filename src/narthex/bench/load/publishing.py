@@ -19,12 +19,12 @@ class Publisher:
 
     Args:
         dialect: the target's.
-        channel: to which; may be changed between bursts.
-        in_flight: how many publications a burst may have.
-        over_http: through the server API; None: as a service of this kind of server would.
+        channel: may be changed between bursts.
+        in_flight: the most publications of a burst.
+        over_http: through the server API; None: the usual way of this kind of server.
 
     Attributes:
-        answered: whether the target says when a publication is durable; raw servers say nothing.
+        answered: whether the target confirms that a publication is durable; raw servers confirm nothing.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Publisher:
         return sock
 
     def _replies(self, sock: socket.socket) -> int:
-        """Read once, answer a ping; the number of commands that were answered with success."""
+        """Read once, answer a ping; returns the number of commands that succeeded."""
         data = sock.recv(READ)
         if not data:
             raise ConnectionError("the publisher's connection was closed")
@@ -91,7 +91,7 @@ class Publisher:
         """Read the answers.
 
         Raises:
-            ConnectionError: one was no success.
+            ConnectionError: an answer was no success.
         """
         for index, owed in self._owed.items():
             sock, got = self._sockets[index], b""

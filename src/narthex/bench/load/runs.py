@@ -1,7 +1,7 @@
-"""Many runs at once, two sockets each, every event read, put in order and proven by its digest.
+"""Many runs at once, two sockets each; every event is read, put in order and verified by its digest.
 
 Rules: nothing is sampled: each of the two sockets of each run is checked to the last event; an event that is
-late by the clock on the wall counts, whoever was to blame.
+late by the wall clock counts, whatever the cause.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Follower:
         self.fault = ""
 
     def take(self, event: dict[str, Any], lags: list[float]) -> None:
-        """One publication; those of other runs and of people are passed over."""
+        """Take one publication; those of other runs and of users are ignored."""
         if event.get("runId") != self.run_id or self.ended:
             return
         last = event["seq"]
@@ -115,11 +115,11 @@ def runs(target: BenchTarget, *, count: int, rate: int, seconds: int) -> Figure:
 
 
 def _rate(followers: list[Follower]) -> float:
-    """Deltas a second that arrived: the sum of every run's own rate, each run by its better served socket."""
+    """Deltas a second that arrived: the sum of every run's own rate, each run by its faster socket."""
     by_run: dict[str, float] = {}
     for follower in followers:
         took_s = follower.last_at - follower.first_at
-        if took_s > 0:  # what came with the first event was not made in that time
+        if took_s > 0:  # the text of the first event was not made in that time
             rate = (follower.deltas - follower.first_deltas) / took_s
             by_run[follower.run_id] = max(by_run.get(follower.run_id, 0.0), rate)
     return sum(by_run.values())
@@ -130,7 +130,7 @@ def _proven(follower: Follower) -> bool:
 
 
 def _follow(crowd: ClientPool, pairs: list[_Pair], text: str, seconds: int, lags: list[float]) -> int:
-    """Start every run within the first second, read until all have ended or the time is up; events delivered."""
+    """Start every run within the first second, read until all have ended or the time is up; returns deliveries."""
     of: dict[int, tuple[_Pair, Follower]] = {
         follower.client.fd: (pair, follower) for pair in pairs for follower in pair.followers
     }
@@ -172,7 +172,7 @@ def _start(pair: _Pair, text: str) -> None:
 
 
 def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) -> int:
-    """One text message: pings, replies and pushes."""
+    """Handle one text message: pings, replies and pushes."""
     delivered = 0
     for message in decode_messages(payload):
         if isinstance(message, Push):
@@ -187,7 +187,7 @@ def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) ->
 
 
 def _replied(pair: _Pair, follower: Follower, reply: Reply, lags: list[float]) -> int:
-    """The run has started, or a socket has joined its thread, with what it missed; events delivered."""
+    """The run has started, or a socket has joined its thread and got the missed events; returns delivered events."""
     if reply.error is not None:
         for each in pair.followers:
             each.fault = f"error {reply.error.code} {reply.error.message}"
@@ -201,7 +201,7 @@ def _replied(pair: _Pair, follower: Follower, reply: Reply, lags: list[float]) -
 
 
 def _started(pair: _Pair, answer: dict[str, Any]) -> None:
-    """Both sockets join the thread from its first event on."""
+    """Subscribe both sockets to the thread from its first event on."""
     body = {"channel": answer["channel"], **StreamPosition().recovery}
     for follower in pair.followers:
         follower.run_id = answer["run_id"]

@@ -1,7 +1,7 @@
 """Handshakes, echo, fan-out, idle memory and the reconnect storm, each one phase on one target.
 
-Rules: warm up before measuring (a first request pays for imports and caches); everything that one round opened
-is closed before it ends, outside of the measurement.
+Rules: warm up before measuring (a first request pays for imports and caches); every socket of a round
+is closed before the round ends, outside of the measurement.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ CHANNEL = "bench"
 RECOVERING = "recover:bench"
 USER = "bench"
 NAP_S: Final = 0.002
-"""Between two looks at the subscribers' sockets. A reader that waits in epoll is woken by each write that it was
-too fast for, and the kernel books the waking on the writer: a cost that grows with the distance between the two
-and that no remote reader causes. So the reader naps; latencies of a fan-out are true to 2 ms."""
+"""Pause between two reads of the subscribers' sockets. Each write wakes a reader that waits in epoll and was
+too fast for it, and the kernel books the waking on the writer: a cost that grows with the distance between the two
+and that no remote reader causes. So the reader sleeps; latencies of a fan-out are accurate to 2 ms."""
 
 
 def handshakes(target: BenchTarget, *, count: int, in_flight: int) -> Figure:
@@ -134,7 +134,7 @@ def _echoes(crowd: ClientPool, message: bytes, end: bytes, count: int, times: li
 
 
 def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: int, size: int) -> Figure:
-    """`in_flight` publications at once to every subscriber; the next ones when all of them are everywhere.
+    """`in_flight` publications at once to every subscriber; the next ones once all subscribers have all of them.
 
     An operation is one delivery: one publication at one subscriber. The latency is that of the last subscriber.
     """
@@ -184,7 +184,7 @@ def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: 
 
 
 def _publish_only(target: BenchTarget, publisher: Publisher, size: int, count: int = 100) -> float:
-    """Server CPU of one publication to a channel that nobody listens to: what is not delivery."""
+    """Server CPU of one publication to a channel without subscribers: the part that is not delivery."""
     if not publisher.answered:
         return 0.0
     publisher.channel = "user:nobody" if publisher.channel.startswith("user:") else "nobody"
@@ -196,7 +196,7 @@ def _publish_only(target: BenchTarget, publisher: Publisher, size: int, count: i
 
 
 def publish(target: BenchTarget, *, publishes: int, size: int) -> Figure:
-    """Publications over the server API's HTTP, one after the other, to a channel that nobody listens to."""
+    """Publications over the server API's HTTP, one after the other, to a channel without subscribers."""
     dialect = ServerDialect(target)
     publisher = Publisher(dialect, "user:nobody" if dialect.serverside else "nobody", 1, over_http=True)
     times: list[float] = []
@@ -215,7 +215,7 @@ def publish(target: BenchTarget, *, publishes: int, size: int) -> Figure:
 
 
 class Reader:
-    """Counts deliveries by their marker; what is split across two reads is put together."""
+    """Counts deliveries by their marker, also one that is split across two reads."""
 
     def __init__(self, crowd: ClientPool) -> None:
         self._crowd = crowd
@@ -226,7 +226,7 @@ class Reader:
         self._buffer = bytearray(READ)
 
     def until(self, total: int, publisher: Publisher) -> bool:
-        """Read until `total` deliveries have been counted; False when nothing comes any more."""
+        """Read until `total` deliveries have been counted; False when no more bytes come."""
         poll, socks, tails, buffer = self._crowd.poll.poll, self._socks, self._tails, self._buffer
         keep = len(MARKER) - 1
         stalled_at = time.perf_counter() + STALL_S
@@ -259,7 +259,7 @@ class Reader:
 
 
 def idle(target: BenchTarget, *, sockets: int, hold_s: float) -> Figure:
-    """Memory of `sockets` authenticated, subscribed sockets of as many users, and what holding them costs."""
+    """Memory of `sockets` authenticated, subscribed sockets of as many users, and the cost of holding them."""
     dialect = ServerDialect(target)
     _warm(dialect)
     channelled = "" if dialect.raw or dialect.serverside else CHANNEL
@@ -268,7 +268,7 @@ def idle(target: BenchTarget, *, sockets: int, hold_s: float) -> Figure:
     try:
         first.grow([f"{USER}-first-{i}" for i in range(min(200, sockets))])
         first.close()
-        time.sleep(1.0)  # the server's clean-up of those; memory is read when it is calm
+        time.sleep(1.0)  # the server's clean-up of those; memory is read afterwards
         before = memory(target.pids)
         with Measurement(target.pids) as opening:
             crowd.grow([f"{USER}-{i}" for i in range(sockets)], in_flight=100)
@@ -304,9 +304,9 @@ PROBE_EVERY_S = 0.05
 
 
 class Probe:
-    """An echo every 50 ms on one of many idle sockets: how long the server keeps one waiting.
+    """An echo every 50 ms on one of many idle sockets: measures how long the server keeps a client waiting.
 
-    What is measured is each moment at which somebody would have asked. While an answer is owed the next ones cannot be
+    Each moment at which a client would have asked counts. While an answer is outstanding the next request cannot be
     sent, so that one stall would be one sample among thousands of quick ones (coordinated omission): each moment that
     passed meanwhile counts with the time from it to the answer. An answer that never came is a failure for every one.
 
@@ -329,7 +329,7 @@ class Probe:
         self.unanswered = 0
 
     def run(self) -> None:
-        """Hold the sockets, answering pings, for `hold_s`; then wait for an answer that is still owed."""
+        """Hold the sockets, answering pings, for `hold_s`; then wait for an outstanding answer."""
         clock, clients = time.perf_counter, self._crowd.clients
         end = clock() + self._hold_s
         next_at = clock()
@@ -345,10 +345,10 @@ class Probe:
         if self._sent is not None:
             self._give_up(min(clock(), end))
         if not self.answered and not self.unanswered:
-            self.unanswered = 1  # nothing was measured, which is no good news
+            self.unanswered = 1  # nothing was measured, which must not look like success
 
     def why(self) -> list[str]:
-        """What went wrong, in words."""
+        """The failures, in words."""
         return [f"{self.unanswered} probes had no answer"] if self.unanswered else []
 
     def _ask(self, now: float) -> None:
@@ -392,7 +392,7 @@ class Probe:
 
 
 def storm(target: BenchTarget, *, sockets: int, in_flight: int) -> Figure:
-    """Every socket is cut at once and all come back together, asking for recovery: how long until all are in."""
+    """Cut every socket at once and reconnect all together, with recovery; measures the time until all are connected."""
     dialect = ServerDialect(target)
     subjects = [f"{USER}-{i % 1000}" for i in range(sockets)]
     channelled = "" if dialect.raw or dialect.serverside else _recovering_channel(dialect)
@@ -438,7 +438,7 @@ def _recovering_channel(dialect: ServerDialect) -> str:
 def _recovery(
     before: ClientPool,
 ) -> tuple[Callable[[str], dict[str, StreamPosition] | None], Callable[[str], StreamPosition | None]]:
-    """What an SDK sends when it comes back: the position that its last connection had reached.
+    """The positions that an SDK sends when it reconnects: those that its last connection had reached.
 
     The first is for `connect`, where the server subscribes; the second for `subscribe`, where the client does.
     """

@@ -1,6 +1,6 @@
 """Sockets for thousands of clients: opened on many loopback addresses, watched by one epoll.
 
-Rules: a client's end is never waited for without a deadline; what a phase did not finish is counted as a
+Rules: a client's end is never waited for without a deadline; an operation that a phase did not finish is counted as a
 failure, not hidden.
 """
 
@@ -19,14 +19,14 @@ from narthex.bench.load.wire import frames
 from narthex.protocol.client import Reply, StreamPosition, decode_messages
 
 ADDRESSES: Final = 16  # client addresses: 28,000 ephemeral ports each, and TIME_WAIT holds one for a minute
-STALL_S: Final = 20.0  # nothing at all for so long: the phase is over
+STALL_S: Final = 20.0  # the phase is over after so long without a byte
 _NO_PORT: Final = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen at connect, by the whole four-tuple
 _RESET: Final = struct.pack("ii", 1, 0)
 READ: Final = 65536
 
 
 class ClientSocket:
-    """One client socket and how far it is."""
+    """One client socket and its progress."""
 
     __slots__ = ("began", "buffer", "connect", "fd", "sock", "state", "subject", "subscribe")
 
@@ -99,8 +99,8 @@ class ClientPool:
         Args:
             subjects: one a client.
             in_flight: handshakes at a time.
-            recover: where a subject that comes back was, by channel that the server subscribes.
-            position: where in `channel` a subject that comes back was.
+            recover: the last positions of a returning subject, by channel that the server subscribes.
+            position: the last position of a returning subject in `channel`.
         """
         target = self.dialect.target
         dialect = self.dialect
@@ -159,7 +159,7 @@ class ClientPool:
                     self.clients[fd] = waiting
 
     def _advance(self, client: ClientSocket) -> bool | None:
-        """True: it is in. False: it is not and never will be. None: more is to come."""
+        """True: the client is connected. False: it never will be. None: more bytes are to come."""
         try:
             data = client.sock.recv(READ)
         except BlockingIOError:
@@ -204,7 +204,7 @@ class ClientPool:
         return False
 
     def idle_read(self, fd: int) -> None:
-        """Read away what came on a socket; one that was closed is counted and dropped."""
+        """Discard the bytes that came on a socket; one that was closed is counted and dropped."""
         client = self.clients.get(fd)
         if client is None:
             return
@@ -227,7 +227,7 @@ class ClientPool:
         client.sock.close()
 
     def drain(self) -> None:
-        """Read away what is there, such as pushes of the time before; nothing is counted."""
+        """Discard all bytes that have come, such as earlier pushes; nothing is counted."""
         while True:
             ready = self.poll.poll(0.05)
             if not ready:
@@ -242,7 +242,7 @@ class ClientPool:
         self.poll.close()
 
     def why(self) -> list[str]:
-        """Failures in words, most frequent first."""
+        """The failures in words, most frequent first."""
         return [
             f"{count} × {why}" for why, count in sorted(self.refused.items(), key=lambda item: -item[1])[:4]
         ]

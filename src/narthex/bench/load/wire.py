@@ -1,4 +1,4 @@
-"""Bytes of the client side: upgrade requests, masked frames, HTTP posts, HS256 tokens.
+"""Makes the bytes of the client side: upgrade requests, masked frames, HTTP posts, HS256 tokens.
 
 Rules: frames are masked with a key of zero, which saves the generator the masking; the server unmasks all the same.
 """
@@ -27,7 +27,7 @@ _UPGRADE: Final = {
 CLOSE: Final = encode_close(1000, key=NO_MASK)
 PING_FRAME: Final = encode_frame(TEXT, PING)
 PONG_FRAME: Final = encode_frame(TEXT, PONG, NO_MASK)
-"""A ping of the Centrifuge protocol as the server frames it, and its answer."""
+"""A ping of the Centrifuge protocol in the server's frame, and its answer."""
 
 
 def request(line: str, host: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
@@ -79,7 +79,7 @@ _HEADER: Final = _b64(b'{"alg":"HS256","typ":"JWT"}')
 def frames(buffer: bytearray, key: bytes = b"") -> list[bytes]:
     """Take the payloads of all whole text frames off the front of `buffer`; other frames are dropped.
 
-    `key`: the one that masks every frame, `NO_MASK` where a client's are read; a server has none.
+    `key`: the key that masks every frame, `NO_MASK` for frames of our clients; servers have none.
     """
     found: list[bytes] = []
     at, have, masked = 0, len(buffer), len(key)
