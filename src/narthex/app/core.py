@@ -70,7 +70,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: of the server, as `connect` answers it.
-        limits: of DESIGN section 8.
+        limits: of docs/design.md#limits.
         plans: by name.
         run_limits: of every run.
         run_agents: whether agents run here; else `narthex worker`s run them.
