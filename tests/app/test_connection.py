@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
+from narthex.app.connection import HELD_LIMIT
 from narthex.app.timers import TICK_S
 from narthex.domain.admission import Admit
 from narthex.domain.refusals import Refusal
@@ -176,6 +177,33 @@ async def test_a_connect_that_finds_no_room_may_be_tried_again(
         assert (await raw.call("connect", **body))["error"]["code"] == 111
         monkeypatch.undo()
         assert (await raw.call("connect", **body))["connect"]["client"]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_so_many_commands_may_be_batched_behind_a_connect(
+    running: Running, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    """While it waits for an engine they are kept, and executed behind it; one more is a flood (3013)."""
+    parts = parts_of(running)
+    slow = Slow(parts.broker.history)
+    monkeypatch.setattr(parts.broker, "history", slow)
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    subs = {"user:ada": {"recover": True, "offset": 0, "epoch": ""}}
+    commands: list[dict[str, Any]] = [{"id": 1, "connect": {"subs": subs}}]
+    commands += [{"id": 2 + n, "rpc": {"method": "echo", "data": n}} for n in range(HELD_LIMIT + more)]
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send("\n".join(map(json.dumps, commands)))
+        await slow.asked.wait()
+        slow.may.set()
+        raw = Raw(socket)
+        if not more:
+            assert (await raw.reply(1 + HELD_LIMIT))["rpc"]["data"] == HELD_LIMIT - 1
+            assert list(raw.replies) == list(range(1, 2 + HELD_LIMIT))
+            return
+        with pytest.raises(ConnectionClosed) as caught:
+            await raw.reply(1 + HELD_LIMIT)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 3013
 
 
 async def test_each_connection_waits_in_the_wheel_once(running: Running) -> None:
