@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from narthex.domain import events as ev
+from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
-from tests.app.runs.house import ALICE, QUICK, House, agent
+from tests.app.runs.house import ALICE, BOB, QUICK, House, agent
 from tests.timing import within
 
+CAROL = Identity(subject="carol", name="Carol")
 PATIENT = msgspec.structs.replace(QUICK, run_deadline_s=within(60))
 
 
@@ -76,3 +78,23 @@ async def test_a_run_whose_message_was_lost_is_claimed_by_the_next_turn(
     monkeypatch.setattr(engine._loops, "wake", lambda: None)
     run = await fake_house.say(engine, await fake_house.thread())
     assert (await fake_house.ended(run))[0].state == "finished"
+
+
+async def test_a_node_runs_as_many_at_once_as_it_may(fake_house: House) -> None:
+    """The one that fills its last place runs; the next one waits until there is a place again."""
+    going, may_end = asyncio.Queue[str](), asyncio.Event()
+
+    async def held(run: RunInput) -> AsyncIterator[Event | str]:
+        going.put_nowait(run.run_id)
+        await may_end.wait()
+        yield "done"
+
+    engine = await fake_house.node(agent(held), limits=msgspec.structs.replace(PATIENT, max_running=2))
+    runs = [await fake_house.say(engine, await fake_house.thread(), who=who) for who in (ALICE, BOB, CAROL)]
+    async with asyncio.timeout(within(10)):
+        first = {await going.get(), await going.get()}
+    await engine._loops._claim()
+    assert going.empty()
+    assert first < {run.run_id for run in runs}
+    may_end.set()
+    assert [(await fake_house.ended(run))[0].state for run in runs] == ["finished"] * 3

@@ -1,0 +1,49 @@
+"""A thread's title: from the question and the answer of its first run, where the question says little."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from narthex.ports.agents import Event, RunInput
+from tests.app.runs.house import House, agent
+
+TITLE = "t: It is well."
+pytestmark = pytest.mark.parametrize("house", ["sqlite"], indirect=True)
+
+
+async def well(run: RunInput) -> AsyncIterator[Event | str]:
+    """Answers any question."""
+    yield "It is well."
+
+
+async def title_after(house: House, *questions: str, title: str = "t") -> str:
+    """The title of a thread that began with `title`, after so many runs."""
+    engine = await house.node(agent(well))
+    thread_id = await house.thread()
+    for number, question in enumerate(questions, 1):
+        run = await house.say(engine, thread_id, question)
+        await house.ended(run)
+        await engine.close()
+        engine = await house.node(agent(well))
+        if number < len(questions):
+            await house.store.threads.rename(run.tenant, thread_id, title, time.time())
+    thread = await house.store.threads.get(run.tenant, thread_id)
+    assert thread is not None
+    return thread.title
+
+
+async def test_a_first_answer_says_what_a_short_question_did_not(house: House) -> None:
+    """Every member's devices are told of the new title."""
+    assert await title_after(house, "t") == TITLE
+    assert [value["title"] for name, value in house.notices if "title" in value] == [TITLE]
+
+
+@pytest.mark.parametrize("questions", [("t", "t"), ("another question than the title's",)])
+async def test_later_answers_and_other_titles_change_nothing(
+    house: House, questions: tuple[str, ...]
+) -> None:
+    """A title that a person gave stays, and so does every title after the first run."""
+    assert await title_after(house, *questions) == "t"
