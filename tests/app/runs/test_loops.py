@@ -31,8 +31,16 @@ async def chatter(run: RunInput) -> AsyncIterator[Event | str]:
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("fault", [DependencyError("store", "It is away."), RuntimeError("a bug")])
-@pytest.mark.parametrize("call", ["claim", "renew", "leases", "unclosed"])
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        *(
+            (call, DependencyError("store", "It is away."))
+            for call in ("claim", "renew", "leases", "unclosed")
+        ),
+        ("claim", RuntimeError("a bug")),
+    ],
+)
 async def test_a_loop_outlives_a_fault_of_its_turn(
     fake_house: House, monkeypatch: pytest.MonkeyPatch, call: str, fault: Exception
 ) -> None:
