@@ -24,6 +24,7 @@ from narthex.e2e.scenario import Category, every
 from narthex.ports.broker import PRESENCE_TTL_S
 from narthex.ports.tokens import MAX_TOKEN_BYTES
 from narthex.web import access, auth, tickets
+from tests.generated import stale
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB = 1024
@@ -117,6 +118,11 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
 def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
     """What a page promises, in the words of the page."""
     assert text in said(page)
+
+
+def test_the_generated_pages_are_current() -> None:
+    """What `./check --write-docs` would write: the codes, settings and metrics of the pages are those of the code."""
+    assert stale() == []
 
 
 def test_the_plans() -> None:
