@@ -1,10 +1,10 @@
-"""Who may use the server API, at two levels, and who may read `/metrics`: everybody, until there is a token for it.
+"""Authorises callers of the server API, at two levels, and scrapers of `/metrics`, which is open until a token is set.
 
-The process's operator (the admin key, or a token with the permission `operator`) may what concerns every tenant:
-statistics, draining, all results. A tenant's administrator (the admin key, or a token with `admin`) may what concerns
-that tenant. Not here: verifying tokens (the handshake handler's). Rules: the admin key administers every tenant, a
-token only its own; a test identity is never an operator; a wrong key is refused like any wrong credential and slows its
-address down.
+The process's operator (the admin key, or a token with the permission `operator`) may do what concerns every tenant:
+statistics, draining, all results. A tenant's administrator (the admin key, or a token with `admin`) may do what
+concerns that tenant. Not here: verifying tokens (the handshake handler does). Rules: the admin key administers every
+tenant, a token only its own; a test identity is never an operator; a wrong key is refused like any wrong credential,
+and further attempts from its address are slowed down.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from narthex.domain.refusals import Refusal
 from narthex.domain.secrets import any_equal
 from narthex.web.fields import bearer
 
-WRONG_KEYS: Final = 10  # as for end-to-end keys: nobody mistypes a key ten times a minute
+WRONG_KEYS: Final = 10  # as for end-to-end keys: a person does not mistype a key ten times a minute
 WRONG_KEYS_WINDOW_S: Final = 60.0
 
 Authenticate = Callable[[Request], Awaitable[Identity | Refusal]]
 
 
 class Operator(NamedTuple):
-    """An authorised caller: `tenant` is the only one it may touch, None: any."""
+    """An authorised caller: `tenant` is the only tenant that it may act on; None: any."""
 
     tenant: str | None
     name: str
 
 
 class Access:
-    """See the module.
+    """Authorises requests; see the module.
 
     Args:
-        admin_keys: live keys; none: only tokens count.
-        person: whose token or cookie a request brings.
-        address: the client's address of a request.
-        now: seconds.
-        metrics_tokens: live tokens of scrapers; none: `/metrics` is open.
-        origin: why the page that a request comes from may not use a credential here.
+        admin_keys: valid keys; empty: only tokens count.
+        person: returns the user of a request's token or cookie.
+        address: returns the client's address of a request.
+        now: returns seconds.
+        metrics_tokens: valid tokens of scrapers; empty: `/metrics` is open.
+        origin: returns the reason why a request's origin may not use a credential here.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Access:
         self._wrong_scrapes = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
 
     async def signed_in_user(self, request: Request) -> Identity | Refusal:
-        """The signed-in person of a request."""
+        """The signed-in user of a request."""
         return await self._authenticate(request)
 
     async def operator(self, request: Request) -> Operator | Refusal:
-        """The operator of the whole process, or why the caller is not."""
+        """The operator of the whole process, or the reason why the caller is not one."""
         found = await self.caller(request)
         if isinstance(found, Operator | Refusal):
             return found
@@ -81,7 +81,7 @@ class Access:
         return Operator(None, found.subject)
 
     async def administrator(self, request: Request) -> Operator | Refusal:
-        """Who may administer a tenant: `Operator.tenant` is the only one, None: any; or why the caller may not."""
+        """The caller as an administrator (`Operator.tenant` is its only tenant; None: any), or why it is none."""
         found = await self.caller(request)
         if isinstance(found, Operator | Refusal):
             return found
@@ -90,14 +90,14 @@ class Access:
         return Operator(found.tenant, found.subject)
 
     async def caller(self, request: Request) -> Operator | Identity | Refusal:
-        """Who asks: the operator by the admin key, else the person of a token or cookie, or why nobody.
+        """The caller: the operator by the admin key, else the user of a token or cookie, or the reason for neither.
 
-        A JWT has dots and an admin key none; what has none may be an opaque token too, and is asked about as one
-        only after it was counted as a wrong key: otherwise keys could be guessed for as long as an issuer is away.
-        Calls beyond the limit wait for those under way, as tokens that prove right are taken back.
+        A JWT has dots and an admin key has none. A credential without dots may also be an opaque token: it is verified
+        as one only after it was counted as a wrong key, otherwise keys could be guessed while an issuer is away.
+        Calls beyond the limit wait for those under way, because valid tokens are taken off the count again.
         """
         sent = bearer(request)
-        if sent:  # `person` judges the origin of what comes to it
+        if sent:  # `person` checks the origin itself
             refused = self._origin(request)
             if refused is not None:
                 return refused
@@ -112,11 +112,11 @@ class Access:
             found = await self._authenticate(request)
             attempt.right = isinstance(found, Identity)
         if isinstance(found, Refusal) and found.code in ("token_malformed", "auth_required"):
-            return _wrong("The admin key is wrong.")  # nobody here issues such tokens
+            return _wrong("The admin key is wrong.")  # no issuer here issues such tokens
         return found
 
     def scraper(self, request: Request) -> Refusal | None:
-        """Why a request may not read `/metrics`; None: it may."""
+        """The reason why a request may not read `/metrics`; None: it may."""
         if not self._metrics_tokens:
             return None
         sent = bearer(request)

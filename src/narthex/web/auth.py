@@ -1,8 +1,9 @@
-"""The embedded provider over HTTP: `/auth/*` and `/.well-known/*`. What they do is `app/provider.py`'s.
+"""Serves the embedded provider over HTTP: `/auth/*` and `/.well-known/*`.
 
-Not here: the end-to-end exchange, tickets, sign-in with another OIDC provider (`web/oidc.py`). Rules: every
-answer that holds a token says `no-store`; `Origin` is judged by the one rule (`domain.origins.origin_fault`), so that
-no foreign page rides on a cookie (CSRF); bodies are bounded before they are parsed.
+Not here: the provider itself (`app/provider.py`), the end-to-end exchange, tickets, sign-in with another OIDC provider
+(`web/oidc.py`). Rules: every answer that holds a token says `no-store`; the one rule for `Origin`
+(`domain.origins.origin_fault`) applies, so that no foreign page can use a cookie (CSRF); bodies are bounded before
+they are parsed.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from narthex.web.cookies import REFRESH, SESSION, Cookie, drop_cookie, only_cook
 from narthex.web.fields import basic_password, bearer, local_path, read_fields
 from narthex.web.sign_in_problems import NO_STORE, denied, problem, refusal
 
-WRONG_KEYS: Final = 10  # in a minute of one address, as wherever a key is taken
+WRONG_KEYS: Final = 10  # per address and minute, as for every other key
 WRONG_KEYS_WINDOW_S: Final = 60.0
 JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
-    """What only the handshake handler can tell of a request (trusted proxies): client address, scheme, own origin."""
+    """Client address, scheme and own origin of a request, which only the handshake handler knows (trusted proxies)."""
 
     address: str
     secure: bool
@@ -50,10 +51,10 @@ class RequestFactsSource(Protocol):
     """The handshake handler's rules, shared with the upgrade."""
 
     def facts(self, request: Request) -> RequestFacts:
-        """Client address, whether the client speaks TLS, and how it reached us (`https://host`)."""
+        """Client address, whether the client uses TLS, and the origin under which it reached us (`https://host`)."""
 
     def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
-        """Why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
+        """The reason why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
 
 
 class AuthRoutes:
@@ -61,12 +62,12 @@ class AuthRoutes:
 
     Args:
         provider: the embedded provider.
-        verifier: judges access tokens; the gateway's own.
-        revocations: asked after every verdict.
+        verifier: verifies access tokens; the gateway's own.
+        revocations: checked after every verdict.
         rules: the handshake handler's rules.
-        service_keys: who may introspect: each serves as Bearer token or Basic password.
-        open_introspection: anybody may (development on loopback, when no key is set).
-        clock: seconds since the epoch.
+        service_keys: keys of callers that may introspect, as Bearer token or Basic password.
+        open_introspection: any caller may introspect (development on loopback, when no key is set).
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class AuthRoutes:
         return self.answer(request, outcome)
 
     async def _holder(self, request: Request) -> Identity | Refusal | None:
-        """Whom the session's cookie names, expired or not; None: there is none that can be believed."""
+        """The identity in the session's cookie, expired or not; None: there is no valid one."""
         token = self._cookie(request, SESSION)
         if isinstance(token, Refusal) or not token:
             return token or None
@@ -164,7 +165,7 @@ class AuthRoutes:
         return verdict.identity if isinstance(verdict, Valid) else None
 
     async def logout(self, request: Request) -> Response:
-        """End the session of the Bearer token or cookie, and of `{refresh_token}`; 204 whatever there was."""
+        """End the session of the Bearer token or cookie, and of `{refresh_token}`; 204 in any case."""
         fields = await read_fields(request) or {}
         refresh_token = fields.get("refresh_token", "")
         cookies = [self._cookie(request, SESSION), self._cookie(request, REFRESH)]
@@ -181,7 +182,7 @@ class AuthRoutes:
             verdict = await self._verdict(token)
             if isinstance(verdict, Unavailable):
                 return refusal(Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s))
-            # An expired token still says which session its holder wants to end.
+            # An expired token still names the session that its holder wants to end.
             identity = verdict.expired if isinstance(verdict, Rejected) else verdict.identity
         await self._provider.logout(identity, refresh_token or refresh)
         response = Response(status_code=204, headers=NO_STORE)
@@ -205,8 +206,8 @@ class AuthRoutes:
                 body["refresh_token"] = session.refresh_token
             response = JSONResponse(body, headers=NO_STORE)
         if request.headers.get("origin") is not None and self._rules.origin_refusal(request, cookie=True):
-            # Any page can have that origin: a cookie would be no use to an app, and to a page that is none of ours it
-            # would be the way to sign a browser in as somebody else.
+            # Any page can have that origin: an app could not use a cookie, and a foreign page could use it to sign a
+            # browser in as another user.
             return response
         secure = facts.secure
         put_cookie(response, SESSION, session.access_token, secure=secure, max_age_s=session.expires_in)
@@ -227,7 +228,7 @@ class AuthRoutes:
     # -- asking --------------------------------------------------------------------------------------------
 
     async def me(self, request: Request) -> Response:
-        """Whose Bearer token or cookie it is: `{id, name, tenant, plan, permissions, expires_at, …}`."""
+        """The user of the Bearer token or cookie: `{id, name, tenant, plan, permissions, expires_at, …}`."""
         carriers = ("authorization", "cookie")
         token: str | Refusal | None = bearer(request)
         if not token:
@@ -271,7 +272,7 @@ class AuthRoutes:
         return JSONResponse(await self._provider.introspect(fields["token"]), headers=NO_STORE)
 
     def _introspection_refused(self, request: Request) -> Response | None:
-        """Why the caller may not introspect; None: it may. Keys cannot be guessed faster here than elsewhere."""
+        """The reason why the caller may not introspect; None: it may. Guesses of keys are limited as elsewhere."""
         if not self._service_keys:
             return None if self._open_introspection else problem("client_not_allowed", "")
         place, now = bucket(self._rules.facts(request).address), self._clock()
@@ -286,7 +287,7 @@ class AuthRoutes:
         return problem("client_not_allowed", "")
 
     async def revoke(self, request: Request) -> Response:
-        """RFC 7009: whoever holds a token may end it; 200 whether or not there was one."""
+        """RFC 7009: the holder of a token may end it; 200 whether or not there was one."""
         fields = await read_fields(request)
         if fields is None or not fields.get("token"):
             return problem("bad_request", "Send `token` as a form.")
@@ -294,7 +295,7 @@ class AuthRoutes:
         return JSONResponse({}, headers=NO_STORE)
 
     async def configuration(self, request: Request) -> Response:
-        """OpenID Connect Discovery 1.0 section 3, as far as there is no authorization end point here."""
+        """OpenID Connect Discovery 1.0 section 3, without an authorization end point, which this provider lacks."""
         base = self._rules.facts(request).base_url
         return JSONResponse(
             {
@@ -360,7 +361,7 @@ class AuthRoutes:
 
 
 def user_json(user: User) -> dict[str, object]:
-    """`{id, email, name, tenant, plan}` of somebody who signed in."""
+    """`{id, email, name, tenant, plan}` of a signed-in user."""
     return {
         "id": user.user_id,
         "email": user.email,

@@ -1,10 +1,10 @@
-"""Our three cookies: what each is called, where it goes, and how it is read.
+"""Names, writes and reads narthex's three cookies.
 
-Over https every one is `__Host-`: a browser takes that name only with `Secure`, `Path=/` and no `Domain`, so that no
-neighbouring host and nobody on a plain line can plant one (session fixation). Not here: the session cookie as a
-carrier of the upgrade (`domain/carriers.py`). Rules: two different cookies of one name are a conflict, since which
-came first proves nothing; the refresh and sign-in cookies, which `Path=/` sends everywhere, reach no application but
-`/auth`.
+Over https every name begins with `__Host-`: a browser accepts that only with `Secure`, `Path=/` and no `Domain`, so
+that neither a neighbouring host nor an attacker on a plain connection can plant one (session fixation). Not here: the
+session cookie as a carrier of the upgrade (`domain/carriers.py`). Rules: two different cookies of one name are a
+conflict, because their order proves nothing; the refresh and sign-in cookies, which `Path=/` sends everywhere, reach
+no application but `/auth`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from narthex.domain.refusals import Refusal
 
 
 class Cookie(NamedTuple):
-    """One cookie of ours: its names, and what it may be sent with."""
+    """One cookie of ours: its names, and the requests that may carry it."""
 
     plain: str
     secure: str
@@ -28,7 +28,7 @@ class Cookie(NamedTuple):
     samesite: Literal["lax", "strict"]
 
     def name(self, *, secure: bool) -> str:
-        """By the scheme that the client speaks: over https the plain name, which others can set, is nobody's."""
+        """The name by the client's scheme: over https the plain name is not used, because other hosts can set it."""
         return self.secure if secure else self.plain
 
 
@@ -78,10 +78,10 @@ def only_cookie(request: Request, cookie: Cookie, *, secure: bool) -> str | Refu
 
 
 class KeptFromApplications:
-    """ASGI middleware: the refresh and sign-in cookies reach `/auth` and nothing else, as their path had it once.
+    """ASGI middleware: removes the refresh and sign-in cookies from every request outside `/auth`.
 
-    An embedding program's own routes, and whatever it mounts, see the session's cookie alone: the refresh token,
-    which lives for 30 days, is none of their business.
+    An embedding program's own routes and mounts get the session's cookie only: they have no use for the refresh
+    token, which lives for 30 days.
     """
 
     def __init__(self, app: ASGIApp) -> None:

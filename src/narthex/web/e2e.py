@@ -1,7 +1,7 @@
-"""`POST /auth/e2e/test-auth`: the simulation exchange over HTTP.
+"""Serves `POST /auth/e2e/test-auth`, the simulation exchange over HTTP.
 
-Not here: what it decides (app/exchange). Rules: the body is bounded before it is read whole; pages get no CORS
-permission for it: a key has no place in a browser.
+Not here: the decision (app/exchange). Rules: the body is bounded before it is read whole; pages get no CORS
+permission, because a key does not belong in a browser.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The bidirectional fallbacks of the Centrifuge protocol: HTTP streaming and SSE out, `/emulation` in.
+"""Serves the bidirectional fallbacks of the Centrifuge protocol: HTTP streaming and SSE out, `/emulation` in.
 
-For networks that break WebSockets. The same `UpgradeHandler` decides, the same `Receiver` lives behind it. Rules: the
-SSE URL holds the whole connect command, so a token in it is `credential_in_url` and only the cookie counts;
-commands come in under a session secret that only the stream's own client was told; what is buffered for a
-stream is bounded like a WebSocket's; what is passed on to another node, where alone the secret can be judged, is
-bounded per client address.
+They are for networks that break WebSockets. Not here: admission and the session, which are the `UpgradeHandler` and
+`Receiver` of WebSockets. Rules: the SSE URL holds the whole connect command, so a token in it is `credential_in_url`
+and only the cookie counts; commands come in under a session secret that only the stream's own client has; a stream's
+buffer is bounded like a WebSocket's; commands forwarded to another node, which alone can check the secret, are bounded
+per client address.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from narthex.web.fields import bounded_body
 from narthex.web.problems import problem
 
 ENVELOPE_BYTES: Final = 1024  # of an /emulation body, beside the message
-ESCAPED: Final = 3  # times its size is what a message takes as a JSON string: `é` is 2 bytes, `\u00e9` is 6
+ESCAPED: Final = 3  # a message's growth as a JSON string: `é` is 2 bytes, `\u00e9` is 6
 FORWARDS: Final = 600  # per address and window: a connection's 60 commands a second
 FORWARDS_WINDOW_S: Final = 10.0
 FORWARDERS: Final = 1_000  # addresses remembered: 5 MB at 8 bytes a command; the oldest go first
@@ -109,7 +109,7 @@ class StreamSocket:
         return self._size
 
     def send_progress(self) -> SendProgress:
-        """See `Socket`: what the response took was taken."""
+        """See `Socket`: a chunk counts as sent when the response has taken it."""
         return SendProgress(self._size, self._taken)
 
     def close(self, code: int, reason: str) -> None:
@@ -126,14 +126,14 @@ class StreamSocket:
         if self._ended is None:
             self._ended = (code, reason)
             self._ready.set()
-            # a client that reads nothing blocks the response: its place must not be taken for ever
+            # a client that reads nothing blocks the response and would hold its slot for ever
             self._overdue = asyncio.get_running_loop().call_later(CLOSE_S, self._drop)
 
     def _drop(self) -> None:
         self.drop()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What the response sends, until either side ends it."""
+        """The chunks that the response sends, until either side ends it."""
         try:
             while True:
                 await self._ready.wait()
@@ -152,7 +152,7 @@ class StreamSocket:
             self.gone()
 
     def gone(self) -> None:
-        """The response is over, or never began: tell the receiver, once."""
+        """The response is over, or never began: call the receiver once."""
         code, reason = self._ended or (1006, "")
         self._end(code, reason)
         if self._overdue is not None:
@@ -163,7 +163,7 @@ class StreamSocket:
 
 
 class _Stream(StreamingResponse):
-    """A streamed answer that ends its socket however it ends itself, also when the client left before it began."""
+    """A streamed answer that ends its socket on every way out, also when the client left before it began."""
 
     def __init__(
         self, socket: StreamSocket, media: str, headers: dict[str, str], on_end: Callable[[], None]
@@ -186,15 +186,15 @@ class Fallbacks:
     """The three routes, and the streams that are open on this node.
 
     Args:
-        upgrade_handler: admits.
-        node: this one's name.
-        broadcast: passes a command on to the node that has its stream.
+        upgrade_handler: admits clients.
+        node: this node's name.
+        broadcast: forwards a command to the node that has its stream.
         message_bytes: the largest message of a client, as on a WebSocket.
-        cors: headers by which a page of an allowed origin may read an answer.
-        cors_preflight: the answer to a browser's OPTIONS.
-        address: the client's, of a request.
-        now: seconds.
-        origin: why the page that a request comes from may not use a credential here.
+        cors: returns the headers by which a page of an allowed origin may read an answer.
+        cors_preflight: returns the answer to a browser's OPTIONS.
+        address: returns the client's address of a request.
+        now: returns seconds.
+        origin: returns the reason why a request's origin may not use a credential here.
     """
 
     def __init__(
@@ -228,23 +228,23 @@ class Fallbacks:
             Route(HTTP_STREAM, self.http_stream, methods=["POST"]),
             Route(SSE, self.sse, methods=["GET"]),
             Route(EMULATION, self.emulation, methods=["POST"]),
-            # SDKs post JSON, so a browser asks first when the page is of another origin
+            # SDKs post JSON, so a browser sends a preflight when the page is of another origin
             Route(HTTP_STREAM, self._asked_first, methods=["OPTIONS"]),
             Route(EMULATION, self._asked_first, methods=["OPTIONS"]),
         ]
 
     def control(self, message: Control) -> None:
-        """A Control of kind `emulation` came from another node."""
+        """Handle a Control of kind `emulation` from another node."""
         stream = self._streams.get(str(message.data["session"]))
         if stream is not None:
             stream.receiver.message(str(message.data["data"]).encode(), binary=False)
 
     async def _asked_first(self, request: Request) -> Response:
-        """A browser's OPTIONS."""
+        """Answer a browser's OPTIONS."""
         return self._cors_preflight(request, ("POST", "OPTIONS"))
 
     async def http_stream(self, request: Request) -> Response:
-        """POST with the connect command as its body; newline-delimited JSON comes back for as long as it lasts."""
+        """POST with the connect command as its body; the answer is newline-delimited JSON until the stream ends."""
         body = await bounded_body(request, self._message_bytes)
         if body is None:
             return self._refused(request, self._too_large())
@@ -283,7 +283,7 @@ class Fallbacks:
         return _Stream(socket, media, headers, ended)
 
     async def emulation(self, request: Request) -> Response:
-        """Commands for an open stream, on whichever node it lives. 204, or 404 when there is none here."""
+        """Commands for an open stream on any node. 204, or 404 when this node should have the stream and has not."""
         refused = self._origin(request)  # the stream's session id is a credential too
         if refused is not None:
             return self._refused(request, refused)
@@ -306,7 +306,7 @@ class Fallbacks:
         return Response(status_code=204, headers=self._cors(request))
 
     async def _forward(self, request: Request, posted: Emulated) -> Response:
-        """Pass a command on, so often from one address: whether its session is anybody's only the other node knows."""
+        """Forward a command, limited per address because only the other node knows whether the session exists."""
         key, now = bucket(self._address(request)), self._now()
         wait_s = self._forwarded.wait_s(key, now)
         if wait_s > 0:
@@ -329,7 +329,7 @@ class Fallbacks:
 
 
 def head_of(request: Request) -> RequestHead:
-    """A Starlette request's head, as the gate wants it."""
+    """A Starlette request's head, as the upgrade handler expects it."""
     scope = request.scope
     client = request.client
     return RequestHead(
@@ -344,7 +344,7 @@ def head_of(request: Request) -> RequestHead:
 
 
 def _has_token(command: bytes) -> bool:
-    try:  # as the session decodes it: two readers of one text could disagree about the token
+    try:  # with the session's own decoder: two decoders could disagree about the token
         return any(found.connect is not None and found.connect.token for found in decode_frame(command))
     except FrameError:
-        return False  # the session will say what is wrong with it
+        return False  # the session reports the fault

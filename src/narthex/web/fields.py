@@ -1,7 +1,7 @@
-"""Parts of a request: its body within a bound, before any of it is parsed; fields; credentials in `Authorization`.
+"""Reads parts of a request: its body within a bound, before it is parsed; fields; credentials in `Authorization`.
 
-The time that a body may take is the edge's to bound (`EdgeLimits.body_s`); a client that leaves on the way is
-`ClientDisconnect`, which `problems` knows to be no bug.
+Not here: the time limit of a body (`EdgeLimits.body_s`). A client that leaves within its body raises
+`ClientDisconnect`, which `problems` does not report as a bug.
 """
 
 from __future__ import annotations
@@ -63,5 +63,5 @@ def basic_password(request: Request) -> str:
 
 
 def local_path(path: str) -> str:
-    """`path` if it stays on this site, else empty: an open redirect would lend our name to anybody."""
+    """`path` if it stays on this site, else empty: an open redirect would lend our name to an attacker."""
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() else ""

@@ -1,9 +1,8 @@
-"""Routes that say how the gateway is: `/ws/health`, `/livez`, `/readyz`, `/ws/config`, `/ws/beacon`, `/ws/stats`,
-`/metrics`.
+"""Serves the gateway's state: `/ws/health`, `/livez`, `/readyz`, `/ws/config`, `/ws/beacon`, `/ws/stats`, `/metrics`.
 
-Not here: the checks (`app/health.py`), counting (`adapters/telemetry`). Rules: 503 means "send nobody here", so
-that `curl -f` and load balancers hear it; nothing is cached on the way; `/livez` asks nothing, because a process
-that waits for its database must not be killed for it.
+Not here: the checks (`app/health.py`), counting (`adapters/telemetry`). Rules: 503 means "send no traffic here", which
+`curl -f` and load balancers understand; no answer may be cached on the way; `/livez` checks no dependency, because a
+process that waits for its database must not be killed for it.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from narthex.web.problems import problem, trace_id_for
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 BEACON: Final = {"beacon": "narthex", "wire": "centrifuge-json-v2"}
-"""The same bytes from every instance and version: whoever reads them has reached a narthex, and no cache's page."""
-RETRY_AFTER_S: Final = 2  # results are cached so long; asking earlier hears the same
+"""The same bytes from every instance and version: a client that reads them has reached a narthex, not a cache."""
+RETRY_AFTER_S: Final = 2  # results are cached for so long; an earlier request gets the same
 
 
 class HealthPages:
-    """See the module.
+    """The routes; see the module.
 
     Args:
         health: the checks.
-        config: the body of `/ws/config` for a request.
-        stats: the body of `/ws/stats`.
-        metrics: Prometheus text and its content type.
-        access: who may see `/ws/stats` and `/metrics`.
-        origins: pages of which may read `/ws/config` and `/ws/health`.
-        scheme: of a request, as its client sees it.
+        config: returns the body of `/ws/config` for a request.
+        stats: returns the body of `/ws/stats`.
+        metrics: returns Prometheus text and its content type.
+        access: authorises `/ws/stats` and `/metrics`.
+        origins: origins whose pages may read `/ws/config` and `/ws/health`.
+        scheme: returns a request's scheme, as its client sees it.
     """
 
     def __init__(
@@ -85,11 +84,11 @@ class HealthPages:
         return self._json(request, report)
 
     async def alive(self, request: Request) -> Response:
-        """The event loop turns."""
+        """200: the event loop turns."""
         return self._json(request, {"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        """Broker, store and keys answer, and the process is neither starting nor draining."""
+        """200 when broker, store and keys answer and the process is neither starting nor draining."""
         missing = await self._health.ready()
         if missing:
             body = {"status": "not ready", "reasons": missing}
@@ -97,7 +96,7 @@ class HealthPages:
         return self._json(request, {"status": "ready"})
 
     async def config(self, request: Request) -> Response:
-        """What a client needs to connect, with its limits."""
+        """The facts that a client needs to connect, with its limits."""
         if request.method == "OPTIONS":
             return self._options(request)
         return self._json(request, self._config(request))
@@ -107,7 +106,7 @@ class HealthPages:
         return self._options(request) if request.method == "OPTIONS" else self._json(request, BEACON)
 
     async def stats(self, request: Request) -> Response:
-        """The numbers, for operators."""
+        """Statistics, for operators."""
         operator = await self._access.operator(request)
         if isinstance(operator, Refusal):
             return problem(operator, trace_id_for(request))
@@ -138,7 +137,7 @@ class HealthPages:
         return Response(status_code=204, headers=headers)
 
     def _cors(self, request: Request) -> dict[str, str]:
-        """Lets pages of allowed origins read the answer; there is nothing in it that needs a credential."""
+        """Headers that let pages of allowed origins read the answer, which holds nothing that needs a credential."""
         origin = request.headers.get("origin", "")
         host = request.headers.get("host", "")
         if origin and self._origins.allows(origin, host=host, scheme=self._scheme(request)):
@@ -157,7 +156,7 @@ def client_config(
     provider: bool,
     oidc_start: str = "",
 ) -> dict[str, object]:
-    """The body of `/ws/config`, but for what depends on the request (`url`)."""
+    """The body of `/ws/config` without the part that depends on the request (`url`)."""
     return {
         "service": "narthex",
         "version": version,

@@ -1,4 +1,7 @@
-"""Sign-in with another OIDC provider, over HTTP: `/auth/oidc/start` and `/auth/oidc/callback`."""
+"""Serves sign-in with another OIDC provider: `/auth/oidc/start` and `/auth/oidc/callback`.
+
+Not here: the protocol with the provider (`app/sign_in.py`), the session's answer and cookies (`auth`).
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ class OidcRoutes:
     """The two routes.
 
     Args:
-        sign_in: what they do.
+        sign_in: the protocol with the provider.
         site: makes the session's answer and its cookies.
         rules: the handshake handler's rules.
-        page: where a browser is told that it failed (`?sign_in_error=<code>` is added); empty: problem+json.
+        page: the page that shows a failure to the user (`?sign_in_error=<code>` is added); empty: problem+json.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class OidcRoutes:
         ]
 
     async def start(self, request: Request) -> Response:
-        """`?next=/path`: off to the provider; the browser's cookie remembers what comes back."""
+        """`?next=/path`: redirect to the provider, with a cookie that identifies the attempt when it comes back."""
         next_path = local_path(request.query_params.get("next", "")) or "/"
         try:
             url, cookie = await self._sign_in.begin(
@@ -82,7 +85,7 @@ class OidcRoutes:
         if isinstance(outcome, Denied):
             response = self._failed(request, outcome)
         else:
-            assert attempt is not None  # finish denies without one
+            assert attempt is not None  # `finish` denies a callback without an attempt
             response = self._site.answer(request, outcome, next_path=local_path(attempt.next_path) or "/")
         drop_cookie(response, JOURNEY, secure=secure)
         return response
@@ -91,7 +94,7 @@ class OidcRoutes:
         return self._rules.facts(request).base_url + "/auth/oidc/callback"
 
     def _failed(self, request: Request, why: Denied | Refusal) -> Response:
-        """A browser goes back to the page, which shows the code in words; others get problem+json."""
+        """Redirect a browser to the page, which explains the code; other clients get problem+json."""
         if self._page and "text/html" in request.headers.get("accept", ""):
             target = f"{self._page}?{urlencode({'sign_in_error': why.code})}"
             return RedirectResponse(target, status_code=303, headers=NO_STORE)

@@ -1,9 +1,9 @@
-"""The pages (`/` and, when they are in the bundle, `/dashboard` and `/status`) and their files at `/static/*`.
+"""Serves the pages (`/` and, when the bundle has them, `/dashboard` and `/status`) and their files at `/static/*`.
 
-Not here: what the pages do (`web/` in the repository, TypeScript), who may see the data that they ask for (the
-API). Rules: only files that the bundle's manifest names are served, each from memory; nothing on a page comes
-from elsewhere, and the Content-Security-Policy says so; a file whose name holds its content's hash may be
-cached for ever, a page never without asking again. When the bundle was not built, the page says that.
+Not here: the pages' own code (`web/` in the repository, TypeScript), access to the data that they request (the
+API). Rules: only files that the bundle's manifest names are served, each from memory; a page loads nothing from
+elsewhere, which the Content-Security-Policy enforces; a file whose name holds its content's hash may be cached for
+ever, a page only with revalidation. Without a built bundle, `/` says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from narthex.web.problems import problem, trace_id_for
 
 STATIC_DIR: Final = Path(__file__).parent / "static"
 PAGES: Final = {"/": "chat", "/dashboard": "dashboard", "/status": "status"}
-"""Path → page. One that is not in the bundle has no route."""
+"""Path → page. A page that is not in the bundle has no route, except `/`."""
 
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
@@ -34,7 +34,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "form-action 'self'",
         "frame-ancestors 'none'",
         "object-src 'none'",
-        # Even our own scripts can make HTML only through DOMPurify's policy.
+        # Our own scripts, too, can make HTML only through DOMPurify's policy.
         "require-trusted-types-for 'script'",
         "trusted-types dompurify",
     )
@@ -59,7 +59,7 @@ _TYPES: Final = {
     ".tgz": "application/gzip",
 }
 FOR_OTHER_SITES: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
-"""Of the helper's files: code that is public, which a page of another site may import."""
+"""Headers of the helper's files: public code that a page of another site may import."""
 HELPER_FILES: Final = frozenset({"client.js", "narthex-client.tgz"})
 
 _NOT_BUILT: Final = b"""<!doctype html>
@@ -93,17 +93,17 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
-    """What `web/build.mjs` wrote: page → file name, file name → its facts."""
+    """The manifest that `web/build.mjs` wrote: page → file name, file name → its facts."""
 
     pages: dict[str, str]
     files: dict[str, _Listed]
 
 
 class Bundle:
-    """The built pages, in memory. Read again when the manifest changed (`npm run build` while it runs).
+    """The built pages, in memory; read again when the manifest changes (`npm run build` while the gateway runs).
 
     Args:
-        directory: where `manifest.json` lies.
+        directory: the directory of `manifest.json`.
     """
 
     def __init__(self, directory: Path = STATIC_DIR) -> None:
@@ -119,7 +119,7 @@ class Bundle:
         return frozenset(self._pages)
 
     def refresh(self) -> None:
-        """Look whether the bundle changed on disk, and read it if so. A broken bundle counts as none."""
+        """Read the bundle again if it changed on disk. A broken bundle counts as none."""
         path = self._directory / "manifest.json"
         try:
             stamp = path.stat().st_mtime_ns
@@ -142,7 +142,7 @@ class Bundle:
 
     def _read(self, name: str, listed: _Listed) -> _File:
         path = self._directory / name
-        if path.parent != self._directory:  # a manifest is ours, yet a name with a slash must lead nowhere
+        if path.parent != self._directory:  # a name in the manifest must not leave the directory
             raise FileNotFoundError(name)
         body = path.read_bytes()
         # mtime=0: the same bytes on every instance, so that the ETag holds across them
@@ -164,8 +164,8 @@ def routes(directory: Path = STATIC_DIR, *, pages: Sequence[str] = tuple(PAGES))
 
     Args:
         directory: the bundle; the package's own by default.
-        pages: which paths of `PAGES` to serve. `/` is always answered, also without a bundle; the others only
-            when the bundle has them.
+        pages: the paths of `PAGES` to serve. `/` has a route also without a bundle, the others only when the bundle
+            has them.
     """
     bundle = Bundle(directory)
     served = [path for path in pages if path == "/" or PAGES[path] in bundle.pages]
@@ -199,7 +199,7 @@ def _static(bundle: Bundle) -> Any:
 
 
 def _send(request: Request, file: _File, more: Mapping[str, str] = MappingProxyType({})) -> Response:
-    """The file, gzipped where the client takes that, or 304 when it has it already."""
+    """The file, gzipped if the client accepts that, or 304 when the client has it already."""
     headers = {
         **SECURITY_HEADERS,
         **more,
@@ -213,7 +213,7 @@ def _send(request: Request, file: _File, more: Mapping[str, str] = MappingProxyT
     if file.zipped and "gzip" in request.headers.get("accept-encoding", ""):
         body = file.zipped
         headers["Content-Encoding"] = "gzip"
-        headers["ETag"] = f"W/{file.etag}"  # RFC 9110 section 8.8.3: other bytes than the unzipped file's
+        headers["ETag"] = f"W/{file.etag}"  # RFC 9110 section 8.8.3: not the unzipped file's bytes
     return Response(body, headers=headers, media_type=file.media_type)
 
 

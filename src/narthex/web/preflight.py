@@ -1,7 +1,7 @@
-"""`GET /ws/preflight`: what the upgrade would be answered, without one, because browsers hide refused handshakes.
+"""Serves `GET /ws/preflight`: the answer that an upgrade would get, because browsers hide refused handshakes.
 
 Not here: the verdict (app/handshake). Rules: the same code path as the upgrade; no ticket is used up, no slot
-taken, nobody admitted; a page of an origin that is not allowed cannot read the answer.
+taken, no client admitted; a page of an origin that is not allowed cannot read the answer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def routes(handshakes: HandshakeHandler, http: RequestAuthenticator) -> list[Bas
 
 
 def _described(admit: Admit, trace_id: str) -> dict[str, object]:
-    """What an admission says of itself; `inert` ones still have to prove themselves with `connect.token`."""
+    """An admission as JSON; the client of an `inert` one must still send `connect.token`."""
     identity = admit.identity
     found: dict[str, object] = {
         "verdict": "admit",

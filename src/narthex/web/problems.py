@@ -1,8 +1,8 @@
-"""Every refusal and error as an RFC 9457 problem+json response: the one place that renders them over HTTP.
+"""Renders every refusal and error over HTTP, as an RFC 9457 problem+json response.
 
-Not here: the table (`domain.refusals`), the edge's own answers to upgrades (adapters/edge), what is particular
-to signing in (`sign_in_problems`). Rules: never a bare status; every answer says `no-store` and has a trace id;
-an unexpected exception says nothing of itself but the trace id under which the log has it.
+Not here: the table (`domain.refusals`), the edge's own answers to upgrades (adapters/edge), the problems of
+sign-in (`sign_in_problems`). Rules: never a bare status; every answer says `no-store` and has a trace id; the answer
+to an unexpected exception shows only the trace id under which the log has it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HTTP: Final[Mapping[int, tuple[str, str, str]]] = {
 
 
 def trace_id_for(request: Request) -> str:
-    """The trace id of an HTTP request: W3C `traceparent`'s, or random; the same however often it is asked."""
+    """The trace id of an HTTP request: W3C `traceparent`'s, or random; the same for every call with the request."""
     kept: str | None = getattr(request.state, "trace_id", None)
     if kept is None:
         traceparent = request.headers.get("traceparent")
@@ -53,7 +53,7 @@ def problem(refusal: Refusal, trace_id: str = "", *, headers: Mapping[str, str] 
     """A refusal as problem+json, with `WWW-Authenticate` and `Retry-After` where they belong.
 
     Args:
-        refusal: why.
+        refusal: the reason.
         trace_id: of the request; empty: a random one.
         headers: more headers, CORS for example.
     """
@@ -66,7 +66,7 @@ def problem(refusal: Refusal, trace_id: str = "", *, headers: Mapping[str, str] 
 
 
 def client_error(fault: ClientError, trace_id: str = "") -> Response:
-    """An error of the caller's as problem+json; its `number` is the status where HTTP knows it, else 400."""
+    """A caller's error as problem+json; its `number` is the status if it is an HTTP status, else 400."""
     status = fault.number if fault.number in _CLIENT_STATUSES else 400
     return plain_problem(status, fault.code, fault.message, fault.message, fault.remedy, trace_id)
 
@@ -99,11 +99,11 @@ def plain_problem(
 def exception_handlers(
     report_bug: ReportBug, cors: Callable[[Request], Mapping[str, str]] = lambda _: {}
 ) -> dict[Any, ExceptionHandler]:
-    """For `Starlette(exception_handlers=…)`: HTTP's own, ours, and whatever else is a bug (500).
+    """For `Starlette(exception_handlers=…)`: HTTP's own exceptions, ours, and all others, which are bugs (500).
 
     Args:
-        report_bug: told of every unexpected exception, with the trace id that the client sees.
-        cors: headers by which a page of an allowed origin may read why it failed.
+        report_bug: called with every unexpected exception and the trace id that the client sees.
+        cors: returns the headers by which a page of an allowed origin may read the answer.
     """
 
     def bug(request: Request, fault: Exception) -> Response:
@@ -149,7 +149,7 @@ def _http_exception(request: Request, fault: Exception) -> Response:
 
 
 def _gone(request: Request, fault: Exception) -> Response:
-    """The client left within its body: nobody hears this answer, and nothing is wrong here."""
+    """The client left within its body: no client reads this answer, and it is no fault of ours."""
     del request, fault
     return Response(status_code=400)
 
@@ -160,7 +160,7 @@ def _client_error(request: Request, fault: Exception) -> Response:
 
 
 def _dependency_error(request: Request, fault: Exception) -> Response:
-    """An engine that is away: 503, and when to come back."""
+    """An engine that is away: 503 with `Retry-After`."""
     assert isinstance(fault, DependencyError)
     retry_after_s = max(1, math.ceil(fault.retry_after_s))
     return plain_problem(

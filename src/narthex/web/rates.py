@@ -1,7 +1,7 @@
-"""The rate of HTTP requests of one address, in front of every route of ours; a user's own rate is `door`'s.
+"""Limits the rate of HTTP requests from one address, in front of every route of ours.
 
-Rules: probes (`/livez`, `/readyz`) are never refused: the platform would restart a healthy process; routes of an
-embedding program are its own business; a refusal says when to come back.
+Not here: a user's own rate (`request_rules`). Rules: probes (`/livez`, `/readyz`) are never refused, because the
+platform would restart a healthy process; routes of an embedding program are not limited; a refusal says when to retry.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class AddressRates:
     """ASGI middleware.
 
     Args:
-        app: what is behind it.
+        app: the application behind it.
         rates: by `bucket` of the address.
-        address: the client's, of a request.
+        address: returns the client's address of a request.
         foreign: routes of the embedding program, which have no limit here.
-        cors: headers by which a page may read the refusal.
-        refused: told of each refusal.
-        now: seconds.
+        cors: returns the headers by which a page may read the refusal.
+        refused: called at each refusal.
+        now: returns seconds.
     """
 
     def __init__(

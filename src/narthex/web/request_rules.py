@@ -1,7 +1,7 @@
-"""The handshake's rules for plain HTTP requests: who asks, from where, and which pages may read the answer.
+"""Applies the handshake's rules to plain HTTP requests: the caller, its address, and the pages that may read an answer.
 
-Not here: the rules themselves (app/handshake, domain). Rules: every route that wants to know a client's
-address, scheme, origin or identity asks here, so that no route can disagree with the upgrade.
+Not here: the rules themselves (app/handshake, domain). Rules: every route takes a client's address, scheme, origin
+and identity from here, so that no route can disagree with the upgrade.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CORS_EXPOSED: Final = "retry-after, www-authenticate, narthex-run, narthex-threa
 
 
 class RequestRules:
-    """What a request says of its client, as far as trusted proxies tell; and which pages may ask.
+    """Finds a request's client, by the headers of trusted proxies, and the pages that may send requests.
 
     Args:
         trusted: proxies whose forwarding headers count.
@@ -58,7 +58,7 @@ class RequestRules:
         return self.client(request).address
 
     def facts(self, request: Request) -> RequestFacts:
-        """Client address, whether the client speaks TLS, and how it reached us (`https://host`)."""
+        """Client address, whether the client uses TLS, and the origin under which it reached us (`https://host`)."""
         client = self.client(request)
         return RequestFacts(
             address=client.address,
@@ -67,7 +67,7 @@ class RequestRules:
         )
 
     def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
-        """Why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
+        """The reason why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
         headers, scheme = request.headers, self.client(request).scheme
         host = headers.get("host", "")
         claimed = claimed_origin(
@@ -83,13 +83,13 @@ class RequestRules:
 
 
 class RequestAuthenticator(RequestRules):
-    """The gateway's. It is what `web.auth.RequestFactsSource` and `web.access.Authenticate` ask for.
+    """The gateway's rules with authentication. It fits `web.auth.RequestFactsSource` and `web.access.Authenticate`.
 
     Args:
-        handshakes: the one of the upgrade.
+        handshakes: the upgrade's handshake handler.
         public_url: see `RequestRules`.
         rates: of requests, by user; None: there is no limit.
-        limited: told of each request that is refused for its user's rate.
+        limited: called at each request that is refused for its user's rate.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class RequestAuthenticator(RequestRules):
         return Response(status_code=204, headers=headers)
 
     async def authenticate(self, request: Request) -> Identity | Refusal:
-        """Whose credential a request brings, by the upgrade's rules; tickets do not count over HTTP."""
+        """The user of a request's credential, by the upgrade's rules; tickets do not count over HTTP."""
         found = await self.authenticate_with_key(request)
         return found if isinstance(found, Refusal) else found[0]
 
     async def authenticate_with_key(self, request: Request) -> tuple[Identity, str] | Refusal:
-        """`person`, and the name of the key that vouches for them (empty: none does)."""
+        """As `authenticate`, with the id of the key that signed the user's token (empty: none did)."""
         asked = await self._handshakes.identify(head_of(request))
-        request.state.trace_id = asked.trace_id  # the answer's, and the handshake record's
+        request.state.trace_id = asked.trace_id  # for the answer and the handshake record
         outcome = asked.outcome
         if isinstance(outcome, Refusal):
             return outcome

@@ -1,4 +1,4 @@
-"""What signing in can answer beyond the admission table, as problem+json.
+"""Renders the refusals of sign-in that are not in the admission table, as problem+json.
 
 Not here: rendering (`problems`). Rules: a wrong password and an unknown account are one answer.
 """
@@ -30,7 +30,7 @@ _PROBLEMS: Final = {
 
 
 def denied(outcome: Denied) -> Response:
-    """Why there is no session, as problem+json."""
+    """The reason why there is no session, as problem+json."""
     if outcome.code == "rate_limited":
         return refusal(
             Refusal(code="rate_limited", detail=outcome.detail, retry_after_s=outcome.retry_after_s)

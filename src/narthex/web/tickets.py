@@ -1,7 +1,7 @@
-"""`POST /ws/ticket`: a single-use ticket for `/ws?ticket=`, for clients that can set no header.
+"""Serves `POST /ws/ticket`: a single-use ticket for `/ws?ticket=`, for clients that cannot set headers.
 
-Not here: using tickets up (app/credentials). Rules: a ticket is bound to the asking identity and its rights and
-never outlives either; the store keeps its fingerprint only; a ticket buys no ticket.
+Not here: using tickets up (app/credentials). Rules: a ticket is bound to the caller's identity and permissions and
+never outlives either; the store keeps its fingerprint only; a ticket cannot be exchanged for another ticket.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from narthex.web.request_rules import RequestAuthenticator
 
 TICKET_TTL_S: Final = 30
 TICKETS_A_MINUTE: Final = (
-    120  # per user: two a second is a reconnect storm of every device, and bounds the store
+    120  # per user: two a second allow a reconnect storm of all devices, and bound the store
 )
 METHODS: Final = ("POST", "OPTIONS")
 
@@ -34,11 +34,11 @@ METHODS: Final = ("POST", "OPTIONS")
 async def issue_ticket(credentials: Credentials, identity: Identity, now: float, *, key_id: str = "") -> str:
     """Make a ticket that admits `identity` once within `TICKET_TTL_S`.
 
-    Health's own handshake gets its probe ticket here too. `key_id` names the key of the token that it is bought
-    with: whoever comes in by the ticket leaves with that key.
+    Health's own handshake gets its probe ticket here too. `key_id` names the key of the token that pays for it: when
+    that key is removed, connections by the ticket end too.
 
     Raises:
-        DependencyError: it could not be kept.
+        DependencyError: the store could not keep it.
     """
     ticket = secrets.token_urlsafe(32)
     kept = msgspec.json.encode(msgspec.to_builtins(identity) | {"key_id": key_id}).decode()
@@ -71,7 +71,7 @@ def routes(
                 retry_after_s=max(1, int(wait_s + 1)),
             )
             return problem(refusal, trace_id_for(request), headers=headers)
-        asked_lately.failed(identity.user, now)  # counts askings here: the same bounded table
+        asked_lately.failed(identity.user, now)  # counts requests here: the same bounded table
         bought = await issue_ticket(credentials, identity, now, key_id=key_id)
         return JSONResponse({"ticket": bought, "expires_in": TICKET_TTL_S}, headers={**NO_STORE, **headers})
 

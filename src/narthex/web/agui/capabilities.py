@@ -1,7 +1,8 @@
-"""What agents here can do, in AG-UI's AgentCapabilities: only what the gateway itself makes true is declared.
+"""Describes an agent as AG-UI's AgentCapabilities.
 
-Rule: what depends on the agent's own code (tools, reasoning, sub-agents) is left undeclared, which in AG-UI means
-unknown; what the gateway does not let through is declared false.
+Rules: only capabilities that the gateway itself guarantees are declared; those that depend on the agent's own code
+(tools, reasoning, sub-agents) are left undeclared, which in AG-UI means unknown; those that the gateway does not pass
+on are declared false.
 """
 
 from __future__ import annotations

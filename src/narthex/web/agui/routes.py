@@ -1,8 +1,9 @@
-"""The routes of AG-UI over HTTP: who asks, what for, and the answer's status; the events are `stream`'s.
+"""Serves the routes of AG-UI over HTTP: finds the caller, the thread and the run, and the answer's status.
 
-Rules: admitted as an upgrade is, by the same gate and with a slot; a client's `threadId` is its name for a thread
-within its tenant; the same user message gives the same run, so that a repeat with `Last-Event-ID` goes on where the
-stream broke; leaving does not cancel.
+Not here: the stream of events (`stream`), the request's body (`run_input`). Rules: the upgrade's handler admits each
+stream, which takes a slot like a WebSocket; a client's `threadId` is its name for a thread within its tenant; the same
+user message gives the same run, so that a repeat with `Last-Event-ID` continues where the stream broke; a client that
+leaves does not cancel its run.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ from narthex.web.problems import client_error, problem
 from narthex.web.request_rules import RequestAuthenticator
 
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
-_ADMITTED_AS: Final = endpoints.SSE  # the gate's name of what this is: a stream of server-sent events
+_ADMITTED_AS: Final = endpoints.SSE  # the upgrade handler's name for a stream of server-sent events
 _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
 Work = Callable[[Connection, Identity], Awaitable[tuple[Run, Position]]]
 
 
 def _derived(*parts: str) -> str:
-    """A thread id for a name: ids are one name space for all tenants and users."""
+    """A thread id for a name, unique because all tenants and users share one name space of ids."""
     return hashlib.sha256("\x00".join(("agui-thread", *parts)).encode()).hexdigest()[:32]
 
 
@@ -55,8 +56,8 @@ class AguiRoutes:
     """See the module.
 
     Args:
-        upgrade_handler: admits.
-        http: CORS, and who asks for the list of agents.
+        upgrade_handler: admits clients.
+        http: CORS, and the caller of the list of agents.
         core: chat, runs and their log.
     """
 
@@ -124,7 +125,7 @@ class AguiRoutes:
     # -- runs ----------------------------------------------------------------------------------------------
 
     async def _run(self, request: Request) -> Response:
-        """POST: begin a run, or find it, and stream it."""
+        """POST: start a run, or find it, and stream it."""
 
         async def begin(_: Connection, identity: Identity) -> tuple[Run, Position]:
             asked = parse(await _body(request))
@@ -148,7 +149,7 @@ class AguiRoutes:
         return await self._streamed(request, begin)
 
     async def _follow(self, request: Request) -> Response:
-        """GET: stream a run of theirs, as EventSource can ask for it."""
+        """GET: stream a run of the user, in a form that EventSource can request."""
 
         async def find(_: Connection, identity: Identity) -> tuple[Run, Position]:
             return await self._found(identity, request.path_params["run_id"])
@@ -156,7 +157,7 @@ class AguiRoutes:
         return await self._streamed(request, find)
 
     async def _thread(self, identity: Identity, name: str) -> tuple[str, bool]:
-        """The thread that a client's `threadId` names, and whether it may have to be made.
+        """The thread that a client's `threadId` names, and whether it may have to be created.
 
         A thread of the tenant that has this very id is meant (404 unless it is theirs): ids are the server's, so
         another user cannot have taken it. Any other name is the user's own: two users' `main` are two threads.
@@ -173,7 +174,7 @@ class AguiRoutes:
     async def _resumed(
         self, identity: Identity, asked: RunAgentInput, thread_id: str
     ) -> tuple[Run, Position]:
-        """Answer an interrupt of the thread; the run in which its agent goes on."""
+        """Answer an interrupt of the thread; returns the run in which its agent continues."""
         entry = answer_of(asked)
         assert entry is not None
         interrupt = await self._store.runs.interrupt(identity.tenant, entry.interrupt_id)
@@ -191,8 +192,8 @@ class AguiRoutes:
         return await self._found(identity, str(answered["run_id"]))
 
     async def _found(self, identity: Identity, run_id: str) -> tuple[Run, Position]:
-        """A run of theirs, and a position before its first event. The order of the reads makes it true: what has
-        not begun when the row is read begins after the position that was read before.
+        """A run of the user, and a position before its first event. The position is read first: a run that has not
+        begun when its row is read begins after that position.
         """
         run = await self._store.runs.get(identity.tenant, run_id)
         if run is None or await self._chat.role(identity, run.thread_id) is None:
@@ -207,14 +208,14 @@ class AguiRoutes:
     # -- streaming -----------------------------------------------------------------------------------------
 
     async def _streamed(self, request: Request, work: Work) -> Response:
-        """Admit, work, and answer with the run's stream, or with why not."""
+        """Admit, work, and answer with the run's stream or the refusal."""
         decision: Decision = await settled(
             self._upgrade_handler.decide(msgspec.structs.replace(head_of(request), path=_ADMITTED_AS))
         )
         if isinstance(decision, Deny):
             return self._refused(request, decision.refusal, decision.trace_id)
         connection = decision.receiver
-        assert isinstance(connection, Connection)  # the gate's route makes them
+        assert isinstance(connection, Connection)  # the upgrade handler makes one for this route
         extension = (request.scope.get("extensions") or {}).get(ABORT)
         stream = RunStream(connection, extension["abort"] if extension is not None else None)
         try:
@@ -276,7 +277,7 @@ class AguiRoutes:
 
 
 class _Streaming(StreamingResponse):
-    """A streamed answer that gives its connection up however it ends, also when the client left before it began."""
+    """A streamed answer that releases its connection on every way out, also when the client left before it began."""
 
     def __init__(
         self, events: AsyncIterator[bytes], headers: dict[str, str], on_end: Callable[[], None]
@@ -292,7 +293,7 @@ class _Streaming(StreamingResponse):
 
 
 def _refusal_of(ended: Ended) -> Refusal:
-    """Why the gateway closed the connection behind a stream: its reason is `code: text` (`domain.refusals`)."""
+    """The refusal in the reason with which the gateway closed the connection: `code: text` (`domain.refusals`)."""
     code = ended.reason.partition(":")[0]
     if code not in TABLE or TABLE[code].http is None:
         return _NOT_NOW

@@ -1,8 +1,8 @@
-"""AG-UI's RunAgentInput, as far as a gateway needs it, and what is wrong with one.
+"""Parses and checks AG-UI's RunAgentInput, as far as a gateway needs it.
 
-Not here: what is done with it (`routes`). Rules: members that are not ours (`state`, `tools`, `context`,
-`forwardedProps`) are let through unread, because stock clients always send them; what would be misunderstood if
-it were ignored (pictures, results of the client's own tools) is refused.
+Not here: acting on it (`routes`). Rules: members that the gateway does not use (`state`, `tools`, `context`,
+`forwardedProps`) are ignored, because stock clients always send them; input that must not be ignored (pictures, results
+of the client's own tools) is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ResumeEntry(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class InputMessage(msgspec.Struct, frozen=True):
-    """A message; what `content` is depends on `role`."""
+    """A message; the form of `content` depends on `role`."""
 
     role: str
     id: str = ""
@@ -37,7 +37,7 @@ class InputMessage(msgspec.Struct, frozen=True):
 
 
 class RunAgentInput(msgspec.Struct, frozen=True, rename="camel"):
-    """See the module. The thread's messages are the gateway's own; of those sent only the last user's counts."""
+    """See the module. The gateway keeps the thread's messages: of those sent it uses only the last user message."""
 
     thread_id: Named
     run_id: Named
@@ -97,7 +97,7 @@ def _content(raw: msgspec.Raw) -> Any:
 
 
 def _text(content: Any) -> str:
-    """A message's text; it may come in parts."""
+    """A message's text, which may be in parts."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
@@ -110,7 +110,7 @@ def _text(content: Any) -> str:
 
 
 def answer_of(asked: RunAgentInput) -> ResumeEntry | None:
-    """The one answer that a request brings, if it brings answers.
+    """The one answer in a request; None without answers.
 
     Raises:
         ClientError: `bad_body` (422): a run of narthex asks one question at a time.

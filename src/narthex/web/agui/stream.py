@@ -1,10 +1,10 @@
-"""One AG-UI client's stream: a connection like any other behind an HTTP response, its pushes told as AG-UI events.
+"""Streams one run to an AG-UI client: drives an ordinary connection and writes its pushes as AG-UI events.
 
-Not here: who may have one (the gate), what it asks (`routes`). Rules: the connection behind it has a slot, ends with
-its token, and is bounded in bytes and lag exactly as a WebSocket's; only the events of the one run leave, in the
-order of the log, each with the position after it as its `id`; they are pure AG-UI, because stock clients warn of
-every member that they do not know: what the gateway adds to events is left out, but for `count` and `digest`, which
-stand in the terminal event's `metadata.narthex`; the stream ends with the run, never ends the run.
+Not here: admission (the upgrade handler), the request (`routes`). Rules: the connection behind a stream has a slot,
+ends with its token, and is bounded in bytes and lag exactly as a WebSocket's; only the events of the one run are sent,
+in the order of the log, each with the position after it as its `id`; they are pure AG-UI, because stock clients warn of
+every unknown member: the gateway's own members are left out, except `count` and `digest`, which are in the terminal
+event's `metadata.narthex`; the stream ends with the run and never ends the run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from narthex.protocol.replies import encode_json
 from narthex.web.agui.run_input import event_id
 from narthex.web.fallbacks import StreamSocket
 
-HEART_BEAT: Final = b":\n\n"  # an SSE comment: proxies see traffic, clients nothing
+HEART_BEAT: Final = b":\n\n"  # an SSE comment: it is traffic for proxies, and clients ignore it
 _OURS: Final = frozenset({"threadId", "runId", "seq", "seq_from", "count", "digest"})
 _NAMES_RUN: Final = frozenset({RUN_STARTED, RUN_FINISHED})
 
 
 class Ended(Exception):
-    """The connection behind the stream was closed by the gateway."""
+    """The gateway closed the connection behind the stream."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -39,10 +39,10 @@ class Ended(Exception):
 
 
 def pure(event: Event) -> Event:
-    """A published event of a run as AG-UI 1.0 has it, for clients that know nothing else.
+    """A published event of a run in AG-UI 1.0's form, for clients that know no other members.
 
-    To prove the run, put `threadId` and `runId` of RUN_STARTED back into every event and leave the terminal one's
-    `metadata` out: what is digested is the same (docs/runs.md).
+    To verify the run's digest, a client puts `threadId` and `runId` of RUN_STARTED back into every event and removes
+    the terminal event's `metadata` (docs/runs.md).
     """
     kept = {name: value for name, value in event.items() if name not in _OURS}
     kind = event["type"]
@@ -54,11 +54,11 @@ def pure(event: Event) -> Event:
 
 
 class RunStream:
-    """See the module. `close` must be called, however it went.
+    """See the module. The caller must call `close` in every case.
 
     Args:
-        connection: admitted by the gate, not opened.
-        drop: drops the client's TCP connection, should it stop reading; None where the server lends no such thing.
+        connection: admitted by the upgrade handler, not opened.
+        drop: drops the client's TCP connection if the client stops reading; None where the server cannot do that.
     """
 
     def __init__(self, connection: Connection, drop: Callable[[], None] | None) -> None:
@@ -72,18 +72,18 @@ class RunStream:
         connection.opened(self._socket)
 
     def close(self) -> None:
-        """Give the connection up; idempotent."""
+        """Release the connection; idempotent."""
         self._socket.gone()
 
     async def connect(self) -> None:
-        """Say `connect`. Raises Ended when the gateway does not want it."""
+        """Send `connect`. Raises Ended when the gateway refuses it."""
         await self._ask("connect", {})
 
     async def join(self, channel: str, since: Position) -> None:
-        """Listen to the thread from `since` on; nothing after it will be missed.
+        """Subscribe to the thread from `since` on; no later event will be missed.
 
         Raises:
-            ClientError: `position_lost` (410): the log does not reach back that far, or too much came since.
+            ClientError: `position_lost` (410): the log does not reach back that far, or too much was published since.
             Ended: the gateway closed the connection.
         """
         here = StreamPosition(since.offset, since.epoch)
@@ -102,10 +102,10 @@ class RunStream:
         """The run's events as SSE text, to its terminal event or the connection's end.
 
         Args:
-            run_id: whose.
-            over: whether the run was over before `join`: then all of it was recovered, and nothing is waited for.
-            is_over: whether it is now; asked at pings. One that was over a whole ping ago has nothing more to say
-                to a client whose own position is past its end.
+            run_id: the run.
+            over: whether the run was over before `join`: then all of it was recovered, and the stream does not wait.
+            is_over: returns whether it is over now; called at pings. If it was over a whole ping ago, the client's own
+                position is past the run's end, and the stream ends.
         """
         was_over = False
         while self._messages or not over:
@@ -120,7 +120,7 @@ class RunStream:
             if not isinstance(message, Push) or not message.channel.startswith("thread:"):
                 continue
             if message.unsubscribe is not None:
-                return  # no member any more
+                return  # the user is no member any more
             if (pub := message.pub) is None or not pub.offset or not isinstance(event := pub.data, dict):
                 continue
             if event.get("runId") == run_id and "seq" in event:
@@ -132,7 +132,7 @@ class RunStream:
     # -- the protocol behind it ----------------------------------------------------------------------------
 
     async def _ask(self, command: str, body: dict[str, Any]) -> dict[str, Any]:
-        """A command's result; pings are answered, pushes before the reply are the user channel's. Raises Ended."""
+        """A command's result. Answers pings; pushes before the reply are the user channel's. Raises Ended."""
         number = self._session.send(command, body)
         self._send_queued()
         while True:

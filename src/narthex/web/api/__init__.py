@@ -1,4 +1,4 @@
-"""The server API under /api/v1: what back ends and operators call. Described by /api/v1/openapi.json."""
+"""The server API under /api/v1, for back ends and operators. /api/v1/openapi.json describes it."""
 
 from narthex.web.api.routes import ServerApi
 

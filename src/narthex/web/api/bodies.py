@@ -1,4 +1,4 @@
-"""Bodies of the server API, as Structs: they validate what comes in and write the OpenAPI description."""
+"""Bodies of the server API, as Structs: they validate requests and are the source of the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
 Channel = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHANNEL_LENGTH)]
 Moment = Annotated[
     float, msgspec.Meta(ge=0, le=1e15)
-]  # also of a caller who counts in milliseconds, and is told so
+]  # milliseconds fit too, so that the route can refuse them with an explanation
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # tests of a run; it is added to counters
 
 
@@ -27,7 +27,7 @@ class Publish(Identified, frozen=True, forbid_unknown_fields=True):
 
 
 class Since(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A position in a channel: whoever has everything up to it."""
+    """A position in a channel, up to which the client has every publication."""
 
     offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_EXACT_INTEGER)]
     epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -65,7 +65,8 @@ class Disconnect(Identified, frozen=True, forbid_unknown_fields=True):
 class Revoke(Identified, frozen=True, forbid_unknown_fields=True):
     """Revoke tokens: one by `jti`, all of a `subject`, or all issued before a moment.
 
-    `until` is how long it is kept, best the token's `exp`; 0: 400 days, because what is forgotten is admitted again.
+    `until` is the moment until which it is kept, best the token's `exp`; 0: 400 days, because a token whose revocation
+    has ended is admitted again.
     """
 
     kind: Literal["jti", "subject", "issued_before"]
@@ -77,7 +78,7 @@ class Revoke(Identified, frozen=True, forbid_unknown_fields=True):
 
 
 class BlockUser(Identified, frozen=True, forbid_unknown_fields=True):
-    """Block a user by their id, whoever issues their tokens, or lift the block."""
+    """Block a user by their id, for tokens of every issuer, or lift the block."""
 
     user: Ident
     tenant: Ident = DEFAULT_TENANT
@@ -92,7 +93,7 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Results(Identified, frozen=True, forbid_unknown_fields=True):
-    """What an end-to-end run came to."""
+    """The result of an end-to-end run."""
 
     test_run: Ident
     passed: Count

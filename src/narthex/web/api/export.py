@@ -1,7 +1,7 @@
-"""A thread as a download, as JSON or as Markdown that a person can read and keep, sent while it is read.
+"""Sends a thread as a download, as JSON or as Markdown for people, while it is read from the store.
 
-Rules: what is held at once is a page of messages and one chunk, whatever the thread's length; a client that takes
-none of it for `STALL_S` is dropped, so that its place is another's.
+Not here: reading the thread (`app/exports.py`). Rules: memory holds one page of messages and one chunk, for a thread
+of any length; a client that takes no bytes for `STALL_S` is dropped, which frees its slot.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from narthex.ports.edge import ABORT
 from narthex.ports.threads import Message
 from narthex.protocol.replies import encode_json
 
-STALL_S: Final = 20.0  # for one chunk: 1.6 KB/s, which the slowest mobile line has
+STALL_S: Final = 20.0  # for one chunk: 1.6 KB/s, which the slowest mobile connection has
 CHUNK_BYTES: Final = 32 * 1024
 
 _TITLES = {"user": "", "assistant": "", "reasoning": "thought", "tool": "tool"}
@@ -31,13 +31,13 @@ _NO_OUTCOMES: Final = b'"outcomes":[]'
 
 
 class Download(Response):
-    """A streamed answer with a bound on how long its client may stand still.
+    """A streamed answer with a bound on how long its client may take no bytes.
 
     Args:
         parts: its content.
         media_type: of the content.
         headers: more headers.
-        on_end: called once, however it ends.
+        on_end: called once, on every way out.
         stall_s: see `STALL_S`.
     """
 
@@ -57,7 +57,7 @@ class Download(Response):
         self._stall_s = stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it; a client that left or stands still ends it."""
+        """Send it; it ends early when the client leaves or takes no bytes."""
         extension = (scope.get("extensions") or {}).get(ABORT)
         left = asyncio.ensure_future(_left(receive))
         try:
@@ -72,7 +72,7 @@ class Download(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             if extension is None:
-                raise  # another server's business
+                raise  # a server other than our edge handles it
             extension["abort"]()
         finally:
             left.cancel()
@@ -122,9 +122,7 @@ async def as_json(
 async def as_markdown(
     view: ThreadView, pages: AsyncIterator[list[Message]], ended: EndedBetween
 ) -> AsyncIterator[bytes]:
-    """Title, members, then every message with its author's name, its tool and moment (UTC), and where a run failed or
-    was stopped, how.
-    """
+    """Title, members, every message with its author's name, tool and moment (UTC), and each run's failure or stop."""
     members = ", ".join(member.user_id for member in view.members)
     yield f"# {_line(view.thread.title)}\n\nMembers: {members}\n".encode()
     since = 0.0
@@ -158,7 +156,7 @@ def _is_before(run: EndedRun, message: Message) -> bool:
 
 
 def _ending(run: EndedRun) -> bytes:
-    """How a run ended that failed or was stopped: a run that wrote nothing is in the thread by this alone."""
+    """The end of a run that failed or was stopped: the only trace in the thread of a run that wrote nothing."""
     if run.state == RunState.FAILED:
         note = "run failed"
         reason = _line(run.error_message)
@@ -177,7 +175,7 @@ def _moment(seconds: float) -> str:
 
 
 def _heading(message: Message) -> str:
-    """Who speaks: a person by name and id, an agent by its name; what it is, unless it is plain text."""
+    """The author (a person by name and id, an agent by its name) and the message's kind, unless it is plain text."""
     detail = _detail(message)
     if message.role == "user":
         name = _line(str(detail.get("name") or ""))
@@ -191,7 +189,7 @@ def _heading(message: Message) -> str:
 
 
 def _body(message: Message) -> str:
-    """The text; of a tool call what it was given and what it returned."""
+    """The text; of a tool call its arguments and its result."""
     if message.role != "tool":
         return message.content
     detail = _detail(message)

@@ -1,7 +1,7 @@
-"""The routes of the server API. What they do is the app's; here only who, what and which status.
+"""Serves the routes of the server API: authorises the caller, decodes the body and chooses the status.
 
-Rules: every route says who may call it (an operator, or the person whose data it is); a refusal is
-problem+json; a body that does not fit is 422 and names the place, never the value.
+Not here: the work itself (app). Rules: every route names its permitted callers (an operator, or the user whose data
+it is); a refusal is problem+json; an invalid body gets 422, which names the place and never the value.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class ServerApi:
 
     async def _revoke(self, operator: Operator, body: Revoke) -> object:
         now = time.time()
-        if body.before > now + CLOCK_SLACK_S:  # it would refuse every token that is yet to be issued
+        if body.before > now + CLOCK_SLACK_S:  # it would revoke every token that is yet to be issued
             raise ClientError(
                 "bad_params",
                 "`before` lies in the future.",
@@ -221,12 +221,12 @@ class ServerApi:
         )
         if not body.blocked and not found:
             raise ClientError("user_not_found", "There is no such user.", "Use the user id.", number=404)
-        return {"known": found}  # a stranger is blocked by their subject, whichever issuer signs for them
+        return {"known": found}  # an unknown user is blocked by subject, for tokens of every issuer
 
     # -- end-to-end results --------------------------------------------------------------------------------
 
     async def _results(self, request: Request) -> Response:
-        """An operator posts any run's results, a test identity only its own `test_run`'s."""
+        """An operator may post any run's results, a test identity only those of its own `test_run`."""
         caller = await self._access.caller(request)
         if isinstance(caller, Refusal):
             return problem(caller)
