@@ -1,1 +1,1 @@
-"""What the app needs from the world, by role, with the guarantees in the docstrings. No technology here."""
+"""The interfaces through which the app uses the outside world, by role, with their guarantees. No technology here."""

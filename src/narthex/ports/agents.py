@@ -1,9 +1,9 @@
-"""What an agent is to narthex: a coroutine that yields AG-UI events or plain text.
+"""The interface of an agent: a coroutine that yields AG-UI events or plain text.
 
-Guarantees to the agent: one task per run; cancellation arrives as `asyncio.CancelledError`; nothing it yields
-is seen before it is durable. An event is a plain dict in AG-UI's JSON form (`{"type": "TEXT_MESSAGE_CONTENT",
+Guarantees to the agent: one task per run; cancellation arrives as `asyncio.CancelledError`; clients see nothing that it
+yields before it is durable. An event is a plain dict in AG-UI's JSON form (`{"type": "TEXT_MESSAGE_CONTENT",
 "messageId": …, "delta": …}`), a `str` is a text delta, and `ask` ends the run with an interrupt while the same
-coroutine goes on in the run that answers it.
+coroutine continues in the run that answers it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentUser(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is asking; never their token."""
+    """The user who started the run; never their token."""
 
     subject: str
     tenant: str
@@ -39,11 +39,11 @@ class AgentUser(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunInput(Protocol):
-    """What an agent is given."""
+    """The input of an agent."""
 
     @property
     def run_id(self) -> str:
-        """This run's id; it changes when `ask` was answered."""
+        """This run's id; it changes when `ask` returns."""
 
     @property
     def thread_id(self) -> str:
@@ -55,22 +55,22 @@ class RunInput(Protocol):
 
     @property
     def user(self) -> AgentUser:
-        """Who started the run."""
+        """The user who started the run."""
 
     @property
     def steer(self) -> AsyncIterator[str]:
-        """What people add while the run goes on (`run.steer`)."""
+        """Texts that members add while the run goes on (`run.steer`)."""
 
     @property
     def deadline(self) -> float:
-        """When the run is ended for taking too long, seconds since the epoch."""
+        """The moment at which the gateway ends the run for taking too long, seconds since the epoch."""
 
     @property
     def attempt(self) -> int:
         """1, or more after a restart (`restartable=True`)."""
 
     async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
-        """Ask a person. Close what you opened first; text yielded as `str` is closed for you.
+        """Ask a person. First close every message that you opened; text yielded as `str` is closed for you.
 
         Args:
             schema: a JSON Schema of the part that `narthex.domain.answer_schema` checks.
@@ -80,19 +80,19 @@ class RunInput(Protocol):
                 empty: the asker and the owners.
 
         Returns:
-            The payload, valid against `schema`. The run is another one now: `run_id` and `deadline` changed.
+            The payload, valid against `schema`. The agent is in a new run now: `run_id` and `deadline` changed.
 
         Raises:
-            TimeoutError: nobody answered in time. No run is open any more: clean up, nothing is shown.
+            TimeoutError: no answer came in time. No run is open any more: clean up; output is not shown.
             ValueError: the schema uses a keyword that is not checked here, or `answerable_by` is none of these.
         """
 
 
 class AgentError(Exception):
-    """Raise it from an agent to end the run with words that people may read.
+    """Raise it from an agent to end the run with a message for users.
 
-    Any other exception ends the run too, but only its type is shown: its message may hold what is nobody's
-    business. `code` replaces `agent_failed` in RUN_ERROR (snake_case).
+    Any other exception ends the run too, but only its type is shown, because its message may be confidential.
+    `code` replaces `agent_failed` in RUN_ERROR (snake_case).
     """
 
     def __init__(self, message: str, code: str = "agent_failed") -> None:
@@ -125,12 +125,12 @@ def agent(
     description: str = "",
     suggestions: Sequence[str] = (),
 ) -> Callable[[FunctionT], FunctionT] | FunctionT:
-    """Declare what an agent function promises; exported as `narthex.agent`. `@narthex.agent` alone works as well.
+    """Declare an agent function's properties; exported as `narthex.agent`. `@narthex.agent` alone works as well.
 
     Args:
         function: the agent function, when the decorator is written without parentheses.
         name: its public name; by default the function's.
-        restartable: running it again from the start, after its owner died, is right.
+        restartable: it may run again from the start after its owner died.
         description: one line for people.
         suggestions: first messages that the chat page offers; at most `MAX_SUGGESTIONS` of 1 to 200 characters.
 
@@ -165,16 +165,16 @@ def _bounded_suggestions(suggestions: Sequence[str]) -> tuple[str, ...]:
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    """A runnable agent: its public name, its function and what it promises.
+    """A runnable agent: its public name, its function and its declared properties.
 
     Attributes:
-        name: what `run.start`'s `agent` and mentions name.
+        name: the name in `run.start`'s `agent` and in mentions.
         function: called once per run (or attempt).
-        restartable: running it again from the start after its owner died is right.
+        restartable: it may run again from the start after its owner died.
         description: one line for people.
         suggestions: first messages that the chat page offers when this agent is chosen.
         check: None, or an async callable for health that raises DependencyError when its back end is away.
-        close: None, or an async callable that gives back what the agent holds; called when the node stops.
+        close: None, or an async callable that releases the agent's resources; called when the node stops.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""The circuit breaker, by role: one per dependency and traffic class. The library is an adapter's.
+"""The interface of the circuit breaker: one per dependency and traffic class.
 
-Guarantees: only `DependencyError` and `TimeoutError` count as failures (transport errors, time-outs, 5xx); any
-answer is a success, a refusal of a credential above all; while half-open one probe runs and everybody else is
-turned away at once; a cancelled probe counts as nothing and the next call probes; test traffic cannot open the
-users' breaker, nor the reverse.
+Not here: the library (an adapter's). Guarantees: only `DependencyError` and `TimeoutError` count as failures (transport
+errors, time-outs, 5xx); any answer is a success, above all a refused credential; while half-open, one probe runs and
+every other call fails at once; a cancelled probe does not count and the next call probes; test traffic cannot open the
+users' breaker, and users' traffic cannot open the tests'.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Breaker(Protocol):
         """`closed`, `half_open` or `open`."""
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work`, which has a deadline of its own, if the breaker lets it.
+        """Do `work`, which has a deadline of its own, if the breaker allows it.
 
         Raises:
             DependencyError: code `circuit_open`, and nothing was tried; or whatever `work` raised.
@@ -42,7 +42,7 @@ class Breaker(Protocol):
 
 
 class Breakers(Protocol):
-    """All of them."""
+    """All breakers."""
 
     def get(self, dependency: str, traffic: str) -> Breaker:
         """The breaker of a dependency for a traffic class (`user` or `e2e`); the same one each time."""

@@ -1,14 +1,14 @@
-"""The broker's three parts: durable channel logs with fan-out, presence, and control messages between instances.
+"""The interface of the broker: durable channel logs with fan-out, presence, and control messages between instances.
 
-Not here: who may publish or subscribe (app), how frames look (protocol).
+Not here: permission to publish or subscribe (app), the form of frames (protocol).
 
 Channels are keys from `narthex.domain.channels.channel_key`.
 
 Guarantees that every adapter keeps (tests/contracts/test_broker.py runs against each with the real server):
 
 1. **Durable before seen.** `publish` returns, and a handler is called, only after the publication is in the
-   log. What "in the log" survives is the adapter's `durability` sentence.
-2. **Contiguous.** Offsets of a channel are 1, 2, 3 … without holes, in one order for everybody.
+   log. The adapter's `durability` sentence says which failures an entry of the log survives.
+2. **Contiguous.** Offsets of a channel are 1, 2, 3 … without holes, in the same order for every reader.
 3. **Ordered per channel**, not across channels: a subscribed node's handler sees ascending offsets.
 4. **At least once** to a subscribed node; a gap shows in the offsets (`offset > last + 1`), a repeat as
    `offset <= last`. The hub discards repeats and re-reads gaps.
@@ -18,18 +18,18 @@ Guarantees that every adapter keeps (tests/contracts/test_broker.py runs against
    epoch (5) is no duplicate in the next one.
 7. **Errors, never silence.** While the engine is away every call raises `DependencyError` within its time-out.
 8. **Comparison.** `behind` compares a node's positions with the log as it is now, in bulk and without traffic on
-   the channels: a node that calls it every few seconds knows within that time which channels it lost sight of,
-   also where no connection of its own broke. An answer that could come from a server which no longer speaks for
-   the log is not given: the call raises `DependencyError` instead.
+   the channels: a node that calls it every few seconds learns within that time which channels it missed publications
+   of, even if no connection of its own broke. If a server that is no longer authoritative for the log could have
+   given the answer, the call raises `DependencyError` instead.
 
-What the engine below may do, so that callers have to live with it (tests/simulation/log.py does it):
+Faults that the engine below may show, which callers must handle (tests/simulation/log.py simulates them):
 
 - lose live publications, presence and control messages to one node without a sign, while calls are still answered;
 - deliver a publication twice, or late; within a channel never out of order;
 - lose the newest publications, or all (a fail-over, a power loss, a purge, a restore): then guarantee 5 holds;
 - hang, or be cut off from a node in either direction: a publish that raised may be in the log all the same, also later;
 - know less in `known_position` than was acknowledged;
-- trim what is older than it keeps, and forget a key after the window.
+- trim publications that are older than it keeps, and forget a key after the window.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ IDEMPOTENCY_WINDOW_S: Final = 120
 PRESENCE_TTL_S: Final = 60
 MAX_HISTORY_PAGE: Final = 10_000
 KEPT_PUBLICATIONS: Final = 60_000
-"""Of a channel, at least, until `trim` lets them go. A run that goes on is only in the log, so this is the largest
-run (45,000 events, `app.runs.services.RunLimits`) and what people say meanwhile. When it is over it is trimmed."""
+"""Publications that a channel's log keeps at least, until `trim`. A running run is only in the log, so this covers the
+largest run (45,000 events, `app.runs.services.RunLimits`) and the messages meanwhile. A finished run is trimmed."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """Where a publication landed; `duplicate` when its key was there already."""
+    """The position of a publication; `duplicate` when its key was in the log already."""
 
     offset: int
     epoch: str
@@ -69,7 +69,7 @@ class Publication(msgspec.Struct):
         offset: ≥ 1.
         data: one JSON value, UTF-8, as the publisher encoded it; brokers never parse it.
         tags: small string pairs beside the data (Centrifuge `tags`), None when there are none.
-        at: when it was appended, seconds since the epoch.
+        at: the moment of its append, seconds since the epoch.
     """
 
     offset: int
@@ -84,10 +84,10 @@ class Page(msgspec.Struct, frozen=True):
     Attributes:
         publications: ascending offsets (descending when asked in reverse).
         top: the log's end when it was read.
-        complete: whether every publication after the asked-for position (in reverse: before it; without one: that
-            is kept, in reverse: that ever was) is in the page or was cut only by `limit`; False when the log no
-            longer reaches back that far, never came that far, or the epoch differs. With another epoch the page
-            is empty.
+        complete: whether every publication after the requested position (in reverse: before it) is in the page or was
+            cut only by `limit`. Without a position it is about every kept publication, in reverse about every one that
+            there ever was. False when the log no longer reaches back that far, never came that far, or the epoch
+            differs. With another epoch the page is empty.
     """
 
     publications: list[Publication]
@@ -105,8 +105,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Control(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message to instances: `kind` is one of `revoke`, `disconnect`, `subscribe`, `unsubscribe`, `refresh`,
-    `run`, `drain`, `runs_available`; `data` its plain values. At most once: a control message only speeds up
-    what the store already holds, so losing one delays and never loses.
+    `run`, `drain`, `runs_available`; `data` its plain values. At most once: a control message only spreads faster
+    what the store already holds, so a lost one delays the effect and loses nothing.
 
     Attributes:
         node: the receiving node's id; empty: all.
@@ -120,16 +120,16 @@ class Control(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BrokerHandler(Protocol):
-    """Who is told. Every method is called on the event loop, must not block and must not raise."""
+    """Receives the broker's messages. The broker calls every method on the event loop; none may block or raise."""
 
     def publication(self, channel: str, publication: Publication, epoch: str) -> None:
-        """A publication of a subscribed channel, after it is durable."""
+        """Handle a publication of a subscribed channel, after it is durable."""
 
     def presence(self, channel: str, member: Member, joined: bool) -> None:
-        """Somebody joined or left a subscribed channel (at most once, best effort)."""
+        """Handle a member's joining or leaving a subscribed channel (at most once, best effort)."""
 
     def control(self, message: Control) -> None:
-        """A control message to this node or to all."""
+        """Handle a control message to this node or to all."""
 
     def resync(self, channels: list[str] | None) -> None:
         """Publications may have been missed (reconnected, failed over): re-read these channels (None: all)."""
@@ -140,7 +140,7 @@ class ChannelLog(Protocol):
 
     @property
     def positions_exact(self) -> bool:
-        """Whether `known_position` is the log's end as it is now: only where the log is this process's own."""
+        """Whether `known_position` is the log's current end: only where the log is this process's own."""
 
     async def publish(
         self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
@@ -150,36 +150,36 @@ class ChannelLog(Protocol):
         Cancelling the call never corrupts another's: the publication may or may not be in the log.
 
         Raises:
-            DependencyError: not durable as far as anybody knows; retry with the same `key`.
+            DependencyError: not known to be durable; retry with the same `key`.
         """
 
     def subscribe(self, channel: str) -> None:
-        """Start telling the handler of this channel's publications; idempotent; effective by the time a
+        """Start passing this channel's publications to the handler; idempotent; effective by the time a
         following `history` call returns: every publication after that call's `top` reaches the handler.
         """
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop telling; idempotent. A few may still arrive."""
+        """Stop passing publications to the handler; idempotent. A few may still arrive."""
 
     def known_position(self, channel: str) -> Position | None:
         """The log's end if it is known without waiting (hot path of `connect`), else None.
 
-        Without `positions_exact` this is what the node was told, which may be less than what was appended: a caller
-        may join a channel there, and `behind` finds what is missing; it must not conclude that nothing was missed.
+        Without `positions_exact` this is the last position that reached the node, which may be before the log's end: a
+        caller may join a channel there, and `behind` finds the gap; it must not conclude that it missed nothing.
         """
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
-        """Compare positions with the log: the channels of `known` that do not end there, and where they end now.
+        """Compare positions with the log: returns the channels of `known` that do not end there, with their ends now.
 
-        Every publication that was acknowledged to anybody before the call is considered. A channel that went on
-        while the call was under way may be in the answer too.
+        It considers every publication that was acknowledged to any caller before the call. A channel that grew
+        during the call may be in the answer too.
 
         Args:
-            known: where this node stands in each channel that it follows. Costs are bounded by what changed since
-                the call before: at most 2 % of a core for 10,000 channels every 2.5 seconds.
+            known: this node's position in each channel that it follows. The cost depends on the changes since
+                the previous call: at most 2 % of a core for 10,000 channels every 2.5 seconds.
 
         Raises:
-            DependencyError: it cannot be told now; nothing was compared.
+            DependencyError: the log cannot be read now; nothing was compared.
         """
 
     async def history(
@@ -191,49 +191,49 @@ class ChannelLog(Protocol):
             channel: its key.
             since: exclusive start. None reads from the oldest kept (or newest, in reverse). With an empty
                 epoch only the offset counts ("from here in whatever log there is").
-            limit: at most so many; 0 gives the position only; None gives up to `MAX_HISTORY_PAGE`.
+            limit: the largest number of publications; 0 gives the position only; None gives up to `MAX_HISTORY_PAGE`.
             reverse: newest first; then `since` is an exclusive upper end.
         """
 
     async def remove(self, channel: str) -> None:
-        """Forget a channel's log for good (a deleted thread); its next epoch is a new one."""
+        """Delete a channel's log for good (a deleted thread); its next epoch is a new one."""
 
     async def trim(self, channel: str, through: int) -> None:
-        """Publications with offset ≤ `through` may be dropped (their content lives on in the store)."""
+        """Allow the log to drop publications with offset ≤ `through` (their content stays in the store)."""
 
 
 class Presence(Protocol):
-    """Who is connected to a channel, on any node."""
+    """The members that are connected to a channel, on any node."""
 
     async def join(self, channel: str, member: Member) -> None:
-        """Record presence for `PRESENCE_TTL_S`; call again within it to stay. Tells other nodes."""
+        """Record presence for `PRESENCE_TTL_S`; call again within it to stay. Notifies other nodes."""
 
     async def leave(self, channel: str, client: str) -> None:
-        """Forget presence. Tells other nodes."""
+        """Remove presence. Notifies other nodes."""
 
     async def members(self, channel: str) -> Mapping[str, Member]:
-        """Who is present, by client id; entries older than `PRESENCE_TTL_S` are gone."""
+        """The members that are present, by client id; entries older than `PRESENCE_TTL_S` are gone."""
 
 
 class ControlBus(Protocol):
-    """Messages between the nodes themselves."""
+    """Messages between nodes."""
 
     async def control(self, message: Control) -> None:
         """Send to one node or all, this one included."""
 
 
 class Broker(ChannelLog, Presence, ControlBus, Protocol):
-    """An engine: all three, and its connection. Guarantee 7 holds for every call. Consumers take the part they use."""
+    """An engine: all three parts, and its connection. Guarantee 7 holds for every call. Consumers take one part."""
 
     @property
     def durability(self) -> str:
-        """One sentence: what an acknowledged publication survives, with these settings."""
+        """One sentence: the failures that an acknowledged publication survives, with these settings."""
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect and begin to call `handler`. Raises DependencyError when the engine cannot be reached."""
 
     async def stop(self) -> None:
-        """Flush what was accepted, then disconnect. Publishes under way finish or raise."""
+        """Flush the accepted publications, then disconnect. Publishes under way finish or raise."""
 
     async def ping(self) -> None:
         """A full round trip (append and read back on a channel of its own). Raises DependencyError."""

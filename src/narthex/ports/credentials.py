@@ -1,5 +1,4 @@
-"""What must be remembered about credentials: users, tickets, refresh tokens, revocations, signing keys.
-
+"""The interface of the store for credentials: users, tickets, refresh tokens, revocations, signing keys.
 Guarantees: secrets arrive hashed (SHA-256 hex or argon2id) except private keys, which the store keeps as
 given; "use once" methods are atomic across instances: of many parallel calls exactly one succeeds.
 """
@@ -29,10 +28,10 @@ class RefreshToken(msgspec.Struct, frozen=True, kw_only=True):
     """One link of a refresh family, which is one sign-in. `token_hash` is SHA-256 hex; `used_at` 0.0 means unused.
 
     Attributes:
-        family: the sign-in; access tokens name it too, and all of it ends as one.
-        environment: in which the sign-in was made; it counts in no other.
-        source: who vouched for the user (`app/provider.py`), and is asked again at each refresh.
-        signed_in_at: when the user proved who they are.
+        family: the sign-in; access tokens name it too, and all of its tokens end together.
+        environment: the environment of the sign-in; it counts in no other.
+        source: the identity source that authenticated the user (`app/provider.py`); each refresh asks it again.
+        signed_in_at: the moment at which the user authenticated.
     """
 
     token_hash: str
@@ -50,8 +49,8 @@ class RefreshToken(msgspec.Struct, frozen=True, kw_only=True):
 class SigningKey(msgspec.Struct, frozen=True, kw_only=True):
     """A signing key: `purpose` is `provider` or `e2e`; `jwk` the private JWK as JSON text.
 
-    It signs from `not_before` on (the newest such key does) and is published for verification until
-    `retire_at` (0.0: no end).
+    Of the keys whose `not_before` has passed, the newest signs. A key is published for verification until `retire_at`
+    (0.0: no end).
     """
 
     kid: str
@@ -69,9 +68,9 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         tenant: empty for `jti` of any tenant.
         value: the jti, the sign-in's family, the subject, or for `issued_before` the subject (`*`: all of the tenant).
-        at: when it was revoked; `issued_before` revokes tokens with `iat` < `cut`, and those with none.
-        cut: seconds since the epoch, used by `issued_before` only.
-        until: kept until then (exp + leeway + grace).
+        at: the moment of the revocation.
+        cut: seconds since the epoch, for `issued_before` only: it revokes tokens with `iat` < `cut`, and without `iat`.
+        until: the moment until which it is kept (exp + leeway + grace).
     """
 
     kind: str
@@ -87,9 +86,9 @@ class RevocationChanges(msgspec.Struct, frozen=True, kw_only=True):
     """Revocations that were written after a position, in the order of writing.
 
     Attributes:
-        position: where to go on from.
-        changed: as they are now; one that was removed or has ended has its `until` in the past.
-        more: there is more after `position`: ask again at once.
+        position: the start of the next call.
+        changed: the revocations' current state; a removed or ended one has its `until` in the past.
+        more: there is more after `position`: call again at once.
     """
 
     position: int
@@ -116,21 +115,21 @@ class Credentials(Protocol):
         """Keep a ticket: `identity` is JSON of an `Identity`."""
 
     async def take_ticket(self, ticket_hash: str, now: float) -> str | None:
-        """Use it up: of parallel calls one gets the identity, the others None, as when it expired."""
+        """Use a ticket up: of parallel calls one gets the identity, the others None; None also when it has expired."""
 
     async def peek_ticket(self, ticket_hash: str, now: float) -> str | None:
         """As `take_ticket` without using it up (preflight)."""
 
     async def spend(self, mark_hash: str, expires_at: float) -> bool:
-        """Remember a mark that serves once until then: of parallel calls one is told True, all others False."""
+        """Store a mark that can be used once until `expires_at`: of parallel calls one gets True, all others False."""
 
     async def put_refresh(self, token: RefreshToken, *, replaces: str = "") -> bool:
         """Keep a refresh token.
 
         Args:
             token: the new link of a family.
-            replaces: hash of the used token that it follows. When that one is gone, because its family was revoked
-                meanwhile, nothing is kept: a revocation and a refresh at the same moment end the session.
+            replaces: hash of the used token that it follows. When that token is gone, because its family was revoked
+                meanwhile, the new one is not kept: a revocation and a refresh at the same moment end the session.
 
         Returns:
             Whether it was kept.
@@ -140,21 +139,21 @@ class Credentials(Protocol):
         """`ok` and the token (now used), `reused` and the token (family must be revoked), or `unknown`."""
 
     async def revoke_family(self, family: str) -> None:
-        """Forget every refresh token of a family."""
+        """Delete every refresh token of a family."""
 
     async def revoke_user_refresh(self, tenant: str, user_id: str) -> None:
-        """Forget every refresh token of a user."""
+        """Delete every refresh token of a user."""
 
     async def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> SigningKey:
-        """Insert. With `only_if_none`, when the purpose has a live key already, that one is returned instead
-        (so that instances that start together agree).
+        """Insert a key. With `only_if_none`, a live key that the purpose already has is returned instead, so that
+        instances that start together agree.
         """
 
     async def keys(self, purpose: str) -> list[SigningKey]:
         """All kept keys of a purpose, newest first."""
 
     async def retire_key(self, kid: str, retire_at: float) -> bool:
-        """Set when it stops being published; False when unknown."""
+        """Set the moment at which the key stops being published; False when it is unknown."""
 
     async def add_revocation(self, revocation: Revocation) -> None:
         """Keep a revocation; the same (kind, tenant, value) is replaced if the new one reaches further."""
@@ -163,13 +162,14 @@ class Credentials(Protocol):
         """End a revocation (a user is unblocked): its `until` becomes `now`; False when there is none."""
 
     async def revocation_changes(self, after: int, limit: int) -> RevocationChanges:
-        """What was added, extended or removed after a position; 0: everything.
+        """Revocations that were added, extended or removed after a position; 0: all.
 
-        Costs what changed, not what is kept. Nothing is passed over: a position covers every write that has one
-        up to it, whichever instance wrote it. Who has not asked for an hour asks from 0: what ended is deleted then.
+        The cost depends on the number of changes, not of kept rows. No change is skipped: a position covers every write
+        of any instance up to it. A caller whose last call is an hour ago starts from 0, because ended revocations are
+        deleted by then.
         """
 
     async def expire(self, now: float) -> int:
-        """Delete expired tickets, refresh tokens and keys, and revocations that ended an hour ago; how many. Where
-        `now` is ahead of the store's own clock, that one counts.
+        """Delete expired tickets, refresh tokens and keys, and revocations that ended an hour ago; returns the count.
+        Where `now` is ahead of the store's own clock, the store's clock counts.
         """

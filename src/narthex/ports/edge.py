@@ -1,8 +1,8 @@
-"""What lies between a socket and the app: the edge (adapters/edge, and the HTTP fallbacks in web) drives a
+"""The interface between the edge and the app: the edge (adapters/edge, and the HTTP fallbacks in web) drives a
 `Receiver`, the app drives a `Socket`.
 
-Rules: every call here happens on the event loop and must not block. A `Receiver` is called in the order
-`opened`, any of (`message`, `writable`), `closed` exactly once; nothing after `closed`.
+Rules: every call here happens on the event loop and must not block. The edge calls a `Receiver` in the order `opened`,
+any of (`message`, `writable`), `closed` exactly once; it makes no call after `closed`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from narthex.ports.later import Later
 from narthex.protocol.framing import Framing, Prepared
 
 HIGH_MARK_BYTES: Final = 64 * 1024
-"""A socket with more than so many bytes that the kernel was not given is not writable …"""
+"""A socket with more bytes than this that the kernel has not taken is not writable …"""
 
 LOW_MARK_BYTES: Final = 16 * 1024
-"""… until it has at most so many."""
+"""… until it has at most this many."""
 
 CLOSE_S: Final = 5.0
-"""A client has so long to read why it was closed; then its connection is dropped."""
+"""Time that a client has to read the close reason; then the edge drops its connection."""
 
 ABORT: Final = "narthex.abort"
 """ASGI extension of the edge: `{"abort": call}` drops the request's connection at once."""
 
 
 class RequestHead(msgspec.Struct, kw_only=True):
-    """A parsed request head, as it came.
+    """A parsed request head, as received.
 
     Attributes:
         method: upper case.
@@ -37,7 +37,7 @@ class RequestHead(msgspec.Struct, kw_only=True):
         query: raw query string without `?`.
         headers: lower-case name and value, in order, latin-1 decoded.
         http_version: `1.1` or `1.0`.
-        peer: the socket's other end (host, port): the last proxy, if there is one.
+        peer: the socket's peer (host, port): the last proxy, if there is one.
         secure: whether the socket itself is TLS.
         received_at: loop time when the connection was accepted or the request's first byte came.
     """
@@ -64,11 +64,11 @@ class RequestHead(msgspec.Struct, kw_only=True):
 
 
 class SendProgress(NamedTuple):
-    """How far what was sent to a client has come, as far as this side can see.
+    """Progress of the data sent to a client, as far as this side can see.
 
     Attributes:
-        left: bytes that the client's side has not taken yet, the kernel's included.
-        taken: bytes that it has taken in all; it grows while the client reads.
+        left: bytes that the client's side has not acknowledged yet, including those in our kernel.
+        taken: bytes that it has acknowledged in all; the number grows while the client reads.
     """
 
     left: int
@@ -76,25 +76,25 @@ class SendProgress(NamedTuple):
 
 
 class DirectSender(Protocol):
-    """Sends directly to one client, for who writes the same bytes to thousands."""
+    """Sends directly to one client, for code that writes the same bytes to thousands."""
 
     def send(self, data: bytes, /) -> int:
-        """Give bytes framed for `Framing.WEBSOCKET` to the kernel; returns how many it took.
+        """Give bytes framed for `Framing.WEBSOCKET` to the kernel; returns the number of bytes that it took.
 
-        Raises OSError while they must not go this way: something is buffered before them, or the socket is
-        closing, gone or broken. Then `Socket.send_frames` knows what to do with them. When fewer than all were
-        taken, `Socket.send_rest` must follow at once.
+        Raises OSError while direct sending is not allowed: earlier bytes are still buffered, or the socket is
+        closing, gone or broken. Then call `Socket.send_frames` with the bytes. When the kernel took fewer than all,
+        call `Socket.send_rest` at once.
         """
 
 
 class Socket(Protocol):
-    """One client's way out. Both WebSocket and the HTTP fallbacks are one.
+    """Sends to one client, by WebSocket or an HTTP fallback.
 
     Attributes:
-        framing: how it wants its messages.
-        session: the secret under which a fallback's other half posts commands; empty for a WebSocket.
-        direct_sender: the same for the socket's whole life; None when there is none (TLS, deflate, a fallback). It is
-            open only while the receiver counts as writable.
+        framing: the form of its messages.
+        session: the secret under which a fallback's client posts commands; empty for a WebSocket.
+        direct_sender: the same for the socket's whole life; None when there is none (TLS, deflate, a fallback). It may
+            be used only while the receiver counts as writable.
     """
 
     framing: Framing
@@ -108,13 +108,13 @@ class Socket(Protocol):
         """Write bytes already framed for `framing` (several messages joined) in one write."""
 
     def send_rest(self, rest: bytes) -> None:
-        """Take what the direct sender's `send` left over; only directly after it."""
+        """Send the bytes that the direct sender's `send` left over; only directly after it."""
 
     def buffered(self) -> int:
         """Bytes accepted and not yet given to the kernel."""
 
     def send_progress(self) -> SendProgress:
-        """How far what was sent has come; asked rarely (when a pong is missing)."""
+        """The progress of the sent data; called rarely (when a pong is missing)."""
 
     def close(self, code: int, reason: str) -> None:
         """Send the close frame (or the fallback's disconnect push) and end; `closed` follows."""
@@ -124,13 +124,13 @@ class Socket(Protocol):
 
 
 class Receiver(Protocol):
-    """The app's end of one client. Implemented by `app.connection.Connection` and the conformance echo."""
+    """The app's side of one client. Implemented by `app.connection.Connection` and the conformance echo."""
 
     def opened(self, socket: Socket) -> None:
-        """The way out is ready; the first message may follow at once."""
+        """The socket is ready; the first message may follow at once."""
 
     def message(self, data: bytes, *, binary: bool) -> None:
-        """One whole message, within the limits. Text is given as its UTF-8 bytes, already validated."""
+        """Handle one whole message, within the limits. Text comes as its UTF-8 bytes, already validated."""
 
     def writable(self, ready: bool) -> None:
         """The transport's buffer passed its high mark (False) or drained (True)."""
@@ -140,12 +140,12 @@ class Receiver(Protocol):
 
 
 class Accept(msgspec.Struct, kw_only=True):
-    """Upgrade, then hand every message to `receiver`.
+    """Upgrade, then pass every message to `receiver`.
 
     Attributes:
-        subprotocol: what to select, None for none.
+        subprotocol: the subprotocol to select, None for none.
         headers: more response headers.
-        limits: which message limits hold: `app` or `conformance`.
+        limits: the message limits that hold: `app` or `conformance`.
     """
 
     receiver: Receiver
@@ -167,17 +167,17 @@ Decision = Accept | Deny
 
 
 class UpgradeHandler(Protocol):
-    """Decides on upgrades. Called once per upgrade request, after the edge's own checks of the head."""
+    """Decides on upgrades. The edge calls it once per upgrade request, after its own checks of the head."""
 
     def decide(self, head: RequestHead) -> Later[Decision]:
-        """Admit or refuse. Without an await whenever nothing has to be waited for (the hot path).
+        """Admit or refuse. Returns without an await when it need not wait for I/O (the hot path).
 
-        An awaitable is awaited once and cancelled when the peer leaves or the handshake's time is over: it
-        must then release what it took. The receiver of an `Accept` is always opened and closed, even when the
+        The edge awaits an awaitable once and cancels it when the peer leaves or the handshake's time is over: it
+        must then release its resources. The edge always opens and closes the receiver of an `Accept`, even when the
         peer has left meanwhile or the 101 cannot be written.
         """
 
     def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
-        """The edge refused by itself (`head_too_large`, `handshake_timeout`, `bad_request` …): record and
-        count it; returns the trace id for the body.
+        """Record and count a refusal by the edge itself (`head_too_large`, `handshake_timeout`, `bad_request` …);
+        returns the trace id for the body.
         """

@@ -1,6 +1,4 @@
-"""An answer that is there at once or must be awaited, so that a hot path costs no task where nothing has to be waited
-for. Not here: what is asked.
-"""
+"""An answer that is available at once or must be awaited, so that a hot path costs no task when it need not wait."""
 
 from __future__ import annotations
 
@@ -15,5 +13,5 @@ Deferred: TypeAlias = T | Coroutine[Any, Any, T]
 
 
 async def settled(answer: Later[T]) -> T:
-    """The answer, as soon as it is there."""
+    """The answer, awaited if necessary."""
     return await answer if isinstance(answer, Awaitable) else answer

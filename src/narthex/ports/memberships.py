@@ -1,6 +1,6 @@
-"""Invitations and links to threads, blocked users and the day's count of additions, as the app needs them kept.
+"""The interface of the store for invitations and links to threads, blocked users and the day's count of additions.
 
-Guarantees: as `ports/threads.py`: durable when a write returns, atomic, and nothing of another tenant exists.
+Guarantees, as in `ports/threads.py`: a write is durable when it returns, and atomic; rows of another tenant are absent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from narthex.ports.threads import KEEPS_ALL, Kept
 
 MAX_PENDING: Final = 500
-"""Open invitations of one user: one page of the list shows 200, and a flood must not grow a stranger's list."""
+"""Open invitations of one user: one page of the list shows 200, and a flood must not grow another user's list."""
 MAX_BLOCKED: Final = 1_000
 """Users that one user may block."""
 
@@ -27,9 +27,9 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     """An open invitation.
 
     Attributes:
-        member_limit: how many members the thread may have by the inviter's plan.
-        hidden: the invited user has blocked the inviter: they are not shown it and cannot accept it, and the thread's
-            members see no difference.
+        member_limit: the most members that the thread may have by the inviter's plan.
+        hidden: the invited user has blocked the inviter: they do not see the invitation and cannot accept it, and the
+            thread's members see no difference.
     """
 
     thread_id: str
@@ -43,7 +43,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShownInvitation(msgspec.Struct, frozen=True, kw_only=True):
-    """An invitation as the invited user is shown it."""
+    """An invitation as the invited user sees it."""
 
     thread_id: str
     title: str
@@ -58,8 +58,8 @@ class ThreadLink(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         digest: SHA-256 of its token in hex. The token is not stored.
         created_by: the owner of the thread who made it. It is open only while they are an owner.
-        member_limit: how many members the thread may have by that owner's plan.
-        additions: how many users that owner may add in a UTC day; each user who joins counts.
+        member_limit: the most members that the thread may have by that owner's plan.
+        additions: the most users that owner may add in a UTC day; each user who joins counts.
     """
 
     thread_id: str
@@ -74,10 +74,10 @@ class ThreadLink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkedThread(msgspec.Struct, frozen=True, kw_only=True):
-    """A thread as a user with the token of its link is shown it.
+    """A thread as a user with the token of its link sees it.
 
     Attributes:
-        members: how many it has.
+        members: the number of its members.
         role: the reader's; empty: they are no member.
     """
 
@@ -91,7 +91,7 @@ class LinkedThread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of `join_by_link`; `invited`: an open invitation was answered by it."""
+    """The result of `join_by_link`; `invited`: it answered an open invitation."""
 
     outcome: Joining
     thread_id: str = ""
@@ -99,17 +99,17 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memberships(Protocol):
-    """Who was asked into which thread, and who wants nothing from whom. `limit` is at most 200."""
+    """Invitations, links and blocks between users. `limit` is at most 200."""
 
     async def add(self, invitation: Invitation, *, direct: bool, additions: int, since: float) -> Addition:
         """Invite a user, or with `direct` make them a member at once.
 
         Args:
-            invitation: who, where, by whom, when.
-            direct: without asking them.
-            additions: how many the inviter may make in the UTC day of `created_at`; one is counted for every
-                outcome that is `added`, `invited` or `hidden`.
-            since: invitations from before then are over.
+            invitation: the invited user, the thread, the inviter and the moment.
+            direct: add the user without asking them.
+            additions: the most that the inviter may make in the UTC day of `created_at`; each outcome `added`,
+                `invited` or `hidden` counts as one.
+            since: invitations from before this moment have expired.
 
         Returns:
             `added`, `invited`; `hidden` (invited, but the user has blocked the inviter), `blocked` (the same with
@@ -119,7 +119,7 @@ class Memberships(Protocol):
         """
 
     async def additions(self, tenant: str, user_id: str, now: float) -> int:
-        """How many additions the user has made in the UTC day of `now`."""
+        """The number of additions that the user has made in the UTC day of `now`."""
 
     async def invitations(
         self,
@@ -147,21 +147,21 @@ class Memberships(Protocol):
     async def withdraw(
         self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True, by: str = ""
     ) -> Invitation | None:
-        """Delete an invitation, declined (then `hidden` is False) or taken back; `by`: only that inviter's. None:
+        """Delete an invitation, declined (then `hidden` is False) or withdrawn; `by`: only if that user made it. None:
         there was none.
         """
 
     async def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> bool:
-        """Take no invitations from `blocked_id` any more, and hide the open ones; False: `MAX_BLOCKED` are."""
+        """Block invitations from `blocked_id`, and hide the open ones; False: the user already blocks `MAX_BLOCKED`."""
 
     async def unblock(self, tenant: str, user_id: str, blocked_id: str) -> None:
-        """Take invitations again; idempotent."""
+        """Allow invitations again; idempotent."""
 
     async def blocked(self, tenant: str, user_id: str) -> list[str]:
-        """Whom the user has blocked, by id."""
+        """The users whom the user has blocked, by id."""
 
     async def make_link(self, link: ThreadLink) -> bool:
-        """Open a link to a thread; an earlier one of the thread is over. False: `created_by` owns no such thread."""
+        """Open a link to a thread and end its earlier one. False: `created_by` owns no such thread."""
 
     async def link(self, tenant: str, thread_id: str, *, now: float) -> ThreadLink | None:
         """The thread's open link. A link is open until `expires_at`, unless it is revoked or replaced, its thread is
@@ -180,7 +180,7 @@ class Memberships(Protocol):
         self, tenant: str, digest: str, user_id: str, *, since: float, now: float, kept: Kept = KEEPS_ALL
     ) -> Joined:
         """Make `user_id` a member of the thread to which an open link leads; counts as an addition by its maker.
-        Invitations from before `since` are over.
+        Invitations from before `since` have expired.
 
         Returns:
             `joined`; `present` (a member already), `full` (members and open invitations of others are `member_limit`),
@@ -189,4 +189,4 @@ class Memberships(Protocol):
         """
 
     async def owned(self, tenant: str, user_id: str, kept: Kept = KEEPS_ALL) -> int:
-        """How many threads the user owns."""
+        """The number of threads that the user owns."""

@@ -1,10 +1,10 @@
-"""Run records, leases and approvals, as the app needs them kept. A run's events are in the broker's log.
+"""The interface of the store for run records, leases and approvals. A run's events are in the broker's log.
 
 Guarantees: every method is one atomic, durable step. `claim` gives a run to one owner at a time; a step
 that names an owner changes nothing once that owner has lost its lease (fencing is by owner *and* attempt).
-No clock decides over a lease: it is taken over when a node has seen it unchanged for long enough (`take_over`), and
-`now` and `lease_until` are only written for nodes of the version before. Nor over an order: runs of a thread come
-in the order of their messages in the log, runs of several threads in the order in which they were started.
+No clock decides on a lease: another node takes it over when it has seen it unchanged for long enough (`take_over`), and
+`now` and `lease_until` are only written for nodes of the previous version. No clock decides on an order either: runs of
+a thread come in the order of their messages in the log, runs of several threads in the order of their starts.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state: a state of `narthex.domain.runs`: queued, running, finished, interrupted, cancelled, failed.
         client_message_id: the idempotency key of `run.start`, unique per tenant and user.
-        message_id: the person's message that began it.
-        concurrent_limit: the plan's limit when it was started; `claim` honours it.
+        message_id: the user message that started it.
+        concurrent_limit: the plan's limit when it was started; `claim` enforces it.
         identity: the starter, JSON of `Identity` without token fields; the agent sees it as `user`.
         traffic: `user`, `guest`, `e2e` or `probe`.
-        start_offset: channel offset just before its first event; of a run that has not begun, any offset that
-            its events will come after.
+        start_offset: channel offset just before its first event; of a run that has not begun, any offset before its
+            events.
         start_epoch: the epoch of that offset; empty: not known.
         owner: node id of the lease holder, empty when none. On a *queued* run it is a reservation: the node
             that holds the coroutine which this run resumes, until `take_over` lifts it.
         attempt: 1 for the first; a restart after owner loss adds one.
-        cancel_requested_by: user id, empty when nobody.
+        cancel_requested_by: id of the user who requested its cancellation, else empty.
         count: the last `seq`.
         digest: of the normal form, set with the terminal event.
         text: the run's whole answer text.
@@ -72,7 +72,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How an ended run ended; members as in `Run`, without its text."""
+    """The outcome of an ended run; members as in `Run`, without its text."""
 
     run_id: str
     state: str
@@ -133,8 +133,8 @@ class Runs(Protocol):
 
         Raises:
             ClientError: code `queue_full` when the thread has `queue_limit` queued runs (an idle one takes a run
-                even with a limit of 0: it does not wait), `thread_not_found`
-                when there is no such thread (any more): a run never outlives its thread's deletion this way.
+                even with a limit of 0: it does not wait), `thread_not_found` when there is no such thread (any more),
+                so that no run outlives its thread's deletion.
         """
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
@@ -152,18 +152,18 @@ class Runs(Protocol):
         """
 
     async def queue_position(self, tenant: str, run_id: str) -> int:
-        """How many runs are before it in its thread or in its user's quota; 0 when next or not queued."""
+        """The number of runs before it in its thread or in its user's quota; 0 when next or not queued."""
 
     async def renew(self, owner: str, now: float, lease_s: float, held: Collection[str]) -> list[str]:
-        """Renew the leases of `owner` on the runs `held` that nobody took over, and its reservations of queued
+        """Renew the leases of `owner` on the runs `held` that no other node took over, and its reservations of queued
         runs; returns the ids of the *running* runs among `held` that it still owns.
 
-        A run that carries its name and is not `held` was claimed by a call whose answer got lost: its lease does
-        not move, so some node takes it over.
+        A run that carries its name and is not `held` was claimed by a call whose answer got lost: its lease is not
+        renewed, so some node takes it over.
         """
 
     async def started(self, run: Run, at: Position, now: float) -> bool:
-        """Note the position after which its events begin. False when the lease is lost."""
+        """Record the position after which its events begin. False when the lease is lost."""
 
     async def finish(
         self,
@@ -180,34 +180,34 @@ class Runs(Protocol):
         """Terminal step; False when (owner, attempt) no longer holds it or it is terminal already."""
 
     async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
-        """Note who asked. A queued run becomes `cancelled` at once, and `unclosed`: its terminal event is still to be
-        published. Returns the run as it is then.
+        """Record the requesting user. A queued run becomes `cancelled` at once, and `unclosed`: its terminal event is
+        still to be published. Returns the run after the step.
         """
 
     async def unclosed(self, limit: int) -> list[Run]:
-        """Runs cancelled in the queue whose terminal event nobody has confirmed (`closed`)."""
+        """Runs cancelled in the queue whose terminal event no node has confirmed (`closed`)."""
 
     async def closed(self, run: Run, count: int, digest: str) -> None:
-        """The terminal event of a run cancelled in the queue is in the log, with this count and digest."""
+        """Record that the terminal event of a run cancelled in the queue is in the log, with this count and digest."""
 
     async def cancel_requests(self, owner: str) -> list[Run]:
         """Running runs of `owner` with `cancel_requested_by` set (control messages may get lost)."""
 
     async def leases(self) -> list[LeaseSeen]:
-        """Every lease and every reservation as it is now."""
+        """Every current lease and reservation."""
 
     async def take_over(
         self, owner: str, lapsed: Sequence[LeaseSeen], now: float, lease_s: float
     ) -> list[Run]:
-        """Take over what the caller saw unchanged for so long that its owner must be dead, at most 200 at a time.
+        """Take over leases that the caller saw unchanged for so long that their owner must be dead, at most 200 a call.
 
-        Running runs that are still exactly as seen become `owner`'s, attempt counts up; they are returned. A
-        reservation that is still as seen is lifted: anybody may claim the run. What moved meanwhile stays.
+        Running runs that are still exactly as seen become `owner`'s, with `attempt` counted up, and are returned. A
+        reservation that is still as seen is lifted: any node may claim the run. Leases that changed meanwhile stay.
         """
 
     async def release(self, owner: str) -> int:
-        """End every lease and reservation of `owner` (a clean stop): they have no owner then, so that others need
-        not watch them.
+        """End every lease and reservation of `owner` (a clean stop): the runs have no owner then, so that other nodes
+        need not wait for the leases to lapse.
         """
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
@@ -233,15 +233,15 @@ class Runs(Protocol):
     ) -> list[RunOutcome]:
         """Ended runs of a thread, oldest first, by `created_at` and id: those of `run_ids`, and those with `since` <=
         `created_at` < `before` (None: no end; with `before_id` also those of that moment with a smaller id); at most
-        `limit`, the newest. What is past its owner's plan (`kept`) is absent.
+        `limit`, the newest. Runs that are older than their owner's plan keeps (`kept`) are absent.
         """
 
     async def active_count(self, tenant: str, user_id: str) -> int:
         """Queued and running runs of a user."""
 
     async def open_interrupt(self, interrupt: Interrupt) -> None:
-        """Keep an approval that waits for an answer, for `expires_at` - `created_at` seconds: the store counts them on
-        a clock of its own, and keeps its own `expires_at`.
+        """Keep an approval that waits for an answer, for `expires_at` - `created_at` seconds: the store measures them
+        on its own clock, and stores its own `expires_at`.
         """
 
     async def interrupt(self, tenant: str, interrupt_id: str) -> Interrupt | None:

@@ -1,7 +1,7 @@
-"""Another identity provider that people sign in with, by role: the OpenID authorization code flow.
+"""The interface of another identity provider for sign-in: the OpenID authorization code flow.
 
-Guarantees: an authorization code is redeemed with PKCE (RFC 7636); the ID token it gives is verified like any
-token, and its `nonce` and `aud` too (OpenID Connect Core 1.0 section 3.1.3.7); nothing else of the answer is used.
+Guarantees: an authorization code is redeemed with PKCE (RFC 7636); the ID token is verified like any token, and its
+`nonce` and `aud` too (OpenID Connect Core 1.0 section 3.1.3.7); the rest of the answer is ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from narthex.domain.verdict import Rejected, Unavailable
 
 
 class SignedInUser(msgspec.Struct, frozen=True, kw_only=True):
-    """Who signed in there: mapped by the issuer's claims; `email` is empty unless the issuer verified it."""
+    """The user who signed in, mapped from the issuer's claims; `email` is empty unless the issuer verified it."""
 
     identity: Identity
     email: str = ""
@@ -29,7 +29,7 @@ class IdentityProvider(Protocol):
         """Its issuer identifier."""
 
     async def authorization_url(self, *, redirect_uri: str, state: str, nonce: str, challenge: str) -> str:
-        """Where to send the browser; `challenge` is the S256 code challenge. Raises DependencyError."""
+        """The URL to send the browser to; `challenge` is the S256 code challenge. Raises DependencyError."""
 
     async def redeem(
         self, code: str, *, redirect_uri: str, verifier: str, nonce: str, now: float
@@ -37,4 +37,4 @@ class IdentityProvider(Protocol):
         """Exchange a code once, within the deadline of one fetch."""
 
     async def stop(self) -> None:
-        """End what runs in the background."""
+        """End the background tasks."""

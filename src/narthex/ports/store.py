@@ -1,11 +1,11 @@
-"""The store as a whole: the narrow ports above it, one engine, one life. Also small records: audit, results.
+"""The interface of the store as a whole: one engine behind the narrow ports, and small records (audits, results).
 
-Guarantees: `start` brings the schema forward (a schema is readable one version back); every write is durable
-when it returns, as far as `durability` says; errors are `DependencyError("store", …)`, never silence.
+Guarantees: `start` migrates the schema (the previous version of narthex can still read it); every write is durable
+when it returns, as far as `durability` says; every failure raises `DependencyError("store", …)`.
 
-What the engine below may do, so that callers have to live with it (tests/simulation/store.py does it):
+Faults that the engine below may show, which callers must handle (tests/simulation/store.py simulates them): it may
 be slow, hang, or be cut off from a node in either direction (a write that raised may have been made all the same, also
-later), and go back in time, where an operator restores a copy or a standby that lagged takes over.
+later), and go back in time, when an operator restores a copy or a lagging standby takes over.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from narthex.ports.runs import Runs
 from narthex.ports.threads import Threads
 
 KEPT_RESULTS: Final = 500
-"""Of end-to-end runs: three weeks of one an hour. A report has at most 256 KB (web/api), so 128 MB is the worst."""
+"""Results of end-to-end runs: three weeks of one an hour. A report has at most 256 KB (web/api), so at most 128 MB."""
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that must be provable later: `kind` such as `e2e_admission`, `revocation`, `revocation_ended`."""
+    """An event that must be provable later: `kind` such as `e2e_admission`, `revocation`, `revocation_ended`."""
 
     at: float
     kind: str
@@ -35,7 +35,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TestRunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What an end-to-end run reported: counts, and the environment it ran against. `report` is JSON text."""
+    """The report of an end-to-end run: counts, and the environment it ran against. `report` is JSON text."""
 
     __test__ = False  # pytest: this is no test class
 
@@ -91,10 +91,10 @@ class Store(Protocol):
     records: Records
 
     async def start(self) -> None:
-        """Open, migrate. Raises DependencyError when it cannot be reached, ConfigError when it is too new."""
+        """Open and migrate. Raises DependencyError when the engine is unreachable, ConfigError for a newer schema."""
 
     async def stop(self) -> None:
-        """Finish what was accepted, close."""
+        """Finish the accepted writes, then close."""
 
     async def ping(self) -> None:
         """A full round trip: write a row and read it back. Raises DependencyError."""

@@ -1,4 +1,4 @@
-"""Counting and recording, by role. docs/operations.md has the names of metrics; the registry is an adapter's.
+"""The interface for counting and recording. docs/operations.md lists the metrics; the registry is an adapter's.
 
 Guarantees: no method raises, waits, or takes a value that could be a secret; labels are from closed sets
 (codes, classes, carriers, environments), never ids.

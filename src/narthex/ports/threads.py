@@ -1,9 +1,8 @@
-"""Threads, their members and their messages, as the app needs them kept. Live events are the broker's.
+"""The interface of the store for threads, their members and their messages. Live events are the broker's.
 
-Guarantees: a write returns once it is durable; every read and write names the tenant, and a row of another
-tenant is as absent as one that does not exist. What is past the limit of its owner's plan (`kept`) is absent as
-well, whether or not `purge` has been there; what is deleted leaves a `LogCut` in the same step, so that a crash
-before its log has gone delays that and forgets nothing.
+Guarantees: a write returns once it is durable; every read and write names the tenant, and rows of another tenant are
+absent. Rows past the limit of their owner's plan (`kept`) are absent as well, whether or not `purge` has deleted them.
+A deletion writes a `LogCut` in the same step, so that a crash before the log's deletion only delays it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import msgspec
 from narthex.ports.broker import Position
 
 Kept = Mapping[str, float]
-"""Plan → the moment before which nothing of its owners' threads is kept. A plan that is not in it keeps all: so
-does one that settings no longer know, because a slip in a file must not delete anybody's threads.
+"""Plan → the moment before which nothing of its owners' threads is kept. A plan that is not in it keeps all, also one
+that the settings no longer define, because a mistake in a file must not delete threads.
 """
 KEEPS_ALL: Final[Kept] = MappingProxyType({})
 
@@ -35,7 +34,7 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ThreadMember(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody's place in a thread: `role` is `owner` or `member`; `read_offset` their read marker."""
+    """A user's membership in a thread: `role` is `owner` or `member`; `read_offset` their read marker."""
 
     user_id: str
     role: str
@@ -44,7 +43,7 @@ class ThreadMember(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Membership(NamedTuple):
-    """That a user is a member of a thread."""
+    """The key of a membership: a user and a thread."""
 
     tenant: str
     thread_id: str
@@ -52,7 +51,7 @@ class Membership(NamedTuple):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished message: a person's, or what a run's deltas were compacted to.
+    """One finished message: a person's, or one to which a run's deltas were compacted.
 
     Attributes:
         message_id: as in the AG-UI events.
@@ -60,7 +59,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         author: the user id, or the agent's name.
         run_id: empty for a person's message.
         content: its text; for a `tool` message the result.
-        detail: what the page needs besides (tool name, arguments); JSON text, `{}` when nothing.
+        detail: further data for the page (tool name, arguments); JSON text, `{}` when there is none.
         offset: the channel offset of its last event (0 when unknown), so that a client can continue live.
     """
 
@@ -76,12 +75,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PostResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What `say` found.
+    """The result of `post`.
 
     Attributes:
-        fresh: the message is new; False: its id was there.
-        at: of one that was there and is in the log: the position of its last event.
-        after: of one that was there and is not known to be in the log: the log's end before it was first published.
+        fresh: the message is new; False: its id was stored before.
+        at: for a message that was stored before and is in the log: the position of its last event.
+        after: for one that was stored before and is not known to be in the log: the log's end before its first publish.
     """
 
     fresh: bool
@@ -90,7 +89,7 @@ class PostResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A full-text hit: the message's place and a snippet with `[` `]` around the found words."""
+    """A full-text hit: the message's id and thread, and a snippet with `[` `]` around the found words."""
 
     thread_id: str
     title: str
@@ -100,7 +99,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnerPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Which plan somebody is on, `at` the moment that their token says so (its `iat`)."""
+    """The plan of a user; `at` is the `iat` of the token that says so."""
 
     tenant: str
     user_id: str
@@ -109,7 +108,7 @@ class OwnerPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Purged(msgspec.Struct, frozen=True, kw_only=True):
-    """What one `purge` deleted; `more`: it stopped at its limit, call again."""
+    """The number of rows that one `purge` deleted; `more`: it stopped at its limit, call again."""
 
     threads: int = 0
     messages: int = 0
@@ -118,7 +117,7 @@ class Purged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogCut(msgspec.Struct, frozen=True, kw_only=True):
-    """What is still to go from a thread's channel log: all of it (`before` 0.0), or what is older than `before`."""
+    """A pending deletion from a thread's channel log: all of it (`before` 0.0), or everything older than `before`."""
 
     tenant: str
     thread_id: str
@@ -126,12 +125,12 @@ class LogCut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of `remove_member`.
+    """The result of `remove_member`.
 
     Attributes:
         outcome: `removed`, `last` (they are the only member: nothing changed) or `absent` (they are no member).
-        heir: who became the owner, because the only one left; else empty.
-        withdrawn: users whose open invitations by the removed user ended, without those who were not shown theirs.
+        heir: the user who became the owner because the only owner left; else empty.
+        withdrawn: users whose open invitations by the removed user ended, without those whose invitation was hidden.
     """
 
     outcome: str
@@ -153,7 +152,7 @@ class Threads(Protocol):
     ) -> bool:
         """Insert the thread with `created_by` as its owner; False when the id exists in any tenant.
 
-        `limit` is how many threads that owner may have, None for any number. Raises ClientError `threads_limit`
+        `limit` is the most threads that owner may have, None for any number. Raises ClientError `threads_limit`
         (429) at the limit: nothing is inserted.
 
         `plan` is the owner's, as `OwnerPlan`; empty: not known, and then everything is kept.
@@ -180,7 +179,7 @@ class Threads(Protocol):
         """Set the title; False when there is no such thread."""
 
     async def delete(self, tenant: str, thread_id: str) -> str:
-        """Really delete the thread, its members, messages, runs and search entries: `deleted`; `busy` (a run is
+        """Delete the rows of the thread, its members, messages, runs and search entries: `deleted`; `busy` (a run is
         queued or running: nothing changed) or `absent`. Atomic: a run that starts meanwhile finds no thread.
         """
 
@@ -199,8 +198,8 @@ class Threads(Protocol):
         """`added`, `present`, `full` (the thread has `limit` members) or `absent` (no such thread); atomic."""
 
     async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
-        """Take somebody out, with the invitations that they made. A thread has an owner as long as it has members:
-        after the last owner it is who has been there longest. The last member stays. Atomic.
+        """Remove a member and the invitations that they made. A thread has an owner as long as it has members: when the
+        last owner leaves, the longest-standing member becomes the owner. The last member stays. Atomic.
         """
 
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:
@@ -209,20 +208,20 @@ class Threads(Protocol):
     async def add_messages(
         self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
     ) -> None:
-        """Insert; a message id that is there already is left as it is (idempotent). Touches `updated_at`.
+        """Insert; a message whose id is stored already is left unchanged (idempotent). Touches `updated_at`.
 
         `places` are the positions in the thread's log of each message's first event: they are the order of `messages`.
-        Without them a message comes after all that are there.
+        Without them a message comes after all stored ones.
         """
 
     async def post(self, tenant: str, message: Message, after: Position) -> PostResult:
         """Insert a person's message before it is published; `after` is the log's end. The same id again changes
-        nothing and says what became of the first. Touches `updated_at`.
+        nothing and returns the state of the first. Touches `updated_at`.
         """
 
     async def posted(self, tenant: str, thread_id: str, message_id: str, first: Position, last: int) -> bool:
-        """The message is in the log: the position of its first event, and the offset of its last. False when the store
-        does not have it (any more).
+        """Record that the message is in the log, with the position of its first event and the offset of its last. False
+        when the store does not have it (any more).
         """
 
     async def messages(
@@ -235,9 +234,9 @@ class Threads(Protocol):
         limit: int,
         kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
-        """The newest `limit` messages, oldest first, in the order of the log, whatever their moments say. Those before
-        the last page's first message: `before_id` is its id and `before` its `created_at`, which names it alone where
-        the id is not known (any more).
+        """The newest `limit` messages, oldest first, in the order of the log and not of their moments. To page back,
+        `before_id` is the id of the last page's first message and `before` its `created_at`, which alone is the bound
+        where the id is not known (any more).
         """
 
     async def messages_after(
@@ -251,7 +250,7 @@ class Threads(Protocol):
         kept: Kept = KEEPS_ALL,
     ) -> list[Message]:
         """The oldest `limit` messages in the order of the log, oldest first: after the last page's last message
-        `after_id` and up to `until_id`, that one included. An id that is not there (any more) is no bound.
+        `after_id` and up to and including `until_id`. An id that does not exist (any more) is no bound.
         """
 
     async def search(
@@ -262,20 +261,21 @@ class Threads(Protocol):
     # -- the limit of history ------------------------------------------------------------------------------
 
     async def note_plan(self, owner: OwnerPlan) -> int:
-        """The owner's threads follow their plan, unless a later token said another; how many changed."""
+        """Apply the plan to the owner's threads, unless a later token named another; returns the number of changes."""
 
     async def purge(self, kept: Kept, *, limit: int, now: float) -> Purged:
-        """Delete what is past its owner's plan, oldest first, at most `limit` rows of threads, messages and runs.
-        `now` is the caller's clock, from which the moments of `kept` come: where it is ahead of the store's own, the
-        moments are moved back by as much, so that a clock that is wrong deletes nothing.
+        """Delete rows past their owner's plan, oldest first, at most `limit` rows of threads, messages and runs.
 
-        A thread last updated before its plan's moment goes as a whole, unless a run of it is queued or running;
-        of others the older messages and ended runs go. Several instances may purge at once: each row is deleted
-        and counted once.
+        `now` is the caller's clock, from which the moments of `kept` come: where it is ahead of the store's own, the
+        moments are moved back by as much, so that a wrong clock deletes nothing.
+
+        A thread last updated before its plan's moment is deleted as a whole, unless a run of it is queued or running;
+        of other threads, the older messages and ended runs are deleted. Several instances may purge at once: each row
+        is deleted and counted once.
         """
 
     async def log_cuts(self, limit: int) -> list[LogCut]:
-        """What deletions (`delete`, `purge`) left to do in the broker, oldest first."""
+        """Cuts that deletions (`delete`, `purge`) left to do in the broker, oldest first."""
 
     async def log_cut_done(self, cut: LogCut) -> None:
-        """It is done. A cut that was replaced meanwhile (another purge, a new thread with the id) stays."""
+        """Mark a cut as done. A cut that was replaced meanwhile (another purge, a new thread with the id) stays."""

@@ -1,7 +1,8 @@
-"""Verifying a bearer token, by role. Keys, fetches and libraries are the adapters' (`adapters/tokens`).
+"""The interfaces for verifying and signing tokens and hashing passwords.
 
-Guarantees: never raises for a bad token; says `Unavailable` only when it cannot tell; fetches nothing that a
-token names; returns without waiting whenever the keys are at hand.
+Not here: keys, fetches and libraries (`adapters/tokens`). Guarantees: a verifier never raises for a bad token; it
+returns `Unavailable` only when it cannot verify; it never fetches a URL that a token names; it returns without waiting
+whenever it has the keys.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MAX_TOKEN_BYTES = 8 * 1024
 
 
 class VerifierStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """For health: `status` healthy or degraded, and why; `breaker` states by traffic class."""
+    """For health: `status` (healthy or degraded) with its reason; `breaker` states by traffic class."""
 
     status: str
     detail: str
@@ -27,15 +28,15 @@ class VerifierStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenVerifier(Protocol):
-    """Whoever can tell what a token is worth."""
+    """Verifies tokens; see the module's guarantees."""
 
     def verify(self, token: str, *, now: float, traffic: str) -> Later[Verdict]:
-        """Judge a token.
+        """Verify a token.
 
         Args:
-            token: as the client sent it, not yet looked at; at most `MAX_TOKEN_BYTES`, longer is malformed.
+            token: as the client sent it, unchecked; at most `MAX_TOKEN_BYTES`, longer is malformed.
             now: seconds since the epoch.
-            traffic: `user` or `e2e`: which breaker partition a needed fetch belongs to.
+            traffic: `user` or `e2e`: the breaker partition of a fetch, if one is needed.
 
         Returns:
             The verdict, or an awaitable of it when I/O is needed. The caller bounds the wait with its one
@@ -43,7 +44,7 @@ class TokenVerifier(Protocol):
         """
 
     async def check(self) -> VerifierStatus:
-        """Whether keys are there and usable (health): mint-and-verify where it owns the key, else key age."""
+        """Whether the keys are usable (health): mint and verify where it owns the key, else the keys' age."""
 
     async def start(self) -> None:
         """Load or fetch keys. A missing issuer is not an error here: `check` says degraded."""
@@ -53,9 +54,9 @@ class TokenVerifier(Protocol):
 
 
 class TokenMint(Protocol):
-    """Whoever signs tokens of our own: one issuer, keys kept in the store (`adapters/tokens/signing.py`).
+    """Signs our own tokens: one issuer, keys kept in the store (`adapters/tokens/signing.py`).
 
-    Guarantees: what it mints, every instance on the same store admits; a token never outlives its key.
+    Guarantees: every instance on the same store admits its tokens; a token never outlives its key.
     """
 
     @property
@@ -70,8 +71,8 @@ class TokenMint(Protocol):
         """Sign a token for `identity`; its `issued_at`, `expires_at` and `issuer` are set here.
 
         Args:
-            identity: whom to name; an empty `token_id` gets a random `jti`.
-            ttl_s: seconds of life, at most `max_ttl_s` (longer is cut to it).
+            identity: the user to name; an empty `token_id` gets a random `jti`.
+            ttl_s: seconds of life; longer than `max_ttl_s` is cut to that.
             now: seconds since the epoch.
 
         Raises:
@@ -79,10 +80,10 @@ class TokenMint(Protocol):
         """
 
     def seal(self, values: dict[str, str], *, ttl_s: float, now: float) -> str:
-        """Sign values that a browser keeps for us for a while; not encrypted, and no token. Raises DependencyError."""
+        """Sign values that a browser keeps for us; neither encrypted nor a token. Raises DependencyError."""
 
     def unseal(self, sealed: str, now: float) -> dict[str, str] | None:
-        """What `seal` of any instance on the same store was given; None: it is not ours, altered, or too old."""
+        """The values that any instance on the same store sealed; None: `sealed` is not ours, altered, or too old."""
 
     def public_keys(self) -> dict[str, object]:
         """The published JWK set (RFC 7517), private members left out."""
@@ -95,6 +96,6 @@ class PasswordHashes(Protocol):
         """The encoded hash, with salt and parameters. Raises Overloaded when too many wait."""
 
     async def verify(self, encoded: str, password: str) -> bool:
-        """Whether it is the password. An empty `encoded` takes as long as a real one and is False, so that
-        the time does not tell whether an account exists. Raises Overloaded when too many wait.
+        """Whether the password is right. An empty `encoded` takes as long as a real one and gives False, so that
+        the time does not reveal whether an account exists. Raises Overloaded when too many wait.
         """
