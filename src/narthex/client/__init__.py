@@ -1,7 +1,7 @@
-"""The Python client of a narthex gateway: connect with a real reason when refused, follow runs, prove them whole.
+"""The Python client of a narthex gateway: connects, reports the reason of a refusal, follows runs and verifies them.
 
-Not here: the gateway. This package imports nothing of it but the digest, the rule for joined deltas and the
-error tree, and works against any gateway of the same protocol. `connect` needs the extra `client`
+Not here: the gateway. This package imports only its digest, its rule for joined deltas and its error tree, and works
+with any gateway of the same protocol. `connect` needs the extra `client`
 (`pip install "narthex[client]"`); `RunAssembler` needs nothing.
 
     async with narthex.client.connect("wss://chat.example/ws", get_token=fetch) as gateway:
@@ -59,17 +59,17 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
     use_proxy: bool = True,
 ) -> Gateway:
-    """A connection to use with `async with`; nothing is sent before that.
+    """A connection to use with `async with`; it sends nothing before that.
 
     Args:
         url: of the WebSocket endpoint: `ws://…/ws`, `wss://…/ws`.
-        get_token: gives a fresh token for each attempt and each refresh, plain or awaited. Raise `SignedOut`
-            from it when there is nobody to ask for one.
+        get_token: returns a fresh token for each attempt and each refresh, plain or awaited. It raises `SignedOut`
+            when no user is signed in.
         headers: more headers for the handshake and for preflight, such as `X-E2E-Bypass-Key`.
         timeout_s: for each command, each token and each preflight.
-        connect_timeout_s: how long a first connect, or a call during an outage, may take in all.
-        on_notice: told of each event on the user's own channel; must not raise.
-        ssl_context: for `wss`, where the default does not do.
+        connect_timeout_s: the longest total time of a first connect, or of a call during an outage.
+        on_notice: called with each event on the user's own channel; must not raise.
+        ssl_context: for `wss`, where the default is not enough.
         use_proxy: whether the proxy variables of the environment count.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Puts one run's events in order and proves that they are all there (docs/protocol.md, "Completeness").
+"""Puts one run's events in order and verifies that they are complete (docs/protocol.md, "Completeness").
 
-Not here: the wire, and what the events look like on a screen. The twin of `web/packages/client`'s assembler;
-both pass tests/vectors/digest.json. Rules: events may arrive in any order, twice, merged (`seq_from` … `seq`)
-or not; what `events` holds is always the gapless beginning of the run. Nothing is guessed: a gap stays a gap
-until the missing events arrive.
+Not here: the wire, and the display of events. `web/packages/client` has the same assembler in TypeScript; both pass
+tests/vectors/digest.json. Rules: events may arrive in any order, twice, merged (`seq_from` … `seq`) or not; `events`
+always holds the gapless beginning of the run; the assembler guesses nothing: a gap stays a gap until the missing
+events arrive.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from narthex.domain.digest import digest_of
 from narthex.domain.merging import joins
 
 MAX_EARLY: Final = 10_000
-"""How many events may wait behind a gap; more means that the channel must be read again (`conflict`)."""
+"""The most events that may wait behind a gap; at more, the channel must be read again (`conflict`)."""
 
 _TERMINAL: Final = ("RUN_FINISHED", "RUN_ERROR")
 _RESTARTED: Final = "narthex.restarted"
 
 
 class Pushed(NamedTuple):
-    """What became of a pushed event.
+    """The result of pushing an event.
 
     Attributes:
         kind: `new`: appended, `events` are those that became visible with it. `repeat`: was there already.
-            `early`: waits for the events before it. `replaced`: a merged delta took the place of smaller
-            ones and reaches further; `events` holds only what is new, its delta cut to the text that was not
-            there yet. `conflict`: cannot be fitted in; read the history into a new assembler.
+            `early`: waits for the events before it. `replaced`: a merged delta replaced smaller ones and reaches
+            further; `events` holds only the new part, with its delta cut to the text that was not there yet.
+            `conflict`: cannot be fitted in; read the history into a new assembler.
         events: see above; empty for `repeat`, `early` and `conflict`.
-        reason: why it is a conflict.
+        reason: the reason of a conflict.
     """
 
     kind: Literal["new", "repeat", "early", "replaced", "conflict"]
-    events: list[AguiEvent] = []  # noqa: RUF012 -- a NamedTuple's default; nobody appends to it
+    events: list[AguiEvent] = []  # noqa: RUF012 -- a NamedTuple's default, never appended to
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The outcome of the proof.
+    """The result of the verification.
 
     Attributes:
         complete: count and digest both agree with the terminal event's.
-        reason: why not, in words; empty when complete.
-        count: the last `seq` that is here without a gap.
+        reason: the reason why it is incomplete, in words; empty when complete.
+        count: the last `seq` that has arrived without a gap.
         digest: SHA-256 hex of the normal form, computed here; empty while events are missing.
-        expected_count: what the terminal event says; None without one.
-        expected_digest: the same.
+        expected_count: the terminal event's `count`; None without one.
+        expected_digest: the terminal event's `digest`; None without one.
     """
 
     complete: bool
@@ -70,7 +70,7 @@ class _Piece:
 
 
 class RunAssembler:
-    """One run's events, in order. Feed it every event of the run with `push`, then ask `verify()`."""
+    """One run's events, in order. Pass every event of the run to `push`, then call `verify()`."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -87,7 +87,7 @@ class RunAssembler:
 
     @property
     def terminal(self) -> RunFinished | RunError | None:
-        """The event that ended the run, once everything before it is there; else None."""
+        """The event that ended the run, once every event before it has arrived; else None."""
         return cast("RunFinished | RunError | None", self._terminal)
 
     @property
@@ -96,7 +96,7 @@ class RunAssembler:
         return bool(self._early)
 
     def push(self, event: AguiEvent | Mapping[str, Any]) -> Pushed:
-        """Take one event; one without this run's id or without a `seq` is a conflict: it is not the run's."""
+        """Add one event; one without this run's id or without a `seq` is a conflict, because it is not the run's."""
         raw = cast("dict[str, Any]", event)
         last, first = raw.get("seq"), raw.get("seq_from", raw.get("seq"))
         if raw.get("runId") != self.run_id or not _position(last) or not _position(first):
@@ -136,7 +136,7 @@ class RunAssembler:
         return Proof(not reason, reason, self.last, digest, count, expected)
 
     def text(self) -> str:
-        """The assistant's text so far, as `run.get` gives it; a restart voids what came before it."""
+        """The assistant's text so far, as `run.get` gives it; a restart voids the text before it."""
         parts: list[str] = []
         people: set[str] = set()
         for piece in self._pieces:
@@ -158,8 +158,8 @@ class RunAssembler:
             self._terminal = piece.event
 
     def _wait(self, piece: _Piece) -> Pushed:
-        # Only the same range is a repeat: what a waiting merged delta covers may still be needed beside another
-        # merged delta that begins within it.
+        # Only the same range is a repeat: events that a waiting merged delta covers may still be needed beside
+        # another merged delta that begins within it.
         if any((there.first, there.last) == (piece.first, piece.last) for there in self._early):
             return Pushed("repeat")
         if len(self._early) >= MAX_EARLY:
@@ -168,10 +168,10 @@ class RunAssembler:
         return Pushed("early")
 
     def _substitute(self, piece: _Piece) -> AguiEvent | None:
-        """Let a merged delta that overlaps what is there, and reaches further, stand for the pieces in it.
+        """Replace the pieces within a merged delta by it, where it overlaps the stored events and reaches further.
 
         Returns:
-            The part of it that is new; None where it does not fit.
+            The new part of it; None where it does not fit.
         """
         index = next((i for i, there in enumerate(self._pieces) if there.first == piece.first), None)
         if index is None:
@@ -190,7 +190,7 @@ class RunAssembler:
         return cast("AguiEvent", rest)
 
     def _catch_up(self) -> list[AguiEvent]:
-        """Append what waited for the event just appended."""
+        """Append the events that waited for the event just appended."""
         found: list[AguiEvent] = []
         while self._early and self._early[0].first <= self.last + 1:
             piece = self._early.pop(0)

@@ -1,7 +1,7 @@
-"""AG-UI events as narthex publishes them on `thread:<id>` channels, typed (docs/protocol.md).
+"""Types of the AG-UI events that narthex publishes on `thread:<id>` channels (docs/protocol.md).
 
-Not here: order and completeness (`assembler`). Rules: types only. An event is a plain dict, exactly as it came
-over the wire; narrow it by `event["type"]`. New members and new types may appear: what is not known is `Other`.
+Not here: order and completeness (`assembler`). Rules: types only. An event is a plain dict, exactly as it came over
+the wire; narrow it by `event["type"]`. New members and new types may appear: an event of an unknown type is `Other`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Envelope(TypedDict, total=False):
-    """What every event may carry; a person's message and a notice have neither `runId` nor `seq`."""
+    """Members that every event may have; a person's message and a notice have neither `runId` nor `seq`."""
 
     threadId: str
     runId: str
@@ -46,7 +46,7 @@ class Outcome(TypedDict):
 
 
 class RunFinished(Envelope):
-    """The run ended; `count` and `digest` prove which events it consists of."""
+    """The run ended; `count` and `digest` verify that its events are complete."""
 
     type: Literal["RUN_FINISHED"]
     result: NotRequired[Any]
@@ -73,7 +73,7 @@ class Step(Envelope):
 
 
 class TextStart(Envelope):
-    """A message begins; `name` is who wrote it, for people's messages (`role: "user"`)."""
+    """A message begins; `name` is the author of a person's message (`role: "user"`)."""
 
     type: Literal["TEXT_MESSAGE_START"]
     messageId: str
@@ -97,7 +97,7 @@ class TextEnd(Envelope):
 
 
 class TextChunk(Envelope):
-    """A whole message in one event: how a person's message is published."""
+    """A whole message in one event, which is the form of a person's message."""
 
     type: Literal["TEXT_MESSAGE_CHUNK"]
     messageId: NotRequired[str]
@@ -146,7 +146,7 @@ class ToolCallEnd(Envelope):
 
 
 class ToolCallResult(Envelope):
-    """What the tool returned: text, or AG-UI's multimodal form."""
+    """The tool's result: text, or AG-UI's multimodal form."""
 
     type: Literal["TOOL_CALL_RESULT"]
     toolCallId: str

@@ -1,8 +1,8 @@
-"""One thread's channel: hands each run its events, and fetches from the channel's history what did not arrive.
+"""Follows one thread's channel: passes each run its events, and reads missing ones from the channel's history.
 
-Not here: ordering and proof (`assembler`), the connection (`gateway`). Rules: whatever was missed (a late
-subscription, a reconnect that could not recover) is read from the history, newest page first, until the run's
-first missing event is there; one such reading at a time, in a task that the feed owns and ends.
+Not here: order and verification (`assembler`), the connection (`gateway`). Rules: after a late subscription, or a
+reconnect that could not recover, the feed reads the history, newest page first, until it has the run's first missing
+event; it reads once at a time, in a task that it owns and ends.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from centrifuge import (
 from narthex.client.run import Run, RunIncomplete
 from narthex.errors import ClientError
 
-PAGE: Final = 500  # publications a history request; a page of deltas is some 100 KB
-MAX_PAGES: Final = 400  # 200,000 events: more than a run may have; ends a reading that would never end
-MAX_UNCLAIMED: Final = 10_000  # events kept while a run's id is not known yet; past that the history is read
-TRIES: Final = 5  # of a history reading that a reconnect interrupts
+PAGE: Final = 500  # publications per history request; a page of deltas is some 100 KB
+MAX_PAGES: Final = 400  # 200,000 events, more than a run may have, so that every reading ends
+MAX_UNCLAIMED: Final = 10_000  # events kept until a run's id is known; beyond that the history is read
+TRIES: Final = 5  # to read the history while reconnects interrupt it
 
 
 class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK ships no types
@@ -56,15 +56,15 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
 
     @property
     def idle(self) -> bool:
-        """Whether no run is followed or about to be."""
+        """Whether the feed follows no run and is not about to follow one."""
         return not self._claims and all(run.ended for run in self._runs.values())
 
     async def ready(self) -> None:
-        """Subscribe, or wait until that is done.
+        """Subscribe, or wait for the subscription under way.
 
         Raises:
             ClientError: the gateway does not let this user read the thread.
-            TimeoutError: it did not answer.
+            TimeoutError: the gateway did not answer.
         """
         if self._subscription.state == SubscriptionState.UNSUBSCRIBED:
             await self._subscription.subscribe()
@@ -77,7 +77,7 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
 
     @asynccontextmanager
     async def claiming(self) -> AsyncIterator[None]:
-        """While this lasts, events of unknown runs are kept: a run's first ones may beat the reply with its id."""
+        """Keep events of unknown runs within this context: a run's first ones may come before the reply with its id."""
         self._claims += 1
         try:
             yield
@@ -88,15 +88,15 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
                 self._overflowed = False
 
     def follow(self, run: Run, *, from_history: bool, over: bool = False) -> Run:
-        """Hand `run` its events from now on.
+        """Pass `run` its events from now on.
 
         Args:
-            run: a new one.
-            from_history: also those that came before.
-            over: the gateway says that it has ended: what the history does not hold will not come any more.
+            run: a new run.
+            from_history: also pass the earlier events.
+            over: the gateway says that it has ended: events that the history does not hold will not come any more.
 
         Returns:
-            The same, or the one that was followed already under this id.
+            `run`, or the run that the feed follows already under this id.
         """
         there = self._runs.get(run.run_id)
         if there is not None and not (there.ended and there.terminal is None):
@@ -115,7 +115,7 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
         return run
 
     async def close(self, error: Exception) -> None:
-        """Unsubscribe; whoever still iterates gets `error`."""
+        """Unsubscribe; iterations that are still running raise `error`."""
         self.fail(error)
         if self._reading is not None:
             self._reading.cancel()
@@ -124,14 +124,14 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
         self._client.remove_subscription(self._subscription)
 
     def fail(self, error: Exception) -> None:
-        """End every run's iterating with `error`."""
+        """End every run's iteration with `error`."""
         for run in self._runs.values():
             run.fail(error)
 
     # -- what the SDK calls -----------------------------------------------------------------------------------
 
     async def on_publication(self, ctx: PublicationContext) -> None:
-        """An event, in the channel's order."""
+        """Handle an event, in the channel's order."""
         event = ctx.pub.data
         if not isinstance(event, dict) or not isinstance(event.get("runId"), str):
             return
@@ -144,24 +144,24 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
             self._overflowed = True
 
     async def on_subscribed(self, ctx: SubscribedContext) -> None:
-        """A reconnect that could not recover: read what was missed."""
+        """After a reconnect that could not recover, read the missed events."""
         if ctx.was_recovering and not ctx.recovered:
             self._read_history()
 
     async def on_unsubscribed(self, ctx: UnsubscribedContext) -> None:
-        """The gateway took the channel away."""
+        """The gateway ended the subscription."""
         if ctx.code >= 100:
             self.fail(_refusal_of(self.channel, ctx.reason))
 
     async def on_error(self, ctx: SubscriptionErrorContext) -> None:
-        """The SDK tries again by itself; what is final comes to `on_unsubscribed`."""
+        """Ignore it: the SDK retries by itself, and final errors come to `on_unsubscribed`."""
 
     # -- the history ------------------------------------------------------------------------------------------
 
     def _give(self, run: Run, event: Mapping[str, Any]) -> None:
         pushed = run.take(event)
         if pushed.kind == "early" or (pushed.kind == "conflict" and "seq" in event):
-            self._read_history()  # the log holds each event by itself, which fits wherever merged ones overlap
+            self._read_history()  # the log holds unmerged events, which fit where merged ones overlap
 
     def _read_history(self) -> None:
         self._again = True
@@ -169,7 +169,7 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
             self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        """Read until no run lacks anything. Ends every wait that it cannot help with an error, never silently."""
+        """Read until no run lacks an event. A run whose events are lost gets an error, never silence."""
         try:
             while self._again:
                 self._again = False
@@ -179,7 +179,7 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
 
     async def _read_once(self) -> None:
         wanted = {run_id: run for run_id, run in self._runs.items() if not run.ended}
-        # Asked before the history is read: all events of a run that is over by now are in it, or gone for good.
+        # Asked before the history is read: it then holds all events of a run that is over by now, or they are lost.
         for asked in wanted.keys() - self._over:
             if await self._has_ended(asked):
                 self._over.add(asked)
@@ -196,14 +196,14 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
                     found[run_id].append(event)
                     if event.get("seq_from", event["seq"]) <= start[run_id] + 1:
                         lacking.discard(run_id)
-            if not lacking or not page.publications:  # a gateway may give shorter pages than asked for
+            if not lacking or not page.publications:  # a gateway may return shorter pages than requested
                 break
             since = StreamPosition(page.publications[-1].offset, page.epoch)
         for run_id, events in found.items():
             for event in reversed(events):
                 wanted[run_id].take(event)
         for run_id, run in wanted.items():
-            # A queued run has no events yet, and lacks none. One that is over lacks its end, if nothing else.
+            # A queued run has no events yet and lacks none. A run that is over lacks at least its end.
             incomplete = run_id in lacking and (found[run_id] or run.has_gap)
             if (incomplete or run_id in self._over) and not run.ended:
                 run.fail(RunIncomplete(run_id, run.last + 1))

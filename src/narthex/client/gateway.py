@@ -1,8 +1,8 @@
-"""A connection to a narthex gateway: `async with connect(url, get_token=…) as gateway`.
+"""Connects to a narthex gateway: `async with connect(url, get_token=…) as gateway`.
 
-Not here: what a refusal was (`handshake`), a thread's events (`feed`). It drives the unmodified
-centrifuge-python SDK through its public surface only. Rules: a final refusal stops the SDK and reaches every
-waiter as `Refused`; anything else is retried by the SDK with its own back-off, no sooner than `Retry-After`;
+Not here: finding the reason of a refusal (`handshake`), a thread's events (`feed`). It drives the unmodified
+centrifuge-python SDK through its public interface only. Rules: a final refusal stops the SDK, and every waiting call
+raises `Refused`; the SDK retries after any other failure with its own back-off, no sooner than `Retry-After`;
 `close` ends everything that this object started.
 """
 
@@ -43,10 +43,10 @@ from narthex.client.run import Run
 from narthex.client.threads import Threads
 from narthex.errors import ClientError, DependencyError
 
-REPEATS: Final = 5  # of a call that a lost connection interrupted and that may be repeated
-MAX_IDLE_FEEDS: Final = 32  # threads that stay subscribed with no run in them; a gateway bounds them as well
-MIN_WAIT_S: Final = 0.001  # the SDK takes no time-out of zero
-EXPIRED_TRIES: Final = 2  # a token source may hold a stale token once; twice it has no fresh one
+REPEATS: Final = 5  # of a repeatable call that a lost connection interrupted
+MAX_IDLE_FEEDS: Final = 32  # threads that stay subscribed without a run; a gateway bounds them as well
+MIN_WAIT_S: Final = 0.001  # the SDK does not accept a time-out of zero
+EXPIRED_TRIES: Final = 2  # a token source may return a stale token once; twice, it has no fresh one
 ENDED: Final = frozenset({"finished", "cancelled", "interrupted", "failed"})
 """States of `run.get` after which no event follows (docs/protocol.md)."""
 
@@ -54,14 +54,14 @@ _TOKEN_EXPIRED: Final = 109
 _CLIENT_SIDE: Final = 100  # disconnect codes below are the SDK's own
 
 Notice = Callable[[Mapping[str, Any]], None]
-"""Told of each event on the user's own channel: a run began on another device, one was added to a thread …"""
+"""Called with each event on the user's own channel: a run began on another device, the user joined a thread …"""
 
 
 class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no types
     """One connection. Made by `connect`.
 
     Attributes:
-        sdk: the centrifuge-python client, for whatever has no method here.
+        sdk: the centrifuge-python client, for operations that have no method here.
         client_id: the connection's id at the gateway; empty before it is up.
         threads: members and invitations.
     """
@@ -120,11 +120,11 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         await self.close()
 
     async def open(self) -> None:
-        """Connect, and wait until the gateway said yes.
+        """Connect, and wait until the gateway admits this client.
 
         Raises:
-            Refused: it said no; nothing is tried further.
-            Unreachable: nothing answered, or only "not now", for `connect_timeout_s`.
+            Refused: the gateway refused; the client does not retry.
+            Unreachable: no gateway answered, or only with temporary refusals, for `connect_timeout_s`.
         """
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -142,7 +142,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             raise failure
 
     async def close(self) -> None:
-        """Disconnect and end what was started; whoever still iterates a run gets `disconnected`."""
+        """Disconnect and end all tasks; iterations that are still running raise `disconnected`."""
         self._closing.set()
         gone = self._failure or Refused("disconnected", "This client was closed.", "Connect again.")
         for feed in list(self._feeds.values()):
@@ -161,13 +161,13 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         agent: str | None = None,
         client_message_id: str | None = None,
     ) -> Run:
-        """Say something, in a thread or in a new one, and follow the run that answers.
+        """Post a message in a thread or a new one, and follow the run that answers it.
 
         Args:
             text: the message.
-            thread_id: where; None begins a thread.
-            agent: which agent; None is the gateway's default.
-            client_message_id: the same id gives the same run, however often it is sent; default a fresh one.
+            thread_id: the thread; None creates one.
+            agent: the agent's name; None is the gateway's default.
+            client_message_id: the same id gives the same run for every repeat; default a fresh one.
 
         Raises:
             ClientError: the gateway's numbered error, such as 429 with the remedy.
@@ -186,11 +186,11 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             answer = await self.rpc("run.start", params, repeat=True)
             if client_message_id is None:
                 return feed.follow(self._run(answer), from_history=False)
-        # A caller's own id may name a run that began before this subscription did, or that is over.
+        # A caller's own id may name a run that began before this subscription, or that is over.
         return await self._followed(answer, over=await self._over(answer))
 
     async def follow_run(self, run_id: str) -> Run:
-        """Follow a run from its first event, whoever started it and whether or not it has ended."""
+        """Follow a run of any user from its first event, also one that has ended."""
         answer = await self.rpc("run.get", {"run_id": run_id}, repeat=True)
         return await self._followed(answer, over=answer.get("state") in ENDED)
 
@@ -200,13 +200,13 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         Args:
             method: such as `whoami`, `thread.list`.
             params: JSON-able.
-            repeat: whether to call again when the connection broke before the answer came: only for methods
-                that do the same when called twice. All in all no longer than `connect_timeout_s` and one command.
+            repeat: whether to call again when the connection broke before the answer came: only for idempotent
+                methods. It takes at most `connect_timeout_s` and one command in all.
 
         Raises:
             ClientError: the gateway's numbered error; `number` ≥ 400.
             Refused: the connection ended for good.
-            Unreachable: it broke before the answer came.
+            Unreachable: the connection broke before the answer came.
         """
         tries = REPEATS if repeat else 1
         fault: Exception | None = None
@@ -235,20 +235,20 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
     # -- what the SDK calls --------------------------------------------------------------------------------------
 
     async def on_connecting(self, ctx: ConnectingContext) -> None:
-        """An attempt follows: forget the token, so that the SDK asks for a fresh one."""
+        """Before an attempt, drop the token, so that the SDK asks for a fresh one."""
         self.sdk.set_token("")
         if ctx.code >= _CLIENT_SIDE:
             self._last = from_close(ctx.code, ctx.reason) or self._last
 
     async def on_connected(self, ctx: ConnectedContext) -> None:
-        """It is up."""
+        """The connection is up."""
         self.client_id = ctx.client
         self._expired = 0
         self._token_failed = ""
         self._settled.set()
 
     async def on_error(self, ctx: ErrorContext) -> None:
-        """An attempt failed, or something on the way; find out whether trying again makes sense."""
+        """After a failed attempt or another error, find out whether a retry can help."""
         if self._settled.is_set() and self.sdk.state.value == "connected":
             return
         self.sdk.set_token("")
@@ -272,7 +272,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             await self._pause(refusal.retry_after_s)
 
     async def on_disconnected(self, ctx: DisconnectedContext) -> None:
-        """The end: by us, or the gateway's final word."""
+        """The connection ended for good, by us or by the gateway."""
         if self._failure is None and not self._closing.is_set():
             if self._credentials.signed_out is not None:
                 why = self._credentials.signed_out
@@ -283,21 +283,21 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
                 self._failed(await self._explained(code, detail, ctx.code))
 
     async def on_publication(self, ctx: ServerPublicationContext) -> None:
-        """A notice on the user's own channel."""
+        """Handle a notice on the user's own channel."""
         if self._on_notice is not None and isinstance(ctx.pub.data, dict):
             self._on_notice(ctx.pub.data)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     async def _explained(self, code: str, detail: str, close: int) -> Refused:
-        """A final close in full: preflight knows the remedy, which does not fit into a close reason."""
+        """A final close with its remedy from preflight, because a remedy does not fit into a close reason."""
         verdict = await self._preflight.ask() if close >= _CLIENT_SIDE else False
         if isinstance(verdict, Refused) and verdict.code == code:
             return verdict
         return Refused(code, detail, close=close)
 
     async def _verdict(self) -> None:
-        """Wait until a connection that the SDK has given up says why: its words come a preflight later."""
+        """Wait for the reason why the SDK gave the connection up: it comes one preflight later."""
         if self.sdk.state.value == "disconnected" and not self._closing.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout_s):
@@ -315,7 +315,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         self._settled.set()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait before the SDK may try again; the SDK waits for this, and adds its own back-off."""
+        """Wait before the SDK may retry; the SDK awaits this and adds its own back-off."""
         try:
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
@@ -336,10 +336,10 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         return Unreachable(f"{last.detail} (for {seconds})", last.remedy, last)
 
     async def _feed(self, thread_id: str) -> ThreadFeed:
-        # One of the same thread that is being left must be gone: the SDK knows one subscription a channel.
+        # Wait until an earlier feed of the thread has closed: the SDK allows one subscription per channel.
         while (leaving := self._leaving.get(thread_id)) is not None:
             await asyncio.shield(leaving)
-        # From here to the claim nothing is awaited: a second call for the thread finds this one's feed.
+        # There is no await from here to the claim, so that a second call for the thread finds this call's feed.
         feed = self._feeds.pop(thread_id, None)
         if feed is None:
             feed = ThreadFeed(self.sdk, thread_id, self._connect_timeout_s, self._has_ended)
@@ -360,7 +360,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         return feed
 
     def _make_room(self) -> None:
-        """Leave the threads that were idle longest, so that at most `MAX_IDLE_FEEDS` stay."""
+        """Unsubscribe from the threads that were idle longest, so that at most `MAX_IDLE_FEEDS` stay."""
         idle = [thread_id for thread_id, feed in self._feeds.items() if feed.idle]
         for thread_id in idle[: max(0, len(idle) - MAX_IDLE_FEEDS + 1)]:
             self._leaving[thread_id] = asyncio.create_task(self._leave(thread_id, self._feeds.pop(thread_id)))
@@ -371,12 +371,12 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
                 Refused("disconnected", "The thread is no longer followed.", "Follow the run again.")
             )
         except CentrifugeError:
-            pass  # the line broke: the subscription ended with it
+            pass  # the connection broke, and the subscription ended with it
         finally:
             del self._leaving[thread_id]
 
     async def _has_ended(self, run_id: str) -> bool:
-        """Whether the gateway says that a run is over; False where it cannot say just now."""
+        """Whether the gateway says that a run is over; False when it cannot answer now."""
         try:
             answer = await self.rpc("run.get", {"run_id": run_id})
         except (ClientError, DependencyError):
@@ -402,7 +402,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
 
 
 def _numbered(error: ReplyError) -> ClientError:
-    """A reply error as ours: the gateway's message is `code: message remedy`."""
+    """A reply error as a ClientError: the gateway's message is `code: message remedy`."""
     said = from_close(3000, error.message)
     if said is None:
         return ClientError("rpc_error", error.message, number=error.code)

@@ -1,9 +1,9 @@
-"""What an attempt to connect brings along, and what a failed one really was.
+"""Prepares the headers of each connection attempt, and finds the reason of a failed one.
 
-Not here: the connection itself (`gateway`). centrifuge-python retries a refused handshake for ever and reports
-only that the transport closed; here the refusal is read out of the failed attempt, or asked from
-`/ws/preflight`, which judges the same credentials on the same code path. Rules: the token travels in the
-`Authorization` header, never in the URL; each attempt gets a fresh one; every wait is bounded.
+Not here: the connection itself (`gateway`). centrifuge-python retries a refused handshake for ever and reports only
+that the transport closed; this module reads the refusal from the failed attempt, or asks `/ws/preflight`, which checks
+the same credentials on the same code path. Rules: the token is sent in the `Authorization` header, never in the URL;
+each attempt gets a fresh one; every wait is bounded.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from narthex.domain.endpoints import prefix_of
 
 
 class TokenFailed(Exception):
-    """`get_token` raised, or took too long: nothing that the gateway said. `__cause__` has it."""
+    """`get_token` raised or took too long, so the gateway is not the cause. `__cause__` has the error."""
 
 
 TokenSource = Callable[[], str | Awaitable[str | None] | None]
-"""Gives a token for the next attempt, plain or awaited; `""` or None: none. `SignedOut` ends the trying."""
+"""Returns a token for the next attempt, plain or awaited; `""` or None: no token. `SignedOut` ends the retries."""
 
 
 class AttemptHeaders:
-    """The headers of each attempt. The SDK keeps `headers` itself, so a new token goes in without its help."""
+    """The headers of each attempt. The SDK keeps a reference to `headers`, so that a new token reaches it there."""
 
     def __init__(self, get_token: TokenSource | None, headers: Mapping[str, str], timeout_s: float) -> None:
-        # Never empty: the SDK replaces an empty dict by one of its own.
+        # Never empty: the SDK replaces an empty dict with its own.
         self.headers: dict[str, str] = {"User-Agent": "narthex-client", **headers}
         self.signed_out: str | None = None
         self._get_token = get_token
@@ -44,8 +44,8 @@ class AttemptHeaders:
         """Fetch a token and put it into the headers; the SDK calls this before each attempt and each refresh.
 
         Raises:
-            UnauthorizedError: nobody is signed in (the SDK stops at that).
-            TokenFailed: the source raised or took too long (the SDK asks again).
+            UnauthorizedError: no user is signed in (the SDK stops then).
+            TokenFailed: the source raised or took too long (the SDK tries again).
         """
         token = ""
         if self._get_token is not None:
@@ -75,7 +75,7 @@ def preflight_url(url: str) -> str:
 
 
 class PreflightClient:
-    """Asks the gateway for its verdict without an upgrade."""
+    """Gets the gateway's verdict without an upgrade."""
 
     def __init__(
         self,
@@ -92,8 +92,8 @@ class PreflightClient:
         self._use_proxy = use_proxy
 
     async def ask(self) -> Refused | bool:
-        """The refusal; True: it would admit; False: no telling (no answer, or not a gateway's)."""
-        # Making a context takes some 50 ms of CPU: none for plain HTTP.
+        """The refusal; True: it would admit; False: unknown (no answer, or not a gateway's)."""
+        # A TLS context costs some 50 ms of CPU, so plain HTTP gets none.
         verify: ssl.SSLContext | bool = self._tls if self._tls is not None else self._url.startswith("https")
         try:
             async with httpx2.AsyncClient(
@@ -108,18 +108,18 @@ class PreflightClient:
 
 
 async def reason_of(error: Exception, preflight: PreflightClient) -> Refused | None:
-    """Why an attempt failed.
+    """The reason why an attempt failed.
 
     Args:
-        error: what the SDK reported.
-        preflight: asked where the answer itself does not say it.
+        error: the SDK's error.
+        preflight: asked when the answer itself does not give the reason.
 
     Returns:
-        The refusal; `handshake_blocked` (not final: a proxy may be mended) where preflight admits and yet the
-        upgrade did not get through; None where nothing is known but that it failed.
+        The refusal; `handshake_blocked` (not final: a proxy may be repaired) when preflight admits although the
+        upgrade failed; None when the reason is unknown.
     """
     if not isinstance(error, InvalidStatus):
-        # A token that could not be had says nothing of the gateway: preflight would judge an attempt without one.
+        # Without the token, preflight would check an attempt without a credential, which is another case.
         if isinstance(error, OSError | TimeoutError | asyncio.TimeoutError | TokenFailed):
             return None
         verdict = await preflight.ask()

@@ -1,6 +1,6 @@
-"""Why a gateway would not let somebody in: as exceptions with code, detail and remedy.
+"""Turns a gateway's refusals into exceptions with code, detail and remedy.
 
-Not here: when to ask (`handshake`). A refusal comes as problem+json (RFC 9457) in the answer to the refused
+Not here: when to ask for one (`handshake`). A refusal comes as problem+json (RFC 9457) in the answer to the refused
 upgrade or from `/ws/preflight`, or as a close code with the reason `code: text`. The close codes are those of
 the gateway's own table, `domain.refusals`.
 """
@@ -21,26 +21,26 @@ _REMEDIES: Final = {
     "token_expired": "Have get_token fetch a fresh token each time it is asked.",
     "disconnected": "Connect again.",
 }
-"""For closes whose full story preflight does not tell (it admits, or cannot be reached)."""
+"""For closes that preflight does not explain (it admits, or cannot be reached)."""
 
 _REASONABLE_S: Final = 60.0  # a longer Retry-After is a mistake or an attack; the SDK's own back-off is 20 s
 
 
 class SignedOut(Exception):
-    """Raise this from `get_token` when nobody is signed in: the client then stops instead of retrying."""
+    """Raise this from `get_token` when no user is signed in: the client then stops instead of retrying."""
 
 
 class Refused(ClientError):
-    """The gateway said no, and coming back with the same credential changes nothing.
+    """The gateway refused; see `final` for whether a retry with the same credential can help.
 
     Attributes:
         code: such as `token_expired` (docs/protocol.md); `handshake_blocked` and `disconnected` are our own.
-        detail: what was wrong, in one sentence.
-        remedy: what to do about it.
+        detail: the fault, in one sentence.
+        remedy: the action that helps.
         status: HTTP status, 0 where there was none.
         close: the WebSocket close code.
-        trace_id: leads to the gateway's own record; may be empty.
-        retry_after_s: seconds after which coming back makes sense; None where that changes nothing.
+        trace_id: finds the gateway's own record; may be empty.
+        retry_after_s: seconds after which a retry makes sense; None when a retry cannot help.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Refused(ClientError):
 
     @property
     def final(self) -> bool:
-        """Whether coming back changes nothing."""
+        """Whether a retry cannot help."""
         return is_final(self.close)
 
 
 class Unreachable(DependencyError):
-    """The gateway could not be reached in time, or said that it is not ready; trying again may help.
+    """The gateway could not be reached in time, or answered that it is not ready; a retry may help.
 
     Attributes:
-        last: the last refusal that it gave while it was tried; None where there was no answer at all.
+        last: the last refusal during the attempts; None when there was no answer at all.
     """
 
     def __init__(self, message: str, remedy: str, last: Refused | None = None) -> None:

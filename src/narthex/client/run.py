@@ -1,7 +1,7 @@
-"""A run as a program follows it: an async iterator of its events, its text, and the proof that it is whole.
+"""A run for a program: an async iterator of its events, its text, and the proof that it is complete.
 
-Not here: how events arrive (`feed`). Rules: iterating begins at the run's first event, however late one
-starts, any number of times; it ends with the run, or raises why it cannot go on.
+Not here: how events arrive (`feed`). Rules: every iteration begins at the run's first event, however late it starts;
+there may be any number; an iteration ends with the run, or raises the reason why it cannot continue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from narthex.errors import ClientError
 
 
 class Caller(Protocol):
-    """What a run asks of its connection; `gateway.Gateway` is one."""
+    """The methods of its connection that a run uses; `gateway.Gateway` has them."""
 
     async def rpc(self, method: str, params: Mapping[str, Any] | None = None, *, repeat: bool = False) -> Any:
         """Call a method of the gateway."""
@@ -43,8 +43,8 @@ class Run:
     Attributes:
         run_id: its id.
         thread_id: the thread that it belongs to.
-        message_id: of the message that began it; empty for a resumed or followed run.
-        queued: whether the thread was busy when it was asked for.
+        message_id: of the message that started it; empty for a resumed or followed run.
+        queued: whether the thread was busy at the request.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Run:
         self.queued = queued
         self._gateway = gateway
         self._assembler = RunAssembler(run_id)
-        # Bounded by the gateway, which ends a run at its own limit of events; all are needed for the digest.
+        # The gateway bounds it: it ends a run at its own limit of events. The digest needs all of them.
         self._seen: list[AguiEvent] = []
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def proof(self) -> Proof:
-        """Whether all events are here: count and digest against the terminal event's."""
+        """Whether all events have arrived: count and digest against the terminal event's."""
         return self._assembler.verify()
 
     @property
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no event will come any more."""
         return self._failure is not None or self.terminal is not None
 
     def __aiter__(self) -> AsyncIterator[AguiEvent]:
@@ -123,21 +123,21 @@ class Run:
             await self._changed.wait()
 
     async def wait(self, timeout_s: float | None = None) -> Proof:
-        """Wait for the end and prove it. Raises TimeoutError, and whatever iterating would raise."""
+        """Wait for the end and verify the run. Raises TimeoutError, and every error that iterating raises."""
         async with asyncio.timeout(timeout_s):
             async for _ in self:
                 pass
         return self.proof
 
     async def cancel(self) -> Mapping[str, Any]:
-        """Ask for the end of the run; it then finishes with outcome `cancelled`."""
+        """Request cancellation; the run then finishes with outcome `cancelled`."""
         answer: Mapping[str, Any] = await self._gateway.rpc(
             "run.cancel", {"run_id": self.run_id}, repeat=True
         )
         return answer
 
     async def steer(self, text: str) -> None:
-        """Tell the agent something while it works."""
+        """Send the agent a text while it works."""
         await self._gateway.rpc("run.steer", {"run_id": self.run_id, "text": text})
 
     async def resume(self, interrupt_id: str, payload: Any) -> Run:
@@ -155,11 +155,11 @@ class Run:
 
     @property
     def last(self) -> int:
-        """The last `seq` that is here without a gap."""
+        """The last `seq` that has arrived without a gap."""
         return self._assembler.last
 
     def take(self, event: Mapping[str, Any]) -> Pushed:
-        """Take an event of this run from the channel."""
+        """Add an event of this run from the channel."""
         pushed = self._assembler.push(event)
         if pushed.events:
             self._seen.extend(pushed.events)
@@ -167,7 +167,7 @@ class Run:
         return pushed
 
     def fail(self, error: Exception) -> None:
-        """End the iterating with `error`, unless the run has ended by itself."""
+        """End every iteration with `error`, unless the run has ended by itself."""
         if not self.ended:
             self._failure = error
             self._changed.set()

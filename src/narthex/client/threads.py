@@ -1,5 +1,4 @@
-"""Who is in a thread: inviting, answering invitations, links, leaving, blocking. `Gateway.threads` is one.
-
+"""Manages members of threads: invitations, links, leaving, blocking. `Gateway.threads` is one.
 Rules: a method is one RPC of docs/protocol.md, under the same name; errors are those of `Gateway.rpc`.
 """
 
@@ -37,7 +36,7 @@ class OpenLink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkedThread(msgspec.Struct, frozen=True, kw_only=True):
-    """A thread as a user with the token of its link is shown it.
+    """A thread as a user with the token of its link sees it.
 
     `role` is yours, and `thread_id` the thread's, both empty unless you are a member already.
     """
@@ -52,7 +51,7 @@ class LinkedThread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Many(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a call for many threads: `failed` is thread id → error name."""
+    """The result of a call for many threads: `failed` is thread id → error name."""
 
     done: list[str]
     failed: dict[str, str]
@@ -72,14 +71,14 @@ class Threads:
         self._rpc = rpc
 
     async def add_member(self, thread_id: str, user_id: str) -> str:
-        """Invite a user: `invited`, or `member` where members are added at once or they are one already."""
+        """Invite a user: `invited`, or `member` when the gateway adds members at once or they are one already."""
         answer = await self._rpc(
             "thread.members.add", {"thread_id": thread_id, "user_id": user_id}, repeat=True
         )
-        return str(answer.get("state", "member"))  # a gateway of the version before says nothing
+        return str(answer.get("state", "member"))  # a gateway of the previous version returns no state
 
     async def remove_member(self, thread_id: str, user_id: str) -> None:
-        """Remove a member (owners), or take an invitation back (owners, and the inviter)."""
+        """Remove a member (owners), or withdraw an invitation (owners, and the inviter)."""
         await self._rpc("thread.members.remove", {"thread_id": thread_id, "user_id": user_id})
 
     async def invitations(self, limit: int = 200) -> list[Invitation]:
@@ -92,7 +91,7 @@ class Threads:
         await self._rpc("thread.invitation.accept", {"thread_id": thread_id}, repeat=True)
 
     async def decline(self, thread_ids: Iterable[str]) -> Many:
-        """Decline invitations, up to 200 at once. The inviter is not told."""
+        """Decline invitations, up to 200 at once. The inviter is not notified."""
         answer = await self._rpc("thread.invitation.decline", {"thread_ids": list(thread_ids)})
         return Many(done=answer["declined"], failed=answer["failed"])
 
@@ -102,7 +101,7 @@ class Threads:
         return Many(done=answer["left"], failed=answer["failed"])
 
     async def make_link(self, thread_id: str, days: int = 7) -> ThreadLink:
-        """Open a link (1-30 days) by which users of the tenant join the thread; an earlier one is over. For owners."""
+        """Open a link (1-30 days) by which users of the tenant join the thread; ends an earlier one. For owners."""
         answer = await self._rpc("thread.link", {"thread_id": thread_id, "days": days}, repeat=True)
         return msgspec.convert(answer, ThreadLink)
 
@@ -116,23 +115,23 @@ class Threads:
         await self._rpc("thread.link.revoke", {"thread_id": thread_id}, repeat=True)
 
     async def preview(self, token: str) -> LinkedThread:
-        """What you would join by the link with this token. Changes nothing."""
+        """The thread that you would join by the link with this token. Changes nothing."""
         return msgspec.convert(
             await self._rpc("thread.link.preview", {"token": token}, repeat=True), LinkedThread
         )
 
     async def join(self, token: str) -> str:
-        """Become a member by the link with this token; the thread's id. Harmless when repeated."""
+        """Become a member by the link with this token; returns the thread's id. Harmless when repeated."""
         return str((await self._rpc("thread.join", {"token": token}, repeat=True))["thread_id"])
 
     async def block(self, user_id: str) -> None:
-        """Take no invitations by a user any more; they are not told."""
+        """Block invitations by a user; they are not notified."""
         await self._rpc("user.block", {"user_id": user_id}, repeat=True)
 
     async def unblock(self, user_id: str) -> None:
-        """Take invitations by a user again."""
+        """Allow invitations by a user again."""
         await self._rpc("user.unblock", {"user_id": user_id}, repeat=True)
 
     async def blocked(self) -> list[str]:
-        """Whom you have blocked, by user id."""
+        """The ids of the users whom you have blocked."""
         return [str(one) for one in (await self._rpc("user.blocked", repeat=True))["users"]]

@@ -67,8 +67,8 @@ class SendProgress(NamedTuple):
     """Progress of the data sent to a client, as far as this side can see.
 
     Attributes:
-        left: bytes that the client's side has not acknowledged yet, including those in our kernel.
-        taken: bytes that it has acknowledged in all; the number grows while the client reads.
+        left: bytes that the client's side has not taken yet, including those in our kernel.
+        taken: bytes that it has taken in all; the number grows while the client reads.
     """
 
     left: int
