@@ -1,9 +1,9 @@
-"""Counting failed attempts at a secret per address and account, in bounded memory.
+"""Counts failed attempts at a secret per address and account, in bounded memory.
 
-Rules: the window slides: however attempts are laid in time, no stretch of `window_s` holds more than `limit` that
-counted. (A window that begins with the first failure lets nearly twice as many through around its end.) Where the
-judgement takes time, an attempt counts as failed from its beginning, so that parallel guesses cannot all pass; an
-attempt that finds the limit reached waits for the judgements under way, because a right secret is taken back.
+Rules: the window slides: no stretch of `window_s` holds more than `limit` counted attempts, however they are spread
+in time. (A window that begins with the first failure lets nearly twice as many through around its end.) Where the
+check takes time, an attempt counts as failed from its beginning, so that parallel guesses cannot all pass; an
+attempt that finds the limit reached waits for the checks under way, because a right secret is uncounted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-PATIENCE_S: Final = 5.0  # an issuer answers within 2 s, or is not there
+PATIENCE_S: Final = 5.0  # an issuer answers within 2 s, or is down
 MAX_ENTRIES: Final = (
     10_000  # 3 MB at ten moments each; the oldest go first, and filling it costs an attacker as many requests
 )
@@ -25,7 +25,7 @@ class Attempts:
     """Allows `limit` failures per key in any stretch of `window_s`, then none until the oldest of them is over.
 
     Args:
-        limit: failures allowed; so many moments are kept of each key, 8 bytes each.
+        limit: failures allowed; as many moments are kept of each key, 8 bytes each.
         window_s: how long each counts.
         max_entries: keys remembered.
     """
@@ -51,7 +51,7 @@ class Attempts:
         moments = self._counting(key, now)
         if moments is None:
             moments = self._kept[key] = array("d")
-        if len(moments) >= self._limit:  # several that were tried at once: the newest count longest
+        if len(moments) >= self._limit:  # several parallel attempts: the newest count longest
             del moments[0]
         moments.append(now)
         self._kept.move_to_end(key)
@@ -83,10 +83,10 @@ class Attempts:
 
 
 class PendingAttempt:
-    """One attempt whose judgement takes time.
+    """One attempt whose check takes time.
 
     Attributes:
-        wait_s: more than 0: the limit is reached; refuse, and judge nothing.
+        wait_s: more than 0: the limit is reached; refuse, and check nothing.
         right: set it when the secret was right; else the attempt stays counted as a failure.
     """
 
@@ -96,7 +96,7 @@ class PendingAttempt:
 
 
 class _UnderWay:
-    """How many attempts of one key are being judged, and an event that is set when one of them ends."""
+    """The number of attempts of one key that are being checked, and an event that is set when one of them ends."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -104,7 +104,7 @@ class _UnderWay:
 
 
 class PendingAttempts:
-    """Attempts that several limits count, and whose judgement takes time.
+    """Attempts that several limits count, and whose check takes time.
 
     Args:
         limits: each counts an attempt under a key of its own.

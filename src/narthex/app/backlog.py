@@ -1,8 +1,8 @@
-"""What a slow client has not been sent yet: deltas merged for it alone, everything else kept as it is.
+"""Holds deliveries for one slow client until it reads: deltas merged for it alone, everything else unchanged.
 
 Not here: when a client counts as slow (the transport's high mark). Rules: bounded in bytes and in time;
 past either bound the client is closed with 3008, because a reader that never catches up would otherwise
-hold memory for ever; what it is sent in the end is byte-identical text (docs/design.md#runs).
+hold memory for ever; the client's final text is byte-identical (docs/design.md#runs).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from narthex.ports.broker import Publication
 from narthex.protocol.framing import Prepared
 from narthex.protocol.replies import encode_json, encode_publication
 
-_ENTRY_BYTES: Final = 64  # what an entry costs besides its payload
+_ENTRY_BYTES: Final = 64  # the cost of an entry besides its payload
 
 
 class BacklogLimits(NamedTuple):
@@ -54,14 +54,14 @@ class Backlog:
             self.size += len(item.prepared.payload) + _ENTRY_BYTES
 
     def take(self) -> list[tuple[Channel, Delivery]]:
-        """Everything kept, in order; the backlog is empty afterwards."""
+        """Take all deliveries, in order; the backlog is empty afterwards."""
         entries, self._entries = self._entries, []
         self._last_of.clear()
         self.size = 0
         return [entry for entry in entries if entry is not None]
 
     def forget(self, channel: Channel) -> None:
-        """The connection left the channel."""
+        """Drop the deliveries of a channel that the connection left."""
         self._last_of.pop(channel, None)
         for at, entry in enumerate(self._entries):
             if entry is not None and entry[0] is channel:

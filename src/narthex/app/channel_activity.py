@@ -1,15 +1,15 @@
-"""Whether a channel moves: what a node can tell of runs that another one executes. Pure: `now` is an argument.
+"""Guesses whether a run on another node is still active by watching its channel's offset. Pure: `now` is an argument.
 
-Not here: runs of this node, which the engine knows. Rules: it costs nothing while nobody asks; who asks for the first
-time is told "maybe" and asks again a step later, when it shows whether anything was published meanwhile.
+Not here: runs of this node, which the engine knows. Rules: it costs nothing until it is asked; the first question
+about a channel is answered "maybe"; a question one step later shows whether anything was published meanwhile.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-STEPS_KEPT: Final = 4  # what was looked at longer ago says nothing
-# One a channel; they are asked about when sockets are rotated, a few a second
+STEPS_KEPT: Final = 4  # older looks prove nothing
+# One a channel; rotations of sockets ask, a few times a second
 MAX_OBSERVATIONS: Final = 10_000
 
 
@@ -19,7 +19,7 @@ class _Observation(NamedTuple):
 
 
 class ChannelActivity:
-    """Ends of channels as they were seen. `step_s`: after which whoever was told "maybe" asks again."""
+    """Ends of channels at the last looks. `step_s`: the time after which a caller that got "maybe" asks again."""
 
     def __init__(self, step_s: float) -> None:
         self._step_s = step_s

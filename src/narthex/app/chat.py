@@ -1,9 +1,9 @@
-"""Threads and people's messages: who may do what in a thread, and one publish path for what people say.
+"""Threads and users' messages: permissions in a thread, and the one publish path for messages.
 
-Not here: runs (app/runs), how RPC params look (app/rpc). Rules: every call names the identity and touches
-only its tenant; a thread that is not yours and one that does not exist give the same answer; a message is
-stored, then published, both idempotent by its id, so that a repeat after a crash adds nothing; what is past the
-limit of its owner's plan is as absent as what was deleted.
+Not here: runs (app/runs), the form of RPC params (app/rpc). Rules: every call names the identity and touches
+only its tenant; another user's thread and one that does not exist give the same answer; a message is
+stored, then published, both idempotent by its id, so that a repeat after a crash adds nothing; data past the
+limit of its owner's plan looks as if it were deleted.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from narthex.ports.threads import KEEPS_ALL, Hit, Kept, LogCut, Message, Thread
 from narthex.protocol.replies import encode_json
 
 TITLE_CHARS: Final = 200
-MAX_OUTCOMES: Final = 200  # ended runs that are told of with a page of messages, the newest first
-TAIL: Final = 50  # publications at a log's end in which a run that has just ended is looked for
+MAX_OUTCOMES: Final = 200  # ended runs that come with a page of messages, the newest first
+TAIL: Final = 50  # publications at a log's end among which a run that has just ended is searched
 SETTLE_S: Final = (
     1.0  # between a run's last event and its row lie two commits; longer means that an engine is away
 )
@@ -57,15 +57,15 @@ TEXT_BYTES: Final = 32 * 1024  # half of a message's 64 KB: it comes back inside
 
 
 class Chat:
-    """See the module.
+    """The threads and messages of one node; see the module.
 
     Args:
         store: threads and runs.
         broker: their logs.
-        notices: to people's devices.
-        plans: whose limits hold for somebody.
+        notices: to users' devices.
+        plans: gives the plan of an identity.
         now: seconds since the epoch.
-        kept: since when what is said is kept, by plan, as of now; None: nothing is hidden (who reads no threads).
+        kept: since when messages are kept, by plan, as of now; None: nothing is hidden (nothing reads threads).
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Chat:
     # -- rights --------------------------------------------------------------------------------------------
 
     async def role(self, identity: Identity, thread_id: str) -> str | None:
-        """`owner` or `member`, or None: not theirs, or no such thread."""
+        """`owner` or `member`, or None: not a member, or no such thread."""
         await self._owner_plans.seen(identity)
         return await self._threads.role(identity.tenant, thread_id, identity.subject, kept=self._kept())
 
@@ -102,7 +102,7 @@ class Chat:
         return await self._threads.role(identity.tenant, thread_id, user_id, kept=self._kept()) is not None
 
     async def require(self, identity: Identity, thread_id: str, *, owner: bool = False) -> str:
-        """The role, or the error that a stranger gets.
+        """The user's role, or the error for a user who is no member.
 
         Raises:
             ClientError: `thread_not_found` (404), or `not_owner` (403) for a member who is no owner.
@@ -119,8 +119,8 @@ class Chat:
     # -- threads -------------------------------------------------------------------------------------------
 
     async def create(self, identity: Identity, title: str, thread_id: str = "") -> Thread:
-        """A new thread of which `identity` is the owner; with a given id, the one that is there already. Their own
-        that is past its limit and was not deleted yet makes way for the new one.
+        """A new thread of which `identity` is the owner; with a given id, the existing one. The owner's own thread
+        that is past its limit and not deleted yet is deleted to free its id.
 
         Raises:
             ClientError: `threads_limit` (429): the owner's plan allows no more.
@@ -185,12 +185,12 @@ class Chat:
     async def view(
         self, identity: Identity, thread_id: str, before: float | None, limit: int, before_id: str = ""
     ) -> ThreadView:
-        """A thread with its newest messages before (`before`, `before_id`): moment and id of the oldest that is
-        known. The order of the reads is what makes it gapless: the position first, then what runs, then what is
-        finished (a run's messages are stored before it counts as ended).
+        """A thread with its newest messages before (`before`, `before_id`): moment and id of the oldest known
+        message. The order of the reads makes it gapless: the position first, then the active runs, then the finished
+        ones (a run's messages are stored before it counts as ended).
 
         A run whose end is in the log already is not shown as active, though its row may still be written; the
-        offset lies before it, so that whatever of it is not in `messages` yet comes live.
+        offset lies before it, so that its events which are not in `messages` yet come live.
         """
         role = await self.require(identity, thread_id)
         name = thread_channel(thread_id)
@@ -219,7 +219,7 @@ class Chat:
                 )
             ],
             runs=[ActiveRun.of(run) for run in active if run.run_id not in ended],
-            # A run that ended between these reads is followed live, as its being active says.
+            # A run that ended between these reads is shown as active, so it is followed live.
             outcomes=[
                 run
                 for run in outcomes.outcomes
@@ -238,7 +238,7 @@ class Chat:
     async def _outcomes(
         self, tenant: str, thread_id: str, messages: list[Message], before: float | None, *, whole: bool
     ) -> OutcomesPage:
-        """How the runs ended that belong to a page of messages; `whole`: nothing comes before it."""
+        """How the runs of a page of messages ended; `whole`: there are no earlier messages."""
         first = 0.0 if whole or not messages else messages[0].created_at
         of_messages = {message.run_id for message in messages if message.run_id}
         place = OutcomesPlace(since=first, before=before)
@@ -277,7 +277,7 @@ class Chat:
     async def _all_ended_between(
         self, tenant: str, thread_id: str, since: float, before: float | None
     ) -> list[EndedRun]:
-        """The same, however many they are, oldest first."""
+        """All runs that ended between two moments, oldest first."""
         found: list[EndedRun] = []
         place: OutcomesPlace | None = OutcomesPlace(since=since, before=before)
         while place is not None:
@@ -288,8 +288,8 @@ class Chat:
     async def export(
         self, identity: Identity, thread_id: str
     ) -> tuple[ThreadView, AsyncIterator[list[Message]], EndedBetween]:
-        """As `view` without messages and outcomes; every message that there is now in pages, oldest first; and how to
-        read the outcomes between two moments. A thread of any length is never held whole.
+        """As `view` without messages and outcomes; all present messages in pages, oldest first; and a function that
+        reads the outcomes between two moments. A thread of any length is never held whole.
         """
         found = await self.view(identity, thread_id, None, 1)
         until_id = found.messages[0].message_id if found.messages else ""
@@ -301,7 +301,7 @@ class Chat:
         )
 
     async def rename(self, identity: Identity, thread_id: str, title: str) -> None:
-        """Any member may rename; all members' devices hear of it."""
+        """Any member may rename; all members' devices get a notice."""
         await self.require(identity, thread_id)
         await self._threads.rename(identity.tenant, thread_id, title[:TITLE_CHARS], self._now())
         await self.notify_members(
@@ -312,7 +312,7 @@ class Chat:
         )
 
     async def delete(self, identity: Identity, thread_id: str) -> None:
-        """An owner deletes it for everybody: rows, journal, subscriptions.
+        """An owner deletes the thread for all members: rows, journal, subscriptions.
 
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403), `thread_busy` (409).
@@ -329,7 +329,7 @@ class Chat:
         )
 
     async def _made_way(self, identity: Identity, thread_id: str) -> bool:
-        """Whether a thread of theirs, which nobody is shown any more, is gone now, so that its id is free."""
+        """Whether the user's own thread, which is hidden already, is gone now, so that its id is free."""
         role = await self._threads.role(identity.tenant, thread_id, identity.subject)
         if role != "owner" or await self.role(identity, thread_id) is not None:
             return False
@@ -339,7 +339,7 @@ class Chat:
         return True
 
     async def _remove_log(self, tenant: str, thread_id: str) -> None:
-        """After its rows: nobody listens to it or reads it any more."""
+        """Remove the log after the rows: no client subscribes to it or reads it any more."""
         key = channel_key(tenant, thread_channel(thread_id))
         await self._broker.control(Control("unsubscribe", {"channel": key, "user": "", "stored": True}))
         await self._broker.remove(key)
@@ -347,7 +347,7 @@ class Chat:
             await self._threads.log_cut_done(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))
 
     async def _delete_idle(self, identity: Identity, thread_id: str) -> None:
-        """Delete the rows. Runs whose end everybody has seen are waited for: their rows are being written."""
+        """Delete the rows. Waits for runs whose end is in the log: their rows are being written."""
         patience = round(SETTLE_S / SETTLE_STEP_S)
         while await self._threads.delete(identity.tenant, thread_id) == "busy":
             active = await self._runs.active_in_thread(identity.tenant, thread_id)
@@ -360,7 +360,7 @@ class Chat:
             await asyncio.sleep(SETTLE_STEP_S)
 
     async def _ended(self, identity: Identity, thread_id: str, active: list[Run]) -> set[str]:
-        """Those of the active runs whose terminal event stands at the end of the thread's log."""
+        """The active runs whose terminal event stands at the end of the thread's log."""
         if not any(run.started_at for run in active):
             return set()
         key = channel_key(identity.tenant, thread_channel(thread_id))
@@ -368,7 +368,7 @@ class Chat:
         return ended_in(page.publications)
 
     async def forget(self, identity: Identity, thread_id: str) -> None:
-        """Remove the log of a thread that is gone: something was published into it after its deletion."""
+        """Remove the log of a thread that is gone: an event was published into it after its deletion."""
         await self._broker.remove(channel_key(identity.tenant, thread_channel(thread_id)))
 
     async def search(self, identity: Identity, text: str, limit: int) -> list[Hit]:
@@ -388,7 +388,7 @@ class Chat:
         await self._notices.send(tenant, [member.user_id for member in members], name, value, key=key)
 
     async def mark_read(self, identity: Identity, thread_id: str, offset: int) -> None:
-        """Move the read marker; the others see it (ephemeral: the store has it)."""
+        """Move the read marker; the other members see it (ephemeral: the store has it)."""
         await self.require(identity, thread_id)
         if await self._threads.mark_read(identity.tenant, thread_id, identity.subject, offset):
             await self.ephemeral(
@@ -396,7 +396,7 @@ class Chat:
             )
 
     async def typing(self, identity: Identity, thread_id: str) -> None:
-        """Show that somebody types."""
+        """Show the other members that the user types."""
         await self.require(identity, thread_id)
         await self.ephemeral(
             identity, thread_id, "narthex.typing", {"userId": identity.subject, "name": identity.name}
@@ -413,14 +413,14 @@ class Chat:
         )
 
     async def run_of_message(self, identity: Identity, client_message_id: str) -> Run | None:
-        """The run that this `client_message_id` of theirs began, if it did."""
+        """The run that the user's `client_message_id` began, or None."""
         return await self._runs.by_client_message(identity.tenant, identity.subject, client_message_id)
 
     # -- messages ------------------------------------------------------------------------------------------
 
     async def post(self, identity: Identity, thread_id: str, message_id: str, text: str) -> Position:
-        """Store and publish a person's message; the caller has checked the right. Idempotent by `message_id` as long as
-        the store has it: a repeat publishes only what the log lacks, however late it comes.
+        """Store and publish a user's message; the caller has checked the right. Idempotent by `message_id` as long as
+        the store has it: a repeat publishes only the events that the log lacks, however late it comes.
 
         Returns:
             The channel's position after the message.
@@ -434,7 +434,7 @@ class Chat:
             author=identity.subject,
             content=text,
             created_at=self._now(),
-            # as the live event says it: whoever opens the thread later has no other source for a name
+            # as in the live event: a device that opens the thread later has no other source for a name
             detail=encode_json({"name": identity.name}).decode() if identity.name else "{}",
         )
         kept = await self._threads.post(identity.tenant, message, after)
@@ -461,12 +461,12 @@ class Chat:
         return there[2]
 
     async def _said_of(self, key: str, message_id: str, after: Position) -> dict[int, Position]:
-        """Which of a message's three events the log has, by their number: an earlier try may have come so far."""
+        """The message's three events that the log has already from an earlier try, by their number."""
         kinds = ("TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END")
         page = await self._broker.history(key, since=after)
-        if not page.complete:  # another log, or its beginning was trimmed: whatever there is
+        if not page.complete:  # another log, or its beginning was trimmed: take the events that are left
             if page.top.epoch == after.epoch and page.top.offset > after.offset:
-                # Trimmed: thousands of publications ago it was said, as far as anybody can tell.
+                # Trimmed: most likely the message was published, thousands of publications ago.
                 return dict.fromkeys(range(3), Position(after.offset + 1, after.epoch))
             page = await self._broker.history(key)
         there: dict[int, Position] = {}
@@ -487,6 +487,6 @@ class Chat:
 
 
 def derived_id(kind: str, identity: Identity, client_message_id: str) -> str:
-    """An id that the same user's same `client_message_id` always gives: what makes `run.start` repeatable."""
+    """An id that the same user's same `client_message_id` always gives; it makes `run.start` repeatable."""
     text = "\x00".join((kind, identity.tenant, identity.subject, client_message_id))
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,9 +1,9 @@
-"""Which commands of one connection must take effect in the order in which they came, and those that wait for it.
+"""Orders one connection's commands: those about the same subject take effect in their order of arrival.
 
 Not here: executing them (`connection`). Rules: commands about the same channel, thread or run are executed one after
-the other, also when the first of them waits for an engine; commands about different things overtake each other
-freely. A command that waits keeps the deadline of its arrival, so that a queue is not slower than an engine that is
-away. What waits is counted among the commands under way (`connection.IN_FLIGHT_LIMIT`).
+the other, also when the first of them waits for an engine; commands about different subjects overtake each other
+freely. A waiting command keeps the deadline of its arrival, so that a queue is not slower than an engine that is
+down. Waiting commands count among those under way (`connection.IN_FLIGHT_LIMIT`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ORDERED_METHODS: Final = ("run.", "thread.")
 
 
 class _Named(msgspec.Struct):
-    """What the params of an RPC method name, if they do."""
+    """The params of an RPC method that name a subject."""
 
     thread_id: str | None = None
     run_id: str | None = None
@@ -47,7 +47,7 @@ _named: Final = msgspec.json.Decoder(_Named).decode
 
 
 def subject(command: ReceivedCommand) -> str:
-    """What a command is about; empty when nothing needs to wait for it.
+    """The subject of a command; empty when no command needs to wait for it.
 
     A thread and its channel are one subject: a message and the `subscribe` behind it are in order as well.
     """
@@ -65,7 +65,7 @@ def _subject_of_rpc(request: RpcRequest) -> str:
     try:
         named = _named(request.data)
     except (msgspec.DecodeError, RecursionError):
-        return ""  # the method says what is wrong with its params
+        return ""  # the method reports the fault in its params
     if named.thread_id:
         return thread_channel(named.thread_id)
     return f"run {named.run_id}" if named.run_id else ""
@@ -83,7 +83,7 @@ class WaitingCommand(NamedTuple):
 
 
 class CommandOrder:
-    """The subjects of one connection's commands that are under way, each with the commands behind it."""
+    """The subjects of one connection's commands under way, each with the commands that wait behind it."""
 
     __slots__ = ("_behind",)
 
@@ -94,11 +94,11 @@ class CommandOrder:
         return len(self._behind)
 
     def busy(self, about: str) -> bool:
-        """Whether a command about this is under way."""
+        """Whether a command about this subject is under way."""
         return about in self._behind
 
     def began(self, about: str) -> None:
-        """A command about this goes on in a task; those that come now wait for `ended`."""
+        """A command about this subject continues in a task; later ones wait for `ended`."""
         self._behind[about] = deque()
 
     def wait(self, about: str, waiting: WaitingCommand) -> None:
@@ -106,5 +106,5 @@ class CommandOrder:
         self._behind[about].append(waiting)
 
     def ended(self, about: str) -> deque[WaitingCommand]:
-        """The command that was under way is done: what waited, for the caller to execute in order."""
+        """The command under way has ended; returns the waiting ones, for the caller to execute in order."""
         return self._behind.pop(about, deque())

@@ -1,6 +1,6 @@
-"""One connected client: drives its protocol session, its socket and its place in the hub.
+"""One connected client: drives its protocol session, its socket and its subscriptions in the hub.
 
-Not here: what a command does (app/commands), what a credential is worth (app/handshake), bytes on the wire
+Not here: executing commands (app/commands), verifying credentials (app/handshake), bytes on the wire
 (adapters/edge). Rules: everything runs on the event loop; commands that can be answered without waiting are
 answered in the same call; each that must wait is one bounded task, and those about the same channel, thread or run
 wait behind it (`command_order`); after `closed` nothing is sent.
@@ -46,19 +46,19 @@ _PING_MESSAGE: Final = Prepared(PING)
 _NOT_CONNECTED: Final = replace(codes.UNAUTHORIZED, temporary=True)  # SDKs try again once connected
 
 Outcome: TypeAlias = Deferred[bytes | None]
-"""Of a command: reply bytes at once, a coroutine of them, or None for no reply."""
+"""A command's outcome: reply bytes at once, a coroutine of them, or None for no reply."""
 
 Handler = Callable[["Connection", ReceivedCommand], Outcome]
 """Executes one command."""
 
 
 class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
-    """What every connection of a node works with; one object, so that a connection holds one reference.
+    """Shared by every connection of a node; one object, so that a connection holds one reference.
 
     Attributes:
         handlers: of each command, by name.
         timers: wake connections.
-        tasks: own commands that have to wait.
+        tasks: own the commands that have to wait.
         hub: fans out.
         presence: renewed at every ping.
         registry: the live connections.
@@ -66,7 +66,7 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
         session_limits: of the protocol.
         backlog_limits: of what a slow client may have pending.
         pacing: of pings and lives.
-        follows_run: whether a connection may follow a run that is going on, so that its rotation had better wait.
+        follows_run: whether a connection may follow an active run, so that its rotation should wait.
         report_bug: takes an unexpected exception and the trace id.
     """
 
@@ -89,7 +89,7 @@ class Connection:
 
     Attributes:
         client: the connection's id, minted once.
-        identity: who it is; None while inert (it can do nothing but `connect`).
+        identity: the user; None while inert (it can do nothing but `connect`).
         subscriptions: by the client's channel name.
     """
 
@@ -212,7 +212,7 @@ class Connection:
         self._schedule()
 
     def _put_off(self, disconnect: codes.Disconnect, now: float) -> bool:
-        """Whether the end that is due waits: a rotation until the connection is idle, a pong until it is read."""
+        """Whether the due end waits: a rotation until the connection is idle, a pong until it is read."""
         if disconnect is codes.FORCE_RECONNECT:
             return self._busy() and self.session.put_off(now)
         if disconnect is codes.NO_PONG and self._reads():
@@ -221,14 +221,14 @@ class Connection:
         return False
 
     def _busy(self) -> bool:
-        """Whether its rotation had better wait a moment: an answer, a backlog or a run is under way."""
+        """Whether its rotation should wait a moment: an answer, a backlog or a run is under way."""
         return self._in_flight > 0 or self._backlog is not None or self.runtime.follows_run(self)
 
     def _reads(self) -> bool:
-        """Whether a client whose pong is missing is only slow: the ping is behind bytes that it is taking.
+        """Whether a client whose pong is missing is only slow: the ping is behind bytes that it is reading.
 
-        A line of 1 KB/s needs minutes for what the buffers hold (256 KB); how long it may lag is the backlog's
-        rule, not the pong's. A dead one takes nothing, and one that answers no ping has nothing left to take.
+        A connection of 1 KB/s needs minutes for the buffers' contents (256 KB); the backlog's limit, not the pong's,
+        bounds its lag. A dead client reads nothing, and one that answers no ping has nothing left to read.
         """
         before, (left, self._taken) = self._taken, self.socket.send_progress()
         return left > 0 and self._taken > before
@@ -277,7 +277,7 @@ class Connection:
         self._begin(command, about, until, replies)
 
     def _begin(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
-        """Execute a command whose turn it is. True: it goes on in a task, and those behind it must wait."""
+        """Execute a command whose turn it is. True: it continues in a task, and those behind it must wait."""
         try:
             outcome = self.runtime.handlers[command.name](self, command)
         except Exception as fault:
@@ -326,7 +326,7 @@ class Connection:
             self.release_held()
 
     def _go_on(self, about: str) -> None:
-        """Execute what waited behind a command that is done, up to the next one that has to wait itself."""
+        """Execute the commands behind one that has ended, up to the next one that has to wait itself."""
         if self._order is None:  # closed meanwhile
             return
         behind = self._order.ended(about)
@@ -347,7 +347,7 @@ class Connection:
             self._order = None
 
     def reply(self, number: int, payload: bytes) -> None:
-        """Answer a command from within its coroutine, which goes on: what fails after this is not answered again."""
+        """Answer a command from within its coroutine, which continues: a later failure is not answered again."""
         if self._replied is None:
             self._replied = set()
         self._replied.add(number)
@@ -371,7 +371,7 @@ class Connection:
         return encode_error(command.id, replace(codes.INTERNAL, temporary=temporary))
 
     def live(self, identity: Identity, expires_at: float) -> None:
-        """The connect reply is about to be sent: who it is, and until when (loop time)."""
+        """The connect reply is about to be sent: sets the user, and the end of the token (loop time)."""
         self.identity = identity
         self.session.connected(
             self.runtime.timers.now(),
@@ -382,7 +382,7 @@ class Connection:
         self._schedule()
 
     def release_held(self) -> None:
-        """Execute what was batched behind `connect` (or refuse it, if that failed), after its reply was sent."""
+        """Execute the commands batched behind `connect` (or refuse them, if that failed), after its reply was sent."""
         held, self._held = self._held, None
         if held:
             replies: list[bytes] = []
@@ -393,7 +393,7 @@ class Connection:
                 self.send(b"\n".join(replies))
 
     def refreshed(self, identity: Identity, expires_at: float) -> None:
-        """A fresh token of the same subject: rights and end of life are the new one's."""
+        """Accept a fresh token of the same subject: its permissions and its end replace the old ones."""
         self.identity = identity
         self.session.refreshed(expires_at)
         self._schedule()
@@ -413,7 +413,7 @@ class Connection:
             self.close(codes.SLOW)
 
     def position_lost(self, channel: Channel) -> None:  # noqa: ARG002 - the port names the channel
-        """See `hub.Subscriber`: reconnecting recovers or says honestly that it cannot."""
+        """See `hub.Subscriber`: reconnecting recovers, or reports that it cannot."""
         self.close(codes.INSUFFICIENT_STATE)
 
     def _drain(self, backlog: Backlog) -> None:
@@ -446,7 +446,7 @@ class Connection:
         return subscription
 
     def leave(self, name: str) -> bool:
-        """Leave a channel and its presence; whether it was subscribed."""
+        """Leave a channel and its presence; returns whether it was subscribed."""
         subscription = self.forget(name)
         if subscription is not None and subscription.presence:
             self.runtime.presence.leave(self, subscription.channel.key)
@@ -457,14 +457,14 @@ class Connection:
     def send(self, payload: bytes) -> None:
         """Send protocol objects (newline-joined JSON)."""
         if self.lagging and self.socket.buffered() > self.runtime.backlog_limits.max_bytes:
-            self.close(codes.SLOW)  # it asks for more and does not read what it was given
+            self.close(codes.SLOW)  # it sends requests and does not read the answers
             return
         self.socket.send(Prepared(payload))
         if len(payload) > self._owed and self.lagging:
-            self._owed = len(payload)  # what it asked for is no sign of its being slow
+            self._owed = len(payload)  # the answer to its own request is no sign of a slow client
 
     def close(self, disconnect: codes.Disconnect) -> None:
-        """End it with a code and a reason; idempotent."""
+        """Close the connection with a code and a reason; idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -472,15 +472,15 @@ class Connection:
         self.socket.close(disconnect.code, disconnect.reason)
 
     def refuse(self, refusal: Refusal) -> None:
-        """End it with a refusal's close code and reason."""
+        """Close the connection with a refusal's close code and reason."""
         self.close(codes.Disconnect(*refusal.close()))
 
     @property
     def known_identity(self) -> Identity | None:
-        """Who it is, also while its `connect` is being answered."""
+        """The user, also while `connect` is being answered."""
         return self.identity or self.context.identity
 
     @property
     def is_closed(self) -> bool:
-        """Whether it has ended or is about to."""
+        """Whether the connection has ended or is about to."""
         return self._closed

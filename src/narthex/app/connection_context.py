@@ -1,6 +1,6 @@
-"""What a connection starts from: the outcome of its handshake, and its slot in the counts.
+"""The start of a connection: the outcome of its handshake, and its slot in the counts.
 
-Not here: what it does afterwards (app/connection). Rules: made by the handshake handler only; whoever holds it calls
+Not here: the connection's later life (app/connection). Rules: only the handshake handler makes it; its holder calls
 `release` when the connection is gone.
 """
 
@@ -26,8 +26,8 @@ class ConnectionContext:
         origin: the `Origin` header, None when there was none.
         transport: `websocket`, `conformance`, `sse` or `http_stream`.
         started_at: seconds since the epoch.
-        identity: who it is by now: the handshake's, or what was proved in-band since; None while inert.
-        key_id: of the token that says so, empty when none does: when that key is withdrawn, so is the connection.
+        identity: the current user: the handshake's, or proved in-band since; None while inert.
+        key_id: the key of the token that proves it, empty without one: when that key is withdrawn, the connection ends.
     """
 
     __slots__ = (
@@ -68,17 +68,17 @@ class ConnectionContext:
 
     @property
     def slot(self) -> ConnectionSlot:
-        """Its place in the counts."""
+        """The connection's slot in the counts."""
         return self._slot
 
     @property
     def bound(self) -> Identity | None:
-        """Whom every further token must name; None while anybody (a guest too) may still prove who they are."""
+        """The user that every further token must name; None while a token of any user is accepted (a guest's too)."""
         identity = self.identity
         if identity is None:
             return self.admit.bound
         return None if identity.identity_class is IdentityClass.GUEST else identity
 
     def release(self) -> None:
-        """The connection is gone: release the slot; idempotent."""
+        """Release the slot of a connection that is gone; idempotent."""
         self._slot.release()

@@ -1,6 +1,6 @@
-"""Control messages about connections: `disconnect`, `subscribe`, `unsubscribe`, and what is done when some were lost.
+"""Control messages about connections: `disconnect`, `subscribe`, `unsubscribe`, and recovery when some were lost.
 
-Not here: which kinds there are (`controls`), who sends them (`app/chat`, `app/memberships`, the server API).
+Not here: the table of kinds (`controls`), the senders (`app/chat`, `app/memberships`, the server API).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class ConnectionControls:
         hub: knows the subscribers of a channel.
         subscriptions: ends them.
         server_side: grants them.
-        membership_audit: asks the store who is a member.
-        tasks: own what has to wait.
-        meter: counts what could not be done.
+        membership_audit: compares subscriptions with the store's members.
+        tasks: own work that has to wait.
+        meter: counts failed messages.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ConnectionControls:
         controls.on("unsubscribe", self._unsubscribe)
 
     def lost(self) -> None:
-        """Messages are gone for good, maybe a `disconnect`: every connection comes back and is admitted again."""
+        """Messages are lost for good, maybe a `disconnect`: every connection must reconnect and is admitted again."""
         self._controls.missed()
         for connection in self._registry:
             connection.close(FORCE_RECONNECT)
@@ -85,12 +85,12 @@ class ConnectionControls:
                 continue
             try:
                 self._tasks.spawn(self._server_side.grant(connection, name, request))
-            except DependencyError:  # too much is under way here; the caller finds out by what its client has
+            except DependencyError:  # overloaded; the caller finds out by the client's subscriptions
                 self._meter.count("messages_ignored", reason="overloaded")
 
     def _unsubscribe(self, message: Control) -> None:
-        """`channel` key, `user` (tenant/subject; empty: everybody), optionally one `client`; `stored`: the store says
-        so too; `late`: sent again after the engine was away, so the user may be a member once more.
+        """`channel` key, `user` (tenant/subject; empty: all), optionally one `client`; `stored`: the store agrees;
+        `late`: sent again after the engine was down, so the user may be a member once more.
         """
         data = message.data
         self._subscriptions.doubt()

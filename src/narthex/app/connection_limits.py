@@ -1,11 +1,11 @@
-"""How many sockets are open: per user, per client address, unproven, in the whole process (docs/design.md#limits).
+"""Limits open sockets: per user, per client address, unproven, in the whole process (docs/design.md#limits).
 
-Not here: who may come in at all (`domain.admission`). Rules: live sockets are counted, never objects that
-somebody may forget; N are admitted and the N+1st is refused `connection_limit`; a slot is released exactly
-once, however often it is asked to; counts are this process's own. Probes hold a slot that counts nowhere.
-Where the unproven are at their limit, the oldest inert one of the address that has most of them makes way for an
-address that has fewer, so that no address takes the places of the others; guests are never closed for that, and one
-address has at most half of the places with them.
+Not here: admission (`domain.admission`). Rules: live sockets are counted, never objects that code may forget
+to release; N are admitted and the N+1st is refused `connection_limit`; a slot is released exactly
+once, however often `release` is called; counts are this process's own. Probes hold a slot that counts nowhere.
+Where the unproven are at their limit, the oldest inert one of the address that has most of them is closed for a socket
+of an address that has fewer, so that no address takes the slots of the others; guests are never closed for that, and
+one address has at most half of the slots with them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from narthex.domain.plans import Plan, plan_of
 from narthex.domain.refusals import Refusal
 from narthex.ports.telemetry import Meter
 
-RETRY_AFTER_S: Final = 5  # sockets come and go within seconds; sooner would only add load at the limit
+RETRY_AFTER_S: Final = 5  # sockets come and go within seconds; earlier retries would only add load
 
 
 class ConnectionSlot:
-    """One socket's place in the counts. Made by `ConnectionLimiter.acquire`."""
+    """One socket's slot in the counts. Made by `ConnectionLimiter.acquire`."""
 
     __slots__ = ("_address", "_close", "_guest", "_limiter", "_open", "_unproven", "_user", "traffic")
 
@@ -48,7 +48,7 @@ class ConnectionSlot:
         self.traffic = traffic
 
     def identify(self, identity: Identity) -> Refusal | None:
-        """It proved in-band who it is: from now on it counts among that user's. A refusal changes nothing."""
+        """Count the socket among its user's after an in-band proof. A refusal changes nothing."""
         if not self._open or not self.traffic:
             return None
         if identity.user == self._user and not self._unproven:
@@ -66,13 +66,13 @@ class ConnectionSlot:
         return None
 
     def allow_eviction(self, close: Callable[[Refusal], None]) -> None:
-        """How to close the socket, should it have to make way while it is inert."""
+        """Set how to close the socket, should it be evicted while it is inert."""
         if self._open and self._unproven and not self._guest:
             self._close = close
 
     @property
     def guest(self) -> bool:
-        """Whether a guest has it."""
+        """Whether the socket is a guest's."""
         return self._guest
 
     @property
@@ -81,14 +81,14 @@ class ConnectionSlot:
         return self._close is not None
 
     def evict(self) -> None:
-        """Close the socket; the place is free at once."""
+        """Close the socket; its slot is free at once."""
         close = self._close
         self.release()
         if close is not None:
             close(_limit_refusal("Too many connections have not proved who they are; send a credential."))
 
     def release(self) -> None:
-        """The socket is gone; idempotent."""
+        """Release the slot of a socket that is gone; idempotent."""
         if self._open:
             self._open = False
             self._close = None  # it holds the connection, which holds this
@@ -104,7 +104,7 @@ class ConnectionLimiter:
     Args:
         limits: section 8's.
         plans: by name; a user's own limit is their plan's.
-        meter: told of every socket that comes and goes.
+        meter: counts every socket that comes and goes.
     """
 
     __slots__ = (
@@ -125,7 +125,7 @@ class ConnectionLimiter:
         self._total = 0
         self._unproven = 0
         self._by_address: dict[str, int] = {}
-        # By address, in the order in which they came
+        # By address, in the order of arrival
         self._unproven_of: dict[str, dict[ConnectionSlot, None]] = {}
         self._by_user: dict[str, int] = {}
 
@@ -136,7 +136,7 @@ class ConnectionLimiter:
 
     @property
     def unproven(self) -> int:
-        """Live sockets that have not proved who they are; guests count among them."""
+        """Live sockets of clients without a proven identity; guests count among them."""
         return self._unproven
 
     def of_user(self, user: str) -> int:
@@ -148,7 +148,7 @@ class ConnectionLimiter:
         return self._by_address.get(bucket(address), 0)
 
     def capacity_refusal(self, address: str) -> Refusal | None:
-        """What can be refused before a credential is verified: the process's and the address's limit."""
+        """The refusal that is due before a credential is verified: the process's and the address's limit."""
         limits = self._limits
         if self._total >= limits.max_connections:
             return _limit_refusal(f"This process holds {limits.max_connections} connections, its limit.")
@@ -159,7 +159,7 @@ class ConnectionLimiter:
         return None
 
     def user_refusal(self, identity: Identity) -> Refusal | None:
-        """Whether somebody has as many sockets as their plan allows."""
+        """The refusal of a user who has as many sockets as their plan allows, else None."""
         plan = plan_of(identity, self._plans)
         if self._by_user.get(identity.user, 0) >= plan.connections:
             return _limit_refusal(
@@ -168,7 +168,7 @@ class ConnectionLimiter:
         return None
 
     def would_refuse(self, address: str, identity: Identity | None) -> Refusal | None:
-        """What `take` would refuse now; takes nothing."""
+        """The refusal that `acquire` would give now; takes nothing."""
         if identity is not None and identity.identity_class is IdentityClass.PROBE:
             return None
         refusal = self.capacity_refusal(address)
@@ -187,7 +187,7 @@ class ConnectionLimiter:
         return None
 
     def _evictable_slot(self, key: str) -> ConnectionSlot | None:
-        """The inert slot that makes way for one of address `key`; None: nobody has more than that address would."""
+        """The inert slot to evict for one of address `key`; None: no address has more than that one would have."""
         of = self._unproven_of
         if not of:
             return None
@@ -201,7 +201,7 @@ class ConnectionLimiter:
 
         Args:
             address: the client's.
-            identity: who it is; None while inert.
+            identity: the user; None while inert.
         """
         refusal = self.would_refuse(address, identity)
         if refusal is not None:
@@ -230,7 +230,7 @@ class ConnectionLimiter:
         return slot
 
     def move(self, slot: ConnectionSlot, key: str, before: str, after: str, *, unproven: bool) -> None:
-        """For `ConnectionSlot.identify`: from one user (empty: nobody) to another."""
+        """For `ConnectionSlot.identify`: from one user (empty: unproven) to another."""
         if unproven:
             self._forget_unproven(slot, key)
         if before:

@@ -1,14 +1,14 @@
-"""A broker whose control messages do not get lost: those that change something are entries of a log of their own.
+"""A broker whose control messages do not get lost: those that change state are entries of a log of their own.
 
 Engines send control messages at most once, and a node can miss one without a sign (a route between two NATS servers
-that breaks for a second). So those of `LOGGED` are appended to one channel that every
+that breaks for a second). So messages of the kinds `LOGGED` are appended to one channel that every
 node follows: they come in one order, a gap is re-read, and `behind` compares the node's position in it together with
-those of its channels. The other kinds stay as they are: the store repeats what they say (revocations, queued runs), or
-they matter for a moment only (typing). Rules: a node begins at the log's end; what cannot be read any more is told
-(`on_lost`), never skipped in silence; one of `RESENT` that the engine did not take is sent again until it does, with
-the same key: an engine that took it, and whose answer was lost, takes it once. What every node had an hour ago is
-trimmed: texts for agents are in it, which must not outlive their thread by more; to a node that was away for
-longer it is lost.
+those of its channels. The other kinds stay as they are: the store repeats them (revocations, queued runs), or
+they matter for a moment only (typing). Rules: a node begins at the log's end; entries that cannot be read any more are
+reported (`on_lost`), never skipped in silence; one of `RESENT` that the engine did not take is sent again until it
+does, with the same key: an engine that took it, and whose answer was lost, takes it once. Entries that every node had
+an hour ago are trimmed: they contain texts for agents, which must not outlive their thread by more; a node that was
+away for longer has lost them.
 
 Version 0.1.0 does not follow the log. During a rolling deploy its nodes get each entry as a plain control message too,
 at most once as ever (`Control.logged`); nodes that follow the log ignore the copy.
@@ -39,12 +39,12 @@ from narthex.ports.broker import (
 CHANNEL: Final = "narthex/control"  # of no tenant: subscribers cannot name it
 LOGGED: Final = frozenset({"disconnect", "subscribe", "unsubscribe", "drain", "run"})
 RESENT: Final = frozenset({"disconnect", "subscribe", "unsubscribe"})
-"""Sent again once the engine is back. Not a drain: who asked for it knows that it failed, and nobody wants it an hour
-later. Not what is for a run: the store repeats a cancel, and who steers is told that it failed and repeats it."""
+"""Sent again once the engine is back. Not a drain: its sender knows that it failed, and a drain an hour later would be
+wrong. Not messages for a run: the store repeats a cancel, and a steering user gets the error and repeats it."""
 RETRY_S: Final = 0.5
-MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and said to be
+MAX_UNSENT: Final = 10_000  # 1 KB each; the oldest are dropped, and reported
 KEPT_S: Final = 3_600.0
-MAX_HELD: Final = 1_000  # come while the log is read; what does not fit is read again
+MAX_HELD: Final = 1_000  # entries that arrive while the log is read; those that do not fit are read again
 
 _log = structlog.get_logger("narthex.control", log_name="narthex.control")
 _encode = msgspec.json.Encoder().encode
@@ -65,7 +65,7 @@ class ControlLog:
         self._sending: asyncio.Task[None] | None = None
         self._trimming: asyncio.Task[None] | None = None
         self._stood: tuple[float, Position] | None = (
-            None  # when, and where: what lies before may go in `KEPT_S`
+            None  # the moment and the position: entries before it may be trimmed in `KEPT_S`
         )
         self._trimmed = 0
         # The engine's own, as they are: a log of channels and presence.
@@ -92,13 +92,13 @@ class ControlLog:
         return self._inner.positions_exact
 
     def on_lost(self, listener: Callable[[], None]) -> None:
-        """Call `listener` when control messages are gone for good: nobody knows who should have been disconnected."""
+        """Call `listener` when control messages are lost for good, so that some disconnects may be missing."""
         self._receiver.on_lost = listener
 
     # -- what differs --------------------------------------------------------------------------------------
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
-        """See the port; then stand at the end of the control log. Raises ConfigError or DependencyError."""
+        """See the port; then start at the end of the control log. Raises ConfigError or DependencyError."""
         self._receiver.open(handler, node)
         await self._inner.start(self._receiver, node)
         self._inner.subscribe(CHANNEL)
@@ -123,7 +123,7 @@ class ControlLog:
         """See the port. A logged kind is durable once this returns.
 
         Raises:
-            DependencyError: it did not get through yet. One of `RESENT` is sent again in the background.
+            DependencyError: the engine did not take it yet. One of `RESENT` is sent again in the background.
         """
         if message.kind not in LOGGED:
             await self._inner.control(message)
@@ -151,7 +151,7 @@ class ControlLog:
         return found
 
     def _trim_later(self, here: Position) -> None:
-        """Once an hour: what this node had executed an hour before."""
+        """Once an hour, trim the entries that this node had executed an hour before."""
         now = asyncio.get_running_loop().time()
         stood = self._stood
         if stood is not None and stood[1].epoch == here.epoch and now - stood[0] < KEPT_S:
@@ -167,7 +167,7 @@ class ControlLog:
     async def _trim(self, through: int) -> None:
         try:
             await self._inner.trim(CHANNEL, through)
-        except NarthexError as fault:  # the next hour's goes further
+        except NarthexError as fault:  # the next hour's trims further
             _log.warning("control_log_not_trimmed", code=fault.code)
         else:
             self._trimmed = through
@@ -182,7 +182,7 @@ class ControlLog:
             self._sending = asyncio.get_running_loop().create_task(self._send(), name="control sending")
 
     async def _send(self) -> None:
-        """Until everything that waits was taken. Each says what holds from now on, so later is not too late."""
+        """Send until all waiting messages were taken. Each states a fact that still holds, so late ones still count."""
         while self._unsent:
             key, message = first = self._unsent[0]
             try:
@@ -200,7 +200,7 @@ class ControlLog:
 
 
 class _Receiver:
-    """The `BrokerHandler` between the engine and this node's: takes out the control log, passes on the rest."""
+    """The `BrokerHandler` between the engine and this node's: takes out the control log, passes everything else on."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -213,16 +213,16 @@ class _Receiver:
         self.on_lost: Callable[[], None] = lambda: None
 
     def open(self, handler: BrokerHandler, node: str) -> None:
-        """Whom to tell, before the engine begins to call."""
+        """Set the handler, before the engine begins to call."""
         self._handler, self._node = handler, node
 
     def stand(self, top: Position) -> None:
-        """The log was read to its end for the first time: what comes after counts."""
+        """The log was read to its end for the first time: later entries count."""
         self.position = top
         self._release()
 
     async def close(self) -> None:
-        """End the task; a later `open` and `stand` begin anew."""
+        """End the task; a later `open` and `stand` start again."""
         reading, self._reading = self._reading, None
         if reading is not None:
             await _ended(reading)
@@ -258,7 +258,7 @@ class _Receiver:
     # -- the log -------------------------------------------------------------------------------------------
 
     def compared(self, before: Position, top: Position) -> None:
-        """The log ended at `top` a moment ago, when this node stood at `before`: it may have come further since."""
+        """The log ended at `top` a moment ago, when this node was at `before`: it may have moved on since."""
         here = self.position
         if here is None:
             return
@@ -305,7 +305,7 @@ class _Receiver:
         self._reading = asyncio.get_running_loop().create_task(self._read(), name="control reading")
 
     async def _read(self) -> None:
-        """Read everything after `position`, or say that it is lost."""
+        """Read everything after `position`, or report that it is lost."""
         while True:
             self._again = False
             assert self.position is not None

@@ -1,6 +1,6 @@
-"""Control messages between nodes: which handler takes which kind.
+"""Dispatches control messages between nodes to the handler of their kind.
 
-Each only speeds up what the store already says, so a lost one delays and never loses (ports/broker). Kinds:
+Each only speeds up a change that the store has already, so a lost one delays and never loses (ports/broker). Kinds:
 `revoke` (a credential), `disconnect`, `subscribe` and `unsubscribe` (`connection_controls`), `run` and
 `runs_available` (the engine's), `emulation` (the fallbacks'), `drain` (this node).
 """
@@ -30,7 +30,7 @@ class ControlDispatcher:
         self._on_missed.append(listener)
 
     def __call__(self, message: Control) -> None:
-        """A control message came in."""
+        """Handle a control message."""
         handler = self._handlers.get(message.kind)
         if handler is None:
             self._meter.count("messages_ignored", reason="control")
@@ -38,7 +38,7 @@ class ControlDispatcher:
             handler(message)
 
     def missed(self) -> None:
-        """Messages may have been lost."""
+        """Messages may have been lost: call the listeners."""
         for listener in self._on_missed:
             listener()
 

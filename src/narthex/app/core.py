@@ -1,8 +1,8 @@
 """The application core of one node: every object of `app` made once, from ports and plain values.
 
 Not here: settings, technologies and HTTP (wiring), admission by tokens (`app/handshake`, made by wiring around this).
-Rules: made inside the running loop; nothing is opened here (the lifecycle opens `components`); each object gets what it
-needs when it is made; handlers are registered with what calls them, and nothing is set afterwards.
+Rules: made inside the running loop; nothing is opened here (the lifecycle opens `components`); each object gets its
+dependencies when it is made; handlers are registered together with their callers, and nothing is set afterwards.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Plain values of the core.
 
     Attributes:
-        version: of the server, as `connect` answers it.
+        version: the server's, for the reply to `connect`.
         limits: of docs/design.md#limits.
         plans: by name.
         run_limits: of every run.
-        run_agents: whether agents run here; else `narthex worker`s run them.
+        run_agents: whether agents run here; else processes of `narthex worker` run them.
         direct_membership: tenants whose users are added to threads without an invitation.
         token_grace_s: how long a connection may outlive its token.
         after_exp_s: how long a token may still count somewhere after its `exp`: leeway and grace.
@@ -221,7 +221,7 @@ class NodeCore:
             ).lost
         )
 
-        # What every connection works with, but for admission (`connections`).
+        # Shared by every connection, except for admission (`connections`).
         self.session_limits = SessionLimits(
             ping_every_s=limits.ping_interval_s,
             pong_within_s=limits.pong_timeout_s,
@@ -238,7 +238,7 @@ class NodeCore:
         return plan_of(identity, self.config.plans)
 
     def connections(self, in_band: InBandAuthenticator) -> Callable[[ConnectionContext], Connection]:
-        """What makes the app's end of each admitted connection. `in_band` admits by a token after the upgrade."""
+        """Returns the factory of connections for admitted handshakes. `in_band` admits by a token after the upgrade."""
         connecting = ConnectCommands(
             in_band=in_band,
             subscriptions=self.subscriptions,
@@ -284,7 +284,7 @@ class NodeCore:
         grace_s: float,
         on_state: Callable[[LifecycleState], None],
     ) -> Lifecycle:
-        """Start and drain of this core and of what stands around it.
+        """Start and drain of this core and of the components around it.
 
         Args:
             before: opened first.

@@ -1,8 +1,8 @@
-"""From what a request brings to verdicts: tokens to the verifier, tickets to the store, keys to the proofs.
+"""Turns a request's credentials into verdicts: tokens to the verifier, tickets to the store, keys to the proofs.
 
 Not here: parsing (`domain.carriers`), deciding (`domain.admission`). Rules: verdicts come without waiting
 whenever nothing has to be waited for; a ticket is used up last, and only when everything beside it is valid; a
-revoked identity is a rejected one, whatever carried it.
+revoked identity is rejected, whichever carrier it used.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from narthex.ports.credentials import Credentials
 from narthex.ports.later import Later
 from narthex.ports.tokens import TokenVerifier
 
-LEEWAY_S: Final = 30.0  # as for tokens: a ticket lives no longer than what it was made from
+LEEWAY_S: Final = 30.0  # as for tokens: a ticket lives no longer than the credential that bought it
 
 
 class RevocationCheck(Protocol):
-    """`app.revocations.Revocations`, as far as admission needs it."""
+    """The part of `app.revocations.Revocations` that admission needs."""
 
     def covers(self, identity: Identity) -> bool:
-        """Whether what admitted this identity has been revoked. No I/O."""
+        """Whether the identity's credential has been revoked. No I/O."""
 
 
 class VerificationRequest(msgspec.Struct, frozen=True):
-    """What verdicts are wanted for.
+    """A request for verdicts.
 
     Attributes:
         credentials: in order.
@@ -62,13 +62,13 @@ _NO_TOKENS: Final = (E2E_KEY, TICKET)
 
 
 class _TicketRecord(msgspec.Struct, frozen=True):
-    """What a ticket keeps beside its identity: the key of the token that it was bought with."""
+    """A ticket's content beside its identity: the key of the token that bought it."""
 
     key_id: str = ""
 
 
 class CredentialVerifier:
-    """Asks whoever can tell.
+    """Verifies credentials with the component that each kind needs.
 
     Args:
         verifier: of tokens.
@@ -76,7 +76,7 @@ class CredentialVerifier:
         proofs: of end-to-end keys.
         revocations: asked after every verdict.
         clock: seconds since the epoch.
-        withdrawn: names of keys that ended here; a ticket that was bought by one is worth nothing.
+        withdrawn: names of withdrawn keys of ours; a ticket that such a key's token bought is rejected.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class CredentialVerifier:
         waits = False
         for credential in request.credentials:
             carrier = credential.carrier
-            if carrier == E2E_KEY:  # it stands alone: `admission.preliminary` refuses it beside others
+            if carrier == E2E_KEY:  # it stands alone: `admission.screen` refuses it beside others
                 proof = self._proofs.prove(
                     credential.value,
                     test_run=request.test_run,
@@ -180,7 +180,7 @@ class CredentialVerifier:
         return self._unless_revoked(Valid(identity, key_id))
 
     def revoked(self, identity: Identity) -> bool:
-        """Whether it was revoked meanwhile: to be asked again after a wait between verdict and admission."""
+        """Whether the identity was revoked meanwhile: ask again after a wait between verdict and admission."""
         return self._revocations.covers(identity)
 
     async def _checked(self, verdict: Awaitable[Verdict]) -> Verdict:

@@ -1,8 +1,8 @@
-"""Going down without a reconnect storm: sockets closed in paced batches, those with nothing to lose first.
+"""Drains without a reconnect storm: sockets closed in paced batches, those with nothing to lose first.
 
-Not here: refusing new handshakes (the lifecycle's state says `draining`), ending runs (app/runs). Rules: done
+Not here: refusing new handshakes (the lifecycle's state is `draining`), ending runs (app/runs). Rules: done
 within the grace; a handful of sockets goes at once, thousands are spread over more than half of the grace, so
-that they come back spread as well; everyone is closed with 3001, which makes SDKs reconnect.
+that they reconnect spread as well; every connection is closed with 3001, which makes SDKs reconnect.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from narthex.ports.broker import Broker, Control
 from narthex.protocol.codes import SHUTDOWN
 
 TICK_S: Final = 0.05
-UNHURRIED_PER_S: Final = 100.0  # below this pace nobody's load balancer notices
+UNHURRIED_PER_S: Final = 100.0  # load balancers do not notice a pace below this
 SPREAD: Final = 0.68  # of the grace over which closes are spread
 COMMAND_AFTER_S: Final = 0.1  # the answer to the command leaves first
-LATEST: Final = 0.85  # of the grace by which those that follow a run are closed too, whatever it does
+LATEST: Final = 0.85  # of the grace by which those that follow a run are closed too, even if it is active
 
 
 async def close_paced(
@@ -34,13 +34,13 @@ async def close_paced(
 
     Args:
         connections: the live ones when draining began.
-        busy: whether a run that this connection follows is still going on.
+        busy: whether a run that this connection follows is active.
         grace_s: of the whole drain.
         runs_ended: set when every run has ended or moved.
         now: the loop's clock.
 
     Returns:
-        How many were closed.
+        The number of closed connections.
     """
     idle: list[Connection] = []
     waiting: list[Connection] = []
@@ -69,11 +69,11 @@ async def close_paced(
 
 
 class DrainCommands:
-    """Drains asked for by command: of this node, of another, of all.
+    """Drains that a command requests: of this node, of another, of all.
 
     Args:
         node: this node's id.
-        broker: tells other nodes.
+        broker: takes the command to other nodes.
         drain: begins this node's drain, as SIGTERM does.
     """
 
@@ -90,5 +90,5 @@ class DrainCommands:
             await self._broker.control(Control("drain", {}, "" if node == "*" else node))
 
     def control(self, _: Control) -> None:
-        """The control message `drain` came for this node."""
+        """Handle the control message `drain` for this node."""
         self._drain()

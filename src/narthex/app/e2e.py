@@ -1,9 +1,9 @@
 """The end-to-end path: proof of the key, and the record of every admission of a test identity.
 
-Not here: whether a test identity is let in at all and how it is confined (`domain.admission`), the simulation
+Not here: admitting and confining test identities (`domain.admission`), the simulation
 exchange (app/exchange). Rules: wrong keys are limited per client address across every surface that takes one,
-and a limited address is refused before its key is compared; permissions come from the server's list; nobody
-is admitted whose admission could not be recorded.
+and a limited address is refused before its key is compared; permissions come from the server's list; a test
+identity is admitted only once its admission is recorded.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _UNRECORDED: Final = Refusal(
 
 
 class KeyProofs:
-    """Judges keys, for every surface that takes one.
+    """Checks keys, for every surface that takes one.
 
     Args:
         keys: the live ones; two during a rotation.
-        permissions: of whoever proves a key.
+        permissions: of the identities that a key proves.
         meter: counts wrong and limited ones.
         clock: seconds since the epoch.
         monotonic: seconds, for the limit.
@@ -65,11 +65,11 @@ class KeyProofs:
 
     @property
     def possible(self) -> bool:
-        """Whether there is a key to prove."""
+        """Whether there is a key that a client could prove."""
         return bool(self._keys)
 
     def check(self, candidate: str, address: str) -> Refusal | None:
-        """Judge a key.
+        """Check a key.
 
         Args:
             candidate: the header's value, latin-1 decoded as HTTP servers do; empty is a wrong one.
@@ -101,7 +101,7 @@ class KeyProofs:
         )
 
     def prove(self, candidate: str, *, test_run: str, fresh_id: str, address: str) -> Valid | Refusal:
-        """A key at the handshake: the test identity that it proves."""
+        """Check a key at the handshake; returns the test identity that it proves."""
         refusal = self.check(candidate, address)
         if refusal is not None:
             return refusal
@@ -113,7 +113,7 @@ class KeyProofs:
 
 
 class Admissions:
-    """Records admissions of test identities; nobody is admitted unrecorded."""
+    """Records admissions of test identities; none is admitted unrecorded."""
 
     def __init__(self, records: Records, meter: Meter, clock: Callable[[], float] = time.time) -> None:
         self._records = records

@@ -1,7 +1,7 @@
 """The simulation exchange: proof of the end-to-end key, or CI's own token, for a test identity's token.
 
-Not here: HTTP (web/e2e), what a key is worth (app/e2e). Rules: the caller chooses a name and a test run, never
-permissions, tenant or plan; proof is judged before the body, so that nobody learns the form by guessing.
+Not here: HTTP (web/e2e), checking keys (app/e2e). Rules: the caller chooses a name and a test run, never
+permissions, tenant or plan; proof is checked before the body, so that no client learns the form by guessing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHECKED: Final = (E2E_KEY, AUTHORIZATION)
 
 
 class ExchangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the caller of the exchange may choose. Permissions, tenant and plan it may not."""
+    """The values that a caller of the exchange may choose. Permissions, tenant and plan are not among them."""
 
     email: str = ""
     name: str = ""
@@ -48,7 +48,7 @@ class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         keys: values of `X-E2E-Bypass-Key`.
         authorization: values of `Authorization`.
-        body: as it came; empty counts as `{}`.
+        body: unparsed; empty counts as `{}`.
         address: the client's.
         trace_id: of the request.
         fresh_id: random hex digits.
@@ -83,7 +83,7 @@ class CiOidc(msgspec.Struct, frozen=True):
     """CI's own OIDC issuer, whose tokens serve instead of the key.
 
     Attributes:
-        verifier: judges its tokens.
+        verifier: of its tokens.
         subject: the required `sub`; `*` at the end matches the rest.
     """
 
@@ -102,7 +102,7 @@ class TokenExchange:
 
     Args:
         environment: in production nothing is exchanged.
-        proofs: judges keys; with no live key nothing is exchanged either.
+        proofs: checks keys; without a live key nothing is exchanged either.
         mint: signs for issuer `narthex-e2e`.
         admissions: records each.
         ci: None: CI's tokens are not taken.
@@ -130,7 +130,7 @@ class TokenExchange:
         self._clock = clock
 
     async def exchange(self, request: ExchangeRequest) -> ExchangeAnswer | Refusal:
-        """Judge proof, then body, then mint.
+        """Check the proof, then the body, then mint.
 
         Raises:
             DependencyError: there is no signing key yet.
@@ -216,7 +216,7 @@ class TokenExchange:
         return None
 
     def _identity(self, body: ExchangeBody, fresh_id: str) -> Identity:
-        """One e-mail is one person within a test run; without either the person is new each time."""
+        """The identity: one e-mail is one user within a test run; without either the user is new each time."""
         identity = key_proof_identity(
             test_run=body.test_run,
             fresh_id=fresh_id,

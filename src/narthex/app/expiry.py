@@ -1,6 +1,6 @@
 """Deletes credentials that have ended (tickets, refresh tokens, keys, revocations), so that the store stays small.
 
-Rules: several instances may do it at once (deleting twice deletes once); a store that is away is tried next time.
+Rules: several instances may do it at once (deleting twice deletes once); a store that is down is tried next time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class CredentialExpiry(Periodic):
     """See the module.
 
     Args:
-        credentials: where they are.
+        credentials: the store's.
         clock: seconds since the epoch.
-        every_s: how often, with jitter so that instances do not meet.
+        every_s: interval, with jitter so that instances do not meet.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Exports of threads: how many a user may have at once, and reading a thread in pieces that bound what is held.
+"""Exports of threads: limits the exports of a user, and reads a thread in pieces that bound memory.
 
-Not here: how an export looks (`web/api/export.py`). Rules: a place is released exactly once, however the export ends;
+Not here: the form of an export (`web/api/export.py`). Rules: a slot is released exactly once, however the export ends;
 counts are this process's own; at most `PAGE_BYTES` of a thread's messages are read before the last ones were sent.
 """
 
@@ -15,14 +15,14 @@ from narthex.errors import ClientError
 from narthex.ports.threads import Kept, Message, Threads
 
 PAGE: Final = 200  # the store's largest page
-PAGE_BYTES: Final = 64 * 1024  # what a page is to hold; messages of 32 KB then come two at a time
+PAGE_BYTES: Final = 64 * 1024  # the intended size of a page; messages of 32 KB then come two at a time
 
 
 class ExportSlots:
     """The exports under way, by user.
 
     Args:
-        plans: whose limits hold for a user.
+        plans: gives the plan of a user.
     """
 
     def __init__(self, plans: Callable[[Identity], Plan]) -> None:
@@ -30,14 +30,14 @@ class ExportSlots:
         self._active: dict[str, int] = {}
 
     def active(self, identity: Identity) -> int:
-        """How many exports of the user are under way."""
+        """The number of the user's exports under way."""
         return self._active.get(identity.user, 0)
 
     def take(self, identity: Identity) -> ExportSlot:
         """Begin an export; release the slot when it is over.
 
         Raises:
-            ClientError: `exports_limit` (429): so many of the user's are under way.
+            ClientError: `exports_limit` (429): the user's limit of exports is reached.
         """
         plan = self._plans(identity)
         if self.active(identity) >= plan.exports:
@@ -78,7 +78,7 @@ async def pages(
     threads: Threads, tenant: str, thread_id: str, *, until_id: str, kept: Callable[[], Kept]
 ) -> AsyncIterator[list[Message]]:
     """Every message of a thread up to the message `until_id`, oldest first, in pages of about `PAGE_BYTES`."""
-    after_id, limit = "", 2  # the first page is small: how long messages are is not known yet
+    after_id, limit = "", 2  # the first page is small: the length of messages is not known yet
     while True:
         page = await threads.messages_after(
             tenant, thread_id, after_id=after_id, until_id=until_id, limit=limit, kept=kept()

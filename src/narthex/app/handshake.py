@@ -1,9 +1,9 @@
 """Handles handshakes: from a request head to a decision, for the upgrade, the fallbacks, preflight and in-band.
 
-Not here: the rules (`domain.admission`), what a credential is worth (app/credentials), counting
+Not here: the rules (`domain.admission`), verifying credentials (app/credentials), counting
 (app/connection_limits). Rules: a decision comes without an await whenever nothing has to be waited for; one deadline
-bounds everything a handshake waits for, and running into it means "cannot tell", never "bad"; whatever ends a
-handshake, its slot is released; nothing raises out of `decide` but cancellation.
+bounds all waits of a handshake, and running into it means "cannot tell", never "bad"; however a
+handshake ends, its slot is released; nothing raises out of `decide` but cancellation.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _WRONG_HOST: Final = Refusal(code="bad_request", detail="The Host header does no
 
 
 class Route(NamedTuple):
-    """A path that upgrades (or streams): its transport, who receives, which limits hold."""
+    """A path that upgrades (or streams): its transport, its receiver, its limits."""
 
     transport: str
     receiver: NewReceiver
@@ -54,12 +54,12 @@ class Route(NamedTuple):
 
     @property
     def upgrade(self) -> bool:
-        """Whether it is reached by an upgrade; else by a plain HTTP request."""
+        """Whether clients reach it by an upgrade; else by a plain HTTP request."""
         return self.transport in ("websocket", "conformance")
 
 
 class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict without an upgrade."""
+    """The verdict without an upgrade; see `HandshakeHandler.preflight`."""
 
     outcome: Admit | Refusal
     trace_id: str
@@ -70,16 +70,16 @@ class HandshakeHandler:
     """Implements `ports.edge.UpgradeHandler`.
 
     Args:
-        policy: what holds here.
+        policy: the admission policy.
         trusted: proxies whose forwarding headers count.
-        credentials: what credentials are worth.
+        credentials: verifies credentials.
         limiter: the counts.
         admissions: records admissions of test identities.
-        decisions: told of every decision.
+        decisions: records every decision.
         state: `starting`, `ready`, `draining` or `stopped`.
         new_receiver: the app's end of an admitted connection; it calls `ConnectionContext.release` when it is closed.
         new_echo: of `/ws/conformance`; None: there is no such path.
-        report_bug: told of what should not happen, with the trace id.
+        report_bug: takes an unexpected exception, with the trace id.
         clock: seconds since the epoch.
         monotonic: the loop's clock, seconds.
         wait_s: see `WAIT_S`.
@@ -155,7 +155,7 @@ class HandshakeHandler:
     # -- asking --------------------------------------------------------------------------------------------
 
     async def preflight(self, head: RequestHead) -> PreflightResult:
-        """What the upgrade would be answered, for a client that hears reasons. Takes no slot and no ticket."""
+        """The answer that the upgrade would get, for a client that sees refusals. Takes no slot and no ticket."""
         asked = await self.identify(head)
         if isinstance(asked.outcome, Refusal):
             return asked
@@ -163,7 +163,7 @@ class HandshakeHandler:
         return asked if full is None else msgspec.structs.replace(asked, outcome=full)
 
     async def identify(self, head: RequestHead) -> PreflightResult:
-        """Who asks, by the upgrade's own rules (`POST /ws/ticket` and others). Uses up nothing."""
+        """The requesting user, by the upgrade's own rules (`POST /ws/ticket` and others). Uses up nothing."""
         request = self._read_request(head, sees_refusal=True, upgrade=False)
         verdicts: Verdicts = ()
         screened = self._screen(request, consume=False)
@@ -198,7 +198,7 @@ class HandshakeHandler:
         )
 
     def _screen(self, request: HandshakeRequest, *, consume: bool) -> Screened | Refusal:
-        """Refuse what can be refused before a credential is looked at."""
+        """Refuse as far as that needs no look at a credential."""
         state = self._state()
         if state != "ready":
             return _STATES[state]

@@ -1,4 +1,4 @@
-"""Telling of authentication decisions: the one structured record (docs/design.md#admission), at debug, and the metrics.
+"""Records authentication decisions: one structured record (docs/design.md#admission), at debug, and the metrics.
 
 Not here: writing records (adapters/telemetry). Rules: exactly these members, `event, outcome, code, environment,
 is_testing, is_e2e_testing, carriers (names only), key_id, algorithm, identity_class, test_run, client,
@@ -16,9 +16,9 @@ from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.ports.telemetry import Meter
 
 Record = Callable[[Mapping[str, object]], None]
-"""Whoever writes records at debug. Must not raise."""
+"""The writer of records at debug. Must not raise."""
 
-MAX_KEY_ID: Final = 64  # it is the client's text until the signature verified
+MAX_KEY_ID: Final = 64  # it is the client's text until the signature is verified
 
 
 def outcome_of(result: Admit | Refusal) -> tuple[str, str]:
@@ -76,16 +76,16 @@ class DecisionRecorder:
 
     @property
     def wants_records(self) -> bool:
-        """Whether `recorded` writes anything."""
+        """Whether `recorded` writes any record."""
         return self._record is not None
 
     def extracted(self, verdicts: Sequence[CheckedCredential]) -> None:
-        """`narthex_credential_extractions_total`, for each credential that was judged."""
+        """Count `narthex_credential_extractions_total`, for each verified credential."""
         for checked in verdicts:
             self._meter.credential(checked.carrier, _result(checked.verdict))
 
     def counted(self, result: Admit | Refusal, traffic: str, duration_s: float) -> None:
-        """`narthex_handshakes_total`; `traffic` is the class where nobody was identified."""
+        """Count `narthex_handshakes_total`; `traffic` is the class where no user was identified."""
         identity = None if isinstance(result, Refusal) else result.identity
         if identity is not None:
             traffic = identity.identity_class._value_
@@ -102,7 +102,7 @@ class DecisionRecorder:
         trace_id: str,
         duration_s: float,
     ) -> None:
-        """Write the record; and beside it what only the log may know of a refusal."""
+        """Write the record; and beside it the details of a refusal that only the log may contain."""
         if self._record is None:
             return
         key_id, algorithm = _key_of(verdicts)
@@ -148,5 +148,5 @@ def _result(verdict: Verdict) -> str:
 
 
 def _plain(text: str) -> str:
-    """One short line, whatever a client wrote into its token's head."""
+    """One short line of any text that a client wrote into its token's head."""
     return "".join(character for character in text[:MAX_KEY_ID] if character.isprintable())

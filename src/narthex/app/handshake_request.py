@@ -1,7 +1,7 @@
-"""A request that asks to come in: everything that its head says, read once, before anything is judged.
+"""Reads a handshake request: all facts in its head, read once, before any decision.
 
-Not here: judging it (app/handshake). Rules: made once per request; nothing of it is logged but the client's
-address, the trace id and names of carriers.
+Not here: the decision (app/handshake). Rules: made once per request; only the client's
+address, the trace id and names of carriers are logged.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class HandshakeRequest(msgspec.Struct, kw_only=True):
 
     Attributes:
         carriers: its carriers.
-        facts: what `domain.admission` wants to know.
+        facts: the input of `domain.admission`.
         client: address and scheme.
         trace_id: 32 hex digits: W3C `traceparent`'s, or random.
         fresh_id: 32 random hex digits.
         started_at: monotonic seconds: when the request began.
-        deadline: monotonic seconds: when whoever still waits is told that nobody can tell.
+        deadline: monotonic seconds: when a waiting client is refused because no verdict came.
         local: whether it comes from this machine by a loopback name, with no proxy between.
         probe: whether it is health's own attempt without a credential, which is local.
-        tests: whether test identities are admitted here: elsewhere nobody is believed to be a test.
+        tests: whether test identities are admitted here: elsewhere no client counts as a test.
     """
 
     carriers: ParsedCarriers
@@ -47,9 +47,9 @@ class HandshakeRequest(msgspec.Struct, kw_only=True):
 
     @property
     def traffic(self) -> str:
-        """`e2e` when the client says that it is a test, else `user`: which breaker a needed fetch is for.
+        """`e2e` when the client declares itself a test, else `user`: selects the breaker of a needed fetch.
 
-        For whoever presents nothing, and so needs none, it is `probe` when health itself asks.
+        A request without a credential needs no fetch; it is `probe` when health itself makes it.
         """
         if self.probe:
             return "probe"
@@ -70,12 +70,12 @@ def read_request(
     """Read a head.
 
     Args:
-        head: as the edge parsed it.
-        trusted: whose forwarding headers count.
+        head: parsed by the edge.
+        trusted: proxies whose forwarding headers count.
         now: monotonic seconds.
         wait_s: the longest wait for keys or store.
         handshake_timeout_s: the longest handshake; whichever of the two ends first is the one deadline.
-        sees_refusal: it only asks (preflight, tickets) and hears every refusal.
+        sees_refusal: it only asks (preflight, tickets) and gets every refusal with its reason.
         upgrade: it is a WebSocket's upgrade, and no plain HTTP request.
         tests: whether test identities are admitted here.
     """
@@ -95,7 +95,7 @@ def read_request(
     origin = claimed_origin(
         origin, headers.get("sec-fetch-site", ()), scheme=client.scheme, host=host, upgrade=upgrade
     )
-    # Loopback names are few, so that what follows costs nobody else anything.
+    # Loopback names are few, so that the rest costs other requests nothing.
     local = served_to_probes(host, head.peer[0], (name for name, _ in head.headers))
     random = ENTROPY.take(32).hex()
     traces = headers.get("traceparent")

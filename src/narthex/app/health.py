@@ -1,11 +1,11 @@
-"""Health: named checks, each really asked, with a time-out, cached briefly, asked once however many want to know.
+"""Health: named checks with a real request each, with a time-out, cached briefly, run once for any number of callers.
 
-Not here: what a check does (the ports' `ping` and `check`, `adapters/edge/self_probe.py`), routes and status codes
+Not here: a check's work (the ports' `ping` and `check`, `adapters/edge/self_probe.py`), routes and status codes
 (`web/health.py`).
 
 Rules of docs/design.md#health: broker, store or handshake failing is `unhealthy`, auth or agents failing is `degraded`;
-nothing is healthy because nothing was asked: no answer in time is a failure. While starting or draining the
-checks are not run, and the answer is `unhealthy`, which is what a load balancer must hear.
+a check without an answer in time has failed, so nothing is healthy unasked. While starting or draining the
+checks are not run, and the answer is `unhealthy`, which makes a load balancer stop sending traffic.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CRITICAL: Final = frozenset({"handshake", "broker", "store"})
 """Checks whose failure is `unhealthy`; of the others it is `degraded`."""
 ORDER: Final = ("handshake", "auth", "broker", "store", "agents")
 ENGINES: Final = ("broker", "store")
-"""Whose silence is `engine_hung` where causes are not shown; one that is away is found out at once by its `ping`."""
+"""Where causes are not shown, a time-out of these is `engine_hung`; their `ping` finds one that is down at once."""
 READY_CHECKS: Final = ("broker", "store", "auth")
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check came to. `detail` is one sentence or empty, and safe to show to anybody."""
+    """The result of a check. `detail` is one sentence or empty, and safe to show to any client."""
 
     status: str
     latency_ms: float
@@ -53,15 +53,15 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckFailed(Exception):
-    """A check found something wrong; its text is one sentence, safe to show to anybody."""
+    """A check failed; the message is one sentence, safe to show to any client."""
 
 
 class Degraded(CheckFailed):
-    """It works, but not as it should: `degraded`, whatever the check.
+    """The checked part works, but with faults: `degraded`, for every check.
 
     Attributes:
-        code: what is said instead of the text where causes are not shown, because the text names one; empty: the
-            text is safe everywhere.
+        code: shown instead of the message where causes are not shown, because the message names one; empty: the
+            message is safe everywhere.
     """
 
     def __init__(self, detail: str, code: str = "") -> None:
@@ -74,13 +74,13 @@ Check = Callable[[], Awaitable[str]]
 
 
 class HealthFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not change while the process runs.
+    """Facts that do not change while the process runs.
 
     Attributes:
         policy: the environment's row.
         config: the member `config`: `max_connections_per_user, heartbeat_interval, …`;
             `pre_connection_auth_required` is added.
-        show_causes: whether details name causes (hosts, library errors); in production they say codes only.
+        show_causes: whether details name causes (hosts, library errors); in production they are codes only.
     """
 
     version: str
@@ -106,14 +106,14 @@ class Health:
 
     Args:
         checks: by name; `ORDER` has those of docs/design.md#health.
-        facts: see there.
+        facts: see `HealthFacts`.
         numbers: the member `metrics`.
         state: of the lifecycle: `starting`, `ready`, `draining` or `stopped`.
-        fault: what keeps it from being ready: the part that cannot start yet, and its error.
-        meter: told of every result (`narthex_health_status`).
-        on_change: told (name, result, cause) when a check's status changes, for the log.
+        fault: why it is not ready: the part that cannot start yet, and its error.
+        meter: takes every result (`narthex_health_status`).
+        on_change: takes (name, result, cause) when a check's status changes, for the log.
         timeout_s: of one check.
-        cache_s: how long a result is good.
+        cache_s: how long a result is used.
         clock: seconds since the epoch.
     """
 
@@ -143,7 +143,7 @@ class Health:
         self._clock = clock
 
     async def stop(self) -> None:
-        """End the checks that run."""
+        """End the running checks."""
         running = [slot.task for slot in self._slots.values() if slot.task is not None]
         for task in running:
             task.cancel()
@@ -151,7 +151,7 @@ class Health:
             await asyncio.wait(running, timeout=self._timeout_s)
 
     async def result(self, name: str) -> CheckResult:
-        """A check's result, at most `cache_s` old. Callers that ask meanwhile share one run of it."""
+        """A check's result, at most `cache_s` old. Concurrent callers share one run of it."""
         slot = self._slots[name]
         loop = asyncio.get_running_loop()
         if slot.result is not None and loop.time() - slot.done_at < self._cache_s:
@@ -196,7 +196,7 @@ class Health:
         return status, type(fault).__name__ if self._facts.show_causes else "internal"
 
     async def ready(self) -> list[str]:
-        """Why this process must get no traffic; empty: it is ready."""
+        """The reasons why this process must get no traffic; empty: it is ready."""
         state = self._state()
         if state != "ready":
             return [state]
@@ -242,7 +242,7 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def ping_check(ping: Callable[[], Awaitable[None]], detail: Callable[[], str] = str) -> Check:
-    """A broker's or store's round trip; `detail` is what to say when it works."""
+    """A broker's or store's round trip; `detail` returns the text for success."""
 
     async def check() -> str:
         await ping()
@@ -252,7 +252,7 @@ def ping_check(ping: Callable[[], Awaitable[None]], detail: Callable[[], str] = 
 
 
 def auth_check(verifier: TokenVerifier) -> Check:
-    """Whether keys are there and usable."""
+    """Check that signing keys are present and usable."""
 
     async def check() -> str:
         status = await verifier.check()
@@ -264,7 +264,7 @@ def auth_check(verifier: TokenVerifier) -> Check:
 
 
 def agents_check(agents: Iterable[Agent]) -> Check:
-    """Every agent's own check; those that have none need nothing outside and are healthy."""
+    """Run every agent's own check; an agent without one needs nothing outside and is healthy."""
     found = list(agents)
 
     async def ask(agent: Agent) -> str | None:
@@ -288,7 +288,7 @@ def agents_check(agents: Iterable[Agent]) -> Check:
 
 
 async def issue_probe_ticket(credentials: Credentials, ticket: str, now: float) -> None:
-    """Keep `ticket` as one of class `probe`: connect and echo only, outside the users' limits and metrics.
+    """Store `ticket` as one of class `probe`: connect and echo only, outside the users' limits and metrics.
 
     Args:
         credentials: the store's.

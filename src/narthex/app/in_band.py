@@ -1,7 +1,7 @@
-"""Proof after the upgrade: a token in `connect` or `refresh`, judged by the handshake's own rules.
+"""Proof after the upgrade: a token in `connect` or `refresh`, checked by the handshake's own rules.
 
-Not here: what the connection does with the outcome (app/commands/connecting). Rules: a token names whom the
-connection is bound to, or it is a conflict; a connection that has proved itself moves from the unproven to its
+Not here: the connection's reaction to the outcome (app/commands/connecting). Rules: a token must name the user that
+the connection is bound to, else it is a conflict; a connection that has proved itself moves from the unproven to its
 user's slots, whose limit holds; a refresh is no new admission.
 """
 
@@ -27,10 +27,10 @@ class InBandAdmission:
     """See the module.
 
     Args:
-        policy: what holds here.
-        credentials: what a token is worth.
+        policy: the admission policy.
+        credentials: verifies tokens.
         admissions: records admissions of test identities.
-        decisions: told of every outcome.
+        decisions: records every outcome.
         monotonic: seconds.
         wait_s: the longest wait of one command.
     """
@@ -53,7 +53,7 @@ class InBandAdmission:
         self._wait_s = wait_s
 
     def admit(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
-        """Judge a token.
+        """Check a token.
 
         Args:
             context: the connection's; its identity and its slot become the token's.

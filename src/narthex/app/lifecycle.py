@@ -1,10 +1,10 @@
-"""Start, readiness and drain of one node: in which order components are opened and closed, and what it says meanwhile.
+"""Start, readiness and drain of one node: the order of opening and closing components, and the state meanwhile.
 
     starting ──(engines, keys and runs are there)──▶ ready ──(SIGTERM, drain)──▶ draining ──▶ stopped
 
 Rules: nothing is admitted before `ready`; `draining` is final; a component that cannot be opened yet is closed and
 tried again alone, those before it stay open meanwhile, so that an engine which comes late costs no more than its own
-time; every component that was opened is closed in the opposite order at the end.
+time; every opened component is closed in the opposite order at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUNS_SHARE: Final = (
 
 
 class LifecycleState(StrEnum):
-    """See the module's picture."""
+    """The states of the module's diagram."""
 
     STARTING = "starting"
     READY = "ready"
@@ -38,7 +38,7 @@ async def _nothing() -> None:
 
 
 class Component(NamedTuple):
-    """Something that is opened and closed. `close` must be safe after a failed `open`, and `open` after that."""
+    """A part that is opened and closed. `close` must be safe after a failed `open`, and `open` after that."""
 
     name: str
     open: Callable[[], Awaitable[None]] = _nothing
@@ -46,15 +46,15 @@ class Component(NamedTuple):
 
 
 class Lifecycle:
-    """Owns the order.
+    """Opens and closes the components in order; see the module.
 
     Args:
         components: in the order of opening.
         registry: the live connections.
         drain_runs: finishes, moves or ends this node's runs within so many seconds.
-        busy: tells, as things are now, whether a connection follows a run that is still going on.
+        busy: returns a test, as of now, whether a connection follows an active run.
         grace_s: of the whole drain.
-        on_state: told of every change (log, metric).
+        on_state: takes every change (log, metric).
 
     Attributes:
         fault: why the last `start` failed: the name of the component, and its error.
@@ -92,8 +92,8 @@ class Lifecycle:
     async def start(self) -> None:
         """Open every component that is not open yet, then be ready.
 
-        A component's error is raised when that component was closed again; its closing adds nothing to it. `start` may
-        then be called again and goes on where it was, or `stop` closes what is open.
+        A component's error is raised after that component was closed again; an error of its closing is ignored.
+        `start` may then be called again and continues there, or `stop` closes the open ones.
         """
         for component in self._components[len(self._opened) :]:
             self._opened.append(component)
@@ -104,7 +104,7 @@ class Lifecycle:
                     self._opened.pop()
                     with contextlib.suppress(
                         Exception
-                    ):  # of what was not opened; the first error is the cause
+                    ):  # of a component that was not opened; the first error is the cause
                         await component.close()
                 if isinstance(fault, Exception):
                     self.fault = (component.name, fault)
@@ -115,7 +115,7 @@ class Lifecycle:
             self._enter(LifecycleState.READY)
 
     async def drain(self) -> None:
-        """Go down within the grace; a second call waits for the first."""
+        """Drain within the grace; a second call waits for the first."""
         if self._draining is None:
             self._enter(LifecycleState.DRAINING)
             self._draining = asyncio.get_running_loop().create_task(self._drain())
@@ -138,7 +138,7 @@ class Lifecycle:
                 await self._drain_runs(self._grace_s * RUNS_SHARE)
         except TimeoutError:
             pass  # their leases run out and another node takes them over
-        finally:  # an engine that is away keeps nobody's socket from being closed
+        finally:  # an engine that is down must not keep sockets from being closed
             runs_ended.set()
             await closing
 

@@ -1,7 +1,7 @@
-"""How late the event loop is: a timer that looks how long after its time it was called.
+"""Measures how late the event loop is: a timer compares its time with the time of its call.
 
-Not here: who holds the loop (py-spy says that). Why it is measured: everything here shares one loop, so a call that
-holds it for 100 ms holds every client for 100 ms, and no other number shows it.
+Not here: the cause of a delay (`loop_watch`, or py-spy). Why: all clients share one loop, so a call that
+blocks it for 100 ms delays every client by 100 ms, and no other number shows it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from narthex.ports.telemetry import Meter
 
-EVERY_S: Final = 0.1  # 10 looks a second cost 0.01 % of a core; each is a sample of what any timer would meet
+EVERY_S: Final = 0.1  # 10 timers a second cost 0.01 % of a core; each samples the delay of any timer
 
 
 class LoopLag:
@@ -26,11 +26,11 @@ class LoopLag:
         self._due = 0.0
 
     async def start(self) -> None:
-        """Look from now on."""
+        """Start to measure."""
         self._arm()
 
     async def stop(self) -> None:
-        """Look no more; idempotent."""
+        """Stop to measure; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,7 +1,7 @@
-"""Says what holds the event loop while it is held: which agent, where in its code, and what to do.
+"""Reports the code that blocks the event loop while it is blocked: the agent, the line, and the remedy.
 
-A thread looks whether a timer of the loop still ticks. Not here: how late timers are in general (`loop_lag`). Rules:
-the thread only reads (frames, the current task's name) and logs; what it says is bounded: at `HELD_S`, then at ten
+A thread checks whether a timer of the loop still ticks. Not here: how late timers are in general (`loop_lag`). Rules:
+the thread only reads (frames, the current task's name) and logs; its log is bounded: a line at `HELD_S`, then at ten
 times that, then at a hundred times, and once when the loop is free again.
 """
 
@@ -23,7 +23,7 @@ HELD_S: Final = 1.0  # clients notice; a garbage collection or a busy machine ta
 TICK_S: Final = 0.1
 FRAMES: Final = 12  # the innermost ones: the agent's own, and what it called
 AGENT_TASK: Final = "agent "
-"""How the task of an agent is called: `agent <name> <run id>`."""
+"""The name of an agent's task: `agent <name> <run id>`."""
 REMEDY: Final = (
     "Await instead of waiting: an async client, asyncio.sleep, asyncio.to_thread for the rest. An agent declared "
     "`def` runs in a thread of its own; `narthex worker` runs agents in processes of their own."
@@ -36,7 +36,7 @@ class LoopWatch:
     """See the module.
 
     Args:
-        meter: told of each time that the loop was held, by whom.
+        meter: counts each time that the loop was blocked, by the blocking agent.
         held_s: see `HELD_S`.
     """
 
@@ -49,7 +49,7 @@ class LoopWatch:
         self._ticked_at = 0.0
 
     async def start(self) -> None:
-        """Watch the loop that runs this."""
+        """Watch the loop that runs this call."""
         self._ended.clear()
         loop = asyncio.get_running_loop()
         self._tick(loop)
@@ -59,7 +59,7 @@ class LoopWatch:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Watch no more; idempotent."""
+        """Stop to watch; idempotent."""
         self._ended.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -70,14 +70,14 @@ class LoopWatch:
         self._timer = loop.call_later(TICK_S, self._tick, loop)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
-        """The thread's life."""
+        """The thread's work."""
         next_at_s, holder = self._held_s, ""
         before = time.monotonic()
         while not self._ended.wait(self._held_s / 4):
             now = time.monotonic()
             if (
                 now - before > self._held_s
-            ):  # this thread did not run either: the machine or the process stood still
+            ):  # this thread did not run either: the machine or the process was paused
                 before = now
                 continue
             before = now
@@ -95,7 +95,7 @@ class LoopWatch:
                 next_at_s, holder = self._held_s, ""
 
     def _say(self, loop: asyncio.AbstractEventLoop, thread: int, held_s: float) -> str:
-        """Log who holds the loop; the holder's name."""
+        """Log the code that blocks the loop; returns the name of the agent or task."""
         agent, run_id = "", ""
         frame = sys._current_frames().get(thread)  # noqa: SLF001 - CPython documents it for debuggers
         task = asyncio.current_task(loop)

@@ -1,10 +1,10 @@
-"""Whether the subscribers of threads are still members: the store is asked again, all the time and after an outage.
+"""Compares the subscribers of threads with the store's members, continuously and after an outage.
 
 A removed member loses the thread's channel by a control message. One that was sent while this node had no broker may
-not come, and one whose sender died between the store's commit and the message is never sent. So every subscription is
+not arrive, and one whose sender died between the store's commit and the message is never sent. So every subscription is
 compared with the store's members every `EVERY_S`, and at once where messages may have been lost (`schedule`). Not here:
-who may subscribe in the first place (`commands/subscribing`), revoked credentials (`revocations`). Rules: one query
-for up to `BATCH` subscriptions, at most so many subscriptions a second; a store that is away is waited for; one check
+the right to subscribe (`commands/subscribing`), revoked credentials (`revocations`). Rules: one query
+for up to `BATCH` subscriptions, with a bound of subscriptions a second; a store that is down is waited for; one check
 at a time, and a doubt meanwhile starts another after it.
 """
 
@@ -28,7 +28,7 @@ from narthex.ports.threads import Membership, Threads
 
 BATCH: Final = 128  # subscriptions a query: 1 ms of a server
 EVERY_S: Final = 10.0
-PER_S: Final = 1_000  # subscriptions while all seems well: one turn of 10,000 takes the 10 s
+PER_S: Final = 1_000  # subscriptions without a doubt: one turn of 10,000 takes the 10 s
 DOUBTED_PER_S: Final = 5_000
 SPREAD_S: Final = 1.0  # nodes that lost one broker together do not ask together
 RETRY_FIRST_S: Final = 0.5
@@ -41,12 +41,12 @@ class MembershipAudit:
     """See the module.
 
     Args:
-        hub: whose subscribers are looked at.
+        hub: has the subscribers.
         subscriptions: ends them.
         tasks: owns the check after a doubt.
-        threads: who knows the members.
+        threads: has the members.
         per_s: subscriptions a second after a doubt.
-        spread_s: a check begins within so long; None: `SPREAD_S`.
+        spread_s: a check begins within this time; None: `SPREAD_S`.
         every_s: between the begins of two checks without a doubt; None: `EVERY_S`.
     """
 
@@ -73,7 +73,7 @@ class MembershipAudit:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to check all the time; the store runs."""
+        """Begin the continuous checks; the store must have started."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._forever(), name="rights")
 
@@ -85,13 +85,13 @@ class MembershipAudit:
             await asyncio.gather(task, return_exceptions=True)
 
     def schedule(self) -> None:
-        """Control messages may have been lost: check everybody, soon."""
+        """Control messages may have been lost: check all subscriptions, soon."""
         self._again = True
         if self._checking:
             return
         try:
             self._tasks.spawn(self._check())
-        except DependencyError:  # so busy that nothing more may begin: the next check finds it
+        except DependencyError:  # the node is overloaded: the next check finds it
             _log.warning("rights_not_checked")
             return
         self._checking = True
@@ -121,7 +121,7 @@ class MembershipAudit:
             wait_s = max(0.0, self._every_s - (loop.time() - began))
 
     async def _check_all(self, per_s: float) -> tuple[int, int]:
-        """Every subscription once: how many were compared, and how many had ended."""
+        """Check every subscription once; returns how many were compared, and how many had ended."""
         loop = asyncio.get_running_loop()
         subscribed = self._subscribed()
         checked = removed = 0
@@ -133,7 +133,7 @@ class MembershipAudit:
         return checked, removed
 
     def _subscribed(self) -> Iterator[tuple[Connection, str, Membership]]:
-        """Connections in threads as they are when they are taken: with the channel's name, and whose membership."""
+        """Connections in threads, as of the moment when each is taken: the channel's name, and the membership."""
         keys = self._hub.keys()  # as they are now: they change while the store is asked
         for key in keys:
             tenant, name = split_key(key)
@@ -149,7 +149,7 @@ class MembershipAudit:
                     yield one, name, Membership(tenant, thread_id, one.known_identity.subject)
 
     async def _compared(self, batch: list[tuple[Connection, str, Membership]]) -> int:
-        # One that came back while the store was asked was let in by a newer answer.
+        # A connection that came back during the query was admitted by a newer answer.
         before = [connection.subscriptions[name] for connection, name, _ in batch]
         members = await self._members({membership for _, _, membership in batch})
         removed = 0

@@ -1,9 +1,9 @@
-"""Who is in a thread: additions with the added user's consent, departures, blocked users.
+"""Manages the members of a thread: additions with the added user's consent, departures, blocked users.
 
-Not here: what members may do (`app/chat.py`), links (`app/thread_links.py`). Rules: a user becomes a member of
-another's thread only by accepting an invitation or by following a link, except where the tenant's setting says that
-members are added at once; every addition counts against the adder's plan, whatever becomes of it; a user who has
-blocked the inviter is not asked, and the inviter is not shown that: the answer is the same as for an open invitation.
+Not here: members' rights (`app/chat.py`), links (`app/thread_links.py`). Rules: a user becomes a member of
+another's thread only by accepting an invitation or by following a link, except where the tenant's setting adds
+members at once; every addition counts against the adder's plan, whatever its outcome; a user who has
+blocked the inviter is not asked, and the inviter cannot see that: the answer is the same as for an open invitation.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class MembershipService:
         broker: subscriptions of users who are removed end there.
         notices: to users' devices.
         chat: rights in threads.
-        plans: whose limits hold for a user.
+        plans: gives the plan of a user.
         now: seconds since the epoch.
         direct: tenants whose members are added without being asked; `*`: all. The e2e tenant always is one.
         kept: as `Chat`'s.
 
     Attributes:
-        links: by which users join a thread themselves.
+        links: users join a thread by them.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class MembershipService:
         self.links = ThreadLinks(store.memberships, notices, chat, plans, now, self._kept)
 
     def direct(self, tenant: str) -> bool:
-        """Whether members are added without being asked there."""
+        """Whether members are added without being asked in this tenant."""
         return tenant in self._direct or EVERY_TENANT in self._direct
 
     async def add(self, identity: Identity, thread_id: str, user_id: str) -> str:
-        """Any member may bring a user of the same tenant, up to the adder's plan's size of a thread.
+        """Any member may add a user of the same tenant, up to the thread size of the adder's plan.
 
         Returns:
-            `member` (they are one now, or were), or `invited`.
+            `member` (the user is one now, or was already), or `invited`.
 
         Raises:
             ClientError: `thread_not_found` (404), `blocked` (403, only where members are added at once),
@@ -160,7 +160,7 @@ class MembershipService:
         )
 
     async def invited(self, identity: Identity, thread_id: str) -> list[Invitation]:
-        """Who is invited to a thread; the caller has checked the right."""
+        """The users who are invited to a thread; the caller has checked the right."""
         return await self._memberships.invited(identity.tenant, thread_id, since=self._since())
 
     async def accept(self, identity: Identity, thread_id: str) -> None:
@@ -189,7 +189,7 @@ class MembershipService:
             await self._closed(identity.tenant, identity.subject, thread_id, "accepted")
 
     async def decline(self, identity: Identity, thread_id: str) -> None:
-        """Delete an invitation; the inviter is told nothing.
+        """Delete an invitation; the inviter gets no notice.
 
         Raises:
             ClientError: `invitation_not_found` (404).
@@ -202,7 +202,7 @@ class MembershipService:
         await self._closed(identity.tenant, identity.subject, thread_id, "declined")
 
     async def _closed(self, tenant: str, user_id: str, thread_id: str, state: str) -> None:
-        """The user's other devices stop showing the invitation."""
+        """Make the user's other devices hide the invitation."""
         value = {"threadId": thread_id, "state": state}
         await self._notices.send(tenant, [user_id], "narthex.invitation_closed", value)
 
@@ -212,11 +212,11 @@ class MembershipService:
     # -- leaving -------------------------------------------------------------------------------------------
 
     async def remove(self, identity: Identity, thread_id: str, user_id: str) -> None:
-        """An owner removes anybody and takes back invitations, an inviter their own; everybody may leave. The
-        removed user's connections lose the channel at once, and their open invitations end: else somebody of theirs
-        could still come in. When an owner removes a member, the thread's link is revoked.
+        """An owner removes any member and withdraws invitations, an inviter their own; every member may leave. The
+        removed user's connections lose the channel at once, and their open invitations end: else an invited user
+        could still join. When an owner removes a member, the thread's link is revoked.
 
-        When the last owner leaves, who has been there longest becomes the owner; the last member cannot leave.
+        When the last owner leaves, the member of longest standing becomes the owner; the last member cannot leave.
 
         Raises:
             ClientError: `thread_not_found`, `member_not_found` (404), `not_owner` (403), `last_member` (409).
@@ -236,7 +236,7 @@ class MembershipService:
         if user_id != identity.subject and await self._threads.role(tenant, thread_id, user_id) is not None:
             await self._memberships.revoke_link(tenant, thread_id)  # or the removed user comes back by it
         departure = await self._threads.remove_member(tenant, thread_id, user_id)
-        if departure.outcome == "absent":  # or an earlier removal got no further than the store
+        if departure.outcome == "absent":  # or an earlier removal stopped after the store
             await self._end_subscriptions(tenant, thread_id, user_id)
             raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
         if departure.outcome == "last":
@@ -309,7 +309,7 @@ class MembershipService:
         await self._memberships.unblock(identity.tenant, identity.subject, user_id)
 
     async def blocked(self, identity: Identity) -> list[str]:
-        """Whom the user has blocked."""
+        """The users that this user has blocked."""
         return await self._memberships.blocked(identity.tenant, identity.subject)
 
 

@@ -27,10 +27,10 @@ class Notices:
         """Publish one notice to each user. `key` makes a repeat harmless.
 
         Raises:
-            DependencyError: some may not have been told; repeat with the same `key`.
+            DependencyError: some users may not have got it; repeat with the same `key`.
         """
         data = encode_json(custom(name, dict(value)))
-        # Until each is told or was not: a publish that goes on after the error would be nobody's.
+        # Wait for each result: a publish that continues after the error would have no owner.
         told = await asyncio.gather(
             *(
                 self._broker.publish(channel_key(tenant, user_channel(user_id)), data, key=key or None)

@@ -1,8 +1,8 @@
-"""Which plan the owners of threads are on: a claim says it, and the store must know it when nobody is there.
+"""Persists each owner's plan from the token claim, so that retention works while the owner is offline.
 
-Not here: what is deleted by it (`app/retention.py`). Rules: a plan is noted before the first thing that somebody
-does with threads on this instance, so that an upgrade counts before anything is hidden; a later token's word
-stands; the table is bounded.
+Not here: deleting by it (`app/retention.py`). Rules: a plan is noted before the first operation of its user
+on threads at this instance, so that an upgrade counts before anything is hidden; a later token's plan
+replaces it; the table is bounded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from narthex.domain.plans import Plan
 from narthex.ports.threads import OwnerPlan, Threads
 
 MAX_KNOWN: Final = (
-    50_000  # users of one node within `NOTED_FOR_S`: about 10 MB; the longest unseen are noted again
+    50_000  # users of one node within `NOTED_FOR_S`: about 10 MB; those unseen for longest are noted again
 )
 NOTED_FOR_S: Final = 3_600.0  # another instance may have made a thread under an older token meanwhile
 
@@ -25,8 +25,8 @@ class OwnerPlans:
     """See the module.
 
     Args:
-        threads: where plans are noted.
-        plans: whose limits hold for somebody.
+        threads: stores plans.
+        plans: gives the plan of an identity.
         now: seconds since the epoch.
     """
 
@@ -37,7 +37,7 @@ class OwnerPlans:
         self._known: OrderedDict[str, tuple[OwnerPlan, float]] = OrderedDict()
 
     def plan_of(self, identity: Identity) -> OwnerPlan:
-        """What the identity's token says; without `iat` as of now."""
+        """The plan of the identity's token; without `iat` as of now."""
         issued_at = identity.issued_at
         return OwnerPlan(
             tenant=identity.tenant,
@@ -47,7 +47,7 @@ class OwnerPlans:
         )
 
     async def seen(self, identity: Identity) -> None:
-        """Note the plan unless it is known. No I/O but the first time and once an hour. Raises DependencyError."""
+        """Note the plan unless it is known. No I/O except the first time and once an hour. Raises DependencyError."""
         plan, now = self.plan_of(identity), self._now()
         kept = self._known.get(identity.user)
         if kept is not None:

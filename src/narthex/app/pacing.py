@@ -1,4 +1,4 @@
-"""When a connection is pinged first and when it is rotated: each at a time of its own.
+"""Spreads the first pings and the rotations of connections in time.
 
 Why: clients that came back together after an outage would otherwise pong together, and be rotated together.
 """
@@ -19,7 +19,7 @@ class Pacing:
     Args:
         ping_every_s: the period of pings.
         max_life_s: a socket's life before it is rotated; 0: no end.
-        spread: of a simulation, which must repeat itself.
+        spread: the randomness of a simulation, which must repeat itself.
     """
 
     def __init__(self, ping_every_s: float, max_life_s: float, spread: random.Random | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Housekeeping that comes again: one task, soon after the start and then every so often, until it is stopped.
+"""Repeated housekeeping: one task, soon after the start and then at an interval, until it is stopped.
 
-Not here: what is done. Rule: times have jitter, so that instances that were started together do not meet.
+Not here: the work. Rule: times have jitter, so that instances that were started together do not meet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Periodic:
     """One task; `start` and `stop`.
 
     Args:
-        work: done each time; it raises nothing, a fault ends the task.
+        work: called each time; it raises nothing, an exception ends the task.
         every_s: from the end of one time to the next; the first is after a twentieth of it.
     """
 
@@ -25,7 +25,7 @@ class Periodic:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin; the first time is soon, for what ended while nothing ran."""
+        """Begin; the first time is soon, for entries that ended while no process ran."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 

@@ -1,8 +1,8 @@
 """Presence of this node's connections in their channels, kept at the broker.
 
-Not here: who may read it (`commands/channels`), how it is stored (ports/broker). Rules: presence is best effort: a
-broker that is away delays an entry, and an entry that cannot be removed expires by itself (`PRESENCE_TTL_S`). A join
-and a leave of one connection may overlap, and the broker may execute them in either order; each looks afterwards
+Not here: the right to read it (`commands/channels`), its storage (ports/broker). Rules: presence is best effort: a
+broker that is down delays an entry, and an entry that cannot be removed expires by itself (`PRESENCE_TTL_S`). A join
+and a leave of one connection may overlap, and the broker may execute them in either order; each checks afterwards
 whether the result is still right.
 """
 
@@ -29,7 +29,7 @@ class Subscription(NamedTuple):
 
 
 class Peer(Protocol):
-    """A connection, as far as presence needs it (`app.connection` imports this module)."""
+    """The part of a connection that presence needs (`app.connection` imports this module)."""
 
     @property
     def client(self) -> str:
@@ -37,7 +37,7 @@ class Peer(Protocol):
 
     @property
     def identity(self) -> Identity | None:
-        """Who it is."""
+        """The connection's user."""
 
     @property
     def subscriptions(self) -> Mapping[str, Subscription]:
@@ -45,7 +45,7 @@ class Peer(Protocol):
 
 
 def _belongs(connection: Peer, key: str) -> bool:
-    """Whether a connection belongs into the presence of a thread's channel as things are now."""
+    """Whether a connection belongs to the presence of a thread's channel now."""
     return split_key(key)[1] in connection.subscriptions
 
 
@@ -53,9 +53,9 @@ class Presence:
     """See the module.
 
     Args:
-        broker: keeps the entries and tells other nodes.
-        tasks: own what happens in the background.
-        meter: counts what the broker did not take.
+        broker: stores the entries and notifies other nodes.
+        tasks: own the background work.
+        meter: counts the broker's failures.
     """
 
     def __init__(self, broker: Broker, tasks: Tasks, meter: Meter) -> None:
@@ -64,7 +64,7 @@ class Presence:
         self._meter = meter
 
     async def join(self, connection: Peer, key: str) -> None:
-        """Enter a connection; removed again if it left the channel meanwhile."""
+        """Add a connection's entry; removed again if it left the channel meanwhile."""
         identity = connection.identity
         assert identity is not None
         info: dict[str, object] | None = {"name": identity.name} if identity.name else None
@@ -78,7 +78,7 @@ class Presence:
             await self._remove(connection.client, key)
 
     def renew(self, connection: Peer) -> None:
-        """Keep a connection's entries; called at every ping, which settings hold within `PRESENCE_TTL_S`."""
+        """Renew a connection's entries; called at every ping, which settings keep within `PRESENCE_TTL_S`."""
         for subscription in connection.subscriptions.values():
             if subscription.presence:
                 self._spawn(self.join(connection, subscription.channel.key))

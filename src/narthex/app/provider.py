@@ -1,10 +1,10 @@
-"""The embedded provider: who may sign in, sessions, refresh with rotation, logging out, blocking.
+"""The embedded provider: sign-in, sessions, refresh with rotation, logging out, blocking.
 
 A session is one sign-in: a family of refresh tokens, and the access tokens that name it. Not here: HTTP
 (`web/auth.py`), keys (`adapters/tokens/signing.py`), sign-in with another OIDC provider (`app/sign_in.py`). Rules:
 refresh tokens are kept as hashes; a used one that comes again ends its session; a session ends as a whole, access
-tokens and live sockets included; a refresh asks the source of users again and gives the rights of now; a wrong
-password and an unknown account get one answer in one time; passwords and tokens reach no log.
+tokens and live sockets included; a refresh reads the source of users again and gives the current rights; a wrong
+password and an unknown account get one answer in one time; no log contains a password or a token.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from narthex.ports.tokens import PasswordHashes, TokenMint, TokenVerifier
 FAILED_WINDOW_S: Final = 60
 OF_ADDRESS_AT_ACCOUNT: Final = 5  # failed sign-ins in the window
 OF_ADDRESS_AT_ALL: Final = 30
-OF_ALL_AT_ACCOUNT: Final = 50  # slows a botnet; meanwhile the owner may have to try again
+OF_ALL_AT_ACCOUNT: Final = 50  # slows a botnet; meanwhile the owner's own sign-in may be refused
 ACCESS_TTL_S: Final = 3_600.0
 REFRESH_TTL_S: Final = 30 * 86_400.0
 REUSE_GRACE_S: Final = 10.0  # two tabs with one cookie refresh at once; only for cookies, see `refresh`
 MAX_EMAIL_LENGTH: Final = 254  # RFC 5321 section 4.5.3.1.3
 MAX_NAME_LENGTH: Final = 128
-OIDC_SESSION_S: Final = 12 * 3_600.0  # a working day; then the OpenID provider is asked again who this is
+OIDC_SESSION_S: Final = 12 * 3_600.0  # a working day; then the OpenID provider authenticates the user again
 
-# Who vouched for a session's user, as kept with its refresh tokens.
+# The authority that authenticated a session's user, as kept with its refresh tokens.
 BY_NOBODY: Final = "open"
 BY_PASSWORD: Final = "password"  # noqa: S105 - the name of a source; with a fingerprint of the hash after `:`
 BY_OIDC: Final = "oidc"  # with the issuer after `:`
@@ -59,19 +59,19 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What wiring decides.
+    """The provider's policy, which wiring makes from the settings.
 
     Attributes:
         open_login: any e-mail without a password (development and testing, when no accounts are configured).
-        accounts: who may sign in otherwise.
-        plan: of people who sign in openly.
-        permissions: of people who sign in openly.
+        accounts: the users who may sign in otherwise.
+        plan: of users who sign in openly.
+        permissions: of users who sign in openly.
         access_ttl_s: life of an access token.
         refresh_ttl_s: life of a refresh token; each use gives a new one.
-        environment: in which sessions are made; those of another do not count here.
-        oidc_issuer: whose people sign in through `SignIn`; empty: nobody's.
-        oidc_binding: which tenants and rights that issuer may give.
-        oidc_session_s: how long a session lasts for which that issuer vouched.
+        environment: in which sessions are made; sessions of another environment do not count here.
+        oidc_issuer: its users sign in through `SignIn`; empty: no issuer.
+        oidc_binding: the tenants and rights that this issuer may give.
+        oidc_session_s: how long a session of this issuer's users lasts.
     """
 
     open_login: bool
@@ -87,7 +87,7 @@ class ProviderPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserSession(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sign-in or a refresh gives. `refresh_token` is empty when the one at hand goes on."""
+    """The result of a sign-in or a refresh. `refresh_token` is empty when the old one stays valid."""
 
     access_token: str
     expires_in: int
@@ -110,9 +110,9 @@ class Provider:
     Args:
         credentials: users and refresh tokens.
         mint: signs access tokens.
-        verifier: judges access tokens (for introspection); the router that the gateway uses.
+        verifier: verifies access tokens (for introspection); the router that the gateway uses.
         passwords: argon2id.
-        revocations: where logging out and blocking end tokens.
+        revocations: logging out and blocking end tokens by it.
         policy: see `ProviderPolicy`.
         clock: seconds since the epoch.
     """
@@ -146,27 +146,27 @@ class Provider:
 
     @property
     def mint(self) -> TokenMint:
-        """Who signs."""
+        """The signer of access tokens."""
         return self._mint
 
     @property
     def policy(self) -> ProviderPolicy:
-        """What was decided."""
+        """The provider's policy."""
         return self._policy
 
     @property
     def takes_passwords(self) -> bool:
-        """Whether anybody can sign in here with an e-mail; else only through another provider."""
+        """Whether users can sign in here with an e-mail; else only through another provider."""
         return self._policy.open_login or bool(self._accounts)
 
     async def start(self, *, verify_mint: bool = True) -> None:
-        """Bring the accounts of settings into the store, and see that a token minted here is admitted here.
+        """Store the accounts of settings, and check that a token minted here is admitted here.
 
         Args:
             verify_mint: False where the embedding program brought a verifier of its own.
 
         Raises:
-            ConfigError: the keys do not match, or an account cannot be.
+            ConfigError: the keys do not match, or an account is invalid.
             DependencyError: the store does not answer.
         """
         for account in self._accounts.values():
@@ -217,7 +217,7 @@ class Provider:
         return await self._begin(await self._keep_account(account), _by_password(account))
 
     async def begin_for(self, user: User, issuer: str) -> UserSession | Denied:
-        """A session for somebody whom the OpenID provider `issuer` authenticated."""
+        """A session for a user whom the OpenID provider `issuer` authenticated."""
         return await self._begin(await self._credentials.upsert_user(user), f"{BY_OIDC}:{issuer}")
 
     async def _keep_account(self, account: Account) -> User:
@@ -279,7 +279,7 @@ class Provider:
             used_at=0.0,
         )
         if not await self._credentials.put_refresh(link, replaces=used.token_hash):
-            return _SESSION_OVER  # somebody ended the session while this refresh was under way
+            return _SESSION_OVER  # the session ended while this refresh was under way
         return self._with_access(user, used.family, refresh)
 
     def _with_access(self, user: User, family: str, refresh: str) -> UserSession:
@@ -303,9 +303,9 @@ class Provider:
         a browser (whose tabs share it and may race), it gives an access token and no new refresh token.
 
         Args:
-            refresh_token: as it came.
+            refresh_token: unparsed.
             from_cookie: it came from a browser's cookie.
-            holder: whom the session's cookie beside it names, expired or not; None: there is none. Another user's
+            holder: the user of the session's cookie beside it, expired or not; None: there is none. Another user's
                 refresh token beside it was planted.
         """
         now = self._clock()
@@ -330,7 +330,7 @@ class Provider:
         return self._with_access(user, token.family, "") if raced else await self._next(user, token)
 
     async def _vouched_for(self, token: RefreshToken, now: float) -> User | Denied:
-        """The user of a session with the rights of now, or why they could not sign in as they did then."""
+        """The user of a session with the current rights, or why the user could not sign in again in the same way."""
         kept = await self._credentials.user(token.tenant, token.user_id)
         if kept is None or token.environment != self._policy.environment:
             return _SESSION_OVER
@@ -352,7 +352,7 @@ class Provider:
         return _SESSION_OVER
 
     def _bound(self, kept: User, token: RefreshToken, now: float) -> User | Denied:
-        """A user of the OpenID issuer, as far as its binding allows now."""
+        """A user of the OpenID issuer, with the tenants and rights that its binding allows now."""
         binding = self._policy.oidc_binding
         if now - token.signed_in_at >= self._policy.oidc_session_s:
             return Denied(
@@ -397,18 +397,18 @@ class Provider:
             await self._revocations.revoke_token(identity, reason=reason)
 
     async def _end(self, tenant: str, family: str, reason: str) -> None:
-        """End a session. Its refresh tokens first: what is minted from then on is of another session."""
+        """End a session. Its refresh tokens first: a token minted after that is of another session."""
         await self._credentials.revoke_family(family)
         await self._revocations.revoke_session(
             tenant, family, max_ttl_s=self._policy.access_ttl_s, reason=reason
         )
 
     async def block_user(self, tenant: str, user_id: str, *, blocked: bool, reason: str) -> bool:
-        """Block somebody everywhere within a second (tokens, refresh, sign-in), or end the block; both are recorded.
+        """Block a user everywhere within a second (tokens, refresh, sign-in), or end the block; both are recorded.
 
         Returns:
-            Whether the embedded provider knows them; others' tokens are blocked by their subject all the same. Of
-            the end of a block: whether there was anybody or anything to unblock.
+            Whether the embedded provider knows the user; other issuers' tokens are blocked by their subject all the
+            same. Of the end of a block: whether there was a user or a block.
         """
         now = self._clock()
         known = await self._credentials.block_user(tenant, user_id, now if blocked else 0.0)
@@ -421,10 +421,10 @@ class Provider:
     # -- asking --------------------------------------------------------------------------------------------
 
     async def introspect(self, token: str) -> dict[str, object]:
-        """RFC 7662 section 2.2: `{"active": false}`, or what the token says.
+        """RFC 7662 section 2.2: `{"active": false}`, or the token's claims.
 
         Raises:
-            DependencyError: cannot tell right now (never answered as inactive).
+            DependencyError: the token cannot be checked right now (never answered as inactive).
         """
         verdict = await self._verify(token)
         if not isinstance(verdict, Valid) or self._revocations.covers(verdict.identity):
@@ -458,11 +458,11 @@ class Provider:
         return verdict
 
 
-_FOR_GOOD: Final = 253_402_300_799.0  # the end of the year 9999: a block ends when somebody ends it
+_FOR_GOOD: Final = 253_402_300_799.0  # the end of the year 9999: a block ends when an operator ends it
 
 
 def user_id_of(tenant: str, email: str) -> str:
-    """A subject that is the same on every data directory and says nothing about the person."""
+    """A subject that is the same on every data directory and reveals nothing about the user."""
     return "u-" + hashlib.sha256(f"{tenant}\0{email}".encode()).hexdigest()[:20]
 
 
@@ -475,7 +475,7 @@ def _by_password(account: Account) -> str:
 
 
 def identity_of(user: User, session: str) -> Identity:
-    """Whom an access token of `user` in a session names."""
+    """The identity of an access token of `user` in a session."""
     return Identity(
         subject=user.user_id,
         tenant=user.tenant,
@@ -487,10 +487,10 @@ def identity_of(user: User, session: str) -> Identity:
 
 
 async def mint_and_verify(mint: TokenMint, verifier: TokenVerifier, now: float) -> None:
-    """At start-up: a token minted here must be admitted here, through everything that is configured.
+    """At start-up: check that a token minted here is admitted here, through everything that is configured.
 
     Raises:
-        ConfigError: it is not: another configured issuer claims the same name, or the keys do not match.
+        ConfigError: it is not admitted: another issuer has the same name, or the keys do not match.
     """
     token = mint.mint(Identity(subject="start-up-check"), ttl_s=60, now=now)
     verdict: Verdict = await settled(verifier.verify(token, now=now, traffic="user"))

@@ -1,4 +1,4 @@
-"""What a plan allows and what is used of it: messages a minute, and the numbers that `limits` shows.
+"""Enforces a plan's messages a minute, and shows the limits with their use (`limits`).
 
 Connections are counted at the handshake (app/handshake), concurrent runs at the claim (ports/runs), members
 and additions when a user is added (app/memberships), threads when one is made (app/chat). Rules: per user and per
@@ -17,7 +17,7 @@ from narthex.errors import ClientError
 from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 
-MAX_BUCKETS: Final = 100_000  # users of one node within a minute; the longest unused is forgotten first
+MAX_BUCKETS: Final = 100_000  # users of one node within a minute; the longest unused is dropped first
 _WINDOW_S: Final = 60.0
 
 
@@ -68,7 +68,7 @@ class Quotas:
             self._buckets.popitem(last=False)
 
     async def shown(self, identity: Identity) -> dict[str, object]:
-        """The plan's limits with what is used of each, for RPC `limits`."""
+        """The plan's limits with their use, for RPC `limits`."""
         plan = self._plans(identity)
         left = self._level(identity, plan.messages_per_minute)
         return {

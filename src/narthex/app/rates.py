@@ -1,6 +1,6 @@
-"""Token buckets by key in bounded memory: so many at once, then a steady rate.
+"""Token buckets by key in bounded memory: a burst, then a steady rate.
 
-Rules: a key that is forgotten starts full again, so the table is large enough that forgetting one takes as many keys.
+Rules: a dropped key starts full again; the table is so large that an attacker needs as many keys to have one dropped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Rates:
     """One rate for every key.
 
     Args:
-        per_s: how many a second come back.
-        burst: how many at once.
+        per_s: tokens that come back a second.
+        burst: tokens of a full bucket.
         max_keys: keys remembered.
     """
 
@@ -31,7 +31,7 @@ class Rates:
         return len(self._levels)
 
     def take(self, key: str, now: float) -> int:
-        """Count one; 0, or the whole seconds after which the next is allowed, and then none was counted."""
+        """Take one token; returns 0, or the whole seconds until the next is allowed, and then none was taken."""
         level, at = self._levels.get(key, (self._burst, now))
         level = min(self._burst, level + max(0.0, now - at) * self._per_s)
         if level < 1.0:

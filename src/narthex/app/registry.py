@@ -1,7 +1,7 @@
-"""Live connections of this node: all of them, and by user, so that one can be found, told or closed.
+"""Live connections of this node: all of them, and by user, to find, notify or close them.
 
-It counts live sockets, never objects that were not released. Limits are not here (app/connection_limits counts).
-Rule: connections are given in the order in which they came, so that an action on all of them has one order.
+It counts live sockets, never objects that code forgot to release. Limits are not here (app/connection_limits). Rule:
+connections are returned in order of arrival, so that an operation on all of them has one order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from narthex.domain.identity import Identity
 
 
 class LiveConnection(Protocol):
-    """What is counted: `app.connection.Connection`, which is not named here so that imports point one way."""
+    """A counted connection: `app.connection.Connection`, which is not named here so that imports point one way."""
 
     identity: Identity | None
 
@@ -37,11 +37,11 @@ class ConnectionRegistry(Generic[C]):
         return iter(list(self._all))
 
     def add(self, connection: C) -> None:
-        """It was opened; who it is may not be known yet."""
+        """Add an opened connection; its user may be unknown yet."""
         self._all[connection] = None
 
     def identify(self, connection: C, user: str) -> None:
-        """Who it is: `Identity.user`."""
+        """Set the connection's user: `Identity.user`."""
         self._by_user.setdefault(user, {})[connection] = None
 
     def of_user(self, user: str) -> list[C]:
@@ -49,11 +49,11 @@ class ConnectionRegistry(Generic[C]):
         return list(self._by_user.get(user, ()))
 
     def users(self) -> int:
-        """How many distinct users are connected here."""
+        """The number of distinct users connected here."""
         return len(self._by_user)
 
     def remove(self, connection: C) -> None:
-        """It is gone; idempotent."""
+        """Remove a closed connection; idempotent."""
         self._all.pop(connection, None)
         identity = connection.identity
         if identity is not None and (found := self._by_user.get(identity.user)) is not None:

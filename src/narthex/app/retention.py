@@ -1,9 +1,9 @@
-"""The limit of history: deletes what is past its owner's plan, rows first, then what is left of it in the logs.
+"""The limit of history: deletes messages and threads past their owner's plan, rows first, then their parts in the logs.
 
-Not here: what is past (`domain/plans.py`, the store), whose plan is which (`app/owner_plans.py`). Rules: batches are
-bounded and as far apart as they took, so that half of the store is always everybody else's; instances may do it at
-once; a round that fails is counted, told and tried again next time; nothing is hidden by this task: reads leave
-out what is past by themselves, and only what stands in a channel's log is there until a round has come.
+Not here: the limit itself (`domain/plans.py`, the store), owners' plans (`app/owner_plans.py`). Rules: batches are
+bounded and as far apart as they took, so that half of the store's time is always left for other work; instances may do
+it at once; a round that fails is counted, logged and tried again next time; this task hides nothing: reads leave
+out old data by themselves, and only entries in a channel's log are there until a round has come.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from narthex.ports.threads import LogCut, Purged, Threads
 EVERY_S: Final = 600.0  # limits are days: 10 min more are 1 % of the shortest
 BATCH: Final = 500  # rows of one transaction: about 10 ms of the store's writer
 CUTS: Final = 100  # logs of one page
-MAX_FAULTS: Final = 5  # in a row: the broker is away, and each question may take its whole time-out
+MAX_FAULTS: Final = 5  # in a row: the broker is down, and each request may take its whole time-out
 MAX_BATCHES: Final = 2_000  # of one round: a million rows; the next round goes on
 
 
@@ -36,7 +36,7 @@ log = structlog.get_logger("narthex.gateway", log_name="narthex.gateway")
 
 
 class PurgeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round did, for the log."""
+    """The result of one round, for the log."""
 
     threads: int
     messages: int
@@ -52,11 +52,11 @@ class Retention(Periodic):
         threads: of the store.
         broker: whose logs are cut.
         plans: by name.
-        meter: counts what went and failed rounds, and shows when the last one ended.
+        meter: counts deletions and failed rounds, and shows when the last one ended.
         on_round: takes every round that deleted something; by default it is logged.
         on_fault: takes the reason why a round failed; by default it is logged.
         clock: seconds since the epoch.
-        every_s: how often, with jitter so that instances do not meet.
+        every_s: interval, with jitter so that instances do not meet.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Retention(Periodic):
     async def _purge(self) -> None:
         try:
             done = await self.purge_once()
-        except Exception as fault:  # also a bug: the task must be there the next time
+        except Exception as fault:  # also a bug: the task must run again next time
             self._meter.count("history_purge_failures")
             self._on_fault(fault)
             return
@@ -91,7 +91,7 @@ class Retention(Periodic):
             self._on_round(done)
 
     async def purge_once(self) -> PurgeResult:
-        """Delete what is past now. Raises DependencyError; what was deleted by then is."""
+        """Delete all data that is past its limit now. Raises DependencyError; earlier deletions stay."""
         began = time.monotonic()
         total = Purged()
         for _ in range(MAX_BATCHES):
@@ -125,9 +125,9 @@ class Retention(Periodic):
     # -- logs ----------------------------------------------------------------------------------------------
 
     async def _cut_logs(self) -> int:
-        """What deletions left to do in the broker, a crash or an outage ago included. Each is safe to repeat.
+        """Finish deletions in the broker, also those of before a crash or an outage. Each is safe to repeat.
 
-        One log that cannot be cut is in nobody's way; the first fault is raised at the end.
+        A log that cannot be cut does not stop the others; the first fault is raised at the end.
         """
         done, in_a_row = 0, 0
         faults: dict[LogCut, Exception] = {}
@@ -136,7 +136,7 @@ class Retention(Periodic):
                 try:
                     await self._cut(cut)
                     await self._threads.log_cut_done(cut)
-                except Exception as fault:  # also a bug: what one log holds must not keep the others
+                except Exception as fault:  # also a bug: the contents of one log must not keep the others
                     faults[cut] = fault
                     in_a_row += 1
                     if in_a_row == MAX_FAULTS:
@@ -154,7 +154,7 @@ class Retention(Periodic):
             if through:
                 await self._broker.trim(key, through)
             return
-        with contextlib.suppress(DependencyError):  # whoever still listens only hears nothing more
+        with contextlib.suppress(DependencyError):  # a subscribed client only gets no more events
             await self._broker.control(Control("unsubscribe", {"channel": key, "user": "", "stored": True}))
         await self._broker.remove(key)
 

@@ -1,7 +1,8 @@
 """Closes live connections whose credential has ended: revoked, or signed by a key that was withdrawn.
 
-Not here: what is revoked (`app/revocations`), refusing new handshakes (`app/credentials`). Rules: every live connection
-is looked at, because a `jti` names no user; looks are at least `CLOSE_EVERY_S` apart, however many revocations come.
+Not here: the set of revocations (`app/revocations`), refusing new handshakes (`app/credentials`). Rules: every live
+connection is checked, because a `jti` names no user; checks are at least `CLOSE_EVERY_S` apart for any number of
+revocations.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class RevocationEnforcer:
 
     Args:
         registry: the live connections.
-        revocations: tells of each new revocation.
-        loop: runs the looks.
+        revocations: reports each new revocation.
+        loop: runs the checks.
 
     Attributes:
         withdrawn: ids of our own keys that were withdrawn; a few a year.
@@ -54,7 +55,7 @@ class RevocationEnforcer:
                 connection.close(FORCE_RECONNECT)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

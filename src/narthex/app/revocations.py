@@ -1,8 +1,8 @@
-"""What was revoked, held in memory on every instance so that asking costs nothing; the store is the truth.
+"""Holds revocations in memory on every instance, so that a look-up costs no I/O; the store is the truth.
 
-Not here: closing connections (whoever listens does that), users' blocks beyond their tokens (`app/provider.py`).
+Not here: closing connections (listeners do that), users' blocks beyond their tokens (`app/provider.py`).
 Rules: a revocation is stored before it is broadcast; the broadcast only speeds up what the poll finds within
-`POLL_EVERY_S`; the poll reads what changed since the last one, and everything now and then; a token without `iat`
+`POLL_EVERY_S`; the poll reads the changes since the last one, and everything now and then; a token without `iat`
 counts as issued before any cut (docs/design.md#admission).
 """
 
@@ -26,7 +26,7 @@ from narthex.ports.store import AuditRecord, Records
 POLL_EVERY_S: Final = (
     0.7  # docs/design.md#admission: on every instance within 1 s, even when a broadcast is lost
 )
-RELOAD_EVERY_S: Final = 300.0  # everything: drops what ended, and heals whatever a position could not tell
+RELOAD_EVERY_S: Final = 300.0  # everything: drops ended ones, and repairs misses that a position cannot show
 PAGE: Final = 5_000  # of one read: about 20 ms, and 5 ms of the loop
 AUDIT_KIND: Final = "revocation"
 AUDIT_KIND_ENDED: Final = "revocation_ended"
@@ -41,12 +41,12 @@ class Revocations:
     """The revocations of all tenants.
 
     Args:
-        credentials: where they are kept.
-        broker: tells the other instances; None where there is none (`narthex auth serve`).
-        records: where operators' revocations are recorded; None: nowhere.
+        credentials: stores them.
+        broker: notifies the other instances; None where there is none (`narthex auth serve`).
+        records: the audit store of operators' revocations; None: nowhere.
         clock: seconds since the epoch.
         after_exp_s: how long after its `exp` a token may still count somewhere: leeway and grace.
-        on_error: told when the store cannot be read (what is held goes on counting); None: nobody.
+        on_error: called when the store cannot be read (held revocations go on counting); None: not reported.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Revocations:
             "issued_before": self._cuts,
         }
         self._listeners: list[Listener] = []
-        self._fresh: set[Key] = set()  # told since the last whole read of the store began
-        self._ended: dict[Key, float] = {}  # removed when: a broadcast from before then is late
+        self._fresh: set[Key] = set()  # broadcast since the last whole read of the store began
+        self._ended: dict[Key, float] = {}  # by time of removal: a broadcast from before then is late
         self._position = 0
         self._poll: asyncio.Task[None] | None = None
 
@@ -87,7 +87,7 @@ class Revocations:
     # -- asking --------------------------------------------------------------------------------------------
 
     def covers(self, identity: Identity) -> bool:
-        """Whether what admitted this identity has been revoked. No I/O; at most six look-ups."""
+        """Whether the identity's credential has been revoked. No I/O; at most six look-ups."""
         if self._by_jti and (token_id := identity.token_id):
             found = self._by_jti.get((identity.tenant, token_id)) or self._by_jti.get(("", token_id))
             if found is not None and self._holds(found):
@@ -111,7 +111,7 @@ class Revocations:
         return self._holds(found)
 
     def _holds(self, found: Revocation) -> bool:
-        """Not ended: those that have are forgotten by the next whole read."""
+        """Whether the revocation has not ended; the next whole read drops ended ones."""
         return found.until > self._clock()
 
     def listen(self, listener: Listener) -> None:
@@ -123,27 +123,27 @@ class Revocations:
     # -- revoking ------------------------------------------------------------------------------------------
 
     async def revoke(self, revocation: Revocation, *, audit: bool = True) -> None:
-        """Store, apply here, tell the others, record it.
+        """Store it, apply it here, broadcast it, record it.
 
         Args:
-            revocation: what ends.
-            audit: False for people who end their own session, which happens all day and proves nothing.
+            revocation: to store.
+            audit: False for users who end their own session, which happens all day and proves nothing.
 
         Raises:
-            DependencyError: not stored: nothing is revoked as far as anybody knows; try again.
+            DependencyError: not stored: nothing is revoked for certain; try again.
         """
         await self._credentials.add_revocation(revocation)
         self._apply([revocation], told=True)
         if self._broker is not None:
             data: dict[str, Any] = msgspec.to_builtins(revocation)
-            # the poll of every instance finds within a second what a lost broadcast did not say
+            # the poll of every instance finds within a second what a lost broadcast missed
             with contextlib.suppress(DependencyError):
                 await self._broker.control(Control(CONTROL_KIND, data))
         if audit:
             await self._record(AUDIT_KIND, revocation)
 
     async def revoke_token(self, identity: Identity, *, reason: str) -> None:
-        """Revoke the one token that an identity came with; without a `jti`, everything of its subject that was
+        """Revoke the one token of an identity; without a `jti`, everything of its subject that was
         issued up to its own `iat`.
         """
         now = self._clock()
@@ -160,13 +160,13 @@ class Revocations:
         )
 
     async def revoke_session(self, tenant: str, session: str, *, max_ttl_s: float, reason: str) -> None:
-        """Revoke every token of one sign-in, wherever its holder has them.
+        """Revoke every token of one sign-in, on every device of its user.
 
         Args:
             tenant: of the user.
             session: the sign-in's family.
             max_ttl_s: how long an access token of it can still live.
-            reason: for whoever asks why; never a secret.
+            reason: for an operator who asks why; never a secret.
         """
         now = self._clock()
         await self.revoke(
@@ -182,7 +182,7 @@ class Revocations:
         )
 
     async def revoke_subject(self, tenant: str, subject: str, *, until: float, reason: str) -> None:
-        """Revoke everything of a subject, also what will be issued until `until` (a block)."""
+        """Revoke everything of a subject, also tokens issued until `until` (a block)."""
         await self.revoke(
             Revocation(
                 kind="subject", tenant=tenant, value=subject, at=self._clock(), until=until, reason=reason
@@ -192,10 +192,10 @@ class Revocations:
     async def revoke_issued_before(
         self, tenant: str, subject: str, *, cut: float, max_ttl_s: float, reason: str
     ) -> None:
-        """Revoke what a subject (`*`: everybody of the tenant) was issued before `cut`.
+        """Revoke everything that a subject (`*`: every user of the tenant) was issued before `cut`.
 
         Args:
-            tenant: whose.
+            tenant: of the subject.
             subject: the subject, or `*`.
             cut: seconds since the epoch; tokens with `iat` < `cut`, or without one.
             max_ttl_s: how long any such token can still live.
@@ -226,7 +226,7 @@ class Revocations:
         return removed
 
     async def _record(self, kind: str, revocation: Revocation) -> None:
-        """It holds already: a record that cannot be written must not say that it does not."""
+        """Record a revocation that holds already: a failed record must not look like a failed revocation."""
         if self._records is not None:
             with contextlib.suppress(DependencyError):
                 await self._records.audit(_record(kind, revocation))
@@ -234,14 +234,14 @@ class Revocations:
     # -- keeping up ----------------------------------------------------------------------------------------
 
     def control(self, message: Control) -> None:
-        """Give every broker `Control` of kind `revoke` here. A malformed one is left to the poll."""
+        """Takes every broker `Control` of kind `revoke`. A malformed one is left to the poll."""
         with contextlib.suppress(msgspec.ValidationError):
             told = msgspec.convert(message.data, Revocation)
             if told.at >= self._ended.get(_key(told), told.at):
                 self._apply([told], told=True)
 
     async def start(self) -> None:
-        """Load, then poll. Raises DependencyError: admit nobody before this has returned."""
+        """Load, then poll. Raises DependencyError: admit no client before this has returned."""
         await self.reload()
         if self._poll is None:
             self._poll = asyncio.get_running_loop().create_task(self._keep_reading())
@@ -255,7 +255,7 @@ class Revocations:
             self._poll = None
 
     async def reload(self) -> None:
-        """Read all from the store and forget what it no longer keeps. Raises DependencyError."""
+        """Read all from the store and forget those that it no longer keeps. Raises DependencyError."""
         self._fresh = set()
         kept: set[Key] = set()
         now = self._clock()
@@ -267,12 +267,12 @@ class Revocations:
         self._ended = {key: at for key, at in self._ended.items() if at > now - RELOAD_EVERY_S}
 
     async def refresh(self) -> None:
-        """Read what changed since the last read; listeners hear of new ones. Raises DependencyError."""
+        """Read the changes since the last read; listeners get the new ones. Raises DependencyError."""
         async for _ in self._pages(self._position):
             pass
 
     async def _pages(self, position: int) -> AsyncIterator[list[Revocation]]:
-        """What the store has after a position, applied page by page."""
+        """The store's changes after a position, applied page by page."""
         more = True
         while more:
             found = await self._credentials.revocation_changes(position, PAGE)
@@ -299,7 +299,7 @@ class Revocations:
     # -- what is held --------------------------------------------------------------------------------------
 
     def _take(self, changed: Sequence[Revocation]) -> None:
-        """The store's word: it counts whatever a broadcast said."""
+        """Apply the store's state: it overrides any broadcast."""
         now = self._clock()
         for revocation in changed:
             if _over(revocation, now):
@@ -312,7 +312,7 @@ class Revocations:
             self._ended[_key(revocation)] = revocation.at
 
     def _apply(self, revocations: Iterable[Revocation], *, told: bool) -> None:
-        """Keep them; `told`: not read from the store, whose read under way may not know them yet."""
+        """Keep them; `told`: by a broadcast, which a store read under way may not contain yet."""
         if told:
             revocations = list(revocations)
             self._fresh.update(map(_key, revocations))
@@ -322,7 +322,7 @@ class Revocations:
                 listener(new)
 
     def _put(self, revocation: Revocation) -> Revocation | None:
-        """Keep it if it reaches further than what is held; None when it does not."""
+        """Keep it if it reaches further than the held one; None when it does not."""
         table = self._tables.get(revocation.kind)
         key = (revocation.tenant, revocation.value)
         if table is None:
@@ -343,7 +343,7 @@ def _key(revocation: Revocation) -> Key:
 
 
 def _over(revocation: Revocation, now: float) -> bool:
-    """Whether it has ended: by this clock, or as it was written, by an instance whose clock may be ahead."""
+    """Whether it has ended: by this clock, or already when written, by an instance whose clock may be ahead."""
     return revocation.until <= max(now, revocation.at)
 
 

@@ -1,7 +1,7 @@
-"""Which connections follow a run that is going on: a rotation and a drain let those wait a moment.
+"""Finds the connections that follow an active run: a rotation and a drain let those wait a moment.
 
-Not here: closing them (`app/connection`, `app/drain`). Rules: runs of this node are known exactly; a run of another
-node is guessed from its channel (`channel_activity`).
+Not here: closing them (`app/connection`, `app/drain`). Rules: runs of this node are known exactly; for a run of another
+node the channel's activity gives a guess (`channel_activity`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RunFollowers:
         self._now = now
 
     def of_this_node(self) -> Callable[[Peer], bool]:
-        """Whether a connection follows a run of this node. The answer is as of now, for any number of connections."""
+        """A test whether a connection follows a run of this node, as of now, for any number of connections."""
         running = self._running()
         return lambda connection: any(
             item.channel.key in running for item in connection.subscriptions.values()

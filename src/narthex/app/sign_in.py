@@ -1,8 +1,8 @@
-"""Sign-in with another OIDC provider: the state between going there and coming back, and the account here.
+"""Sign-in with another OIDC provider: the state between redirect and return, and the local account.
 
 Not here: the exchange (`adapters/tokens/code_flow.py`), HTTP (`web/oidc.py`). Rules: state, nonce and code verifier
-are random, live in a short cookie of the very browser that began, which only we can make, and serve once; an account
-of ours is taken over by nobody who merely has its e-mail elsewhere.
+are random, live in a short-lived cookie of the browser that began, which only we can make, and serve once; a user who
+merely has the same e-mail at the provider does not take over an account of ours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from narthex.errors import DependencyError
 from narthex.ports.credentials import Credentials, User
 from narthex.ports.sign_in import IdentityProvider, SignedInUser
 
-STATE_TTL_S: Final = 600  # as long as people take to find their second factor
+STATE_TTL_S: Final = 600  # as long as users take to find their second factor
 MAX_COOKIE_BYTES: Final = 4_096
 MAX_NEXT_PATH: Final = 512
 
@@ -44,8 +44,8 @@ class SignIn:
 
     Args:
         provider: begins the session here.
-        elsewhere: the OIDC provider.
-        credentials: where accounts are.
+        elsewhere: the other OIDC provider.
+        credentials: stores accounts.
         clock: seconds since the epoch.
     """
 
@@ -63,7 +63,7 @@ class SignIn:
         self._clock = clock
 
     async def begin(self, *, redirect_uri: str, next_path: str) -> tuple[str, str]:
-        """Where to send the browser, and its cookie's value. Raises DependencyError."""
+        """Returns the URL for the browser, and the value of its cookie. Raises DependencyError."""
         attempt = SignInAttempt(
             state=secrets.token_urlsafe(24),
             nonce=secrets.token_urlsafe(24),
@@ -80,7 +80,7 @@ class SignIn:
         return url, self._provider.mint.seal(values, ttl_s=STATE_TTL_S, now=self._clock())
 
     def attempt_of(self, cookie: str) -> SignInAttempt | None:
-        """What a browser's cookie remembers; None when it is not ours, altered, or too old."""
+        """The sign-in in a browser's cookie; None when it is not ours, altered, or too old."""
         if not cookie or len(cookie) > MAX_COOKIE_BYTES:
             return None
         values = self._provider.mint.unseal(cookie, self._clock())
@@ -149,7 +149,7 @@ class SignIn:
         )
 
     async def _free_email(self, person: SignedInUser) -> str:
-        """The verified e-mail if it is nobody's yet, else a stand-in: an e-mail alone must not take an account."""
+        """The verified e-mail if no account has it yet, else a stand-in: an e-mail alone must not take an account."""
         tenant, email = person.identity.tenant, person.email.lower()
         if email and await self._credentials.user_by_email(tenant, email) is None:
             return email

@@ -1,10 +1,10 @@
-"""Finding out, without traffic and within a bound, that this node is behind the log: positions compared in bulk.
+"""Finds out, without traffic and within a bound, that this node is behind the log: positions compared in bulk.
 
-A node follows channels by being told; that can end without a sign of it (a route between two servers that broke, a
+The broker pushes publications to a node; that can end without a sign (a route between two servers that broke, a
 message that was dropped on the way). So every `COMPARE_EVERY_S` the position of every followed channel, and of the
-control log, is compared with where the log is now, and what is behind is re-read or its subscribers lose their position
-(3010). Rules: a channel that merely moves is given `GRACE_S` to be told of it before it is read; a node that could not
-compare for `BOUND_S` trusts no position that it knows by heart (`fresh`).
+control log, is compared with the log's end, and a channel that is behind is re-read or its subscribers lose their
+position (3010). Rules: a channel that merely moves has `GRACE_S` to catch up before it is read; a node that could not
+compare for `BOUND_S` trusts no position that it has at hand (`fresh`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _log = structlog.get_logger("narthex.staleness", log_name="narthex.staleness")
 
 
 class Followed(Protocol):
-    """What a node follows (`app.hub.Hub`)."""
+    """The channels that a node follows (`app.hub.Hub`)."""
 
     def positions(self) -> Mapping[str, Position]:
-        """Where it stands in every channel whose position it knows."""
+        """The node's position in every channel whose position it knows."""
 
     def behind(self, known: Mapping[str, Position], ends: Mapping[str, Position]) -> list[str]:
-        """Those channels of `ends` that have still not come as far as the log was."""
+        """The channels of `ends` whose position is still behind the log's end."""
 
     def resync(self, channels: list[str] | None) -> None:
         """Re-read them."""
@@ -47,9 +47,9 @@ class StalenessCheck:
     """See the module.
 
     Args:
-        followed: see there.
-        broker: whose log it is.
-        on_behind: told how many channels had to be re-read.
+        followed: see `Followed`.
+        broker: of the channels' logs.
+        on_behind: takes the number of channels that had to be re-read.
         clock: of monotonic seconds; None: the loop's.
     """
 
@@ -74,7 +74,7 @@ class StalenessCheck:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin; the broker runs."""
+        """Begin; the broker must have started."""
         if self._task is None:
             self._compared_at = self._now()
             self._task = asyncio.get_running_loop().create_task(self._run(), name="staleness")
@@ -87,11 +87,11 @@ class StalenessCheck:
             await asyncio.gather(task, return_exceptions=True)
 
     def fresh(self) -> bool:
-        """Whether the positions that are known by heart were true at most `BOUND_S` ago."""
+        """Whether the known positions were true at most `BOUND_S` ago."""
         return self._now() - self._compared_at <= BOUND_S
 
     async def compare(self) -> int:
-        """Compare once and re-read what is behind; returns how many channels that are. Raises DependencyError."""
+        """Compare once and re-read channels that are behind; returns their number. Raises DependencyError."""
         began = self._now()
         known = self._followed.positions()
         try:
@@ -121,7 +121,7 @@ class StalenessCheck:
                 if not self._away:
                     _log.warning("positions_not_compared", code=fault.code, detail=fault.message)
                 self._away, wait_s = True, RETRY_S
-            except Exception:  # a bug: nobody else would compare
+            except Exception:  # a bug: no other task compares
                 _log.exception("staleness_raised")
                 wait_s = self._every_s
             else:

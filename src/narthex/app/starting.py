@@ -1,6 +1,6 @@
-"""A person's message that an agent shall answer: the one path behind RPC `run.start` and AG-UI over HTTP.
+"""Sends a user's message that an agent shall answer: the one path behind RPC `run.start` and AG-UI over HTTP.
 
-Not here: how the request looked, the run itself (app/runs). Rule: the steps come in an order that makes a repeat
+Not here: the form of the request, the run itself (app/runs). Rule: the steps come in an order that makes a repeat
 after any crash give the same run and no second message: known already? → thread → message → run row.
 """
 
@@ -22,11 +22,11 @@ UNTITLED: Final = "New thread"  # of a thread whose first message has no words
 
 
 class Started:
-    """A run that was begun or found.
+    """A new or existing run.
 
     Attributes:
         queued: whether it waits behind another.
-        said_at: the channel's position after the person's message; None when the run was there already.
+        said_at: the channel's position after the user's message; None when the run existed already.
     """
 
     __slots__ = ("queued", "run", "said_at")
@@ -61,22 +61,22 @@ class RunStarter:
         agent: str | None = None,
         create: bool = False,
     ) -> Started:
-        """Say something in a thread and let an agent answer. Ids derive from the user and `client_message_id`.
+        """Send a message in a thread and let an agent answer. Ids derive from the user and `client_message_id`.
 
         Args:
-            identity: who says it.
-            text: what.
+            identity: the sender.
+            text: the message.
             client_message_id: idempotency key, unique per user.
-            thread_id: where; None begins a thread.
-            agent: whom, by name; None for the mentioned or the default one. A text that begins with a name that is
+            thread_id: the thread; None begins a new one.
+            agent: its name; None for the mentioned or the default one. A text that begins with a name that is
                 neither an agent's nor a member's is refused.
-            create: begin the thread `thread_id` if there is none (its id must be the gateway's own making: thread
+            create: begin the thread `thread_id` if there is none (the gateway itself must have made the id: thread
                 ids are one name space for all tenants).
 
         Raises:
             ClientError: `text_too_large` (413), `agent_not_found`, `thread_not_found` (404), `client_message_id_used`
-                (409: in another thread), `rate_limited`, `queue_full` (429). But for two requests at the same moment
-                nothing was said then.
+                (409: in another thread), `rate_limited`, `queue_full` (429). Unless two requests
+                came at the same moment, no message was sent then.
         """
         known = await self._chat.run_of_message(identity, client_message_id)
         if known is not None:
@@ -86,7 +86,7 @@ class RunStarter:
         bounded(text)
         chosen = self._engine.choose(agent, text)
         named = None if agent else unknown_addressee(text, self._engine.agents)
-        # A member of the thread may be addressed so; a name that is nobody's must not get another agent's answer.
+        # It may be a member's name; an unknown name must not get another agent's answer.
         if named and (thread_id is None or not await self._chat.has_member(identity, thread_id, named)):
             raise self._engine.no_agent(named)
         self._quotas.take_message(identity)
@@ -98,7 +98,7 @@ class RunStarter:
         else:
             await self._chat.require(identity, thread_id)
         await self._engine.require_room(identity, thread_id)
-        # Of the text too: what is published and what is stored under one id are the same words, whatever is repeated.
+        # The id depends on the text too: a repeat publishes and stores the same text under one id.
         message_id = derived_id("message", identity, f"{client_message_id}\x00{thread_id}\x00{text}")
         said_at = await self._chat.post(identity, thread_id, message_id, text)
         try:
@@ -115,7 +115,7 @@ class RunStarter:
         except ClientError as fault:
             if (
                 fault.code == "thread_not_found"
-            ):  # deleted meanwhile: what was said must not outlive it in the log
+            ):  # deleted meanwhile: the message must not outlive the thread in the log
                 await self._chat.forget(identity, thread_id)
             raise
         if run.thread_id != thread_id:  # begun at the same moment

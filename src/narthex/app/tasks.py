@@ -1,4 +1,4 @@
-"""Who owns a background task: a bounded set that logs failures and ends everything on `stop`.
+"""Owns background tasks: a bounded set that logs failures and ends everything on `stop`.
 
 Every task of the app belongs to one `Tasks`; there is no fire-and-forget.
 """
@@ -18,7 +18,7 @@ class Tasks:
     Args:
         name: for error messages.
         limit: more at once raise `Overloaded`.
-        on_error: told of every exception that a task ended with (never CancelledError).
+        on_error: takes every exception that ended a task (never CancelledError).
     """
 
     __slots__ = ("_limit", "_name", "_on_error", "_running")
@@ -33,7 +33,7 @@ class Tasks:
         return len(self._running)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run it, owned by this set.
+        """Run a coroutine as a task of this set.
 
         Raises:
             Overloaded: `limit` tasks run already; the coroutine was closed.
@@ -60,7 +60,7 @@ class Tasks:
         await self.stop()
 
     async def stop(self) -> None:
-        """Cancel what runs and wait for it."""
+        """Cancel the running tasks and wait for them."""
         running = list(self._running)
         for task in running:
             task.cancel()

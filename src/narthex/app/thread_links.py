@@ -1,7 +1,7 @@
 """Links by which users of a tenant join a thread: made and revoked by an owner, opened and followed by others.
 
 Not here: invitations (`app/memberships.py`). Rules: the store has only the token's digest, so that the token is shown
-once; a token that was never given out, is over, revoked or another tenant's, and one whose maker has blocked the
+once; an unknown, expired or revoked token, one of another tenant, and one whose maker has blocked the
 caller, all give the same answer; opening a link makes no member, `join` does.
 """
 
@@ -43,10 +43,10 @@ class ThreadLinks:
         self._kept = kept
 
     async def make(self, identity: Identity, thread_id: str, days: int) -> tuple[str, float]:
-        """Open a link for `days`; an earlier one of the thread is over.
+        """Open a link for `days`; an earlier one of the thread ends.
 
         Returns:
-            Its token, which cannot be read again, and the moment at which it is over.
+            Its token, which cannot be read again, and the moment of its end.
 
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403).
@@ -65,7 +65,7 @@ class ThreadLinks:
             additions=plan.additions_per_day,
         )
         if not await self._memberships.make_link(link):
-            await self._chat.require(identity, thread_id, owner=True)  # it changed since: says how
+            await self._chat.require(identity, thread_id, owner=True)  # it changed since: raises the reason
         return token, link.expires_at
 
     async def of_thread(self, identity: Identity, thread_id: str) -> ThreadLink | None:
@@ -87,7 +87,7 @@ class ThreadLinks:
         await self._memberships.revoke_link(identity.tenant, thread_id)
 
     async def preview(self, identity: Identity, token: str) -> LinkedThread:
-        """What the caller would join. Changes nothing.
+        """The thread that the caller would join. Changes nothing.
 
         Raises:
             ClientError: `link_not_found` (404), `sign_in_required` (403: a guest).
@@ -101,7 +101,7 @@ class ThreadLinks:
         return found
 
     async def join(self, identity: Identity, token: str) -> str:
-        """Become a member; the thread's id. Idempotent.
+        """Become a member; returns the thread's id. Idempotent.
 
         Raises:
             ClientError: `link_not_found` (404), `sign_in_required` (403: a guest), `blocked` (403: the caller has

@@ -1,6 +1,6 @@
-"""A thread as pages and programs are shown it. Who may look, and reading it, is `chat`'s.
+"""Views of a thread for pages and programs. Not here: the right to read it, and reading it (`app/chat`).
 
-Rules: of a run, members see what they may act on: not who its starter is to us (plan, permissions), nor which node
+Rules: members see those parts of a run that they may act on: not its starter's plan and permissions, nor the node that
 has it.
 """
 
@@ -18,7 +18,7 @@ from narthex.ports.threads import Message, Thread, ThreadMember
 
 
 class ActiveRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A queued or running run. Members as in `ports.runs.Run`; `run.get` tells the rest."""
+    """A queued or running run. Members as in `ports.runs.Run`; `run.get` has the rest."""
 
     run_id: str
     state: str
@@ -32,7 +32,7 @@ class ActiveRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, run: Run) -> ActiveRun:
-        """What is shown of a run."""
+        """The visible part of a run."""
         return cls(**{name: getattr(run, name) for name in cls.__struct_fields__})
 
 
@@ -43,7 +43,7 @@ class ListedThread(Thread, frozen=True, kw_only=True):
 
 
 class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """An approval that waits for its answer. `schema` is JSON text, `answerable_by` as the agent's `ask` has it."""
+    """An approval that waits for its answer. `schema` is JSON text, `answerable_by` as in the agent's `ask`."""
 
     interrupt_id: str
     run_id: str
@@ -55,7 +55,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, interrupt: Interrupt) -> Self:
-        """What is shown of an approval."""
+        """The visible part of an approval."""
         return cls(**{name: getattr(interrupt, name) for name in cls.__struct_fields__})
 
 
@@ -86,17 +86,17 @@ class EndedRun(RunOutcome, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, run: RunOutcome, asked: Iterable[Interrupt]) -> EndedRun:
-        """What is shown of an ended run."""
+        """The visible part of an ended run."""
         questions = [Question.of(interrupt) for interrupt in asked if interrupt.run_id == run.run_id]
         return cls(**{name: getattr(run, name) for name in RunOutcome.__struct_fields__}, questions=questions)
 
 
 EndedBetween = Callable[[float, float | None], Awaitable[list[EndedRun]]]
-"""Reads how the runs ended that began at or after the first moment and before the second (None: no end)."""
+"""Reads the endings of runs that began at or after the first moment and before the second (None: no end)."""
 
 
 class OutcomesPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the next page of outcomes begins: runs since a moment, before a run (its moment and id), newest first."""
+    """The place of the next page of outcomes: runs since a moment, before a run (its moment and id), newest first."""
 
     since: float
     before: float | None = None
@@ -111,14 +111,14 @@ class OutcomesPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ThreadView(msgspec.Struct, kw_only=True):
-    """All that a page needs to show a thread and then continue live without a gap.
+    """Everything that a page needs to show a thread and then continue live without a gap.
 
     Attributes:
         runs: those that are queued or running.
-        outcomes: those that ended: of the messages here, and begun between them. A run without a message is here too.
-        outcomes_next: params of `thread.outcomes` for those that were too many; None: `outcomes` has all.
-        offset: subscribe to the thread's channel with `since {offset, epoch}`: everything that is not in
-            `messages` comes after it (some that is may come again: match by message id).
+        outcomes: ended runs: of the messages here, and begun between them. A run without a message is here too.
+        outcomes_next: params of `thread.outcomes` for the runs that did not fit; None: `outcomes` has all.
+        offset: subscribe to the thread's channel with `since {offset, epoch}`: every event that is not in
+            `messages` comes after it (some that are may come again: match by message id).
     """
 
     thread: Thread

@@ -46,7 +46,7 @@ class TimerWheel:
         return self._loop.time()
 
     def schedule(self, sleeper: Sleeper, at: float) -> None:
-        """Wake `sleeper` at `at` (loop time, past ones at the next tick), instead of an earlier arrangement."""
+        """Wake `sleeper` at `at` (loop time, past ones at the next tick); replaces an earlier schedule."""
         if sleeper.due:
             self.cancel(sleeper)
         sleeper.due = slot = max(int(at / TICK_S), 0) + 1
@@ -91,7 +91,7 @@ class TimerWheel:
                 sleeper.due = 0
                 try:
                     sleeper.wake(now)
-                except Exception as fault:  # one connection's bug must not stop the others' clock
+                except Exception as fault:  # one connection's exception must not stop the others' clock
                     self._on_error(fault)
         if self._slots and self._handle is None:
             self._handle = self._loop.call_later(TICK_S, self._tick)

@@ -1,4 +1,4 @@
-"""What each command of the Centrifuge protocol does. One handler a command; `handlers` is the whole table."""
+"""Handlers of the Centrifuge protocol's commands. One handler a command; `handlers` is the whole table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from narthex.app.connection import Handler
 def handlers(
     connecting: ConnectCommands, subscriptions: Subscriptions, channels: ChannelCommands, rpc: RpcCommand
 ) -> dict[str, Handler]:
-    """By the command's name."""
+    """The handlers by command name."""
     return {
         "connect": connecting.connect,
         "refresh": connecting.refresh,

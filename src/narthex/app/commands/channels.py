@@ -1,8 +1,8 @@
 """`history`, `presence`, `presence_stats`, `publish`, `send`, `sub_refresh`, `ping`: the small commands.
 
-Rules: history and presence are for those who are subscribed; a person's own `publish` is refused with 103,
-because people's messages enter through `run.start`, where they are checked, stored and counted. A service's is
-what `POST /api/v1/publish` is, under the same permission, without a request's cost for each.
+Rules: history and presence are for subscribers; a user's own `publish` is refused with 103,
+because users' messages enter through `run.start`, where they are checked, stored and counted. A service's `publish`
+equals `POST /api/v1/publish`, with the same permission, without a request's cost for each.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ChannelCommands:
 
     Args:
         broker: logs and presence.
-        meter: counts what is ignored.
+        meter: counts ignored messages.
     """
 
     def __init__(self, broker: Broker, meter: Meter) -> None:
@@ -67,7 +67,7 @@ class ChannelCommands:
         return encode_reply(command.id, "history", result)
 
     def presence(self, connection: Connection, command: ReceivedCommand) -> Outcome:
-        """Who is in a subscribed thread, by client id."""
+        """The clients in a subscribed thread, by client id."""
         key = _present_key(connection, command)
         return key if isinstance(key, bytes) else self._presence(command, key[0])
 
@@ -80,7 +80,7 @@ class ChannelCommands:
         return encode_reply(command.id, "presence", PresenceResult(presence=shown))
 
     def presence_stats(self, connection: Connection, command: ReceivedCommand) -> Outcome:
-        """How many are in a subscribed thread."""
+        """The number of clients and users in a subscribed thread."""
         key = _present_key(connection, command)
         return key if isinstance(key, bytes) else self._presence_stats(command, key[0])
 
@@ -114,7 +114,7 @@ class ChannelCommands:
         return encode_reply(command.id, "publish", {})
 
     def send(self, connection: Connection, command: ReceivedCommand) -> None:  # noqa: ARG002 - every handler has one shape
-        """A message without a reply: nothing in narthex listens to it; it is counted."""
+        """A message without a reply: narthex ignores and counts it."""
         self._meter.count("messages_ignored", reason="send" if command.id == 0 else "send_with_id")
 
 
@@ -131,10 +131,10 @@ def _present_key(connection: Connection, command: ReceivedCommand) -> bytes | tu
 
 
 def sub_refresh(connection: Connection, command: ReceivedCommand) -> bytes:  # noqa: ARG001 - every handler has one shape
-    """Subscriptions carry no tokens of their own here."""
+    """Answer: subscriptions have no tokens of their own here."""
     return encode_error(command.id, codes.NOT_AVAILABLE)
 
 
 def ping(connection: Connection, command: ReceivedCommand) -> bytes | None:  # noqa: ARG001 - every handler has one shape
-    """Old clients' ping command."""
+    """The ping command of old clients."""
     return encode_reply(command.id, "ping", {}) if command.id else None

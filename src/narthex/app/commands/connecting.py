@@ -1,7 +1,7 @@
 """`connect` and `refresh`: from an admitted handshake (or an in-band token) to a live connection.
 
-Admission is `app/handshake`'s and `app/in_band`'s; here its outcome becomes a reply or a close code. Without an in-band
-token, and with the user channel's position at hand, a connect is answered without waiting.
+`app/handshake` and `app/in_band` decide on admission; here the outcome becomes a reply or a close code. Without an
+in-band token, and with the user channel's position at hand, a connect is answered without waiting.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from narthex.protocol.session import NEVER, ReceivedCommand, SessionLimits
 
 
 class InBandAuthenticator(Protocol):
-    """`app.in_band.InBandAdmission`, as far as commands need it."""
+    """The part of `app.in_band.InBandAdmission` that commands need."""
 
     def admit(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
-        """Check a token of `connect` or `refresh` against what the connection is bound to."""
+        """Check a token of `connect` or `refresh` against the connection's bound user."""
 
 
 class ConnectCommands:
@@ -40,10 +40,10 @@ class ConnectCommands:
     Args:
         in_band: admits by a token after the upgrade.
         subscriptions: the user's own channel.
-        server_side: threads that the client names again when it comes back.
+        server_side: restores threads that a reconnecting client names.
         presence: entered after the reply.
-        registry: learns who a connection is.
-        session_limits: what the reply announces.
+        registry: gets each connection's user.
+        session_limits: announced in the reply.
         meter: counts recoveries.
         node: this node's id, for the reply.
         version: of the server, for the reply.
@@ -124,7 +124,7 @@ class ConnectCommands:
         if at_hand and not restorable(request.subs):
             result = self._subscriptions.join_user_channel_now(connection, identity, name)
             if result is not None:
-                if recovers:  # a reconnect usually finds that nothing happened meanwhile, and reads no log
+                if recovers:  # usually nothing was published meanwhile, so a reconnect reads no log
                     result.was_recovering = result.recovered = True
                     self._meter.count("recoveries", result="recovered")
                 self._answer(connection, command, identity, {name: result})
@@ -148,7 +148,7 @@ class ConnectCommands:
         for thread in threads:
             if (
                 thread in connection.subscriptions
-            ):  # it may have left it, or lost it, while others were entered
+            ):  # it may have left or lost the channel while others were joined
                 await self._presence.join(connection, channel_key(identity.tenant, thread))
 
     def _answer(
@@ -160,8 +160,8 @@ class ConnectCommands:
         *,
         goes_on: bool = False,
     ) -> None:
-        """Go live and say so; then, in the same tick, what is newer than the reply and what was batched behind it.
-        `goes_on`: the command's coroutine does more after this, which must not answer again.
+        """Mark the connection live and reply; then, in the same tick, send newer publications and run batched commands.
+        `goes_on`: the command's coroutine continues after this and must not answer again.
         """
         expires_at, ttl = self._life(identity)
         connection.live(identity, expires_at)
@@ -187,7 +187,7 @@ class ConnectCommands:
         connection.release_held()
 
     def _life(self, identity: Identity) -> tuple[float, int]:
-        """When a token ends on the loop's clock, and the `ttl` to announce: whole seconds, at least 1; 0 if never."""
+        """The token's end on the loop's clock, and the `ttl` to announce: whole seconds, at least 1; 0 for no end."""
         if identity.expires_at is None:
             return NEVER, 0
         left_s = identity.expires_at - self._clock()
@@ -226,7 +226,7 @@ class ConnectCommands:
 
 
 def _then(admitted: Later[Admit | Refusal], step: Callable[[Admit | Refusal], Outcome]) -> Outcome:
-    """Go on with the outcome of an admission: now if it is at hand, else in a coroutine."""
+    """Continue with the outcome of an admission: now if it is at hand, else in a coroutine."""
     return _after(admitted, step) if isinstance(admitted, Awaitable) else step(admitted)
 
 

@@ -1,6 +1,6 @@
-"""Reading a channel's log for a client: in chunks and up to a number of bytes, however much one asks for.
+"""Reads a channel's log for a client: in chunks and up to a number of bytes, however much the client asks for.
 
-Not here: who may read, and what is done with it. Why: publications of 256 KB exist, and thousands of them in one
+Not here: the right to read, the use of the result. Why: publications of 256 KB exist, and thousands of them in one
 answer would be gigabytes in the process for one client.
 """
 
@@ -13,11 +13,11 @@ from narthex.ports.broker import Broker, Page, Position, Publication
 FIRST_CHUNK: Final = (
     128  # publications of the first read: nearly every client that comes back has missed fewer
 )
-CHUNK: Final = 1_000  # of a later read, if they are as small as those before
-HISTORY_BYTES: Final = 512 * 1024  # of a history page; its client goes on from the last offset
+CHUNK: Final = 1_000  # of a later read, if the publications are as small as those before
+HISTORY_BYTES: Final = 512 * 1024  # of a history page; its client continues from the last offset
 RECOVERY_BYTES: Final = (
     4 * 1024 * 1024
-)  # about 10,000 deltas; whoever missed more is better off with thread.get
+)  # about 10,000 deltas; for a client that missed more, thread.get is cheaper
 
 
 async def read(
@@ -26,7 +26,7 @@ async def read(
     """As `Broker.history`, up to `limit` publications or `max_bytes`, whichever ends first, but at least one.
 
     Returns:
-        What was read, with the log's end as the last read saw it. `complete` is False when any read was.
+        The publications, with the log's end at the last read. `complete` is False when it was False in any read.
     """
     found: list[Publication] = []
     left = max_bytes

@@ -21,7 +21,7 @@ class RpcCommand:
         self._methods = methods
 
     def rpc(self, connection: Connection, command: ReceivedCommand) -> Outcome:
-        """Run an RPC method; those that need no waiting answer at once."""
+        """Run an RPC method; one that need not wait is answered at once."""
         request = command.request
         assert isinstance(request, RpcRequest)
         method = self._methods.get(request.method)
@@ -49,5 +49,5 @@ async def _awaited(command: ReceivedCommand, outcome: Coroutine[object, object, 
 
 
 def _numbered(fault: ClientError) -> ReplyError:
-    """`code: message remedy`, so that a person who sees only the SDK's error knows what to do."""
+    """`code: message remedy`, so that a user who sees only the SDK's error can act on it."""
     return ReplyError(fault.number, f"{fault.code}: {fault}", temporary=fault.number == 429)

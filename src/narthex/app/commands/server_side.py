@@ -1,9 +1,9 @@
 """Server-side subscriptions to threads: granted by an operator to live connections, restored when they come back.
 
-Not here: the user channel, which every connection has (`subscribing`). Rules: nobody is shown a thread that they
-are no member of, whoever asks; that is looked at when it is granted and again when it is restored. The gateway
-remembers nothing: an SDK names its server-side subscriptions in `connect`, and what still is its user's comes
-back with what was missed.
+Not here: the user channel, which every connection has (`subscribing`). Rules: a user is only subscribed to threads
+of which they are a member, whoever asks; that is checked at the grant and again when it is restored. The gateway
+remembers nothing: an SDK names its server-side subscriptions in `connect`, and those that are still allowed are
+restored with the missed publications.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def restorable(wanted: Mapping[str, SubscribeRequest] | None) -> bool:
 
 
 class ServerSubscriptions:
-    """See the module.
+    """Grants and restores server-side subscriptions; see the module.
 
     Args:
-        subscriptions: joins.
-        chat: knows who may read a thread.
+        subscriptions: joins channels.
+        chat: checks who may read a thread.
         presence: entered after a join.
     """
 
@@ -45,12 +45,12 @@ class ServerSubscriptions:
         self._presence = presence
 
     async def grant(self, connection: Connection, name: str, request: SubscribeRequest) -> None:
-        """Subscribe a live connection and tell it; nothing if it has the channel already or may not have it.
+        """Subscribe a live connection and notify it; nothing if it has the channel already or may not have it.
 
         Args:
-            connection: whose.
+            connection: to subscribe.
             name: the client's name of the channel.
-            request: `recover`, `offset` and `epoch`: what to send first.
+            request: `recover`, `offset` and `epoch`: the publications to send first.
         """
         identity = connection.identity
         full = len(connection.subscriptions) >= self._subscriptions.channel_limit
@@ -81,7 +81,7 @@ class ServerSubscriptions:
     async def restored(
         self, connection: Connection, identity: Identity, wanted: Mapping[str, SubscribeRequest]
     ) -> dict[str, SubscribeResult]:
-        """Join the threads that a `connect` names and that are still its user's.
+        """Join the threads that a `connect` names and that its user may still read.
 
         The caller sends the result as `connect.subs` and calls `release_all`, without awaiting in between.
         """
@@ -95,7 +95,7 @@ class ServerSubscriptions:
             for name in found:
                 connection.forget(name)
             raise
-        # A removal that came while the next ones were looked up has taken its channel away again.
+        # A removal during the look-ups of the next threads has taken its channel away again.
         return {name: result for name, result in found.items() if name in connection.subscriptions}
 
     async def _entered(

@@ -1,7 +1,7 @@
 """`subscribe`, `unsubscribe` and server-side subscriptions: joining a channel without missing anything.
 
-Order that makes it gapless: attach to the hub (publications are buffered from here), read the log, send what
-was read, then everything buffered that is newer. Rules: never a partial recovery: when the log no longer
+The order makes it gapless: attach to the hub (it buffers publications from here), read the log, send the
+result, then all newer buffered publications. Rules: never a partial recovery: when the log no longer
 reaches back to the client's position, `recovered` is false and the client knows.
 """
 
@@ -36,15 +36,15 @@ UNSUBSCRIBED_BY_SERVER: Final = 2000  # Centrifuge's unsubscribe code: final, no
 
 
 class Subscriptions:
-    """See the module.
+    """Joins and leaves channels; see the module.
 
     Args:
         hub: fans out.
         broker: the log.
-        chat: knows who may read a thread.
+        chat: checks who may read a thread.
         presence: entered after a join and left with the channel.
         meter: counts recoveries.
-        fresh: whether the positions that the broker knows without asking are trustworthy now.
+        fresh: whether positions that the broker has at hand are trustworthy now.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Subscriptions:
     # -- commands ------------------------------------------------------------------------------------------
 
     def subscribe(self, connection: Connection, command: ReceivedCommand) -> Outcome:
-        """Check the right to listen, then join."""
+        """Check the right to read, then join."""
         request = command.request
         assert isinstance(request, SubscribeRequest)
         parsed = parse_channel(request.channel)
@@ -83,7 +83,7 @@ class Subscriptions:
         identity = connection.identity
         assert identity is not None
         kind, ident = parsed
-        if kind == "user":  # every connection has its own from the server; another user's is forbidden
+        if kind == "user":  # the server subscribes every connection to its own; another user's is forbidden
             return encode_error(command.id, codes.PERMISSION_DENIED)
         return self._subscribe_thread(connection, command, request, identity, ident)
 
@@ -126,15 +126,15 @@ class Subscriptions:
     # -- rights --------------------------------------------------------------------------------------------
 
     def doubt(self) -> None:
-        """A user was, or may have been, removed from a thread: joins under way look at the membership again."""
+        """A user was, or may have been, removed from a thread: joins under way check the membership again."""
         self._doubts += 1
 
     def membership(self, identity: Identity, thread_id: str) -> Callable[[], Awaitable[bool]]:
-        """To be made before the first look at the membership, and asked after the channel was joined.
+        """Make this before the first check of the membership; call the result after the channel was joined.
 
         Returns:
-            Whether it still holds; looked up anew only after a `doubt` in between, when this connection was not in
-            the channel yet and so was not unsubscribed.
+            A function: whether the membership still holds. It asks anew only after a `doubt` in between, when this
+            connection was not in the channel yet and so was not unsubscribed.
         """
         doubts = self._doubts
 
@@ -144,8 +144,8 @@ class Subscriptions:
         return still_theirs
 
     def remove(self, connection: Connection, name: str) -> None:
-        """Take a channel away from a client (it is no member any more) and tell it, if it knows of it: a `connect`
-        that is not answered yet does not name the channel then.
+        """Take a channel away from a client (its user is no member any more) and notify it, if it knows the channel:
+        a `connect` that is not answered yet will not name it.
         """
         left = connection.leave(name)
         if left and connection.identity is not None:
@@ -169,13 +169,13 @@ class Subscriptions:
         """Attach and read. The caller sends the result and calls `release` with its offset, without awaiting.
 
         Args:
-            connection: who joins.
+            connection: that joins.
             key: the channel's.
             name: the client's name of it.
             request: whether and from where to recover.
-            still_theirs: asked when the channel is joined; None: the user's own channel, which needs no right
+            still_theirs: called when the channel is joined; None: the user's own channel, which needs no right
                 and shows no presence.
-            server_side: whether the client did not ask for it, and cannot leave it.
+            server_side: the client did not ask for it, and cannot leave it.
 
         Returns:
             None: the connection, the subscription or the right to it ended meanwhile.
@@ -203,7 +203,7 @@ class Subscriptions:
         return result
 
     async def _read(self, key: str, request: SubscribeRequest | None) -> tuple[Page, SubscribeResult]:
-        """Position, and the publications after the client's position if it wants them and they are all there."""
+        """The log's end, and the publications after the client's position if it wants them and the log has them all."""
         if request is None or not request.recover:
             page = await self._broker.history(key, limit=0)
             return page, SubscribeResult(
@@ -232,8 +232,8 @@ class Subscriptions:
         )
 
     def nothing_missed(self, identity: Identity, name: str, request: SubscribeRequest) -> bool:
-        """Whether the client stands exactly where the log ends now, where that is known without waiting."""
-        if not self._broker.positions_exact:  # another node may have appended what this one was not told
+        """Whether the client's position is the log's end, where that is known without waiting."""
+        if not self._broker.positions_exact:  # another node may have appended more
             return False
         position = self._broker.known_position(channel_key(identity.tenant, name))
         return position == Position(request.offset, request.epoch)
@@ -241,9 +241,9 @@ class Subscriptions:
     def join_user_channel_now(
         self, connection: Connection, identity: Identity, name: str
     ) -> SubscribeResult | None:
-        """The user channel without waiting, if the broker knows its position; None: use `join_user_channel`.
+        """Join the user channel without waiting, if the broker knows its position; None: use `join_user_channel`.
 
-        A position that turns out to be behind the log is repaired as any other, and the client is sent what it lacks.
+        A position that turns out to be behind the log is repaired as any other; the client gets the missing part.
         """
         key = channel_key(identity.tenant, name)
         position = self._broker.known_position(key) if self._fresh() else None
@@ -263,7 +263,7 @@ class Subscriptions:
     async def join_user_channel(
         self, connection: Connection, identity: Identity, name: str, request: SubscribeRequest | None
     ) -> SubscribeResult:
-        """The user channel with recovery. What comes in before the connect reply is sent stays buffered: the
+        """Join the user channel with recovery. Publications stay buffered until the connect reply is sent: the
         caller replies in the same tick that this returns, then calls `release_all`.
         """
         key = channel_key(identity.tenant, name)
@@ -272,12 +272,12 @@ class Subscriptions:
 
 
 def view(data: bytes, offset: int, tags: dict[str, str] | None) -> PublicationView:
-    """A publication as clients see it."""
+    """A publication in the form for clients."""
     return PublicationView(data=msgspec.Raw(data), offset=offset, tags=tags)
 
 
 def release(connection: Connection, channel: Channel, offset: int) -> bool:
-    """Let buffered and live publications after `offset` through. False: too much came meanwhile."""
+    """Let buffered and live publications after `offset` through. False: the buffer overflowed."""
     return connection in channel.joiners and channel.ready(connection, offset)
 
 

@@ -1,6 +1,6 @@
-"""One batch on its way to the members of one channel, a part at a time.
+"""Writes one batch to the members of one channel, a part at a time.
 
-Not here: when a part is written and when the loop gets its turn (`hub`). Rules: whoever was a member when the
+Not here: the times of the parts and of the loop's turns (`hub`). Rules: each member at the time when the
 batch was sealed gets it once, unless it left meanwhile; one subscriber's fault does not keep it from the others.
 """
 
@@ -17,8 +17,8 @@ class BatchWriter:
     """See the module.
 
     Args:
-        channel: whose batch is sealed and whose members are fixed by this.
-        on_fault: told of a subscriber's bug; it is out of the channel then.
+        channel: its batch is sealed and its members are fixed by this.
+        on_fault: takes a subscriber's exception; the subscriber is out of the channel then.
     """
 
     __slots__ = ("_at", "_batch", "_departures", "_frames", "_on_fault", "_recipients", "channel")
@@ -33,7 +33,7 @@ class BatchWriter:
         self._on_fault = on_fault
 
     def write(self, count: int) -> int:
-        """Write to at most `count` more members; returns how many it were, fewer only at the end."""
+        """Write to at most `count` more members; returns the number of them, smaller only at the end."""
         if self.channel.departures != self._departures:
             self._drop_departed()
         recipients = self._recipients
@@ -46,11 +46,11 @@ class BatchWriter:
         return end - begin
 
     def done(self) -> bool:
-        """Whether everybody has had it."""
+        """Whether every member has had the batch."""
         return self._at == len(self._recipients.senders) + len(self._recipients.others)
 
     def _send_direct(self, begin: int, end: int) -> None:
-        """The hot path: for nearly everybody one call that goes to the kernel, and no other object is touched."""
+        """The hot path: for most members one call that goes to the kernel, and no other object is touched."""
         frames, riders = self._frames, self._recipients.subscribers
         size = len(frames)
         direct = iter(self._recipients.senders[begin:end])
@@ -83,7 +83,7 @@ class BatchWriter:
             self._on_fault(fault)
 
     def _drop_departed(self) -> None:
-        """Somebody left since the part before: it gets nothing more."""
+        """Drop members that left since the previous part: they get nothing more."""
         self._departures = self.channel.departures
         members, recipients, at = self.channel.members, self._recipients, self._at
         staying = [

@@ -1,6 +1,6 @@
-"""One channel on this node: who listens here, where the log stands, and the batch of this loop tick.
+"""One channel on this node: its subscribers here, its position in the log, and the batch of this loop tick.
 
-What is published to a channel within one tick is joined once and written once per subscriber: no per-
+Publications to a channel within one tick are joined once and written once per subscriber: no per-
 subscriber allocation at all. Rules: a subscriber is a joiner until its history is read, then a member; a
 member gets every publication exactly once, in order; joiners become members only between batches.
 """
@@ -24,16 +24,16 @@ class Subscriber(Protocol):
     lagging: bool
 
     def deliver_late(self, channel: Channel, items: list[Delivery]) -> None:
-        """The socket is not writable: keep these (merged where they may be) or give up."""
+        """The socket is not writable: keep these deliveries (merged where allowed) or give up."""
 
     def position_lost(self, channel: Channel) -> None:
         """Publications are gone for good for this subscriber: it must recover or be disconnected."""
 
 
 class Delivery:
-    """A publication on its way out, encoded once; `publication` is None for what is not in history.
+    """A publication on its way out, encoded once; `publication` is None for a message that is in no history.
 
-    `epoch` is that of the log it lies in, where the channel's own is not known yet; else empty.
+    `epoch` is that of its log, where the channel's own is not known yet; else empty.
     """
 
     __slots__ = ("epoch", "prepared", "publication")
@@ -45,7 +45,7 @@ class Delivery:
 
 
 class ChannelBatch:
-    """What one tick brought to one channel."""
+    """The messages of one tick to one channel."""
 
     __slots__ = ("_framed", "items")
 
@@ -63,11 +63,11 @@ class ChannelBatch:
 
 
 class Recipients(NamedTuple):
-    """The members of a channel as they are written to: made anew only when somebody came or left.
+    """The members of a channel for writing: made anew only when a member came or left.
 
     Attributes:
         senders: senders that write to the kernel.
-        subscribers: whose they are, index by index; touched only when a direct sender does not take everything.
+        subscribers: their owners, index by index; touched only when a direct sender does not take everything.
         others: members without a direct sender.
     """
 
@@ -154,11 +154,11 @@ class Channel:
         return batch if batch is not None else ChannelBatch()
 
     def ready(self, subscriber: Subscriber, skip: int) -> bool:
-        """The joiner's history up to `skip` is on its way to it. False: too much came meanwhile, read again."""
+        """The joiner's history up to `skip` is on its way to it. False: its buffer overflowed, read again."""
         joiner = self.joiners[subscriber]
         offsets = [item.publication.offset for item in joiner.buffer if item.publication is not None]
         fresh = [offset for offset in offsets if offset > skip]
-        # What was heard of here before it joined must be in what it read, also where a read comes from a replica.
+        # Publications that arrived before it joined must be in its read, also where it read from a replica.
         behind = self.last is not None and skip + len(fresh) < self.last
         if behind or joiner.overflow or fresh != list(range(skip + 1, skip + 1 + len(fresh))):
             joiner.buffer.clear()
@@ -173,7 +173,7 @@ class Channel:
 
     def promote(self) -> None:
         """Make ready joiners members, if nothing is under way that they have had already: no batch, and no
-        publication that was in the history they read before it was heard of here.
+        publication that was in the history they read before it arrived here.
         """
         if not self.joiners or self.batch is not None or self.flushing or self.last is None:
             return
@@ -186,7 +186,7 @@ class Channel:
             self._recipients = None
 
     def recipients(self) -> Recipients:
-        """The members, for writing. It is not changed any more: a later call may give another."""
+        """The members, for writing. The value never changes: a later call may return another."""
         recipients = self._recipients
         if recipients is None:
             recipients = self._recipients = Recipients([], [], [])
@@ -209,7 +209,7 @@ class Channel:
 
 
 def _send_past(channel: Channel, subscriber: Subscriber, joiner: Joiner, items: list[Delivery]) -> None:
-    """Send a ready joiner what it has not had: everything after `skip`, and what has no offset."""
+    """Send a ready joiner the deliveries that it has not had: all after `skip`, and those without an offset."""
     fresh = [item for item in items if item.publication is None or item.publication.offset > joiner.skip]
     if not fresh:
         return

@@ -1,9 +1,9 @@
 """The hub: every publication of a subscribed channel to every local subscriber, exactly once, in order.
 
-It is the broker's `BrokerHandler`. Not here: who may subscribe (app/commands/subscribing), what a connection does
-with bytes it cannot write (app/backlog). Rules: nothing blocks the loop longer than one slice of subscribers;
-a gap in the offsets is re-read from the broker before anything after it is shown; what cannot be re-read is
-said (`position_lost`), never skipped in silence.
+It is the broker's `BrokerHandler`. Not here: the right to subscribe (app/commands/subscribing), bytes that a
+connection cannot write (app/backlog). Rules: nothing blocks the loop longer than one slice of subscribers;
+a gap in the offsets is re-read from the broker before any later publication is shown; a gap that cannot be re-read is
+reported (`position_lost`), never skipped in silence.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HubLimits(NamedTuple):
     Attributes:
         slice_size: subscribers written to before the loop gets its turn (1 to 3 ms), of all channels together.
         linger_s: how long the broker subscription of an empty channel is kept (reconnects are cheap then).
-        slice_s: after which the loop gets its turn in any case: a slow machine, many slow clients.
+        slice_s: the loop gets its turn after this time in any case: a slow machine, many slow clients.
     """
 
     slice_size: int = 500
@@ -51,14 +51,14 @@ class Hub:
     """See the module.
 
     Args:
-        broker: whose log it is.
+        broker: of the channels' logs.
         tasks: own the re-reads of gaps.
         loop: runs everything.
         limits: bounds.
         on_control: takes control messages.
         on_missed: called when control messages may have been missed.
-        on_lost: takes how many subscribers lost their position.
-        on_fault: takes a subscriber's bug.
+        on_lost: takes the number of subscribers that lost their position.
+        on_fault: takes a subscriber's exception.
         clock: monotonic seconds.
     """
 
@@ -92,7 +92,7 @@ class Hub:
     # -- subscribing ---------------------------------------------------------------------------------------
 
     def attach(self, key: str, subscriber: Subscriber) -> Channel:
-        """Register as a joiner: from now on nothing published is missed. Follow with `Channel.ready`."""
+        """Register as a joiner: from now on it misses no publication. Follow with `Channel.ready`."""
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = Channel(key, split_key(key)[1])
@@ -104,16 +104,14 @@ class Hub:
         return channel
 
     def positioned(self, channel: Channel, top: Position) -> bool:
-        """A history read says where the log stands; the first one fixes where live publications continue.
+        """Set the log's end from a history read; the first one fixes where live publications continue.
 
         Returns:
-            False: this channel stands in another epoch, and one of the two is replaced. Which one is found out; the
+            False: this channel has another epoch, and one of the two is replaced. A re-read finds out which one; the
             joiner has to begin anew, because publications of one epoch must not follow a position in the other.
         """
         if channel.last is None:
-            for (
-                joiner
-            ) in channel.joiners.values():  # a straggler of a log that was replaced is none of this one's
+            for joiner in channel.joiners.values():  # a late message of a replaced log is not of this one
                 joiner.buffer = [item for item in joiner.buffer if item.epoch in ("", top.epoch)]
             seen = [
                 item.publication.offset
@@ -149,11 +147,11 @@ class Hub:
         return [*channel.members, *channel.joiners] if channel else []
 
     def keys(self) -> list[str]:
-        """Every channel that has been asked for here, as it is now."""
+        """Every channel with subscribers or lingering here, as it is now."""
         return list(self._channels)
 
     def channels(self) -> int:
-        """How many channels have been asked for here."""
+        """The number of channels with subscribers or lingering here."""
         return len(self._channels)
 
     # -- BrokerHandler -------------------------------------------------------------------------------------
@@ -206,7 +204,7 @@ class Hub:
             self._on_missed()
 
     def positions(self) -> dict[str, Position]:
-        """Where this node stands in every channel that it follows; those that are being re-read are not there."""
+        """This node's position in every channel that it follows, except those that are being re-read."""
         return {
             key: Position(channel.last, channel.epoch)
             for key, channel in self._channels.items()
@@ -214,8 +212,8 @@ class Hub:
         }
 
     def behind(self, known: Mapping[str, Position], ends: Mapping[str, Position]) -> list[str]:
-        """Which channels are to be re-read: their logs ended at `ends` after they stood at `known`, and they have
-        not come that far; or the log ended before `known`, which says that it is not that log any more.
+        """The channels to re-read: their logs ended at `ends` after they were at `known`, and they have
+        not come that far; or the log ended before `known`, so it is another log now.
         """
         found = []
         for key, end in ends.items():
@@ -241,7 +239,7 @@ class Hub:
             self._lost(channel)
 
     async def _repaired(self, channel: Channel) -> None:
-        """`_reread`; whatever else goes wrong in it, the channel is not left waiting for it."""
+        """Run `_reread`; after any fault in it the channel does not wait for it for ever."""
         try:
             await self._reread(channel)
         except BaseException:
@@ -250,13 +248,13 @@ class Hub:
             raise
 
     async def _reread(self, channel: Channel) -> None:
-        """Read everything after `last` until nothing is missing, or say that it is lost."""
+        """Read everything after `last` until nothing is missing, or report that it is lost."""
         delay_s, patience_s = 0.05, REREAD_FIRST_S
         while channel.repairing:
-            if not channel or channel.last is None:  # nobody is left to miss anything
+            if not channel or channel.last is None:  # no subscriber is left that could miss anything
                 channel.repairing = False
                 channel.held.clear()
-                channel.last = None  # it may be behind: the next subscriber reads where the log is
+                channel.last = None  # it may be behind: the next subscriber reads the log's end
                 return
             try:
                 async with asyncio.timeout(patience_s):
@@ -278,11 +276,11 @@ class Hub:
             if channel.last < page.top.offset:  # a page was not enough
                 await asyncio.sleep(0)
                 continue
-            overflowed = len(channel.held) >= HELD_LIMIT  # what did not fit is in the log: read again
+            overflowed = len(channel.held) >= HELD_LIMIT  # the rest is in the log: read again
             held, channel.held = channel.held, []
             for at, (publication, epoch) in enumerate(held):
                 if epoch != channel.epoch:
-                    continue  # the log says that our epoch holds: this one is a straggler of another
+                    continue  # the log confirms our epoch: this one is a late message of another
                 if publication.offset > channel.last + 1:
                     channel.held = held[at:]
                     await asyncio.sleep(delay_s)
@@ -320,7 +318,7 @@ class Hub:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write one slice, then let the loop breathe; what is published meanwhile joins the next batch.
+        """Write one slice, then let the loop turn; later publications join the next batch.
 
         Channels take turns, so that a small one does not wait for a large one's last subscriber.
         """

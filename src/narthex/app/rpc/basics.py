@@ -1,4 +1,4 @@
-"""`echo`, `time`, `whoami`, `limits`, `agents`: what a client asks about itself, the connection and the agents."""
+"""`echo`, `time`, `whoami`, `limits`, `agents`: requests about the client, the connection and the agents."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BasicMethods:
     Args:
         node: this node's id.
         clock: seconds since the epoch.
-        quotas: what `limits` shows.
+        quotas: for `limits`.
         agents: by name, the default first.
     """
 
@@ -40,7 +40,7 @@ class BasicMethods:
         self._agents = agents
 
     def methods(self) -> dict[str, Method]:
-        """By name."""
+        """The methods by name."""
         return {
             "echo": Method(_echo, for_probe=True),
             "time": typed(NoParams, self._time, for_probe=True),

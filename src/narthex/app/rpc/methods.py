@@ -1,4 +1,4 @@
-"""What an RPC method is: typed params in, a plain value out.
+"""Defines RPC methods: typed params in, a plain value out.
 
 Error numbers (docs/protocol.md): 400 bad params, 403 not allowed, 404 not found, 409 conflict, 410 over,
 413 too large, 429 too many, 503 an engine is away.
@@ -21,7 +21,7 @@ Result: TypeAlias = Deferred[object]
 
 
 class Method(NamedTuple):
-    """A method: how to call it with raw params, and whether a probe (connect and echo only) may."""
+    """A method: the function for raw params, and whether a probe (connect and echo only) may call it."""
 
     call: Callable[[Connection, bytes], Result]
     for_probe: bool = False
@@ -32,16 +32,16 @@ class Method(NamedTuple):
 
 
 def decoded(decoder: msgspec.json.Decoder[P], raw: bytes) -> P:
-    """Params from what a client sent; none are `{}`. Raises ClientError `bad_params` (400)."""
+    """Decode a client's params; no params are `{}`. Raises ClientError `bad_params` (400)."""
     try:
         return decoder.decode(raw if raw != b"null" else b"{}")
     except (msgspec.DecodeError, RecursionError) as fault:
-        # msgspec says where and which type, never the value
+        # msgspec names the path and the type, never the value
         raise ClientError("bad_params", f"{fault}.", "See docs/protocol.md for the params.") from fault
 
 
 def typed(params: type[P], run: Callable[[Identity, P], Result], *, for_probe: bool = False) -> Method:
-    """A method whose params are a Struct; wrong ones are answered with 400 and the path of what is wrong."""
+    """A method whose params are a Struct; wrong ones are answered with 400 and the path of the fault."""
     decoder = msgspec.json.Decoder(params)
 
     def call(connection: Connection, raw: bytes) -> Result:

@@ -63,7 +63,7 @@ class RunMethods:
         self._quotas = quotas
 
     def methods(self) -> dict[str, Method]:
-        """By name."""
+        """The methods by name."""
         return {
             "run.start": typed(Start, self._start),
             "run.cancel": typed(OfRun, self._cancel),

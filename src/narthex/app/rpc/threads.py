@@ -129,7 +129,7 @@ class ThreadMethods:
         self._memberships = memberships
 
     def methods(self) -> dict[str, Method]:
-        """By name."""
+        """The methods by name."""
         return {
             "thread.create": typed(Create, self._create),
             "thread.list": typed(List, self._list),

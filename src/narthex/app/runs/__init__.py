@@ -1,7 +1,7 @@
-"""Running agents: claiming, driving, journalling and ending runs, and what happens when their owner dies.
+"""Runs agents: claiming, driving, journalling and ending runs, and taking over runs of dead owners.
 
-    engine.py          what others call: open, drain, close, start
-    requests.py        its base: cancel, steer, resume, get
+    engine.py    entry points: open, drain, close, start
+    requests.py  operations on an existing run: cancel, steer, resume, get
     loops.py           the node's four loops: claim queued runs, renew leases, take over orphans, close cancelled runs
     observed.py        leases of other nodes, judged by watching them
     closing.py         the end of a run that was cancelled in the queue
@@ -15,7 +15,7 @@
     local_runs.py      the runs of this node; ending or restarting one whose owner is gone
     compaction.py      a finished run → message rows
     conversation.py    message rows → what an agent is given
-    services.py        what all of them share; limits
+    services.py  shared by all of them; limits
 
 Not here: people's messages and rights in threads (app/chat), the rules (domain/runs, event_order, digest).
 """

@@ -1,8 +1,8 @@
 """The end of a run that was cancelled in the queue: its two events, so that every run has its end in the log.
 
-The store says `unclosed` from the moment of the cancel until the terminal event is known to be in the log. The node
-that is asked to cancel closes the run at once. Where it cannot (the broker is away, or it dies), the loop of any node
-that runs agents finds the run and closes it. Every step may be repeated.
+The store marks the run `unclosed` from the moment of the cancel until the terminal event is known to be in the log. The
+node that takes the cancel closes the run at once. If it cannot (the broker is down, or the node dies), the loop of any
+node that runs agents finds the run and closes it. Every step may be repeated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NEVER = float("inf")
 
 
 async def close_cancelled(services: RunServices, local_runs: LocalRuns, run: Run) -> None:
-    """Publish what is missing of the two events, and note in the store that they are there.
+    """Publish the missing ones of the two events, and note in the store that they are there.
 
     Raises:
         BrokerGone: not closed; repeat.
@@ -39,7 +39,7 @@ async def close_cancelled(services: RunServices, local_runs: LocalRuns, run: Run
         try:
             log = await _published(services, run, log)
         except OwnershipLost:
-            return  # another node closes it at this moment, and was faster
+            return  # another node is closing it at this moment, and was faster
     assert log.terminal is not None
     await services.runs.closed(run, log.seq, log.terminal.get("digest", ""))
     if await services.runs.get(run.tenant, run.run_id) is None:  # its thread was deleted: so is its log

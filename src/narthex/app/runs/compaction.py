@@ -1,6 +1,6 @@
 """A finished run → message rows, so that reopening a thread costs one read; and trimming the thread's log.
 
-Rules: rows are written before the store says that the run is over, and are idempotent by message id, so a
+Rules: rows are written before the store marks the run as over, and are idempotent by message id, so a
 crash between the two repeats and never loses. Only then may old publications go, and never the newest
 `keep_events`: clients that were away recover from those.
 """
@@ -24,7 +24,7 @@ _TRIM_STEP: Final = 1_000  # trimming is worth a call only for so many publicati
 
 
 def rows(run: Run, log_state: RunLogState) -> tuple[list[Message], list[Position]]:
-    """The messages that a run's transcript is kept as, in the order they began, and where in the log they did."""
+    """The messages of a run's transcript, in the order they began, and their positions in the log."""
     kept: list[Message] = []
     places: list[Position] = []
     last = 0.0
@@ -62,7 +62,7 @@ def _detail(entry: TranscriptEntry) -> str:
 
 
 async def compact(services: RunServices, run: Run, log_state: RunLogState) -> None:
-    """Keep the run's messages and drop what of the log nobody needs any more. Raises DependencyError."""
+    """Store the run's messages and trim the log's part that is not needed any more. Raises DependencyError."""
     messages, places = rows(run, log_state)
     if messages:
         await services.threads.add_messages(run.tenant, messages, places)

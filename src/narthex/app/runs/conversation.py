@@ -1,4 +1,4 @@
-"""Message rows → what an agent is given: the conversation as it was when the run's message was said."""
+"""Message rows → an agent's input: the conversation as it was when the run's message was sent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SHOWN: Final = frozenset({"user", "assistant", "system", "tool"})
 def conversation(rows: list[Message], message_id: str) -> list[ChatMessage]:
     """The messages for a run, oldest first, ending with the one that began it.
 
-    What people said after it is left out (it begins runs of its own, which are queued); what agents answered
-    after it was *said*, while it waited in the queue, is part of what came before. The rows come in the
+    Users' later messages are left out (they begin runs of their own, which are queued); agents' answers
+    that came after it was *sent*, while it waited in the queue, belong to the conversation. The rows come in the
     order of the log.
     """
     place = next(
@@ -41,7 +41,7 @@ def _message(row: Message) -> ChatMessage:
 
 
 async def load(services: RunServices, run: Run) -> tuple[list[ChatMessage], AgentUser]:
-    """What the run's agent is given. Raises DependencyError."""
+    """The input of the run's agent. Raises DependencyError."""
     rows = await services.threads.messages(run.tenant, run.thread_id, before=None, limit=MESSAGES)
     identity = identity_of(run)
     user = AgentUser(

@@ -1,4 +1,4 @@
-"""How a run can end, as values, with the terminal event of each."""
+"""The endings of a run, as values, with the terminal event of each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Completed(msgspec.Struct, frozen=True):
 
 
 class Interrupted(msgspec.Struct, frozen=True):
-    """The agent waits for a person; `event_outcome` is RUN_FINISHED's."""
+    """The agent waits for a user; `event_outcome` is RUN_FINISHED's."""
 
     interrupt: Interrupt
     event_outcome: Event
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """A person cancelled it."""
+    """A user cancelled it."""
 
     by: str
 
@@ -38,14 +38,14 @@ class Lost(msgspec.Struct, frozen=True):
 
 
 class Abandoned(msgspec.Struct, frozen=True):
-    """This node owns it but could not publish, or hands it over: whoever takes it over ends it."""
+    """This node owns it but could not publish, or hands it over: the next owner ends it."""
 
 
 Ending = Completed | Interrupted | Cancelled | Failed | Lost | Abandoned
 
 
 class AgentFault(Exception):
-    """What an agent did wrong: becomes `Failed(code, message)`."""
+    """A fault of an agent: becomes `Failed(code, message)`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""The run engine: what chat, RPC, the server API and AG-UI over HTTP call.
+"""The run engine, for chat, RPC, the server API and AG-UI over HTTP.
 
-Here: its life, and starting a run. Not here: operations on an existing run (`requests`), storing and
-publishing the person's message (app/chat does that before `start`). Disconnect is not cancel: nothing here
-knows of connections.
+Here: opening and closing it, and starting a run. Not here: operations on an existing run (`requests`), storing and
+publishing the user's message (app/chat does that before `start`). Disconnect is not cancel: the engine does not
+know connections.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from narthex.ports.telemetry import Meter
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
-AGENT_CLOSE_S: Final = 3.0  # of one agent; the local model's process takes at most 2 s
+AGENT_CLOSE_S: Final = 3.0  # of one agent; the process of the local model takes at most 2 s
 
 
 class RunEngine:
-    """See the module.
+    """The run engine of one node; see the module.
 
     Args:
-        broker: where events go.
+        broker: takes the events.
         store: runs, threads.
         agents: by name; the first is the default.
         node: this node's id (control messages name it).
         now: wall clock, seconds since the epoch.
         meter: counts.
         notify_members: `Chat.notify_members`.
-        concurrent_runs: how many runs a user of this identity may have at a time (its plan).
+        concurrent_runs: how many active runs a user of this identity may have (its plan).
         limits: bounds.
         claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
 
@@ -70,7 +70,7 @@ class RunEngine:
         limits: RunLimits | None = None,
         claims: bool = True,
     ) -> None:
-        # A node may come back under its old id; its runs may not. Hence the random part.
+        # A node may come back under its old id; its runs must not. Hence the random part.
         owner = f"{node}/{uuid.uuid4().hex[:8]}"
         services = self._services = RunServices(
             broker=broker,
@@ -99,7 +99,7 @@ class RunEngine:
         return len(self._local_runs.leases)
 
     def running_channels(self) -> set[str]:
-        """Channel keys of the threads in which a run of this node is going on."""
+        """Channel keys of the threads with an active run of this node."""
         return {
             channel_key(execution.run.tenant, thread_channel(execution.run.thread_id))
             for execution in self._local_runs.executions.values()
@@ -112,7 +112,7 @@ class RunEngine:
 
     @property
     def agents(self) -> Mapping[str, Agent]:
-        """What can be asked for, the default first."""
+        """The agents that can be asked for, the default first."""
         return self._services.agents
 
     @property
@@ -127,15 +127,15 @@ class RunEngine:
             self._loops.start()
 
     async def drain(self, grace_s: float) -> None:
-        """Stop claiming; let runs finish for `grace_s`; hand restartable ones over, end the others, and give
-        every lease back so that other nodes need not wait for it.
+        """Stop claiming; let runs finish for `grace_s`; hand restartable ones over, end the others, and release
+        every lease so that other nodes need not wait for it.
         """
         self._loops.stop_claiming()
         await self._local_runs.drain(grace_s)
         await self.close()
 
     async def close(self) -> None:
-        """Stop now. Runs that go on are taken over by whoever is alive. Idempotent."""
+        """Stop now. Other nodes take over active runs. Idempotent."""
         await self._loops.stop()
         await self._local_runs.close()
         try:
@@ -183,9 +183,9 @@ class RunEngine:
 
         Args:
             identity: a member of the thread (the caller has checked).
-            thread_id: where.
+            thread_id: the thread.
             message_id: the stored and published message that it answers.
-            text: what was said: the first `@name` of an agent in it chooses that one unless `agent` does.
+            text: the message: its first `@name` of an agent selects that agent unless `agent` does.
             client_message_id: idempotency key, unique per user.
             agent: its name; None for the mentioned one, else the default.
             run_id: to use for a new run; by default a random one.
@@ -225,7 +225,7 @@ class RunEngine:
         if not waits and not self._has_room():
             try:
                 await services.broker.control(Control("runs_available", {}))
-            except NarthexError:  # the run is stored, and whoever claims looks every `poll_s`
+            except NarthexError:  # the run is stored, and claiming nodes look every `poll_s`
                 services.meter.count("run_loop_failures", loop="announce")
         elif waits and fresh:
             self._local_runs.run_beside(notify_queue(services, kept.tenant, kept.thread_id))
@@ -241,7 +241,7 @@ class RunEngine:
         )
 
     async def require_room(self, identity: Identity, thread_id: str) -> None:
-        """Look whether one more run may wait in the thread, before anything is said in it.
+        """Check whether one more run may wait in the thread, before a message is sent in it.
 
         Raises:
             ClientError: `queue_full` (429).
@@ -263,7 +263,7 @@ class RunEngine:
         return beside[0].run_id != run.run_id or of_user > run.concurrent_limit
 
     def choose(self, agent: str | None, text: str) -> Agent:
-        """The agent that `run.start` names, that the text mentions first, or the default one.
+        """The agent that `run.start` names, else the first one that the text mentions, else the default one.
 
         Raises:
             ClientError: `agent_not_found` (404).
@@ -277,7 +277,7 @@ class RunEngine:
         return next(iter(agents.values())) if name is None else agents[name]
 
     def no_agent(self, name: str) -> ClientError:
-        """The error for a name that is no agent's."""
+        """The error for a name without an agent."""
         known = ", ".join(f"@{agent}" for agent in list(self._services.agents)[:20])
         return ClientError(
             "agent_not_found",
@@ -288,13 +288,13 @@ class RunEngine:
 
 
 async def _steered(execution: Execution, text: str, by: str) -> None:
-    """What came from another node: nobody there waits for the answer."""
+    """Steer for a message from another node: no caller there waits for the result."""
     with contextlib.suppress(DependencyError):
         await execution.steer(text, by)
 
 
 async def _closed(agent: Agent) -> None:
-    """Let an agent give back what it holds; whatever it does, the others get their turn."""
+    """Close an agent; after any fault the other agents are closed too."""
     if agent.close is None:
         return
     try:

@@ -1,8 +1,8 @@
 """One run on this node: RUN_STARTED, the agent at work, and exactly one terminal event.
 
-The order of the end is what makes a crash at any point recoverable: the approval (if one) is kept, open
-things are closed, the terminal event becomes durable, the run is compacted to messages, and only then does
-the store say that it is over. Whoever takes over repeats whichever of these were missed; all are idempotent.
+The order of the end makes a crash at any point recoverable: the approval (if one) is stored, open
+messages and tool calls are closed, the terminal event becomes durable, the run is compacted to messages, and only then
+does the store mark it as over. The next owner repeats the missing steps; all are idempotent.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from narthex.ports.runs import Run
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
-MAX_WORDS = 2_000  # characters of an agent's own words in RUN_ERROR: an explanation, not an answer
+MAX_WORDS = 2_000  # characters of an agent's own text in RUN_ERROR: an explanation, not an answer
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Execution:
-    """See the module.
+    """Executes one run; see the module.
 
     Args:
         services: shared.
         run: as claimed.
         lease: its lease, extended by the engine.
-        log_state: what is in the log already, after a takeover.
+        log_state: the run's part of the log, after a takeover.
         order: the order checker in the state after `run_log_state`.
-        suspend: keeps a session that waits for an answer; False when there is no more room.
+        suspend: keeps a session that waits for an answer; False when the limit is reached.
     """
 
     def __init__(
@@ -87,34 +87,34 @@ class Execution:
     # -- from outside --------------------------------------------------------------------------------------
 
     def end(self, ending: Ending) -> bool:
-        """Ask the run to end so; the first one wins. Returns whether this one did."""
+        """Ask the run to end so; the first request wins. Returns whether this one did."""
         if self._ending.done():
             return False
         self._ending.set_result(ending)
         return True
 
     def cancel(self, by: str) -> None:
-        """A person cancels it; time to stop is measured from here."""
+        """Cancel for a user; the agent's time to stop is measured from here."""
         if self.end(Cancelled(by)):
             self._cancel_at = self._loop.time()
 
     @property
     def ending(self) -> bool:
-        """Whether how it ends is decided."""
+        """Whether the ending is decided."""
         return self._ending.done() or self.intake.closed
 
     async def steer(self, text: str, by: str) -> bool:
-        """Hand `text` to the agent, after everybody can see that it was said. False when it cannot be taken.
+        """Give `text` to the agent, after it is published to all members. False when the agent cannot take it.
 
         Raises:
-            DependencyError: the log is away, so nobody could see it.
+            DependencyError: the log cannot be reached, so no member could see it.
         """
         if self.ending or self.session is None or not self.session.accepts_steering:
             return False
         try:
             await self.intake.own(ev.custom("narthex.steered", {"text": text, "by": by}))
         except (OwnershipLost, AgentFault):
-            return False  # the run ends, or goes on elsewhere
+            return False  # the run ends, or continues elsewhere
         except BrokerGone as fault:
             raise DependencyError("broker", "The run's log cannot be written.", "Try again.") from fault
         return self.session.steer_with(text)
@@ -164,12 +164,12 @@ class Execution:
 
         Args:
             session: the agent, new, or waiting for the answer that this run brings.
-            restart: void what an earlier attempt said, this being attempt `restart`; 0: there was none.
-            opening: an event to publish before the agent may speak (`narthex.answered`).
-            answer: the payload that lets a waiting session go on, as a tuple of one.
+            restart: number of this attempt, which voids the output of an earlier one; 0: there was none.
+            opening: an event to publish before the agent's first one (`narthex.answered`).
+            answer: the payload that lets a waiting session continue, as a tuple of one.
 
         Returns:
-            How it ended: `Lost` and `Abandoned` were not published.
+            The ending: `Lost` and `Abandoned` were not published.
         """
         self.session = session
         deadline_s = self.services.limits.run_deadline_s
@@ -197,7 +197,7 @@ class Execution:
         return ending
 
     async def _open(self, restart: int = 0, opening: Event | None = None) -> None:
-        """Note where the run's events begin, then publish the first ones durably."""
+        """Note the position where the run's events begin, then publish the first ones durably."""
         run = self.run
         if self.journal.log.seq == 0:
             position = self.journal.log.top  # as it was read a moment ago
@@ -217,7 +217,7 @@ class Execution:
         await self.journal.flush()
 
     async def _wait(self) -> Ending:
-        """Wait for the end; say now and then that a silent agent still works."""
+        """Wait for the end; announce now and then that a silent agent still works."""
         silence_s = self.services.limits.silence_s
         failed = self.journal.failed
         while True:
@@ -231,12 +231,12 @@ class Execution:
             if self._ending.done():
                 return self._ending.result()
             if failed.done():
-                await self.journal.flush()  # raises what failed
+                await self.journal.flush()  # raises the journal's failure
             if self._loop.time() - self.journal.last_at >= silence_s:
                 await self.intake.own(ev.custom("narthex.working", {"silent_s": round(silence_s, 3)}))
 
     async def conclude(self, ending: Ending) -> Ending:
-        """End the run so: everything from the module's order of the end.
+        """End the run so: all steps of the module's order.
 
         Raises:
             OwnershipLost, BrokerGone: as `Journal.put`; the run is not over.
@@ -257,7 +257,7 @@ class Execution:
         return ending
 
     async def _settle(self, ending: Ending) -> Ending:
-        """For a question: keep it before anybody can see it, so that it can be answered at once."""
+        """Store a question before a member can see it, so that it can be answered at once."""
         if not isinstance(ending, Interrupted):
             return ending
         assert self.session is not None
@@ -277,15 +277,15 @@ class Execution:
 
 
 def _words(text: object) -> str:
-    """Words of an agent as RUN_ERROR shows them: bounded, and text that JSON can hold."""
+    """An agent's own text for RUN_ERROR: bounded, and valid in JSON."""
     return str(text)[:MAX_WORDS].encode("utf-8", "replace").decode()
 
 
 async def finish(services: RunServices, run: Run, log_state: RunLogState) -> None:
-    """After the terminal event is durable: compact, then tell the store, then the members' devices.
+    """After the terminal event is durable: compact, then update the store, then notify the members' devices.
 
     Raises:
-        OwnershipLost: somebody else told the store.
+        OwnershipLost: another owner updated the store.
         DependencyError: not done; repeat.
     """
     await compact(services, run, log_state)
@@ -321,8 +321,8 @@ async def finish(services: RunServices, run: Run, log_state: RunLogState) -> Non
 
 
 async def notify_members(services: RunServices, run: Run, name: str, more: dict[str, object]) -> None:
-    """A notice to every device of the thread's members. It only speeds up what the thread's channel says, so
-    a broker that is away costs the notice and nothing else.
+    """Send a notice to every device of the thread's members. It only speeds up what the thread's channel contains, so
+    a broker that is down costs the notice and nothing else.
     """
     value: dict[str, object] = {
         "threadId": run.thread_id,

@@ -1,8 +1,8 @@
-"""What an agent yields → legal, bounded AG-UI events for the journal.
+"""Turns an agent's output into legal, bounded AG-UI events for the journal.
 
 Rules: a plain `str` becomes a delta of a text message that is opened and closed for the agent; `*_CHUNK`
-events become start, content and end (AG-UI's own rule); members that are the gateway's (`seq`, `runId` …)
-are the gateway's; every event is checked for shape, order and for being exact JSON, so that no event enters
+events become start, content and end (AG-UI's own rule); the gateway overwrites its own members (`seq`, `runId` …);
+every event is checked for shape, order and for being exact JSON, so that no event enters
 the log whose digest a client could not compute. After `closed` nothing is taken.
 """
 
@@ -25,20 +25,20 @@ _OURS: Final = frozenset({"seq", "seq_from", "count", "digest", "threadId", "run
 _MAY_BE_NULL: Final = frozenset({"value", "snapshot", "event"})
 _IDS: Final = ("messageId", "toolCallId", "parentMessageId", "entityId")
 _SHORT_ID: Final = 16
-"""Ids must be unique in their thread. One shorter than this (`m1`, `call_0`) is what an agent calls the thing in
+"""Ids must be unique in their thread. An agent uses a shorter id than this (`m1`, `call_0`) in
 every run, so the run's id is put before it; a longer one is taken for a random one and kept."""
 _LONG_ID: Final = 200
 """Longer ones (some proxies put kilobytes of a model's state into a tool call's id) are replaced by their hash: stores
 index ids, and PostgreSQL refuses more than 2.6 KB there, at the end of the run, every time that it is tried again."""
 _TURN_EVERY: Final = 64
-"""Items taken without the loop having turned: an agent that never waits must not stall everybody else (64 at
+"""Items taken without a turn of the loop: an agent that never waits must not block other work (64 at
 about 10 µs stay under a millisecond)."""
 _BESIDE_TEXT: Final = ("CUSTOM", "RAW", "STATE_", "STEP_", "ACTIVITY_")
 """Types that may stand within the text message that was opened for the agent's `str`s."""
 
 
 class Intake:
-    """One run's way in. Its methods raise AgentFault, and what `Journal.put` raises.
+    """The intake of one run. Its methods raise AgentFault, and the exceptions of `Journal.put`.
 
     Attributes:
         taken: events accepted from the agent so far.
@@ -60,7 +60,7 @@ class Intake:
         self.closed = False
 
     async def take(self, item: Any) -> None:
-        """Accept what an agent yielded: a `str`, an event dict, or an object of the `ag_ui` package."""
+        """Accept an item of an agent: a `str`, an event dict, or an object of the `ag_ui` package."""
         if isinstance(item, str):
             await self._text(item)
         elif isinstance(item, dict):
@@ -86,7 +86,7 @@ class Intake:
         await self._journal.put(event)
 
     async def close_text(self) -> None:
-        """Close what was opened on the agent's behalf: its plain text, or a chunked message."""
+        """Close a message that was opened on the agent's behalf: its plain text, or a chunked one."""
         if self._auto:
             message_id, self._auto = self._auto, ""
             await self._put(ev.text_end(message_id))
@@ -95,20 +95,20 @@ class Intake:
             await self._put({"type": kind, _id_member(kind): name})
 
     async def close_all(self) -> None:
-        """Close whatever is open, the agent's own things too, so that the terminal event is legal."""
+        """Close all open messages and calls, the agent's own too, so that the terminal event is legal."""
         self._auto = ""
         self._chunk = None
         for event in self._order.closing_events():
             await self.own(event)
 
     async def restart(self, attempt: int) -> None:
-        """Void what an earlier attempt said: close it, say so, and let its ids be used again."""
+        """Void the output of an earlier attempt: close it, publish the restart, and let its ids be used again."""
         await self.close_all()
         await self.own(ev.restarted(attempt))
         self._order.forget()
 
     def left_open(self) -> str:
-        """What the agent itself opened and did not close, in words."""
+        """Describes the messages and calls that the agent itself opened and did not close."""
         ours = {self._auto, self._chunk[1] if self._chunk is not None else ""}
         return ", ".join(
             f"{kind} {name[:80]!r}" for kind, name in self._order.open_entities() if name not in ours
@@ -171,12 +171,12 @@ class Intake:
         if len(text) > MAX_JOINED_CHARS:
             for piece in split_text(text):
                 await self._journal.put({**event, "delta": piece})
-        elif text:  # an empty delta says nothing: AG-UI's content events are never empty
+        elif text:  # an empty delta is dropped: AG-UI's content events are never empty
             await self._journal.put(event)
         self.taken += 1
 
     async def _put(self, event: Event) -> None:
-        """A lifecycle event."""
+        """Put a lifecycle event."""
         size = self._exact(event)
         fault = self._order.check(event, from_agent=True)
         if fault:

@@ -1,12 +1,12 @@
-"""One run's events into its thread's log: numbering, joining, and exactly one publish in flight.
+"""Writes one run's events into its thread's log: numbering, joining, and exactly one publish in flight.
 
-Rules: an event gets its `seq` when it is published, so a delta that waits can still be joined with the next
-one; deltas wait for company at most `join_window_s` and everything else not at all; what is published is
+Rules: an event gets its `seq` when it is published, so a waiting delta can still be joined with the next
+one; deltas wait for others at most `join_window_s`, other events not at all; an event is
 first durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`: within the
 broker's window two owners can never both append the same seq, and the second one learns that it is a zombie. One that
-was frozen for longer, with all its clocks, finds the other's events between its own last two, and stops. What waits is
-bounded by `MAX_PENDING` events of at most 16 k characters or `max_event_bytes`; `put` then waits, which is
-how an agent that is faster than the log is slowed down.
+was frozen for longer, with all its clocks, finds the other's events between its own last two, and stops. The pending
+events are bounded by `MAX_PENDING` of at most 16 k characters or `max_event_bytes`; `put` then waits, which
+slows an agent down that is faster than the log.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _STAMPED: Final = frozenset(
 
 
 class BrokerGone(Exception):
-    """The log could not be reached for `broker_patience_s`; the run must be ended by whoever can, later."""
+    """The log could not be reached for `broker_patience_s`; a later owner must end the run."""
 
 
 class _Pending:
-    """An event that waits: a delta keeps its texts apart until it is published."""
+    """A pending event: a delta keeps its texts apart until it is published."""
 
     __slots__ = ("chars", "delta", "event", "texts")
 
@@ -52,7 +52,7 @@ class _Pending:
         self.chars = len(event["delta"]) if self.delta else 0
 
     def takes(self, event: Event) -> bool:
-        """Join `event` if that is allowed."""
+        """Join `event` if that is allowed; returns whether it was."""
         if not self.delta or not joins(self.event, event):
             return False
         chars = self.chars + len(event["delta"])
@@ -63,7 +63,7 @@ class _Pending:
         return True
 
     def built(self) -> Event:
-        """The event as it will be published."""
+        """The event in the form for publishing."""
         if len(self.texts) > 1:
             return {**self.event, "delta": "".join(self.texts)}
         return self.event
@@ -73,7 +73,7 @@ class Journal:
     """See the module. One owner puts, `close` ends the writer.
 
     Attributes:
-        log: what is durable so far: seq, digest, transcript, last offset.
+        log: the durable part: seq, digest, transcript, last offset.
         last_at: loop time of the last event that was put.
     """
 
@@ -86,7 +86,7 @@ class Journal:
         self._pending: deque[_Pending] = deque()
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._moved = asyncio.Event()  # set whenever something became durable, or never will
+        self._moved = asyncio.Event()  # set whenever an event became durable, or never will
         self._busy = False
         self._fault: OwnershipLost | BrokerGone | Exception | None = None
         self._next_delta_at = 0.0
@@ -104,12 +104,12 @@ class Journal:
         """Accept an event; returns when there is room for the next one, which is before it is durable.
 
         Raises:
-            OwnershipLost: stop; somebody else ends the run.
-            BrokerGone: stop; nobody can be told now.
+            OwnershipLost: stop; another owner ends the run.
+            BrokerGone: stop; nothing can be published now.
         """
         self._raise_fault()
         if self._finished:
-            return  # after the terminal event there is nothing: two things at work in one agent may still try
+            return  # the terminal event is the last: two tasks in one agent may still try
         self.last_at = self._loop.time()
         pending = self._pending
         if pending and pending[-1].takes(event):
@@ -121,7 +121,7 @@ class Journal:
             await self._next_move()
 
     async def flush(self) -> None:
-        """Wait until all that was put is durable. Raises as `put`."""
+        """Wait until all events that were put are durable. Raises as `put`."""
         self._urgent = True
         self._wake.set()
         while self._pending or self._busy:
@@ -137,7 +137,7 @@ class Journal:
         await self._publish(self._wire(terminal, seq) | {"count": seq}, proof=True)
 
     async def close(self) -> None:
-        """End the writer; what is still pending is dropped. Idempotent."""
+        """End the writer; pending events are dropped. Idempotent."""
         self._pending.clear()
         # The cancelled task's exception holds its frame, and that this: kept, the run's whole text would wait for
         # the next full collection.
@@ -184,9 +184,9 @@ class Journal:
                 self.failed.set_result(None)
 
     async def _gather_company(self) -> None:
-        """Let a lone delta wait until the window since the last one is over, or something follows it.
+        """Let a lone delta wait until the window since the last one is over, or another event follows it.
 
-        The first delta after a pause goes at once: that is what a person sees as the first token.
+        The first delta after a pause goes at once: a user sees it as the first token.
         """
         while len(self._pending) == 1 and self._pending[0].delta:
             wait_s = self._next_delta_at - self._loop.time()
@@ -213,7 +213,7 @@ class Journal:
         give_up_at = self._loop.time() + self._services.limits.broker_patience_s
         pause_s = _RETRY_FIRST_S
         data = b""
-        tried: list[bytes] = []  # each may be in the log all the same: then the repeat is told `duplicate`
+        tried: list[bytes] = []  # each may be in the log all the same: then the repeat gets `duplicate`
         while True:
             await self._lease.hold()
             try:
@@ -247,7 +247,7 @@ class Journal:
         raise OwnershipLost
 
     async def _alone(self, published: Published) -> None:
-        """Look at what was appended since our last event, if anything was. Raises OwnershipLost: events of this run."""
+        """Check the entries that came after our last event. Raises OwnershipLost if events of this run are there."""
         log, known = self.log, Position(self.log.offset, self.log.epoch)
         if log.top is not None and (not known.epoch or log.top.offset > known.offset):
             known = log.top

@@ -1,9 +1,9 @@
-"""Whether this node still owns a run. Renewing is the engine's loop; every publish asks.
+"""One node's ownership of a run. The engine's loop renews it; every publish checks it.
 
 Rules: time is the loop's monotonic clock, counted from *before* the call that took or renewed the lease, so this node
-stops believing in it before another node may take the run over. A monotonic clock can stand still while the machine is
-suspended: then the wall clock moves against it, and this node believes in nothing until the store has renewed the
-lease. That is the one use of a wall clock here, and a clock that lies costs a renewal and nothing else. Nothing of a
+stops relying on it before another node may take the run over. A monotonic clock can stand still while the machine is
+suspended: then the wall clock moves against it, and this node does not rely on the lease until the store has renewed
+it. That is the one use of a wall clock here, and a wrong clock costs a renewal and nothing else. Nothing of a
 run is published without `hold`.
 """
 
@@ -40,21 +40,21 @@ class Lease:
         self._changed = asyncio.Event()
 
     def extend(self, until: float, ahead_s: float = 0.0) -> None:
-        """The store renewed it; `ahead_s` is `wall_ahead_s` from before the store was asked."""
+        """The store renewed it; `ahead_s` is `wall_ahead_s` from before the request to the store."""
         self.until = max(self.until, until)
         self._ahead_s = ahead_s
         self._changed.set()
 
     def lose(self) -> None:
-        """The store says that it is not ours any more."""
+        """The store reports that another node owns the run."""
         self.lost = True
         self._changed.set()
 
     async def hold(self) -> None:
-        """Return while the lease holds; wait for its renewal when it lapsed (a pause, a store that is away).
+        """Return while the lease holds; wait for its renewal when it lapsed (a pause, a store that is down).
 
         Raises:
-            OwnershipLost: it was taken over.
+            OwnershipLost: another node took it over.
         """
         loop = asyncio.get_running_loop()
         while not self.lost:

@@ -1,6 +1,6 @@
-"""The runs of this node: what executes, what waits for an answer, and what could not be ended yet.
+"""The runs of this node: those executing, those waiting for an answer, and those that could not be ended yet.
 
-Rules: one task per run, owned here. A run that this node owns and could not end (broker or store away, a bug)
+Rules: one task per run, owned here. A run that this node owns and could not end (broker or store down, a bug)
 stays in `unfinished` and is tried again; it is never forgotten while its lease is ours.
 """
 
@@ -46,7 +46,7 @@ class LocalRuns:
         executions: by run id, while an agent works or a run is being ended.
         leases: by run id, from claim to end.
         waiting: by the id of the run that asked: sessions that wait for an answer.
-        unfinished: by run id: what this node owns and must still end, and how (None: find out).
+        unfinished: by run id: runs that this node owns and must still end, and how (None: find out).
     """
 
     def __init__(self, services: RunServices, on_free: Callable[[], None]) -> None:
@@ -64,13 +64,13 @@ class LocalRuns:
     # -- beginning -----------------------------------------------------------------------------------------
 
     def begin(self, run: Run, until: float) -> None:
-        """Execute a run that this node claimed or took over; `until` is the loop time its lease holds until."""
-        self.give_up(run.run_id)  # what this node took over may have been its own, from before a long pause
+        """Execute a run that this node claimed or took over; its lease holds until the loop time `until`."""
+        self.give_up(run.run_id)  # a run taken over may have been its own, from before a long pause
         self.leases[run.run_id] = Lease(until, self.services.now)
         self._spawn(run, None)
 
     def give_up(self, run_id: str) -> bool:
-        """Somebody else owns the run, or a later attempt of ours: stop, publish nothing."""
+        """Another node owns the run, or a later attempt of ours: stop, publish nothing."""
         lease, execution = self.leases.pop(run_id, None), self.executions.pop(run_id, None)
         self.unfinished.pop(run_id, None)
         if lease is not None:
@@ -78,7 +78,7 @@ class LocalRuns:
         return execution is not None and execution.end(Lost())
 
     def retry_unfinished(self) -> None:
-        """Try again to end what could not be ended."""
+        """Try again to end the `unfinished` runs."""
         held, self.unfinished = self.unfinished, {}
         for run_id, (run, ending) in held.items():
             if run_id in self.leases:
@@ -87,12 +87,12 @@ class LocalRuns:
     def _spawn(self, run: Run, ending: Ending | None) -> None:
         try:
             self.tasks.spawn(self._run(run, self.leases[run.run_id], ending))
-        except Overloaded:  # too much goes on beside the runs; its lease is ours, so it must not be forgotten
+        except Overloaded:  # too many tasks beside the runs; its lease is ours, so it must not be forgotten
             self.unfinished[run.run_id] = (run, ending)
         self.services.meter.gauge("runs_active", len(self.leases))
 
     def run_beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that may be lost beside the runs, as a task owned here; dropped when there is no room."""
+        """Run dispensable work beside the runs, as a task owned here; dropped when the limit is reached."""
         try:
             self.tasks.spawn(work)
         except Overloaded:
@@ -156,7 +156,7 @@ class LocalRuns:
     async def _drive(
         self, execution: Execution, run: Run, ending: Ending | None, log_state: RunLogState
     ) -> Ending:
-        """Find out what has to be done with the run, and do it."""
+        """Find out what the run needs, and do it."""
         session = self.waiting.pop(run.parent_run_id, None) if run.parent_run_id else None
         if session is not None and session.waiting and not log_state.seq:
             log_state.broken = False  # its agent waits here, so nothing of it was in a log that is gone
@@ -178,7 +178,7 @@ class LocalRuns:
     def _ending_at_once(
         self, run: Run, log_state: RunLogState, session: AgentSession | None, *, known: bool
     ) -> Ending | None:
-        """The ending of a run whose agent shall not run (again); None when it shall."""
+        """The ending of a run whose agent must not run (again); None when it must."""
         if run.cancel_requested_by:
             return Cancelled(run.cancel_requested_by)
         if not known:
@@ -207,7 +207,7 @@ class LocalRuns:
         return self._checked(run, outcome)
 
     def _checked(self, run: Run, outcome: Ending) -> Ending:
-        """A question whose run could not be ended has nobody to answer it."""
+        """Check a question: if its run could not be ended, no user can answer it."""
         if isinstance(outcome, Lost | Abandoned):
             session = self.waiting.pop(run.run_id, None)
             if session is not None:
@@ -215,7 +215,7 @@ class LocalRuns:
         return outcome
 
     def _announce(self, run: Run) -> None:
-        """Every device of every member hears that a run began, beside the run: its first token does not wait."""
+        """Notify every device of every member that a run began, beside the run: its first token does not wait."""
         value: dict[str, object] = {"parentRunId": run.parent_run_id} if run.parent_run_id else {}
         self.run_beside(notify_members(self.services, run, "narthex.run_began", value))
 
@@ -232,14 +232,14 @@ class LocalRuns:
         self.waiting.pop(run_id, None)
 
     def drop_given_up(self) -> None:
-        """End sessions whose agent does not wait any more, by a time-out of its own say: no run will bind them."""
+        """End sessions whose agent stopped waiting by a time-out of its own: no run will bind them."""
         for run_id, session in list(self.waiting.items()):
             if not session.waiting:
                 del self.waiting[run_id]
                 session.cancel()
 
     async def drop_waiting(self, run_id: str) -> None:
-        """The answer's run was cancelled before it began: nobody goes on with this session."""
+        """The answer's run was cancelled before it began: end the session that waits for it."""
         session = self.waiting.pop(run_id, None)
         if session is not None:
             await session.stop(self.services.limits.stop_grace_s)
@@ -264,7 +264,7 @@ class LocalRuns:
         await self.tasks.drain(self.services.limits.stop_grace_s + 2)
 
     async def close(self) -> None:
-        """Stop everything now; what did not end is taken over after the release of its lease."""
+        """Stop all runs now; other nodes take over after the release of the leases."""
         self.draining = True
         for execution in list(self.executions.values()):
             execution.end(Abandoned())
@@ -283,8 +283,8 @@ def _has_begun(run: Run, log_state: RunLogState) -> bool:
     """Whether the run's agent may have been at work already, by every trace there is.
 
     An agent begins only after RUN_STARTED is in the log. So a log that reaches back to the run's start and has no event
-    of it is proof that it has not begun. A log that is gone proves nothing: whatever the store says may be from before
-    (an operator restored both from a copy). Of a log that was merely cut the store is believed.
+    of it is proof that it has not begun. A missing log proves nothing: the store's state may be from before
+    (an operator restored both from a copy). For a log that was merely cut, the store's state counts.
     """
     if log_state.seq:
         return True

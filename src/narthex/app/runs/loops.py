@@ -1,8 +1,8 @@
-"""A node's four loops: claim queued runs, renew what it owns, take over what has no owner any more, and close what was
+"""A node's four loops: claim queued runs, renew its own, take over runs without an owner, and close runs that were
 cancelled in the queue.
 
-Rules: each loop is one task; an engine that is away costs a turn, never the loop; whatever control message
-got lost is found by the next turn (claims and orphans every `poll_s`, cancels every `renew_s`).
+Rules: each loop is one task; an engine that is down costs a turn, never the loop; the next turn finds the work of
+any lost control message (claims and orphans every `poll_s`, cancels every `renew_s`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RunLoops:
         self._observed = ObservedLeases(limits.lease_s, gap_s)
 
     def wake(self) -> None:
-        """There may be something to claim."""
+        """Look for runs to claim now."""
         self._wake.set()
 
     def start(self) -> None:
@@ -55,7 +55,7 @@ class RunLoops:
         ]
 
     def stop_claiming(self) -> None:
-        """Drain: nothing new; renewal goes on so that what ends can still end."""
+        """Drain: claim no more; renewal goes on so that ending runs can still end."""
         for task in (*self._tasks[:1], *self._tasks[2:]):  # none where agents do not run
             task.cancel()
 
@@ -108,7 +108,7 @@ class RunLoops:
         if not local_runs.leases and not local_runs.waiting:
             return
         asked_at = asyncio.get_running_loop().time()
-        # What was ours when we asked; a run claimed meanwhile is not judged.
+        # The runs that were ours at the request; one claimed meanwhile is not judged.
         held = {run_id: (lease, lease.wall_ahead_s()) for run_id, lease in local_runs.leases.items()}
         ours = set(
             await services.runs.renew(services.owner, services.now(), services.limits.lease_s, held.keys())
@@ -146,7 +146,7 @@ class RunLoops:
             self.wake()
 
     async def _close(self) -> None:
-        """What nobody closed, because the broker was away or the node died that was asked to cancel."""
+        """Close runs that no node closed, because the broker was down or the node that took the cancel died."""
         for run in await self._services.runs.unclosed(BATCH):
             try:
                 await close_cancelled(self._services, self._local_runs, run)

@@ -1,7 +1,7 @@
-"""Names a thread anew once its first run has ended, where the first message alone said little.
+"""Renames a thread once its first run has ended, where the first message alone gave a poor title.
 
-Rules: only a title that the gateway made itself is changed, so one that somebody gave stays; it is a convenience, so a
-store that is away costs the title and nothing else.
+Rules: only a title that the gateway made itself is changed, so a user's title stays; it is a convenience, so a
+store that is down costs the title and nothing else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Leases of other nodes, judged by watching them: one that did not change for long enough has a dead owner.
+"""Detects dead owners by watching the leases of other nodes: one that did not change for long enough has lapsed.
 
-Not here: renewing (`loops`), what an owner believes of its own lease (`lease`). Rules: only this node's own elapsed
+Not here: renewing (`loops`), an owner's own lease (`lease`). Rules: only this node's own elapsed
 time counts, and of that only time in which it looked: a node that was suspended, or could not read the store, has seen
-nothing and concludes nothing. So no wall clock decides, whichever machine's it is, and an owner that paused together
+nothing and concludes nothing. So no machine's wall clock decides, and an owner that paused together
 with all others has its whole lease to renew in.
 """
 
@@ -17,7 +17,7 @@ class ObservedLeases:
     """See the module.
 
     Args:
-        lease_s: after so long without a change a lease has lapsed.
+        lease_s: a lease has lapsed after so long without a change.
         most_gap_s: at most so much of the time between two looks counts.
     """
 
@@ -30,7 +30,7 @@ class ObservedLeases:
     def lapsed(
         self, leases: Iterable[LeaseSeen], asked_at: float, read_at: float, ours: Container[str]
     ) -> list[LeaseSeen]:
-        """Take a look.
+        """Compare the leases with those of earlier looks.
 
         Args:
             leases: all there are.

@@ -1,7 +1,7 @@
-"""Where a queued run stands, told to its thread's members whenever the queue of the thread moves.
+"""Notifies a thread's members of the places of queued runs whenever the queue of the thread moves.
 
-Not here: the order of the queue (ports/runs). Rules: a notice is best effort (`run.get` always knows); a position is
-told once; a run that waits only for its user's other threads is told its place when it is queued, and that it began.
+Not here: the order of the queue (ports/runs). Rules: a notice is best effort (`run.get` always knows); a place is
+sent once; a run that waits only for its user's other threads gets a notice when it is queued, and when it began.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAME = "narthex.queued"
 
 
 async def notify_queue(services: RunServices, tenant: str, thread_id: str) -> None:
-    """Tell the place of every queued run of a thread: how many runs are before it, 0 when it is the next."""
+    """Send the place of every queued run of a thread: the number of runs before it, 0 for the next one."""
     try:
         waiting = [
             run

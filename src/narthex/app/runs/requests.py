@@ -1,8 +1,8 @@
 """Operations on an existing run: cancel, steer, resume, get.
 
-Not here: starting one (engine). Rules: every request names the identity; a run in a thread that is not theirs is
-as absent as one that does not exist; a request for a run of another node goes there by control message, and
-what must not get lost is in the store before.
+Not here: starting one (engine). Rules: every request names the identity; a run in another user's thread looks
+as if it did not exist; a request for a run of another node goes there by control message, and
+state that must not get lost is stored before.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLOSE_S: Final = (
 
 
 class RunRequests:
-    """See the module; the engine makes one."""
+    """The operations; see the module. The engine makes one object."""
 
     def __init__(self, services: RunServices, local_runs: LocalRuns, loops: RunLoops) -> None:
         self._services = services
@@ -51,7 +51,7 @@ class RunRequests:
 
     async def cancel(self, identity: Identity, run_id: str) -> dict[str, Any]:
         """Stop a run; any member of its thread may. Returns `{state}` as it is right after the request was
-        noted: `running` means that it is being stopped, and its RUN_FINISHED will say `cancelled`.
+        noted: `running` means that it is being stopped, and its RUN_FINISHED will have the outcome `cancelled`.
 
         Raises:
             ClientError: `run_not_found` (404).
@@ -75,7 +75,7 @@ class RunRequests:
         return {"run_id": run_id, "state": state}
 
     async def steer(self, identity: Identity, run_id: str, text: str) -> dict[str, Any]:
-        """Say something to an agent while it runs. Returns `{state}`.
+        """Send a text to an agent while it runs. Returns `{state}`.
 
         Raises:
             ClientError: `run_not_found` (404), `run_queued`, `run_ended` (409), `steer_full` (429),
@@ -98,7 +98,7 @@ class RunRequests:
                 run.owner, {"op": "steer", "run_id": run_id, "by": identity.subject, "text": text}
             )
         elif not await execution.steer(text, identity.subject):
-            if execution.ending:  # its end may have been seen already, and its row is being written
+            if execution.ending:  # its end may be visible already, while its row is being written
                 raise _run_ended("ending")
             raise ClientError(
                 "steer_full", "The agent is not listening.", "Wait for it, or cancel the run.", number=429
@@ -108,7 +108,7 @@ class RunRequests:
     async def resume(
         self, identity: Identity, run_id: str, interrupt_id: str, payload: Any, *, dismissed: bool = False
     ) -> dict[str, Any]:
-        """Answer an approval. Returns `{run_id}` of the run in which the agent goes on; the same one for every
+        """Answer an approval. Returns `{run_id}` of the run in which the agent continues; the same one for every
         further answer, whatever its payload: the first answer counts.
 
         Args:
@@ -116,7 +116,7 @@ class RunRequests:
             run_id: the run that asked.
             interrupt_id: its question.
             payload: the answer.
-            dismissed: nobody will answer (AG-UI's status `cancelled`): the new run ends cancelled at once, and
+            dismissed: no user will answer (AG-UI's status `cancelled`): the new run ends cancelled at once, and
                 the agent with it.
 
         Raises:
@@ -144,7 +144,7 @@ class RunRequests:
         return {"run_id": interrupt.resume_run_id, "answered_by": interrupt.answered_by}
 
     async def get(self, identity: Identity, run_id: str) -> dict[str, Any]:
-        """A run as `run.get` answers it: what is durable now. An ended run is shown with the whole of its end.
+        """A run in the form of `run.get`: its durable state. An ended run is shown with the whole of its end.
 
         Raises:
             ClientError: `run_not_found` (404).
@@ -183,7 +183,7 @@ class RunRequests:
         return (await self._run_and_role(identity, run_id))[0]
 
     async def _run_and_role(self, identity: Identity, run_id: str) -> tuple[Run, str]:
-        """A run, and the role that the person has in its thread. Raises ClientError `run_not_found`."""
+        """A run, and the user's role in its thread. Raises ClientError `run_not_found`."""
         run = await self._services.runs.get(identity.tenant, run_id)
         if run is None:
             raise _run_not_found()
@@ -193,7 +193,7 @@ class RunRequests:
         return run, role
 
     async def _log_of(self, run: Run) -> RunLogState:
-        """What of the run is durable now: this node's own account, or read back."""
+        """The run's durable state: this node's own, or read back from the log."""
         execution = self._local_runs.executions.get(run.run_id)
         if execution is not None:
             return execution.journal.log
@@ -225,7 +225,7 @@ class RunRequests:
             traffic=asked.traffic,
             restartable=asked.restartable,
             start_epoch=asked.start_epoch,
-            start_offset=asked.start_offset,  # what comes after the question comes after its run
+            start_offset=asked.start_offset,  # events after the question come after its run
             owner=interrupt.node,
             lease_until=now + services.limits.lease_s,
             cancel_requested_by=identity.subject if dismissed else "",
@@ -262,7 +262,7 @@ class RunRequests:
 
 
 def _encoded(payload: Any) -> bytes:
-    """An answer as it is kept, and shown to everybody in an event: it must fit one, and have a normal form.
+    """An answer in the form for the store and for an event to all members: it must fit one, and have a normal form.
 
     Raises:
         ClientError: `payload_too_large` (413), `payload_invalid` (422).

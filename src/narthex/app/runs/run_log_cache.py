@@ -1,7 +1,7 @@
-"""Accounts of runs at work elsewhere, for those who ask again and again: each question reads what is new only.
+"""Caches the log states of runs on other nodes for clients that poll: each request reads only new events.
 
-Not here: the fold itself (`run_log_state`), runs at work on this node (their execution has the account). Rules: at most
-`MAX_CACHED` are kept, the longest unasked goes first; one question at a time reads for a run, the others wait.
+Not here: the fold itself (`run_log_state`), runs on this node (their execution has the state). Rules: at most
+`MAX_CACHED` are kept, the longest unused goes first; one request at a time reads for a run, the others wait.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RunLogCache:
         self._kept: OrderedDict[tuple[str, str], tuple[asyncio.Lock, RunLogReader]] = OrderedDict()
 
     async def of(self, run: Run) -> RunLogState:
-        """The run as its log tells it now. Raises DependencyError: the broker cannot be reached."""
+        """The state of the run in its log. Raises DependencyError: the broker cannot be reached."""
         key = (run.tenant, run.run_id)
         kept = self._kept.get(key)
         if kept is None:
@@ -36,6 +36,6 @@ class RunLogCache:
         lock, reader = kept
         async with lock:
             log_state = await reader.catch_up()
-        if log_state.terminal is not None:  # its row is about to say the same
+        if log_state.terminal is not None:  # its row is about to contain the same
             self._kept.pop(key, None)
         return log_state

@@ -1,6 +1,6 @@
-"""A run as its log tells it: seq, digest, transcript, what is open; fed live, or read back from the channel.
+"""A run's state from its log: seq, digest, transcript, open messages; fed live, or read back from the channel.
 
-Rule: what is folded here is durable. A gap in `seq`, a place that does not come after the last one, or another epoch
+Rule: folded events are durable. A gap in `seq`, a position that does not come after the last one, or another epoch
 (the log itself lost events) marks it `broken`: such a run ends without a digest, because no digest would be true.
 """
 
@@ -63,8 +63,8 @@ class RunLogState:
             self.terminal = event
 
     def applied_to(self, run: Run) -> Run:
-        """The run with what is known from here: text and count, and after the terminal event all that the store will
-        say of its end. `finish` and `run.get` both take it from here, so that no reader sees a part of an end.
+        """The run with the state known from here: text and count, and after the terminal event all that the store
+        will have of its end. `finish` and `run.get` both take it from here, so that no reader sees a part of an end.
         """
         end = self.terminal
         if end is None:
@@ -111,7 +111,7 @@ class RunLogReader:
         """Read to the end of the log.
 
         Raises:
-            DependencyError: the broker cannot be reached; what was read before that counts.
+            DependencyError: the broker cannot be reached; the events read before that count.
         """
         page = await self._page(self._at)
         if not page.complete or page.top.offset < self._at.offset:
@@ -131,7 +131,7 @@ class RunLogReader:
                 page = await self._restart(page)
 
     async def _restart(self, page: Page) -> Page:
-        """Trimmed, or another log: whatever is there is read, and its seq says whether it is whole."""
+        """The log was trimmed, or is another one: read its events; their seq shows whether they are complete."""
         began_in = self._run.start_epoch
         gone = page.top.epoch != began_in if began_in else page.top.offset < self._run.start_offset
         self._begin("gone" if gone else "cut")
@@ -159,8 +159,8 @@ async def read_back(services: RunServices, run: Run) -> tuple[RunLogState, Event
 
 
 def event_of(data: bytes, run_id: str) -> Event | None:
-    """The run's event that a publication is, else None."""
-    if run_id.encode() not in data:  # other runs' and people's events, without parsing them
+    """The run's event in a publication, else None."""
+    if run_id.encode() not in data:  # skips events of other runs and of users without parsing them
         return None
     event = msgspec.json.decode(data)
     if isinstance(event, dict) and event.get("runId") == run_id and isinstance(event.get("seq"), int):

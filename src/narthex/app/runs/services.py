@@ -1,4 +1,4 @@
-"""What all parts of the run engine share: ports, limits, clock, and who is told."""
+"""Shared by all parts of the run engine: ports, limits, clock, notices."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run_deadline_s: a run that takes longer is ended with `agent_timeout`.
-        join_window_s: deltas wait for company at most so long (docs/design.md#runs: 40 ms).
-        silence_s: after so long without an event the gateway says that the agent still works.
+        join_window_s: deltas wait for others at most so long (docs/design.md#runs: 40 ms).
+        silence_s: after so long without an event the gateway announces that the agent still works.
         thread_queue: queued runs of one thread.
         max_running: runs at a time on this node.
         max_waiting: agents of this node that wait for a person's answer (a parked coroutine costs some kB).
         max_event_bytes: one event; a quarter of what a client may have pending (1 MB).
-        max_run_bytes: all that an agent yields in one run; it is kept in memory until the run is compacted.
+        max_run_bytes: all output of an agent in one run; it is kept in memory until the run is compacted.
         max_run_events: published events of one run (25 a second, the joined rate, for half an hour).
         lease_s: ownership without renewal. With `poll_s` it bounds how long a dead owner's run stays open:
             8 s + 1 s + the ending itself, within the 15 s of docs/design.md#runs.
         renew_s: time between renewals; three may fail.
-        poll_s: time between looks for queued and orphaned runs when nobody wakes the node.
+        poll_s: time between looks for queued and orphaned runs without a control message.
         answer_s: how long an approval waits.
         stop_grace_s: a cancelled agent's time to clean up.
         broker_patience_s: how long an event's publish is retried before the run is given up.
         max_attempts: restarts of a restartable agent, its first attempt included.
         keep_events: publications of a thread's channel kept for recovery after a run was compacted.
-        show_errors: whether RUN_ERROR carries an exception's own words (development and testing only).
+        show_errors: whether RUN_ERROR carries an exception's own text (development and testing only).
     """
 
     run_deadline_s: float = 600.0
@@ -70,7 +70,7 @@ class NotifyMembers(Protocol):
 
 
 class RunServices:
-    """See the module. `owner` names this process's life (node id and a random part), `node` the node."""
+    """The shared services. `owner` names this process's life (node id and a random part), `node` the node."""
 
     def __init__(
         self,
@@ -102,10 +102,10 @@ _TOKEN_FIELDS: Final = {"issuer": "", "token_id": "", "issued_at": None, "expire
 
 
 def identity_json(identity: Identity) -> str:
-    """An identity for `Run.identity`: without what belongs to its token."""
+    """An identity for `Run.identity`: without the parts that belong to its token."""
     return msgspec.json.encode(msgspec.structs.replace(identity, **_TOKEN_FIELDS)).decode()
 
 
 def identity_of(run: Run) -> Identity:
-    """Who started a run."""
+    """The identity that started a run."""
     return msgspec.json.decode(run.identity, type=Identity)

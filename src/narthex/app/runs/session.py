@@ -1,12 +1,12 @@
-"""One agent coroutine: what it is given, steering, asking. It may live through several runs.
+"""One agent coroutine: its input, steering, asking. It may live through several runs.
 
     bind(execution) → the agent's items go into that run's intake
     ask()           → the run ends with an interrupt; the coroutine waits, bound to no run
     answer(payload) → after bind() to the run that the answer opened, `ask` returns
     stop()          → CancelledError in the agent; after a grace it is left behind
 
-Rules: the coroutine runs in one task that this object owns. Between an `ask` and its answer nothing that the
-agent yields can reach a log. An agent that ignores its cancellation is cancelled again on every `stop` and
+Rules: the coroutine runs in one task that this object owns. Between an `ask` and its answer none of the agent's
+output can reach a log. An agent that ignores its cancellation is cancelled again on every `stop` and
 never gets anything through, because its intake is closed.
 """
 
@@ -32,12 +32,12 @@ from narthex.errors import DependencyError
 from narthex.ports.agents import Agent, AgentUser, ChatMessage
 from narthex.ports.runs import Interrupt, Run
 
-STEER_LIMIT: Final = 32  # what people may say ahead of an agent that does not listen
+STEER_LIMIT: Final = 32  # texts that users may send ahead of an agent that does not read them
 _CLEAN_UP_S: Final = 10.0  # after an approval expired
 
 
 class BoundRun(Protocol):
-    """The run that an agent is bound to, as far as its session needs it (`execution.Execution`)."""
+    """The agent's current run, as far as its session needs it (`execution.Execution`)."""
 
     run: Run
     intake: Intake
@@ -50,16 +50,16 @@ class BoundRun(Protocol):
 
 
 class AgentSession:
-    """An agent at work; also the `RunInput` that it is given.
+    """A running agent; also the `RunInput` that it gets.
 
     Args:
         services: shared.
-        agent: which.
+        agent: to run.
         messages: the conversation.
-        user: who started it.
+        user: who started the run.
 
     Attributes:
-        interrupt_id: of the question it waits with, else empty.
+        interrupt_id: of the question whose answer it waits for, else empty.
         on_expired: called when that question expired.
     """
 
@@ -171,7 +171,7 @@ class AgentSession:
         )
 
     async def _answered(self, interrupt: Interrupt) -> Any:
-        """Wait for the answer. One that came in time but whose run is still queued is waited for."""
+        """Wait for the answer. If one came in time but its run is still queued, wait for that run."""
         assert self._waiting is not None
         wait_s = self._services.limits.answer_s  # of elapsed time, as the store counts it
         while True:
@@ -194,7 +194,7 @@ class AgentSession:
             if kept is None or not kept.resume_run_id:
                 return False
             resumed = await runs.get(interrupt.tenant, kept.resume_run_id)
-        except DependencyError:  # nobody knows: asked again after the next lease
+        except DependencyError:  # the state is unknown: asked again after the next lease
             return True
         return resumed is not None and resumed.state in ACTIVE
 
@@ -202,7 +202,7 @@ class AgentSession:
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits for an answer that may still come."""
+        """Whether the agent waits for an answer that may still come."""
         return self._waiting is not None and not self._expired and not self.over
 
     @property
@@ -211,7 +211,7 @@ class AgentSession:
         return self.task is not None and self.task.done()
 
     def bind(self, execution: BoundRun, deadline: float) -> None:
-        """From now on what the agent yields belongs to `execution`; the first call starts the coroutine."""
+        """From now on the agent's output belongs to `execution`; the first call starts the coroutine."""
         self._execution = execution
         self._run_id = execution.run.run_id
         self._thread_id = execution.run.thread_id
@@ -226,7 +226,7 @@ class AgentSession:
         self.task.add_done_callback(execution.agent_done)
 
     def unbind(self) -> None:
-        """What the agent yields has nowhere to go until the next `bind`."""
+        """Let the agent's output go nowhere until the next `bind`."""
         if self._execution is not None and self.task is not None:
             self.task.remove_done_callback(self._execution.agent_done)
         self._execution = None
@@ -239,11 +239,11 @@ class AgentSession:
 
     @property
     def accepts_steering(self) -> bool:
-        """Whether there is room for one more thing that people say."""
+        """Whether there is room for one more text of a user."""
         return not self._steer.full()
 
     def steer_with(self, text: str) -> bool:
-        """Hand the agent what somebody said; False when it is not listening and its queue is full."""
+        """Give the agent a user's text; False when it is not reading and its queue is full."""
         try:
             self._steer.put_nowait(text)
         except asyncio.QueueFull:
@@ -283,7 +283,7 @@ class AgentSession:
         try:
             async for item in items:
                 if self._expired:
-                    continue  # cleaning up after an approval that nobody gave: there is no run to say it in
+                    continue  # cleaning up after an approval without an answer: there is no run to publish it in
                 execution = self._execution or await self._bound_execution()
                 if execution.intake.closed:
                     return

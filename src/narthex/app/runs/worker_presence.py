@@ -1,7 +1,7 @@
-"""Which workers are there: each says so, and gateways that run no agents themselves look.
+"""Lets workers announce themselves, and lets gateways that run no agents check which workers are running.
 
-Not here: claiming (loops). Rules: a worker is present on a channel of its own, so it runs out by itself when a
-worker dies; nothing is decided by it, it only lets health say that nobody would run what is asked for.
+Not here: claiming (loops). Rules: a worker is present on a channel of its own, so its entry expires by itself when the
+worker dies; it decides nothing but health, which reports agents that no worker would run.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ EVERY_S: Final = PRESENCE_TTL_S / 3  # two may fail
 
 
 class WorkerPresence:
-    """One worker's: `start` and `stop` own its task.
+    """Announces one worker: `start` and `stop` own its task.
 
     Args:
-        broker: where.
+        broker: keeps the presence.
         node: the worker's node id.
-        agents: names of what it runs.
-        meter: counts what a broker did not take.
+        agents: names of the worker's agents.
+        meter: counts the broker's failures.
     """
 
     def __init__(self, broker: Presence, node: str, agents: Iterable[str], meter: Meter) -> None:
@@ -36,11 +36,11 @@ class WorkerPresence:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Be there."""
+        """Announce the worker."""
         self._task = asyncio.get_running_loop().create_task(self._stay(), name="attendance")
 
     async def stop(self) -> None:
-        """Leave; idempotent."""
+        """Withdraw the announcement; idempotent."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -48,7 +48,7 @@ class WorkerPresence:
         await asyncio.gather(task, return_exceptions=True)
         try:
             await self._broker.leave(CHANNEL, self._member.client)
-        except NarthexError:  # then it runs out
+        except NarthexError:  # then the entry expires
             self._meter.count("presence_failures", reason="worker")
 
     async def _stay(self) -> None:
@@ -70,7 +70,7 @@ async def present_workers(broker: Presence) -> dict[str, list[str]]:
 
 
 def workers_check(broker: Presence, agents: Iterable[str]) -> Callable[[], Awaitable[str]]:
-    """A health check: degraded while nobody runs one of the agents."""
+    """A health check: degraded while no worker runs one of the agents."""
     wanted = list(agents)
 
     async def check() -> str:
