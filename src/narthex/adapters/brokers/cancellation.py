@@ -1,7 +1,7 @@
-"""Ending a task for good, whatever library it is in the middle of.
+"""Ends a task reliably, whichever library it is running.
 
 `asyncio.wait_for` of Python 3.11 can return a result and drop a cancellation that came at the same moment, and
-nats-py's flush catches it on purpose: cancelling once is not enough there.
+nats-py's flush catches it on purpose: one cancellation is not enough there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 from typing import Any, Final
 
 AGAIN_S: Final = 0.1
-GIVE_UP: Final = 50  # 5 s: whoever ignores so many is a bug, and must not keep the process from stopping
+GIVE_UP: Final = 50  # 5 s: a task that ignores so many has a bug, and must not keep the process from stopping
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel until they have ended; what they raised is dropped."""
+    """Cancel until they have ended; drops their exceptions."""
     left = {task for task in tasks if not task.done()}
     for _ in range(GIVE_UP):
         if not left:

@@ -1,6 +1,7 @@
-"""What a shared engine's broker answers when it cannot do its part, in the same words for every engine. No I/O.
+"""Builds the errors for a shared engine's failures, with the same text for every engine, and retries calls.
 
-`Retrier` calls an engine again and again within one time-out; what an engine raises is sorted by its adapter.
+`Retrier` repeats a call to an engine within one time-out. Not here: I/O; each adapter classifies the errors of its
+engine.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Final, NamedTuple, TypeVar
 from narthex.errors import DependencyError, Overloaded
 
 FIRST_WAIT_S: Final = 0.05
-MOST_WAIT_S: Final = 0.5  # an engine that is back is noticed within that
+MOST_WAIT_S: Final = 0.5  # the longest time until an engine that is back is noticed
 
 T = TypeVar("T")
 Healing = Callable[[Exception], Awaitable[None]]
 
 
 class EngineErrors(NamedTuple):
-    """How an engine is called in errors: its name, and where the cause is to be looked for."""
+    """Words for an engine in errors: its name, and where the operator should look for the cause."""
 
     name: str
     server: str
@@ -29,7 +30,7 @@ class EngineErrors(NamedTuple):
         return DependencyError("broker", f"The {self.name} broker is not running.", "Call start() first.")
 
     def full(self, waiting: int) -> Overloaded:
-        """So many publications wait already."""
+        """Too many publications wait: `waiting` of them."""
         return Overloaded(
             "broker",
             f"{waiting} publications wait for {self.server}.",
@@ -37,7 +38,7 @@ class EngineErrors(NamedTuple):
         )
 
     def late(self, timeout_s: float) -> DependencyError:
-        """A publication that was not acknowledged in time; its key says whether it was stored."""
+        """A publication that was not acknowledged in time; a retry with its key shows whether it was stored."""
         return DependencyError(
             "broker",
             f"{self.server} did not acknowledge within {timeout_s:g} s.",
@@ -54,15 +55,15 @@ class EngineErrors(NamedTuple):
 
 
 class Retrier:
-    """Calls until it works or `timeout_s` is over.
+    """Repeats a call until it succeeds or `timeout_s` is over.
 
     Args:
         engine: for errors.
         where: the address, without credentials.
         timeout_s: of a call with all its tries.
-        passing: what may be over at the next try; anything else is raised as it is.
-        heal: told of each such fault before the next try; must not raise.
-        stopping: whether nothing shall be tried again.
+        passing: transient errors, after which it retries; it raises all others unchanged.
+        heal: called with each transient error before the next try; must not raise.
+        stopping: returns whether to stop retrying.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Retrier:
         self._stopping = stopping
 
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What `call` gives. Raises DependencyError, or what is not passing."""
+        """The result of `call`. Raises DependencyError, or an error that is not in `passing`."""
         wait_s = FIRST_WAIT_S
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -101,5 +102,5 @@ class Retrier:
             raise self._engine.silent(self._where, f"nothing within {self._timeout_s:g} s") from late
 
     def silent(self, error: Exception) -> DependencyError:
-        """The error for an engine that did not do its part. The library's own words may quote what was sent."""
+        """The error for an engine that failed, without the library's message, which may quote the sent data."""
         return self._engine.silent(self._where, type(error).__name__)

@@ -1,6 +1,7 @@
-"""Where the logs of followed channels end, as far as the handler was told: what a broker knows without asking. Pure.
+"""Keeps the end of each followed channel's log, as far as the handler got it, for answers without I/O. Pure.
 
-Rules: what is known never runs ahead of what was told, nor back; after a connection was lost nothing is known.
+Rules: a known position is never ahead of the publications passed to the handler, and never goes back; after a lost
+connection no position is known.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class KnownPositions:
         return self._ends.get(channel)
 
     def delivered(self, channel: str, end: Position) -> None:
-        """The handler is told of the publication at `end`."""
+        """The handler gets the publication at `end`."""
         self._ends[channel] = end
 
     def read(self, channel: str, end: Position) -> None:
@@ -29,9 +30,9 @@ class KnownPositions:
             self._ends[channel] = end
 
     def forget(self, channel: str) -> None:
-        """It is not followed any more, or has another log."""
+        """The channel is not followed any more, or has another log."""
         self._ends.pop(channel, None)
 
     def clear(self) -> None:
-        """Publications may have been told to nobody."""
+        """Publications may not have reached the handler: no position is known any more."""
         self._ends.clear()

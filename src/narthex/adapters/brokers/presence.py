@@ -1,7 +1,7 @@
-"""Who is present in which channel, in one process's memory, with expiry. Pure: `now` is an argument.
+"""Keeps the members that are present in each channel, in one process's memory, with expiry. Pure: `now` is an argument.
 
-It dies with the process, as the sockets that it describes do. Rules: who has expired is no longer listed from
-that moment on; `expire` tells who they were, so that their leaving can be announced.
+It ends with the process, as do the sockets that it describes. Rules: an expired member is not listed from that moment
+on; `expire` returns the expired members, so that the caller can announce that they left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PresenceTable:
         self._channels: dict[str, OrderedDict[str, _Entry]] = {}
 
     def join(self, channel: str, member: Member, now: float) -> bool:
-        """Record or refresh; whether the client was absent before."""
+        """Record or refresh a member; returns whether the client was absent before."""
         present = self._channels.setdefault(channel, OrderedDict())
         before = present.get(member.client)
         present[member.client] = _Entry(now + self._ttl_s, member)
@@ -34,7 +34,7 @@ class PresenceTable:
         return before is None or before.until <= now
 
     def leave(self, channel: str, client: str) -> Member | None:
-        """Forget; who it was, or None when the client was absent."""
+        """Remove a member; returns it, or None when the client was absent."""
         present = self._channels.get(channel)
         entry = present.pop(client, None) if present else None
         if not present:
@@ -42,7 +42,7 @@ class PresenceTable:
         return entry.member if entry else None
 
     def members(self, channel: str, now: float) -> dict[str, Member]:
-        """Who is present, by client id."""
+        """The present members, by client id."""
         present = self._channels.get(channel)
         return (
             {client: entry.member for client, entry in present.items() if entry.until > now}
@@ -51,7 +51,7 @@ class PresenceTable:
         )
 
     def expire(self, now: float) -> list[tuple[str, Member]]:
-        """Forget everybody whose time is over; their channels and who they were."""
+        """Remove all members whose time is over; returns them with their channels."""
         gone: list[tuple[str, Member]] = []
         for channel, present in list(self._channels.items()):
             while present and (entry := next(iter(present.values()))).until <= now:

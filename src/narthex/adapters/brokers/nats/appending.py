@@ -1,10 +1,10 @@
-"""Appending to channels: one batch on its way per channel, placed by compare-and-set on the channel's last message.
+"""Appends to channels: one batch in flight per channel, placed by compare-and-set on the channel's last message.
 
-That gives contiguous offsets with any number of publishers: a batch names the message it follows, and only one
-can follow it. Whoever loses reads what was appended meanwhile and tries again, so a publisher always knows
-every recent key of its channel and every attempt whose answer got lost (by its nonce): retries through a
-fail-over place a publication once. A channel that this node follows needs no reading: `heard` is told of it.
-Not here: subscriptions, reading pages, connections.
+That gives contiguous offsets with any number of publishers: a batch names the message that it follows, and only one
+batch can follow it. A publisher that loses reads the messages appended meanwhile and retries, so that it knows every
+recent key of its channel and every attempt of its own whose answer got lost (by its nonce): retries through a
+fail-over place a publication once. A channel that this node follows needs no reading, because its messages arrive by
+`heard`. Not here: subscriptions, reading pages, connections.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from narthex.errors import Bug, DependencyError
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Published
 
 NATS: Final = EngineErrors("NATS", "JetStream")
-MAX_PENDING: Final = 20_000  # as the embedded broker's: under a second of work when JetStream is well
-MAX_CHANNELS: Final = 20_000  # states kept; an idle one that was dropped is read again in one round trip
+MAX_PENDING: Final = 20_000  # as the embedded broker's: less than a second of work for a healthy JetStream
+MAX_CHANNELS: Final = 20_000  # kept states; one round trip reads an idle one again after it was dropped
 BATCH_ENTRIES: Final = 512
 BATCH_BYTES: Final = 512 * 1024  # half of the server's default max_payload
-RESERVED_BYTES: Final = 128 * 1024  # the next publication could be as long as a message may be, and the frame
+RESERVED_BYTES: Final = 128 * 1024  # for the next publication of the largest size, and the frame
 BACKOFF_S: Final = 0.05
 MAX_BACKOFF_S: Final = 1.0
 SEQUENCE: Final = "Nats-Sequence"
@@ -49,16 +49,16 @@ class NatsAppender:
     """Places publications.
 
     Args:
-        stream: the log's.
-        subject: of a channel.
-        epoch: of a position, for an incarnation.
-        timeout_s: how long a publication is tried.
-        clock: seconds since the epoch.
-        recheck: called when JetStream does not answer again and again: is the stream still there?
-        max_body: bytes that the server takes in one message.
-        contention: hears of every publication that lost to another node's.
-        prove: look whether the stream is still the one that its epoch stands for, before a channel is begun in it.
-        max_pending: publications that may wait.
+        stream: the log's stream.
+        subject: returns a channel's subject.
+        epoch: returns a position's epoch for an incarnation.
+        timeout_s: the time for all tries of a publication.
+        clock: returns seconds since the epoch.
+        recheck: called when JetStream repeatedly does not answer, to check whether the stream still exists.
+        max_body: returns the bytes that the server accepts in one message.
+        contention: notified of every publication that lost to another node's.
+        prove: verifies that the stream is still the one of its epoch, before a channel begins in it.
+        max_pending: the most publications that may wait.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class NatsAppender:
         self._accepting = False
         self.pending = 0
         self.highest_seq = (
-            0  # of the stream, as far as this process has seen: a stream that ends before lost data
+            0  # of the stream, as far as this process has seen: a stream that ends earlier has lost data
         )
 
     def open(self) -> None:
@@ -117,27 +117,27 @@ class NatsAppender:
         return future
 
     def heard(self, channel: str, batch: StreamBatch, headers: Mapping[str, str]) -> None:
-        """A message of a followed channel was told: what it says need not be read any more.
+        """Take in a republished message of a followed channel, which then need not be read.
 
-        `headers` are those of NATS's republishing: the message's sequence and that of the channel's one before.
+        `headers` are those of NATS's republishing: the sequences of the message and of the channel's previous one.
         """
         log = self._logs.get(channel)
         if log is None or log.stale:
             return
         before = int(headers.get(LAST_SEQUENCE, -1))
-        if log.seq == before and (log.known or before):  # else it is not the next one, or nothing is known
+        if log.seq == before and (log.known or before):  # else not the next one, or the log is unknown
             self._follow(log, int(headers[SEQUENCE]), batch)
 
     def forget(self) -> None:
-        """The stream is another one, or lost its end: everything is read again before anything is appended."""
+        """The stream is another one, or lost its end: read everything again before the next append."""
         for log in self._logs.values():
             log.stale = True
 
     async def remember(self, channel: str) -> bool:
-        """Append every key that counts in a message of its own, so that what lies before it may be dropped.
+        """Append every key that counts in a message of its own, so that earlier messages may be dropped.
 
         Returns:
-            False: they are too many for a message, or the channel is empty.
+            False: the keys are too many for a message, or the channel is empty.
 
         Raises:
             DependencyError: JetStream does not answer.
@@ -173,7 +173,7 @@ class NatsAppender:
         await self._in_turn(channel, append)
 
     async def _in_turn(self, channel: str, append: Callable[[KnownChannelLog], Awaitable[T]]) -> T:
-        """Append something of one's own, tried again until `timeout_s` is over. Raises DependencyError."""
+        """Append a message other than publications, with retries until `timeout_s` is over. Raises DependencyError."""
         log = self._log(channel)
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         attempt = 0
@@ -190,7 +190,7 @@ class NatsAppender:
                 raise _refusal(refused) from refused
 
     async def stop(self) -> None:
-        """Let publications under way finish or fail; each has a deadline, so this ends."""
+        """Wait until the publications under way have finished or failed; each has a deadline, so this ends."""
         self._accepting = False
         tasks = [log.task for log in self._logs.values() if log.task is not None]
         if tasks:
@@ -211,9 +211,9 @@ class NatsAppender:
         return log
 
     async def _work(self, log: KnownChannelLog) -> None:
-        """Place everything that waits in a channel; ends when nothing does."""
-        failures = end = 0  # the channel's last message, as far as somebody told
-        fresh = False  # whether the log was asked for since this task began
+        """Place all waiting publications of a channel; ends when none waits."""
+        failures = end = 0  # the channel's last message, as far as an answer gave it
+        fresh = False  # whether this task has read the log since it began
         try:
             while log.waiting:
                 try:
@@ -227,7 +227,7 @@ class NatsAppender:
                     log.known, end = False, conflict.last
                     failures += 1
                     self._contention.lost(log)
-                    if failures > 2:  # many nodes write to one channel: let one of them through
+                    if failures > 2:  # many nodes write to one channel: back off for the others
                         await asyncio.sleep(random.uniform(0, 0.005 * failures))  # noqa: S311 - spreads, hides nothing
                 except (JetStreamUnavailable, StreamMissing):
                     log.known, end = False, 0
@@ -245,25 +245,25 @@ class NatsAppender:
             log.task = None
 
     def _repeats(self, log: KnownChannelLog) -> bool:
-        """Whether a key that waits is known: before it is answered, the log is asked if it is still that log."""
+        """Whether a waiting key is known: before it is answered, the log's identity must be checked."""
         return any(waiting.name in log.keys for waiting in log.waiting)
 
     async def _learn(self, log: KnownChannelLog, end: int) -> None:
-        """Read what was appended since `log.seq`; at first the keys of the last `IDEMPOTENCY_WINDOW_S`.
+        """Read the messages appended since `log.seq`; at first the keys of the last `IDEMPOTENCY_WINDOW_S`.
 
-        `end` is the sequence of the channel's last message if a conflict told it, else 0. Where that is in doubt
-        (a smaller one means that the stream is another one, or that more was heard since) the stream is asked.
+        `end` is the sequence of the channel's last message if a conflict named it, else 0. When it is in doubt (a
+        smaller one means another stream, or that newer messages arrived since), this asks the stream.
         """
         if log.stale:
             log.forget()
         if end == 0 or log.seq == 0 or end < log.seq:
             last = await self._stream.last(log.subject)
             lost = log.seq > 0 and (last is None or last.seq < log.seq)
-            if last is None or lost:  # no log any more, or another: what we knew is gone
+            if last is None or lost:  # no log any more, or another: our state is void
                 log.forget()
                 if (
                     lost and last is None
-                ):  # what comes next is another log, whatever else turns out to be lost
+                ):  # the next log is another one, also when no other loss turns up later
                     log.incarnation = new_epoch()
             if last is None or lost:
                 await self._proven(log)
@@ -282,15 +282,15 @@ class NatsAppender:
         log.known = True
 
     async def _proven(self, log: KnownChannelLog) -> None:
-        """Look whether the stream is still the one of our epoch. Raises Unavailable: it is another one, whose epoch is
-        known now, and everything is read again.
+        """Verify that the stream is still the one of our epoch. Raises JetStreamUnavailable: it is another one, whose
+        epoch is known now, and everything is read again.
         """
         await self._prove()
         if log.stale:
             raise JetStreamUnavailable("the stream is another one")
 
     async def _read_window(self, log: KnownChannelLog, last: Stored) -> None:
-        """Read back as far as keys count: messages down to the last mark, from there on marks only."""
+        """Read back over the window of keys: every message down to the last mark, before it only marks."""
         cutoff = self._clock() - IDEMPOTENCY_WINDOW_S
         found = [(last.seq, decode_batch(last.body))]
         while (start := _before(found[0][1], cutoff)) is not None:
@@ -307,10 +307,10 @@ class NatsAppender:
             self._follow(log, seq, batch)
 
     def _follow(self, log: KnownChannelLog, seq: int, batch: StreamBatch, *, fences: bool = False) -> None:
-        """Take in a message. With `fences` its keys count for what waits, however old it is: this node may have been
-        frozen since it last looked, with the publications that it is about to repeat.
+        """Take in a message. With `fences` its keys count for waiting publications at any age: this node may have been
+        frozen since its last read, together with the publications that it is about to repeat.
         """
-        if seq <= log.seq:  # heard, or read, while it was on its way here
+        if seq <= log.seq:  # taken in by another way meanwhile
             return
         placed = log.follow(seq, batch)
         if placed:
@@ -320,7 +320,7 @@ class NatsAppender:
                 self._resolve(log, waiting, offset)
         if fences and log.waiting:
             self._answer_repeats(log)
-        log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)  # also where this node only listens
+        log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)  # also when this node only subscribes
         self.highest_seq = max(self.highest_seq, seq)
 
     async def _place(self, log: KnownChannelLog) -> None:
@@ -337,10 +337,10 @@ class NatsAppender:
         log.attempts[nonce] = chosen
         seq = await self._stream.publish(log.subject, encode(batch), expected=log.seq)
         self._follow(log, seq, batch)
-        log.attempts.clear()  # older attempts follow an older message: they can no longer be stored
+        log.attempts.clear()  # older attempts follow an older message and can no longer be stored
 
     def _choose(self, log: KnownChannelLog) -> list[PendingPublication]:
-        """The head of the queue that fits in one message; answers repeats and drops cancelled ones."""
+        """The head of the queue that fits in one message; answers repeats and drops cancelled publications."""
         log.keys.expire(self._clock() - IDEMPOTENCY_WINDOW_S)
         chosen: list[PendingPublication] = []
         keys: set[bytes] = set()
@@ -378,7 +378,7 @@ class NatsAppender:
                 self._resolve(log, waiting, before.offset, duplicate=True)
 
     def _settle(self, waiting: PendingPublication) -> None:
-        """It waits no longer; a late one may come here twice, when it turns out to be placed after all."""
+        """End its wait; a late one may come here twice, when it turns out to be placed after all."""
         if waiting.counted:
             waiting.counted = False
             self.pending -= 1
@@ -391,8 +391,8 @@ class NatsAppender:
             waiting.future.set_result(Published(offset, self._epoch(log.incarnation), duplicate))
 
     def _ring(self, log: KnownChannelLog) -> None:
-        """Fail what has waited for too long, whatever is being waited for; it may yet turn out to be placed, and
-        its key will say so.
+        """Fail publications that have waited too long; one may still turn out to be placed, which a retry with its key
+        shows.
         """
         loop = asyncio.get_running_loop()
         while log.waiting and log.waiting[0].deadline <= loop.time():
@@ -416,9 +416,9 @@ class NatsAppender:
 
 
 def _before(batch: StreamBatch, cutoff: float) -> int | None:
-    """The sequence from which on keys before `batch` are to be read; None: none of them counts, or all are known.
+    """The sequence from which to read the keys before `batch`; None: none of them counts, or all are known.
 
-    With `keys` that is one message, the mark before; without it is every message from there.
+    With `keys` that is one message, the previous mark; without, it is every message from there.
     """
     if batch.keys is not None:
         return None if batch.keys.since == 0 or batch.keys.at <= cutoff else batch.mark_seq

@@ -1,9 +1,9 @@
-"""The Broker port on NATS JetStream: puts appending, reading, subscriptions and presence together.
+"""Implements the Broker port on NATS JetStream from appending, reading, subscriptions and presence.
 
-A channel is one subject of one file stream. A publication is told to subscribers by the stream itself
-(`republish`), which happens after it is stored and in its order; what may have been missed meanwhile (a
-reconnect, another leader, a slow reader) is re-read because `resync` says so. Settings that decide what an
-acknowledgement survives are in `durability` and docs/guarantees.md.
+A channel is one subject of one file stream. The stream itself sends publications to subscribers (`republish`), after
+they are stored and in their order. After a reconnect, another leader or a slow reader, `resync` makes the handler read
+again what it may have missed. `durability` and docs/guarantees.md name the settings that decide which failures an
+acknowledged publication survives.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ from narthex.ports.broker import (
 
 T = TypeVar("T")
 
-TIMEOUT_S: Final = 12.0  # a new leader was seen to answer after 7.9 s
+TIMEOUT_S: Final = 12.0  # a new leader has answered after as long as 7.9 s
 HOUSEKEEPING_S: Final = 1.0
-LISTEN_S: Final = 2.0  # of a connection that is there: its subscriptions, or its end
+LISTEN_S: Final = 2.0  # to send a live connection's subscriptions, or to end it
 
 _log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 _decode_control = msgspec.json.Decoder(Control).decode
@@ -75,9 +75,9 @@ class NatsBroker:
 
     Args:
         url: see `connection.parse_address`; credentials in it are never shown.
-        timeout_s: after which a call raises DependencyError; long enough for a fail-over.
-        kept_messages: of a channel, each with one or more publications.
-        clock: seconds since the epoch, for `Publication.at` and the window of keys.
+        timeout_s: seconds after which a call raises DependencyError; long enough for a fail-over.
+        kept_messages: messages kept per channel, each with one or more publications.
+        clock: returns seconds since the epoch, for `Publication.at` and the window of keys.
     """
 
     positions_exact = False
@@ -152,7 +152,7 @@ class NatsBroker:
         return self._appender.pending
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
-        """Connect, make sure of the streams, listen. Raises ConfigError or DependencyError."""
+        """Connect, create or check the streams, subscribe. Raises ConfigError or DependencyError."""
         self._handler, self._node, self._monitor.node = handler, node, node
         self._stopping = False
         try:
@@ -163,7 +163,7 @@ class NatsBroker:
             await self._disconnect()
             raise
         self.durability = durability(self._log_stream.replicas)
-        self._subscriptions.renew()  # of an earlier life
+        self._subscriptions.renew()  # of an earlier start
         self._appender.open()
         self._tasks = [
             asyncio.create_task(self._subscriptions.run(), name="nats subscriptions"),
@@ -175,7 +175,7 @@ class NatsBroker:
         ]
 
     async def stop(self) -> None:
-        """Let publishes finish or fail, then disconnect; idempotent."""
+        """Wait until publishes have finished or failed, then disconnect; idempotent."""
         self._stopping = True
         await self._appender.stop()
         self._monitor.running = False
@@ -201,12 +201,12 @@ class NatsBroker:
         self._comparison.forget(channel)
 
     def known_position(self, channel: str) -> Position | None:
-        """The end of a subscribed channel's log, as far as the handler was told."""
+        """The end of a subscribed channel's log, as far as the handler got it."""
         return self._known.find(channel)
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
-        """See the port. A message of this node's own shows that the answers are the log's: a leader that was cut
-        off cannot append. The stream's identity is looked at on the way. Raises DependencyError.
+        """See the port. This node appends a message first, which shows that the answers are the log's: a leader that is
+        cut off cannot append. It checks the stream's identity on the way. Raises DependencyError.
         """
 
         async def compare() -> dict[str, Position]:
@@ -221,7 +221,7 @@ class NatsBroker:
 
         async def read() -> Page:
             await self._subscriptions.settled(channel)
-            if since is not None and since.epoch:  # "nothing is missing" is said of the log as it is now
+            if since is not None and since.epoch:  # `complete` must be true of the current log
                 await self._monitor.proof()
             through = self._appender.highest_seq
             page = await self._reader.page(channel, since, limit, reverse)
@@ -239,7 +239,7 @@ class NatsBroker:
         self._known.forget(channel)
 
     async def trim(self, channel: str, through: int) -> None:
-        """See the port; not done while more keys count than a message holds. Raises DependencyError."""
+        """See the port; does nothing while more keys count than fit in a message. Raises DependencyError."""
         self._usable()
         if await self._appender.remember(channel):
             await self._retrying(lambda: self._drop(channel, through))
@@ -265,7 +265,7 @@ class NatsBroker:
         await self._send(subject, msgspec.json.encode(message))
 
     async def ping(self) -> None:
-        """See the port; no retries beyond one leader's answer, because health is asked for now."""
+        """See the port; no retries beyond one leader's answer, because health needs the current state."""
         client = self._usable()
         try:
             await self._monitor.ping()
@@ -276,7 +276,7 @@ class NatsBroker:
 
     async def _drop(self, channel: str, through: int) -> None:
         seq = await self._reader.sequence_of(channel, through + 1)
-        if seq is not None:  # the last message of a channel always stays: it is its position
+        if seq is not None:  # the last message of a channel always stays, because it is its position
             api = f"STREAM.PURGE.{self._names.log_stream}"
             await self._stream.api(api, {"filter": self._subject(channel), "seq": seq})
 
@@ -294,7 +294,7 @@ class NatsBroker:
         return self._client_now
 
     def _usable(self) -> Client:
-        """As `_running`; and the stream is not one that can lose what was acknowledged."""
+        """As `_running`, and the stream's configuration cannot lose acknowledged publications."""
         client = self._running()
         if self._monitor.refused is not None:
             raise self._monitor.refused
@@ -304,7 +304,7 @@ class NatsBroker:
         return NATS.silent(self._address.shown, str(error))
 
     async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it works or `timeout_s` is over. Raises DependencyError."""
+        """Call until it succeeds or `timeout_s` is over. Raises DependencyError."""
         self._usable()
         try:
             return await self._retrier.call(call)
@@ -345,7 +345,7 @@ class NatsBroker:
                     await client.close()
 
     async def _connected(self) -> bool:
-        """Make another connection where the library gave up; whether it is another one. Raises DependencyError."""
+        """Connect again if the library gave up; returns whether it did. Raises DependencyError."""
         if self._client_now is not None and not self._client_now.is_closed:
             return False
         await self._disconnect()
@@ -354,7 +354,7 @@ class NatsBroker:
         return True
 
     async def _open_first(self, replicas: int) -> None:
-        """As `_open_streams`; a connection that broke meanwhile ends this start, and the next one makes another."""
+        """As `_open_streams`; a connection that breaks meanwhile ends this start, and the next start connects again."""
         if not self._client().is_connected:
             raise self._unreachable(JetStreamUnavailable("the connection broke"))
         await self._open_streams(replicas)
@@ -364,7 +364,7 @@ class NatsBroker:
         await ensure_presence(self._presence_api, self._names, replicas)
 
     def _resync(self) -> None:
-        """Called by the monitor's only task, which must not meet our bugs."""
+        """Called by the monitor's only task, which an exception must not end."""
         self._known.clear()
         self._comparison.clear()
         if self._handler is not None:
@@ -374,14 +374,14 @@ class NatsBroker:
                 _log.exception("broker_handler_raised")
 
     def _on_live(self, message: Msg) -> None:
-        """A message of a followed channel. Called inside the library's read loop, which must not meet our bugs."""
+        """Handle a message of a followed channel, within the library's read loop, which an exception must not end."""
         try:
             self._tell(message)
         except Exception:
             _log.exception("broker_handler_raised")
 
     def _tell(self, message: Msg) -> None:
-        """Publications, after they are stored, or a notice."""
+        """Pass on publications, which are stored, or a notice."""
         channel = self._subscriptions.channel(message.subject)
         if channel is None or self._handler is None:
             return
@@ -418,7 +418,7 @@ class NatsBroker:
         self._monitor.missed()
 
     async def _on_error(self, error: Exception) -> None:
-        if self._client_now is None:  # of a start, which says itself what it waits for
+        if self._client_now is None:  # during a start, which reports its own errors
             return
         _log.warning("broker_connection", error=type(error).__name__)
 

@@ -1,6 +1,7 @@
-"""What a node knows of one channel's log, and the publications that wait to be placed in it. No I/O here.
+"""Holds a node's state of one channel's log, and the publications that wait to be placed in it. No I/O here.
 
-Rules: state goes forward message by message (`follow`); what is not known for sure is asked (`known`).
+Rules: the state moves forward message by message (`follow`); `known` is False while it may be incomplete, and then the
+appender reads the log first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from narthex.ports.broker import Position, Published
 
 
 class PendingPublication:
-    """A publication that is to be placed; `counted` until its publisher got an answer."""
+    """A publication to be placed; `counted` until its publisher has an answer."""
 
     __slots__ = ("counted", "data", "deadline", "future", "key", "name", "tags")
 
@@ -37,7 +38,7 @@ class PendingPublication:
 
 
 class KnownChannelLog:
-    """What is known of one channel's log, as of stream sequence `seq` (0: nothing was ever appended)."""
+    """The known state of one channel's log, as of stream sequence `seq` (0: it never had a message)."""
 
     def __init__(self, channel: str, subject: str) -> None:
         self.channel = channel
@@ -50,24 +51,24 @@ class KnownChannelLog:
         self.mark_seq = 0
         self.keys = KeyWindow()
         self.waiting: deque[PendingPublication] = deque()
-        # By nonce: sent, and not known whether stored
+        # By nonce: sent, but not known to be stored
         self.attempts: dict[bytes, list[PendingPublication]] = {}
         self.task: asyncio.Task[None] | None = None
         self.alarm: asyncio.TimerHandle | None = None
-        self.turn = asyncio.Lock()  # whoever learns or appends; what is heard meanwhile only goes on
+        self.turn = asyncio.Lock()  # for reads and appends; `heard` only moves the state forward
         self.stale = False
         self.restarted = (
-            False  # offsets went back: the stream's epoch is another one, which this node may not know yet
+            False  # offsets went back: the stream has another epoch, which this node may not know yet
         )
         self.conflicts = 0
-        self.used_at = 0.0  # by a publisher here, on the loop's clock
+        self.used_at = 0.0  # by a publisher on this node, on the loop's clock
 
     def follow(self, seq: int, batch: StreamBatch) -> list[tuple[PendingPublication, int]]:
         """Take in the next message of the channel; returns own publications that turn out to be placed."""
         if batch.incarnation != self.incarnation:
             self.keys.clear()
             self.incarnation = batch.incarnation
-        elif batch.first <= self.top:  # purged, and begun anew by another node
+        elif batch.first <= self.top:  # purged, and begun again by another node
             self.keys.clear()
             self.restarted = True
         if batch.keys is not None and not self.known:
@@ -86,7 +87,7 @@ class KnownChannelLog:
         return list(zip(own, range(batch.first, batch.top + 1), strict=False))
 
     def forget(self) -> None:
-        """The channel has no messages: never had, or its stream is another one now."""
+        """The channel has no messages: it never had any, or its stream is another one now."""
         self.known = self.stale = self.restarted = False
         self.seq = self.top = self.mark = self.mark_seq = 0
         self.incarnation = ""

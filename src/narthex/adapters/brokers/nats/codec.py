@@ -1,8 +1,8 @@
-"""What lies in the stream: batches of publications, their subjects, and presence notices. Pure: no I/O, no clock.
+"""Encodes and decodes the stream's messages: batches of publications, subjects, and presence notices. Pure: no I/O.
 
-One stream message holds a batch of one channel's publications, so that publishes which pile up while one is on
-its way cost one message together. Rules: a subject is made from a channel key so that two keys never collide;
-a batch says where it begins in the channel, so the last message of a subject is the channel's whole state.
+One stream message holds a batch of one channel's publications, so that publishes which queue while one is in flight
+cost one message together. Rules: no clock; two channel keys never give the same subject; a batch names its first
+offset, so that the last message of a subject is the channel's whole state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from narthex.adapters.brokers.nats.keys import Summary
 from narthex.ports.broker import Member, Publication
 
-MARK_EVERY: Final = 256  # offsets between marks: reading from anywhere skips at most so many too many
+MARK_EVERY: Final = 256  # offsets between marks: a read begins at most this many too early
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9/:_~=@-]")
 
@@ -30,16 +30,16 @@ class StreamEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class StreamBatch(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """Consecutive publications of one channel. Without entries it is what a removed channel leaves (another
-    incarnation), or what a trim does (`keys`).
+    """Consecutive publications of one channel. Without entries it is the mark of a removed channel (another
+    incarnation), or of a trim (`keys`).
 
     Attributes:
-        nonce: who sent it, so that an attempt whose answer got lost is recognised.
-        incarnation: empty, or what the channel's epoch got when it was removed.
+        nonce: identifies the attempt, so that its sender recognises it when the answer got lost.
+        incarnation: empty, or the suffix that the channel's epoch got when it was removed.
         first: offset of the first entry.
         mark, mark_seq: offset and stream sequence of an earlier message (0: none), at most `MARK_EVERY` offsets
-            back, the last one that crossed a multiple of it, or what a trim left since.
-        keys: with a mark those used from offset `mark` on, after a trim all that count.
+            back: the last one that crossed a multiple of it, or the mark of a later trim.
+        keys: in a mark, the keys used from offset `mark` on; after a trim all that count.
     """
 
     nonce: bytes
@@ -57,7 +57,7 @@ class StreamBatch(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     @property
     def is_mark(self) -> bool:
-        """Whether later messages point at this one: a trim may drop every mark before it, so its own is one."""
+        """Whether later messages point at this one. A trim's message is a mark, because it drops earlier ones."""
         return marks(self.first, self.top) or (not self.entries and self.keys is not None)
 
     def publications(self) -> list[Publication]:
@@ -69,12 +69,12 @@ class StreamBatch(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 
 def marks(first: int, top: int) -> bool:
-    """Whether a batch with these offsets is one that later messages point at."""
+    """Whether later messages point at a batch with these offsets."""
     return top // MARK_EVERY > (first - 1) // MARK_EVERY
 
 
 class Notice(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """Somebody joined or left a channel."""
+    """A member joined or left a channel."""
 
     member: Member
     joined: bool
@@ -96,7 +96,7 @@ def decode_batch(body: bytes) -> StreamBatch:
 
 
 def decode_live(body: bytes) -> StreamBatch | Notice:
-    """The inverse, for what subscribers get. Raises msgspec.MsgspecError."""
+    """The inverse, for the messages that subscribers get. Raises msgspec.MsgspecError."""
     found: Any = _decode_live(body)
     assert isinstance(found, StreamBatch | Notice)
     return found

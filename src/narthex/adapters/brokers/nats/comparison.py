@@ -1,9 +1,9 @@
-"""Comparing where a node stands in its channels with where the stream ends them. Nothing is appended here.
+"""Compares a node's positions in its channels with the ends of their logs in the stream. Appends nothing.
 
-The stream is asked for the last messages that came after what was compared before, a thousand subjects a request:
-10,000 channels that did not move cost this node 7 ms and the server 20 ms. Rules: any replica may answer, so an
-answer counts only if it contains what was in the stream when the question was asked (`through`); what was read of
-a channel counts as compared up to what was acknowledged to this node before it was read.
+It asks the stream for the last messages since the previous comparison, a thousand subjects a request: 10,000 channels
+that did not move cost this node 7 ms and the server 20 ms. Rules: any replica may answer, so an answer counts only if
+it covers everything that the stream held at the request (`through`); a read of a channel counts as a comparison up to
+the sequence that was acknowledged to this node before the read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from narthex.adapters.brokers.nats.codec import decode_batch
 from narthex.adapters.brokers.nats.jetstream import SUBJECTS_AT_ONCE, JetStream, JetStreamUnavailable, Stored
 from narthex.ports.broker import Position
 
-LAGGING_S: Final = 0.05  # a replica applies what a majority agreed on within milliseconds
+LAGGING_S: Final = 0.05  # a replica applies the majority's messages within milliseconds
 TRIES: Final = 20  # 1 s: a replica that is cut off for longer cannot answer for the log
 
 
@@ -26,11 +26,11 @@ class Comparison:
     """See the module.
 
     Args:
-        stream: the log's.
-        subject: of a channel.
-        epoch: of a position, for an incarnation.
-        mark: the subject of this node's own marks. It is in every question, because a server says how far its
-            stream reaches only beside a message that it found.
+        stream: the log's stream.
+        subject: returns a channel's subject.
+        epoch: returns a position's epoch for an incarnation.
+        mark: the subject of this node's own marks. Every request includes it, because a server reports how far its
+            stream reaches only together with a message that it found.
     """
 
     def __init__(
@@ -45,43 +45,43 @@ class Comparison:
         self._mark = mark
         self._subject = subject
         self._epoch = epoch
-        self._equal: set[str] = set()  # channels that ended where this node stood, as of `_through`
+        self._equal: set[str] = set()  # channels that ended at this node's position, as of `_through`
         self._through = 0
-        self._since: dict[str, int] = {}  # of the others: up to where the stream was looked at for them
+        self._since: dict[str, int] = {}  # of the others: the sequence up to which they were compared
 
     def read(self, channel: str, seq: int) -> None:
         """A channel was read to its end, after everything up to `seq` was acknowledged.
 
-        Only the first read since the channel was followed counts: it is where the node stands. A later one is another
-        subscriber's, and says nothing of what the node was told in between.
+        Only the first read since the channel was followed counts: it is the node's position. A later one is another
+        subscriber's, and does not show which messages the node got in between.
         """
         if channel not in self._equal:
             self._since.setdefault(channel, seq)
 
     def forget(self, channel: str) -> None:
-        """It is not followed any more."""
+        """The channel is not followed any more."""
         self._equal.discard(channel)
         self._since.pop(channel, None)
 
     def clear(self) -> None:
-        """The stream is another one: everything is compared from its beginning."""
-        self._equal = set()  # another object: a comparison that is under way notices
+        """The stream is another one: compare everything from its beginning."""
+        self._equal = set()  # a new object, so that a comparison under way notices
         self._since.clear()
 
     async def behind(self, known: Mapping[str, Position], through: int) -> dict[str, Position]:
-        """See the port. `through` is the sequence of a message that the stream took after the call began.
+        """See the port. `through` is the sequence of a message that the stream stored after the call began.
 
         Raises:
-            Unavailable: no replica that has `through` answers.
+            JetStreamUnavailable: no replica that has `through` answers.
         """
         equal, before = self._equal, self._through
         others = {channel: self._since.get(channel, 0) for channel in known if channel not in equal}
         found = await self._moved([one for one in known if one in equal], before, through)
-        # By what they were compared with: one that is new and one that was never read must not share a question.
+        # Grouped by start: a new channel and one that was never read must not share a request.
         for since in sorted(set(others.values())):
             asked = [one for one, its in others.items() if its == since]
             ends = await self._moved(asked, since, through)
-            if since == 0:  # every last message was asked for: a channel without one has no log any more
+            if since == 0:  # asked from the start: a channel without an answer has no log any more
                 ends |= {one: None for one in asked if one not in ends}
             found |= ends
         behind = {
@@ -89,9 +89,9 @@ class Comparison:
             for channel, message in found.items()
             if (end := self._end(message)) != known[channel]
         }
-        if self._equal is not equal:  # cleared meanwhile: the answers were another stream's
+        if self._equal is not equal:  # cleared meanwhile: the answers came from another stream
             return behind
-        for channel in equal - known.keys():  # being read again just now: compared later from where it was
+        for channel in equal - known.keys():  # being read again now: compared later from its earlier position
             self._since.setdefault(channel, before)
         for channel in known:
             if channel not in behind:

@@ -1,4 +1,4 @@
-"""The connection to NATS: its address, its credentials, its reconnects with jitter. No JetStream here."""
+"""Connects to NATS: parses its address and credentials, and reconnects with jitter. No JetStream here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 class NatsAddress(NamedTuple):
-    """Where NATS is, from `nats://[user:password@]host:port[,…][?prefix=narthex&replicas=3&creds=FILE]`."""
+    """NATS's address, from `nats://[user:password@]host:port[,…][?prefix=narthex&replicas=3&creds=FILE]`."""
 
     servers: tuple[str, ...]  # without credentials
     shown: str  # for messages
@@ -39,7 +39,7 @@ class NatsAddress(NamedTuple):
 
     @property
     def local(self) -> bool:
-        """Whether every server is on this machine, and dies with it."""
+        """Whether every server is on this machine, and stops with it."""
         return all(urlsplit(server).hostname in LOOPBACK for server in self.servers)
 
 
@@ -87,12 +87,12 @@ async def connect(
     reconnected: Callback,
     error: Callable[[Exception], Awaitable[None]],
 ) -> Client:
-    """Connect within `CONNECT_S`, trying every server again and again. Raises DependencyError.
+    """Connect within `CONNECT_S`, with repeated tries of every server. Raises DependencyError.
 
-    Publishes are never buffered while disconnected: they fail at once, and the broker retries them knowingly.
+    The client never buffers publishes while disconnected: they fail at once, and the broker retries them itself.
     """
     client = Client()
-    options: dict[str, Any] = {"reconnect_time_wait": FIRST_WAIT_S}  # typed as whole seconds, used as any
+    options: dict[str, Any] = {"reconnect_time_wait": FIRST_WAIT_S}  # typed as int, but fractions work
     if address.creds:
         options["user_credentials"] = address.creds
     if address.user is not None and address.password is not None:
@@ -130,7 +130,7 @@ async def connect(
 
 
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-    """The server tried least often, after a wait that grows and is spread: nodes must not come in one wave."""
+    """The server tried least often, after a growing, random wait, so that nodes do not reconnect in one wave."""
     del info
     fewest = min(server.reconnects for server in servers)
     chosen = random.choice([server for server in servers if server.reconnects == fewest])  # noqa: S311 - spreads load

@@ -1,8 +1,8 @@
-"""Channels that several nodes write to at once: whoever loses twice is told of what the others append. No I/O here.
+"""Follows channels that several nodes write to at once, from the second conflict on. No I/O here.
 
-A node that must ask for what it lost to needs two round trips before it can try again, and with many writers or a
-slow machine somebody is always faster; told of it, it needs none. Rules: nothing is followed for long without use,
-and no more than `MAX_FOLLOWED` channels.
+A node that must read the messages it lost to needs two round trips before it can retry, and with many writers or a
+slow machine another node is always faster; a node that follows the channel needs none. Rules: no channel is followed
+for long without use, and at most `MAX_FOLLOWED` are.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from narthex.adapters.brokers.nats.channel_log import KnownChannelLog
 
 CONFLICTS: Final = 2  # once is chance
 FOLLOW_S: Final = 30.0
-MAX_FOLLOWED: Final = 5_000  # 1 KB each; the others go on asking
+MAX_FOLLOWED: Final = 5_000  # 1 KB each; other channels are read after each conflict
 
 
 class Contention:
-    """See the module. `follow` begins to tell the appender of a channel (`heard`), `unfollow` ends it."""
+    """See the module. `follow` begins to pass a channel's messages to the appender (`heard`), `unfollow` ends it."""
 
     def __init__(self, follow: Callable[[str], None], unfollow: Callable[[str], None]) -> None:
         self._follow = follow
@@ -26,7 +26,7 @@ class Contention:
         self._followed: dict[str, KnownChannelLog] = {}
 
     def lost(self, log: KnownChannelLog) -> None:
-        """Another node was faster in a channel."""
+        """Count a conflict: another node was faster in a channel."""
         log.conflicts += 1
         if log.conflicts < CONFLICTS or log.channel in self._followed or len(self._followed) >= MAX_FOLLOWED:
             return
@@ -34,7 +34,7 @@ class Contention:
         self._follow(log.channel)
 
     def end_idle(self, now: float) -> None:
-        """Let go of channels to which nobody here published for `FOLLOW_S`; `now` on the loop's clock."""
+        """Unfollow channels without a publish from this node for `FOLLOW_S`; `now` on the loop's clock."""
         for name, log in list(self._followed.items()):
             if log.used_at < now - FOLLOW_S:
                 del self._followed[name]

@@ -1,7 +1,7 @@
-"""The few calls to NATS and JetStream that the broker needs, with their errors sorted. No channels here.
+"""Makes the few calls to NATS and JetStream that the broker needs, and classifies their errors. No channels here.
 
-Rules: every call has a time-out; `JetStreamUnavailable` means "nobody knows whether it happened, try again", `Conflict`
-that the log went on meanwhile; reads that decide something are answered by the stream's leader.
+Rules: every call has a time-out; `JetStreamUnavailable` means "the outcome is unknown, try again", `Conflict` means
+that the log has grown meanwhile; the stream's leader answers reads on which a decision depends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nats.errors import Error as NatsError
 
 from narthex.adapters.brokers.nats.codec import decode_batch
 
-REQUEST_S: Final = 2.0  # a leader answers in milliseconds; longer than this it is being replaced
+REQUEST_S: Final = 2.0  # a leader answers in milliseconds; one that takes longer is being replaced
 FIRST_BATCH_MESSAGES: Final = 64  # most pages are short
 BATCH_MESSAGES: Final = 500
 BATCH_BYTES: Final = 4 << 20
@@ -32,11 +32,11 @@ NO_REPLICAS: Final = frozenset({10005, 10074})
 
 
 class JetStreamUnavailable(Exception):
-    """JetStream did not answer, or not now."""
+    """JetStream did not answer, or cannot answer now."""
 
 
 class Conflict(Exception):
-    """The subject's last message is not the one that was expected; `last` is its sequence, 0: not told."""
+    """The subject's last message is not the expected one; `last` is its sequence, 0: unknown."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -49,7 +49,7 @@ class StreamMissing(Exception):
 
 
 class RequestRejected(Exception):
-    """JetStream says no for good; `code` is its error code."""
+    """JetStream refused for good; `code` is its error code."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{text} ({code})")
@@ -65,14 +65,14 @@ class Stored(NamedTuple):
 
 
 class Latest(NamedTuple):
-    """Last messages of subjects, as a replica had them when it had applied everything up to sequence `through`."""
+    """Last messages of subjects, from a replica that had applied everything up to sequence `through`."""
 
     found: list[Stored]
     through: int
 
 
 class JetStream:
-    """One stream behind a connection. `client` is asked for at each call, because a reconnect replaces it."""
+    """One stream behind a connection. Every call gets the client from `client`, because a reconnect replaces it."""
 
     def __init__(self, client: Callable[[], Client], stream: str) -> None:
         self._client = client
@@ -82,7 +82,7 @@ class JetStream:
         self._serial = 0
 
     async def listen(self) -> None:
-        """Prepare for answers of many messages; once per connection."""
+        """Subscribe to answers of many messages; once per connection."""
         client = self._client()
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._collect)
@@ -95,9 +95,9 @@ class JetStream:
         """Append a message; returns its sequence once it is stored.
 
         Args:
-            subject: where to.
+            subject: the subject.
             body: at most the server's `max_payload`.
-            expected: sequence of the last message of the subject, 0 for none; None does not ask.
+            expected: sequence of the last message of the subject, 0 for none; None: no check.
             rollup: drop all earlier messages of the subject in the same step.
         """
         headers = {}
@@ -119,15 +119,15 @@ class JetStream:
     async def between(
         self, subject: str, seq: int, last: int, enough: int | None = None, offset: int = 0
     ) -> list[Stored]:
-        """The messages of a subject from `seq` to `last`, which is the sequence of one.
+        """The messages of a subject from `seq` to `last`, which is the sequence of one of them.
 
-        Any replica may answer, and one that lags behind gives less: the leader then gives the rest.
+        Any replica may answer, and one that lags behind gives fewer: the leader then gives the rest.
 
         Args:
-            subject: whose.
-            seq: where to begin.
-            last: where to end.
-            enough: stop once so many publications at or after `offset` are there.
+            subject: the subject.
+            seq: the first sequence.
+            last: the last sequence.
+            enough: stop after this many publications at or after `offset`.
             offset: see `enough`.
         """
         found: list[Stored] = []
@@ -155,9 +155,9 @@ class JetStream:
         return (await self._direct({"multi_last": [filter_subject], "batch": 1024})).found
 
     async def latest_after(self, subjects: Sequence[str], seq: int) -> Latest:
-        """The last message of each subject, where it comes after `seq`: nothing for those that did not go on.
+        """The last message of each subject that has one after `seq`.
 
-        Any replica answers. The caller looks at `through` whether it had what it must have had.
+        Any replica answers. The caller must check `through` for the sequence that the answer has to cover.
 
         Args:
             subjects: at most `SUBJECTS_AT_ONCE`.
@@ -182,7 +182,7 @@ class JetStream:
             raise JetStreamUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def _direct(self, body: dict[str, Any]) -> Latest:
-        """A direct get of many messages: they come one by one, then an end mark."""
+        """A direct get of many messages, which arrive one by one with an end mark."""
         self._serial += 1
         name = str(self._serial)
         collector = self._collectors[name] = _Collector()
@@ -231,7 +231,7 @@ class _Collector:
 
 
 def _checked(message: Msg) -> dict[str, Any]:
-    """The JSON of an answer. Raises what its error means."""
+    """The JSON of an answer. Raises the exception for its error."""
     try:
         answer: dict[str, Any] = msgspec.json.decode(message.data, type=dict[str, Any])
     except msgspec.MsgspecError as error:

@@ -1,9 +1,9 @@
-"""Which idempotency keys were used in a channel lately, and how a message of its log carries them. Pure: no clock.
+"""Keeps the idempotency keys lately used in a channel, and packs them into messages of its log. Pure: no clock.
 
-A node that writes to a channel for the first time must know the keys of the last `IDEMPOTENCY_WINDOW_S`. Reading
-them from the messages that they came with cost 70 µs each; so every mark carries the keys since the mark before it, and
-a trim leaves those of the whole window behind. Rules: a key is known by its digest, 128 bits, so that two keys are
-one for nobody; a row says where and when, to a tenth of a second, later rather than earlier.
+A node that writes to a channel for the first time must know the keys of the last `IDEMPOTENCY_WINDOW_S`. To read
+them from their own messages costs 70 µs each; so every mark carries the keys since the previous mark, and a trim writes
+those of the whole window. Rules: a key is stored as its digest of 128 bits, so that collisions are negligible; a row
+holds the offset and the moment to a tenth of a second, rounded to the later one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 DIGEST_BYTES: Final = 16
-MOST_ROWS: Final = 20_000  # of one summary: 440 KB, half of the server's default max_payload
+MOST_ROWS: Final = 20_000  # per summary: 440 KB, half of the server's default max_payload
 
 _ROW: Final = Struct(f">{DIGEST_BYTES}sIH")  # digest; offsets before `top`; tenths of a second before `at`
 _OLDEST: Final = 0xFFFF  # ages end here: 109 minutes
@@ -39,14 +39,14 @@ class Summary(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Use(NamedTuple):
-    """Where and when a key was used; `at` is seconds since the epoch."""
+    """The offset and moment of a key's use; `at` is seconds since the epoch."""
 
     offset: int
     at: float
 
 
 def digest(key: str) -> bytes:
-    """What a key is known by."""
+    """A key's digest."""
     return blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
 
 
@@ -67,16 +67,16 @@ class KeyWindow:
         return self._uses.get(name) if name is not None else None
 
     def add(self, name: bytes, offset: int, at: float) -> None:
-        """Note a use, the newest so far; of a known key where another node forgot it a moment sooner."""
+        """Add a use, the newest so far. The key may be known, if another node forgot it a moment sooner."""
         self._uses.pop(name, None)
         self._uses[name] = Use(offset, at)
 
     def clear(self) -> None:
-        """The log is another one."""
+        """Forget all keys: the log is another one."""
         self._uses.clear()
 
     def expire(self, cutoff: float) -> None:
-        """Forget what was used before `cutoff`."""
+        """Forget keys that were used before `cutoff`."""
         while self._uses and next(iter(self._uses.values())).at <= cutoff:
             self._uses.popitem(last=False)
 
@@ -92,7 +92,7 @@ class KeyWindow:
         return Summary(since, top, now, b"".join(reversed(rows)))
 
     def take(self, summary: Summary) -> None:
-        """Note what a summary says and is not known better. What a trim left may lie before what is known."""
+        """Add a summary's uses that are not known yet. Those of a trim may come before the known ones."""
         end = next(reversed(self._uses.values())).offset if self._uses else 0
         ordered = True
         for name, back, age in _ROW.iter_unpack(summary.rows):

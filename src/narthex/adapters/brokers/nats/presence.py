@@ -1,6 +1,6 @@
-"""Presence over a stream in memory: one subject a member, forgotten by itself after `PRESENCE_TTL_S`.
+"""Keeps presence in a stream in memory: one subject per member, which the stream drops after `PRESENCE_TTL_S`.
 
-Rules: only the node that a client is connected to writes its entry, so that node alone knows whether it is new
+Rules: only the node that a client is connected to writes its entry; that node alone knows whether the client is new,
 and announces it.
 """
 
@@ -14,7 +14,7 @@ from narthex.ports.broker import Member
 
 
 class PresenceStream:
-    """Who is where, on every node. Raises jetstream's errors; the caller retries."""
+    """The members of channels on every node. Raises jetstream's errors; the caller retries."""
 
     def __init__(self, stream: JetStream, names: StreamNames) -> None:
         self._stream = stream
@@ -22,21 +22,21 @@ class PresenceStream:
         self._own = PresenceTable()
 
     async def join(self, channel: str, member: Member, now: float) -> bool:
-        """Record or refresh; whether it is new on this node."""
+        """Record or refresh a member; returns whether it is new on this node."""
         await self._stream.publish(
             self._subject(channel, member.client), encode(Notice(member, True)), expected=None
         )
         return self._own.join(channel, member, now)
 
     async def leave(self, channel: str, client: str) -> Member | None:
-        """Forget; who it was when this node knew them."""
+        """Remove a member; returns it if this node knew it."""
         await self._stream.api(
             f"STREAM.PURGE.{self._names.presence_stream}", {"filter": self._subject(channel, client)}
         )
         return self._own.leave(channel, client)
 
     async def members(self, channel: str) -> dict[str, Member]:
-        """Who is present, by client id."""
+        """The present members, by client id."""
         found: dict[str, Member] = {}
         for message in await self._stream.latest_of_each(self._subject(channel, "*")):
             notice = decode_live(message.body)
@@ -45,7 +45,7 @@ class PresenceStream:
         return found
 
     def expire(self, now: float) -> list[tuple[str, Member]]:
-        """Own clients that did not come again; the stream has forgotten them by itself."""
+        """This node's clients without a recent `join`, which the stream has dropped already."""
         return self._own.expire(now)
 
     def _subject(self, channel: str, client: str) -> str:

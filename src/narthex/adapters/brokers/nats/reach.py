@@ -1,4 +1,4 @@
-"""Whether NATS can be reached and used, for `narthex check --connect`; nothing there is changed."""
+"""Checks that NATS can be reached and used, for `narthex check --connect`; changes nothing there."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from narthex.errors import DependencyError
 
 
 async def reach(url: str) -> str:
-    """Connect, ask for JetStream, leave; what answered, in words.
+    """Connect, ask for JetStream, disconnect; returns a description of the server.
 
     Raises:
         ConfigError: the URL is wrong.
-        DependencyError: it does not answer, or has no JetStream for this account.
+        DependencyError: the server does not answer, or has no JetStream for this account.
     """
     address = parse_address(url)
 
     async def nothing() -> None:
-        """The connection lives for a moment: nobody is told of its changes."""
+        """Ignore changes of the connection, which is short-lived."""
 
     async def no_error(_: Exception) -> None:
-        """What fails is raised by the call that failed."""
+        """Ignore errors: the failing call raises them."""
 
     client = await connect(
         address, name="narthex-check", disconnected=nothing, reconnected=nothing, error=no_error

@@ -1,8 +1,7 @@
-"""Reading pages of a channel from the stream. No writing here.
+"""Reads pages of a channel from the stream. Writes nothing.
 
-The end of a channel is asked of the stream's leader, so that nothing acknowledged is missing from a page. From
-there marks lead back to where a page begins, `MARK_EVERY` offsets a step, and what lies between may come from
-any replica.
+The stream's leader gives the end of a channel, so that a page lacks no acknowledged publication. From there marks lead
+back to the beginning of a page, `MARK_EVERY` offsets a step; any replica may give the messages between.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class PageReader:
     async def _publications(
         self, subject: str, last: tuple[Stored, StreamBatch], low: int, high: int
     ) -> list[Publication]:
-        """Those at offsets `low` to `high` that are still kept: all, or the upper part."""
+        """The publications at offsets `low` to `high` that are still kept: all, or the upper part."""
         start = await self._start(subject, last, low)
         if start == last[0].seq:
             messages = [last[0]]
@@ -80,12 +79,12 @@ class PageReader:
                 return batch.mark_seq
             mark = await self._stream.next(subject, batch.mark_seq)
             if mark is None or mark.seq != batch.mark_seq:
-                return batch.mark_seq  # it was dropped, and with it everything before
+                return batch.mark_seq  # it was dropped, and with it every earlier message
             message, batch = mark, decode_batch(mark.body)
         return message.seq
 
     async def sequence_of(self, channel: str, offset: int) -> int | None:
-        """The stream sequence of the message that holds `offset`, or of the last one; None: it is not kept."""
+        """The stream sequence of the message that holds `offset`, or of the last message; None: it is not kept."""
         subject = self._subject(channel)
         last = await self._stream.last(subject)
         if last is None:

@@ -1,9 +1,9 @@
-"""Whether the log's stream is there, is the one that this node wrote to, and still ends where it did.
+"""Checks that the log's stream exists, is the one that this node wrote to, and has not lost its end.
 
-Asked at start, after every reconnect, election or doubt, and whenever a proof is needed (`proof`). Not here: the
-connection itself. Rules: what ends earlier
-than what was acknowledged here has lost something, and then the epoch changes; every node hears of a new epoch; and
-what may not have been told to this node meanwhile is re-read once the answer is known.
+It checks at start, after every reconnect, election or doubt, and whenever a proof is needed (`proof`). Not here: the
+connection itself. Rules: a stream that ends before a message that was acknowledged to this node has lost data, and then
+the epoch changes; every node is notified of a new epoch; once the check is done, the node reads again what it may have
+missed meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REMEDY: Final = (
     "Give the stream back the configuration that narthex made it with (nats stream edit), or set another ?prefix= in "
     "NARTHEX_BROKER_URL."
 )
-PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message a subject
+PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message per subject
 
 _log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 
@@ -43,13 +43,13 @@ class StreamMonitor:
     """See the module.
 
     Args:
-        stream: the log's.
+        stream: the log's stream.
         log_stream: its settings and epoch.
-        appender: knows how far the log reached.
-        subject: of a channel.
-        changed: tell every node that the epoch is another one.
-        connected: make sure of the connection; whether it is a new one.
-        resync: publications may have been missed.
+        appender: knows the last sequence that this node has seen.
+        subject: returns a channel's subject.
+        changed: notifies every node of a new epoch.
+        connected: connects if necessary; returns whether the connection is a new one.
+        resync: called when publications may have been missed.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class StreamMonitor:
         self._connected = connected
         self._resync = resync
         self._suspect = asyncio.Event()  # the stream may have another leader, or be another one
-        self._missed = False  # publications may have been told to nobody meanwhile
+        self._missed = False  # publications may not have reached this node meanwhile
         self._checking = asyncio.Lock()
         self._last_proof: asyncio.Task[int] | None = None
         self._next_proof: asyncio.Task[int] | None = None
-        self._subjects = 0  # that had a message when the stream was last looked at: they never get fewer
+        self._subjects = 0  # with a message at the last check: the number never falls
         self._server = ""
         self.refused: DependencyError | None = None
         self.running = False
         self.node = ""
 
     def recheck(self) -> None:
-        """Look whether the stream is there; what was told meanwhile was not missed for that."""
+        """Check that the stream exists, without a new read of publications."""
         self._suspect.set()
 
     def missed(self) -> None:
-        """Something may not have been told to this node: look, then re-read."""
+        """Publications may not have reached this node: check, then read them again."""
         self._missed = True
         self._suspect.set()
 
@@ -95,35 +95,35 @@ class StreamMonitor:
         self.missed()
 
     async def open(self, replicas: int, server: str) -> None:
-        """Make sure of the stream; `server` is the one that we are connected to.
+        """Create or check the stream; `server` is the one that this node is connected to.
 
         Raises:
-            ConfigError: its configuration can drop what was acknowledged.
+            ConfigError: its configuration can drop acknowledged publications.
             jetstream's errors.
         """
         async with self._checking:
             before, seen = self._log_stream.base_epoch, self._appender.highest_seq
             info = await self._log_stream.ensure(replicas, server)
             self._server = server
-            if self._log_stream.made:  # a new one has an epoch of its own
+            if self._log_stream.made:  # a new stream has an epoch of its own
                 self._appender.highest_seq, self._subjects = info.last, 0
                 await self._log_stream.set_anchor(await self._append_anchor())
                 await self._changed()
                 self._adopt(before)
                 return
             last = info.last
-            if last < seen:  # or a leader that was cut off answered: only the real one can append
+            if last < seen:  # or a leader that was cut off answered: only the real leader can append
                 last = await self.append_mark() - 1
             await self._check(info, last, seen, before)
 
     async def proof(self) -> int:
-        """Append a mark and look at the stream, both after this call began; the mark's sequence.
+        """Append a mark and inspect the stream, both after this call began; returns the mark's sequence.
 
-        So whoever answered speaks for the stream, and it is still the one that had this epoch; otherwise the epoch is
-        another one when this returns. Callers that come meanwhile share the next one.
+        That proves that the answer comes from the stream's leader, and that it is still the stream of this epoch;
+        otherwise the epoch has changed when this returns. Callers that come meanwhile share the next proof.
 
         Raises:
-            jetstream's errors; DependencyError: the configuration can drop what was acknowledged.
+            jetstream's errors; DependencyError: the configuration can drop acknowledged publications.
         """
         if self._next_proof is None:
             self._next_proof = asyncio.get_running_loop().create_task(
@@ -150,7 +150,7 @@ class StreamMonitor:
             return mark
 
     async def _check(self, info: StreamInfo, last: int, seen: int, before: str) -> None:
-        """Whether it is still the stream whose epoch it has. `last`: where it ends; `seen`: where it did."""
+        """Check that it is still the stream of its epoch. `last`: its last sequence; `seen`: the last one before."""
         stream = self._log_stream
         lost = ""
         if stream.replaced:
@@ -176,7 +176,7 @@ class StreamMonitor:
         self._refuse()
 
     def _adopt(self, before: str) -> None:
-        """If the epoch is another one than `before`, everything is read again."""
+        """If the epoch differs from `before`, read everything again."""
         if before not in ("", self._log_stream.base_epoch):
             _log.warning("broker_epoch_changed")
             self._appender.forget()
@@ -184,7 +184,7 @@ class StreamMonitor:
             self._suspect.set()
 
     def _refuse(self) -> None:
-        """A configuration that can lose ends a start with ConfigError; while running it is what every call raises."""
+        """Refuse a configuration that can lose data: it ends a start, and every later call raises it while running."""
         problems = self._log_stream.problems
         before, self.refused = self.refused, None
         if not problems:
@@ -197,7 +197,7 @@ class StreamMonitor:
             _log.error("broker_refuses_stream", detail=text, remedy=REMEDY)
 
     async def _fewer(self) -> bool:
-        """Whether it is no passing answer of a server that reads its files again."""
+        """Whether the smaller number lasts: a server that is reading its files again gives one for a moment."""
         await asyncio.sleep(FEWER_AGAIN_S)
         return (await self._log_stream.inspect(self._server)).subjects < self._subjects
 
@@ -206,14 +206,14 @@ class StreamMonitor:
         return await self._stream.publish(self._subject("narthex/anchor"), body, expected=None)
 
     async def append_mark(self) -> int:
-        """Append a message that means nothing; its sequence, which a majority has agreed on."""
+        """Append an empty mark; returns its sequence, which a majority has agreed on."""
         body = encode(StreamBatch(secrets.token_bytes(8), "", 1, 0, 0, []))
         seq = await self._stream.publish(self.mark_subject(), body, expected=None, rollup=True)
         self._appender.highest_seq = max(seq, self._appender.highest_seq)
         return seq
 
     async def ping(self) -> None:
-        """Append and read back. Raises jetstream's errors, and DependencyError when it is not there."""
+        """Append and read back. Raises jetstream's errors, and DependencyError when the message is missing."""
         seq = await self.append_mark()
         last = await self._stream.last(self.mark_subject())
         if last is None or last.seq < seq:
@@ -222,7 +222,7 @@ class StreamMonitor:
             )
 
     async def run(self, reopen: Callable[[], Awaitable[None]]) -> None:
-        """Until cancelled: after each doubt `reopen` until it works, then re-read what may have been missed."""
+        """Until cancelled: after each doubt call `reopen` until it succeeds, then re-read what was perhaps missed."""
         away = False
         self.running = True
         while True:
@@ -238,7 +238,7 @@ class StreamMonitor:
                 self._suspect.set()
                 await asyncio.sleep(AGAIN_S)
                 continue
-            except Exception:  # a bug, or an error that the library does not name: nobody else would look
+            except Exception:  # a bug, or an undocumented error of the library: only this task can report it
                 _log.exception("broker_guard_raised")
                 self._suspect.set()
                 await asyncio.sleep(AGAIN_S)
@@ -249,11 +249,11 @@ class StreamMonitor:
                 self._resync()
 
     def mark_subject(self) -> str:
-        """Where this node's marks are; nodes share a few."""
+        """The subject of this node's marks; nodes share a few subjects."""
         return self._subject(f"narthex/ping:{zlib.crc32(self.node.encode()) % PING_SUBJECTS}")
 
 
 def _retrieved(task: asyncio.Task[int]) -> None:
-    """Its callers may all have gone: nobody else looks at its error."""
+    """Retrieve its error, because all its callers may have been cancelled."""
     if not task.cancelled():
         task.exception()

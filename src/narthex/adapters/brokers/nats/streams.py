@@ -1,11 +1,11 @@
-"""The streams that the broker keeps: what they are made with, and the epoch that one of them carries.
+"""Creates and inspects the broker's streams, and keeps the epoch of the log's stream.
 
-Rules: the epoch stands in the log stream's metadata, and beside it what proves that the stream is still the one that
-had that epoch: when it was created (a restored stream, or one made anew from its configuration, was created later)
-and the sequence of an anchor, its first message, which nothing of ours drops (a purge, or a limit that an operator
-set, drops it first). The epoch is changed when a proof fails, when the stream ends before a message that was seen in
-it, and, where the servers are on this machine, after each boot of it, because then nobody is left who saw anything.
-A stream of a newer layout is refused, and one whose configuration can drop what was acknowledged.
+Rules: the log stream's metadata holds the epoch and two proofs that the stream is still the one of that epoch: its
+creation time (a restored stream, or one created again from its configuration, has a later one) and the sequence of an
+anchor, its first message, which narthex never drops (a purge, or a limit that an operator set, drops it first). The
+epoch changes when a proof fails, when the stream ends before a message that a node has seen in it, and, where the
+servers are on this machine, after each boot, because no process is left that could notice a loss. A stream of a newer
+layout is refused, and one whose configuration can drop acknowledged publications.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from narthex.errors import ConfigError, DependencyError
 from narthex.ports.broker import KEPT_PUBLICATIONS, PRESENCE_TTL_S
 
 LAYOUT: Final = 1
-KEPT_MESSAGES: Final = KEPT_PUBLICATIONS  # of a channel; a message holds at least one publication
+KEPT_MESSAGES: Final = KEPT_PUBLICATIONS  # per channel; a message holds at least one publication
 _EPOCH: Final = "narthex-epoch"
 _BOOT: Final = "narthex-boot"
 _LAYOUT: Final = "narthex-layout"
@@ -36,7 +36,7 @@ class StreamNames:
         self.log_stream = f"{prefix}-log"
         self.presence_stream = f"{prefix}-presence"
         self.log = f"{prefix}.log."  # stored
-        self.live = f"{prefix}.live."  # the same, told once it is stored; and notices
+        self.live = f"{prefix}.live."  # the same, sent once it is stored; and notices
         self.presence = f"{prefix}.presence."
         self.control_all = f"{prefix}.control.all"
         self.control_node = f"{prefix}.control.node."
@@ -44,7 +44,7 @@ class StreamNames:
 
 
 def default_replicas(client: Client) -> int:
-    """3 in a cluster, else 1: what the server says about itself."""
+    """3 in a cluster, else 1, by the server's own information."""
     return 3 if _info(client).get("cluster") else 1
 
 
@@ -59,13 +59,13 @@ def _info(client: Client) -> dict[str, Any]:
 
 
 class StreamInfo(NamedTuple):
-    """What the stream's leader said of it.
+    """The leader's information about the stream.
 
     Attributes:
-        first: sequence of the first message that is kept.
+        first: sequence of the first kept message.
         last: sequence of the last message that there ever was.
-        subjects: how many channels have a message; 0: not told.
-        created: when, in the server's words.
+        subjects: the number of channels with a message; 0: unknown.
+        created: the creation time, as the server's text.
     """
 
     first: int
@@ -78,32 +78,32 @@ class LogStream:
     """The log's stream and its base epoch.
 
     Attributes:
-        replaced: it was created at another moment than the one that had this epoch.
+        replaced: its creation time is not that of the stream of this epoch.
         anchor: sequence of its first message; 0: it has none yet.
-        problems: what in its configuration can drop acknowledged publications, in words.
+        problems: settings in its configuration that can drop acknowledged publications, in words.
     """
 
     def __init__(self, stream: JetStream, names: StreamNames, kept_messages: int, boot: str) -> None:
         self._stream = stream
         self._names = names
         self._kept_messages = kept_messages
-        self._boot = boot  # of the machine that the servers are on, empty when that is another one
+        self._boot = boot  # boot id of the servers' machine, empty when it is not this machine
         self.base_epoch = ""
         self.rebooted = False  # as `ensure` found it
-        self.made = False  # by the last `ensure`: nodes that knew another one must hear of it
+        self.made = False  # by the last `ensure`: nodes that knew another one must be notified
         self.replicas = 1
         self.replaced = False
         self.anchor = 0
         self.problems: list[str] = []
 
     def epoch(self, incarnation: str) -> str:
-        """A channel's epoch: the base, and what it got when it was removed."""
+        """A channel's epoch: the base, and the suffix that it got when it was removed."""
         return f"{self.base_epoch}.{incarnation}" if incarnation else self.base_epoch
 
     async def ensure(self, replicas: int, connected_to: str) -> StreamInfo:
-        """Create the stream or read what there is.
+        """Create the stream or read the existing one.
 
-        `connected_to` is the server that answered: one on loopback may be a mere relay to another machine.
+        `connected_to` is the server that answered: one on loopback may only relay to another machine.
 
         Raises:
             ConfigError: a newer layout.
@@ -123,7 +123,7 @@ class LogStream:
         return info
 
     async def inspect(self, connected_to: str) -> StreamInfo:
-        """Read what there is. Raises jetstream's errors, StreamMissing among them."""
+        """Read the existing stream. Raises jetstream's errors, StreamMissing among them."""
         return self._read(await self._stream.api(f"STREAM.INFO.{self._names.log_stream}"), connected_to)
 
     def _read(self, answer: dict[str, Any], connected_to: str) -> StreamInfo:
@@ -153,7 +153,7 @@ class LogStream:
         )
 
     async def change_epoch(self, anchor: int) -> None:
-        """Note that acknowledged publications may be missing, unless another node has. `anchor`: see the class."""
+        """Record that acknowledged publications may be missing, unless another node has. `anchor`: see the class."""
         answer = await self._stream.api(f"STREAM.INFO.{self._names.log_stream}")
         metadata = answer["config"]["metadata"]
         if metadata[_EPOCH] != self.base_epoch:
@@ -163,7 +163,7 @@ class LogStream:
         await self._note({_EPOCH: new_epoch(), _BOOT: self._boot}, anchor)
 
     async def set_anchor(self, anchor: int) -> None:
-        """Note what the stream's first message is; nothing was lost."""
+        """Record the stream's first message; no data was lost."""
         await self._note({}, anchor)
 
     async def _note(self, changes: dict[str, str], anchor: int) -> None:
@@ -193,7 +193,7 @@ class LogStream:
 
 
 def _lossy(config: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """What in a stream's configuration can drop what was acknowledged, or keep it from being told."""
+    """Settings in a stream's configuration that can drop acknowledged publications, or keep them from subscribers."""
     limits = ("max_age", "max_bytes", "max_msgs")
     found = [f"{name} is {config[name]}" for name in limits if int(config.get(name) or 0) > 0]
     told = config.get("republish") or {}
@@ -208,7 +208,7 @@ def _lossy(config: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 
 async def ensure_presence(stream: JetStream, names: StreamNames, replicas: int) -> None:
-    """Create the stream of presence entries, in memory, each forgotten by itself."""
+    """Create the stream of presence entries, in memory, which drops each entry by age."""
     try:
         await stream.api(f"STREAM.INFO.{names.presence_stream}")
     except StreamMissing:
@@ -230,14 +230,14 @@ async def ensure_presence(stream: JetStream, names: StreamNames, replicas: int) 
 
 
 async def create(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
-    """Create a stream; when another node was faster, its stream. Raises DependencyError when NATS refuses it."""
+    """Create a stream; if another node was faster, return its stream. Raises DependencyError when NATS refuses it."""
     try:
         return await stream.api(f"STREAM.CREATE.{config['name']}", config)
     except RequestRejected as refused:
         if refused.code == _NAME_IN_USE:
             return await stream.api(f"STREAM.INFO.{config['name']}")
         if refused.code in NO_REPLICAS:
-            raise DependencyError(  # passing: the other servers may be on their way up
+            raise DependencyError(  # transient: the other servers may be starting
                 "broker",
                 f"NATS has too few servers for {config['num_replicas']} replicas.",
                 "Start the others, or set ?replicas=1 in NARTHEX_BROKER_URL.",
@@ -253,7 +253,7 @@ def new_epoch() -> str:
 
 
 def durability(replicas: int) -> str:
-    """What an acknowledgement means with so many replicas."""
+    """The failures that an acknowledged publication survives with this number of replicas."""
     if replicas > 1:
         return (
             f"An acknowledged publication is on a majority of {replicas} servers: it survives the death of any one "

@@ -1,12 +1,12 @@
-"""Which channels this node follows on NATS: the wanted set, brought about by one task. No decoding here.
+"""Follows channels on NATS: one task subscribes to the set of wanted channels. No decoding here.
 
-A message is handed on as nats-py reads it, without the queue and the task that it keeps for each subscription:
-those are 4 KB a channel and a switch of tasks a message. What piles up for a slow process is then the server's
-to notice: it cuts the connection, and everything is re-read.
+Messages are passed on as nats-py reads them, without the queue and the task that it keeps for each subscription,
+which cost 4 KB per channel and a task switch per message. The server then notices a slow process by its backlog: it
+cuts the connection, and everything is read again.
 
-A node that publishes to a channel together with others follows it beside the handler: then it knows what they
-append without asking. Rules: `want` and `drop` never wait; `settled` waits until a channel's subscription was sent,
-before anything that the caller sends next on the same connection.
+A node that publishes to a channel together with others follows it beside the handler, so that it gets their messages
+without a read. Rules: `want` and `drop` never wait; `settled` waits until a channel's subscription was sent, and so
+comes before the caller's next message on the same connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from narthex.adapters.brokers.nats.jetstream import JetStreamUnavailable
 
 
 class Subscriptions:
-    """Follows channels under `prefix`; `tell` gets every message."""
+    """Follows channels under `prefix`; calls `tell` with every message."""
 
     def __init__(self, client: Callable[[], Client], prefix: str, on_message: Callable[[Msg], None]) -> None:
         self._client = client
@@ -33,7 +33,7 @@ class Subscriptions:
         self._sink = _MessageSink(on_message)
         self._wanted: dict[str, str] = {}  # token → channel
         self._asked: set[str] = set()  # tokens: for the handler
-        self._beside: set[str] = set()  # tokens: for whoever publishes to them
+        self._beside: set[str] = set()  # tokens: for the appender
         self._held: dict[str, Subscription] = {}  # by token
         self._unsettled: dict[str, asyncio.Event] = {}  # by token
         self._changed = asyncio.Event()
@@ -55,7 +55,7 @@ class Subscriptions:
             self._touch(name)
 
     def drop(self, channel: str, *, beside: bool = False) -> None:
-        """Stop following, unless the other one still does; idempotent."""
+        """Stop following, unless the other side still does; idempotent."""
         name = token(channel)
         (self._beside if beside else self._asked).discard(name)
         if name in self._asked or name in self._beside:
@@ -64,7 +64,7 @@ class Subscriptions:
             self._touch(name)
 
     async def settled(self, channel: str) -> None:
-        """Wait until what was last asked for a channel has been sent."""
+        """Wait until the last request for a channel has been sent."""
         pending = self._unsettled.get(token(channel))
         if pending is not None:
             await pending.wait()
@@ -76,7 +76,7 @@ class Subscriptions:
             self._touch(name)
 
     async def run(self) -> None:
-        """Bring the wanted set about until cancelled."""
+        """Subscribe and unsubscribe to match the wanted set, until cancelled."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -88,7 +88,7 @@ class Subscriptions:
                     NatsError,
                     OSError,
                     JetStreamUnavailable,
-                ):  # closed, or none: whoever reconnects calls `renew`
+                ):  # closed, or none: the reconnecting code calls `renew`
                     await asyncio.sleep(0.1)
                     self._changed.set()
                     break
@@ -104,11 +104,11 @@ class Subscriptions:
 
     async def _subscribe(self, subject: str) -> Subscription:
         subscription: Any = await self._client().subscribe(subject, pending_bytes_limit=0)
-        # Internals of the library, whose version is pinned; the contract suite fails without a message told.
+        # Internals of the library, whose version is pinned; the contract suite fails if no message arrives.
         early = subscription._pending_queue  # noqa: SLF001 - see above
         subscription._pending_queue = self._sink  # noqa: SLF001
         subscription._message_iterator = None  # noqa: SLF001
-        while not early.empty():  # told while the request was sent
+        while not early.empty():  # arrived while the request was sent
             self._sink.put_nowait(early.get_nowait())
         made: Subscription = subscription
         return made
@@ -120,11 +120,11 @@ class Subscriptions:
 
 
 class _MessageSink:
-    """Stands in for the queue of every subscription."""
+    """Replaces the queue of every subscription."""
 
     def __init__(self, on_message: Callable[[Msg], None]) -> None:
         self.put_nowait = on_message
 
     def empty(self) -> bool:
-        """Nothing ever waits here."""
+        """Always empty, because it passes each message on at once."""
         return True
