@@ -1,7 +1,7 @@
-"""Appending on Redis: publishes that pile up while one script runs go in with the next, in one round trip.
+"""Appends on Redis: publishes that queue while one script runs go together in the next, in one round trip.
 
-Every publication has an idempotency key, its publisher's or a random one, so an attempt whose answer got lost
-is simply made again. Not here: reading, subscriptions.
+Every publication has an idempotency key, its publisher's or a random one, so that an attempt whose answer got lost
+can simply be repeated. Not here: reading, subscriptions.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from narthex.ports.broker import Published
 
 REDIS: Final = EngineErrors("Redis", "Redis")
 MAX_PENDING: Final = 20_000  # as the embedded broker's
-BATCH_ENTRIES: Final = 128  # the server does nothing else meanwhile: about 2 ms
+BATCH_ENTRIES: Final = 128  # the server is busy with nothing else for about 2 ms
 BATCH_BYTES: Final = 4 << 20
 
 _encode_tags = msgspec.json.Encoder().encode
 
 
 class QueuedPublication(NamedTuple):
-    """A publication that is to be placed; `deadline` on the loop's clock."""
+    """A publication to be placed; `deadline` on the loop's clock."""
 
     future: asyncio.Future[Published]
     channel: str
@@ -45,12 +45,12 @@ class RedisAppender:
     """Places publications.
 
     Args:
-        names: of the keys.
+        names: the names of keys.
         run: runs the append script with its per-publication keys and arguments.
-        attach: compares with a server that answers anew.
-        seen: gets the number and the epoch of the last publication that was acknowledged.
+        attach: compares this node's state with a new server.
+        seen: called with the number and the epoch of the last acknowledged publication.
         timeout_s: of a publication.
-        max_pending: more are refused.
+        max_pending: the most publications that may wait; more are refused.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class RedisAppender:
         return future
 
     async def stop(self) -> None:
-        """Let publications under way finish or fail; each has a deadline, so this ends."""
+        """Wait until the publications under way have finished or failed; each has a deadline, so this ends."""
         self._accepting = False
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -113,7 +113,7 @@ class RedisAppender:
             self._alarm.cancel()
 
     async def _work(self) -> None:
-        """Place everything that waits; ends when nothing does."""
+        """Place all waiting publications; ends when none waits."""
         wait = 0.05
         try:
             while self._queue:
@@ -148,7 +148,7 @@ class RedisAppender:
             await asyncio.sleep(0.2)
 
     def _batch(self) -> list[QueuedPublication]:
-        """The head of the queue, without what was cancelled; it stays queued until it is placed."""
+        """The head of the queue, without cancelled publications; they stay queued until they are placed."""
         batch: list[QueuedPublication] = []
         size = 0
         kept: deque[QueuedPublication] = deque()
@@ -173,18 +173,18 @@ class RedisAppender:
                 self._names.told(channel),
             )
             arguments += (waiting.data, waiting.tags)
-        # Given up at the deadline of the oldest: the others have time left to be tried again.
+        # The try ends at the deadline of the oldest: the others have time left for another one.
         async with asyncio.timeout_at(batch[0].deadline):
             seq, placed = await self._run(keys, arguments)
         self._seen(int(seq), placed[-1][1].decode())
         for waiting, (offset, epoch, duplicate) in zip(batch, placed, strict=True):
-            if self._queue and self._queue[0] is waiting:  # else it was given up meanwhile
+            if self._queue and self._queue[0] is waiting:  # else it has failed by its deadline meanwhile
                 self._queue.popleft()
             if not waiting.future.done():
                 waiting.future.set_result(Published(int(offset), epoch.decode(), bool(duplicate)))
 
     def _ring(self) -> None:
-        """Fail what has waited for too long, whatever is being waited for; its key finds it if it was taken."""
+        """Fail publications that have waited too long; a retry with its key finds one that was placed all the same."""
         loop = asyncio.get_running_loop()
         while self._queue and self._queue[0].deadline <= loop.time():
             waiting = self._queue.popleft()
@@ -201,7 +201,7 @@ class RedisAppender:
 
 
 def _passing(error: ResponseError) -> bool:
-    """Whether an answer means "not now": a script that is in the way."""
+    """Whether an error is transient: another script blocks the server."""
     return str(error).startswith("BUSY")
 
 
@@ -210,7 +210,7 @@ def _refused(error: ResponseError) -> DependencyError:
         return DependencyError(
             "broker", "Redis has no memory left to append.", "Raise its maxmemory, or trim."
         )
-    if str(error).startswith("MISCONF"):  # it cannot write its file, and says so to every write
+    if str(error).startswith("MISCONF"):  # it cannot write its file, and refuses every write
         return DependencyError(
             "broker",
             "Redis cannot write its file.",

@@ -1,9 +1,10 @@
-"""A node's attachment to the server that answers: it compares what the node knows with what is there.
+"""Attaches a node to the current server: compares the node's state with the server's after each change of server.
 
-Not here: the comparison itself (`scripts.ATTACH`), appending, listening. Rules: after every change of who answers (a
-restart, a fail-over, a restored file) nothing is appended or read in the old epoch before each node has compared; a
-node that does not answer in `PATIENCE_S` costs the epoch, never a publication in silence. A beat a second finds out
-who answers without traffic, tells the other nodes that this one lives, and teaches it how many publications there are.
+Not here: the comparison itself (`scripts.ATTACH`), appending, listening. Rules: after every change of server (a
+restart, a fail-over, a restored file) no node appends or reads in the old epoch before every node has compared; a
+node that does not compare within `PATIENCE_S` costs the epoch, so that no publication is lost without a sign. One beat
+a second detects a new server without traffic, shows the other nodes that this one is alive, and returns the number of
+publications.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 
 
 class NotYet(ConnectionError):
-    """Other nodes have not compared yet; the next try may find that they have."""
+    """Other nodes have not compared yet; a retry may succeed."""
 
 
 RunScript = Callable[[str, list[str], list[Any]], Awaitable[Any]]
@@ -40,17 +41,18 @@ class Attachment:
     """See the module.
 
     Args:
-        names: of the keys.
-        run: runs a script on the server that answers now.
-        synced: whether that server syncs every commit; asked at each change.
-        unsure: it is not known yet whether the old epoch goes on: what the node was told is not said to anyone.
-        changed: another server answers, or the epoch is another: what this node follows has to be followed anew.
-        away: no server answered a beat.
+        names: the names of keys.
+        run: runs a script on the current server.
+        synced: returns whether that server syncs every commit; called at each change.
+        unsure: called while it is unknown whether the old epoch continues: known positions must not be used.
+        changed: called for a new server or epoch: this node must subscribe again to the channels that it follows.
+        away: called when no server answered a beat.
 
     Attributes:
-        fault: why the last beat was not answered; None while they are.
+        fault: the error of the last beat; None after an answer.
         reign: the replication id of the server that this node has compared with.
-        highest_seq: of all publications, as this node was shown or acknowledged: a server that counts fewer lost some.
+        highest_seq: the highest number of a publication that this node has seen or got acknowledged: a server with a
+            lower one has lost some.
     """
 
     def __init__(
@@ -79,20 +81,20 @@ class Attachment:
 
     @property
     def beats(self) -> str:
-        """Where this node listens for its own beats."""
+        """The channel of this node's own beats."""
         return self._names.beat_prefix + self.instance
 
     def seen(self, seq: int, epoch: str) -> None:
-        """A publication with this number was acknowledged, told or read here, in a channel's epoch."""
+        """This node got a publication with this number, or its acknowledgement, in a channel's epoch."""
         if seq > self.highest_seq and epoch.partition(".")[0] == self._epoch:
             self.highest_seq = seq
 
     async def attach(self) -> None:
-        """Compare; change the epoch when something is missing.
+        """Compare; changes the epoch when publications are missing.
 
         Raises:
             NotYet: call again.
-            RedisError, OSError: no server answers, or one that follows another (`connection.Replica`).
+            RedisError, OSError: no server answers, or a replica does (`connection.Replica`).
         """
         async with self._lock:
             synced = await self._synced()
@@ -120,7 +122,7 @@ class Attachment:
             if found[4]:
                 _log.error("broker_lost_publications", kept=seq, known=self.highest_seq, waited=late)
             before, now = (self.reign, self._epoch), (reign, epoch)
-            # What was acknowledged while this was asked counts too, unless the epoch began anew.
+            # Acknowledgements during the comparison count too, unless the epoch is a new one.
             self.highest_seq = max(seq, self.highest_seq) if epoch == self._epoch else seq
             self.reign, self._epoch, self._waiting_since = reign, epoch, None
             if before not in (("", ""), now):
@@ -134,7 +136,7 @@ class Attachment:
         self.seen(int(seq), epoch.decode())
 
     async def run(self) -> None:
-        """Beat until cancelled; an engine that is away costs a turn."""
+        """Beat until cancelled; a failed beat is only skipped."""
         while True:
             try:
                 async with asyncio.timeout(ANSWER_S):
@@ -143,18 +145,18 @@ class Attachment:
                     except NewRun:
                         await self.attach()
                 self.fault = None
-            except (NotYet, Replica) as fault:  # a replica was left already
+            except (NotYet, Replica) as fault:  # `_script` has left a replica already
                 self.fault = fault
             except FAULTS as fault:
                 self.fault = fault
                 await self._away()
-            except Exception as fault:  # a bug, or an error of the library's transport: the beats must go on
+            except Exception as fault:  # a bug, or an error of the library's transport: keep beating
                 self.fault = fault
                 _log.exception("broker_beat_raised")
             await asyncio.sleep(BEAT_S if self._waiting_since is None else BEAT_S / 10)
 
     async def detach(self) -> None:
-        """This node appends nothing more; nothing is said where no server answers."""
+        """Deregister this node, which appends no more; ignores a server that does not answer."""
         names = self._names
         try:
             async with asyncio.timeout(BEAT_S):

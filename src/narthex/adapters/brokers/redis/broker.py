@@ -1,9 +1,9 @@
-"""The Broker port on Redis or Valkey: one server (or one endpoint that fails over), any number of nodes.
+"""Implements the Broker port on Redis or Valkey: one server (or one endpoint that fails over), any number of nodes.
 
-A publication's offset, log entry, idempotency and telling are one Lua script, hence one atomic step. The server
-writes its append-only file before it answers anybody, so nothing is seen before it is written; what that
-survives depends on `appendfsync` and is in `durability` and docs/guarantees.md. After every change of who answers,
-all nodes compare what is there with what they were told, before anything is appended or read (`attachment`).
+One Lua script assigns a publication's offset, writes its log entry and key, and publishes it, as one atomic step. The
+server writes its append-only file before it answers any client, so that no client sees a publication before it is
+written; `durability` and docs/guarantees.md say which failures it survives, which depends on `appendfsync`. After every
+change of server, all nodes compare their state with the server's before they append or read (`attachment`).
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 12.0  # long enough for a restart that loads its file, or a managed fail-over
 CONNECT_S: Final = 5.0
-KEPT_AGE_S: Final = 7 * 86_400  # of an idle channel: its log goes, its position stays
+KEPT_AGE_S: Final = 7 * 86_400  # of an idle channel: then its log is dropped, its position stays
 READ_AT_ONCE: Final = 1_000
-AT_LENGTH: Final = 14  # of a told moment, `1700000000.123`; the publication's number follows
-COMPARE_AT_ONCE: Final = 500  # channels: the server does nothing else for about 0.5 ms
+AT_LENGTH: Final = 14  # of a message's moment, `1700000000.123`; the publication's number follows
+COMPARE_AT_ONCE: Final = 500  # channels: the server is busy with nothing else for about 0.5 ms
 PING_CHANNEL: Final = "narthex/ping"
 
 _log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
@@ -71,9 +71,9 @@ class RedisBroker:
 
     Args:
         url: see `connection.parse_address`; credentials in it are never shown.
-        timeout_s: after which a call raises DependencyError.
-        kept_count: newest publications of a channel that are kept, at least.
-        kept_age_s: how long the log of a channel without new publications is kept.
+        timeout_s: seconds after which a call raises DependencyError.
+        kept_count: the newest publications of a channel that are kept, at least.
+        kept_age_s: seconds for which the log of a channel without new publications is kept.
     """
 
     positions_exact = False
@@ -145,7 +145,7 @@ class RedisBroker:
         return self._appender.pending
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
-        """Connect and listen. Raises ConfigError or DependencyError."""
+        """Connect and subscribe. Raises ConfigError or DependencyError."""
         self._handler, self._node = handler, node
         self._stopping = False
         self._client_now = connect(self._address, self._turn)
@@ -155,7 +155,7 @@ class RedisBroker:
                     try:
                         await self._attachment.attach()
                         break
-                    except (NotYet, Replica):  # a replica was left already
+                    except (NotYet, Replica):  # `_script` has left a replica already
                         await asyncio.sleep(0.1)
                     except FAULTS:
                         await self._elsewhere()
@@ -180,7 +180,7 @@ class RedisBroker:
         await self._retrying(lambda: self._listener.settled(self._names.control_prefix + node))
 
     async def stop(self) -> None:
-        """Let publishes finish or fail, then disconnect; idempotent."""
+        """Wait until publishes have finished or failed, then disconnect; idempotent."""
         self._stopping = True
         await self._appender.stop()
         tasks, self._tasks = self._tasks, []
@@ -205,7 +205,7 @@ class RedisBroker:
         self._known.forget(channel)
 
     def known_position(self, channel: str) -> Position | None:
-        """The end of a subscribed channel's log, as far as the handler was told."""
+        """The end of a subscribed channel's log, as far as the handler got it."""
         return self._known.find(channel)
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
@@ -214,7 +214,7 @@ class RedisBroker:
         found: dict[str, Position] = {}
         for start in range(
             0, max(len(listed), 1), COMPARE_AT_ONCE
-        ):  # of none, too: is the server the same run?
+        ):  # also without channels, to check that the server is the same run
             part = listed[start : start + COMPARE_AT_ONCE]
             answer = await self._retrying(partial(self._compare, msgspec.json.encode(part)))
             for place, top, epoch in answer:
@@ -272,7 +272,7 @@ class RedisBroker:
         )
 
     async def ping(self) -> None:
-        """See the port. A server that is away is said at once; one that is silent is waited for."""
+        """See the port. Raises at once for a server that refuses connections; waits for one that is silent."""
         fault = self._attachment.fault
         if fault is not None and not isinstance(fault, TimeoutError | RedisTimeoutError):
             raise REDIS.silent(self._address.shown, type(fault).__name__)
@@ -296,7 +296,7 @@ class RedisBroker:
                 await client.aclose()
 
     async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it works or `timeout_s` is over. Raises DependencyError."""
+        """Call until it succeeds or `timeout_s` is over. Raises DependencyError."""
         if self._client_now is None or self._stopping:
             raise REDIS.not_running()
         return await self._retrier.call(call)
@@ -307,7 +307,7 @@ class RedisBroker:
                 await self._attachment.attach()
 
     async def _elsewhere(self) -> None:
-        """Leave a server that follows another one, or does not answer: the name may lead to another server now."""
+        """Leave a server that is a replica or does not answer: the name may resolve to another server now."""
         self._turn += 1
         before, self._client_now = self._client_now, connect(self._address, self._turn)
         self._listener.reconnect()
@@ -316,18 +316,18 @@ class RedisBroker:
                 await before.aclose()
 
     async def _away(self) -> None:
-        """No answer to a beat: where the address names several servers, the next one may be the primary."""
+        """After a beat without an answer, try the next server, if the address names several."""
         if len(self._address.urls) > 1:
             await self._elsewhere()
 
     def _moved(self) -> None:
-        """Another server answers: what the old one told is known no more, and the listener may still be there."""
+        """For another server, drop the known positions and reconnect the listener, which may still use the old one."""
         self._told_replica = False
         self._known.clear()
         self._listener.reconnect()
 
     async def _shielded(self, command: Awaitable[T]) -> T:
-        """Run a command that a cancelled caller leaves running: see the rule in connection.py."""
+        """Run a command that keeps running when its caller is cancelled: see the rule in connection.py."""
         return await asyncio.shield(asyncio.ensure_future(command))
 
     async def _script(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
@@ -371,7 +371,7 @@ class RedisBroker:
                 return Page([], end, complete=False)
             part = [_publication(entry) for entry in entries]
             if part and found and abs(part[0].offset - found[-1].offset) != 1:
-                found.clear()  # trimmed while it was read
+                found.clear()  # the log was trimmed between reads
             found += part
             if len(part) < READ_AT_ONCE or len(found) >= count:
                 break
@@ -383,8 +383,8 @@ class RedisBroker:
         return Page(found, end, complete)
 
     async def _read_settings(self) -> bool:
-        """Whether every commit is synced. A server that may evict is refused at the start; later that is logged,
-        because refusing would leave the node without the log as well.
+        """Whether every commit is synced. A start refuses a server that may evict; later this is only logged, because
+        to refuse it would leave the node without a log as well.
         """
         try:
             settings = await self._shielded(read_settings(self._client(), self._address))
@@ -397,7 +397,7 @@ class RedisBroker:
         return settings.fsync == "always"
 
     def _on_told(self, name: str, body: bytes) -> None:
-        """Called by the listener's only task, which must not meet our bugs."""
+        """Called by the listener's only task, which an exception must not end."""
         try:
             self._told(name, body)
         except Exception:
@@ -422,7 +422,7 @@ class RedisBroker:
             tags = _decode_tags(tail[:size]) if size else None
             position = Position(int(offset), epoch.decode())
             moment, number = at[:AT_LENGTH], at[AT_LENGTH:]
-            if number:  # none from a node of the version before
+            if number:  # none from a node of the previous version
                 self._attachment.seen(int(number), position.epoch)
             self._known.delivered(channel, position)
             self._handler.publication(
@@ -432,7 +432,7 @@ class RedisBroker:
             self._handler.presence(channel, _decode_member(rest), kind == b"J")
 
     async def _renewed(self) -> None:
-        """The listener is back: the server may be another one, and something may have been missed."""
+        """The listener is connected again: the server may be another one, and messages may have been missed."""
         while True:
             try:
                 await self._attachment.attach()
@@ -458,7 +458,7 @@ def _publication(entry: Any) -> Publication:
 
 
 def durability(fsync: str) -> str:
-    """What an acknowledgement means with an append-only file synced `fsync`; empty: without one."""
+    """The failures that an acknowledged publication survives with `fsync` of the append-only file; empty: no file."""
     if fsync == "always":
         return (
             "An acknowledged publication is synced to the append-only file: it survives the death of the process and "

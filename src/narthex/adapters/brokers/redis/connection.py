@@ -1,7 +1,7 @@
-"""The connection to Redis or Valkey: its address, what the server is set to, and scripts by their digest.
+"""Connects to Redis or Valkey: parses its address, reads the server's settings, and runs scripts by their digest.
 
-Rules: commands are never cancelled on their way (a reply would be left for the next one): whoever gives up
-leaves them running; the library does not retry, the broker does so knowingly.
+Rules: a command in flight is never cancelled, because its reply would be taken for the next command's: a caller that
+gives up leaves it running; the library does not retry, the broker does.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ CONNECTIONS: Final = 16  # appending takes one at a time; the rest are for reads
 OPTIONS: Final = frozenset(
     ("protocol", "db", "username", "password", "client_name", "ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path")
 ) | {"ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_check_hostname"}
-"""Of the library's connections, as far as a URL may set them."""
+"""Options of the library's connections that a URL may set."""
 FAULTS: Final = (RedisError, OSError, asyncio.TimeoutError)
-"""What the library raises when the server does not do its part."""
+"""The library's exceptions for a failing server."""
 
 
 class NewRun(Exception):
-    """The server is another run than the one that this node attached to."""
+    """The server is not the run that this node attached to."""
 
 
 class Replica(ConnectionError):
-    """The server follows another one: nothing may be asked of it, and its connections are of no use."""
+    """The server is a replica: the node must not use it, and must drop its connections."""
 
 
 class RedisAddress(NamedTuple):
-    """Where the server is, from `redis[s]://[user:password@]host:port[,host:port…]/db[?prefix=narthex]`. Of several
-    servers the one that is the primary is used.
+    """The server's address, from `redis[s]://[user:password@]host:port[,host:port…]/db[?prefix=narthex]`. Of several
+    servers, the broker uses the primary.
     """
 
     urls: tuple[str, ...]
@@ -50,7 +50,7 @@ class RedisAddress(NamedTuple):
 
 
 class ServerSettings(NamedTuple):
-    """What the server is set to. `fsync` is `always`, `everysec`, `no`, or empty when it has no append-only file."""
+    """The server's settings. `fsync` is `always`, `everysec`, `no`, or empty when it has no append-only file."""
 
     fsync: str
     replica: bool
@@ -86,7 +86,7 @@ def parse_address(url: str) -> RedisAddress:
 
 
 def connect(address: RedisAddress, turn: int = 0) -> Redis:
-    """A client of the server whose turn it is; nothing is sent yet."""
+    """A client of the server number `turn`, modulo their number; sends nothing yet."""
     client: Redis = Redis.from_url(
         address.urls[turn % len(address.urls)],
         socket_timeout=SOCKET_S,
@@ -100,11 +100,11 @@ def connect(address: RedisAddress, turn: int = 0) -> Redis:
 
 
 async def read_settings(client: Redis, address: RedisAddress) -> ServerSettings:
-    """What decides durability.
+    """The settings that decide durability.
 
     Raises:
-        ConfigError: the server may evict what it was asked to keep.
-        RedisError, OSError: it does not answer.
+        ConfigError: the server may evict data.
+        RedisError, OSError: the server does not answer.
     """
     info: dict[str, Any] = await client.info("everything")
     policy = str(info.get("maxmemory_policy", "noeviction"))
@@ -114,7 +114,7 @@ async def read_settings(client: Redis, address: RedisAddress) -> ServerSettings:
         )
     fsync = "no"
     if int(info.get("aof_enabled", 0)):
-        fsync = "everysec"  # what managed services that forbid CONFIG do at most
+        fsync = "everysec"  # the most that managed services that forbid CONFIG do
         try:
             found = await client.config_get("appendfsync")
             fsync = str(found.get("appendfsync") or fsync)
@@ -133,7 +133,7 @@ class Script:
         self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Redis, keys: list[str], arguments: list[Any]) -> Any:
-        """Run it. Raises NewRun, Replica, or what the library raises."""
+        """Run the script. Raises NewRun, Replica, or the library's exceptions."""
         try:
             try:
                 return await _execute(client, "EVALSHA", self._digest, len(keys), *keys, *arguments)
@@ -148,6 +148,6 @@ class Script:
 
 
 async def _execute(client: Redis, *command: Any) -> Any:
-    """One command; the library leaves this method untyped."""
+    """Run one command; the library leaves this method untyped."""
     execute: Any = client.execute_command
     return await execute(*command)

@@ -1,6 +1,6 @@
-"""Being told by Redis: one pub/sub connection for every followed channel, renewed when it breaks.
+"""Receives messages from Redis: one pub/sub connection for all followed channels, renewed when it breaks.
 
-Rules: what was told while it was broken is missed, so `renewed` is called once everything is subscribed again;
+Rules: messages during a break are missed, so the listener calls `renewed` once it has subscribed to everything again;
 `settled` waits for the server's confirmation, because reads go over another connection.
 """
 
@@ -19,7 +19,7 @@ from redis.asyncio.client import PubSub
 from narthex.adapters.brokers.cancellation import cancel_and_wait
 from narthex.adapters.brokers.redis.connection import FAULTS
 
-SILENT_S: Final = 5.0  # the node's own beats come every second: after so long the connection is half open
+SILENT_S: Final = 5.0  # the node's own beats come every second: without them the connection is half open
 SUBSCRIBE_AT_ONCE: Final = 500
 MAX_WAIT_S: Final = 2.0
 
@@ -27,7 +27,7 @@ _log = structlog.get_logger("narthex.broker", log_name="narthex.broker")
 
 
 class Listener:
-    """Follows names. `tell` gets (name, body) of every message."""
+    """Follows names. Calls `tell` with (name, body) of every message."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Listener:
         self._elsewhere = asyncio.Event()
 
     def wants(self, name: str) -> bool:
-        """Whether it is followed, or about to be."""
+        """Whether a name is followed, or about to be."""
         return name in self._wanted
 
     def want(self, name: str) -> None:
@@ -68,7 +68,7 @@ class Listener:
             self._wake.set()
 
     def reconnect(self) -> None:
-        """Another server answers: follow everything there, and call `renewed`."""
+        """Follow everything on another server, then call `renewed`."""
         self._elsewhere.set()
 
     async def settled(self, name: str) -> None:
@@ -79,7 +79,7 @@ class Listener:
     async def run(self) -> None:
         """Keep listening until cancelled."""
         wait, first = 0.05, True
-        self._confirmed.clear()  # of an earlier life
+        self._confirmed.clear()  # of an earlier start
         while True:
             pubsub = self._client().pubsub()
             self._elsewhere.clear()
@@ -92,18 +92,18 @@ class Listener:
             except Exception as fault:
                 if not isinstance(
                     fault, FAULTS
-                ):  # a bug, or of the library's transport: nobody else would listen
+                ):  # a bug, or an error of the library's transport: keep listening
                     _log.exception("broker_listener_raised")
                 self._confirmed.clear()
                 self._lost()
                 await asyncio.sleep(random.uniform(wait / 2, wait))  # noqa: S311 - nodes must not come in one wave
                 wait = min(wait * 2, MAX_WAIT_S)
             finally:
-                with contextlib.suppress(Exception):  # it is left in any case
+                with contextlib.suppress(Exception):  # the connection is dropped in any case
                     await pubsub.aclose()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
     async def _listen(self, pubsub: PubSub) -> None:
-        """Read until the connection breaks; a second task sends what changes meanwhile."""
+        """Read until the connection breaks; a second task sends changed subscriptions meanwhile."""
         tasks = [
             asyncio.create_task(self._read(pubsub), name="redis reading"),
             asyncio.create_task(self._follow(pubsub), name="redis subscriptions"),

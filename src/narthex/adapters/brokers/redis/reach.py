@@ -1,4 +1,4 @@
-"""Whether Redis or Valkey can be reached and used, for `narthex check --connect`; nothing there is changed."""
+"""Checks that Redis or Valkey can be reached and used, for `narthex check --connect`; changes nothing there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from narthex.errors import DependencyError
 
 
 async def reach(url: str) -> str:
-    """Connect, read what decides durability, leave; what answered, in words.
+    """Connect, read the settings for durability, disconnect; returns a description of the server.
 
     Raises:
-        ConfigError: the URL is wrong, or the server may evict what it is to keep.
-        DependencyError: it does not answer, refuses, or is a replica.
+        ConfigError: the URL is wrong, or the server may evict data.
+        DependencyError: the server does not answer, refuses, or is a replica.
     """
     address = parse_address(url)
     client = connect(address)

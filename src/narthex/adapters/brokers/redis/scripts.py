@@ -1,14 +1,13 @@
-"""The Lua scripts: each is one atomic step of the server. What is called when lives in the other files.
-
+"""The Lua scripts: each is one atomic step of the server. The other modules decide when to call them.
 Keys of a channel (`KeyNames`): `m` a hash of its top `t` and incarnation `i`; `l` a stream whose entry ids are the
-offsets (`7-0`); `k:…` idempotency keys that expire; `z`, `h` presence by expiry and by client. Of all: `epoch`,
-the base epoch; `seq`, how many publications there ever were; `reign`, the replication id of the server for which
-every node has compared what it knows with what is there; `nodes`, the nodes that append, with the server's time of
-their last beat; `answers`, the nodes that have compared while another server than `reign` answers.
+offsets (`7-0`); `k:…` idempotency keys that expire; `z`, `h` presence by expiry and by client. Shared keys: `epoch`,
+the base epoch; `seq`, the number of publications that there ever were; `reign`, the replication id of the server with
+which every node has compared its state; `nodes`, the nodes that append, with the server's time of their last beat;
+`answers`, the nodes that have compared with a server other than `reign`.
 
-Rules: a script that appends or reads asks the server itself who it is, because what is stored travels with the data
+Rules: a script that appends or reads asks the server itself for its id, because stored values travel with the data
 to a replica, a restored file or another machine. A replication id is new at every start of a server and at every
-promotion, so nothing is appended or read in an old epoch before the comparison of `ATTACH` was made.
+promotion, so that no node appends or reads in an old epoch before the comparison of `ATTACH`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from narthex.ports.broker import IDEMPOTENCY_WINDOW_S
 NEW_RUN: Final = "NEWRUN"
 REPLICA: Final = "REPLICA"
 FORGOTTEN_S: Final = (
-    10  # without a beat, on the server's clock: ten beats; such a node compares before it appends
+    10  # without a beat, on the server's clock: ten beats; such a node must compare before it appends
 )
 
 _OWN: Final = """
@@ -259,7 +258,7 @@ return redis.call('HVALS', KEYS[2])
 
 
 class KeyNames:
-    """Names of keys and told channels under one prefix; `{…}` keeps a channel's keys together."""
+    """Names of keys and pub/sub channels under one prefix; `{…}` keeps a channel's keys in one slot."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -283,13 +282,13 @@ class KeyNames:
         return f"{self._prefix}:l:{{{channel}}}"
 
     def key(self, channel: str, key: str) -> str:
-        """One idempotency key; the channel's length keeps two pairs from giving one name."""
+        """One idempotency key; the channel's length in it prevents collisions of two pairs."""
         return f"{self._prefix}:k:{len(channel)}:{{{channel}}}:{key}"
 
     def told(self, channel: str) -> str:
-        """Where publications and notices are told."""
+        """The pub/sub channel of publications and notices."""
         return self.told_prefix + channel
 
     def presence(self, channel: str) -> tuple[str, str, str]:
-        """Members by expiry, members by client, and where notices are told."""
+        """Members by expiry, members by client, and the pub/sub channel of notices."""
         return f"{self._prefix}:z:{{{channel}}}", f"{self._prefix}:h:{{{channel}}}", self.told(channel)

@@ -1,7 +1,8 @@
-"""The Broker port on one SQLite file in one process: the loop's side. Threads and SQL are the other files'.
+"""Implements the Broker port on one SQLite file in one process: the event loop's side.
 
-Guarantees beyond the port's: the handler hears of a publication in the same loop tick in which its publisher's
-`publish` returns, before it. What an acknowledged publication survives: see `SqliteBroker.durability`.
+Not here: threads (`writer.py`, `reader.py`), SQL (`log.py`). Guarantees beyond the port's: the handler gets a
+publication in the same loop tick in which its publisher's `publish` returns, before it. `SqliteBroker.durability` says
+which failures an acknowledged publication survives.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ class SqliteBroker:
     Args:
         path: `log.db`; its directory exists.
         synchronous: NORMAL or FULL, see `durability`.
-        retention: how much of a channel is kept, by its key; called once per channel and process.
-        max_pending: publishes and reads that may wait each; more raise Overloaded.
-        timeout_s: after which a call whose disk hangs raises DependencyError.
-        known_limit: channels whose position is known without reading.
-        clock: seconds since the epoch, for `Publication.at`, keys and retention: one that does not step. A window of
-            120 s ends too early when the wall clock leaps ahead, and never when it leaps back.
+        retention: returns a channel's retention by its key; called once per channel and process.
+        max_pending: the most publishes, and the most reads, that may wait; more raise Overloaded.
+        timeout_s: seconds after which a call raises DependencyError when the disk hangs.
+        known_limit: the number of channels whose positions are kept in memory.
+        clock: returns seconds since the epoch, for `Publication.at`, keys and retention, and never steps: a window of
+            120 s would end too early when the wall clock jumps ahead, and never when it jumps back.
     """
 
     positions_exact = True
@@ -96,7 +97,7 @@ class SqliteBroker:
             LogReader(path, lambda: self._work.epoch),
             name=f"{path.name} reader",
             dependency="broker",
-            max_batch=64,  # one snapshot should not hold back checkpoints for long
+            max_batch=64,  # one snapshot should not delay checkpoints for long
             max_pending=max_pending,
             timeout_s=timeout_s,
         )
@@ -117,7 +118,7 @@ class SqliteBroker:
         return self._writer.pending
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
-        """Take the file and begin. Raises ConfigError (held, foreign or newer file) or DependencyError."""
+        """Lock the file and start. Raises ConfigError (held, foreign or newer file) or DependencyError."""
         self._handler, self._node = handler, node
         try:
             self._lock.acquire()
@@ -142,7 +143,7 @@ class SqliteBroker:
         self._expire_presence()
 
     async def stop(self) -> None:
-        """Commit what was accepted, sync, and give the file back; idempotent."""
+        """Commit the accepted publications, sync, and release the file; idempotent."""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -158,7 +159,7 @@ class SqliteBroker:
     async def publish(
         self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
     ) -> Published:
-        """See the port. Raises Overloaded when too many wait, DependencyError when it is not durable."""
+        """See the port. Raises Overloaded when too many wait, DependencyError when the publication is not durable."""
         future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         self._writer.submit(Append(future, self._writer.now(), AppendRequest(channel, data, key, tags)))
         return await future
@@ -172,7 +173,7 @@ class SqliteBroker:
         self._subscribed.discard(channel)
 
     def known_position(self, channel: str) -> Position | None:
-        """The end of the log as far as the handler was told; None when there are too many channels to know all."""
+        """The end of the log as far as the handler got it; None for a channel beyond `known_limit`."""
         found = self._positions.get(channel)
         if found is None and self._complete:
             return Position(0, self._work.epoch)
@@ -209,7 +210,7 @@ class SqliteBroker:
         await self._change(lambda log: log.trim(channel, through, self._clock()))
 
     async def join(self, channel: str, member: Member) -> None:
-        """See the port; a refresh of somebody present tells nobody."""
+        """See the port; the refresh of a present member sends no notice."""
         if self._presence.join(channel, member, time.monotonic()):
             self._tell_presence(channel, member, joined=True)
 
@@ -224,7 +225,7 @@ class SqliteBroker:
         return self._presence.members(channel, time.monotonic())
 
     async def control(self, message: Control) -> None:
-        """Hand it to the handler: this node is all nodes."""
+        """Pass it to the handler: this is the only node."""
         if self._handler is not None and message.node in ("", self._node):
             self._handler.control(message)
 
@@ -252,7 +253,7 @@ class SqliteBroker:
         await future
 
     def _deliver(self, batch: Sequence[Append | LogChange], outcomes: list[Outcome]) -> None:
-        """On the loop, after the commit: tell the handler in offset order, then every publisher."""
+        """On the loop, after the commit: call the handler in offset order, then answer every publisher."""
         for job, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Appended) and isinstance(job, Append):
                 self._appended(job.request, outcome)
@@ -279,7 +280,7 @@ class SqliteBroker:
         positions = self._positions
         if channel not in positions and len(positions) >= self._known_limit:
             self._complete = False
-            del positions[next(iter(positions))]  # the one learnt first; reading it again is cheap
+            del positions[next(iter(positions))]  # the oldest entry; to read it again is cheap
         positions[channel] = position
 
     def _tell_presence(self, channel: str, member: Member, *, joined: bool) -> None:

@@ -1,8 +1,8 @@
-"""The log's write side: numbers publications, finds repeated keys, drops what is no longer kept. One thread.
+"""Writes the log: numbers publications, finds repeated keys, drops rows past their retention. One thread.
 
-Not here: threads and futures (`writer.py`), reading (`reader.py`), what is kept in memory (`state.py`). Rules:
-what changes rows runs between `begin` and `commit`. Rows go in with multi-row statements, because each statement
-releases and re-takes the interpreter lock, which a busy loop makes dear.
+Not here: threads and futures (`writer.py`), reading (`reader.py`), the state in memory (`state.py`). Rules: methods
+that change rows run between `begin` and `commit`; rows are inserted with multi-row statements, because each statement
+releases and re-takes the interpreter lock, which is expensive beside a busy loop.
 """
 # ruff: noqa: S608 - only placeholders and constants are put into statements
 
@@ -21,8 +21,8 @@ from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Position
 
 CACHED_CHANNELS: Final = 200_000  # about 300 bytes each
 ROWS_A_STATEMENT: Final = (256, 64, 16, 4, 1)  # few distinct statements, so that all stay prepared
-TRIM_SLACK: Final = 256  # a full channel is cut once per so many publications
-SWEPT_CHANNELS: Final = 500  # looked at per housekeeping turn: 5 ms of work a second
+TRIM_SLACK: Final = 256  # a full channel is cut once per this many publications
+SWEPT_CHANNELS: Final = 500  # per housekeeping turn: 5 ms of work a second
 
 _TOP: Final = "coalesce((SELECT max(offset) FROM log WHERE channel = id), floor)"
 
@@ -30,7 +30,7 @@ _encode_tags = msgspec.json.Encoder().encode
 
 
 class AppendRequest(NamedTuple):
-    """What a publisher asked for."""
+    """A publisher's request."""
 
     channel: str
     data: bytes
@@ -39,7 +39,7 @@ class AppendRequest(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Where a request landed; `at` is 0.0 for a repeat."""
+    """The position of an appended request; `at` is 0.0 for a repeat."""
 
     offset: int
     epoch: str
@@ -73,7 +73,7 @@ class Log:
         self._sql.execute("COMMIT")
 
     def roll_back(self) -> None:
-        """Undo, and forget what memory knows: it may be ahead of the file."""
+        """Undo, and drop the state in memory, which may be ahead of the file."""
         self._channels.clear()
         self._keys = RecentKeys()
         self._next_id = 0
@@ -82,7 +82,7 @@ class Log:
 
     def append(self, requests: Sequence[AppendRequest], now: float) -> list[Appended | Overloaded]:
         """Append in order; one outcome per request."""
-        # Milliseconds: SQLite's JSON gives 15 digits. A clock set back must not disorder `at`.
+        # Milliseconds: SQLite's JSON gives 15 digits. `at` must ascend also when the clock is set back.
         now = self._last_at = max(round(now, 3), self._last_at)
         self._keys.expire(now - IDEMPOTENCY_WINDOW_S)
         touched = {request.channel for request in requests}
@@ -126,7 +126,7 @@ class Log:
         self._drop(channel, min(through, channel.top), now)
 
     def remove(self, name: str, now: float) -> Position:
-        """Drop everything; the row stays as the memory of the new epoch, which is returned."""
+        """Drop everything; the channel's row stays and keeps the new epoch, which is returned."""
         self._load({name}, now)
         channel = self._channels.pop(name)
         channel.keys.clear()
@@ -136,7 +136,7 @@ class Log:
         return Position(0, epoch)
 
     def sweep(self, now: float) -> None:
-        """Housekeeping: drop what is too old, and what was dropped before, in the next few channels."""
+        """Housekeeping: drop publications that are too old, and delete dropped rows, in the next few channels."""
         self._keys.expire(now - IDEMPOTENCY_WINDOW_S)
         found = self._sql.execute(
             "SELECT id, name, floor FROM channels WHERE id > ? ORDER BY id LIMIT ?",
@@ -187,7 +187,7 @@ class Log:
             self._delete(number, floor, now)
 
     def _load(self, names: set[str], now: float) -> None:
-        """Make sure that `_channels` has these names, creating rows for new ones."""
+        """Load these names into `_channels`, with rows created for new ones."""
         channels = self._channels
         missing = [name for name in names if name not in channels]
         if not missing:
@@ -216,7 +216,7 @@ class Log:
         self._insert("INSERT INTO channels (id, name, epoch, floor) VALUES ", "(?,?,?,?)", 4, fresh)
 
     def _load_keys(self, channel: ChannelState, cutoff: float) -> None:
-        """The keys of a channel's rows since `cutoff`: after a restart, or when it was forgotten meanwhile."""
+        """Load the keys of a channel's rows since `cutoff`: after a restart, or after the channel left the cache."""
         old = self._sql.execute(
             "SELECT offset FROM log WHERE channel = ? AND at <= ? ORDER BY offset DESC LIMIT 1",
             (channel.id, cutoff),

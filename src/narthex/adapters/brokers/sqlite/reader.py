@@ -1,4 +1,4 @@
-"""The log's read side: pages of a channel, read on a thread and connection of their own. No writing here.
+"""Reads the log: pages of a channel, on a thread and connection of its own. Writes nothing.
 
 Rules: all reads of a batch share one snapshot, which is younger than every request in it. Publications leave
 SQLite as one JSON text per block, not row by row: each row would release and re-take the interpreter lock.
@@ -47,7 +47,7 @@ class LogReader:
         """Open the file, which the writer has created. Raises DependencyError."""
         try:
             self._sql = connect(self._path, read_only=True)
-            self._sql.text_factory = bytes  # what is not UTF-8 must not fail a page (see `_block`)
+            self._sql.text_factory = bytes  # data that is not UTF-8 must not fail a page (see `_block`)
         except sqlite3.Error as error:
             raise dependency_error("broker", self._path, error) from error
 
@@ -68,7 +68,7 @@ class LogReader:
         return lambda: _deliver(batch, outcomes)
 
     def idle(self) -> None:
-        """Nothing to keep."""
+        """Nothing to do."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -122,7 +122,7 @@ def _block(sql: sqlite3.Connection, channel: int, low: int, high: int, order: st
             Publication(offset, data.encode(), None if tags is None else _decode_tags(tags), at)
             for offset, at, tags, data in _decode_rows(text)
         ]
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # some data is not UTF-8: slow, and byte for byte
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # data that is not UTF-8: slow, byte for byte
         return [
             Publication(offset, data, None if tags is None else _decode_tags(tags), at)
             for offset, at, tags, data in sql.execute(rows, bounds).fetchall()

@@ -1,7 +1,7 @@
-"""The tables of `log.db`, how the file is opened, and when its epoch must change. Rows are `log.py`'s.
+"""Creates the tables of `log.db`, opens the file, and decides when its epoch changes. Rows are `log.py`'s.
 
-Rules: the epoch lives in the file, so another file is another epoch. It also changes when the machine died
-while commits were not synced (synchronous=NORMAL): then acknowledged publications may be missing.
+Rules: the file holds the epoch, so that another file is another epoch. The epoch also changes when the machine stopped
+while commits were not synced (synchronous=NORMAL), because acknowledged publications may be missing then.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from narthex.ports.broker import KEPT_PUBLICATIONS
 APPLICATION_ID: Final = 0x6E727468  # "nrth"
 VERSION: Final = 1
 
-DEFAULT_KEPT_AGE_S: Final = 7 * 86_400.0  # a device that was away for longer reads threads from the store
+DEFAULT_KEPT_AGE_S: Final = 7 * 86_400.0  # a device that was offline for longer reads threads from the store
 
 _SCHEMA: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    # No row: never published, and the file's epoch. `floor` is the highest offset that was dropped; the top is
-    # max(offset) in `log`, else `floor`, so that appending touches one table only.
+    # A channel without a row was never published to and has the file's epoch. `floor` is the highest dropped offset;
+    # the top is max(offset) in `log`, else `floor`, so that an append writes one table only.
     """CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL,
        floor INTEGER NOT NULL)""",
-    # Idempotency keys lie in their rows and are looked up in memory: an index would cost every publication a
+    # Idempotency keys are stored in their rows and looked up in memory: an index would cost every publication a
     # second page, in the write-ahead log and again at the checkpoint.
     """CREATE TABLE log (channel INTEGER NOT NULL, offset INTEGER NOT NULL, at REAL NOT NULL, key TEXT, tags TEXT,
        data BLOB NOT NULL, PRIMARY KEY (channel, offset)) WITHOUT ROWID""",
@@ -37,9 +37,9 @@ _SCHEMA: Final = (
 
 
 class ChannelRetention(msgspec.Struct, frozen=True):
-    """How much of a channel is kept: the newest `count` publications, none older than `age_s` seconds.
+    """A channel's retention: the newest `count` publications, none older than `age_s` seconds.
 
-    Both are lower bounds of what is there: dropping lags behind a little, to be cheap.
+    The log may hold more than both: rows are dropped a little later, in batches.
     """
 
     count: int = KEPT_PUBLICATIONS
@@ -47,12 +47,12 @@ class ChannelRetention(msgspec.Struct, frozen=True):
 
 
 def new_epoch() -> str:
-    """A log's identity: 48 random bits, short because it travels with every position."""
+    """A log's identity: 48 random bits, short because every position carries it."""
     return secrets.token_urlsafe(6)
 
 
 def prepare(connection: sqlite3.Connection, path: Path, synchronous: Synchronous) -> str:
-    """Create or check the schema, note that the file is in use, and return the file's epoch.
+    """Create or check the schema, record that the file is in use, and return the file's epoch.
 
     Raises:
         ConfigError: the file is foreign or newer than this program.
@@ -64,7 +64,7 @@ def prepare(connection: sqlite3.Connection, path: Path, synchronous: Synchronous
         raise ConfigError(
             [f"{path} has schema {version}, this narthex knows up to {VERSION}: start the newer one again."]
         )
-    # What follows decides about epochs, so it is synced whatever the log's own setting is.
+    # The following writes decide on epochs, so they are synced with any setting of the log.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -96,7 +96,7 @@ def _open_epoch(connection: sqlite3.Connection, synchronous: Synchronous) -> str
 
 
 def close_cleanly(connection: sqlite3.Connection) -> None:
-    """Sync everything and note that nothing can be missing. Call it last, on the writer's connection."""
+    """Sync everything and record that no commit can be missing. Call it last, on the writer's connection."""
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     connection.execute("BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
-"""What the log's writer keeps in memory: the ends of channels, and the keys of the last two minutes. No SQL.
+"""Holds the writer's state in memory: the ends of channels, and the keys of the last two minutes. No SQL.
 
-Rules: keys are forgotten in the order in which they came, whichever channel they are of, so expiry never
-searches; their number is bounded.
+Rules: keys of all channels expire in the order in which they were added, so that expiry never searches; their number
+is bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final
 
 MAX_KEYS: Final = (
-    1_000_000  # about 230 MB; 8,000 publications with keys a second, far above what one loop serves
+    1_000_000  # about 230 MB; 8,000 publications with keys a second, far above the rate of one loop
 )
 
 
@@ -39,9 +39,9 @@ class RecentKeys:
         return len(self._recent)
 
     def add(self, keys: dict[str, int], key: str, offset: int, at: float, *, bounded: bool = True) -> bool:
-        """Note a key in its channel's `keys`; False when there are too many already.
+        """Add a key to its channel's `keys`; False when there are too many already.
 
-        `bounded=False` is for keys that lie in the file already: they count, but are never left out.
+        `bounded=False` is for keys that are in the file already: they count, but are always added.
         """
         if bounded and len(self._recent) >= self._limit:
             return False
@@ -50,13 +50,13 @@ class RecentKeys:
         return True
 
     def expire(self, cutoff: float) -> None:
-        """Forget keys noted at or before `cutoff`.
+        """Forget keys that were added at or before `cutoff`.
 
-        Keys that were read back from the file may stand behind younger ones and then live up to twice as long:
+        Keys that were read back from the file may be queued behind younger ones and then live up to twice as long:
         the port's window is a lower bound.
         """
         recent = self._recent
         while recent and recent[0][0] <= cutoff:
             _, keys, key, offset = recent.popleft()
-            if keys.get(key) == offset:  # not used again since, and not of a removed log
+            if keys.get(key) == offset:  # not used again since, and its log is not removed
                 del keys[key]

@@ -1,7 +1,7 @@
-"""What the writer thread does with a batch: one transaction for all of it, then one hand-over to the loop.
+"""Runs a batch of jobs on the writer thread: one transaction for all of it, then one call to the loop.
 
-Rules: outcomes reach the loop only after the commit; appends and other changes keep the order in which they
-were asked for; when a transaction fails, every job of the batch is told, and memory is read again.
+Rules: outcomes reach the loop only after the commit; appends and other changes keep the order of their requests; when
+a transaction fails, every job of the batch fails, and the state in memory is read again.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class LogWriter:
         return lambda: self._deliver(batch, outcomes)
 
     def idle(self) -> None:
-        """Expire what is too old; a failure shows at the next publish, which meets the same disk."""
+        """Drop publications that are too old; a failure shows at the next publish, which uses the same disk."""
         assert self._log is not None
         try:
             self._log.begin()
@@ -130,5 +130,5 @@ class LogWriter:
 
     def _roll_back(self) -> None:
         assert self._log is not None
-        with contextlib.suppress(sqlite3.Error):  # the next batch meets the same fault at its BEGIN
+        with contextlib.suppress(sqlite3.Error):  # the next batch fails in the same way at its BEGIN
             self._log.roll_back()
