@@ -1,10 +1,10 @@
-"""The Store port on PostgreSQL: drives the operations of `stores/sql`, each in a transaction of its own.
+"""Implements the Store port on PostgreSQL: drives the operations of `stores/sql`, each in its own transaction.
 
-Not here: SQL. Rules: nothing is retried here, because whoever asked knows whether asking again is right (after a
-lost connection nobody knows what happened); an error quotes no value of a row; only the migration may take longer than
-`timeout_s`. Nothing is set on a session, at its start or later, and what a pooler would lose is not used: all of it
-works through PgBouncer in transaction mode. Text with NUL characters, which PostgreSQL cannot hold, is kept with U+FFFD
-in their place.
+Not here: SQL. Rules: the store never retries, because only the caller knows whether a repeat is right (after a lost
+connection the outcome is unknown); an error quotes no value of a row; only the migration may take longer than
+`timeout_s`; the store sets nothing on a session and uses nothing that a pooler would lose, so that it works through
+PgBouncer in transaction mode; text with NUL characters, which PostgreSQL cannot hold, is stored with U+FFFD in their
+place.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from narthex.ports.threads import Threads
 T = TypeVar("T")
 _log = structlog.get_logger("narthex.store")
 
-POOL_SIZE: Final = 10  # connections a process: a PostgreSQL of default size serves ten such
+POOL_SIZE: Final = 10  # connections per process: a PostgreSQL of default size serves ten processes
 MAX_WAITING: Final = 5_000
 TIMEOUT_S: Final = 10.0
 IDLE_S: Final = 300.0
-MIGRATE_S: Final = 60.0  # it may build an index, or wait for the instance that does
+MIGRATE_S: Final = 60.0  # a migration may build an index, or wait for the instance that does
 
 _BROKEN: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""What leaves a connection of no use. InternalClientError is what asyncpg raises for a statement on a connection over
-which the server has announced its end and which it has not closed yet."""
+"""Errors after which a connection is useless. asyncpg raises InternalClientError for a statement on a connection on
+which the server has announced its end and which asyncpg has not closed yet."""
 _FAULTS: Final = (asyncpg.PostgresError, *_BROKEN)
 _READ_ONLY: Final = (asyncpg.ReadOnlySQLTransactionError, asyncpg.TargetServerAttributeNotMatched)
 _ELSEWHERE: Final = (
@@ -60,7 +60,7 @@ _ELSEWHERE: Final = (
         asyncpg.TargetServerAttributeNotMatched,
     ),
 )
-"""What another host, or the same one a moment later, may do better."""
+"""Errors after which another host, or the same one a moment later, may work."""
 
 
 class PostgresStore:
@@ -69,7 +69,7 @@ class PostgresStore:
     Args:
         url: `postgresql://user:password@host:port[,host:port…]/database`, see `postgres_address`.
         pool_size: connections of this process.
-        timeout_s: after which a call raises DependencyError.
+        timeout_s: seconds after which a call raises DependencyError.
     """
 
     threads: Threads
@@ -88,7 +88,7 @@ class PostgresStore:
         self.records = SqlRecords(self._engine, POSTGRES)
 
     async def start(self) -> None:
-        """Connect, migrate. Raises ConfigError (too new, wrong credentials) or DependencyError."""
+        """Connect and migrate. Raises ConfigError (newer schema, wrong credentials) or DependencyError."""
         await self._engine.start()
         try:
             found = await self._engine.read(_synchronous_commit())
@@ -98,22 +98,22 @@ class PostgresStore:
         self.durability = _ASYNCHRONOUS if found == "off" else _DURABILITY
 
     async def reach(self) -> str:
-        """Connect, look, leave: what answered, in words; nothing is changed (`narthex check --connect`).
+        """Connect, read, disconnect; returns a description of the server, and changes nothing (`check --connect`).
 
         Raises:
             ConfigError: wrong credentials or database.
-            DependencyError: it does not answer, or takes no writes.
+            DependencyError: the server does not answer, or accepts no writes.
         """
         return await self._engine.reach()
 
     async def stop(self) -> None:
-        """Finish what was accepted, close; idempotent."""
+        """Finish the accepted operations, then close; idempotent."""
         await self._engine.stop()
 
     async def ping(self) -> None:
         """See the port."""
         value = secrets.token_hex(8)
-        # Another instance may write the same row at the same time; inside the transaction it is ours.
+        # Another instance may write the same row at the same time; within the transaction this one holds it.
         if await self._engine.write(ping(value)) != value:
             raise DependencyError(
                 "store", "PostgreSQL did not give back what was written.", "Look at its log."
@@ -130,8 +130,8 @@ class PostgresEngine:
         self._timeout_s = timeout_s
         self._pool: Any = None  # asyncpg has no types
         self._pooled = self._address.pooled
-        self._last: Exception | None = None  # why the last try to connect failed
-        self._host = 0  # the one that took the last connection is asked first
+        self._last: Exception | None = None  # of the last failed try to connect
+        self._host = 0  # the one that accepted the last connection comes first
         self._waiting = 0
         self._idle = asyncio.Event()
 
@@ -170,7 +170,7 @@ class PostgresEngine:
         return ", ".join([*words, *self._address.notes])
 
     async def stop(self) -> None:
-        """Let operations under way finish, then close."""
+        """Wait for the operations under way, then close."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -184,11 +184,11 @@ class PostgresEngine:
         await pool.close()
 
     async def read(self, operation: Operation[T]) -> T:
-        """See `operation.Engine`; without a transaction: each statement sees what is committed by then."""
+        """See `operation.SqlEngine`; without a transaction: each statement sees everything committed before it."""
         return await self._bounded(operation, writes=False)
 
     async def write(self, operation: Operation[T]) -> T:
-        """See `operation.Engine`."""
+        """See `operation.SqlEngine`."""
         return await self._bounded(operation, writes=True)
 
     async def _connect(self) -> Any:
@@ -217,13 +217,13 @@ class PostgresEngine:
                 raise ConfigError([problem]) from None
             except _ELSEWHERE as error:
                 self._last = error
-                await asyncio.sleep(0.2)  # starting, or not there yet: until the caller's time is over
+                await asyncio.sleep(0.2)  # the server may be starting: retry until the caller's time is over
             except _FAULTS as error:
                 raise self._unreachable(type(error).__name__) from error
 
     async def _look_for_pooler(self) -> None:
-        """A pooler gives a client a process id of its own making. Named statements are lost behind one that lends
-        its connections for a transaction each, so none are used there.
+        """Detect a pooler, which gives clients made-up process ids, and use no named statements behind it: a pooler
+        that lends its connections per transaction loses them.
         """
         if self._pooled:
             return
@@ -234,7 +234,7 @@ class PostgresEngine:
             connection.terminate()
 
     async def _open(self, *_: Any, **options: Any) -> Any:
-        """A connection to the host that is the primary, the last one first."""
+        """A connection to the primary host; the last one is tried first."""
         address = self._address
         last: Exception | None = None
         if self._pooled:
@@ -283,7 +283,7 @@ class PostgresEngine:
                 self._idle.set()
 
     async def _run(self, operation: Operation[T], *, writes: bool, statement_s: float | None = None) -> T:
-        """Drive an operation; `statement_s` replaces `timeout_s` as what one statement may take."""
+        """Drive an operation; `statement_s` replaces `timeout_s` as the time limit of one statement."""
         try:
             async with self._connection() as connection:
                 if not writes:
@@ -310,7 +310,7 @@ class PostgresEngine:
             operation.close()
 
     async def _leave(self) -> None:
-        """The server takes no writes any more: every connection to it is given up, and the primary looked for."""
+        """After the server stopped accepting writes, drop every connection to it, and find the primary."""
         self._host += 1
         if self._pool is not None:
             await self._pool.expire_connections()
@@ -322,7 +322,7 @@ class PostgresEngine:
         try:
             yield connection
         except (asyncio.CancelledError, TimeoutError, *_BROKEN):
-            connection.terminate()  # no answer will come on it: giving it back would wait for one once more
+            connection.terminate()  # no answer will come on it: `release` would wait for one again
             raise
         finally:
             await pool.release(connection)
@@ -348,7 +348,7 @@ class PostgresEngine:
         )
 
     def _never(self) -> DependencyError:
-        """No host would do within the time of a start."""
+        """The error when no host was usable within the time of a start."""
         if isinstance(self._last, _READ_ONLY):
             return self._translated(self._last)
         return self._unreachable("no connection before the time-out")
@@ -367,14 +367,14 @@ class PostgresEngine:
 
 
 async def _leave_as_it_is(connection: Any) -> None:
-    """On giving a connection back: nothing here changes a session, and resetting it is a round trip."""
+    """Skip the reset of a returned connection: this store changes no session, and a reset is a round trip."""
     del connection
 
 
 @asynccontextmanager
 async def _transaction(connection: Any, statement_s: float) -> AsyncIterator[None]:
-    """Begin; commit, or roll back. Where no answer came in time neither is asked for: without its connection
-    the server rolls back by itself. Its bounds are the transaction's own, in the same round trip.
+    """Begin; commit, or roll back. After a time-out it sends neither: the server rolls back by itself when it loses the
+    connection. The time limits are the transaction's own, set in the same round trip.
     """
     bound = int(statement_s * 1000)
     try:
@@ -409,7 +409,7 @@ def _synchronous_commit() -> Operation[str]:
 
 @lru_cache(maxsize=1_024)
 def _numbered(sql: str) -> str:
-    """`?` placeholders as `$1`, `$2` …; statements hold no `?` otherwise."""
+    """`?` placeholders as `$1`, `$2` …; statements contain no other `?`."""
     parts = sql.split("?")
     return parts[0] + "".join(f"${number}{part}" for number, part in enumerate(parts[1:], start=1))
 

@@ -1,7 +1,7 @@
-"""The address of a PostgreSQL store: hosts, and each parameter of libpq that consoles and other tools hand out.
+"""Parses the address of a PostgreSQL store: hosts, and every libpq parameter that consoles and tools hand out.
 
-Not here: connecting. Rules: a parameter is honoured, dropped with a note, or refused by name where leaving it out would
-not do what was asked for; one that nobody knows is dropped with a note. Pure: the settings' check reads it as well.
+Not here: connecting. Rules: a parameter is honoured, dropped with a note, or refused by name where dropping it would
+change the meaning of the address; an unknown parameter is dropped with a note. Pure: the settings' check uses it too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DRIVER: Final = frozenset(
 _HARMLESS: Final = frozenset(
     ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "sslsni")
 ) | {"sslcompression", "client_encoding", "fallback_application_name", "load_balance_hosts", "uselibpqcompat"}
-"""Nothing changes without them."""
+"""Parameters without an effect here."""
 _DROPPED: Final = {
     "channel_binding": "asyncpg has none; TLS with sslmode=verify-full proves the server instead",
     "gssencmode": "asyncpg has no GSS encryption",
@@ -53,13 +53,13 @@ class PostgresAddress(NamedTuple):
     """See the module.
 
     Attributes:
-        urls: for asyncpg, one a host; without a host one that leaves the choice to it.
+        urls: for asyncpg, one per host; without a host, one that leaves the choice to asyncpg.
         shown: for messages.
-        user: whom the database knows, if it is said.
-        session_attrs: which servers will do.
-        pooled: whether the address says that a pooler stands before the server.
-        system_roots: whether certificates are those of the operating system.
-        notes: what was dropped, in words.
+        user: the database user, if the address names one.
+        session_attrs: the kind of server that is acceptable.
+        pooled: whether the address says that a pooler is in front of the server.
+        system_roots: whether to trust the operating system's certificates.
+        notes: the dropped parameters, in words.
     """
 
     urls: tuple[str, ...]
@@ -138,7 +138,7 @@ def _values(options: dict[str, str]) -> list[str]:
 
 
 def _hosts(parts: EngineUrl, options: dict[str, str], problems: list[str]) -> list[str]:
-    """Each host with its port as a URL has it; `host`, `hostaddr` and `port` may name them in the query."""
+    """Each host with its port in URL form; `host`, `hostaddr` and `port` may name them in the query."""
     names = options.pop("host", "")
     addresses = options.pop("hostaddr", "")
     ports = [port for port in options.pop("port", "").split(",") if port]
@@ -156,7 +156,7 @@ def _hosts(parts: EngineUrl, options: dict[str, str], problems: list[str]) -> li
 
 
 def _notes(options: dict[str, str]) -> list[str]:
-    """What is dropped; values are not repeated, because a value may be a secret."""
+    """Notes on dropped parameters, without their values, because a value may be a secret."""
     notes: list[str] = []
     for name, value in sorted(options.items()):
         if name in _HARMLESS or (name in ("channel_binding", "gssencmode") and value != "require"):

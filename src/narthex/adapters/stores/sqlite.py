@@ -1,7 +1,7 @@
-"""The Store port on one SQLite file in one process: drives the operations of `stores/sql` in group commits.
+"""Implements the Store port on one SQLite file in one process: drives the operations of `stores/sql` in group commits.
 
-Not here: SQL. Rules: every operation of a batch has a savepoint of its own, so that one that fails undoes
-nothing of the others; results reach the loop only after the commit; reads run on a connection of their own.
+Not here: SQL. Rules: every operation of a batch has its own savepoint, so that a failure undoes only its own
+operation; results reach the loop only after the commit; reads run on a connection of their own.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class SqliteStore:
     Args:
         path: `store.db`; its directory exists.
         synchronous: NORMAL or FULL, see `durability`.
-        timeout_s: after which a call whose disk hangs raises DependencyError.
-        max_waiting: operations that may wait, reads and writes each; more raise Overloaded.
-        beside: opened for a moment beside the process that may own the file (a command line): claims nothing
-            and never checkpoints; SQLite's own locks keep the two apart.
+        timeout_s: seconds after which a call raises DependencyError when the disk hangs.
+        max_waiting: the most reads, and the most writes, that may wait; more raise Overloaded.
+        beside: for a short use beside the process that may own the file (a command line): takes no lock of its own
+            and never checkpoints; SQLite's locks keep the two apart.
     """
 
     threads: Threads
@@ -89,7 +89,7 @@ class SqliteStore:
         self.records = SqlRecords(self._engine, SQLITE)
 
     async def start(self) -> None:
-        """Take the file, migrate. Raises ConfigError (held, foreign or too new) or DependencyError."""
+        """Lock the file and migrate. Raises ConfigError (held, foreign or newer file) or DependencyError."""
         if self._beside:
             await self._engine.start()
             return
@@ -106,7 +106,7 @@ class SqliteStore:
         except BaseException:
             self._lock.release()
             raise
-        try:  # the file is ours alone: every lease in it is of a process that is gone
+        try:  # this process owns the file: every lease in it is of an ended process
             await self._engine.write(release("owner <> ''"))
         except BaseException:
             await self._engine.stop()
@@ -116,7 +116,7 @@ class SqliteStore:
         self._checkpointer.start()
 
     async def stop(self) -> None:
-        """Commit what was accepted, close, give the file back; idempotent."""
+        """Commit the accepted operations, close, and release the file; idempotent."""
         try:
             if self._checkpointer is not None:
                 await asyncio.to_thread(self._checkpointer.stop)
@@ -126,7 +126,7 @@ class SqliteStore:
             self._lock.release()
 
     async def ping(self) -> None:
-        """See the port; also notices that the file was replaced while it was open."""
+        """See the port; also detects that the file was replaced while it was open."""
         value = secrets.token_hex(8)
         if await self._engine.write(ping(value)) != value:
             raise DependencyError(
@@ -175,16 +175,16 @@ class SqliteEngine:
         self.inode = self._path.stat().st_ino
 
     async def stop(self) -> None:
-        """Finish what was submitted, close."""
+        """Finish the submitted operations, then close."""
         await self._reader.stop()
         await self._writer.stop()
 
     async def read(self, operation: Operation[T]) -> T:
-        """See `operation.Engine`."""
+        """See `operation.SqlEngine`."""
         return await self._submit(self._reader, operation)
 
     async def write(self, operation: Operation[T]) -> T:
-        """See `operation.Engine`."""
+        """See `operation.SqlEngine`."""
         return await self._submit(self._writer, operation)
 
     async def _submit(self, thread: BatchThread[_Task], operation: Operation[T]) -> T:
@@ -194,7 +194,7 @@ class SqliteEngine:
 
 
 class _Driver:
-    """`batching.Work`: one transaction a batch, one savepoint an operation."""
+    """`batching.Work`: one transaction per batch, one savepoint per operation."""
 
     def __init__(self, path: Path, synchronous: Synchronous, *, writes: bool) -> None:
         self._path = path
@@ -225,7 +225,7 @@ class _Driver:
             raise dependency_error("store", self._path, error) from error
 
     def run(self, batch: Sequence[_Task]) -> Callable[[], None]:
-        """Drive every operation of the batch, commit, and say what became of each."""
+        """Drive every operation of the batch, commit, and return a call that delivers the results."""
         try:
             self._sql.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
             outcomes = [self._outcome(task.operation) for task in batch]
@@ -241,20 +241,20 @@ class _Driver:
         return lambda: _deliver(batch, outcomes)
 
     def idle(self) -> None:
-        """Nothing to keep."""
+        """Nothing to do."""
 
     def close(self) -> None:
         """Close; the last connection to close checkpoints the log."""
         self._sql.close()
 
     def _outcome(self, operation: Operation[Any]) -> tuple[Any, Exception | None]:
-        """Drive one operation; its failure undoes only itself. Raises sqlite3.Error when all is lost."""
+        """Drive one operation; its failure undoes only itself. Raises sqlite3.Error when the whole batch is lost."""
         if not self._writes:
             return self._driven(operation)
         self._sql.execute("SAVEPOINT operation")
         value, error = self._driven(operation)
         if error is not None:
-            self._sql.execute("ROLLBACK TO operation")  # raises when SQLite undid the transaction by itself
+            self._sql.execute("ROLLBACK TO operation")  # raises when SQLite has rolled the transaction back
         self._sql.execute("RELEASE operation")
         return value, error
 

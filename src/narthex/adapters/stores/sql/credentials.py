@@ -1,6 +1,6 @@
 """Users, tickets, refresh tokens, signing keys and revocations in SQL. See `ports/credentials.py`.
 
-Rules: "use once" is one statement that only the first caller finds something to change with.
+Rules: "use once" is one statement that changes a row for the first caller only.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 
@@ -15,7 +15,7 @@ from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, rea
 from narthex.ports.credentials import RefreshToken, Revocation, RevocationChanges, SigningKey, User
 
 MAX_CHANGES: Final = 5_000  # revocations in one answer: about 20 ms
-ENDED_S: Final = 3_600.0  # an ended revocation stays so long, so that every instance sees that it ended
+ENDED_S: Final = 3_600.0  # an ended revocation stays this long, so that every instance sees its end
 
 _USER: Final = Shape(User)
 _REFRESH: Final = Shape(RefreshToken)
@@ -88,7 +88,7 @@ class SqlCredentials(Adapter):
 
     @writes
     def spend(self, mark_hash: str, expires_at: float) -> Operation[bool]:
-        """See the port; kept among the tickets, which expire alike: a hash of a mark is no hash of a ticket."""
+        """See the port; stored among the tickets, which expire alike: a mark's hash never equals a ticket's."""
         rows = yield (
             (
                 "INSERT INTO tickets (ticket_hash, identity, expires_at) VALUES (?, '', ?)"
@@ -102,7 +102,7 @@ class SqlCredentials(Adapter):
     def put_refresh(self, token: RefreshToken, *, replaces: str = "") -> Operation[bool]:
         """See the port."""
         if replaces:
-            # Locks the link before: a revocation waits for it, and then finds the new link too (`_delete_refresh`).
+            # Locks the previous link: a revocation waits for it, and then finds the new link too (`_delete_refresh`).
             rows = yield (
                 "UPDATE refresh_tokens SET used_at = used_at WHERE token_hash = ? RETURNING 1",
                 (replaces,),
@@ -145,7 +145,7 @@ class SqlCredentials(Adapter):
 
     @writes
     def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> Operation[SigningKey]:
-        """See the port; live is what is not retired at the new key's `created_at`."""
+        """See the port; a key is live if it is not retired at the new key's `created_at`."""
         if self._dialect.lock is not None:
             yield self._dialect.lock, (f"signing keys {key.purpose}",)
         if only_if_none:
@@ -213,7 +213,7 @@ class SqlCredentials(Adapter):
             f"SELECT {_REVOCATION.columns}, change FROM revocations WHERE change > ? ORDER BY change LIMIT ?",
             (after, limit),
         )
-        # An older program beside this one numbers nothing: its few are read each time, until they end.
+        # An older program beside this one writes no numbers: its few revocations are read each time, until they end.
         unnumbered = yield (
             f'SELECT {_REVOCATION.columns} FROM revocations WHERE change = 0 ORDER BY "until" DESC LIMIT ?',
             (limit,),
@@ -231,9 +231,9 @@ class SqlCredentials(Adapter):
         rows = yield f"SELECT {self._dialect.clock}", ()
         now = min(
             now, float(rows[0][0])
-        )  # an instance whose clock is ahead deletes nothing that others still need
+        )  # an instance with a fast clock deletes no rows that others still need
         for table, condition, stays_s in _EXPIRED:
-            # Counted in the database: RETURNING would carry every row over here.
+            # Counted in the database: RETURNING would transfer every row.
             rows = yield f"SELECT count(*) FROM {table} WHERE {condition}", (now - stays_s,)
             if rows[0][0]:
                 yield f"DELETE FROM {table} WHERE {condition}", (now - stays_s,)
@@ -248,7 +248,7 @@ def _user(column: str, tenant: str, value: str) -> Operation[User | None]:
 
 def _delete_refresh(dialect: Dialect, condition: str, *values: object) -> Operation[None]:
     if dialect.seize:
-        # Waits for refreshes under way. What they add is seen by the next statement, not by one that waited itself.
+        # Waits for refreshes under way. The next statement sees their rows; a statement that waits itself would not.
         yield (
             f"SELECT token_hash FROM refresh_tokens WHERE {condition} ORDER BY token_hash{dialect.seize}",
             values,

@@ -1,4 +1,4 @@
-"""Where SQLite and PostgreSQL differ: serial columns, locks, full-text search. All else is common SQL.
+"""The differences between SQLite and PostgreSQL: serial columns, locks, full-text search. All else is common SQL.
 
 Rules: a dialect is a value of statements and small pure functions; it runs nothing.
 """
@@ -14,9 +14,9 @@ import msgspec
 
 from narthex.adapters.stores.sql.operation import Statement, marks
 
-MAX_WORDS: Final = 16  # of a search text; each is a list to intersect
+MAX_WORDS: Final = 16  # of a search text; each costs one list to intersect
 SNIPPET_WORDS: Final = 16
-_WORD: Final = re.compile(r"[^\W_]+")  # as both engines cut: an underscore is between words
+_WORD: Final = re.compile(r"[^\W_]+")  # as both engines split: an underscore separates words
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,20 +27,20 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         serial: type of an ascending row number, as a column definition.
         lock: the statement that serialises operations with one lock name until their transaction ends, or
             None where one writer serialises all.
-        hold: suffix of a SELECT: the rows stay until the transaction ends.
-        seize: suffix of a SELECT: the rows are about to be deleted; waits for those that hold them.
+        hold: suffix of a SELECT: the rows cannot be deleted until the transaction ends.
+        seize: suffix of a SELECT: the rows are about to be deleted; waits for the transactions that hold them.
         take: suffix of a SELECT from `t`: as `seize`, but leaves out the rows that another transaction holds.
-        clock: the store's own clock, as an expression: seconds since some moment, the same for all instances, which no
-            step of a gateway's clock moves.
+        clock: the store's own clock, as an expression: seconds since some moment, the same for all instances and
+            independent of the gateways' clocks.
         numbered: the statement that gives the next number of a run; ascending, with gaps.
-        places_schema: triggers that place the messages and runs which a program of schema 2 inserts: last.
-        search_schema: what full-text search adds to the first schema.
-        search_added: keeps the index in step after rows were inserted: (table, seq) → statements.
+        places_schema: triggers that give the last place to messages and runs which a program of schema 2 inserts.
+        search_schema: the full-text part of the first schema.
+        search_added: updates the index after rows were inserted: (table, seq) → statements.
         search_removed: the same before rows of a thread are deleted: thread id → statements.
         search_pruned: the same before some messages are deleted: their seqs → statements.
         search_titled: the same before (True: after) a title changes: (thread id, after) → statements.
         search: (tenant, user, words, limit, condition) → the statement whose rows are thread_id, title, message_id,
-            snippet, created_at, best first; the condition is on threads `t`, of a column with a moment.
+            snippet, created_at, best first; the condition is about threads `t` and takes a column with a moment.
     """
 
     name: str
@@ -125,11 +125,11 @@ def _sqlite_titled(thread_id: str, after: bool) -> tuple[Statement, ...]:
 def _sqlite_search(
     tenant: str, user_id: str, found: list[str], limit: int, kept: Callable[[str], Statement]
 ) -> Statement:
-    # The tenant's own words narrow the index scan; `t.tenant = ?` is what isolates.
-    found_in = words(tenant)  # of a name of signs only, such as "-", the index has nothing
+    # The tenant's words narrow the index scan; `t.tenant = ?` isolates the tenants.
+    found_in = words(tenant)  # the index has no entry for a name of signs only, such as "-"
     scope = f'tenant : "{" ".join(found_in)}" AND ' if found_in else ""
     text = " AND ".join(f'"{word}"' for word in found) + "*"
-    # Quoted words have no syntax in them: `words` yields \w characters only.
+    # Quoted words contain no query syntax: `words` yields \w characters only.
     message_query = f"{scope}content : ({text})"
     title_query = f"{scope}title : ({text})"
     mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
@@ -178,7 +178,7 @@ SQLITE: Final = Dialect(
            place = (SELECT max(place) FROM runs WHERE thread_id = NEW.thread_id) WHERE run_id = NEW.run_id; END""",
     ),
     search_schema=(
-        # External content: the index holds no second copy of the text.
+        # External content, so that the index holds no second copy of the text.
         (
             "CREATE VIRTUAL TABLE threads_search USING fts5"
             " (tenant, title, content='threads', content_rowid='seq', tokenize='unicode61 remove_diacritics 2')"
@@ -199,7 +199,7 @@ SQLITE: Final = Dialect(
 def _postgres_search(
     tenant: str, user_id: str, found: list[str], limit: int, kept: Callable[[str], Statement]
 ) -> Statement:
-    query = " & ".join(found) + ":*"  # words have no syntax in them
+    query = " & ".join(found) + ":*"  # words contain no query syntax
     headline = f"'StartSel=[, StopSel=], MaxWords={SNIPPET_WORDS}, MinWords=4, MaxFragments=1'"
     mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
     (thread_kept, thread_values), (message_kept, message_values) = kept("t.updated_at"), kept("x.created_at")
@@ -228,7 +228,7 @@ def _postgres_search(
 
 
 def _nothing(*_: object) -> tuple[Statement, ...]:
-    """PostgreSQL keeps its expression indexes in step by itself."""
+    """No statements: PostgreSQL updates its expression indexes itself."""
     return ()
 
 
@@ -236,7 +236,7 @@ POSTGRES: Final = Dialect(
     name="postgres",
     serial="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     lock="SELECT pg_advisory_xact_lock(hashtextextended(?, 0))",
-    hold=" FOR KEY SHARE",  # goes together with updates of the same row, not with its deletion
+    hold=" FOR KEY SHARE",  # compatible with updates of the same row, not with its deletion
     seize=" FOR UPDATE",
     take=" FOR UPDATE OF t SKIP LOCKED",
     clock="extract(epoch from clock_timestamp())::float8",

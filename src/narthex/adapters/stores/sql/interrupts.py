@@ -1,6 +1,6 @@
 """Approvals in SQL: the part of the Runs port about interrupts. Runs themselves are `runs.py`'s.
 
-Rules: an approval is answered once; its answer and the run that carries it on are one transaction.
+Rules: an approval is answered once; its answer and the run that continues are one transaction.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 
@@ -62,7 +62,7 @@ class SqlInterrupts(Adapter):
         self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run
     ) -> Operation[Interrupt | None]:
         """See the port."""
-        # As a run's start: held, so that the thread is not deleted beneath the run.
+        # Held as at a run's start, so that the thread is not deleted while the run begins.
         yield (
             f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{self._dialect.hold}",
             (resume.thread_id, tenant),

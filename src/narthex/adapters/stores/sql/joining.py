@@ -1,6 +1,6 @@
-"""The rows that every way into a thread reads and writes: the member, the adder's additions of the day, blocks. In SQL.
+"""Reads and writes the rows that every way into a thread needs, in SQL: members, a user's additions per day, blocks.
 
-Rules: callers hold the lock of the thread, and then that of the adder's additions.
+Rules: callers hold the lock of the thread, and then that of the adding user's additions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def is_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
 
 
 def join(tenant: str, thread_id: str, user_id: str, now: float) -> Operation[None]:
-    """Insert the member; an invitation of theirs is answered by that."""
+    """Insert the member, which answers their open invitation."""
     yield (
         "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
         (thread_id, tenant, user_id),
@@ -37,7 +37,7 @@ def join(tenant: str, thread_id: str, user_id: str, now: float) -> Operation[Non
 
 
 def additions(tenant: str, user_id: str, now: float) -> Operation[int]:
-    """How many additions the user has made in the UTC day of `now`."""
+    """The number of additions that the user has made in the UTC day of `now`."""
     rows = yield (
         "SELECT used FROM additions WHERE tenant = ? AND user_id = ? AND day = ?",
         (tenant, user_id, int(now // DAY_S)),
@@ -46,7 +46,7 @@ def additions(tenant: str, user_id: str, now: float) -> Operation[int]:
 
 
 def count_addition(tenant: str, user_id: str, now: float) -> Operation[None]:
-    """Count one more."""
+    """Count one more addition."""
     day = int(now // DAY_S)
     yield "DELETE FROM additions WHERE tenant = ? AND user_id = ? AND day < ?", (tenant, user_id, day - 1)
     yield (
@@ -59,7 +59,7 @@ def count_addition(tenant: str, user_id: str, now: float) -> Operation[None]:
 
 
 def has_blocked(tenant: str, user_id: str, blocked_id: str) -> Operation[bool]:
-    """Whether the user takes no invitations from `blocked_id`."""
+    """Whether the user blocks invitations from `blocked_id`."""
     rows = yield (
         "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
         (tenant, user_id, blocked_id),

@@ -1,6 +1,6 @@
-"""Links by which users join a thread, in SQL. See `ports/memberships.py` for what is promised.
+"""Links by which users join a thread, in SQL. `ports/memberships.py` has the guarantees.
 
-Rules: what makes a link open stands in one place (`_OPEN`); locks are those of `memberships.py`, in the same order.
+Rules: one condition decides whether a link is open (`_OPEN`); locks are those of `memberships.py`, in the same order.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 
@@ -26,7 +26,7 @@ from narthex.ports.memberships import Joined, LinkedThread, ThreadLink
 from narthex.ports.threads import Kept
 
 _LINK: Final = Shape(ThreadLink)
-# A program of schema 3 deletes a thread and leaves its link: one that is older than its thread is another thread's.
+# A program of schema 3 deletes a thread and leaves its link: a link older than its thread belongs to an earlier thread.
 _OPEN: Final = (
     " FROM thread_links l JOIN threads t ON t.thread_id = l.thread_id AND t.tenant = l.tenant"
     " JOIN members o ON o.thread_id = l.thread_id AND o.tenant = l.tenant AND o.user_id = l.created_by"
@@ -47,7 +47,7 @@ def make(dialect: Dialect, link: ThreadLink) -> Operation[bool]:
     )
     if not rows:
         return False
-    # A clock that is behind must not make it older than its thread.
+    # A slow clock must not make the link older than its thread.
     link = msgspec.structs.replace(link, created_at=max(link.created_at, float(rows[0][0])))
     changed = ", ".join(f'"{name}" = excluded."{name}"' for name in _LINK.names if name != "thread_id")
     yield (

@@ -1,7 +1,7 @@
-"""Invitations, blocked users and additions a day in SQL. See `ports/memberships.py` for what is promised.
+"""Invitations, blocked users and additions per day in SQL. `ports/memberships.py` has the guarantees.
 
-Rules: who may be in a thread is decided under the thread's lock, as in `threads.py`; a day's additions under the
-inviter's, which is taken second everywhere.
+Rules: changes of a thread's members hold the thread's lock, as in `threads.py`; changes of a day's additions hold the
+inviter's lock, which is always taken second.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 
@@ -52,13 +52,13 @@ class SqlMemberships(Adapter):
         )
         if not thread:
             return "absent"
-        # The inviter may have been removed since the caller looked; `remove_member` holds the same lock.
+        # The inviter may have been removed since the caller's check; `remove_member` holds the same lock.
         if not (yield from is_member(tenant, thread_id, invitation.invited_by)):
             return "absent"
         of_thread = (thread_id, tenant)
         if (yield from is_member(tenant, thread_id, user_id)):
             return "present"
-        # What is over neither counts nor stands in the way of a new one.
+        # An expired invitation neither counts nor prevents a new one.
         yield (
             "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?",
             (*of_thread, since),
@@ -68,8 +68,8 @@ class SqlMemberships(Adapter):
             (*of_thread, user_id),
         )
         hidden = yield from has_blocked(tenant, user_id, invitation.invited_by)
-        # One that its user is not shown stands in nobody's way but that of an inviter whom they have blocked too: else
-        # a blocked member, by asking first, would keep everybody else's invitation from them.
+        # A hidden invitation prevents only one by another blocked inviter. Otherwise a blocked member who invites first
+        # would prevent all other members' invitations.
         if rows and not direct and (hidden or not rows[0][0]):
             return "pending"
         members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", of_thread
@@ -291,7 +291,7 @@ class SqlMemberships(Adapter):
 
 
 def count_owned(tenant: str, user_id: str, kept: Kept) -> Operation[int]:
-    """How many threads a user owns; those past their limit are as absent as deleted ones."""
+    """The number of threads that a user owns, without those past their plan's limit."""
     condition, values = not_past(kept, "t.updated_at")
     rows = yield (
         (

@@ -1,12 +1,12 @@
-"""What an operation is: a generator that asks for statements and is sent their rows. Engines are elsewhere.
+"""Defines an operation: a generator that yields statements and receives their rows. Engines are elsewhere.
 
     def rename(thread_id: str) -> Operation[bool]:
         rows = yield "UPDATE threads SET title = ? WHERE thread_id = ? RETURNING 1", ("x", thread_id)
         return bool(rows)
 
-Rules: one operation is one transaction, and it may be run with others in one commit; it does no I/O, reads no
-clock and keeps no state; placeholders are `?`; SQL is what SQLite and PostgreSQL both understand, the rest is
-a `Dialect`'s. An exception raised inside undoes the operation.
+Rules: one operation is one transaction, and an engine may run it with others in one commit; it does no I/O, reads no
+clock and keeps no state; placeholders are `?`; its SQL is common to SQLite and PostgreSQL, the rest is a `Dialect`'s.
+An exception in an operation undoes it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ P = ParamSpec("P")
 class SqlEngine(Protocol):
     """Runs operations against one database.
 
-    Both raise what the operation raises, and DependencyError when the database does not do its part.
+    Both methods raise the operation's exceptions, and DependencyError when the database fails.
     """
 
     async def read(self, operation: Operation[T]) -> T:
@@ -83,7 +83,7 @@ def writes(
 
 
 class Shape(Generic[S]):
-    """How a Struct lies in a table: columns named as its fields; bool as 0/1, tuple[str, …] as JSON text."""
+    """A Struct's form in a table: columns named as its fields; bool as 0/1, tuple[str, …] as JSON text."""
 
     def __init__(self, struct: type[S]) -> None:
         fields = msgspec.structs.fields(struct)
@@ -111,7 +111,7 @@ class Shape(Generic[S]):
         return self._struct(**found)
 
     def read_all(self, rows: list[Row]) -> list[S]:
-        """One Struct a row."""
+        """One Struct per row."""
         return [self.read(row) for row in rows]
 
     def first(self, rows: list[Row]) -> S | None:
@@ -131,7 +131,7 @@ class Shape(Generic[S]):
 
 
 def each(statements: Iterable[Statement]) -> Operation[None]:
-    """Run statements whose rows do not matter."""
+    """Run statements and ignore their rows."""
     for statement in statements:  # noqa: UP028 - `yield from` a tuple fails when rows are sent to it
         yield statement
 
@@ -142,7 +142,7 @@ def marks(count: int) -> str:
 
 
 def padded(names: Collection[str]) -> list[str]:
-    """`names`, filled up with empty ones to a power of two: a dozen statements to prepare, not one for every number
-    of names. No id is empty.
+    """`names`, padded with empty ones to a power of two, for a dozen statements to prepare instead of one for every
+    number of names. No id is empty.
     """
     return [*names, *[""] * ((1 << len(names).bit_length()) - len(names))]

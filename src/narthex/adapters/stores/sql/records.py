@@ -8,7 +8,7 @@ from typing import Final
 from narthex.adapters.stores.sql.operation import Adapter, Operation, S, Shape, reads, writes
 from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, TestRunResult
 
-MAX_RECORDS: Final = 10_000  # of one answer: 90 days of one component's samples are fetched in pages
+MAX_RECORDS: Final = 10_000  # per answer: callers read 90 days of one component's samples in pages
 
 _AUDIT: Final = Shape(AuditRecord)
 _RESULT: Final = Shape(TestRunResult)
@@ -44,7 +44,7 @@ class SqlRecords(Adapter):
             ),
             _RESULT.values(result),
         )
-        # Each adds one, so removing some of those behind the bound each time keeps it; the limit keeps it short.
+        # Each call adds one result and removes several beyond the bound, which keeps it; the limit keeps a call short.
         yield (
             (
                 'DELETE FROM results WHERE test_run IN (SELECT test_run FROM results ORDER BY "at" DESC, test_run'

@@ -1,8 +1,7 @@
-"""What is past the limit of its owner's plan: hidden by one condition, deleted in bounded batches. In SQL.
+"""Hides rows past their owner's plan by one condition, and deletes them in bounded batches, in SQL.
 
-See `ports/threads.py` for what is promised. Rules: the limit is compared in one place (`not_past`); whatever is
-deleted leaves its `log_cuts` row in the same transaction; a batch locks the threads that it works on and passes
-over those that another instance holds.
+`ports/threads.py` has the guarantees. Rules: only `not_past` compares the limit; every deletion writes its `log_cuts`
+row in the same transaction; a batch locks the threads that it works on and skips those that another instance holds.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 
@@ -15,7 +14,7 @@ from narthex.adapters.stores.sql.operation import Operation, Shape, Statement, e
 from narthex.ports.threads import Kept, LogCut, OwnerPlan, Purged, Thread
 
 MAX_BATCH: Final = 1_000  # rows in one transaction: about 20 ms of the writer
-MAX_THREADS: Final = 50  # looked at in one batch, and locked on PostgreSQL
+MAX_THREADS: Final = 50  # checked in one batch, and locked on PostgreSQL
 
 _CUT: Final = Shape(LogCut)
 
@@ -23,7 +22,7 @@ _CUT: Final = Shape(LogCut)
 def not_past(kept: Kept, moment: str) -> Statement:
     """` AND …` with its values: `moment` (a column) is not past the limit of thread `t`'s plan.
 
-    Empty when nothing has a limit. Comparisons, not a CASE: PostgreSQL then knows the parameters' types.
+    Empty when no plan has a limit. Comparisons, not a CASE: PostgreSQL then knows the parameters' types.
     """
     if not kept:
         return "", ()
@@ -45,12 +44,12 @@ def note_plan(owner: OwnerPlan) -> Operation[int]:
 
 
 def inherited(tenant: str, thread_id: str) -> Statement:
-    """Somebody else owns the thread from now on: everything is kept until they are seen."""
+    """After a change of owner, keep everything until the new owner's plan is known."""
     return "UPDATE threads SET plan = '', plan_at = 0 WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
 
 
 def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[str]:
-    """See `Threads.delete`. The thread is seized first: what starts a run holds it, before or after."""
+    """See `Threads.delete`. It seizes the thread first; the start of a run holds it, and so comes before or after."""
     rows = yield (
         f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.seize}",
         (thread_id, tenant),
@@ -72,7 +71,7 @@ def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[st
 
 
 def renewed(thread: Thread) -> Statement:
-    """A thread begins with the id of one whose log is still to go: what is older than the new one still goes."""
+    """A new thread has the id of a deleted one whose log is not cut yet: limit the cut to what is older than it."""
     return 'UPDATE log_cuts SET "before" = ? WHERE thread_id = ?', (thread.created_at, thread.thread_id)
 
 
@@ -88,7 +87,7 @@ def cut_done(cut: LogCut) -> Operation[None]:
 
 
 def purge(dialect: Dialect, kept: Kept, limit: int, now: float) -> Operation[Purged]:
-    """See `Threads.purge`. What an instance's clock is ahead of the store's is taken off its moments."""
+    """See `Threads.purge`. Moments are moved back by as much as the instance's clock is ahead of the store's."""
     rows = yield f"SELECT {dialect.clock}", ()
     ahead_s = max(0.0, now - float(rows[0][0]))
     kept = {plan: moment - ahead_s for plan, moment in kept.items()}
@@ -109,7 +108,7 @@ def purge(dialect: Dialect, kept: Kept, limit: int, now: float) -> Operation[Pur
             messages, left = messages + gone, left - gone
             gone = yield from _prune_runs(dialect, thread_id, moment, left)
             runs, left = runs + gone, left - gone
-            if left < 1:  # the thread is looked at again: nothing says yet that it is done
+            if left < 1:  # the next call checks the thread again: it may not be done
                 break
             if updated_at < moment:
                 outcome = yield from delete_thread(dialect, tenant, thread_id)
@@ -135,7 +134,7 @@ def _prune_messages(dialect: Dialect, thread_id: str, moment: float, limit: int)
 
 
 def _prune_runs(dialect: Dialect, thread_id: str, moment: float, limit: int) -> Operation[int]:
-    """Ended runs; not those whose question may still be answered."""
+    """Delete ended runs, except those whose question may still be answered."""
     if limit < 1:
         return 0
     rows = yield (
@@ -156,7 +155,7 @@ def _prune_runs(dialect: Dialect, thread_id: str, moment: float, limit: int) -> 
 
 
 def _pruned(thread_id: str, tenant: str, moment: float) -> Operation[None]:
-    """The thread goes on with what is left; its log is to lose what is older."""
+    """Record that the thread has lost everything older than `moment`, which is to be cut from its log."""
     rows = yield "SELECT min(created_at) FROM messages WHERE thread_id = ?", (thread_id,)
     oldest = moment if rows[0][0] is None else max(moment, rows[0][0])
     yield "UPDATE threads SET oldest_at = ? WHERE thread_id = ?", (oldest, thread_id)

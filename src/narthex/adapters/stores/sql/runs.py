@@ -1,6 +1,6 @@
-"""Runs, leases and approvals in SQL. See `ports/runs.py` for what is promised.
+"""Runs, leases and approvals in SQL. `ports/runs.py` has the guarantees.
 
-Rules: whatever decides over several rows (a queue's limit, who is next) holds a lock by name first, so that
+Rules: an operation that decides over several rows (a queue's limit, the next run) first takes a lock by name, so that
 two instances never decide at once; every step that names an owner is fenced by owner and attempt.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
@@ -32,8 +32,8 @@ def _in(*states: RunState) -> str:
     return f"state = {names[0]}" if len(names) == 1 else f"state IN ({', '.join(names)})"
 
 
-# Of the runs that there ever were few are active, and those are asked for all day. The condition is in the words of the
-# partial indexes, because SQLite sees no further: what is asked costs what is active, however many runs have ended.
+# Few runs are active, and queries for them are frequent. The condition repeats the text of the partial indexes, because
+# SQLite uses them only then: a query's cost depends on the number of active runs, not of ended ones.
 _ACTIVE: Final = _in(*(state for state in RunState if state in ACTIVE))
 _QUEUED: Final = _in(*before("claimed"))
 _RUNNING: Final = _in(*before("returned"))
@@ -59,7 +59,7 @@ class SqlRuns(SqlInterrupts):
                 f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{self._dialect.hold}",
                 (run.thread_id, run.tenant),
             )
-        ):  # deleted since the caller looked
+        ):  # deleted since the caller's check
             raise thread_not_found()
         of_thread = f"FROM runs WHERE thread_id = ? AND tenant = ? AND {_ACTIVE} AND"
         rows = yield (
@@ -103,7 +103,7 @@ class SqlRuns(SqlInterrupts):
                 ),
                 (owner, now + lease_s, run_id),
             )
-            claimed += RUN.read_all(taken)  # empty when it was cancelled a moment ago
+            claimed += RUN.read_all(taken)  # empty when the run was cancelled a moment ago
         return claimed
 
     @reads
@@ -136,7 +136,7 @@ class SqlRuns(SqlInterrupts):
     def renew(self, owner: str, now: float, lease_s: float, held: Collection[str]) -> Operation[list[str]]:
         """See the port."""
         until = now + lease_s
-        # Padded to a power of two: a dozen statements to prepare, not one for every number of runs.
+        # Padded to a power of two, for a dozen statements to prepare instead of one for every number of runs.
         names = [*held, *[""] * ((1 << len(held).bit_length()) - len(held))]
         rows = yield (
             (
@@ -186,7 +186,7 @@ class SqlRuns(SqlInterrupts):
 
     @writes
     def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Operation[Run | None]:
-        """See the port; the first to ask is the one who is noted."""
+        """See the port; the first requesting user is recorded."""
         rows = yield (
             (
                 f"UPDATE runs SET finished_at = CASE WHEN {_QUEUED} THEN ? ELSE finished_at END,"
@@ -233,12 +233,12 @@ class SqlRuns(SqlInterrupts):
         taken: list[Run] = []
         for seen in lapsed[:MAX_LIMIT]:
             same = "tenant = ? AND run_id = ? AND state = ? AND owner = ? AND attempt = ? AND beat = ?"
-            same += " AND lease_until = ?"  # what a version 2 moves instead of `beat`
+            same += " AND lease_until = ?"  # which a version 2 changes instead of `beat`
             known = (
                 *(seen.tenant, seen.run_id, seen.state, seen.owner, seen.attempt, seen.beat),
                 seen.lease_until,
             )
-            if seen.state not in before("taken_over"):  # a reservation: anybody may claim it now
+            if seen.state not in before("taken_over"):  # a reservation: any node may claim the run now
                 yield f"UPDATE runs SET owner = '', beat = beat + 1 WHERE {same}", known
                 continue
             rows = yield (
@@ -355,7 +355,7 @@ class SqlRuns(SqlInterrupts):
 
 
 def insert_run(dialect: Dialect, run: Run, place: int) -> Operation[Run | None]:
-    """Insert as given, numbered; None when (tenant, user, client_message_id) is there already."""
+    """Insert with the next number; None when (tenant, user, client_message_id) exists already."""
     number = yield dialect.numbered, ()
     rows = yield (
         (
@@ -368,7 +368,7 @@ def insert_run(dialect: Dialect, run: Run, place: int) -> Operation[Run | None]:
 
 
 def _place_of(run: Run) -> Operation[int]:
-    """A run's place in its thread's queue: its message's in the log."""
+    """A run's place in its thread's queue, which is its message's place in the log."""
     rows = yield (
         "SELECT place FROM messages WHERE thread_id = ? AND message_id = ?",
         (run.thread_id, run.message_id),
@@ -391,12 +391,12 @@ def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Ope
     return RUN.first(rows)
 
 
-_IN_THREAD: Final = "place, number, created_at, run_id"  # moments only among runs that a version 2 wrote
+_IN_THREAD: Final = "place, number, created_at, run_id"  # moments only order runs that a version 2 wrote
 _ACROSS: Final = "number, created_at, run_id"
 
 # The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
-# node. At most `limit` a tenant are looked at further, the oldest first. Whether a reservation still counts is
-# `take_over`'s to say: no clock does.
+# node. At most `limit` per tenant are considered further, the oldest first. Only `take_over` ends a reservation: no
+# clock does.
 _CLAIMABLE: Final = f"""
 WITH heads AS (
     SELECT q.*, row_number() OVER
@@ -424,7 +424,7 @@ FROM candidates c WHERE c.tenant_place <= ? ORDER BY c.number, c.created_at, c.r
 
 
 def release(whose: str, *values: object) -> Operation[int]:
-    """End the leases and reservations that the condition `whose` names."""
+    """End the leases and reservations that the condition `whose` selects."""
     rows = yield (
         (
             f"UPDATE runs SET owner = '', lease_until = 0, beat = beat + 1 WHERE {whose}"

@@ -1,7 +1,7 @@
-"""Tables, as numbered migrations that go forward only. Rows are the other files'.
+"""Creates the tables, by numbered migrations that go forward only. Rows are the other modules'.
 
-Rules: a migration that was released never changes; each names the oldest program version that can still
-read and write its result (`readable_from`): that of the release before, so that a deploy can be rolled back.
+Rules: a released migration never changes; each names the oldest program version that can still read and write its
+result (`readable_from`): that of the previous release, so that a deploy can be rolled back.
 Types: TEXT, BIGINT and DOUBLE PRECISION, which both engines have; moments are seconds since the epoch.
 """
 
@@ -17,8 +17,8 @@ VERSION: Final = 4
 
 
 class Migration(NamedTuple):
-    """One step. `{serial}` in a statement is the dialect's; `search` adds the dialect's full-text schema, `places`
-    what places rows that a program of the version before inserts.
+    """One step. `{serial}` in a statement is the dialect's; `search` adds the dialect's full-text schema, `places` its
+    triggers that place the rows which a program of the previous version inserts.
     """
 
     version: int
@@ -41,7 +41,7 @@ MIGRATIONS: Final = (
                role TEXT NOT NULL, joined_at DOUBLE PRECISION NOT NULL, read_offset BIGINT NOT NULL,
                PRIMARY KEY (thread_id, user_id))""",
             "CREATE INDEX members_by_user ON members (tenant, user_id, thread_id)",
-            # Ids of messages come from outside, so they are unique within their thread only.
+            # Ids of messages come from clients, so they are unique within their thread only.
             """CREATE TABLE messages (seq {serial}, message_id TEXT NOT NULL, thread_id TEXT NOT NULL,
                tenant TEXT NOT NULL, role TEXT NOT NULL, author TEXT NOT NULL, content TEXT NOT NULL,
                created_at DOUBLE PRECISION NOT NULL, run_id TEXT NOT NULL, detail TEXT NOT NULL,
@@ -57,7 +57,7 @@ MIGRATIONS: Final = (
                "count" BIGINT NOT NULL, digest TEXT NOT NULL, "text" TEXT NOT NULL, error TEXT NOT NULL,
                UNIQUE (tenant, user_id, client_message_id))""",
             "CREATE INDEX runs_by_thread ON runs (thread_id, created_at)",
-            # Few runs are active at a time: these stay small however long the history grows.
+            # Few runs are active at a time, so these stay small at any length of the history.
             "CREATE INDEX runs_queued ON runs (thread_id, created_at) WHERE state = 'queued'",
             "CREATE INDEX runs_running ON runs (thread_id) WHERE state = 'running'",
             "CREATE INDEX runs_of_user ON runs (tenant, user_id) WHERE state IN ('queued', 'running')",
@@ -105,21 +105,21 @@ MIGRATIONS: Final = (
     ),
     Migration(
         version=2,
-        readable_from=1,  # version 1 names its columns: what it writes gets the defaults, and so is kept
+        readable_from=1,  # version 1 names its columns: its rows get the defaults, and so are kept
         statements=(
-            # The owner's plan, the moment their token said so, and a moment that nothing in the thread is older than.
+            # The owner's plan, the `iat` of the token that said so, and a moment before which the thread has no rows.
             "ALTER TABLE threads ADD COLUMN plan TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE threads ADD COLUMN plan_at DOUBLE PRECISION NOT NULL DEFAULT 0",
             "ALTER TABLE threads ADD COLUMN oldest_at DOUBLE PRECISION NOT NULL DEFAULT 0",
-            # The provider's people are known; whoever comes with others' tokens is, once they come. Their threads,
-            # which may be millions, are not touched here: a statement has 10 s.
+            # The plans of the provider's users are known. Other issuers' users get theirs when they connect: their
+            # threads, which may be millions, are not updated here, because a statement has 10 s.
             """UPDATE threads SET plan = u.plan FROM users u
                WHERE u.tenant = threads.tenant AND u.user_id = threads.created_by""",
             "CREATE INDEX threads_by_oldest ON threads (plan, oldest_at) WHERE plan <> ''",
             """CREATE TABLE log_cuts (seq {serial}, thread_id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
                "before" DOUBLE PRECISION NOT NULL)""",
-            # Numbered in the order of commit: who has read up to a number reads only what changed since. 0: a version 1
-            # wrote it.
+            # Numbered in the order of commit, so that a reader that has read up to a number reads only later changes.
+            # 0: a version 1 wrote it.
             "CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
             "ALTER TABLE revocations ADD COLUMN change BIGINT NOT NULL DEFAULT 0",
             """UPDATE revocations SET change = numbered.number FROM (SELECT kind, tenant, value,
@@ -132,8 +132,8 @@ MIGRATIONS: Final = (
     ),
     Migration(
         version=3,
-        # New tables, and columns with defaults: version 2 adds members without asking them, as it did, and sessions
-        # that it begins have no environment, so that they end at version 3.
+        # New tables, and columns with defaults: version 2 still adds members without an invitation, and its sessions
+        # have no environment, so that version 3 ends them.
         readable_from=2,
         statements=(
             """CREATE TABLE invitations (thread_id TEXT NOT NULL, tenant TEXT NOT NULL, user_id TEXT NOT NULL,
@@ -147,18 +147,18 @@ MIGRATIONS: Final = (
             "ALTER TABLE refresh_tokens ADD COLUMN environment TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE refresh_tokens ADD COLUMN source TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE refresh_tokens ADD COLUMN signed_in_at DOUBLE PRECISION NOT NULL DEFAULT 0",
-            # Who may answer a question: see `ports.runs.Interrupt`.
+            # The users who may answer a question: see `ports.runs.Interrupt`.
             "ALTER TABLE interrupts ADD COLUMN answerable_by TEXT NOT NULL DEFAULT ''",
-            # The message of the event that a failed run ended with: a reader of the thread sees it for ever.
+            # The message of the event that a failed run ended with, so that later readers of the thread see it too.
             "ALTER TABLE runs ADD COLUMN error_message TEXT NOT NULL DEFAULT ''",
         ),
     ),
     Migration(
         version=4,
-        readable_from=2,  # versions 2 and 3 name its columns; a trigger places what it inserts
+        readable_from=2,  # versions 2 and 3 name their columns; a trigger places their rows
         places=True,
         statements=(
-            # A lease is judged by whether it moves: `beat` counts its renewals, whatever any clock says.
+            # A lease is alive while it changes: `beat` counts its renewals, independent of clocks.
             "ALTER TABLE runs ADD COLUMN beat BIGINT NOT NULL DEFAULT 0",
             # The log that `start_offset` is an offset of; empty: a version 2 wrote it.
             "ALTER TABLE runs ADD COLUMN start_epoch TEXT NOT NULL DEFAULT ''",
@@ -169,8 +169,8 @@ MIGRATIONS: Final = (
             "ALTER TABLE runs ADD COLUMN unclosed BIGINT NOT NULL DEFAULT 0",
             "CREATE INDEX runs_unclosed ON runs (run_id) WHERE unclosed = 1",
             "CREATE INDEX runs_by_place ON runs (thread_id, place, number)",
-            # Of the active ones in the whole order of a queue: with less SQLite sorts by `runs_by_place`, and so reads
-            # every run there ever was.
+            # Active runs in the complete order of a queue: with fewer columns SQLite sorts by `runs_by_place`, and so
+            # reads every run that there ever was.
             """CREATE INDEX runs_active ON runs (thread_id, place, number, created_at, run_id)
                WHERE state IN ('queued', 'running')""",
             "INSERT INTO counters (name, value) VALUES ('runs', 0)",
@@ -182,7 +182,7 @@ MIGRATIONS: Final = (
             "CREATE INDEX messages_by_place ON messages (thread_id, place, created_at, seq)",
             """CREATE TABLE log_epochs (thread_id TEXT NOT NULL, epoch TEXT NOT NULL, base BIGINT NOT NULL,
                PRIMARY KEY (thread_id, epoch))""",
-            # At most one link a thread. Its token is not stored: `digest` is the token's SHA-256.
+            # At most one link per thread. Its token is not stored: `digest` is the token's SHA-256.
             """CREATE TABLE thread_links (thread_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, digest TEXT NOT NULL,
                created_by TEXT NOT NULL, creator_name TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
                expires_at DOUBLE PRECISION NOT NULL, member_limit BIGINT NOT NULL, additions BIGINT NOT NULL)""",
@@ -193,12 +193,12 @@ MIGRATIONS: Final = (
 
 
 def migrate(dialect: Dialect, name: str, now: float, version: int = VERSION) -> Operation[int]:
-    """Bring the schema forward to `version`; returns the version that the database has then.
+    """Migrate the schema to `version`; returns the version that the database has then.
 
     Raises:
-        ConfigError: the database is newer than this program and no longer readable by it; `name` names it.
+        ConfigError: the database is newer than this program, which can no longer read it; `name` names it.
     """
-    if dialect.lock is not None:  # instances start together: one migrates, the others wait and find it done
+    if dialect.lock is not None:  # instances start together: one migrates, the others wait for it
         yield dialect.lock, ("narthex schema",)
     yield (
         (

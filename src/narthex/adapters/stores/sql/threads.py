@@ -1,4 +1,4 @@
-"""Threads, members, messages and search in SQL. See `ports/threads.py` for what is promised.
+"""Threads, members, messages and search in SQL. `ports/threads.py` has the guarantees.
 
 Rules: every statement names the tenant or a thread id that was just checked against it.
 """
@@ -53,7 +53,7 @@ from narthex.ports.threads import (
 MAX_LIMIT: Final = 200
 EPOCH_STEP: Final = (
     1 << 40
-)  # more than a channel's offsets ever reach, less than 2^63 in eight million epochs
+)  # more than the highest offset of any channel, and less than 2^63 in eight million epochs
 MOMENT_S: Final = 0.0005  # a client that names a message by its moment may have rounded it to a millisecond
 
 _THREAD: Final = Shape(Thread)
@@ -76,7 +76,7 @@ class SqlThreads(Adapter):
     ) -> Operation[bool]:
         """See the port."""
         if limit is not None:
-            if self._dialect.lock is not None:  # two that are made at once must not both be the last
+            if self._dialect.lock is not None:  # two concurrent creations must not both take the last slot
                 yield self._dialect.lock, (f"threads {thread.tenant} {thread.created_by}",)
             there = yield "SELECT 1 FROM threads WHERE thread_id = ?", (thread.thread_id,)
             if there:
@@ -183,7 +183,7 @@ class SqlThreads(Adapter):
         self, tenant: str, thread_id: str, member: ThreadMember, *, limit: int | None
     ) -> Operation[str]:
         """See the port."""
-        if self._dialect.lock is not None:  # two that join at once must not both take the last place
+        if self._dialect.lock is not None:  # two concurrent joins must not both take the last slot
             yield self._dialect.lock, (f"members {thread_id}",)
         if (yield from _get(tenant, thread_id, suffix=self._dialect.hold)) is None:
             return "absent"
@@ -202,7 +202,7 @@ class SqlThreads(Adapter):
     @writes
     def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Operation[Departure]:
         """See the port."""
-        if self._dialect.lock is not None:  # two that leave at once must not both count on the other
+        if self._dialect.lock is not None:  # two concurrent departures must not each count on the other
             yield self._dialect.lock, (f"members {thread_id}",)
         members = yield from _members(tenant, thread_id)
         rest = [member for member in members if member.user_id != user_id]
@@ -242,13 +242,13 @@ class SqlThreads(Adapter):
     async def add_messages(
         self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
     ) -> None:
-        """See the port; messages of threads that the tenant does not have are left out."""
+        """See the port; ignores messages of threads that the tenant does not have."""
         if messages:
             await self._engine.write(_add_messages(self._dialect, tenant, messages, places))
 
     @writes
     def post(self, tenant: str, message: Message, after: Position) -> Operation[PostResult]:
-        """See the port; where the tenant has no such thread nothing is kept, as with `add_messages`."""
+        """See the port; ignores a thread that the tenant does not have, as `add_messages` does."""
         thread_id = message.thread_id
         if not (
             yield (
@@ -258,7 +258,7 @@ class SqlThreads(Adapter):
         ):
             return PostResult(fresh=True)
         base = yield from _epoch_base(thread_id, after.epoch)
-        place = (base + after.offset + 1, after.epoch, after.offset)  # where it will be, if nobody is faster
+        place = (base + after.offset + 1, after.epoch, after.offset)  # its place, if no other is faster
         if (yield from _insert_message(self._dialect, tenant, message, place)):
             yield _touched(tenant, thread_id, message.created_at)
             return PostResult(fresh=True)
@@ -439,7 +439,7 @@ def _insert_member(tenant: str, thread_id: str, member: ThreadMember) -> Operati
 
 
 def _epoch_base(thread_id: str, epoch: str) -> Operation[int]:
-    """What is added to offsets of an epoch so that a thread's places ascend across epochs."""
+    """The number that is added to offsets of an epoch so that a thread's places ascend across epochs."""
     find = "SELECT base FROM log_epochs WHERE thread_id = ? AND epoch = ?", (thread_id, epoch)
     rows = yield find
     if not rows:
@@ -468,7 +468,7 @@ def _add_messages(
     for number, message in enumerate(messages):
         if message.thread_id not in ours:
             continue
-        place, epoch = 0, ""  # of a place that is not known: last, by the schema's trigger
+        place, epoch = 0, ""  # an unknown place: the schema's trigger makes it the last
         if places is not None:
             epoch = places[number].epoch
             base = bases.get((message.thread_id, epoch))
@@ -485,7 +485,7 @@ def _add_messages(
 def _insert_message(
     dialect: Dialect, tenant: str, message: Message, place: tuple[int, str, int]
 ) -> Operation[bool]:
-    """Insert with its `place`, `epoch` and `said_after`; False when its id is there already."""
+    """Insert with its `place`, `epoch` and `said_after`; False when its id exists already."""
     rows = yield (
         (
             f"INSERT INTO messages ({_MESSAGE.columns}, tenant, place, epoch, said_after)"
@@ -507,10 +507,10 @@ def _touched(tenant: str, thread_id: str, at: float) -> Statement:
 
 
 def _place_before(thread_id: str, before: float | None, before_id: str) -> Operation[Statement]:
-    """` AND …` with its values: what comes before the last page's first message in the order of the log.
+    """` AND …` with its values: messages before the last page's first message in the order of the log.
 
-    Without its id the message of that moment is meant (clients keep moments in milliseconds); if there is none,
-    what was written before the moment.
+    Without an id, the message of that moment is the bound (clients keep moments in milliseconds); if there is none,
+    messages that were written before the moment.
     """
     if before is None:
         return "", ()
