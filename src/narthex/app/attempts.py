@@ -1,9 +1,10 @@
 """Counts failed attempts at a secret per address and account, in bounded memory.
 
-Rules: the window slides: no stretch of `window_s` holds more than `limit` counted attempts, however they are spread
-in time. (A window that begins with the first failure lets nearly twice as many through around its end.) Where the
-check takes time, an attempt counts as failed from its beginning, so that parallel guesses cannot all pass; an
-attempt that finds the limit reached waits for the checks under way, because a right secret is uncounted.
+Not here: comparing secrets (the callers do that). Rules: the window slides: no stretch of `window_s` holds more than
+`limit` counted attempts, however they are spread in time. (A window that begins with the first failure lets nearly
+twice as many through around its end.) Where the check takes time, an attempt counts as failed from its beginning, so
+that parallel guesses cannot all pass; an attempt that finds the limit reached waits for the checks under way, because a
+right secret is uncounted.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ TITLE_CHARS: Final = 200
 MAX_OUTCOMES: Final = 200  # ended runs that come with a page of messages, the newest first
 TAIL: Final = 50  # publications at a log's end among which a run that has just ended is searched
 SETTLE_S: Final = (
-    1.0  # between a run's last event and its row lie two commits; longer means that an engine is away
+    1.0  # between a run's last event and its row lie two commits; longer means that an engine is down
 )
 SETTLE_STEP_S: Final = 0.02
 TEXT_BYTES: Final = 32 * 1024  # half of a message's 64 KB: it comes back inside an event

@@ -64,7 +64,7 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
         registry: the live connections.
         meter: counts ends.
         session_limits: of the protocol.
-        backlog_limits: of what a slow client may have pending.
+        backlog_limits: of a slow client's pending deliveries.
         pacing: of pings and lives.
         follows_run: whether a connection may follow an active run, so that its rotation should wait.
         report_bug: takes an unexpected exception and the trace id.

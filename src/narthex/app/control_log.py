@@ -95,7 +95,7 @@ class ControlLog:
         """Call `listener` when control messages are lost for good, so that some disconnects may be missing."""
         self._receiver.on_lost = listener
 
-    # -- what differs --------------------------------------------------------------------------------------
+    # -- differences ---------------------------------------------------------------------------------------
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """See the port; then start at the end of the control log. Raises ConfigError or DependencyError."""

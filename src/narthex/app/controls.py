@@ -1,8 +1,8 @@
 """Dispatches control messages between nodes to the handler of their kind.
 
-Each only speeds up a change that the store has already, so a lost one delays and never loses (ports/broker). Kinds:
-`revoke` (a credential), `disconnect`, `subscribe` and `unsubscribe` (`connection_controls`), `run` and
-`runs_available` (the engine's), `emulation` (the fallbacks'), `drain` (this node).
+Not here: the handlers, sending. Each message only speeds up a change that the store has already, so a lost one delays
+and never loses (ports/broker). Kinds: `revoke` (a credential), `disconnect`, `subscribe` and `unsubscribe`
+(`connection_controls`), `run` and `runs_available` (the engine's), `emulation` (the fallbacks'), `drain` (this node).
 """
 
 from __future__ import annotations

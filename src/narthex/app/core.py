@@ -168,7 +168,7 @@ class NodeCore:
             store.threads, broker, config.plans, meter, clock=clock, every_s=config.history_purge_every_s
         )
 
-        # Live connections, and what ends them.
+        # Live connections, and the components that end them.
         self.registry = ConnectionRegistry[Connection]()
         self.revocations = Revocations(
             store.credentials, broker, records=store.records, clock=clock, after_exp_s=config.after_exp_s

@@ -2,9 +2,10 @@
 
     starting ──(engines, keys and runs are there)──▶ ready ──(SIGTERM, drain)──▶ draining ──▶ stopped
 
-Rules: nothing is admitted before `ready`; `draining` is final; a component that cannot be opened yet is closed and
-tried again alone, those before it stay open meanwhile, so that an engine which comes late costs no more than its own
-time; every opened component is closed in the opposite order at the end.
+Not here: the components (`app/core` and wiring). Rules: nothing is admitted before `ready`; `draining` is final; a
+component that cannot be opened yet is closed and tried again alone, those before it stay open meanwhile, so that an
+engine which comes late costs no more than its own time; every opened component is closed in the opposite order at the
+end.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from narthex.ports.telemetry import Meter
 
 HELD_S: Final = 1.0  # clients notice; a garbage collection or a busy machine takes less
 TICK_S: Final = 0.1
-FRAMES: Final = 12  # the innermost ones: the agent's own, and what it called
+FRAMES: Final = 12  # the innermost ones: the agent's own, and its calls
 AGENT_TASK: Final = "agent "
 """The name of an agent's task: `agent <name> <run id>`."""
 REMEDY: Final = (

@@ -48,7 +48,7 @@ BY_OIDC: Final = "oidc"  # with the issuer after `:`
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """A person from settings. `password_hash` is argon2id as `narthex auth hash` prints it."""
+    """A user from settings. `password_hash` is argon2id as `narthex auth hash` prints it."""
 
     email: str
     password_hash: str = ""

@@ -296,7 +296,7 @@ class Revocations:
                 if self._on_error is not None:
                     self._on_error(error)
 
-    # -- what is held --------------------------------------------------------------------------------------
+    # -- the held state ------------------------------------------------------------------------------------
 
     def _take(self, changed: Sequence[Revocation]) -> None:
         """Apply the store's state: it overrides any broadcast."""

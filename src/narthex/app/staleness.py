@@ -1,10 +1,10 @@
 """Finds out, without traffic and within a bound, that this node is behind the log: positions compared in bulk.
 
-The broker pushes publications to a node; that can end without a sign (a route between two servers that broke, a
-message that was dropped on the way). So every `COMPARE_EVERY_S` the position of every followed channel, and of the
-control log, is compared with the log's end, and a channel that is behind is re-read or its subscribers lose their
-position (3010). Rules: a channel that merely moves has `GRACE_S` to catch up before it is read; a node that could not
-compare for `BOUND_S` trusts no position that it has at hand (`fresh`).
+Not here: re-reading (`app/hub`). The broker pushes publications to a node; that can end without a sign (a route between
+two servers that broke, a message that was dropped on the way). So every `COMPARE_EVERY_S` the position of every
+followed channel, and of the control log, is compared with the log's end, and a channel that is behind is re-read or its
+subscribers lose their position (3010). Rules: a channel that merely moves has `GRACE_S` to catch up before it is read;
+a node that could not compare for `BOUND_S` trusts no position that it has at hand (`fresh`).
 """
 
 from __future__ import annotations

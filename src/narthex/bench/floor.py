@@ -1,4 +1,4 @@
-"""The floor: the speed of the generator when the server costs next to nothing.
+"""A trivial server for the floor: the speed of the generator when the server costs next to nothing.
 
 A WebSocket server of a few lines that checks nothing, in a process of its own (`python -m narthex.bench.floor
 PORT`). It speaks the raw dialect: `/echo`, `/pub` to `/sub`. Measured with the same generator it shows the

@@ -102,7 +102,7 @@ async def open_connection(target: Target, address: str, timeout_s: float, ca_fil
 
 
 async def shake_hands(target: Target, address: str, timeout_s: float, ca_file: str = "") -> Tls:
-    """Do a TLS handshake as a WebSocket client would, and another one to see what else the server offers."""
+    """Do a TLS handshake as a WebSocket client would, and another one to see the server's other protocols."""
     began = time.perf_counter()
     try:
         found = await _hello(target, address, timeout_s, verified_context(["http/1.1"], ca_file))

@@ -168,7 +168,7 @@ class _Gate:
         self.note("reachable", False, f"{detail}: narthex doctor says why")
         return False
 
-    # -- what it says -------------------------------------------------------------------------------------------
+    # -- health -------------------------------------------------------------------------------------------------
 
     async def _get(self, name: str) -> tuple[HttpExchange, dict[str, Any]]:
         path = self.target.beside(name)
@@ -199,7 +199,7 @@ class _Gate:
         detail = f"{_word(active)}, expected {_word(expected)}" + (f" ({reason})" if reason else "")
         return active is expected, detail
 
-    # -- who gets in --------------------------------------------------------------------------------------------
+    # -- admission ----------------------------------------------------------------------------------------------
 
     async def _refused(self) -> tuple[bool, str]:
         made = await exchange(self.line, self.address, Attempt(name="no token"), settle_s=0.2)
@@ -250,7 +250,7 @@ class _Gate:
             await connections.end()
         return True, f"connected in {self.figures['connect_ms']:g} ms, echo {self.figures['echo_ms']:g} ms"
 
-    # -- what it does -------------------------------------------------------------------------------------------
+    # -- behaviour ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> tuple[bool, str]:
         return await self._followed(drop=False)

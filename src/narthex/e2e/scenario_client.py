@@ -1,7 +1,7 @@
 """A client for scenarios: `protocol.client` over the `websockets` package, without an SDK that would hide faults.
 
-It never reconnects by itself, filters nothing, and keeps every text message that the server sent. Rules: a wait is for
-an event and has a deadline; a refusal is a value, not an accident; every byte is counted.
+Not here: the protocol (`protocol.client`). Rules: it never reconnects by itself, filters nothing, and keeps every text
+message that the server sent; a wait is for an event and has a deadline; a refusal is a value; every byte is counted.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class ScenarioClient:
         run_id = await self.start(text, thread)
         return await self.whole(thread, run_id)
 
-    # -- what was seen -------------------------------------------------------------------------------------
+    # -- observations --------------------------------------------------------------------------------------
 
     def run_events(self, thread_id: str, run_id: str) -> list[Event]:
         """Events of one run in the order of arrival."""

@@ -71,7 +71,7 @@ class SystemUnderTest:
         proof: see `RunnerProof`.
         test_run: names this run; the subject of its identities.
         gateways: of a local staging; empty for a deployed system.
-        issuer_url: of a local staging's OIDC issuer, for people of another tenant; empty without one.
+        issuer_url: of a local staging's OIDC issuer, for users of another tenant; empty without one.
     """
 
     def __init__(

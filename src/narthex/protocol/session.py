@@ -1,9 +1,10 @@
 """One connection's protocol state: which commands each phase allows, and the actions that are due. Sans-IO.
 
 Feed it frames and the time; it returns the requests to execute, in order, or raises `SessionFault` with the
-disconnect to send. It asks for one timer (`wake_at`) and returns the due action (`due`). It executes nothing: the
-driver (app/connection) does, and reports back with `connected`, `failed_connect`, `refreshed`. It holds requests
-that arrive while connecting (batched behind `connect`) until it has reported.
+disconnect to send. It asks for one timer (`wake_at`) and returns the due action (`due`). Not here: decoding frames
+(`commands`), executing requests: the driver (app/connection) does that, and reports back with `connected`,
+`failed_connect`, `refreshed`. The driver holds requests that arrive while connecting (batched behind `connect`) until
+it has reported.
 
     phase        connect      any other command   pong     due
     WAITING      → CONNECTING disconnect 3501     3501     silence at `silent_until`

@@ -199,7 +199,7 @@ class AgentWorker:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open everything, trying again while an engine is away; drain and close at the end."""
+        """Open everything, trying again while an engine is down; drain and close at the end."""
         try:
             await self._start()
             yield

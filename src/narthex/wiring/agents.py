@@ -1,4 +1,7 @@
-"""Loads the agents of this process (those of the settings by their specs, else the concierge), and their bounds."""
+"""Loads the agents of this process (those of the settings by their specs, else the concierge), and their bounds.
+
+Not here: the adapters of agents (`adapters/agents`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints the facts for a person who starts a gateway: its URL, and a token to try it with."""
+"""Prints the URL of a gateway that starts, and a token to try it with. Not here: logs."""
 
 from __future__ import annotations
 

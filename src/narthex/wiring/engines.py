@@ -1,4 +1,7 @@
-"""Makes the broker and the store: chosen by their URLs, SQLite in the data directory without one."""
+"""Makes the broker and the store: chosen by their URLs, SQLite in the data directory without one.
+
+Not here: opening them (`app/lifecycle` does that), the engines themselves (`adapters`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A gateway as one object: made from settings, served until a signal, or inside another program's loop."""
+"""A gateway as one object: made from settings, served until a signal, or inside another program's loop.
+
+Not here: composing (`parts`, `web_application`), several processes (`supervisor`).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One gateway's objects, made from settings: the core, admission, and their lifecycle.
 
 Not here: the core (`app/core`), HTTP routes (`web_application`), running it (`gateway`). Rules: made inside the running
-loop; nothing is opened here (the lifecycle does that); each object gets what it needs when it is made.
+loop; nothing is opened here (the lifecycle does that); each object gets its dependencies when it is made.
 """
 
 from __future__ import annotations

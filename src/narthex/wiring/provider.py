@@ -1,4 +1,7 @@
-"""The embedded provider from settings, for the gateway and for `narthex auth serve`."""
+"""Makes the embedded provider from settings, for the gateway and for `narthex auth serve`.
+
+Not here: the provider itself (`app/provider`), its routes (`web/auth`).
+"""
 
 from __future__ import annotations
 

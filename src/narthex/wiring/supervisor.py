@@ -136,7 +136,7 @@ class Supervisor:
                     break
         return not self._forced
 
-    # -- what is shared ------------------------------------------------------------------------------------
+    # -- shared parts --------------------------------------------------------------------------------------
 
     def _hold_store(self, stack: ExitStack) -> bool:
         """With SQLite, the parent owns the file and migrates it; the workers open it beside."""

@@ -1,4 +1,7 @@
-"""Assembles the trusted token sources: one a configured issuer, the provider's keys, the test identities' keys."""
+"""Assembles the trusted token sources: one a configured issuer, the provider's keys, the test identities' keys.
+
+Not here: verifying tokens (`adapters/tokens`).
+"""
 
 from __future__ import annotations
 

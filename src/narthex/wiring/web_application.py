@@ -1,4 +1,4 @@
-"""The web application of one node: makes every route over the parts."""
+"""The web application of one node: makes every route over the parts. Not here: the routes' handlers (`web`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Handlers of the Centrifuge protocol's commands. One handler a command; `handlers` is the whole table."""
+"""Handlers of the Centrifuge protocol's commands. One handler a command; `handlers` is the whole table.
+
+Not here: decoding commands (`protocol`), their order and deadlines (`app/connection`, `app/command_order`).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """`history`, `presence`, `presence_stats`, `publish`, `send`, `sub_refresh`, `ping`: the small commands.
 
-Rules: history and presence are for subscribers; a user's own `publish` is refused with 103,
-because users' messages enter through `run.start`, where they are checked, stored and counted. A service's `publish`
-equals `POST /api/v1/publish`, with the same permission, without a request's cost for each.
+Not here: joining and leaving channels (`subscribing`). Rules: history and presence are for subscribers; a user's own
+`publish` is refused with 103, because users' messages enter through `run.start`, where they are checked, stored and
+counted. A service's `publish` equals `POST /api/v1/publish`, with the same permission, without a request's cost for
+each.
 """
 
 from __future__ import annotations

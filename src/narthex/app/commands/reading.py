@@ -10,9 +10,7 @@ from typing import Final
 
 from narthex.ports.broker import Broker, Page, Position, Publication
 
-FIRST_CHUNK: Final = (
-    128  # publications of the first read: nearly every client that comes back has missed fewer
-)
+FIRST_CHUNK: Final = 128  # publications of the first read: nearly every returning client has missed fewer
 CHUNK: Final = 1_000  # of a later read, if the publications are as small as those before
 HISTORY_BYTES: Final = 512 * 1024  # of a history page; its client continues from the last offset
 RECOVERY_BYTES: Final = (

@@ -1,4 +1,7 @@
-"""`rpc`: finds the method, checks its params, answers with its result or a numbered error (docs/protocol.md)."""
+"""`rpc`: finds the method, checks its params, answers with its result or a numbered error (docs/protocol.md).
+
+Not here: the methods (`app/rpc`).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """One channel on this node: its subscribers here, its position in the log, and the batch of this loop tick.
 
-Publications to a channel within one tick are joined once and written once per subscriber: no per-
-subscriber allocation at all. Rules: a subscriber is a joiner until its history is read, then a member; a
-member gets every publication exactly once, in order; joiners become members only between batches.
+Publications to a channel within one tick are joined once and written once per subscriber: no allocation per subscriber
+at all. Not here: writing a batch (`batch_writer`), gaps (`hub`). Rules: a subscriber is a joiner until its history is
+read, then a member; a member gets every publication exactly once, in order; joiners become members only between
+batches.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ class Hub:
             except (DependencyError, TimeoutError):
                 await asyncio.sleep(
                     delay_s
-                )  # the broker is away: clients keep their sockets, nothing is skipped
+                )  # the broker is down: clients keep their sockets, nothing is skipped
                 delay_s, patience_s = min(delay_s * 2, 2.0), min(patience_s * 2, REREAD_LAST_S)
                 continue
             if not page.complete:

@@ -1,7 +1,7 @@
 """Defines RPC methods: typed params in, a plain value out.
 
 Error numbers (docs/protocol.md): 400 bad params, 403 not allowed, 404 not found, 409 conflict, 410 over,
-413 too large, 429 too many, 503 an engine is away.
+413 too large, 429 too many, 503 an engine is down.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A finished run → message rows, so that reopening a thread costs one read; and trimming the thread's log.
 
-Rules: rows are written before the store marks the run as over, and are idempotent by message id, so a
-crash between the two repeats and never loses. Only then may old publications go, and never the newest
-`keep_events`: clients that were away recover from those.
+Not here: the order of a run's end (`execution`). Rules: rows are written before the store marks the run as over, and
+are idempotent by message id, so a crash between the two repeats and never loses. Only then may old publications go, and
+never the newest `keep_events`: clients that were away recover from those.
 """
 
 from __future__ import annotations

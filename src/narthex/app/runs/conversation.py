@@ -1,4 +1,7 @@
-"""Message rows → an agent's input: the conversation as it was when the run's message was sent."""
+"""Message rows → an agent's input: the conversation as it was when the run's message was sent.
+
+Not here: making the rows (`compaction`).
+"""
 
 from __future__ import annotations
 

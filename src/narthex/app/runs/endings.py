@@ -1,4 +1,4 @@
-"""The endings of a run, as values, with the terminal event of each."""
+"""The endings of a run, as values, with the terminal event of each. Not here: ending a run (`execution`)."""
 
 from __future__ import annotations
 

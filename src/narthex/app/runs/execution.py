@@ -1,5 +1,6 @@
 """One run on this node: RUN_STARTED, the agent at work, and exactly one terminal event.
 
+Not here: the agent's coroutine (`session`), checking its output (`intake`), writing the log (`journal`).
 The order of the end makes a crash at any point recoverable: the approval (if one) is stored, open
 messages and tool calls are closed, the terminal event becomes durable, the run is compacted to messages, and only then
 does the store mark it as over. The next owner repeats the missing steps; all are idempotent.

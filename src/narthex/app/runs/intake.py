@@ -1,9 +1,9 @@
 """Turns an agent's output into legal, bounded AG-UI events for the journal.
 
-Rules: a plain `str` becomes a delta of a text message that is opened and closed for the agent; `*_CHUNK`
-events become start, content and end (AG-UI's own rule); the gateway overwrites its own members (`seq`, `runId` …);
-every event is checked for shape, order and for being exact JSON, so that no event enters
-the log whose digest a client could not compute. After `closed` nothing is taken.
+Not here: publishing (`journal`), the rules of order (`domain/event_order`). Rules: a plain `str` becomes a delta of a
+text message that is opened and closed for the agent; `*_CHUNK` events become start, content and end (AG-UI's own rule);
+the gateway overwrites its own members (`seq`, `runId` …); every event is checked for shape, order and for being exact
+JSON, so that no event enters the log whose digest a client could not compute. After `closed` nothing is taken.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Intake:
         self._limits = limits
         self._auto = ""  # id of the message that was opened for plain text, while it is open
         self._auto_count = 0
-        self._chunk: tuple[str, str] | None = None  # closing type and id of what a chunk opened
+        self._chunk: tuple[str, str] | None = None  # closing type and id of the message that a chunk opened
         self._held: dict[tuple[str, str], str] = {}  # half surrogate pairs, by type and id
         self._bytes = 0
         self._unturned = 0

@@ -1,12 +1,12 @@
 """Writes one run's events into its thread's log: numbering, joining, and exactly one publish in flight.
 
-Rules: an event gets its `seq` when it is published, so a waiting delta can still be joined with the next
-one; deltas wait for others at most `join_window_s`, other events not at all; an event is
-first durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`: within the
-broker's window two owners can never both append the same seq, and the second one learns that it is a zombie. One that
-was frozen for longer, with all its clocks, finds the other's events between its own last two, and stops. The pending
-events are bounded by `MAX_PENDING` of at most 16 k characters or `max_event_bytes`; `put` then waits, which
-slows an agent down that is faster than the log.
+Not here: checking events (`intake`). Rules: an event gets its `seq` when it is published, so a waiting delta can still
+be joined with the next one; deltas wait for others at most `join_window_s`, other events not at all; an event is first
+durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`: within the broker's
+window two owners can never both append the same seq, and the second one learns that it is a zombie. One that was frozen
+for longer, with all its clocks, finds the other's events between its own last two, and stops. The pending events are
+bounded by `MAX_PENDING` of at most 16 k characters or `max_event_bytes`; `put` then waits, which slows an agent down
+that is faster than the log.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Journal:
 
     async def _publish(self, wire: Event, *, proof: bool = False) -> None:
         """Publish one event until it is durable, then count it in. With `proof` it gets the digest, if the log is whole
-        at that moment: an engine that was away may have come back with less.
+        at that moment: an engine that was down may have lost entries.
         """
         key = f"{self._run.run_id}:{wire['seq']}"
         give_up_at = self._loop.time() + self._services.limits.broker_patience_s

@@ -1,10 +1,10 @@
 """One node's ownership of a run. The engine's loop renews it; every publish checks it.
 
-Rules: time is the loop's monotonic clock, counted from *before* the call that took or renewed the lease, so this node
-stops relying on it before another node may take the run over. A monotonic clock can stand still while the machine is
-suspended: then the wall clock moves against it, and this node does not rely on the lease until the store has renewed
-it. That is the one use of a wall clock here, and a wrong clock costs a renewal and nothing else. Nothing of a
-run is published without `hold`.
+Not here: renewing (`loops`), leases of other nodes (`observed`). Rules: time is the loop's monotonic clock, counted
+from *before* the call that took or renewed the lease, so this node stops relying on it before another node may take the
+run over. A monotonic clock can stand still while the machine is suspended: then the wall clock moves against it, and
+this node does not rely on the lease until the store has renewed it. That is the one use of a wall clock here, and a
+wrong clock costs a renewal and nothing else. Nothing of a run is published without `hold`.
 """
 
 from __future__ import annotations

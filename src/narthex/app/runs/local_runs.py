@@ -1,7 +1,8 @@
 """The runs of this node: those executing, those waiting for an answer, and those that could not be ended yet.
 
-Rules: one task per run, owned here. A run that this node owns and could not end (broker or store down, a bug)
-stays in `unfinished` and is tried again; it is never forgotten while its lease is ours.
+Not here: finding runs to claim (`loops`), executing one (`execution`). Rules: one task per run, owned here. A run that
+this node owns and could not end (broker or store down, a bug) stays in `unfinished` and is tried again; it is never
+forgotten while its lease is ours.
 """
 
 from __future__ import annotations

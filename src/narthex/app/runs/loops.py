@@ -1,8 +1,9 @@
 """A node's four loops: claim queued runs, renew its own, take over runs without an owner, and close runs that were
 cancelled in the queue.
 
-Rules: each loop is one task; an engine that is down costs a turn, never the loop; the next turn finds the work of
-any lost control message (claims and orphans every `poll_s`, cancels every `renew_s`).
+Not here: executing runs (`local_runs`), judging other nodes' leases (`observed`). Rules: each loop is one task; an
+engine that is down costs a turn, never the loop; the next turn finds the work of any lost control message (claims and
+orphans every `poll_s`, cancels every `renew_s`).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class ObservedLeases:
             leases: all there are.
             asked_at: monotonic seconds, from before they were read.
             read_at: the same, from after. A lease may have changed in between, so that time never counts.
-            ours: run ids that this node holds itself: it renews them, and never judges them.
+            ours: run ids that this node holds itself: it renews them, and never takes them over here.
 
         Returns:
             Those that may be taken over: unchanged for `lease_s`, and those that have no owner.

@@ -1,7 +1,8 @@
 """A run's state from its log: seq, digest, transcript, open messages; fed live, or read back from the channel.
 
-Rule: folded events are durable. A gap in `seq`, a position that does not come after the last one, or another epoch
-(the log itself lost events) marks it `broken`: such a run ends without a digest, because no digest would be true.
+Not here: writing the log (`journal`), caching (`run_log_cache`). Rule: folded events are durable. A gap in `seq`, a
+position that does not come after the last one, or another epoch (the log itself lost events) marks it `broken`: such a
+run ends without a digest, because no digest would be true.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class RunLogReader:
 
     Attributes:
         log_state: the fold.
-        order: the order checker in the state after the last event (its `closing_events` are what a new owner has
-            to publish first).
+        order: the order checker in the state after the last event (a new owner has to publish its `closing_events`
+            first).
     """
 
     def __init__(self, services: RunServices, run: Run) -> None:

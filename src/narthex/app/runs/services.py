@@ -24,8 +24,8 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         silence_s: after so long without an event the gateway announces that the agent still works.
         thread_queue: queued runs of one thread.
         max_running: runs at a time on this node.
-        max_waiting: agents of this node that wait for a person's answer (a parked coroutine costs some kB).
-        max_event_bytes: one event; a quarter of what a client may have pending (1 MB).
+        max_waiting: agents of this node that wait for a user's answer (a parked coroutine costs some kB).
+        max_event_bytes: one event; a quarter of a client's limit of pending bytes (1 MB).
         max_run_bytes: all output of an agent in one run; it is kept in memory until the run is compacted.
         max_run_events: published events of one run (25 a second, the joined rate, for half an hour).
         lease_s: ownership without renewal. With `poll_s` it bounds how long a dead owner's run stays open:
