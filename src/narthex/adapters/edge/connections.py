@@ -1,11 +1,12 @@
-"""Every TCP connection from accept to its end: counted by address, and which of them only wait for their client.
+"""Counts TCP connections by address from accept to end, and tracks those that wait for their client.
 
-Where there is no place for a new one, one that waits for its client makes way: of the same address if that is at its
-limit, else of the address that has most of them waiting. So a flood of idle connections displaces itself, and a
-client elsewhere gets in. Not here: what a protocol does when it must go (`evict`). Rules: an address at its limit and
-a full process take nobody in whose place nobody can leave; each connection leaves exactly once, however often that is
-said; connections of trusted proxies are counted by the forwarded address once a request has told it, and by none
-before. Costs: some dict operations a connection; finding who has most is paid once for a batch of `BATCH` evictions.
+When a new connection exceeds a limit, the table evicts one that waits for its client: of the same address if that is at
+its limit, else of the address with the most waiting ones. So a flood of idle connections evicts its own, and other
+clients get in. Not here: the reaction of a protocol to its eviction (`evict`). Rules: a new connection is refused when
+its address or the process is at the limit and no connection can be evicted; each connection leaves the counts exactly
+once, also after repeated calls; connections of trusted proxies count under the forwarded address once a request has
+named it, and under none before. Costs: some dict operations per connection; the address with the most is searched once
+per batch of `BATCH` evictions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PROXY: Final = ""  # the key of connections that a trusted proxy holds for clien
 BATCH: Final = 64
 
 Evicted = Callable[[str, str, int], None]
-"""Told of evictions: reason (`address`, `process`), the address they were of (empty: a proxy), how many."""
+"""Called at evictions: reason (`address`, `process`), the connections' address (empty: a proxy), their number."""
 
 
 class Counted(Protocol):
@@ -28,7 +29,7 @@ class Counted(Protocol):
     address: str | None
 
     def evict(self) -> None:
-        """Close now, without waiting for anything: the place is needed. The connection has left the counts."""
+        """Close at once, because a new connection needs the slot. The connection has left the counts."""
 
 
 C = TypeVar("C", bound=Counted)
@@ -40,8 +41,8 @@ class Connections(Generic[C]):
     Args:
         limit: of all connections together.
         per_address: of one address.
-        proxied: whether a peer is a trusted proxy.
-        evicted: told of evictions.
+        proxied: returns whether a peer is a trusted proxy.
+        evicted: called at evictions.
     """
 
     __slots__ = ("_all", "_counts", "_evicted", "_limit", "_per_address", "_proxied", "_waiting")
@@ -81,7 +82,7 @@ class Connections(Generic[C]):
         """Count an accepted connection, which waits for its first request.
 
         Returns:
-            False: there is no place for it. It is counted all the same until it leaves; refuse it.
+            False: a limit is reached. It counts all the same until it leaves; refuse it.
         """
         key = PROXY if self._proxied(peer) else bucket(peer)
         placed = self._has_space(key) and (len(self._all) < self._limit or self._make_space())
@@ -92,7 +93,7 @@ class Connections(Generic[C]):
         return placed
 
     def reassign(self, one: C, address: str | None) -> bool:
-        """A trusted proxy's request says whose it is; None: it is between two requests.
+        """Count a trusted proxy's connection for the client of its request; None: it is between two requests.
 
         Returns:
             False: that address is at its limit. Refuse the request.
@@ -117,13 +118,13 @@ class Connections(Generic[C]):
             self._remove_waiting(one, key)
 
     def idle(self, one: C) -> None:
-        """The next step is the client's; idempotent, and it keeps its place among those that wait."""
+        """The next step is the client's; idempotent: a repeat does not change its place in the order of waiting."""
         key = one.address
         if key is not None:
             self._wait(one, key)
 
     def remove(self, one: C) -> None:
-        """It has ended; idempotent."""
+        """The connection has ended; idempotent."""
         key, one.address = one.address, None
         if key is not None:
             self._all.discard(one)
@@ -154,13 +155,13 @@ class Connections(Generic[C]):
             del self._counts[key]
 
     def _has_space(self, key: str) -> bool:
-        """Whether an address may have one more; one of its own that waits makes way."""
+        """Whether an address may have one more; evicts a waiting one of its own if necessary."""
         if key == PROXY or self._counts.get(key, 0) < self._per_address:
             return True
         return self._evict(key, 1, "address") > 0
 
     def _make_space(self) -> bool:
-        """Make way in a full process."""
+        """Evict connections in a full process."""
         waiting = self._waiting
         if not waiting:
             return False
@@ -168,7 +169,7 @@ class Connections(Generic[C]):
         most = len(waiting[heaviest])
         if most > 2 or heaviest == PROXY:
             return self._evict(heaviest, min(BATCH, max(1, most // 4)), "process") > 0
-        # Nobody has many: the batch is the oldest one of each of the addresses that have waited longest.
+        # No address has many: the batch is the oldest one of each of the addresses that have waited longest.
         keys = [key for key, _ in zip(waiting, range(BATCH), strict=False) if key != PROXY]
         return sum(self._evict(key, 1, "process") for key in keys) > 0
 

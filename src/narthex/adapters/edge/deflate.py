@@ -1,8 +1,8 @@
-"""permessage-deflate (RFC 7692): what is negotiated, and inflating one message within its bound.
+"""Negotiates permessage-deflate (RFC 7692), and inflates messages within their bound.
 
-Not here: deflating (`narthex.protocol.framing`). Rules: no context takeover either way, so that a socket keeps
+Not here: deflating (`narthex.protocol.framing`). Rules: no context takeover in either direction, so that a socket keeps
 no window (13 to 50 kB measured) and one compressed frame serves all subscribers; a message's output is bounded
-before it is produced; an offer that cannot be met exactly is declined, and a client without it is served plain.
+before it is produced; an offer that cannot be met exactly is declined, and the client gets plain frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SERVER_WINDOWS: Final = {
 
 
 class Agreement(NamedTuple):
-    """What was agreed.
+    """The negotiated parameters.
 
     Attributes:
         response: value of the answer's `Sec-WebSocket-Extensions`.
@@ -42,11 +42,11 @@ class TooLarge(Exception):
 
 
 def negotiate(offers: str) -> Agreement | None:
-    """Answer the offers of one handshake (section 7.1); None where there is none that can be met."""
+    """Answer the offers of one handshake (section 7.1); None when none of them can be met."""
     try:
         parsed = parse_extension(offers)
     except InvalidHeader:
-        return None  # malformed offers are not worth a connection: RFC 6455 lets us ignore them
+        return None  # RFC 6455 allows to ignore malformed offers: no need to refuse
     for name, parameters in parsed:
         if name == "permessage-deflate":
             agreement = _meet(parameters)
@@ -67,7 +67,7 @@ def _meet(parameters: Sequence[ExtensionParameter]) -> Agreement | None:
         return None
     for flag in ("server_no_context_takeover", "client_no_context_takeover"):
         if given.pop(flag, None) is not None:
-            return None  # these have no value
+            return None  # these parameters take no value
     if given:
         return None
     response = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
@@ -80,8 +80,8 @@ def inflate(payload: bytes, limit: int) -> bytes:
     """Inflate one whole message to at most `limit` bytes.
 
     Raises:
-        TooLarge: it would be longer.
-        zlib.error: it is not deflate.
+        TooLarge: the message would be longer.
+        zlib.error: the payload is not deflate.
     """
     machine = zlib.decompressobj(wbits=-15)
     data = machine.decompress(payload + _TAIL, min(limit + 1, _STEP))

@@ -1,8 +1,8 @@
-"""The raw echo behind `/ws/conformance`: for protocol suites and benchmarks, never in production.
+"""Echoes messages at `/ws/conformance`: for protocol suites and benchmarks, never in production.
 
-Rules: every message goes back as it came, text as text and binary as binary, compressed whenever deflate was
-agreed (kosoku 0.1 fails on a plain answer there, though RFC 7692 section 6 permits it); it keeps nothing.
-Admission is the upgrade handler's, as for `/ws`.
+Not here: admission, which is the upgrade handler's, as for `/ws`. Rules: every message is returned as received, text
+as text and binary as binary, compressed whenever deflate was agreed (kosoku 0.1 fails on a plain answer there, though
+RFC 7692 section 6 permits it); it keeps no state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Echo:
         self._window = 0
 
     def opened(self, socket: Socket) -> None:
-        """Keep the way out."""
+        """Keep the socket."""
         self._socket = socket
         if isinstance(socket, WebSocket):
             self._window = socket.window
@@ -42,9 +42,9 @@ class Echo:
         socket.send_frames(encode_frame(opcode, data))
 
     def writable(self, ready: bool) -> None:
-        """The edge stops reading meanwhile (`MessageLimits.hold_when_full`): nothing to do."""
+        """Nothing to do: the edge stops reading meanwhile (`MessageLimits.hold_when_full`)."""
 
     def closed(self, code: int, reason: str) -> None:
-        """Let go."""
+        """Release the socket."""
         del code, reason
         self._socket = None

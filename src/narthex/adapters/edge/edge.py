@@ -1,4 +1,4 @@
-"""What all connections of a process share: the upgrade handler, the rules, the limits, the clock, the count.
+"""Holds the state that all connections of a process share: upgrade handler, rules, limits, clock, count.
 
 Not here: any protocol. Rules: an `Edge` belongs to one event loop, from `start` on.
 """
@@ -31,7 +31,7 @@ _NO_TRACE: Final = "none"
 
 
 class HttpContext(NamedTuple):
-    """What uvicorn gives each of its protocols."""
+    """The objects that uvicorn gives each of its protocols."""
 
     config: Config
     server_state: ServerState
@@ -43,15 +43,15 @@ class Edge:
 
     Args:
         upgrade_handler: decides on upgrades.
-        rules: what this gateway answers to.
+        rules: the hosts and paths that this gateway answers.
         limits: its bounds.
         proxied: see `Connections`.
         forwarded: see the attribute.
-        evicted: see `Connections`; also told of `unread`, an answer that its client does not take.
+        evicted: see `Connections`; also called with `unread` for an answer that its client does not take.
 
     Attributes:
-        connections: TCP connections, whatever they are doing.
-        forwarded: the client's address of a request, where trusted proxies tell it; None: none is trusted.
+        connections: TCP connections in every stage.
+        forwarded: returns a request's client address from trusted proxies' headers; None: no proxy is trusted.
         secure: whether the listener itself speaks TLS.
     """
 
@@ -98,17 +98,17 @@ class Edge:
             evicted=evicted,
         )
         self.secure = False
-        self.http: HttpContext | None = None  # uvicorn tells with the first connection
+        self.http: HttpContext | None = None  # set from uvicorn's values at the first connection
         self._common = b""
         self._common_of: list[tuple[bytes, bytes]] | None = None
 
     @property
     def open(self) -> int:
-        """TCP connections now."""
+        """The number of TCP connections now."""
         return len(self.connections)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Belong to `loop`; call before the first connection."""
+        """Bind the edge to `loop`; call before the first connection."""
         self.loop = loop
         self.clock = loop.time
         self.timers = TimerWheel(loop, _log_failed)
@@ -123,7 +123,7 @@ class Edge:
         return self._common
 
     def record(self, refusal: Refusal, head: RequestHead | None) -> str:
-        """Have the upgrade handler count and log a refusal of the edge's own; returns the trace id. Never raises."""
+        """Pass a refusal of the edge to the upgrade handler to count and log; returns the trace id. Never raises."""
         try:
             return self.upgrade_handler.refused_early(refusal, head)
         except Exception:

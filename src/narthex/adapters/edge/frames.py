@@ -1,11 +1,10 @@
-"""Reading WebSocket frames: bytes in, whole messages and control frames out (RFC 6455 section 5, RFC 7692).
+"""Reads WebSocket frames: bytes in, whole messages and control frames out (RFC 6455 section 5, RFC 7692).
 
-A reader of our own, complete, because it is the hot path of both memory and time: 0.15 kB and about 0.5 µs a
+narthex has its own complete reader, because this is the hot path of both memory and time: 0.15 kB and about 0.5 µs per
 small frame, where the websockets package's sans-IO protocol takes 1.4 kB and 3 µs
-(docs/decisions/0001-own-edge-on-uvicorn.md). That package still unmasks (C) and, in the tests, is the oracle
-that this reader is compared with on any bytes. Rules: no I/O, no clock, no logging; nothing is allocated per
-empty fragment; bounds are checked on a frame's header, before its payload arrives; one `feed` returns at most
-`EVENTS_A_READ` events.
+(docs/decisions/0001-own-edge-on-uvicorn.md). That package still unmasks (C), and the tests compare this reader with it
+on arbitrary bytes. Rules: no I/O, no clock, no logging; no allocation per empty fragment; bounds are checked on a
+frame's header, before its payload arrives; one `feed` returns at most `EVENTS_A_READ` events.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ PROTOCOL_ERROR: Final = 1002
 INVALID_DATA: Final = 1007
 TOO_BIG: Final = 1009
 
-EVENTS_A_READ: Final = 512  # 256 KiB of empty messages would be 43,000: a slice holds the loop about 1 ms
+EVENTS_A_READ: Final = 512  # 256 KiB of empty messages are 43,000; a slice blocks the loop for about 1 ms
 
 Event = tuple[int, bytes]
 """Opcode (`TEXT`, `BINARY`, `CLOSE`, `PING` or `PONG`) and its whole payload; text is valid UTF-8."""
 
 
 class Violation(NamedTuple):
-    """Why the connection must fail: a close code and its reason."""
+    """A violation that fails the connection: a close code and its reason."""
 
     code: int
     reason: str
@@ -54,7 +53,7 @@ class FrameReader:
 
     Attributes:
         failure: set when the stream broke a rule; feed no more.
-        more: whether bytes are left because `EVENTS_A_READ` was reached: call `feed(b"")` later.
+        more: whether bytes are left because `EVENTS_A_READ` was reached; then call `feed(b"")` later.
     """
 
     __slots__ = (
@@ -75,7 +74,7 @@ class FrameReader:
         self._limits = limits
         self._deflate = deflate
         self._buffer: bytearray | None = None  # an incomplete frame; None while idle
-        self._need = 0  # how long `_buffer` must be before parsing it makes sense
+        self._need = 0  # the length of `_buffer` from which parsing makes sense
         self._opcode = 0  # of the fragmented message being read; 0 when there is none
         self._compressed = False
         self._count = 0
@@ -85,11 +84,11 @@ class FrameReader:
         self.more = False
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take what one read brought; return what is complete, in order.
+        """Take the bytes of one read; return the complete events, in order.
 
         After a `CLOSE` event, and once `failure` is set, the rest is dropped.
         """
-        # One whole unfragmented short text frame, the usual read: nothing to keep, nothing to bound.
+        # One whole unfragmented short text frame, the usual read, needs no buffer and no bounds.
         if self._buffer is None and not self._opcode and len(data) > 6:
             second = data[1]
             if data[0] == 0x81 and second < 0xFE and len(data) == second - 0x80 + 6:  # masked, by its length
@@ -123,7 +122,7 @@ class FrameReader:
         return events
 
     def _frames(self, source: bytes | bytearray, events: list[Event]) -> int:
-        """Parse whole frames into `events`; returns where the first incomplete one starts."""
+        """Parse whole frames into `events`; returns the position of the first incomplete one."""
         at, size = 0, len(source)
         self.more = False
         while size - at >= 2:
@@ -163,7 +162,7 @@ class FrameReader:
         return at
 
     def _check(self, first: int, second: int, opcode: int) -> None:
-        """What a frame's first two bytes may say."""
+        """Check a frame's first two bytes."""
         if not second & 0x80:
             raise _Fail(PROTOCOL_ERROR, "a client's frames must be masked")
         if first & 0x30 or (first & 0x40 and (not self._deflate or opcode not in (TEXT, BINARY))):
@@ -179,7 +178,7 @@ class FrameReader:
             raise _Fail(PROTOCOL_ERROR, "a continuation is expected" if opcode else "nothing to continue")
 
     def _bound(self, opcode: int, length: int) -> None:
-        """The message's size and fragments with this frame, before its payload arrives."""
+        """Check the message's size and fragments with this frame, before its payload arrives."""
         limits = self._limits
         read = len(self._parts) if opcode == CONTINUATION and self._parts is not None else 0
         if read + length > limits.message_bytes:
@@ -202,7 +201,7 @@ class FrameReader:
         self._count += 1
         parts += payload
         if self._decoder is not None and (payload or final):
-            try:  # fail as soon as the text is wrong, not when it is whole
+            try:  # fail as soon as the text is invalid, not when it is complete
                 self._decoder.decode(payload, final)
             except UnicodeDecodeError:
                 raise _Fail(INVALID_DATA, "the text is not UTF-8") from None

@@ -1,7 +1,8 @@
-"""Reading request heads off bytes, within their limits. What a head means is judged in `rules`.
+"""Reads request heads from bytes, within their limits.
 
-httptools (llhttp, strict) does the parsing; this module bounds what it is fed, so that a head is complete
-within `head_bytes` or refused, and turns its fields into the app's `RequestHead`. Rules: no I/O and no clock;
+Not here: the check of a head's content (`rules`). httptools (llhttp, strict) does the parsing; this module bounds its
+input, so that a head is complete within `head_bytes` or refused, and turns its fields into the app's `RequestHead`.
+Rules: no I/O and no clock;
 llhttp already refuses obs-fold, bare CR or LF, control characters, a space before the colon, two
 Content-Lengths, and Content-Length beside Transfer-Encoding; any split of the bytes gives the same outcome.
 """
@@ -17,7 +18,7 @@ from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
 from narthex.ports.edge import RequestHead
 
-# What clients really send, in the spellings they use: saves decoding and lower-casing each name.
+# Names that clients send, in their usual spelling, to avoid decoding and lower-casing each one.
 _NAMES: Final[dict[bytes, str]] = {
     spelling: name.lower()
     for name in (
@@ -59,7 +60,7 @@ _NAMES: Final[dict[bytes, str]] = {
 
 
 class Fields(NamedTuple):
-    """A head as llhttp saw it; headers as the app gets them."""
+    """A head from llhttp; headers in the app's form."""
 
     method: bytes
     target: bytes
@@ -68,25 +69,25 @@ class Fields(NamedTuple):
 
 
 class Complete(NamedTuple):
-    """A whole head, and how many of the bytes fed since the reader's start belong to it."""
+    """A whole head, and the number of bytes since the reader's start that belong to it."""
 
     fields: Fields
     size: int
 
 
 class _Enough(Exception):
-    """More headers than allowed: stops llhttp from within its callback, and nobody else sees it."""
+    """More headers than allowed: stops llhttp from within its callback, and never leaves this module."""
 
 
 def too_large(head_bytes: int, headers: int) -> Refusal:
-    """431, saying the limits."""
+    """431, with the limits."""
     return Refusal(
         code="head_too_large", detail=f"At most {head_bytes} bytes and {headers} headers are accepted."
     )
 
 
 def malformed(what: str) -> Refusal:
-    """400, saying what is wrong. `what` must hold nothing that the client sent."""
+    """400, with the fault. `what` must not contain text from the client."""
     return Refusal(code="bad_request", detail=what)
 
 
@@ -94,8 +95,8 @@ class HeadReader:
     """Reads one head. Feed bytes until `feed` returns something, then drop the reader.
 
     Args:
-        head_bytes: the head must be complete within so many bytes.
-        headers: and within so many header lines.
+        head_bytes: the most bytes of a head.
+        headers: the most header lines.
     """
 
     __slots__ = ("_fed", "_fields", "_head_bytes", "_headers", "_max_headers", "_parser", "_target")
@@ -113,14 +114,14 @@ class HeadReader:
         """Take the next bytes.
 
         Returns:
-            None while the head is not complete; then its fields, or why it is refused.
+            None while the head is incomplete; then its fields or a refusal.
         """
         room = self._head_bytes - self._fed
         part = data if len(data) <= room else data[:room]
         parser = self._parser
         if parser is None:
             raise Bug("head_reader_spent", "A request head's reader was fed after its end.")
-        size = 0  # of an upgrade's head within `part`; only then does llhttp tell, and is it needed
+        size = 0  # of an upgrade's head within `part`; llhttp reports it only then
         try:
             parser.feed_data(part)
         except httptools.HttpParserUpgrade as upgrade:
@@ -143,14 +144,14 @@ class HeadReader:
 
     @property
     def started(self) -> bool:
-        """Whether a byte came."""
+        """Whether any byte has arrived."""
         return self._fed > 0
 
     def drop(self) -> None:
-        """Cut the cycle reader → parser → bound methods → reader: the collector should find no work."""
+        """Break the cycle reader → parser → bound methods → reader, to spare the garbage collector."""
         self._parser = None
 
-    # llhttp's callbacks; what follows the head in the same bytes (a body, a next request) is not ours.
+    # llhttp's callbacks; bytes behind the head (a body, a next request) are not this reader's.
 
     def on_url(self, target: bytes) -> None:
         """A piece of the request target."""
@@ -163,7 +164,7 @@ class HeadReader:
             headers = self._headers
             if len(headers) >= self._max_headers:
                 raise _Enough
-            # `header` written out: this runs for every line of every head
+            # `header` inlined: this runs for every line of every head
             headers.append(
                 (
                     _NAMES.get(name) or name.decode("latin-1").lower(),
@@ -184,14 +185,14 @@ class HeadReader:
 
 
 def header(name: bytes, value: bytes) -> tuple[str, str]:
-    """A header line as the app gets it: lower-case name, value without the white space around it."""
+    """A header line in the app's form: lower-case name, value without the white space around it."""
     return _NAMES.get(name) or name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
 
 
 def request_head(fields: Fields, *, peer: tuple[str, int], secure: bool, received_at: float) -> RequestHead:
-    """The app's view of a head. `path` is empty when the target is neither origin- nor absolute-form.
+    """The app's form of a head. `path` is empty when the target is neither origin- nor absolute-form.
 
-    An absolute-form target (RFC 9112 section 3.2.2) counts by its path; `rules` sees to its authority.
+    Of an absolute-form target (RFC 9112 section 3.2.2) this uses the path; `rules` checks its authority.
     """
     target = fields.target
     if not target.startswith(b"/"):

@@ -1,9 +1,9 @@
-"""The first stage of a connection, until its first request head is read; and uvicorn's `http` slot.
+"""The first stage of a connection, until its first request head is read; it fills uvicorn's `http` slot.
 
-Then the connection is an upgrade's (`upgrades`, `websocket`), uvicorn's (`http`), or refused (`tcp`).
-Rules: what comes is read at the end of its loop iteration (`upgrade_batch`); every head has its deadline; every refused
-request gets an answer and a FIN; a connection that never sent a byte is closed without one, for it asked for
-nothing (browsers open such connections in advance).
+The next stage is an upgrade (`upgrades`, `websocket`), uvicorn (`http`), or a refusal (`tcp`). Rules: received bytes
+are read at the end of their loop iteration (`upgrade_batch`); every head has its deadline; every refused request gets
+an answer and a FIN; a connection that never sent a byte is closed without an answer, because it made no request
+(browsers open such connections in advance).
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class RequestHeadStage(Stage):
         self.tcp = tcp
         self._reader: HeadReader | None = None
         self._read = b""  # at most `head_bytes`
-        self._unread = b""  # what came in this loop iteration
+        self._unread = b""  # received in this loop iteration
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the head, and whatever comes behind it: read at the end of this loop iteration."""
+        """Bytes of the head and behind it, which are read at the end of this loop iteration."""
         edge = self.tcp.edge
         if not self._unread:
             edge.upgrades.add(self)
         self._unread += data
-        if len(self._unread) > edge.limits.head_bytes:  # no iteration brings a head of more: judge it now
+        if len(self._unread) > edge.limits.head_bytes:  # more than a head may have: check it now
             self._read_now()
 
     def read(self) -> PendingUpgrade | None:
-        """Read what came in this iteration; gives the 101 that follows from it, if one does."""
+        """Read this iteration's bytes; returns the resulting 101, if there is one."""
         data, self._unread = self._unread, b""
-        if not data:  # the peer has left, or it was read already
+        if not data:  # the peer has left, or the bytes were read already
             return None
         reader = self._reader
         if reader is None:
@@ -65,7 +65,7 @@ class RequestHeadStage(Stage):
         return None
 
     def eof_received(self) -> bool | None:
-        """The peer has nothing more to say; an incomplete head gets its answer all the same."""
+        """The peer sends no more bytes; an incomplete head gets its answer all the same."""
         if self._unread and not self._read_now():
             return self.tcp.stage.eof_received()
         if self._reader is None:
@@ -80,7 +80,7 @@ class RequestHeadStage(Stage):
         self._drop_reader()
 
     def expired(self) -> None:
-        """No whole head in time."""
+        """No complete head arrived in time."""
         if self._unread and not self._read_now():
             return
         if self._reader is None:
@@ -89,7 +89,7 @@ class RequestHeadStage(Stage):
             self._refuse(Refusal(code="handshake_timeout", detail="The request head did not arrive in time."))
 
     def evict(self) -> None:
-        """See `Stage`. A request that had begun gets its answer; there is no time to linger."""
+        """See `Stage`. A request that has begun gets its answer, without lingering."""
         edge, transport = self.tcp.edge, self.tcp.transport
         self._unread = b""
         if self._reader is not None:
@@ -102,7 +102,7 @@ class RequestHeadStage(Stage):
             transport.close()
 
     def _read_now(self) -> bool:
-        """Read at once what this iteration brought; whether the connection is still this protocol's then."""
+        """Read this iteration's bytes at once; returns whether the connection is still in this stage then."""
         pending = self.read()
         if pending is not None:
             pending.complete()
@@ -144,7 +144,7 @@ class RequestHeadStage(Stage):
 
 
 class ProtocolFactory:
-    """What uvicorn calls for each connection it accepts, in place of a protocol class."""
+    """uvicorn calls it for each accepted connection, in place of a protocol class."""
 
     __slots__ = ("_edge",)
 

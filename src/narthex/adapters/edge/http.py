@@ -1,9 +1,8 @@
-"""HTTP requests: uvicorn's httptools protocol, held to the edge's limits on every request of a connection.
+"""Serves HTTP requests with uvicorn's httptools protocol, within the edge's limits on every request of a connection.
 
-uvicorn parses, runs the web application and frames its answers. This subclass adds what it lacks: head limits
-and deadlines, the judgement of every head, a bound on pipelining, an answer and a FIN for every refusal, and
-the way back for an upgrade on a kept-alive connection (proxies re-use their upstream connections).
-Rules: a refusal or an upgrade waits until answers that are owed before it are out.
+uvicorn parses, runs the web application and frames its answers. This subclass adds head limits and deadlines, the check
+of every head, a bound on pipelining, an answer and a FIN for every refusal, and upgrades on a kept-alive connection
+(proxies re-use their upstream connections). Rules: a refusal or an upgrade waits until all earlier answers are sent.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ AT_LIMIT: Final = Refusal(
 
 
 class _Unread:
-    """The deadline of an answer that waits for its client: dropped when nothing of it was taken in `write_s`.
+    """The deadline of an answer that waits for its client: drops the connection when no byte was taken in `write_s`.
 
-    Without it a client that reads nothing would keep its descriptor, and its answer in memory, for ever: a
-    transport that was told to close waits for its buffer first.
+    Without it a client that reads nothing would hold its descriptor, and its answer in memory, for ever, because a
+    closing transport waits for its buffer first.
     """
 
     __slots__ = ("_left", "_tcp", "due")
@@ -50,14 +49,14 @@ class _Unread:
         self.due = 0
 
     def watch(self) -> None:
-        """Begin to look, or go on."""
+        """Start to watch, or continue."""
         if not self.due:
             self._left = self._tcp.transport.get_write_buffer_size()
             edge = self._tcp.edge
             edge.timers.schedule(self, edge.timers.now() + edge.limits.write_s)
 
     def wake(self, now: float) -> None:
-        """See whether the client has taken something."""
+        """Check whether the client has taken any byte."""
         del now
         left = self._tcp.transport.get_write_buffer_size()
         if left >= self._left > 0:
@@ -85,18 +84,18 @@ class HttpConnection(HttpToolsProtocol, Stage):
         self._phase: Literal[0, 1, 2] = _BETWEEN
         self._begun_at = tcp.accepted_at
         self._requests = 0
-        self._head_bytes = 0  # of the head being read, as far as they came in reads of their own
+        self._head_bytes = 0  # of the head being read, without those in reads of earlier requests
         self._timed: Literal[0, 1, 2] = _BETWEEN
         self._outcome: Refusal | Upgrade | None = None  # how this connection's HTTP ends
         self._outcome_head: RequestHead | None = None
         self._early = b""
-        self._classified = True  # the head stage judged the first head
-        self._unread: _Unread | None = None  # once some of an answer had to wait
+        self._classified = True  # the head stage has checked the first head
+        self._unread: _Unread | None = None  # set once part of an answer has to wait
 
     # The transport's side.
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of requests; a head is fed only as far as it may be long."""
+        """Bytes of requests; llhttp gets at most the allowed length of a head."""
         if self._outcome is not None:
             self._keep(data)
             return
@@ -112,8 +111,8 @@ class HttpConnection(HttpToolsProtocol, Stage):
             if not self._feed(part, data):
                 return
             if self._phase == _HEAD:
-                # A head that began behind other requests' bytes of one read is counted from the next read on;
-                # once complete it is measured exactly (`_classify`).
+                # A head that began within a read of earlier requests is counted from the next read on; `_classify`
+                # measures the complete head exactly.
                 if not in_body and self._requests == expected:
                     self._head_bytes += len(part)
                 if self._head_bytes >= limit:
@@ -128,30 +127,30 @@ class HttpConnection(HttpToolsProtocol, Stage):
         self.cycle = None  # type: ignore[assignment]  # it holds us by `on_response`: see `websocket.NullReceiver`
 
     def expired(self) -> None:
-        """A head or a body did not come in time."""
+        """A head or a body did not arrive in time."""
         if self._outcome is None:
             self._fault(Refusal(code="handshake_timeout", detail="The request did not arrive in time."))
 
     def end(self) -> None:
-        """The process stops. An answer that is under way is uvicorn's to finish."""
+        """The process stops. uvicorn finishes an answer that is under way."""
         if self.tcp.due or (self._unread is not None and self._unread.due):
             self.transport.abort()
 
     def evict(self) -> None:
-        """See `Stage`: between two requests a FIN says all, at any other point nothing can be said."""
+        """See `Stage`: between two requests it sends a FIN; at any other point no answer is possible."""
         if self._phase == _BETWEEN and not self.transport.get_write_buffer_size():
             self.transport.close()
         else:
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        """The client takes its answer more slowly than it is made."""
+        """The client takes its answer more slowly than the application produces it."""
         super().pause_writing()
         self.tcp.idle()
         self._watch()
 
     def resume_writing(self) -> None:
-        """The client has taken most of what waited for it."""
+        """The client has taken most of the waiting bytes."""
         super().resume_writing()
         if self._owes():
             self.tcp.busy()
@@ -162,7 +161,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
             self._edge.timers.cancel(self._unread)
 
     def _watch(self) -> None:
-        """Some of an answer waits for its client: it must take something in time."""
+        """Part of an answer waits for its client, which must take some of it in time."""
         if self._unread is None:
             self._unread = _Unread(self.tcp)
         self._unread.watch()
@@ -189,7 +188,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A whole head: judge it before the application sees it."""
+        """A complete head: check it before the application sees it."""
         if self._classified:
             self._classified = False
         else:
@@ -199,7 +198,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         if len(self.pipeline) >= self._edge.limits.pipelined:
             self._stop(malformed("Too many pipelined requests."), None)
         super().on_headers_complete()
-        # What ASGI lacks: the way out of an answer that its client does not read.
+        # ASGI lacks a way to drop the connection of an answer that its client does not read.
         self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
         self._phase = _BODY
 
@@ -218,11 +217,11 @@ class HttpConnection(HttpToolsProtocol, Stage):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is out; one that was owed before the end of HTTP may have been the last."""
+        """An answer is complete; it may be the last one before a refusal or an upgrade."""
         super().on_response_complete()
         if self.transport.get_write_buffer_size():
             self._watch()
-            if self.transport.is_closing():  # all that is left is the client's to take
+            if self.transport.is_closing():  # the client only has to take the rest
                 self.tcp.idle()
         if not self.transport.is_closing() and not self._owes() and self._phase == _BETWEEN:
             self._between()
@@ -230,7 +229,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
             self._conclude()
 
     def _between(self) -> None:
-        """No answer is owed: the next step is the client's, or a proxy's for whichever client is next."""
+        """No answer is under way: the next step is the client's, or a proxy's for its next client."""
         self.tcp.idle()
         self.tcp.attribute(None)
 
@@ -252,11 +251,11 @@ class HttpConnection(HttpToolsProtocol, Stage):
             self._stop(classified, head)
         elif isinstance(classified, Upgrade):
             self._outcome, self._outcome_head = classified, head
-        elif isinstance(classified, MountedUpgrade):  # clients open a connection for each WebSocket
+        elif isinstance(classified, MountedUpgrade):  # clients open a new connection for each WebSocket
             self._stop(Refusal(code="bad_request", detail="A WebSocket needs a connection of its own."), head)
 
     def _feed(self, part: bytes, rest: bytes) -> bool:
-        """Parse `part`, behind which `rest` has come already; False when HTTP ended in it."""
+        """Parse `part`, with `rest` received behind it; False when HTTP ended in it."""
         try:
             self.parser.feed_data(part)
         except httptools.HttpParserUpgrade as upgrade:
@@ -282,8 +281,8 @@ class HttpConnection(HttpToolsProtocol, Stage):
         self._conclude()
 
     def _fault(self, refusal: Refusal) -> None:
-        """A request broke off or went wrong on its way. In its body, its answer may have begun already: then
-        there is no place for another.
+        """Handle a request that broke off or is malformed. Within its body, its answer may have begun already, so that
+        no other one can be sent.
         """
         if self._phase == _BODY:
             if self.cycle.response_started:
@@ -294,21 +293,21 @@ class HttpConnection(HttpToolsProtocol, Stage):
         self._end(refusal)
 
     def _keep(self, data: bytes) -> None:
-        """Bytes behind an upgrade's head that waits for earlier answers; behind a refusal they are dropped."""
+        """Keep bytes behind an upgrade's head that waits for earlier answers; drop those behind a refusal."""
         if isinstance(self._outcome, Upgrade):
             self._early += data
             if len(self._early) > self._edge.limits.early_bytes:
                 self.flow.pause_reading()
 
     def _conclude(self) -> None:
-        """Refuse or upgrade, once no answer is owed; else `on_response_complete` comes back here."""
+        """Refuse or upgrade, once no answer is under way; until then `on_response_complete` calls this again."""
         outcome = self._outcome
         if outcome is None or self._owes() or self.pipeline:
             return
         self._unset_keepalive_if_required()
         self.connections.discard(self)
         self.flow.resume_reading()
-        self._stop_watching()  # what follows has a deadline of its own
+        self._stop_watching()  # the next stage has its own deadline
         if isinstance(outcome, Upgrade) and self._outcome_head is not None:
             pending = begin(self.tcp, self._outcome_head, outcome, self._early)
             if pending is not None:
@@ -322,7 +321,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         return cycle is not None and not (cycle.response_complete or cycle.disconnected)
 
     def _arm(self) -> None:
-        """One deadline for the phase that the connection is in now; idle time is uvicorn's to bound."""
+        """Set the one deadline for the connection's current phase; uvicorn bounds idle time."""
         phase = self._phase
         if phase == _BETWEEN:
             self.tcp.clear_deadline()
@@ -334,7 +333,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
 
 
 def serve_http(tcp: TcpConnection, data: bytes) -> None:
-    """Hand a connection whose first head asks for no upgrade to uvicorn, with the bytes read so far."""
+    """Pass a connection whose first head requests no upgrade to uvicorn, with the bytes read so far."""
     connection = HttpConnection(tcp)
     connection.connection_made(tcp.transport)
     tcp.become(connection)

@@ -1,7 +1,7 @@
-"""What the edge allows before it says no: plain numbers, passed down by `wiring`. No rule is applied here.
+"""Defines the edge's limits as plain numbers, which `wiring` passes in. Applies none of them.
 
 Rules: every bound of docs/design.md#limits that can be enforced below the app is a field here, with its unit in
-its name; a value that cannot work is a `ValueError` at construction, not a surprise under load.
+its name; a value that cannot work raises `ValueError` at construction, before any load.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class MessageLimits(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         message_bytes: a message on the wire, all its fragments together; at least 125 (a control frame).
         fragments: frames of one message, empty ones too.
-        inflated_ratio: how often its wire size a compressed message may inflate to; one that stays within
+        inflated_ratio: the most times its wire size to which a compressed message may inflate; one that stays within
             `message_bytes` is always allowed, because it costs no more than a plain message of that size.
-        inflated_bytes: what it may inflate to at most.
+        inflated_bytes: the most bytes to which it may inflate.
         control_per_s: control frames in a second; 0 for no rate.
         deflate: whether permessage-deflate is negotiated when a client offers it.
         hold_when_full: stop reading while the write buffer is over its high mark. For an echo, whose input
-            is its output; the app bounds its own pending bytes and needs to see pongs and closes meanwhile.
+            is its output; the app bounds its own pending bytes and needs the pongs and closes meanwhile.
     """
 
     message_bytes: int = _LIMITS.max_message_bytes
@@ -45,7 +45,7 @@ class MessageLimits(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("message_bytes must be at least 125, fragments and inflated_ratio at least 1")
 
     def inflated(self, wire_bytes: int) -> int:
-        """What a compressed message of `wire_bytes` may inflate to, in bytes."""
+        """The most bytes to which a compressed message of `wire_bytes` may inflate."""
         return max(self.message_bytes, min(self.inflated_ratio * wire_bytes, self.inflated_bytes))
 
 
@@ -57,7 +57,7 @@ CONFORMANCE = MessageLimits(
     deflate=True,
     hold_when_full=True,
 )
-"""Limits of `/ws/conformance` (docs/design.md#limits): what the Autobahn suite needs, and no more."""
+"""Limits of `/ws/conformance` (docs/design.md#limits), as large as the Autobahn suite needs."""
 
 
 class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,22 +66,22 @@ class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         handshake_s: from accept (or a kept-alive connection's next first byte) to the 101.
         head_bytes: request line and headers, the closing empty line included.
-        headers: how many header lines.
-        early_bytes: what a client may send after its head before the decision; then reading pauses.
+        headers: header lines.
+        early_bytes: bytes that a client may send behind its head before the decision; then reading pauses.
         body_s: from the end of the head to the end of a request's body.
         keep_alive_s: idle time between two HTTP requests. Longer than nginx's 60 s for its upstreams, so that
-            the proxy and not the gateway closes first (else the proxy answers 502 now and then).
+            the proxy and not the gateway closes first (otherwise the proxy sometimes answers 502).
         pipelined: HTTP requests waiting behind one whose answer is not finished.
         close_s: from our close frame to the peer's.
         linger_s: after a refusal's FIN, for the peer to read it and close.
-        linger_bytes: what is read and thrown away meanwhile; then reading pauses.
+        linger_bytes: bytes that are read and discarded meanwhile; then reading pauses.
         connections: TCP connections of this process, HTTP included.
         connections_per_address: the same of one client address.
-        write_s: in which the client of an HTTP answer must take something of what waits for it.
+        write_s: time in which the client of an HTTP answer must take some of the waiting bytes.
         send_buffer_bytes: `SO_SNDBUF` as asked for (Linux doubles it); 0 leaves the system's autotuning,
             which can hide 4 MiB of lag per client.
-        write_high_bytes: above this many bytes not yet in the kernel a socket is not `writable`.
-        write_low_bytes: at this many it is again.
+        write_high_bytes: with more bytes than this not yet in the kernel, a socket is not `writable`.
+        write_low_bytes: with at most this many it is again.
         app: limits of `/ws`.
         conformance: limits of `/ws/conformance`.
     """

@@ -1,7 +1,7 @@
-"""WebSockets of the embedding program's own routes: the connection is uvicorn's, behind our reading of the head.
+"""Serves WebSockets of the embedding program's own routes: uvicorn gets the connection after the edge read its head.
 
-Not here: which paths are theirs (`rules`). Rules: the head's limits, `Host` and the form of the handshake were judged
-as for our own; admission was not, because such routes are their program's; the connection stays counted until its end.
+Not here: the paths of these routes (`rules`). Rules: the edge checks the head's limits, `Host` and the form of the
+handshake as for its own paths; admission is up to the embedding program; the connection counts until its end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from narthex.errors import Bug
 
 
 class MountedWebSocket(WebSocketsSansIOProtocol, Stage):
-    """uvicorn's own WebSocket; uvicorn closes it when the process stops, and it waits for no client."""
+    """uvicorn's own WebSocket; uvicorn closes it when the process stops, and it never counts as waiting."""
 
     def __init__(self, tcp: TcpConnection) -> None:
         context = tcp.edge.http
@@ -27,7 +27,7 @@ class MountedWebSocket(WebSocketsSansIOProtocol, Stage):
 
 
 def serve_mounted(tcp: TcpConnection, data: bytes) -> None:
-    """Hand a connection whose first head asks for a WebSocket of the program's own to uvicorn, with what was read."""
+    """Pass a connection whose first head requests a mounted WebSocket to uvicorn, with the bytes read so far."""
     tcp.busy()
     connection = MountedWebSocket(tcp)
     connection.connection_made(tcp.transport)

@@ -1,7 +1,7 @@
-"""The bytes that end a handshake: refusals as RFC 9457 problems, and the 101. Pure; sending is others' work.
+"""Renders the bytes that end a handshake: refusals as RFC 9457 problems, and the 101. Pure; sends nothing.
 
-Rules: a refusal always says `Connection: close` and is never cached; a header that the app adds cannot break
-out of its line.
+Rules: a refusal always says `Connection: close` and is never cached; a header that the app adds cannot inject
+another line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def refusal_response(
     """The whole HTTP answer of a refusal.
 
     Args:
-        refusal: why.
+        refusal: the reason.
         trace_id: for the body.
         extra: more headers of the app's, CORS for example.
         common: header lines of every answer (`Date`), each with its CRLF.
@@ -46,7 +46,7 @@ def refusal_response(
         *refusal.headers(),
         *(extra or ()),
     ]
-    # RFC 9110 section 7.8: whoever sends `Upgrade` lists it in `Connection`.
+    # RFC 9110 section 7.8: a sender of `Upgrade` lists it in `Connection`.
     connection = "Upgrade, close" if refusal.code == "upgrade_required" else "close"
     lines.append(("Connection", connection))
     start = _STATUS[refusal.row.http or 400].encode()
@@ -70,7 +70,7 @@ def header_lines(headers: Headers) -> bytes:
     """Header lines with their CRLFs.
 
     Raises:
-        Bug: a name or value holds a line break or does not fit latin-1: it would forge headers.
+        Bug: a name or value holds a line break, which would forge headers, or does not fit latin-1.
     """
     text = "".join([f"{name}: {value}\r\n" for name, value in headers])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:

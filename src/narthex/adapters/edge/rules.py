@@ -1,8 +1,8 @@
-"""What a request head may say: one pure judgement, for the first request of a connection and for later ones.
+"""Checks request heads by one pure function, for the first request of a connection and for later ones.
 
-Rules: the order of checks is fixed, so that a refusal names the outermost fault; a refusal never repeats what
-the client sent; `Host` decides whether a request is answered, never which path it is for. Nothing here knows
-credentials: that is the upgrade handler's.
+Not here: credentials, which the upgrade handler checks. Rules: the order of checks is fixed, so that a refusal names
+the outermost fault; a refusal never repeats text from the client; `Host` decides whether a request is answered, never
+which path it is for.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from narthex.domain.refusals import Refusal
 from narthex.ports.edge import RequestHead
 
 AllowedHost = Callable[[str], bool]
-"""Given a host name in lower case without its port (an IPv6 literal in brackets): may it be asked for here?"""
+"""Returns whether this gateway serves a host name, in lower case without its port (an IPv6 literal in brackets)."""
 
-# Where RFC 9110 allows a list, several lines are one; where it does not, two lines are an attack or a bug:
-# which of them counts would depend on who reads them.
+# Where RFC 9110 allows a list, several lines are one; where it does not, two lines are an attack or a bug,
+# because different readers would use different ones.
 _SINGLE: Final = frozenset(
     {"host", "origin", "authorization", "content-length", "sec-websocket-key", "sec-websocket-version"}
 )
 _LISTS: Final = frozenset(
     {"connection", "upgrade", "transfer-encoding", "sec-websocket-protocol", "sec-websocket-extensions"}
 )
-# No `/`, `?`, `#`, `@`: frameworks paste Host into URLs, and it must not become a path there
+# No `/`, `?`, `#`, `@`: frameworks copy Host into URLs, and it must not become a path there
 # (Starlette 2026-48710).
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")  # only percent-encoding can bring them this far
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")  # only percent-encoding can carry them this far
 _STRIPPED: Final = "A proxy in between may strip `Upgrade` and `Connection`: they are hop-by-hop."
 
 
 class HeadRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What this gateway answers to.
+    """The hosts and paths that this gateway answers.
 
     Attributes:
         allowed_host: whether a `Host` is ours.
         websocket_paths: exact, percent-decoded paths that upgrade.
         mounted: whether a path is one of the embedding program's own routes that take a WebSocket; None: it has none.
-        any_host_paths: paths that are answered whatever `Host` says, for platforms' probes.
+        any_host_paths: paths that are answered with any `Host`, for platforms' probes.
     """
 
     allowed_host: AllowedHost
@@ -68,7 +68,7 @@ class Upgrade(msgspec.Struct, frozen=True):
 
     Attributes:
         key: `Sec-WebSocket-Key`.
-        protocols: what the client offers to speak, in its order.
+        protocols: the offered subprotocols, in the client's order.
         extensions: the offered extensions, as one raw list.
     """
 
@@ -84,12 +84,12 @@ MOUNTED: Final = MountedUpgrade()
 def classify_head(
     fields: Fields, head: RequestHead, rules: HeadRules
 ) -> PlainRequest | Upgrade | MountedUpgrade | Refusal:
-    """Whether a request goes to the web application, to the upgrade handler, to a mounted route, or is refused here.
+    """Decide whether a request goes to the web application, the upgrade handler or a mounted route, or is refused.
 
     Args:
         fields: the raw head.
         head: the same as `request_head` made it.
-        rules: what this gateway answers to.
+        rules: the hosts and paths that this gateway answers.
     """
     if head.http_version not in ("1.1", "1.0"):
         return malformed("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
@@ -139,7 +139,7 @@ def _host_problem(head: RequestHead, host: str | None, rules: HeadRules) -> Refu
     return None
 
 
-@lru_cache(maxsize=256)  # clients ask for the same few names; whoever varies them only pays for it himself
+@lru_cache(maxsize=256)  # clients use the same few names; one that varies them only costs itself
 def _host_name(host: str) -> str | None:
     match = _HOST.fullmatch(host)
     return None if match is None else match[1].lower()
@@ -160,7 +160,7 @@ def _classify_upgrade(
     upgrades = _lists(found.get("connection", ""), "upgrade")
     if not _lists(found["upgrade"], "websocket"):
         if not upgrades and head.path not in rules.websocket_paths:
-            return PLAIN  # a stray hop-by-hop header asks for nothing
+            return PLAIN  # a stray hop-by-hop header is no upgrade request
         return malformed("`Upgrade` to anything but `websocket` is not spoken here.")
     ours = head.path in rules.websocket_paths  # also where the program mounts something at `/`
     if not ours and (rules.mounted is None or not rules.mounted(head.path)):
@@ -209,6 +209,6 @@ def _websocket_problem(found: dict[str, str]) -> Refusal | None:
 
 
 def _lists(value: str, word: str) -> bool:
-    """Whether a list header holds `word`, whatever its case."""
+    """Whether a list header holds `word`, in any case."""
     value = value.lower()
     return value == word or word in [part.strip(" \t") for part in value.split(",")]

@@ -1,9 +1,9 @@
-"""The handshake check of health: this gateway as a client of itself, over loopback, with and without a credential.
+"""The handshake check of health: connects to this gateway as a client, over loopback, with and without a credential.
 
-Not here: health's rules (`app/health.py`), probing other gateways (`doctor`). Rules: it speaks the whole way that
-a client speaks (TCP, upgrade, Centrifuge `connect`, RPC `echo`), believes nothing but the answer's content, and
-closes what it opened; the attempt without a credential must end as the policy says, because a door that lets
-everybody in is as broken as one that lets nobody in. One deadline (health's) bounds all of it.
+Not here: health's rules (`app/health.py`), probing other gateways (`doctor`). Rules: the probe takes every step of a
+client (TCP, upgrade, Centrifuge `connect`, RPC `echo`), relies only on the answer's content, and closes its
+connections; the attempt without a credential must end as the policy requires, because a gateway that admits every
+client is as broken as one that admits none. One deadline (health's) bounds all of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from narthex.protocol.client import ClientSession, MalformedMessage, Reply
 from narthex.protocol.codes import INVALID_TOKEN, STALE
 
 MAX_ANSWER: Final = 64 * 1024  # a connect reply and an echo are under 2 KB
-MAX_REPLIES: Final = 16  # pushes that may come before the reply that is waited for
+MAX_REPLIES: Final = 16  # messages that may come before the awaited reply
 CLOSE_TIMEOUT_S: Final = 0.5  # the server is this very process
 INERT_ENDS: Final = (INVALID_TOKEN.code, STALE.code)
 
@@ -35,10 +35,10 @@ class SelfProbe:
     """A `Check` of `app.health`.
 
     Args:
-        address: where the server listens (host, port), asked for at each probe: with port 0 it is known late.
+        address: returns the listening host and port, called at each probe: with port 0 it is known late.
         ticket: see `Ticket`.
-        auth_required: whether a connection that brings nothing must be refused before the upgrade; otherwise it
-            must be upgraded and get nothing.
+        auth_required: whether a connection without a credential must be refused before the upgrade; otherwise it
+            must be upgraded without any rights.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SelfProbe:
         self._auth_required = auth_required
 
     async def __call__(self) -> str:
-        """Probe both ways. Returns what was seen; raises CheckFailed."""
+        """Probe with and without a credential. Returns a description; raises CheckFailed."""
         await self._with_credential()
         await self._without()
         return (
@@ -94,10 +94,10 @@ class SelfProbe:
 
     def _open(self, query: str) -> connect:
         host, port = self._address()
-        # No proxy: the way must be loopback. No origin: the probe is no page.
+        # No proxy: the connection must stay on loopback. No origin: the probe is no page.
         no_origin: Origin | None = None
         return connect(
-            # The name is loopback's whatever the address: loopback names are always served.
+            # The name is loopback's for every address, because loopback names are always served.
             f"ws://localhost:{port}/ws{query}",
             host=reachable(host),
             port=port,

@@ -1,11 +1,10 @@
-"""The server process: listeners, uvicorn, and what SIGTERM does.
+"""Runs the server process: listeners, uvicorn, and the drain at SIGTERM.
 
 Stock uvicorn closes its listener first and then waits for WebSockets for ever or sends 1012 to all at once.
 Here the first signal starts `drain` while the listener stays open, so that the upgrade handler answers new upgrades
-with 503 `draining`; then the listener closes, what is left is closed, and the whole takes at most `grace_s`. A
-second signal ends at once. Rules: no access log (query strings hold tickets); nothing but
-`domain`'s one function reads forwarding headers, so uvicorn's own reading is off; standard output belongs to
-the caller (`on_started`).
+with 503 `draining`; then the server closes the listener and the remaining connections, all within `grace_s`. A
+second signal ends the process at once. Rules: no access log (query strings hold tickets); only `domain`'s one function
+reads forwarding headers, so uvicorn's own reading is off; standard output belongs to the caller (`on_started`).
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Drain = Callable[[], Awaitable[None]]
-"""Finish or hand over runs and close sockets, in paced batches. Cancelled when the grace is over."""
+"""Finishes or hands over runs and closes sockets, in paced batches. Cancelled when the grace is over."""
 
-BACKLOG: Final = 4096  # a reconnect storm's worth of handshakes; Linux caps it at net.core.somaxconn
-# uvloop's libuv accepts one connection per listening descriptor and loop iteration, so each of a crowd cost a
-# turn of its own. With the listener there four times a crowd's handshake takes a quarter less, with eight times
-# another 7 %, with sixteen 5 %; for whoever comes alone each doubling adds 4 to 10 % of looks at an empty queue.
+BACKLOG: Final = 4096  # enough handshakes for a reconnect storm; Linux caps it at net.core.somaxconn
+# uvloop's libuv accepts one connection per listening descriptor and loop iteration, so that each of many concurrent
+# clients costs an iteration. With four copies of the listener a handshake among many takes a quarter less time, with
+# eight another 7 %, with sixteen 5 %; for a single client each doubling adds 4 to 10 %, for checks of an empty queue.
 _LISTENER_COPIES: Final = 8
-_CLOSE_SHARE: Final = 0.2  # of the grace is kept for closing what `drain` left
-# Measured with 10,000 sockets: the default thresholds run a full collection of every live object again and
-# again while connections arrive; what the loop allocates per event is freed by reference counts. The young are
-# looked at while they are still in the cache (2,000 of them are some 100 connections): 2 % of a handshake less
-# than with 20,000. The older ones' turn comes after 400,000, as it did then.
+_CLOSE_SHARE: Final = 0.2  # of the grace is reserved for closing the connections that `drain` left
+# Measured with 10,000 sockets: with the default thresholds, full collections of every live object run repeatedly
+# while connections arrive; reference counts free the loop's allocations per event. The young objects are checked
+# while they are still in the cache (2,000 of them are some 100 connections), which makes a handshake 2 % faster
+# than with 20,000. The next generation is collected after 400,000 objects, as it was with 20,000.
 _GC_THRESHOLDS: Final = (2_000, 200, 50)
 
 
@@ -55,13 +54,13 @@ class EdgeServer(uvicorn.Server):
     """uvicorn with our protocol in its `http` slot.
 
     Args:
-        app: the web application; it gets what is no upgrade.
+        app: the web application; it gets every request that is no upgrade.
         edge: upgrade handler, rules and limits.
         drain: called once on the first signal, while the listener is still open.
         on_started: called with the URLs once the port is open, for example `http://127.0.0.1:8000`.
         grace_s: from the signal to the end of the process, in seconds.
         lifespan: as uvicorn's: whether the application gets start-up and shutdown events.
-        own_signals: take SIGTERM and SIGINT over; off when somebody else calls `stop`.
+        own_signals: handle SIGTERM and SIGINT; off when other code calls `stop`.
 
     Attributes:
         forced: whether a second signal cut the drain short.
@@ -104,27 +103,27 @@ class EdgeServer(uvicorn.Server):
         self._stop_by: float | None = None  # monotonic; set by the first signal
 
     def stop(self) -> None:
-        """Begin to stop: what a first signal does. A second call ends at once."""
+        """Begin to stop, as a first signal does. A second call ends at once."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + self._grace_s
         else:
             self.forced = self.force_exit = self.should_exit = True
 
     def stop_once(self) -> None:
-        """Begin to stop unless that has begun. For commands: a repeated one does not cut the drain short."""
+        """Begin to stop unless that has begun. For commands, so that a repeated one does not cut the drain short."""
         if self._stop_by is None:
             self.stop()
 
     # uvicorn's hooks.
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal. It is not raised again at the end: a drained process exits 0."""
+        """Handle a signal. It is not raised again at the end, so that a drained process exits 0."""
         del sig, frame
         self.stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:  # uvicorn's own annotation is a generator that mypy cannot narrow
-        """Own SIGTERM and SIGINT while serving, if that was asked for."""
+        """Handle SIGTERM and SIGINT while serving, if `own_signals` is set."""
         if not self._own_signals:
             yield
             return
@@ -132,19 +131,19 @@ class EdgeServer(uvicorn.Server):
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open for business."""
+        """Start to listen, and report the URLs."""
         loop = asyncio.get_running_loop()
         self.edge.start(loop)
         await super().startup(sockets and _listeners(sockets, loop))
         if self.should_exit:
             return
-        if self._own_signals:  # the process is ours to tune
+        if self._own_signals:  # then the process is ours to tune
             _settle_collector()
         if self._on_started is not None:
             self._on_started([url for listener in sockets or [] for url in _urls(listener)])
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: has a signal come, is the drain over."""
+        """Check ten times a second for a signal and for the end of the drain."""
         if self._stop_by is not None and not self.should_exit:
             if self._drain_task is None:
                 self._drain_task = asyncio.create_task(self._run_drain(), name="narthex-drain")
@@ -153,7 +152,7 @@ class EdgeServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener and what is left, within the grace."""
+        """Close the listener and the remaining connections, within the grace."""
         if self._drain_task is not None and not self._drain_task.done():
             self._drain_task.cancel()
             await asyncio.gather(self._drain_task, return_exceptions=True)
@@ -183,7 +182,7 @@ class EdgeServer(uvicorn.Server):
             log.exception("the drain failed")
 
     async def _close_sockets(self) -> None:
-        """Close frames to whoever is still there, and a moment for the answers."""
+        """Send close frames to the remaining clients, and wait a moment for their answers."""
         for socket_ in self._sockets():
             socket_.close(*Refusal(code="draining").close())
         until = time.monotonic() + min(self._left(), self._grace_s) * 0.5
@@ -200,7 +199,7 @@ def listen(
     """Bind every address that `host` names, not yet listening.
 
     Args:
-        host: name or address; `localhost` binds to both families where there are two, `::` to every address of both.
+        host: name or address; `localhost` binds to both families if there are two, `::` to every address of both.
         port: 0 picks a free one, the same for every address.
         reuse_port: share the port with other processes (workers); the kernel spreads connections.
         send_buffer_bytes: `SO_SNDBUF`, which accepted sockets inherit; 0 leaves it.
@@ -229,7 +228,7 @@ def listen(
             listener.close()
             problem = os.strerror(error.errno or 0)
             if error.errno == errno.EADDRINUSE and host == "::":
-                _close(bound)  # half of the addresses would be another program's
+                _close(bound)  # otherwise another program would serve half of the addresses
                 break
         else:
             bound.append(listener)
@@ -276,8 +275,8 @@ async def serve(
     Args:
         app: the web application.
         edge: upgrade handler, rules and limits.
-        host: where to listen, unless `sockets` is given.
-        port: the port; 0 picks a free one (`on_started` tells).
+        host: the listening name or address, unless `sockets` is given.
+        port: the port; 0 picks a free one (`on_started` gets it).
         sockets: bound listeners to use instead; they are closed at the end.
         reuse_port: share the port with other processes.
         drain: see `Drain`.
@@ -303,7 +302,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` to its end on uvloop where it is installed, else on asyncio's own loop."""
     try:
         import uvloop
-    except ImportError:  # not on PyPy and Windows: slower, and otherwise the same
+    except ImportError:  # not on PyPy and Windows: slower, otherwise the same
         factory = None
     else:
         factory = uvloop.new_event_loop
@@ -312,11 +311,10 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _listeners(listeners: list[socket.socket], loop: asyncio.AbstractEventLoop) -> list[socket.socket]:
-    """The listeners, each several times where the loop takes one connection a turn from each (see `_LISTENER_COPIES`).
-
-    The copies belong to uvicorn's servers, which close them.
+    """The listeners, with several copies of each if the loop accepts one connection per iteration from each (see
+    `_LISTENER_COPIES`). The copies belong to uvicorn's servers, which close them.
     """
-    if isinstance(loop, asyncio.BaseEventLoop):  # asyncio's own accepts until nobody is left
+    if isinstance(loop, asyncio.BaseEventLoop):  # asyncio's own accepts until the queue is empty
         return listeners
     return [
         copy
@@ -327,7 +325,7 @@ def _listeners(listeners: list[socket.socket], loop: asyncio.AbstractEventLoop) 
 
 def _settle_collector() -> None:
     gc.collect()
-    gc.freeze()  # what was imported and built so far stays for ever: never look at it again
+    gc.freeze()  # objects so far stay for ever: the collector can skip them
     gc.set_threshold(*_GC_THRESHOLDS)
 
 

@@ -1,4 +1,4 @@
-"""One TCP connection from accept to close: its transport, its place in the count, its one deadline, its stage.
+"""Holds one TCP connection from accept to close: its transport, its entry in the count, its one deadline, its stage.
 
 The event loop knows only the `TcpConnection`, which passes every call on to the stage that the connection is in:
 
@@ -7,7 +7,7 @@ The event loop knows only the `TcpConnection`, which passes every call on to the
        ├──▶ HttpConnection ──▶ PendingDecision, WebSocket, Lingering
        └──▶ MountedWebSocket
 
-Not here: what a stage does with the bytes. Rules: a stage ends by `become`, which also ends its deadline; a connection
+Not here: the handling of bytes, by stages. Rules: a stage ends by `become`, which also ends its deadline; a connection
 leaves the count once, when its transport is lost or it is evicted; a lost one refers to no stage any more (the stage
 refers to it, and such a ring is freed only by a full collection).
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Stage(asyncio.Protocol):
-    """What a connection is doing now. asyncio's calls, and three of the edge's own.
+    """The current stage of a connection: asyncio's protocol methods, and three of the edge's own.
 
     Attributes:
         tcp: the connection.
@@ -40,11 +40,11 @@ class Stage(asyncio.Protocol):
         """The deadline passed; it has been cleared."""
 
     def end(self) -> None:
-        """The process stops: let go of the connection now."""
+        """The process stops: release the connection now."""
         self.tcp.transport.abort()
 
     def evict(self) -> None:
-        """Close now, without waiting for anything: another client needs the place (`connections`)."""
+        """Close at once, because another client needs the slot (`connections`)."""
         self.end()
 
 
@@ -61,7 +61,7 @@ class TcpConnection(asyncio.Protocol):
         address: under which it is counted (`connections`); None before it is and after it has left.
         due: see `app.timers.Sleeper`.
         transport: of the connection.
-        peer: the other end's address and port.
+        peer: the peer's address and port.
         accepted_at: loop time.
         stage: gets the event loop's calls.
     """
@@ -81,18 +81,18 @@ class TcpConnection(asyncio.Protocol):
     # For the stages.
 
     def become(self, stage: Stage, *, keep_deadline: bool = False) -> None:
-        """Let `stage` have what comes from now on."""
+        """Pass all calls to `stage` from now on."""
         self.stage = stage
         if not keep_deadline:
             self.edge.timers.cancel(self)
 
     def expire_in(self, seconds: float) -> None:
-        """Call the stage's `expired` then, unless the deadline is set anew or cleared."""
+        """Call the stage's `expired` after `seconds`, unless the deadline is set again or cleared."""
         timers = self.edge.timers
         timers.schedule(self, timers.now() + seconds)
 
     def clear_deadline(self) -> None:
-        """Let the stage take as long as it likes."""
+        """Remove the stage's deadline."""
         self.edge.timers.cancel(self)
 
     def busy(self) -> None:
@@ -104,7 +104,7 @@ class TcpConnection(asyncio.Protocol):
         self.edge.connections.idle(self)
 
     def attribute(self, head: RequestHead | None) -> bool:
-        """Count it for the client that a trusted proxy's request names; None: it is between two requests.
+        """Count the connection for the client that a trusted proxy's request names; None: it is between two requests.
 
         Returns:
             False: that client's address is at its limit. Refuse the request.
@@ -118,7 +118,7 @@ class TcpConnection(asyncio.Protocol):
         """Record and answer a request that the edge refuses by itself, send FIN, and linger.
 
         Args:
-            refusal: why.
+            refusal: the reason.
             head: the request, as far as it could be read.
             eof: whether the peer has already sent its FIN.
         """
@@ -140,7 +140,7 @@ class TcpConnection(asyncio.Protocol):
         self.linger(eof=eof)
 
     def linger(self, *, eof: bool = False) -> None:
-        """Send FIN after what is written, wait for the peer's, and give up after `linger_s`.
+        """Send FIN after the written bytes, wait for the peer's FIN, and give up after `linger_s`.
 
         Args:
             eof: whether the peer has already sent its FIN.
@@ -160,12 +160,12 @@ class TcpConnection(asyncio.Protocol):
     # For the event loop, the timers and the table of connections.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accepted: the handshake's time starts."""
+        """The connection is accepted: start the handshake's deadline."""
         edge = self.edge
         self.transport = cast("asyncio.Transport", transport)
         self.accepted_at = edge.clock()
         peer = transport.get_extra_info("peername")
-        # A unix socket has no address: its other end is a proxy on this machine, or a program of ours.
+        # A unix socket has no address: its peer is a proxy on this machine, or a program of ours.
         self.peer = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else ("", 0)
         if edge.connections.add(self, self.peer[0]):
             self.expire_in(edge.limits.handshake_s)
@@ -173,7 +173,7 @@ class TcpConnection(asyncio.Protocol):
             self.refuse(TOO_MANY, None)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes."""
+        """Pass bytes to the stage."""
         self.stage.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -189,7 +189,7 @@ class TcpConnection(asyncio.Protocol):
         self.stage.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It broke, or has been closed."""
+        """The connection broke, or was closed."""
         self.edge.connections.remove(self)
         stage = self.stage
         self.become(_NO_STAGE)
@@ -209,9 +209,9 @@ class TcpConnection(asyncio.Protocol):
 class Lingering(Stage):
     """The last seconds of a connection that has had its answer: FIN sent, waiting for the peer to read and close.
 
-    Closing at once would make the kernel answer late bytes with RST, and an RST can destroy the answer before the
-    peer's program reads it (RFC 9112 section 9.6). Bounded by `linger_s` and `linger_bytes`: what the peer still
-    sends is thrown away; past the bytes reading stops, so that a flood costs its sender and not us.
+    An immediate close would make the kernel answer late bytes with RST, and an RST can destroy the answer before the
+    peer's program reads it (RFC 9112 section 9.6). Bounded by `linger_s` and `linger_bytes`: late bytes are discarded;
+    beyond the bound reading stops, so that a flood costs its sender and not us.
     """
 
     __slots__ = ("_left",)
@@ -221,13 +221,13 @@ class Lingering(Stage):
         self._left = tcp.edge.limits.linger_bytes
 
     def data_received(self, data: bytes) -> None:
-        """Throw away, within the bound."""
+        """Discard bytes, within the bound."""
         self._left -= len(data)
         if self._left < 0:
             self.tcp.transport.pause_reading()
 
     def expired(self) -> None:
-        """The peer had its time."""
+        """The peer's time is over."""
         self.tcp.transport.abort()
 
 

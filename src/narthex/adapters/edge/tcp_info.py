@@ -1,7 +1,7 @@
-"""How far a socket's bytes have come, as the kernel knows it.
+"""Reads a socket's send progress from the kernel.
 
-Not here: what follows from it (app/connection). Rule: where the kernel does not tell (not Linux, a closed
-descriptor), nothing counts as taken, so that nobody is kept who cannot be seen to read.
+Not here: the consequences (app/connection). Rules: where the kernel has no answer (not Linux, a closed descriptor), no
+byte counts as taken, so that a client that cannot be seen to read is not kept.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def send_progress(descriptor: int, buffered: int) -> SendProgress:
 
     Args:
         descriptor: of the socket; negative: there is none.
-        buffered: bytes that the kernel was not given yet.
+        buffered: bytes that are not yet in the kernel.
     """
     if descriptor < 0 or _TCP_INFO is None:
         return SendProgress(buffered, 0)
     try:
         (queued,) = _INT.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_INT.size)))
-        # A second Python object on the descriptor, which is not closed with it: asyncio lends only a view.
+        # A second Python object on the descriptor, without closing it: asyncio gives out only a view of its socket.
         view = socket.socket(fileno=descriptor)
         try:
             info = view.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_ACKED.size)

@@ -1,11 +1,11 @@
-"""What one loop iteration brought to the head stage, done in stages: all heads are read, judged and decided, then
-all 101s are written, then all sockets start.
+"""Processes a loop iteration's new requests in batches: reads, checks and decides all heads, writes all 101s, then
+starts all sockets.
 
-The kernel's sending path, its receiving path and the interpreter throw one another out of the caches, and a write
-that finds its reader asleep pays for waking it. In a row each is warm, and the first write has woken the reader on
-the same machine (a proxy): a crowd's handshake takes a third less. Not here: what each stage does (`protocol`,
-`upgrades`). Rules: nobody waits longer than for the end of the iteration and for the `AT_ONCE` it is done with; one
-that fails costs the others nothing; a receiver hears of its socket after its 101 was written.
+The kernel's send path, its receive path and the interpreter evict one another from the CPU caches, and a write to a
+sleeping reader pays for waking it. In batches the caches are warm, and the first write has woken the reader on the same
+machine (a proxy): with many clients a handshake takes a third less time. Not here: the steps themselves (`head_stage`,
+`upgrades`). Rules: a request waits at most for the end of the iteration and for the `AT_ONCE` of its batch; a failing
+one does not affect the others; a receiver gets its socket after its 101 was written.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import asyncio
 import logging
 from typing import Final, Protocol
 
-AT_ONCE: Final = 16  # so that the first 101 of a great crowd waits for 15 decisions, 2 ms, and not for all
+AT_ONCE: Final = 16  # so that the first 101 of many waits for 15 decisions, 2 ms, and not for all
 
 _log: Final = logging.getLogger("narthex.edge")
 
 
 class StartableSocket(Protocol):
-    """What of `websocket.WebSocket` matters here."""
+    """The part of `websocket.WebSocket` that this module uses."""
 
     def start(self, early: bytes) -> None:
         """Take over the transport."""
@@ -36,7 +36,7 @@ class PendingUpgrade:
         socket: not started yet.
         transport: its connection.
         answer: the 101.
-        early: what the client sent behind its request head.
+        early: the bytes that the client sent behind its request head.
     """
 
     __slots__ = ("_answer", "_early", "_socket", "_transport")
@@ -50,18 +50,18 @@ class PendingUpgrade:
         self._early = early
 
     def write(self) -> bool:
-        """Write the 101; False: it cannot be written, and the receiver has been told so."""
+        """Write the 101; False: it cannot be written, and the receiver was closed."""
         try:
             self._transport.write(self._answer)
         except Exception:
             _log.exception("a 101 could not be written")
-            self._transport.abort()  # no deadline is left that would end it
+            self._transport.abort()  # no deadline is left that would end the connection
             self._socket.abandon()
             return False
         return True
 
     def start(self) -> None:
-        """Hand the connection over to the socket; after `write`."""
+        """Pass the connection to the socket; call it after `write`."""
         try:
             self._socket.start(self._early)
         except Exception:
@@ -69,23 +69,23 @@ class PendingUpgrade:
             self._transport.abort()
 
     def complete(self) -> None:
-        """Both at once, for one that comes by itself."""
+        """Write and start at once, outside a batch."""
         if self.write():
             self.start()
 
 
 class ReadyConnection(Protocol):
-    """What of `head_stage.RequestHeadStage` matters here."""
+    """The part of `head_stage.RequestHeadStage` that this module uses."""
 
     def read(self) -> PendingUpgrade | None:
-        """Read what came in this iteration; gives the 101 that follows from it."""
+        """Read this iteration's bytes; returns the resulting 101, if there is one."""
 
     def end(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
 
 
 class UpgradeBatch:
-    """Those that have something to read, in one event loop."""
+    """The connections with unread bytes, in one event loop."""
 
     __slots__ = ("_loop", "_waiting")
 
@@ -94,7 +94,7 @@ class UpgradeBatch:
         self._waiting: list[ReadyConnection] = []
 
     def add(self, connection: ReadyConnection) -> None:
-        """Have `connection` read at the end of this iteration."""
+        """Read `connection` at the end of this iteration."""
         if not self._waiting:
             self._loop.call_soon(self._end)
         self._waiting.append(connection)

@@ -1,10 +1,9 @@
-"""From a judged upgrade to its end: ask the upgrade handler, then 101 or a refusal.
+"""Completes a checked upgrade: gets the upgrade handler's decision, then writes the 101 or a refusal.
 
 Rules: a decision without an await costs no task, and its 101 is written with the others of this loop iteration
-(`upgrade_batch`); while one waits, early bytes are kept within `early_bytes` (then reading pauses), a peer that leaves
-cancels it, and the handshake's deadline ends it.
-A receiver that an upgrade handler handed out is always opened and closed, even when its peer has left meanwhile,
-because the upgrade handler counted it.
+(`upgrade_batch`); while a decision waits, early bytes are kept within `early_bytes` (then reading pauses), a peer that
+leaves cancels it, and the handshake's deadline ends it; a receiver from the upgrade handler is always opened and
+closed, even when its peer has left meanwhile, because the upgrade handler has counted it.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ JWT_AUTH: Final = "jwt-auth"
 
 
 def begin(tcp: TcpConnection, head: RequestHead, upgrade: Upgrade, early: bytes) -> PendingUpgrade | None:
-    """Ask the upgrade handler and do what it says.
+    """Get the upgrade handler's decision and carry it out.
 
     Args:
-        tcp: the connection; from here on it is no longer the calling stage's.
+        tcp: the connection; from here on it no longer belongs to the calling stage.
         head: the request.
-        upgrade: what it asks for.
-        early: what the client sent behind the head.
+        upgrade: the requested upgrade.
+        early: the bytes that the client sent behind the head.
 
     Returns:
-        A 101 for the caller to write and start in this loop iteration; None: the rest is done, or will be.
+        A 101 that the caller must write and start in this loop iteration; None: the caller has nothing to do.
     """
     edge = tcp.edge
     tcp.busy()
@@ -66,7 +65,7 @@ def conclude(
     *,
     eof: bool = False,
 ) -> PendingUpgrade | None:
-    """Write a refusal, or give back the 101 to write, which starts the next stage."""
+    """Write a refusal, or return the 101 to write, which starts the next stage."""
     try:
         if isinstance(decision, Accept):
             return _accept(tcp, upgrade, decision, early)
@@ -110,7 +109,7 @@ def _accept(tcp: TcpConnection, upgrade: Upgrade, decision: Accept, early: bytes
 
 
 def _explain(tcp: TcpConnection, upgrade: Upgrade, decision: Deny) -> None:
-    """Browsers hide a refused handshake: upgrade, and say it in the close frame (docs/design.md#admission)."""
+    """Upgrade and refuse in the close frame, because browsers hide a refused handshake (docs/design.md#admission)."""
     offered = upgrade.protocols
     chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
     tcp.transport.write(
@@ -173,25 +172,25 @@ class PendingDecision(Stage):
         WebSocket(self.tcp, outcome.receiver, limits, FrameReader(limits)).abandon()
 
     def data_received(self, data: bytes) -> None:
-        """A client may speak before it knows that it may; keep it within the bound."""
+        """Keep bytes that a client sends before the decision, within the bound."""
         self._early += data
         if len(self._early) > self.tcp.edge.limits.early_bytes:
             self.tcp.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """The peer will send nothing more, but can still read its answer: keep the transport."""
+        """The peer sends no more bytes but can still read its answer: keep the transport."""
         self._eof = True
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The peer left: the decision is not needed any more."""
+        """The peer left: cancel the decision."""
         del exc
         self._gone = True
         if self._task is not None:
             self._task.cancel()
 
     def expired(self) -> None:
-        """The handshake's time is over, and it is not the client that took it."""
+        """The handshake's time is over, and the client is not the cause."""
         if self._task is not None:
             self._task.cancel()
         slow = Refusal(code="overloaded", detail="The decision took too long.", retry_after_s=1)

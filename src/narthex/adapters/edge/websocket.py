@@ -1,12 +1,12 @@
-"""One open WebSocket: events of the frame reader to the app's `Receiver`, the app's bytes to the transport.
+"""Serves one open WebSocket: passes the frame reader's events to the app's `Receiver`, and the app's bytes out.
 
-Not here: reading frames (`frames`), the handshake (`upgrades`). Rules: `closed` is called exactly once, and
-nothing after it; no task, no timer handle, no buffer while idle; every failure closes with a code that says
-why, then FIN, then lingers (`tcp.Lingering`), so that the peer can read the code. What is written goes by the
-direct sender, straight to the kernel, and by the transport only what the kernel does not take: the direct sender is
-open only while the state is OPEN and the transport holds no byte, so nothing is overtaken, and nothing follows a close
-frame. While it is open this is the connection's stage, and both loops close a descriptor only after
-`connection_lost`: it cannot be another connection's.
+Not here: reading frames (`frames`), the handshake (`upgrades`). Rules: `closed` is called exactly once, and no call
+follows it; no task, no timer handle, no buffer while idle; every failure closes with a code for its reason, then sends
+FIN, then lingers (`tcp.Lingering`), so that the peer can read the code. Writes go by the direct sender straight to the
+kernel, and only the rest that the kernel does not take goes by the transport: the direct sender is open only while the
+state is OPEN and the transport holds no byte, so that no bytes overtake others or follow a close frame. While it is
+open this is the connection's stage, and both event loops close a descriptor only after `connection_lost`, so that the
+descriptor is never another connection's.
 
     OPEN ── close() ──▶ CLOSING ── the peer's close, EOF, or close_s ──▶ GONE
       └──── the peer's close, a violation, EOF, abort() ───────────────▶ GONE
@@ -42,14 +42,14 @@ _OPEN: Final = 0
 _CLOSING: Final = 1
 _GONE: Final = 2
 
-_LOOP_MARKS: Final = (64 * KIB, 16 * KIB)  # what asyncio and uvloop start with
+_LOOP_MARKS: Final = (64 * KIB, 16 * KIB)  # the defaults of asyncio and uvloop
 
 
 class NullReceiver:
-    """The receiver of a connection that has none: it was upgraded only to be told why not, or it has ended.
+    """The receiver of a connection that has none: it was upgraded only to explain a refusal, or it has ended.
 
-    A socket that has ended must not hold its receiver: the receiver holds the socket, and such a ring is freed only
-    by a full collection. Under churn thousands of dead connections then waited for one, and the heap grew with them.
+    An ended socket must not refer to its receiver: the receiver refers to the socket, and only a full collection frees
+    such a cycle. Under churn thousands of dead connections waited for one, and the heap grew with them.
     """
 
     def opened(self, socket: Socket) -> None:
@@ -73,10 +73,10 @@ class WebSocket(Stage):
 
     Args:
         tcp: the connection.
-        receiver: the app's end.
+        receiver: the app's side.
         limits: bounds of this connection.
         reader: reads its frames.
-        window: bits of the agreed deflate window for what goes out; 0 when deflate was not agreed.
+        window: bits of the agreed deflate window for outgoing messages; 0 when deflate was not agreed.
     """
 
     session: str = ""  # only the HTTP fallbacks have one
@@ -116,7 +116,7 @@ class WebSocket(Stage):
         self._reader = reader
         self._state = _OPEN
         self.direct_sender: Way | None = None
-        # With TLS there is none, and everything goes by the transport
+        # None with TLS: then every write goes by the transport
         self._sender: SocketSender | None = None
         self._descriptor = -1
         self._direct = False  # the direct sender is open
@@ -129,18 +129,18 @@ class WebSocket(Stage):
     # The app's side (`narthex.ports.edge.Socket`).
 
     def send(self, message: Prepared) -> None:
-        """Write one prepared message now; nothing once the socket is closing."""
+        """Write one prepared message now; does nothing once the socket is closing."""
         self.send_frames(message.framed(self.framing))
 
     def send_frames(self, frames: bytes) -> None:
-        """Write frames already made for `framing` now; nothing once the socket is closing."""
+        """Write frames already made for `framing` now; does nothing once the socket is closing."""
         if self._state != _OPEN:
             return
         sender = self._sender
         if sender is not None and (self._direct or self._enable_sender(sender)):
             try:
                 sent = sender.send(frames)
-            except OSError:  # full, or broken: the transport finds out which
+            except OSError:  # the kernel's buffer is full, or the socket is broken: the transport finds out
                 sent = 0
             if sent == len(frames):
                 return
@@ -157,7 +157,7 @@ class WebSocket(Stage):
         return self._transport.get_write_buffer_size()
 
     def send_progress(self) -> SendProgress:
-        """See `Socket`: the transport's buffer and the kernel's, and what TCP says was acknowledged."""
+        """See `Socket`: the bytes in the transport and the kernel, and those that TCP has acknowledged."""
         raw = self._transport.get_extra_info("socket")
         buffered = self._transport.get_write_buffer_size()
         return send_progress(raw.fileno() if raw is not None else -1, buffered)
@@ -181,7 +181,7 @@ class WebSocket(Stage):
     # The transport's side.
 
     def start(self, early: bytes) -> None:
-        """Take over the connection after its 101: tell the receiver, then read what came behind the head."""
+        """Take over the connection after its 101: open the receiver, then read the bytes behind the head."""
         limits = self.tcp.edge.limits
         if (limits.write_high_bytes, limits.write_low_bytes) != _LOOP_MARKS:
             high, low = limits.write_high_bytes, limits.write_low_bytes
@@ -219,7 +219,7 @@ class WebSocket(Stage):
             self.tcp.edge.loop.call_soon(self._go_on)
 
     def eof_received(self) -> None:
-        """FIN without a close frame: a half-closed WebSocket cannot close properly any more."""
+        """Handle FIN without a close frame: a half-closed WebSocket can no longer close properly."""
         if self._state == _GONE:
             return
         self._leave(self._code, self._reason)
@@ -269,7 +269,7 @@ class WebSocket(Stage):
                 return
 
     def _go_on(self) -> None:
-        """The rest of a read that held more than a slice."""
+        """Process the rest of a read that held more than a slice."""
         if self._state == _GONE:
             return
         self.data_received(b"")
@@ -310,7 +310,7 @@ class WebSocket(Stage):
         self.tcp.linger()
 
     def _bug(self) -> None:
-        """The receiver raised: the one exception handler that a message can reach."""
+        """Handle the receiver's exception: the only handler for exceptions of messages."""
         log.exception("a receiver failed")
         if self._state != _GONE:
             self._fail(TABLE["internal"].close or ABNORMAL, close_reason("internal", TABLE["internal"].title))
@@ -323,7 +323,7 @@ class WebSocket(Stage):
                 self._bug()
 
     def _write(self, data: bytes) -> None:
-        """The one way to the transport: from here on the direct sender waits until the transport is empty again."""
+        """Write by the transport, as the only method that does; disables the direct sender until it is empty again."""
         self._disable_sender()
         self._transport.write(data)
 
@@ -334,7 +334,7 @@ class WebSocket(Stage):
         self._descriptor = descriptor
         sender = self._sender = SocketSender(descriptor)
         self._direct = not self._transport.get_write_buffer_size()
-        if not self._direct:  # the 101 is on its way
+        if not self._direct:  # the transport still holds the 101
             sender.disable()
         if self.framing is Framing.WEBSOCKET:
             self.direct_sender = sender
@@ -346,7 +346,7 @@ class WebSocket(Stage):
                 self._sender.disable()
 
     def _enable_sender(self, sender: SocketSender) -> bool:
-        """Open the direct sender, if nothing waits before it and the receiver knows that it may write."""
+        """Open the direct sender, if no earlier bytes wait and the receiver counts as writable."""
         if self._full or self._transport.get_write_buffer_size():
             return False
         sender.enable(self._descriptor)
@@ -354,7 +354,7 @@ class WebSocket(Stage):
         return True
 
     def _leave(self, code: int, reason: str) -> None:
-        """The one way into GONE."""
+        """Enter the state GONE, as the only method that does."""
         if self._state == _GONE:
             return
         self._disable_sender()
