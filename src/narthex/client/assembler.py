@@ -115,7 +115,7 @@ class RunAssembler:
         return Pushed("new", [cast("AguiEvent", raw), *self._catch_up()])
 
     def verify(self) -> Proof:
-        """Compare count and digest with the terminal event's. Changes nothing; hashes all events anew."""
+        """Compare count and digest with the terminal event's. Changes nothing; hashes all events again."""
         end = self._terminal
         if end is None:
             reason = f"event {self.last + 1} has not arrived" if self._early else "the run has not ended"

@@ -90,7 +90,7 @@ class TokenMint(Protocol):
 
 
 class PasswordHashes(Protocol):
-    """Hashing people's passwords (argon2id); bounded, because each takes tens of megabytes and milliseconds."""
+    """Hashes passwords (argon2id); bounded, because each hash takes tens of megabytes and milliseconds."""
 
     async def hash(self, password: str) -> str:
         """The encoded hash, with salt and parameters. Raises Overloaded when too many wait."""

@@ -113,7 +113,7 @@ class StreamSocket:
         return SendProgress(self._size, self._taken)
 
     def close(self, code: int, reason: str) -> None:
-        """See `Socket`: the disconnect push stands in for the close frame."""
+        """See `Socket`: sends the disconnect push in place of the close frame."""
         self.send(Prepared(encode_disconnect(Disconnect(code, reason))))
         self._end(code, reason)
 

@@ -1,4 +1,4 @@
-"""Builds the errors for a shared engine's failures, with the same text for every engine, and retries calls.
+"""Builds the errors of the brokers on shared engines, with the same text for every engine, and retries calls.
 
 `Retrier` repeats a call to an engine within one time-out. Not here: I/O; each adapter classifies the errors of its
 engine.

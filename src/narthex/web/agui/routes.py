@@ -159,9 +159,9 @@ class AguiRoutes:
     async def _thread(self, identity: Identity, name: str) -> tuple[str, bool]:
         """The thread that a client's `threadId` names, and whether it may have to be created.
 
-        A thread of the tenant that has this very id is meant (404 unless it is theirs): ids are the server's, so
+        An id of the tenant's threads names that thread (404 unless the user is a member): the server makes ids, so
         another user cannot have taken it. Any other name is the user's own: two users' `main` are two threads.
-        Names were the tenant's once: a member of such a thread still means it.
+        Earlier versions shared names within a tenant: for a member of such a thread, its name still names it.
         """
         if await self._store.threads.get(identity.tenant, name) is not None:
             await self._chat.require(identity, name)
