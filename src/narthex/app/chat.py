@@ -96,7 +96,7 @@ class Chat:
         return await self._threads.role(identity.tenant, thread_id, identity.subject, kept=self._kept())
 
     async def has_member(self, identity: Identity, thread_id: str, user_id: str) -> bool:
-        """Whether `user_id` is a member of a thread of the caller's. Raises DependencyError."""
+        """Whether `user_id` is a member of one of the caller's threads. Raises DependencyError."""
         if await self.role(identity, thread_id) is None:
             return False
         return await self._threads.role(identity.tenant, thread_id, user_id, kept=self._kept()) is not None

@@ -40,7 +40,7 @@ from narthex.protocol.session import NEVER, Phase, ReceivedCommand, Session, Ses
 IN_FLIGHT_LIMIT: Final = 64  # commands of one connection under way: a whole burst of a page that just loaded
 DRAIN_BYTES: Final = HIGH_MARK_BYTES // 4  # of a backlog, joined into one write
 HELD_LIMIT: Final = 64  # commands batched behind connect
-COMMAND_TIMEOUT_S: Final = 10.0  # an answer after that helps no page; the SDKs give up after 5 s
+COMMAND_TIMEOUT_S: Final = 10.0  # a later answer is of no use; the SDKs give up after 5 s
 
 _PING_MESSAGE: Final = Prepared(PING)
 _NOT_CONNECTED: Final = replace(codes.UNAUTHORIZED, temporary=True)  # SDKs try again once connected

@@ -102,8 +102,8 @@ class ConnectionLimiter:
     """The counts of this process.
 
     Args:
-        limits: section 8's.
-        plans: by name; a user's own limit is their plan's.
+        limits: of docs/design.md#limits.
+        plans: by name; a user's plan sets the user's limit.
         meter: counts every socket that comes and goes.
     """
 

@@ -43,6 +43,6 @@ class ControlDispatcher:
             listener()
 
     def behind(self, channels: int) -> None:
-        """This node was behind the log in so many channels, so control messages may have been lost too."""
+        """This node was behind the log in that number of channels, so control messages may have been lost too."""
         self._meter.count("channels_behind", channels)
         self.missed()

@@ -52,7 +52,7 @@ class Lifecycle:
     Args:
         components: in the order of opening.
         registry: the live connections.
-        drain_runs: finishes, moves or ends this node's runs within so many seconds.
+        drain_runs: finishes, moves or ends this node's runs within the given seconds.
         busy: returns a test, as of now, whether a connection follows an active run.
         grace_s: of the whole drain.
         on_state: takes every change (log, metric).

@@ -26,11 +26,11 @@ class LoopLag:
         self._due = 0.0
 
     async def start(self) -> None:
-        """Start to measure."""
+        """Start measuring."""
         self._arm()
 
     async def stop(self) -> None:
-        """Stop to measure; idempotent."""
+        """Stop measuring; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

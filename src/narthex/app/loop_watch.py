@@ -59,7 +59,7 @@ class LoopWatch:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop to watch; idempotent."""
+        """Stop watching; idempotent."""
         self._ended.set()
         if self._timer is not None:
             self._timer.cancel()

@@ -234,7 +234,7 @@ class MembershipService:
         if only_own:
             await self._chat.require(identity, thread_id, owner=True)
         if user_id != identity.subject and await self._threads.role(tenant, thread_id, user_id) is not None:
-            await self._memberships.revoke_link(tenant, thread_id)  # or the removed user comes back by it
+            await self._memberships.revoke_link(tenant, thread_id)  # or the removed user joins again by it
         departure = await self._threads.remove_member(tenant, thread_id, user_id)
         if departure.outcome == "absent":  # or an earlier removal stopped after the store
             await self._end_subscriptions(tenant, thread_id, user_id)

@@ -1,7 +1,7 @@
 """Notices to a user's own channel, so that every device of a user follows along.
 
-A notice is a `CUSTOM` AG-UI event `{"type": "CUSTOM", "name": "narthex.…", "value": {…}}`, durable and
-recoverable like everything else in a channel.
+Not here: the reasons for notices (the callers have them). A notice is a `CUSTOM` AG-UI event
+`{"type": "CUSTOM", "name": "narthex.…", "value": {…}}`, durable and recoverable like everything else in a channel.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Presence:
 
     async def _left(self, connection: Peer, key: str) -> None:
         await self._remove(connection.client, key)
-        if _belongs(connection, key):  # it came back while this was under way
+        if _belongs(connection, key):  # it joined again meanwhile
             await self.join(connection, key)
 
     async def _remove(self, client: str, key: str) -> None:

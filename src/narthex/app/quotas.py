@@ -1,8 +1,7 @@
 """Enforces a plan's messages a minute, and shows the limits with their use (`limits`).
 
-Connections are counted at the handshake (app/handshake), concurrent runs at the claim (ports/runs), members
-and additions when a user is added (app/memberships), threads when one is made (app/chat). Rules: per user and per
-node; the table of buckets is bounded.
+Not here: counting connections (app/connection_limits), concurrent runs (at the claim, ports/runs), members and
+additions (app/memberships), threads (app/chat). Rules: per user and per node; the table of buckets is bounded.
 """
 
 from __future__ import annotations

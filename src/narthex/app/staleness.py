@@ -50,6 +50,8 @@ class StalenessCheck:
         followed: see `Followed`.
         broker: of the channels' logs.
         on_behind: takes the number of channels that had to be re-read.
+        every_s: interval of the comparisons.
+        grace_s: see `GRACE_S`.
         clock: of monotonic seconds; None: the loop's.
     """
 

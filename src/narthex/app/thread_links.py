@@ -69,7 +69,7 @@ class ThreadLinks:
         return token, link.expires_at
 
     async def of_thread(self, identity: Identity, thread_id: str) -> ThreadLink | None:
-        """The open link of a thread of the caller's.
+        """The open link of one of the caller's threads.
 
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403).

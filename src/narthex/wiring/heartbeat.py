@@ -11,7 +11,7 @@ from multiprocessing.context import SpawnContext
 from typing import Final
 
 BEAT_S: Final = 1.0
-HUNG_S: Final = 30.0  # longer than any agent may block the loop, nor does a collapse under load last so long
+HUNG_S: Final = 30.0  # neither an agent nor a collapse under load may block the loop for so long
 UNBORN_S: Final = 120.0  # to the first beat: the imports of narthex take 1.3 s, those of agents any time
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 READY_S: Final = 60.0
 FIRST_RESTART_S: Final = 0.2
 LAST_RESTART_S: Final = 10.0  # the longest wait before a worker that keeps dying is started again
-STEADY_S: Final = 30.0  # after so long a life the next restart is quick again
+STEADY_S: Final = 30.0  # after a life of this length the next restart is quick again
 TICK_S: Final = 0.5
 COMMAND_S: Final = 0.2  # the time in which a command for all nodes reaches the other workers
 

@@ -15,7 +15,7 @@ from narthex.ports.edge import DirectSender, Socket
 from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_publication, push_prefix
 
-JOIN_BUFFER: Final = 4_096  # publications kept for a joiner while its history is read: ~ 1 s of a flood
+JOIN_BUFFER: Final = 4_096  # publications kept for a joiner while its history is read: about 1 s of a flood
 
 
 class Subscriber(Protocol):

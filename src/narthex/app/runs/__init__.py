@@ -1,7 +1,7 @@
 """Runs agents: claiming, driving, journalling and ending runs, and taking over runs of dead owners.
 
-    engine.py    entry points: open, drain, close, start
-    requests.py  operations on an existing run: cancel, steer, resume, get
+    engine.py          entry points: open, drain, close, start
+    requests.py        operations on an existing run: cancel, steer, resume, get
     loops.py           the node's four loops: claim queued runs, renew leases, take over orphans, close cancelled runs
     observed.py        leases of other nodes: detects dead owners by watching
     closing.py         the end of a run that was cancelled in the queue
@@ -15,7 +15,7 @@
     local_runs.py      the runs of this node; ending or restarting one whose owner is gone
     compaction.py      a finished run → message rows
     conversation.py    message rows → an agent's input
-    services.py  shared by all of them; limits
+    services.py        shared by all of them; limits
 
 Not here: users' messages and permissions in threads (app/chat), the rules (domain/runs, event_order, digest).
 """

@@ -20,7 +20,7 @@ from narthex.ports.runs import Run
 from narthex.ports.threads import Message
 
 _STEP_S: Final = 1e-6  # rows of one run keep their order where two began in the same microsecond
-_TRIM_STEP: Final = 1_000  # trimming is worth a call only for so many publications
+_TRIM_STEP: Final = 1_000  # trimming fewer publications is not worth a call
 
 
 def rows(run: Run, log_state: RunLogState) -> tuple[list[Message], list[Position]]:

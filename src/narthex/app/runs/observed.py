@@ -17,7 +17,7 @@ class ObservedLeases:
     """See the module.
 
     Args:
-        lease_s: a lease has lapsed after so long without a change.
+        lease_s: a lease has lapsed after this time without a change.
         most_gap_s: at most so much of the time between two looks counts.
     """
 

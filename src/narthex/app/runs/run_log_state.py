@@ -57,7 +57,7 @@ class RunLogState:
             self.digest.feed(event)
         except (
             ValueError
-        ):  # intake lets none in; one that is there all the same must not keep the run from ending
+        ):  # intake refuses such an event; one that is in the log anyway must not keep the run from ending
             self.broken = True
         self.transcript.feed(event, offset=at.offset, at=moment, epoch=at.epoch)
         if is_terminal(event):

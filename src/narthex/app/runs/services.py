@@ -20,8 +20,8 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run_deadline_s: a run that takes longer is ended with `agent_timeout`.
-        join_window_s: deltas wait for others at most so long (docs/design.md#runs: 40 ms).
-        silence_s: after so long without an event the gateway announces that the agent still works.
+        join_window_s: the longest wait of a delta for others (docs/design.md#runs: 40 ms).
+        silence_s: after this time without an event the gateway announces that the agent still works.
         thread_queue: queued runs of one thread.
         max_running: runs at a time on this node.
         max_waiting: agents of this node that wait for a user's answer (a parked coroutine costs some kB).

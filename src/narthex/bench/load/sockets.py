@@ -19,7 +19,7 @@ from narthex.bench.load.wire import frames
 from narthex.protocol.client import Reply, StreamPosition, decode_messages
 
 ADDRESSES: Final = 16  # client addresses: 28,000 ephemeral ports each, and TIME_WAIT holds one for a minute
-STALL_S: Final = 20.0  # the phase is over after so long without a byte
+STALL_S: Final = 20.0  # without a byte for this time the phase is over
 _NO_PORT: Final = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen at connect, by the whole four-tuple
 _RESET: Final = struct.pack("ii", 1, 0)
 READ: Final = 65536

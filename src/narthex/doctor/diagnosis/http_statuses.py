@@ -1,7 +1,7 @@
 """Rules for a handshake that got an HTTP answer other than 101: one function a status family.
 
 Not here: answers without a fault (`order`), differences between handshakes (`differences`). Sources: the
-signatures of FACTS section 6; the wording of servers as their current releases write it.
+signatures of `knowledge`; the wording of servers as their current releases write it.
 """
 
 from __future__ import annotations

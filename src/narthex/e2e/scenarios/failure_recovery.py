@@ -41,7 +41,7 @@ async def a_dropped_line_resumes_without_a_gap(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def five_drops_in_one_run(system: SystemUnderTest) -> None:
-    """The connection is cut five times while the run goes on; the events are complete all the same."""
+    """The connection is cut five times during a run, and the events are still complete."""
     async with system.client() as first, system.client() as stays:
         thread = await first.thread()
         await stays.follow(thread, offset=0)

@@ -35,7 +35,7 @@ async def a_run_has_one_beginning_and_one_end(system: SystemUnderTest) -> None:
 
 @scenario(Category.E2E)
 async def states_follow_the_table(system: SystemUnderTest) -> None:
-    """A run is queued or running while it goes on, finished afterwards, and it stays so."""
+    """A run is first queued or running, then finished, and it stays finished."""
     async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.start("count to 100", thread)
