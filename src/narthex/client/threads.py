@@ -1,5 +1,7 @@
 """Manages members of threads: invitations, links, leaving, blocking. `Gateway.threads` is one.
-Rules: a method is one RPC of docs/protocol.md, under the same name; errors are those of `Gateway.rpc`.
+
+Not here: a thread's events (`feed`). Rules: a method is one RPC of docs/protocol.md, under the same name; errors are
+those of `Gateway.rpc`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The interface of an agent: a coroutine that yields AG-UI events or plain text.
 
-Guarantees to the agent: one task per run; cancellation arrives as `asyncio.CancelledError`; clients see nothing that it
-yields before it is durable. An event is a plain dict in AG-UI's JSON form (`{"type": "TEXT_MESSAGE_CONTENT",
-"messageId": …, "delta": …}`), a `str` is a text delta, and `ask` ends the run with an interrupt while the same
-coroutine continues in the run that answers it.
+Not here: running agents (`app/runs`), the built-in ones (`adapters/agents`). Guarantees to the agent: one task per run;
+cancellation arrives as `asyncio.CancelledError`; clients see nothing that it yields before it is durable. An event is a
+plain dict in AG-UI's JSON form (`{"type": "TEXT_MESSAGE_CONTENT", "messageId": …, "delta": …}`), a `str` is a text
+delta, and `ask` ends the run with an interrupt while the same coroutine continues in the run that answers it.
 """
 
 from __future__ import annotations

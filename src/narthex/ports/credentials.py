@@ -1,6 +1,8 @@
 """The interface of the store for credentials: users, tickets, refresh tokens, revocations, signing keys.
-Guarantees: secrets arrive hashed (SHA-256 hex or argon2id) except private keys, which the store keeps as
-given; "use once" methods are atomic across instances: of many parallel calls exactly one succeeds.
+
+Not here: verifying credentials (`ports/tokens.py`, app). Guarantees: secrets arrive hashed (SHA-256 hex or argon2id)
+except private keys, which the store keeps as given; "use once" methods are atomic across instances: of many parallel
+calls exactly one succeeds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The interface of the store for invitations and links to threads, blocked users and the day's count of additions.
 
-Guarantees, as in `ports/threads.py`: a write is durable when it returns, and atomic; rows of another tenant are absent.
+Not here: members themselves (`ports/threads.py`), permission to invite (app). Guarantees, as in `ports/threads.py`: a
+write is durable when it returns, and atomic; rows of another tenant are absent.
 """
 
 from __future__ import annotations
@@ -180,6 +181,7 @@ class Memberships(Protocol):
         self, tenant: str, digest: str, user_id: str, *, since: float, now: float, kept: Kept = KEEPS_ALL
     ) -> Joined:
         """Make `user_id` a member of the thread to which an open link leads; counts as an addition by its maker.
+
         Invitations from before `since` have expired.
 
         Returns:

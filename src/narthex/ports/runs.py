@@ -1,10 +1,11 @@
-"""The interface of the store for run records, leases and approvals. A run's events are in the broker's log.
+"""The interface of the store for run records, leases and approvals.
 
-Guarantees: every method is one atomic, durable step. `claim` gives a run to one owner at a time; a step
-that names an owner changes nothing once that owner has lost its lease (fencing is by owner *and* attempt).
-No clock decides on a lease: another node takes it over when it has seen it unchanged for long enough (`take_over`), and
-`now` and `lease_until` are only written for nodes of the previous version. No clock decides on an order either: runs of
-a thread come in the order of their messages in the log, runs of several threads in the order of their starts.
+Not here: a run's events, which are in the broker's log (`ports/broker.py`). Guarantees: every method is one atomic,
+durable step. `claim` gives a run to one owner at a time; a step that names an owner changes nothing once that owner has
+lost its lease (fencing is by owner *and* attempt). No clock decides on a lease: another node takes it over when it has
+seen it unchanged for long enough (`take_over`), and `now` and `lease_until` are only written for nodes of the previous
+version. No clock decides on an order either: runs of a thread come in the order of their messages in the log, runs of
+several threads in the order of their starts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The interface of the store for threads, their members and their messages. Live events are the broker's.
+"""The interface of the store for threads, their members and their messages.
 
-Guarantees: a write returns once it is durable; every read and write names the tenant, and rows of another tenant are
-absent. Rows past the limit of their owner's plan (`kept`) are absent as well, whether or not `purge` has deleted them.
-A deletion writes a `LogCut` in the same step, so that a crash before the log's deletion only delays it.
+Not here: live events (`ports/broker.py`), invitations and links (`ports/memberships.py`). Guarantees: a write returns
+once it is durable; every read and write names the tenant, and rows of another tenant are absent. Rows past the limit of
+their owner's plan (`kept`) are absent as well, whether or not `purge` has deleted them. A deletion writes a `LogCut` in
+the same step, so that a crash before the log's deletion only delays it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The first stage of a connection, until its first request head is read; it fills uvicorn's `http` slot.
 
-The next stage is an upgrade (`upgrades`, `websocket`), uvicorn (`http`), or a refusal (`tcp`). Rules: received bytes
-are read at the end of their loop iteration (`upgrade_batch`); every head has its deadline; every refused request gets
-an answer and a FIN; a connection that never sent a byte is closed without an answer, because it made no request
-(browsers open such connections in advance).
+Not here: the next stage, which is an upgrade (`upgrades`, `websocket`), uvicorn (`http`), or a refusal (`tcp`), and the
+check of a head (`rules`). Rules: received bytes are read at the end of their loop iteration (`upgrade_batch`); every
+head has its deadline; every refused request gets an answer and a FIN; a connection that never sent a byte is closed
+without an answer, because it made no request (browsers open such connections in advance).
 """
 
 from __future__ import annotations

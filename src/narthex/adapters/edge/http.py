@@ -2,7 +2,8 @@
 
 uvicorn parses, runs the web application and frames its answers. This subclass adds head limits and deadlines, the check
 of every head, a bound on pipelining, an answer and a FIN for every refusal, and upgrades on a kept-alive connection
-(proxies re-use their upstream connections). Rules: a refusal or an upgrade waits until all earlier answers are sent.
+(proxies re-use their upstream connections). Not here: the check itself (`rules`). Rules: a refusal or an upgrade waits
+until all earlier answers are sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Renders the bytes that end a handshake: refusals as RFC 9457 problems, and the 101. Pure; sends nothing.
+"""Renders the bytes that end a handshake: refusals as RFC 9457 problems, and the 101. Pure.
 
-Rules: a refusal always says `Connection: close` and is never cached; a header that the app adds cannot inject
-another line.
+Not here: sending (`tcp`). Rules: a refusal always says `Connection: close` and is never cached; a header that the app
+adds cannot inject another line.
 """
 
 from __future__ import annotations

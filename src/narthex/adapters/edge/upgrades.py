@@ -1,9 +1,10 @@
 """Completes a checked upgrade: gets the upgrade handler's decision, then writes the 101 or a refusal.
 
-Rules: a decision without an await costs no task, and its 101 is written with the others of this loop iteration
-(`upgrade_batch`); while a decision waits, early bytes are kept within `early_bytes` (then reading pauses), a peer that
-leaves cancels it, and the handshake's deadline ends it; a receiver from the upgrade handler is always opened and
-closed, even when its peer has left meanwhile, because the upgrade handler has counted it.
+Not here: the check of the head (`rules`), the decision (app). Rules: a decision without an await costs no task, and its
+101 is written with the others of this loop iteration (`upgrade_batch`); while a decision waits, early bytes are kept
+within `early_bytes` (then reading pauses), a peer that leaves cancels it, and the handshake's deadline ends it; a
+receiver from the upgrade handler is always opened and closed, even when its peer has left meanwhile, because the
+upgrade handler has counted it.
 """
 
 from __future__ import annotations

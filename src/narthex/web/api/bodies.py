@@ -1,4 +1,7 @@
-"""Bodies of the server API, as Structs: they validate requests and are the source of the OpenAPI description."""
+"""Defines the bodies of the server API as Structs, which validate requests and generate the OpenAPI description.
+
+Not here: acting on a body (`routes`), the description itself (`description`).
+"""
 
 from __future__ import annotations
 

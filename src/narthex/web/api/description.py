@@ -1,4 +1,7 @@
-"""The OpenAPI 3.1 description of the server API, generated from the body Structs."""
+"""Generates the OpenAPI 3.1 description of the server API from the body Structs.
+
+Not here: the bodies (`bodies`), the routes (`routes`).
+"""
 
 from __future__ import annotations
 

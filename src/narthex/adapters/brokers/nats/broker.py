@@ -1,9 +1,10 @@
 """Implements the Broker port on NATS JetStream from appending, reading, subscriptions and presence.
 
-A channel is one subject of one file stream. The stream itself sends publications to subscribers (`republish`), after
-they are stored and in their order. After a reconnect, another leader or a slow reader, `resync` makes the handler read
-again what it may have missed. `durability` and docs/guarantees.md name the settings that decide which failures an
-acknowledged publication survives.
+Not here: these parts themselves (`appending`, `reading`, `subscriptions`, `presence`). A channel is one subject of one
+file stream. The stream itself sends publications to subscribers (`republish`), after they are stored and in their
+order. After a reconnect, another leader or a slow reader, `resync` makes the handler read again what it may have
+missed. `durability` and docs/guarantees.md name the settings that decide which failures an acknowledged publication
+survives.
 """
 
 from __future__ import annotations

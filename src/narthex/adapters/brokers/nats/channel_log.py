@@ -1,7 +1,7 @@
-"""Holds a node's state of one channel's log, and the publications that wait to be placed in it. No I/O here.
+"""Holds a node's state of one channel's log, and the publications that wait to be placed in it.
 
-Rules: the state moves forward message by message (`follow`); `known` is False while it may be incomplete, and then the
-appender reads the log first.
+Not here: I/O (`appending`). Rules: the state moves forward message by message (`follow`); `known` is False while it may
+be incomplete, and then the appender reads the log first.
 """
 
 from __future__ import annotations

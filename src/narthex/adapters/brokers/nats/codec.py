@@ -1,8 +1,9 @@
-"""Encodes and decodes the stream's messages: batches of publications, subjects, and presence notices. Pure: no I/O.
+"""Encodes and decodes the stream's messages: batches of publications, subjects, and presence notices.
 
-One stream message holds a batch of one channel's publications, so that publishes which queue while one is in flight
-cost one message together. Rules: no clock; two channel keys never give the same subject; a batch names its first
-offset, so that the last message of a subject is the channel's whole state.
+Not here: I/O, and the rows of keys in a batch (`keys`). One stream message holds a batch of one channel's publications,
+so that publishes which queue while one is in flight cost one message together. Rules: no clock; two channel keys never
+give the same subject; a batch names its first offset, so that the last message of a subject is the channel's whole
+state.
 """
 
 from __future__ import annotations

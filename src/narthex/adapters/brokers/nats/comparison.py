@@ -1,9 +1,10 @@
-"""Compares a node's positions in its channels with the ends of their logs in the stream. Appends nothing.
+"""Compares a node's positions in its channels with the ends of their logs in the stream.
 
-It asks the stream for the last messages since the previous comparison, a thousand subjects a request: 10,000 channels
-that did not move cost this node 7 ms and the server 20 ms. Rules: any replica may answer, so an answer counts only if
-it covers everything that the stream held at the request (`through`); a read of a channel counts as a comparison up to
-the sequence that was acknowledged to this node before the read.
+Not here: appending the mark that proves an answer (`stream_monitor`). A comparison asks the stream for the last
+messages since the previous comparison, a thousand subjects a request: 10,000 channels that did not move cost this node
+7 ms and the server 20 ms. Rules: any replica may answer, so an answer counts only if it covers everything that the
+stream held at the request (`through`); a read of a channel counts as a comparison up to the sequence that was
+acknowledged to this node before the read.
 """
 
 from __future__ import annotations

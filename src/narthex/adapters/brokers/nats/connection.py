@@ -1,4 +1,7 @@
-"""Connects to NATS: parses its address and credentials, and reconnects with jitter. No JetStream here."""
+"""Connects to NATS: parses its address and credentials, and reconnects with jitter.
+
+Not here: JetStream (`jetstream`).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Follows channels that several nodes write to at once, from the second conflict on. No I/O here.
+"""Follows channels that several nodes write to at once, from the second conflict on.
 
-A node that must read the messages it lost to needs two round trips before it can retry, and with many writers or a
-slow machine another node is always faster; a node that follows the channel needs none. Rules: no channel is followed
-for long without use, and at most `MAX_FOLLOWED` are.
+Not here: I/O (`subscriptions`), the retry after a conflict (`appending`). A node that must read the messages it lost to
+needs two round trips before it can retry, and with many writers or a slow machine another node is always faster; a node
+that follows the channel needs none. Rules: no channel is followed for long without use, and at most `MAX_FOLLOWED` are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Makes the few calls to NATS and JetStream that the broker needs, and classifies their errors. No channels here.
+"""Makes the few calls to NATS and JetStream that the broker needs, and classifies their errors.
 
-Rules: every call has a time-out; `JetStreamUnavailable` means "the outcome is unknown, try again", `Conflict` means
-that the log has grown meanwhile; the stream's leader answers reads on which a decision depends.
+Not here: channels, and retries, which are the callers'. Rules: every call has a time-out; `JetStreamUnavailable` means
+"the outcome is unknown, try again", `Conflict` means that the log has grown meanwhile; the stream's leader answers
+reads on which a decision depends.
 """
 
 from __future__ import annotations

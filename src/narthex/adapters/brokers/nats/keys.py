@@ -1,9 +1,10 @@
-"""Keeps the idempotency keys lately used in a channel, and packs them into messages of its log. Pure: no clock.
+"""Keeps the idempotency keys lately used in a channel, and packs them into messages of its log.
 
-A node that writes to a channel for the first time must know the keys of the last `IDEMPOTENCY_WINDOW_S`. To read
-them from their own messages costs 70 µs each; so every mark carries the keys since the previous mark, and a trim writes
-those of the whole window. Rules: a key is stored as its digest of 128 bits, so that collisions are negligible; a row
-holds the offset and the moment to a tenth of a second, rounded to the later one.
+Not here: I/O and the clock; `appending` decides when to read or write keys. A node that writes to a channel for the
+first time must know the keys of the last `IDEMPOTENCY_WINDOW_S`. To read them from their own messages costs 70 µs each;
+so every mark carries the keys since the previous mark, and a trim writes those of the whole window. Rules: a key is
+stored as its digest of 128 bits, so that collisions are negligible; a row holds the offset and the moment to a tenth of
+a second, rounded to the later one.
 """
 
 from __future__ import annotations

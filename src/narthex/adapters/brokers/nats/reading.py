@@ -1,7 +1,8 @@
-"""Reads pages of a channel from the stream. Writes nothing.
+"""Reads pages of a channel from the stream.
 
-The stream's leader gives the end of a channel, so that a page lacks no acknowledged publication. From there marks lead
-back to the beginning of a page, `MARK_EVERY` offsets a step; any replica may give the messages between.
+Not here: retries, which are the caller's, and writing (`appending`). The stream's leader gives the end of a channel, so
+that a page lacks no acknowledged publication. From there marks lead back to the beginning of a page, `MARK_EVERY`
+offsets a step; any replica may give the messages between.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Creates and inspects the broker's streams, and keeps the epoch of the log's stream.
 
-Rules: the log stream's metadata holds the epoch and two proofs that the stream is still the one of that epoch: its
-creation time (a restored stream, or one created again from its configuration, has a later one) and the sequence of an
-anchor, its first message, which narthex never drops (a purge, or a limit that an operator set, drops it first). The
-epoch changes when a proof fails, when the stream ends before a message that a node has seen in it, and, where the
-servers are on this machine, after each boot, because no process is left that could notice a loss. A stream of a newer
-layout is refused, and one whose configuration can drop acknowledged publications.
+Not here: the decision when to check the stream (`stream_monitor`). Rules: the log stream's metadata holds the epoch and
+two proofs that the stream is still the one of that epoch: its creation time (a restored stream, or one created again
+from its configuration, has a later one) and the sequence of an anchor, its first message, which narthex never drops (a
+purge, or a limit that an operator set, drops it first). The epoch changes when a proof fails, when the stream ends
+before a message that a node has seen in it, and, where the servers are on this machine, after each boot, because no
+process is left that could notice a loss. A stream of a newer layout is refused, and one whose configuration can drop
+acknowledged publications.
 """
 
 from __future__ import annotations

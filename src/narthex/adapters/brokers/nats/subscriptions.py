@@ -1,8 +1,8 @@
-"""Follows channels on NATS: one task subscribes to the set of wanted channels. No decoding here.
+"""Follows channels on NATS: one task subscribes to the set of wanted channels.
 
-Messages are passed on as nats-py reads them, without the queue and the task that it keeps for each subscription,
-which cost 4 KB per channel and a task switch per message. The server then notices a slow process by its backlog: it
-cuts the connection, and everything is read again.
+Not here: decoding messages (`codec`, `broker`). Messages are passed on as nats-py reads them, without the queue and the
+task that it keeps for each subscription, which cost 4 KB per channel and a task switch per message. The server then
+notices a slow process by its backlog: it cuts the connection, and everything is read again.
 
 A node that publishes to a channel together with others follows it beside the handler, so that it gets their messages
 without a read. Rules: `want` and `drop` never wait; `settled` waits until a channel's subscription was sent, and so

@@ -1,9 +1,10 @@
 """Implements the Broker port on Redis or Valkey: one server (or one endpoint that fails over), any number of nodes.
 
-One Lua script assigns a publication's offset, writes its log entry and key, and publishes it, as one atomic step. The
-server writes its append-only file before it answers any client, so that no client sees a publication before it is
-written; `durability` and docs/guarantees.md say which failures it survives, which depends on `appendfsync`. After every
-change of server, all nodes compare their state with the server's before they append or read (`attachment`).
+Not here: batches of publications (`appending`), pub/sub (`listening`), the scripts (`scripts`). One Lua script assigns
+a publication's offset, writes its log entry and key, and publishes it, as one atomic step. The server writes its
+append-only file before it answers any client, so that no client sees a publication before it is written; `durability`
+and docs/guarantees.md say which failures it survives, which depends on `appendfsync`. After every change of server, all
+nodes compare their state with the server's before they append or read (`attachment`).
 """
 
 from __future__ import annotations

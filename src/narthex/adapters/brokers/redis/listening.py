@@ -1,7 +1,8 @@
 """Receives messages from Redis: one pub/sub connection for all followed channels, renewed when it breaks.
 
-Rules: messages during a break are missed, so the listener calls `renewed` once it has subscribed to everything again;
-`settled` waits for the server's confirmation, because reads go over another connection.
+Not here: decoding messages (`broker`). Rules: messages during a break are missed, so the listener calls `renewed` once
+it has subscribed to everything again; `settled` waits for the server's confirmation, because reads go over another
+connection.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 """The Lua scripts: each is one atomic step of the server. The other modules decide when to call them.
+
 Keys of a channel (`KeyNames`): `m` a hash of its top `t` and incarnation `i`; `l` a stream whose entry ids are the
 offsets (`7-0`); `k:…` idempotency keys that expire; `z`, `h` presence by expiry and by client. Shared keys: `epoch`,
 the base epoch; `seq`, the number of publications that there ever were; `reign`, the replication id of the server with

@@ -1,7 +1,8 @@
-"""Reads the log: pages of a channel, on a thread and connection of its own. Writes nothing.
+"""Reads the log: pages of a channel, on a thread and connection of its own.
 
-Rules: all reads of a batch share one snapshot, which is younger than every request in it. Publications leave
-SQLite as one JSON text per block, not row by row: each row would release and re-take the interpreter lock.
+Not here: writing (`log.py`, `writer.py`). Rules: all reads of a batch share one snapshot, which is younger than every
+request in it. Publications leave SQLite as one JSON text per block, not row by row: each row would release and re-take
+the interpreter lock.
 """
 # ruff: noqa: S608 - only placeholders, a sort order and the digits 0 and 1 are put into statements
 

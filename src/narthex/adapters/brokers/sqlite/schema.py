@@ -1,7 +1,8 @@
-"""Creates the tables of `log.db`, opens the file, and decides when its epoch changes. Rows are `log.py`'s.
+"""Creates the tables of `log.db`, opens the file, and decides when its epoch changes.
 
-Rules: the file holds the epoch, so that another file is another epoch. The epoch also changes when the machine stopped
-while commits were not synced (synchronous=NORMAL), because acknowledged publications may be missing then.
+Not here: rows of channels and publications (`log.py`). Rules: the file holds the epoch, so that another file is another
+epoch. The epoch also changes when the machine stopped while commits were not synced (synchronous=NORMAL), because
+acknowledged publications may be missing then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Holds the writer's state in memory: the ends of channels, and the keys of the last two minutes. No SQL.
+"""Holds the writer's state in memory: the ends of channels, and the keys of the last two minutes.
 
-Rules: keys of all channels expire in the order in which they were added, so that expiry never searches; their number
-is bounded.
+Not here: SQL (`log.py`). Rules: keys of all channels expire in the order in which they were added, so that expiry never
+searches; their number is bounded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Runs a batch of jobs on the writer thread: one transaction for all of it, then one call to the loop.
 
-Rules: outcomes reach the loop only after the commit; appends and other changes keep the order of their requests; when
-a transaction fails, every job of the batch fails, and the state in memory is read again.
+Not here: the log's rows (`log.py`), the answers to publishers (`broker.py`). Rules: outcomes reach the loop only after
+the commit; appends and other changes keep the order of their requests; when a transaction fails, every job of the batch
+fails, and the state in memory is read again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The differences between SQLite and PostgreSQL: serial columns, locks, full-text search. All else is common SQL.
+"""Holds the differences between SQLite and PostgreSQL: serial columns, locks, full-text search.
 
-Rules: a dialect is a value of statements and small pure functions; it runs nothing.
+Not here: common SQL, which is in the operations beside it. Rules: a dialect is a value of statements and small pure
+functions; it runs nothing.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 

@@ -1,6 +1,7 @@
-"""Approvals in SQL: the part of the Runs port about interrupts. Runs themselves are `runs.py`'s.
+"""Approvals in SQL: the part of the Runs port about interrupts.
 
-Rules: an approval is answered once; its answer and the run that continues are one transaction.
+Not here: the runs themselves (`runs.py`). Rules: an approval is answered once; its answer and the run that continues
+are one transaction.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 

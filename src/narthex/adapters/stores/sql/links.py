@@ -1,6 +1,7 @@
-"""Links by which users join a thread, in SQL. `ports/memberships.py` has the guarantees.
+"""Links by which users join a thread, in SQL.
 
-Rules: one condition decides whether a link is open (`_OPEN`); locks are those of `memberships.py`, in the same order.
+Not here: the guarantees (`ports/memberships.py`). Rules: one condition decides whether a link is open (`_OPEN`); locks
+are those of `memberships.py`, in the same order.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 

@@ -1,6 +1,7 @@
-"""Invitations, blocked users and additions per day in SQL. `ports/memberships.py` has the guarantees.
+"""Invitations, blocked users and additions per day in SQL.
 
-Rules: changes of a thread's members hold the thread's lock, as in `threads.py`; changes of a day's additions hold the
+Not here: the guarantees (`ports/memberships.py`), links (`links.py`), common statements of both (`joining.py`). Rules:
+changes of a thread's members hold the thread's lock, as in `threads.py`; changes of a day's additions hold the
 inviter's lock, which is always taken second.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters

@@ -1,4 +1,6 @@
-"""Defines an operation: a generator that yields statements and receives their rows. Engines are elsewhere.
+"""Defines an operation: a generator that yields statements and receives their rows.
+
+Not here: engines, which run operations (`stores/sqlite.py`, `stores/postgres.py`).
 
     def rename(thread_id: str) -> Operation[bool]:
         rows = yield "UPDATE threads SET title = ? WHERE thread_id = ? RETURNING 1", ("x", thread_id)

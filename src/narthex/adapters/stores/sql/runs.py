@@ -1,7 +1,8 @@
-"""Runs, leases and approvals in SQL. `ports/runs.py` has the guarantees.
+"""Runs and leases in SQL.
 
-Rules: an operation that decides over several rows (a queue's limit, the next run) first takes a lock by name, so that
-two instances never decide at once; every step that names an owner is fenced by owner and attempt.
+Not here: the guarantees (`ports/runs.py`), approvals (`interrupts.py`). Rules: an operation that decides over several
+rows (a queue's limit, the next run) first takes a lock by name, so that two instances never decide at once; every step
+that names an owner is fenced by owner and attempt.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 

@@ -1,8 +1,8 @@
-"""Creates the tables, by numbered migrations that go forward only. Rows are the other modules'.
+"""Creates the tables, by numbered migrations that go forward only.
 
-Rules: a released migration never changes; each names the oldest program version that can still read and write its
-result (`readable_from`): that of the previous release, so that a deploy can be rolled back.
-Types: TEXT, BIGINT and DOUBLE PRECISION, which both engines have; moments are seconds since the epoch.
+Not here: rows, which are the other modules'. Rules: a released migration never changes; each names the oldest program
+version that can still read and write its result (`readable_from`): that of the previous release, so that a deploy can
+be rolled back. Types: TEXT, BIGINT and DOUBLE PRECISION, which both engines have; moments are seconds since the epoch.
 """
 
 from __future__ import annotations

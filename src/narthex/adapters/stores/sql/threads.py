@@ -1,5 +1,6 @@
-"""Threads, members, messages and search in SQL. `ports/threads.py` has the guarantees.
+"""Threads, members, messages and search in SQL.
 
+Not here: the guarantees (`ports/threads.py`), deletion by plan (`retention.py`), the search index (`dialect.py`).
 Rules: every statement names the tenant or a thread id that was just checked against it.
 """
 # ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
