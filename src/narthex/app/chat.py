@@ -1,7 +1,7 @@
 """Threads and users' messages: permissions in a thread, and the one publish path for messages.
 
 Not here: runs (app/runs), the form of RPC params (app/rpc). Rules: every call names the identity and touches
-only its tenant; another user's thread and one that does not exist give the same answer; a message is
+only its tenant; a thread without the user as a member and one that does not exist give the same answer; a message is
 stored, then published, both idempotent by its id, so that a repeat after a crash adds nothing; data past the
 limit of its owner's plan looks as if it were deleted.
 """

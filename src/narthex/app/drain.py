@@ -19,7 +19,7 @@ TICK_S: Final = 0.05
 UNHURRIED_PER_S: Final = 100.0  # load balancers do not notice a pace below this
 SPREAD: Final = 0.68  # of the grace over which closes are spread
 COMMAND_AFTER_S: Final = 0.1  # the answer to the command leaves first
-LATEST: Final = 0.85  # of the grace by which those that follow a run are closed too, even if it is active
+LATEST: Final = 0.85  # of the grace by which those that follow a run are closed too, active or not
 
 
 async def close_paced(

@@ -65,7 +65,7 @@ class KeyProofs:
 
     @property
     def possible(self) -> bool:
-        """Whether there is a key that a client could prove."""
+        """Whether there is a live key at all."""
         return bool(self._keys)
 
     def check(self, candidate: str, address: str) -> Refusal | None:

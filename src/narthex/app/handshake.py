@@ -198,7 +198,7 @@ class HandshakeHandler:
         )
 
     def _screen(self, request: HandshakeRequest, *, consume: bool) -> Screened | Refusal:
-        """Refuse as far as that needs no look at a credential."""
+        """The refusal that is due before any credential is looked at, or the request as screened."""
         state = self._state()
         if state != "ready":
             return _STATES[state]

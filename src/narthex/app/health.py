@@ -252,7 +252,7 @@ def ping_check(ping: Callable[[], Awaitable[None]], detail: Callable[[], str] = 
 
 
 def auth_check(verifier: TokenVerifier) -> Check:
-    """Check that signing keys are present and usable."""
+    """Check that the verifier's keys are present and usable."""
 
     async def check() -> str:
         status = await verifier.check()

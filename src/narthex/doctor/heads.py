@@ -12,7 +12,7 @@ import hashlib
 from typing import Final, NamedTuple
 
 MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-MAX_HEAD_BYTES: Final = 64 * 1024  # four times the limit of any supported server; bounds a hostile answer
+MAX_HEAD_BYTES: Final = 64 * 1024  # four times narthex' own limit; bounds a hostile answer
 KEPT: Final = frozenset(
     {
         "server",

@@ -1,6 +1,6 @@
 """A child process that serves on loopback: started within a bound, ended by its own pid, started again on its port.
 
-Not here: the programs that are started (`engines`, `gateways`). Rules: every wait has a deadline; a child that does
+Not here: the programs that are started (`engines`, `staging`). Rules: every wait has a deadline; a child that does
 not come up is a DependencyError with the end of its own output; the code that started a child ends it.
 """
 

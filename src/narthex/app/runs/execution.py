@@ -59,7 +59,7 @@ class Execution:
         run: as claimed.
         lease: its lease, extended by the engine.
         log_state: the run's part of the log, after a takeover.
-        order: the order checker in the state after `run_log_state`.
+        order: the order checker in the state after `log_state`.
         suspend: keeps a session that waits for an answer; False when the limit is reached.
     """
 
@@ -88,7 +88,7 @@ class Execution:
     # -- from outside --------------------------------------------------------------------------------------
 
     def end(self, ending: Ending) -> bool:
-        """Ask the run to end so; the first request wins. Returns whether this one did."""
+        """Ask the run to end with `ending`; the first request wins. Returns whether this one did."""
         if self._ending.done():
             return False
         self._ending.set_result(ending)
@@ -237,7 +237,7 @@ class Execution:
                 await self.intake.own(ev.custom("narthex.working", {"silent_s": round(silence_s, 3)}))
 
     async def conclude(self, ending: Ending) -> Ending:
-        """End the run so: all steps of the module's order.
+        """End the run with `ending`: all steps of the module's order.
 
         Raises:
             OwnershipLost, BrokerGone: as `Journal.put`; the run is not over.

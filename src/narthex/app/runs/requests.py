@@ -1,8 +1,8 @@
 """Operations on an existing run: cancel, steer, resume, get.
 
-Not here: starting one (engine). Rules: every request names the identity; a run in another user's thread looks
-as if it did not exist; a request for a run of another node goes there by control message, and
-state that must not get lost is stored before.
+Not here: starting one (engine). Rules: every request names the identity; to a user who is no member of its thread a
+run looks as if it did not exist; a request for a run of another node goes there by control message, and state that must
+not get lost is stored before.
 """
 
 from __future__ import annotations

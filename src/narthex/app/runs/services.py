@@ -35,7 +35,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
         answer_s: how long an approval waits.
         stop_grace_s: a cancelled agent's time to clean up.
         broker_patience_s: how long an event's publish is retried before the run is given up.
-        max_attempts: restarts of a restartable agent, its first attempt included.
+        max_attempts: attempts of a restartable agent, the first one included.
         keep_events: publications of a thread's channel kept for recovery after a run was compacted.
         show_errors: whether RUN_ERROR carries an exception's own text (development and testing only).
     """

@@ -43,7 +43,7 @@ class BoundRun(Protocol):
     intake: Intake
 
     def end(self, ending: Ending) -> bool:
-        """Ask the run to end so."""
+        """Ask the run to end with `ending`."""
 
     def agent_done(self, task: asyncio.Task[None]) -> None:
         """The agent's coroutine ended while bound to this run."""
@@ -56,7 +56,7 @@ class AgentSession:
         services: shared.
         agent: to run.
         messages: the conversation.
-        user: who started the run.
+        user: the user who started the run.
 
     Attributes:
         interrupt_id: of the question whose answer it waits for, else empty.
