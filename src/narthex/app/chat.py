@@ -48,7 +48,7 @@ from narthex.protocol.replies import encode_json
 
 TITLE_CHARS: Final = 200
 MAX_OUTCOMES: Final = 200  # ended runs that come with a page of messages, the newest first
-TAIL: Final = 50  # publications at a log's end among which a run that has just ended is searched
+TAIL: Final = 50  # publications at a log's end in which an end of a run is searched
 SETTLE_S: Final = (
     1.0  # between a run's last event and its row lie two commits; longer means that an engine is down
 )

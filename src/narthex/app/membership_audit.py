@@ -47,7 +47,7 @@ class MembershipAudit:
         threads: has the members.
         per_s: subscriptions a second after a doubt.
         spread_s: a check begins within this time; None: `SPREAD_S`.
-        every_s: between the begins of two checks without a doubt; None: `EVERY_S`.
+        every_s: from one check's start to the next one's without a doubt; None: `EVERY_S`.
     """
 
     def __init__(

@@ -92,7 +92,7 @@ class SignIn:
     async def finish(
         self, attempt: SignInAttempt | None, *, state: str, code: str, issuer: str, redirect_uri: str
     ) -> UserSession | Denied:
-        """Come back: check the state, redeem the code, begin a session here.
+        """Finish after the redirect back: check the state, redeem the code, begin a session here.
 
         Args:
             attempt: from the browser's cookie.

@@ -49,7 +49,7 @@ def family(pid: int) -> list[int]:
 def used(roots: Sequence[int]) -> Cpu:
     """CPU time of processes and all their descendants until now, those that ended and were waited for among them.
 
-    Two readings can be subtracted, whichever processes began or ended in between. Ended ones are counted in 10 ms ticks.
+    Two readings can be subtracted, whichever processes began or ended in between. Ended ones count in 10 ms ticks.
 
     Raises:
         DependencyError: a root has ended: a later reading could not be compared.
