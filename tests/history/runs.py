@@ -279,7 +279,11 @@ def cancels(reading: Reading) -> Iterator[Finding]:
 
 def queues(reading: Reading) -> Iterator[Finding]:
     """Runs of a thread that were asked for one after the other begin so; one that is cancelled need not wait."""
-    cancelled = {record.run_id for _, record in reading.each(CancelAcknowledged)}
+    cancelled = {record.run_id for _, record in reading.each(CancelAcknowledged)} | {
+        run_id
+        for run_id, ends in reading.lives().ends.items()
+        if any((event.get("outcome") or {}).get("type") == "cancelled" for _, _, event in ends.values())
+    }
     begun: dict[tuple[str, str, str], int] = {}
     for place, _, data in reading.positions():
         if isinstance(data, dict) and data.get("type") == "RUN_STARTED":

@@ -665,6 +665,24 @@ def test_a_run_that_waits_behind_another_has_its_time_from_that_ones_end() -> No
     assert kinds == [set(), {Kind.RUN_WITHOUT_END}]
 
 
+def test_a_run_that_is_cancelled_in_the_queue_does_not_wait_its_turn() -> None:
+    """Whether or not anybody was told that the cancel was taken: its end says it."""
+    history = exchanged_in_the_queue(truth())
+    end = {
+        "type": "RUN_FINISHED",
+        "runId": "r9",
+        "threadId": "t1",
+        "seq": 2,
+        "outcome": {"type": "cancelled"},
+    }
+    place = at(history, Delivered, -1) + 1
+    shown = history[place - 1]
+    assert isinstance(shown, Delivered)
+    told = msgspec.structs.replace(shown, offset=shown.offset + 1, data=end)
+    kinds = {found.kind for found in check([*history[:place], told, *history[place:]], BOUNDS)}
+    assert Kind.ORDER not in kinds
+
+
 def test_a_merged_delta_is_its_parts() -> None:
     """A delta that was merged for a slow client passes, and a merged one with another text does not."""
     history = truth()
