@@ -734,12 +734,14 @@ class TestLeases:
         assert after is not None
         assert (after.state, after.cancel_requested_by) == ("cancelled", "bob")
         assert await store.runs.request_cancel("b", "r1", "x", 1.0) is None
-        await store.runs.closed(after, 9, "not this one")
-        await store.runs.closed(queued, 2, "d2")
-        await store.runs.closed(queued, 9, "once only")
+        await store.runs.closed(msgspec.structs.replace(after, count=9, digest="not this one"))
+        said = {"state": "failed", "text": "so far", "error": "owner_lost", "error_message": "It died."}
+        await store.runs.closed(msgspec.structs.replace(queued, count=2, digest="d2", **said))
+        await store.runs.closed(msgspec.structs.replace(queued, count=9, digest="once only"))
         assert await store.runs.unclosed(10) == []
         rows = [await store.runs.get("a", name) for name in ("r1", "r2")]
         assert [(row.count, row.digest) for row in rows if row is not None] == [(3, "d"), (2, "d2")]
+        assert rows[1] == msgspec.structs.replace(queued, count=2, digest="d2", **said)
 
     async def test_lists_and_counts(self, store: Store) -> None:
         """Active runs oldest first, all runs newest first, active ones counted by user."""

@@ -188,8 +188,10 @@ class Runs(Protocol):
     async def unclosed(self, limit: int) -> list[Run]:
         """Runs cancelled in the queue whose terminal event no node has confirmed (`closed`)."""
 
-    async def closed(self, run: Run, count: int, digest: str) -> None:
-        """Record that the terminal event of a run cancelled in the queue is in the log, with this count and digest."""
+    async def closed(self, run: Run) -> None:
+        """Record that the terminal event of a run cancelled in the queue is in the log; `run` has the end that it says.
+        That end is not `cancelled` if the run had ended and the store went back to a moment at which it was queued.
+        """
 
     async def cancel_requests(self, owner: str) -> list[Run]:
         """Running runs of `owner` with `cancel_requested_by` set (control messages may get lost)."""

@@ -300,10 +300,10 @@ class FakeRuns:
     async def unclosed(self, limit: int) -> list[Run]:
         return [self.rows[run_id] for run_id in sorted(self.unclosed_ids)][:limit]
 
-    async def closed(self, run: Run, count: int, digest: str) -> None:
+    async def closed(self, run: Run) -> None:
         if run.run_id in self.unclosed_ids:
             self.unclosed_ids.remove(run.run_id)
-            self._set(run, count=count, digest=digest)
+            self.rows[run.run_id] = run
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
         return [

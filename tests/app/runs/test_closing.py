@@ -18,6 +18,7 @@ from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.runs import Run
 from tests.app.runs.house import ALICE, House, agent, kinds
+from tests.app.runs.test_takeover import kill
 from tests.timing import within
 
 ENDED = ["RUN_STARTED", "RUN_FINISHED"]
@@ -154,3 +155,22 @@ async def _unclose(house: House, run: Run) -> None:
         yield "UPDATE runs SET unclosed = 1 WHERE run_id = ?", (run.run_id,)
 
     await engine.write(undo())
+
+
+async def test_a_run_that_had_ended_before_the_store_went_back(fake_house: House) -> None:
+    """It is queued again, and cancelled: its row says what its log has said all along, and nothing is published."""
+
+    async def brief(run: RunInput) -> AsyncIterator[Event | str]:
+        yield "done"
+
+    node = await fake_house.node(agent(brief), name="n1")
+    run = await fake_house.say(node, await fake_house.thread())
+    first, events = await fake_house.ended(run)
+    kill(node)
+    rows = fake_house.fake_store.fake_runs.rows
+    rows[run.run_id] = msgspec.structs.replace(run, state="queued", attempt=0, owner="", started_at=0.0)
+    gateway = await fake_house.node(agent(brief), name="n2", claims=False)
+    await gateway.requests.cancel(ALICE, run.run_id)
+    row, again = await fake_house.ended(run)
+    assert (row.state, row.text, row.digest, row.count) == ("finished", "done", first.digest, first.count)
+    assert again == events

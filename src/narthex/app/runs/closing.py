@@ -7,6 +7,7 @@ node that runs agents finds the run and closes it. Every step may be repeated.
 
 from __future__ import annotations
 
+from narthex.app.runs.compaction import compact
 from narthex.app.runs.endings import Cancelled, terminal
 from narthex.app.runs.execution import notify_members
 from narthex.app.runs.journal import Journal
@@ -17,7 +18,6 @@ from narthex.app.runs.run_log_state import RunLogState, read_back
 from narthex.app.runs.services import RunServices
 from narthex.domain import events as ev
 from narthex.domain.channels import channel_key, thread_channel
-from narthex.domain.runs import RunState
 from narthex.ports.broker import Control
 from narthex.ports.runs import Run
 
@@ -40,12 +40,14 @@ async def close_cancelled(services: RunServices, local_runs: LocalRuns, run: Run
             log = await _published(services, run, log)
         except OwnershipLost:
             return  # another node is closing it at this moment, and was faster
-    assert log.terminal is not None
-    await services.runs.closed(run, log.seq, log.terminal.get("digest", ""))
+    # Messages: only of a run that had ended, which the store forgot when it went back in time.
+    await compact(services, run, log)
+    ended = log.applied_to(run)
+    await services.runs.closed(ended)
     if await services.runs.get(run.tenant, run.run_id) is None:  # its thread was deleted: so is its log
         await services.broker.remove(channel_key(run.tenant, thread_channel(run.thread_id)))
         return
-    await notify_members(services, run, "narthex.run_ended", {"state": str(RunState.CANCELLED), "error": ""})
+    await notify_members(services, run, "narthex.run_ended", {"state": ended.state, "error": ended.error})
     await notify_queue(services, run.tenant, run.thread_id)
 
 

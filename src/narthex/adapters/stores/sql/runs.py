@@ -267,14 +267,17 @@ class SqlRuns(SqlInterrupts):
         return RUN.read_all(rows)
 
     @writes
-    def closed(self, run: Run, count: int, digest: str) -> Operation[None]:
+    def closed(self, run: Run) -> Operation[None]:
         """See the port."""
         yield (
             (
-                'UPDATE runs SET unclosed = 0, "count" = ?, digest = ? WHERE tenant = ? AND run_id = ?'
-                " AND unclosed = 1"
+                'UPDATE runs SET unclosed = 0, state = ?, "count" = ?, digest = ?, "text" = ?, error = ?,'
+                " error_message = ? WHERE tenant = ? AND run_id = ? AND unclosed = 1"
             ),
-            (count, digest, run.tenant, run.run_id),
+            (
+                *(run.state, run.count, run.digest, run.text, run.error, run.error_message),
+                *(run.tenant, run.run_id),
+            ),
         )
 
     @reads
