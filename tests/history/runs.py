@@ -288,6 +288,7 @@ def queues(reading: Reading) -> Iterator[Finding]:
     for place, _, data in reading.positions():
         if isinstance(data, dict) and data.get("type") == "RUN_STARTED":
             begun.setdefault((place.channel, place.epoch, events_of(data)), place.offset)
+    begun_in = Counter(run_id for _, _, run_id in begun)
     by_channel: defaultdict[str, list[tuple[int, RunStarted]]] = defaultdict(list)
     for index, record in reading.each(RunStarted):
         if record.run_id not in cancelled and reading.undone_at(record.asked_at, record.at) == INFINITY:
@@ -296,6 +297,8 @@ def queues(reading: Reading) -> Iterator[Finding]:
         for (first, one), (second, two) in itertools.combinations(started, 2):
             if one.at >= two.asked_at or one.run_id == two.run_id:
                 continue
+            if max(begun_in[one.run_id], begun_in[two.run_id]) > 1:
+                continue  # it began again behind a log that was lost, when others had ended
             for epoch in reading.epochs[channel]:
                 places = (begun.get((channel, epoch, one.run_id)), begun.get((channel, epoch, two.run_id)))
                 if places[0] is not None and places[1] is not None and places[0] > places[1]:
