@@ -64,7 +64,7 @@ def records(outcome: Outcome) -> list[bytes]:
 
 def test_a_seed_replays_exactly() -> None:
     """The same seed gives the same history, record by record, whatever was played in between."""
-    first = {seed: records(run(draw(seed))) for seed in range(30, 45)}
+    first = {seed: records(run(draw(seed))) for seed in range(30, 36)}
     for seed in reversed(first):
         assert records(run(draw(seed))) == first[seed], seed
 
