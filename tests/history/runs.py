@@ -216,12 +216,18 @@ def _attending(reading: Reading, channel: str, since: float, until: float) -> It
 
 
 def agents(reading: Reading) -> Iterator[Finding]:
-    """An agent that is not declared restartable is called once for a run."""
+    """An agent that is not declared restartable is called once for a run, as long as store or log remember it."""
     began: dict[str, int] = {}
+    forgotten = {
+        started.run_id
+        for _, started in reading.each(RunStarted)
+        if len(reading.epochs.get(started.channel, ())) > 1
+        and reading.undone_at(started.asked_at, started.at) < INFINITY
+    }
     for index, record in reading.each(AgentBegan):
         if not record.restartable:
             before = began.setdefault(record.run_id, index)
-            if before != index:
+            if before != index and record.run_id not in forgotten:
                 text = f"run {record.run_id}: its agent was called again"
                 yield Finding(Kind.AGENT_TWICE, text, record.at, (before, index))
 

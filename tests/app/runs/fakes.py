@@ -386,6 +386,7 @@ class FakeThreads:
         self.places: dict[tuple[str, str], int] = {}
         self.unsaid: dict[tuple[str, str], Position] = {}
         self.roles: dict[tuple[str, str, str], str] = {}
+        self.threads: dict[tuple[str, str], Thread] = {}
 
     async def add_messages(
         self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
@@ -441,10 +442,11 @@ class FakeThreads:
         kept: Kept = KEEPS_ALL,
     ) -> bool:
         self.roles[thread.tenant, thread.thread_id, thread.created_by] = "owner"
+        self.threads[thread.tenant, thread.thread_id] = thread
         return True
 
     async def get(self, tenant: str, thread_id: str, *, kept: Kept = KEEPS_ALL) -> Thread | None:
-        return None
+        return self.threads.get((tenant, thread_id))
 
     async def list_for(
         self,
@@ -520,7 +522,8 @@ class FakeStore:
     def __init__(self) -> None:
         self.fake_runs = FakeRuns()
         self.runs: Runs = self.fake_runs
-        self.threads: Threads = FakeThreads()
+        self.fake_threads = FakeThreads()
+        self.threads: Threads = self.fake_threads
         self.memberships: Any = None
         self.credentials: Any = None
         self.records: Any = None

@@ -137,11 +137,24 @@ async def test_a_deleted_threads_log_does_not_come_back(house: House) -> None:
     if house.store is house.fake_store:
         del house.fake_store.fake_runs.rows[run.run_id]
         house.fake_store.fake_runs.unclosed_ids.clear()
+        house.fake_store.fake_threads.threads.clear()
     else:
         assert await house.store.threads.delete("acme", run.thread_id) == "deleted"
     engine = house.engines[0]
     await close_cancelled(engine._services, engine._local_runs, listed[0])
     assert await house.events(run) == []
+
+
+async def test_a_run_that_the_store_forgot_takes_no_log_with_it(fake_house: House) -> None:
+    """The store went back to before the cancelled run; its thread is there, and so is all that the log holds."""
+    run = await queued(fake_house)
+    await fake_house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
+    listed = await fake_house.store.runs.unclosed(9)
+    del fake_house.fake_store.fake_runs.rows[run.run_id]
+    fake_house.fake_store.fake_runs.unclosed_ids.clear()
+    engine = fake_house.engines[0]
+    await close_cancelled(engine._services, engine._local_runs, listed[0])
+    assert kinds(await fake_house.events(run)) == ENDED
 
 
 async def _unclose(house: House, run: Run) -> None:

@@ -44,7 +44,8 @@ async def close_cancelled(services: RunServices, local_runs: LocalRuns, run: Run
     await compact(services, run, log)
     ended = log.applied_to(run)
     await services.runs.closed(ended)
-    if await services.runs.get(run.tenant, run.run_id) is None:  # its thread was deleted: so is its log
+    # Its thread was deleted: so is its log. (That the run is gone proves nothing: a store may go back in time.)
+    if await services.threads.get(run.tenant, run.thread_id) is None:
         await services.broker.remove(channel_key(run.tenant, thread_channel(run.thread_id)))
         return
     await notify_members(services, run, "narthex.run_ended", {"state": ended.state, "error": ended.error})
