@@ -46,14 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     failed += [name for name, run in (("docs", _docs), ("pages", _pages)) if not _step(name, run)]
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
-    if with_tests and not _run((PYTHON, "-m", "pytest", *(words or _whole_suite()))):
+    if with_tests and not _run((PYTHON, "-m", "pytest", *words)):
         failed.append("tests")
     return 1 if failed else 0
-
-
-def _whole_suite() -> Sequence[str]:
-    """Two processes where there are two cores: most tests of the whole suite wait for a program that they started."""
-    return ("-n", "2", "--dist", "loadfile") if (os.cpu_count() or 1) >= 2 else ()
 
 
 def _step(name: str, run: Callable[[], bool]) -> bool:
