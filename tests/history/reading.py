@@ -245,6 +245,17 @@ class Reading:
             default=INFINITY,
         )
 
+    def forgotten(self) -> set[str]:
+        """Runs that nothing remembers: the store went back before their sender had an answer, and the log was lost as
+        well. A repeated request may begin them anew.
+        """
+        return {
+            started.run_id
+            for _, started in self.each(RunStarted)
+            if len(self.epochs.get(started.channel, ())) > 1
+            and self.undone_at(started.asked_at, started.at) < INFINITY
+        }
+
     def known_at(self, channel: str, epoch: str) -> float:
         """The first moment at which anybody knew that the epoch had been current."""
         return min(at for _, at in self.epochs[channel][epoch])

@@ -46,6 +46,7 @@ def views(reading: Reading) -> Iterator[Finding]:
         for run_id, ends in terminals.items()
         if any(event.get("digest") for _, _, event in ends.values())
     }
+    forgotten = reading.forgotten()
     for (reader, channel), segments in reading.segments.items():
         # Where a log was lost, and subscribers were told so, a run may go on behind the hole; it must not claim to be
         # whole in the end.
@@ -58,9 +59,11 @@ def views(reading: Reading) -> Iterator[Finding]:
                 runs = {}
             top = (record.epoch, record.offset if not record.recovered else record.since_offset)
             for shown in segment.shown:
-                whole = events_of(shown.entry.data) in proven
-                yield from _event(runs, shown, f"{channel} at {reader}", torn=torn, holes=torn and not whole)
                 top = (record.epoch, max(top[1], shown.entry.offset))
+                run_id = events_of(shown.entry.data)
+                if run_id not in forgotten:
+                    holes = torn and run_id not in proven
+                    yield from _event(runs, shown, f"{channel} at {reader}", torn=torn, holes=holes)
 
 
 def _event(runs: dict[str, _Seen], shown: Shown, where: str, *, torn: bool, holes: bool) -> Iterator[Finding]:
@@ -107,7 +110,10 @@ def ends(reading: Reading) -> Iterator[Finding]:
         for _, started in reading.each(RunStarted)
         if reading.undone_at(started.asked_at, started.at) < INFINITY
     }
+    forgotten = reading.forgotten()
     for run_id, places in terminals.items():
+        if run_id in forgotten:
+            continue
         by_epoch: defaultdict[str, list[int]] = defaultdict(list)
         for epoch, offset in places:
             by_epoch[epoch].append(offset)
@@ -218,12 +224,7 @@ def _attending(reading: Reading, channel: str, since: float, until: float) -> It
 def agents(reading: Reading) -> Iterator[Finding]:
     """An agent that is not declared restartable is called once for a run, as long as store or log remember it."""
     began: dict[str, int] = {}
-    forgotten = {
-        started.run_id
-        for _, started in reading.each(RunStarted)
-        if len(reading.epochs.get(started.channel, ())) > 1
-        and reading.undone_at(started.asked_at, started.at) < INFINITY
-    }
+    forgotten = reading.forgotten()
     for index, record in reading.each(AgentBegan):
         if not record.restartable:
             before = began.setdefault(record.run_id, index)

@@ -14,8 +14,6 @@ from typing import Any, Final, NamedTuple
 from narthex.errors import DependencyError
 from tests.simulation.loop import WORLD, VirtualLoop
 
-LOOK_S: Final = 0.5
-"""How often what waits for a hanging engine looks whether that goes on."""
 FAST_S: Final = 0.0002
 """Loopback, and a fast engine."""
 
@@ -60,11 +58,12 @@ class Link:
         self.requests_pass = True
         self.answers_pass = True
         self.stalled_until = 0.0
+        self._waiting: list[_Call] = []
 
     def call(self, execute: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
         """Execute at the engine; the future has what it returns or raises, or DependencyError when no answer came.
 
-        A timer for the time-out is set only when it is certain that no answer will come.
+        A timer for the time-out is set only when no answer may come in time.
         """
         loop = self._loop
         answer: asyncio.Future[Any] = asyncio.Future(loop=loop)
@@ -76,13 +75,23 @@ class Link:
         if not self.requests_pass:
             self._lost(call)
             return
-        now = self._loop.time()
-        if now < self.stalled_until:
-            if not call.answer.done() and now + LOOK_S > call.due:
-                self._lost(call)  # its caller gives up; it will be executed all the same
-            wait_s = min(LOOK_S, self.stalled_until - now)
-            self._loop.call_later(wait_s, self._arrive, call, context=self._context)
+        if self._loop.time() < self.stalled_until:
+            self._lost(call)  # its caller may give up meanwhile; it will be executed all the same
+            self._waiting.append(call)
+            self._loop.call_at(self.stalled_until, self.go_on, context=self._context)
             return
+        self._execute(call)
+
+    def go_on(self) -> None:
+        """Execute what came while the engine hung, in order and at once, before anything that comes now."""
+        if self._loop.time() < self.stalled_until:  # it hangs longer than was known
+            self._loop.call_at(self.stalled_until, self.go_on, context=self._context)
+            return
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            self._execute(call)
+
+    def _execute(self, call: _Call) -> None:
         outcome: Any = None
         fault: Exception | None = None
         try:

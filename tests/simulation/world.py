@@ -235,6 +235,7 @@ class World:
             for link in (node.log_link, node.store_link):
                 link.requests_pass = link.answers_pass = True
                 link.stalled_until = 0.0
+                link.go_on()
             node.start()
         for name in sorted(self._faults):
             self.recorder.fault_ended(name)
