@@ -165,7 +165,7 @@ async def test_an_idle_connection_is_kept(
         if beats > 3 * within(1) / 0.02:
             many.set()
 
-    monkeypatch.setattr(broker._listener, "_on_message", counting)
+    monkeypatch.setattr(broker._listener, "_tell", counting)
     await broker.start(recorder, "n1")
     try:
         await asyncio.wait_for(many.wait(), within(30))
