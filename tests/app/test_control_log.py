@@ -324,13 +324,9 @@ async def test_what_came_during_a_comparison_is_not_read_again(
     await asyncio.wait_for(lost.get(), within(5))
 
 
-async def test_a_flood_during_a_read_is_read_and_not_skipped(
-    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More comes than is kept while the log is read: all of it is executed once, in order."""
-    monkeypatch.setattr(control_log, "MAX_HELD", 1)
-    one, two = nodes
-    real, asked, may = two.engine.history, asyncio.Event(), asyncio.Event()
+def held_read(node: Node, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold the answers of a node's reads of the log; returns the events "a read was answered" and "pass it on"."""
+    real, asked, may = node.engine.history, asyncio.Event(), asyncio.Event()
 
     async def slow(*args: Any, **options: Any) -> Page:
         page = await real(*args, **options)
@@ -338,7 +334,17 @@ async def test_a_flood_during_a_read_is_read_and_not_skipped(
         await may.wait()
         return page
 
-    monkeypatch.setattr(two.engine, "history", slow)
+    monkeypatch.setattr(node.engine, "history", slow)
+    return asked, may
+
+
+async def test_a_flood_during_a_read_is_read_and_not_skipped(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More comes than is kept while the log is read: all of it is executed once, in order."""
+    monkeypatch.setattr(control_log, "MAX_HELD", 1)
+    one, two = nodes
+    asked, may = held_read(two, monkeypatch)
     two.log._receiver.resync(None)
     await asked.wait()
     for number in (1, 2, 3):
@@ -354,15 +360,7 @@ async def test_a_resync_during_a_read_makes_another(
 ) -> None:
     """What was lost after the first read's answer was made is found by the second."""
     one, two = nodes
-    real, asked, may = two.engine.history, asyncio.Event(), asyncio.Event()
-
-    async def slow(*args: Any, **options: Any) -> Page:
-        page = await real(*args, **options)
-        asked.set()
-        await may.wait()
-        return page
-
-    monkeypatch.setattr(two.engine, "history", slow)
+    asked, may = held_read(two, monkeypatch)
     two.log._receiver.resync(None)
     await asked.wait()
     two.engine.deaf = True

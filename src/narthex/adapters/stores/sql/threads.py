@@ -302,9 +302,7 @@ class SqlThreads(Adapter):
     ) -> Operation[list[Message]]:
         """See the port."""
         older, place_values = yield from _place_before(thread_id, before, before_id)
-        condition, values = not_past(kept, "x.created_at")
-        if condition:
-            condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
+        condition, values = _message_kept(kept)
         rows = yield (
             (
                 f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}"
@@ -336,9 +334,7 @@ class SqlThreads(Adapter):
             if row:
                 bounds += f" AND (x.place, x.created_at, x.seq) {sign} (?, ?, ?)"
                 places += row[0]
-        condition, values = not_past(kept, "x.created_at")
-        if condition:
-            condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
+        condition, values = _message_kept(kept)
         rows = yield (
             (
                 f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{bounds}{condition}"
@@ -505,6 +501,14 @@ def _touched(tenant: str, thread_id: str, at: float) -> Statement:
         "UPDATE threads SET updated_at = ? WHERE thread_id = ? AND tenant = ? AND updated_at < ?",
         (at, thread_id, tenant, at),
     )
+
+
+def _message_kept(kept: Kept) -> Statement:
+    """The condition on `messages x` that leaves out rows past the plan of the thread's owner, and its values."""
+    condition, values = not_past(kept, "x.created_at")
+    if condition:
+        condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
+    return condition, values
 
 
 def _place_before(thread_id: str, before: float | None, before_id: str) -> Operation[Statement]:
