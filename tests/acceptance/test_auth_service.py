@@ -99,6 +99,8 @@ async def test_its_life(tmp_path: Path) -> None:
         body = (await service.post("/auth/login", json={"email": "ada@example.com"})).json()
         keys = (await service.get("/.well-known/jwks.json")).json()
         assert (await service.get("/livez")).status_code == 200
+        assert (await service.get("/readyz")).json() == {"status": "ready"}
+        assert 'narthex_health_status{check="auth"} 0.0' in (await service.get("/metrics")).text
         foreign = await service.get("/auth/me", headers={"Host": "evil.example"})
         assert foreign.status_code == 400
         assert service.terminate() == 0
@@ -137,6 +139,7 @@ async def test_the_service_waits_for_its_store(tmp_path: Path) -> None:
             program.spawn()
             await status_becomes(program, 503)
             assert (await program.get("/livez")).status_code == 200
+            assert (await program.get("/readyz")).json()["reasons"] == ["starting"]
             assert (await program.get("/.well-known/jwks.json")).json()["code"] == "starting"
             assert await asyncio.to_thread(program.terminate, within(15)) == 0
             program.spawn()

@@ -15,7 +15,6 @@ from narthex.app.health import (
     CheckResult,
     Degraded,
     Health,
-    HealthFacts,
     agents_check,
     auth_check,
     issue_probe_ticket,
@@ -70,12 +69,10 @@ class Bench:
         checks: dict[str, Check] = dict(self.probes)
         return Health(
             checks,
-            HealthFacts(
-                version="1.2.3",
-                policy=self.policy,
-                config={"max_connections_per_user": 10, "heartbeat_interval": 25.0},
-                show_causes=show_causes,
-            ),
+            version="1.2.3",
+            policy=self.policy,
+            config={"max_connections_per_user": 10, "heartbeat_interval": 25.0},
+            show_causes=show_causes,
             numbers=self.meter.numbers,
             state=lambda: self.state,
             meter=self.meter,

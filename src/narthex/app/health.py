@@ -37,7 +37,7 @@ UNHEALTHY: Final = "unhealthy"
 _SEVERITY: Final = {HEALTHY: 0, DEGRADED: 1, UNHEALTHY: 2}
 
 CRITICAL: Final = frozenset({"handshake", "broker", "store"})
-"""Checks whose failure is `unhealthy`; of the others it is `degraded`."""
+"""A gateway's checks whose failure is `unhealthy`."""
 ORDER: Final = ("handshake", "auth", "broker", "store", "agents")
 ENGINES: Final = ("broker", "store")
 """Where causes are not shown, a time-out of these is `engine_hung`; their `ping` finds one that is down at once."""
@@ -73,22 +73,6 @@ Check = Callable[[], Awaitable[str]]
 """Returns a detail (may be empty) when all is well. Raises `CheckFailed`, `DependencyError` or anything else."""
 
 
-class HealthFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts that do not change while the process runs.
-
-    Attributes:
-        policy: the environment's row.
-        config: the member `config`: `max_connections_per_user, heartbeat_interval, …`;
-            `pre_connection_auth_required` is added.
-        show_causes: whether details name causes (hosts, library errors); in production they are codes only.
-    """
-
-    version: str
-    policy: EnvironmentPolicy
-    config: Mapping[str, object]
-    show_causes: bool = True
-
-
 class _Slot:
     """One check with its last result and, while it runs, its task."""
 
@@ -106,7 +90,12 @@ class Health:
 
     Args:
         checks: by name; `ORDER` has those of docs/design.md#health.
-        facts: see `HealthFacts`.
+        version: of the program.
+        policy: the environment's row.
+        config: the member `config`: `max_connections_per_user, heartbeat_interval, …`;
+            `pre_connection_auth_required` is added.
+        show_causes: whether details name causes (hosts, library errors); in production they are codes only.
+        critical: names of the checks whose failure is `unhealthy`; that of the others is `degraded`.
         numbers: the member `metrics`.
         state: of the lifecycle: `starting`, `ready`, `draining` or `stopped`.
         fault: why it is not ready: the part that cannot start yet, and its error.
@@ -120,8 +109,12 @@ class Health:
     def __init__(
         self,
         checks: Mapping[str, Check],
-        facts: HealthFacts,
         *,
+        version: str,
+        policy: EnvironmentPolicy,
+        config: Mapping[str, object],
+        show_causes: bool = True,
+        critical: frozenset[str] = CRITICAL,
         numbers: Callable[[], Mapping[str, object]],
         state: Callable[[], str],
         fault: Callable[[], tuple[str, Exception] | None] = lambda: None,
@@ -132,7 +125,11 @@ class Health:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._slots = {name: _Slot(check) for name, check in checks.items()}
-        self._facts = facts
+        self._version = version
+        self._policy = policy
+        self._config = config
+        self._show_causes = show_causes
+        self._critical = critical
         self._numbers = numbers
         self._state = state
         self._fault = fault
@@ -182,18 +179,18 @@ class Health:
 
     def _evaluate(self, name: str, fault: Exception) -> tuple[str, str]:
         """Status and detail of a failed check."""
-        status = UNHEALTHY if name in CRITICAL and not isinstance(fault, Degraded) else DEGRADED
+        status = UNHEALTHY if name in self._critical and not isinstance(fault, Degraded) else DEGRADED
         if isinstance(fault, CheckFailed):
             code = fault.code if isinstance(fault, Degraded) else ""
-            return status, str(fault) if self._facts.show_causes or not code else code
+            return status, str(fault) if self._show_causes or not code else code
         if isinstance(fault, TimeoutError):
-            hung = name in ENGINES and not self._facts.show_causes
+            hung = name in ENGINES and not self._show_causes
             return status, ENGINE_HUNG if hung else f"no answer within {self._timeout_s:g} s"
-        if isinstance(fault, DependencyError) and fault.sign and not self._facts.show_causes:
+        if isinstance(fault, DependencyError) and fault.sign and not self._show_causes:
             return status, fault.sign
         if isinstance(fault, NarthexError):
-            return status, fault.message if self._facts.show_causes else fault.code
-        return status, type(fault).__name__ if self._facts.show_causes else "internal"
+            return status, fault.message if self._show_causes else fault.code
+        return status, type(fault).__name__ if self._show_causes else "internal"
 
     async def ready(self) -> list[str]:
         """The reasons why this process must get no traffic; empty: it is ready."""
@@ -206,7 +203,7 @@ class Health:
 
     async def report(self) -> dict[str, object]:
         """The body of `/ws/health` (docs/design.md#health)."""
-        policy = self._facts.policy
+        policy = self._policy
         state = self._state()
         checks: dict[str, CheckResult] = {}
         errors: list[str] = []
@@ -223,12 +220,12 @@ class Health:
         return {
             "status": status,
             "service": "narthex",
-            "version": self._facts.version,
+            "version": self._version,
             "timestamp": datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds"),
             "environment": policy.environment.value,
             "config": {
                 "pre_connection_auth_required": policy.pre_connection_auth_required,
-                **self._facts.config,
+                **self._config,
             },
             "e2e_testing": policy.e2e_testing(),
             "checks": {name: msgspec.to_builtins(result) for name, result in checks.items()},

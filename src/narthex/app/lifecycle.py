@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from narthex.app.connection import Connection
 from narthex.app.drain import close_paced
-from narthex.app.registry import ConnectionRegistry
 
 RUNS_SHARE: Final = (
     0.5  # of the grace that runs get to finish: their ends must reach clients before the last closes
@@ -34,7 +33,7 @@ class LifecycleState(StrEnum):
     STOPPED = "stopped"
 
 
-async def _nothing() -> None:
+async def _nothing(*_: object) -> None:
     return None
 
 
@@ -51,7 +50,7 @@ class Lifecycle:
 
     Args:
         components: in the order of opening.
-        registry: the live connections.
+        registry: the live connections; none in a process without WebSockets.
         drain_runs: finishes, moves or ends this node's runs within the given seconds.
         busy: returns a test, as of now, whether a connection follows an active run.
         grace_s: of the whole drain.
@@ -64,9 +63,9 @@ class Lifecycle:
     def __init__(
         self,
         components: list[Component],
-        registry: ConnectionRegistry[Connection],
-        drain_runs: Callable[[float], Awaitable[None]],
-        busy: Callable[[], Callable[[Connection], bool]],
+        registry: Iterable[Connection] = (),
+        drain_runs: Callable[[float], Awaitable[None]] = _nothing,
+        busy: Callable[[], Callable[[Connection], bool]] = lambda: lambda _: False,
         *,
         grace_s: float,
         on_state: Callable[[LifecycleState], None],

@@ -32,7 +32,7 @@ class Trust(NamedTuple):
 
 
 def trust_of(settings: Settings, *, remote: bool) -> Trust:
-    """The bindings of settings that `trust_rules` has nothing against (or, in development, warns of)."""
+    """The bindings of settings that `domain.trust.trust_problems` accepts (or, in development, warns of)."""
     sources = trust_sources(settings, remote=remote)
     found = bindings(list(sources))
     issuers = settings.all_issuers()

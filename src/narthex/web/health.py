@@ -1,4 +1,5 @@
-"""Serves the gateway's state: `/ws/health`, `/livez`, `/readyz`, `/ws/config`, `/ws/beacon`, `/ws/stats`, `/metrics`.
+"""Serves a process's state: `/livez`, `/readyz`, `/metrics`; of a gateway `/ws/health`, `/ws/config`, `/ws/beacon`
+and `/ws/stats` too.
 
 Not here: the checks (`app/health.py`), counting (`adapters/telemetry`). Rules: 503 means "send no traffic here", which
 `curl -f` and load balancers understand; no answer may be cached on the way; `/livez` checks no dependency, because a
@@ -23,94 +24,54 @@ from narthex.web.access import Access
 from narthex.web.problems import problem, trace_id_for
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
+PROBE_PATHS: Final = ("/livez", "/readyz", "/metrics")
 BEACON: Final = {"beacon": "narthex", "wire": "centrifuge-json-v2"}
 """The same bytes from every instance and version: a client that reads them has reached a narthex, not a cache."""
 RETRY_AFTER_S: Final = 2  # results are cached for so long; an earlier request gets the same
 
 
-class HealthPages:
-    """The routes; see the module.
+class ProbePages:
+    """What platforms' probes and scrapers ask of every server process: `/livez`, `/readyz`, `/metrics`.
 
     Args:
         health: the checks.
-        config: returns the body of `/ws/config` for a request.
-        stats: returns the body of `/ws/stats`.
-        metrics: returns Prometheus text and its content type.
-        access: authorises `/ws/stats` and `/metrics`.
-        origins: origins whose pages may read `/ws/config` and `/ws/health`.
-        scheme: returns a request's scheme, as its client sees it.
+        metrics: returns Prometheus text.
+        metrics_type: its content type.
+        access: authorises `/metrics`.
+        details: more members of `/readyz` when the process is ready.
     """
 
     def __init__(
         self,
         health: Health,
         *,
-        config: Callable[[Request], Mapping[str, object]],
-        stats: Callable[[], Awaitable[Mapping[str, object]]],
         metrics: Callable[[], bytes],
         metrics_type: str,
         access: Access,
-        origins: OriginPolicy,
-        scheme: Callable[[Request], str],
+        details: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._health = health
-        self._config = config
-        self._stats = stats
         self._metrics = metrics
         self._metrics_type = metrics_type
         self._access = access
-        self._origins = origins
-        self._scheme = scheme
+        self._details = details
 
     def routes(self) -> list[BaseRoute]:
         """For the Starlette application."""
-        return [
-            Route("/ws/health", self.health, methods=["GET", "HEAD", "OPTIONS"]),
-            Route("/livez", self.alive, methods=["GET", "HEAD"]),
-            Route("/readyz", self.ready, methods=["GET", "HEAD"]),
-            Route("/ws/config", self.config, methods=["GET", "HEAD", "OPTIONS"]),
-            Route("/ws/beacon", self.beacon, methods=["GET", "HEAD", "OPTIONS"]),
-            Route("/ws/stats", self.stats, methods=["GET"]),
-            Route("/metrics", self.metrics, methods=["GET", "HEAD"]),
-        ]
-
-    async def health(self, request: Request) -> Response:
-        """200 when healthy or degraded, 503 when unhealthy."""
-        if request.method == "OPTIONS":
-            return self._options(request)
-        report = await self._health.report()
-        if report["status"] == UNHEALTHY:
-            return self._json(request, report, 503, {"Retry-After": str(RETRY_AFTER_S)})
-        return self._json(request, report)
+        pages = zip(PROBE_PATHS, (self.alive, self.ready, self.metrics), strict=True)
+        return [Route(path, page, methods=["GET", "HEAD"]) for path, page in pages]
 
     async def alive(self, request: Request) -> Response:
         """200: the event loop turns."""
         return self._json(request, {"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        """200 when broker, store and keys answer and the process is neither starting nor draining."""
+        """200 when the critical checks pass and the process is neither starting nor draining."""
         missing = await self._health.ready()
         if missing:
             body = {"status": "not ready", "reasons": missing}
             return self._json(request, body, 503, {"Retry-After": str(RETRY_AFTER_S)})
-        return self._json(request, {"status": "ready"})
-
-    async def config(self, request: Request) -> Response:
-        """The facts that a client needs to connect, with its limits."""
-        if request.method == "OPTIONS":
-            return self._options(request)
-        return self._json(request, self._config(request))
-
-    async def beacon(self, request: Request) -> Response:
-        """See `BEACON`."""
-        return self._options(request) if request.method == "OPTIONS" else self._json(request, BEACON)
-
-    async def stats(self, request: Request) -> Response:
-        """Statistics, for operators."""
-        operator = await self._access.operator(request)
-        if isinstance(operator, Refusal):
-            return problem(operator, trace_id_for(request))
-        return self._json(request, await self._stats())
+        return self._json(request, {"status": "ready", **self._details()})
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text."""
@@ -128,6 +89,80 @@ class HealthPages:
     ) -> Response:
         headers = NO_STORE | self._cors(request) | dict(more or {})
         return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+    def _cors(self, request: Request) -> dict[str, str]:
+        """No page of another origin may read the answer."""
+        del request
+        return {}
+
+
+class HealthPages(ProbePages):
+    """A gateway's routes; see the module.
+
+    Args:
+        health: the checks.
+        config: returns the body of `/ws/config` for a request.
+        stats: returns the body of `/ws/stats`.
+        metrics: see `ProbePages`.
+        metrics_type: see `ProbePages`.
+        access: authorises `/ws/stats` and `/metrics`.
+        origins: origins whose pages may read `/ws/config` and `/ws/health`.
+        scheme: returns a request's scheme, as its client sees it.
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        *,
+        config: Callable[[Request], Mapping[str, object]],
+        stats: Callable[[], Awaitable[Mapping[str, object]]],
+        metrics: Callable[[], bytes],
+        metrics_type: str,
+        access: Access,
+        origins: OriginPolicy,
+        scheme: Callable[[Request], str],
+    ) -> None:
+        super().__init__(health, metrics=metrics, metrics_type=metrics_type, access=access)
+        self._config = config
+        self._stats = stats
+        self._origins = origins
+        self._scheme = scheme
+
+    def routes(self) -> list[BaseRoute]:
+        """For the Starlette application."""
+        return [
+            *super().routes(),
+            Route("/ws/health", self.health, methods=["GET", "HEAD", "OPTIONS"]),
+            Route("/ws/config", self.config, methods=["GET", "HEAD", "OPTIONS"]),
+            Route("/ws/beacon", self.beacon, methods=["GET", "HEAD", "OPTIONS"]),
+            Route("/ws/stats", self.stats, methods=["GET"]),
+        ]
+
+    async def health(self, request: Request) -> Response:
+        """200 when healthy or degraded, 503 when unhealthy."""
+        if request.method == "OPTIONS":
+            return self._options(request)
+        report = await self._health.report()
+        if report["status"] == UNHEALTHY:
+            return self._json(request, report, 503, {"Retry-After": str(RETRY_AFTER_S)})
+        return self._json(request, report)
+
+    async def config(self, request: Request) -> Response:
+        """The facts that a client needs to connect, with its limits."""
+        if request.method == "OPTIONS":
+            return self._options(request)
+        return self._json(request, self._config(request))
+
+    async def beacon(self, request: Request) -> Response:
+        """See `BEACON`."""
+        return self._options(request) if request.method == "OPTIONS" else self._json(request, BEACON)
+
+    async def stats(self, request: Request) -> Response:
+        """Statistics, for operators."""
+        operator = await self._access.operator(request)
+        if isinstance(operator, Refusal):
+            return problem(operator, trace_id_for(request))
+        return self._json(request, await self._stats())
 
     def _options(self, request: Request) -> Response:
         methods = "GET, HEAD, OPTIONS"

@@ -7,242 +7,174 @@ poll, and others by introspection or when the token ends.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from narthex.adapters.edge.server import listen, run
+from narthex._version import __version__
+from narthex.adapters.edge.rules import HeadRules
+from narthex.adapters.edge.server import listen, run, url_of
 from narthex.adapters.machine import raise_descriptor_limit
 from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.expiry import CredentialExpiry
+from narthex.app.health import HEALTHY, CheckFailed, ping_check
+from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
 from narthex.app.revocations import Revocations
-from narthex.domain.origins import served_to_probes
+from narthex.domain.descriptors import capacity
 from narthex.domain.refusals import Refusal
-from narthex.errors import DependencyError
 from narthex.settings import Settings
 from narthex.settings.trust import trust_of
 from narthex.web.auth import AuthRoutes
+from narthex.web.health import PROBE_PATHS
 from narthex.web.problems import exception_handlers, problem
 from narthex.web.request_rules import RequestRules
+from narthex.wiring.capacity_log import Evictions
 from narthex.wiring.engines import make_store
 from narthex.wiring.provider import make_provider
-from narthex.wiring.retries import started_well, until_started
+from narthex.wiring.server_process import (
+    NoUpgrades,
+    ServerProcess,
+    edge_limits,
+    make_edge,
+    make_health,
+    probe_pages,
+)
 from narthex.wiring.tokens import provider_rules
 
 log = get_logger("narthex.auth")
 
 
-class HostCheck:
-    """ASGI middleware: refuses foreign host names, so that no foreign name can be same-origin."""
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._hosts = settings.hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] == "http" and scope["path"] not in ("/livez", "/readyz"):
-            request = Request(scope)
-            host, peer = request.headers.get("host", ""), request.client.host if request.client else ""
-            if not self._hosts.allows(host) and not served_to_probes(host, peer, request.headers.keys()):
-                refusal = Refusal(code="bad_request", detail="The Host header names nobody here.")
-                await problem(refusal)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 class StartCheck:
-    """ASGI middleware: 503 `starting` (not at `/livez`, `/readyz`) until the store is open, so that clients retry."""
+    """ASGI middleware: 503 `starting` until the store is open, so that clients retry; probes and scrapers pass."""
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, starting: Callable[[], bool]) -> None:
         self._app = app
-        self._ready = ready
+        self._starting = starting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] == "http" and not self._ready() and scope["path"] not in ("/livez", "/readyz"):
+        if scope["type"] == "http" and self._starting() and scope["path"] not in PROBE_PATHS:
             await problem(Refusal(code="starting", retry_after_s=1))(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
 
-class AuthService:
-    """The service of one process. Made from settings; `app` is its ASGI application.
+def make_auth_service(
+    settings: Settings, issuer: str, listeners: list[socket.socket], on_ready: Callable[[str], None]
+) -> ServerProcess:
+    """The service, made inside the running loop.
 
     Args:
         settings: validated.
         issuer: the `iss` of its tokens: its public URL.
+        listeners: bound, not yet listening.
+        on_ready: called with `issuer` once the service answers.
     """
+    fitted = capacity(settings.limits(), raise_descriptor_limit())
+    store = make_store(settings)
+    credentials = store.credentials
+    meter = PrometheusMeter(version=__version__, environment=settings.environment)
+    trust = trust_of(settings, remote=settings.policy.environment.remote)
+    ring = KeyRing(
+        credentials,
+        "provider",
+        issuer=issuer,
+        aliases=(PROVIDER_ISSUER,),
+        audience=settings.jwt_audience[0] if settings.jwt_audience else "",
+        rules=provider_rules(settings, trust.provider),
+    )
+    verifier = TokenRouter([ring])
+    revocations = Revocations(
+        credentials,
+        None,
+        records=store.records,
+        after_exp_s=settings.jwt_leeway_s + settings.token_grace_s,
+    )
+    expiry = CredentialExpiry(credentials)
+    provider = make_provider(
+        settings, credentials=credentials, mint=ring, verifier=verifier, revocations=revocations
+    )
+    lifecycle = Lifecycle(
+        [
+            Component("store", store.start, store.stop),
+            Component("tokens", verifier.start, verifier.stop),
+            Component("revocations", revocations.start, revocations.stop),
+            Component("provider", provider.start),
+            Component("expiry", expiry.start, expiry.stop),
+        ],
+        grace_s=settings.drain_grace_s,
+        on_state=lambda state: log.info("state", state=state.value),
+    )
 
-    def __init__(self, settings: Settings, issuer: str) -> None:
-        self._store = make_store(settings)
-        credentials = self._store.credentials
-        trust = trust_of(settings, remote=settings.policy.environment.remote)
-        self._ring = KeyRing(
-            credentials,
-            "provider",
-            issuer=issuer,
-            aliases=(PROVIDER_ISSUER,),
-            audience=settings.jwt_audience[0] if settings.jwt_audience else "",
-            rules=provider_rules(settings, trust.provider),
-        )
-        self._verifier = TokenRouter([self._ring])
-        self._revocations = Revocations(
-            credentials,
-            None,
-            records=self._store.records,
-            after_exp_s=settings.jwt_leeway_s + settings.token_grace_s,
-        )
-        self._expiry = CredentialExpiry(credentials)
-        self._provider = make_provider(
+    async def minting() -> str:
+        status = await verifier.check()
+        if status.status != HEALTHY:
+            raise CheckFailed(status.detail)
+        return status.detail
+
+    checks = {"store": ping_check(store.ping), "auth": minting}
+    health = make_health(settings, checks, lifecycle, meter, log, critical=("auth",))
+    keys = settings.admin_keys()
+    site = AuthRoutes(
+        provider=provider,
+        verifier=verifier,
+        revocations=revocations,
+        rules=RequestRules(settings.proxies, settings.origins, settings.public_url),
+        service_keys=keys,
+        open_introspection=not keys and not settings.policy.environment.remote,
+    )
+
+    def report_bug(fault: BaseException, trace_id: str) -> None:
+        meter.count("bugs", where="auth")
+        log.error("bug", exc_info=fault, trace_id=trace_id)
+
+    def starting() -> bool:
+        return lifecycle.state is LifecycleState.STARTING
+
+    app = Starlette(
+        routes=[*site.routes(), *probe_pages(settings, health, meter).routes()],
+        middleware=[Middleware(StartCheck, starting)],
+        exception_handlers=exception_handlers(report_bug),
+    )
+    return ServerProcess(
+        app,
+        make_edge(
             settings,
-            credentials=credentials,
-            mint=self._ring,
-            verifier=self._verifier,
-            revocations=self._revocations,
-        )
-        self.ready = False
-        keys = settings.admin_keys()
-        site = AuthRoutes(
-            provider=self._provider,
-            verifier=self._verifier,
-            revocations=self._revocations,
-            rules=RequestRules(settings.proxies, settings.origins, settings.public_url),
-            service_keys=keys,
-            open_introspection=not keys and not settings.policy.environment.remote,
-        )
-        self.app = Starlette(
-            routes=[
-                *site.routes(),
-                Route("/livez", self._livez, methods=["GET"]),
-                Route("/readyz", self._readyz, methods=["GET"]),
-            ],
-            middleware=[Middleware(HostCheck, settings), Middleware(StartCheck, lambda: self.ready)],
-            exception_handlers=exception_handlers(_report_bug),
-        )
-
-    async def start(self) -> None:
-        """Open everything behind the port; `stop` closes it, also after a start that failed.
-
-        Raises:
-            ConfigError: the keys do not match, or another process holds the data directory.
-            DependencyError: the store does not answer; call again.
-        """
-        try:
-            await self._store.start()
-            await self._verifier.start()
-            await self._revocations.start()
-            await self._provider.start()
-            await self._expiry.start()
-        except BaseException:
-            await self.stop()
-            raise
-        self.ready = True
-
-    async def stop(self) -> None:
-        """Close everything."""
-        self.ready = False
-        await self._expiry.stop()
-        await self._revocations.stop()
-        await self._verifier.stop()
-        await self._store.stop()
-
-    async def _livez(self, _: Request) -> Response:
-        return JSONResponse({"status": "alive"})
-
-    async def _readyz(self, _: Request) -> Response:
-        """Ready when the store answers and a minted token verifies."""
-        if not self.ready:
-            return problem(Refusal(code="starting", retry_after_s=1))
-        try:
-            await self._store.ping()
-            status = await self._verifier.check()
-        except DependencyError:
-            return problem(Refusal(code="auth_unavailable", retry_after_s=1))
-        if status.status != "healthy":
-            return problem(Refusal(code="auth_unavailable", detail=status.detail, retry_after_s=1))
-        return JSONResponse({"status": "ready"})
+            edge_limits(settings, fitted),
+            NoUpgrades(log),
+            HeadRules(allowed_host=settings.hosts.allows, websocket_paths=frozenset()),
+            Evictions(meter).counted,
+        ),
+        lifecycle,
+        listeners,
+        grace_s=settings.drain_grace_s,
+        log=log,
+        on_ready=lambda _urls: on_ready(issuer),
+    )
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT.
 
+    Args:
+        settings: validated.
+        on_ready: called with the issuer's URL once the service answers.
+
     Raises:
         ConfigError: the address cannot be bound, or the keys do not match.
         Damaged: the data in the store cannot be read.
     """
-    raise_descriptor_limit()
     listeners = listen(settings.host, settings.port)
-    host, port = listeners[0].getsockname()[:2]
-    issuer = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    service = AuthService(settings, issuer)
-    config = uvicorn.Config(
-        service.app,
-        log_config=None,
-        lifespan="off",  # it would log a failed start as a traceback
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=16 * 1024,
-    )
+    issuer = settings.public_url or url_of(*listeners[0].getsockname()[:2])
     log.info("auth service", issuer=issuer, environment=settings.environment)
-    run(_serve(service, _AuthServer(config), listeners, lambda: on_ready(issuer)))
 
+    async def main() -> None:
+        await make_auth_service(settings, issuer, listeners, on_ready).serve()
 
-class _AuthServer(uvicorn.Server):
-    """Ends in order on SIGTERM and SIGINT; uvicorn's own raises the signal again, and the exit code is not 0."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Ask for the end; a second signal ends at once."""
-        before = {
-            number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-async def _serve(
-    service: AuthService,
-    server: uvicorn.Server,
-    listeners: list[socket.socket],
-    on_ready: Callable[[], None],
-) -> None:
-    """Listen at once, and answer `starting` until the store is open."""
-
-    async def start() -> None:
-        await until_started(service.start, log)
-        on_ready()
-
-    starting = asyncio.create_task(start(), name="auth start")
-    starting.add_done_callback(
-        lambda task: None if started_well(task) else server.handle_exit(signal.SIGTERM, None)
-    )
-    try:
-        await server.serve(sockets=listeners)
-    finally:
-        starting.cancel()
-        outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
-        await service.stop()
-    if isinstance(outcome, Exception):
-        raise outcome
-
-
-def _report_bug(fault: BaseException, trace_id: str) -> None:
-    log.error("bug", exc_info=fault, trace_id=trace_id)
+    run(main())

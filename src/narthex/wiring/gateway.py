@@ -1,24 +1,21 @@
 """A gateway as one object: made from settings, served until a signal, or inside another program's loop.
 
-Not here: composing (`parts`, `web_application`), several processes (`supervisor`).
+Not here: its parts (`parts`, `web_application`), its life (`server_process`), several processes (`supervisor`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from narthex.adapters.edge.edge import Edge
-from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import EdgeServer, listen, run
+from narthex.adapters.edge.server import listen, run
 from narthex.adapters.machine import descriptor_limit, raise_descriptor_limit
 from narthex.adapters.telemetry.logging import (
     configure_logging,
@@ -27,12 +24,10 @@ from narthex.adapters.telemetry.logging import (
     mask_records,
 )
 from narthex.domain import endpoints
-from narthex.domain.addresses import TrustedProxies, client_of
-from narthex.domain.descriptors import Capacity, capacity
+from narthex.domain.descriptors import capacity
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
-from narthex.ports.edge import RequestHead
 from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
@@ -41,12 +36,8 @@ from narthex.wiring.announcement import announce
 from narthex.wiring.capacity_log import Evictions, log_capacity
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.parts import Parts
-from narthex.wiring.retries import started_well, until_started
+from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge
 from narthex.wiring.web_application import WebApplication
-
-if TYPE_CHECKING:
-    from uvicorn._types import ASGIApplication
-
 
 log = get_logger("narthex.gateway")
 
@@ -82,7 +73,7 @@ class GatewayServer:
         self._broker = broker
         self._store = store
         self._on_drain = on_drain
-        self._server: EdgeServer | None = None
+        self._process: ServerProcess | None = None
         mask_records(settings.secret_values())
         self.parts: Parts | None = None
         self.site: WebApplication | None = None
@@ -127,12 +118,8 @@ class GatewayServer:
         Raises:
             ConfigError: the address cannot be bound, or an engine refuses its configuration.
         """
-        async with self._serving(sockets, own_signals=True, reuse_port=reuse_port, on_ready=on_ready) as (
-            server,
-            listeners,
-        ):
-            await server.serve(sockets=listeners)
-        return not server.forced
+        self._process = self._compose(sockets, reuse_port=reuse_port, on_ready=on_ready)
+        return await self._process.serve()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
@@ -141,37 +128,19 @@ class GatewayServer:
         Raises:
             DependencyError, ConfigError: it could not start.
         """
-        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._process = self._compose(own_signals=False)
+        async with self._process.running() as url:
+            yield url
 
-        def on_ready(urls: list[str], _: Parts) -> None:
-            if not ready.done():
-                ready.set_result(urls[0])
-
-        async with self._serving(None, own_signals=False, reuse_port=False, on_ready=on_ready) as (
-            server,
-            listeners,
-        ):
-            serving = asyncio.get_running_loop().create_task(server.serve(sockets=listeners))
-            try:
-                await asyncio.wait(
-                    (serving, asyncio.ensure_future(ready)), return_when=asyncio.FIRST_COMPLETED
-                )
-                if ready.done():
-                    yield ready.result()
-            finally:
-                server.stop()
-                await serving
-
-    @contextlib.asynccontextmanager
-    async def _serving(
+    def _compose(
         self,
-        sockets: list[socket.socket] | None,
+        sockets: list[socket.socket] | None = None,
         *,
-        own_signals: bool,
-        reuse_port: bool,
-        on_ready: Callable[[list[str], Parts], None] | None,
-    ) -> AsyncIterator[tuple[EdgeServer, list[socket.socket]]]:
-        """Compose everything, start the engines in the background, and close everything at the end."""
+        own_signals: bool = True,
+        reuse_port: bool = False,
+        on_ready: Callable[[list[str], Parts], None] | None = None,
+    ) -> ServerProcess:
+        """Make everything of the gateway; nothing is opened yet but the port."""
         settings = self.settings
         agents = self._agents
         fitted = capacity(settings.limits(), raise_descriptor_limit() if own_signals else descriptor_limit())
@@ -187,13 +156,12 @@ class GatewayServer:
             on_drain=self._drain,
         )
         parts.meter.gauge("descriptors", float(fitted.descriptors))
-        edge = self.edge = Edge(
+        edge = self.edge = make_edge(
+            settings,
+            edge_limits(settings, fitted),
             parts.handshakes,
-            rules=_rules(settings, self._routes),
-            limits=_edge_limits(settings, fitted),
-            proxied=settings.proxies.proxied,
-            forwarded=None if settings.proxies.none else partial(_forwarded, settings.proxies),
-            evicted=Evictions(parts.meter).counted,
+            _rules(settings, self._routes),
+            Evictions(parts.meter).counted,
         )
         listeners = sockets or listen(
             settings.host,
@@ -205,47 +173,25 @@ class GatewayServer:
             parts, _loopback_of(listeners[0]), edge.connections.__len__, self._routes
         )
         parts.lifecycle.add(site.components())
-        opened: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        server = self._server = EdgeServer(
-            cast("ASGIApplication", site.app),  # Starlette's own types are wider than uvicorn's
+        return ServerProcess(
+            site.app,
             edge,
-            drain=parts.lifecycle.drain,
-            on_started=opened.set_result,
+            parts.lifecycle,
+            listeners,
             grace_s=settings.drain_grace_s,
-            lifespan="off",
+            log=log,
+            on_ready=(lambda _urls: None) if on_ready is None else lambda urls: on_ready(urls, parts),
             own_signals=own_signals,
         )
-        starting = asyncio.get_running_loop().create_task(self._start(parts, opened, on_ready))
-        starting.add_done_callback(lambda task: None if started_well(task) else server.stop())
-        try:
-            yield server, listeners
-        finally:
-            starting.cancel()
-            outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
-            await parts.lifecycle.stop()
-        if isinstance(outcome, Exception):
-            raise outcome
 
     def stop(self) -> None:
         """Begin to drain, unless a drain has begun."""
-        if self._server is not None:
-            self._server.stop_once()
+        if self._process is not None:
+            self._process.stop()
 
     def _drain(self) -> None:
         self._on_drain()
         self.stop()
-
-    @staticmethod
-    async def _start(
-        parts: Parts,
-        opened: asyncio.Future[list[str]],
-        on_ready: Callable[[list[str], Parts], None] | None,
-    ) -> None:
-        """Open the components; an engine that does not answer is tried again while the port says `starting`."""
-        await until_started(parts.lifecycle.start, log)
-        urls = await opened
-        if on_ready is not None:
-            on_ready(urls, parts)
 
     async def facts(self) -> Mapping[str, object]:
         """Health, for the concierge's tool."""
@@ -266,31 +212,6 @@ def takes_websocket(routes: Sequence[BaseRoute], path: str) -> bool:
     """Whether one of the embedding program's routes or mounts takes a WebSocket at `path`."""
     scope: Scope = {"type": "websocket", "path": path, "root_path": "", "headers": [], "query_string": b""}
     return any(route.matches(scope)[0] is Match.FULL for route in routes)
-
-
-def _forwarded(trusted: TrustedProxies, head: RequestHead) -> str:
-    """The client's address of a request that came through a trusted proxy."""
-    forwarded_for = head.all("x-forwarded-for")
-    return client_of(head.peer[0], head.secure, forwarded_for, (), trusted).address
-
-
-def _edge_limits(settings: Settings, fitted: Capacity) -> EdgeLimits:
-    limits = fitted.limits
-    return EdgeLimits(
-        handshake_s=limits.handshake_timeout_s,
-        head_bytes=limits.max_head_bytes,
-        headers=limits.max_headers,
-        connections=fitted.tcp,
-        connections_per_address=fitted.tcp_per_address,
-        app=MessageLimits(
-            message_bytes=limits.max_message_bytes,
-            fragments=limits.max_fragments,
-            inflated_ratio=limits.max_inflation_ratio,
-            inflated_bytes=limits.max_inflated_bytes,
-            control_per_s=int(limits.control_frames_per_s),
-            deflate=settings.deflate,
-        ),
-    )
 
 
 def _loopback_of(listener: socket.socket) -> tuple[str, int]:

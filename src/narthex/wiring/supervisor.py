@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from narthex.adapters.edge.server import listen
+from narthex.adapters.edge.server import listen, url_of
 from narthex.adapters.telemetry import multiprocess
 from narthex.adapters.telemetry.logging import configure_logging, get_logger
 from narthex.errors import EXIT_CONFIG, ConfigError, DependencyError
@@ -331,11 +331,6 @@ async def _until_orphaned(gateway: GatewayServer) -> None:
         await asyncio.sleep(1.0)
     log.error("the parent process is gone; draining")
     gateway.stop()
-
-
-def url_of(host: str, port: int) -> str:
-    """The URL for people; an IPv6 address stands in brackets (RFC 3986 section 3.2.2)."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _close(sockets: list[socket.socket]) -> None:

@@ -19,9 +19,7 @@ from narthex.app.exchange import CiOidc, TokenExchange
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import (
     Check,
-    CheckResult,
     Health,
-    HealthFacts,
     agents_check,
     auth_check,
     issue_probe_ticket,
@@ -49,6 +47,7 @@ from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
+from narthex.wiring.server_process import make_health
 
 log = get_logger("narthex.health")
 
@@ -135,10 +134,7 @@ class WebApplication:
     def components(self) -> list[Component]:
         """The components that the lifecycle opens beside those of the parts."""
         expiry = CredentialExpiry(self._parts.store.credentials, clock=self._parts.now)
-        components = [
-            Component("health", close=self.health.stop),
-            Component("expiry", expiry.start, expiry.stop),
-        ]
+        components = [Component("expiry", expiry.start, expiry.stop)]
         if self.provider is not None:
             components.append(Component("provider", self._start_provider))
         if self.code_flow is not None:
@@ -236,26 +232,13 @@ class WebApplication:
             if parts.settings.run_agents
             else workers_check(parts.broker, parts.core.engine.agents),
         }
-        facts = HealthFacts(
-            version=__version__,
-            policy=parts.settings.policy,
-            config={
-                **parts.core.config.limits.advertised(),
-                "max_connections_per_user": parts.core.config.limits.max_connections_per_user
-                or {name: plan.connections for name, plan in parts.core.config.plans.items()},
-                "heartbeat_interval": parts.core.config.limits.ping_interval_s,
-            },
-            show_causes=not parts.policy.environment.remote,
-        )
-        return Health(
-            checks,
-            facts,
-            numbers=parts.meter.numbers,
-            fault=lambda: parts.lifecycle.fault,
-            state=parts.state,
-            meter=parts.meter,
-            on_change=_health_changed,
-        )
+        config: dict[str, object] = {
+            **parts.core.config.limits.advertised(),
+            "max_connections_per_user": parts.core.config.limits.max_connections_per_user
+            or {name: plan.connections for name, plan in parts.core.config.plans.items()},
+            "heartbeat_interval": parts.core.config.limits.ping_interval_s,
+        }
+        return make_health(parts.settings, checks, parts.lifecycle, parts.meter, log, config=config)
 
     def _health_pages(self) -> HealthPages:
         parts = self._parts
@@ -310,8 +293,3 @@ class WebApplication:
 def _plan_fields(plan: object) -> dict[str, object]:
     fields: Sequence[str] = getattr(plan, "__struct_fields__", ())
     return {name: getattr(plan, name) for name in fields if name != "name"}
-
-
-def _health_changed(name: str, result: CheckResult, cause: BaseException | None) -> None:
-    level = log.info if result.status == "healthy" else log.warning
-    level("health", check=name, status=result.status, detail=result.detail, exc_info=cause)

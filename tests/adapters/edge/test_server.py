@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from narthex.adapters.edge.server import listen
+from narthex.adapters.edge.server import listen, url_of
 from narthex.errors import ConfigError
 from tests.adapters.edge.child import child
 from tests.adapters.edge.harness import TIME_UNIT_S, Running, upgrade
@@ -140,3 +140,12 @@ def test_a_repeated_command_does_not_cut_the_drain_short() -> None:
     assert not server.forced
     server.stop()
     assert server.forced
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000"), ("::", "http://[::]:8000")],
+)
+def test_the_url_of_a_listener_can_be_opened(host: str, url: str) -> None:
+    """Also where the gateway listens on IPv6."""
+    assert url_of(host, 8000) == url

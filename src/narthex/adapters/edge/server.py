@@ -109,9 +109,14 @@ class EdgeServer(uvicorn.Server):
         else:
             self.forced = self.force_exit = self.should_exit = True
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal or `stop` has begun the drain."""
+        return self._stop_by is not None
+
     def stop_once(self) -> None:
         """Begin to stop unless that has begun. For commands, so that a repeated one does not cut the drain short."""
-        if self._stop_by is None:
+        if not self.stopping:
             self.stop()
 
     # uvicorn's hooks.
@@ -333,5 +338,9 @@ def _urls(listener: socket.socket) -> list[str]:
     address = listener.getsockname()
     if not isinstance(address, tuple):
         return []
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return [f"http://{host}:{address[1]}"]
+    return [url_of(*address[:2])]
+
+
+def url_of(host: str, port: int) -> str:
+    """The URL of a listener; an IPv6 address stands in brackets (RFC 3986 section 3.2.2)."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,286 @@
+"""One shell for every server process (gateway, worker, auth service): its port, its start, its drain and its end.
+
+    edge = make_edge(settings, edge_limits(settings, fitted), NoUpgrades(log), HeadRules(…))
+    process = ServerProcess(app, edge, lifecycle, listen(host, port), grace_s=settings.drain_grace_s, log=log)
+    run(process.serve())
+
+Not here: what a process consists of (its lifecycle's components, its application). Rules: the port is open from the
+first moment and the application answers that it is starting; a component whose engine does not answer is tried again,
+and each cause is logged once; any other error of a component ends the process and is raised; a signal, or `stop`,
+drains within the grace while the port is open; everything opened is closed at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from narthex._version import __version__
+from narthex.adapters.edge.connections import Evicted
+from narthex.adapters.edge.edge import Edge
+from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
+from narthex.adapters.edge.rules import HeadRules
+from narthex.adapters.edge.server import EdgeServer
+from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
+from narthex.app.health import CRITICAL, Check, CheckResult, Health
+from narthex.app.lifecycle import Component, Lifecycle
+from narthex.domain.addresses import TrustedProxies, client_of
+from narthex.domain.descriptors import Capacity
+from narthex.domain.refusals import Refusal
+from narthex.errors import Damaged, DependencyError
+from narthex.ports.edge import Deny, RequestHead, UpgradeHandler
+from narthex.settings import Settings
+from narthex.web.access import Access
+from narthex.web.health import ProbePages
+from narthex.web.request_rules import RequestRules
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIApplication
+
+FIRST_S: Final = 0.25
+LAST_S: Final = 1.0
+"""Bounds of the wait between two tries, with full jitter below: an engine that comes late is used within a second."""
+
+
+class ServerProcess:
+    """A server process; see the module. Made inside the running loop; serves once.
+
+    Args:
+        app: the web application; it gets every request that is no upgrade.
+        edge: the process's; see `make_edge`.
+        lifecycle: opens and closes everything behind the port.
+        listeners: bound, not yet listening; closed at the end.
+        grace_s: from the signal to the end of the process.
+        log: a structlog logger: gets the cause of each failed start once.
+        on_ready: called with the listeners' URLs once the port is open and every component is.
+        own_signals: SIGTERM and SIGINT drain; off inside another program's loop, which calls `stop`.
+    """
+
+    def __init__(
+        self,
+        app: Starlette,
+        edge: Edge,
+        lifecycle: Lifecycle,
+        listeners: list[socket.socket],
+        *,
+        grace_s: float,
+        log: Any,
+        on_ready: Callable[[list[str]], None] = lambda _urls: None,
+        own_signals: bool = True,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._listeners = listeners
+        self._log = log
+        self._on_ready = on_ready
+        self._urls: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._server = EdgeServer(
+            cast("ASGIApplication", app),  # Starlette's own types are wider than uvicorn's
+            edge,
+            drain=lifecycle.drain,
+            on_started=self._urls.set_result,
+            grace_s=grace_s,
+            lifespan="off",
+            own_signals=own_signals,
+        )
+
+    async def serve(self) -> bool:
+        """Serve until a signal or `stop`, drain, close. Returns whether the end was in order.
+
+        Raises:
+            ConfigError, Damaged: a component could not be opened, and no later try would succeed.
+        """
+        async with self._starting():
+            await self._server.serve(sockets=self._listeners)
+        return not self._server.forced
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Serve beside the caller; yields the first URL once ready, and drains at the end. Raises as `serve`."""
+        async with self._starting() as starting:
+            serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=self._listeners))
+            try:
+                await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
+                if starting.done() and _started_well(starting):
+                    yield self._urls.result()[0]
+            finally:
+                self._server.stop()
+                await serving
+
+    def stop(self) -> None:
+        """Begin to drain, unless a drain has begun."""
+        self._server.stop_once()
+
+    @contextlib.asynccontextmanager
+    async def _starting(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Open the components in the background; close them at the end, and raise why they could not be opened."""
+        starting = asyncio.get_running_loop().create_task(self._start(), name="narthex start")
+        starting.add_done_callback(lambda task: None if _started_well(task) else self._server.stop())
+        try:
+            yield starting
+        finally:
+            starting.cancel()
+            outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
+            await self._lifecycle.stop()
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    async def _start(self) -> None:
+        """Open the components, those that are not open yet again and again while an engine does not answer."""
+        delay_s, logged = FIRST_S, ""
+        while True:
+            try:
+                await self._lifecycle.start()
+                break
+            except Damaged:
+                raise
+            except DependencyError as fault:
+                if fault.message != logged:
+                    self._log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
+                    logged = fault.message
+            await asyncio.sleep(delay_s * random.random())  # noqa: S311 - jitter guards nothing
+            delay_s = min(delay_s * 2, LAST_S)
+        urls = await self._urls
+        if not self._server.stopping:
+            self._on_ready(urls)
+
+
+def _started_well(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is None
+
+
+class NoUpgrades:
+    """`ports.edge.UpgradeHandler` of a process without WebSockets. `log` gets the edge's refusals, at debug."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def decide(self, head: RequestHead) -> Deny:
+        """See the port."""
+        refusal = Refusal(code="no_route", detail="No WebSocket is at this path.")
+        return Deny(refusal=refusal, trace_id=self.refused_early(refusal, head))
+
+    def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:  # noqa: ARG002
+        """See the port."""
+        trace_id = secrets.token_hex(16)
+        self._log.debug("refused", code=refusal.code, detail=refusal.detail, trace_id=trace_id)
+        return trace_id
+
+
+def make_edge(
+    settings: Settings,
+    limits: EdgeLimits,
+    handler: UpgradeHandler,
+    rules: HeadRules,
+    evicted: Evicted = lambda _reason, _key, _count: None,
+) -> Edge:
+    """The edge of a process; only the proxies that the settings trust may name a client's address."""
+    return Edge(
+        handler,
+        rules=rules,
+        limits=limits,
+        proxied=settings.proxies.proxied,
+        forwarded=None if settings.proxies.none else partial(_forwarded, settings.proxies),
+        evicted=evicted,
+    )
+
+
+def _forwarded(trusted: TrustedProxies, head: RequestHead) -> str:
+    """The client's address of a request that came through a trusted proxy."""
+    forwarded_for = head.all("x-forwarded-for")
+    return client_of(head.peer[0], head.secure, forwarded_for, (), trusted).address
+
+
+def edge_limits(settings: Settings, fitted: Capacity) -> EdgeLimits:
+    """The edge's bounds as the settings and the machine have them."""
+    limits = fitted.limits
+    return EdgeLimits(
+        handshake_s=limits.handshake_timeout_s,
+        head_bytes=limits.max_head_bytes,
+        headers=limits.max_headers,
+        connections=fitted.tcp,
+        connections_per_address=fitted.tcp_per_address,
+        app=MessageLimits(
+            message_bytes=limits.max_message_bytes,
+            fragments=limits.max_fragments,
+            inflated_ratio=limits.max_inflation_ratio,
+            inflated_bytes=limits.max_inflated_bytes,
+            control_per_s=int(limits.control_frames_per_s),
+            deflate=settings.deflate,
+        ),
+    )
+
+
+def make_health(
+    settings: Settings,
+    checks: dict[str, Check],
+    lifecycle: Lifecycle,
+    meter: PrometheusMeter,
+    log: Any,
+    *,
+    config: dict[str, object] | None = None,
+    critical: Sequence[str] = (),
+) -> Health:
+    """Health of a process.
+
+    Args:
+        settings: validated.
+        checks: by name.
+        lifecycle: of the process: gives the state, and ends the checks.
+        meter: of the process.
+        log: a structlog logger: gets each change of a check's status.
+        config: of the process, see `Health`.
+        critical: names of checks whose failure is `unhealthy`, besides `app.health.CRITICAL`.
+    """
+
+    def changed(name: str, result: CheckResult, cause: BaseException | None) -> None:
+        level = log.info if result.status == "healthy" else log.warning
+        level("health", check=name, status=result.status, detail=result.detail, exc_info=cause)
+
+    health = Health(
+        checks,
+        version=__version__,
+        policy=settings.policy,
+        config=config or {},
+        show_causes=not settings.policy.environment.remote,
+        critical=CRITICAL.union(critical),
+        numbers=meter.numbers,
+        fault=lambda: lifecycle.fault,
+        state=lambda: lifecycle.state.value,
+        meter=meter,
+        on_change=changed,
+    )
+    lifecycle.add([Component("health", close=health.stop)])
+    return health
+
+
+def probe_pages(
+    settings: Settings,
+    health: Health,
+    meter: PrometheusMeter,
+    details: Callable[[], Mapping[str, object]] = dict,
+) -> ProbePages:
+    """`/livez`, `/readyz` and `/metrics` of a process without users of its own; `details`: see `ProbePages`."""
+    rules = RequestRules(settings.proxies, settings.origins, settings.public_url)
+    access = Access(
+        settings.admin_keys(),
+        _refuse_users,
+        rules.address,
+        time.time,
+        metrics_tokens=settings.metrics_tokens(),
+        origin=rules.origin_refusal,
+    )
+    return ProbePages(health, metrics=meter.render, metrics_type=CONTENT_TYPE, access=access, details=details)
+
+
+async def _refuse_users(_: Request) -> Refusal:
+    return Refusal(code="auth_required")
