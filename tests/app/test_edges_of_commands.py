@@ -23,6 +23,8 @@ from narthex.testing import Running, gateway
 from tests.app.test_commands import Raw, client, words
 from tests.app.test_connection import parts_of
 
+IN_MS = 1_800_000_000_000  # a moment in milliseconds where seconds are expected: the year 2027
+
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
@@ -112,6 +114,9 @@ async def test_an_rpc_whose_engine_is_away_is_answered_503(
         ("rpc", {"method": "no.such"}, 104),
         ("rpc", {"method": "thread.get", "data": {}}, 400),
         ("rpc", {"method": "thread.get", "data": {"thread_id": "none"}}, 404),
+        ("rpc", {"method": "thread.list", "data": {"before": IN_MS}}, 400),
+        ("rpc", {"method": "thread.get", "data": {"thread_id": "none", "before": IN_MS}}, 400),
+        ("rpc", {"method": "thread.outcomes", "data": {"thread_id": "none", "since": IN_MS}}, 400),
     ],
 )
 async def test_a_command_that_cannot_be_executed_is_answered_with_its_code(

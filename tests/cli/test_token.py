@@ -130,7 +130,11 @@ def test_where_nothing_could_be_admitted_it_says_so(
 
 
 @pytest.mark.parametrize(
-    "words", [["--ttl", "0"], ["--ttl", "soon"], ["--tenant", "e2e"], ["--tenant", "a\nb"], ["--sub", ""]]
+    "words",
+    [
+        *(["--ttl", text] for text in ("0", "soon", "9999999d")),
+        *(["--tenant", "e2e"], ["--tenant", "a\nb"], ["--sub", ""]),
+    ],
 )
 def test_bad_options_are_said_in_a_sentence(
     words: list[str], data: list[str], capsys: pytest.CaptureFixture[str]

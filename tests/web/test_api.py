@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,32 @@ async def test_a_revocation_by_hand_outlives_the_token(running: Running, http: h
         "/api/v1/revoke", json={"kind": "jti", "value": "x", "until": now - 1}, headers=bearer(ADMIN)
     )
     assert past.status_code == 422
+
+
+@pytest.mark.parametrize("member", ["until", "before"])
+async def test_a_moment_in_milliseconds_is_refused_with_the_remedy(
+    running: Running, http: httpx2.AsyncClient, member: str
+) -> None:
+    """Else a revocation would be kept for 50,000 years. The end of the year 9999 is somebody's "never"."""
+    now = time.time()
+    body: dict[str, object] = {"kind": "issued_before" if member == "before" else "jti", "value": "x"}
+    answer = await http.post("/api/v1/revoke", json=body | {member: now * 1000}, headers=bearer(ADMIN))
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_params")
+    assert f"`{member}` lies" in answer.text
+    assert "seconds since the epoch, not milliseconds" in answer.text
+    listed = await http.get(
+        "/api/v1/threads", params={"before": f"{now * 1000:.0f}"}, headers=bearer(running.token("ada"))
+    )
+    assert listed.status_code == 422
+    assert "not milliseconds" in listed.text
+    parts = running.gateway.parts
+    assert parts is not None
+    assert (await parts.store.credentials.revocation_changes(0, 10)).changed == []
+    if member == "until":
+        kept = await http.post(
+            "/api/v1/revoke", json=body | {"until": 253_402_300_799}, headers=bearer(ADMIN)
+        )
+        assert kept.status_code == 200
 
 
 async def test_a_block_and_its_end_are_recorded(running: Running, http: httpx2.AsyncClient) -> None:

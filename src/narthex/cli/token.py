@@ -25,6 +25,7 @@ from narthex.app.revocations import Revocations
 from narthex.cli.arguments import usage
 from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
 from narthex.domain.ids import ID_RULE, valid_id
+from narthex.domain.moments import valid_moment
 from narthex.domain.trust import Binding
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError, ConfigError
@@ -97,6 +98,12 @@ def _checked(ttl: str, tenant: str, sub: str) -> float:
         )
     if not valid_id(sub):
         raise ClientError("bad_subject", f"The subject is not {ID_RULE}.", "Give another --sub.")
+    if not valid_moment(time.time() + ttl_s):
+        raise ClientError(
+            "bad_ttl",
+            f"--ttl: no gateway admits a token that lives for {ttl}.",
+            "Give it in seconds, or as 7d.",
+        )
     return ttl_s
 
 

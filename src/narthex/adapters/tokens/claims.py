@@ -15,6 +15,7 @@ from narthex.domain.admission import E2E_LIFE_S
 from narthex.domain.carriers import valid_test_run
 from narthex.domain.identity import DEFAULT_TENANT, E2E_TENANT, PROBE_TENANT, Identity, IdentityClass
 from narthex.domain.ids import EVERYBODY, ID_RULE, valid_id
+from narthex.domain.moments import LATEST_MOMENT_S
 from narthex.domain.plans import E2E_PLAN
 from narthex.domain.secrets import fingerprint
 from narthex.domain.trust import Binding
@@ -23,7 +24,6 @@ from narthex.domain.verdict import Rejected
 LEEWAY_S: Final = 30.0
 MAX_TEXT_LENGTH: Final = 256
 MAX_ISSUER_LENGTH: Final = 2_048
-LATEST_MOMENT: Final = 253_402_300_799  # the end of the year 9999: beyond it is a mistake of units
 
 _CONFINED: Final = frozenset({E2E_TENANT, PROBE_TENANT})
 
@@ -152,7 +152,7 @@ def _check_environment(claims: Claims, rules: ClaimRules) -> None:
 def _moment(claims: Claims, name: str) -> float | None:
     """A NumericDate (RFC 7519 section 2) as a float, None when the claim is missing."""
     value = claims.get(name)
-    if type(value) is int and 0 <= value <= LATEST_MOMENT:  # as nearly every issuer writes it
+    if type(value) is int and 0 <= value <= LATEST_MOMENT_S:  # as nearly every issuer writes it
         return float(value)
     if value is None and name not in claims:
         return None
@@ -160,7 +160,7 @@ def _moment(claims: Claims, name: str) -> float | None:
         raise _Fault("token_invalid", f"The claim `{name}` is no number.")
     if isinstance(value, float) and not math.isfinite(value):
         raise _Fault("token_invalid", f"The claim `{name}` is no number.")
-    if not 0 <= value <= LATEST_MOMENT:
+    if not 0 <= value <= LATEST_MOMENT_S:
         raise _Fault("token_invalid", f"The claim `{name}` is not in seconds since 1970.")
     return float(value)
 

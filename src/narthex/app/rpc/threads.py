@@ -13,6 +13,7 @@ from narthex.app.rpc.methods import Method, typed
 from narthex.app.thread_view import OutcomesPlace
 from narthex.domain.identity import Identity
 from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
+from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.plans import LINK_DAYS, MAX_LINK_DAYS
 
 MANY: Final = 200  # threads of one `thread.leave`: about 0.2 s of the store's writer
@@ -26,30 +27,38 @@ class Create(msgspec.Struct, frozen=True):
     title: Title = "New thread"
 
 
-class List(Identified, frozen=True):
-    """Params of `thread.list` and `thread.invitations`."""
+class PageParams(Identified, frozen=True, kw_only=True):
+    """Params that say after which row a page begins, by its moment and its id."""
 
     before: float | None = None
     before_id: Ident | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a moment in milliseconds: an answer to it would be the first page again."""
+        super().__post_init__()
+        for name in ("before", "since"):
+            if not valid_moment(getattr(self, name, None) or 0.0):
+                raise ValueError(f"Expected `{name}` in {MOMENT_RULE}")
+
+
+class List(PageParams, frozen=True, kw_only=True):
+    """Params of `thread.list` and `thread.invitations`."""
+
     limit: Limit = 50
 
 
-class Get(Identified, frozen=True):
+class Get(PageParams, frozen=True, kw_only=True):
     """Params of `thread.get`."""
 
     thread_id: Ident
-    before: float | None = None
-    before_id: Ident | None = None
     limit: Limit = 100
 
 
-class Outcomes(Identified, frozen=True):
+class Outcomes(PageParams, frozen=True, kw_only=True):
     """Params of `thread.outcomes`: `outcomes_next` of `thread.get`, or `next` of the page before."""
 
     thread_id: Ident
     since: float
-    before: float | None = None
-    before_id: Ident | None = None
 
 
 class One(Identified, frozen=True):

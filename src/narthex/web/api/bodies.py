@@ -12,11 +12,12 @@ import msgspec
 from narthex.domain.channels import MAX_CHANNEL_LENGTH
 from narthex.domain.identity import DEFAULT_TENANT
 from narthex.domain.ids import MAX_EXACT_INTEGER, Ident, Identified
+from narthex.domain.moments import MOMENT_RULE
 
 Channel = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHANNEL_LENGTH)]
 Moment = Annotated[
-    float, msgspec.Meta(ge=0, le=1e15)
-]  # milliseconds fit too, so that the route can refuse them with an explanation
+    float, msgspec.Meta(ge=0, le=1e15, description=f"In {MOMENT_RULE}.")
+]  # the route refuses milliseconds, with an explanation
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # tests of a run; it is added to counters
 
 

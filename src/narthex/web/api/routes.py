@@ -6,7 +6,6 @@ it is); a refusal is problem+json; an invalid body gets 422, which names the pla
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -24,6 +23,7 @@ from narthex.app.runs.engine import RunEngine
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import OPERATOR, Identity
 from narthex.domain.ids import user_key
+from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Control
@@ -184,16 +184,23 @@ class ServerApi:
 
     async def _revoke(self, operator: Operator, body: Revoke) -> object:
         now = time.time()
+        if not valid_moment(body.until):  # it would be kept for 50,000 years
+            raise ClientError(
+                "bad_params", "`until` lies after the year 9999.", f"Give {MOMENT_RULE}.", number=422
+            )
         if body.before > now + CLOCK_SLACK_S:  # it would revoke every token that is yet to be issued
             raise ClientError(
                 "bad_params",
                 "`before` lies in the future.",
-                "Give seconds since the epoch, not ms.",
+                f"Give {MOMENT_RULE}.",
                 number=422,
             )
         if body.until and body.until <= now:
             raise ClientError(
-                "bad_params", "`until` lies in the past.", "Give the token's `exp`, in seconds.", number=422
+                "bad_params",
+                "`until` lies in the past.",
+                f"Give the token's `exp` in {MOMENT_RULE}.",
+                number=422,
             )
         revocation = Revocation(
             kind=body.kind,
@@ -285,11 +292,14 @@ class ServerApi:
         try:
             moment = float(before) if before else None
             limit = max(1, min(200, int(request.query_params.get("limit", "50"))))
-            if moment is not None and not math.isfinite(moment):
+            if moment is not None and not valid_moment(moment):
                 raise ValueError(before)
         except ValueError as fault:
             raise ClientError(
-                "bad_params", "`before` and `limit` are numbers.", "See the API.", number=422
+                "bad_params",
+                "`before` and `limit` are numbers.",
+                f"Give `before` in {MOMENT_RULE}.",
+                number=422,
             ) from fault
         return {"threads": await self._chat.threads_of(identity, moment, limit)}
 
