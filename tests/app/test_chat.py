@@ -26,7 +26,7 @@ from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Control, Member, Publication, Published
 from narthex.ports.memberships import Invitation
 from narthex.ports.runs import Run
-from narthex.ports.threads import Message
+from narthex.ports.threads import Message, ThreadMember
 
 ADA, BOB, EVE = (Identity(subject=name) for name in ("ada", "bob", "eve"))
 FOREIGN = Identity(subject="ada", tenant="other")
@@ -235,6 +235,61 @@ async def test_an_addition_under_way_fails_with_the_removal_of_its_inviter(
         await house.memberships.add(BOB, thread, "cid")
     assert caught.value.code == "thread_not_found"
     assert [member.user_id for member in await house.store.threads.members("default", thread)] == ["ada"]
+
+
+@pytest.mark.parametrize("action", ["rename", "delete", "remove", "revoke"])
+async def test_an_owner_who_is_removed_meanwhile_changes_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """They lose the thread between the gateway's look at their role and the write."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    for user in ("bob", "cid"):
+        await house.memberships.add(ADA, thread, user)
+    owner = ThreadMember(user_id="eve", role="owner", joined_at=house.time)
+    assert await house.store.threads.add_member("default", thread, owner, limit=None) == "added"
+    token, _ = await house.memberships.links.make(EVE, thread, 7)
+    require = house.chat.require
+    looks = 0
+
+    async def removed_after(identity: Identity, thread_id: str, *, owner: bool = False) -> str:
+        nonlocal looks
+        looks += 1
+        role = await require(identity, thread_id, owner=owner)
+        if looks == 1:
+            await house.store.threads.remove_member("default", thread, "ada")
+        return role
+
+    monkeypatch.setattr(house.chat, "require", removed_after)
+    actions = {
+        "rename": lambda: house.chat.rename(ADA, thread, "mine"),
+        "delete": lambda: house.chat.delete(ADA, thread),
+        "remove": lambda: house.memberships.remove(ADA, thread, "cid"),
+        "revoke": lambda: house.memberships.links.revoke(ADA, thread),
+    }
+    with pytest.raises(ClientError) as caught:
+        await actions[action]()
+    assert caught.value.code == "thread_not_found"
+    view = await house.chat.view(EVE, thread, None, 10)
+    assert view.thread.title == "t"
+    assert sorted(member.user_id for member in view.members) == ["bob", "cid", "eve"]
+    assert await house.memberships.links.of_thread(EVE, thread) is not None
+    assert token
+
+
+async def test_a_deletion_repeated_at_once_succeeds_twice(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices of an owner delete a thread together, or a store repeats what it had done: no error."""
+    thread = (await house.chat.create(ADA, "t")).thread_id
+    store_delete = house.store.threads.delete
+
+    async def deleted_before(*args: Any, **options: Any) -> str:
+        await store_delete(*args, **options)
+        return await store_delete(*args, **options)
+
+    monkeypatch.setattr(house.store.threads, "delete", deleted_before)
+    await house.chat.delete(ADA, thread)
+    assert await house.store.threads.get("default", thread) is None
 
 
 async def test_taking_back_an_invitation_removes_no_member(

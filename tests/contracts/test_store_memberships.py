@@ -7,12 +7,13 @@ import asyncio
 import pytest
 
 from narthex.adapters.stores.sql.operation import Operation
+from narthex.adapters.stores.sql.threads import SqlThreads
 from narthex.errors import ClientError
 from narthex.ports import memberships as port
 from narthex.ports.broker import Position
 from narthex.ports.memberships import Invitation, Joined, LinkedThread, ShownInvitation, ThreadLink
 from narthex.ports.store import Store
-from narthex.ports.threads import Message, Thread, ThreadMember
+from narthex.ports.threads import Departure, Message, Thread, ThreadMember
 
 DAY_S = 86_400.0
 
@@ -151,11 +152,13 @@ class TestInvitations:
             assert await store.memberships.invited("a", name, since=0.0) == []
 
     async def test_an_inviter_withdraws_only_their_own(self, store: Store) -> None:
-        """`by` is a condition of the deletion."""
+        """`by` is a condition of the deletion; an owner withdraws every invitation of the thread."""
         await store.threads.create(thread("t1"))
-        await add(store, asked("bob"))
-        assert await store.memberships.withdraw("a", "t1", "bob", by="eve") is None
-        assert await store.memberships.withdraw("a", "t1", "bob", by="ann") == asked("bob")
+        await take_in(store, "eve", "cleo")
+        for by in ("eve", "ann"):
+            await add(store, asked("bob", by="eve"))
+            assert await store.memberships.withdraw("a", "t1", "bob", by="cleo") is None
+            assert await store.memberships.withdraw("a", "t1", "bob", by=by) == asked("bob", by="eve")
 
     async def test_withdrawing(self, store: Store) -> None:
         """Once; it then is as if it had never been."""
@@ -231,6 +234,86 @@ class TestInvitations:
             *(add(store, asked(f"v{n}", by="eve", limit=9), additions=50) for n in range(10))
         )
         assert sorted(outcomes) == ["full"] * 7 + ["invited"] * 3
+
+
+class TestActingUsers:
+    """The acting user's right is a condition of the write itself, not of an earlier read."""
+
+    async def test_only_members_rename_and_only_owners_do_the_rest(self, store: Store) -> None:
+        """A stranger changes nothing, a member the title, an owner everything."""
+        await store.threads.create(thread("t1"))
+        await take_in(store, "bob", "cid")
+        threads = store.threads
+        assert not await threads.rename("a", "t1", "By a stranger", 5.0, by="eve")
+        assert await threads.rename("a", "t1", "By a member", 5.0, by="bob")
+        for by in ("eve", "bob"):
+            assert await threads.delete("a", "t1", by=by) == "absent"
+            assert await threads.remove_member("a", "t1", "cid", by=by) == Departure(outcome="forbidden")
+        found = await threads.get("a", "t1")
+        assert found is not None
+        assert found.title == "By a member"
+        assert (await threads.remove_member("a", "t1", "cid", by="ann")).outcome == "removed"
+        assert await threads.delete("a", "t1", by="ann") == "deleted"
+
+    async def test_the_removal_of_a_member_by_another_closes_the_link(self, store: Store) -> None:
+        """The removed user could join by it again; a member who leaves leaves it open."""
+        await store.threads.create(thread("t1"))
+        await take_in(store, "bob", "cid")
+        assert await store.memberships.make_link(link())
+        assert (await store.threads.remove_member("a", "t1", "bob")).outcome == "removed"
+        assert await store.memberships.link("a", "t1", now=11.0) is not None
+        assert (await store.threads.remove_member("a", "t1", "cid", by="ann")).outcome == "removed"
+        assert await store.memberships.link("a", "t1", now=11.0) is None
+        assert await join(store, "cid") == Joined(outcome="absent")
+
+    @pytest.mark.parametrize("action", ["rename", "delete", "remove", "withdraw", "revoke_link"])
+    async def test_an_action_that_meets_the_owners_removal_changes_nothing(
+        self, store: Store, action: str
+    ) -> None:
+        """The removal has begun and is not committed yet: the action waits for it, and is then refused."""
+        threads, memberships = store.threads, store.memberships
+        await threads.create(thread("t1"))
+        await take_in(store, "bob", "cid")
+        await threads.add_member(
+            "a", "t1", ThreadMember(user_id="zoe", role="owner", joined_at=1.0), limit=None
+        )
+        await add(store, asked("dan", by="bob"))
+        assert await memberships.make_link(link(by="zoe"))
+
+        async def state() -> tuple[object, ...]:
+            found = await threads.get("a", "t1")
+            members = {member.user_id for member in await threads.members("a", "t1")} - {"ann"}
+            invited = [one.user_id for one in await memberships.invited("a", "t1", since=0.0)]
+            return found and found.title, members, invited, await memberships.link("a", "t1", now=11.0)
+
+        before = await state()
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def departing() -> Operation[Departure]:
+            departure: Departure = yield from vars(SqlThreads.remove_member)["__wrapped__"](
+                threads, "a", "t1", "ann"
+            )
+            loop.call_soon_threadsafe(begun.set)
+            if vars(threads)["_dialect"].lock is not None:  # others may write meanwhile
+                yield "SELECT pg_sleep(0.3)::text", ()
+            return departure
+
+        leaving = asyncio.create_task(vars(threads)["_engine"].write(departing()))
+        await begun.wait()
+        outcome: object
+        if action == "rename":
+            outcome = await threads.rename("a", "t1", "Changed", 5.0, by="ann")
+        elif action == "delete":
+            outcome = await threads.delete("a", "t1", by="ann") == "deleted"
+        elif action == "remove":
+            outcome = (await threads.remove_member("a", "t1", "cid", by="ann")).outcome == "removed"
+        elif action == "withdraw":
+            outcome = await memberships.withdraw("a", "t1", "dan", by="ann")
+        else:
+            outcome = await memberships.revoke_link("a", "t1", by="ann")
+        assert not outcome
+        assert (await leaving).outcome == "removed"
+        assert await state() == before
 
 
 class TestBlocking:
@@ -360,11 +443,12 @@ class TestLinks:
         assert await absent(now=20.0)
         assert await store.memberships.link("a", "t1", now=20.0) is None
         assert await absent(tenant="b")
-        assert not await store.memberships.revoke_link("b", "t1")
+        assert not await store.memberships.revoke_link("b", "t1", by="ann")
         await store.memberships.make_link(link("d2"))
         assert await absent("d1")
-        assert await store.memberships.revoke_link("a", "t1")
-        assert not await store.memberships.revoke_link("a", "t1")
+        assert not await store.memberships.revoke_link("a", "t1", by="bob")
+        assert await store.memberships.revoke_link("a", "t1", by="ann")
+        assert not await store.memberships.revoke_link("a", "t1", by="ann")
         assert await absent("d2")
 
         await store.memberships.make_link(link("d3"))

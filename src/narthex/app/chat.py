@@ -303,12 +303,14 @@ class Chat:
     async def rename(self, identity: Identity, thread_id: str, title: str) -> None:
         """Any member may rename; all members' devices get a notice."""
         await self.require(identity, thread_id)
-        await self._threads.rename(identity.tenant, thread_id, title[:TITLE_CHARS], self._now())
+        title, subject = title[:TITLE_CHARS], identity.subject
+        if not await self._threads.rename(identity.tenant, thread_id, title, self._now(), by=subject):
+            raise thread_not_found()  # they were removed since
         await self.notify_members(
             identity.tenant,
             thread_id,
             "narthex.thread_renamed",
-            {"threadId": thread_id, "title": title[:TITLE_CHARS]},
+            {"threadId": thread_id, "title": title},
         )
 
     async def delete(self, identity: Identity, thread_id: str) -> None:
@@ -333,7 +335,7 @@ class Chat:
         role = await self._threads.role(identity.tenant, thread_id, identity.subject)
         if role != "owner" or await self.role(identity, thread_id) is not None:
             return False
-        if await self._threads.delete(identity.tenant, thread_id) != "deleted":
+        if await self._threads.delete(identity.tenant, thread_id, by=identity.subject) != "deleted":
             return False
         await self._remove_log(identity.tenant, thread_id)
         return True
@@ -349,7 +351,14 @@ class Chat:
     async def _delete_idle(self, identity: Identity, thread_id: str) -> None:
         """Delete the rows. Waits for runs whose end is in the log: their rows are being written."""
         patience = round(SETTLE_S / SETTLE_STEP_S)
-        while await self._threads.delete(identity.tenant, thread_id) == "busy":
+        tenant = identity.tenant
+        while (outcome := await self._threads.delete(tenant, thread_id, by=identity.subject)) != "deleted":
+            if outcome == "absent":
+                if await self._threads.get(tenant, thread_id) is None:
+                    return  # deleted already
+                await self.require(
+                    identity, thread_id, owner=True
+                )  # they were removed since: raises the reason
             active = await self._runs.active_in_thread(identity.tenant, thread_id)
             ended = await self._ended(identity, thread_id, active)
             if patience == 0 or any(run.run_id not in ended for run in active):

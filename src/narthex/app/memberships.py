@@ -221,21 +221,18 @@ class MembershipService:
         Raises:
             ClientError: `thread_not_found`, `member_not_found` (404), `not_owner` (403), `last_member` (409).
         """
-        role = await self._chat.require(identity, thread_id)
+        await self._chat.require(identity, thread_id)
         tenant = identity.tenant
-        only_own = user_id != identity.subject and role != "owner"
-        invitation = await self._memberships.withdraw(
-            tenant, thread_id, user_id, by=identity.subject if only_own else ""
-        )
+        by = identity.subject if user_id != identity.subject else ""
+        invitation = await self._memberships.withdraw(tenant, thread_id, user_id, by=by)
         if invitation is not None:
             if not invitation.hidden:
                 await self._closed(tenant, user_id, thread_id, "withdrawn")
             return
-        if only_own:
-            await self._chat.require(identity, thread_id, owner=True)
-        if user_id != identity.subject and await self._threads.role(tenant, thread_id, user_id) is not None:
-            await self._memberships.revoke_link(tenant, thread_id)  # or the removed user joins again by it
-        departure = await self._threads.remove_member(tenant, thread_id, user_id)
+        while (
+            departure := await self._threads.remove_member(tenant, thread_id, user_id, by=by)
+        ).outcome == "forbidden":
+            await self._chat.require(identity, thread_id, owner=True)  # raises, unless they own it since then
         if departure.outcome == "absent":  # or an earlier removal stopped after the store
             await self._end_subscriptions(tenant, thread_id, user_id)
             raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)

@@ -84,7 +84,8 @@ class ThreadLinks:
             ClientError: `thread_not_found` (404), `not_owner` (403).
         """
         await self._chat.require(identity, thread_id, owner=True)
-        await self._memberships.revoke_link(identity.tenant, thread_id)
+        if not await self._memberships.revoke_link(identity.tenant, thread_id, by=identity.subject):
+            await self._chat.require(identity, thread_id, owner=True)  # it changed since: raises the reason
 
     async def preview(self, identity: Identity, token: str) -> LinkedThread:
         """The thread that the caller would join. Changes nothing.

@@ -148,8 +148,8 @@ class Memberships(Protocol):
     async def withdraw(
         self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True, by: str = ""
     ) -> Invitation | None:
-        """Delete an invitation, declined (then `hidden` is False) or withdrawn; `by`: only if that user made it. None:
-        there was none.
+        """Delete an invitation, declined (then `hidden` is False) or withdrawn; `by`: only if that user made it or owns
+        the thread. None: there was none.
         """
 
     async def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> bool:
@@ -169,8 +169,8 @@ class Memberships(Protocol):
         deleted, or its maker is no owner of the thread any more.
         """
 
-    async def revoke_link(self, tenant: str, thread_id: str) -> bool:
-        """Close the thread's link; False: there was none."""
+    async def revoke_link(self, tenant: str, thread_id: str, *, by: str) -> bool:
+        """Close the thread's link; False: there was none, or `by` does not own the thread."""
 
     async def linked(
         self, tenant: str, digest: str, user_id: str, *, now: float, kept: Kept = KEEPS_ALL

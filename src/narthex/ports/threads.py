@@ -129,7 +129,8 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     """The result of `remove_member`.
 
     Attributes:
-        outcome: `removed`, `last` (they are the only member: nothing changed) or `absent` (they are no member).
+        outcome: `removed`; or nothing changed: `last` (they are the only member), `absent` (they are no member),
+            `forbidden` (`by` does not own the thread).
         heir: the user who became the owner because the only owner left; else empty.
         withdrawn: users whose open invitations by the removed user ended, without those whose invitation was hidden.
     """
@@ -176,12 +177,15 @@ class Threads(Protocol):
         `before_id`, the last page's last thread, those of the same moment that come after it too.
         """
 
-    async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
-        """Set the title; False when there is no such thread."""
+    async def rename(self, tenant: str, thread_id: str, title: str, now: float, *, by: str = "") -> bool:
+        """Set the title; False when there is no such thread, or `by` is given and no member of it. Atomic: nothing
+        changes once the removal of `by` has returned.
+        """
 
-    async def delete(self, tenant: str, thread_id: str) -> str:
+    async def delete(self, tenant: str, thread_id: str, *, by: str = "") -> str:
         """Delete the rows of the thread, its members, messages, runs and search entries: `deleted`; `busy` (a run is
-        queued or running: nothing changed) or `absent`. Atomic: a run that starts meanwhile finds no thread.
+        queued or running: nothing changed) or `absent` (no such thread, or `by` is given and no owner of it). Atomic:
+        a run that starts meanwhile finds no thread, and a user who was removed deletes none.
         """
 
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
@@ -198,9 +202,12 @@ class Threads(Protocol):
     ) -> str:
         """`added`, `present`, `full` (the thread has `limit` members) or `absent` (no such thread); atomic."""
 
-    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
+    async def remove_member(self, tenant: str, thread_id: str, user_id: str, *, by: str = "") -> Departure:
         """Remove a member and the invitations that they made. A thread has an owner as long as it has members: when the
         last owner leaves, the longest-standing member becomes the owner. The last member stays. Atomic.
+
+        `by` is the acting user, where it is another one than `user_id`: outcome `forbidden` unless they own the
+        thread; the thread's link is closed as well, or the removed user could join again by it.
         """
 
     async def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> bool:

@@ -460,10 +460,10 @@ class FakeThreads:
     ) -> list[Thread]:
         return []
 
-    async def rename(self, tenant: str, thread_id: str, title: str, now: float) -> bool:
+    async def rename(self, tenant: str, thread_id: str, title: str, now: float, *, by: str = "") -> bool:
         return False
 
-    async def delete(self, tenant: str, thread_id: str) -> str:
+    async def delete(self, tenant: str, thread_id: str, *, by: str = "") -> str:
         return "absent"
 
     async def members(self, tenant: str, thread_id: str) -> list[ThreadMember]:
@@ -478,7 +478,7 @@ class FakeThreads:
         self.roles[tenant, thread_id, member.user_id] = member.role
         return "added"
 
-    async def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Departure:
+    async def remove_member(self, tenant: str, thread_id: str, user_id: str, *, by: str = "") -> Departure:
         gone = self.roles.pop((tenant, thread_id, user_id), None)
         return Departure(outcome="absent" if gone is None else "removed")
 

@@ -1,12 +1,13 @@
 """Reads and writes the rows that every way into a thread needs, in SQL: members, a user's additions per day, blocks.
 
-Rules: callers hold the lock of the thread, and then that of the adding user's additions.
+Rules: callers hold the lock of the thread (`held_role` takes it), and then that of the adding user's additions.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Operation
 
 DAY_S: Final = 86_400.0
@@ -19,6 +20,17 @@ def is_member(tenant: str, thread_id: str, user_id: str) -> Operation[bool]:
         (thread_id, tenant, user_id),
     )
     return bool(rows)
+
+
+def held_role(dialect: Dialect, tenant: str, thread_id: str, user_id: str) -> Operation[str]:
+    """The user's role in the thread, empty for none; it cannot change until the transaction ends."""
+    if dialect.lock is not None:
+        yield dialect.lock, (f"members {thread_id}",)
+    rows = yield (
+        "SELECT role FROM members WHERE thread_id = ? AND tenant = ? AND user_id = ?",
+        (thread_id, tenant, user_id),
+    )
+    return str(rows[0][0]) if rows else ""
 
 
 def join(tenant: str, thread_id: str, user_id: str, now: float) -> Operation[None]:

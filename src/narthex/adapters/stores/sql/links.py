@@ -16,6 +16,7 @@ from narthex.adapters.stores.sql.joining import (
     additions,
     count_addition,
     has_blocked,
+    held_role,
     is_member,
 )
 from narthex.adapters.stores.sql.joining import (
@@ -67,8 +68,10 @@ def of_thread(tenant: str, thread_id: str, now: float) -> Operation[ThreadLink |
     return _LINK.first(rows)
 
 
-def revoke(tenant: str, thread_id: str) -> Operation[bool]:
+def revoke(dialect: Dialect, tenant: str, thread_id: str, by: str) -> Operation[bool]:
     """See the port."""
+    if (yield from held_role(dialect, tenant, thread_id, by)) != "owner":
+        return False
     rows = yield (
         "DELETE FROM thread_links WHERE thread_id = ? AND tenant = ? RETURNING 1",
         (thread_id, tenant),

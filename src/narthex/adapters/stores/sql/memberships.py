@@ -14,7 +14,7 @@ import msgspec
 
 from narthex.adapters.stores.sql import links
 from narthex.adapters.stores.sql.joining import additions as count_additions
-from narthex.adapters.stores.sql.joining import count_addition, has_blocked, is_member, join
+from narthex.adapters.stores.sql.joining import count_addition, has_blocked, held_role, is_member, join
 from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, reads, writes
 from narthex.adapters.stores.sql.retention import not_past
 from narthex.ports.memberships import (
@@ -205,6 +205,8 @@ class SqlMemberships(Adapter):
         self, tenant: str, thread_id: str, user_id: str, *, hidden: bool = True, by: str = ""
     ) -> Operation[Invitation | None]:
         """See the port."""
+        if by and (yield from held_role(self._dialect, tenant, thread_id, by)) == "owner":
+            by = ""
         rows = yield (
             (
                 "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
@@ -267,9 +269,9 @@ class SqlMemberships(Adapter):
         return links.of_thread(tenant, thread_id, now)
 
     @writes
-    def revoke_link(self, tenant: str, thread_id: str) -> Operation[bool]:
+    def revoke_link(self, tenant: str, thread_id: str, *, by: str) -> Operation[bool]:
         """See the port."""
-        return links.revoke(tenant, thread_id)
+        return links.revoke(self._dialect, tenant, thread_id, by)
 
     @reads
     def linked(

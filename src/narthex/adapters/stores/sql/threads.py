@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect, words
+from narthex.adapters.stores.sql.joining import held_role
 from narthex.adapters.stores.sql.memberships import count_owned
 from narthex.adapters.stores.sql.operation import (
     Adapter,
@@ -132,8 +133,10 @@ class SqlThreads(Adapter):
         return _THREAD.read_all(rows)
 
     @writes
-    def rename(self, tenant: str, thread_id: str, title: str, now: float) -> Operation[bool]:
+    def rename(self, tenant: str, thread_id: str, title: str, now: float, *, by: str = "") -> Operation[bool]:
         """See the port."""
+        if by and not (yield from held_role(self._dialect, tenant, thread_id, by)):
+            return False
         if (yield from _get(tenant, thread_id)) is None:
             return False
         yield from each(self._dialect.search_titled(thread_id, False))
@@ -148,9 +151,11 @@ class SqlThreads(Adapter):
         return True
 
     @writes
-    def delete(self, tenant: str, thread_id: str) -> Operation[str]:
+    def delete(self, tenant: str, thread_id: str, *, by: str = "") -> Operation[str]:
         """See the port."""
-        return delete_thread(self._dialect, tenant, thread_id)
+        if by and (yield from held_role(self._dialect, tenant, thread_id, by)) != "owner":
+            return "absent"
+        return (yield from delete_thread(self._dialect, tenant, thread_id))
 
     @reads
     def members(self, tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
@@ -201,10 +206,14 @@ class SqlThreads(Adapter):
         return "added"
 
     @writes
-    def remove_member(self, tenant: str, thread_id: str, user_id: str) -> Operation[Departure]:
+    def remove_member(
+        self, tenant: str, thread_id: str, user_id: str, *, by: str = ""
+    ) -> Operation[Departure]:
         """See the port."""
-        if self._dialect.lock is not None:  # two concurrent departures must not each count on the other
-            yield self._dialect.lock, (f"members {thread_id}",)
+        # The lock also keeps two concurrent departures from each counting on the other.
+        role = yield from held_role(self._dialect, tenant, thread_id, by or user_id)
+        if by and role != "owner":
+            return Departure(outcome="forbidden")
         members = yield from _members(tenant, thread_id)
         rest = [member for member in members if member.user_id != user_id]
         if len(rest) == len(members):
@@ -213,6 +222,8 @@ class SqlThreads(Adapter):
             return Departure(outcome="last")
         of_one = "thread_id = ? AND tenant = ? AND user_id = ?"
         yield f"DELETE FROM members WHERE {of_one}", (thread_id, tenant, user_id)
+        if by:
+            yield "DELETE FROM thread_links WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
         ended = yield (
             (
                 "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ?"
