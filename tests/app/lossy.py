@@ -56,9 +56,15 @@ class LossyBroker:
         self._handler = None
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
-        del key
+        del key, expected
         self._there()
         entries = self.log.channels.setdefault(channel, [])
         publication = Publication(len(entries) + 1, data, tags)
@@ -98,7 +104,7 @@ class LossyBroker:
     async def remove(self, channel: str) -> None:
         self.log.channels.pop(channel, None)
 
-    async def trim(self, channel: str, through: int) -> None: ...
+    async def trim(self, channel: str, through: Position) -> None: ...
     async def join(self, channel: str, member: Member) -> None: ...
     async def leave(self, channel: str, client: str) -> None: ...
     async def members(self, channel: str) -> Mapping[str, Member]:

@@ -23,7 +23,7 @@ from narthex.domain.channels import channel_key
 from narthex.domain.identity import Identity
 from narthex.domain.plans import PLANS, plan_of
 from narthex.errors import ClientError, DependencyError
-from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Control, Member, Publication, Published
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Control, Member, Position, Publication, Published
 from narthex.ports.memberships import Invitation
 from narthex.ports.runs import Run
 from narthex.ports.threads import Message, ThreadMember
@@ -164,8 +164,8 @@ async def test_a_message_whose_log_was_trimmed_is_not_said_again(
     with pytest.raises(DependencyError):
         await house.chat.post(ADA, thread_id, "m-1", "hello")
     monkeypatch.undo()
-    await house.chat.post(ADA, thread_id, "m-2", "after")
-    await house.broker.trim(channel_key("default", f"thread:{thread_id}"), 4)
+    last = await house.chat.post(ADA, thread_id, "m-2", "after")
+    await house.broker.trim(channel_key("default", f"thread:{thread_id}"), Position(4, last.epoch))
     house.log_ahead_s = 2 * IDEMPOTENCY_WINDOW_S
     await house.chat.post(ADA, thread_id, "m-1", "hello")
     assert await said_kinds(house, thread_id) == ["CONTENT", "END"]

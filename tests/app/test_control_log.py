@@ -274,9 +274,9 @@ async def test_what_every_node_has_had_for_an_hour_is_trimmed(
 ) -> None:
     """Texts for agents are among it: it is trimmed, once, up to where the node stood an hour before."""
     one = nodes[0]
-    trimmed = asyncio.Queue[int]()
+    trimmed = asyncio.Queue[Position]()
 
-    async def trim(channel: str, through: int) -> None:
+    async def trim(channel: str, through: Position) -> None:
         assert channel == CHANNEL
         trimmed.put_nowait(through)
 
@@ -287,9 +287,9 @@ async def test_what_every_node_has_had_for_an_hour_is_trimmed(
     await one.log.behind({})
     monkeypatch.setattr(control_log, "KEPT_S", 0.0)
     await one.log.behind({})
-    assert await asyncio.wait_for(trimmed.get(), within(5)) == 1
+    assert await asyncio.wait_for(trimmed.get(), within(5)) == Position(1, "e1")
     await one.log.behind({})
-    assert await asyncio.wait_for(trimmed.get(), within(5)) == 2
+    assert await asyncio.wait_for(trimmed.get(), within(5)) == Position(2, "e1")
     await one.log.behind({})
     await asyncio.sleep(0)
     assert trimmed.empty()

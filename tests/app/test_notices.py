@@ -8,7 +8,7 @@ import pytest
 
 from narthex.app.notices import Notices
 from narthex.errors import DependencyError
-from narthex.ports.broker import Published
+from narthex.ports.broker import Position, Published
 from tests.app.runs.fakes import FakeBroker
 
 
@@ -16,12 +16,18 @@ class OneIsAway(FakeBroker):
     """Takes nothing for `ada`, and everything else only later."""
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
         if channel.endswith("user:ada"):
             raise DependencyError("broker", "The fake broker is away.")
         await asyncio.sleep(0.01)
-        return await super().publish(channel, data, key=key, tags=tags)
+        return await super().publish(channel, data, key=key, tags=tags, expected=expected)
 
 
 async def test_one_who_cannot_be_told_costs_nobody_else_the_notice() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from narthex.errors import DependencyError
-from narthex.ports.broker import Broker, Control, Member, Position, Published
+from narthex.ports.broker import ANY_OFFSET, Broker, Control, LogMoved, Member, Position, Published
 from tests.contracts.recorder import Recorder
 from tests.contracts.rigs import BrokerRig, child
 
@@ -343,7 +343,7 @@ class TestIdempotent:
         """A retry whose publication was dropped meanwhile still gets its position."""
         placed = await broker.publish(THREAD, b"1", key="k")
         await fill(broker, THREAD, 3)
-        await broker.trim(THREAD, 4)
+        await broker.trim(THREAD, Position(4, placed.epoch))
         assert await broker.publish(THREAD, b"1", key="k") == Published(placed.offset, placed.epoch, True)
 
 
@@ -478,7 +478,7 @@ class TestHistory:
     async def test_trim(self, broker: Broker) -> None:
         """What is kept is a whole end of the log, the position stays, and what is missing is said."""
         epoch = (await fill(broker, THREAD, 10))[-1].epoch
-        await broker.trim(THREAD, 6)
+        await broker.trim(THREAD, Position(6, epoch))
         page = await broker.history(THREAD)
         kept = [p.offset for p in page.publications]
         assert kept == list(range(kept[0], 11))
@@ -487,7 +487,7 @@ class TestHistory:
             page = await broker.history(THREAD, since=Position(since, epoch))
             assert page.complete is (kept[0] <= since + 1)
         assert (await broker.history(THREAD, since=Position(0, ""))).complete is (kept[0] == 1)
-        await broker.trim(THREAD, 100)
+        await broker.trim(THREAD, Position(100, epoch))
         page = await broker.history(THREAD, limit=0)
         assert page.top == Position(10, epoch)
         assert (await broker.publish(THREAD, b"11")).offset == 11
@@ -497,7 +497,7 @@ class TestHistory:
         first = broker_rig.make()
         await first.start(Recorder(), "n1")
         epoch = (await fill(first, THREAD, 3))[-1].epoch
-        await first.trim(THREAD, 3)
+        await first.trim(THREAD, Position(3, epoch))
         await first.stop()
         second = broker_rig.make()
         await second.start(Recorder(), "n2")
@@ -593,3 +593,95 @@ class TestComparison:
             channels[7]: Position(1, epoch),
             channels[2_400]: Position(1, epoch),
         }
+
+
+class TestConditionalAppend:
+    """Guarantee 9."""
+
+    async def test_it_is_appended_at_the_expected_end_only(self, broker: Broker) -> None:
+        """Before and behind the end nothing is appended, and the answer names the end."""
+        start = (await broker.history(THREAD, limit=0)).top
+        first = await broker.publish(THREAD, b"1", expected=start)
+        assert first == Published(1, start.epoch)
+        await broker.publish(THREAD, b"2")
+        for offset in (0, 1, 3):
+            with pytest.raises(LogMoved) as refused:
+                await broker.publish(THREAD, b"x", expected=Position(offset, start.epoch))
+            assert refused.value.end == Position(2, start.epoch)
+        assert (await broker.publish(THREAD, b"3", expected=Position(2, start.epoch))).offset == 3
+        assert [p.data for p in (await broker.history(THREAD)).publications] == [b"1", b"2", b"3"]
+
+    async def test_another_log_takes_nothing(self, broker: Broker) -> None:
+        """Neither at the offset that it happens to have, nor at any."""
+        old = await broker.publish(THREAD, b"1")
+        await broker.remove(THREAD)
+        new = await broker.publish(THREAD, b"other")
+        for offset in (1, ANY_OFFSET):
+            with pytest.raises(LogMoved) as refused:
+                await broker.publish(THREAD, b"2", expected=Position(offset, old.epoch))
+            assert refused.value.end == Position(1, new.epoch)
+        assert [p.data for p in (await broker.history(THREAD)).publications] == [b"other"]
+
+    async def test_a_log_that_was_replaced_unseen_takes_nothing(self, broker_rig: BrokerRig) -> None:
+        """An operator emptied it. Where that happens under a running node, this publish is the first to meet it."""
+        broker = broker_rig.make()
+        await broker.start(Recorder(), "n1")
+        [*_, last] = await fill(broker, THREAD, 3)
+        if not broker_rig.shared:
+            await broker.stop()
+        await broker_rig.purge()
+        if not broker_rig.shared:
+            broker = broker_rig.make()
+            await broker.start(Recorder(), "n1")
+        with pytest.raises(LogMoved) as refused:
+            await broker.publish(THREAD, b"4", expected=Position(last.offset, last.epoch))
+        assert refused.value.end.offset == 0
+        assert refused.value.end.epoch != last.epoch
+        assert (await broker.history(THREAD)).publications == []
+        await broker.stop()
+
+    async def test_the_epoch_alone(self, broker: Broker) -> None:
+        """`ANY_OFFSET` appends wherever the log of that epoch ends, also among others in one batch."""
+        epoch = (await broker.publish(THREAD, b"1")).epoch
+        expected = Position(ANY_OFFSET, epoch)
+        placed = await asyncio.gather(
+            *(broker.publish(THREAD, b"x", expected=expected if n % 2 else None) for n in range(20))
+        )
+        assert sorted(entry.offset for entry in placed) == list(range(2, 22))
+
+    async def test_one_of_many_that_expect_the_same(self, broker: Broker) -> None:
+        """Comparison and append are one step: of 20 at once, with others between them, one is appended."""
+        start = (await broker.history(THREAD, limit=0)).top
+        outcomes = await asyncio.gather(
+            *(broker.publish(THREAD, b"x", expected=start) for _ in range(20)),
+            *(broker.publish("default/thread:t2", b"x") for _ in range(20)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(outcome, Published) for outcome in outcomes[:20]) == 1
+        assert sum(isinstance(outcome, LogMoved) for outcome in outcomes[:20]) == 19
+        assert (await broker.history(THREAD, limit=0)).top.offset == 1
+
+    async def test_a_known_key_is_answered_first(self, broker: Broker) -> None:
+        """A repeat gets the position of its first try, although the log does not end before it any more."""
+        start = (await broker.history(THREAD, limit=0)).top
+        placed = await broker.publish(THREAD, b"1", key="k", expected=start)
+        await broker.publish(THREAD, b"2")
+        again = await broker.publish(THREAD, b"1", key="k", expected=start)
+        assert again == Published(placed.offset, placed.epoch, duplicate=True)
+
+    async def test_a_refused_key_is_not_taken(self, broker: Broker) -> None:
+        """Its next try is the first one that counts."""
+        first = await broker.publish(THREAD, b"1")
+        with pytest.raises(LogMoved):
+            await broker.publish(THREAD, b"2", key="k", expected=Position(0, first.epoch))
+        again = await broker.publish(THREAD, b"2", key="k", expected=Position(1, first.epoch))
+        assert again == Published(2, first.epoch)
+
+    async def test_a_trim_for_another_log_drops_nothing(self, broker: Broker) -> None:
+        """Its offsets name other publications."""
+        old = (await fill(broker, THREAD, 3))[-1]
+        await broker.remove(THREAD)
+        await fill(broker, THREAD, 3)
+        await broker.trim(THREAD, Position(3, old.epoch))
+        page = await broker.history(THREAD)
+        assert ([p.offset for p in page.publications], page.complete) == ([1, 2, 3], True)

@@ -9,7 +9,7 @@ import pytest
 
 from narthex.app import control_log
 from narthex.app.control_log import CHANNEL, ControlLog
-from narthex.ports.broker import Broker, Control, Member, Published
+from narthex.ports.broker import Broker, Control, LogMoved, Member, Published
 from tests.contracts.recorder import Recorder
 from tests.contracts.rigs import BrokerRig
 
@@ -88,6 +88,35 @@ async def test_keys_hold_across_nodes(nodes: Nodes) -> None:
         await nodes.brokers[0].publish(THREAD, str(number).encode())
     again = await nodes.brokers[2].publish(THREAD, b"1", key="k")
     assert again == Published(1, placed[0].epoch, duplicate=True)
+
+
+async def test_what_a_node_has_read_is_where_it_may_append(nodes: Nodes) -> None:
+    """Others appended since its last own publish: it is refused at its old end, and not at the one that it has read."""
+    own, _ = nodes[0]
+    for number in range(5):
+        before = (await own.history(THREAD, limit=0)).top
+        await nodes.brokers[1 + number % 2].publish(THREAD, b"other")
+        with pytest.raises(LogMoved) as refused:
+            await own.publish(THREAD, b"x", expected=before)
+        end = (await nodes.brokers[2].history(THREAD, limit=0)).top
+        assert refused.value.end == end
+        assert (await own.publish(THREAD, b"own", expected=end)).offset == end.offset + 1
+        await nodes.brokers[1].publish(THREAD, b"other")
+        end = (await own.history(THREAD, limit=0)).top
+        assert (await own.publish(THREAD, b"own", expected=end)).offset == end.offset + 1
+
+
+async def test_one_of_the_nodes_that_expect_the_same_appends(nodes: Nodes) -> None:
+    """30 rounds of three nodes that append behind the same end at once: one each time, and the others are refused."""
+    end = (await nodes.brokers[0].history(THREAD, limit=0)).top
+    for _ in range(30):
+        outcomes = await asyncio.gather(
+            *(broker.publish(THREAD, b"x", expected=end) for broker in nodes.brokers), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes].count(LogMoved) == 2, outcomes
+        top = (await nodes.brokers[1].history(THREAD, limit=0)).top
+        assert top.offset == end.offset + 1
+        end = top
 
 
 async def test_removal_is_seen_by_all(nodes: Nodes) -> None:

@@ -34,11 +34,13 @@ from narthex.ports.broker import (
     MAX_HISTORY_PAGE,
     BrokerHandler,
     Control,
+    LogMoved,
     Member,
     Page,
     Position,
     Publication,
     Published,
+    fulfils,
 )
 from tests.simulation.loop import NODE, VirtualLoop
 from tests.simulation.network import Delays, Link, Pipe
@@ -100,7 +102,14 @@ class LogEngine:
 
     # -- what nodes ask ------------------------------------------------------------------------------------
 
-    def append(self, channel: str, data: bytes, key: str | None, tags: dict[str, str] | None) -> Published:
+    def append(
+        self,
+        channel: str,
+        data: bytes,
+        key: str | None,
+        tags: dict[str, str] | None,
+        expected: Position | None,
+    ) -> Published:
         """See `Broker.publish`."""
         log = self._channels.get(channel)
         if log is None:
@@ -111,6 +120,8 @@ class LogEngine:
             window_s = IDEMPOTENCY_WINDOW_S if not key.startswith(SHORT_KEYS) else self.short_window_s
             if before is not None and now - before[1] < window_s:
                 return Published(before[0], self.epoch, duplicate=True)
+        if expected is not None and not fulfils(end := Position(log.top, self.epoch), expected):
+            raise LogMoved(end)
         publication = Publication(log.top + 1, data, tags, now)
         log.entries.append(publication)
         if key is not None:
@@ -142,8 +153,13 @@ class LogEngine:
         """See `Broker.behind`."""
         return {name: end for name, at in known.items() if (end := self.position(name)) != at}
 
-    def trim(self, channel: str, through: int) -> None:
+    def trim_in(self, channel: str, through: Position) -> None:
         """See `Broker.trim`."""
+        if through.epoch == self.epoch:
+            self.trim(channel, through.offset)
+
+    def trim(self, channel: str, through: int) -> None:
+        """What an engine's own limits do."""
         log = self._channels.get(channel)
         if log is not None and through > log.base:
             gone = min(through, log.top) - log.base
@@ -327,10 +343,16 @@ class SimBroker:
         self._engine.detach(self._node, self)
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
         """See the port."""
-        published: Published = await self._link.call(self._engine.append, channel, data, key, tags)
+        published: Published = await self._link.call(self._engine.append, channel, data, key, tags, expected)
         return published
 
     def subscribe(self, channel: str) -> None:
@@ -361,9 +383,9 @@ class SimBroker:
         """See the port."""
         await self._link.call(self._engine.remove, channel)
 
-    async def trim(self, channel: str, through: int) -> None:
+    async def trim(self, channel: str, through: Position) -> None:
         """See the port."""
-        await self._link.call(self._engine.trim, channel, through)
+        await self._link.call(self._engine.trim_in, channel, through)
 
     async def join(self, channel: str, member: Member) -> None:
         """See the port."""

@@ -102,6 +102,10 @@ def _hides_gaps(self: Hub, channel: Channel) -> None:
     channel.last = None
 
 
+async def _sees_nobody(self: Journal, end: Position, tried: list[bytes]) -> None:
+    self.log.top = end
+
+
 async def _takes_it(self: Journal, published: Published, tried: list[bytes]) -> bytes:
     before = Position(published.offset - 1, published.epoch)
     page = await self._services.broker.history(self._channel, since=before, limit=1)
@@ -178,7 +182,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "duplicates-are-ours": Mutant(
         "runs",
         "an owner takes another owner's events for its own",
-        _patched(Journal, _ours=_takes_it, _alone=_nothing),
+        _patched(Journal, _ours=_takes_it, _read_on=_sees_nobody),
     ),
     "revoked-stay": Mutant(
         "revocations",

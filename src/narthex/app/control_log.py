@@ -161,16 +161,16 @@ class ControlLog:
             self._trimmed = 0
         elif stood[1].offset > self._trimmed and (self._trimming is None or self._trimming.done()):
             self._trimming = asyncio.get_running_loop().create_task(
-                self._trim(stood[1].offset), name="control trimming"
+                self._trim(stood[1]), name="control trimming"
             )
 
-    async def _trim(self, through: int) -> None:
+    async def _trim(self, through: Position) -> None:
         try:
             await self._inner.trim(CHANNEL, through)
         except NarthexError as fault:  # the next hour's trims further
             _log.warning("control_log_not_trimmed", code=fault.code)
         else:
-            self._trimmed = through
+            self._trimmed = through.offset
 
     async def _append(self, key: str, message: Control) -> None:
         await self._inner.publish(CHANNEL, _encode(message), key=key)

@@ -151,27 +151,30 @@ class Retention(Periodic):
         key = channel_key(cut.tenant, thread_channel(cut.thread_id))
         if cut.before:
             through = await self._last_before(key, cut.before)
-            if through:
+            if through is not None:
                 await self._broker.trim(key, through)
             return
         with contextlib.suppress(DependencyError):  # a subscribed client only gets no more events
             await self._broker.control(Control("unsubscribe", {"channel": key, "user": "", "stored": True}))
         await self._broker.remove(key)
 
-    async def _last_before(self, key: str, moment: float) -> int:
-        """The offset of the last publication that is older than `moment`, 0 for none; a dozen small reads."""
+    async def _last_before(self, key: str, moment: float) -> Position | None:
+        """The position of the last publication that is older than `moment`, None for none; a dozen small reads."""
         oldest = await self._broker.history(key, limit=1)
         if not oldest.publications or oldest.publications[0].at >= moment:
-            return 0
+            return None
+        epoch = oldest.top.epoch
         low, high = oldest.publications[0].offset, oldest.top.offset  # `low` is older
         while low < high:
             middle = (low + high + 1) // 2
             page = await self._broker.history(key, since=Position(middle - 1, ""), limit=1)
+            if page.top.epoch != epoch:  # the log was replaced
+                return await self._last_before(key, moment)
             if page.publications and page.publications[0].at < moment:
                 low = middle
             else:
                 high = middle - 1
-        return low
+        return Position(low, epoch)
 
 
 def _sum(one: Purged, other: Purged) -> Purged:

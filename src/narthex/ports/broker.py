@@ -21,6 +21,8 @@ Guarantees that every adapter keeps (tests/contracts/test_broker.py runs against
    the channels: a node that calls it every few seconds learns within that time which channels it missed publications
    of, even if no connection of its own broke. If a server that is no longer authoritative for the log could have
    given the answer, the call raises `DependencyError` instead.
+9. **Conditional append.** A publish with `expected` is appended only where the caller believes the log to end: the
+   engine compares and appends in one atomic step. A key that is in the log already is answered first (6).
 
 Faults that the engine below may show, which callers must handle (tests/simulation/log.py simulates them):
 
@@ -42,6 +44,8 @@ import msgspec
 IDEMPOTENCY_WINDOW_S: Final = 120
 PRESENCE_TTL_S: Final = 60
 MAX_HISTORY_PAGE: Final = 10_000
+ANY_OFFSET: Final = -1
+"""As the offset of an expected position: the log's epoch alone counts."""
 KEPT_PUBLICATIONS: Final = 60_000
 """Publications that a channel's log keeps at least, until `trim`. A running run is only in the log, so this covers the
 largest run (45,000 events, `app.runs.services.RunLimits`) and the messages meanwhile. A finished run is trimmed."""
@@ -52,6 +56,23 @@ class Position(msgspec.Struct, frozen=True):
 
     offset: int
     epoch: str
+
+
+class LogMoved(Exception):
+    """A publish with `expected` was not appended, because the log ends elsewhere: read it again, then decide.
+
+    Attributes:
+        end: where it ends.
+    """
+
+    def __init__(self, end: Position) -> None:
+        super().__init__(f"the log ends at {end.offset} in epoch {end.epoch}")
+        self.end = end
+
+
+def fulfils(end: Position, expected: Position) -> bool:
+    """Whether a log that ends at `end` ends where the publisher expects."""
+    return end.epoch == expected.epoch and expected.offset in (end.offset, ANY_OFFSET)
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -143,13 +164,27 @@ class ChannelLog(Protocol):
         """Whether `known_position` is the log's current end: only where the log is this process's own."""
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
         """Append to a channel's log. Returns once durable.
 
         Cancelling the call never corrupts another's: the publication may or may not be in the log.
 
+        Args:
+            channel: its key.
+            data: see `Publication`.
+            key: see guarantee 6.
+            tags: see `Publication`.
+            expected: append only if the log ends there (guarantee 9); with `ANY_OFFSET` only in that epoch.
+
         Raises:
+            LogMoved: the log does not end at `expected`; nothing was appended.
             DependencyError: not known to be durable; retry with the same `key`.
         """
 
@@ -198,8 +233,10 @@ class ChannelLog(Protocol):
     async def remove(self, channel: str) -> None:
         """Delete a channel's log for good (a deleted thread); its next epoch is a new one."""
 
-    async def trim(self, channel: str, through: int) -> None:
-        """Allow the log to drop publications with offset ≤ `through` (their content stays in the store)."""
+    async def trim(self, channel: str, through: Position) -> None:
+        """Allow the log to drop publications up to `through` (their content stays in the store). Does nothing when the
+        log has another epoch: its offsets name other publications.
+        """
 
 
 class Presence(Protocol):

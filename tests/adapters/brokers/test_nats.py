@@ -186,7 +186,7 @@ async def test_trims_leave_the_keys_behind(url: str) -> None:
     await two.start(Recorder(), "n2")
     placed = [await one.publish(THREAD, str(number).encode(), key=f"k{number}") for number in range(600)]
     epoch = placed[0].epoch
-    await one.trim(THREAD, 590)
+    await one.trim(THREAD, Position(590, epoch))
     page = await one.history(THREAD)
     assert [found.offset for found in page.publications] == list(range(591, 601))
     assert not (await one.history(THREAD, since=Position(1, epoch))).complete
@@ -194,7 +194,7 @@ async def test_trims_leave_the_keys_behind(url: str) -> None:
         for number in (0, 1, 254, 255, 256, 599):
             again = await broker.publish(THREAD, b"x", key=f"k{number}")
             assert (again.offset, again.duplicate) == (number + 1, True)
-    await two.trim(THREAD, 10_000)
+    await two.trim(THREAD, Position(10_000, epoch))
     page = await two.history(THREAD)
     assert (page.publications, page.top) == ([], Position(600, epoch))
     assert (await one.publish(THREAD, b"x", key="k599")).duplicate
@@ -209,8 +209,8 @@ async def test_newcomer_finds_the_keys_that_a_trim_left_behind(url: str) -> None
     await one.start(Recorder(), "n1")
     await two.start(Recorder(), "n2")
     for number in range(600):
-        await one.publish(THREAD, b"1", key=f"k{number}")
-    await one.trim(THREAD, 590)
+        placed = await one.publish(THREAD, b"1", key=f"k{number}")
+    await one.trim(THREAD, Position(590, placed.epoch))
     for number in range(600, 900):
         placed = await one.publish(THREAD, b"1", key=f"k{number}")
     for number in (0, 255, 300, 520, 599, 600, 899):
@@ -260,7 +260,7 @@ async def test_keys_that_are_only_heard_of_are_forgotten_too(url: str) -> None:
 
 async def test_what_jetstream_refuses_is_an_error_of_the_port(broker: NatsBroker) -> None:
     """Also for a removal and a trim: callers know DependencyError only."""
-    await broker.publish(THREAD, b"1", key="k")
+    placed = await broker.publish(THREAD, b"1", key="k")
     answer = await broker._stream.api(f"STREAM.INFO.{broker._names.log_stream}")
     small = {**answer["config"], "max_msg_size": 8}
     await broker._stream.api(f"STREAM.UPDATE.{broker._names.log_stream}", small)
@@ -269,7 +269,7 @@ async def test_what_jetstream_refuses_is_an_error_of_the_port(broker: NatsBroker
     with pytest.raises(DependencyError, match="refused"):
         await broker.remove(THREAD)
     with pytest.raises(DependencyError, match="refused"):
-        await broker.trim(THREAD, 1)
+        await broker.trim(THREAD, Position(1, placed.epoch))
 
 
 async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
@@ -419,9 +419,9 @@ async def test_keys_that_fit_in_no_message_leave_the_log_as_it_is(
 ) -> None:
     """A server that takes short messages only: the trim is left, at once."""
     for number in range(300):
-        await broker.publish(THREAD, b"1", key=f"k{number}")
+        placed = await broker.publish(THREAD, b"1", key=f"k{number}")
     monkeypatch.setattr(broker._appender, "_max_body", lambda: 5_000)
-    await asyncio.wait_for(broker.trim(THREAD, 200), within(3))
+    await asyncio.wait_for(broker.trim(THREAD, Position(200, placed.epoch)), within(3))
     assert len((await broker.history(THREAD)).publications) == 300
 
 

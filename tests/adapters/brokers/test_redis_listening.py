@@ -188,7 +188,7 @@ async def test_a_busy_server_is_not_asked_without_a_pause() -> None:
     )
     appender.open()
     with pytest.raises(DependencyError, match="acknowledge"):
-        await appender.submit(THREAD, b"1", None, None)
+        await appender.submit(THREAD, b"1", None, None, None)
     assert 2 <= tries <= 12
     await appender.stop()
 

@@ -115,7 +115,7 @@ async def test_trimmed_rows_keep_their_keys_for_the_window(tmp_path: Path) -> No
     async with running(SqliteBroker(tmp_path / "log.db", clock=clock)) as broker:
         placed = await broker.publish(THREAD, b"1", key="k")
         await broker.publish(THREAD, b"2")
-        await broker.trim(THREAD, 2)
+        await broker.trim(THREAD, Position(2, placed.epoch))
         assert (await broker.history(THREAD)).publications == []
     async with running(SqliteBroker(tmp_path / "log.db", clock=clock)) as broker:
         again = await broker.publish(THREAD, b"1", key="k")

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from narthex.errors import ClientError, DependencyError
-from narthex.ports.broker import Control, Member, Page, Position, Publication, Published
+from narthex.ports.broker import Control, LogMoved, Member, Page, Position, Publication, Published, fulfils
 from narthex.ports.runs import Interrupt, LeaseSeen, Run, RunOutcome, Runs
 from narthex.ports.threads import (
     KEEPS_ALL,
@@ -59,7 +59,13 @@ class FakeBroker:
         return [json.loads(entry.data) for entry in self.logs.get(channel, [])]
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -73,6 +79,8 @@ class FakeBroker:
         log = self.logs.setdefault(channel, [])
         if key is not None and (channel, key) in self.keys:
             return Published(self.keys[channel, key], self.epoch, duplicate=True)
+        if expected is not None and not fulfils(end := Position(len(log), self.epoch), expected):
+            raise LogMoved(end)
         log.append(Publication(len(log) + 1, data, tags))
         if key is not None:
             self.keys[channel, key] = len(log)
@@ -107,8 +115,9 @@ class FakeBroker:
         complete = not log or log[0].offset <= start + 1
         return Page(found, top, complete)
 
-    async def trim(self, channel: str, through: int) -> None:
-        self.logs[channel] = [entry for entry in self.logs[channel] if entry.offset > through]
+    async def trim(self, channel: str, through: Position) -> None:
+        if through.epoch == self.epoch:
+            self.logs[channel] = [entry for entry in self.logs[channel] if entry.offset > through.offset]
 
     async def control(self, message: Control) -> None:
         self.controls.append(message)

@@ -9,11 +9,13 @@ import msgspec
 import pytest
 
 from narthex.adapters.stores.sql.operation import Operation
+from narthex.app.runs.journal import LOST_RACES
 from narthex.domain import events as ev
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.ports.agents import Event, RunInput
-from narthex.ports.broker import Position
+from narthex.ports.broker import ANY_OFFSET, Position, Published
 from narthex.ports.runs import Run
+from tests.app.runs.fakes import FakeBroker
 from tests.app.runs.house import ALICE, QUICK, House, agent, kinds
 from tests.app.runs.test_takeover import kill
 
@@ -166,7 +168,7 @@ async def test_a_queued_run_outlives_a_trim(fake_house: House) -> None:
     run = await fake_house.say(waiting, thread)
     for _ in range(9):
         await fake_house.broker.publish(channel, b"{}")
-    await fake_house.broker.trim(channel, 15)
+    await fake_house.broker.trim(channel, Position(15, fake_house.fake_broker.epoch))
     row = await next_owner(fake_house, work, run)
     assert (row.state, work.times) == ("finished", 1)
 
@@ -204,6 +206,97 @@ async def test_the_log_is_lost_before_the_terminal_event(fake_house: House) -> N
         events = await fake_house.until(run, lambda events: "RUN_FINISHED" in kinds(events))
         assert "digest" not in events[-1]
         await node.close()
+
+
+class LostAtTheEnd(FakeBroker):
+    """Loses every log while the terminal event is on its way, `times` times, also where it keeps the epoch's events."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def publish(
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
+    ) -> Published:
+        if b"RUN_FINISHED" in data and self.times:
+            self.times -= 1
+            self.lose()
+        return await super().publish(channel, data, key=key, tags=tags, expected=expected)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_the_log_is_lost_while_the_terminal_event_is_on_its_way(times: int) -> None:
+    """No look at the log can come late enough: the append itself is refused, and the event claims no digest."""
+    house = House(broker=LostAtTheEnd(times))
+
+    async def brief(run: RunInput) -> Items:
+        yield "all of it"
+
+    node = await house.node(agent(brief))
+    run = await house.say(node, await house.thread())
+    row = await house.over(run)
+    assert (row.state, row.text, row.digest) == ("finished", "all of it", "")
+    assert [("digest" in event, event["seq"]) for event in await house.events(run)] == [(False, 5)]
+    await house.close()
+
+
+class Crowded(FakeBroker):
+    """Another publisher is faster than every conditional append that names an offset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = 0
+
+    async def publish(
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
+    ) -> Published:
+        if expected is not None and expected.offset != ANY_OFFSET:
+            await super().publish(channel, b"{}")
+        self.refused += 1
+        placed = await super().publish(channel, data, key=key, tags=tags, expected=expected)
+        self.refused -= 1
+        return placed
+
+
+async def test_a_crowded_thread_does_not_hold_up_a_run() -> None:
+    """Others are always faster: after a few tries the epoch alone is named, and the run ends with its digest."""
+    broker = Crowded()
+    house = House(broker=broker)
+
+    async def brief(run: RunInput) -> Items:
+        yield "all of it"
+
+    node = await house.node(agent(brief))
+    row, events = await house.ended(await house.say(node, await house.thread()))
+    assert (row.state, row.text) == ("finished", "all of it")
+    assert broker.refused == LOST_RACES * len(events)
+    await house.close()
+
+
+async def test_a_message_amid_a_run_is_read_once(house: House) -> None:
+    """A person writes while an agent works: the run goes on behind the message, with its digest."""
+    work = Counted()
+    node = await house.node(agent(work.talk))
+    run = await house.say(node, await house.thread())
+    await house.until(run, lambda events: len(events) >= 7)
+    channel = channel_key("acme", thread_channel(run.thread_id))
+    said = await house.broker.publish(channel, b'{"said":1}')
+    work.go_on.set()
+    _, events = await house.ended(run)
+    page = await house.broker.history(channel, since=Position(said.offset, said.epoch))
+    assert len(page.publications) == len(events) - 7
 
 
 async def test_a_lost_acknowledgement_of_the_end_keeps_its_digest(fake_house: House) -> None:

@@ -200,7 +200,7 @@ class NoKeys(dict[tuple[str, str], int]):
 
 
 async def test_a_zombie_whose_keys_are_forgotten_stops_too(fake_house: House) -> None:
-    """It was frozen for longer than the broker knows keys: one event of it may be in the log, and then it stops."""
+    """It was frozen for longer than the broker knows keys: it finds the other owner's events, and appends none."""
     fake_house.fake_broker.keys = NoKeys()
     slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)
     zombie = await fake_house.node(agent(chatter), name="n1", limits=slow)
@@ -212,9 +212,7 @@ async def test_a_zombie_whose_keys_are_forgotten_stops_too(fake_house: House) ->
     ended = await fake_house.over(run)
     assert ended.error in ("owner_lost", "log_lost")
     await fake_house.comes(lambda: not zombie.active)
-    after_end = kinds(await fake_house.events(run))
-    after_end = after_end[after_end.index("RUN_ERROR") + 1 :]
-    assert len(after_end) <= 1
+    assert kinds(await fake_house.events(run))[-1] == "RUN_ERROR"
     await fake_house.say(zombie, run.thread_id)  # the thread goes on
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from narthex.adapters.brokers.sqlite.broker import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
-from narthex.ports.broker import Published
+from narthex.ports.broker import Position, Published
 from tests.app.runs.house import House
 from tests.app.runs.victim_agents import AGENTS, VICTIM_LIMITS, Deaf
 
@@ -22,9 +22,15 @@ class Witness(SqliteBroker):
     """Says what was acknowledged, as soon as it was."""
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
-        published = await super().publish(channel, data, key=key, tags=tags)
+        published = await super().publish(channel, data, key=key, tags=tags, expected=expected)
         sys.stdout.write(f"{channel} {published.offset}\n")
         sys.stdout.flush()
         return published

@@ -68,4 +68,5 @@ async def compact(services: RunServices, run: Run, log_state: RunLogState) -> No
         await services.threads.add_messages(run.tenant, messages, places)
     surplus = log_state.offset - services.limits.keep_events
     if surplus > 0 and surplus // _TRIM_STEP > (surplus - log_state.seq) // _TRIM_STEP:
-        await services.broker.trim(channel_key(run.tenant, thread_channel(run.thread_id)), surplus)
+        channel = channel_key(run.tenant, thread_channel(run.thread_id))
+        await services.broker.trim(channel, Position(surplus, log_state.epoch))

@@ -205,6 +205,7 @@ class Execution:
             if position is None:
                 channel = channel_key(run.tenant, thread_channel(run.thread_id))
                 position = (await self.services.broker.history(channel, limit=0)).top
+                self.journal.log.top = position
             now = self.services.now()
             if not await self.services.runs.started(run, position, now):
                 raise OwnershipLost

@@ -2,11 +2,11 @@
 
 Not here: checking events (`intake`). Rules: an event gets its `seq` when it is published, so a waiting delta can still
 be joined with the next one; deltas wait for others at most `join_window_s`, other events not at all; an event is first
-durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`: within the broker's
-window two owners can never both append the same seq, and the second one learns that it is a zombie. One that was frozen
-for longer, with all its clocks, finds the other's events between its own last two, and stops. The pending events are
-bounded by `MAX_PENDING` of at most 16 k characters or `max_event_bytes`; `put` then waits, which slows an agent down
-that is faster than the log.
+durable, then counted into digest and transcript. Every publish carries the key `<run>:<seq>`, so that a repeat is
+found, and names the end of the log that this node has read: if others appended meanwhile, it reads their entries first.
+So an owner that was frozen, for however long, finds the next owner's events and stops, and a digest is only claimed in
+the log that holds all events. The pending events are bounded by `MAX_PENDING` of at most 16 k characters or
+`max_event_bytes`; `put` then waits, which slows an agent down that is faster than the log.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import Event, is_delta
 from narthex.domain.merging import MAX_JOINED_CHARS, joins
 from narthex.errors import DependencyError
-from narthex.ports.broker import Position, Published
+from narthex.ports.broker import ANY_OFFSET, LogMoved, Position, Published
 from narthex.ports.runs import Run
 
 MAX_PENDING: Final = 32
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_MOST_S: Final = 2.0
+LOST_RACES: Final = 10
+"""Appends of one event that others were faster than (it takes hundreds of publications a second in one thread), before
+the epoch alone is named, and what came between is read after the append."""
 _STAMPED: Final = frozenset(
     {"RUN_STARTED", "RUN_FINISHED", "RUN_ERROR", "TEXT_MESSAGE_START", "TOOL_CALL_START"}
 )
@@ -206,26 +209,29 @@ class Journal:
         return wire
 
     async def _publish(self, wire: Event, *, proof: bool = False) -> None:
-        """Publish one event until it is durable, then count it in. With `proof` it gets the digest, if the log is whole
-        at that moment: an engine that was down may have lost entries.
+        """Publish one event until it is durable, then count it in. With `proof` it gets the digest, if the log that
+        takes it holds all events of the run: an engine that was down may have lost entries.
         """
         key = f"{self._run.run_id}:{wire['seq']}"
         give_up_at = self._loop.time() + self._services.limits.broker_patience_s
         pause_s = _RETRY_FIRST_S
         data = b""
         tried: list[bytes] = []  # each may be in the log all the same: then the repeat gets `duplicate`
+        races = 0
         while True:
             await self._lease.hold()
             try:
-                if proof and await self._is_whole():
+                if proof and not self.log.broken:
                     wire = wire | {"digest": self.log.digest.value(wire)}
                 elif proof:
                     wire.pop("digest", None)
                 data = msgspec.json.encode(wire)
-                published = await self._services.broker.publish(self._channel, data, key=key)
+                published = await self._append(data, key, tried, exactly=races < LOST_RACES)
+                if published is None:
+                    races += 1
+                    continue
                 if published.duplicate:
                     wire = msgspec.json.decode(await self._ours(published, tried))
-                await self._alone(published)
                 break
             except DependencyError as fault:
                 tried.append(data)
@@ -237,6 +243,46 @@ class Journal:
         at = Position(published.offset, published.epoch)
         self.log.feed(wire, at, self._services.now())
 
+    async def _append(self, data: bytes, key: str, tried: list[bytes], *, exactly: bool) -> Published | None:
+        """Append behind the end that this node knows (or, not `exactly`, anywhere in that log). None: the log went on,
+        or is another one; this node has read it now. Raises OwnershipLost: with events of another owner.
+        """
+        broker, known = self._services.broker, self.log.top
+        if known is None:
+            return await broker.publish(self._channel, data, key=key)
+        expected = known if exactly else Position(ANY_OFFSET, known.epoch)
+        try:
+            published = await broker.publish(self._channel, data, key=key, expected=expected)
+        except LogMoved as moved:
+            return await self._read_on(moved.end, tried)
+        if not published.duplicate:
+            await self._read_on(Position(published.offset - 1, published.epoch), tried)
+        return published
+
+    async def _read_on(self, end: Position, tried: list[bytes]) -> Published | None:
+        """Read what others appended up to `end`. Returns an earlier try of ours that is there, although its key was
+        forgotten. Raises OwnershipLost: another owner's events are there.
+        """
+        log, found = self.log, None
+        assert log.top is not None
+        while log.top.epoch == end.epoch and log.top.offset < end.offset:
+            page = await self._services.broker.history(
+                self._channel, since=log.top, limit=end.offset - log.top.offset
+            )
+            if not page.complete or not page.publications:
+                end = page.top
+                break
+            for entry in page.publications:
+                if entry.data in tried:
+                    found = Published(entry.offset, end.epoch, duplicate=True)
+                elif event_of(entry.data, self._run.run_id) is not None:
+                    raise OwnershipLost
+            log.top = Position(page.publications[-1].offset, end.epoch)
+        if log.top != end:  # the log is another one, without the events that it had
+            log.broken = log.broken or log.seq > 0
+            log.top = end
+        return found
+
     async def _ours(self, published: Published, tried: list[bytes]) -> bytes:
         """The entry that made ours a duplicate, if it is our own earlier try. Raises OwnershipLost if not."""
         before = Position(published.offset - 1, published.epoch)
@@ -245,23 +291,3 @@ class Journal:
             if entry.data in tried:
                 return entry.data
         raise OwnershipLost
-
-    async def _alone(self, published: Published) -> None:
-        """Check the entries that came after our last event. Raises OwnershipLost if events of this run are there."""
-        log, known = self.log, Position(self.log.offset, self.log.epoch)
-        if log.top is not None and (not known.epoch or log.top.offset > known.offset):
-            known = log.top
-        between = published.offset - known.offset - 1
-        if published.epoch != known.epoch or between <= 0:
-            return
-        page = await self._services.broker.history(self._channel, since=known, limit=between)
-        if any(event_of(entry.data, self._run.run_id) is not None for entry in page.publications):
-            raise OwnershipLost
-
-    async def _is_whole(self) -> bool:
-        """Whether the log still is the one that holds all of the run's events."""
-        log = self.log
-        if not log.broken and log.epoch:
-            top = (await self._services.broker.history(self._channel, limit=0)).top
-            log.broken = top.epoch != log.epoch or top.offset < log.offset
-        return not log.broken

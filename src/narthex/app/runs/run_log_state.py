@@ -29,7 +29,7 @@ class RunLogState:
         broken: events are missing, or may be, or one has no normal form.
         offset: channel offset of the last event.
         epoch: of that offset.
-        top: the log's end when it was last read back; None: it was not.
+        top: the log's end as far as it is known: as it was last read, or the last event's position; None: unknown.
         reach: whether the log was there from the run's beginning on when it was read back: `whole`; `cut` (its
             beginning was trimmed) or `gone` (it is another log than the one that the run was started in).
     """
@@ -52,7 +52,7 @@ class RunLogState:
         if event["seq"] != self.seq + 1 or (self.epoch and not self._follows(at)):
             self.broken = True
         self.seq = event["seq"]
-        self.offset, self.epoch = at.offset, at.epoch
+        self.offset, self.epoch, self.top = at.offset, at.epoch, at
         try:
             self.digest.feed(event)
         except (

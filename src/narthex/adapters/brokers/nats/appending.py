@@ -30,7 +30,7 @@ from narthex.adapters.brokers.nats.jetstream import (
 )
 from narthex.adapters.brokers.nats.streams import new_epoch
 from narthex.errors import Bug, DependencyError
-from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Published
+from narthex.ports.broker import ANY_OFFSET, IDEMPOTENCY_WINDOW_S, LogMoved, Position, Published, fulfils
 
 NATS: Final = EngineErrors("NATS", "JetStream")
 MAX_PENDING: Final = 20_000  # as the embedded broker's: less than a second of work for a healthy JetStream
@@ -97,7 +97,12 @@ class NatsAppender:
         self._accepting = True
 
     def submit(
-        self, channel: str, data: bytes, key: str | None, tags: dict[str, str] | None
+        self,
+        channel: str,
+        data: bytes,
+        key: str | None,
+        tags: dict[str, str] | None,
+        expected: Position | None,
     ) -> asyncio.Future[Published]:
         """Queue a publication. Raises Overloaded or DependencyError."""
         if not self._accepting:
@@ -107,7 +112,8 @@ class NatsAppender:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Published] = loop.create_future()
         log = self._log(channel)
-        log.waiting.append(PendingPublication(future, data, key, tags, loop.time() + self._timeout_s))
+        deadline = loop.time() + self._timeout_s
+        log.waiting.append(PendingPublication(future, data, key, tags, expected, deadline))
         self.pending += 1
         log.used_at = loop.time()
         if log.alarm is None:
@@ -213,14 +219,13 @@ class NatsAppender:
     async def _work(self, log: KnownChannelLog) -> None:
         """Place all waiting publications of a channel; ends when none waits."""
         failures = end = 0  # the channel's last message, as far as an answer gave it
-        fresh = False  # whether this task has read the log since it began
         try:
             while log.waiting:
                 try:
                     async with log.turn:
-                        if not log.known or log.stale or (not fresh and self._repeats(log)):
+                        if not log.known or log.stale or self._in_doubt(log):
                             await self._learn(log, end)
-                            fresh, end = True, 0
+                            end = 0
                         await self._place(log)
                     failures = 0
                 except Conflict as conflict:
@@ -244,9 +249,19 @@ class NatsAppender:
         finally:
             log.task = None
 
-    def _repeats(self, log: KnownChannelLog) -> bool:
-        """Whether a waiting key is known: before it is answered, the log's identity must be checked."""
-        return any(waiting.name in log.keys for waiting in log.waiting)
+    def _in_doubt(self, log: KnownChannelLog) -> bool:
+        """Whether a waiting publication is a repeat, or expects another end than the known one. Before it gets that
+        answer, the log must be read for it: it may be another log, or have gone on.
+        """
+        end = self._end(log)
+        return any(
+            waiting.name in log.keys or (waiting.expected is not None and not fulfils(end, waiting.expected))
+            for waiting in log.waiting
+            if not waiting.read
+        )
+
+    def _end(self, log: KnownChannelLog) -> Position:
+        return Position(log.top, self._epoch(log.incarnation))
 
     async def _learn(self, log: KnownChannelLog, end: int) -> None:
         """Read the messages appended since `log.seq`; at first the keys of the last `IDEMPOTENCY_WINDOW_S`.
@@ -256,6 +271,7 @@ class NatsAppender:
         """
         if log.stale:
             log.forget()
+        answered = list(log.waiting)
         if end == 0 or log.seq == 0 or end < log.seq:
             last = await self._stream.last(log.subject)
             lost = log.seq > 0 and (last is None or last.seq < log.seq)
@@ -268,7 +284,7 @@ class NatsAppender:
             if last is None or lost:
                 await self._proven(log)
             if last is None:
-                log.known = True
+                self._has_read(log, answered)
                 return
             if log.seq == 0:
                 await self._read_window(log, last)
@@ -279,7 +295,13 @@ class NatsAppender:
         if log.restarted:
             await self._proven(log)
             log.restarted = False
+        self._has_read(log, answered)
+
+    @staticmethod
+    def _has_read(log: KnownChannelLog, answered: list[PendingPublication]) -> None:
         log.known = True
+        for waiting in answered:
+            waiting.read = True
 
     async def _proven(self, log: KnownChannelLog) -> None:
         """Verify that the stream is still the one of our epoch. Raises JetStreamUnavailable: it is another one, whose
@@ -351,6 +373,8 @@ class NatsAppender:
             waiting = log.waiting[0]
             if waiting.name is not None and waiting.name in keys:
                 break  # answered once the first of that key is placed
+            if chosen and waiting.expected is not None and waiting.expected.offset != ANY_OFFSET:
+                break  # it expects to be the next one
             log.waiting.popleft()
             if waiting.future.done():
                 self._settle(waiting)
@@ -359,6 +383,12 @@ class NatsAppender:
             if before is not None:
                 self._resolve(log, waiting, before.offset, duplicate=True)
                 continue
+            if waiting.expected is not None and not fulfils(self._end(log), waiting.expected):
+                if waiting.read:
+                    self._refuse(waiting, LogMoved(self._end(log)))
+                    continue
+                log.waiting.appendleft(waiting)  # it came while the log was read
+                break
             size += len(waiting.data) + 64
             kept.append(waiting)
             chosen.append(waiting)
@@ -404,7 +434,9 @@ class NatsAppender:
             self._fail(log, error)
 
     def _fail(self, log: KnownChannelLog, error: Exception) -> None:
-        waiting = log.waiting.popleft()
+        self._refuse(log.waiting.popleft(), error)
+
+    def _refuse(self, waiting: PendingPublication, error: Exception) -> None:
         self._settle(waiting)
         if not waiting.future.done():
             waiting.future.set_exception(error)

@@ -185,11 +185,17 @@ class NatsBroker:
         await self._disconnect()
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
         """See the port. Raises Overloaded or DependencyError."""
         self._usable()
-        return await self._appender.submit(channel, data, key, tags)
+        return await self._appender.submit(channel, data, key, tags, expected)
 
     def subscribe(self, channel: str) -> None:
         """See the port."""
@@ -239,7 +245,7 @@ class NatsBroker:
         await self._appender.remove(channel, new_epoch())
         self._known.forget(channel)
 
-    async def trim(self, channel: str, through: int) -> None:
+    async def trim(self, channel: str, through: Position) -> None:
         """See the port; does nothing while more keys count than fit in a message. Raises DependencyError."""
         self._usable()
         if await self._appender.remember(channel):
@@ -275,8 +281,9 @@ class NatsBroker:
         if not client.is_connected:
             raise self._unreachable(JetStreamUnavailable("the connection is down"))
 
-    async def _drop(self, channel: str, through: int) -> None:
-        seq = await self._reader.sequence_of(channel, through + 1)
+    async def _drop(self, channel: str, through: Position) -> None:
+        await self._monitor.proof()  # else the epoch may be that of a stream that is gone
+        seq = await self._reader.sequence_of(channel, Position(through.offset + 1, through.epoch))
         if seq is not None:  # the last message of a channel always stays, because it is its position
             api = f"STREAM.PURGE.{self._names.log_stream}"
             await self._stream.api(api, {"filter": self._subject(channel), "seq": seq})

@@ -16,9 +16,9 @@ from narthex.ports.broker import Position, Published
 
 
 class PendingPublication:
-    """A publication to be placed; `counted` until its publisher has an answer."""
+    """A publication to be placed; `counted` until its publisher has an answer, `read` once the log was read for it."""
 
-    __slots__ = ("counted", "data", "deadline", "future", "key", "name", "tags")
+    __slots__ = ("counted", "data", "deadline", "expected", "future", "key", "name", "read", "tags")
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class PendingPublication:
         data: bytes,
         key: str | None,
         tags: dict[str, str] | None,
+        expected: Position | None,
         deadline: float,
     ) -> None:
         self.future = future
@@ -33,8 +34,10 @@ class PendingPublication:
         self.key = key
         self.name = digest(key) if key is not None else None
         self.tags = tags
+        self.expected = expected
         self.deadline = deadline
         self.counted = True
+        self.read = False
 
 
 class KnownChannelLog:

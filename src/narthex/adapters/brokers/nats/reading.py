@@ -84,13 +84,15 @@ class PageReader:
             message, batch = mark, decode_batch(mark.body)
         return message.seq
 
-    async def sequence_of(self, channel: str, offset: int) -> int | None:
-        """The stream sequence of the message that holds `offset`, or of the last message; None: it is not kept."""
+    async def sequence_of(self, channel: str, at: Position) -> int | None:
+        """The stream sequence of the message that holds a position, or of the last message; None: it is not kept."""
         subject = self._subject(channel)
         last = await self._stream.last(subject)
         if last is None:
             return None
-        end = decode_batch(last.body)
+        end, offset = decode_batch(last.body), at.offset
+        if at.epoch != position(end, self._epoch).epoch:
+            return None
         if offset >= end.first:
             return last.seq
         start = await self._start(subject, (last, end), offset)

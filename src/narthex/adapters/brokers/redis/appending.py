@@ -20,12 +20,13 @@ from narthex.adapters.brokers.engine_errors import EngineErrors
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
 from narthex.adapters.brokers.redis.scripts import KeyNames
 from narthex.errors import DISK_FULL, Bug, DependencyError, NarthexError
-from narthex.ports.broker import Published
+from narthex.ports.broker import LogMoved, Position, Published
 
 REDIS: Final = EngineErrors("Redis", "Redis")
 MAX_PENDING: Final = 20_000  # as the embedded broker's
 BATCH_ENTRIES: Final = 128  # the server is busy with nothing else for about 2 ms
 BATCH_BYTES: Final = 4 << 20
+_MOVED: Final = 2  # the script's outcome of a publication that was not appended
 
 _encode_tags = msgspec.json.Encoder().encode
 
@@ -38,6 +39,7 @@ class QueuedPublication(NamedTuple):
     data: bytes
     key: str
     tags: bytes
+    expected: str  # as the script takes it
     deadline: float
 
 
@@ -84,7 +86,12 @@ class RedisAppender:
         self._accepting = True
 
     def submit(
-        self, channel: str, data: bytes, key: str | None, tags: dict[str, str] | None
+        self,
+        channel: str,
+        data: bytes,
+        key: str | None,
+        tags: dict[str, str] | None,
+        expected: Position | None,
     ) -> asyncio.Future[Published]:
         """Queue a publication. Raises Overloaded or DependencyError."""
         if not self._accepting:
@@ -95,8 +102,9 @@ class RedisAppender:
         future: asyncio.Future[Published] = loop.create_future()
         chosen = f"k{key}" if key is not None else f"r{secrets.token_urlsafe(12)}"
         encoded = b"" if tags is None else _encode_tags(tags)
+        end = "" if expected is None else f"{expected.offset} {expected.epoch}"
         self._queue.append(
-            QueuedPublication(future, channel, data, chosen, encoded, loop.time() + self._timeout_s)
+            QueuedPublication(future, channel, data, chosen, encoded, end, loop.time() + self._timeout_s)
         )
         if self._alarm is None:
             self._alarm = loop.call_later(self._timeout_s, self._ring)
@@ -172,16 +180,20 @@ class RedisAppender:
                 self._names.key(channel, waiting.key),
                 self._names.told(channel),
             )
-            arguments += (waiting.data, waiting.tags)
+            arguments += (waiting.data, waiting.tags, waiting.expected)
         # The try ends at the deadline of the oldest: the others have time left for another one.
         async with asyncio.timeout_at(batch[0].deadline):
             seq, placed = await self._run(keys, arguments)
         self._seen(int(seq), placed[-1][1].decode())
-        for waiting, (offset, epoch, duplicate) in zip(batch, placed, strict=True):
+        for waiting, (offset, epoch, outcome) in zip(batch, placed, strict=True):
             if self._queue and self._queue[0] is waiting:  # else it has failed by its deadline meanwhile
                 self._queue.popleft()
-            if not waiting.future.done():
-                waiting.future.set_result(Published(int(offset), epoch.decode(), bool(duplicate)))
+            if waiting.future.done():
+                continue
+            if outcome == _MOVED:
+                waiting.future.set_exception(LogMoved(Position(int(offset), epoch.decode())))
+            else:
+                waiting.future.set_result(Published(int(offset), epoch.decode(), bool(outcome)))
 
     def _ring(self) -> None:
         """Fail publications that have waited too long; a retry with its key finds one that was placed all the same."""

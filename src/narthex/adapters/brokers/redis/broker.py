@@ -191,10 +191,16 @@ class RedisBroker:
         await self._disconnect()
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
         """See the port. Raises Overloaded or DependencyError."""
-        return await self._appender.submit(channel, data, key, tags)
+        return await self._appender.submit(channel, data, key, tags, expected)
 
     def subscribe(self, channel: str) -> None:
         """See the port."""
@@ -247,9 +253,9 @@ class RedisBroker:
         await self._retrying(lambda: self._on_channel("REMOVE", channel, secrets.token_urlsafe(6)))
         self._known.forget(channel)
 
-    async def trim(self, channel: str, through: int) -> None:
+    async def trim(self, channel: str, through: Position) -> None:
         """See the port."""
-        await self._retrying(lambda: self._on_channel("TRIM", channel, through))
+        await self._retrying(lambda: self._on_channel("TRIM", channel, through.offset, through.epoch))
 
     async def join(self, channel: str, member: Member) -> None:
         """See the port."""
@@ -283,7 +289,7 @@ class RedisBroker:
         )
         if page.complete and [found.offset for found in page.publications] != [published.offset]:
             raise DependencyError("broker", "Redis did not give back what was appended.", "Look at its log.")
-        await self.trim(PING_CHANNEL, published.offset)
+        await self.trim(PING_CHANNEL, Position(published.offset, published.epoch))
 
     def _client(self) -> Redis:
         if self._client_now is None:

@@ -49,7 +49,10 @@ APPEND: Final = (
     _HEAD
     + f"""
 -- KEYS: epoch, reign, nodes, seq, then per publication: meta, log, key, told channel
--- ARGV: reign, node, kept count, kept seconds, then per publication: data, tags
+-- ARGV: reign, node, kept count, kept seconds, then per publication: data, tags, expected end (`offset epoch`, `-1
+--   epoch` for any offset, or empty)
+-- Returns seq and per publication its offset, its epoch, and 0 (appended), 1 (a repeat) or 2 (the log's end, which was
+-- not the expected one).
 -- A key is valid in the log's incarnation, also where the epoch has changed since: what it names is still there.
 -- Behind the milliseconds of a told moment stands `seq`: floats read it as less than a millisecond more.
 if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
@@ -57,6 +60,10 @@ if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
 end
 local time = redis.call('TIME')
 local at = string.format('%d.%03d', time[1], math.floor(time[2] / 1000))
+local function ends_at(meta, epoch, expected)
+  if expected == '' or expected == '-1 ' .. epoch then return true end
+  return expected == string.format('%d ', redis.call('HGET', meta, 't') or 0) .. epoch
+end
 local out = {{}}
 local count = (#KEYS - 4) / 4
 local seq = redis.call('INCRBY', KEYS[4], count)
@@ -68,8 +75,10 @@ for n = 0, count - 1 do
   local known = before and string.match(before, '^%d+ [^.]*%.?(.*)$')
   if known and known == (incarnation or '') then
     out[#out + 1] = {{tonumber(string.match(before, '^%d+')), epoch, 1}}
+  elseif not ends_at(meta, epoch, ARGV[7 + 3*n]) then
+    out[#out + 1] = {{tonumber(redis.call('HGET', meta, 't') or 0), epoch, 2}}
   else
-    local data, tags = ARGV[5 + 2*n], ARGV[6 + 2*n]
+    local data, tags = ARGV[5 + 3*n], ARGV[6 + 3*n]
     local offset = redis.call('HINCRBY', meta, 't', 1)
     local id = string.format('%d-0', offset)
     redis.call('XADD', log, 'MAXLEN', '~', ARGV[3], id, 'a', at, 't', tags, 'd', data)
@@ -134,7 +143,8 @@ return epoch_of(ARGV[2])
 TRIM: Final = (
     _HEAD
     + """
--- KEYS: epoch, reign, meta, log   ARGV: reign, through
+-- KEYS: epoch, reign, meta, log   ARGV: reign, through, its epoch
+if epoch_of(redis.call('HGET', KEYS[3], 'i')) ~= ARGV[3] then return 0 end
 return redis.call('XTRIM', KEYS[4], 'MINID', string.format('%d-0', tonumber(ARGV[2]) + 1))
 """
 )

@@ -27,6 +27,7 @@ from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import (
     BrokerHandler,
     Control,
+    LogMoved,
     Member,
     Page,
     Position,
@@ -157,11 +158,18 @@ class SqliteBroker:
             self._lock.release()
 
     async def publish(
-        self, channel: str, data: bytes, *, key: str | None = None, tags: dict[str, str] | None = None
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        tags: dict[str, str] | None = None,
+        expected: Position | None = None,
     ) -> Published:
         """See the port. Raises Overloaded when too many wait, DependencyError when the publication is not durable."""
         future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        self._writer.submit(Append(future, self._writer.now(), AppendRequest(channel, data, key, tags)))
+        request = AppendRequest(channel, data, key, tags, expected)
+        self._writer.submit(Append(future, self._writer.now(), request))
         return await future
 
     def subscribe(self, channel: str) -> None:
@@ -205,7 +213,7 @@ class SqliteBroker:
 
         await self._change(apply)
 
-    async def trim(self, channel: str, through: int) -> None:
+    async def trim(self, channel: str, through: Position) -> None:
         """See the port."""
         await self._change(lambda log: log.trim(channel, through, self._clock()))
 
@@ -237,7 +245,7 @@ class SqliteBroker:
         )
         if [found.offset for found in page.publications] != [published.offset]:
             raise DependencyError("broker", "log.db did not give back what was appended.", "Check the disk.")
-        await self.trim(PING_CHANNEL, published.offset)
+        await self.trim(PING_CHANNEL, Position(published.offset, published.epoch))
         with contextlib.suppress(OSError):
             if self.path.stat().st_ino == self._inode:
                 return
@@ -262,7 +270,7 @@ class SqliteBroker:
                 result = outcome() if callable(outcome) else None
             if job.future.done():  # cancelled or timed out: the publication is in the log all the same
                 continue
-            if isinstance(outcome, NarthexError):
+            if isinstance(outcome, NarthexError | LogMoved):
                 job.future.set_exception(outcome)
             else:
                 job.future.set_result(result)

@@ -17,7 +17,7 @@ import msgspec
 from narthex.adapters.brokers.sqlite.schema import ChannelRetention, new_epoch
 from narthex.adapters.brokers.sqlite.state import MAX_KEYS, ChannelState, RecentKeys
 from narthex.errors import Overloaded
-from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Position
+from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, LogMoved, Position, fulfils
 
 CACHED_CHANNELS: Final = 200_000  # about 300 bytes each
 ROWS_A_STATEMENT: Final = (256, 64, 16, 4, 1)  # few distinct statements, so that all stay prepared
@@ -36,6 +36,7 @@ class AppendRequest(NamedTuple):
     data: bytes
     key: str | None
     tags: dict[str, str] | None
+    expected: Position | None
 
 
 class Appended(NamedTuple):
@@ -80,26 +81,28 @@ class Log:
         if self._sql.in_transaction:
             self._sql.execute("ROLLBACK")
 
-    def append(self, requests: Sequence[AppendRequest], now: float) -> list[Appended | Overloaded]:
+    def append(self, requests: Sequence[AppendRequest], now: float) -> list[Appended | Overloaded | LogMoved]:
         """Append in order; one outcome per request."""
         # Milliseconds: SQLite's JSON gives 15 digits. `at` must ascend also when the clock is set back.
         now = self._last_at = max(round(now, 3), self._last_at)
         self._keys.expire(now - IDEMPOTENCY_WINDOW_S)
         touched = {request.channel for request in requests}
         self._load(touched, now)
-        outcomes: list[Appended | Overloaded] = []
+        outcomes: list[Appended | Overloaded | LogMoved] = []
         rows: list[object] = []
-        for name, data, key, tags in requests:
+        for name, data, key, tags, expected in requests:
             channel = self._channels[name]
+            if key is not None and (before := channel.keys.get(key)) is not None:
+                outcomes.append(Appended(before, channel.epoch, True, 0.0))
+                continue
+            end = Position(channel.top, channel.epoch)
+            if expected is not None and not fulfils(end, expected):
+                outcomes.append(LogMoved(end))
+                continue
             offset = channel.top + 1
-            if key is not None:
-                before = channel.keys.get(key)
-                if before is not None:
-                    outcomes.append(Appended(before, channel.epoch, True, 0.0))
-                    continue
-                if not self._keys.add(channel.keys, key, offset, now):
-                    outcomes.append(_too_many_keys())
-                    continue
+            if key is not None and not self._keys.add(channel.keys, key, offset, now):
+                outcomes.append(_too_many_keys())
+                continue
             channel.top = offset
             rows += (
                 channel.id,
@@ -119,11 +122,12 @@ class Log:
                 self._drop(channel, channel.top - channel.kept, now)
         return outcomes
 
-    def trim(self, name: str, through: int, now: float) -> None:
-        """Drop offsets ≤ `through`."""
+    def trim(self, name: str, through: Position, now: float) -> None:
+        """Drop the publications up to `through`, if the log is that one."""
         self._load({name}, now)
         channel = self._channels[name]
-        self._drop(channel, min(through, channel.top), now)
+        if channel.epoch == through.epoch:
+            self._drop(channel, min(through.offset, channel.top), now)
 
     def remove(self, name: str, now: float) -> Position:
         """Drop everything; the channel's row stays and keeps the new epoch, which is returned."""

@@ -33,7 +33,7 @@ class LogChange(Job):
     apply: Callable[[Log], Any]
 
 
-Outcome = Any  # Any: an `Appended`, what `apply` returned, or the NarthexError that the future gets
+Outcome = Any  # Any: an `Appended`, what `apply` returned, or the exception that the future gets
 Deliver = Callable[[Sequence[Append | LogChange], list[Outcome]], None]
 
 
