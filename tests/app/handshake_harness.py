@@ -17,7 +17,7 @@ from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.credentials import CredentialVerifier
 from narthex.app.e2e import Admissions, KeyProofs
 from narthex.app.exchange import CiOidc, TokenExchange
-from narthex.app.handshake import HandshakeHandler
+from narthex.app.handshake import HandshakeHandler, gateway_routes
 from narthex.app.handshake_record import DecisionRecorder
 from narthex.app.in_band import InBandAdmission
 from narthex.app.revocations import Revocations
@@ -274,8 +274,7 @@ async def open_entrance(
             admissions=admissions,
             decisions=decisions,
             state=lambda: found.state,
-            new_receiver=found.ear,
-            new_echo=found.ear if conformance else None,
+            route=gateway_routes(found.ear, found.ear if conformance else None).get,
             report_bug=lambda fault, trace_id: found.bugs.append((fault, trace_id)),
             clock=found.clock,
             monotonic=found.clock,

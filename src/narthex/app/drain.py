@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final, Protocol
 
-from narthex.app.connection import Connection
 from narthex.ports.broker import Broker, Control
-from narthex.protocol.codes import SHUTDOWN
+from narthex.protocol.codes import SHUTDOWN, Disconnect
 
 TICK_S: Final = 0.05
 UNHURRIED_PER_S: Final = 100.0  # load balancers do not notice a pace below this
@@ -22,9 +21,16 @@ COMMAND_AFTER_S: Final = 0.1  # the answer to the command leaves first
 LATEST: Final = 0.85  # of the grace by which those that follow a run are closed too, active or not
 
 
+class Closable(Protocol):
+    """A live connection, as far as a drain needs it."""
+
+    def close(self, disconnect: Disconnect) -> None:
+        """Close it with a code and a reason; idempotent."""
+
+
 async def close_paced(
-    connections: Iterable[Connection],
-    busy: Callable[[Connection], bool],
+    connections: Iterable[Closable],
+    busy: Callable[[Any], bool],
     *,
     grace_s: float,
     runs_ended: asyncio.Event,
@@ -42,8 +48,8 @@ async def close_paced(
     Returns:
         The number of closed connections.
     """
-    idle: list[Connection] = []
-    waiting: list[Connection] = []
+    idle: list[Closable] = []
+    waiting: list[Closable] = []
     for connection in connections:
         (waiting if busy(connection) else idle).append(connection)
     total = len(idle) + len(waiting)

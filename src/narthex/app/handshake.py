@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -58,6 +58,23 @@ class Route(NamedTuple):
         return self.transport in ("websocket", "conformance")
 
 
+def gateway_routes(new_receiver: NewReceiver, new_echo: NewReceiver | None = None) -> Mapping[str, Route]:
+    """The gateway's own routes, by path.
+
+    Args:
+        new_receiver: the app's end of an admitted connection; it calls `ConnectionContext.release` when it is closed.
+        new_echo: of `/ws/conformance`; None: there is no such path.
+    """
+    routes = {
+        **dict.fromkeys(endpoints.WEBSOCKETS, Route("websocket", new_receiver)),
+        endpoints.HTTP_STREAM: Route("http_stream", new_receiver),
+        endpoints.SSE: Route("sse", new_receiver),
+    }
+    if new_echo is not None:
+        routes[endpoints.CONFORMANCE] = Route("conformance", new_echo, "conformance", proven=True)
+    return routes
+
+
 class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict without an upgrade; see `HandshakeHandler.preflight`."""
 
@@ -77,8 +94,9 @@ class HandshakeHandler:
         admissions: records admissions of test identities.
         decisions: records every decision.
         state: `starting`, `ready`, `draining` or `stopped`.
-        new_receiver: the app's end of an admitted connection; it calls `ConnectionContext.release` when it is closed.
-        new_echo: of `/ws/conformance`; None: there is no such path.
+        route: the route at a path, None where there is none.
+        inert: whether a client whose token has merely expired is upgraded inert, so that it can send a fresh one;
+            else it is refused.
         report_bug: takes an unexpected exception, with the trace id.
         clock: seconds since the epoch.
         monotonic: the loop's clock, seconds.
@@ -96,8 +114,8 @@ class HandshakeHandler:
         admissions: Admissions,
         decisions: DecisionRecorder,
         state: Callable[[], str],
-        new_receiver: NewReceiver,
-        new_echo: NewReceiver | None = None,
+        route: Callable[[str], Route | None],
+        inert: bool = True,
         report_bug: Callable[[BaseException, str], None],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -116,21 +134,17 @@ class HandshakeHandler:
         self._wait_s = wait_s
         self._handshake_timeout_s = handshake_timeout_s
         self._decisions = decisions
-        socket = Route("websocket", new_receiver)
-        self._routes = {
-            **dict.fromkeys(endpoints.WEBSOCKETS, socket),
-            endpoints.HTTP_STREAM: Route("http_stream", new_receiver),
-            endpoints.SSE: Route("sse", new_receiver),
-        }
-        if new_echo is not None:
-            self._routes[endpoints.CONFORMANCE] = Route("conformance", new_echo, "conformance", proven=True)
+        self._route = route
+        self._inert = inert
 
     # -- UpgradeHandler ------------------------------------------------------------------------------------
 
     def decide(self, head: RequestHead) -> Later[Decision]:
         """See `UpgradeHandler`."""
-        route = self._routes.get(head.path)
-        request = self._read_request(head, upgrade=route is None or route.upgrade)
+        route = self._route(head.path)
+        request = self._read_request(
+            head, sees_refusal=not self._inert, upgrade=route is None or route.upgrade
+        )
         try:
             if route is None:
                 return self._deny(request, _NO_ROUTE)

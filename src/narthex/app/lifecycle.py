@@ -14,10 +14,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from narthex.app.connection import Connection
-from narthex.app.drain import close_paced
+from narthex.app.drain import Closable, close_paced
 
 RUNS_SHARE: Final = (
     0.5  # of the grace that runs get to finish: their ends must reach clients before the last closes
@@ -63,9 +62,9 @@ class Lifecycle:
     def __init__(
         self,
         components: list[Component],
-        registry: Iterable[Connection] = (),
+        registry: Iterable[Closable] = (),
         drain_runs: Callable[[float], Awaitable[None]] = _nothing,
-        busy: Callable[[], Callable[[Connection], bool]] = lambda: lambda _: False,
+        busy: Callable[[], Callable[[Any], bool]] = lambda: lambda _: False,
         *,
         grace_s: float,
         on_state: Callable[[LifecycleState], None],

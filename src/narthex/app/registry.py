@@ -9,13 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+from narthex.app.connection_context import ConnectionContext
 from narthex.domain.identity import Identity
+from narthex.protocol.codes import Disconnect
 
 
 class LiveConnection(Protocol):
-    """A counted connection: `app.connection.Connection`, which is not named here so that imports point one way."""
+    """A counted connection: `app.connection.Connection`, or a socket that a guard admitted to another application."""
 
-    identity: Identity | None
+    @property
+    def context(self) -> ConnectionContext:
+        """The start of the connection, with its current user."""
+
+    @property
+    def identity(self) -> Identity | None:
+        """Its user, None while that is not known."""
+
+    @property
+    def known_identity(self) -> Identity | None:
+        """Its user, also while its `connect` is being answered."""
+
+    def close(self, disconnect: Disconnect) -> None:
+        """Close it with a code and a reason; idempotent."""
 
 
 C = TypeVar("C", bound=LiveConnection)

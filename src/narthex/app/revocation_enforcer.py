@@ -8,11 +8,10 @@ revocations.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from narthex.app.connection import Connection
-from narthex.app.registry import ConnectionRegistry
+from narthex.app.registry import LiveConnection
 from narthex.app.revocations import Revocations
 from narthex.ports.credentials import Revocation
 from narthex.protocol.codes import FORCE_RECONNECT, REVOKED
@@ -34,7 +33,7 @@ class RevocationEnforcer:
 
     def __init__(
         self,
-        registry: ConnectionRegistry[Connection],
+        registry: Iterable[LiveConnection],
         revocations: Revocations,
         loop: asyncio.AbstractEventLoop,
     ) -> None:

@@ -47,6 +47,7 @@ class Revocations:
         clock: seconds since the epoch.
         after_exp_s: how long after its `exp` a token may still count somewhere: leeway and grace.
         on_error: called when the store cannot be read (held revocations go on counting); None: not reported.
+        poll_every_s: seconds between two reads of the store's changes.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Revocations:
         clock: Callable[[], float] = time.time,
         after_exp_s: float = AFTER_EXP_S,
         on_error: Callable[[DependencyError], None] | None = None,
+        poll_every_s: float = POLL_EVERY_S,
     ) -> None:
+        self._poll_every_s = poll_every_s
         self.after_exp_s = after_exp_s
         self._credentials = credentials
         self._broker = broker
@@ -285,7 +288,7 @@ class Revocations:
         loop = asyncio.get_running_loop()
         reloaded_at = loop.time()
         while True:
-            await asyncio.sleep(POLL_EVERY_S)
+            await asyncio.sleep(self._poll_every_s)
             try:
                 if loop.time() - reloaded_at < RELOAD_EVERY_S:
                     await self.refresh()

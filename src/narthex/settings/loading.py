@@ -6,7 +6,7 @@ called once, in the parent process, before a socket is opened; raises nothing bu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -18,7 +18,7 @@ from narthex.extras import missing_extras
 from narthex.settings.groups import option_fields
 from narthex.settings.model import Settings
 from narthex.settings.options import accepts, facts
-from narthex.settings.requirements import requirements
+from narthex.settings.requirements import ALL_PARTS, Part, requirements
 from narthex.settings.rules import check_rules, platform_of
 from narthex.settings.sources import Values, collect
 from narthex.settings.table_problems import table_problem
@@ -33,6 +33,7 @@ def load(
     file: Path | None = None,
     *,
     gcp: SecretReader | None = None,
+    parts: Collection[Part] = ALL_PARTS,
 ) -> Settings:
     """Read and check the settings.
 
@@ -41,6 +42,7 @@ def load(
         environ: the process's environment.
         file: the settings file; None takes NARTHEX_CONFIG, else `narthex.toml` here if there is one.
         gcp: reads `gcp-secret://` names; None takes Google Secret Manager.
+        parts: the engines that the process uses; rules for others are not looked at.
 
     Returns:
         Settings that hold together, with `warnings` for the operator.
@@ -52,11 +54,11 @@ def load(
     problems = list(given.problems)
     settings = _validated(given, problems)
     settings = settings.model_copy(update={"platform": platform_of(environ)})
-    ruling = check_rules(settings, environ, frozenset(given.broken))
+    ruling = check_rules(settings, environ, frozenset(given.broken), parts)
     problems += ruling.problems
     if problems or given.needs or ruling.policy is None:
         # Missing extras alone are reported when the engine is created; beside other problems they are reported here.
-        lacking = missing_extras([*given.needs, *requirements(settings)])
+        lacking = missing_extras([*given.needs, *requirements(settings, parts)])
         raise ConfigError([*problems, *([lacking] if lacking else [])])
     changes: dict[str, object] = {"environment": str(ruling.policy.environment), "host": ruling.policy.host}
     settings = settings.model_copy(update=changes)

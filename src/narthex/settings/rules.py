@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts
 from narthex.errors import ConfigError
 from narthex.settings.issuer_rules import issuer_problems, short_secrets
 from narthex.settings.model import Settings
+from narthex.settings.requirements import ALL_PARTS, Part
 from narthex.settings.trust import ambiguities
 
 BROKER_SCHEMES: Final = ("nats", "tls", "redis", "rediss", "valkey", "valkeys")
@@ -45,13 +46,19 @@ class Ruling(NamedTuple):
     proxies: TrustedProxies
 
 
-def check_rules(settings: Settings, environ: Mapping[str, str], broken: frozenset[str]) -> Ruling:
+def check_rules(
+    settings: Settings,
+    environ: Mapping[str, str],
+    broken: frozenset[str],
+    parts: Collection[Part] = ALL_PARTS,
+) -> Ruling:
     """Hold every rule.
 
     Args:
         settings: an option that was wrong has its default and is named in `broken`.
         environ: the process's environment.
         broken: options whose rules are skipped, because their value is already a problem.
+        parts: the engines that the process uses.
     """
     problems: list[str] = []
     environment = find_environment(environ)
@@ -76,7 +83,7 @@ def check_rules(settings: Settings, environ: Mapping[str, str], broken: frozense
     problems += _production(settings, production=production)
     for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _data_dir):
         problems += rule(settings)
-    problems += _engines(settings, platform_of(environ))
+    problems += _engines(settings, platform_of(environ), parts)
     if "issuers" not in broken:
         problems += issuer_problems(settings, remote=remote)
     return Ruling(
@@ -153,9 +160,12 @@ def _apart(settings: Settings) -> Iterator[str]:
     )
 
 
-def _engines(settings: Settings, platform: str) -> Iterator[str]:
-    pairs = (("NARTHEX_BROKER_URL", settings.broker_url, BROKER_SCHEMES),)
-    for variable, url, schemes in (*pairs, ("NARTHEX_STORE_URL", settings.store_url, STORE_SCHEMES)):
+def _engines(settings: Settings, platform: str, parts: Collection[Part]) -> Iterator[str]:
+    engines = {
+        "broker": ("NARTHEX_BROKER_URL", settings.broker_url, BROKER_SCHEMES),
+        "store": ("NARTHEX_STORE_URL", settings.store_url, STORE_SCHEMES),
+    }
+    for variable, url, schemes in (engine for part, engine in engines.items() if part in parts):
         scheme = url.get_secret_value().partition(":")[0] if url else ""
         if scheme and scheme not in schemes:
             yield (
@@ -241,7 +251,7 @@ def _data_dir(settings: Settings) -> Iterator[str]:
         yield f"NARTHEX_DATA_DIR={path}: {existing} cannot be written by this user. Change its owner, or name another."
 
 
-DATA_FILES: Final = ("narthex.db", "log.db")
+DATA_FILES: Final = ("narthex.db", "log.db", "guard.db")
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
 

@@ -21,6 +21,7 @@ from narthex.settings.requirements import NATS_SCHEMES, requirements
 
 LOG_FILE: Final = "log.db"
 STORE_FILE: Final = "narthex.db"
+SHARED_FILE: Final = "guard.db"
 
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
@@ -64,6 +65,15 @@ def make_store(settings: Settings, *, beside: bool = False) -> Store:
     from narthex.adapters.stores.postgres import PostgresStore
 
     return PostgresStore(url)
+
+
+def make_shared_store(settings: Settings) -> Store:
+    """The store of a guard: the one that `store_url` names, else a SQLite file that several processes share."""
+    if settings.store_url:
+        return make_store(settings)
+    from narthex.adapters.stores.sqlite import SqliteStore
+
+    return SqliteStore(_data(settings) / SHARED_FILE, synchronous=_synchronous(settings), shared=True)
 
 
 async def reach_broker(settings: Settings) -> str:

@@ -20,7 +20,7 @@ from narthex.app.core import CoreConfig, NodeCore
 from narthex.app.credentials import CredentialVerifier
 from narthex.app.drain import DrainCommands
 from narthex.app.e2e import Admissions, KeyProofs
-from narthex.app.handshake import HandshakeHandler
+from narthex.app.handshake import HandshakeHandler, gateway_routes
 from narthex.app.handshake_record import DecisionRecorder
 from narthex.app.in_band import InBandAdmission
 from narthex.app.lifecycle import Component
@@ -144,8 +144,10 @@ class Parts:
             admissions=self.admissions,
             decisions=decisions,
             state=self.state,
-            new_receiver=self.core.connections(self.in_band),
-            new_echo=ConformanceEcho if settings.policy.conformance else None,
+            route=gateway_routes(
+                self.core.connections(self.in_band),
+                ConformanceEcho if settings.policy.conformance else None,
+            ).get,
             report_bug=self.report_bug,
             clock=self.now,
             handshake_timeout_s=self.core.config.limits.handshake_timeout_s,

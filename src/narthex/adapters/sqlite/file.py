@@ -34,10 +34,16 @@ JOURNAL_BYTES: Final = 16 << 20  # less than `checkpoint.HARD_BYTES`
 
 
 class OwnerLock:
-    """An exclusive claim on a data file, for as long as this process lives. `flock`: a crash releases it."""
+    """A claim on a data file, for as long as this process lives. `flock`: a crash releases it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the data file.
+        shared: whether other processes with a shared claim may use the file too; else none may.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path.with_name(path.name + ".lock")
+        self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -45,7 +51,7 @@ class OwnerLock:
         require_local(self.path)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, self._mode | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)

@@ -58,6 +58,8 @@ class SqliteStore:
         max_waiting: the most reads, and the most writes, that may wait; more raise Overloaded.
         beside: for a short use beside the process that may own the file (a command line): takes no lock of its own
             and never checkpoints; SQLite's locks keep the two apart.
+        shared: several processes use the file as equals, each with a shared claim; no runs may be kept in it, because
+            the leases of an ended process stay.
     """
 
     threads: Threads
@@ -74,12 +76,14 @@ class SqliteStore:
         timeout_s: float = 5.0,
         max_waiting: int = MAX_WAITING,
         beside: bool = False,
+        shared: bool = False,
     ) -> None:
         self.path = path
         self._beside = beside
+        self._shared = shared
         self.durability = _DURABILITY[synchronous]
         self._synchronous: Synchronous = synchronous
-        self._lock = OwnerLock(path)
+        self._lock = OwnerLock(path, shared=shared)
         self._checkpointer: Checkpointer | None = None
         self._engine = SqliteEngine(path, synchronous, timeout_s, max_waiting)
         self.threads = SqlThreads(self._engine, SQLITE)
@@ -106,8 +110,9 @@ class SqliteStore:
         except BaseException:
             self._lock.release()
             raise
-        try:  # this process owns the file: every lease in it is of an ended process
-            await self._engine.write(release("owner <> ''"))
+        try:
+            if not self._shared:  # this process owns the file: every lease in it is of an ended process
+                await self._engine.write(release("owner <> ''"))
         except BaseException:
             await self._engine.stop()
             self._lock.release()

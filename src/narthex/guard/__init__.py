@@ -1,0 +1,1 @@
+"""Admission around a WebSocket endpoint that exists already."""

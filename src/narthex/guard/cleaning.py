@@ -1,0 +1,87 @@
+"""Takes credentials, and claims of an identity from outside, out of a request before an application sees it. Pure.
+
+Rules: `Authorization`, our cookies, our subprotocols, tickets, the end-to-end headers and everything under `narthex-`
+go; the application's own cookies, subprotocols and parameters stay, byte for byte and in their order. An underscore
+counts as a hyphen in a name, because CGI and WSGI frameworks make the two one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from narthex.domain.carriers import E2E_KEY_HEADER, E2E_TEST_RUN_HEADER, EXPLAIN, JWT_AUTH
+from narthex.web.cookies import JOURNEY, REFRESH, SESSION
+
+RawHeaders = list[tuple[bytes, bytes]]
+"""Lower-case names and values, in order."""
+
+CLAIMS: Final = b"narthex-"
+"""The beginning of headers that name an identity: only the guard writes them."""
+
+_DROPPED: Final = frozenset(
+    {b"authorization", E2E_KEY_HEADER.encode(), E2E_TEST_RUN_HEADER.encode(), b"sec-websocket-protocol"}
+)
+_COOKIES: Final = frozenset(
+    name.encode() for cookie in (SESSION, REFRESH, JOURNEY) for name in (cookie.plain, cookie.secure)
+)
+
+
+def without_claims(headers: RawHeaders) -> RawHeaders:
+    """The headers without those that name an identity; the same list where there are none."""
+    if any(name[:7] == b"narthex" for name, _ in headers):
+        return [header for header in headers if not _claims(header[0])]
+    return headers
+
+
+def without_credentials(headers: RawHeaders, subprotocols: Iterable[str]) -> RawHeaders:
+    """The headers of an upgrade for the application.
+
+    Args:
+        headers: of the request.
+        subprotocols: from `own_subprotocols`.
+    """
+    kept: RawHeaders = []
+    for header in headers:
+        name = header[0]
+        if name == b"cookie":
+            if b"narthex_" in header[1]:
+                value = _without_cookies(header[1])
+                if value:
+                    kept.append((name, value))
+            else:
+                kept.append(header)
+        elif name.replace(b"_", b"-") not in _DROPPED and not _claims(name):
+            kept.append(header)
+    offered = ", ".join(subprotocols)
+    if offered:
+        kept.append((b"sec-websocket-protocol", offered.encode("latin-1")))
+    return kept
+
+
+def own_subprotocols(offered: Iterable[str]) -> list[str]:
+    """The application's own subprotocols among the offered ones."""
+    return [
+        name for name in offered if name not in (JWT_AUTH, EXPLAIN, "jwt") and not name.startswith("jwt.")
+    ]
+
+
+def without_ticket(query: bytes) -> bytes:
+    """A query string without its tickets."""
+    if b"ticket" not in query and b"%" not in query:
+        return query
+    return b"&".join(
+        part
+        for part in query.split(b"&")
+        if unquote_to_bytes(part.partition(b"=")[0].replace(b"+", b" ")) != b"ticket"
+    )
+
+
+def _claims(name: bytes) -> bool:
+    return name.replace(b"_", b"-").startswith(CLAIMS)
+
+
+def _without_cookies(value: bytes) -> bytes:
+    pairs = value.split(b";")
+    return b";".join(pair for pair in pairs if pair.partition(b"=")[0].strip() not in _COOKIES).strip()
