@@ -197,7 +197,7 @@ async def test_closes_of_a_drain_are_counted_and_paced() -> None:
     ended = asyncio.Event()
     ended.set()
     count = await close_paced(
-        connections,  # type: ignore[arg-type]  # as much of a connection as is used
+        connections,
         lambda _: False,
         grace_s=1.0,
         runs_ended=ended,

@@ -141,7 +141,7 @@ async def test_thousands_are_spread_and_the_idle_go_first() -> None:
     ended = asyncio.Event()
     loop.call_later(0.5, ended.set)
     began = loop.time()
-    closed = await close_paced(people, lambda c: c.busy, grace_s=1.5, runs_ended=ended, now=loop.time)  # type: ignore[attr-defined]  # Stub
+    closed = await close_paced(people, lambda c: c.busy, grace_s=1.5, runs_ended=ended, now=loop.time)
     took = loop.time() - began
     assert closed == 2_000
     assert all(person.code == 3001 for person in people)
