@@ -20,6 +20,11 @@ SECTION_3: dict[tuple[int | None, int | None], str] = {
     (503, 4002): "auth_unavailable",
     (503, 4003): "overloaded",
     (503, 3001): "draining",
+    (502, 4005): "upstream_refused upstream_invalid",  # section 12, the guard
+    (503, 4006): "upstream_gone",
+    (504, 4007): "upstream_timeout",
+    (None, 3507): "upstream_denied",
+    (None, 4005): "upstream_failed",
     (404, None): "no_route",
     (408, None): "handshake_timeout",
     (426, None): "upgrade_required",

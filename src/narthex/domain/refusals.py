@@ -117,6 +117,42 @@ TABLE: Final[dict[str, RefusalRow]] = {
     "draining": RefusalRow(
         503, 3001, "The gateway is shutting down", "Connect again; another instance will answer."
     ),
+    "upstream_refused": RefusalRow(
+        502,
+        4005,
+        "The server behind the guard takes no connection",
+        "Start the server that `narthex guard --upstream` names, or correct the address.",
+    ),
+    "upstream_invalid": RefusalRow(
+        502,
+        4005,
+        "The server behind the guard gave no valid answer",
+        "Check that `narthex guard --upstream` names a WebSocket server; `detail` says what is wrong.",
+    ),
+    "upstream_gone": RefusalRow(
+        503,
+        4006,
+        "The server behind the guard closed the connection",
+        "Come back after Retry-After seconds; see the log of the server behind.",
+    ),
+    "upstream_timeout": RefusalRow(
+        504,
+        4007,
+        "The server behind the guard did not answer in time",
+        "Come back after Retry-After seconds; see the load of the server behind.",
+    ),
+    "upstream_denied": RefusalRow(
+        None,
+        3507,
+        "The server behind the guard refused the handshake",
+        "See the log of the server behind; without `narthex.explain` its own answer reaches the client.",
+    ),
+    "upstream_failed": RefusalRow(
+        None,
+        4005,
+        "The server behind the guard failed to answer the handshake",
+        "See the log of the server behind; without `narthex.explain` its own answer reaches the client.",
+    ),
     "no_route": RefusalRow(404, None, "There is nothing at this path", "WebSockets are at /ws."),
     "handshake_timeout": RefusalRow(
         408, None, "The handshake took too long", "Send the whole request within 10 s."

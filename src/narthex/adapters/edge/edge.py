@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from narthex.adapters.edge.connections import Connections, Evicted
 from narthex.adapters.edge.limits import EdgeLimits
@@ -17,17 +17,29 @@ from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.upgrade_batch import UpgradeBatch
 from narthex.app.timers import TimerWheel
 from narthex.domain.refusals import Refusal
-from narthex.ports.edge import RequestHead, UpgradeHandler
+from narthex.ports.edge import Decision, RequestHead
+from narthex.ports.later import Later
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
     from narthex.adapters.edge.tcp import TcpConnection
+    from narthex.adapters.edge.upstream.relay import Relayed
 
 log: Final = logging.getLogger("narthex.edge")
 
 _NO_TRACE: Final = "none"
+
+
+class EdgeUpgradeHandler(Protocol):
+    """`ports.edge.UpgradeHandler`, or a guard's, which also joins clients with an upstream."""
+
+    def decide(self, head: RequestHead) -> Later[Decision | Relayed]:
+        """See `UpgradeHandler`."""
+
+    def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:
+        """See `UpgradeHandler`."""
 
 
 class HttpContext(NamedTuple):
@@ -78,7 +90,7 @@ class Edge:
 
     def __init__(
         self,
-        upgrade_handler: UpgradeHandler,
+        upgrade_handler: EdgeUpgradeHandler,
         *,
         rules: HeadRules,
         limits: EdgeLimits | None = None,

@@ -8,7 +8,7 @@ which path it is for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import lru_cache
 from typing import Final
 
@@ -50,7 +50,7 @@ class HeadRules(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     allowed_host: AllowedHost
-    websocket_paths: frozenset[str] = frozenset(endpoints.WEBSOCKETS)
+    websocket_paths: Container[str] = frozenset(endpoints.WEBSOCKETS)
     any_host_paths: frozenset[str] = frozenset({"/livez", "/readyz"})
     mounted: Callable[[str], bool] | None = None
 

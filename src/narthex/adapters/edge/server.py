@@ -25,6 +25,7 @@ import uvicorn
 
 from narthex.adapters.edge.edge import Edge, log
 from narthex.adapters.edge.head_stage import ProtocolFactory
+from narthex.adapters.edge.upstream.relay import Relay
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.domain.refusals import Refusal
 from narthex.errors import ConfigError
@@ -194,8 +195,8 @@ class EdgeServer(uvicorn.Server):
         while self._sockets() and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110  (a signal ends it too)
             await asyncio.sleep(0.02)
 
-    def _sockets(self) -> list[WebSocket]:
-        return [one.stage for one in self.edge.connections if isinstance(one.stage, WebSocket)]
+    def _sockets(self) -> list[WebSocket | Relay]:
+        return [one.stage for one in self.edge.connections if isinstance(one.stage, WebSocket | Relay)]
 
 
 def listen(

@@ -20,6 +20,7 @@ from narthex.adapters.edge.responses import switching_protocols
 from narthex.adapters.edge.rules import Upgrade
 from narthex.adapters.edge.tcp import Stage, TcpConnection
 from narthex.adapters.edge.upgrade_batch import PendingUpgrade
+from narthex.adapters.edge.upstream.relay import Joined, PassedRefusal, Relay, Relayed
 from narthex.adapters.edge.websocket import NULL_RECEIVER, WebSocket
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
@@ -51,7 +52,7 @@ def begin(tcp: TcpConnection, head: RequestHead, upgrade: Upgrade, early: bytes)
     except Exception:
         log.exception("the upgrade handler failed")
         decision = _bug(edge, head)
-    if isinstance(decision, Decision):
+    if isinstance(decision, Decision | Relayed):
         return conclude(tcp, head, upgrade, decision, early)
     PendingDecision(tcp, head, upgrade, early).wait(decision)
     return None
@@ -61,7 +62,7 @@ def conclude(
     tcp: TcpConnection,
     head: RequestHead,
     upgrade: Upgrade,
-    decision: Decision,
+    decision: Decision | Relayed,
     early: bytes,
     *,
     eof: bool = False,
@@ -70,6 +71,12 @@ def conclude(
     try:
         if isinstance(decision, Accept):
             return _accept(tcp, upgrade, decision, early)
+        if isinstance(decision, Joined):
+            return _join(tcp, upgrade, decision, early)
+        if isinstance(decision, PassedRefusal):
+            tcp.transport.write(decision.answer)
+            tcp.linger(eof=eof)
+            return None
         if decision.explain and not eof:
             _explain(tcp, upgrade, decision)
         else:
@@ -109,6 +116,21 @@ def _accept(tcp: TcpConnection, upgrade: Upgrade, decision: Accept, early: bytes
     return PendingUpgrade(socket, tcp.transport, answer, early)
 
 
+def _join(tcp: TcpConnection, upgrade: Upgrade, decision: Joined, early: bytes) -> PendingUpgrade:
+    relay = Relay(tcp, decision.upstream, decision.receiver)
+    try:
+        answer = switching_protocols(
+            upgrade.key,
+            subprotocol=decision.subprotocol,
+            extension=decision.extensions,
+            extra=decision.headers,
+        )
+    except Bug:
+        relay.abandon()
+        raise
+    return PendingUpgrade(relay, tcp.transport, answer, early)
+
+
 def _explain(tcp: TcpConnection, upgrade: Upgrade, decision: Deny) -> None:
     """Upgrade and refuse in the close frame, because browsers hide a refused handshake (docs/design.md#admission)."""
     offered = upgrade.protocols
@@ -142,7 +164,7 @@ class PendingDecision(Stage):
         self._gone = False
         self._task: asyncio.Task[None] | None = None
 
-    def wait(self, decision: Awaitable[Decision]) -> None:
+    def wait(self, decision: Awaitable[Decision | Relayed]) -> None:
         """Take over the connection, with the handshake's deadline."""
         tcp = self.tcp
         tcp.become(self, keep_deadline=True)
@@ -150,7 +172,7 @@ class PendingDecision(Stage):
             tcp.expire_in(tcp.edge.limits.handshake_s)
         self._task = tcp.edge.loop.create_task(self._decide(decision), name="narthex-decision")
 
-    async def _decide(self, decision: Awaitable[Decision]) -> None:
+    async def _decide(self, decision: Awaitable[Decision | Relayed]) -> None:
         tcp = self.tcp
         try:
             outcome = await decision
@@ -160,12 +182,14 @@ class PendingDecision(Stage):
         if self._gone:
             if isinstance(outcome, Accept):
                 self._abandon(outcome)
+            elif isinstance(outcome, Joined):
+                Relay(tcp, outcome.upstream, outcome.receiver).abandon()
             return
         tcp.transport.resume_reading()
         pending = conclude(tcp, self._head, self._upgrade, outcome, bytes(self._early), eof=self._eof)
         if pending is not None:
             pending.complete()
-            if self._eof and isinstance(tcp.stage, WebSocket):
+            if self._eof and isinstance(tcp.stage, WebSocket | Relay):
                 tcp.stage.eof_received()
 
     def _abandon(self, outcome: Accept) -> None:

@@ -1,0 +1,1 @@
+"""Tests of `narthex.adapters.edge.upstream`."""
