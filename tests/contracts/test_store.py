@@ -720,6 +720,7 @@ class TestLeases:
         queued = await store.runs.request_cancel("a", "r2", "bob", 11.0)
         assert queued is not None
         assert (queued.state, queued.finished_at, queued.cancel_requested_by) == ("cancelled", 11.0, "bob")
+        assert (queued.unclosed, queued.over) == (True, False)
         running = await store.runs.request_cancel("a", "r1", "bob", 11.0)
         again = await store.runs.request_cancel("a", "r1", "cid", 12.0)
         assert running is not None
@@ -741,7 +742,8 @@ class TestLeases:
         assert await store.runs.unclosed(10) == []
         rows = [await store.runs.get("a", name) for name in ("r1", "r2")]
         assert [(row.count, row.digest) for row in rows if row is not None] == [(3, "d"), (2, "d2")]
-        assert rows[1] == msgspec.structs.replace(queued, count=2, digest="d2", **said)
+        assert rows[1] == msgspec.structs.replace(queued, count=2, digest="d2", unclosed=False, **said)
+        assert rows[1].over
 
     async def test_lists_and_counts(self, store: Store) -> None:
         """Active runs oldest first, all runs newest first, active ones counted by user."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from narthex.domain.runs import ACTIVE
 from narthex.ports.broker import Position
 from narthex.ports.threads import KEEPS_ALL, Kept
 
@@ -41,6 +42,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         text: the run's whole answer text.
         error: code of a RUN_ERROR, empty otherwise.
         error_message: that event's message.
+        unclosed: cancelled in the queue, and its terminal event is not known to be in the log yet.
     """
 
     run_id: str
@@ -70,6 +72,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     error: str = ""
     error_message: str = ""
+    unclosed: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, and the log has its terminal event."""
+        return self.state not in ACTIVE and not self.unclosed
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -259,7 +259,7 @@ class FakeRuns:
         state = "cancelled" if run.state == "queued" else run.state
         if run.state == "queued":
             self.unclosed_ids.add(run_id)
-        return self._set(run, cancel_requested_by=by, state=state)
+        return self._set(run, cancel_requested_by=by, state=state, unclosed=run_id in self.unclosed_ids)
 
     async def cancel_requests(self, owner: str) -> list[Run]:
         return [
@@ -312,7 +312,7 @@ class FakeRuns:
     async def closed(self, run: Run) -> None:
         if run.run_id in self.unclosed_ids:
             self.unclosed_ids.remove(run.run_id)
-            self.rows[run.run_id] = run
+            self.rows[run.run_id] = msgspec.structs.replace(run, unclosed=False)
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:
         return [

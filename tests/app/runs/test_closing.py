@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 
+from narthex import client
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.app.runs import loops, requests
 from narthex.app.runs.closing import close_cancelled
 from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.services import RunServices
+from narthex.client.gateway import Gateway
 from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
+from narthex.ports.broker import Published
 from narthex.ports.runs import Run
+from narthex.testing import Running, gateway
 from tests.app.runs.house import ALICE, House, agent, kinds
 from tests.app.runs.test_takeover import kill
 from tests.timing import within
@@ -187,3 +194,98 @@ async def test_a_run_that_had_ended_before_the_store_went_back(fake_house: House
     row, again = await fake_house.ended(run)
     assert (row.state, row.text, row.digest, row.count) == ("finished", "done", first.digest, first.count)
     assert again == events
+
+
+async def test_who_reads_the_run_meanwhile_gets_its_end(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No node has closed it: `run.get` does so first. Where the log takes nothing, it says so and shows no part."""
+    monkeypatch.setattr(requests, "CLOSE_S", 0.05)
+    run = await queued(fake_house)  # its node runs no agents and no loop
+    node = fake_house.engines[0]
+    fake_house.fake_broker.fail_publishes = 1_000_000
+    assert (await node.requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
+    with pytest.raises(DependencyError, match="did not take"):
+        await node.requests.get(ALICE, run.run_id)
+    fake_house.fake_broker.fail_publishes = 0
+    monkeypatch.setattr(requests, "CLOSE_S", within(5))
+    seen = await asyncio.gather(*(node.requests.get(ALICE, run.run_id) for _ in range(5)))
+    events = await closed(fake_house, run)
+    assert [(one["state"], one["count"], one["digest"]) for one in seen] == [
+        ("cancelled", 2, events[-1]["digest"])
+    ] * 5
+
+
+class Withheld:
+    """A gateway, and a run that was cancelled in its queue and whose end its log does not take yet."""
+
+    def __init__(self, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert running.gateway.parts is not None
+        self.running = running
+        self.token = running.token("ada")
+        self._refused: set[str] = set()
+        monkeypatch.setattr(requests, "CLOSE_S", 0.1)
+        services = running.gateway.parts.core.engine._services
+        publish = services.broker.publish
+
+        async def refusing(channel: str, data: bytes, *, key: str | None = None, **more: Any) -> Published:
+            if key is not None and key.partition(":")[0] in self._refused:
+                raise DependencyError("broker", "The test refuses it.")
+            return await publish(channel, data, key=key, **more)
+
+        monkeypatch.setattr(services.broker, "publish", refusing)
+
+    async def cancelled(self, gateway: Gateway) -> str:
+        """Cancel a queued run; its id."""
+        busy = await gateway.start_run("busy")
+        run = await gateway.start_run("next", thread_id=busy.thread_id)
+        assert run.queued
+        self._refused.add(run.run_id)
+        assert (await run.cancel())["state"] == "cancelled"
+        return run.run_id
+
+    def release(self) -> None:
+        """From now on the log takes it."""
+        self._refused.clear()
+
+
+@pytest.fixture
+async def withheld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Withheld]:
+    """See the class."""
+    async with gateway(tmp_path, agents=[agent(waits)]) as running:
+        yield Withheld(running, monkeypatch)
+
+
+async def test_a_program_that_follows_the_run_gets_its_end(
+    withheld: Withheld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`follow_run` before any loop came round: the run's two events and their proof, not RunIncomplete."""
+
+    async def later(*_: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(loops, "close_cancelled", later)
+    async with client.connect(withheld.running.ws, get_token=lambda: withheld.token) as one:
+        run_id = await withheld.cancelled(one)
+        withheld.release()
+    async with client.connect(withheld.running.ws, get_token=lambda: withheld.token) as other:
+        run = await other.follow_run(run_id)
+        assert (await run.wait(within(10))).complete
+        assert run.outcome == "cancelled"
+
+
+async def test_an_agui_stream_of_the_run_ends_with_its_end(withheld: Withheld) -> None:
+    """It waits for the terminal event, although the run counts as cancelled already."""
+    async with (
+        client.connect(withheld.running.ws, get_token=lambda: withheld.token) as one,
+        httpx2.AsyncClient(base_url=withheld.running.http, trust_env=False, timeout=within(20)) as http,
+    ):
+        run_id = await withheld.cancelled(one)
+        mine = {"Authorization": f"Bearer {withheld.token}"}
+        async with http.stream("GET", f"/agui/bot/runs/{run_id}", headers=mine) as response:
+            assert response.status_code == 200
+            withheld.release()
+            lines = [line async for line in response.aiter_lines() if line.startswith("data: ")]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert kinds(events) == ENDED
+    assert events[-1]["outcome"] == {"type": "cancelled"}

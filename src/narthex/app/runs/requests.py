@@ -8,6 +8,7 @@ not get lost is stored before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ PAYLOAD_BYTES: Final = 32 * 1024  # as a message's text: it comes back inside an
 CLOSE_S: Final = (
     2.0  # for the end of a run that is cancelled in the queue; an engine that is well takes milliseconds
 )
+CLOSE_STEP_S: Final = 0.02
 
 
 class RunRequests:
@@ -70,8 +72,9 @@ class RunRequests:
                 state = state if seen is None else str(state_after(seen))  # its row is being written
             else:
                 await self._to_owner(run.owner, {"op": "cancel", "run_id": run_id, "by": identity.subject})
-        elif run.state == RunState.CANCELLED and not run.started_at:
-            await self._close(run)
+        elif run.unclosed:
+            with contextlib.suppress(DependencyError):  # a loop does it later
+                await self._closed(run)
         return {"run_id": run_id, "state": state}
 
     async def steer(self, identity: Identity, run_id: str, text: str) -> dict[str, Any]:
@@ -144,16 +147,18 @@ class RunRequests:
         return {"run_id": interrupt.resume_run_id, "answered_by": interrupt.answered_by}
 
     async def get(self, identity: Identity, run_id: str) -> dict[str, Any]:
-        """A run in the form of `run.get`: its durable state. An ended run is shown with the whole of its end.
+        """A run in the form of `run.get`: its durable state. An ended run is shown with the whole of its end, and its
+        terminal event is in the log then.
 
         Raises:
             ClientError: `run_not_found` (404).
+            DependencyError: the log cannot be read, or not take the end of a run that was cancelled in the queue.
         """
         run = await self._run_of(identity, run_id)
-        if run.state == RunState.RUNNING or (run.state == RunState.CANCELLED and not run.started_at):
-            run = (await self._log_of(run)).applied_to(
-                run
-            )  # its end was seen already where its row is being written
+        if run.unclosed:
+            run = await self._closed(run)
+        elif run.state == RunState.RUNNING:  # its end was seen already where its row is being written
+            run = (await self._log_of(run)).applied_to(run)
         position = 0
         if run.state == RunState.QUEUED:
             position = await self._services.runs.queue_position(run.tenant, run_id)
@@ -251,14 +256,31 @@ class RunRequests:
         if owner:
             await self._services.broker.control(Control("run", data, _node(owner)))
 
-    async def _close(self, run: Run) -> None:
-        """End a run that was cancelled in the queue, now if that goes quickly: a loop does it otherwise."""
+    async def _closed(self, run: Run) -> Run:
+        """A run that was cancelled in the queue with its end, which is in the log now; a loop repeats what fails here.
+
+        Raises:
+            ClientError: `run_not_found` (404): it was deleted meanwhile.
+            DependencyError: the broker or the store did not take the end in time.
+        """
+        kept: Run | None = run
         try:
             async with asyncio.timeout(CLOSE_S):
-                await close_cancelled(self._services, self._local_runs, run)
+                while kept is not None and kept.unclosed:
+                    await close_cancelled(self._services, self._local_runs, kept)
+                    kept = await self._services.runs.get(run.tenant, run.run_id)
+                    if kept is not None and kept.unclosed:  # another node is doing it at this moment
+                        await asyncio.sleep(CLOSE_STEP_S)
         except (TimeoutError, BrokerGone, DependencyError) as fault:
             log.warning("run_not_closed", run_id=run.run_id, reason=str(fault) or type(fault).__name__)
-        self._loops.wake()
+            raise DependencyError(
+                "broker", "The log did not take the run's end yet.", "Try again."
+            ) from fault
+        finally:
+            self._loops.wake()
+        if kept is None:
+            raise _run_not_found()
+        return kept
 
 
 def _encoded(payload: Any) -> bytes:

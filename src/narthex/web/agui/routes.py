@@ -26,7 +26,7 @@ from narthex.domain import endpoints
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.refusals import TABLE, Refusal
-from narthex.domain.runs import TERMINAL
+from narthex.domain.runs import ACTIVE
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 from narthex.ports.edge import ABORT, Decision, Deny, UpgradeHandler
@@ -201,9 +201,11 @@ class AguiRoutes:
         key = channel_key(run.tenant, thread_channel(run.thread_id))
         top = (await self._broker.history(key, limit=0)).top
         run = await self._store.runs.get(identity.tenant, run_id) or run
-        if run.started_at:
+        if (
+            run.started_at or run.state not in ACTIVE
+        ):  # else it has no event yet, and `start_offset` may be long gone
             return run, Position(run.start_offset, "")
-        return run, Position(0, "") if run.state in TERMINAL else top
+        return run, top
 
     # -- streaming -----------------------------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ class AguiRoutes:
 
         async def is_over() -> bool:
             kept = await self._store.runs.get(run.tenant, run.run_id)
-            return kept is None or kept.state in TERMINAL
+            return kept is None or kept.over
 
         headers = {
             "Cache-Control": "no-store",
@@ -257,9 +259,7 @@ class AguiRoutes:
             "Narthex-Run": run.run_id,
             **self._http.cors(request),
         }
-        return _Streaming(
-            stream.events(run.run_id, over=run.state in TERMINAL, is_over=is_over), headers, stream.close
-        )
+        return _Streaming(stream.events(run.run_id, over=run.over, is_over=is_over), headers, stream.close)
 
     # -- answers -------------------------------------------------------------------------------------------
 
