@@ -47,6 +47,15 @@ class RpcFault(AssertionError):
         self.message = message
 
 
+async def fault_of(attempt: Awaitable[object], otherwise: str) -> RpcFault:
+    """The error by which the server refuses a command. Raises AssertionError with `otherwise` when it succeeds."""
+    try:
+        await attempt
+    except RpcFault as fault:
+        return fault
+    raise AssertionError(otherwise)
+
+
 class ScenarioClient:
     """One connected device.
 
@@ -177,6 +186,13 @@ class ScenarioClient:
             body |= StreamPosition(offset, epoch).recovery
         return await self.command("subscribe", **body)
 
+    async def continue_from(self, before: ScenarioClient, thread_id: str) -> None:
+        """Take over a connection's events and its position, both at one moment, and follow the thread from there."""
+        offset, epoch = before.positions[f"thread:{thread_id}"]
+        self.events = {channel: list(found) for channel, found in before.events.items()}
+        result = await self.follow(thread_id, offset=offset, epoch=epoch)
+        assert result["recovered"], "the position was not recovered"
+
     async def thread(self, title: str = "e2e") -> str:
         """Create a thread and follow it from its beginning."""
         thread_id: str = (await self.rpc("thread.create", title=title))["thread_id"]
@@ -187,6 +203,12 @@ class ScenarioClient:
         """Call `run.start`; returns the run id."""
         params = {"text": text, "thread_id": thread_id, "client_message_id": uuid.uuid4().hex} | more
         run_id: str = (await self.rpc("run.start", **params))["run_id"]
+        return run_id
+
+    async def begin(self, text: str, thread_id: str, events: int) -> str:
+        """`start`, and wait until more than `events` of its events have arrived; returns the run id."""
+        run_id = await self.start(text, thread_id)
+        await self.until(lambda: len(self.run_events(thread_id, run_id)) > events, "the run under way")
         return run_id
 
     async def ask(self, text: str, thread_id: str | None = None) -> list[Event]:

@@ -20,7 +20,7 @@ import httpx2
 import msgspec
 
 from narthex.domain import endpoints
-from narthex.e2e.scenario_client import RpcFault, ScenarioClient
+from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient
 from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.traffic import current
 from narthex.errors import ConfigError, DependencyError
@@ -50,12 +50,22 @@ class RunnerProof(msgspec.Struct, frozen=True, kw_only=True):
         return "token" if self.token else "key" if self.key else "ci" if self.ci_token else "none"
 
 
+def ws_url_of(url: str) -> str:
+    """The WebSocket URL of the gateway at an `http(s)://` URL."""
+    return url.replace("http", "ws", 1) + endpoints.WEBSOCKET
+
+
 class GatewayHandle(msgspec.Struct, kw_only=True):
     """One gateway of a local staging, with the facts that only its starter has."""
 
     url: str
     pid: int
     restart: Restart
+
+    @property
+    def ws_url(self) -> str:
+        """The URL of its WebSocket endpoint."""
+        return ws_url_of(self.url)
 
     async def again(self) -> None:
         """Start it again on its port, from any state."""
@@ -85,7 +95,7 @@ class SystemUnderTest:
         issuer_url: str = "",
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self.ws_url = self.base_url.replace("http", "ws", 1) + endpoints.WEBSOCKET
+        self.ws_url = ws_url_of(self.base_url)
         self.environment = environment
         self.proof = proof
         self.test_run = test_run or f"run-{uuid.uuid4().hex[:12]}"
@@ -226,23 +236,51 @@ class SystemUnderTest:
         """The Authorization header of a user of this test run."""
         return {"Authorization": f"Bearer {await self.token(who)}"}
 
+    async def upgrade(
+        self,
+        headers: dict[str, str] | None = None,
+        *,
+        to: str = "",
+        origin: str | None = None,
+        subprotocols: list[str] | None = None,
+    ) -> ScenarioClient:
+        """Upgrade only, without `connect`, at the WebSocket URL extended by `to`. Raises HandshakeRefused."""
+        url = self.ws_url + to
+        return await ScenarioClient.try_connect(url, headers, origin=origin, subprotocols=subprotocols)
+
+    async def refused(
+        self, otherwise: str, headers: dict[str, str] | None = None, **how: Any
+    ) -> HandshakeRefused:
+        """The refusal of an `upgrade`. Raises AssertionError with `otherwise` when it succeeds."""
+        try:
+            await self.upgrade(headers, **how)
+        except HandshakeRefused as refused:
+            return refused
+        raise AssertionError(otherwise)
+
     @contextlib.asynccontextmanager
     async def client(self, who: str = "", *, url: str = "") -> AsyncIterator[ScenarioClient]:
         """A connected user of the running scenario; `url` replaces the system's URL."""
-        async with self._connected(self._run_of(who), url or self.ws_url) as somebody:
-            yield somebody
-
-    @contextlib.asynccontextmanager
-    async def _connected(self, run: str, url: str) -> AsyncIterator[ScenarioClient]:
-        somebody = await ScenarioClient.try_connect(
-            url, {"Authorization": f"Bearer {await self._token(run)}"}
-        )
+        somebody = await self.device(who, url=url)
         try:
-            await somebody.connect()
             yield somebody
         finally:
-            self.made.setdefault(run, []).extend(somebody.made)
             await somebody.close()
+
+    async def device(self, who: str = "", *, url: str = "") -> ScenarioClient:
+        """As `client`, without an end: the runner drops it after the scenario."""
+        return await self._device(self._run_of(who), url or self.ws_url)
+
+    async def _device(self, run: str, url: str) -> ScenarioClient:
+        headers = {"Authorization": f"Bearer {await self._token(run)}"}
+        somebody = await ScenarioClient.try_connect(url, headers)
+        somebody.made = self.made.setdefault(run, [])
+        try:
+            await somebody.connect()
+        except BaseException:
+            somebody.drop()
+            raise
+        return somebody
 
     async def tidy(self) -> list[str]:
         """Delete the threads that users of this run made; returns those that could not be deleted."""
@@ -252,13 +290,14 @@ class SystemUnderTest:
             if not threads:
                 continue
             try:
-                async with self._connected(run, self.ws_url) as somebody:
-                    for thread_id in threads:
-                        try:
-                            await somebody.rpc("thread.delete", thread_id=thread_id)
-                        except RpcFault as fault:
-                            if fault.code != GONE:  # a scenario deleted it itself
-                                left.append(thread_id)
+                somebody = await self._device(run, self.ws_url)
+                for thread_id in threads:
+                    try:
+                        await somebody.rpc("thread.delete", thread_id=thread_id)
+                    except RpcFault as fault:
+                        if fault.code != GONE:  # a scenario deleted it itself
+                            left.append(thread_id)
+                await somebody.close()
             except (AssertionError, OSError, httpx2.HTTPError):
                 left += threads
         return left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.scenario_client import fault_of, text_of
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -12,8 +12,7 @@ async def cancel_stops_a_run(system: SystemUnderTest) -> None:
     """Cancel is acknowledged, the run ends `cancelled`, and nothing is published after its end."""
     async with system.client() as ada:
         thread = await ada.thread()
-        run = await ada.start("count to 2000", thread)
-        await ada.until(lambda: len(ada.run_events(thread, run)) > 5, "the run under way")
+        run = await ada.begin("count to 2000", thread, 5)
         await ada.rpc("run.cancel", run_id=run)
         last = (await ada.whole(thread, run))[-1]
         assert last["type"] == "RUN_FINISHED"
@@ -29,8 +28,7 @@ async def cancel_from_another_device(system: SystemUnderTest) -> None:
     """The second device stops what the first one started."""
     async with system.client() as one, system.client() as two:
         thread = await one.thread()
-        run = await one.start("count to 2000", thread)
-        await one.until(lambda: len(one.run_events(thread, run)) > 5, "the run under way")
+        run = await one.begin("count to 2000", thread, 5)
         await two.rpc("run.cancel", run_id=run)
         assert (await one.whole(thread, run))[-1]["outcome"]["type"] == "cancelled"
 
@@ -74,8 +72,7 @@ async def steering_reaches_a_running_agent(system: SystemUnderTest) -> None:
     """A message during a slow task is shown to all members and reaches the agent, which ends early."""
     async with system.client() as ada:
         thread = await ada.thread()
-        run = await ada.start("watch for 60 seconds", thread)
-        await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
+        run = await ada.begin("watch for 60 seconds", thread, 3)
         assert (await ada.rpc("run.steer", run_id=run, text="enough"))["state"] == "running"
         await ada.until(
             lambda: ada.terminal(thread, run) is not None, "the early end: the agent did not hear `enough`"
@@ -90,8 +87,7 @@ async def a_busy_thread_queues(system: SystemUnderTest) -> None:
     """The second run of a thread is queued behind the first, and its state says so."""
     async with system.client() as ada:
         thread = await ada.thread()
-        first = await ada.start("count to 200", thread)
-        await ada.until(lambda: len(ada.run_events(thread, first)) > 2, "the first run under way")
+        first = await ada.begin("count to 200", thread, 2)
         second = await ada.start("echo second", thread)
         assert (await ada.rpc("run.get", run_id=second))["state"] == "queued"
         await ada.rpc("run.cancel", run_id=first)
@@ -112,9 +108,5 @@ async def an_ended_run_cannot_be_steered(system: SystemUnderTest) -> None:
         thread = await ada.thread()
         run = await ada.start("echo short", thread)
         await ada.whole(thread, run)
-        try:
-            await ada.rpc("run.steer", run_id=run, text="too late")
-        except RpcFault as fault:
-            assert fault.code == 409
-        else:
-            raise AssertionError("an ended run was steered")
+        fault = await fault_of(ada.rpc("run.steer", run_id=run, text="too late"), "an ended run was steered")
+        assert fault.code == 409

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.scenario_client import fault_of, text_of
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -26,13 +26,11 @@ async def pipeline_error_handling(system: SystemUnderTest) -> None:
     """A run of an agent that does not exist is refused by name, and the next run in the thread works."""
     async with system.client() as ada:
         thread = await ada.thread()
-        try:
-            await ada.start("hello", thread, agent="no-such-agent")
-        except RpcFault as fault:
-            assert fault.code == 404
-            assert "agent_not_found" in fault.message
-        else:
-            raise AssertionError("a run of an unknown agent was accepted")
+        fault = await fault_of(
+            ada.start("hello", thread, agent="no-such-agent"), "a run of an unknown agent was accepted"
+        )
+        assert fault.code == 404
+        assert "agent_not_found" in fault.message
         assert (await ada.ask("echo after the error", thread))[-1]["type"] == "RUN_FINISHED"
 
 

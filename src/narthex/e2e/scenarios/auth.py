@@ -6,7 +6,7 @@ import asyncio
 import base64
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient
+from narthex.e2e.scenario_client import HandshakeRefused, RpcFault
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -17,10 +17,10 @@ async def carriers_bring_the_same_person(system: SystemUnderTest) -> None:
     encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
     ticket = (await system.post("/ws/ticket", headers=await system.headers())).json()["ticket"]
     ways = (
-        await ScenarioClient.try_connect(system.ws_url, await system.headers()),
-        await ScenarioClient.try_connect(system.ws_url, subprotocols=["jwt-auth", f"jwt.{token}"]),
-        await ScenarioClient.try_connect(system.ws_url, subprotocols=["jwt-auth", f"jwt.{encoded}"]),
-        await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}"),
+        await system.upgrade(await system.headers()),
+        await system.upgrade(subprotocols=["jwt-auth", f"jwt.{token}"]),
+        await system.upgrade(subprotocols=["jwt-auth", f"jwt.{encoded}"]),
+        await system.upgrade(to=f"?ticket={ticket}"),
     )
     found = set()
     for somebody in ways:
@@ -49,7 +49,7 @@ async def a_token_in_the_first_connect(system: SystemUnderTest) -> None:
     """`connect.token` admits where health says that no credential is needed before the upgrade; else 401 before it."""
     required = (await system.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
     try:
-        somebody = await ScenarioClient.try_connect(system.ws_url)
+        somebody = await system.upgrade()
     except HandshakeRefused as refused:
         assert required, "refused before the upgrade although health says that this is not required"
         assert refused.status == 401
@@ -90,15 +90,11 @@ async def a_bad_refresh_ends_it(system: SystemUnderTest) -> None:
 async def two_carriers_of_two_people_conflict(system: SystemUnderTest) -> None:
     """A header for one user and a subprotocol for another: 400 credential_conflict."""
     other = await system.token("bob")
-    try:
-        await ScenarioClient.try_connect(
-            system.ws_url, await system.headers(), subprotocols=["jwt-auth", f"jwt.{other}"]
-        )
-    except HandshakeRefused as refused:
-        assert refused.status == 400, f"refused with {refused.status}"
-        assert refused.problem["code"] == "credential_conflict"
-    else:
-        raise AssertionError("two people entered on one line")
+    refused = await system.refused(
+        "two people entered on one line", await system.headers(), subprotocols=["jwt-auth", f"jwt.{other}"]
+    )
+    assert refused.status == 400, f"refused with {refused.status}"
+    assert refused.problem["code"] == "credential_conflict"
 
 
 @scenario(Category.AUTH)
@@ -106,15 +102,11 @@ async def a_spent_ticket_is_no_ticket(system: SystemUnderTest) -> None:
     """A ticket admits once; preflight does not use it up."""
     ticket = (await system.post("/ws/ticket", headers=await system.headers())).json()["ticket"]
     assert (await system.get(f"/ws/preflight?ticket={ticket}")).status_code == 200
-    first = await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
+    first = await system.upgrade(to=f"?ticket={ticket}")
     await first.connect()
     await first.close()
-    try:
-        await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
-    except HandshakeRefused as refused:
-        assert refused.problem["code"] == "ticket_invalid", f"{refused}"
-    else:
-        raise AssertionError("a ticket admitted twice")
+    refused = await system.refused("a ticket admitted twice", to=f"?ticket={ticket}")
+    assert refused.problem["code"] == "ticket_invalid", f"{refused}"
 
 
 @scenario(Category.AUTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.scenario_client import fault_of, text_of
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -19,12 +19,8 @@ async def a_thread_from_its_making_to_its_end(system: SystemUnderTest) -> None:
         await ada.rpc("thread.rename", thread_id=thread, title="two")
         assert (await ada.rpc("thread.get", thread_id=thread))["thread"]["title"] == "two"
         await ada.rpc("thread.delete", thread_id=thread)
-        try:
-            await ada.rpc("thread.get", thread_id=thread)
-        except RpcFault as fault:
-            assert fault.code == 404
-        else:
-            raise AssertionError("a deleted thread was read")
+        fault = await fault_of(ada.rpc("thread.get", thread_id=thread), "a deleted thread was read")
+        assert fault.code == 404
 
 
 @scenario(Category.CHAT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import HandshakeRefused, ScenarioClient, text_of
+from narthex.e2e.scenario_client import text_of
 from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 
@@ -31,34 +31,26 @@ async def come_back_and_find_it(system: SystemUnderTest) -> None:
 @scenario(Category.E2E)
 async def a_bad_token_is_refused_with_a_reason(system: SystemUnderTest) -> None:
     """401 with problem+json: code, detail, remedy and trace id; and a WWW-Authenticate."""
-    try:
-        await ScenarioClient.try_connect(
-            system.ws_url, {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"}
-        )
-    except HandshakeRefused as refused:
-        assert refused.status == 401
-        assert {"code", "detail", "remedy", "trace_id", "carriers_checked"} <= set(refused.problem)
-        assert "bearer" in refused.headers["www-authenticate"].lower()
-    else:
-        raise AssertionError("a forged token was admitted")
+    refused = await system.refused(
+        "a forged token was admitted", {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"}
+    )
+    assert refused.status == 401
+    assert {"code", "detail", "remedy", "trace_id", "carriers_checked"} <= set(refused.problem)
+    assert "bearer" in refused.headers["www-authenticate"].lower()
 
 
 @scenario(Category.E2E)
 async def a_wrong_key_is_refused(system: SystemUnderTest) -> None:
     """401 e2e_key_wrong (or, where the key is not taken, 403), never an upgrade."""
-    try:
-        await ScenarioClient.try_connect(system.ws_url, {KEY_HEADER: "certainly-not-the-key"})
-    except HandshakeRefused as refused:
-        assert refused.problem["code"] in ("e2e_key_wrong", "e2e_not_allowed_here", "rate_limited")
-    else:
-        raise AssertionError("a wrong key was admitted")
+    refused = await system.refused("a wrong key was admitted", {KEY_HEADER: "certainly-not-the-key"})
+    assert refused.problem["code"] in ("e2e_key_wrong", "e2e_not_allowed_here", "rate_limited")
 
 
 @scenario(Category.E2E)
 async def browsers_are_told_why(system: SystemUnderTest) -> None:
     """With `narthex.explain` a refusal is an upgrade that the gateway closes at once, with code and reason."""
     offered = ["jwt-auth", "jwt.not-a-token", "narthex.explain"]
-    refused = await ScenarioClient.try_connect(system.ws_url, subprotocols=offered)
+    refused = await system.upgrade(subprotocols=offered)
     assert await refused.ended() in (3500, 3501)
     assert ":" in refused.close_reason, (
         f"closed with {refused.close_code} and the close_reason {refused.close_reason!r}"
@@ -79,12 +71,8 @@ async def preflight_gives_the_same_verdict(system: SystemUnderTest) -> None:
 @scenario(Category.E2E)
 async def a_token_in_the_url_is_refused(system: SystemUnderTest) -> None:
     """A token in the URL is refused with `credential_in_url`: URLs end up in logs."""
-    try:
-        await ScenarioClient.try_connect(f"{system.ws_url}?token={await system.token()}")
-    except HandshakeRefused as refused:
-        assert refused.problem["code"] == "credential_in_url"
-    else:
-        raise AssertionError("a token in the URL was taken")
+    refused = await system.refused("a token in the URL was taken", to=f"?token={await system.token()}")
+    assert refused.problem["code"] == "credential_in_url"
 
 
 @scenario(Category.E2E)
@@ -93,12 +81,8 @@ async def a_ticket_works_once(system: SystemUnderTest) -> None:
     answer = await system.post("/ws/ticket", headers=await system.headers())
     assert answer.status_code == 200
     ticket = answer.json()["ticket"]
-    first = await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
+    first = await system.upgrade(to=f"?ticket={ticket}")
     await first.connect()
     await first.close()
-    try:
-        await ScenarioClient.try_connect(f"{system.ws_url}?ticket={ticket}")
-    except HandshakeRefused as refused:
-        assert refused.problem["code"] == "ticket_invalid"
-    else:
-        raise AssertionError("a ticket worked twice")
+    refused = await system.refused("a ticket worked twice", to=f"?ticket={ticket}")
+    assert refused.problem["code"] == "ticket_invalid"

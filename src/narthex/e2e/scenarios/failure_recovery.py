@@ -11,12 +11,8 @@ from narthex.e2e.system_under_test import SystemUnderTest
 
 async def again(system: SystemUnderTest, before: ScenarioClient, thread: str) -> ScenarioClient:
     """A new connection that continues from the last position of `before`."""
-    after = await ScenarioClient.try_connect(system.ws_url, await system.headers())
-    await after.connect()
-    offset, epoch = before.positions[f"thread:{thread}"]
-    after.events = {channel: list(found) for channel, found in before.events.items()}
-    result = await after.follow(thread, offset=offset, epoch=epoch)
-    assert result["recovered"], "the position was not recovered"
+    after = await system.device()
+    await after.continue_from(before, thread)
     return after
 
 
@@ -26,8 +22,7 @@ async def a_dropped_line_resumes_without_a_gap(system: SystemUnderTest) -> None:
     async with system.client() as first, system.client() as stays:
         thread = await first.thread()
         await stays.follow(thread, offset=0)
-        run = await first.start("count to 200", thread)
-        await first.until(lambda: len(first.run_events(thread, run)) > 10, "the run under way")
+        run = await first.begin("count to 200", thread, 10)
         first.drop()
         await first.ended()
         seen = len(first.run_events(thread, run))
@@ -36,7 +31,6 @@ async def a_dropped_line_resumes_without_a_gap(system: SystemUnderTest) -> None:
         )
         second = await again(system, first, thread)
         await second.whole(thread, run)
-        await second.close()
 
 
 @scenario(Category.E2E)
@@ -63,7 +57,6 @@ async def five_drops_in_one_run(system: SystemUnderTest) -> None:
             assert stays.terminal(thread, run) is None, f"the run had ended at drop {number + 1}"
             device = await again(system, device, thread)
         await device.whole(thread, run, 40)
-        await device.close()
 
 
 @scenario(Category.E2E)
@@ -71,8 +64,7 @@ async def disconnect_is_not_cancel(system: SystemUnderTest) -> None:
     """The run continues and finishes while no client is connected; a client that comes back reads all of it."""
     async with system.client() as ada:
         thread = await ada.thread()
-        run = await ada.start("count to 100", thread)
-        await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
+        run = await ada.begin("count to 100", thread, 3)
     async with system.client() as back:
         for _ in range(200):
             if (await back.rpc("run.get", run_id=run))["state"] == "finished":
@@ -99,9 +91,7 @@ async def a_foreign_position_is_not_recovered_in_part(system: SystemUnderTest) -
 @scenario(Category.E2E)
 async def a_bad_frame_ends_only_its_own_line(system: SystemUnderTest) -> None:
     """A malformed frame is answered with 3501 and a reason; the user's other device is not affected."""
-    async with system.client() as good:
-        bad = await ScenarioClient.try_connect(system.ws_url, await system.headers())
-        await bad.connect()
+    async with system.client() as good, system.client() as bad:
         await bad.raw("{ this is no JSON")
         assert await bad.ended() == 3501
         assert bad.close_reason
@@ -118,7 +108,7 @@ async def notices_are_recovered_too(system: SystemUnderTest) -> None:
         away.drop()
         await away.ended()
         thread = await here.thread("while you were out")
-        back = await ScenarioClient.try_connect(system.ws_url, await system.headers())
+        back = await system.upgrade(await system.headers())
         await back.connect(subs={channel: {"recover": True, "offset": offset, "epoch": epoch}})
         created = [n for n in back.notices if n["name"] == "narthex.thread_created"]
         assert thread in [n["value"]["threadId"] for n in created]

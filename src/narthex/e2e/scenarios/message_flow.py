@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import RpcFault, text_of
+from narthex.e2e.scenario_client import fault_of, text_of
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -33,13 +33,9 @@ async def error_handling_flow(system: SystemUnderTest) -> None:
             ("thread.get", {"thread_id": "nobody-has-this"}, 404),
             ("run.cancel", {"run_id": "nobody-has-this"}, 404),
         ):
-            try:
-                await ada.rpc(method, **data)
-            except RpcFault as fault:
-                assert fault.code == code, f"{method} {data}: {fault}"
-                assert fault.message
-            else:
-                raise AssertionError(f"{method} {data} was not refused")
+            fault = await fault_of(ada.rpc(method, **data), f"{method} {data} was not refused")
+            assert fault.code == code, f"{method} {data}: {fault}"
+            assert fault.message
         assert await ada.rpc("echo", still="here") == {"still": "here"}
 
 
@@ -84,11 +80,7 @@ async def a_message_that_is_too_large_is_refused_by_name(system: SystemUnderTest
     """Over 32 KB: 413 text_too_large, and nothing was stored."""
     async with system.client() as ada:
         thread = await ada.thread()
-        try:
-            await ada.start("x" * 40_000, thread)
-        except RpcFault as fault:
-            assert fault.code == 413
-            assert "text_too_large" in fault.message
-        else:
-            raise AssertionError("40 KB were accepted")
+        fault = await fault_of(ada.start("x" * 40_000, thread), "40 KB were accepted")
+        assert fault.code == 413
+        assert "text_too_large" in fault.message
         assert (await ada.rpc("thread.get", thread_id=thread))["messages"] == []

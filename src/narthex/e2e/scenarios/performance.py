@@ -6,7 +6,6 @@ import asyncio
 import time
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import ScenarioClient
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -30,14 +29,12 @@ async def echoes_come_back_quickly(system: SystemUnderTest) -> None:
 @scenario(Category.PERFORMANCE, alone=True)
 async def doors_open_quickly(system: SystemUnderTest) -> None:
     """95 % of 40 connects take at most 1 s."""
-    headers = await system.headers()
+    await system.token()
     samples = []
     for _ in range(40):
         began = time.monotonic()
-        somebody = await ScenarioClient.try_connect(system.ws_url, headers)
-        await somebody.connect()
-        samples.append(time.monotonic() - began)
-        await somebody.close()
+        async with system.client():
+            samples.append(time.monotonic() - began)
         if sum(sample >= 1 for sample in samples) > 2:  # of 40 at most two may be slow
             break
     assert _p95(samples) < 1, f"p95 is {_p95(samples) * 1000:.0f} ms"
@@ -66,20 +63,14 @@ async def first_words_come_quickly(system: SystemUnderTest) -> None:
 @scenario(Category.PERFORMANCE, alone=True)
 async def a_room_of_thirty_hears_it_together(system: SystemUnderTest) -> None:
     """Thirty devices follow one thread; each has the whole answer within 3 s of the first one."""
-    headers = await system.headers()
-    room = []
     async with system.client() as ada:
         thread = await ada.thread("room")
-        for _ in range(30):
-            somebody = await ScenarioClient.try_connect(system.ws_url, headers)
-            await somebody.connect()
+        room = [await system.device() for _ in range(30)]
+        for somebody in room:
             await somebody.follow(thread, offset=0)
-            room.append(somebody)
         run = await ada.start("count to 60", thread)
         await ada.whole(thread, run)
         began = time.monotonic()
         await asyncio.gather(*(somebody.whole(thread, run) for somebody in room))
         late = time.monotonic() - began
         assert late < 3, f"the last device was {late:.2f} s late"
-        for somebody in room:
-            await somebody.close()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from narthex.domain import endpoints
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import ScenarioClient
 from narthex.e2e.scenarios.startup_resilience import let_in
 from narthex.e2e.system_under_test import SystemUnderTest
 
@@ -20,30 +18,14 @@ async def a_crowd_comes_back_at_once(system: SystemUnderTest) -> None:
     """Forty devices drop in mid-run and return together: each recovers the whole run."""
     async with system.client() as ada:
         thread = await ada.thread()
-        run = await ada.start("count to 200", thread)
-        await ada.until(lambda: len(ada.run_events(thread, run)) > 3, "the run under way")
-        offset, epoch = ada.positions[f"thread:{thread}"]
-        headers = await system.headers()
-
-        async def device() -> ScenarioClient:
-            somebody = await ScenarioClient.try_connect(system.ws_url, headers)
-            await somebody.connect()
-            return somebody
-
-        crowd = [await device() for _ in range(CROWD)]
-        for somebody in crowd:
+        run = await ada.begin("count to 200", thread, 3)
+        for somebody in [await system.device() for _ in range(CROWD)]:
             somebody.drop()
-        back = await asyncio.gather(*(device() for _ in range(CROWD)))
+        back = await asyncio.gather(*(system.device() for _ in range(CROWD)))
         for somebody in back:
-            somebody.events = {channel: list(found) for channel, found in ada.events.items()}
-            last = somebody.events[f"thread:{thread}"][-1][0]
-            result = await somebody.follow(thread, offset=last, epoch=epoch)
-            assert result["recovered"], "a device of the crowd was not recovered"
+            await somebody.continue_from(ada, thread)
         whole = await asyncio.gather(*(somebody.whole(thread, run, 40) for somebody in back))
-        assert offset > 0
         assert all(events[-1] == whole[0][-1] for events in whole)
-        for somebody in back:
-            await somebody.close()
 
 
 @scenario(Category.RESILIENCE)
@@ -57,11 +39,8 @@ async def ten_runs_through_a_drop_each(system: SystemUnderTest) -> None:
             await first.until(lambda: len(first.run_events(thread, run)) > 2, "the run under way", 40)
             first.drop()
             await first.ended()
-            offset, epoch = first.positions[f"thread:{thread}"]
             async with system.client() as second:
-                second.events = {channel: list(found) for channel, found in first.events.items()}
-                result = await second.follow(thread, offset=offset, epoch=epoch)
-                assert result["recovered"]
+                await second.continue_from(first, thread)
                 await second.whole(thread, run, 40)
 
     await asyncio.gather(*(one(number) for number in range(5)))
@@ -71,9 +50,7 @@ async def ten_runs_through_a_drop_each(system: SystemUnderTest) -> None:
 @scenario(Category.RESILIENCE)
 async def a_flood_of_commands_is_bounded(system: SystemUnderTest) -> None:
     """A thousand commands at once are answered or refused with a code; another user's connection is not affected."""
-    async with system.client() as quiet:
-        loud = await ScenarioClient.try_connect(system.ws_url, await system.headers())
-        await loud.connect()
+    async with system.client() as quiet, system.client() as loud:
         await loud.raw("\n".join(f'{{"id":{n},"rpc":{{"method":"time"}}}}' for n in range(10, 1010)))
         assert await quiet.rpc("echo", n=1) == {"n": 1}
         await loud.until(
@@ -94,7 +71,7 @@ async def a_flood_of_commands_is_bounded(system: SystemUnderTest) -> None:
 async def an_idle_device_comes_back_after_kill_9(system: SystemUnderTest) -> None:
     """Its gateway is killed; it finds its thread through the other gateway, and both gateways serve in the end."""
     gateways = system.need_gateways()
-    async with system.client(url=gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET) as ada:
+    async with system.client(url=gateways[1].ws_url) as ada:
         thread = await ada.thread("idle")
         await ada.ask("echo before", thread)
         system.kill(gateways[1])
@@ -106,18 +83,15 @@ async def an_idle_device_comes_back_after_kill_9(system: SystemUnderTest) -> Non
             await back.close()
         finally:
             await gateways[1].again()
-    again = await ScenarioClient.try_connect(
-        gateways[1].url.replace("http", "ws", 1) + endpoints.WEBSOCKET, await system.headers()
-    )
-    await again.connect()
-    await again.close()
+    async with system.client(url=gateways[1].ws_url):
+        pass
 
 
 @scenario(Category.RESILIENCE, timeout_s=120, alone=True)
 async def an_orphaned_run_ends_by_name(system: SystemUnderTest) -> None:
     """A run whose gateway is killed and stays away ends with RUN_ERROR owner_lost within 15 s, on the other gateway."""
     gateways = system.need_gateways()
-    here, there = (gateway.url.replace("http", "ws", 1) + endpoints.WEBSOCKET for gateway in gateways[:2])
+    here, there = (gateway.ws_url for gateway in gateways[:2])
     async with system.client(url=here) as one, system.client(url=there) as two:
         thread = await two.thread("orphan")
         await one.follow(thread, offset=0)

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import ScenarioClient, text_of
+from narthex.e2e.scenario_client import text_of
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -57,8 +57,7 @@ async def a_late_device_reads_the_running_answer_from_its_start(system: SystemUn
     """A device that joins in the middle gets the whole run from `thread.get` and a subscription at its position."""
     async with system.client() as one, system.client() as late:
         thread = await one.thread()
-        run = await one.start("count to 150", thread)
-        await one.until(lambda: len(one.run_events(thread, run)) > 8, "the run under way")
+        run = await one.begin("count to 150", thread, 8)
         view = await late.rpc("thread.get", thread_id=thread)
         await late.follow(thread, offset=view["offset"], epoch=view["epoch"])
         assert await late.whole(thread, run) == await one.whole(thread, run)
@@ -81,10 +80,8 @@ async def many_answers_stream_at_once(system: SystemUnderTest) -> None:
 @scenario(Category.E2E)
 async def a_reader_that_pauses_still_gets_the_same_text(system: SystemUnderTest) -> None:
     """A client that stops reading for two seconds in the middle gets the byte-identical text in the end."""
-    async with system.client() as quick:
+    async with system.client() as quick, system.client() as slow:
         thread = await quick.thread()
-        slow = await ScenarioClient.try_connect(system.ws_url, await system.headers())
-        await slow.connect()
         await slow.follow(thread, offset=0)
         run = await quick.start("count to 300", thread)
         await slow.until(lambda: len(slow.run_events(thread, run)) > 3, "the run under way")
@@ -96,4 +93,3 @@ async def a_reader_that_pauses_still_gets_the_same_text(system: SystemUnderTest)
         text = " ".join(str(number) for number in range(1, 301))
         assert text_of(await quick.whole(thread, run)) == text, "the text of the quick reader is another"
         assert text_of(await slow.whole(thread, run)) == text, "the text of the reader that paused is another"
-        await slow.close()

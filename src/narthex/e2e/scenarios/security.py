@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient
+from narthex.e2e.scenario_client import fault_of
 from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 
 @scenario(Category.SECURITY)
 async def a_foreign_page_is_refused(system: SystemUnderTest) -> None:
     """An Origin that is not allowed is 403 origin_not_allowed, whatever token comes with it."""
-    try:
-        await ScenarioClient.try_connect(system.ws_url, await system.headers(), origin="https://evil.example")
-    except HandshakeRefused as refused:
-        assert refused.status == 403, f"refused with {refused.status}"
-        assert refused.problem["code"] == "origin_not_allowed"
-    else:
-        raise AssertionError("a page of another origin was admitted")
+    refused = await system.refused(
+        "a page of another origin was admitted", await system.headers(), origin="https://evil.example"
+    )
+    assert refused.status == 403, f"refused with {refused.status}"
+    assert refused.problem["code"] == "origin_not_allowed"
 
 
 @scenario(Category.SECURITY)
@@ -29,12 +27,11 @@ async def a_client_cannot_write_into_a_channel(system: SystemUnderTest) -> None:
         await other.follow(thread)
         me = (await ada.rpc("whoami"))["user"]
         for channel in (f"thread:{thread}", f"user:{me}"):
-            try:
-                await ada.command("publish", channel=channel, data={"type": "RUN_STARTED", "forged": True})
-            except RpcFault as fault:
-                assert fault.code == 103, f"{fault}"
-            else:
-                raise AssertionError(f"a client published into {channel}")
+            fault = await fault_of(
+                ada.command("publish", channel=channel, data={"type": "RUN_STARTED", "forged": True}),
+                f"a client published into {channel}",
+            )
+            assert fault.code == 103, f"{fault}"
         assert await other.rpc("echo", n=1) == {"n": 1}
         assert "forged" not in str(other.seen)
 
@@ -67,14 +64,10 @@ async def the_caller_cannot_choose_permissions(system: SystemUnderTest) -> None:
 @scenario(Category.SECURITY)
 async def the_key_beside_a_token_is_a_conflict(system: SystemUnderTest) -> None:
     """A request with a user's token and the key is refused as a conflict and gets neither identity."""
-    try:
-        await ScenarioClient.try_connect(
-            system.ws_url, await system.headers() | {KEY_HEADER: system.need_key()}
-        )
-    except HandshakeRefused as refused:
-        assert refused.problem["code"] == "credential_conflict", f"{refused}"
-    else:
-        raise AssertionError("a key and a token together were admitted")
+    refused = await system.refused(
+        "a key and a token together were admitted", await system.headers() | {KEY_HEADER: system.need_key()}
+    )
+    assert refused.problem["code"] == "credential_conflict", f"{refused}"
 
 
 @scenario(Category.SECURITY)

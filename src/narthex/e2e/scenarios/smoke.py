@@ -11,7 +11,7 @@ import binascii
 import json
 
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import HandshakeRefused, RpcFault, ScenarioClient, text_of
+from narthex.e2e.scenario_client import HandshakeRefused, fault_of, text_of
 from narthex.e2e.system_under_test import KEY_HEADER, SystemUnderTest
 
 FORGED = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJldmUiLCJleHAiOjk5OTk5OTk5OTl9.c2lnbmF0dXJl"
@@ -46,7 +46,7 @@ async def no_token_is_nobody(system: SystemUnderTest) -> None:
     """Without a token: refused with 401, or upgraded inert and closed 3500 at the first connect, as health says."""
     before = (await system.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
     try:
-        bare = await ScenarioClient.try_connect(system.ws_url)
+        bare = await system.upgrade()
     except HandshakeRefused as refused:
         assert refused.status == 401, f"refused with {refused.status} {refused.problem.get('code')}"
         assert refused.problem["code"] == "auth_required"
@@ -61,13 +61,11 @@ async def no_token_is_nobody(system: SystemUnderTest) -> None:
 async def bad_tokens_are_refused(system: SystemUnderTest) -> None:
     """A forged signature, no signature, and no token at all in the header: 401 each, with a reason."""
     for token in (FORGED, UNSIGNED, "not-a-token"):
-        try:
-            await ScenarioClient.try_connect(system.ws_url, {"Authorization": f"Bearer {token}"})
-        except HandshakeRefused as refused:
-            assert refused.status == 401, f"{refused.status} instead of 401 for {token[:24]}"
-            assert refused.problem["code"], "a refusal without its code"
-        else:
-            raise AssertionError(f"a bad token was admitted: {token[:24]}…")
+        refused = await system.refused(
+            f"a bad token was admitted: {token[:24]}…", {"Authorization": f"Bearer {token}"}
+        )
+        assert refused.status == 401, f"{refused.status} instead of 401 for {token[:24]}"
+        assert refused.problem["code"], "a refusal without its code"
 
 
 @scenario(Category.SMOKE, always=True)
@@ -77,14 +75,10 @@ async def a_wrong_key_is_nobodys(system: SystemUnderTest) -> None:
     active = (await system.get("/ws/health")).json()["e2e_testing"]["auth_bypass_active"]
     # 429: others at this address have tried too many wrong keys. 503: no key is set to compare with.
     codes = {401: "e2e_key_wrong", 429: "rate_limited"} if active else {403: "e2e_not_allowed_here", 503: ""}
-    try:
-        await ScenarioClient.try_connect(system.ws_url, wrong)
-    except HandshakeRefused as refused:
-        found = str(refused.problem.get("code"))
-        assert refused.status in codes, f"a wrong key was refused with {refused.status} {found}"
-        assert codes[refused.status] in ("", found), f"a wrong key was refused as {found}"
-    else:
-        raise AssertionError("a wrong key was admitted at the handshake")
+    refused = await system.refused("a wrong key was admitted at the handshake", wrong)
+    found = str(refused.problem.get("code"))
+    assert refused.status in codes, f"a wrong key was refused with {refused.status} {found}"
+    assert codes[refused.status] in ("", found), f"a wrong key was refused as {found}"
     answer = await system.post("/auth/e2e/test-auth", headers=wrong, json={})
     assert answer.status_code in codes, f"the exchange answers {answer.status_code} to a wrong key"
 
@@ -94,28 +88,21 @@ async def another_tenant_is_out_of_reach(system: SystemUnderTest) -> None:
     """Our own token with another tenant written into it is refused; channels of others look nonexistent."""
     changed = _moved(await system.token(), "default")
     if changed:
-        try:
-            await ScenarioClient.try_connect(system.ws_url, {"Authorization": f"Bearer {changed}"})
-        except HandshakeRefused as refused:
-            assert refused.status == 401, f"refused with {refused.status}"
-        else:
-            raise AssertionError("a token whose tenant was changed by its holder was admitted")
+        refused = await system.refused(
+            "a token whose tenant was changed by its holder was admitted",
+            {"Authorization": f"Bearer {changed}"},
+        )
+        assert refused.status == 401, f"refused with {refused.status}"
     async with system.client() as ada:
         own = await ada.thread(f"probe {system.test_run}")
         assert (await ada.rpc("thread.get", thread_id=own))["thread"]["thread_id"] == own
         for channel in ("thread:somebody-elses", "user:admin"):
-            try:
-                await ada.command("subscribe", channel=channel)
-            except RpcFault as fault:
-                assert fault.code in (102, 103), f"{channel}: {fault}"
-            else:
-                raise AssertionError(f"subscribed to {channel} of others")
-        try:
-            await ada.rpc("thread.get", thread_id="somebody-elses")
-        except RpcFault as fault:
-            assert fault.code == 404, f"{fault}"
-        else:
-            raise AssertionError("read a thread of others")
+            fault = await fault_of(
+                ada.command("subscribe", channel=channel), f"subscribed to {channel} of others"
+            )
+            assert fault.code in (102, 103), f"{channel}: {fault}"
+        fault = await fault_of(ada.rpc("thread.get", thread_id="somebody-elses"), "read a thread of others")
+        assert fault.code == 404, f"{fault}"
 
 
 def _moved(token: str, tenant: str) -> str:

@@ -42,7 +42,7 @@ async def ready_and_alive(system: SystemUnderTest) -> None:
 @scenario(Category.E2E)
 async def the_first_frame_can_be_handled_at_once(system: SystemUnderTest) -> None:
     """Connect and two commands in the very first frame are all answered: nothing is set up after the upgrade."""
-    somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
+    somebody = await system.upgrade(await system.headers())
     await somebody.raw(
         '{"id":101,"connect":{}}\n{"id":102,"rpc":{"method":"time"}}\n{"id":103,"rpc":{"method":"echo","data":{}}}'
     )
@@ -68,18 +68,12 @@ async def a_killed_gateway_loses_nothing(system: SystemUnderTest) -> None:
     gateways = system.need_gateways()
     async with system.client() as ada:
         thread = await ada.thread()
-        run = await ada.start("count to 600", thread)
-        await ada.until(lambda: len(ada.run_events(thread, run)) > 10, "the run under way")
+        run = await ada.begin("count to 600", thread, 10)
         victim = gateways[0]
         system.kill(victim)
         try:
-            # Both at one moment: where the proxy gave the client another gateway, its events go on arriving.
-            offset, epoch = ada.positions[f"thread:{thread}"]
-            events = {channel: list(found) for channel, found in ada.events.items()}
             back = await let_in(system)
-            back.events = events
-            result = await back.follow(thread, offset=offset, epoch=epoch)
-            assert result["recovered"]
+            await back.continue_from(ada, thread)
             last = (await back.whole(thread, run, 60))[-1]
             assert last["type"] in ("RUN_FINISHED", "RUN_ERROR")
             if last["type"] == "RUN_ERROR":
@@ -93,10 +87,7 @@ async def let_in(system: SystemUnderTest) -> ScenarioClient:
     """A new connection, made with the back-off of an SDK."""
     for _ in range(100):
         try:
-            somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
-            await somebody.connect()
+            return await system.device()
         except (HandshakeRefused, OSError, AssertionError, httpx2.HTTPError):
             await asyncio.sleep(0.2)
-        else:
-            return somebody
     raise AssertionError("nobody let us in within 20 s")

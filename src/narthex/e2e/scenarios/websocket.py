@@ -7,7 +7,6 @@ import json
 
 from narthex.domain import endpoints
 from narthex.e2e.scenario import Category, scenario
-from narthex.e2e.scenario_client import HandshakeRefused, ScenarioClient
 from narthex.e2e.system_under_test import SystemUnderTest
 
 
@@ -31,20 +30,16 @@ async def a_plain_get_is_told_to_upgrade(system: SystemUnderTest) -> None:
 @scenario(Category.WEBSOCKET)
 async def a_wrong_path_is_named(system: SystemUnderTest) -> None:
     """A wrong path gets 404 no_route: it does not look like a wrong credential."""
-    try:
-        await ScenarioClient.try_connect(f"{system.ws_url}/nowhere", await system.headers())
-    except HandshakeRefused as refused:
-        assert refused.status == 404, f"refused with {refused.status}"
-        assert refused.problem["code"] == "no_route"
-    else:
-        raise AssertionError("an unknown path was upgraded")
+    refused = await system.refused("an unknown path was upgraded", await system.headers(), to="/nowhere")
+    assert refused.status == 404, f"refused with {refused.status}"
+    assert refused.problem["code"] == "no_route"
 
 
 @scenario(Category.WEBSOCKET)
 async def the_token_is_never_echoed(system: SystemUnderTest) -> None:
     """`jwt-auth, jwt.<token>` selects `jwt-auth`, and the connection works."""
     token = await system.token()
-    somebody = await ScenarioClient.try_connect(system.ws_url, subprotocols=["jwt-auth", f"jwt.{token}"])
+    somebody = await system.upgrade(subprotocols=["jwt-auth", f"jwt.{token}"])
     assert somebody.socket.subprotocol == "jwt-auth"
     await somebody.connect()
     assert await somebody.rpc("echo", n=1) == {"n": 1}
@@ -95,7 +90,7 @@ async def too_large_is_closed_by_name(system: SystemUnderTest) -> None:
 @scenario(Category.WEBSOCKET)
 async def nothing_before_connect(system: SystemUnderTest) -> None:
     """A command before `connect` closes the connection with 3501 and a reason, also for a client with a good token."""
-    somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
+    somebody = await system.upgrade(await system.headers())
     await somebody.raw('{"id":1,"rpc":{"method":"whoami"}}')
     assert await somebody.ended() == 3501, f"closed with {somebody.close_code} {somebody.close_reason}"
     assert somebody.close_reason
@@ -104,8 +99,7 @@ async def nothing_before_connect(system: SystemUnderTest) -> None:
 @scenario(Category.WEBSOCKET)
 async def a_clean_goodbye(system: SystemUnderTest) -> None:
     """A close from the client is answered with its own code."""
-    somebody = await ScenarioClient.try_connect(system.ws_url, await system.headers())
-    await somebody.connect()
+    somebody = await system.device()
     await somebody.close()
     assert somebody.close_code == 1000, f"closed with {somebody.close_code}"
 

@@ -23,18 +23,13 @@ async def event_flow(system: SystemUnderTest) -> None:
 @scenario(Category.E2E, incident=True)
 async def seven_concurrent_sockets(system: SystemUnderTest) -> None:
     """Seven sockets of one user all get the same whole run."""
-    opened = [system.client() for _ in range(7)]
-    people = [await entering.__aenter__() for entering in opened]
-    try:
-        thread = await people[0].thread()
-        for device in people[1:]:
-            await device.follow(thread, offset=0)
-        run = await people[3].start("count to 40", thread)
-        runs = await asyncio.gather(*(device.whole(thread, run) for device in people))
-        assert all(events == runs[0] for events in runs), "two sockets saw different runs"
-    finally:
-        for entering in opened:
-            await entering.__aexit__(None, None, None)
+    people = [await system.device() for _ in range(7)]
+    thread = await people[0].thread()
+    for device in people[1:]:
+        await device.follow(thread, offset=0)
+    run = await people[3].start("count to 40", thread)
+    runs = await asyncio.gather(*(device.whole(thread, run) for device in people))
+    assert all(events == runs[0] for events in runs), "two sockets saw different runs"
 
 
 @scenario(Category.E2E)
