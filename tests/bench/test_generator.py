@@ -126,7 +126,7 @@ def test_targets_take_turns_and_give_ratios() -> None:
         return Contender(name, "raw", lambda: command_server(name, FLOOR))
 
     (handshakes,) = named(["handshakes"])
-    small = type(handshakes)(handshakes.name, "", handshakes.job, {"count": 40, "in_flight": 4})
+    small = type(handshakes)(handshakes.name, "", {"count": 40, "in_flight": 4})
     order: list[str] = []
     outcome = run_all([opened("a"), opened("b")], [small], 2, order.append)
     assert order == [f"handshakes: {name}, round {number} of 2" for number in (1, 2) for name in "ab"]

@@ -59,16 +59,8 @@ def perform(job: GeneratorJob) -> Figure:
     from narthex.bench.load import runs, scenarios
 
     raise_open_files(OPEN_FILES)
-    doing: dict[str, Callable[..., Figure]] = {
-        "handshakes": scenarios.handshakes,
-        "echo": scenarios.echo,
-        "fanout": scenarios.fanout,
-        "publish": scenarios.publish,
-        "idle": scenarios.idle,
-        "storm": scenarios.storm,
-        "runs": runs.runs,
-    }
-    return doing[job.scenario](job.target, **job.options)
+    doing: Callable[..., Figure] = getattr(runs if job.scenario == "runs" else scenarios, job.scenario)
+    return doing(job.target, **job.options)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import median
+from typing import Final
 
 import msgspec
 
@@ -44,6 +45,9 @@ class Figure(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
 
+MEDIANS: Final = ("system_share", "per_s", "p50_ms", "p99_ms", "generator_us", "generator_busy")
+
+
 class BenchReport(msgspec.Struct, kw_only=True):
     """All figures of one `narthex bench`, with the machine on which they were measured.
 
@@ -57,7 +61,7 @@ class BenchReport(msgspec.Struct, kw_only=True):
     cores: int
     at: str
     rounds: int
-    figures: list[Figure]
+    figures: list[Figure] = []
     spread: dict[str, float] = {}
     ratios: dict[str, float] = {}
     quick: bool = False
@@ -73,13 +77,8 @@ def combine(figures: Sequence[Figure]) -> Figure:
         target=first.target,
         operations=sum(figure.operations for figure in figures),
         cpu_us=median(known) if known else None,
-        system_share=median(figure.system_share for figure in figures),
-        per_s=median(figure.per_s for figure in figures),
-        p50_ms=median(figure.p50_ms for figure in figures),
-        p99_ms=median(figure.p99_ms for figure in figures),
         max_ms=max(figure.max_ms for figure in figures),
-        generator_us=median(figure.generator_us for figure in figures),
-        generator_busy=median(figure.generator_busy for figure in figures),
+        **{name: median(getattr(figure, name) for figure in figures) for name in MEDIANS},
         failures=sum(figure.failures for figure in figures),
         rounds=len(figures),
         values={

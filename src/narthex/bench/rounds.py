@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -49,16 +49,14 @@ class BenchScenario:
     """One scenario to measure.
 
     Attributes:
-        name: on the command line.
+        name: on the command line; its part before a `-` is the generator's job.
         about: one line.
-        job: the generator's job.
         options: its numbers.
         protocols: of the targets that can do it.
     """
 
     name: str
     about: str
-    job: str
     options: dict[str, Any]
     protocols: tuple[Protocol, ...] = ("raw", "narthex", "centrifugo")
 
@@ -67,13 +65,11 @@ SCENARIOS: Final[tuple[BenchScenario, ...]] = (
     BenchScenario(
         "handshakes",
         "connect, upgrade, token, reply to connect",
-        "handshakes",
         {"count": 3000, "in_flight": 20},
     ),
     BenchScenario(
         "echo",
         "a message there and back (narthex: RPC echo)",
-        "echo",
         {"sockets": 50, "count": 20_000, "size": 64},
         protocols=("raw", "narthex"),
     ),
@@ -81,7 +77,6 @@ SCENARIOS: Final[tuple[BenchScenario, ...]] = (
         BenchScenario(
             f"fanout-{subscribers}x{in_flight}",
             f"{in_flight} publish{'es' if in_flight > 1 else ''} at once to {subscribers:,} subscribers",
-            "fanout",
             {"subscribers": subscribers, "in_flight": in_flight, "publishes": publishes, "size": 128},
         )
         for subscribers, in_flight, publishes in (
@@ -94,21 +89,18 @@ SCENARIOS: Final[tuple[BenchScenario, ...]] = (
     BenchScenario(
         "publish",
         "one publication over the server API's HTTP, to nobody",
-        "publish",
         {"publishes": 1000, "size": 128},
         protocols=("narthex", "centrifugo"),
     ),
     BenchScenario(
         "idle",
         "memory and loop lag of sockets that are just there",
-        "idle",
         {"sockets": 10_000, "hold_s": 30.0},
     ),
-    BenchScenario("storm", "all sockets cut, all come back", "storm", {"sockets": 2000, "in_flight": 256}),
+    BenchScenario("storm", "all sockets cut, all come back", {"sockets": 2000, "in_flight": 256}),
     BenchScenario(
         "runs",
         "runs streaming 50 deltas/s, two sockets each, all proven",
-        "runs",
         {"count": 300, "rate": 50, "seconds": 20},
         ("narthex",),
     ),
@@ -129,59 +121,64 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
 """Numbers for a first impression within a minute; too few for a figure to be quoted."""
 
 
-@dataclass
-class BenchOutcome:
-    """The measurements so far."""
-
-    figures: list[Figure] = field(default_factory=list)
-    ratios: dict[str, float] = field(default_factory=dict)
-    spread: dict[str, float] = field(default_factory=dict)
-
-
 def run_all(
     contenders: Sequence[Contender],
     scenarios: Sequence[BenchScenario],
     rounds: int,
-    report: Callable[[str], None],
-) -> BenchOutcome:
-    """Measure every scenario on every contender that can do it.
+    progress: Callable[[str], None],
+    *,
+    quick: bool = False,
+) -> BenchReport:
+    """Measure every scenario on every contender that can do it; the report names the machine and the numbers.
 
     Raises:
         DependencyError: a server did not start, or the generator failed.
     """
-    outcome = BenchOutcome()
+    report = BenchReport(
+        version=__version__,
+        machine=f"{platform.system()} {platform.release()} {_cpu_model()}",
+        python=platform.python_version(),
+        cores=os.cpu_count() or 0,
+        at="",
+        rounds=rounds,
+        quick=quick,
+    )
     for scenario in scenarios:
         able = [contender for contender in contenders if contender.protocol in scenario.protocols]
         if able:
-            _run_one(scenario, able, rounds, outcome, report)
-    return outcome
+            _run_one(scenario, able, report, progress)
+    report.at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return report
 
 
 def _run_one(
     scenario: BenchScenario,
     able: Sequence[Contender],
-    rounds: int,
-    outcome: BenchOutcome,
-    report: Callable[[str], None],
+    report: BenchReport,
+    progress: Callable[[str], None],
 ) -> None:
     found: dict[str, list[Figure]] = {contender.name: [] for contender in able}
     with ExitStack() as stack:
         targets = [stack.enter_context(contender.opened()) for contender in able]
-        for number in range(rounds):
+        for number in range(report.rounds):
             for target in targets:
-                report(f"{scenario.name}: {target.name}, round {number + 1} of {rounds}")
+                progress(f"{scenario.name}: {target.name}, round {number + 1} of {report.rounds}")
                 found[target.name].append(
-                    measure(GeneratorJob(scenario=scenario.job, target=target, options=scenario.options))
+                    measure(
+                        GeneratorJob(
+                            scenario=scenario.name.partition("-")[0], target=target, options=scenario.options
+                        )
+                    )
                 )
     for name, figures in found.items():
         combined = combine(figures)
         combined.scenario = scenario.name
-        outcome.figures.append(combined)
-        outcome.spread[f"{scenario.name}: {name}"] = spread(figures)
+        report.figures.append(combined)
+        report.spread[f"{scenario.name}: {name}"] = spread(figures)
     first = found[able[0].name]
     for contender in able[1:]:
         other = found[contender.name]
-        outcome.ratios.update(_ratios(f"{scenario.name}: {able[0].name} / {contender.name}", first, other))
+        report.ratios.update(_ratios(f"{scenario.name}: {able[0].name} / {contender.name}", first, other))
 
 
 def _ratios(label: str, ours: Sequence[Figure], theirs: Sequence[Figure]) -> dict[str, float]:
@@ -225,22 +222,6 @@ def most_runs(contender: Contender, seconds: int, report: Callable[[str], None])
         if step == 50 and any(other.scenario == f"runs-{count}" for other in figures):
             break
     return held, figures
-
-
-def report_of(outcome: BenchOutcome, rounds: int, *, quick: bool = False) -> BenchReport:
-    """The report of an outcome, with the machine and the numbers of the measurement."""
-    return BenchReport(
-        version=__version__,
-        machine=f"{platform.system()} {platform.release()} {_cpu_model()}",
-        python=platform.python_version(),
-        cores=os.cpu_count() or 0,
-        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        rounds=rounds,
-        figures=outcome.figures,
-        spread=outcome.spread,
-        ratios=outcome.ratios,
-        quick=quick,
-    )
 
 
 def _cpu_model() -> str:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -76,15 +76,9 @@ def narthex_server(
             **(extra or {}),
         }
         with _child(name, words, folder, environment) as process:
-            _until_ready(name, process, port, Path(folder))
-            yield BenchTarget(
-                name=name,
-                protocol="narthex",
-                host="127.0.0.1",
-                port=port,
-                pids=[process.pid],
-                secret=secret,
-                api_key=key,
+            _wait(name, process, Path(folder), lambda: _answers_readyz(port))
+            yield attached(
+                name, "127.0.0.1", port, process.pid, protocol="narthex", secret=secret, api_key=key
             )
 
 
@@ -104,15 +98,9 @@ def command_server(
         # Relative paths in the command are relative to this directory.
         _child(name, words, str(Path.cwd()), dict(os.environ), log_in=folder) as process,
     ):
-        _until_open(name, process, port, Path(folder))
-        yield BenchTarget(
-            name=name,
-            protocol=protocol,
-            host="127.0.0.1",
-            port=port,
-            pids=[process.pid],
-            secret=secret,
-            api_key=api_key,
+        _wait(name, process, Path(folder), lambda: _takes_connections(port))
+        yield attached(
+            name, "127.0.0.1", port, process.pid, protocol=protocol, secret=secret, api_key=api_key
         )
 
 
@@ -171,31 +159,26 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(left, timeout=ENDS_WITHIN_S)
 
 
-def _until_ready(name: str, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
-    """Wait until `/readyz` answers 200."""
+def _answers_readyz(port: int) -> bool:
     request = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-    for _ in _tries(name, process, folder):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
-            probe.settimeout(2)
-            probe.sendall(request)
-            if b" 200 " in probe.recv(200)[:16]:
-                return
+    with socket.create_connection(("127.0.0.1", port), 1) as probe:
+        probe.settimeout(2)
+        probe.sendall(request)
+        return b" 200 " in probe.recv(200)[:16]
 
 
-def _until_open(name: str, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
-    """Wait until the port answers."""
-    for _ in _tries(name, process, folder):
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
+def _takes_connections(port: int) -> bool:
+    socket.create_connection(("127.0.0.1", port), 1).close()
+    return True
 
 
-def _tries(name: str, process: subprocess.Popen[bytes], folder: Path) -> Iterator[None]:
+def _wait(name: str, process: subprocess.Popen[bytes], folder: Path, ready: Callable[[], bool]) -> None:
+    """Wait until the server is ready. Raises DependencyError when it ends or is not ready in time."""
     end = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            break
-        yield
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            if ready():
+                return
         time.sleep(0.05)
     said = (folder / "server.log").read_text(errors="replace")[-1500:]
     raise DependencyError(name, f"{name} did not start:\n{said}", "Start it by hand to see what is wrong.")

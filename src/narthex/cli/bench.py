@@ -74,7 +74,7 @@ def bench(
     from narthex.bench import baseline
     from narthex.bench.cpu import raise_open_files
     from narthex.bench.report import show, show_changes
-    from narthex.bench.rounds import SCENARIOS, report_of, run_all
+    from narthex.bench.rounds import SCENARIOS, run_all
 
     if list_scenarios:
         for scenario in SCENARIOS:
@@ -102,9 +102,7 @@ def bench(
     if most_runs:
         return _most_runs(contenders[0], told, seconds=5 if quick else 20, as_json=json)
     rounds = 1 if quick else rounds
-    report = report_of(
-        run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]")), rounds, quick=quick
-    )
+    report = run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]"), quick=quick)
     if save is not None:
         baseline.save(report, save)
     changes = baseline.compare(then, report) if then is not None else []

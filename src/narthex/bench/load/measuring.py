@@ -47,7 +47,6 @@ class Measurement:
         """The figure of this phase for `operations` operations."""
         count = max(1, operations)
         ticks = self.server.user + self.server.system
-        times = latency or {}
         return Figure(
             scenario=scenario,
             target=target,
@@ -60,7 +59,6 @@ class Measurement:
             failures=failures,
             values=values or {},
             notes=notes or [],
-            p50_ms=times.get("p50_ms", 0.0),
-            p99_ms=times.get("p99_ms", 0.0),
-            max_ms=times.get("max_ms", 0.0),
+            rounds=1,
+            **(latency or {}),
         )

@@ -6,14 +6,13 @@ late by the wall clock counts, whatever the cause.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from typing import Any, Final
 
 from narthex.bench.load.dialects import BenchTarget, ServerDialect
 from narthex.bench.load.measuring import Measurement
-from narthex.bench.load.sockets import READ, ClientPool, ClientSocket
+from narthex.bench.load.sockets import ClientPool, ClientSocket, received
 from narthex.bench.load.wire import PONG_FRAME, command, frames
 from narthex.bench.results import Figure, latencies
 from narthex.domain.digest import Digest
@@ -68,29 +67,25 @@ class Follower:
                 self.fault = self.fault or "count or digest differ"
 
 
-class _Pair:
-    """The two sockets of a run: the first one starts it."""
-
-    def __init__(self, first: ClientSocket, second: ClientSocket) -> None:
-        self.followers = (Follower(first), Follower(second))
+_Pair = tuple[Follower, ...]
+"""The two sockets of a run: the first one starts it."""
 
 
 def runs(target: BenchTarget, *, count: int, rate: int, seconds: int) -> Figure:
     """`count` runs whose agents yield `rate` deltas a second for `seconds`; an operation is one event delivered."""
     dialect = ServerDialect(target)
-    crowd = ClientPool(dialect)
-    try:
+    with ClientPool(dialect) as crowd:
         crowd.grow([f"runs-{i}" for i in range(count) for _ in range(2)])
         crowd.drain()
         by_user: dict[str, list[ClientSocket]] = {}
         for client in crowd.clients.values():
             by_user.setdefault(client.subject, []).append(client)
-        pairs = [_Pair(*clients) for clients in by_user.values() if len(clients) == 2]
+        pairs = [tuple(map(Follower, clients)) for clients in by_user.values() if len(clients) == 2]
         lags: list[float] = []
         with Measurement(target.pids) as measurement:
             delivered = _follow(crowd, pairs, f"rate={rate} seconds={seconds}", seconds, lags)
-        followers = [follower for pair in pairs for follower in pair.followers]
-        proven = sum(1 for follower in followers if follower.ended and not follower.fault)
+        followers = [follower for pair in pairs for follower in pair]
+        proven = sum(1 for follower in followers if _proven(follower))
         faults = sorted(
             {follower.fault or "not ended in time" for follower in followers if not _proven(follower)}
         )
@@ -110,8 +105,6 @@ def runs(target: BenchTarget, *, count: int, rate: int, seconds: int) -> Figure:
             },
             notes=[*crowd.why(), *faults[:4]],
         )
-    finally:
-        crowd.close()
 
 
 def _rate(followers: list[Follower]) -> float:
@@ -132,7 +125,7 @@ def _proven(follower: Follower) -> bool:
 def _follow(crowd: ClientPool, pairs: list[_Pair], text: str, seconds: int, lags: list[float]) -> int:
     """Start every run within the first second, read until all have ended or the time is up; returns deliveries."""
     of: dict[int, tuple[_Pair, Follower]] = {
-        follower.client.fd: (pair, follower) for pair in pairs for follower in pair.followers
+        follower.client.fd: (pair, follower) for pair in pairs for follower in pair
     }
     began = time.perf_counter()
     deadline = began + 1.0 + seconds + SETTLES_S
@@ -149,9 +142,7 @@ def _follow(crowd: ClientPool, pairs: list[_Pair], text: str, seconds: int, lags
             following = next(due, None)
         for fd, _ in crowd.poll.poll(0.01 if following is not None else 0.5):
             pair, follower = of[fd]
-            data = b""
-            with contextlib.suppress(OSError):
-                data = follower.client.sock.recv(READ)
+            data = received(follower.client.sock)
             if not data:
                 crowd.idle_read(fd)
                 follower.fault = follower.fault or "the socket was closed"
@@ -168,7 +159,7 @@ def _follow(crowd: ClientPool, pairs: list[_Pair], text: str, seconds: int, lags
 
 def _start(pair: _Pair, text: str) -> None:
     params = {"text": text, "client_message_id": uuid.uuid4().hex}
-    pair.followers[0].client.sock.send(command(9, "rpc", {"method": "run.start", "data": params}))
+    pair[0].client.sock.send(command(9, "rpc", {"method": "run.start", "data": params}))
 
 
 def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) -> int:
@@ -189,7 +180,7 @@ def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) ->
 def _replied(pair: _Pair, follower: Follower, reply: Reply, lags: list[float]) -> int:
     """The run has started, or a socket has joined its thread and got the missed events; returns delivered events."""
     if reply.error is not None:
-        for each in pair.followers:
+        for each in pair:
             each.fault = f"error {reply.error.code} {reply.error.message}"
             each.ended = True
     elif reply.command == "rpc":
@@ -203,6 +194,6 @@ def _replied(pair: _Pair, follower: Follower, reply: Reply, lags: list[float]) -
 def _started(pair: _Pair, answer: dict[str, Any]) -> None:
     """Subscribe both sockets to the thread from its first event on."""
     body = {"channel": answer["channel"], **StreamPosition().recovery}
-    for follower in pair.followers:
+    for follower in pair:
         follower.run_id = answer["run_id"]
         follower.client.sock.send(command(10, "subscribe", body))

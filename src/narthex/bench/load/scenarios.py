@@ -15,7 +15,7 @@ from narthex.bench.cpu import memory
 from narthex.bench.load.dialects import MARKER, BenchTarget, ServerDialect
 from narthex.bench.load.measuring import Measurement
 from narthex.bench.load.publishing import Publisher
-from narthex.bench.load.sockets import READ, STALL_S, ClientPool, ClientSocket
+from narthex.bench.load.sockets import READ, STALL_S, ClientPool, ClientSocket, received
 from narthex.bench.load.wire import CLOSE, PING_FRAME, PONG_FRAME
 from narthex.bench.results import Figure, latencies
 from narthex.protocol.client import StreamPosition
@@ -34,16 +34,13 @@ def handshakes(target: BenchTarget, *, count: int, in_flight: int) -> Figure:
     dialect = ServerDialect(target)
     _warm(dialect)
     subjects = [f"{USER}-{i % 500}" for i in range(count)]
-    crowd = ClientPool(dialect, role="echo")
-    try:
+    with ClientPool(dialect, role="echo") as crowd:
         with Measurement(target.pids) as opening:
             crowd.grow(subjects, in_flight=in_flight)
         crowd.drain()
         clients = list(crowd.clients.values())
         with Measurement(target.pids) as closing:
             _close_all(crowd, clients)
-    finally:
-        crowd.close()
     done = len(clients)
     return opening.figure(
         "handshakes",
@@ -63,17 +60,10 @@ def _close_all(crowd: ClientPool, clients: list[ClientSocket]) -> None:
         with contextlib.suppress(OSError):
             client.sock.send(CLOSE)
             waiting.add(client.fd)
-    while waiting:
-        ready = crowd.poll.poll(2.0)
-        if not ready:
-            return
+    while waiting and (ready := crowd.poll.poll(2.0)):
         for fd, _ in ready:
             client = crowd.clients[fd]
-            try:
-                data = client.sock.recv(READ)
-            except OSError:
-                data = b""
-            if not data:
+            if not received(client.sock):
                 waiting.discard(fd)
                 crowd.poll.unregister(fd)
 
@@ -81,9 +71,8 @@ def _close_all(crowd: ClientPool, clients: list[ClientSocket]) -> None:
 def echo(target: BenchTarget, *, sockets: int, count: int, size: int) -> Figure:
     """One message back and forth, one in flight on each of `sockets` sockets."""
     dialect = ServerDialect(target)
-    crowd = ClientPool(dialect, role="echo")
     message, end = dialect.echo(b"x" * size)
-    try:
+    with ClientPool(dialect, role="echo") as crowd:
         crowd.grow([f"{USER}-{i}" for i in range(sockets)])
         crowd.drain()
         _echoes(crowd, message, end, max(200, sockets), [])
@@ -98,8 +87,6 @@ def echo(target: BenchTarget, *, sockets: int, count: int, size: int) -> Figure:
             failures=crowd.failures + count - done,
             notes=crowd.why(),
         )
-    finally:
-        crowd.close()
 
 
 def _echoes(crowd: ClientPool, message: bytes, end: bytes, count: int, times: list[float]) -> int:
@@ -112,10 +99,7 @@ def _echoes(crowd: ClientPool, message: bytes, end: bytes, count: int, times: li
         left -= 1
     done = 0
     clients = crowd.clients
-    while done < count:
-        ready = crowd.poll.poll(STALL_S)
-        if not ready:
-            return done
+    while done < count and (ready := crowd.poll.poll(STALL_S)):
         for fd, _ in ready:
             client = clients[fd]
             data = client.sock.recv(READ)
@@ -141,10 +125,10 @@ def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: 
     dialect = ServerDialect(target)
     serverside = dialect.serverside
     channel = f"user:{USER}" if serverside else CHANNEL
-    crowd = ClientPool(dialect, role="sub", channel="" if serverside or dialect.raw else channel)
-    publisher = Publisher(dialect, channel, in_flight)
-    scenario = f"fanout-{subscribers}x{in_flight}"
-    try:
+    with (
+        ClientPool(dialect, role="sub", channel="" if serverside or dialect.raw else channel) as crowd,
+        contextlib.closing(Publisher(dialect, channel, in_flight)) as publisher,
+    ):
         crowd.grow([USER] * subscribers)
         crowd.drain()
         reader = Reader(crowd)
@@ -166,7 +150,7 @@ def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: 
             1, reader.received
         )
         return measurement.figure(
-            scenario,
+            f"fanout-{subscribers}x{in_flight}",
             target.name,
             reader.received,
             latency=latencies(times),
@@ -178,9 +162,6 @@ def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: 
             },
             notes=crowd.why(),
         )
-    finally:
-        publisher.close()
-        crowd.close()
 
 
 def _publish_only(target: BenchTarget, publisher: Publisher, size: int, count: int = 100) -> float:
@@ -198,9 +179,9 @@ def _publish_only(target: BenchTarget, publisher: Publisher, size: int, count: i
 def publish(target: BenchTarget, *, publishes: int, size: int) -> Figure:
     """Publications over the server API's HTTP, one after the other, to a channel without subscribers."""
     dialect = ServerDialect(target)
-    publisher = Publisher(dialect, "user:nobody" if dialect.serverside else "nobody", 1, over_http=True)
+    channel = "user:nobody" if dialect.serverside else "nobody"
     times: list[float] = []
-    try:
+    with contextlib.closing(Publisher(dialect, channel, 1, over_http=True)) as publisher:
         publisher.burst(1, size)
         publisher.settle()
         with Measurement(target.pids) as measurement:
@@ -210,8 +191,6 @@ def publish(target: BenchTarget, *, publishes: int, size: int) -> Figure:
                 publisher.settle()
                 times.append(time.perf_counter() - began)
         return measurement.figure("publish", target.name, publishes, latency=latencies(times))
-    finally:
-        publisher.close()
 
 
 class Reader:
@@ -263,11 +242,9 @@ def idle(target: BenchTarget, *, sockets: int, hold_s: float) -> Figure:
     dialect = ServerDialect(target)
     _warm(dialect)
     channelled = "" if dialect.raw or dialect.serverside else CHANNEL
-    first = ClientPool(dialect, role="echo", channel=channelled)
-    crowd = ClientPool(dialect, role="echo", channel=channelled)
-    try:
+    with ClientPool(dialect, role="echo", channel=channelled) as first:
         first.grow([f"{USER}-first-{i}" for i in range(min(200, sockets))])
-        first.close()
+    with ClientPool(dialect, role="echo", channel=channelled) as crowd:
         time.sleep(1.0)  # the server's clean-up of those; memory is read afterwards
         before = memory(target.pids)
         with Measurement(target.pids) as opening:
@@ -296,8 +273,6 @@ def idle(target: BenchTarget, *, sockets: int, hold_s: float) -> Figure:
             },
             notes=[*crowd.why(), *probe.why()],
         )
-    finally:
-        crowd.close()
 
 
 PROBE_EVERY_S = 0.05
@@ -363,9 +338,7 @@ class Probe:
 
     def _take(self, fd: int) -> None:
         client = self._crowd.clients.get(fd)
-        data = b""
-        with contextlib.suppress(OSError):
-            data = client.sock.recv(READ) if client is not None else b""
+        data = received(client.sock) if client is not None else b""
         if client is None or not data:
             self._crowd.idle_read(fd)
             if self._client is not None and fd == self._client.fd and self._sent is not None:
@@ -396,11 +369,9 @@ def storm(target: BenchTarget, *, sockets: int, in_flight: int) -> Figure:
     dialect = ServerDialect(target)
     subjects = [f"{USER}-{i % 1000}" for i in range(sockets)]
     channelled = "" if dialect.raw or dialect.serverside else _recovering_channel(dialect)
-    before = ClientPool(dialect, role="sub", channel=channelled)
-    crowd = ClientPool(dialect, role="sub", channel=channelled)
-    try:
+    with ClientPool(dialect, role="sub", channel=channelled) as before:
         before.grow(subjects, in_flight=100)
-        before.close()
+    with ClientPool(dialect, role="sub", channel=channelled) as crowd:
         recover, position = _recovery(before)
         with Measurement(target.pids) as measurement:
             crowd.grow(subjects, in_flight=in_flight, recover=recover, position=position)
@@ -420,19 +391,13 @@ def storm(target: BenchTarget, *, sockets: int, in_flight: int) -> Figure:
             values={"all_back_s": measurement.wall_s, "asked_for_recovery": asked},
             notes=notes,
         )
-    finally:
-        before.close()
-        crowd.close()
 
 
 def _recovering_channel(dialect: ServerDialect) -> str:
     """A channel with history where the server has one (docs/performance.md has the setting), else the plain one."""
-    crowd = ClientPool(dialect, role="sub", channel=RECOVERING)
-    try:
+    with ClientPool(dialect, role="sub", channel=RECOVERING) as crowd:
         crowd.grow([f"{USER}-look"])
         return RECOVERING if crowd.clients else CHANNEL
-    finally:
-        crowd.close()
 
 
 def _recovery(
@@ -458,8 +423,5 @@ def _recovery(
 
 
 def _warm(dialect: ServerDialect) -> None:
-    crowd = ClientPool(dialect, role="echo")
-    try:
+    with ClientPool(dialect, role="echo") as crowd:
         crowd.grow([f"{USER}-warm-{i}" for i in range(50)], in_flight=10)
-    finally:
-        crowd.close()

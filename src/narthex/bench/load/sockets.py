@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from narthex.bench.load.dialects import ServerDialect
 from narthex.bench.load.wire import frames
@@ -60,6 +60,14 @@ def open_socket(host: str, port: int, index: int) -> socket.socket:
     return sock
 
 
+def received(sock: socket.socket) -> bytes:
+    """The bytes that have come, at most `READ`; empty where the socket was closed."""
+    try:
+        return sock.recv(READ)
+    except OSError:
+        return b""
+
+
 def reset(clients: Sequence[ClientSocket]) -> None:
     """End sockets at once (RST), outside of any measurement."""
     for client in clients:
@@ -69,7 +77,7 @@ def reset(clients: Sequence[ClientSocket]) -> None:
 
 
 class ClientPool:
-    """Clients of one target that all did the same handshake."""
+    """Clients of one target that all did the same handshake; as a context, it ends their sockets at once."""
 
     def __init__(self, dialect: ServerDialect, *, role: str = "sub", channel: str = "") -> None:
         self.dialect = dialect
@@ -82,6 +90,12 @@ class ClientPool:
         self.refused: dict[str, int] = {}
         self.results: dict[str, dict[str, Any]] = {}
         """By subject, the result of its last `connect`, or `subscribe` where there is a `channel`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def grow(
         self,
@@ -118,13 +132,8 @@ class ClientPool:
         )
         pending: dict[int, ClientSocket] = {}
         opened = 0
-        exhausted = False
         while True:
-            while not exhausted and len(pending) < in_flight:
-                following = next(requests, None)
-                if following is None:
-                    exhausted = True
-                    break
+            while len(pending) < in_flight and (following := next(requests, None)) is not None:
                 subject, request, connect, subscribe = following
                 began = time.perf_counter()
                 try:
@@ -208,11 +217,7 @@ class ClientPool:
         client = self.clients.get(fd)
         if client is None:
             return
-        try:
-            data = client.sock.recv(READ)
-        except OSError:
-            data = b""
-        if not data:
+        if not received(client.sock):
             self._failed("closed while idle")
             self._drop(client)
             self.clients.pop(fd, None)
@@ -228,10 +233,7 @@ class ClientPool:
 
     def drain(self) -> None:
         """Discard all bytes that have come, such as earlier pushes; nothing is counted."""
-        while True:
-            ready = self.poll.poll(0.05)
-            if not ready:
-                return
+        while ready := self.poll.poll(0.05):
             for fd, _ in ready:
                 self.idle_read(fd)
 
