@@ -10,7 +10,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -19,8 +19,6 @@ from narthex.doctor.conversation import converse
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.observations import Attempt, ConversationStep
 from narthex.doctor.target import Target
-
-STEPS: Final = ("dns", "tcp", "health", "handshake", "connect", "echo", "event", "resume")
 
 
 class CanaryRound(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,12 +14,16 @@ import ssl
 import time
 from typing import Final, NamedTuple
 
+import msgspec
+
 from narthex.doctor.observations import Dial, Lookup, Tls
 from narthex.doctor.target import Target
 
 MAX_ADDRESSES: Final = 4  # two of each family are enough
 _CERTIFICATE: Final = {10: "expired", 9: "not_yet_valid", 62: "wrong_name", 64: "wrong_name"}
 """X509_V_ERR_… numbers of OpenSSL; every other one is `untrusted`."""
+
+_NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
 
 
 class RawConnection(NamedTuple):
@@ -113,18 +117,14 @@ async def shake_hands(target: Target, address: str, timeout_s: float, ca_file: s
         return failed
     with contextlib.suppress(OSError):
         both = await _hello(target, address, timeout_s, verified_context(["h2", "http/1.1"], ca_file))
-        found = Tls(
-            outcome="ok", version=found.version, alpn=found.alpn, prefers=both.alpn, names=found.names,
-            issuer=found.issuer, not_after=found.not_after, ms=elapsed_ms(began),
-        )  # fmt: skip
+        found = msgspec.structs.replace(found, prefers=both.alpn, ms=elapsed_ms(began))
     return found
 
 
 async def answers_tls(target: Target, address: str, timeout_s: float) -> bool:
     """Whether the port speaks TLS, with any certificate. Nothing else is sent."""
-    context = _blind_context()
     try:
-        await _hello(target, address, timeout_s, context)
+        await _hello(target, address, timeout_s, _blind_context())
     except OSError:
         return False
     return True
@@ -160,10 +160,9 @@ async def _with_certificate(failed: Tls, target: Target, address: str, timeout_s
         seen = await _hello(target, address, timeout_s, _blind_context())
     except OSError:
         return failed
-    return Tls(
-        outcome=failed.outcome, detail=failed.detail, version=seen.version, names=seen.names,
-        issuer=seen.issuer, not_after=seen.not_after, ms=failed.ms,
-    )  # fmt: skip
+    return msgspec.structs.replace(
+        failed, version=seen.version, names=seen.names, issuer=seen.issuer, not_after=seen.not_after
+    )
 
 
 def _failure(error: OSError, ms: float) -> Tls:
@@ -174,12 +173,7 @@ def _failure(error: OSError, ms: float) -> Tls:
         return Tls(outcome="timeout", ms=ms)
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or str(error)).replace("_", " ").lower()
-        if error.reason in (
-            "WRONG_VERSION_NUMBER",
-            "RECORD_LAYER_FAILURE",
-            "UNKNOWN_PROTOCOL",
-            "HTTP_REQUEST",
-        ):
+        if error.reason in _NOT_TLS:
             return Tls(outcome="not_tls", detail=reason, ms=ms)
         alpn = "application protocol" in reason
         return Tls(outcome="alpn" if alpn else "failed", detail=reason, ms=ms)

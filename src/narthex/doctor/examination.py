@@ -13,6 +13,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable
+from itertools import product
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,6 @@ from narthex.doctor.holding import hold
 from narthex.doctor.observations import (
     Attempt,
     Credential,
-    Dial,
     GatewayFacts,
     HttpExchange,
     Observations,
@@ -141,10 +141,8 @@ class _Examination:
         if not lookup.addresses:
             return False
         self.progress(f"connecting to {', '.join(lookup.addresses)}")
-        dials: list[Dial] = list(
-            await asyncio.gather(
-                *(dialing.dial(self.target, address, self.options.timeout_s) for address in lookup.addresses)
-            )
+        dials = await asyncio.gather(
+            *(dialing.dial(self.target, address, self.options.timeout_s) for address in lookup.addresses)
         )
         self._note(dials=tuple(dials))
         self.address = next((dial.address for dial in dials if dial.outcome == "ok"), "")
@@ -229,9 +227,8 @@ class _Examination:
         origin = self.options.origin or self.target.origin
         await self._try(Attempt(name="upgrade with Origin", presents=best, origin=origin))
         await self._try(Attempt(name="upgrade of a random path", random_path=True))
-        large = Attempt(name="upgrade with a 9 KB header", presents=best, large=True)
         if base.accepted or first.accepted:
-            await self._try(large)
+            await self._try(Attempt(name="upgrade with a 9 KB header", presents=best, large=True))
         for number in range(REPEATS):
             await self._try(Attempt(name=f"upgrade again ({number + 2})", presents=best))
         for dial in self.seen.dials:
@@ -245,30 +242,28 @@ class _Examination:
     async def _every_combination(self, best: Credential) -> None:
         origin = self.options.origin or self.target.origin
         credentials: tuple[Credential, ...] = ("none", "bad", "good") if best == "good" else ("none", "bad")
-        for presents in credentials:
-            for with_origin in (False, True):
-                for random_path in (False, True):
-                    if random_path and presents == "good":
-                        continue  # the user's credential and headers go to the user's path
-                    for large in (False, True):
-                        words = [presents, "Origin" * with_origin, "random" * random_path, "9 KB" * large]
-                        await self._try(
-                            Attempt(
-                                name="upgrade: " + " ".join(filter(None, words)),
-                                presents=presents,
-                                origin=origin if with_origin else "",
-                                random_path=random_path,
-                                large=large,
-                            )
-                        )
+        no_yes = (False, True)
+        for presents, with_origin, random_path, large in product(credentials, no_yes, no_yes, no_yes):
+            if random_path and presents == "good":
+                continue  # the user's credential and headers go to the user's path
+            words = [presents, "Origin" * with_origin, "random" * random_path, "9 KB" * large]
+            await self._try(
+                Attempt(
+                    name="upgrade: " + " ".join(filter(None, words)),
+                    presents=presents,
+                    origin=origin if with_origin else "",
+                    random_path=random_path,
+                    large=large,
+                )
+            )
 
     # -- more when it is a narthex -------------------------------------------------------------------------------
 
     async def _look_for_narthex(self) -> None:
         self.progress("is it a narthex?")
-        answer = await self._json("beacon")
-        if answer[1].get("beacon") == "narthex":
-            self._note(gateway=GatewayFacts(beacon=answer[1]))
+        _, beacon = await self._json("beacon")
+        if beacon.get("beacon") == "narthex":
+            self._note(gateway=GatewayFacts(beacon=beacon))
             if not self.target.path_given:
                 self.target = msgspec.structs.replace(self.target, path=endpoints.WEBSOCKET)
                 self.line = self._line()

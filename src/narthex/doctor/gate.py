@@ -11,6 +11,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -139,8 +140,8 @@ class _Gate:
             ("refused without a token", self._refused),
             ("bad token refused", self._bad_token),
             ("admitted with the token", self._admitted),
-            ("run", self._run),
-            ("drop and resume", self._resume),
+            ("run", partial(self._followed, drop=False)),
+            ("drop and resume", partial(self._followed, drop=True)),
         ):
             self.progress(name)
             await self._checked(name, check)
@@ -196,7 +197,7 @@ class _Gate:
             return False, "health does not say"
         expected = self.options.expect_bypass
         reason = e2e.get("reason", "")
-        detail = f"{_word(active)}, expected {_word(expected)}" + (f" ({reason})" if reason else "")
+        detail = f"{active}, expected {expected}".lower() + (f" ({reason})" if reason else "")
         return active is expected, detail
 
     # -- admission ----------------------------------------------------------------------------------------------
@@ -252,12 +253,6 @@ class _Gate:
 
     # -- behaviour ----------------------------------------------------------------------------------------------
 
-    async def _run(self) -> tuple[bool, str]:
-        return await self._followed(drop=False)
-
-    async def _resume(self) -> tuple[bool, str]:
-        return await self._followed(drop=True)
-
     async def _followed(self, *, drop: bool) -> tuple[bool, str]:
         connections = NarthexSockets(self.line, self.address)
         try:
@@ -281,7 +276,3 @@ class _Gate:
         missing = sorted(set(self.options.against.figures) - set(self.figures))
         detail = "; ".join([*slow, *(f"{name} was not measured" for name in missing)])
         self.note("latency", not detail, detail or f"within {self.options.factor:g} × the baseline")
-
-
-def _word(value: bool) -> str:
-    return "true" if value else "false"

@@ -15,36 +15,14 @@ MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 MAX_HEAD_BYTES: Final = 64 * 1024  # four times narthex' own limit; bounds a hostile answer
 KEPT: Final = frozenset(
     {
-        "server",
-        "via",
-        "date",
-        "age",
-        "content-type",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "upgrade",
-        "location",
-        "retry-after",
-        "www-authenticate",
-        "proxy-authenticate",
-        "sec-websocket-accept",
-        "sec-websocket-protocol",
-        "sec-websocket-extensions",
-        "sec-websocket-version",
-        "cf-ray",
-        "cf-mitigated",
-        "x-cache",
-        "x-powered-by",
-        "x-served-by",
-        "x-amz-cf-id",
-        "x-envoy-upstream-service-time",
-        "x-goog-iap-generated-response",
-        "x-cloud-trace-context",
-        "cache-control",
-        "alt-svc",
+        "server", "via", "date", "age", "content-type", "content-length", "transfer-encoding", "connection",
+        "upgrade", "location", "retry-after", "www-authenticate", "proxy-authenticate",
+        "sec-websocket-accept", "sec-websocket-protocol", "sec-websocket-extensions",
+        "sec-websocket-version", "cf-ray", "cf-mitigated", "x-cache", "x-powered-by", "x-served-by",
+        "x-amz-cf-id", "x-envoy-upstream-service-time", "x-goog-iap-generated-response",
+        "x-cloud-trace-context", "cache-control", "alt-svc",
     }
-)
+)  # fmt: skip
 """Response headers that are shown; all others, cookies above all, are only counted."""
 
 

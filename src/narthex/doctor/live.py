@@ -17,17 +17,7 @@ from typing import Final, Literal
 from narthex.doctor.dialing import RawConnection, elapsed_ms
 from narthex.doctor.frames import MAX_FRAME_BYTES, ClientFrameReader
 from narthex.doctor.observations import Close
-from narthex.protocol.framing import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    decode_close,
-    encode_close,
-    encode_frame,
-)
+from narthex.protocol.framing import CLOSE, PING, PONG, TEXT, decode_close, encode_close, encode_frame
 
 MAX_QUEUED: Final = 1000  # unread messages; more than a doctor's own thread can cause
 Ended = Literal["", "close", "eof", "reset", "fault"]
@@ -117,7 +107,7 @@ class LiveSocket:
                 code, reason = decode_close(frame.payload)
                 self.close = Close(code=code, reason=reason, after_ms=elapsed_ms(self.opened))
                 self.ended = "close"
-            elif frame.opcode in (CONTINUATION, TEXT, BINARY):
+            else:  # the reader gives no other than data frames
                 self._partial += frame.payload
                 if len(self._partial) > MAX_FRAME_BYTES:
                     self._partial.clear()

@@ -58,15 +58,8 @@ def as_junit(diagnosis: Diagnosis, seen: Observations) -> str:
         cases = [f"  <testcase classname='narthex.doctor' name={quoteattr(harmless(diagnosis.first_line))}/>"]
     failures = sum(finding.severity == "failure" for finding in diagnosis.findings)
     name = quoteattr(f"narthex doctor {seen.url}")
-    return "\n".join(
-        [
-            "<?xml version='1.0' encoding='utf-8'?>",
-            f"<testsuite name={name} tests='{len(cases)}' failures='{failures}' errors='0' skipped='0'>",
-            *cases,
-            "</testsuite>",
-            "",
-        ]
-    )
+    suite = f"<testsuite name={name} tests='{len(cases)}' failures='{failures}' errors='0' skipped='0'>"
+    return "\n".join(["<?xml version='1.0' encoding='utf-8'?>", suite, *cases, "</testsuite>", ""])
 
 
 def harmless(text: str) -> str:
@@ -95,11 +88,9 @@ def _wrapped(label: str, sentences: tuple[str, ...]) -> list[str]:
 def _case(finding: Finding) -> str:
     name = quoteattr(finding.code)
     line = harmless(finding.line)
-    inner = (
-        f"<failure message={quoteattr(line)}>{escape(' '.join(finding.fix))}</failure>"
-        if finding.severity == "failure"
-        else f"<system-out>{escape(line)}</system-out>"
-    )
+    inner = f"<system-out>{escape(line)}</system-out>"
+    if finding.severity == "failure":
+        inner = f"<failure message={quoteattr(line)}>{escape(' '.join(finding.fix))}</failure>"
     return f"  <testcase classname='narthex.doctor' name={name}>{inner}</testcase>"
 
 

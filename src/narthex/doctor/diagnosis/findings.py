@@ -62,11 +62,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
         if not self.findings:
             return f"ok: {self.works}"
         first = self.findings[0]
-        return (
-            f"{first.code}: {first.line}"
-            if self.failed
-            else f"{first.code} (it works; a warning): {first.line}"
-        )
+        return f"{first.code}{'' if self.failed else ' (it works; a warning)'}: {first.line}"
 
 
 class _Blank(dict[str, object]):

@@ -13,45 +13,19 @@ from narthex.doctor.observations import HttpExchange
 
 PROXIES: Final = frozenset(
     {
-        "nginx",
-        "HAProxy",
-        "Caddy",
-        "Envoy",
-        "Cloudflare",
-        "AWS ALB",
-        "Google",
-        "Apache",
-        "Traefik",
-        "Varnish",
-        "Fastly",
+        "nginx", "HAProxy", "Caddy", "Envoy", "Cloudflare", "AWS ALB", "Google", "Apache", "Traefik",
+        "Varnish", "Fastly",
     }
-)
+)  # fmt: skip
 _SERVER: Final = (
-    ("cloudflare", "Cloudflare"),
-    ("awselb", "AWS ALB"),
-    ("google frontend", "Google"),
-    ("gws", "Google"),
-    ("esf", "Google"),
-    ("envoy", "Envoy"),
-    ("istio-envoy", "Envoy"),
-    ("openresty", "nginx"),
-    ("nginx", "nginx"),
-    ("caddy", "Caddy"),
-    ("apache", "Apache"),
-    ("varnish", "Varnish"),
-    ("traefik", "Traefik"),
-    ("haproxy", "HAProxy"),
-    ("uvicorn", "uvicorn"),
-    ("daphne", "daphne"),
-    ("hypercorn", "hypercorn"),
-    ("gunicorn", "gunicorn"),
-    ("aiohttp", "aiohttp"),
-    ("websockets/", "websockets"),
-    ("tornado", "tornado"),
-    ("werkzeug", "Werkzeug"),
-    ("cowboy", "Cowboy"),
+    ("cloudflare", "Cloudflare"), ("awselb", "AWS ALB"), ("google frontend", "Google"), ("gws", "Google"),
+    ("esf", "Google"), ("envoy", "Envoy"), ("istio-envoy", "Envoy"), ("openresty", "nginx"),
+    ("nginx", "nginx"), ("caddy", "Caddy"), ("apache", "Apache"), ("varnish", "Varnish"),
+    ("traefik", "Traefik"), ("haproxy", "HAProxy"), ("uvicorn", "uvicorn"), ("daphne", "daphne"),
+    ("hypercorn", "hypercorn"), ("gunicorn", "gunicorn"), ("aiohttp", "aiohttp"),
+    ("websockets/", "websockets"), ("tornado", "tornado"), ("werkzeug", "Werkzeug"), ("cowboy", "Cowboy"),
     ("kestrel", "Kestrel"),
-)
+)  # fmt: skip
 _HAPROXY_PAGE: Final = re.compile(r"^\s*<html><body><h1>\d{3} [A-Za-z ]+</h1>", re.IGNORECASE)
 
 

@@ -28,10 +28,7 @@ def stripped(view: View) -> Finding | None:
     bad, first = view.bad, view.first
     bad_subprotocol = view.one("upgrade with a bad token as subprotocol")
     ignored = bad is not None and first is not None and _same(bad, first) and bad.status in (101, 401)
-    preflight_ignores = not gateway.preflight_bad.get("code") or (
-        gateway.preflight_bad.get("code") == "auth_required"
-    )
-    if ignored and (preflight_ignores or not gateway.preflight_bad):
+    if ignored and gateway.preflight_bad.get("code") in (None, "", "auth_required"):
         return found("authorization_stripped", seen_in=("upgrade with a bad token",))
     explain = view.one("upgrade offering narthex.explain")
     answered = explain is not None and explain.status == 101 and explain.subprotocol != "narthex.explain"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from narthex.doctor.diagnosis.findings import Finding, found
+from narthex.doctor.diagnosis.findings import Finding, Severity, found
 from narthex.doctor.diagnosis.sockets import meaning_of
 from narthex.doctor.diagnosis.view import View
 from narthex.doctor.knowledge import Sure
@@ -47,12 +47,10 @@ def held(view: View) -> list[Finding]:
     first = cut[0]
     if first.close is not None and first.close.code == INERT_CLOSE:
         return []  # as it should be: no credential was sent
-    if first.close is not None and first.close.code not in _SAID_BY_TIMERS:
+    its_own = first.close is not None and first.close.code not in _SAID_BY_TIMERS
+    if its_own or all(hold.pings for hold in cut):
         return [_closed(first)]
-    if all(hold.pings for hold in cut):
-        return [_closed(first)]
-    outlived = pinging.ended == "held" or pinging.lived_s > first.lived_s + _apart(first.lived_s)
-    if outlived:
+    if pinging.ended == "held" or pinging.lived_s > first.lived_s + _apart(first.lived_s):
         return [_idle(view, [hold for hold in cut if not hold.pings], quiet)]
     return [_all_ended(view, cut)]
 
@@ -68,14 +66,8 @@ def _apart(lived_s: float) -> float:
 def _idle(view: View, cut: list[Hold], quiet: list[Hold]) -> Finding:
     """Quiet sockets ended and the pinging one lives: certain when two of them ended at one age, not at one moment."""
     if len(quiet) > 1 and len(cut) == 1:
-        how = _how(cut[0])
-        return found(
-            "held_socket_lost",
-            severity="warning",
-            count=len(quiet) + 1,
-            how=how,
-            seconds=f"{cut[0].lived_s:.1f}",
-        )
+        count, how, seconds = len(quiet) + 1, _how(cut[0]), f"{cut[0].lived_s:.1f}"
+        return found("held_socket_lost", severity="warning", count=count, how=how, seconds=seconds)
     if by_moment(cut):
         return _together(cut)
     return _limit(view, cut[0], "idle_limit", IDLE_TIMES, proved=by_age(cut))
@@ -108,10 +100,8 @@ def by_moment(holds: list[Hold]) -> bool:
 
 def _spreads(holds: list[Hold]) -> tuple[float, float]:
     """How far apart their ages and the moments of their ends are, seconds."""
-    return (
-        _spread([hold.lived_s for hold in holds]),
-        _spread([hold.began_s + hold.lived_s for hold in holds]),
-    )
+    ages = [hold.lived_s for hold in holds]
+    return _spread(ages), _spread([hold.began_s + hold.lived_s for hold in holds])
 
 
 def _spread(values: list[float]) -> float:
@@ -163,8 +153,8 @@ def _whose(view: View, lived_s: float, times: tuple[tuple[float, str], ...]) -> 
 def _closed(hold: Hold) -> Finding:
     if hold.close is None:
         return found("cut_after_accept", ms=round(hold.lived_s * 1000))
-    severity = "warning" if hold.close.code in (1000, 1001, 1012, 3001) else "failure"
+    severity: Severity = "warning" if hold.close.code in (1000, 1001, 1012, 3001) else "failure"
+    seconds, meaning = f"{hold.lived_s:.1f}", meaning_of(hold.close)
     return found(
-        "closed_while_held", severity="warning" if severity == "warning" else "failure", code=hold.close.code,
-        seconds=f"{hold.lived_s:.1f}", meaning=meaning_of(hold.close),
-    )  # fmt: skip
+        "closed_while_held", severity=severity, code=hold.close.code, seconds=seconds, meaning=meaning
+    )

@@ -98,19 +98,13 @@ def _bad_request(view: View, made: HttpExchange) -> Finding:
     if _HTTPS_PORT.search(body):
         return found("ws_to_tls_port", endpoint=view.seen.endpoint)
     if _ENGINE_IO.search(body):
-        return found(
-            "socketio_server", status=made.status, detail=short(str(problem_of(made).get("message", "")), 60)
-        )
+        said = short(str(problem_of(made).get("message", "")), 60)
+        return found("socketio_server", status=made.status, detail=said)
     if code := narthex_code(made):
         return _lost(made, _detail(made)) or _by_narthex(made, code)
     if _HTTP10.search(body):
-        return found(
-            "http10_upstream",
-            status=made.status,
-            how="that names HTTP/1.0",
-            server=view.server,
-            sure="certain",
-        )
+        how = "that names HTTP/1.0"
+        return found("http10_upstream", status=made.status, how=how, server=view.server, sure="certain")
     if _TOO_LARGE.search(body) and "upgrade" not in body.lower():
         return _too_large(view, made)
     if (lost := _lost(made, body)) is not None:
@@ -156,10 +150,8 @@ def _not_found(view: View, made: HttpExchange) -> Finding:
     if who == "uvicorn":
         return found("no_websocket_library")
     if who in PROXIES:
-        like_get = view.plain is not None and view.plain.status == 404
-        return found(
-            "upgrade_stripped", status=404, by=f" (by {who})", sure="likely" if like_get else "possible"
-        )
+        sure: Sure = "likely" if view.plain is not None and view.plain.status == 404 else "possible"
+        return found("upgrade_stripped", status=404, by=f" (by {who})", sure=sure)
     return found("wrong_path", status=404, hint="", sure="likely")
 
 

@@ -28,16 +28,14 @@ def unreachable(seen: Observations) -> Finding | None:
         return found("dns_no_name", host=host_of(seen), error=seen.lookup.error or "no address")
     if any(dial.outcome == "ok" for dial in seen.dials) or not seen.dials:
         return None
-    dial = seen.dials[0]
-    outcomes = {found_dial.outcome for found_dial in seen.dials}
-    if "refused" in outcomes:
-        refused = next(found_dial for found_dial in seen.dials if found_dial.outcome == "refused")
+    outcomes = {dial.outcome: dial for dial in reversed(seen.dials)}  # the first of each
+    if refused := outcomes.get("refused"):
         # Elsewhere a firewall may refuse in the host's name.
         sure: Sure = "certain" if seen.loopback else "likely"
         return found("nothing_listens", endpoint=seen.endpoint, ms=refused.ms, sure=sure)
     if "timeout" in outcomes:
         return found("connect_timeout", endpoint=seen.endpoint, timeout_s=f"{seen.asked.timeout_s:g}")
-    return found("host_unreachable", endpoint=seen.endpoint, error=dial.detail)
+    return found("host_unreachable", endpoint=seen.endpoint, error=seen.dials[0].detail)
 
 
 def one_address(seen: Observations) -> Finding | None:

@@ -33,12 +33,8 @@ def socket_fault(made: HttpExchange) -> Finding | None:
     if made.faults:
         return _handshake(made)
     if made.close is not None:
-        return found(
-            "closed_after_accept",
-            code=made.close.code,
-            ms=made.close.after_ms,
-            meaning=meaning_of(made.close),
-        )
+        code, meaning = made.close.code, meaning_of(made.close)
+        return found("closed_after_accept", code=code, ms=made.close.after_ms, meaning=meaning)
     if made.frame_fault:
         return found("bad_frames", fault=made.frame_fault)
     if made.cut_ms is not None:
@@ -60,12 +56,8 @@ def meaning_of(close: Close) -> str:
 
 def _handshake(made: HttpExchange) -> Finding:
     faults = made.faults
-    lost = [
-        name
-        for name, fault in (("Upgrade", "upgrade_missing"), ("Connection", "connection_missing"))
-        if fault in faults
-    ]
-    if lost:
+    names = {"upgrade_missing": "Upgrade", "connection_missing": "Connection"}
+    if lost := [name for fault, name in names.items() if fault in faults]:
         return found("upgrade_header_missing", which=" and ".join(lost))
     if "accept_missing" in faults or "accept_wrong" in faults:
         return found("bad_accept", which="missing" if "accept_missing" in faults else "wrong")

@@ -5,7 +5,6 @@ Not here: rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from narthex.doctor.diagnosis.fingerprints import proxy_in_front, who_answered
@@ -73,8 +72,3 @@ def short(text: str, limit: int = 100) -> str:
     """One line of at most `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def names(exchanges: Iterator[HttpExchange] | list[HttpExchange]) -> tuple[str, ...]:
-    """Names of exchanges, for evidence."""
-    return tuple(made.attempt.name for made in exchanges)
