@@ -10,7 +10,6 @@ place.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 import ssl
 import time
@@ -23,20 +22,11 @@ import asyncpg
 import structlog
 
 from narthex.adapters.stores.postgres_address import CONNECT_S, parse_postgres
-from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import POSTGRES
-from narthex.adapters.stores.sql.memberships import SqlMemberships
 from narthex.adapters.stores.sql.operation import Operation
-from narthex.adapters.stores.sql.records import SqlRecords, ping
-from narthex.adapters.stores.sql.runs import SqlRuns
 from narthex.adapters.stores.sql.schema import migrate
-from narthex.adapters.stores.sql.threads import SqlThreads
+from narthex.adapters.stores.sql.store import SqlStore
 from narthex.errors import DISK_FULL, Bug, ConfigError, DependencyError, NarthexError, Overloaded
-from narthex.ports.credentials import Credentials
-from narthex.ports.memberships import Memberships
-from narthex.ports.runs import Runs
-from narthex.ports.store import Records
-from narthex.ports.threads import Threads
 
 T = TypeVar("T")
 _log = structlog.get_logger("narthex.store")
@@ -54,16 +44,13 @@ _FAULTS: Final = (asyncpg.PostgresError, *_BROKEN)
 _READ_ONLY: Final = (asyncpg.ReadOnlySQLTransactionError, asyncpg.TargetServerAttributeNotMatched)
 _ELSEWHERE: Final = (
     *(ConnectionError, TimeoutError, socket.gaierror, asyncpg.CannotConnectNowError),
-    *(
-        asyncpg.ConnectionDoesNotExistError,
-        asyncpg.TooManyConnectionsError,
-        asyncpg.TargetServerAttributeNotMatched,
-    ),
+    *(asyncpg.ConnectionDoesNotExistError, asyncpg.TooManyConnectionsError),
+    asyncpg.TargetServerAttributeNotMatched,
 )
 """Errors after which another host, or the same one a moment later, may work."""
 
 
-class PostgresStore:
+class PostgresStore(SqlStore):
     """The store on PostgreSQL 14 or newer.
 
     Args:
@@ -72,20 +59,10 @@ class PostgresStore:
         timeout_s: seconds after which a call raises DependencyError.
     """
 
-    threads: Threads
-    memberships: Memberships
-    runs: Runs
-    credentials: Credentials
-    records: Records
-
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE, timeout_s: float = TIMEOUT_S) -> None:
         self.durability = _DURABILITY
         self._engine = PostgresEngine(url, pool_size, timeout_s)
-        self.threads = SqlThreads(self._engine, POSTGRES)
-        self.memberships = SqlMemberships(self._engine, POSTGRES)
-        self.runs = SqlRuns(self._engine, POSTGRES)
-        self.credentials = SqlCredentials(self._engine, POSTGRES)
-        self.records = SqlRecords(self._engine, POSTGRES)
+        super().__init__(self._engine, POSTGRES)
 
     async def start(self) -> None:
         """Connect and migrate. Raises ConfigError (newer schema, wrong credentials) or DependencyError."""
@@ -112,12 +89,8 @@ class PostgresStore:
 
     async def ping(self) -> None:
         """See the port."""
-        value = secrets.token_hex(8)
         # Another instance may write the same row at the same time; within the transaction this one holds it.
-        if await self._engine.write(ping(value)) != value:
-            raise DependencyError(
-                "store", "PostgreSQL did not give back what was written.", "Look at its log."
-            )
+        await self._write_and_read(self._engine, "PostgreSQL", "Look at its log.")
 
 
 class PostgresEngine:
@@ -203,11 +176,8 @@ class PostgresEngine:
                     reset=_leave_as_it_is,
                 )
             except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-                raise ConfigError(
-                    [
-                        f"PostgreSQL at {self._shown} refused the credentials or the database of NARTHEX_STORE_URL."
-                    ]
-                ) from error
+                problem = f"PostgreSQL at {self._shown} refused the credentials or the database of NARTHEX_STORE_URL."
+                raise ConfigError([problem]) from error
             except (asyncpg.ClientConfigurationError, FileNotFoundError) as error:
                 # `from None`: the library's message may quote the URL.
                 problem = (
@@ -266,11 +236,8 @@ class PostgresEngine:
             raise DependencyError("store", "The PostgreSQL store is not running.", "Call start() first.")
         if self._waiting >= MAX_WAITING:
             operation.close()
-            raise Overloaded(
-                "store",
-                f"{MAX_WAITING} operations wait for PostgreSQL.",
-                "Come back later; look at its load.",
-            )
+            said = f"{MAX_WAITING} operations wait for PostgreSQL."
+            raise Overloaded("store", said, "Come back later; look at its load.")
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout_s):

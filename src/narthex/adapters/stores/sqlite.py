@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -19,20 +18,12 @@ from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import BatchThread, Job
 from narthex.adapters.sqlite.checkpoint import Checkpointer
 from narthex.adapters.sqlite.file import OwnerLock, Synchronous, claim_format, connect, dependency_error
-from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import SQLITE
-from narthex.adapters.stores.sql.memberships import SqlMemberships
 from narthex.adapters.stores.sql.operation import Operation
-from narthex.adapters.stores.sql.records import SqlRecords, ping
-from narthex.adapters.stores.sql.runs import SqlRuns, release
+from narthex.adapters.stores.sql.runs import release
 from narthex.adapters.stores.sql.schema import migrate
-from narthex.adapters.stores.sql.threads import SqlThreads
+from narthex.adapters.stores.sql.store import SqlStore
 from narthex.errors import Bug, DependencyError, NarthexError
-from narthex.ports.credentials import Credentials
-from narthex.ports.memberships import Memberships
-from narthex.ports.runs import Runs
-from narthex.ports.store import Records
-from narthex.ports.threads import Threads
 
 T = TypeVar("T")
 
@@ -48,7 +39,7 @@ _DURABILITY: Final[dict[Synchronous, str]] = {
 }
 
 
-class SqliteStore:
+class SqliteStore(SqlStore):
     """The embedded store.
 
     Args:
@@ -61,12 +52,6 @@ class SqliteStore:
         shared: several processes use the file as equals, each with a shared claim; no runs may be kept in it, because
             the leases of an ended process stay.
     """
-
-    threads: Threads
-    memberships: Memberships
-    runs: Runs
-    credentials: Credentials
-    records: Records
 
     def __init__(
         self,
@@ -86,11 +71,7 @@ class SqliteStore:
         self._lock = OwnerLock(path, shared=shared)
         self._checkpointer: Checkpointer | None = None
         self._engine = SqliteEngine(path, synchronous, timeout_s, max_waiting)
-        self.threads = SqlThreads(self._engine, SQLITE)
-        self.memberships = SqlMemberships(self._engine, SQLITE)
-        self.runs = SqlRuns(self._engine, SQLITE)
-        self.credentials = SqlCredentials(self._engine, SQLITE)
-        self.records = SqlRecords(self._engine, SQLITE)
+        super().__init__(self._engine, SQLITE)
 
     async def start(self) -> None:
         """Lock the file and migrate. Raises ConfigError (held, foreign or newer file) or DependencyError."""
@@ -107,10 +88,6 @@ class SqliteStore:
             ) from error
         try:
             await self._engine.start()
-        except BaseException:
-            self._lock.release()
-            raise
-        try:
             if not self._shared:  # this process owns the file: every lease in it is of an ended process
                 await self._engine.write(release("owner <> ''"))
         except BaseException:
@@ -132,11 +109,7 @@ class SqliteStore:
 
     async def ping(self) -> None:
         """See the port; also detects that the file was replaced while it was open."""
-        value = secrets.token_hex(8)
-        if await self._engine.write(ping(value)) != value:
-            raise DependencyError(
-                "store", f"{self.path.name} did not give back what was written.", "Check the disk."
-            )
+        await self._write_and_read(self._engine, self.path.name, "Check the disk.")
         with contextlib.suppress(OSError):
             if self.path.stat().st_ino == self._engine.inode:
                 return

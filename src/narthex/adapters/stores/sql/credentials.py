@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from narthex.adapters.stores.sql.dialect import Dialect
-from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, reads, writes
+from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, found, number, reads, writes
 from narthex.ports.credentials import RefreshToken, Revocation, RevocationChanges, SigningKey, User
 
 MAX_CHANGES: Final = 5_000  # revocations in one answer: about 20 ms
@@ -32,11 +32,8 @@ class SqlCredentials(Adapter):
         kept = msgspec.structs.replace(user, email=user.email.lower())
         changing = ("name", "plan", "permissions", "password_hash")
         rows = yield (
-            (
-                f"INSERT INTO users ({_USER.columns}) VALUES ({_USER.placeholders}) ON CONFLICT (tenant, email)"
-                f" DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in changing)}"
-                f" RETURNING {_USER.columns}"
-            ),
+            f"""{_USER.into("users")} ON CONFLICT (tenant, email)
+            DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in changing)} RETURNING {_USER.columns}""",
             _USER.values(kept),
         )
         return _USER.read(rows[0])
@@ -54,11 +51,8 @@ class SqlCredentials(Adapter):
     @writes
     def block_user(self, tenant: str, user_id: str, at: float) -> Operation[bool]:
         """See the port."""
-        rows = yield (
-            "UPDATE users SET blocked_at = ? WHERE tenant = ? AND user_id = ? RETURNING 1",
-            (at, tenant, user_id),
-        )
-        return bool(rows)
+        change = "UPDATE users SET blocked_at = ? WHERE tenant = ? AND user_id = ? RETURNING 1"
+        return found(change, at, tenant, user_id)
 
     @writes
     def put_ticket(self, ticket_hash: str, identity: str, expires_at: float) -> Operation[None]:
@@ -89,49 +83,37 @@ class SqlCredentials(Adapter):
     @writes
     def spend(self, mark_hash: str, expires_at: float) -> Operation[bool]:
         """See the port; stored among the tickets, which expire alike: a mark's hash never equals a ticket's."""
-        rows = yield (
-            (
-                "INSERT INTO tickets (ticket_hash, identity, expires_at) VALUES (?, '', ?)"
-                " ON CONFLICT (ticket_hash) DO NOTHING RETURNING 1"
-            ),
-            (mark_hash, expires_at),
+        return found(
+            """INSERT INTO tickets (ticket_hash, identity, expires_at) VALUES (?, '', ?)
+            ON CONFLICT (ticket_hash) DO NOTHING RETURNING 1""",
+            *(mark_hash, expires_at),
         )
-        return bool(rows)
 
     @writes
     def put_refresh(self, token: RefreshToken, *, replaces: str = "") -> Operation[bool]:
         """See the port."""
         if replaces:
             # Locks the previous link: a revocation waits for it, and then finds the new link too (`_delete_refresh`).
-            rows = yield (
-                "UPDATE refresh_tokens SET used_at = used_at WHERE token_hash = ? RETURNING 1",
-                (replaces,),
-            )
-            if not rows:
+            lock = "UPDATE refresh_tokens SET used_at = used_at WHERE token_hash = ? RETURNING 1"
+            if not (yield lock, (replaces,)):
                 return False
-        yield (
-            f"INSERT INTO refresh_tokens ({_REFRESH.columns}) VALUES ({_REFRESH.placeholders})",
-            _REFRESH.values(token),
-        )
+        yield _REFRESH.into("refresh_tokens"), _REFRESH.values(token)
         return True
 
     @writes
     def use_refresh(self, token_hash: str, now: float) -> Operation[tuple[str, RefreshToken | None]]:
         """See the port; one that expired unused is `unknown`."""
         rows = yield (
-            (
-                "UPDATE refresh_tokens SET used_at = ? WHERE token_hash = ? AND used_at = 0 AND expires_at > ?"
-                f" RETURNING {_REFRESH.columns}"
-            ),
+            f"""UPDATE refresh_tokens SET used_at = ? WHERE token_hash = ? AND used_at = 0 AND expires_at > ?
+            RETURNING {_REFRESH.columns}""",
             (now, token_hash, now),
         )
         if rows:
             return "ok", _REFRESH.read(rows[0])
-        rows = yield (
-            f"SELECT {_REFRESH.columns} FROM refresh_tokens WHERE token_hash = ? AND used_at <> 0",
-            (token_hash,),
+        reused = yield from _REFRESH.one(
+            "FROM refresh_tokens WHERE token_hash = ? AND used_at <> 0", token_hash
         )
-        return ("reused", _REFRESH.read(rows[0])) if rows else ("unknown", None)
+        return ("reused" if reused else "unknown"), reused
 
     @writes
     def revoke_family(self, family: str) -> Operation[None]:
@@ -146,49 +128,38 @@ class SqlCredentials(Adapter):
     @writes
     def add_key(self, key: SigningKey, *, only_if_none: bool = False) -> Operation[SigningKey]:
         """See the port; a key is live if it is not retired at the new key's `created_at`."""
-        if self._dialect.lock is not None:
-            yield self._dialect.lock, (f"signing keys {key.purpose}",)
+        yield from self._dialect.locked(f"signing keys {key.purpose}")
         if only_if_none:
-            rows = yield (
-                (
-                    f"SELECT {_KEY.columns} FROM signing_keys WHERE purpose = ? AND (retire_at = 0 OR retire_at > ?)"
-                    " ORDER BY not_before DESC, created_at DESC, kid LIMIT 1"
-                ),
-                (key.purpose, key.created_at),
+            live = yield from _KEY.one(
+                """FROM signing_keys WHERE purpose = ? AND (retire_at = 0 OR retire_at > ?)
+                ORDER BY not_before DESC, created_at DESC, kid LIMIT 1""",
+                *(key.purpose, key.created_at),
             )
-            if rows:
-                return _KEY.read(rows[0])
-        yield f"INSERT INTO signing_keys ({_KEY.columns}) VALUES ({_KEY.placeholders})", _KEY.values(key)
+            if live is not None:
+                return live
+        yield _KEY.into("signing_keys"), _KEY.values(key)
         return key
 
     @reads
     def keys(self, purpose: str) -> Operation[list[SigningKey]]:
         """See the port."""
-        rows = yield (
-            f"SELECT {_KEY.columns} FROM signing_keys WHERE purpose = ? ORDER BY created_at DESC, kid",
-            (purpose,),
-        )
-        return _KEY.read_all(rows)
+        return _KEY.many("FROM signing_keys WHERE purpose = ? ORDER BY created_at DESC, kid", purpose)
 
     @writes
     def retire_key(self, kid: str, retire_at: float) -> Operation[bool]:
         """See the port."""
-        rows = yield "UPDATE signing_keys SET retire_at = ? WHERE kid = ? RETURNING 1", (retire_at, kid)
-        return bool(rows)
+        return found("UPDATE signing_keys SET retire_at = ? WHERE kid = ? RETURNING 1", retire_at, kid)
 
     @writes
     def add_revocation(self, revocation: Revocation) -> Operation[None]:
         """See the port; `cut` and `until` each only ever grow."""
         change = yield from _next_change()
         yield (
-            (
-                f"INSERT INTO revocations ({_REVOCATION.columns}, change) VALUES ({_REVOCATION.placeholders}, ?)"
-                ' ON CONFLICT (kind, tenant, value) DO UPDATE SET "at" = excluded."at", reason = excluded.reason,'
-                " cut = CASE WHEN excluded.cut > revocations.cut THEN excluded.cut ELSE revocations.cut END,"
-                ' "until" = CASE WHEN excluded."until" > revocations."until" THEN excluded."until"'
-                ' ELSE revocations."until" END, change = excluded.change'
-                ' WHERE excluded."until" > revocations."until" OR excluded.cut > revocations.cut'
-            ),
+            f"""{_REVOCATION.into("revocations", "change")} ON CONFLICT (kind, tenant, value) DO UPDATE SET
+            "at" = excluded."at", reason = excluded.reason, change = excluded.change,
+            cut = CASE WHEN excluded.cut > revocations.cut THEN excluded.cut ELSE revocations.cut END, "until" =
+            CASE WHEN excluded."until" > revocations."until" THEN excluded."until" ELSE revocations."until" END
+            WHERE excluded."until" > revocations."until" OR excluded.cut > revocations.cut""",
             (*_REVOCATION.values(revocation), change),
         )
 
@@ -196,14 +167,13 @@ class SqlCredentials(Adapter):
     def remove_revocation(self, kind: str, tenant: str, value: str, now: float) -> Operation[bool]:
         """See the port."""
         change = yield from _next_change()
-        rows = yield (
-            (
-                'UPDATE revocations SET "at" = ?, "until" = ?, cut = 0, change = ?'
-                ' WHERE kind = ? AND tenant = ? AND value = ? AND "until" > ? RETURNING 1'
-            ),
-            (now, now, change, kind, tenant, value, now),
+        return (
+            yield from found(
+                """UPDATE revocations SET "at" = ?, "until" = ?, cut = 0, change = ?
+                WHERE kind = ? AND tenant = ? AND value = ? AND "until" > ? RETURNING 1""",
+                *(now, now, change, kind, tenant, value, now),
+            )
         )
-        return bool(rows)
 
     @reads
     def revocation_changes(self, after: int, limit: int) -> Operation[RevocationChanges]:
@@ -214,13 +184,12 @@ class SqlCredentials(Adapter):
             (after, limit),
         )
         # An older program beside this one writes no numbers: its few revocations are read each time, until they end.
-        unnumbered = yield (
-            f'SELECT {_REVOCATION.columns} FROM revocations WHERE change = 0 ORDER BY "until" DESC LIMIT ?',
-            (limit,),
+        old = yield from _REVOCATION.many(
+            'FROM revocations WHERE change = 0 ORDER BY "until" DESC LIMIT ?', limit
         )
         return RevocationChanges(
             position=int(rows[-1][-1]) if rows else after,
-            changed=_REVOCATION.read_all(rows) + _REVOCATION.read_all(unnumbered),
+            changed=_REVOCATION.read_all(rows) + old,
             more=len(rows) == limit,
         )
 
@@ -234,16 +203,15 @@ class SqlCredentials(Adapter):
         )  # an instance with a fast clock deletes no rows that others still need
         for table, condition, stays_s in _EXPIRED:
             # Counted in the database: RETURNING would transfer every row.
-            rows = yield f"SELECT count(*) FROM {table} WHERE {condition}", (now - stays_s,)
-            if rows[0][0]:
+            count = yield from number(f"SELECT count(*) FROM {table} WHERE {condition}", now - stays_s)
+            if count:
                 yield f"DELETE FROM {table} WHERE {condition}", (now - stays_s,)
-                total += int(rows[0][0])
+                total += count
         return total
 
 
 def _user(column: str, tenant: str, value: str) -> Operation[User | None]:
-    rows = yield f"SELECT {_USER.columns} FROM users WHERE tenant = ? AND {column} = ?", (tenant, value)
-    return _USER.first(rows)
+    return _USER.one(f"FROM users WHERE tenant = ? AND {column} = ?", tenant, value)
 
 
 def _delete_refresh(dialect: Dialect, condition: str, *values: object) -> Operation[None]:
@@ -258,8 +226,7 @@ def _delete_refresh(dialect: Dialect, condition: str, *values: object) -> Operat
 
 def _next_change() -> Operation[int]:
     """Numbers in the order of commit: the counter's row is locked until then."""
-    rows = yield "UPDATE counters SET value = value + 1 WHERE name = 'revocations' RETURNING value", ()
-    return int(rows[0][0])
+    return number("UPDATE counters SET value = value + 1 WHERE name = 'revocations' RETURNING value")
 
 
 _EXPIRED: Final = (

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from narthex.adapters.stores.sql.operation import Statement, marks
+from narthex.adapters.stores.sql.operation import Operation, Statement, found, marks
 
 MAX_WORDS: Final = 16  # of a search text; each costs one list to intersect
 SNIPPET_WORDS: Final = 16
@@ -59,6 +59,17 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     search_pruned: Callable[[list[int]], tuple[Statement, ...]]
     search_titled: Callable[[str, bool], tuple[Statement, ...]]
     search: Callable[[str, str, list[str], int, Callable[[str], Statement]], Statement]
+
+    def locked(self, *names: str) -> Operation[None]:
+        """Take locks in this order: operations with one of the names wait until this one's transaction ends."""
+        if self.lock is not None:
+            for name in names:
+                yield self.lock, (name,)
+
+    def held(self, tenant: str, thread_id: str) -> Operation[bool]:
+        """Whether there is the thread, which cannot be deleted until the transaction ends."""
+        find = f"SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?{self.hold}"
+        return found(find, tenant, thread_id)
 
 
 def words(text: str) -> list[str]:
@@ -124,12 +135,12 @@ def _sqlite_titled(thread_id: str, after: bool) -> tuple[Statement, ...]:
 
 
 def _sqlite_search(
-    tenant: str, user_id: str, found: list[str], limit: int, kept: Callable[[str], Statement]
+    tenant: str, user_id: str, wanted: list[str], limit: int, kept: Callable[[str], Statement]
 ) -> Statement:
     # The tenant's words narrow the index scan; `t.tenant = ?` isolates the tenants.
     found_in = words(tenant)  # the index has no entry for a name of signs only, such as "-"
     scope = f'tenant : "{" ".join(found_in)}" AND ' if found_in else ""
-    text = " AND ".join(f'"{word}"' for word in found) + "*"
+    text = " AND ".join(f'"{word}"' for word in wanted) + "*"
     # Quoted words contain no query syntax: `words` yields \w characters only.
     message_query = f"{scope}content : ({text})"
     title_query = f"{scope}title : ({text})"
@@ -198,9 +209,9 @@ SQLITE: Final = Dialect(
 
 
 def _postgres_search(
-    tenant: str, user_id: str, found: list[str], limit: int, kept: Callable[[str], Statement]
+    tenant: str, user_id: str, wanted: list[str], limit: int, kept: Callable[[str], Statement]
 ) -> Statement:
-    query = " & ".join(found) + ":*"  # words contain no query syntax
+    query = " & ".join(wanted) + ":*"  # words contain no query syntax
     headline = f"'StartSel=[, StopSel=], MaxWords={SNIPPET_WORDS}, MinWords=4, MaxFragments=1'"
     mine = "m.thread_id = t.thread_id AND m.tenant = ? AND m.user_id = ?"
     (thread_kept, thread_values), (message_kept, message_values) = kept("t.updated_at"), kept("x.created_at")

@@ -29,10 +29,7 @@ class SqlInterrupts(Adapter):
         rows = yield f"SELECT {self._dialect.clock}", ()
         expires_at = rows[0][0] + (interrupt.expires_at - interrupt.created_at)
         yield (
-            (
-                f"INSERT INTO interrupts ({_INTERRUPT.columns}) VALUES ({_INTERRUPT.placeholders})"
-                " ON CONFLICT (tenant, interrupt_id) DO NOTHING"
-            ),
+            f"{_INTERRUPT.into('interrupts')} ON CONFLICT (tenant, interrupt_id) DO NOTHING",
             _INTERRUPT.values(msgspec.structs.replace(interrupt, expires_at=expires_at)),
         )
 
@@ -44,15 +41,12 @@ class SqlInterrupts(Adapter):
     @reads
     def open_interrupts(self, tenant: str, thread_id: str) -> Operation[list[Interrupt]]:
         """See the port; oldest first."""
-        rows = yield (
-            (
-                f"SELECT {_INTERRUPT.columns} FROM interrupts"
-                f" WHERE thread_id = ? AND tenant = ? AND resume_run_id = '' AND expires_at > {self._dialect.clock}"
-                " ORDER BY created_at, interrupt_id LIMIT ?"
-            ),
-            (thread_id, tenant, MAX_LIMIT),
+        return _INTERRUPT.many(
+            f"""FROM interrupts
+            WHERE thread_id = ? AND tenant = ? AND resume_run_id = '' AND expires_at > {self._dialect.clock}
+            ORDER BY created_at, interrupt_id LIMIT ?""",
+            *(thread_id, tenant, MAX_LIMIT),
         )
-        return _INTERRUPT.read_all(rows)
 
     async def interrupts_of(self, tenant: str, thread_id: str, run_ids: Collection[str]) -> list[Interrupt]:
         """See the port."""
@@ -64,17 +58,11 @@ class SqlInterrupts(Adapter):
     ) -> Operation[Interrupt | None]:
         """See the port."""
         # Held as at a run's start, so that the thread is not deleted while the run begins.
-        yield (
-            f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{self._dialect.hold}",
-            (resume.thread_id, tenant),
-        )
+        yield from self._dialect.held(tenant, resume.thread_id)
         rows = yield (
-            (
-                "UPDATE interrupts SET answered_by = ?, payload = ?, resume_run_id = ?"
-                " WHERE tenant = ? AND interrupt_id = ? AND resume_run_id = ''"
-                f" AND expires_at > {self._dialect.clock}"
-                f" RETURNING {_INTERRUPT.columns}"
-            ),
+            f"""UPDATE interrupts SET answered_by = ?, payload = ?, resume_run_id = ?
+            WHERE tenant = ? AND interrupt_id = ? AND resume_run_id = '' AND expires_at > {self._dialect.clock}
+            RETURNING {_INTERRUPT.columns}""",
             (by, payload, resume.run_id, tenant, interrupt_id),
         )
         if not rows:
@@ -82,30 +70,21 @@ class SqlInterrupts(Adapter):
             return before if before is not None and before.resume_run_id else None
         number = yield self._dialect.numbered, ()
         yield (
-            (
-                f"INSERT INTO runs ({_RUN.columns}, place, number) VALUES ({_RUN.placeholders},"
-                " (SELECT coalesce(max(place), 0) FROM runs WHERE thread_id = ?), ?)"
-            ),
+            f"""INSERT INTO runs ({_RUN.columns}, place, number) VALUES ({_RUN.placeholders},
+            (SELECT coalesce(max(place), 0) FROM runs WHERE thread_id = ?), ?)""",
             (*_RUN.values(resume), resume.thread_id, number[0][0]),
         )
         return _INTERRUPT.read(rows[0])
 
 
 def _get(tenant: str, interrupt_id: str) -> Operation[Interrupt | None]:
-    rows = yield (
-        f"SELECT {_INTERRUPT.columns} FROM interrupts WHERE tenant = ? AND interrupt_id = ?",
-        (tenant, interrupt_id),
-    )
-    return _INTERRUPT.first(rows)
+    return _INTERRUPT.one("FROM interrupts WHERE tenant = ? AND interrupt_id = ?", tenant, interrupt_id)
 
 
 def _of_runs(tenant: str, thread_id: str, run_ids: Collection[str]) -> Operation[list[Interrupt]]:
     names = padded(run_ids)
-    rows = yield (
-        (
-            f"SELECT {_INTERRUPT.columns} FROM interrupts WHERE thread_id = ? AND tenant = ?"
-            f" AND run_id IN ({marks(len(names))}) ORDER BY created_at, interrupt_id"
-        ),
-        (thread_id, tenant, *names),
+    return _INTERRUPT.many(
+        f"""FROM interrupts WHERE thread_id = ? AND tenant = ?
+        AND run_id IN ({marks(len(names))}) ORDER BY created_at, interrupt_id""",
+        *(thread_id, tenant, *names),
     )
-    return _INTERRUPT.read_all(rows)

@@ -11,18 +11,9 @@ from typing import Final
 
 import msgspec
 
+from narthex.adapters.stores.sql import joining
 from narthex.adapters.stores.sql.dialect import Dialect
-from narthex.adapters.stores.sql.joining import (
-    additions,
-    count_addition,
-    has_blocked,
-    held_role,
-    is_member,
-)
-from narthex.adapters.stores.sql.joining import (
-    join as join_thread,
-)
-from narthex.adapters.stores.sql.operation import Operation, Shape
+from narthex.adapters.stores.sql.operation import Operation, Shape, found
 from narthex.adapters.stores.sql.retention import not_past
 from narthex.ports.memberships import Joined, LinkedThread, ThreadLink
 from narthex.ports.threads import Kept
@@ -30,7 +21,7 @@ from narthex.ports.threads import Kept
 _LINK: Final = Shape(ThreadLink)
 # A program of schema 3 deletes a thread and leaves its link: a link older than its thread belongs to an earlier thread.
 _OPEN: Final = (
-    " FROM thread_links l JOIN threads t ON t.thread_id = l.thread_id AND t.tenant = l.tenant"
+    "FROM thread_links l JOIN threads t ON t.thread_id = l.thread_id AND t.tenant = l.tenant"
     " JOIN members o ON o.thread_id = l.thread_id AND o.tenant = l.tenant AND o.user_id = l.created_by"
     " AND o.role = 'owner' WHERE l.tenant = ? AND l.expires_at > ? AND l.created_at >= t.created_at"
 )
@@ -38,13 +29,10 @@ _OPEN: Final = (
 
 def make(dialect: Dialect, link: ThreadLink) -> Operation[bool]:
     """See the port."""
-    if dialect.lock is not None:
-        yield dialect.lock, (f"members {link.thread_id}",)
+    yield from dialect.locked(f"members {link.thread_id}")
     rows = yield (
-        (
-            "SELECT t.created_at FROM threads t JOIN members o ON o.thread_id = t.thread_id AND o.tenant = t.tenant"
-            f" WHERE t.thread_id = ? AND t.tenant = ? AND o.user_id = ? AND o.role = 'owner'{dialect.hold}"
-        ),
+        f"""SELECT t.created_at FROM threads t JOIN members o ON o.thread_id = t.thread_id AND o.tenant = t.tenant
+        WHERE t.thread_id = ? AND t.tenant = ? AND o.user_id = ? AND o.role = 'owner'{dialect.hold}""",
         (link.thread_id, link.tenant, link.created_by),
     )
     if not rows:
@@ -52,31 +40,21 @@ def make(dialect: Dialect, link: ThreadLink) -> Operation[bool]:
     # A slow clock must not make the link older than its thread.
     link = msgspec.structs.replace(link, created_at=max(link.created_at, float(rows[0][0])))
     changed = ", ".join(f'"{name}" = excluded."{name}"' for name in _LINK.names if name != "thread_id")
-    yield (
-        (
-            f"INSERT INTO thread_links ({_LINK.columns}) VALUES ({_LINK.placeholders})"
-            f" ON CONFLICT (thread_id) DO UPDATE SET {changed}"
-        ),
-        _LINK.values(link),
-    )
+    yield f"{_LINK.into('thread_links')} ON CONFLICT (thread_id) DO UPDATE SET {changed}", _LINK.values(link)
     return True
 
 
 def of_thread(tenant: str, thread_id: str, now: float) -> Operation[ThreadLink | None]:
     """See the port."""
-    rows = yield f"SELECT {_LINK.of('l')}{_OPEN} AND l.thread_id = ?", (tenant, now, thread_id)
-    return _LINK.first(rows)
+    return _LINK.one(f"{_OPEN} AND l.thread_id = ?", tenant, now, thread_id, alias="l")
 
 
 def revoke(dialect: Dialect, tenant: str, thread_id: str, by: str) -> Operation[bool]:
     """See the port."""
-    if (yield from held_role(dialect, tenant, thread_id, by)) != "owner":
+    if (yield from joining.held_role(dialect, tenant, thread_id, by)) != "owner":
         return False
-    rows = yield (
-        "DELETE FROM thread_links WHERE thread_id = ? AND tenant = ? RETURNING 1",
-        (thread_id, tenant),
-    )
-    return bool(rows)
+    revoked = "DELETE FROM thread_links WHERE thread_id = ? AND tenant = ? RETURNING 1"
+    return (yield from found(revoked, thread_id, tenant))
 
 
 def shown(tenant: str, digest: str, user_id: str, now: float, kept: Kept) -> Operation[LinkedThread | None]:
@@ -104,42 +82,38 @@ def join(
     """See the port."""
     link = yield from _open(tenant, digest, user_id, now, kept)
     if link is not None and dialect.lock is not None:
-        yield dialect.lock, (f"members {link.thread_id}",)
-        yield dialect.lock, (f"additions {tenant} {link.created_by}",)
+        yield from dialect.locked(f"members {link.thread_id}", f"additions {tenant} {link.created_by}")
         link = yield from _open(tenant, digest, user_id, now, kept)  # it may have been revoked meanwhile
     if link is None:
         return Joined(outcome="absent")
     thread_id = link.thread_id
-    held = yield (
-        f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.hold}",
-        (thread_id, tenant),
-    )
-    if not held:
+    if not (yield from dialect.held(tenant, thread_id)):
         return Joined(outcome="absent")
-    if (yield from is_member(tenant, thread_id, user_id)):
+    if (yield from joining.is_member(tenant, thread_id, user_id)):
         return Joined(outcome="present", thread_id=thread_id)
-    if (yield from has_blocked(tenant, user_id, link.created_by)):
+    if (yield from joining.has_blocked(tenant, user_id, link.created_by)):
         return Joined(outcome="blocking")
-    members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
+    members = yield from joining.count_members(tenant, thread_id)
     asked = yield (
         "SELECT user_id FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at >= ?",
         (thread_id, tenant, since),
     )
     others = [row for row in asked if row[0] != user_id]
-    if members[0][0] + len(others) >= link.member_limit:
+    if members + len(others) >= link.member_limit:
         return Joined(outcome="full")
-    if (yield from additions(tenant, link.created_by, now)) >= link.additions:
+    if (yield from joining.additions(tenant, link.created_by, now)) >= link.additions:
         return Joined(outcome="spent")
-    yield from join_thread(tenant, thread_id, user_id, now)
-    yield from count_addition(tenant, link.created_by, now)
+    yield from joining.join(tenant, thread_id, user_id, now)
+    yield from joining.count_addition(tenant, link.created_by, now)
     return Joined(outcome="joined", thread_id=thread_id, invited=len(others) < len(asked))
 
 
 def _open(tenant: str, digest: str, user_id: str, now: float, kept: Kept) -> Operation[ThreadLink | None]:
     """The open link with this digest; None also for a user whom its maker has blocked."""
     condition, values = not_past(kept, "t.updated_at")
-    rows = yield f"SELECT {_LINK.of('l')}{_OPEN} AND l.digest = ?{condition}", (tenant, now, digest, *values)
-    link = _LINK.first(rows)
-    if link is not None and (yield from has_blocked(tenant, link.created_by, user_id)):
+    link = yield from _LINK.one(
+        f"{_OPEN} AND l.digest = ?{condition}", tenant, now, digest, *values, alias="l"
+    )
+    if link is not None and (yield from joining.has_blocked(tenant, link.created_by, user_id)):
         return None
     return link

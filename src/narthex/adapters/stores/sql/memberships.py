@@ -14,8 +14,15 @@ import msgspec
 
 from narthex.adapters.stores.sql import links
 from narthex.adapters.stores.sql.joining import additions as count_additions
-from narthex.adapters.stores.sql.joining import count_addition, has_blocked, held_role, is_member, join
-from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, reads, writes
+from narthex.adapters.stores.sql.joining import (
+    count_addition,
+    count_members,
+    has_blocked,
+    held_role,
+    is_member,
+    join,
+)
+from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, number, reads, writes
 from narthex.adapters.stores.sql.retention import not_past
 from narthex.ports.memberships import (
     MAX_BLOCKED,
@@ -33,6 +40,7 @@ from narthex.ports.threads import KEEPS_ALL, Kept
 MAX_LIMIT: Final = 200
 
 _INVITATION: Final = Shape(Invitation)
+_SHOWN: Final = Shape(ShownInvitation)
 
 
 class SqlMemberships(Adapter):
@@ -44,14 +52,8 @@ class SqlMemberships(Adapter):
     ) -> Operation[Addition]:
         """See the port."""
         tenant, thread_id, user_id = invitation.tenant, invitation.thread_id, invitation.user_id
-        if self._dialect.lock is not None:
-            yield self._dialect.lock, (f"members {thread_id}",)
-            yield self._dialect.lock, (f"additions {tenant} {invitation.invited_by}",)
-        thread = yield (
-            f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{self._dialect.hold}",
-            (thread_id, tenant),
-        )
-        if not thread:
+        yield from self._dialect.locked(f"members {thread_id}", f"additions {tenant} {invitation.invited_by}")
+        if not (yield from self._dialect.held(tenant, thread_id)):
             return "absent"
         # The inviter may have been removed since the caller's check; `remove_member` holds the same lock.
         if not (yield from is_member(tenant, thread_id, invitation.invited_by)):
@@ -60,10 +62,8 @@ class SqlMemberships(Adapter):
         if (yield from is_member(tenant, thread_id, user_id)):
             return "present"
         # An expired invitation neither counts nor prevents a new one.
-        yield (
-            "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?",
-            (*of_thread, since),
-        )
+        expired = "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND created_at < ?"
+        yield expired, (*of_thread, since)
         rows = yield (
             "SELECT hidden FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
             (*of_thread, user_id),
@@ -73,12 +73,9 @@ class SqlMemberships(Adapter):
         # would prevent all other members' invitations.
         if rows and not direct and (hidden or not rows[0][0]):
             return "pending"
-        members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", of_thread
-        asked = yield (
-            "SELECT count(*) FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id <> ?",
-            (*of_thread, user_id),
-        )
-        if members[0][0] + asked[0][0] >= invitation.member_limit:
+        others = "SELECT count(*) FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id <> ?"
+        places = yield from number(others, *of_thread, user_id)
+        if (yield from count_members(tenant, thread_id)) + places >= invitation.member_limit:
             return "full"
         if (yield from count_additions(tenant, invitation.invited_by, invitation.created_at)) >= additions:
             return "spent"
@@ -87,25 +84,14 @@ class SqlMemberships(Adapter):
         if direct:
             yield from join(tenant, thread_id, user_id, invitation.created_at)
         else:
-            yield (
-                "DELETE FROM invitations WHERE tenant = ? AND user_id = ? AND created_at < ?",
-                (tenant, user_id, since),
-            )
-            waiting = yield (
-                "SELECT count(*) FROM invitations WHERE tenant = ? AND user_id = ? AND hidden = 0",
-                (tenant, user_id),
-            )
-            if waiting[0][0] >= MAX_PENDING:
+            of_user = "FROM invitations WHERE tenant = ? AND user_id = ? AND"
+            yield f"DELETE {of_user} created_at < ?", (tenant, user_id, since)
+            if (yield from number(f"SELECT count(*) {of_user} hidden = 0", tenant, user_id)) >= MAX_PENDING:
                 return "crowded"
             if rows:
-                yield (
-                    "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?",
-                    (*of_thread, user_id),
-                )
-            yield (
-                f"INSERT INTO invitations ({_INVITATION.columns}) VALUES ({_INVITATION.placeholders})",
-                _INVITATION.values(msgspec.structs.replace(invitation, hidden=hidden)),
-            )
+                yield f"DELETE {of_user} thread_id = ?", (tenant, user_id, thread_id)
+            kept = msgspec.structs.replace(invitation, hidden=hidden)
+            yield _INVITATION.into("invitations"), _INVITATION.values(kept)
         yield from count_addition(tenant, invitation.invited_by, invitation.created_at)
         return "added" if direct else "hidden" if hidden else "invited"
 
@@ -129,73 +115,48 @@ class SqlMemberships(Adapter):
         """See the port."""
         limit = max(0, min(limit, MAX_LIMIT))
         condition, values = not_past(kept, "t.updated_at")
-        older: tuple[str, tuple[object, ...]] = ("", ())
-        if before is not None:
-            older = (" AND i.created_at < ?", (before,))
-            if before_id:
-                older = (
-                    " AND (i.created_at < ? OR (i.created_at = ? AND i.thread_id > ?))",
-                    (before, before, before_id),
-                )
+        older, bounds = "", tuple[object, ...]()
+        if before is not None and before_id:
+            older = " AND (i.created_at < ? OR (i.created_at = ? AND i.thread_id > ?))"
+            bounds = (before, before, before_id)
+        elif before is not None:
+            older, bounds = " AND i.created_at < ?", (before,)
         rows = yield (
-            (
-                "SELECT i.thread_id, t.title, i.invited_by, i.inviter_name, i.created_at FROM invitations i"
-                " JOIN threads t ON t.thread_id = i.thread_id AND t.tenant = i.tenant"
-                f" WHERE i.tenant = ? AND i.user_id = ? AND i.hidden = 0 AND i.created_at >= ?{older[0]}{condition}"
-                " ORDER BY i.created_at DESC, i.thread_id LIMIT ?"
-            ),
-            (tenant, user_id, since, *older[1], *values, limit),
+            f"""SELECT i.thread_id, t.title, i.invited_by, i.inviter_name, i.created_at FROM invitations i
+            JOIN threads t ON t.thread_id = i.thread_id AND t.tenant = i.tenant
+            WHERE i.tenant = ? AND i.user_id = ? AND i.hidden = 0 AND i.created_at >= ?{older}{condition}
+            ORDER BY i.created_at DESC, i.thread_id LIMIT ?""",
+            (tenant, user_id, since, *bounds, *values, limit),
         )
-        return [
-            ShownInvitation(
-                thread_id=row[0],
-                title=row[1],
-                invited_by=row[2],
-                inviter_name=row[3],
-                created_at=float(row[4]),
-            )
-            for row in rows
-        ]
+        return _SHOWN.read_all(rows)
 
     @reads
     def invited(self, tenant: str, thread_id: str, *, since: float) -> Operation[list[Invitation]]:
         """See the port."""
-        rows = yield (
-            (
-                f"SELECT {_INVITATION.columns} FROM invitations WHERE tenant = ? AND thread_id = ?"
-                " AND created_at >= ? ORDER BY created_at, user_id"
-            ),
-            (tenant, thread_id, since),
-        )
-        return _INVITATION.read_all(rows)
+        open_ones = "tenant = ? AND thread_id = ? AND created_at >= ?"
+        rest = f"FROM invitations WHERE {open_ones} ORDER BY created_at, user_id"
+        return _INVITATION.many(rest, tenant, thread_id, since)
 
     @writes
     def accept(
         self, tenant: str, thread_id: str, user_id: str, *, now: float, since: float, kept: Kept = KEEPS_ALL
     ) -> Operation[Acceptance]:
         """See the port."""
-        if self._dialect.lock is not None:
-            yield self._dialect.lock, (f"members {thread_id}",)
+        yield from self._dialect.locked(f"members {thread_id}")
         condition, values = not_past(kept, "t.updated_at")
-        thread = yield (
-            f"SELECT 1 FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{self._dialect.hold}",
-            (thread_id, tenant, *values),
-        )
-        if not thread:
+        thread = f"SELECT 1 FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{self._dialect.hold}"
+        if not (yield thread, (thread_id, tenant, *values)):
             return "absent"
         if (yield from is_member(tenant, thread_id, user_id)):
             return "present"
         rows = yield (
-            (
-                "SELECT member_limit FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
-                " AND hidden = 0 AND created_at >= ?"
-            ),
+            """SELECT member_limit FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?
+            AND hidden = 0 AND created_at >= ?""",
             (thread_id, tenant, user_id, since),
         )
         if not rows:
             return "absent"
-        members = yield "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
-        if members[0][0] >= rows[0][0]:
+        if (yield from count_members(tenant, thread_id)) >= rows[0][0]:
             return "full"
         yield from join(tenant, thread_id, user_id, now)
         return "joined"
@@ -208,11 +169,9 @@ class SqlMemberships(Adapter):
         if by and (yield from held_role(self._dialect, tenant, thread_id, by)) == "owner":
             by = ""
         rows = yield (
-            (
-                "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?"
-                f"{'' if hidden else ' AND hidden = 0'}{' AND invited_by = ?' if by else ''}"
-                f" RETURNING {_INVITATION.columns}"
-            ),
+            f"""DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND user_id = ?
+            {"" if hidden else "AND hidden = 0"} {"AND invited_by = ?" if by else ""}
+            RETURNING {_INVITATION.columns}""",
             (thread_id, tenant, user_id, *([by] if by else [])),
         )
         return _INVITATION.first(rows)
@@ -220,20 +179,15 @@ class SqlMemberships(Adapter):
     @writes
     def block(self, tenant: str, user_id: str, blocked_id: str, now: float) -> Operation[bool]:
         """See the port."""
-        if self._dialect.lock is not None:
-            yield self._dialect.lock, (f"blocks {tenant} {user_id}",)
+        yield from self._dialect.locked(f"blocks {tenant} {user_id}")
         yield (
             "UPDATE invitations SET hidden = 1 WHERE tenant = ? AND user_id = ? AND invited_by = ?",
             (tenant, user_id, blocked_id),
         )
-        rows = yield (
-            "SELECT 1 FROM blocks WHERE tenant = ? AND user_id = ? AND blocked_id = ?",
-            (tenant, user_id, blocked_id),
-        )
-        if rows:
+        if (yield from has_blocked(tenant, user_id, blocked_id)):
             return True
-        count = yield "SELECT count(*) FROM blocks WHERE tenant = ? AND user_id = ?", (tenant, user_id)
-        if count[0][0] >= MAX_BLOCKED:
+        count = "SELECT count(*) FROM blocks WHERE tenant = ? AND user_id = ?"
+        if (yield from number(count, tenant, user_id)) >= MAX_BLOCKED:
             return False
         yield (
             "INSERT INTO blocks (tenant, user_id, blocked_id, created_at) VALUES (?, ?, ?, ?)",
@@ -296,11 +250,8 @@ class SqlMemberships(Adapter):
 def count_owned(tenant: str, user_id: str, kept: Kept) -> Operation[int]:
     """The number of threads that a user owns, without those past their plan's limit."""
     condition, values = not_past(kept, "t.updated_at")
-    rows = yield (
-        (
-            "SELECT count(*) FROM members m JOIN threads t ON t.thread_id = m.thread_id AND t.tenant = m.tenant"
-            f" WHERE m.tenant = ? AND m.user_id = ? AND m.role = 'owner'{condition}"
-        ),
-        (tenant, user_id, *values),
+    return number(
+        f"""SELECT count(*) FROM members m JOIN threads t ON t.thread_id = m.thread_id AND t.tenant = m.tenant
+        WHERE m.tenant = ? AND m.user_id = ? AND m.role = 'owner'{condition}""",
+        *(tenant, user_id, *values),
     )
-    return int(rows[0][0])

@@ -101,6 +101,21 @@ class Shape(Generic[S]):
         """The columns, qualified."""
         return ", ".join(f'{alias}."{name}"' for name in self.names)
 
+    def into(self, table: str, *more: str) -> str:
+        """The INSERT of a Struct's `values`, and of values for `more` columns."""
+        columns, places = ", ".join((self.columns, *more)), ", ".join("?" * (len(self.names) + len(more)))
+        return f"INSERT INTO {table} ({columns}) VALUES ({places})"  # noqa: S608 - names of tables and columns
+
+    def many(self, rest: str, *values: object, alias: str = "") -> Operation[list[S]]:
+        """One Struct per row of `SELECT columns rest`; `alias` is the columns' table where `rest` joins several."""
+        rows = yield f"SELECT {self.of(alias) if alias else self.columns} {rest}", values
+        return self.read_all(rows)
+
+    def one(self, rest: str, *values: object, alias: str = "") -> Operation[S | None]:
+        """As `many`: the first row's Struct, or None."""
+        found = yield from self.many(rest, *values, alias=alias)
+        return found[0] if found else None
+
     def read(self, row: Row) -> S:
         """The Struct in the first columns of `row`."""
         found: dict[str, Any] = dict(zip(self.names, row, strict=False))
@@ -130,6 +145,18 @@ class Shape(Generic[S]):
         if name in self._tuples:
             return msgspec.json.encode(value).decode()
         return value
+
+
+def found(sql: str, *values: object) -> Operation[bool]:
+    """Whether a statement gives rows: a SELECT has found some, a change with RETURNING has changed some."""
+    rows = yield sql, values
+    return bool(rows)
+
+
+def number(sql: str, *values: object) -> Operation[int]:
+    """The number in the first row of a statement; 0 where there is none."""
+    rows = yield sql, values
+    return int(rows[0][0]) if rows else 0
 
 
 def each(statements: Iterable[Statement]) -> Operation[None]:

@@ -1,5 +1,4 @@
 """Audit records, results of test runs and status samples in SQL. See `ports/store.py`."""
-# ruff: noqa: S608 - statements are put together from constants and column names only; values are parameters
 
 from __future__ import annotations
 
@@ -26,41 +25,26 @@ class SqlRecords(Adapter):
     @reads
     def audits(self, kind: str | None, limit: int) -> Operation[list[AuditRecord]]:
         """See the port; at most `MAX_RECORDS`."""
-        where = "" if kind is None else " WHERE kind = ?"
-        rows = yield (
-            f"SELECT {_AUDIT.columns} FROM audits{where} ORDER BY seq DESC LIMIT ?",
-            (*(() if kind is None else (kind,)), _bounded(limit)),
-        )
-        return _AUDIT.read_all(rows)
+        where, values = ("", ()) if kind is None else (" WHERE kind = ?", (kind,))
+        return _AUDIT.many(f"FROM audits{where} ORDER BY seq DESC LIMIT ?", *values, _bounded(limit))
 
     @writes
     def add_result(self, result: TestRunResult) -> Operation[None]:
         """See the port."""
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in _RESULT.names if name != "test_run")
-        yield (
-            (
-                f"INSERT INTO results ({_RESULT.columns}) VALUES ({_RESULT.placeholders}) ON CONFLICT (test_run)"
-                f" DO UPDATE SET {changes}"
-            ),
-            _RESULT.values(result),
-        )
+        upsert = f"{_RESULT.into('results')} ON CONFLICT (test_run) DO UPDATE SET {changes}"
+        yield upsert, _RESULT.values(result)
         # Each call adds one result and removes several beyond the bound, which keeps it; the limit keeps a call short.
         yield (
-            (
-                'DELETE FROM results WHERE test_run IN (SELECT test_run FROM results ORDER BY "at" DESC, test_run'
-                " LIMIT 100 OFFSET ?)"
-            ),
+            """DELETE FROM results WHERE test_run IN
+            (SELECT test_run FROM results ORDER BY "at" DESC, test_run LIMIT 100 OFFSET ?)""",
             (KEPT_RESULTS,),
         )
 
     @reads
     def results(self, limit: int) -> Operation[list[TestRunResult]]:
         """See the port; at most `MAX_RECORDS`."""
-        rows = yield (
-            f'SELECT {_RESULT.columns} FROM results ORDER BY "at" DESC, test_run LIMIT ?',
-            (_bounded(limit),),
-        )
-        return _RESULT.read_all(rows)
+        return _RESULT.many('FROM results ORDER BY "at" DESC, test_run LIMIT ?', _bounded(limit))
 
     async def add_samples(self, samples: list[Sample]) -> None:
         """See the port."""
@@ -70,30 +54,22 @@ class SqlRecords(Adapter):
     @reads
     def samples(self, component: str | None, since: float, limit: int) -> Operation[list[Sample]]:
         """See the port; at most `MAX_RECORDS`, those from `since` on."""
-        where = "" if component is None else " AND component = ?"
-        rows = yield (
-            f'SELECT {_SAMPLE.columns} FROM samples WHERE "at" >= ?{where} ORDER BY "at", seq LIMIT ?',
-            (since, *(() if component is None else (component,)), _bounded(limit)),
-        )
-        return _SAMPLE.read_all(rows)
+        where, values = ("", ()) if component is None else (" AND component = ?", (component,))
+        rest = f'FROM samples WHERE "at" >= ?{where} ORDER BY "at", seq LIMIT ?'
+        return _SAMPLE.many(rest, since, *values, _bounded(limit))
 
 
 def ping(value: str) -> Operation[str]:
     """Write `value` and read it back."""
-    yield (
-        (
-            "INSERT INTO pings (name, value) VALUES ('ping', ?)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-        ),
-        (value,),
-    )
+    insert = "INSERT INTO pings (name, value) VALUES ('ping', ?)"
+    yield f"{insert} ON CONFLICT (name) DO UPDATE SET value = excluded.value", (value,)
     rows = yield "SELECT value FROM pings WHERE name = 'ping'", ()
     return str(rows[0][0])
 
 
 def _append(table: str, shape: Shape[S], records: list[S]) -> Operation[None]:
     for record in records:
-        yield f"INSERT INTO {table} ({shape.columns}) VALUES ({shape.placeholders})", shape.values(record)
+        yield shape.into(table), shape.values(record)
 
 
 def _bounded(limit: int) -> int:

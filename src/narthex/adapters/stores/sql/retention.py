@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
-from narthex.adapters.stores.sql.operation import Operation, Shape, Statement, each, marks
+from narthex.adapters.stores.sql.operation import Operation, Shape, Statement, each, found, marks
 from narthex.ports.threads import Kept, LogCut, OwnerPlan, Purged, Thread
 
 MAX_BATCH: Final = 1_000  # rows in one transaction: about 20 ms of the writer
@@ -33,11 +33,9 @@ def not_past(kept: Kept, moment: str) -> Statement:
 def note_plan(owner: OwnerPlan) -> Operation[int]:
     """See `Threads.note_plan`."""
     rows = yield (
-        (
-            "UPDATE threads SET plan = ?, plan_at = ? WHERE tenant = ? AND plan <> ? AND plan_at <= ?"
-            " AND thread_id IN (SELECT thread_id FROM members WHERE tenant = ? AND user_id = ? AND role = 'owner')"
-            " RETURNING 1"
-        ),
+        """UPDATE threads SET plan = ?, plan_at = ? WHERE tenant = ? AND plan <> ? AND plan_at <= ?
+        AND thread_id IN (SELECT thread_id FROM members WHERE tenant = ? AND user_id = ? AND role = 'owner')
+        RETURNING 1""",
         (owner.plan, owner.at, owner.tenant, owner.plan, owner.at, owner.tenant, owner.user_id),
     )
     return len(rows)
@@ -50,22 +48,16 @@ def inherited(tenant: str, thread_id: str) -> Statement:
 
 def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[str]:
     """See `Threads.delete`. It seizes the thread first; the start of a run holds it, and so comes before or after."""
-    rows = yield (
-        f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{dialect.seize}",
-        (thread_id, tenant),
-    )
-    if not rows:
+    of_thread = "WHERE thread_id = ? AND tenant = ?"
+    if not (yield from found(f"SELECT 1 FROM threads {of_thread}{dialect.seize}", thread_id, tenant)):
         return "absent"
-    busy = yield (
-        "SELECT 1 FROM runs WHERE thread_id = ? AND tenant = ? AND state IN ('queued', 'running') LIMIT 1",
-        (thread_id, tenant),
-    )
-    if busy:
+    active = f"SELECT 1 FROM runs {of_thread} AND state IN ('queued', 'running') LIMIT 1"
+    if (yield from found(active, thread_id, tenant)):
         return "busy"
     yield from each(dialect.search_removed(thread_id))
     yield "DELETE FROM log_epochs WHERE thread_id = ?", (thread_id,)
     for table in ("thread_links", "invitations", "interrupts", "runs", "messages", "members", "threads"):
-        yield f"DELETE FROM {table} WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
+        yield f"DELETE FROM {table} {of_thread}", (thread_id, tenant)
     yield _cut(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))
     return "deleted"
 
@@ -77,8 +69,7 @@ def renewed(thread: Thread) -> Statement:
 
 def log_cuts(limit: int) -> Operation[list[LogCut]]:
     """See `Threads.log_cuts`."""
-    rows = yield f"SELECT {_CUT.columns} FROM log_cuts ORDER BY seq LIMIT ?", (limit,)
-    return _CUT.read_all(rows)
+    return _CUT.many("FROM log_cuts ORDER BY seq LIMIT ?", limit)
 
 
 def cut_done(cut: LogCut) -> Operation[None]:
@@ -94,16 +85,14 @@ def purge(dialect: Dialect, kept: Kept, limit: int, now: float) -> Operation[Pur
     left = limit = max(1, min(limit, MAX_BATCH))
     threads = messages = runs = 0
     for plan, moment in kept.items():
-        found = yield (
-            (
-                "SELECT t.thread_id, t.tenant, t.updated_at FROM threads t"
-                " WHERE t.plan = ? AND t.plan <> '' AND t.oldest_at < ? AND (t.updated_at >= ?"
-                " OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = t.thread_id"
-                f" AND r.state IN ('queued', 'running'))) ORDER BY t.oldest_at LIMIT ?{dialect.take}"
-            ),
+        past = yield (
+            f"""SELECT t.thread_id, t.tenant, t.updated_at FROM threads t
+            WHERE t.plan = ? AND t.plan <> '' AND t.oldest_at < ? AND (t.updated_at >= ?
+            OR NOT EXISTS (SELECT 1 FROM runs r WHERE r.thread_id = t.thread_id
+            AND r.state IN ('queued', 'running'))) ORDER BY t.oldest_at LIMIT ?{dialect.take}""",
             (plan, moment, moment, min(left, MAX_THREADS)),
         )
-        for thread_id, tenant, updated_at in found:
+        for thread_id, tenant, updated_at in past:
             gone = yield from _prune_messages(dialect, thread_id, moment, left)
             messages, left = messages + gone, left - gone
             gone = yield from _prune_runs(dialect, thread_id, moment, left)
@@ -116,7 +105,7 @@ def purge(dialect: Dialect, kept: Kept, limit: int, now: float) -> Operation[Pur
             else:
                 yield from _pruned(thread_id, tenant, moment)
             left -= 1
-        if left < 1 or len(found) == MAX_THREADS:
+        if left < 1 or len(past) == MAX_THREADS:
             return Purged(threads=threads, messages=messages, runs=runs, more=True)
     return Purged(threads=threads, messages=messages, runs=runs)
 
@@ -138,12 +127,10 @@ def _prune_runs(dialect: Dialect, thread_id: str, moment: float, limit: int) -> 
     if limit < 1:
         return 0
     rows = yield (
-        (
-            "SELECT run_id FROM runs r WHERE thread_id = ? AND created_at < ? AND finished_at < ?"
-            " AND state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM interrupts i"
-            " WHERE i.tenant = r.tenant AND i.thread_id = r.thread_id AND i.run_id = r.run_id"
-            f" AND i.expires_at > {dialect.clock}) ORDER BY created_at LIMIT ?"
-        ),
+        f"""SELECT run_id FROM runs r WHERE thread_id = ? AND created_at < ? AND finished_at < ?
+        AND state NOT IN ('queued', 'running') AND NOT EXISTS (SELECT 1 FROM interrupts i
+        WHERE i.tenant = r.tenant AND i.thread_id = r.thread_id AND i.run_id = r.run_id
+        AND i.expires_at > {dialect.clock}) ORDER BY created_at LIMIT ?""",
         (thread_id, moment, moment, limit),
     )
     ids = [row[0] for row in rows]
@@ -163,10 +150,5 @@ def _pruned(thread_id: str, tenant: str, moment: float) -> Operation[None]:
 
 
 def _cut(cut: LogCut) -> Statement:
-    return (
-        (
-            f"INSERT INTO log_cuts ({_CUT.columns}) VALUES ({_CUT.placeholders})"
-            ' ON CONFLICT (thread_id) DO UPDATE SET "before" = excluded."before"'
-        ),
-        _CUT.values(cut),
-    )
+    upsert = f'{_CUT.into("log_cuts")} ON CONFLICT (thread_id) DO UPDATE SET "before" = excluded."before"'
+    return upsert, _CUT.values(cut)

@@ -13,7 +13,16 @@ from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.interrupts import SqlInterrupts
-from narthex.adapters.stores.sql.operation import Operation, Shape, marks, padded, reads, writes
+from narthex.adapters.stores.sql.operation import (
+    Operation,
+    Shape,
+    found,
+    marks,
+    number,
+    padded,
+    reads,
+    writes,
+)
 from narthex.adapters.stores.sql.retention import not_past
 from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.domain.runs import ACTIVE, RunState, after, before, fairest, queue_full
@@ -50,17 +59,11 @@ class SqlRuns(SqlInterrupts):
     @writes
     def start(self, run: Run, *, queue_limit: int) -> Operation[tuple[Run, bool]]:
         """See the port."""
-        if self._dialect.lock is not None:
-            yield self._dialect.lock, (f"queue {run.thread_id}",)
+        yield from self._dialect.locked(f"queue {run.thread_id}")
         before = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
         if before is not None:
             return before, False
-        if not (
-            yield (
-                f"SELECT 1 FROM threads WHERE thread_id = ? AND tenant = ?{self._dialect.hold}",
-                (run.thread_id, run.tenant),
-            )
-        ):  # deleted since the caller's check
+        if not (yield from self._dialect.held(run.tenant, run.thread_id)):  # deleted since the caller's check
             raise thread_not_found()
         of_thread = f"FROM runs WHERE thread_id = ? AND tenant = ? AND {_ACTIVE} AND"
         rows = yield (
@@ -90,18 +93,15 @@ class SqlRuns(SqlInterrupts):
     @writes
     def claim(self, owner: str, now: float, lease_s: float, limit: int) -> Operation[list[Run]]:
         """See the port."""
-        if self._dialect.lock is not None:
-            yield self._dialect.lock, (_QUEUE_LOCK,)
+        yield from self._dialect.locked(_QUEUE_LOCK)
         limit = min(limit, MAX_LIMIT)
         rows = yield _CLAIMABLE, (owner, limit)
         claimed: list[Run] = []
         running = {tenant: int(count) for tenant, _, count in rows}
         for run_id in fairest([(tenant, run_id) for tenant, run_id, _ in rows], running, limit):
             taken = yield (
-                (
-                    f"UPDATE runs SET state = '{after('claimed')}', owner = ?, lease_until = ?, beat = beat + 1,"
-                    f" attempt = attempt + 1 WHERE run_id = ? AND {_QUEUED} RETURNING {RUN.columns}"
-                ),
+                f"""UPDATE runs SET state = '{after("claimed")}', owner = ?, lease_until = ?, beat = beat + 1,
+                attempt = attempt + 1 WHERE run_id = ? AND {_QUEUED} RETURNING {RUN.columns}""",
                 (owner, now + lease_s, run_id),
             )
             claimed += RUN.read_all(taken)  # empty when the run was cancelled a moment ago
@@ -116,50 +116,34 @@ class SqlRuns(SqlInterrupts):
         older = f"{_ACTIVE} AND {_QUEUED} AND tenant = ? AND"
         find = f"SELECT {_IN_THREAD} FROM runs WHERE run_id = ?"
         [mine] = yield find, (run_id,)
-        rows = yield (
-            f"SELECT count(*) FROM runs WHERE thread_id = ? AND {older} ({_IN_THREAD}) < (?, ?, ?, ?)",
-            (run.thread_id, tenant, *mine),
-        )
-        in_thread = int(rows[0][0])
-        rows = yield (
-            f"SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND {_ACTIVE} AND {_RUNNING}",
-            (tenant, run.user_id),
-        )
-        if rows[0][0] < run.concurrent_limit:
+        count = "SELECT count(*) FROM runs WHERE"
+        before_it = f"{count} thread_id = ? AND {older} ({_IN_THREAD}) < (?, ?, ?, ?)"
+        in_thread = yield from number(before_it, run.thread_id, tenant, *mine)
+        active = f"{count} tenant = ? AND user_id = ? AND {_ACTIVE} AND {_RUNNING}"
+        if (yield from number(active, tenant, run.user_id)) < run.concurrent_limit:
             return in_thread
-        rows = yield (
-            f"SELECT count(*) FROM runs WHERE user_id = ? AND {older} ({_ACROSS}) < (?, ?, ?)",
-            (run.user_id, tenant, *mine[1:]),
-        )
-        return max(in_thread, int(rows[0][0]))
+        before_it = f"{count} user_id = ? AND {older} ({_ACROSS}) < (?, ?, ?)"
+        return max(in_thread, (yield from number(before_it, run.user_id, tenant, *mine[1:])))
 
     @writes
     def renew(self, owner: str, now: float, lease_s: float, held: Collection[str]) -> Operation[list[str]]:
         """See the port."""
-        until = now + lease_s
-        # Padded to a power of two, for a dozen statements to prepare instead of one for every number of runs.
-        names = [*held, *[""] * ((1 << len(held).bit_length()) - len(held))]
+        names = padded(held)
         rows = yield (
-            (
-                f"UPDATE runs SET lease_until = ?, beat = beat + 1 WHERE owner = ? AND {_ACTIVE}"
-                f" AND ({_QUEUED} OR run_id IN ({marks(len(names))})) RETURNING run_id, state"
-            ),
-            (until, owner, *names),
+            f"""UPDATE runs SET lease_until = ?, beat = beat + 1 WHERE owner = ? AND {_ACTIVE}
+            AND ({_QUEUED} OR run_id IN ({marks(len(names))})) RETURNING run_id, state""",
+            (now + lease_s, owner, *names),
         )
         return [run_id for run_id, state in rows if state in before("returned")]
 
     @writes
     def started(self, run: Run, at: Position, now: float) -> Operation[bool]:
         """See the port; the moment of the first attempt is kept."""
-        rows = yield (
-            (
-                "UPDATE runs SET start_offset = ?, start_epoch = ?,"
-                " started_at = CASE WHEN started_at = 0 THEN ? ELSE started_at END"
-                f" WHERE {_HELD} RETURNING 1"
-            ),
-            (at.offset, at.epoch, now, run.tenant, run.run_id, run.owner, run.attempt),
+        return found(
+            f"""UPDATE runs SET start_offset = ?, start_epoch = ?,
+            started_at = CASE WHEN started_at = 0 THEN ? ELSE started_at END WHERE {_HELD} RETURNING 1""",
+            *(at.offset, at.epoch, now, run.tenant, run.run_id, run.owner, run.attempt),
         )
-        return bool(rows)
 
     @writes
     def finish(
@@ -175,27 +159,22 @@ class SqlRuns(SqlInterrupts):
         error_message: str = "",
     ) -> Operation[bool]:
         """See the port."""
-        outcome = (state, count, digest, text, error, error_message, now)
-        rows = yield (
-            (
-                'UPDATE runs SET state = ?, "count" = ?, digest = ?, "text" = ?, error = ?, error_message = ?,'
-                f" finished_at = ?, lease_until = 0 WHERE {_HELD} RETURNING 1"
-            ),
-            (*outcome, run.tenant, run.run_id, run.owner, run.attempt),
+        return found(
+            f"""UPDATE runs SET state = ?, "count" = ?, digest = ?, "text" = ?, error = ?, error_message = ?,
+            finished_at = ?, lease_until = 0 WHERE {_HELD} RETURNING 1""",
+            *(state, count, digest, text, error, error_message, now),
+            *(run.tenant, run.run_id, run.owner, run.attempt),
         )
-        return bool(rows)
 
     @writes
     def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Operation[Run | None]:
         """See the port; the first requesting user is recorded."""
         rows = yield (
-            (
-                f"UPDATE runs SET finished_at = CASE WHEN {_QUEUED} THEN ? ELSE finished_at END,"
-                f" unclosed = CASE WHEN {_QUEUED} THEN 1 ELSE unclosed END,"
-                " cancel_requested_by = CASE cancel_requested_by WHEN '' THEN ? ELSE cancel_requested_by END,"
-                f" state = CASE WHEN {_QUEUED} THEN '{after('cancelled')}' ELSE state END"
-                f" WHERE run_id = ? AND tenant = ? AND {_ACTIVE} RETURNING {RUN.columns}"
-            ),
+            f"""UPDATE runs SET finished_at = CASE WHEN {_QUEUED} THEN ? ELSE finished_at END,
+            unclosed = CASE WHEN {_QUEUED} THEN 1 ELSE unclosed END,
+            cancel_requested_by = CASE cancel_requested_by WHEN '' THEN ? ELSE cancel_requested_by END,
+            state = CASE WHEN {_QUEUED} THEN '{after("cancelled")}' ELSE state END
+            WHERE run_id = ? AND tenant = ? AND {_ACTIVE} RETURNING {RUN.columns}""",
             (now, by, run_id, tenant),
         )
         if rows:
@@ -205,49 +184,35 @@ class SqlRuns(SqlInterrupts):
     @reads
     def cancel_requests(self, owner: str) -> Operation[list[Run]]:
         """See the port."""
-        rows = yield (
-            (
-                f"SELECT {RUN.columns} FROM runs WHERE owner = ? AND {_ACTIVE}"
-                f" AND {_RUNNING} AND cancel_requested_by <> '' ORDER BY run_id LIMIT ?"
-            ),
-            (owner, MAX_LIMIT),
+        return RUN.many(
+            f"""FROM runs WHERE owner = ? AND {_ACTIVE}
+            AND {_RUNNING} AND cancel_requested_by <> '' ORDER BY run_id LIMIT ?""",
+            *(owner, MAX_LIMIT),
         )
-        return RUN.read_all(rows)
 
     @reads
     def leases(self) -> Operation[list[LeaseSeen]]:
         """See the port."""
-        rows = yield (
-            (f"SELECT {_LEASE.columns} FROM runs WHERE {_ACTIVE} AND ({_RUNNING} OR owner <> '')"),
-            (),
-        )
-        return _LEASE.read_all(rows)
+        return _LEASE.many(f"FROM runs WHERE {_ACTIVE} AND ({_RUNNING} OR owner <> '')")
 
     @writes
     def take_over(
         self, owner: str, lapsed: Sequence[LeaseSeen], now: float, lease_s: float
     ) -> Operation[list[Run]]:
         """See the port."""
-        until = now + lease_s
-        if self._dialect.lock is not None:
-            yield self._dialect.lock, (_QUEUE_LOCK,)
+        yield from self._dialect.locked(_QUEUE_LOCK)
         taken: list[Run] = []
         for seen in lapsed[:MAX_LIMIT]:
             same = "tenant = ? AND run_id = ? AND state = ? AND owner = ? AND attempt = ? AND beat = ?"
             same += " AND lease_until = ?"  # which a version 2 changes instead of `beat`
-            known = (
-                *(seen.tenant, seen.run_id, seen.state, seen.owner, seen.attempt, seen.beat),
-                seen.lease_until,
-            )
+            known = _LEASE.values(seen)
             if seen.state not in before("taken_over"):  # a reservation: any node may claim the run now
                 yield f"UPDATE runs SET owner = '', beat = beat + 1 WHERE {same}", known
                 continue
             rows = yield (
-                (
-                    "UPDATE runs SET owner = ?, lease_until = ?, beat = beat + 1, attempt = attempt + 1"
-                    f" WHERE {same} RETURNING {RUN.columns}"
-                ),
-                (owner, until, *known),
+                f"""UPDATE runs SET owner = ?, lease_until = ?, beat = beat + 1, attempt = attempt + 1
+                WHERE {same} RETURNING {RUN.columns}""",
+                (owner, now + lease_s, *known),
             )
             taken += RUN.read_all(rows)
         return taken
@@ -260,20 +225,14 @@ class SqlRuns(SqlInterrupts):
     @reads
     def unclosed(self, limit: int) -> Operation[list[Run]]:
         """See the port."""
-        rows = yield (
-            f"SELECT {RUN.columns} FROM runs WHERE unclosed = 1 ORDER BY run_id LIMIT ?",
-            (min(limit, MAX_LIMIT),),
-        )
-        return RUN.read_all(rows)
+        return RUN.many("FROM runs WHERE unclosed = 1 ORDER BY run_id LIMIT ?", min(limit, MAX_LIMIT))
 
     @writes
     def closed(self, run: Run) -> Operation[None]:
         """See the port."""
         yield (
-            (
-                'UPDATE runs SET unclosed = 0, state = ?, "count" = ?, digest = ?, "text" = ?, error = ?,'
-                " error_message = ? WHERE tenant = ? AND run_id = ? AND unclosed = 1"
-            ),
+            """UPDATE runs SET unclosed = 0, state = ?, "count" = ?, digest = ?, "text" = ?, error = ?,
+            error_message = ? WHERE tenant = ? AND run_id = ? AND unclosed = 1""",
             (
                 *(run.state, run.count, run.digest, run.text, run.error, run.error_message),
                 *(run.tenant, run.run_id),
@@ -283,24 +242,16 @@ class SqlRuns(SqlInterrupts):
     @reads
     def active_in_thread(self, tenant: str, thread_id: str) -> Operation[list[Run]]:
         """See the port."""
-        rows = yield (
-            (
-                f"SELECT {RUN.columns} FROM runs WHERE thread_id = ? AND tenant = ? AND {_ACTIVE}"
-                f" ORDER BY {_IN_THREAD}"
-            ),
-            (thread_id, tenant),
-        )
-        return RUN.read_all(rows)
+        rest = f"FROM runs WHERE thread_id = ? AND tenant = ? AND {_ACTIVE} ORDER BY {_IN_THREAD}"
+        return RUN.many(rest, thread_id, tenant)
 
     @reads
     def active_in_threads(self, tenant: str, thread_ids: Sequence[str]) -> Operation[list[tuple[str, str]]]:
         """See the port."""
         names = padded(thread_ids)
         rows = yield (
-            (
-                f"SELECT thread_id, run_id FROM runs WHERE thread_id IN ({marks(len(names))}) AND tenant = ?"
-                f" AND {_ACTIVE} ORDER BY {_IN_THREAD}"
-            ),
+            f"""SELECT thread_id, run_id FROM runs WHERE thread_id IN ({marks(len(names))}) AND tenant = ?
+            AND {_ACTIVE} ORDER BY {_IN_THREAD}""",
             (*names, tenant),
         )
         return [(str(row[0]), str(row[1])) for row in rows]
@@ -308,14 +259,11 @@ class SqlRuns(SqlInterrupts):
     @reads
     def list_in_thread(self, tenant: str, thread_id: str, limit: int) -> Operation[list[Run]]:
         """See the port."""
-        rows = yield (
-            (
-                f"SELECT {RUN.columns} FROM runs WHERE thread_id = ? AND tenant = ?"
-                " ORDER BY place DESC, number DESC, created_at DESC, run_id DESC LIMIT ?"
-            ),
-            (thread_id, tenant, min(limit, MAX_LIMIT)),
+        return RUN.many(
+            """FROM runs WHERE thread_id = ? AND tenant = ?
+            ORDER BY place DESC, number DESC, created_at DESC, run_id DESC LIMIT ?""",
+            *(thread_id, tenant, min(limit, MAX_LIMIT)),
         )
-        return RUN.read_all(rows)
 
     @reads
     def outcomes(
@@ -337,36 +285,31 @@ class SqlRuns(SqlInterrupts):
             until = " AND (r.created_at < ? OR (r.created_at = ? AND r.run_id < ?))"
             end = [before, before, before_id]
         hidden, moments = not_past(kept, "r.created_at")
-        rows = yield (
-            (
-                f"SELECT {_OUTCOME.of('r')} FROM runs r JOIN threads t ON t.thread_id = r.thread_id"
-                f" WHERE r.thread_id = ? AND r.tenant = ? AND NOT r.{_ACTIVE}"
-                f" AND (r.run_id IN ({marks(len(names))}) OR (r.created_at >= ?{until})){hidden}"
-                " ORDER BY r.created_at DESC, r.run_id DESC LIMIT ?"
-            ),
-            (thread_id, tenant, *names, since, *end, *moments, min(limit, MAX_LIMIT)),
+        newest_first = yield from _OUTCOME.many(
+            f"""FROM runs r JOIN threads t ON t.thread_id = r.thread_id
+            WHERE r.thread_id = ? AND r.tenant = ? AND NOT r.{_ACTIVE}
+            AND (r.run_id IN ({marks(len(names))}) OR (r.created_at >= ?{until})){hidden}
+            ORDER BY r.created_at DESC, r.run_id DESC LIMIT ?""",
+            *(thread_id, tenant, *names, since, *end, *moments, min(limit, MAX_LIMIT)),
+            alias="r",
         )
-        return _OUTCOME.read_all(rows)[::-1]
+        return newest_first[::-1]
 
     @reads
     def active_count(self, tenant: str, user_id: str) -> Operation[int]:
         """See the port."""
-        rows = yield (
-            f"SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND {_ACTIVE}",
-            (tenant, user_id),
+        return number(
+            f"SELECT count(*) FROM runs WHERE tenant = ? AND user_id = ? AND {_ACTIVE}", tenant, user_id
         )
-        return int(rows[0][0])
 
 
 def insert_run(dialect: Dialect, run: Run, place: int) -> Operation[Run | None]:
     """Insert with the next number; None when (tenant, user, client_message_id) exists already."""
-    number = yield dialect.numbered, ()
+    its_number = yield from number(dialect.numbered)
     rows = yield (
-        (
-            f"INSERT INTO runs ({RUN.columns}, place, number) VALUES ({RUN.placeholders}, ?, ?)"
-            f" ON CONFLICT (tenant, user_id, client_message_id) DO NOTHING RETURNING {RUN.columns}"
-        ),
-        (*RUN.values(run), place, number[0][0]),
+        f"""{RUN.into("runs", "place", "number")}
+        ON CONFLICT (tenant, user_id, client_message_id) DO NOTHING RETURNING {RUN.columns}""",
+        (*RUN.values(run), place, its_number),
     )
     return RUN.first(rows)
 
@@ -383,16 +326,12 @@ def _place_of(run: Run) -> Operation[int]:
 
 
 def _get(tenant: str, run_id: str) -> Operation[Run | None]:
-    rows = yield f"SELECT {RUN.columns} FROM runs WHERE run_id = ? AND tenant = ?", (run_id, tenant)
-    return RUN.first(rows)
+    return RUN.one("FROM runs WHERE run_id = ? AND tenant = ?", run_id, tenant)
 
 
 def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Operation[Run | None]:
-    rows = yield (
-        f"SELECT {RUN.columns} FROM runs WHERE tenant = ? AND user_id = ? AND client_message_id = ?",
-        (tenant, user_id, client_message_id),
-    )
-    return RUN.first(rows)
+    rest = "FROM runs WHERE tenant = ? AND user_id = ? AND client_message_id = ?"
+    return RUN.one(rest, tenant, user_id, client_message_id)
 
 
 _IN_THREAD: Final = "place, number, created_at, run_id"  # moments only order runs that a version 2 wrote
@@ -430,10 +369,7 @@ FROM candidates c WHERE c.tenant_place <= ? ORDER BY c.number, c.created_at, c.r
 def release(whose: str, *values: object) -> Operation[int]:
     """End the leases and reservations that the condition `whose` selects."""
     rows = yield (
-        (
-            f"UPDATE runs SET owner = '', lease_until = 0, beat = beat + 1 WHERE {whose}"
-            f" AND {_ACTIVE} RETURNING 1"
-        ),
+        f"UPDATE runs SET owner = '', lease_until = 0, beat = beat + 1 WHERE {whose} AND {_ACTIVE} RETURNING 1",
         values,
     )
     return len(rows)

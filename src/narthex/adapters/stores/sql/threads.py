@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect, words
-from narthex.adapters.stores.sql.joining import held_role
+from narthex.adapters.stores.sql.joining import count_members, held_role
 from narthex.adapters.stores.sql.memberships import count_owned
 from narthex.adapters.stores.sql.operation import (
     Adapter,
@@ -21,6 +22,7 @@ from narthex.adapters.stores.sql.operation import (
     Shape,
     Statement,
     each,
+    found,
     marks,
     reads,
     writes,
@@ -61,6 +63,7 @@ MOMENT_S: Final = 0.0005  # a client that names a message by its moment may have
 _THREAD: Final = Shape(Thread)
 _MEMBER: Final = Shape(ThreadMember)
 _MESSAGE: Final = Shape(Message)
+_HIT: Final = Shape(Hit)
 
 
 class SqlThreads(Adapter):
@@ -78,29 +81,23 @@ class SqlThreads(Adapter):
     ) -> Operation[bool]:
         """See the port."""
         if limit is not None:
-            if self._dialect.lock is not None:  # two concurrent creations must not both take the last slot
-                yield self._dialect.lock, (f"threads {thread.tenant} {thread.created_by}",)
-            there = yield "SELECT 1 FROM threads WHERE thread_id = ?", (thread.thread_id,)
-            if there:
+            # Two concurrent creations must not both take the last slot.
+            yield from self._dialect.locked(f"threads {thread.tenant} {thread.created_by}")
+            if (yield "SELECT 1 FROM threads WHERE thread_id = ?", (thread.thread_id,)):
                 return False
             if (yield from count_owned(thread.tenant, thread.created_by, kept)) >= limit:
                 raise threads_limit(limit)
         rows = yield (
-            (
-                f"INSERT INTO threads ({_THREAD.columns}, plan, plan_at, oldest_at)"
-                f" VALUES ({_THREAD.placeholders}, ?, ?, ?) ON CONFLICT (thread_id) DO NOTHING RETURNING seq"
-            ),
+            f"""{_THREAD.into("threads", "plan", "plan_at", "oldest_at")}
+            ON CONFLICT (thread_id) DO NOTHING RETURNING seq""",
             (*_THREAD.values(thread), plan, plan_at, thread.created_at),
         )
         if not rows:
             return False
         yield renewed(thread)
         yield from each(self._dialect.search_added("threads", rows[0][0]))
-        yield from _insert_member(
-            thread.tenant,
-            thread.thread_id,
-            ThreadMember(user_id=thread.created_by, role="owner", joined_at=thread.created_at),
-        )
+        owner = ThreadMember(user_id=thread.created_by, role="owner", joined_at=thread.created_at)
+        yield _member_row(thread.tenant, thread.thread_id, owner)
         return True
 
     @reads
@@ -122,15 +119,13 @@ class SqlThreads(Adapter):
         """See the port."""
         older, place_values = _older(tenant, before, before_id)
         condition, values = not_past(kept, "t.updated_at")
-        rows = yield (
-            (
-                f"SELECT {_THREAD.of('t')} FROM members m JOIN threads t ON t.thread_id = m.thread_id"
-                f" WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}{condition}"
-                " ORDER BY t.updated_at DESC, t.seq DESC LIMIT ?"
-            ),
-            (tenant, user_id, *place_values, *values, _bounded(limit)),
+        return _THREAD.many(
+            f"""FROM members m JOIN threads t ON t.thread_id = m.thread_id
+            WHERE m.tenant = ? AND m.user_id = ? AND t.tenant = m.tenant{older}{condition}
+            ORDER BY t.updated_at DESC, t.seq DESC LIMIT ?""",
+            *(tenant, user_id, *place_values, *values, _bounded(limit)),
+            alias="t",
         )
-        return _THREAD.read_all(rows)
 
     @writes
     def rename(self, tenant: str, thread_id: str, title: str, now: float, *, by: str = "") -> Operation[bool]:
@@ -141,10 +136,8 @@ class SqlThreads(Adapter):
             return False
         yield from each(self._dialect.search_titled(thread_id, False))
         yield (
-            (
-                "UPDATE threads SET title = ?, updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at END"
-                " WHERE thread_id = ? AND tenant = ?"
-            ),
+            """UPDATE threads SET title = ?, updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at END
+            WHERE thread_id = ? AND tenant = ?""",
             (title, now, now, thread_id, tenant),
         )
         yield from each(self._dialect.search_titled(thread_id, True))
@@ -168,11 +161,9 @@ class SqlThreads(Adapter):
         wanted = set(asked)
         pairs = list({(one.thread_id, one.user_id) for one in wanted})
         pairs += [("", "")] * ((1 << len(pairs).bit_length()) - len(pairs))  # as `padded`
+        places = ", ".join(["(?, ?)"] * len(pairs))
         rows = yield (
-            (
-                "SELECT tenant, thread_id, user_id FROM members WHERE (thread_id, user_id)"
-                f" IN (VALUES {', '.join(['(?, ?)'] * len(pairs))})"
-            ),
+            f"SELECT tenant, thread_id, user_id FROM members WHERE (thread_id, user_id) IN (VALUES {places})",
             tuple(itertools.chain.from_iterable(pairs)),
         )
         return wanted & {Membership(*row) for row in rows}
@@ -189,20 +180,15 @@ class SqlThreads(Adapter):
         self, tenant: str, thread_id: str, member: ThreadMember, *, limit: int | None
     ) -> Operation[str]:
         """See the port."""
-        if self._dialect.lock is not None:  # two concurrent joins must not both take the last slot
-            yield self._dialect.lock, (f"members {thread_id}",)
+        # Two concurrent joins must not both take the last slot.
+        yield from self._dialect.locked(f"members {thread_id}")
         if (yield from _get(tenant, thread_id, suffix=self._dialect.hold)) is None:
             return "absent"
         if (yield from _role(tenant, thread_id, member.user_id)) is not None:
             return "present"
-        if limit is not None:
-            rows = yield (
-                "SELECT count(*) FROM members WHERE thread_id = ? AND tenant = ?",
-                (thread_id, tenant),
-            )
-            if rows[0][0] >= limit:
-                return "full"
-        yield from _insert_member(tenant, thread_id, member)
+        if limit is not None and (yield from count_members(tenant, thread_id)) >= limit:
+            return "full"
+        yield _member_row(tenant, thread_id, member)
         return "added"
 
     @writes
@@ -225,10 +211,7 @@ class SqlThreads(Adapter):
         if by:
             yield "DELETE FROM thread_links WHERE thread_id = ? AND tenant = ?", (thread_id, tenant)
         ended = yield (
-            (
-                "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ?"
-                " RETURNING user_id, hidden"
-            ),
+            "DELETE FROM invitations WHERE thread_id = ? AND tenant = ? AND invited_by = ? RETURNING user_id, hidden",
             (thread_id, tenant, user_id),
         )
         withdrawn = tuple(sorted(str(invited) for invited, hidden in ended if not hidden))
@@ -242,14 +225,11 @@ class SqlThreads(Adapter):
     @writes
     def mark_read(self, tenant: str, thread_id: str, user_id: str, offset: int) -> Operation[bool]:
         """See the port."""
-        rows = yield (
-            (
-                "UPDATE members SET read_offset = CASE WHEN read_offset < ? THEN ? ELSE read_offset END"
-                " WHERE thread_id = ? AND user_id = ? AND tenant = ? RETURNING 1"
-            ),
-            (offset, offset, thread_id, user_id, tenant),
+        return found(
+            """UPDATE members SET read_offset = CASE WHEN read_offset < ? THEN ? ELSE read_offset END
+            WHERE thread_id = ? AND user_id = ? AND tenant = ? RETURNING 1""",
+            *(offset, offset, thread_id, user_id, tenant),
         )
-        return bool(rows)
 
     async def add_messages(
         self, tenant: str, messages: list[Message], places: Sequence[Position] | None = None
@@ -262,12 +242,7 @@ class SqlThreads(Adapter):
     def post(self, tenant: str, message: Message, after: Position) -> Operation[PostResult]:
         """See the port; ignores a thread that the tenant does not have, as `add_messages` does."""
         thread_id = message.thread_id
-        if not (
-            yield (
-                f"SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?{self._dialect.hold}",
-                (tenant, thread_id),
-            )
-        ):
+        if not (yield from self._dialect.held(tenant, thread_id)):
             return PostResult(fresh=True)
         base = yield from _epoch_base(thread_id, after.epoch)
         place = (base + after.offset + 1, after.epoch, after.offset)  # its place, if no other is faster
@@ -291,14 +266,13 @@ class SqlThreads(Adapter):
         if not (yield "SELECT 1 FROM threads WHERE tenant = ? AND thread_id = ?", (tenant, thread_id)):
             return False
         base = yield from _epoch_base(thread_id, first.epoch)
-        rows = yield (
-            (
-                'UPDATE messages SET place = ?, "offset" = ?, epoch = ?, said_after = -1'
-                " WHERE thread_id = ? AND message_id = ? AND tenant = ? RETURNING 1"
-            ),
-            (base + first.offset, last, first.epoch, thread_id, message_id, tenant),
+        return (
+            yield from found(
+                """UPDATE messages SET place = ?, "offset" = ?, epoch = ?, said_after = -1
+                WHERE thread_id = ? AND message_id = ? AND tenant = ? RETURNING 1""",
+                *(base + first.offset, last, first.epoch, thread_id, message_id, tenant),
+            )
         )
-        return bool(rows)
 
     @reads
     def messages(
@@ -314,14 +288,12 @@ class SqlThreads(Adapter):
         """See the port."""
         older, place_values = yield from _place_before(thread_id, before, before_id)
         condition, values = _message_kept(kept)
-        rows = yield (
-            (
-                f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}"
-                " ORDER BY place DESC, created_at DESC, seq DESC LIMIT ?"
-            ),
-            (thread_id, tenant, *place_values, *values, _bounded(limit)),
+        newest_first = yield from _MESSAGE.many(
+            f"""FROM messages x WHERE thread_id = ? AND tenant = ?{older}{condition}
+            ORDER BY place DESC, created_at DESC, seq DESC LIMIT ?""",
+            *(thread_id, tenant, *place_values, *values, _bounded(limit)),
         )
-        return _MESSAGE.read_all(rows)[::-1]
+        return newest_first[::-1]
 
     @reads
     def messages_after(
@@ -346,32 +318,24 @@ class SqlThreads(Adapter):
                 bounds += f" AND (x.place, x.created_at, x.seq) {sign} (?, ?, ?)"
                 places += row[0]
         condition, values = _message_kept(kept)
-        rows = yield (
-            (
-                f"SELECT {_MESSAGE.columns} FROM messages x WHERE thread_id = ? AND tenant = ?{bounds}{condition}"
-                " ORDER BY place, created_at, seq LIMIT ?"
-            ),
-            (thread_id, tenant, *places, *values, _bounded(limit)),
+        return (
+            yield from _MESSAGE.many(
+                f"""FROM messages x WHERE thread_id = ? AND tenant = ?{bounds}{condition}
+                ORDER BY place, created_at, seq LIMIT ?""",
+                *(thread_id, tenant, *places, *values, _bounded(limit)),
+            )
         )
-        return _MESSAGE.read_all(rows)
 
     @reads
     def search(
         self, tenant: str, user_id: str, text: str, *, limit: int, kept: Kept = KEEPS_ALL
     ) -> Operation[list[Hit]]:
         """See the port; all words must occur, the last may be the beginning of one."""
-        found = words(text)
-        if not found:
+        wanted = words(text)
+        if not wanted:
             return []
-
-        def condition(moment: str) -> Statement:
-            return not_past(kept, moment)
-
-        rows = yield self._dialect.search(tenant, user_id, found, _bounded(limit), condition)
-        return [
-            Hit(thread_id=row[0], title=row[1], message_id=row[2], snippet=row[3], created_at=row[4])
-            for row in rows
-        ]
+        rows = yield self._dialect.search(tenant, user_id, wanted, _bounded(limit), partial(not_past, kept))
+        return _HIT.read_all(rows)
 
     @writes
     def note_plan(self, owner: OwnerPlan) -> Operation[int]:
@@ -396,11 +360,8 @@ class SqlThreads(Adapter):
 
 def _get(tenant: str, thread_id: str, kept: Kept = KEEPS_ALL, suffix: str = "") -> Operation[Thread | None]:
     condition, values = not_past(kept, "t.updated_at")
-    rows = yield (
-        f"SELECT {_THREAD.columns} FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{suffix}",
-        (thread_id, tenant, *values),
-    )
-    return _THREAD.first(rows)
+    rest = f"FROM threads t WHERE thread_id = ? AND tenant = ?{condition}{suffix}"
+    return _THREAD.one(rest, thread_id, tenant, *values)
 
 
 def _older(tenant: str, before: float | None, before_id: str) -> Statement:
@@ -417,33 +378,24 @@ def _older(tenant: str, before: float | None, before_id: str) -> Statement:
 
 
 def _members(tenant: str, thread_id: str) -> Operation[list[ThreadMember]]:
-    rows = yield (
-        (
-            f"SELECT {_MEMBER.columns} FROM members WHERE thread_id = ? AND tenant = ?"
-            " ORDER BY CASE role WHEN 'owner' THEN 0 ELSE 1 END, joined_at, user_id"
-        ),
-        (thread_id, tenant),
+    return _MEMBER.many(
+        """FROM members WHERE thread_id = ? AND tenant = ?
+        ORDER BY CASE role WHEN 'owner' THEN 0 ELSE 1 END, joined_at, user_id""",
+        *(thread_id, tenant),
     )
-    return _MEMBER.read_all(rows)
 
 
 def _role(tenant: str, thread_id: str, user_id: str, kept: Kept = KEEPS_ALL) -> Operation[str | None]:
-    sql, values = (
-        "SELECT role FROM members m WHERE thread_id = ? AND user_id = ? AND tenant = ?",
-        (thread_id, user_id, tenant),
+    condition, moments = _of_kept_thread(kept, "m", "t.updated_at")
+    rows = yield (
+        f"SELECT role FROM members m WHERE thread_id = ? AND user_id = ? AND tenant = ?{condition}",
+        (thread_id, user_id, tenant, *moments),
     )
-    condition, moments = not_past(kept, "t.updated_at")
-    if condition:
-        sql += f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = m.thread_id{condition})"
-    rows = yield sql, (*values, *moments)
     return str(rows[0][0]) if rows else None
 
 
-def _insert_member(tenant: str, thread_id: str, member: ThreadMember) -> Operation[None]:
-    yield (
-        f"INSERT INTO members ({_MEMBER.columns}, tenant, thread_id) VALUES ({_MEMBER.placeholders}, ?, ?)",
-        (*_MEMBER.values(member), tenant, thread_id),
-    )
+def _member_row(tenant: str, thread_id: str, member: ThreadMember) -> Statement:
+    return _MEMBER.into("members", "tenant", "thread_id"), (*_MEMBER.values(member), tenant, thread_id)
 
 
 def _epoch_base(thread_id: str, epoch: str) -> Operation[int]:
@@ -452,11 +404,9 @@ def _epoch_base(thread_id: str, epoch: str) -> Operation[int]:
     rows = yield find
     if not rows:
         yield (
-            (
-                "INSERT INTO log_epochs (thread_id, epoch, base)"
-                f" SELECT ?, ?, coalesce(max(base) + {EPOCH_STEP}, 0) FROM log_epochs WHERE thread_id = ?"
-                " ON CONFLICT (thread_id, epoch) DO NOTHING"
-            ),
+            f"""INSERT INTO log_epochs (thread_id, epoch, base)
+            SELECT ?, ?, coalesce(max(base) + {EPOCH_STEP}, 0) FROM log_epochs WHERE thread_id = ?
+            ON CONFLICT (thread_id, epoch) DO NOTHING""",
             (thread_id, epoch, thread_id),
         )
         rows = yield find
@@ -495,11 +445,8 @@ def _insert_message(
 ) -> Operation[bool]:
     """Insert with its `place`, `epoch` and `said_after`; False when its id exists already."""
     rows = yield (
-        (
-            f"INSERT INTO messages ({_MESSAGE.columns}, tenant, place, epoch, said_after)"
-            f" VALUES ({_MESSAGE.placeholders}, ?, ?, ?, ?)"
-            " ON CONFLICT (thread_id, message_id) DO NOTHING RETURNING seq"
-        ),
+        f"""{_MESSAGE.into("messages", "tenant", "place", "epoch", "said_after")}
+        ON CONFLICT (thread_id, message_id) DO NOTHING RETURNING seq""",
         (*_MESSAGE.values(message), tenant, *place),
     )
     if rows:
@@ -516,9 +463,14 @@ def _touched(tenant: str, thread_id: str, at: float) -> Statement:
 
 def _message_kept(kept: Kept) -> Statement:
     """The condition on `messages x` that leaves out rows past the plan of the thread's owner, and its values."""
-    condition, values = not_past(kept, "x.created_at")
+    return _of_kept_thread(kept, "x", "x.created_at")
+
+
+def _of_kept_thread(kept: Kept, alias: str, moment: str) -> Statement:
+    """` AND …` with its values: `moment` of a row of `alias` is not past the plan of its thread's owner."""
+    condition, values = not_past(kept, moment)
     if condition:
-        condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = x.thread_id{condition})"
+        condition = f" AND EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = {alias}.thread_id{condition})"
     return condition, values
 
 
