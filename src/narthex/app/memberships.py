@@ -8,7 +8,8 @@ blocked the inviter is not asked, and the inviter cannot see that: the answer is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from narthex.app.chat import Chat
@@ -260,29 +261,15 @@ class MembershipService:
 
     async def leave(self, identity: Identity, thread_ids: Sequence[str]) -> dict[str, object]:
         """Leave many threads: `left`, and for each of the others the name of the error."""
-        left: list[str] = []
-        failed: dict[str, str] = {}
-        for thread_id in dict.fromkeys(thread_ids):
-            try:
-                await self.remove(identity, thread_id, identity.subject)
-            except ClientError as fault:
-                failed[thread_id] = fault.code
-            else:
-                left.append(thread_id)
-        return {"left": left, "failed": failed}
+
+        def leave(thread_id: str) -> Awaitable[None]:
+            return self.remove(identity, thread_id, identity.subject)
+
+        return await _of_each(thread_ids, leave, "left")
 
     async def decline_all(self, identity: Identity, thread_ids: Sequence[str]) -> dict[str, object]:
         """Decline many invitations: `declined`, and for each of the others the name of the error."""
-        declined: list[str] = []
-        failed: dict[str, str] = {}
-        for thread_id in dict.fromkeys(thread_ids):
-            try:
-                await self.decline(identity, thread_id)
-            except ClientError as fault:
-                failed[thread_id] = fault.code
-            else:
-                declined.append(thread_id)
-        return {"declined": declined, "failed": failed}
+        return await _of_each(thread_ids, partial(self.decline, identity), "declined")
 
     # -- blocking ------------------------------------------------------------------------------------------
 
@@ -308,6 +295,22 @@ class MembershipService:
     async def blocked(self, identity: Identity) -> list[str]:
         """The users that this user has blocked."""
         return await self._memberships.blocked(identity.tenant, identity.subject)
+
+
+async def _of_each(
+    thread_ids: Sequence[str], operation: Callable[[str], Awaitable[None]], name: str
+) -> dict[str, object]:
+    """Threads for which `operation` succeeded, under `name`; of the others the errors' names, under `failed`."""
+    done: list[str] = []
+    failed: dict[str, str] = {}
+    for thread_id in dict.fromkeys(thread_ids):
+        try:
+            await operation(thread_id)
+        except ClientError as fault:
+            failed[thread_id] = fault.code
+        else:
+            done.append(thread_id)
+    return {name: done, "failed": failed}
 
 
 def _no_invitation() -> ClientError:

@@ -79,6 +79,10 @@ def _shown(value: Any, known: OptionFacts) -> str:
         return "set" if value else "not set"
     if value is None or value in ("", ()):
         return known.default_text.replace("`", "") or "not set"
+    return _text(value)
+
+
+def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
@@ -151,10 +155,6 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None or value in ((), ""):
         return "not set"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, tuple):
-        return f"`{', '.join(value)}`"
     if isinstance(value, Claims):
         return "below"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return _text(value) if isinstance(value, bool) else f"`{_text(value)}`"

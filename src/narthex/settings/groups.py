@@ -260,74 +260,54 @@ class EngineOptions(BaseModel):
 _LIMITS: Final = Limits()
 
 
+def _limit(name: str, description: str, least: float, most: float) -> Any:
+    """A limit of `domain.limits`, which has its default."""
+    return option(getattr(_LIMITS, name), description, ge=least, le=most)
+
+
 class LimitOptions(BaseModel):
     """docs/design.md#limits. What is advertised here is enforced."""
 
-    handshake_timeout_s: float = option(
-        _LIMITS.handshake_timeout_s, "Accept to 101, in seconds.", ge=0.1, le=60
+    handshake_timeout_s: float = _limit("handshake_timeout_s", "Accept to 101, in seconds.", 0.1, 60)
+    inband_timeout_s: float = _limit(
+        "inband_timeout_s", "Seconds an inert connection has to prove itself.", 0.1, 60
     )
-    inband_timeout_s: float = option(
-        _LIMITS.inband_timeout_s, "Seconds an inert connection has to prove itself.", ge=0.1, le=60
-    )
-    max_head_bytes: int = option(_LIMITS.max_head_bytes, "Request head.", ge=1024, le=256 * 1024)
-    max_headers: int = option(_LIMITS.max_headers, "Headers of a request.", ge=16, le=1000)
-    max_message_bytes: int = option(
-        _LIMITS.max_message_bytes, "One message from a client.", ge=1024, le=16 * 1024 * 1024
-    )
-    max_fragments: int = option(
-        _LIMITS.max_fragments, "Fragments of a message, empty ones too.", ge=1, le=100_000
-    )
-    max_inflation_ratio: int = option(
-        _LIMITS.max_inflation_ratio, "Inflated size over wire size.", ge=1, le=1000
-    )
-    max_inflated_bytes: int = option(
-        _LIMITS.max_inflated_bytes, "One inflated message.", ge=1024, le=64 * 1024 * 1024
-    )
+    max_head_bytes: int = _limit("max_head_bytes", "Request head.", 1024, 256 * 1024)
+    max_headers: int = _limit("max_headers", "Headers of a request.", 16, 1000)
+    max_message_bytes: int = _limit("max_message_bytes", "One message from a client.", 1024, 16 * 1024 * 1024)
+    max_fragments: int = _limit("max_fragments", "Fragments of a message, empty ones too.", 1, 100_000)
+    max_inflation_ratio: int = _limit("max_inflation_ratio", "Inflated size over wire size.", 1, 1000)
+    max_inflated_bytes: int = _limit("max_inflated_bytes", "One inflated message.", 1024, 64 * 1024 * 1024)
     deflate: bool = option(False, "Offer permessage-deflate, without context takeover.")
-    max_pending_bytes: int = option(
-        _LIMITS.max_pending_bytes, "Bytes waiting for one client.", ge=16 * 1024, le=256 * 1024 * 1024
+    max_pending_bytes: int = _limit(
+        "max_pending_bytes", "Bytes waiting for one client.", 16 * 1024, 256 * 1024 * 1024
     )
-    max_lag_s: float = option(
-        _LIMITS.max_lag_s, "Seconds a client may lag before it is closed (3008).", ge=1, le=300
-    )
-    commands_per_s: float = option(
-        _LIMITS.commands_per_s, "Commands a second of one connection.", ge=1, le=100_000
-    )
-    commands_burst: int = option(_LIMITS.commands_burst, "Commands at once.", ge=1, le=1_000_000)
-    control_frames_per_s: float = option(
-        _LIMITS.control_frames_per_s, "Pings and pongs a second.", ge=1, le=10_000
-    )
-    http_requests_per_s: float = option(
-        _LIMITS.http_requests_per_s,
+    max_lag_s: float = _limit("max_lag_s", "Seconds a client may lag before it is closed (3008).", 1, 300)
+    commands_per_s: float = _limit("commands_per_s", "Commands a second of one connection.", 1, 100_000)
+    commands_burst: int = _limit("commands_burst", "Commands at once.", 1, 1_000_000)
+    control_frames_per_s: float = _limit("control_frames_per_s", "Pings and pongs a second.", 1, 10_000)
+    http_requests_per_s: float = _limit(
+        "http_requests_per_s",
         "HTTP requests a second of one user; of one address ten times as many.",
-        ge=1,
-        le=100_000,
+        1,
+        100_000,
     )
-    http_requests_burst: int = option(
-        _LIMITS.http_requests_burst, "HTTP requests of one user at once.", ge=1, le=1_000_000
+    http_requests_burst: int = _limit(
+        "http_requests_burst", "HTTP requests of one user at once.", 1, 1_000_000
     )
     max_connections_per_user: int | None = option(
         None, "Connections of one user, instead of the plan's.", ge=1, le=100_000, default_text="by plan"
     )
-    max_connections_per_address: int = option(
-        _LIMITS.max_connections_per_address, "Connections of one client address.", ge=1, le=1_000_000
+    max_connections_per_address: int = _limit(
+        "max_connections_per_address", "Connections of one client address.", 1, 1_000_000
     )
-    max_connections_unauthenticated: int = option(
-        _LIMITS.max_connections_unauthenticated,
-        "Connections that have not proved who they are.",
-        ge=1,
-        le=1_000_000,
+    max_connections_unauthenticated: int = _limit(
+        "max_connections_unauthenticated", "Connections that have not proved who they are.", 1, 1_000_000
     )
-    max_connections: int = option(
-        _LIMITS.max_connections, "Connections of the whole process.", ge=1, le=1_000_000
-    )
-    max_json_depth: int = option(_LIMITS.max_json_depth, "Nesting of a client's JSON.", ge=4, le=512)
-    ping_interval_s: float = option(
-        _LIMITS.ping_interval_s, "Seconds between pings, which renew presence.", ge=1, le=55
-    )
-    pong_timeout_s: float = option(
-        _LIMITS.pong_timeout_s, "Seconds to wait for a pong (3012).", ge=0.5, le=300
-    )
+    max_connections: int = _limit("max_connections", "Connections of the whole process.", 1, 1_000_000)
+    max_json_depth: int = _limit("max_json_depth", "Nesting of a client's JSON.", 4, 512)
+    ping_interval_s: float = _limit("ping_interval_s", "Seconds between pings, which renew presence.", 1, 55)
+    pong_timeout_s: float = _limit("pong_timeout_s", "Seconds to wait for a pong (3012).", 0.5, 300)
 
 
 class RunOptions(BaseModel):

@@ -54,22 +54,15 @@ def load(
     problems = list(given.problems)
     settings = _validated(given, problems)
     settings = settings.model_copy(update={"platform": platform_of(environ)})
-    ruling = check_rules(settings, environ, frozenset(given.broken), parts)
-    problems += ruling.problems
-    if problems or given.needs or ruling.policy is None:
+    more, results = check_rules(settings, environ, frozenset(given.broken), parts)
+    problems += more
+    if problems or given.needs or results.policy is None:
         # Missing extras alone are reported when the engine is created; beside other problems they are reported here.
         lacking = missing_extras([*given.needs, *requirements(settings, parts)])
         raise ConfigError([*problems, *([lacking] if lacking else [])])
-    changes: dict[str, object] = {"environment": str(ruling.policy.environment), "host": ruling.policy.host}
+    changes: dict[str, object] = {"environment": str(results.policy.environment), "host": results.policy.host}
     settings = settings.model_copy(update=changes)
-    settings.seal(
-        sources=given.sources | ({} if "host" in given.sources else {"host": "ENVIRONMENT"}),
-        warnings=tuple(ruling.warnings),
-        policy=ruling.policy,
-        origins=ruling.origins,
-        hosts=ruling.hosts,
-        proxies=ruling.proxies,
-    )
+    settings.seal(results._replace(sources={"host": "ENVIRONMENT"} | given.sources))
     return settings
 
 

@@ -6,7 +6,8 @@ component that uses an option gets its plain value from `wiring`, never this obj
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 
 from pydantic import PrivateAttr, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -37,6 +38,22 @@ CLOUD_RUN_SOCKET_LIFE_S: Final = 3_300.0
 """With 5 % of jitter and the minute that a busy one is given: below the 3,600 s of the longest request."""
 
 
+class RuleResults(NamedTuple):
+    """Results of the rules, and the sources of the options.
+
+    Attributes:
+        policy: the environment's row; None when there are problems with it.
+        sources: by option, of those that are not the default.
+    """
+
+    policy: EnvironmentPolicy | None = None
+    origins: OriginPolicy = OriginPolicy()
+    hosts: HostPolicy = HostPolicy()
+    proxies: TrustedProxies = TrustedProxies()
+    warnings: tuple[str, ...] = ()
+    sources: Mapping[str, str] = {}
+
+
 class Settings(
     ServerOptions,
     LogOptions,
@@ -55,12 +72,7 @@ class Settings(
 
     platform: Literal["", "cloud-run", "kubernetes"] = ""
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
-    _warnings: tuple[str, ...] = PrivateAttr(default=())
-    _policy: EnvironmentPolicy | None = PrivateAttr(default=None)
-    _origins: OriginPolicy = PrivateAttr(default=OriginPolicy())
-    _hosts: HostPolicy = PrivateAttr(default=HostPolicy())
-    _proxies: TrustedProxies = PrivateAttr(default=TrustedProxies())
+    _results: RuleResults = PrivateAttr(default=RuleResults())
 
     @classmethod
     def settings_customise_sources(
@@ -78,47 +90,33 @@ class Settings(
     @property
     def warnings(self) -> tuple[str, ...]:
         """Settings that work but should change; each a sentence with its remedy."""
-        return self._warnings
+        return self._results.warnings
 
-    def seal(
-        self,
-        *,
-        sources: dict[str, str],
-        warnings: tuple[str, ...],
-        policy: EnvironmentPolicy,
-        origins: OriginPolicy,
-        hosts: HostPolicy,
-        proxies: TrustedProxies,
-    ) -> None:
+    def seal(self, results: RuleResults) -> None:
         """Keep the results of the rules. Only `load` calls it."""
-        self._sources = sources
-        self._warnings = warnings
-        self._policy = policy
-        self._origins = origins
-        self._hosts = hosts
-        self._proxies = proxies
+        self._results = results
 
     @property
     def policy(self) -> EnvironmentPolicy:
         """The environment's row of docs/design.md#environments."""
-        if self._policy is None:
+        if self._results.policy is None:
             raise Bug("settings_unsealed", "Settings were made without narthex.settings.load.")
-        return self._policy
+        return self._results.policy
 
     @property
     def origins(self) -> OriginPolicy:
         """`allowed_origins`, parsed."""
-        return self._origins
+        return self._results.origins
 
     @property
     def hosts(self) -> HostPolicy:
         """`allowed_hosts`, parsed."""
-        return self._hosts
+        return self._results.hosts
 
     @property
     def proxies(self) -> TrustedProxies:
         """`trusted_proxies`, parsed; on Cloud Run the last hop when none are given."""
-        return self._proxies
+        return self._results.proxies
 
     def limits(self) -> Limits:
         """The limits as the value that is enforced and advertised."""
@@ -131,7 +129,7 @@ class Settings(
 
     def source(self, name: str) -> str:
         """Where option `name` came from: `default`, a variable, a flag, or the file."""
-        return self._sources.get(name, "default")
+        return self._results.sources.get(name, "default")
 
     def all_issuers(self) -> tuple[IssuerSettings, ...]:
         """The issuer of the flat options, if they name one, then `[[issuers]]`."""

@@ -8,7 +8,6 @@ flag. A secret's value is a `SecretStr`, may also come from `<variable>_FILE`, a
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, SecretStr
@@ -21,22 +20,22 @@ class OptionFacts(NamedTuple):
     """Facts about an option besides its type.
 
     Attributes:
-        section: heading in docs/settings.md.
         variables: environment variables, the first one wins.
         secret: never shown; `_FILE` variants and Secret Manager names serve.
         url: may hold a password: shown without its user part, treated as a secret otherwise.
         flag: the command line's name, empty when there is none.
         default_text: the default in words, where the value alone is not clear.
         only_environment: set by an environment variable only: neither the file nor a flag may decide it.
+        section: heading in docs/settings.md.
     """
 
-    section: str
-    variables: tuple[str, ...]
-    secret: bool
-    url: bool
-    flag: str
-    default_text: str
-    only_environment: bool
+    variables: tuple[str, ...] = ()
+    secret: bool = False
+    url: bool = False
+    flag: str = ""
+    default_text: str = ""
+    only_environment: bool = False
+    section: str = ""
 
 
 def option(
@@ -55,18 +54,12 @@ def option(
 
     `variables` come after the `NARTHEX_` name that every option has; with `only_environment` they replace it.
     """
+    declared = OptionFacts(variables, secret, url, flag, default_text, only_environment)
     return Field(
         default,
         description=description,
         validate_default=False,
-        json_schema_extra={
-            "variables": list(variables),
-            "secret": secret,
-            "url": url,
-            "flag": flag,
-            "default_text": default_text,
-            "only_environment": only_environment,
-        },
+        json_schema_extra=declared._asdict(),
         **constraints,
     )
 
@@ -74,19 +67,9 @@ def option(
 def facts(name: str, field: FieldInfo, section: str = "") -> OptionFacts:
     """The facts of a declared option `name`."""
     extra = field.json_schema_extra
-    known: Mapping[str, Any] = extra if isinstance(extra, dict) else {}
-    own = tuple(str(variable) for variable in known.get("variables", ()))
-    only_environment = bool(known.get("only_environment", False))
-    variables = own if only_environment else (PREFIX + name.upper(), *own)
-    return OptionFacts(
-        section=section,
-        variables=variables,
-        secret=bool(known.get("secret", False)),
-        url=bool(known.get("url", False)),
-        flag=str(known.get("flag", "")),
-        default_text=str(known.get("default_text", "")),
-        only_environment=only_environment,
-    )
+    declared = OptionFacts(**extra) if isinstance(extra, dict) else OptionFacts()  # type: ignore[arg-type]
+    own = () if declared.only_environment else (PREFIX + name.upper(),)
+    return declared._replace(variables=(*own, *declared.variables), section=section)
 
 
 def _split(value: object) -> object:

@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
 from narthex.adapters.stores.postgres_address import parse_postgres
@@ -22,7 +22,7 @@ from narthex.domain.environment import Environment, EnvironmentPolicy, decide, f
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
 from narthex.errors import ConfigError
 from narthex.settings.issuer_rules import issuer_problems, short_secrets
-from narthex.settings.model import Settings
+from narthex.settings.model import RuleResults, Settings
 from narthex.settings.requirements import ALL_PARTS, Part
 from narthex.settings.trust import ambiguities
 
@@ -31,28 +31,13 @@ STORE_SCHEMES: Final = ("postgresql", "postgres")
 MIN_ADMIN_KEY_LENGTH: Final = 16
 
 
-class Ruling(NamedTuple):
-    """Result of the rules.
-
-    Attributes:
-        policy: the environment's row; None when there are problems with it.
-    """
-
-    problems: list[str]
-    warnings: list[str]
-    policy: EnvironmentPolicy | None
-    origins: OriginPolicy
-    hosts: HostPolicy
-    proxies: TrustedProxies
-
-
 def check_rules(
     settings: Settings,
     environ: Mapping[str, str],
     broken: frozenset[str],
     parts: Collection[Part] = ALL_PARTS,
-) -> Ruling:
-    """Hold every rule.
+) -> tuple[list[str], RuleResults]:
+    """Hold every rule; returns the problems, and the results for `Settings.seal`.
 
     Args:
         settings: an option that was wrong has its default and is named in `broken`.
@@ -86,13 +71,12 @@ def check_rules(
     problems += _engines(settings, platform_of(environ), parts)
     if "issuers" not in broken:
         problems += issuer_problems(settings, remote=remote)
-    return Ruling(
-        problems,
-        [*(policy.warnings if policy else ()), *_warnings(settings, policy)],
+    return problems, RuleResults(
         policy,
         OriginPolicy() if isinstance(origins, list) else origins,
         HostPolicy() if isinstance(hosts, list) else hosts,
         TrustedProxies() if isinstance(proxies, list) else proxies,
+        (*(policy.warnings if policy else ()), *_warnings(settings, policy)),
     )
 
 

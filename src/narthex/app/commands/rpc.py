@@ -38,7 +38,7 @@ class RpcCommand:
             return encode_error(command.id, _numbered(fault))
         if isinstance(outcome, Coroutine):
             return _awaited(command, outcome)
-        return encode_reply(command.id, "rpc", {"data": outcome})
+        return _reply(command, outcome)
 
 
 async def _awaited(command: ReceivedCommand, outcome: Coroutine[object, object, object]) -> bytes:
@@ -48,7 +48,12 @@ async def _awaited(command: ReceivedCommand, outcome: Coroutine[object, object, 
         return encode_error(command.id, _numbered(fault))
     except DependencyError as fault:
         return encode_error(command.id, ReplyError(503, f"{fault.code}: {fault.message}", temporary=True))
-    return encode_reply(command.id, "rpc", {"data": result})
+    return _reply(command, result)
+
+
+def _reply(command: ReceivedCommand, result: object) -> bytes:
+    """A method without a result is answered with `{}`."""
+    return encode_reply(command.id, "rpc", {"data": {} if result is None else result})
 
 
 def _numbered(fault: ClientError) -> ReplyError:

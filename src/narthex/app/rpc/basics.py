@@ -45,7 +45,7 @@ class BasicMethods:
             "echo": Method(_echo, for_probe=True),
             "time": typed(NoParams, self._time, for_probe=True),
             "whoami": Method(self._whoami),
-            "limits": typed(NoParams, self._limits),
+            "limits": typed(NoParams, lambda who, _: self._quotas.shown(who)),
             "agents": typed(NoParams, self._described),
         }
 
@@ -71,9 +71,6 @@ class BasicMethods:
             "node": self._node,
             "transport": connection.context.transport,
         }
-
-    async def _limits(self, identity: Identity, params: NoParams) -> object:  # noqa: ARG002 - every method has one shape
-        return await self._quotas.shown(identity)
 
     def _described(self, identity: Identity, params: NoParams) -> object:  # noqa: ARG002 - every method has one shape
         return {

@@ -41,7 +41,9 @@ def decoded(decoder: msgspec.json.Decoder[P], raw: bytes) -> P:
 
 
 def typed(params: type[P], run: Callable[[Identity, P], Result], *, for_probe: bool = False) -> Method:
-    """A method whose params are a Struct; wrong ones are answered with 400 and the path of the fault."""
+    """A method whose params are a Struct; wrong ones are answered with 400 and the path of the fault. The result None
+    is answered with `{}`.
+    """
     decoder = msgspec.json.Decoder(params)
 
     def call(connection: Connection, raw: bytes) -> Result:

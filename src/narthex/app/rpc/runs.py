@@ -66,10 +66,10 @@ class RunMethods:
         """The methods by name."""
         return {
             "run.start": typed(Start, self._start),
-            "run.cancel": typed(OfRun, self._cancel),
+            "run.cancel": typed(OfRun, lambda who, p: self._requests.cancel(who, p.run_id)),
             "run.steer": typed(Steer, self._steer),
             "run.resume": typed(Resume, self._resume),
-            "run.get": typed(OfRun, self._get),
+            "run.get": typed(OfRun, lambda who, p: self._requests.get(who, p.run_id)),
         }
 
     async def _start(self, identity: Identity, params: Start) -> object:
@@ -89,9 +89,6 @@ class RunMethods:
             "queued": started.queued,
         }
 
-    async def _cancel(self, identity: Identity, params: OfRun) -> object:
-        return await self._requests.cancel(identity, params.run_id)
-
     async def _steer(self, identity: Identity, params: Steer) -> object:
         bounded(params.text)
         self._quotas.take_message(identity)
@@ -103,6 +100,3 @@ class RunMethods:
         except (msgspec.DecodeError, RecursionError) as fault:  # JSON that no program can hold, as 1e999
             raise ClientError("bad_params", f"{fault} - at `$.payload`.", "See docs/protocol.md.") from fault
         return await self._requests.resume(identity, params.run_id, params.interrupt_id, payload)
-
-    async def _get(self, identity: Identity, params: OfRun) -> object:
-        return await self._requests.get(identity, params.run_id)

@@ -136,73 +136,58 @@ class ThreadMethods:
     def __init__(self, chat: Chat, memberships: MembershipService) -> None:
         self._chat = chat
         self._memberships = memberships
+        self._links = memberships.links
 
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
+        chat, memberships, links = self._chat, self._memberships, self._links
         return {
-            "thread.create": typed(Create, self._create),
+            "thread.create": typed(Create, lambda who, p: chat.create(who, p.title)),
             "thread.list": typed(List, self._list),
-            "thread.get": typed(Get, self._get),
+            "thread.get": typed(
+                Get, lambda who, p: chat.view(who, p.thread_id, p.before, p.limit, p.before_id or "")
+            ),
             "thread.outcomes": typed(Outcomes, self._outcomes),
-            "thread.rename": typed(Rename, self._rename),
-            "thread.delete": typed(One, self._delete),
+            "thread.rename": typed(Rename, lambda who, p: chat.rename(who, p.thread_id, p.title)),
+            "thread.delete": typed(One, lambda who, p: chat.delete(who, p.thread_id)),
             "thread.members.add": typed(OfMember, self._add),
-            "thread.members.remove": typed(OfMember, self._remove),
+            "thread.members.remove": typed(
+                OfMember, lambda who, p: memberships.remove(who, p.thread_id, p.user_id)
+            ),
             "thread.leave": typed(OneOrMany, self._leave),
             "thread.invitations": typed(List, self._invitations),
             "thread.invitation.accept": typed(One, self._accept),
             "thread.invitation.decline": typed(OneOrMany, self._decline),
             "thread.link": typed(CreateLink, self._link),
             "thread.link.get": typed(One, self._link_of),
-            "thread.link.revoke": typed(One, self._revoke_link),
+            "thread.link.revoke": typed(One, lambda who, p: links.revoke(who, p.thread_id)),
             "thread.link.preview": typed(Token, self._preview),
             "thread.join": typed(Token, self._join),
-            "user.block": typed(OfUser, self._block),
-            "user.unblock": typed(OfUser, self._unblock),
+            "user.block": typed(OfUser, lambda who, p: memberships.block(who, p.user_id)),
+            "user.unblock": typed(OfUser, lambda who, p: memberships.unblock(who, p.user_id)),
             "user.blocked": typed(NoParams, self._blocked),
-            "thread.read": typed(Read, self._read),
+            "thread.read": typed(Read, lambda who, p: chat.mark_read(who, p.thread_id, p.offset)),
             "thread.search": typed(Search, self._search),
-            "typing": typed(One, self._typing),
+            "typing": typed(One, lambda who, p: chat.typing(who, p.thread_id)),
         }
-
-    async def _create(self, identity: Identity, params: Create) -> object:
-        return await self._chat.create(identity, params.title)
 
     async def _list(self, identity: Identity, params: List) -> object:
         found = await self._chat.threads_of(identity, params.before, params.limit, params.before_id or "")
         return {"threads": found}
 
-    async def _get(self, identity: Identity, params: Get) -> object:
-        return await self._chat.view(
-            identity, params.thread_id, params.before, params.limit, params.before_id or ""
-        )
-
     async def _outcomes(self, identity: Identity, params: Outcomes) -> object:
         place = OutcomesPlace(since=params.since, before=params.before, before_id=params.before_id or "")
         return await self._chat.outcomes(identity, params.thread_id, place)
 
-    async def _rename(self, identity: Identity, params: Rename) -> object:
-        await self._chat.rename(identity, params.thread_id, params.title)
-        return {}
-
-    async def _delete(self, identity: Identity, params: One) -> object:
-        await self._chat.delete(identity, params.thread_id)
-        return {}
-
     async def _add(self, identity: Identity, params: OfMember) -> object:
         return {"state": await self._memberships.add(identity, params.thread_id, params.user_id)}
 
-    async def _remove(self, identity: Identity, params: OfMember) -> object:
-        await self._memberships.remove(identity, params.thread_id, params.user_id)
-        return {}
-
     async def _leave(self, identity: Identity, params: OneOrMany) -> object:
-        memberships = self._memberships
         if params.thread_ids is not None:
-            return await memberships.leave(identity, params.thread_ids)
+            return await self._memberships.leave(identity, params.thread_ids)
         assert params.thread_id is not None
-        await memberships.remove(identity, params.thread_id, identity.subject)
-        return {}
+        await self._memberships.remove(identity, params.thread_id, identity.subject)
+        return None
 
     async def _invitations(self, identity: Identity, params: List) -> object:
         found = await self._memberships.invitations(
@@ -215,52 +200,30 @@ class ThreadMethods:
         return {"thread_id": params.thread_id}
 
     async def _decline(self, identity: Identity, params: OneOrMany) -> object:
-        memberships = self._memberships
         if params.thread_ids is not None:
-            return await memberships.decline_all(identity, params.thread_ids)
+            return await self._memberships.decline_all(identity, params.thread_ids)
         assert params.thread_id is not None
-        await memberships.decline(identity, params.thread_id)
-        return {}
-
-    async def _block(self, identity: Identity, params: OfUser) -> object:
-        await self._memberships.block(identity, params.user_id)
-        return {}
-
-    async def _unblock(self, identity: Identity, params: OfUser) -> object:
-        await self._memberships.unblock(identity, params.user_id)
-        return {}
+        await self._memberships.decline(identity, params.thread_id)
+        return None
 
     async def _blocked(self, identity: Identity, params: NoParams) -> object:  # noqa: ARG002 - every call has one shape
         return {"users": await self._memberships.blocked(identity)}
 
     async def _link(self, identity: Identity, params: CreateLink) -> object:
-        links = self._memberships.links
-        token, expires_at = await links.make(identity, params.thread_id, params.days)
+        token, expires_at = await self._links.make(identity, params.thread_id, params.days)
         return {"token": token, "expires_at": expires_at}
 
     async def _link_of(self, identity: Identity, params: One) -> object:
-        found = await self._memberships.links.of_thread(identity, params.thread_id)
+        found = await self._links.of_thread(identity, params.thread_id)
         shown = ("created_by", "created_at", "expires_at")
         return {"link": found and {name: getattr(found, name) for name in shown}}
 
-    async def _revoke_link(self, identity: Identity, params: One) -> object:
-        await self._memberships.links.revoke(identity, params.thread_id)
-        return {}
-
     async def _preview(self, identity: Identity, params: Token) -> object:
-        found = await self._memberships.links.preview(identity, params.token)
+        found = await self._links.preview(identity, params.token)
         return found if found.role else msgspec.structs.replace(found, thread_id="")
 
     async def _join(self, identity: Identity, params: Token) -> object:
-        return {"thread_id": await self._memberships.links.join(identity, params.token)}
-
-    async def _read(self, identity: Identity, params: Read) -> object:
-        await self._chat.mark_read(identity, params.thread_id, params.offset)
-        return {}
+        return {"thread_id": await self._links.join(identity, params.token)}
 
     async def _search(self, identity: Identity, params: Search) -> object:
         return {"hits": await self._chat.search(identity, params.text, params.limit)}
-
-    async def _typing(self, identity: Identity, params: One) -> object:
-        await self._chat.typing(identity, params.thread_id)
-        return {}

@@ -5,31 +5,23 @@ Not here: the bodies (`bodies`), the routes (`routes`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from narthex.web.api.bodies import (
-    BlockUser,
-    Disconnect,
-    Drain,
-    Publish,
-    Results,
-    Revoke,
-    Subscribe,
-    Unsubscribe,
-)
+from narthex.web.api import bodies
 
-_POSTS: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "/api/v1/publish": (Publish, "Append to a channel"),
-    "/api/v1/subscribe": (Subscribe, "Subscribe a user's connections to a thread"),
-    "/api/v1/unsubscribe": (Unsubscribe, "End a user's subscriptions to a thread"),
-    "/api/v1/disconnect": (Disconnect, "Close a user's connections"),
-    "/api/v1/revoke": (Revoke, "Revoke tokens"),
-    "/api/v1/users/block": (BlockUser, "Block a user everywhere, or lift the block"),
-    "/api/v1/drain": (Drain, "Drain and stop an instance"),
-    "/api/v1/e2e/results": (Results, "Report an end-to-end run"),
+POSTS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
+    "/api/v1/publish": (bodies.Publish, "Append to a channel"),
+    "/api/v1/subscribe": (bodies.Subscribe, "Subscribe a user's connections to a thread"),
+    "/api/v1/unsubscribe": (bodies.Unsubscribe, "End a user's subscriptions to a thread"),
+    "/api/v1/disconnect": (bodies.Disconnect, "Close a user's connections"),
+    "/api/v1/revoke": (bodies.Revoke, "Revoke tokens"),
+    "/api/v1/users/block": (bodies.BlockUser, "Block a user everywhere, or lift the block"),
+    "/api/v1/drain": (bodies.Drain, "Drain and stop an instance"),
+    "/api/v1/e2e/results": (bodies.Results, "Report an end-to-end run"),
 }
+"""By path: the body that a POST takes, and a summary."""
 _GETS = {
     "/api/v1/threads": ("Threads of the signed-in person", ("before", "limit"), ()),
     "/api/v1/threads/{thread_id}": ("One thread with its newest messages", (), ("thread_id",)),
@@ -41,11 +33,11 @@ _GETS = {
 
 def openapi(version: str) -> dict[str, Any]:
     """The whole document."""
-    bodies = [body for body, _ in _POSTS.values()]
-    _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    structs = [body for body, _ in POSTS.values()]
+    _, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     problem = {"description": "Refused: application/problem+json (RFC 9457)"}
     paths: dict[str, Any] = {}
-    for path, (body, summary) in _POSTS.items():
+    for path, (body, summary) in POSTS.items():
         paths.setdefault(path, {})["post"] = {
             "summary": summary,
             "requestBody": {

@@ -32,18 +32,10 @@ from narthex.ports.store import Store, TestRunResult
 from narthex.ports.telemetry import Meter
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
-from narthex.web.api.bodies import (
-    BlockUser,
-    Disconnect,
-    Drain,
-    Publish,
-    Results,
-    Revoke,
-    Subscribe,
-    Unsubscribe,
-)
-from narthex.web.api.description import openapi
+from narthex.web.api import bodies
+from narthex.web.api.description import POSTS, openapi
 from narthex.web.api.export import Download, as_json, as_markdown
+from narthex.web.fields import bounded_body
 from narthex.web.problems import client_error, problem
 
 MAX_BODY: Final = 256 * 1024
@@ -88,18 +80,17 @@ class ServerApi:
 
     def routes(self) -> list[BaseRoute]:
         """Starlette routes."""
-        operators: list[tuple[str, type[msgspec.Struct], Callable[[Operator, Any], Awaitable[object]]]] = [
-            ("/api/v1/publish", Publish, self._publish),
-            ("/api/v1/subscribe", Subscribe, self._subscribe),
-            ("/api/v1/unsubscribe", Unsubscribe, self._unsubscribe),
-            ("/api/v1/disconnect", Disconnect, self._disconnect),
-            ("/api/v1/revoke", Revoke, self._revoke),
-            ("/api/v1/users/block", BlockUser, self._block),
-        ]
-        drain = self._operation(Drain, self._drain_node, process_wide=True)
+        operations: dict[str, Callable[[Operator, Any], Awaitable[object]]] = {
+            "/api/v1/publish": self._publish,
+            "/api/v1/subscribe": self._subscribe,
+            "/api/v1/unsubscribe": self._unsubscribe,
+            "/api/v1/disconnect": self._disconnect,
+            "/api/v1/revoke": self._revoke,
+            "/api/v1/users/block": self._block,
+            "/api/v1/drain": self._drain_node,
+        }
         return [
-            *(Route(path, self._operation(body, run), methods=["POST"]) for path, body, run in operators),
-            Route("/api/v1/drain", drain, methods=["POST"]),
+            *(Route(path, self._operation(path, run), methods=["POST"]) for path, run in operations.items()),
             Route("/api/v1/e2e/results", self._results, methods=["POST"]),
             Route("/api/v1/e2e/results", self._result_list, methods=["GET"]),
             Route("/api/v1/threads", self._of_person(self._threads), methods=["GET"]),
@@ -112,8 +103,10 @@ class ServerApi:
     # -- operators -----------------------------------------------------------------------------------------
 
     def _operation(
-        self, kind: type[B], run: Callable[[Operator, B], Awaitable[object]], *, process_wide: bool = False
+        self, path: str, run: Callable[[Operator, Any], Awaitable[object]]
     ) -> Callable[[Request], Awaitable[Response]]:
+        kind, process_wide = POSTS[path][0], path == "/api/v1/drain"
+
         async def endpoint(request: Request) -> Response:
             operator = await (self._access.operator if process_wide else self._access.administrator)(request)
             if isinstance(operator, Refusal):
@@ -131,7 +124,7 @@ class ServerApi:
 
         return endpoint
 
-    async def _publish(self, _: Operator, body: Publish) -> object:
+    async def _publish(self, _: Operator, body: bodies.Publish) -> object:
         if parse_channel(body.channel) is None:
             raise ClientError(
                 "unknown_channel", "Channels are thread:<id> and user:<id>.", "Use one.", number=422
@@ -142,7 +135,7 @@ class ServerApi:
         )
         return {"offset": published.offset, "epoch": published.epoch, "duplicate": published.duplicate}
 
-    async def _subscribe(self, _: Operator, body: Subscribe) -> object:
+    async def _subscribe(self, _: Operator, body: bodies.Subscribe) -> object:
         thread_id = _thread_of(body.channel)
         if await self._store.threads.role(body.tenant, thread_id, body.user) is None:
             raise ClientError(
@@ -152,37 +145,27 @@ class ServerApi:
                 number=409,
             )
         since = body.recover_since
-        data: dict[str, object] = {
-            "user": user_key(body.tenant, body.user),
-            "channel": channel_key(body.tenant, body.channel),
-            "client": body.client,
-            "offset": since.offset if since else 0,
-            "epoch": since.epoch if since else "",
-        }
-        await self._broker.control(Control("subscribe", data))
-        return {}
+        position = {"offset": since.offset if since else 0, "epoch": since.epoch if since else ""}
+        return await self._control(
+            "subscribe", body, channel=channel_key(body.tenant, body.channel), **position
+        )
 
-    async def _unsubscribe(self, _: Operator, body: Unsubscribe) -> object:
+    async def _unsubscribe(self, _: Operator, body: bodies.Unsubscribe) -> object:
         _thread_of(body.channel)
-        data: dict[str, object] = {
-            "user": user_key(body.tenant, body.user),
-            "channel": channel_key(body.tenant, body.channel),
-            "client": body.client,
-        }
-        await self._broker.control(Control("unsubscribe", data))
+        return await self._control("unsubscribe", body, channel=channel_key(body.tenant, body.channel))
+
+    async def _disconnect(self, _: Operator, body: bodies.Disconnect) -> object:
+        return await self._control("disconnect", body, code=body.code, reason=body.reason)
+
+    async def _control(
+        self, kind: str, body: bodies.Subscribe | bodies.Unsubscribe | bodies.Disconnect, **more: object
+    ) -> object:
+        """Tell every node about connections of a user, or about one `client` of them."""
+        data = {"user": user_key(body.tenant, body.user), "client": body.client, **more}
+        await self._broker.control(Control(kind, data))
         return {}
 
-    async def _disconnect(self, _: Operator, body: Disconnect) -> object:
-        data: dict[str, object] = {
-            "user": user_key(body.tenant, body.user),
-            "client": body.client,
-            "code": body.code,
-            "reason": body.reason,
-        }
-        await self._broker.control(Control("disconnect", data))
-        return {}
-
-    async def _revoke(self, operator: Operator, body: Revoke) -> object:
+    async def _revoke(self, operator: Operator, body: bodies.Revoke) -> object:
         now = time.time()
         if not valid_moment(body.until):  # it would be kept for 50,000 years
             raise ClientError(
@@ -214,11 +197,11 @@ class ServerApi:
         await self._revocations.revoke(revocation)
         return {}
 
-    async def _drain_node(self, _: Operator, body: Drain) -> object:
+    async def _drain_node(self, _: Operator, body: bodies.Drain) -> object:
         await self._drain(body.node)
         return {"draining": body.node or "this instance"}
 
-    async def _block(self, _: Operator, body: BlockUser) -> object:
+    async def _block(self, _: Operator, body: bodies.BlockUser) -> object:
         if self._provider is None:
             raise ClientError(
                 "no_provider", "The embedded provider is off.", "Block them at your issuer.", number=409
@@ -241,7 +224,7 @@ class ServerApi:
         if isinstance(caller, Identity) and not tester and not caller.may(OPERATOR):
             return problem(Refusal(code="permission_denied", detail="The permission `operator` is needed."))
         try:
-            body = await _body(request, Results)
+            body = await _body(request, bodies.Results)
         except ClientError as fault:
             return client_error(fault)
         if isinstance(caller, Identity) and tester and caller.test_run != body.test_run:
@@ -350,13 +333,11 @@ def _thread_of(channel: str) -> str:
 
 
 async def _body(request: Request, kind: type[B]) -> B:
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY:
-            raise ClientError("body_too_large", "The body is over 256 KB.", "Send less.", number=413)
+    raw = await bounded_body(request, MAX_BODY)
+    if raw is None:
+        raise ClientError("body_too_large", "The body is over 256 KB.", "Send less.", number=413)
     try:
-        return msgspec.json.decode(bytes(raw), type=kind)
+        return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, RecursionError) as fault:
         raise ClientError("bad_body", f"{fault}.", "See /api/v1/openapi.json.", number=422) from fault
 
