@@ -14,8 +14,8 @@ import structlog
 
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.passwords import Argon2Passwords
+from narthex.cli.arguments import seconds_of
 from narthex.cli.main import run
-from narthex.cli.token import seconds_of
 from narthex.errors import EXIT_CONFIG, EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ClientError
 from tests.adapters.tokens.issuer import SECRET
 
@@ -198,9 +198,9 @@ def test_what_the_signing_issuer_may_not_say_is_refused(
 )
 def test_lengths_of_time(text: str, seconds: float) -> None:
     """The units that people write."""
-    assert seconds_of(text) == seconds
+    assert seconds_of("ttl", text) == seconds
     with pytest.raises(ClientError):
-        seconds_of(text + "x")
+        seconds_of("ttl", text + "x")
 
 
 def test_keys_are_listed_made_and_rotated_without_private_parts(

@@ -14,12 +14,14 @@ from starlette.testclient import TestClient
 
 from narthex.app.provider import Account, ProviderPolicy
 from narthex.app.sign_in import SignIn
+from narthex.domain.addresses import TrustedProxies
 from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
 from narthex.domain.origins import OriginPolicy, origin_fault, parse_origin
 from narthex.domain.refusals import Refusal
-from narthex.web.auth import AuthRoutes, RequestFacts
+from narthex.web.auth import AuthRoutes
 from narthex.web.cookies import JOURNEY, REFRESH, KeptFromApplications
 from narthex.web.oidc import OidcRoutes
+from narthex.web.request_rules import RequestFacts, RequestRules
 from tests.adapters.tokens.issuer import hs_token
 from tests.adapters.tokens.memory import as_port
 from tests.app.test_provider import PASSWORD, House
@@ -29,10 +31,13 @@ OWN = "http://testserver"
 SERVICE_KEY = "service-key-0123456789abcdef0123456789"
 
 
-class OpenDoor:
-    """The handshake handler's rules: our own origin, and TLS where the test says so."""
+class OpenDoor(RequestRules):
+    """The gateway's rules: our own origin, and TLS where the test says so."""
 
     secure = False
+
+    def __init__(self) -> None:
+        super().__init__(TrustedProxies(), OriginPolicy())
 
     def facts(self, request: Request) -> RequestFacts:
         return RequestFacts("192.0.2.1", self.secure, "https://gw.example" if self.secure else OWN)

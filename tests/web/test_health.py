@@ -10,11 +10,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
+from narthex.domain.addresses import TrustedProxies
 from narthex.domain.identity import Identity
 from narthex.domain.origins import OriginPolicy, parse_allowed_origins
 from narthex.domain.refusals import Refusal
 from narthex.web.access import Access
 from narthex.web.health import BEACON, HealthPages, client_config
+from narthex.web.request_rules import RequestRules
 from tests.app.test_health import Bench, Probe
 
 ADMIN_KEY = "the-admin-key-0123456789"
@@ -51,8 +53,7 @@ class Site(Bench):
             metrics=self.meter.render,
             metrics_type=CONTENT_TYPE,
             access=Access([ADMIN_KEY], nobody, lambda request: "127.0.0.1", lambda: 0.0),
-            origins=origins,
-            scheme=lambda request: "http",
+            rules=RequestRules(TrustedProxies(), origins),
         )
         self.app = Starlette(routes=pages.routes())
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response
 
 from narthex.domain.refusals import Refusal
 from narthex.ports.broker import Control
@@ -28,6 +26,7 @@ from narthex.protocol.codes import SHUTDOWN
 from narthex.protocol.framing import Framing, Prepared
 from narthex.web import fallbacks
 from narthex.web.fallbacks import Fallbacks, StreamSocket
+from narthex.web.request_rules import RequestAuthenticator
 
 
 class Listener:
@@ -167,17 +166,27 @@ async def unsent(message: Control) -> None:
     raise AssertionError(message)
 
 
-def house(handler: FixedHandler, origin: Callable[[Request], Refusal | None] = lambda _: None) -> Fallbacks:
-    return Fallbacks(
-        handler,
-        "node-1",
-        unsent,
-        cors=lambda _: {"X-Cors": "1"},
-        cors_preflight=lambda _request, _methods: Response(),
-        address=lambda _: "192.0.2.1",
-        message_bytes=100,
-        origin=origin,
-    )
+class Rules(RequestAuthenticator):
+    """The gateway's rules, with one answer to every request."""
+
+    def __init__(self, refusal: Refusal | None) -> None:
+        self._refusal = refusal
+
+    def cors(self, request: Request) -> dict[str, str]:
+        del request
+        return {"X-Cors": "1"}
+
+    def address(self, request: Request) -> str:
+        del request
+        return "192.0.2.1"
+
+    def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
+        del request, cookie
+        return self._refusal
+
+
+def house(handler: FixedHandler, origin: Refusal | None = None) -> Fallbacks:
+    return Fallbacks(handler, "node-1", unsent, Rules(origin), message_bytes=100)
 
 
 async def test_a_command_from_another_node_reaches_its_stream() -> None:
@@ -185,7 +194,10 @@ async def test_a_command_from_another_node_reaches_its_stream() -> None:
     listener = Listener()
     handler = FixedHandler(Accept(receiver=listener))
     found = house(handler)
-    answer = await found.http_stream(request("/connection/http_stream", b'{"id":1,"connect":{}}', b"a=b"))
+    aborted: list[bool] = []
+    asked = request("/connection/http_stream", b'{"id":1,"connect":{}}', b"a=b")
+    asked.scope["extensions"] = {ABORT: {"abort": lambda: aborted.append(True)}}
+    answer = await found.http_stream(asked)
     assert handler.heads == [
         RequestHead(
             method="POST",
@@ -210,10 +222,8 @@ async def test_a_command_from_another_node_reaches_its_stream() -> None:
     async def send(message: Any) -> None:
         del message
 
-    aborted: list[bool] = []
-    scope = {"type": "http", "extensions": {ABORT: {"abort": lambda: aborted.append(True)}}}
     async with asyncio.timeout(5):
-        await answer(scope, left, send)
+        await answer(asked.scope, left, send)
     listener.socket.drop()
     found.control(command)
     assert aborted == [True]
@@ -258,8 +268,6 @@ async def test_a_command_for_a_stream_is_as_large_as_any(more: int, status: int)
 
 async def test_a_page_that_may_not_use_a_credential_cannot_send_a_command() -> None:
     """The session of a stream is a credential too."""
-    found = house(
-        FixedHandler(Accept(receiver=Listener())), origin=lambda _: Refusal(code="origin_not_allowed")
-    )
+    found = house(FixedHandler(Accept(receiver=Listener())), origin=Refusal(code="origin_not_allowed"))
     answer = await found.emulation(request("/emulation", b'{"session":"s","node":"","data":"{}"}'))
     assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "origin_not_allowed")

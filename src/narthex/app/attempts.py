@@ -47,6 +47,13 @@ class Attempts:
             return 0.0
         return moments[0] + self._window_s - now
 
+    def take(self, key: str, now: float) -> float:
+        """Count a request, unless the limit is reached: as `wait_s`."""
+        wait_s = self.wait_s(key, now)
+        if wait_s == 0.0:
+            self.failed(key, now)
+        return wait_s
+
     def failed(self, key: str, now: float) -> None:
         """Count a failure."""
         moments = self._counting(key, now)

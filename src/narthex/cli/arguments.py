@@ -38,13 +38,7 @@ def given_token(text: str) -> str:
     if text == "-":
         text = sys.stdin.readline()
     elif text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = (error.strerror or "") if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ClientError(
-                "bad_token", f"The token file cannot be read: {why}.", "Check the path after the @."
-            ) from error
+        text = _content(Path(text[1:]), "The token file", "Check the path after the @.")
     text = text.strip()
     if len(text) > MAX_HEADER_BYTES or not text.isascii() or not text.isprintable() or " " in text:
         raise ClientError(
@@ -88,14 +82,18 @@ def given_text(path: Path | None, what: str) -> str:
     """The content of a file without its outer white space; empty for None. Raises ClientError, never quoting it."""
     if path is None:
         return ""
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or "") if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ClientError("bad_file", f"{what} {path} cannot be read: {why}.", "Check the path.") from error
+    text = _content(path, f"{what} {path}", "Check the path.").strip()
     if not text:
         raise ClientError("bad_file", f"{what} {path} is empty.", "Name the right file.")
     return text
+
+
+def _content(path: Path, name: str, remedy: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror or "") if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ClientError("bad_file", f"{name} cannot be read: {why}.", remedy) from error
 
 
 def usage(error: ClientError) -> int:

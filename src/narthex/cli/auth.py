@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
 import sys
 from pathlib import Path
 
 from cyclopts import App
 
-from narthex.cli.flags import LogFormat, LogLevel
+from narthex.cli.flags import LogFormat, LogLevel, serving_settings
 from narthex.domain.secrets import equal
 from narthex.errors import EXIT_OK, ClientError
 
@@ -45,9 +44,6 @@ def serve(
         log_level: Least severe record that is written.
         config: The settings file instead of ./narthex.toml.
     """
-    from narthex.adapters.telemetry.logging import configure_logging
-    from narthex.settings import load
-
     flags = {
         "host": host,
         "port": port,
@@ -56,12 +52,7 @@ def serve(
         "log_format": log_format,
         "log_level": log_level,
     }
-    settings = load(flags, os.environ, config)
-    if settings.source("port") == "default":
-        settings = load({**flags, "port": DEFAULT_PORT}, os.environ, config)
-    configure_logging(
-        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
-    )
+    settings = serving_settings(flags, config, DEFAULT_PORT)
     from narthex.wiring.auth_service import serve as serve_auth
     from narthex.wiring.start_checks import check_start
 

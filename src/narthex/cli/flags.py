@@ -7,10 +7,10 @@ count; `settings/groups.py` and this module describe each one, once.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from cyclopts import Parameter, Token
 
@@ -33,35 +33,40 @@ LogFormat = Annotated[Literal["auto", "json", "console"] | None, Parameter(conve
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, Parameter(converter=any_case)]
 
 
+Agents = Annotated[list[str] | None, Parameter(consume_multiple=False, negative_iterable=())]
+DataDir = Annotated[Path | None, Parameter(help="Data directory of the server.")]
+Config = Annotated[Path | None, Parameter(help="Settings file; default: narthex.toml here.")]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SettingsFlags:
     """Where and how to serve.
 
     Attributes:
-        host: address to listen on.
+        host: address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: port; 0 takes a free one.
         data_dir: directory of the embedded broker, store and signing keys.
-        agent: agent, repeatable: module:function, agui+https://…, openai+http://…#model.
+        agent: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`; repeatable.
         workers: processes on the one port.
-        run_agents: run agents here; --no-agents leaves them to `narthex worker`.
-        log_format: json, console, or auto (console on a terminal).
-        log_level: debug, info, warning or error.
+        run_agents: run agents here; --no-agents leaves them to `narthex worker` processes.
+        log_format: json for machines, console for people; auto: console on a terminal.
+        log_level: least severe record that is written; handshake records are debug.
         allow_anonymous: admit guests from allowed origins; development and testing only.
         allow_remote_development: let development and testing listen beyond loopback.
-        config: settings file; default narthex.toml here.
+        config: settings file instead of ./narthex.toml.
     """
 
     host: str | None = None
     port: int | None = None
     data_dir: Path | None = None
-    agent: Annotated[list[str] | None, Parameter(negative_iterable=())] = None
+    agent: Agents = None
     workers: int | None = None
     run_agents: Annotated[bool | None, Parameter(negative="--no-agents")] = None
     log_format: LogFormat = None
     log_level: LogLevel = None
-    allow_anonymous: Annotated[bool | None, Parameter(negative=())] = None
-    allow_remote_development: Annotated[bool | None, Parameter(negative=())] = None
+    allow_anonymous: bool | None = None
+    allow_remote_development: bool | None = None
     config: Path | None = None
 
     def given(self) -> dict[str, object]:
@@ -77,3 +82,30 @@ class SettingsFlags:
 
 NO_FLAGS: Final = SettingsFlags()
 """The default of a command's parameter."""
+
+
+def serving_settings(
+    flags: Mapping[str, Any], config: Path | None, default_port: int | None = None
+) -> Settings:
+    """The settings of a command that serves, after its log was configured and its warnings were written.
+
+    Args:
+        flags: as for `narthex.settings.load`.
+        config: the settings file.
+        default_port: the command's own, where nothing sets one; None: the settings' default.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    from narthex.adapters.telemetry.logging import configure_logging, get_logger
+
+    settings = load(flags, os.environ, config)
+    if default_port is not None and settings.source("port") == "default":
+        settings = load({**flags, "port": default_port}, os.environ, config)
+    configure_logging(
+        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
+    )
+    log = get_logger("narthex")
+    for warning in settings.warnings:
+        log.warning("configuration", detail=warning)
+    return settings

@@ -20,6 +20,7 @@ from cyclopts import App, Parameter
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.router import E2E_ISSUER, PROVIDER_ISSUER
 from narthex.adapters.tokens.signing import KeyRing
+from narthex.cli.flags import Config, DataDir
 from narthex.cli.token import with_store
 from narthex.errors import EXIT_OK
 from narthex.ports.credentials import SigningKey
@@ -29,8 +30,7 @@ from narthex.settings import load
 app = App(name="keys", help="Signing keys: list, generate, rotate.")
 
 Purpose = Annotated[Literal["provider", "e2e"], Parameter(help="Whose keys.")]
-DataDir = Annotated[Path | None, Parameter(help="Data directory of the server.")]
-Config = Annotated[Path | None, Parameter(help="Settings file; default: narthex.toml here.")]
+Algorithm = Literal["ES256", "RS256", "EdDSA"]
 Json = Annotated[bool, Parameter(name="--json", help="For machines.")]
 
 
@@ -41,15 +41,14 @@ def list_(*, json_: Json = False, data_dir: DataDir = None, config: Config = Non
     async def work(store: Store) -> list[SigningKey]:
         return [key for purpose in ("provider", "e2e") for key in await store.credentials.keys(purpose)]
 
-    _show(_run(work, data_dir, config), as_json=json_)
-    return EXIT_OK
+    return _show(work, data_dir, config, as_json=json_)
 
 
 @app.command
 def generate(
     *,
     purpose: Purpose = "provider",
-    algorithm: Annotated[Literal["ES256", "RS256", "EdDSA"], Parameter(help="Of a new key.")] = "ES256",
+    algorithm: Annotated[Algorithm, Parameter(help="Of a new key.")] = "ES256",
     json_: Json = False,
     data_dir: DataDir = None,
     config: Config = None,
@@ -61,15 +60,14 @@ def generate(
         await ring.load_or_create()
         return await store.credentials.keys(purpose)
 
-    _show(_run(work, data_dir, config), as_json=json_)
-    return EXIT_OK
+    return _show(work, data_dir, config, as_json=json_)
 
 
 @app.command
 def rotate(
     *,
     purpose: Purpose = "provider",
-    algorithm: Annotated[Literal["ES256", "RS256", "EdDSA"], Parameter(help="Of the new key.")] = "ES256",
+    algorithm: Annotated[Algorithm, Parameter(help="Of the new key.")] = "ES256",
     now: Annotated[
         bool, Parameter(help="End the old keys at once: a leak. All users sign in again.")
     ] = False,
@@ -83,25 +81,23 @@ def rotate(
         await _ring(store, purpose, algorithm).rotate(immediately=now)
         return await store.credentials.keys(purpose)
 
-    _show(_run(work, data_dir, config), as_json=json_)
-    return EXIT_OK
+    return _show(work, data_dir, config, as_json=json_)
 
 
-def _ring(
-    store: Store, purpose: Literal["provider", "e2e"], algorithm: Literal["ES256", "RS256", "EdDSA"]
-) -> KeyRing:
+def _ring(store: Store, purpose: Literal["provider", "e2e"], algorithm: Algorithm) -> KeyRing:
     issuer = PROVIDER_ISSUER if purpose == "provider" else E2E_ISSUER
     return KeyRing(store.credentials, purpose, issuer=issuer, rules=ClaimRules(), algorithm=algorithm)
 
 
-def _run(
-    work: Callable[[Store], Awaitable[list[SigningKey]]], data_dir: Path | None, config: Path | None
-) -> list[SigningKey]:
-    settings = load({"data_dir": data_dir}, os.environ, config)
-    return asyncio.run(with_store(settings, work))
-
-
-def _show(keys: list[SigningKey], *, as_json: bool) -> None:
+def _show(
+    work: Callable[[Store], Awaitable[list[SigningKey]]],
+    data_dir: Path | None,
+    config: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Do `work` with the store, and print the keys that it returns."""
+    keys = asyncio.run(with_store(load({"data_dir": data_dir}, os.environ, config), work))
     now = time.time()
     rows = [
         {
@@ -117,12 +113,13 @@ def _show(keys: list[SigningKey], *, as_json: bool) -> None:
     ]
     if as_json:
         print(json.dumps(rows))
-        return
+        return EXIT_OK
     if not rows:
         print("There are no keys yet; `narthex serve` makes the first.")
     for row in rows:
         until = f", published until {row['published_until']}" if row["published_until"] else ""
         print(f"{row['kid']}  {row['algorithm']:<5}  {row['state']:<8}  from {row['signs_from']}{until}")
+    return EXIT_OK
 
 
 def _state(key: SigningKey, keys: list[SigningKey], now: float) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import signal
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,7 @@ def probe(
         writable(prometheus, "metrics")
         target = parse_target(url)
         runner = _Runner(
-            target if target.path_given else msgspec.structs.replace(target, path=endpoints.WEBSOCKET),
+            target=target if target.path_given else msgspec.structs.replace(target, path=endpoints.WEBSOCKET),
             token=source,
             headers=given_headers(header),
             every_s=max(0.1, seconds_of("every", every)),
@@ -70,26 +71,16 @@ def probe(
     return EXIT_FINDINGS if tally.failed and count else EXIT_OK
 
 
+@dataclass
 class _Runner:
-    def __init__(
-        self,
-        target: Target,
-        *,
-        token: str,
-        headers: tuple[tuple[str, str], ...],
-        every_s: float,
-        timeout_s: float,
-        prometheus: Path | None,
-        ca_file: str,
-    ) -> None:
-        self._token = token
-        self._target = target
-        self._headers = headers
-        self._every_s = every_s
-        self._timeout_s = timeout_s
-        self._prometheus = prometheus
-        self._ca_file = ca_file
-        self._tally = canary.Tally()
+    target: Target
+    token: str
+    headers: tuple[tuple[str, str], ...]
+    every_s: float
+    timeout_s: float
+    prometheus: Path | None
+    ca_file: str
+    tally: canary.Tally = field(default_factory=canary.Tally)
 
     async def run(self, count: int) -> canary.Tally:
         """Run rounds until a signal or `--count` stops them."""
@@ -105,36 +96,36 @@ class _Runner:
             if done == count:
                 break
             try:
-                async with asyncio.timeout(max(0.0, began + self._every_s - loop.time())):
+                async with asyncio.timeout(max(0.0, began + self.every_s - loop.time())):
                     await stop.wait()
             except TimeoutError:
                 continue
-        return self._tally
+        return self.tally
 
     async def _round(self) -> None:
         seen = await self._seen()
-        self._tally.add(seen)
-        if self._prometheus is None:
-            print(canary.as_json_line(seen, self._target.shown), flush=True)
+        self.tally.add(seen)
+        if self.prometheus is None:
+            print(canary.as_json_line(seen, self.target.shown), flush=True)
             return
-        text = canary.as_prometheus(seen, self._tally, self._target.shown)
+        text = canary.as_prometheus(seen, self.tally, self.target.shown)
         try:
-            await asyncio.to_thread(canary.write_textfile, self._prometheus, text)
+            await asyncio.to_thread(canary.write_textfile, self.prometheus, text)
         except (
             OSError
         ) as error:  # the next round may be able to; a file that grows old is an alert of its own
-            print(f"error: {self._prometheus} cannot be written ({error.strerror}).", file=sys.stderr)
+            print(f"error: {self.prometheus} cannot be written ({error.strerror}).", file=sys.stderr)
 
     async def _seen(self) -> canary.CanaryRound:
         try:
-            token = given_token(self._token)
+            token = given_token(self.token)
         except ClientError as error:  # its file is being replaced, or has gone
             step = ConversationStep(name="token", ok=False, ms=0.0, detail=error.message)
             return canary.CanaryRound(at=time.time(), steps=(step,))
         return await canary.one_round(
-            self._target,
+            self.target,
             token=token,
-            headers=self._headers,
-            timeout_s=self._timeout_s,
-            ca_file=self._ca_file,
+            headers=self.headers,
+            timeout_s=self.timeout_s,
+            ca_file=self.ca_file,
         )

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
@@ -22,7 +20,8 @@ from cyclopts import App, Parameter
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.keys import key_from_secret, sign_compact
 from narthex.app.revocations import Revocations
-from narthex.cli.arguments import usage
+from narthex.cli.arguments import seconds_of, usage
+from narthex.cli.flags import Config, DataDir
 from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
 from narthex.domain.ids import ID_RULE, valid_id
 from narthex.domain.moments import valid_moment
@@ -40,23 +39,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_SUBJECT = "developer"
 DEFAULT_PERMISSIONS = ("chat",)
-_TTL = re.compile(r"(\d{1,9})([smhd]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 app = App(name="token", help="Mint a token, or look into one.")
-
-DataDir = Annotated[Path | None, Parameter(help="Data directory of the server.")]
-Config = Annotated[Path | None, Parameter(help="Settings file; default: narthex.toml here.")]
-
-
-def seconds_of(text: str) -> float:
-    """`90`, `90s`, `15m`, `1h` or `7d` in seconds. Raises ClientError."""
-    match = _TTL.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
-        raise ClientError(
-            "bad_ttl", f"--ttl: {text!r} is not a duration.", "Give one like 90s, 15m, 1h or 7d."
-        )
-    return float(int(match[1]) * _UNITS[match[2]])
 
 
 @app.default
@@ -89,7 +73,9 @@ def token(
 
 def _checked(ttl: str, tenant: str, sub: str) -> float:
     """Refuse what no token may hold; the time to live in seconds. Raises ClientError."""
-    ttl_s = seconds_of(ttl)
+    ttl_s = seconds_of("ttl", ttl)
+    if ttl_s < 1:
+        raise ClientError("bad_ttl", f"--ttl: {ttl} is less than a second.", "Give one like 90s, 15m or 1h.")
     if tenant in (E2E_TENANT, PROBE_TENANT) or not valid_id(tenant):
         raise ClientError(
             "bad_tenant",
@@ -317,4 +303,4 @@ def _in_words(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["app", "inspect", "mint", "seconds_of", "token", "with_store"]
+__all__ = ["app", "inspect", "mint", "token", "with_store"]

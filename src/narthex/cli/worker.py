@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from narthex.cli.flags import LogFormat, LogLevel
+from narthex.cli.flags import Agents, LogFormat, LogLevel, serving_settings
 from narthex.errors import EXIT_OK
 
 DEFAULT_PORT = 8002  # beside a gateway on 8000 and an auth service on 8001
@@ -19,7 +15,7 @@ def worker(
     *,
     host: str | None = None,
     port: int | None = None,
-    agent: Annotated[list[str] | None, Parameter(consume_multiple=False, negative_iterable=())] = None,
+    agent: Agents = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
     config: Path | None = None,
@@ -40,20 +36,9 @@ def worker(
         log_level: Least severe record that is written.
         config: The settings file instead of ./narthex.toml.
     """
-    from narthex.adapters.telemetry.logging import configure_logging, get_logger
-    from narthex.settings import load
-
     flags = {"host": host, "port": port, "agents": agent, "log_format": log_format, "log_level": log_level}
-    settings = load(flags, os.environ, config)
-    if settings.source("port") == "default":
-        settings = load({**flags, "port": DEFAULT_PORT}, os.environ, config)
-    configure_logging(
-        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
-    )
-    log = get_logger("narthex")
-    for warning in settings.warnings:
-        log.warning("configuration", detail=warning)
     sys.path.insert(0, "")  # as `serve`: `--agent myagents:parrot` finds the module beside where one stands
+    settings = serving_settings(flags, config, DEFAULT_PORT)
     from narthex.wiring.agent_worker import serve
     from narthex.wiring.start_checks import check_start
 

@@ -6,6 +6,7 @@ attacker go into `log_detail`, which never leaves the log. Every code that narth
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 import msgspec
@@ -270,6 +271,11 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Close code and reason `code: text`, plain text of at most 123 bytes (SDKs parse JSON reasons)."""
         row = self.row
         return row.close or 1008, close_reason(self.code, self.detail or row.title)
+
+
+def rate_limited(wait_s: float, detail: str = "") -> Refusal:
+    """A refusal for as long as `wait_s`, at least a second."""
+    return Refusal(code="rate_limited", detail=detail, retry_after_s=max(1, math.ceil(wait_s)))
 
 
 def is_final(close: int) -> bool:

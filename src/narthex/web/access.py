@@ -9,7 +9,6 @@ and further attempts from its address are slowed down.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -18,7 +17,7 @@ from starlette.requests import Request
 from narthex.app.attempts import Attempts, PendingAttempts
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import ADMIN, OPERATOR, Identity
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import Refusal, rate_limited
 from narthex.domain.secrets import any_equal
 from narthex.web.fields import bearer
 
@@ -105,7 +104,7 @@ class Access:
             return await self._authenticate(request)
         async with self._pending_attempts.attempt(bucket(self._address(request))) as attempt:
             if attempt.wait_s > 0:
-                return _limited(attempt.wait_s)
+                return rate_limited(attempt.wait_s)
             attempt.right = _is_live(sent, self._keys)
             if attempt.right:
                 return Operator(None, "admin key")
@@ -129,7 +128,7 @@ class Access:
         address, now = bucket(self._address(request)), self._now()
         wait_s = self._wrong_scrapes.wait_s(address, now)
         if wait_s > 0:
-            return _limited(wait_s)
+            return rate_limited(wait_s)
         if _is_live(sent, (*self._metrics_tokens, *self._keys)):
             return None
         self._wrong_scrapes.failed(address, now)
@@ -139,10 +138,6 @@ class Access:
 def _is_live(sent: str, live: Sequence[str]) -> bool:
     # Headers are latin-1 text of bytes that were UTF-8 when the key was typed.
     return any_equal(sent.encode("latin-1", "replace"), live)
-
-
-def _limited(wait_s: float) -> Refusal:
-    return Refusal(code="rate_limited", retry_after_s=max(1, math.ceil(wait_s)))
 
 
 def _wrong(detail: str) -> Refusal:

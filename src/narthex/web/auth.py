@@ -8,12 +8,10 @@ they are parsed.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -23,7 +21,7 @@ from narthex.app.provider import Denied, Provider, UserSession
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import Identity
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import Refusal, rate_limited
 from narthex.domain.secrets import any_equal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError
@@ -32,29 +30,13 @@ from narthex.ports.later import settled
 from narthex.ports.tokens import TokenVerifier
 from narthex.web.cookies import REFRESH, SESSION, Cookie, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import basic_password, bearer, local_path, read_fields
+from narthex.web.request_rules import RequestRules
 from narthex.web.sign_in_problems import NO_STORE, denied, problem, refusal
 
 WRONG_KEYS: Final = 10  # per address and minute, as for every other key
 WRONG_KEYS_WINDOW_S: Final = 60.0
 JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
-
-
-class RequestFacts(msgspec.Struct, frozen=True):
-    """Client address, scheme and own origin of a request, which only the handshake handler knows (trusted proxies)."""
-
-    address: str
-    secure: bool
-    base_url: str
-
-
-class RequestFactsSource(Protocol):
-    """The handshake handler's rules, shared with the upgrade."""
-
-    def facts(self, request: Request) -> RequestFacts:
-        """Client address, whether the client uses TLS, and the origin under which it reached us (`https://host`)."""
-
-    def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
-        """The reason why a request's origin may not use its credential here; `cookie`: a cookie is its only one."""
+_PUBLIC: Final = {"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}", "Access-Control-Allow-Origin": "*"}
 
 
 class AuthRoutes:
@@ -76,7 +58,7 @@ class AuthRoutes:
         provider: Provider,
         verifier: TokenVerifier,
         revocations: Revocations,
-        rules: RequestFactsSource,
+        rules: RequestRules,
         service_keys: tuple[str, ...] = (),
         open_introspection: bool = False,
         clock: Callable[[], float] = time.time,
@@ -278,7 +260,7 @@ class AuthRoutes:
         place, now = bucket(self._rules.facts(request).address), self._clock()
         wait_s = self._wrong_keys.wait_s(place, now)
         if wait_s > 0:
-            return refusal(Refusal(code="rate_limited", retry_after_s=math.ceil(wait_s)))
+            return refusal(rate_limited(wait_s))
         offered = bearer(request) or basic_password(request)
         if any_equal(offered, self._service_keys):
             return None
@@ -310,21 +292,12 @@ class AuthRoutes:
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["ES256"],
             },
-            headers={
-                "Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}",
-                "Access-Control-Allow-Origin": "*",
-            },
+            headers=_PUBLIC,
         )
 
     async def jwks(self, _: Request) -> Response:
         """RFC 7517 section 5: the public keys."""
-        return JSONResponse(
-            self._provider.mint.public_keys(),
-            headers={
-                "Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}",
-                "Access-Control-Allow-Origin": "*",
-            },
-        )
+        return JSONResponse(self._provider.mint.public_keys(), headers=_PUBLIC)
 
     async def _verdict(self, token: str) -> Verdict:
         return await settled(self._verifier.verify(token, now=self._clock(), traffic="user"))

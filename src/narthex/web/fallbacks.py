@@ -10,10 +10,9 @@ per client address.
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -25,10 +24,9 @@ from starlette.types import Receive, Scope, Send
 from narthex.app.attempts import Attempts
 from narthex.domain.addresses import bucket
 from narthex.domain.endpoints import EMULATION, HTTP_STREAM, SSE
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import Refusal, rate_limited
 from narthex.ports.broker import Control
 from narthex.ports.edge import (
-    ABORT,
     CLOSE_S,
     HIGH_MARK_BYTES,
     LOW_MARK_BYTES,
@@ -36,7 +34,6 @@ from narthex.ports.edge import (
     Deny,
     DirectSender,
     Receiver,
-    RequestHead,
     SendProgress,
     UpgradeHandler,
 )
@@ -47,6 +44,7 @@ from narthex.protocol.framing import Framing, Prepared
 from narthex.protocol.replies import encode_disconnect
 from narthex.web.fields import bounded_body
 from narthex.web.problems import problem
+from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
 
 ENVELOPE_BYTES: Final = 1024  # of an /emulation body, beside the message
 ESCAPED: Final = 3  # a message's growth as a JSON string: `é` is 2 bytes, `\u00e9` is 6
@@ -162,20 +160,17 @@ class StreamSocket:
             self.receiver.closed(code, reason)
 
 
-class _Stream(StreamingResponse):
-    """A streamed answer that ends its socket on every way out, also when the client left before it began."""
+class StreamedAnswer(StreamingResponse):
+    """A streamed answer that calls `on_end` on every way out, also when the client left before it began."""
 
     def __init__(
-        self, socket: StreamSocket, media: str, headers: dict[str, str], on_end: Callable[[], None]
+        self, chunks: AsyncIterator[bytes], media: str, headers: dict[str, str], on_end: Callable[[], None]
     ) -> None:
-        super().__init__(socket.chunks(), media_type=media, headers=headers)
-        self._socket = socket
+        super().__init__(chunks, media_type=media, headers=headers)
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        extension = (scope.get("extensions") or {}).get(ABORT)
-        if extension is not None:
-            self._socket.drop = extension["abort"]
+        """See ASGI."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -189,12 +184,8 @@ class Fallbacks:
         upgrade_handler: admits clients.
         node: this node's name.
         broadcast: forwards a command to the node that has its stream.
+        http: CORS, and the client's address.
         message_bytes: the largest message of a client, as on a WebSocket.
-        cors: returns the headers by which a page of an allowed origin may read an answer.
-        cors_preflight: returns the answer to a browser's OPTIONS.
-        address: returns the client's address of a request.
-        now: returns seconds.
-        origin: returns the reason why a request's origin may not use a credential here.
     """
 
     def __init__(
@@ -202,23 +193,15 @@ class Fallbacks:
         upgrade_handler: UpgradeHandler,
         node: str,
         broadcast: Broadcast,
+        http: RequestAuthenticator,
         *,
         message_bytes: int,
-        cors: Callable[[Request], dict[str, str]],
-        cors_preflight: Callable[[Request, Iterable[str]], Response],
-        address: Callable[[Request], str],
-        now: Callable[[], float] = time.monotonic,
-        origin: Callable[[Request], Refusal | None] = lambda _: None,
     ) -> None:
         self._upgrade_handler = upgrade_handler
-        self._origin = origin
-        self._cors_preflight = cors_preflight
         self._node = node
         self._broadcast = broadcast
+        self._http = http
         self._message_bytes = message_bytes
-        self._cors = cors
-        self._address = address
-        self._now = now
         self._forwarded = Attempts(FORWARDS, FORWARDS_WINDOW_S, max_entries=FORWARDERS)
         self._streams: dict[str, StreamSocket] = {}
 
@@ -241,7 +224,7 @@ class Fallbacks:
 
     async def _asked_first(self, request: Request) -> Response:
         """Answer a browser's OPTIONS."""
-        return self._cors_preflight(request, ("POST", "OPTIONS"))
+        return self._http.cors_preflight(request, ("POST", "OPTIONS"))
 
     async def http_stream(self, request: Request) -> Response:
         """POST with the connect command as its body; the answer is newline-delimited JSON until the stream ends."""
@@ -274,17 +257,19 @@ class Fallbacks:
         self._streams[socket.session] = socket
         receiver.opened(socket)
         receiver.message(first, binary=False)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **self._cors(request)}
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **self._http.cors(request)}
 
         def ended() -> None:
             self._streams.pop(socket.session, None)
             socket.gone()
 
-        return _Stream(socket, media, headers, ended)
+        if (drop := abort_of(request)) is not None:
+            socket.drop = drop
+        return StreamedAnswer(socket.chunks(), media, headers, ended)
 
     async def emulation(self, request: Request) -> Response:
         """Commands for an open stream on any node. 204, or 404 when this node should have the stream and has not."""
-        refused = self._origin(request)  # the stream's session id is a credential too
+        refused = self._http.origin_refusal(request)  # the stream's session id is a credential too
         if refused is not None:
             return self._refused(request, refused)
         body = await bounded_body(request, ESCAPED * self._message_bytes + ENVELOPE_BYTES)
@@ -301,46 +286,25 @@ class Fallbacks:
             return await self._forward(request, posted)
         stream = self._streams.get(posted.session)
         if stream is None:
-            return Response(status_code=404, headers=self._cors(request))
+            return Response(status_code=404, headers=self._http.cors(request))
         stream.receiver.message(posted.data.encode(), binary=False)
-        return Response(status_code=204, headers=self._cors(request))
+        return Response(status_code=204, headers=self._http.cors(request))
 
     async def _forward(self, request: Request, posted: Emulated) -> Response:
         """Forward a command, limited per address because only the other node knows whether the session exists."""
-        key, now = bucket(self._address(request)), self._now()
-        wait_s = self._forwarded.wait_s(key, now)
+        wait_s = self._forwarded.take(bucket(self._http.address(request)), time.monotonic())
         if wait_s > 0:
-            refusal = Refusal(
-                code="rate_limited",
-                detail=f"An address passes on at most {FORWARDS} commands in {FORWARDS_WINDOW_S:g} s.",
-                retry_after_s=max(1, math.ceil(wait_s)),
-            )
-            return self._refused(request, refusal)
-        self._forwarded.failed(key, now)  # counts forwards here: the same bounded table
+            detail = f"An address passes on at most {FORWARDS} commands in {FORWARDS_WINDOW_S:g} s."
+            return self._refused(request, rate_limited(wait_s, detail))
         data: dict[str, object] = {"session": posted.session, "data": posted.data}
         await self._broadcast(Control("emulation", data, posted.node))
-        return Response(status_code=204, headers=self._cors(request))
+        return Response(status_code=204, headers=self._http.cors(request))
 
     def _too_large(self) -> Refusal:
         return Refusal(code="bad_request", detail=f"A message may have {self._message_bytes} bytes.")
 
     def _refused(self, request: Request, refusal: Refusal, trace_id: str = "") -> Response:
-        return problem(refusal, trace_id, headers=self._cors(request))
-
-
-def head_of(request: Request) -> RequestHead:
-    """A Starlette request's head, as the upgrade handler expects it."""
-    scope = request.scope
-    client = request.client
-    return RequestHead(
-        method=request.method,
-        path=scope["path"],  # never request.url: a Host header can change its path (Starlette 2026-48710)
-        query=scope["query_string"].decode("latin-1"),
-        headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
-        http_version=scope.get("http_version", "1.1"),
-        peer=(client.host, client.port) if client else ("", 0),
-        secure=scope.get("scheme") == "https",
-    )
+        return problem(refusal, trace_id, headers=self._http.cors(request))
 
 
 def _has_token(command: bytes) -> bool:

@@ -18,10 +18,10 @@ from starlette.routing import BaseRoute, Route
 
 from narthex.app.health import UNHEALTHY, Health
 from narthex.domain import endpoints
-from narthex.domain.origins import OriginPolicy
 from narthex.domain.refusals import Refusal
 from narthex.web.access import Access
 from narthex.web.problems import problem, trace_id_for
+from narthex.web.request_rules import RequestRules
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 PROBE_PATHS: Final = ("/livez", "/readyz", "/metrics")
@@ -106,8 +106,7 @@ class HealthPages(ProbePages):
         metrics: see `ProbePages`.
         metrics_type: see `ProbePages`.
         access: authorises `/ws/stats` and `/metrics`.
-        origins: origins whose pages may read `/ws/config` and `/ws/health`.
-        scheme: returns a request's scheme, as its client sees it.
+        rules: which origins' pages may read an answer.
     """
 
     def __init__(
@@ -119,14 +118,12 @@ class HealthPages(ProbePages):
         metrics: Callable[[], bytes],
         metrics_type: str,
         access: Access,
-        origins: OriginPolicy,
-        scheme: Callable[[Request], str],
+        rules: RequestRules,
     ) -> None:
         super().__init__(health, metrics=metrics, metrics_type=metrics_type, access=access)
         self._config = config
         self._stats = stats
-        self._origins = origins
-        self._scheme = scheme
+        self._rules = rules
 
     def routes(self) -> list[BaseRoute]:
         """For the Starlette application."""
@@ -174,8 +171,7 @@ class HealthPages(ProbePages):
     def _cors(self, request: Request) -> dict[str, str]:
         """Headers that let pages of allowed origins read the answer, which holds nothing that needs a credential."""
         origin = request.headers.get("origin", "")
-        host = request.headers.get("host", "")
-        if origin and self._origins.allows(origin, host=host, scheme=self._scheme(request)):
+        if origin and self._rules.origin_allowed(request, origin):
             return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         return {"Vary": "Origin"}
 

@@ -15,9 +15,10 @@ from narthex.app.provider import Denied
 from narthex.app.sign_in import STATE_TTL_S, SignIn
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError
-from narthex.web.auth import AuthRoutes, RequestFactsSource
+from narthex.web.auth import AuthRoutes
 from narthex.web.cookies import JOURNEY, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import local_path
+from narthex.web.request_rules import RequestRules
 from narthex.web.sign_in_problems import NO_STORE, denied, refusal
 
 
@@ -28,16 +29,12 @@ class OidcRoutes:
         sign_in: the protocol with the provider.
         site: makes the session's answer and its cookies.
         rules: the handshake handler's rules.
-        page: the page that shows a failure to the user (`?sign_in_error=<code>` is added); empty: problem+json.
     """
 
-    def __init__(
-        self, sign_in: SignIn, site: AuthRoutes, rules: RequestFactsSource, *, page: str = "/"
-    ) -> None:
+    def __init__(self, sign_in: SignIn, site: AuthRoutes, rules: RequestRules) -> None:
         self._sign_in = sign_in
         self._site = site
         self._rules = rules
-        self._page = page
 
     def routes(self) -> list[Route]:
         """Both, for a Starlette application."""
@@ -54,9 +51,7 @@ class OidcRoutes:
                 redirect_uri=self._redirect_uri(request), next_path=next_path
             )
         except DependencyError as error:
-            return self._failed(
-                request, Refusal(code="auth_unavailable", retry_after_s=round(error.retry_after_s))
-            )
+            return self._failed(request, error)
         response = RedirectResponse(url, status_code=303, headers=NO_STORE)
         secure = self._rules.facts(request).secure
         # Lax: the way back is a navigation from the provider's site.
@@ -79,9 +74,7 @@ class OidcRoutes:
                 redirect_uri=self._redirect_uri(request),
             )
         except DependencyError as error:
-            return self._failed(
-                request, Refusal(code="auth_unavailable", retry_after_s=round(error.retry_after_s))
-            )
+            return self._failed(request, error)
         if isinstance(outcome, Denied):
             response = self._failed(request, outcome)
         else:
@@ -93,9 +86,14 @@ class OidcRoutes:
     def _redirect_uri(self, request: Request) -> str:
         return self._rules.facts(request).base_url + "/auth/oidc/callback"
 
-    def _failed(self, request: Request, why: Denied | Refusal) -> Response:
+    def _failed(self, request: Request, fault: Denied | DependencyError) -> Response:
         """Redirect a browser to the page, which explains the code; other clients get problem+json."""
-        if self._page and "text/html" in request.headers.get("accept", ""):
-            target = f"{self._page}?{urlencode({'sign_in_error': why.code})}"
+        why: Denied | Refusal
+        if isinstance(fault, DependencyError):
+            why = Refusal(code="auth_unavailable", retry_after_s=round(fault.retry_after_s))
+        else:
+            why = fault
+        if "text/html" in request.headers.get("accept", ""):
+            target = f"/?{urlencode({'sign_in_error': why.code})}"
             return RedirectResponse(target, status_code=303, headers=NO_STORE)
         return denied(why) if isinstance(why, Denied) else refusal(why)

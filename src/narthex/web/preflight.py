@@ -14,9 +14,8 @@ from narthex.app.handshake import HandshakeHandler
 from narthex.domain.admission import Admit
 from narthex.domain.carriers import HANDSHAKE_CARRIERS
 from narthex.domain.refusals import Refusal
-from narthex.web.fallbacks import head_of
 from narthex.web.problems import NO_STORE, problem
-from narthex.web.request_rules import RequestAuthenticator
+from narthex.web.request_rules import RequestAuthenticator, head_of
 
 METHODS = ("GET", "OPTIONS")
 

@@ -7,7 +7,7 @@ platform would restart a healthy process; routes of an embedding program are not
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starlette.requests import Request
@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from narthex.app.rates import Rates
 from narthex.domain.addresses import bucket
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import rate_limited
 from narthex.web.problems import problem
+from narthex.web.request_rules import RequestAuthenticator
 
 ADDRESS_SHARE: Final = (
     10  # users behind one address, an office or a provider's NAT, at their full rate at once
@@ -31,11 +32,9 @@ class AddressRates:
     Args:
         app: the application behind it.
         rates: by `bucket` of the address.
-        address: returns the client's address of a request.
+        http: the client's address, and CORS for the refusal.
         foreign: routes of the embedding program, which have no limit here.
-        cors: returns the headers by which a page may read the refusal.
         refused: called at each refusal.
-        now: returns seconds.
     """
 
     def __init__(
@@ -43,19 +42,15 @@ class AddressRates:
         app: ASGIApp,
         *,
         rates: Rates,
-        address: Callable[[Request], str],
-        foreign: Sequence[BaseRoute] = (),
-        cors: Callable[[Request], Mapping[str, str]] = lambda _: {},
-        refused: Callable[[], None] = lambda: None,
-        now: Callable[[], float] = time.monotonic,
+        http: RequestAuthenticator,
+        foreign: Sequence[BaseRoute],
+        refused: Callable[[], None],
     ) -> None:
         self._app = app
         self._rates = rates
-        self._address = address
+        self._http = http
         self._foreign = tuple(foreign)
-        self._cors = cors
         self._refused = refused
-        self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, or answer 429."""
@@ -63,15 +58,13 @@ class AddressRates:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        wait_s = self._rates.take(bucket(self._address(request)), self._now())
+        wait_s = self._rates.take(bucket(self._http.address(request)), time.monotonic())
         if not wait_s:
             await self._app(scope, receive, send)
             return
         self._refused()
-        refusal = Refusal(
-            code="rate_limited", detail="Too many requests from this address.", retry_after_s=wait_s
-        )
-        await problem(refusal, headers=dict(self._cors(request)))(scope, receive, send)
+        refusal = rate_limited(wait_s, "Too many requests from this address.")
+        await problem(refusal, headers=self._http.cors(request))(scope, receive, send)
 
     def _is_foreign(self, scope: Scope) -> bool:
         return any(route.matches(scope)[0] is not Match.NONE for route in self._foreign)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,15 +19,22 @@ from narthex.app.rates import Rates
 from narthex.domain.addresses import ClientAddress, TrustedProxies, client_of
 from narthex.domain.identity import Identity
 from narthex.domain.origins import OriginPolicy, claimed_origin, origin_fault
-from narthex.domain.refusals import Refusal
-from narthex.web.auth import RequestFacts
-from narthex.web.fallbacks import head_of
+from narthex.domain.refusals import Refusal, rate_limited
+from narthex.ports.edge import ABORT, RequestHead
 
 CORS_MAX_AGE_S: Final = 600  # Chromium caps at 7200; a changed setting should reach pages within minutes
 CORS_HEADERS: Final = (
     "authorization, content-type, last-event-id, traceparent, x-e2e-bypass-key, x-e2e-test-run"
 )
 CORS_EXPOSED: Final = "retry-after, www-authenticate, narthex-run, narthex-thread"
+
+
+class RequestFacts(msgspec.Struct, frozen=True):
+    """A request's client address, whether its client uses TLS, and the origin under which it reached us."""
+
+    address: str
+    secure: bool
+    base_url: str
 
 
 class RequestRules:
@@ -83,7 +91,7 @@ class RequestRules:
 
 
 class RequestAuthenticator(RequestRules):
-    """The gateway's rules with authentication. It fits `web.auth.RequestFactsSource` and `web.access.Authenticate`.
+    """The gateway's rules with authentication. `authenticate` fits `web.access.Authenticate`.
 
     Args:
         handshakes: the upgrade's handshake handler.
@@ -146,7 +154,27 @@ class RequestAuthenticator(RequestRules):
             wait_s = self._rates.take(outcome.identity.user, time.monotonic())
             if wait_s:
                 self._limited()
-                return Refusal(
-                    code="rate_limited", detail="Too many requests of this user.", retry_after_s=wait_s
-                )
+                return rate_limited(wait_s, "Too many requests of this user.")
         return outcome.identity, outcome.key_id
+
+
+def head_of(request: Request) -> RequestHead:
+    """A Starlette request's head, as the upgrade handler expects it."""
+    scope = request.scope
+    client = request.client
+    return RequestHead(
+        method=request.method,
+        path=scope["path"],  # never request.url: a Host header can change its path (Starlette 2026-48710)
+        query=scope["query_string"].decode("latin-1"),
+        headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+        http_version=scope.get("http_version", "1.1"),
+        peer=(client.host, client.port) if client else ("", 0),
+        secure=scope.get("scheme") == "https",
+    )
+
+
+def abort_of(request: Request) -> Callable[[], None] | None:
+    """A call that drops the request's connection at once; None where the server is not our edge."""
+    extension = (request.scope.get("extensions") or {}).get(ABORT)
+    abort: Callable[[], None] | None = extension and extension["abort"]
+    return abort

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from narthex.app.attempts import Attempts
 from narthex.domain.identity import Identity, IdentityClass
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import Refusal, rate_limited
 from narthex.domain.secrets import fingerprint
 from narthex.ports.credentials import Credentials
 from narthex.web.problems import NO_STORE, problem, trace_id_for
@@ -63,15 +63,10 @@ def routes(
             return problem(found, trace_id_for(request), headers=headers)
         identity, key_id = found
         now = clock()
-        wait_s = asked_lately.wait_s(identity.user, now)
+        wait_s = asked_lately.take(identity.user, now)
         if wait_s > 0:
-            refusal = Refusal(
-                code="rate_limited",
-                detail=f"A user gets {TICKETS_A_MINUTE} tickets a minute.",
-                retry_after_s=max(1, int(wait_s + 1)),
-            )
+            refusal = rate_limited(wait_s, f"A user gets {TICKETS_A_MINUTE} tickets a minute.")
             return problem(refusal, trace_id_for(request), headers=headers)
-        asked_lately.failed(identity.user, now)  # counts requests here: the same bounded table
         bought = await issue_ticket(credentials, identity, now, key_id=key_id)
         return JSONResponse({"ticket": bought, "expires_in": TICKET_TTL_S}, headers={**NO_STORE, **headers})
 

@@ -94,11 +94,8 @@ class WebApplication:
             parts.handshakes,
             parts.core.node,
             parts.broker.control,
+            self.http,
             message_bytes=limits.max_message_bytes,
-            cors=self.http.cors,
-            cors_preflight=self.http.cors_preflight,
-            address=self.http.address,
-            origin=self.http.origin_refusal,
         )
         parts.core.controls.on("emulation", fallbacks.control)
         self.app = Starlette(
@@ -122,9 +119,8 @@ class WebApplication:
                         limits.http_requests_per_s * ADDRESS_SHARE,
                         limits.http_requests_burst * ADDRESS_SHARE,
                     ),
-                    address=self.http.address,
+                    http=self.http,
                     foreign=routes,
-                    cors=self.http.cors,
                     refused=lambda: parts.meter.count("http_rate_limited", by="address"),
                 ),
                 Middleware(KeptFromApplications),
@@ -265,8 +261,7 @@ class WebApplication:
             metrics=parts.meter.render,
             metrics_type=CONTENT_TYPE,
             access=self.access,
-            origins=parts.policy.origins,
-            scheme=lambda request: self.http.client(request).scheme,
+            rules=self.http,
         )
 
     async def _stats(self) -> Mapping[str, object]:

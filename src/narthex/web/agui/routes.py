@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from narthex.app.chat import derived_id
 from narthex.app.connection import COMMAND_TIMEOUT_S, Connection
@@ -29,17 +28,17 @@ from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import ACTIVE
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
-from narthex.ports.edge import ABORT, Decision, Deny, UpgradeHandler
+from narthex.ports.edge import Decision, Deny, UpgradeHandler
 from narthex.ports.later import settled
 from narthex.ports.runs import Run
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
 from narthex.web.agui.run_input import RunAgentInput, answer_of, last_user_message, parse, position_of
 from narthex.web.agui.stream import Ended, RunStream
-from narthex.web.fallbacks import head_of
+from narthex.web.fallbacks import StreamedAnswer
 from narthex.web.fields import bounded_body
 from narthex.web.problems import client_error, problem
-from narthex.web.request_rules import RequestAuthenticator
+from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
 
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
 _ADMITTED_AS: Final = endpoints.SSE  # the upgrade handler's name for a stream of server-sent events
@@ -218,14 +217,13 @@ class AguiRoutes:
             return self._refused(request, decision.refusal, decision.trace_id)
         connection = decision.receiver
         assert isinstance(connection, Connection)  # the upgrade handler makes one for this route
-        extension = (request.scope.get("extensions") or {}).get(ABORT)
-        stream = RunStream(connection, extension["abort"] if extension is not None else None)
+        stream = RunStream(connection, abort_of(request))
         try:
             answer = await self._begun(request, stream, work)
         except BaseException:
             stream.close()
             raise
-        if not isinstance(answer, _Streaming):
+        if not isinstance(answer, StreamedAnswer):
             stream.close()
         return answer
 
@@ -259,7 +257,8 @@ class AguiRoutes:
             "Narthex-Run": run.run_id,
             **self._http.cors(request),
         }
-        return _Streaming(stream.events(run.run_id, over=run.over, is_over=is_over), headers, stream.close)
+        events = stream.events(run.run_id, over=run.over, is_over=is_over)
+        return StreamedAnswer(events, "text/event-stream", headers, stream.close)
 
     # -- answers -------------------------------------------------------------------------------------------
 
@@ -274,22 +273,6 @@ class AguiRoutes:
         response = client_error(fault)
         response.headers.update(self._http.cors(request))
         return response
-
-
-class _Streaming(StreamingResponse):
-    """A streamed answer that releases its connection on every way out, also when the client left before it began."""
-
-    def __init__(
-        self, events: AsyncIterator[bytes], headers: dict[str, str], on_end: Callable[[], None]
-    ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._on_end = on_end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._on_end()
 
 
 def _refusal_of(ended: Ended) -> Refusal:
