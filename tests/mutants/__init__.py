@@ -10,4 +10,5 @@ listed with its reason in `equivalent.toml` and has been read by two people.
     python -m tests.mutants --map tests/app/hub           # add or renew the tests of some paths
     python -m tests.mutants --seed 7 --count 300 --list   # show the mutants that the seed draws
     python -m tests.mutants --only app/hub/hub.py --count 20
+    python -m tests.mutants --seed 7 --count 300 --results FILE   # append each verdict; goes on where the file stops
 """

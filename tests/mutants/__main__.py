@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Final
 
 from tests.mutants.run import MAP, draw, map_tests, run
@@ -22,6 +23,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which mutants are drawn")
     parser.add_argument("--count", type=int, default=300, help="how many")
     parser.add_argument("--only", action="append", default=[], help="a path or pattern below src/narthex")
+    parser.add_argument(
+        "--results", type=Path, help="append each verdict to this file, and go on where it stops"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--map",
@@ -39,7 +43,7 @@ def main() -> int:
         map_tests(given.map or ())
     if given.map is not None:
         return 0
-    verdicts = run(draw(given.seed, given.count, given.only), given.workers)
+    verdicts = run(draw(given.seed, given.count, given.only), given.workers, given.results)
     counts = Counter(verdict.outcome for verdict in verdicts)
     judged = len(verdicts) - counts["equivalent"]
     noticed = sum(verdict.noticed for verdict in verdicts)

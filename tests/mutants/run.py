@@ -253,6 +253,17 @@ def _passes_unchanged(test: str) -> bool:
         return run_tests([test], told, SLACK_S + 3 * MOST_S)[0] == "survived"
 
 
+def _earlier(results: Path | None) -> list[Verdict]:
+    """What a file of results holds; a last line that was cut off is passed over."""
+    found = []
+    if results is not None and results.exists():
+        for line in results.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                *mutant, outcome, by = json.loads(line)
+                found.append(Verdict(Mutant(*mutant), outcome, by))
+    return found
+
+
 def run_tests(tests: Sequence[str], told: Path, timeout_s: float) -> tuple[str, str]:
     """One pytest over some tests; the outcome, and the first line that says why."""
     output = told.with_suffix(".txt")
@@ -272,24 +283,33 @@ def run_tests(tests: Sequence[str], told: Path, timeout_s: float) -> tuple[str, 
     return "killed", failed[0] if failed else f"exit {process.exitcode}"
 
 
-def run(mutants: Sequence[Mutant], workers: int) -> list[Verdict]:
-    """Judge all, with progress; the verdicts in the order in which they were reached."""
+def run(mutants: Sequence[Mutant], workers: int, results: Path | None = None) -> list[Verdict]:
+    """Judge all, with progress; the verdicts in the order in which they were reached.
+
+    `results` is a file to which each verdict is appended, and whose verdicts are not reached again: a run that was
+    cut short goes on where it stopped.
+    """
     coverage, known = Coverage.load(), equivalents()
-    verdicts: list[Verdict] = []
+    verdicts = [verdict for verdict in _earlier(results) if verdict.mutant in mutants]
+    judged = {verdict.mutant for verdict in verdicts}
+    mutants = [mutant for mutant in mutants if mutant not in judged]
     began = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
         waiting = [pool.submit(judge, mutant, coverage, known) for mutant in mutants]
-        for done in as_completed(waiting):
+        for number, done in enumerate(as_completed(waiting), start=1):
             verdict = done.result()
             verdicts.append(verdict)
+            if results is not None:
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([*verdict.mutant, verdict.outcome, verdict.by]) + "\n")
             unnoticed = sum(1 for it in verdicts if not it.noticed and it.outcome != "equivalent")
             if not verdict.noticed:
                 print(f"{verdict.outcome}: {verdict.mutant}", flush=True)
-            if len(verdicts) % 10 == 0:
+            if number % 10 == 0:
                 spent = time.monotonic() - began
-                left = spent / len(verdicts) * (len(mutants) - len(verdicts))
+                left = spent / number * (len(mutants) - number)
                 print(
-                    f"-- {len(verdicts)} of {len(mutants)}, {unnoticed} unnoticed, {spent:.0f} s, "
+                    f"-- {number} of {len(mutants)}, {unnoticed} unnoticed, {spent:.0f} s, "
                     f"about {left:.0f} s left",
                     flush=True,
                 )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.operators import mutants_of
-from tests.mutants.run import ROOT, SOURCES, draw, run_tests
+from tests.mutants import run as tool
+from tests.mutants.operators import Mutant, mutants_of
+from tests.mutants.run import ROOT, SOURCES, Coverage, Verdict, draw, run_tests
 from tests.timing import within
 
 SOURCE = '''"""A module: 1 < 2."""
@@ -105,3 +106,26 @@ def test_a_mutant_is_judged_in_a_fork(tmp_path: Path) -> None:
     outcome, by = run_tests(tests, told, within(60))
     assert outcome == "killed"
     assert by.startswith("FAILED tests/domain/test_mentions.py::")
+
+
+def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each verdict is in the file when it is reached; a line that was cut off is judged again, the others are not."""
+    mutants = draw(5, 4)
+    judged: list[Mutant] = []
+
+    def judge(mutant: Mutant, *_: object) -> Verdict:
+        judged.append(mutant)
+        return Verdict(mutant, "killed" if len(judged) % 2 else "survived", "FAILED x")
+
+    monkeypatch.setattr(Coverage, "load", lambda: Coverage({}))
+    monkeypatch.setattr(tool, "judge", judge)
+    results = tmp_path / "results.jsonl"
+    first = tool.run(mutants[:3], 1, results)
+    lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 3
+    results.write_text("".join(lines[:2]) + lines[2][:20] + "\n", encoding="utf-8")
+    judged.clear()
+    again = tool.run(mutants, 1, results)
+    assert judged == [first[2].mutant, mutants[3]]
+    assert [verdict.mutant for verdict in again] == mutants
+    assert again[:2] == first[:2]
