@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +97,15 @@ def test_an_address_that_cannot_be_bound_is_a_configuration_error() -> None:
             listen("127.0.0.1", port)
     with pytest.raises(ConfigError, match=r"does not resolve"):
         listen("no-such-host.invalid", 0)
+
+
+def test_the_kernel_alone_bounds_the_queue_of_connections() -> None:
+    """An operator who raises net.core.somaxconn gets a longer queue; a fixed one overflows in a storm of returns."""
+    kernels = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    with Running() as server:
+        (listener,) = server._listeners
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    assert struct.unpack_from("=I", info, 28)[0] == min(kernels, 65_535)
 
 
 def test_several_processes_can_share_a_port() -> None:

@@ -38,7 +38,9 @@ T = TypeVar("T")
 Drain = Callable[[], Awaitable[None]]
 """Finishes or hands over runs and closes sockets, in paced batches. Cancelled when the grace is over."""
 
-BACKLOG: Final = 4096  # enough handshakes for a reconnect storm; Linux caps it at net.core.somaxconn
+BACKLOG: Final = (
+    65_535  # more than the kernel's own limit, net.core.somaxconn, so that operators can raise that
+)
 # uvloop's libuv accepts one connection per listening descriptor and loop iteration, so that each of many concurrent
 # clients costs an iteration. With four copies of the listener a handshake among many takes a quarter less time, with
 # eight another 7 %, with sixteen 5 %; for a single client each doubling adds 4 to 10 %, for checks of an empty queue.
