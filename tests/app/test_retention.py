@@ -11,6 +11,7 @@ import pytest
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.app.chat import Chat
+from narthex.app.memberships import MembershipService
 from narthex.app.notices import Notices
 from narthex.app.retention import PurgeResult, Retention
 from narthex.domain.channels import channel_key
@@ -52,6 +53,9 @@ class House:
             self.now,
             kept=lambda: kept_since(PLANS, self.time),
         )
+        self.links = MembershipService(
+            self.store, self.broker, Notices(self.broker), self.chat, plan_of, self.now
+        ).links
         self.retention = self.make(600.0)
 
     def make(self, every_s: float) -> Retention:
@@ -112,6 +116,12 @@ async def test_at_n_days_all_is_there_and_past_them_nothing(house: House, plan: 
         house.chat.view(who, thread, None, 10),
         house.chat.rename(who, thread, "x"),
         house.chat.export(who, thread),
+        house.chat.delete(who, thread),
+        house.chat.mark_read(who, thread, 1),
+        house.chat.typing(who, thread),
+        house.links.make(who, thread, 7),
+        house.links.of_thread(who, thread),
+        house.links.revoke(who, thread),
     ):
         with pytest.raises(ClientError) as caught:
             await ask

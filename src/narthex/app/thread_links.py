@@ -51,7 +51,7 @@ class ThreadLinks:
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403).
         """
-        await self._chat.require(identity, thread_id, owner=True)
+        await self._chat.require(identity, thread_id)
         plan, now, token = self._plans(identity), self._now(), secrets.token_urlsafe(TOKEN_BYTES)
         link = ThreadLink(
             thread_id=thread_id,
@@ -65,7 +65,7 @@ class ThreadLinks:
             additions=plan.additions_per_day,
         )
         if not await self._memberships.make_link(link):
-            await self._chat.require(identity, thread_id, owner=True)  # it changed since: raises the reason
+            await self._chat.require(identity, thread_id, owner=True)  # raises the reason
         return token, link.expires_at
 
     async def of_thread(self, identity: Identity, thread_id: str) -> ThreadLink | None:
@@ -83,9 +83,11 @@ class ThreadLinks:
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403).
         """
-        await self._chat.require(identity, thread_id, owner=True)
+        await self._chat.require(identity, thread_id)
         if not await self._memberships.revoke_link(identity.tenant, thread_id, by=identity.subject):
-            await self._chat.require(identity, thread_id, owner=True)  # it changed since: raises the reason
+            await self._chat.require(
+                identity, thread_id, owner=True
+            )  # raises the reason, unless there was no link
 
     async def preview(self, identity: Identity, token: str) -> LinkedThread:
         """The thread that the caller would join. Changes nothing.
