@@ -73,11 +73,6 @@ class Introspection:
         self._answered_at = -ANSWER_COUNTS_S
 
     @property
-    def name(self) -> str:
-        """For health and logs."""
-        return self._name
-
-    @property
     def dependency(self) -> str:
         """The breaker's name."""
         return f"introspection:{self._name}"

@@ -82,11 +82,6 @@ class JwksKeys:
         self._first = asyncio.Event()  # the first fetch has ended, one way or the other
 
     @property
-    def name(self) -> str:
-        """For health and logs."""
-        return self._name
-
-    @property
     def issuers(self) -> tuple[str, ...]:
         """The configured issuer."""
         return (self._rules.claims.issuer,) if self._rules.claims.issuer else ()

@@ -17,10 +17,6 @@ class KeySource(Protocol):
     """Keys of one issuer, wherever they come from."""
 
     @property
-    def name(self) -> str:
-        """For health and logs; never a secret."""
-
-    @property
     def issuers(self) -> tuple[str, ...]:
         """The exact `iss` values that it answers for; empty: tokens whose issuer no other source claims."""
 
@@ -42,10 +38,6 @@ class KeySource(Protocol):
 
 class OpaqueSource(Protocol):
     """Verifies tokens that are not JWTs (RFC 7662)."""
-
-    @property
-    def name(self) -> str:
-        """For health and logs; never a secret."""
 
     def verify(self, token: str, *, now: float, traffic: str) -> Later[Verdict]:
         """The verdict; an awaitable when the issuer must be asked."""

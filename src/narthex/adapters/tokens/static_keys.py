@@ -56,11 +56,6 @@ class StaticKeys:
             raise ConfigError([f"{name}: {error} Give a PEM public key, or a JWK (set) as JSON."]) from None
 
     @property
-    def name(self) -> str:
-        """Where the keys were set."""
-        return self._name
-
-    @property
     def issuers(self) -> tuple[str, ...]:
         """The configured issuer, or none: then tokens of any unclaimed issuer are tried."""
         return (self._rules.claims.issuer,) if self._rules.claims.issuer else ()
