@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from narthex.app.channel_activity import STEPS_KEPT, ChannelActivity
+from narthex.app.channel_activity import ChannelActivity
 
 
 def test_a_channel_that_stands_still_is_told_after_one_step() -> None:
@@ -29,6 +29,6 @@ def test_old_looks_are_forgotten() -> None:
     activity = ChannelActivity(5.0)
     for number in range(100):
         activity.may_be_active(str(number), 1, 100.0)
-    later = 100.0 + 5 * STEPS_KEPT + 1
+    later = 121.0  # four steps and one second
     assert activity.may_be_active("0", 1, later)
     assert len(activity._looks) == 1

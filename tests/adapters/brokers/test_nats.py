@@ -414,13 +414,17 @@ async def test_a_bug_of_the_watch_itself_does_not_end_it(
     await recorder.until(lambda: bool(recorder.resyncs))
 
 
+@pytest.mark.parametrize("bound", ["bytes", "keys"])
 async def test_keys_that_fit_in_no_message_leave_the_log_as_it_is(
-    broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
+    broker: NatsBroker, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    """A server that takes short messages only: the trim is left, at once."""
+    """A server that takes short messages only, or more keys than a message may have: the trim is left, at once."""
     for number in range(300):
         placed = await broker.publish(THREAD, b"1", key=f"k{number}")
-    monkeypatch.setattr(broker._appender, "_max_body", lambda: 5_000)
+    if bound == "bytes":
+        monkeypatch.setattr(broker._appender, "_max_body", lambda: 5_000)
+    else:
+        monkeypatch.setattr("narthex.adapters.brokers.nats.keys.MOST_ROWS", 299)
     await asyncio.wait_for(broker.trim(THREAD, Position(200, placed.epoch)), within(3))
     assert len((await broker.history(THREAD)).publications) == 300
 

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from narthex.adapters.brokers.redis import RedisBroker
 from narthex.adapters.brokers.redis.appending import _refused
 from narthex.adapters.brokers.redis.broker import durability
-from narthex.adapters.brokers.redis.connection import connect, parse_address
+from narthex.adapters.brokers.redis.connection import Replica, connect, parse_address
 from narthex.errors import DISK_FULL, ConfigError, DependencyError, Overloaded
 from narthex.ports.broker import Member, Position
 from tests.contracts.recorder import Recorder
@@ -214,6 +214,35 @@ def test_a_server_that_cannot_write_its_file_is_named() -> None:
     full = ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
     assert _refused(full).sign == DISK_FULL
     assert _refused(ResponseError("ERR something else")).sign == ""
+
+
+async def test_commands_that_meet_a_replica_together_move_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second move would leave the new server again; a broker that stops moves no more."""
+    broker = RedisBroker(url)
+    await broker.start(Recorder(), "n1")
+    refused = asyncio.Event()
+
+    async def replica(*_: object) -> None:
+        await refused.wait()
+        raise Replica
+
+    monkeypatch.setitem(broker._scripts, "APPEND", replica)
+
+    async def both() -> list[Any]:
+        calls = [asyncio.create_task(broker._script("APPEND", [], [])) for _ in range(2)]
+        await asyncio.sleep(0)
+        refused.set()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    turn = broker._turn
+    assert [type(outcome) for outcome in await both()] == [Replica, Replica]
+    assert broker._turn == turn + 1
+    monkeypatch.setattr(broker, "_stopping", True)
+    assert [type(outcome) for outcome in await both()] == [Replica, Replica]
+    assert broker._turn == turn + 1
+    await broker.stop()
 
 
 async def test_a_server_that_is_away_is_said_at_once(url: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from narthex.adapters.edge.deflate import TooLarge, inflate, negotiate
 from narthex.protocol.framing import deflate
+from tests.adapters.edge.harness import Running, upgrade
 
 BOTH = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
@@ -53,6 +54,16 @@ def test_offers_that_are_met(offers: str, response: str, window: int) -> None:
 def test_offers_that_are_declined(offers: str) -> None:
     """No agreement, and no error: the connection goes on plain."""
     assert negotiate(offers) is None
+
+
+@pytest.mark.parametrize(("path", "agreed"), [("/ws", False), ("/ws/conformance", True)])
+def test_deflate_is_off_unless_it_was_set(path: str, agreed: bool) -> None:
+    """It costs memory and CPU for each message; the path for protocol suites has it."""
+    offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+    with Running() as server, server.peer() as peer:
+        peer.send(upgrade(path, extra=offer))
+        head = peer.head()
+        assert (head.status, "sec-websocket-extensions" in head.headers) == (101, agreed)
 
 
 @given(st.binary(max_size=5000))

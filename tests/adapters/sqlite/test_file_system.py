@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from narthex.adapters.sqlite import file_system
-from narthex.adapters.sqlite.file import OwnerLock, dependency_error
+from narthex.adapters.sqlite.file import OwnerLock, connect, dependency_error
 from narthex.adapters.sqlite.file_system import file_system_of
 from narthex.errors import DISK_FULL, ConfigError
 
@@ -49,6 +49,17 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     lock = OwnerLock(tmp_path / "log.db")
     lock.acquire()
     lock.release()
+
+
+def test_a_file_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
+    """Also while the error is still at hand: an open descriptor would keep the locks of a file that was moved away."""
+    path = tmp_path / "log.db"
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(sqlite3.DatabaseError) as refused:
+        connect(path)
+    held = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert path not in held
+    assert refused.value.__traceback__ is not None
 
 
 def test_a_full_disk_is_named() -> None:

@@ -80,6 +80,28 @@ async def test_conflict_is_a_bug_of_one_operation(tmp_path: Path) -> None:
     await store.stop()
 
 
+async def test_a_bug_in_one_operation_is_its_own(tmp_path: Path) -> None:
+    """It is undone; writes of the same batch are stored, and the store goes on."""
+    store = SqliteStore(tmp_path / "store.db")
+    await store.start()
+    new = Thread(thread_id="t1", tenant="a", title="T", created_by="ann", created_at=1.0, updated_at=1.0)
+    await store.threads.create(new)
+
+    def broken() -> Operation[None]:
+        yield "UPDATE threads SET title = 'half'", ()
+        raise ZeroDivisionError
+
+    engine = vars(store.records)["_engine"]
+    audits = [store.records.audit(RECORD) for _ in range(3)]
+    outcomes = await asyncio.gather(*audits[:2], engine.write(broken()), audits[2], return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), type(None), ZeroDivisionError, type(None)]
+    assert [record.kind for record in await store.records.audits(None, 10)] == ["k"] * 3
+    found = await store.threads.get("a", "t1")
+    assert found is not None
+    assert found.title == "T"
+    await store.stop()
+
+
 async def test_failed_commit_tells_everybody(tmp_path: Path) -> None:
     """While another program holds the lock for too long, writes are errors and reads go on."""
     store = SqliteStore(tmp_path / "store.db", timeout_s=0.2)

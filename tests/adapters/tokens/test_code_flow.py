@@ -77,6 +77,11 @@ async def test_the_browser_is_sent_with_pkce(house: House) -> None:
     assert (query["state"], query["nonce"], query["code_challenge"]) == (["s"], ["n"], ["c"])
 
 
+async def test_the_issuer_is_named_for_sessions(house: House) -> None:
+    """The sign-in binds a session to it, and refuses a `iss` of another one in the answer."""
+    assert house.flow.issuer == house.issuer.url
+
+
 async def test_a_verified_e_mail_comes_along_and_an_unverified_one_does_not(house: House) -> None:
     """Only the boolean true is a verification."""
     house.gives(email="ada@example.com", email_verified=True, tenant="acme")

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from ag_ui.core import TextMessageStartEvent
 
 from narthex.app.runs import local_runs
 from narthex.app.runs.endings import AgentFault
@@ -57,6 +58,17 @@ async def test_the_number_of_events_is_bounded() -> None:
         assert refused.value.code == "agent_flood"
 
 
+async def test_an_event_of_the_ag_ui_package_is_taken_by_its_wire_names() -> None:
+    """Agents that use the package yield its objects; of any other object it is said what an agent may yield."""
+    sink = Sink(1)
+    way_in = intake(sink)
+    await way_in.take(TextMessageStartEvent(message_id="m-0123456789", role="assistant"))
+    (event,) = sink.put_events
+    assert (event["type"], event["messageId"]) == ("TEXT_MESSAGE_START", "r.m-0123456789")
+    with pytest.raises(AgentFault, match="yielded int"):
+        await way_in.take(7)
+
+
 async def test_the_bytes_of_a_run_are_bounded() -> None:
     """All of them together, at the bound and one beyond."""
     await intake(Sink(1), max_run_bytes=400).take(ev.custom("x", "y" * 100))
@@ -87,6 +99,22 @@ async def test_a_restart_lets_ids_be_used_again(fake_house: House) -> None:
     await fake_house.node(agent(calls, restartable=True), name="n2")
     row = await fake_house.over(run)
     assert (row.state, row.error, row.text) == ("finished", "", "done")
+
+
+async def test_a_message_without_text_is_no_row_and_hides_none(fake_house: House) -> None:
+    """An agent opened one and closed it again; the messages behind it are there after a reload."""
+
+    async def opens(run: RunInput) -> Items:
+        yield "before"
+        yield ev.text_start("empty-0123456789-abcdef", "assistant")
+        yield ev.text_end("empty-0123456789-abcdef")
+        yield "behind"
+
+    node = await fake_house.node(agent(opens))
+    run = await fake_house.say(node, await fake_house.thread())
+    await fake_house.over(run)
+    rows = await fake_house.store.threads.messages(run.tenant, run.thread_id, before=None, limit=9)
+    assert [row.content for row in rows if row.run_id == run.run_id] == ["before", "behind"]
 
 
 async def test_nothing_is_published_under_a_lost_lease() -> None:
