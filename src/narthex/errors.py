@@ -66,7 +66,8 @@ class ConfigError(NarthexError):
         self.problems = problems
 
 
-DISK_FULL: Final = "disk_full"
+DISK_FULL: Final = "disk_full"  # or, on NATS, a disk that takes no writes for another reason
+MEMORY_FULL: Final = "memory_full"  # Redis has reached its maxmemory
 ENGINE_HUNG: Final = "engine_hung"  # it keeps its connections or files and does not answer
 
 
@@ -76,7 +77,8 @@ class DependencyError(NarthexError):
     Attributes:
         dependency: its role, as in health checks: `broker`, `store`, `auth`, `agents`.
         retry_after_s: seconds after which trying again makes sense.
-        sign: the kind of fault where health names it everywhere: `DISK_FULL`, `ENGINE_HUNG`, or empty.
+        sign: the kind of fault where health names it everywhere: `DISK_FULL`, `MEMORY_FULL`, `ENGINE_HUNG`, or
+            empty.
     """
 
     def __init__(

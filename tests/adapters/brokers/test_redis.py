@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from narthex.adapters.brokers.redis import RedisBroker
-from narthex.adapters.brokers.redis.appending import _refused
+from narthex.adapters.brokers.redis.appending import refused
 from narthex.adapters.brokers.redis.broker import durability
 from narthex.adapters.brokers.redis.connection import Replica, connect, parse_address
 from narthex.errors import DISK_FULL, ConfigError, DependencyError, Overloaded
@@ -212,8 +212,8 @@ async def test_full_queue_and_refusals(valkey_server: ValkeyServer, url: str) ->
 def test_a_server_that_cannot_write_its_file_is_named() -> None:
     """MISCONF: the answer to every write while the disk is full."""
     full = ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
-    assert _refused(full).sign == DISK_FULL
-    assert _refused(ResponseError("ERR something else")).sign == ""
+    assert refused(full).sign == DISK_FULL
+    assert refused(ResponseError("ERR something else")).sign == ""
 
 
 async def test_commands_that_meet_a_replica_together_move_once(

@@ -45,12 +45,13 @@ class EngineErrors(NamedTuple):
             f"Retry with the same key; if it lasts, look at the {self.name} servers.",
         )
 
-    def silent(self, where: str, why: str) -> DependencyError:
-        """`where` did not answer."""
+    def silent(self, where: str, why: str, sign: str = "") -> DependencyError:
+        """`where` did not answer; `sign` is that of `DependencyError`."""
         return DependencyError(
             "broker",
             f"{self.server} at {where} did not answer: {why}.",
             f"Retry; if it lasts, look at the {self.name} servers.",
+            sign=sign,
         )
 
 

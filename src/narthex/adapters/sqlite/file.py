@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from narthex.adapters.sqlite.file_system import require_local
-from narthex.errors import DISK_FULL, ConfigError, Damaged, DependencyError
+from narthex.errors import DISK_FULL, ENGINE_HUNG, ConfigError, Damaged, DependencyError
 
 Synchronous = Literal["NORMAL", "FULL"]
 """NORMAL: a commit survives the death of the process. FULL: it survives power loss too (an fsync a commit)."""
@@ -192,8 +192,9 @@ def dependency_error(dependency: str, path: Path, error: sqlite3.Error) -> Depen
     if kind in _DAMAGE:
         return Damaged(dependency, f"{path} is damaged ({name}: {error}).", _restore(dependency, path))
     remedy = _REMEDIES.get(kind, "See the log for the cause; then retry.")
-    sign = DISK_FULL if kind == "FULL" else ""
-    return DependencyError(dependency, f"{path.name} failed with {name}: {error}.", remedy, sign=sign)
+    return DependencyError(
+        dependency, f"{path.name} failed with {name}: {error}.", remedy, sign=_SIGNS.get(kind, "")
+    )
 
 
 _REMEDIES: Final = {
@@ -205,6 +206,7 @@ _REMEDIES: Final = {
     "BUSY": "Another program holds the file for longer than 5 s: end it, then retry.",
     "LOCKED": "Another program holds the file for longer than 5 s: end it, then retry.",
 }
+_SIGNS: Final = {"FULL": DISK_FULL, "BUSY": ENGINE_HUNG, "LOCKED": ENGINE_HUNG}
 _DAMAGE: Final = ("CORRUPT", "NOTADB")
 _LOST: Final = {
     "broker": "it begins a new epoch: clients load their threads anew, and runs under way end",

@@ -26,7 +26,7 @@ from narthex.adapters.stores.sql.dialect import POSTGRES
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.store import SqlStore
-from narthex.errors import DISK_FULL, Bug, ConfigError, DependencyError, NarthexError, Overloaded
+from narthex.errors import DISK_FULL, ENGINE_HUNG, Bug, ConfigError, DependencyError, NarthexError, Overloaded
 
 T = TypeVar("T")
 _log = structlog.get_logger("narthex.store")
@@ -35,6 +35,7 @@ POOL_SIZE: Final = 10  # connections per process: a PostgreSQL of default size s
 MAX_WAITING: Final = 5_000
 TIMEOUT_S: Final = 10.0
 IDLE_S: Final = 300.0
+FULL_S: Final = 10.0  # health names a full disk for this long after the last write that it refused
 MIGRATE_S: Final = 60.0  # a migration may build an index, or wait for the instance that does
 
 _BROKEN: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -89,6 +90,7 @@ class PostgresStore(SqlStore):
 
     async def ping(self) -> None:
         """See the port."""
+        self._engine.check_disk()
         # Another instance may write the same row at the same time; within the transaction this one holds it.
         await self._write_and_read(self._engine, "PostgreSQL", "Look at its log.")
 
@@ -105,6 +107,9 @@ class PostgresEngine:
         self._pooled = self._address.pooled
         self._last: Exception | None = None  # of the last failed try to connect
         self._host = 0  # the one that accepted the last connection comes first
+        self._full: tuple[float, DependencyError] | None = (
+            None  # when a write found the disk full, on loop's clock
+        )
         self._waiting = 0
         self._idle = asyncio.Event()
 
@@ -163,6 +168,13 @@ class PostgresEngine:
     async def write(self, operation: Operation[T]) -> T:
         """See `operation.SqlEngine`."""
         return await self._bounded(operation, writes=True)
+
+    def check_disk(self) -> None:
+        """A small write may succeed on a full disk, within what is reserved already. Raises DependencyError for
+        `FULL_S` after another write did not.
+        """
+        if self._full is not None and asyncio.get_running_loop().time() - self._full[0] < FULL_S:
+            raise self._full[1]
 
     async def _connect(self) -> Any:
         while True:
@@ -268,6 +280,9 @@ class PostgresEngine:
             if statement_s is None:
                 raise self._translated(error) from error
             raise self._no_privilege() from error
+        except asyncpg.DiskFullError as error:
+            self._full = asyncio.get_running_loop().time(), self._translated(error)
+            raise self._full[1] from error
         except _READ_ONLY as error:
             await self._leave()
             raise self._translated(error) from error
@@ -309,7 +324,9 @@ class PostgresEngine:
             remedy = "Free disk space for PostgreSQL."
         elif isinstance(error, _READ_ONLY):
             remedy = "The server is a standby: let NARTHEX_STORE_URL name the primary, or all hosts of the cluster."
-        sign = DISK_FULL if isinstance(error, asyncpg.DiskFullError) else ""
+        sign = ENGINE_HUNG if isinstance(error, TimeoutError) else ""
+        if isinstance(error, asyncpg.DiskFullError):
+            sign = DISK_FULL
         return DependencyError(
             "store", f"PostgreSQL at {self._shown} failed: {type(error).__name__}.", remedy, sign=sign
         )

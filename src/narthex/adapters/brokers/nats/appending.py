@@ -460,7 +460,7 @@ def _before(batch: StreamBatch, cutoff: float) -> int | None:
 
 
 def _refusal(refused: RequestRejected) -> DependencyError:
-    return DependencyError("broker", f"JetStream refused: {refused}.", "See its log.")
+    return DependencyError("broker", f"JetStream refused: {refused}.", "See its log.", sign=refused.sign)
 
 
 async def _back_off(attempt: int) -> None:

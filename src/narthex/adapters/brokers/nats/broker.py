@@ -21,6 +21,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import StaleConnectionError
 
 from narthex.adapters.brokers.cancellation import cancel_and_wait
 from narthex.adapters.brokers.engine_errors import Retrier
@@ -51,7 +52,7 @@ from narthex.adapters.brokers.nats.streams import (
 )
 from narthex.adapters.brokers.nats.subscriptions import Subscriptions
 from narthex.adapters.machine import boot_id
-from narthex.errors import DependencyError
+from narthex.errors import ENGINE_HUNG, DependencyError
 from narthex.ports.broker import (
     BrokerHandler,
     Control,
@@ -145,6 +146,7 @@ class NatsBroker:
         self._tasks: list[asyncio.Task[None]] = []
         self._handler: BrokerHandler | None = None
         self._node = ""
+        self._fault: Exception | None = None  # of the connection, until there is one again
         self._stopping = False
 
     @property
@@ -309,7 +311,10 @@ class NatsBroker:
         return client
 
     def _unreachable(self, error: Exception) -> DependencyError:
-        return NATS.silent(self._address.shown, str(error))
+        sign = getattr(error, "sign", "")
+        if not sign and isinstance(self._fault, TimeoutError | StaleConnectionError):
+            sign = ENGINE_HUNG
+        return NATS.silent(self._address.shown, str(error), sign)
 
     async def _retrying(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until it succeeds or `timeout_s` is over. Raises DependencyError."""
@@ -420,14 +425,18 @@ class NatsBroker:
             self._handler.control(found)
 
     async def _on_disconnected(self) -> None:
+        if self._fault is None:  # nats-py reports every cause but unanswered pings
+            self._fault = StaleConnectionError()
         self._known.clear()
 
     async def _on_reconnected(self) -> None:
+        self._fault = None
         self._monitor.missed()
 
     async def _on_error(self, error: Exception) -> None:
         if self._client_now is None:  # during a start, which reports its own errors
             return
+        self._fault = error
         _log.warning("broker_connection", error=type(error).__name__)
 
     async def _housekeeping(self) -> None:

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from narthex.adapters.brokers.nats.codec import decode_batch
+from narthex.errors import DISK_FULL, ENGINE_HUNG
 
 REQUEST_S: Final = 2.0  # a leader answers in milliseconds; one that takes longer is being replaced
 FIRST_BATCH_MESSAGES: Final = 64  # most pages are short
@@ -29,11 +30,16 @@ _WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 _NOT_FOUND: Final = frozenset({10059})  # stream
 _NO_MESSAGE: Final = frozenset({10037})
 _NAME_IN_USE: Final = frozenset({10058})
+_NO_ROOM: Final = frozenset({10002, 10023, 10047})  # the account's or the server's storage limit is reached
 NO_REPLICAS: Final = frozenset({10005, 10074})
 
 
 class JetStreamUnavailable(Exception):
-    """JetStream did not answer, or cannot answer now."""
+    """JetStream did not answer, or cannot answer now; `sign` is that of `DependencyError`."""
+
+    def __init__(self, text: str, sign: str = "") -> None:
+        super().__init__(text)
+        self.sign = sign
 
 
 class Conflict(Exception):
@@ -50,11 +56,12 @@ class StreamMissing(Exception):
 
 
 class RequestRejected(Exception):
-    """JetStream refused for good; `code` is its error code."""
+    """JetStream refused for good; `code` is its error code, `sign` that of `DependencyError`."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, sign: str = "") -> None:
         super().__init__(f"{text} ({code})")
         self.code = code
+        self.sign = sign
 
 
 class Stored(NamedTuple):
@@ -180,7 +187,8 @@ class JetStream:
         try:
             return await self._client().request(subject, body, timeout=REQUEST_S, headers=headers)
         except (NatsError, OSError, TimeoutError) as error:
-            raise JetStreamUnavailable(f"{type(error).__name__}: {error}") from error
+            sign = ENGINE_HUNG if isinstance(error, TimeoutError) else ""
+            raise JetStreamUnavailable(f"{type(error).__name__}: {error}", sign) from error
 
     async def _direct(self, body: dict[str, Any]) -> Latest:
         """A direct get of many messages, which arrive one by one with an end mark."""
@@ -245,6 +253,7 @@ def _checked(message: Msg) -> dict[str, Any]:
         raise Conflict(text)
     if number in _NOT_FOUND:
         raise StreamMissing(text)
+    sign = DISK_FULL if number in _NO_ROOM or "no space left" in text else ""
     if int(fault.get("code", 0)) >= 500 and number not in NO_REPLICAS:
-        raise JetStreamUnavailable(f"{text} ({number})")
-    raise RequestRejected(number, text)
+        raise JetStreamUnavailable(f"{text} ({number})", sign)
+    raise RequestRejected(number, text, sign)

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 from nats.aio.msg import Msg
 
+from narthex.adapters.brokers.cancellation import retrieve_error
 from narthex.adapters.brokers.nats.appending import NatsAppender
 from narthex.adapters.brokers.nats.codec import StreamBatch, encode
 from narthex.adapters.brokers.nats.jetstream import (
@@ -26,10 +27,12 @@ from narthex.adapters.brokers.nats.jetstream import (
     StreamMissing,
 )
 from narthex.adapters.brokers.nats.streams import LogStream, StreamInfo
-from narthex.errors import ConfigError, DependencyError, NarthexError
+from narthex.errors import DISK_FULL, ConfigError, DependencyError, NarthexError
 
 AGAIN_S: Final = 0.5  # while JetStream is away
 FEWER_AGAIN_S: Final = 0.2
+SILENT_S: Final = 5.0  # longer than a slow disk takes to sync
+STORED_WITHIN_S: Final = 1.0  # of a ping, which health gives 2 s: the rest is for the question why
 REMEDY: Final = (
     "Give the stream back the configuration that narthex made it with (nats stream edit), or set another ?prefix= in "
     "NARTHEX_BROKER_URL."
@@ -77,6 +80,7 @@ class StreamMonitor:
         self._next_proof: asyncio.Task[int] | None = None
         self._subjects = 0  # with a message at the last check: the number never falls
         self._server = ""
+        self._unanswered_since: float | None = None  # on the loop's clock: no mark was stored since then
         self.refused: DependencyError | None = None
         self.running = False
         self.node = ""
@@ -88,6 +92,7 @@ class StreamMonitor:
     def missed(self) -> None:
         """Publications may not have reached this node: check, then read them again."""
         self._missed = True
+        self._unanswered_since = None  # the silence before was that of another connection or leader
         self._suspect.set()
 
     async def on_missed(self, _: Msg) -> None:
@@ -129,7 +134,7 @@ class StreamMonitor:
             self._next_proof = asyncio.get_running_loop().create_task(
                 self._take_proof(self._last_proof), name="nats proof"
             )
-            self._next_proof.add_done_callback(_retrieved)
+            self._next_proof.add_done_callback(retrieve_error)
         return await asyncio.shield(self._next_proof)
 
     async def _take_proof(self, before: asyncio.Task[int] | None) -> int:
@@ -208,18 +213,46 @@ class StreamMonitor:
     async def append_mark(self) -> int:
         """Append an empty mark; returns its sequence, which a majority has agreed on."""
         body = encode(StreamBatch(secrets.token_bytes(8), "", 1, 0, 0, []))
+        began = asyncio.get_running_loop().time()
+        if self._unanswered_since is None:
+            self._unanswered_since = began
         seq = await self._stream.publish(self.mark_subject(), body, expected=None, rollup=True)
+        self._unanswered_since = None
         self._appender.highest_seq = max(seq, self._appender.highest_seq)
         return seq
 
     async def ping(self) -> None:
-        """Append and read back. Raises jetstream's errors, and DependencyError when the message is missing."""
-        seq = await self.append_mark()
+        """Append and read back. Raises jetstream's errors, and DependencyError when the message is missing, or is not
+        stored by a server that still reads.
+        """
+        mark = asyncio.create_task(self.append_mark(), name="nats ping")
+        try:
+            await asyncio.wait([mark], timeout=STORED_WITHIN_S)
+            if not mark.done():
+                await self._check_disk()
+            seq = await mark
+        finally:
+            mark.cancel()
         last = await self._stream.last(self.mark_subject())
         if last is None or last.seq < seq:
             raise DependencyError(
                 "broker", "JetStream did not give back what was stored.", "Look at its log."
             )
+
+    async def _check_disk(self) -> None:
+        """NATS sends no answer to a message that it cannot write, and after one failed write it stores nothing until it
+        is restarted. Raises DependencyError when the stream's only server reads and has stored nothing for `SILENT_S`.
+        """
+        since, now = self._unanswered_since, asyncio.get_running_loop().time()
+        if since is None or now - since < SILENT_S or self._log_stream.replicas > 1:
+            return  # of several servers, one without room leaves its work to the others
+        await self._log_stream.inspect(self._server)
+        raise DependencyError(
+            "broker",
+            "JetStream reads its log and stores nothing: its disk is full, or fails.",
+            "Free disk space for NATS, then restart its server, which writes nothing before; its log names the cause.",
+            sign=DISK_FULL,
+        )
 
     async def run(self, reopen: Callable[[], Awaitable[None]]) -> None:
         """Until cancelled: after each doubt call `reopen` until it succeeds, then re-read what was perhaps missed."""
@@ -251,9 +284,3 @@ class StreamMonitor:
     def mark_subject(self) -> str:
         """The subject of this node's marks; nodes share a few subjects."""
         return self._subject(f"narthex/ping:{zlib.crc32(self.node.encode()) % PING_SUBJECTS}")
-
-
-def _retrieved(task: asyncio.Task[int]) -> None:
-    """Retrieve its error, because all its callers may have been cancelled."""
-    if not task.cancelled():
-        task.exception()

@@ -19,7 +19,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from narthex.adapters.brokers.engine_errors import EngineErrors
 from narthex.adapters.brokers.redis.connection import FAULTS, NewRun
 from narthex.adapters.brokers.redis.scripts import KeyNames
-from narthex.errors import DISK_FULL, Bug, DependencyError, NarthexError
+from narthex.errors import DISK_FULL, MEMORY_FULL, Bug, DependencyError, NarthexError
 from narthex.ports.broker import LogMoved, Position, Published
 
 REDIS: Final = EngineErrors("Redis", "Redis")
@@ -136,7 +136,7 @@ class RedisAppender:
                     await self._try_attach()
                 except ResponseError as error:
                     if not _passing(error):
-                        self._fail(batch, _refused(error))
+                        self._fail(batch, refused(error))
                         continue
                     await asyncio.sleep(wait)
                 except FAULTS:
@@ -217,10 +217,14 @@ def _passing(error: ResponseError) -> bool:
     return str(error).startswith("BUSY")
 
 
-def _refused(error: ResponseError) -> DependencyError:
+def refused(error: ResponseError) -> DependencyError:
+    """The error for a server that answers and refuses a write."""
     if isinstance(error, OutOfMemoryError):
         return DependencyError(
-            "broker", "Redis has no memory left to append.", "Raise its maxmemory, or trim."
+            "broker",
+            "Redis has no memory left to append.",
+            "Raise its maxmemory, or trim.",
+            sign=MEMORY_FULL,
         )
     if str(error).startswith("MISCONF"):  # it cannot write its file, and refuses every write
         return DependencyError(

@@ -19,13 +19,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from narthex.adapters.brokers.cancellation import cancel_and_wait
+from narthex.adapters.brokers.cancellation import cancel_and_wait, retrieve_error
 from narthex.adapters.brokers.engine_errors import Retrier
 from narthex.adapters.brokers.known_positions import KnownPositions
 from narthex.adapters.brokers.redis import scripts
-from narthex.adapters.brokers.redis.appending import REDIS, RedisAppender
+from narthex.adapters.brokers.redis.appending import REDIS, RedisAppender, refused
 from narthex.adapters.brokers.redis.attachment import Attachment, NotYet
 from narthex.adapters.brokers.redis.connection import (
     FAULTS,
@@ -281,6 +282,8 @@ class RedisBroker:
     async def ping(self) -> None:
         """See the port. Raises at once for a server that refuses connections; waits for one that is silent."""
         fault = self._attachment.fault
+        if isinstance(fault, ResponseError):  # it answers, and refuses the beat, which is a write too
+            raise refused(fault)
         if fault is not None and not isinstance(fault, TimeoutError | RedisTimeoutError):
             raise REDIS.silent(self._address.shown, type(fault).__name__)
         published = await self.publish(PING_CHANNEL, b"{}")
@@ -335,7 +338,9 @@ class RedisBroker:
 
     async def _shielded(self, command: Awaitable[T]) -> T:
         """Run a command that keeps running when its caller is cancelled: see the rule in connection.py."""
-        return await asyncio.shield(asyncio.ensure_future(command))
+        task = asyncio.ensure_future(command)
+        task.add_done_callback(retrieve_error)
+        return await asyncio.shield(task)
 
     async def _script(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         client = self._client()
