@@ -16,7 +16,7 @@ from starlette.types import Scope
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import listen, run
-from narthex.adapters.machine import descriptor_limit, raise_descriptor_limit
+from narthex.adapters.machine import descriptor_limit, raise_descriptor_limit, share_one_heap
 from narthex.adapters.telemetry.logging import (
     configure_logging,
     get_logger,
@@ -143,6 +143,8 @@ class GatewayServer:
         """Make everything of the gateway; nothing is opened yet but the port."""
         settings = self.settings
         agents = self._agents
+        if own_signals:
+            share_one_heap()
         fitted = capacity(settings.limits(), raise_descriptor_limit() if own_signals else descriptor_limit())
         log_capacity(fitted, asked=settings.source("max_connections") != "default")
         parts = self.parts = Parts(
