@@ -56,13 +56,21 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 class Program:
-    """`narthex serve` with one data directory and one port, through any number of lives.
+    """`narthex serve`, or another command, with one data directory and one port, through any number of lives.
 
     Attributes:
         log: everything it wrote, all lives, to both streams.
     """
 
-    def __init__(self, directory: Path, env: Mapping[str, str], arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        env: Mapping[str, str],
+        arguments: tuple[str, ...] = (),
+        *,
+        serving: str = "serve",
+    ) -> None:
+        self.serving = serving
         self.directory = directory
         self.env = dict(env)
         self.arguments = arguments
@@ -95,7 +103,7 @@ class Program:
         with self.log_file.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command(
-                    "serve",
+                    self.serving,
                     "--port",
                     str(self.port),
                     "--data-dir",

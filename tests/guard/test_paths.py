@@ -31,6 +31,15 @@ def test_bad_patterns(pattern: str) -> None:
         PathPatterns([pattern])
 
 
+@pytest.mark.parametrize(
+    "path", ["/feed/../ws", "/feed/a/..", "/feed/./a", "/rooms/../live", "/rooms/./live"]
+)
+def test_dot_segments_match_no_wildcard(path: str) -> None:
+    """A server behind that resolves them would serve another path than the guard matched."""
+    assert path not in PATTERNS
+    assert "/feed/.hidden" in PATTERNS
+
+
 def test_star_alone_below_the_root_matches_every_path() -> None:
     """`/*` guards every WebSocket of an application."""
     assert PathPatterns(["/*"]).match("/any/thing")

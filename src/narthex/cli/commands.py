@@ -17,6 +17,7 @@ class CliCommand(NamedTuple):
 
 COMMANDS: Final[dict[str, CliCommand]] = {
     "serve": CliCommand("narthex.cli.serve:serve", "Start the gateway."),
+    "guard": CliCommand("narthex.cli.guard:guard", "Guard the WebSockets of another server."),
     "check": CliCommand(
         "narthex.cli.check:check", "Say what serve would do with these settings; start nothing."
     ),

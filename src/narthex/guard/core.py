@@ -32,6 +32,7 @@ from narthex.app.revocations import Revocations
 from narthex.app.tasks import Tasks
 from narthex.domain.admission import AdmissionPolicy
 from narthex.domain.environment import EnvironmentPolicy
+from narthex.domain.limits import Limits
 from narthex.errors import DependencyError
 from narthex.extras import require
 from narthex.guard.life import SocketLife, SocketLives
@@ -78,6 +79,7 @@ class GuardCore:
         in_band: whether a client may prove itself by its first message.
         verifier: of tokens, instead of the configured issuers.
         store: instead of the configured one.
+        limits: reduced to the machine's limits; None: those of the settings.
     """
 
     def __init__(
@@ -89,11 +91,12 @@ class GuardCore:
         in_band: bool = False,
         verifier: TokenVerifier | None = None,
         store: Store | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.settings = settings
         self.node = f"{settings.platform or 'guard'}-{uuid.uuid4().hex[:12]}"
         self.now = time.time
-        self.limits = settings.limits()
+        self.limits = limits or settings.limits()
         self.plans = settings.plan_table()
         self.store = store or make_shared_store(settings)
         self.environment_policy = _confined(settings.policy, in_band=in_band)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+_DOTS: Final = frozenset({".", ".."})
 _PARAMETER: Final = re.compile(r"\{[^{}/]+\}")
 
 
@@ -32,8 +33,18 @@ class PathPatterns:
             _check(one)
 
     def match(self, path: str) -> bool:
-        """Whether a percent-decoded path matches one of the patterns."""
-        return path in self._exact or any(pattern.fullmatch(path) for pattern in self._compiled)
+        """Whether a percent-decoded path matches one of the patterns.
+
+        A segment `.` or `..` is matched by no parameter and no `*`: the server behind may resolve it to another path.
+        """
+        if path in self._exact:
+            return True
+        if "/." in path and not _DOTS.isdisjoint(path.split("/")):
+            return False
+        return any(pattern.fullmatch(path) for pattern in self._compiled)
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self.match(path)
 
 
 def _check(pattern: str) -> None:

@@ -49,7 +49,7 @@ class RefreshToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SigningKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A signing key: `purpose` is `provider` or `e2e`; `jwk` the private JWK as JSON text.
+    """A signing key: `purpose` is `provider`, `e2e` or `guard`; `jwk` the private JWK as JSON text.
 
     Of the keys whose `not_before` has passed, the newest signs. A key is published for verification until `retire_at`
     (0.0: no end).

@@ -328,6 +328,39 @@ class RunOptions(BaseModel):
     )
 
 
+class GuardOptions(BaseModel):
+    """`narthex guard`: the server behind, and what reaches it."""
+
+    upstream: str = option(
+        "",
+        "URL of the server behind `narthex guard`, without a path: `ws://127.0.0.1:9000`, `wss://…`, `http://…`.",
+        flag="--upstream",
+        default_text="not set: required by `narthex guard`",
+    )
+    upstream_paths: Words = option(
+        ("/ws",),
+        "Paths of its WebSockets, which `narthex guard` admits to; `{name}` matches one segment, `*` at the end any "
+        "rest.",
+        flag="--path",
+    )
+    upstream_name: str = option(
+        "",
+        "The `aud` of the assertions that `narthex guard` signs.",
+        default_text="host and port of the upstream",
+    )
+    upstream_timeout_s: float = option(
+        5.0,
+        "Seconds that the upstream has for its answer to a handshake, or to begin one to a request.",
+        ge=0.1,
+        le=60,
+    )
+    pass_http: bool = option(
+        False,
+        "Pass plain HTTP requests to the upstream too, with their credentials and without any check.",
+        flag="--pass-http",
+    )
+
+
 class TableOptions(BaseModel):
     """Tables of `narthex.toml`; they have no variable."""
 
@@ -345,6 +378,7 @@ GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("Engines", EngineOptions),
     ("Limits", LimitOptions),
     ("Runs", RunOptions),
+    ("Guard", GuardOptions),
 )
 """The order of docs/settings.md and of `narthex check`."""
 

@@ -23,6 +23,7 @@ from narthex.settings.groups import (
     AdmissionOptions,
     E2eOptions,
     EngineOptions,
+    GuardOptions,
     LimitOptions,
     LogOptions,
     RunOptions,
@@ -63,6 +64,7 @@ class Settings(
     EngineOptions,
     LimitOptions,
     RunOptions,
+    GuardOptions,
     TableOptions,
     BaseSettings,
 ):

@@ -20,6 +20,7 @@ from narthex.domain.addresses import TrustedProxies, parse_trusted_proxies
 from narthex.domain.engine_urls import BadEngineUrl, parse_engine_urls
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide, find_environment, is_loopback
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
+from narthex.domain.upstreams import parse_upstream
 from narthex.errors import ConfigError
 from narthex.settings.issuer_rules import issuer_problems, short_secrets
 from narthex.settings.model import RuleResults, Settings
@@ -66,7 +67,7 @@ def check_rules(
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
     problems += _production(settings, production=production)
-    for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _data_dir):
+    for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _upstream, _data_dir):
         problems += rule(settings)
     problems += _engines(settings, platform_of(environ), parts)
     if "issuers" not in broken:
@@ -224,6 +225,11 @@ def _limits(settings: Settings) -> Iterator[str]:
         yield "NARTHEX_MAX_PENDING_BYTES is below NARTHEX_MAX_MESSAGE_BYTES. Raise it to at least that."
     if settings.max_connections_unauthenticated > settings.max_connections:
         yield "NARTHEX_MAX_CONNECTIONS_UNAUTHENTICATED is above NARTHEX_MAX_CONNECTIONS. Lower it to at most that."
+
+
+def _upstream(settings: Settings) -> Iterator[str]:
+    if settings.upstream and isinstance(problem := parse_upstream(settings.upstream), str):
+        yield f"NARTHEX_UPSTREAM {problem}"
 
 
 def _data_dir(settings: Settings) -> Iterator[str]:

@@ -27,7 +27,7 @@ from starlette.requests import Request
 
 from narthex._version import __version__
 from narthex.adapters.edge.connections import Evicted
-from narthex.adapters.edge.edge import Edge
+from narthex.adapters.edge.edge import Edge, EdgeUpgradeHandler
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer
@@ -38,7 +38,7 @@ from narthex.domain.addresses import TrustedProxies, client_of
 from narthex.domain.descriptors import Capacity
 from narthex.domain.refusals import Refusal
 from narthex.errors import Damaged, DependencyError
-from narthex.ports.edge import Deny, RequestHead, UpgradeHandler
+from narthex.ports.edge import Deny, RequestHead
 from narthex.settings import Settings
 from narthex.web.access import Access
 from narthex.web.health import ProbePages
@@ -179,7 +179,7 @@ class NoUpgrades:
 def make_edge(
     settings: Settings,
     limits: EdgeLimits,
-    handler: UpgradeHandler,
+    handler: EdgeUpgradeHandler,
     rules: HeadRules,
     evicted: Evicted = lambda _reason, _key, _count: None,
 ) -> Edge:

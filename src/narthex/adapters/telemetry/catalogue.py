@@ -62,6 +62,9 @@ CATALOGUE: Final = (
         "connections_evicted", "Idle connections and unread answers that were closed to make room.", "reason"
     ),
     _counter("http_rate_limited", "HTTP requests refused because there were too many.", "by"),
+    _counter(
+        "upstream_handshakes", "Handshakes of `narthex guard` with the server behind, by result.", "result"
+    ),
     _gauge("descriptors", "How many files the process may open.", mode="livemostrecent"),
     _counter("disconnects", "Closed connections by close code.", "code"),
     _counter("e2e_admissions", "Attempts to get in as a test identity.", "result"),

@@ -43,7 +43,7 @@ ENVIRONMENT_CLAIM: Final = "env"
 SEALED_TYPE: Final = "narthex-sealed+jwt"
 
 SigningAlgorithm = Literal["ES256", "RS256", "EdDSA"]
-Purpose = Literal["provider", "e2e"]
+Purpose = Literal["provider", "e2e", "guard"]
 
 
 def new_key(purpose: Purpose, algorithm: SigningAlgorithm, now: float, *, not_before: float) -> SigningKey:
@@ -72,7 +72,7 @@ class KeyRing:
 
     Args:
         credentials: where the keys live.
-        purpose: `provider` or `e2e`.
+        purpose: `provider`, `e2e` or `guard`.
         issuer: the `iss` of its tokens.
         aliases: more `iss` values that its tokens may carry (the plain name, beside a public URL), so that
             `narthex token` without the server's variables is admitted too: only the holder of the keys could sign it.

@@ -21,7 +21,9 @@ def reset(peer: Peer) -> None:
 
 
 class Accepted(Peer):
-    """One connection that a guard opened."""
+    """One connection that a guard opened. `seen`: the head of its handshake, once it is answered."""
+
+    seen = b""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -60,6 +62,6 @@ class RawUpstream:
     def joined(self, behind: bytes = b"") -> Accepted:
         """The next connection, after its handshake, with bytes behind the 101."""
         accepted = self.accept()
-        accepted.request()
+        accepted.seen = accepted.request()
         accepted.send(SWITCHING + behind)
         return accepted

@@ -1,0 +1,88 @@
+"""`narthex guard`: admission in front of a WebSocket server in any language."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from narthex.cli.flags import LogFormat, LogLevel
+from narthex.errors import EXIT_FINDINGS, EXIT_OK
+
+
+def guard(
+    *,
+    upstream: str | None = None,
+    path: Annotated[list[str] | None, Parameter(consume_multiple=True, negative_iterable=())] = None,
+    pass_http: Annotated[bool | None, Parameter(negative=())] = None,
+    host: str | None = None,
+    port: int | None = None,
+    data_dir: Path | None = None,
+    log_format: LogFormat = None,
+    log_level: LogLevel = None,
+    allow_remote_development: Annotated[bool | None, Parameter(negative=())] = None,
+    config: Path | None = None,
+) -> int:
+    """Guard the WebSockets of another server until SIGTERM or Ctrl-C.
+
+    A handshake is admitted or refused as by `narthex serve`. Of an admitted one the server behind gets the request
+    without its credentials and with the user: Narthex-Subject, -Tenant, -Plan, -Test-Run, -Trace-Id, and the same
+    signed in Narthex-Assertion (a JWT of 60 s; its key is at /.well-known/jwks.json). Frames pass untouched.
+    Revocation, expiry and drain close the socket with their code. Settings are those of `serve`: docs/guard-process.md.
+
+    Examples:
+        NARTHEX_JWKS_URL=https://id.example.com/jwks narthex guard --upstream ws://127.0.0.1:9000
+        narthex guard --upstream http://127.0.0.1:3000 --path /ws '/rooms/{room}/live' --pass-http
+
+    Args:
+        upstream: The server behind: ws://HOST:PORT, wss://…, http://…; requests keep their path and query.
+        path: Paths of its WebSockets (default /ws); `{name}` matches one segment, `*` at the end any rest.
+        pass_http: Pass plain HTTP requests to it too, unchecked and with their credentials.
+        host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
+        port: Port; 0 takes a free one.
+        data_dir: Directory of revocations, tickets and signing keys.
+        log_format: json for machines, console for people.
+        log_level: Least severe record that is written; handshake records are debug.
+        allow_remote_development: Let development listen beyond loopback.
+        config: The settings file instead of ./narthex.toml.
+    """
+    from narthex.adapters.telemetry.logging import configure_logging, get_logger
+    from narthex.settings import load
+
+    flags = {
+        "upstream": upstream,
+        "upstream_paths": path,
+        "pass_http": pass_http,
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "log_format": log_format,
+        "log_level": log_level,
+        "allow_remote_development": allow_remote_development,
+    }
+    settings = load(flags, os.environ, config, parts={"store"})
+    configure_logging(
+        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
+    )
+    log = get_logger("narthex")
+    for warning in settings.warnings:
+        log.warning("configuration", detail=warning)
+    from narthex.guard.core import guard_settings
+    from narthex.guard.process import serve, upstream_of
+    from narthex.wiring.start_checks import check_start
+
+    upstream_of(settings)
+    check_start(settings, {"store"}, agents=False)
+
+    def ready(urls: list[str]) -> None:
+        url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
+        lines = [f"narthex guard is ready ({settings.environment})"]
+        lines += [f"  socket    {url.replace('http', 'ws', 1)}{one}" for one in settings.upstream_paths]
+        lines += [f"  upstream  {settings.upstream}", f"  keys      {url}/.well-known/jwks.json"]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+    return EXIT_OK if serve(guard_settings(settings), ready) else EXIT_FINDINGS

@@ -1,0 +1,221 @@
+"""`narthex guard`: a guard as a process in front of a WebSocket server in any language.
+
+    client ──▶ edge: admission ──▶ upstream's handshake with the identity ──▶ relay of frames, untouched
+
+Not here: admission (`core`), relaying (`adapters/edge/upstream`), an admitted socket (`relayed`). Rules: the
+upstream is asked only for admitted handshakes; the guard's own routes come before those that pass; without `pass_http`
+nothing but admitted WebSockets reaches the upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, cast
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from narthex.adapters.edge.rules import HeadRules
+from narthex.adapters.edge.server import listen, run
+from narthex.adapters.edge.upstream.dialing import Upstream
+from narthex.adapters.edge.upstream.handler import RelayHandler
+from narthex.adapters.edge.upstream.passing import HttpPassing, Message
+from narthex.adapters.machine import raise_descriptor_limit
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.tokens.claims import ClaimRules
+from narthex.adapters.tokens.signing import KeyRing
+from narthex.app.connection_context import ConnectionContext
+from narthex.app.handshake import NewReceiver
+from narthex.app.health import CheckFailed, auth_check, ping_check
+from narthex.app.lifecycle import Component
+from narthex.domain.descriptors import capacity
+from narthex.domain.refusals import Refusal
+from narthex.domain.upstreams import UpstreamAddress, parse_upstream
+from narthex.errors import Bug, ConfigError
+from narthex.guard.cleaning import without_claims
+from narthex.guard.core import GuardCore
+from narthex.guard.paths import PathPatterns
+from narthex.guard.relayed import Assertions, RelayedConnection, handed_on
+from narthex.settings import Settings
+from narthex.web.problems import exception_handlers, problem
+from narthex.web.request_rules import RequestRules
+from narthex.wiring.capacity_log import Evictions, log_capacity
+from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge, make_health, probe_pages
+
+JWKS_PATH: Final = "/.well-known/jwks.json"
+JWKS_MAX_AGE_S: Final = 30  # below the minute for which a new key is published before it signs
+DESCRIPTORS_EACH: Final = 2  # the client's socket and the upstream's
+DEFAULT_ISSUER: Final = "narthex-guard"
+
+log = get_logger("narthex.guard")
+
+
+class GuardProcess:
+    """One guard process, made inside the running loop; `process` serves it. `settings` come from `guard_settings`.
+
+    Args:
+        settings: validated; `upstream` is set.
+        on_ready: called with the listeners' URLs.
+
+    Raises:
+        ConfigError: there is no upstream, a path is no pattern, or the address cannot be bound.
+    """
+
+    def __init__(self, settings: Settings, on_ready: Callable[[list[str]], None]) -> None:
+        self.settings = settings
+        address, paths = upstream_of(settings)
+        self.address = address
+        descriptors = raise_descriptor_limit()
+        fitted = capacity(settings.limits(), descriptors // DESCRIPTORS_EACH)
+        log_capacity(fitted, asked=settings.source("max_connections") != "default")
+        self.core = GuardCore(
+            settings,
+            new_receiver=cast(
+                "NewReceiver", self._new_connection
+            ),  # the relay calls less of it than a gateway
+            paths=paths,
+            limits=fitted.limits,
+        )
+        core = self.core
+        core.meter.gauge("descriptors", float(descriptors))
+        tls = ssl.create_default_context() if address.secure else None
+        self.upstream = Upstream(address.host, address.port, tls)
+        self.ring = KeyRing(
+            core.store.credentials,
+            "guard",
+            issuer=settings.public_url or DEFAULT_ISSUER,
+            audience=settings.upstream_name or address.authority,
+            rules=ClaimRules(),
+            clock=core.now,
+        )
+        assertions = Assertions(self.ring, core.now)
+        handler = RelayHandler(
+            core.handshakes,
+            self.upstream,
+            partial(handed_on, assertions=assertions),
+            timeout_s=settings.upstream_timeout_s,
+            handshake_timeout_s=core.limits.handshake_timeout_s,
+            result=self._upstream_answered,
+        )
+        edge = handler.edge = make_edge(
+            settings,
+            edge_limits(settings, fitted),
+            handler,
+            HeadRules(allowed_host=settings.hosts.allows, websocket_paths=paths),
+            Evictions(core.meter).counted,
+        )
+        core.lifecycle.add([Component("assertions", self.ring.start, self.ring.stop)])
+        self.process = ServerProcess(
+            Starlette(routes=self._routes(), exception_handlers=exception_handlers(core.report_bug)),
+            edge,
+            core.lifecycle,
+            listen(settings.host, settings.port, send_buffer_bytes=edge.limits.send_buffer_bytes),
+            grace_s=settings.drain_grace_s,
+            log=log,
+            on_ready=on_ready,
+        )
+
+    def _new_connection(self, context: ConnectionContext) -> RelayedConnection:
+        return RelayedConnection(self.core.lives, context)
+
+    def _upstream_answered(self, result: str, refusal: Refusal | None, trace_id: str) -> None:
+        self.core.meter.count("upstream_handshakes", result=result)
+        if refusal is not None:
+            log.warning(
+                "upstream",
+                code=refusal.code,
+                detail=refusal.detail,
+                cause=refusal.log_detail or None,
+                trace_id=trace_id,
+            )
+
+    # -- HTTP ----------------------------------------------------------------------------------------------
+
+    def _routes(self) -> Sequence[BaseRoute]:
+        settings, core = self.settings, self.core
+        checks = {
+            "auth": auth_check(core.verifier),
+            "store": ping_check(core.store.ping),
+            "upstream": self._check_upstream,
+        }
+        health = make_health(settings, checks, core.lifecycle, core.meter, log, critical=("upstream",))
+        return [
+            *probe_pages(settings, health, core.meter).routes(),
+            Route(JWKS_PATH, self._jwks, methods=["GET"]),
+            *([Mount("/", app=self._passing())] if settings.pass_http else []),
+        ]
+
+    async def _check_upstream(self) -> str:
+        """Connect, and leave: only a handshake with a user's proof would be answered."""
+        try:
+            _, writer = await asyncio.open_connection(self.address.host, self.address.port)
+        except OSError as fault:
+            raise CheckFailed("the server behind takes no connection") from fault
+        writer.transport.abort()
+        return "takes connections; a handshake with it is not tried"
+
+    async def _jwks(self, _: Request) -> Response:
+        """RFC 7517 section 5: the keys that the assertions verify with."""
+        headers = {"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}", "Access-Control-Allow-Origin": "*"}
+        return JSONResponse(self.ring.public_keys(), headers=headers)
+
+    def _passing(self) -> HttpPassing:
+        settings, core, address = self.settings, self.core, self.address
+        rules = RequestRules(settings.proxies, settings.origins, settings.public_url)
+
+        def prepare(scope: Message) -> tuple[list[tuple[str, str]], str, str]:
+            client = rules.client(Request(cast("dict[str, Any]", scope)))
+            headers = without_claims(scope["headers"])
+            decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+            return decoded, client.address, client.scheme
+
+        passing = HttpPassing(
+            f"{'https' if address.secure else 'http'}://{address.authority}",
+            prepare,
+            timeout_s=settings.upstream_timeout_s,
+            refuse=problem,
+        )
+        core.lifecycle.add([Component("http", passing.start, passing.stop)])
+        return passing
+
+
+def upstream_of(settings: Settings) -> tuple[UpstreamAddress, PathPatterns]:
+    """The server behind, and its WebSockets' paths. Raises ConfigError with every problem."""
+    problems = []
+    address = parse_upstream(settings.upstream)
+    if not settings.upstream:
+        problems.append(
+            "NARTHEX_UPSTREAM is not set. Name the server behind: --upstream ws://127.0.0.1:9000."
+        )
+    try:
+        paths = PathPatterns(settings.upstream_paths)
+    except ValueError as fault:
+        problems.append(f"NARTHEX_UPSTREAM_PATHS: {fault}")
+    if problems:
+        raise ConfigError(problems)
+    if isinstance(address, str):
+        raise Bug("unchecked_upstream", "An upstream that the settings refuse reached the guard.")
+    return address, paths
+
+
+def serve(settings: Settings, on_ready: Callable[[list[str]], None]) -> bool:
+    """Serve until SIGTERM or SIGINT; returns whether the end was in order.
+
+    Args:
+        settings: from `guard_settings`.
+        on_ready: called with the listeners' URLs once the guard admits.
+
+    Raises:
+        ConfigError: see `GuardProcess`.
+        Damaged: the data in the store cannot be read.
+    """
+
+    async def main() -> bool:
+        return await GuardProcess(settings, on_ready).process.serve()
+
+    return run(main())
