@@ -47,6 +47,7 @@ def test_no_option_is_taken_and_ignored() -> None:
     source = ROOT / "src" / "narthex"
     files = [
         *(source / "wiring").rglob("*.py"),
+        *(source / "guard").rglob("*.py"),
         *(source / "cli").glob("*.py"),
         *(source / "settings").glob("*.py"),
     ]
