@@ -279,6 +279,7 @@ async def open_entrance(
             clock=found.clock,
             monotonic=found.clock,
             wait_s=wait_s,
+            handshake_timeout_s=10.0,
         )
         yield found
     finally:

@@ -204,6 +204,20 @@ async def test_a_broker_can_be_started_again(nodes: list[Node]) -> None:
     assert two.told() == ["2"]
 
 
+async def test_a_stopped_broker_reads_no_more(nodes: list[Node]) -> None:
+    """A read of the control log that waited for its engine ends with the node, and is not made on a later one."""
+    one, two = nodes
+    two.engine.deaf = two.engine.away = True
+    await one.log.control(message(1))
+    two.log._receiver.resync(None)
+    reading = two.log._receiver._reading
+    assert reading is not None
+    await two.log.stop()
+    assert reading.done()
+    two.engine.deaf = two.engine.away = False
+    assert two.told() == []
+
+
 async def test_one_whose_acknowledgement_was_lost_is_executed_once(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,16 @@ async def test_chunks_are_bounded_and_the_end_is_found() -> None:
     assert broker.asked == [FIRST_CHUNK, CHUNK, CHUNK]
 
 
+async def test_publications_of_one_byte_are_read_in_chunks() -> None:
+    """The size of the next chunk follows from the average so far, which is never nothing."""
+    broker = Counted(0)
+    for _ in range(FIRST_CHUNK + 5):
+        await broker.publish(CHANNEL, b"1")
+    page = await read(broker, CHANNEL, since=Position(0, ""), limit=10_000, max_bytes=1_000)
+    assert len(page.publications) == FIRST_CHUNK + 5
+    assert broker.asked == [FIRST_CHUNK, (1_000 - FIRST_CHUNK) // 2]
+
+
 async def test_the_bytes_end_a_page_but_one_publication_always_comes() -> None:
     """At the bound exactly, and one byte beyond it."""
     broker = await Counted(50, size=100).fill()

@@ -325,7 +325,12 @@ class TestTestIdentities:
     def test_production_refuses_them_even_if_the_bypass_were_on(self) -> None:
         """Two locks: a policy that lies does not open the second."""
         lying = AdmissionPolicy(
-            environment=Environment.PRODUCTION, pre_connection_auth_required=True, auth_bypass_active=True
+            environment=Environment.PRODUCTION,
+            pre_connection_auth_required=True,
+            auth_bypass_active=True,
+            guests=False,
+            is_testing=False,
+            is_e2e_testing=True,
         )
         assert code(judge(Valid(TESTER), here=lying)) == "e2e_not_allowed_here"
 

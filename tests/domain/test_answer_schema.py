@@ -31,6 +31,7 @@ FORM: dict[str, Any] = {
         {"count": 1},
         {"count": 9.0, "price": 0.5, "size": "M", "note": None, "tags": ["a"], "sure": True, "either": False},
         {"count": 2, "note": "abcd", "size": 1},
+        {"count": 1, "note": "ab", "tags": ["a", "b"]},
     ],
 )
 def test_what_fits(value: Any) -> None:

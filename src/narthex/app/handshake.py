@@ -120,7 +120,7 @@ class HandshakeHandler:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         wait_s: float = WAIT_S,
-        handshake_timeout_s: float = 10.0,
+        handshake_timeout_s: float,
     ) -> None:
         self.policy = policy
         self.trusted = trusted

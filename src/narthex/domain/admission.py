@@ -61,9 +61,9 @@ class AdmissionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     pre_connection_auth_required: bool
     auth_bypass_active: bool
-    guests: bool = False
-    is_testing: bool = False
-    is_e2e_testing: bool = False
+    guests: bool
+    is_testing: bool
+    is_e2e_testing: bool
     origins: OriginPolicy = OriginPolicy()
     hosts: HostPolicy = HostPolicy()
 

@@ -7,6 +7,9 @@ import asyncio
 import pytest
 
 from narthex.adapters.brokers.engine_errors import EngineErrors, Retrier
+from narthex.adapters.brokers.nats import appending as nats
+from narthex.adapters.brokers.redis import appending as redis
+from narthex.adapters.sqlite import batching
 from narthex.errors import DependencyError, Overloaded
 from tests.timing import within
 
@@ -83,3 +86,8 @@ def test_errors_say_who_and_what_to_do() -> None:
     assert "not running" in ENGINE.not_running().message
     assert isinstance(ENGINE.full(7), Overloaded)
     assert "same key" in ENGINE.late(12).remedy
+
+
+def test_a_queue_is_full_at_the_same_number_on_every_engine() -> None:
+    """Publishers and operators see one limit."""
+    assert (batching.MAX_PENDING, nats.MAX_PENDING, redis.MAX_PENDING) == (20_000, 20_000, 20_000)

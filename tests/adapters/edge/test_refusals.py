@@ -254,6 +254,17 @@ def test_deadlines_of_the_handshake() -> None:
         assert second.rest() == b""
 
 
+def test_an_upgrade_on_a_kept_connection_has_a_deadline_of_its_own() -> None:
+    """A proxy sends it behind another request; a handler that never answers must not hold the connection."""
+    with Running(EdgeLimits(handshake_s=0.6)) as server, server.peer() as peer:
+        peer.send(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert peer.answer()[1] == b"/a|"
+        peer.send(upgrade("/slow"))
+        head, body = peer.answer()
+        assert (head.status, json.loads(body)["code"]) == (503, "overloaded")
+        assert server.gate.cancelled.wait(5)
+
+
 def test_a_lingering_peer_is_dropped_in_the_end() -> None:
     """Whoever neither reads nor closes after a refusal holds the connection for `linger_s`, not for ever."""
     with Running(EdgeLimits(linger_s=0.2, linger_bytes=100_000)) as server:

@@ -53,6 +53,17 @@ def thread_over(work: Recording, **options: float) -> BatchThread[Job]:
     return BatchThread(work, name="test thread", dependency="store", timeout_s=options.get("timeout_s", 5.0))
 
 
+async def test_a_stopped_thread_leaves_no_timer() -> None:
+    """Its watch over hanging jobs would hold it, and the loop, for ever."""
+    thread = thread_over(Recording())
+    await thread.start()
+    watching = thread._watchdog
+    assert watching is not None
+    assert not watching.cancelled()
+    await thread.stop()
+    assert watching.cancelled()
+
+
 def submit(thread: BatchThread[Job]) -> asyncio.Future[int]:
     """One job's future."""
     future: asyncio.Future[int] = asyncio.get_running_loop().create_future()

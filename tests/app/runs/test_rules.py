@@ -19,11 +19,13 @@ from narthex.app.runs.execution import Execution
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.journal import Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
+from narthex.app.runs.run_log_state import RunLogState
 from narthex.domain import events as ev
 from narthex.domain.event_order import EventOrder
 from narthex.ports.agents import Event, RunInput
 from tests.app.runs.house import ALICE, QUICK, House, agent
 from tests.app.runs.test_takeover import kill
+from tests.timing import within
 
 Items = AsyncIterator[Event | str]
 
@@ -131,6 +133,46 @@ async def test_nothing_is_published_under_a_lost_lease() -> None:
         await held.hold()
 
 
+async def journal_of(house: House, lease: Lease) -> Journal:
+    """Of a run that no node executes."""
+    node = await house.node(agent(_hello), claims=False)
+    run = await house.say(node, await house.thread())
+    return Journal(node._services, run, lease, RunLogState())
+
+
+async def test_an_event_waits_for_the_lease_and_goes_with_it(fake_house: House) -> None:
+    """The lease has lapsed and is not renewed: another owner may publish by now, so this one must not."""
+    lease = Lease(asyncio.get_running_loop().time() - 1)
+    journal = await journal_of(fake_house, lease)
+    await journal.put(ev.custom("x", 1))
+    flushing = asyncio.create_task(journal.flush())
+    await asyncio.sleep(0.05)
+    lease.lose()
+    with pytest.raises(OwnershipLost):
+        await flushing
+    assert "'x'" not in str(fake_house.fake_broker.logs)
+    await journal.close()
+
+
+async def test_an_event_that_waits_for_room_ends_with_its_journal(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that is faster than its engine waits in `put`; a run that is given up must not leave it there."""
+    monkeypatch.setattr("narthex.app.runs.journal.MAX_PENDING", 2)
+    journal = await journal_of(fake_house, Lease(asyncio.get_running_loop().time() - 1))
+
+    async def put_all() -> None:
+        for number in range(5):
+            await journal.put(ev.custom("x", number))
+
+    putting = asyncio.create_task(put_all())
+    await asyncio.sleep(0.05)
+    assert not putting.done()
+    await journal.close()
+    async with asyncio.timeout(within(5)):
+        await putting
+
+
 async def test_a_run_that_is_given_up_is_not_tried_again(fake_house: House) -> None:
     """What could not be ended and then went to another owner is forgotten here."""
     node = await fake_house.node(claims=False)
@@ -145,6 +187,19 @@ async def test_a_run_that_is_given_up_is_not_tried_again(fake_house: House) -> N
 
 async def _hello(run: RunInput) -> Items:
     yield "hello"
+
+
+@pytest.mark.parametrize("state", ["free", "claims nothing", "draining", "full"])
+async def test_a_run_that_this_node_cannot_claim_is_announced_to_the_others(
+    fake_house: House, state: str
+) -> None:
+    """Else it would wait for their next look; a node that has room claims it without a message."""
+    limits = msgspec.structs.replace(QUICK, max_running=0 if state == "full" else 5)
+    node = await fake_house.node(agent(_hello), claims=state != "claims nothing", limits=limits)
+    node._local_runs.draining = state == "draining"
+    await fake_house.say(node, await fake_house.thread())
+    announced = [one.kind for one in fake_house.fake_broker.controls if one.kind == "runs_available"]
+    assert len(announced) == (state != "free")
 
 
 async def test_a_bug_is_counted_and_ends_the_run(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,9 +289,8 @@ class NatsAppender:
             if log.seq == 0:
                 await self._read_window(log, last)
             end = last.seq
-        if end > log.seq:
-            for message in await self._stream.between(log.subject, log.seq + 1, end):
-                self._follow(log, message.seq, decode_batch(message.body), fences=True)
+        for message in await self._stream.between(log.subject, log.seq + 1, end):
+            self._follow(log, message.seq, decode_batch(message.body), fences=True)
         if log.restarted:
             await self._proven(log)
             log.restarted = False
