@@ -22,9 +22,10 @@ import asyncpg
 import structlog
 
 from narthex.adapters.stores.postgres_address import CONNECT_S, parse_postgres
+from narthex.adapters.stores.postgres_indexes import build_indexes
 from narthex.adapters.stores.sql.dialect import POSTGRES
 from narthex.adapters.stores.sql.operation import Operation
-from narthex.adapters.stores.sql.schema import migrate
+from narthex.adapters.stores.sql.schema import indexes, migrate
 from narthex.adapters.stores.sql.store import SqlStore
 from narthex.errors import DISK_FULL, ENGINE_HUNG, Bug, ConfigError, DependencyError, NarthexError, Overloaded
 
@@ -36,7 +37,7 @@ MAX_WAITING: Final = 5_000
 TIMEOUT_S: Final = 10.0
 IDLE_S: Final = 300.0
 FULL_S: Final = 10.0  # health names a full disk for this long after the last write that it refused
-MIGRATE_S: Final = 60.0  # a migration may build an index, or wait for the instance that does
+MIGRATE_S: Final = 60.0  # tables and columns only; or the wait for the instance that makes them
 
 _BROKEN: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """Errors after which a connection is useless. asyncpg raises InternalClientError for a statement on a connection on
@@ -121,6 +122,7 @@ class PostgresEngine:
             async with asyncio.timeout(MIGRATE_S):
                 operation = migrate(POSTGRES, f"PostgreSQL at {self._shown}", time.time())
                 await self._run(operation, writes=True, statement_s=MIGRATE_S)
+            await self._build_indexes()
         except BaseException as error:
             await self._close()
             if isinstance(error, TimeoutError):
@@ -128,6 +130,12 @@ class PostgresEngine:
             raise
         for note in self._address.notes:
             _log.warning("store_url_parameter", note=note)
+
+    async def _build_indexes(self) -> None:
+        try:
+            await build_indexes(indexes(POSTGRES), self._pool, self._open, pooled=self._pooled)
+        except _FAULTS as error:
+            raise self._translated(error) from error
 
     async def reach(self) -> str:
         """See `PostgresStore.reach`."""
@@ -322,6 +330,11 @@ class PostgresEngine:
         remedy = "Retry; if it lasts, look at PostgreSQL's log."
         if isinstance(error, asyncpg.DiskFullError):
             remedy = "Free disk space for PostgreSQL."
+        elif isinstance(error, asyncpg.LockNotAvailableError):
+            remedy = (
+                "A transaction holds a table that the migration has to change (a dump, a report, a forgotten session): "
+                "narthex tries again until it has ended; pg_stat_activity names it."
+            )
         elif isinstance(error, _READ_ONLY):
             remedy = "The server is a standby: let NARTHEX_STORE_URL name the primary, or all hosts of the cluster."
         sign = ENGINE_HUNG if isinstance(error, TimeoutError) else ""

@@ -28,6 +28,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         serial: type of an ascending row number, as a column definition.
         lock: the statement that serialises operations with one lock name until their transaction ends, or
             None where one writer serialises all.
+        lock_patience: the statement that bounds the waits of a migration for the tables' locks, where nodes of the
+            version before go on meanwhile and indexes are built after it (`postgres_indexes`); None: where this
+            process alone uses the database.
         hold: suffix of a SELECT: the rows cannot be deleted until the transaction ends.
         seize: suffix of a SELECT: the rows are about to be deleted; waits for the transactions that hold them.
         take: suffix of a SELECT from `t`: as `seize`, but leaves out the rows that another transaction holds.
@@ -47,6 +50,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     serial: str
     lock: str | None
+    lock_patience: str | None
     hold: str
     seize: str
     take: str
@@ -175,6 +179,7 @@ SQLITE: Final = Dialect(
     name="sqlite",
     serial="INTEGER PRIMARY KEY",
     lock=None,
+    lock_patience=None,
     hold="",
     seize="",
     take="",
@@ -248,6 +253,7 @@ POSTGRES: Final = Dialect(
     name="postgres",
     serial="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     lock="SELECT pg_advisory_xact_lock(hashtextextended(?, 0))",
+    lock_patience="SET LOCAL lock_timeout = '3s'",  # every later query waits behind a waiting ALTER TABLE
     hold=" FOR KEY SHARE",  # compatible with updates of the same row, not with its deletion
     seize=" FOR UPDATE",
     take=" FOR UPDATE OF t SKIP LOCKED",

@@ -14,6 +14,7 @@ from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ConfigError
 
 VERSION: Final = 4
+INDEX: Final = "CREATE INDEX "
 
 
 class Migration(NamedTuple):
@@ -213,15 +214,29 @@ def migrate(dialect: Dialect, name: str, now: float, version: int = VERSION) -> 
         raise ConfigError(
             [f"{name} has schema {found}, this narthex knows up to {version}: start the newer narthex again."]
         )
+    if found < version and dialect.lock_patience is not None:
+        yield dialect.lock_patience, ()
+    later = found > 0 and dialect.lock_patience is not None
     for migration in MIGRATIONS:
         if not found < migration.version <= version:
             continue
-        more = (*dialect.search_schema * migration.search, *dialect.places_schema * migration.places)
-        for statement in migration.statements + more:
-            yield statement.replace("{serial}", dialect.serial), ()
+        for statement in _statements(migration, dialect):
+            if not (later and statement.startswith(INDEX)):
+                yield statement.replace("{serial}", dialect.serial), ()
         yield (
             "INSERT INTO schema_versions (version, readable_from, applied_at) VALUES (?, ?, ?)",
             (migration.version, migration.readable_from, now),
         )
         found = migration.version
     return int(found)
+
+
+def indexes(dialect: Dialect) -> dict[str, str]:
+    """The statement of every index that is not unique, by name: where `migrate` leaves them, they are built later."""
+    statements = (statement for migration in MIGRATIONS for statement in _statements(migration, dialect))
+    return {statement.split()[2]: statement for statement in statements if statement.startswith(INDEX)}
+
+
+def _statements(migration: Migration, dialect: Dialect) -> tuple[str, ...]:
+    more = (*dialect.search_schema * migration.search, *dialect.places_schema * migration.places)
+    return migration.statements + more
