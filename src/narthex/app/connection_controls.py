@@ -5,10 +5,14 @@ Not here: the table of kinds (`controls`), the senders (`app/chat`, `app/members
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from narthex.app.commands.server_side import ServerSubscriptions
 from narthex.app.commands.subscribing import Subscriptions
 from narthex.app.connection import Connection
 from narthex.app.controls import ControlDispatcher
+from narthex.app.drain import close_paced
 from narthex.app.hub import Hub
 from narthex.app.membership_audit import MembershipAudit
 from narthex.app.registry import ConnectionRegistry
@@ -19,6 +23,8 @@ from narthex.ports.broker import Control
 from narthex.ports.telemetry import Meter
 from narthex.protocol.codes import FORCE_RECONNECT, FORCED, Disconnect
 from narthex.protocol.commands import SubscribeRequest
+
+LOST_WITHIN_S: Final = 2.5  # with the 2.5 s in which a node finds out, the 5 s of docs/guarantees.md
 
 
 class ConnectionControls:
@@ -59,10 +65,27 @@ class ConnectionControls:
         controls.on("unsubscribe", self._unsubscribe)
 
     def lost(self) -> None:
-        """Messages are lost for good, maybe a `disconnect`: every connection must reconnect and is admitted again."""
+        """Messages are lost for good, maybe a `disconnect`: every connection must reconnect and is admitted again. All
+        nodes come here at the same moment, so the closes are paced.
+        """
         self._controls.missed()
-        for connection in self._registry:
-            connection.close(FORCE_RECONNECT)
+        present = list(self._registry)
+        try:
+            self._tasks.spawn(self._reconnect(present))
+        except DependencyError:
+            for connection in present:
+                connection.close(FORCE_RECONNECT)
+
+    @staticmethod
+    async def _reconnect(present: list[Connection]) -> None:
+        await close_paced(
+            present,
+            lambda _: False,
+            grace_s=LOST_WITHIN_S,
+            runs_ended=asyncio.Event(),
+            now=asyncio.get_running_loop().time,
+            disconnect=FORCE_RECONNECT,
+        )
 
     def _disconnect(self, message: Control) -> None:
         """`user` (tenant/subject), optionally one `client`, `code` and `reason`."""

@@ -2,7 +2,7 @@
 
 Not here: refusing new handshakes (the lifecycle's state is `draining`), ending runs (app/runs). Rules: done
 within the grace; a handful of sockets goes at once, thousands are spread over more than half of the grace, so
-that they reconnect spread as well; every connection is closed with 3001, which makes SDKs reconnect.
+that they reconnect spread as well; the code of the close makes SDKs reconnect.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ async def close_paced(
     grace_s: float,
     runs_ended: asyncio.Event,
     now: Callable[[], float],
+    disconnect: Disconnect = SHUTDOWN,
 ) -> int:
     """Close every connection; those for which `busy` holds wait for `runs_ended` as long as the pace allows.
 
     Args:
         connections: the live ones when draining began.
         busy: whether a run that this connection follows is active.
-        grace_s: of the whole drain.
+        grace_s: within which all are closed.
         runs_ended: set when every run has ended or moved.
         now: the loop's clock.
+        disconnect: the code that they are closed with.
 
     Returns:
         The number of closed connections.
@@ -64,9 +66,9 @@ async def close_paced(
         target = int(elapsed * pace) + 1
         while closed < target and (idle or waiting):
             if idle:
-                idle.pop().close(SHUTDOWN)
+                idle.pop().close(disconnect)
             elif runs_ended.is_set() or elapsed >= grace_s * LATEST:
-                waiting.pop().close(SHUTDOWN)
+                waiting.pop().close(disconnect)
             else:
                 break
             closed += 1
