@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator
 from typing import Any, Final
 
+import hypothesis
 import pytest
 
 from tests import progress
@@ -39,6 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
     # asyncio's debug mode makes every callback ten times slower, and time-outs here are measured.
     os.environ.pop("PYTHONASYNCIODEBUG", None)
+    # A shared machine stalls for longer than Hypothesis allows an example, or the drawing of a few, to take.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("shared machine", suppress_health_check=slow)
+    hypothesis.settings.load_profile("shared machine")
     progress.install(config)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from narthex.domain import events as ev
@@ -71,7 +71,6 @@ def merged_where(events: list[Event], wish: list[bool]) -> list[Event]:
     return out
 
 
-@settings(deadline=None)  # a shared machine stalls
 @given(st.data(), DELTAS)
 def test_any_merge_gives_the_same_digest(data: st.DataObject, events: list[Event]) -> None:
     """A slow client that got fewer, longer deltas computes the same digest."""
@@ -80,7 +79,6 @@ def test_any_merge_gives_the_same_digest(data: st.DataObject, events: list[Event
     assert digest_of(merged_where(wire, wish)) == digest_of(wire)
 
 
-@settings(deadline=None)  # a shared machine stalls
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1), st.data())
 def test_any_split_gives_the_same_digest(text: str, data: st.DataObject) -> None:
     """However an agent cuts its text into deltas, the digest is that of the whole."""
@@ -92,7 +90,6 @@ def test_any_split_gives_the_same_digest(text: str, data: st.DataObject) -> None
     assert digest_of(split) == digest_of([around[0], ev.text_content("m", text), around[1]])
 
 
-@settings(deadline=None)  # a shared machine stalls
 @given(DELTAS)
 def test_order_and_content_matter(events: list[Event]) -> None:
     """Losing the last event, or getting one twice, changes the digest (an empty delta aside)."""

@@ -44,6 +44,8 @@ async def patient(run: RunInput) -> AsyncIterator[str]:
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     options: dict[str, Any] = {"allow_anonymous": True, "run_queue_limit": 100, "direct_membership": ("*",)}
+    # A socket that says nothing is closed after 10 s: on a busy machine it takes longer to open 500 of them.
+    options["inband_timeout_s"] = 60.0
     async with gateway(tmp_path, agents=[Agent(name="a", function=patient)], **options) as found:
         yield found
 

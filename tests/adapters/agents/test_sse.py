@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from narthex.adapters.agents.sse import MAX_EVENT_BYTES, EventReader
@@ -23,7 +23,6 @@ STREAM = (
 EVENTS = ["one", "two\nlines", "ü 😀"]
 
 
-@settings(deadline=None)  # a shared machine stalls
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
     """Whatever the network does, CRLF and characters cut apart included."""

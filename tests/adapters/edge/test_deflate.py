@@ -7,7 +7,7 @@ import tracemalloc
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from narthex.adapters.edge.deflate import TooLarge, inflate, negotiate
@@ -67,7 +67,6 @@ def test_deflate_is_off_unless_it_was_set(path: str, agreed: bool) -> None:
 
 
 @given(st.binary(max_size=5000))
-@settings(deadline=None)
 def test_inflating_undoes_deflating(data: bytes) -> None:
     """What our own framing deflates comes back."""
     assert inflate(deflate(data), len(data)) == data
@@ -106,7 +105,6 @@ def test_a_bomb_is_not_produced() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(deadline=None)
 def test_garbage_is_an_error_with_a_name(data: bytes) -> None:
     """Nothing but zlib's error and the bound leaves."""
     with contextlib.suppress(zlib.error, TooLarge):

@@ -230,7 +230,7 @@ def oracle(data: bytes, *, deflate: bool) -> Seen:
 
 
 @given(STREAMS, CUTS, st.booleans())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_the_same_as_websockets(data: bytes, cuts: list[int], deflate: bool) -> None:
     """Valid and invalid streams give the same messages and the same close code, however they are cut."""
     ours = read(data, cuts, deflate=deflate)
@@ -255,7 +255,7 @@ def test_a_broken_compressed_message_fails_at_its_end() -> None:
 
 
 @given(st.binary(max_size=300), CUTS)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_fuzz_arbitrary_bytes(data: bytes, cuts: list[int]) -> None:
     """Any bytes: events or a violation, the same for any split, and nothing kept past what is incomplete."""
     assert read(data, cuts) == read(data)

@@ -160,7 +160,7 @@ HEADS = st.sampled_from(
 
 
 @given(HEADS, st.lists(st.integers(1, 17_100), max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_split_gives_the_same_outcome(data: bytes, cuts: list[int]) -> None:
     """Where the network cuts does not matter."""
     whole, _ = read(data)
@@ -174,7 +174,7 @@ def test_any_split_gives_the_same_outcome(data: bytes, cuts: list[int]) -> None:
 
 @given(st.binary(max_size=400), st.lists(st.integers(1, 400), max_size=5))
 @example(b"\r\n" * 100, [])
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_fuzz_arbitrary_bytes(data: bytes, cuts: list[int]) -> None:
     """Any bytes give an outcome of the three, never an exception."""
     outcome, _ = read(b"GET / HTTP/1.1\r\n" + data, cuts)

@@ -143,7 +143,7 @@ def test_each_outcome(data: bytes, expected: str) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_refusal_never_repeats_the_host(host: str) -> None:
     """A reflected header is an injection waiting for a reader."""
     found = judged(get("/", f"Host: zq{host}zq"))
