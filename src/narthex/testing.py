@@ -46,7 +46,7 @@ class Running:
         if who.plan not in parts.core.config.plans:
             raise ClientError(
                 "bad_plan",
-                f"There is no plan {who.plan!r}.",
+                f"No plan is named {who.plan!r}.",
                 f"Choose from {', '.join(parts.core.config.plans)}.",
             )
         return parts.tokens.provider_keys.mint(who, ttl_s=ttl_s, now=parts.now())

@@ -160,7 +160,7 @@ async def test_a_gateway_that_is_away_at_the_start_is_waited_for(gateway: Progra
         await ada.page.route("**/ws/preflight", failing)
         await ada.page.reload()
         await expect(ada.page.locator(".refusal")).to_contain_text("Authentication is unavailable")
-        await expect(ada.page.get_by_role("status")).to_contain_text("Trying again by itself")
+        await expect(ada.page.get_by_role("status")).to_contain_text("Retrying automatically")
         await ada.shot("away")
         failing.mended = True
         await ada.connected()

@@ -137,7 +137,7 @@ async def test_in_development_any_e_mail_signs_in_as_the_same_user_each_time() -
     assert "bob" not in identity.subject
     assert (identity.tenant, identity.plan, identity.name) == ("default", "free", "bob")
     assert identity.expires_at == NOW + first.expires_in
-    assert (await denied(house, "no e-mail", "")).code == "bad_request"
+    assert (await denied(house, "not an e-mail", "")).code == "bad_request"
 
 
 async def test_a_configured_account_needs_its_password() -> None:

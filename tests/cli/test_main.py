@@ -86,9 +86,9 @@ def failing(error: BaseException) -> Callable[[], None]:
     ("error", "code", "text"),
     [
         (
-            ConfigError(["A is wrong. Mend it.", "B too. Mend it."]),
+            ConfigError(["A is wrong. Fix it.", "B too. Fix it."]),
             78,
-            "error: A is wrong. Mend it.\nerror: B too.",
+            "error: A is wrong. Fix it.\nerror: B too.",
         ),
         (DependencyError("gateway", "Nothing listens there.", "Start it."), 69, "remedy: Start it."),
         (

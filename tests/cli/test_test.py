@@ -140,10 +140,10 @@ def test_a_light_run_with_all_its_reports(tmp_path: Path) -> None:
     [
         (
             ("--env", "staging"),
-            "a local staging made for it (two gateways, NATS, PostgreSQL, an OIDC issuer, a proxy)",
+            "a local staging started for it (two gateways, NATS, PostgreSQL, an OIDC issuer, a proxy)",
         ),
-        (("--env", "local"), "a local gateway made for it, with embedded engines"),
-        (("--env", "local", "--real-services"), "a local staging made for it"),
+        (("--env", "local"), "a local gateway started for it, with embedded engines"),
+        (("--env", "local", "--real-services"), "a local staging started for it"),
         (
             ("--env", "staging", "--base-url", "http://127.0.0.1:9"),
             "the deployed staging at http://127.0.0.1:9",

@@ -101,7 +101,7 @@ async def test_a_proxy_that_blocks_the_upgrade_is_named() -> None:
     """Preflight admits and the upgrade is refused by something that is no gateway."""
     async with scripted() as server:
         server.verdicts = [(404, b"not found", {})]
-        with pytest.raises(client.Unreachable, match="does not get through") as caught:
+        with pytest.raises(client.Unreachable, match="does not reach it") as caught:
             async with client.connect(server.url, connect_timeout_s=0.3, use_proxy=False):
                 pass
         assert caught.value.last is not None
@@ -132,11 +132,11 @@ async def test_signed_out_stops_before_anything_is_sent() -> None:
     """Nobody to ask for a token: refused as `auth_required`, without a request."""
 
     def nobody() -> str:
-        raise client.SignedOut("The session is over.")
+        raise client.SignedOut("The session has ended.")
 
     async with scripted() as server:
         error = await refused(server, get_token=nobody)
-        assert (error.code, error.detail) == ("auth_required", "The session is over.")
+        assert (error.code, error.detail) == ("auth_required", "The session has ended.")
         assert server.upgrades == []
 
 

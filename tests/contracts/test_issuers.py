@@ -243,7 +243,7 @@ async def test_a_link_to_a_thread_survives_the_sign_in_at_the_provider(tmp_path:
         await ada.send("our plan")
         await ada.run("finished")
         await ada.page.get_by_role("button", name="People in this thread").click()
-        await ada.page.get_by_role("button", name="Make a link").click()
+        await ada.page.get_by_role("button", name="Create a link").click()
         url = await ada.page.get_by_label("Link to this thread", exact=True).input_value()
         token = url.rpartition("/")[2]
 

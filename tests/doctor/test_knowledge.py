@@ -76,11 +76,11 @@ def test_a_number_leads_to_what_tells_its_causes_apart() -> None:
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        ("4711", "application's own code. Its documentation has it. Centrifuge SDKs stay away"),
+        ("4711", "application's own code. see its documentation. Centrifuge SDKs stay away"),
         ("4123", "connect again"),
         ("3999", "library or framework"),
         ("2000", "reserved"),
-        ("418", "refused as it is"),
+        ("418", "refuses the request"),
         ("599", "failed"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_number_without_a_page_is_explained_by_its_range(number: str, says: st
 def test_what_no_handshake_shows_is_no_number() -> None:
     """Neither a status nor a close code."""
     for number in ("99", "600", "999", "5000"):
-        with pytest.raises(ClientError, match="No handshake shows"):
+        with pytest.raises(ClientError, match="No handshake returns"):
             explain(number)
 
 

@@ -194,7 +194,7 @@ class TestBad:
 
     def test_a_malformed_carrier_is_refused_first(self) -> None:
         """With the parser's own code."""
-        fault = Refusal(code="credential_in_url", detail="The query string holds a JWT.")
+        fault = Refusal(code="credential_in_url", detail="The query string contains a JWT.")
         assert code(admit(facts(fault=fault), policy("development"), [])) == "credential_in_url"
 
 

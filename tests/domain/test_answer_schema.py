@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_named(value: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
-        (7, "A schema is an object"),
+        (7, "The schema must be an object"),
         ({"pattern": "a*"}, "`pattern` is not checked"),
         ({"properties": {"x": {"$ref": "#"}}}, "`$ref` is not checked"),
         ({"items": {"format": "date", "not": {}}}, "`not` is not checked"),

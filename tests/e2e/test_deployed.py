@@ -70,7 +70,7 @@ async def test_production_is_left_as_it_was_found(tmp_path: Path) -> None:
         async with system.client() as somebody:
             assert (await somebody.rpc("thread.list"))["threads"] == []
         await system.close()
-        with pytest.raises(ConfigError, match="says that it is production"):
+        with pytest.raises(ConfigError, match="reports that it is production"):
             await run_suite(
                 SuiteOptions(environment="staging", base_url=url, proof=RunnerProof(key="k" * 40))
             )
@@ -150,7 +150,7 @@ async def test_staging_takes_cis_token(tmp_path: Path) -> None:
     [
         ("403 Forbidden", "<html>who are you?</html>", DependencyError, "answers 403, and not as a narthex"),
         ("200 OK", "", DependencyError, "does not answer"),
-        ("429 Slow", '{"code":"rate_limited"}', DependencyError, "takes no more keys"),
+        ("429 Slow", '{"code":"rate_limited"}', DependencyError, "accepts no more keys"),
         ("401 No", '{"code":"e2e_key_wrong"}', ConfigError, "e2e_key_wrong"),
     ],
 )
@@ -202,7 +202,7 @@ async def test_pytest_leaves_production_alone(tmp_path: Path) -> None:
     async with deployed(tmp_path, {"ENVIRONMENT": "production"}) as url:
         done = await asyncio.to_thread(played, url, "k" * 40)
         assert done.returncode == 2
-        assert "says that it is production" in done.stdout
+        assert "reports that it is production" in done.stdout
 
 
 async def test_without_a_key_the_system_cannot_be_tested(tmp_path: Path) -> None:

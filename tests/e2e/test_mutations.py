@@ -34,16 +34,18 @@ class Guard(NamedTuple):
 
 GUARDS: Final = {
     "swallowed_event": Guard("websocket_events.event_flow", "expected seq|offset is missing"),
-    "duplicate_event": Guard("websocket_events.event_flow", "expected seq|came twice"),
+    "duplicate_event": Guard("websocket_events.event_flow", "expected seq|arrived twice"),
     "wrong_digest": Guard("websocket_events.event_flow", "digest does not match"),
     "cancel_ignored": Guard("agent_orchestration.cancel_stops_a_run", "did not see the end|cancelled"),
-    "steering_ignored": Guard("agent_orchestration.steering_reaches_a_running_agent", "did not hear"),
+    "steering_ignored": Guard("agent_orchestration.steering_reaches_a_running_agent", "did not receive"),
     "wrong_close_code": Guard("smoke.no_token_is_nobody", "closed with 1000"),
     "explain_without_reason": Guard("critical_path.browsers_are_told_why", "close_reason"),
     "bypass_left_open": Guard("smoke.a_wrong_key_is_nobodys", "a wrong key was admitted"),
     "health_that_lies": Guard("smoke.the_bypass_is_as_it_should_be", "bypass False, key True"),
-    "health_over_a_dead_store": Guard("startup.health_is_consistent_with_its_checks", "healthy over.*away"),
-    "leaked_channel": Guard("coordination.a_stranger_sees_nothing", "a stranger got in"),
+    "health_over_a_dead_store": Guard(
+        "startup.health_is_consistent_with_its_checks", "healthy in spite of.*away"
+    ),
+    "leaked_channel": Guard("coordination.a_stranger_sees_nothing", "a user who is not a member got access"),
     "removed_member_stays": Guard(
         "coordination.a_removed_member_loses_the_channel_at_once", "did not see the unsubscription"
     ),
@@ -53,7 +55,7 @@ GUARDS: Final = {
     "signature_unchecked": Guard(
         "smoke.another_tenant_is_out_of_reach", "changed by its holder was admitted"
     ),
-    "ticket_reusable": Guard("auth.a_spent_ticket_is_no_ticket", "admitted twice"),
+    "ticket_reusable": Guard("auth.a_spent_ticket_is_no_ticket", "accepted twice"),
     "recovery_skips": Guard("failure_recovery.a_dropped_line_resumes_without_a_gap", "expected seq|missing"),
     "recovery_in_part": Guard("failure_recovery.a_foreign_position_is_not_recovered_in_part", "recovered"),
     "origin_unchecked": Guard("security.a_foreign_page_is_refused", "another origin was admitted"),

@@ -96,7 +96,7 @@ class StoreEngine:
             value = self._drive(operation)
         except sqlite3.IntegrityError as error:
             self._roll_back()
-            raise Bug("store_conflict", f"A row that must be new was there already: {error}.") from error
+            raise Bug("store_conflict", f"A row that must be new already exists: {error}.") from error
         except BaseException:
             self._roll_back()
             raise

@@ -163,7 +163,7 @@ def test_a_form_serves_too_and_goes_where_the_page_wanted_but_nowhere_else(web: 
     [
         ({"email": "ada@example.com", "password": "wrong"}, 401, "login_failed"),
         ({"email": "nobody@example.com", "password": "wrong"}, 401, "login_failed"),
-        ({"email": "no e-mail"}, 400, "bad_request"),
+        ({"email": "not an e-mail"}, 400, "bad_request"),
         ({}, 400, "bad_request"),
         ([], 400, "bad_request"),
         ({"email": 1}, 400, "bad_request"),

@@ -15,7 +15,7 @@ from tests.wiring.test_embedding import Sessions
 
 @pytest.mark.parametrize(
     ("verifier", "expected"),
-    [(None, "narthex token --data-dir "), (Sessions(), "judged by your program's own verifier")],
+    [(None, "narthex token --data-dir "), (Sessions(), "verified by your program's own verifier")],
     ids=["embedded provider", "own verifier"],
 )
 async def test_the_announced_tokens_are_those_that_count(

@@ -132,9 +132,7 @@ def test_a_port_in_use_is_told_without_the_frames_inside(tmp_path: Path) -> None
         )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert (
-        f"ConfigError: Cannot listen on 127.0.0.1:{port} (Address already in use). End what holds it" in last
-    )
+    assert f"ConfigError: Cannot listen on 127.0.0.1:{port} (Address already in use). Free the port" in last
     assert "bug" not in done.stderr
     assert "uvloop" not in done.stderr
 

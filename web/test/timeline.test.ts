@@ -231,7 +231,7 @@ test("older messages go before, without repeats", () => {
 test("a message that could not be sent stays through a reload of the thread, and can be sent again", () => {
   const timeline = new Timeline();
   timeline.sending("c1", "u1", "hello", 1);
-  timeline.failed("c1", "There is no connection right now.");
+  timeline.failed("c1", "The gateway is not connected right now.");
   timeline.load(view({ messages: [stored("m1", "user", "before")] }));
   assert.deepEqual(shape(timeline.items), ["u1: before", "u1: hello"]);
   timeline.sending("c1", "u1", "hello", 2);

@@ -363,7 +363,7 @@ class Chat:
             ended = await self._ended(identity, thread_id, active)
             if patience == 0 or any(run.run_id not in ended for run in active):
                 raise ClientError(
-                    "thread_busy", "A run is going on in the thread.", "Cancel it first.", number=409
+                    "thread_busy", "The thread has a run in progress.", "Cancel the run first.", number=409
                 )
             patience -= 1
             await asyncio.sleep(SETTLE_STEP_S)

@@ -85,7 +85,7 @@ class ConnectionSlot:
         close = self._close
         self.release()
         if close is not None:
-            close(_limit_refusal("Too many connections have not proved who they are; send a credential."))
+            close(_limit_refusal("Too many connections have not authenticated; send a credential."))
 
     def release(self) -> None:
         """Release the slot of a socket that is gone; idempotent."""
@@ -151,10 +151,10 @@ class ConnectionLimiter:
         """The refusal that is due before a credential is verified: the process's and the address's limit."""
         limits = self._limits
         if self._total >= limits.max_connections:
-            return _limit_refusal(f"This process holds {limits.max_connections} connections, its limit.")
+            return _limit_refusal(f"This process is at its limit of {limits.max_connections} connections.")
         if self._by_address.get(bucket(address), 0) >= limits.max_connections_per_address:
             return _limit_refusal(
-                f"This address has {limits.max_connections_per_address} connections, the limit."
+                f"This address is at its limit of {limits.max_connections_per_address} connections."
             )
         return None
 
@@ -163,7 +163,7 @@ class ConnectionLimiter:
         plan = plan_of(identity, self._plans)
         if self._by_user.get(identity.user, 0) >= plan.connections:
             return _limit_refusal(
-                f"This user has {plan.connections} connections, the limit of plan {plan.name}."
+                f"This user is at the limit of {plan.connections} connections of plan {plan.name}."
             )
         return None
 
@@ -181,9 +181,9 @@ class ConnectionLimiter:
     def _unproven_refusal(self, key: str, *, guest: bool) -> Refusal | None:
         limit = self._limits.max_connections_unauthenticated
         if guest and sum(slot.guest for slot in self._unproven_of.get(key, ())) >= max(1, limit // 2):
-            return _limit_refusal("This address has as many guests as one may have; sign in.")
+            return _limit_refusal("This address has reached its limit of guest connections; sign in.")
         if self._unproven >= limit and self._evictable_slot(key) is None:
-            return _limit_refusal("Too many connections have not proved who they are; send a credential.")
+            return _limit_refusal("Too many connections have not authenticated; send a credential.")
         return None
 
     def _evictable_slot(self, key: str) -> ConnectionSlot | None:

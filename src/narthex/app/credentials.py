@@ -170,10 +170,10 @@ class CredentialVerifier:
             identity = msgspec.json.decode(kept, type=Identity)
             key_id = msgspec.json.decode(kept, type=_TicketRecord).key_id
         except msgspec.DecodeError as fault:
-            return Rejected("ticket_invalid", log_detail=f"the kept identity does not decode: {fault}")
+            return Rejected("ticket_invalid", log_detail=f"the stored identity cannot be decoded: {fault}")
         if key_id in self._withdrawn:
             return Rejected(
-                "ticket_invalid", key_id=key_id, log_detail="the key that bought it was withdrawn"
+                "ticket_invalid", key_id=key_id, log_detail="the key that it was obtained with was withdrawn"
             )
         if identity.expires_at is not None and identity.expires_at <= now - LEEWAY_S:
             return self._unless_revoked(Rejected("token_expired", expired=identity))

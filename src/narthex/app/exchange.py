@@ -182,7 +182,7 @@ class TokenExchange:
             return bearer
         if request.keys:
             if bearer is not None or len(request.keys) > 1:
-                detail = "Send X-E2E-Bypass-Key once, and no other credential beside it."
+                detail = "Send X-E2E-Bypass-Key once, and no other credential with it."
                 return Refusal(code="credential_conflict", detail=detail, carriers_checked=_CHECKED)
             return self._proofs.check(request.keys[0].strip(), request.address)
         if bearer is None or self._ci is None:
@@ -210,7 +210,7 @@ class TokenExchange:
             self._meter.e2e_admission("wrong_subject")
             return Refusal(
                 code="permission_denied",
-                detail="This workflow's subject is not the one that may test here.",
+                detail="This workflow's subject is not allowed to run tests here.",
                 carriers_checked=_CHECKED,
             )
         return None
@@ -248,7 +248,7 @@ def _body(raw: bytes) -> ExchangeBody | Refusal:
         return _invalid(f"The body is not {{email?, name?, test_run?}} as JSON{said}.")
     email = body.email.strip().lower()
     if email and (len(email) > MAX_EMAIL_LENGTH or _EMAIL.fullmatch(email) is None):
-        return _invalid(f"`email` is no ASCII e-mail address of at most {MAX_EMAIL_LENGTH} characters.")
+        return _invalid(f"`email` is not an ASCII e-mail address of at most {MAX_EMAIL_LENGTH} characters.")
     if len(body.name) > MAX_NAME_LENGTH or not body.name.isprintable():
         return _invalid(f"`name` is not printable text of at most {MAX_NAME_LENGTH} characters.")
     if body.test_run and not valid_test_run(body.test_run):

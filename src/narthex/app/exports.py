@@ -43,8 +43,8 @@ class ExportSlots:
         if self.active(identity) >= plan.exports:
             raise ClientError(
                 "exports_limit",
-                f"The plan {plan.name} allows {plan.exports} exports at once.",
-                "Wait until one has ended.",
+                f"The plan {plan.name} allows {plan.exports} concurrent exports.",
+                "Wait for one to finish.",
                 number=429,
             )
         self._active[identity.user] = self.active(identity) + 1

@@ -25,7 +25,7 @@ FRAMES: Final = 12  # the innermost ones: the agent's own, and its calls
 AGENT_TASK: Final = "agent "
 """The name of an agent's task: `agent <name> <run id>`."""
 REMEDY: Final = (
-    "Await instead of waiting: an async client, asyncio.sleep, asyncio.to_thread for the rest. An agent declared "
+    "Do not block the loop: use an async client, asyncio.sleep or asyncio.to_thread. An agent declared "
     "`def` runs in a thread of its own; `narthex worker` runs agents in processes of their own."
 )
 

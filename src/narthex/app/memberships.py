@@ -112,26 +112,26 @@ class MembershipService:
             case "full":
                 raise ClientError(
                     "members_limit",
-                    f"The plan allows {plan.thread_members} members in a thread, invited users included.",
-                    "Remove one, or upgrade.",
+                    f"The plan allows {plan.thread_members} members per thread, including invited users.",
+                    "Remove a member, or upgrade the plan.",
                     number=429,
                 )
             case "spent":
                 raise ClientError(
                     "additions_limit",
-                    f"The plan allows {plan.additions_per_day} additions and invitations a day.",
-                    "Go on tomorrow (UTC), or upgrade.",
+                    f"The plan allows {plan.additions_per_day} additions and invitations per day.",
+                    "Try again tomorrow (UTC), or upgrade the plan.",
                     number=429,
                 )
             case "crowded":
                 raise ClientError(
                     "invitations_limit",
-                    f"The user has {MAX_PENDING} open invitations.",
-                    "Ask them to answer some.",
+                    f"The user already has {MAX_PENDING} open invitations.",
+                    "Ask the user to answer some of them.",
                     number=429,
                 )
             case "blocked" if direct:
-                raise ClientError("blocked", "The user cannot be added.", "Ask them to join.", number=403)
+                raise ClientError("blocked", "The user cannot be added.", "Send them a link.", number=403)
         return "member" if outcome in ("added", "present") else "invited"
 
     async def _notify_invited(self, identity: Identity, invitation: Invitation) -> None:
@@ -182,7 +182,7 @@ class MembershipService:
             raise _no_invitation()
         if outcome == "full":
             raise ClientError(
-                "members_limit", "The thread is full.", "Ask who invited you to make room.", number=429
+                "members_limit", "The thread is full.", "Ask an owner to remove a member.", number=429
             )
         if outcome == "joined":
             value = {"threadId": thread_id, "userId": identity.subject, "by": identity.subject}
@@ -236,12 +236,12 @@ class MembershipService:
             await self._chat.require(identity, thread_id, owner=True)  # raises, unless they own it since then
         if departure.outcome == "absent":  # or an earlier removal stopped after the store
             await self._end_subscriptions(tenant, thread_id, user_id)
-            raise ClientError("member_not_found", "They are no member.", "See thread.get.", number=404)
+            raise ClientError("member_not_found", "The user is not a member.", "See thread.get.", number=404)
         if departure.outcome == "last":
             raise ClientError(
                 "last_member",
-                "Nobody else is in the thread.",
-                "Delete it with thread.delete, or add somebody first.",
+                "The last member cannot leave the thread.",
+                "Delete the thread with thread.delete, or add another member first.",
                 number=409,
             )
         await self._end_subscriptions(tenant, thread_id, user_id)
@@ -285,7 +285,7 @@ class MembershipService:
             raise ClientError("bad_params", "You cannot block yourself.", "Name another user.", number=400)
         if not await self._memberships.block(identity.tenant, identity.subject, user_id, self._now()):
             raise ClientError(
-                "blocks_limit", f"You have blocked {MAX_BLOCKED} users.", "Unblock one first.", number=429
+                "blocks_limit", f"You already block {MAX_BLOCKED} users.", "Unblock a user first.", number=429
             )
 
     async def unblock(self, identity: Identity, user_id: str) -> None:
@@ -316,7 +316,7 @@ async def _of_each(
 def _no_invitation() -> ClientError:
     return ClientError(
         "invitation_not_found",
-        "There is no open invitation to this thread for you.",
-        "Use thread.invitations; ask to be invited again.",
+        "You have no open invitation to this thread.",
+        "thread.invitations lists your open invitations; if it is missing, ask to be invited again.",
         number=404,
     )

@@ -194,7 +194,7 @@ class Provider:
         """
         email = email.strip().lower()
         if not 3 <= len(email) <= MAX_EMAIL_LENGTH or "@" not in email[1:-1] or not email.isprintable():
-            return Denied(code="bad_request", detail="`email` is no e-mail address.")
+            return Denied(code="bad_request", detail="`email` is not an e-mail address.")
         if self._policy.open_login:
             return await self._begin(await self._keep_open(email, name), BY_NOBODY)
         return await self._login_with_password(email, password, address)
@@ -313,19 +313,17 @@ class Provider:
         if token is None or outcome == "unknown":
             return Denied(code="refresh_invalid", detail="The refresh token is unknown or has expired.")
         if holder is not None and (holder.tenant, holder.subject) != (token.tenant, token.user_id):
-            return Denied(
-                code="credential_conflict", detail="The refresh cookie is of another user than the session's."
-            )
+            return Denied(code="credential_conflict", detail="The refresh cookie belongs to another user.")
         raced = outcome == "reused" and from_cookie and now - token.used_at <= REUSE_GRACE_S
         if outcome == "reused" and not raced:
             await self._end(token.tenant, token.family, "a refresh token was used twice")
             return Denied(
                 code="refresh_invalid",
-                detail="The refresh token was used before; its whole session has ended.",
+                detail="The refresh token was already used; its session has ended. Sign in again.",
             )
         user = await self._vouched_for(token, now)
         if isinstance(user, Denied):
-            await self._end(token.tenant, token.family, "the account may not sign in any more")
+            await self._end(token.tenant, token.family, "the account may no longer sign in")
             return user
         return self._with_access(user, token.family, "") if raced else await self._next(user, token)
 
@@ -356,7 +354,7 @@ class Provider:
         binding = self._policy.oidc_binding
         if now - token.signed_in_at >= self._policy.oidc_session_s:
             return Denied(
-                code="refresh_invalid", detail="The session is over; sign in with your provider again."
+                code="refresh_invalid", detail="The session has ended; sign in with your provider again."
             )
         if binding.tenant not in ("", kept.tenant) or not binding.may_name(kept.tenant):
             return _SESSION_OVER
@@ -454,7 +452,7 @@ class Provider:
     async def _verify(self, token: str) -> Verdict:
         verdict: Verdict = await settled(self._verifier.verify(token, now=self._clock(), traffic="user"))
         if isinstance(verdict, Unavailable):
-            raise DependencyError("auth", "The token cannot be checked right now.", "Try again shortly.")
+            raise DependencyError("auth", "The token cannot be verified right now.", "Try again shortly.")
         return verdict
 
 
@@ -466,7 +464,7 @@ def user_id_of(tenant: str, email: str) -> str:
     return "u-" + hashlib.sha256(f"{tenant}\0{email}".encode()).hexdigest()[:20]
 
 
-_SESSION_OVER: Final = Denied(code="refresh_invalid", detail="The session is over; sign in again.")
+_SESSION_OVER: Final = Denied(code="refresh_invalid", detail="The session has ended; sign in again.")
 
 
 def _by_password(account: Account) -> str:

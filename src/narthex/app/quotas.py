@@ -57,7 +57,7 @@ class Quotas:
             wait_s = max(1, round((1.0 - level) * _WINDOW_S / capacity))
             raise ClientError(
                 "rate_limited",
-                f"The plan {plan.name} allows {capacity} messages a minute.",
+                f"The plan {plan.name} allows {capacity} messages per minute.",
                 f"Wait {wait_s} s.",
                 number=429,
             )

@@ -107,30 +107,28 @@ class SignIn:
         now = self._clock()
         if attempt is None or not state or not equal(state, attempt.state):
             return Denied(
-                code="login_failed", detail="The sign-in was not begun in this browser, or took too long."
+                code="login_failed", detail="The sign-in did not start in this browser, or took too long."
             )
         if issuer and issuer != self._elsewhere.issuer:
-            return Denied(code="login_failed", detail="Another provider answered than was asked.")
+            return Denied(code="login_failed", detail="A different provider answered. Start again.")
         if not await self._credentials.spend(fingerprint(f"journey:{attempt.state}"), now + STATE_TTL_S):
-            return Denied(code="login_failed", detail="This sign-in was completed already. Begin a new one.")
+            return Denied(code="login_failed", detail="This sign-in was already completed. Start a new one.")
         if not code:
-            return Denied(code="login_failed", detail="The provider did not sign anybody in.")
+            return Denied(code="login_failed", detail="The provider did not sign in a user.")
         outcome = await self._elsewhere.redeem(
             code, redirect_uri=redirect_uri, verifier=attempt.verifier, nonce=attempt.nonce, now=now
         )
         if isinstance(outcome, Unavailable):
             raise DependencyError(
                 "auth",
-                "The provider cannot be asked right now.",
+                "The provider cannot be reached right now.",
                 "Try again.",
                 retry_after_s=outcome.retry_after_s,
             )
         if isinstance(outcome, Rejected):
-            return Denied(
-                code="login_failed", detail=outcome.detail or "The provider's answer did not verify."
-            )
+            return Denied(code="login_failed", detail=outcome.detail or "The provider's answer is not valid.")
         if outcome.identity.tenant == E2E_TENANT:
-            return Denied(code="login_failed", detail="Test identities do not sign in on pages.")
+            return Denied(code="login_failed", detail="Test identities cannot sign in on the pages.")
         return await self._provider.begin_for(await self._account(outcome), self._elsewhere.issuer)
 
     async def _account(self, person: SignedInUser) -> User:

@@ -101,7 +101,7 @@ class StalenessCheck:
                 ends = await self._broker.behind(known)
         except TimeoutError as fault:
             raise DependencyError(
-                "broker", f"The positions were not compared within {ASK_S:g} s.", "It is asked again."
+                "broker", f"The broker did not compare positions within {ASK_S:g} s.", "It is retried."
             ) from fault
         if ends:
             await asyncio.sleep(self._grace_s)

@@ -126,8 +126,8 @@ class RunStarter:
 def _used() -> ClientError:
     return ClientError(
         "client_message_id_used",
-        "This client_message_id began a run in another thread.",
-        "Give every message an id of its own.",
+        "This client_message_id already started a run in another thread.",
+        "Use a new id for every message.",
         number=409,
     )
 

@@ -41,7 +41,7 @@ class Tasks:
         if len(self._running) >= self._limit:
             coroutine.close()
             raise Overloaded(
-                "gateway", f"{self._limit} tasks of {self._name} run already.", "Try again shortly."
+                "gateway", f"{self._name} already runs {self._limit} tasks, its limit.", "Try again shortly."
             )
         task = asyncio.get_running_loop().create_task(coroutine)
         self._running[task] = None

@@ -125,16 +125,16 @@ class ThreadLinks:
                 raise _no_link()
             case "blocking":
                 raise ClientError(
-                    "blocked", "You have blocked the thread's owner.", "Unblock them first.", number=403
+                    "blocked", "You have blocked the thread's owner.", "Unblock the owner first.", number=403
                 )
             case "full":
                 raise ClientError(
-                    "members_limit", "The thread is full.", "Ask its owner to make room.", number=429
+                    "members_limit", "The thread is full.", "Ask its owner to remove a member.", number=429
                 )
             case "spent":
                 raise ClientError(
                     "additions_limit",
-                    "The plan of the thread's owner allows no more additions today.",
+                    "The plan of the thread's owner allows no further additions today.",
                     "Try again tomorrow (UTC).",
                     number=429,
                 )
@@ -164,7 +164,7 @@ def _require_user(identity: Identity) -> None:
 def _no_link() -> ClientError:
     return ClientError(
         "link_not_found",
-        "The link leads to no thread: it is over, or was never made.",
+        "The link is not valid: it expired, was revoked, or never existed.",
         "Ask the thread's owner for a new one.",
         number=404,
     )

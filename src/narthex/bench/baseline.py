@@ -63,7 +63,7 @@ def must_fit(then: BenchReport, *, quick: bool) -> None:
         old, new = ("quick", "a full one") if then.quick else ("full", "a quick one")
         raise ClientError(
             "bad_baseline",
-            f"The baseline is of a {old} run, and this is {new}: their numbers do not compare.",
+            f"The baseline comes from a {old} run and this run is {new}; their figures cannot be compared.",
             "Measure both in the same way: with --quick, or without it.",
         )
 

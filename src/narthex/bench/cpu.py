@@ -74,7 +74,7 @@ def _families(roots: Sequence[int]) -> list[int]:
             found |= dict.fromkeys(family(root))
         except psutil.NoSuchProcess as fault:
             raise DependencyError(
-                "server", f"Process {root} ended while it was measured.", "Read its log; measure again."
+                "server", f"Process {root} ended during the measurement.", "Check its log and repeat it."
             ) from fault
     return list(found)
 

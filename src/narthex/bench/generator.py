@@ -46,7 +46,9 @@ def measure(job: GeneratorJob) -> Figure:
         )
     except subprocess.TimeoutExpired as fault:
         raise DependencyError(
-            "generator", f"{job.scenario} on {job.target.name} took over {DEADLINE_S:.0f} s.", "Ask for less."
+            "generator",
+            f"{job.scenario} on {job.target.name} took over {DEADLINE_S:.0f} s.",
+            "Lower the load.",
         ) from fault
     if done.returncode:
         said = done.stderr.decode(errors="replace")[-2000:]

@@ -31,7 +31,7 @@ def show(report: BenchReport, console: Console) -> None:
     console.print(
         f"[bold]narthex bench[/] {report.version} · Python {report.python} · {report.cores} cores · {report.machine} · "
         f"median of {report.rounds} round{'s' if report.rounds > 1 else ''}"
-        f"{' · quick: a first impression, no figure to quote' if report.quick else ''}"
+        f"{' · quick: a first impression, not for publication' if report.quick else ''}"
     )
     for scenario in dict.fromkeys(figure.scenario for figure in report.figures):
         _scenario(report, scenario, [f for f in report.figures if f.scenario == scenario], console)

@@ -69,7 +69,7 @@ SCENARIOS: Final[tuple[BenchScenario, ...]] = (
     ),
     BenchScenario(
         "echo",
-        "a message there and back (narthex: RPC echo)",
+        "round trip of a message (narthex: RPC echo)",
         {"sockets": 50, "count": 20_000, "size": 64},
         protocols=("raw", "narthex"),
     ),
@@ -88,19 +88,19 @@ SCENARIOS: Final[tuple[BenchScenario, ...]] = (
     ),
     BenchScenario(
         "publish",
-        "one publication over the server API's HTTP, to nobody",
+        "one publication over the HTTP server API, without subscribers",
         {"publishes": 1000, "size": 128},
         protocols=("narthex", "centrifugo"),
     ),
     BenchScenario(
         "idle",
-        "memory and loop lag of sockets that are just there",
+        "memory and event loop lag with idle sockets",
         {"sockets": 10_000, "hold_s": 30.0},
     ),
-    BenchScenario("storm", "all sockets cut, all come back", {"sockets": 2000, "in_flight": 256}),
+    BenchScenario("storm", "all sockets are cut and reconnect", {"sockets": 2000, "in_flight": 256}),
     BenchScenario(
         "runs",
-        "runs streaming 50 deltas/s, two sockets each, all proven",
+        "runs that stream 50 deltas/s to two sockets each, all verified",
         {"count": 300, "rate": 50, "seconds": 20},
         ("narthex",),
     ),

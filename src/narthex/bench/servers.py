@@ -115,7 +115,7 @@ def attached(
     try:
         pids = [psutil.Process(pid).pid] if pid is not None else []
     except psutil.NoSuchProcess as fault:
-        raise ClientError("no_process", f"There is no process {pid}.", "Give the server's pid.") from fault
+        raise ClientError("no_process", f"No process has the pid {pid}.", "Give the server's pid.") from fault
     return BenchTarget(
         name=name, protocol=protocol, host=host, port=port, pids=pids, secret=secret, api_key=api_key
     )
@@ -181,4 +181,4 @@ def _wait(name: str, process: subprocess.Popen[bytes], folder: Path, ready: Call
                 return
         time.sleep(0.05)
     said = (folder / "server.log").read_text(errors="replace")[-1500:]
-    raise DependencyError(name, f"{name} did not start:\n{said}", "Start it by hand to see what is wrong.")
+    raise DependencyError(name, f"{name} did not start:\n{said}", "Start it by hand to see the error.")

@@ -43,8 +43,8 @@ def given_token(text: str) -> str:
     if len(text) > MAX_HEADER_BYTES or not text.isascii() or not text.isprintable() or " " in text:
         raise ClientError(
             "bad_token",
-            "The token holds characters that no header takes, or is too long.",
-            "Give it as issued.",
+            "The token contains characters that a header cannot carry, or is too long.",
+            "Give the token exactly as it was issued.",
         )
     return text
 
@@ -55,7 +55,7 @@ def given_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or _HEADER_NAME.fullmatch(name.strip()) is None or _CONTROL.search(value):
-            raise ClientError("bad_header", "--header is no header.", "Give it as 'Name: value'.")
+            raise ClientError("bad_header", "--header is not a header line.", "Give it as 'Name: value'.")
         if len(value) > MAX_HEADER_BYTES:
             raise ClientError("bad_header", f"The value of {name.strip()} is too long.", "Shorten it.")
         found.append((name.strip(), value.strip()))
@@ -72,10 +72,10 @@ def writable(path: Path | None, what: str = "a report") -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ClientError(
-            "bad_path", f"There is no folder {path.parent} to write {what} to.", "Make it first."
+            "bad_path", f"The folder {path.parent} for {what} does not exist.", "Create the folder first."
         )
     if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise ClientError("bad_path", f"{path} cannot be written.", "Name a file that can.")
+        raise ClientError("bad_path", f"{path} cannot be written.", "Name a file that this user can write.")
 
 
 def given_text(path: Path | None, what: str) -> str:
@@ -84,7 +84,7 @@ def given_text(path: Path | None, what: str) -> str:
         return ""
     text = _content(path, f"{what} {path}", "Check the path.").strip()
     if not text:
-        raise ClientError("bad_file", f"{what} {path} is empty.", "Name the right file.")
+        raise ClientError("bad_file", f"{what} {path} is empty.", "Name a file that is not empty.")
     return text
 
 

@@ -16,7 +16,7 @@ from narthex.errors import EXIT_OK, ClientError
 DEFAULT_PORT = 8001  # beside a gateway on 8000
 MIN_PASSWORD_LENGTH = 8  # NIST SP 800-63B section 5.1.1.2
 
-app = App(name="auth", help="The embedded sign-in provider: serve it on its own, hash a password.")
+app = App(name="auth", help="The embedded sign-in provider: run it as a separate service, hash a password.")
 
 
 @app.command
@@ -73,12 +73,12 @@ def hash_() -> int:
     if sys.stdin.isatty():
         password = getpass.getpass("Password: ")
         if not equal(password, getpass.getpass("Again: ")):
-            raise ClientError("password", "The two differ.", "Try again.")
+            raise ClientError("password", "The two passwords differ.", "Try again.")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     if len(password) < MIN_PASSWORD_LENGTH:
         raise ClientError(
-            "password", f"It has fewer than {MIN_PASSWORD_LENGTH} characters.", "Take a longer one."
+            "password", f"It has fewer than {MIN_PASSWORD_LENGTH} characters.", "Choose a longer password."
         )
     print(asyncio.run(Argon2Passwords().hash(password)))
     return EXIT_OK

@@ -116,7 +116,7 @@ def bench(
         if then is not None:
             show_changes(changes, tolerance, console)
             if then.machine != report.machine:
-                console.print(f"[yellow]The baseline is of another machine: {then.machine}[/]")
+                console.print(f"[yellow]The baseline was measured on another machine: {then.machine}[/]")
     failed = any(figure.failures for figure in report.figures) or any(
         change.worse(tolerance) for change in changes
     )
@@ -132,7 +132,7 @@ def _wanted(names: tuple[str, ...], *, quick: bool) -> list[BenchScenario]:
         found = list(named(names)) if names else list(SCENARIOS)
     except KeyError as fault:
         raise ClientError(
-            "no_scenario", f"There is no scenario {fault}.", "narthex bench --list names them."
+            "no_scenario", f"No scenario is named {fault}.", "narthex bench --list names them."
         ) from None
     if quick:
         found = [replace(scenario, options=scenario.options | QUICK[scenario.name]) for scenario in found]
@@ -194,7 +194,7 @@ def _beside(word: str) -> tuple[str, Protocol, str]:
         shlex.split(command)
     except ValueError as error:
         raise ClientError(
-            "bad_beside", f"{command!r} is no command: {error}.", "Close the quotes."
+            "bad_beside", f"{command!r} is not a valid command: {error}.", "Close the quotes."
         ) from error
     if (
         not equals
@@ -204,7 +204,7 @@ def _beside(word: str) -> tuple[str, Protocol, str]:
     ):
         raise ClientError(
             "bad_beside",
-            f"{word!r} is no server to measure beside.",
+            f"{word!r} does not describe a server to compare with.",
             "Give NAME=COMMAND or NAME:raw|narthex|centrifugo=COMMAND, with {port} in the command.",
         )
     return name, spoken or "raw", command  # type: ignore[return-value]  # checked in the line above
@@ -227,7 +227,7 @@ def _most_runs(contender: Contender, told: object, *, seconds: int, as_json: boo
             f"  server {cpu:5.1f} % of a core  proven {figure.values.get('proven_sockets', 0):.0f}"
             f"  failed {figure.failures}"
         )
-    print(f"The most runs with every event proven and p99 under {P99_MS:.0f} ms: {held}")
+    print(f"Most runs with every event verified and p99 below {P99_MS:.0f} ms: {held}")
     return EXIT_OK if held else EXIT_FINDINGS
 
 

@@ -111,7 +111,7 @@ def render(settings: Settings, *, every: bool, trials: Sequence[ConnectionCheck]
             "before the upgrade",
             "a credential is required"
             if policy.pre_connection_auth_required
-            else "a credential is not required; a client without one can send nothing but `connect`",
+            else "a credential is not required; a client without one can send only `connect`",
         ),
         ("who gets in", *policy.admits),
         ("test identities", _test_identities(settings)),
@@ -120,7 +120,7 @@ def render(settings: Settings, *, every: bool, trials: Sequence[ConnectionCheck]
     ]
     failed = any(not trial.ok for trial in trials)
     lines = [
-        f"narthex {__version__} would start{', but not everything that it needs answers' if failed else ''}:",
+        f"narthex {__version__} would start{', but a service that it needs does not respond' if failed else ''}:",
         "",
     ]
     for name, *values in facts:

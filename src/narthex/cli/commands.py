@@ -19,19 +19,19 @@ COMMANDS: Final[dict[str, CliCommand]] = {
     "serve": CliCommand("narthex.cli.serve:serve", "Start the gateway."),
     "guard": CliCommand("narthex.cli.guard:guard", "Guard the WebSockets of another server."),
     "check": CliCommand(
-        "narthex.cli.check:check", "Say what serve would do with these settings; start nothing."
+        "narthex.cli.check:check", "Show what serve would do with these settings, without starting it."
     ),
-    "token": CliCommand("narthex.cli.token:app", "Mint a token, or look into one."),
+    "token": CliCommand("narthex.cli.token:app", "Mint a token, or inspect one."),
     "keys": CliCommand("narthex.cli.keys:app", "Signing keys: list, generate, rotate."),
-    "doctor": CliCommand("narthex.cli.doctor:doctor", "Say why a WebSocket does not work; any server."),
+    "doctor": CliCommand("narthex.cli.doctor:doctor", "Find out why a WebSocket fails, on any server."),
     "gate": CliCommand("narthex.cli.gate:gate", "Check a deployed gateway before it takes traffic."),
-    "probe": CliCommand("narthex.cli.probe:probe", "Check a gateway again and again, as a canary."),
+    "probe": CliCommand("narthex.cli.probe:probe", "Check a gateway repeatedly, as a canary."),
     "test": CliCommand(
         "narthex.cli.test:test", "Run the end-to-end suite against local, staging or production."
     ),
-    "auth": CliCommand("narthex.cli.auth:app", "Serve the sign-in provider on its own, or hash a password."),
-    "bench": CliCommand("narthex.cli.bench:bench", "Measure what handshakes, messages and sockets cost."),
-    "worker": CliCommand("narthex.cli.worker:worker", "Run agents apart from the gateways."),
+    "auth": CliCommand("narthex.cli.auth:app", "Serve the sign-in provider alone, or hash a password."),
+    "bench": CliCommand("narthex.cli.bench:bench", "Measure the cost of handshakes, messages and sockets."),
+    "worker": CliCommand("narthex.cli.worker:worker", "Run agents in processes separate from the gateways."),
     "drain": CliCommand("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),
 }
 """In the order of `narthex --help`."""
@@ -50,8 +50,8 @@ def overview(version: str) -> str:
             "Commands:",
             *lines,
             "",
-            "narthex COMMAND --help explains one. Settings also come from NARTHEX_… variables and narthex.toml",
+            "narthex COMMAND --help describes a command. Settings also come from NARTHEX_… variables and narthex.toml",
             "(docs/settings.md).",
-            "Exit codes: 0 good, 1 findings or failures, 2 usage, 69 target unreachable, 70 bug, 78 configuration.",
+            "Exit codes: 0 success, 1 findings or failures, 2 usage, 69 target unreachable, 70 bug, 78 configuration.",
         ]
     )

@@ -67,7 +67,7 @@ def doctor(
     except ClientError as error:
         return usage(error)
     if not url and not explain_code:
-        print("error: Which URL?\nremedy: narthex doctor wss://host/ws", file=sys.stderr)
+        print("error: No URL is given.\nremedy: narthex doctor wss://host/ws", file=sys.stderr)
         return EXIT_USAGE
     try:
         if explain_code:

@@ -73,7 +73,7 @@ def _admin_key(secret: str) -> str:
     if not secret:
         raise ClientError("no_key", "No admin key is given.", KEY_REMEDY)
     if not secret.isascii() or not secret.isprintable():
-        raise ClientError("bad_key", "The admin key holds characters that no header takes.", KEY_REMEDY)
+        raise ClientError("bad_key", "The admin key has characters that headers cannot carry.", KEY_REMEDY)
     return secret
 
 
@@ -87,7 +87,7 @@ def _ask(client: httpx2.Client, base: str, node: str, secret: str) -> None:
         )
     except httpx2.HTTPError as fault:
         raise DependencyError(
-            "gateway", f"{base} does not answer ({type(fault).__name__}).", "Check the URL, and that it runs."
+            "gateway", f"{base} does not respond ({type(fault).__name__}).", "Check the URL and the gateway."
         ) from fault
     if answer.status_code == 200:
         return
@@ -113,23 +113,23 @@ def _await_end(client: httpx2.Client, wait_s: float) -> None:
     import httpx2
 
     until = time.monotonic() + wait_s
-    seen = "it still answers"
+    seen = "it still responds"
     while time.monotonic() < until:
         try:
             client.get("/livez", timeout=min(ANSWER_S, max(0.1, until - time.monotonic())))
-            seen = "it still answers"
+            seen = "it still responds"
         except httpx2.HTTPError as fault:
             if refused(fault):
                 return
             # A time-out, a name that no longer resolves, a reset: the instance may be there all the same.
-            seen = f"the last question failed with {type(fault).__name__}"
+            seen = f"the last request failed with {type(fault).__name__}"
         time.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
     raise ClientError(
         "not_gone",
-        f"It is not certain that the gateway has ended: after {wait_s:g} s {seen}."
+        f"The gateway may still be running: after {wait_s:g} s {seen}."
         if "failed" in seen
         else f"After {wait_s:g} s {seen}.",
-        "A load balancer may have others behind it: look at /ws/stats, or name the instance with --node.",
+        "A load balancer may reach other instances: check /ws/stats, or name the instance with --node.",
     )
 
 

@@ -48,7 +48,7 @@ def list_(*, json_: Json = False, data_dir: DataDir = None, config: Config = Non
 def generate(
     *,
     purpose: Purpose = "provider",
-    algorithm: Annotated[Algorithm, Parameter(help="Of a new key.")] = "ES256",
+    algorithm: Annotated[Algorithm, Parameter(help="For a new key.")] = "ES256",
     json_: Json = False,
     data_dir: DataDir = None,
     config: Config = None,
@@ -67,9 +67,9 @@ def generate(
 def rotate(
     *,
     purpose: Purpose = "provider",
-    algorithm: Annotated[Algorithm, Parameter(help="Of the new key.")] = "ES256",
+    algorithm: Annotated[Algorithm, Parameter(help="For the new key.")] = "ES256",
     now: Annotated[
-        bool, Parameter(help="End the old keys at once: a leak. All users sign in again.")
+        bool, Parameter(help="Withdraw the old keys at once, after a leak. All users must sign in again.")
     ] = False,
     json_: Json = False,
     data_dir: DataDir = None,
@@ -115,7 +115,7 @@ def _show(
         print(json.dumps(rows))
         return EXIT_OK
     if not rows:
-        print("There are no keys yet; `narthex serve` makes the first.")
+        print("The store has no keys yet; `narthex serve` creates the first one.")
     for row in rows:
         until = f", published until {row['published_until']}" if row["published_until"] else ""
         print(f"{row['kid']}  {row['algorithm']:<5}  {row['state']:<8}  from {row['signs_from']}{until}")

@@ -97,7 +97,7 @@ def _app(name: str) -> App:
         version=__version__,
         help_format="plaintext",
         help_formatter="plain",
-        error_formatter=lambda error: f"error: {error}\nremedy: narthex {name} --help explains it.",
+        error_formatter=lambda error: f"error: {error}\nremedy: Run narthex {name} --help.",
         suppress_keyboard_interrupt=False,
     )
     module, _, attribute = COMMANDS[name].target.partition(":")
@@ -111,7 +111,7 @@ def _unknown(word: str) -> int:
 
     close = difflib.get_close_matches(word, COMMANDS, n=1)
     hint = f"Did you mean narthex {close[0]}?" if close else "narthex --help lists them."
-    _say(f"error: There is no command {word[:40]!r}.", f"remedy: {hint}")
+    _say(f"error: No command is named {word[:40]!r}.", f"remedy: {hint}")
     return EXIT_USAGE
 
 

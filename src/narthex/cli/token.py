@@ -40,19 +40,19 @@ T = TypeVar("T")
 DEFAULT_SUBJECT = "developer"
 DEFAULT_PERMISSIONS = ("chat",)
 
-app = App(name="token", help="Mint a token, or look into one.")
+app = App(name="token", help="Mint a token, or inspect one.")
 
 
 @app.default
 def token(
     *,
-    sub: Annotated[str, Parameter(help="Whom the token names.")] = DEFAULT_SUBJECT,
-    tenant: Annotated[str, Parameter(help="In which tenant.")] = "default",
-    plan: Annotated[str, Parameter(help="On which plan.")] = "free",
-    ttl: Annotated[str, Parameter(help="How long it lives: 90s, 15m, 1h, 7d.")] = "1h",
+    sub: Annotated[str, Parameter(help="Subject of the token.")] = DEFAULT_SUBJECT,
+    tenant: Annotated[str, Parameter(help="Tenant of the user.")] = "default",
+    plan: Annotated[str, Parameter(help="Plan of the user.")] = "free",
+    ttl: Annotated[str, Parameter(help="Lifetime: 90s, 15m, 1h, 7d.")] = "1h",
     name: Annotated[str, Parameter(help="Display name.")] = "",
     permission: Annotated[
-        tuple[str, ...], Parameter(help="What it permits; repeat for more.")
+        tuple[str, ...], Parameter(help="Permission; repeat for more.")
     ] = DEFAULT_PERMISSIONS,
     data_dir: DataDir = None,
     config: Config = None,
@@ -83,7 +83,7 @@ def _checked(ttl: str, tenant: str, sub: str) -> float:
             f"Use {ID_RULE}; test identities come from the exchange.",
         )
     if not valid_id(sub):
-        raise ClientError("bad_subject", f"The subject is not {ID_RULE}.", "Give another --sub.")
+        raise ClientError("bad_subject", f"The subject is not {ID_RULE}.", "Choose another --sub.")
     if not valid_moment(time.time() + ttl_s):
         raise ClientError(
             "bad_ttl",
@@ -105,8 +105,8 @@ async def mint(settings: Settings, identity: Identity, ttl_s: float) -> str:
     if identity.plan not in plans:
         raise ClientError(
             "bad_plan",
-            f"--plan: there is no plan {identity.plan!r}; the gateway would treat the user as free.",
-            f"Choose from {', '.join(plans)}, or describe the plan in [plans.NAME] of narthex.toml.",
+            f"--plan: no plan is named {identity.plan!r}; the gateway would treat the user as free.",
+            f"Choose from {', '.join(plans)}, or define the plan in [plans.NAME] of narthex.toml.",
         )
     if not settings.provider_enabled:
         return _with_secret(settings, identity, ttl_s)
@@ -205,7 +205,7 @@ def _put(claims: dict[str, Any], path: str, value: object) -> None:
 @app.command
 def inspect(
     source: Annotated[
-        str, Parameter(help="The token; `-`: from standard input.", allow_leading_hyphen=True)
+        str, Parameter(help="The token; `-` reads it from standard input.", allow_leading_hyphen=True)
     ] = "-",
     /,
     *,
@@ -291,7 +291,7 @@ def _in_words(report: dict[str, Any]) -> str:
             shown = report["times"].get(name) or json.dumps(value, ensure_ascii=True)
             lines.append(f"{name:<10} {shown}")
     else:
-        lines.append("It is not a JWT; an issuer with introspection could know it.")
+        lines.append("It is not a JWT; only an issuer with introspection could verify it.")
     if report["admitted"]:
         rights = ", ".join(report["permissions"]) or "none"
         lines.append(f"\nAdmitted here as {report['user']} (plan {report['plan']}).")

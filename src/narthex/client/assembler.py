@@ -100,7 +100,7 @@ class RunAssembler:
         raw = cast("dict[str, Any]", event)
         last, first = raw.get("seq"), raw.get("seq_from", raw.get("seq"))
         if raw.get("runId") != self.run_id or not _position(last) or not _position(first):
-            return Pushed("conflict", reason="the event carries no seq of this run")
+            return Pushed("conflict", reason="the event has no seq of this run")
         piece = _Piece(cast("int", first), cast("int", last), raw)
         if piece.last <= self.last:
             return Pushed("repeat")
@@ -109,7 +109,7 @@ class RunAssembler:
         if piece.first <= self.last:
             found = self._substitute(piece)
             if found is None:
-                return Pushed("conflict", reason=f"events {first} to {last} overlap what is there")
+                return Pushed("conflict", reason=f"events {first} to {last} overlap earlier ones")
             return Pushed("replaced", [found, *self._catch_up()])
         self._append(piece)
         return Pushed("new", [cast("AguiEvent", raw), *self._catch_up()])
@@ -122,7 +122,7 @@ class RunAssembler:
             return Proof(False, reason, self.last, "", None, None)
         count, expected = end.get("count"), end.get("digest")
         if not isinstance(count, int) or not isinstance(expected, str):
-            return Proof(False, "the terminal event carries no count and digest", self.last, "", None, None)
+            return Proof(False, "the terminal event has no count and digest", self.last, "", None, None)
         try:
             digest = digest_of(piece.event for piece in self._pieces)
         except ValueError as fault:
@@ -163,7 +163,7 @@ class RunAssembler:
         if any((there.first, there.last) == (piece.first, piece.last) for there in self._early):
             return Pushed("repeat")
         if len(self._early) >= MAX_EARLY:
-            return Pushed("conflict", reason="too many events wait behind a gap")
+            return Pushed("conflict", reason="too many events are buffered behind a gap")
         insort(self._early, piece)
         return Pushed("early")
 

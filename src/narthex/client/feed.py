@@ -72,7 +72,7 @@ class ThreadFeed(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK shi
             await self._subscription.ready(timeout=self._timeout_s)
         except CentrifugeError as fault:
             if type(fault).__name__ == "OperationTimeoutError":
-                raise TimeoutError(f"No answer to the subscription to {self.channel}.") from fault
+                raise TimeoutError(f"The subscription to {self.channel} got no answer.") from fault
             raise _refusal_of(self.channel, str(fault)) from fault
 
     @asynccontextmanager

@@ -144,7 +144,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
     async def close(self) -> None:
         """Disconnect and end all tasks; iterations that are still running raise `disconnected`."""
         self._closing.set()
-        gone = self._failure or Refused("disconnected", "This client was closed.", "Connect again.")
+        gone = self._failure or Refused("disconnected", "This client is closed.", "Connect again.")
         for feed in list(self._feeds.values()):
             await feed.close(gone)
         self._feeds.clear()
@@ -230,7 +230,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         await self._verdict()
         if self._failure is not None:
             raise self._failure
-        raise Unreachable(f"No answer to {method}: {fault}.", "Call again.", self._last) from fault
+        raise Unreachable(f"{method} got no answer: {fault}.", "Call again.", self._last) from fault
 
     # -- what the SDK calls --------------------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         if self._failure is None and not self._closing.is_set():
             if self._credentials.signed_out is not None:
                 why = self._credentials.signed_out
-                self._failed(Refused("auth_required", why, "Sign in, then connect.", close=3500))
+                self._failed(Refused("auth_required", why, "Sign in, then connect again.", close=3500))
             else:
                 said = from_close(ctx.code, ctx.reason)
                 code, detail = (said.code, said.detail) if said else ("disconnected", ctx.reason or "Closed.")
@@ -326,11 +326,11 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         last = self._last
         seconds = f"{self._connect_timeout_s:g} s"
         if self._token_failed:
-            remedy = "Mend get_token; raise SignedOut from it where nobody is signed in."
-            return Unreachable(f"There was no token for {seconds}: {self._token_failed}.", remedy, last)
+            remedy = "Fix get_token; let it raise SignedOut when no user is signed in."
+            return Unreachable(f"get_token gave no token for {seconds}: {self._token_failed}.", remedy, last)
         if last is None:
             remedy = (
-                f"Check that it runs; `narthex doctor {shlex.quote(self._url)}` finds out what is in the way."
+                f"Check that the gateway runs; `narthex doctor {shlex.quote(self._url)}` finds the cause."
             )
             return Unreachable(f"{self._url} did not answer within {seconds}.", remedy)
         return Unreachable(f"{last.detail} (for {seconds})", last.remedy, last)
@@ -368,7 +368,7 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
     async def _leave(self, thread_id: str, feed: ThreadFeed) -> None:
         try:
             await feed.close(
-                Refused("disconnected", "The thread is no longer followed.", "Follow the run again.")
+                Refused("disconnected", "This client no longer follows the thread.", "Follow the run again.")
             )
         except CentrifugeError:
             pass  # the connection broke, and the subscription ended with it

@@ -54,7 +54,7 @@ class AttemptHeaders:
                     given = self._get_token()
                     token = (await given if isawaitable(given) else given) or ""
             except SignedOut as fault:
-                self.signed_out = str(fault) or "Nobody is signed in."
+                self.signed_out = str(fault) or "No user is signed in."
                 raise UnauthorizedError(self.signed_out) from fault
             except TimeoutError as fault:
                 raise TokenFailed(f"get_token gave no token within {self._timeout_s:g} s") from fault
@@ -137,8 +137,8 @@ def _blocked(status: int) -> Refused:
     seen = f" (HTTP {status})" if status else ""
     return Refused(
         "handshake_blocked",
-        f"The gateway would admit you, but the upgrade does not get through{seen}.",
-        "Have the proxy pass `Upgrade` and `Connection` on; `narthex doctor URL` names it.",
+        f"The gateway would accept this credential, but the WebSocket upgrade does not reach it{seen}.",
+        "Configure the proxy to forward `Upgrade` and `Connection`; `narthex doctor URL` names the proxy.",
         status=status,
         close=1006,
     )

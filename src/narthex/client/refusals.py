@@ -17,8 +17,8 @@ from narthex.errors import ClientError, DependencyError
 _CLOSES: Final = client_closes()
 _CODE: Final = re.compile(r"^([a-z][a-z0-9_]{1,40}): (.*)$", re.DOTALL)
 _REMEDIES: Final = {
-    "auth_required": "Give `connect` a get_token, or headers that prove who you are.",
-    "token_expired": "Have get_token fetch a fresh token each time it is asked.",
+    "auth_required": "Pass `connect` a get_token, or headers with a credential.",
+    "token_expired": "Let get_token fetch a fresh token on every call.",
     "disconnected": "Connect again.",
 }
 """For closes that preflight does not explain (it admits, or cannot be reached)."""
@@ -54,7 +54,7 @@ class Refused(ClientError):
         trace_id: str = "",
         retry_after_s: float | None = None,
     ) -> None:
-        remedy = remedy or _REMEDIES.get(code, "docs/refusals.md says what to do about this code.")
+        remedy = remedy or _REMEDIES.get(code, "Look up this code in docs/refusals.md.")
         super().__init__(code, detail, remedy, number=status or 400)
         self.detail = detail
         self.status = status

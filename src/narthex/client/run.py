@@ -32,7 +32,7 @@ class RunIncomplete(ClientError):
         super().__init__(
             "run_incomplete",
             f"Event {missing} of run {run_id} is no longer in the channel's history.",
-            "Read the thread with `thread.get`; it holds the messages that the run left.",
+            "Read the thread with `thread.get`; it contains the messages that the run produced.",
             number=410,
         )
 

@@ -55,5 +55,5 @@ def load(file: Path) -> Baseline:
         raise ClientError(
             "bad_baseline",
             "The baseline file cannot be read.",
-            "Check the path, or write a baseline with `narthex gate --save FILE`.",
+            "Check the path, or create a baseline with `narthex gate --save FILE`.",
         ) from error

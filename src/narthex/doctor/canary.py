@@ -113,10 +113,10 @@ def as_prometheus(seen: CanaryRound, tally: Tally, url: str) -> str:
     """The text for node_exporter's textfile collector."""
     label = f'url="{_escaped(url)}"'
     lines = [
-        "# HELP narthex_probe_success Whether the last round of the canary worked.",
+        "# HELP narthex_probe_success Whether the last canary round succeeded.",
         "# TYPE narthex_probe_success gauge",
         f"narthex_probe_success{{{label}}} {int(seen.ok)}",
-        "# HELP narthex_probe_step_success Whether a step of the last round worked; absent when not reached.",
+        "# HELP narthex_probe_step_success Whether a step of the last round succeeded; absent when not reached.",
         "# TYPE narthex_probe_step_success gauge",
         *(f'narthex_probe_step_success{{{label},step="{step.name}"}} {int(step.ok)}' for step in seen.steps),
         "# HELP narthex_probe_step_seconds How long a step of the last round took.",
@@ -125,14 +125,14 @@ def as_prometheus(seen: CanaryRound, tally: Tally, url: str) -> str:
             f'narthex_probe_step_seconds{{{label},step="{step.name}"}} {step.ms / 1000:.6f}'
             for step in seen.steps
         ),
-        "# HELP narthex_probe_rounds_total Rounds since the canary began.",
+        "# HELP narthex_probe_rounds_total Rounds since the canary started.",
         "# TYPE narthex_probe_rounds_total counter",
         f'narthex_probe_rounds_total{{{label},result="ok"}} {tally.ok}',
         f'narthex_probe_rounds_total{{{label},result="failed"}} {tally.failed}',
-        "# HELP narthex_probe_last_success_timestamp_seconds When a round last worked; 0 for never.",
+        "# HELP narthex_probe_last_success_timestamp_seconds Time of the last successful round; 0 for never.",
         "# TYPE narthex_probe_last_success_timestamp_seconds gauge",
         f"narthex_probe_last_success_timestamp_seconds{{{label}}} {tally.last_ok_at:.3f}",
-        "# HELP narthex_probe_last_round_timestamp_seconds When the last round began.",
+        "# HELP narthex_probe_last_round_timestamp_seconds Start of the last round.",
         "# TYPE narthex_probe_last_round_timestamp_seconds gauge",
         f"narthex_probe_last_round_timestamp_seconds{{{label}}} {seen.at:.3f}",
     ]

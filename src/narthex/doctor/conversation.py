@@ -97,7 +97,7 @@ class Wire:
             try:
                 messages = self.session.receive(text)
             except MalformedMessage as error:
-                raise StepFailed(f"a message that is none of the protocol: {error}") from error
+                raise StepFailed(f"a message that is not of the protocol: {error}") from error
             self._kept += [message for message in messages if isinstance(message, Reply | Push)]
         raise StepFailed(otherwise)
 
@@ -195,7 +195,7 @@ class _Conversation:
             raise StepFailed("the position was not recovered after a drop")
         missed = objects(resumed.get("publications"))
         if not any(_names(found.get("data"), "narthex.thread_deleted") for found in missed):
-            raise StepFailed("an event that was published during the drop did not come afterwards")
+            raise StepFailed("an event that was published during the drop did not arrive afterwards")
 
     def _begin(self) -> None:
         self._began = time.perf_counter()

@@ -196,7 +196,7 @@ class _Examination:
         patience_s = self.options.patience_s
         if first.end == "timeout" and plain.end == "response" and patience_s > self.options.timeout_s:
             self.progress(
-                f"no answer to the handshake; waiting up to {patience_s:g} s to see who gives up first"
+                f"no answer to the handshake; waiting up to {patience_s:g} s for a time-out on the path"
             )
             again = await exchange(self.line, self.address, attempt, timeout_s=patience_s)
             self._note(exchanges=(*self.seen.exchanges[:-1], again))
@@ -260,7 +260,7 @@ class _Examination:
     # -- more when it is a narthex -------------------------------------------------------------------------------
 
     async def _look_for_narthex(self) -> None:
-        self.progress("is it a narthex?")
+        self.progress("is the server a narthex?")
         _, beacon = await self._json("beacon")
         if beacon.get("beacon") == "narthex":
             self._note(gateway=GatewayFacts(beacon=beacon))

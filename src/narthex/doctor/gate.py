@@ -155,7 +155,7 @@ class _Gate:
             ok, detail = False, str(error)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             # The events come from the deployed system: an invalid one must fail the gate, not crash it.
-            ok, detail = False, f"an event that is none ({type(error).__name__})"
+            ok, detail = False, f"an invalid event ({type(error).__name__})"
         self.note(name, ok, detail)
 
     async def _reach(self) -> bool:
@@ -165,8 +165,8 @@ class _Gate:
             if dialled.outcome == "ok":
                 self.address = address
                 return True
-        detail = lookup.error or "no address takes a connection"
-        self.note("reachable", False, f"{detail}: narthex doctor says why")
+        detail = lookup.error or "no address accepts a connection"
+        self.note("reachable", False, f"{detail}; narthex doctor finds the cause")
         return False
 
     # -- health -------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class _Gate:
         e2e = member(self.health, "e2e_testing")
         active = e2e.get("auth_bypass_active")
         if not isinstance(active, bool):
-            return False, "health does not say"
+            return False, "/ws/health does not report it"
         expected = self.options.expect_bypass
         reason = e2e.get("reason", "")
         detail = f"{active}, expected {expected}".lower() + (f" ({reason})" if reason else "")
@@ -263,10 +263,10 @@ class _Gate:
             self.figures["first_event_ms"] = seen.first_event_ms
             self.figures["run_ms"] = seen.total_ms
         if not seen.complete:
-            return False, f"not whole: {seen.reason}"
+            return False, f"not complete: {seen.reason}"
         if seen.outcome != "success":
             return False, f"the run ended with {seen.outcome}"
-        return True, f"{seen.events} events, digest proved, {seen.total_ms:g} ms"
+        return True, f"{seen.events} events, digest verified, {seen.total_ms:g} ms"
 
     def _compare(self) -> None:
         if self.options.against is None:

@@ -36,10 +36,10 @@ def explain(code: str) -> str:
     close = difflib.get_close_matches(code, [*signatures(), *refusal_whys()], n=3)
     if code.isdigit():
         raise ClientError(
-            "unknown_code", f"No handshake shows {code[:10]}.", "docs/troubleshooting.md lists the codes."
+            "unknown_code", f"No handshake returns {code[:10]}.", "docs/troubleshooting.md lists the codes."
         )
     hint = f"Did you mean {', '.join(close)}?" if close else "docs/troubleshooting.md lists them."
-    raise ClientError("unknown_code", f"There is no code {code[:40]!r}.", hint)
+    raise ClientError("unknown_code", f"The code {code[:40]!r} is not known.", hint)
 
 
 def page() -> str:
@@ -49,8 +49,8 @@ def page() -> str:
         "",
         "<!-- Made from src/narthex/doctor/*.toml: `./check --write-docs` -->",
         "",
-        "`narthex doctor URL` finds out; this page is everything that it knows, and the same as",
-        "`narthex doctor --explain CODE`. First what goes wrong between client and server (any WebSocket server),",
+        "`narthex doctor URL` finds the cause; this page is its whole knowledge base, the same text as",
+        "`narthex doctor --explain CODE` prints. First the faults between client and server (any WebSocket server),",
         "then each close code and HTTP status that a client can see, then each refusal and disconnect of a narthex.",
         "",
         "| seen | code |",
@@ -62,7 +62,7 @@ def page() -> str:
         lines += _signature_section(entry)
     lines += ["## Close codes and HTTP statuses", ""]
     lines += [
-        "What a number means that a client shows, of any server. Browsers show 1006 for nearly everything.",
+        "The meaning of each number that a client shows, for any server. Browsers show 1006 for nearly everything.",
         "",
     ]
     for number in numbers().values():
@@ -77,7 +77,7 @@ def _signature_text(entry: Signature) -> str:
     lines = [f"{entry.code}: {entry.name}", "", f"Seen: {entry.seen}", ""]
     lines += _whys(f"{entry.name}.", entry.whys)
     lines += ["", "Fix:", *(f"  {step}" for step in entry.fix), "", f"Confirm: {entry.confirm}"]
-    lines.append(f"Sure: {entry.sure}{' (read, not seen by us)' if entry.recalled else ''}")
+    lines.append(f"Sure: {entry.sure}{' (from documentation, not observed)' if entry.recalled else ''}")
     return "\n".join(lines)
 
 
@@ -111,7 +111,7 @@ def _number_text(entry: NumberWhy) -> str:
     lines += _whys(_number_symptom(entry), entry.whys)
     lines += ["", "Fix:", *(f"  {step}" for step in entry.fix)]
     if related := related_codes(entry):
-        lines += ["", "Which of these is it? `narthex doctor URL` finds out; --explain says more of each:"]
+        lines += ["", "Possible causes, which `narthex doctor URL` tells apart; --explain describes each:"]
         lines += [f"  {code:<24} {_name_of(code)}" for code in related]
     return "\n".join(lines)
 
@@ -121,7 +121,7 @@ def _number_title(entry: NumberWhy) -> str:
 
 
 def _number_symptom(entry: NumberWhy) -> str:
-    seen = "The socket closes with" if entry.kind == "close" else "The handshake is answered with"
+    seen = "The socket closes with" if entry.kind == "close" else "The answer to the handshake is"
     return f"{seen} {entry.number}: {entry.name}.{_after(entry.number) if entry.kind == 'close' else ''}"
 
 
@@ -130,7 +130,7 @@ def _after(number: int) -> str:
     if not 3000 <= number < 5000:
         return ""
     stays = number % 1000 >= 500
-    return " Centrifuge SDKs " + ("stay away." if stays else "connect again.")
+    return " Centrifuge SDKs " + ("do not reconnect." if stays else "reconnect.")
 
 
 def related_codes(entry: NumberWhy) -> list[str]:
@@ -146,20 +146,20 @@ def _name_of(code: str) -> str:
 def _other_number(number: int) -> str:
     """A number that has no page of its own, by its range; empty when no handshake shows it."""
     if 4000 <= number < 5000:
-        return f"close {number}: an application's own code. Its documentation has it.{_after(number)}"
+        return f"close {number}: a code that the application defines; see its documentation.{_after(number)}"
     if 3000 <= number < 4000:
-        return f"close {number}: a code of the library or framework that the server uses.{_after(number)}"
+        return f"close {number}: a code that the server's library or framework defines.{_after(number)}"
     if 1000 <= number < 3000:
-        return f"close {number}: reserved by RFC 6455 (section 7.4.2); the server that sends it is wrong."
+        return f"close {number}: reserved by RFC 6455 (section 7.4.2); a server must not send it."
     classes = {
         1: "informational: only 101 opens a WebSocket",
-        2: "success, but no upgrade: what answers took the handshake for a plain request",
+        2: "success, but no upgrade: the server treated the handshake as a plain request",
         3: "a redirect: WebSocket clients do not follow it",
-        4: "the request is refused as it is: read the body",
-        5: "the server or a proxy failed: read its log",
+        4: "the server refuses the request: read the body",
+        5: "the server or a proxy failed: check its log",
     }
     if 100 <= number < 600:
-        return f"HTTP {number}: {classes[number // 100]}. `narthex doctor URL` shows who answered."
+        return f"HTTP {number}: {classes[number // 100]}. `narthex doctor URL` shows which hop answered."
     return ""
 
 
@@ -177,7 +177,7 @@ def _signature_section(entry: Signature) -> list[str]:
     lines += [f"{number}. {why}" for number, why in enumerate(entry.whys, 1)]
     lines += ["", *(f"- Fix: {step}" for step in entry.fix), f"- Confirm: `{entry.confirm}`"]
     if entry.recalled:
-        lines.append("- From documentation; not seen by us.")
+        lines.append("- From documentation; not observed by us.")
     return [*lines, ""]
 
 

@@ -89,7 +89,7 @@ async def _delete(connections: NarthexSockets, thread_id: str, run_id: str) -> N
             await asyncio.sleep(DELETE_PAUSE_S)
         else:
             return
-    raise StepFailed("the gate's own thread stays busy after its run has ended, and cannot be deleted")
+    raise StepFailed("the gate's thread stays busy after its run has ended, and cannot be deleted")
 
 
 class _Follower:

@@ -100,15 +100,15 @@ def parse_target(url: str) -> Target:
     if parts.scheme not in SCHEMES or not parts.hostname or port == 0:
         raise ClientError(
             "bad_url",
-            "The URL is not one of a WebSocket.",
+            "The URL is not a WebSocket URL.",
             "Give it as wss://host[:port]/path, or https://host[:port].",
         )
     if parts.username or parts.password:
         raise ClientError(
-            "credential_in_url", "The URL holds a user or password.", "Take it out; use --token or --header."
+            "credential_in_url", "The URL has a user or password.", "Remove it; use --token or --header."
         )
     if re.search(r"[\s\x00-\x1f\x7f]", f"{parts.path}{parts.query}"):
-        raise ClientError("bad_url", "The URL holds white space.", "Percent-encode it.")
+        raise ClientError("bad_url", "The URL contains white space.", "Percent-encode it.")
     tls = SCHEMES[parts.scheme]
     return Target(
         host=parts.hostname,

@@ -72,8 +72,8 @@ def parse_trusted_proxies(words: Sequence[str], *, platform: str = "") -> Truste
             networks.append(ipaddress.ip_network(word, strict=False))
         except ValueError:
             problems.append(
-                f"NARTHEX_TRUSTED_PROXIES holds {word[:64]!r}, which is no address, network or number of hops. "
-                "Write for example 10.0.0.0/8, or 1."
+                f"NARTHEX_TRUSTED_PROXIES holds {word[:64]!r}, which is not an address, a network or a number of "
+                f"hops. Write for example 10.0.0.0/8, or 1."
             )
     if hops > MAX_HOPS:
         problems.append(f"NARTHEX_TRUSTED_PROXIES trusts {hops} hops. Trust at most {MAX_HOPS}.")

@@ -173,12 +173,12 @@ def screen(facts: HandshakeFacts, policy: AdmissionPolicy) -> Screened | Refusal
     carriers = {credential.carrier for credential in credentials}
     if E2E_KEY in carriers:
         if len(carriers) > 1:
-            return _refuse(facts, "credential_conflict", "X-E2E-Bypass-Key stands beside another credential.")
+            return _refuse(facts, "credential_conflict", "X-E2E-Bypass-Key came with another credential.")
         if not policy.auth_bypass_active:
             return _refuse(
                 facts,
                 "e2e_not_allowed_here",
-                "X-E2E-Bypass-Key is not taken here; `e2e_testing` of /ws/health says why.",
+                "X-E2E-Bypass-Key is not accepted here; `e2e_testing` of /ws/health gives the reason.",
             )
     return screened
 
@@ -348,17 +348,17 @@ def _confined(
 ) -> Identity | Refusal:
     """Keep test identities and probes in their tenants, and refuse them where they are not allowed."""
     if identity.identity_class is IdentityClass.PROBE and carrier != TICKET:
-        return _refuse(facts, "permission_denied", "Probes come with a ticket of the store only.")
+        return _refuse(facts, "permission_denied", "Probes must authenticate with a ticket of the store.")
     marked = identity.e2e or identity.identity_class is IdentityClass.E2E
     if not marked:
         if identity.tenant == E2E_TENANT:
-            return _refuse(facts, "tenant_mismatch", "The tenant of test identities is for them only.")
+            return _refuse(facts, "tenant_mismatch", "Only test identities may use their tenant.")
         return identity
     if policy.environment is Environment.PRODUCTION or not policy.auth_bypass_active:
         return _refuse(
             facts,
             "e2e_not_allowed_here",
-            "Test identities are not admitted here; `e2e_testing` of /ws/health says why.",
+            "Test identities are not admitted here; `e2e_testing` of /ws/health gives the reason.",
         )
     if identity.tenant != E2E_TENANT:
         return _refuse(facts, "tenant_mismatch", "A test identity is confined to the tenant e2e.")

@@ -24,7 +24,7 @@ def answerer_fault(answerable_by: str) -> str:
     name = answerable_by.removeprefix(PERMISSION)
     if name != answerable_by and 0 < len(name) <= MAX_PERMISSION_CHARACTERS and name.isprintable():
         return ""
-    return "answerable_by is none of asker, owner, member, permission:<name>."
+    return "answerable_by must be asker, owner, member or permission:<name>."
 
 
 def may_answer(answerable_by: str, *, asker: bool, role: str, may: Callable[[str], bool]) -> bool:
@@ -50,7 +50,7 @@ def answerer_words(answerable_by: str) -> str:
     if answerable_by.startswith(PERMISSION):
         return f"members who have the permission {answerable_by.removeprefix(PERMISSION)}"
     return {
-        ASKER: "the person who began the run",
+        ASKER: "the user who started the run",
         OWNER: "an owner of the thread",
         MEMBER: "any member of the thread",
-    }.get(answerable_by, "the person who began the run, or an owner of the thread")
+    }.get(answerable_by, "the user who started the run, or an owner of the thread")

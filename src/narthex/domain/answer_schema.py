@@ -52,12 +52,12 @@ _CHECKED: Final = frozenset(_BOUNDS) | {
 def schema_fault(schema: Any, depth: int = 0) -> str | None:
     """Why a schema cannot be used to ask, as a sentence; None when it can."""
     if not isinstance(schema, Mapping):
-        return "A schema is an object."
+        return "The schema must be an object."
     if depth > MAX_DEPTH:
         return f"The schema is nested deeper than {MAX_DEPTH}."
     for keyword in schema:
         if keyword not in _CHECKED and keyword not in _NOTES:
-            return f"The schema keyword `{keyword}` is not checked here; leave it out."
+            return f"The schema keyword `{keyword}` is not supported; remove it."
     wanted = schema.get("type", [])
     for name in [wanted] if isinstance(wanted, str) else wanted:
         if name not in _TYPES:
@@ -91,7 +91,7 @@ def answer_fault(schema: Mapping[str, Any], value: Any, where: str = "The answer
         if keyword in schema and _TYPES[kind](value) and not holds(value, schema[keyword]):
             return f"{where} must be {words} {schema[keyword]}."
     if "anyOf" in schema and all(answer_fault(part, value) for part in schema["anyOf"]):
-        return f"{where} fits none of the allowed forms."
+        return f"{where} does not match any of the allowed forms."
     return _inside(schema, value, where)
 
 

@@ -155,13 +155,13 @@ def bearer_token(values: Sequence[str]) -> str | Refusal | None:
         refusal when it is malformed.
     """
     if len(values) > 1:
-        return Refusal(code="bad_request", detail="There is more than one Authorization header.")
+        return Refusal(code="bad_request", detail="The request has more than one Authorization header.")
     scheme, _, rest = values[0].strip().partition(" ")
     if scheme.lower() != "bearer":
         return None
     token = rest.strip()
     if _B64TOKEN.fullmatch(token) is None:
-        return Refusal(code="token_malformed", detail="Authorization is not `Bearer` and one token after it.")
+        return Refusal(code="token_malformed", detail="Authorization must be `Bearer` followed by one token.")
     return token
 
 
@@ -187,7 +187,7 @@ class _CarrierParser:
         if isinstance(token, Refusal):
             self.fault = self.fault or token
         elif token is None:
-            self.hint = "The Authorization header has another scheme than Bearer."
+            self.hint = "The Authorization header uses a scheme other than Bearer."
         else:
             self.found.append(Credential(AUTHORIZATION, token))
 
@@ -195,7 +195,9 @@ class _CarrierParser:
         """RFC 6455 section 4.1: a comma-separated list, in one header or several."""
         names = [name for value in values for part in value.split(",") if (name := part.strip(" \t"))]
         if not all(_TCHARS.fullmatch(name) for name in names):
-            self._refuse("bad_request", f"An offered subprotocol is no token (RFC 6455). {SUBPROTOCOL_FORM}")
+            self._refuse(
+                "bad_request", f"An offered subprotocol is not a token (RFC 6455). {SUBPROTOCOL_FORM}"
+            )
             return
         self.explain = EXPLAIN in names
         offered = JWT_AUTH in names
@@ -206,12 +208,12 @@ class _CarrierParser:
         elif tokens:
             self.found.append(Credential(SUBPROTOCOL, _decoded(tokens.pop())))
         elif offered or any(name == "jwt" or _JWT_ANYWHERE.match(name) for name in names):
-            self.hint = f"None of the offered subprotocols holds a token. {SUBPROTOCOL_FORM}"
+            self.hint = f"None of the offered subprotocols contains a token. {SUBPROTOCOL_FORM}"
 
     def query(self, query: str) -> None:
         # Searched as a whole, decoded: a token may stand inside a parameter's JSON (the SSE URL of the SDKs).
         if _JWT_ANYWHERE.search(unquote_plus(query)):
-            self._refuse("credential_in_url", "The query string holds a JWT.")
+            self._refuse("credential_in_url", "The query string contains a JWT.")
             return
         try:
             parameters = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
@@ -221,14 +223,14 @@ class _CarrierParser:
         tickets: list[str] = []
         for name, value in parameters:
             if name.lower() in _TOKEN_PARAMETERS and value:
-                self._refuse("credential_in_url", "The query string holds a token.")
+                self._refuse("credential_in_url", "The query string contains a token.")
             elif name == "ticket":
                 tickets.append(value)
         if len(tickets) > 1:
-            self._refuse("bad_request", "There is more than one ticket.")
+            self._refuse("bad_request", "The request has more than one ticket.")
         elif tickets:
             if _B64TOKEN.fullmatch(tickets[0]) is None or len(tickets[0]) > 128:
-                self._refuse("ticket_invalid", "The ticket is not one of ours.")
+                self._refuse("ticket_invalid", "The ticket was not issued by this gateway.")
             else:
                 self.found.append(Credential(TICKET, tickets[0]))
 
@@ -244,13 +246,13 @@ class _CarrierParser:
                     found[name].add(content.strip('"'))
         sessions = found[HOST_SESSION_COOKIE] or (set() if secure else found[SESSION_COOKIE])
         if len(sessions) > 1:  # a neighbouring subdomain can add one; the order proves nothing
-            self._refuse("credential_conflict", "There are two different session cookies.")
+            self._refuse("credential_conflict", "The request has two different session cookies.")
         elif sessions:
             self.found.append(Credential(COOKIE, sessions.pop()))
 
     def e2e_key(self, values: list[str]) -> None:
         if len(values) > 1:
-            self._refuse("bad_request", "There is more than one X-E2E-Bypass-Key header.")
+            self._refuse("bad_request", "The request has more than one X-E2E-Bypass-Key header.")
         else:  # an empty key is kept: a harness whose variable is empty gets "wrong key" and not "no credential"
             self.found.append(Credential(E2E_KEY, values[0].strip()))
 
@@ -260,7 +262,7 @@ class _CarrierParser:
         else:
             self._refuse(
                 "bad_request",
-                "X-E2E-Test-Run is not one name of 1 to 64 letters, digits, `.`, `_`, `~`, `-`.",
+                "X-E2E-Test-Run must be one name of 1 to 64 letters, digits, `.`, `_`, `~`, `-`.",
             )
 
 

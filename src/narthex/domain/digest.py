@@ -55,7 +55,7 @@ def canonical(event: Event) -> bytes:
     except RecursionError as fault:
         raise ValueError("the event is nested too deeply") from fault
     except OverflowError as fault:
-        raise ValueError("a number is beyond all doubles") from fault
+        raise ValueError("a number is outside the range of a double") from fault
 
 
 def _with_doubles(value: Any) -> Any:

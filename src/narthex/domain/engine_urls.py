@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 ENCODE: Final = (
-    "Percent-encode what has a meaning in a URL where it stands in a user name or password: "
+    "Percent-encode these characters in a user name or password: "
     "/ as %2F, ? as %3F, # as %23, % as %25, @ as %40, : as %3A, [ as %5B, ] as %5D, a comma as %2C, a space as %20."
 )
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -172,6 +172,6 @@ def _options(query: str) -> dict[str, str]:
         if not pair:
             continue
         if not equals or not _OPTION.fullmatch(name):
-            raise BadEngineUrl(f"what follows the ? is not name=value. {ENCODE}")
+            raise BadEngineUrl(f"the part after the ? is not name=value pairs. {ENCODE}")
         found[name] = unquote(value)
     return found

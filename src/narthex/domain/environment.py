@@ -194,7 +194,7 @@ def find_environment(environ: Mapping[str, str]) -> Environment | str:
         return Environment(value)
     names = "development, testing, staging or production"
     if value:
-        return f"ENVIRONMENT is {value[:40]!r}, which is none of {names}. Set it to one of them."
+        return f"ENVIRONMENT is {value[:40]!r}, which is not {names}. Set it to one of them."
     for mark, platform in PLATFORM_MARKS.items():
         if environ.get(mark):
             return f"ENVIRONMENT is not set, and {mark} says that this is {platform}. Set ENVIRONMENT to {names}."
@@ -224,7 +224,7 @@ def _production_problems(
     if E2E_KEY in e2e.detecting:
         names += [name for name in _KEY_NAMES if environ.get(name)] or [E2E_KEY]
     problems = [
-        f"{name} is set, and ENVIRONMENT is production: end-to-end tests are never let in there. "
+        f"{name} is set, and ENVIRONMENT is production: production never admits end-to-end tests. "
         f"Unset {name}, or test against staging."
         for name in names
     ]
@@ -242,8 +242,8 @@ def _exposure_problems(
     if environment.remote:
         if allow_anonymous:
             problems.append(
-                f"--allow-anonymous is given, and ENVIRONMENT is {environment}: guests are let in only in "
-                "development and testing. Remove it."
+                f"--allow-anonymous is given, and ENVIRONMENT is {environment}: guests are admitted only in "
+                f"development and testing. Remove it."
             )
     elif host and not is_loopback(host) and not allow_remote_development:
         problems.append(

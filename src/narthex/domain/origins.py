@@ -97,11 +97,11 @@ def origin_fault(policy: OriginPolicy, claimed: str | None, *, host: str, scheme
         Why the request is `origin_not_allowed`, or empty.
     """
     if claimed is None:
-        return "The cookie counts only with an Origin header; other clients send a token." if cookie else ""
+        return "The cookie needs an Origin header; other clients must send a token." if cookie else ""
     if not policy.allows(claimed, host=host, scheme=scheme):
-        return "The Origin header names a page that may not connect here."
+        return "Pages of this origin are not allowed to connect."
     if cookie and claimed.lower() in policy.shells:
-        return "The cookie does not count with an origin that any page can have; send a token."
+        return "The cookie is not accepted with an origin that any page can have; send a token."
     return ""
 
 
@@ -187,8 +187,8 @@ def parse_allowed_origins(words: Sequence[str]) -> OriginPolicy | list[str]:
         found = parse_origin(word.removesuffix("/").replace("://*.", "://", 1))
         if found is None or (wild and "." not in found.host):
             problems.append(
-                f"NARTHEX_ALLOWED_ORIGINS holds {word[:100]!r}, which is no origin. Write for example "
-                "https://app.example.com, https://*.example.com, or of a shell app://-, file:// or null."
+                f"NARTHEX_ALLOWED_ORIGINS holds {word[:100]!r}, which is not an origin. Write for example "
+                f"https://app.example.com, https://*.example.com, or app://-, file:// or null for a desktop shell."
             )
         elif wild:
             suffixes.append(found._replace(host="." + found.host))
@@ -207,7 +207,7 @@ def parse_allowed_hosts(words: Sequence[str], *, required: bool = False) -> Host
     """
     if not words and required:
         return [
-            "NARTHEX_ALLOWED_HOSTS is not set, and ENVIRONMENT is production. Set it to the gateway's names."
+            "NARTHEX_ALLOWED_HOSTS is not set, and ENVIRONMENT is production. Set it to the gateway's host names."
         ]
     exact: set[str] = set()
     suffixes: list[str] = []
@@ -217,7 +217,7 @@ def parse_allowed_hosts(words: Sequence[str], *, required: bool = False) -> Host
         found = parse_host(word[2:] if wild else word)
         if found is None or found[1] or (wild and "." not in found[0]):
             problems.append(
-                f"NARTHEX_ALLOWED_HOSTS holds {word[:100]!r}, which is no host name. Write for example "
+                f"NARTHEX_ALLOWED_HOSTS holds {word[:100]!r}, which is not a host name. Write for example "
                 "chat.example.com, or *.example.com, without a port."
             )
         elif wild:

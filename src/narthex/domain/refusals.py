@@ -75,11 +75,11 @@ TABLE: Final[dict[str, RefusalRow]] = {
     "credential_in_url": RefusalRow(
         400,
         3501,
-        "A credential stands in the URL",
-        "Move it to a header; URLs end up in logs. Tickets may stay.",
+        "The URL contains a credential",
+        "Move it to a header, because URLs end up in logs. Tickets are allowed.",
     ),
     "credential_conflict": RefusalRow(
-        400, 3501, "Two credentials name different subjects", "Send one credential, or two of one subject."
+        400, 3501, "Two credentials name different subjects", "Send one, or two of one subject."
     ),
     "bad_request": RefusalRow(
         400, 3501, "The request is malformed", "Send it as docs/protocol.md describes it."
@@ -91,7 +91,7 @@ TABLE: Final[dict[str, RefusalRow]] = {
         403, 3507, "The page's origin is not allowed", "Add the origin to NARTHEX_ALLOWED_ORIGINS."
     ),
     "permission_denied": RefusalRow(
-        403, 3507, "Permission denied", "Ask the operator for the permission that detail names."
+        403, 3507, "Permission denied", "Ask the operator for the permission named in `detail`."
     ),
     "tenant_mismatch": RefusalRow(
         403, 3507, "The tenant does not match", "Use a credential of the right tenant."
@@ -100,21 +100,19 @@ TABLE: Final[dict[str, RefusalRow]] = {
         403,
         3507,
         "Test identities are not admitted here",
-        "Test against staging, or start it with e2e detected.",
+        "Test against staging, or set E2E_OAUTH_SIMULATION_KEY on the server.",
     ),
     "connection_limit": RefusalRow(
         429, 4004, "Too many connections", "Close a connection of this user or address first."
     ),
     "rate_limited": RefusalRow(
-        429, 3013, "Too many requests", "Slow down and come back after Retry-After seconds."
+        429, 3013, "Too many requests", "Slow down and retry after the time in Retry-After."
     ),
-    "starting": RefusalRow(503, 4001, "The gateway is starting", "Come back after Retry-After seconds."),
+    "starting": RefusalRow(503, 4001, "The gateway is starting", "Retry after the time in Retry-After."),
     "auth_unavailable": RefusalRow(
-        503, 4002, "The credential cannot be checked right now", "Come back after Retry-After seconds."
+        503, 4002, "The credential cannot be checked right now", "Retry after the time in Retry-After."
     ),
-    "overloaded": RefusalRow(
-        503, 4003, "The gateway is at its limit", "Come back after Retry-After seconds."
-    ),
+    "overloaded": RefusalRow(503, 4003, "The gateway is at capacity", "Retry after the time in Retry-After."),
     "draining": RefusalRow(
         503, 3001, "The gateway is shutting down", "Connect again; another instance will answer."
     ),
@@ -154,33 +152,33 @@ TABLE: Final[dict[str, RefusalRow]] = {
         "The server behind the guard failed to answer the handshake",
         "See the log of the server behind; without `narthex.explain` its own answer reaches the client.",
     ),
-    "no_route": RefusalRow(404, None, "There is nothing at this path", "WebSockets are at /ws."),
+    "no_route": RefusalRow(404, None, "Nothing is served at this path", "WebSockets are at /ws."),
     "handshake_timeout": RefusalRow(
         408, None, "The handshake took too long", "Send the whole request within 10 s."
     ),
     "upgrade_required": RefusalRow(
         426,
         None,
-        "This path speaks WebSocket",
+        "This path accepts only WebSocket upgrades",
         "Send a WebSocket upgrade (GET, version 13), or use a client library.",
     ),
     "body_invalid": RefusalRow(
-        422, None, "The body is not what this path takes", "Send the members that detail names, as JSON."
+        422, None, "The body is not valid for this path", "Send the members named in `detail`, as JSON."
     ),
     "head_too_large": RefusalRow(
         431,
         None,
         "The request head is too large",
-        "Keep it under 16 KB and 100 headers; check for cookie bloat.",
+        "Keep it below 16 KB and 100 headers; check for oversized cookies.",
     ),
     "expired": RefusalRow(
         None, 3005, "The token expired on the live connection", "Refresh in-band before `ttl` ends."
     ),
     "slow": RefusalRow(None, 3008, "The client reads too slowly", "Reconnect; missed events are recovered."),
     "insufficient_state": RefusalRow(
-        None, 3010, "The position in a channel was lost", "Reconnect to recover it."
+        None, 3010, "The position in a channel was lost", "Reconnect to recover."
     ),
-    "no_pong": RefusalRow(None, 3012, "No pong came in time", "Reconnect; check the network between."),
+    "no_pong": RefusalRow(None, 3012, "No pong came in time", "Reconnect; check the network on the path."),
     "internal": RefusalRow(500, 1011, "A bug in narthex", "Report it with the trace_id."),
 }
 """Every refusal and disconnect. Tests check each row against docs/design.md#admission."""

@@ -13,7 +13,7 @@ _HEAD: Final = """# Refusals
 
 <!-- Made from src/narthex/domain/refusals.py: `./check --write-docs` -->
 
-Every refusal has one code, however it reaches you:
+Every refusal has one code on every transport:
 
 - **over HTTP** (a refused upgrade, `/ws/preflight`, any route) as problem+json (RFC 9457) with `type, title,
   status, code, detail, remedy, trace_id, carriers_checked`, and with `WWW-Authenticate` or `Retry-After` where
@@ -21,10 +21,10 @@ Every refusal has one code, however it reaches you:
 - **on a WebSocket** as a close frame, whose reason is `code: text`. A client that offers the subprotocol
   `narthex.explain` is upgraded and closed with the reason at once, because browsers hide refused handshakes.
 
-Close codes 3000-3499 and 4000-4499 mean "come back", 3500-3999 and 4500-4999 are final: SDKs act on them.
+Close codes 3000-3499 and 4000-4499 mean "reconnect", 3500-3999 and 4500-4999 are final: SDKs act on them.
 `trace_id` is the key to the gateway's own record of the refusal.
 
-| code | HTTP | close | come back? | what happened | what to do |
+| code | HTTP | close | reconnect? | what happened | what to do |
 | --- | --- | --- | --- | --- | --- |
 """
 

@@ -52,7 +52,7 @@ RUN_ERRORS: Final[dict[str, str]] = {
     "agent_silent": "The agent returned without producing anything.",
     "agent_event_order": "The agent produced events in an illegal order.",
     "agent_event_invalid": "The agent produced something that is not an AG-UI event.",
-    "agent_unknown": "This agent is not configured here any more.",
+    "agent_unknown": "This agent is no longer configured here.",
     "agent_unavailable": "The agent's back end could not be reached.",
     "owner_lost": "The instance that ran the agent went away.",
     "log_lost": "The log of the run was lost, so the agent's progress is unknown.",
@@ -68,7 +68,7 @@ def queue_full(limit: int) -> ClientError:
     return ClientError(
         "queue_full",
         f"The thread has {limit} runs waiting already.",
-        "Wait for one to finish, or cancel one.",
+        "Wait for a run to finish, or cancel one.",
         number=429,
     )
 

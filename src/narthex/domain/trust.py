@@ -135,8 +135,8 @@ def trust_problems(sources: Sequence[Source]) -> Iterator[str]:
     for source in sources:
         if not source.bound:
             yield (
-                f"{_capital(source.name)} may name any tenant, and there are other sources of identities "
-                f"({_others(source, sources)}): its tokens could speak for their users. Set {source.remedy}."
+                f"{_capital(source.name)} may name any tenant, and other sources of identities exist "
+                f"({_others(source, sources)}): its tokens could impersonate their users. Set {source.remedy}."
             )
     for index, source in enumerate(sources):
         for other in sources[index + 1 :]:
@@ -153,17 +153,17 @@ def _conflicts(one: Source, other: Source) -> Iterator[str]:
                     owner = one if one.tenant else other
                     yield (
                         f"{_capital(one.name)} and {other.name} both name the tenant {owner.tenant!r}, which "
-                        f"{owner.name} reserves for itself. Let both list it in their tenants, or give one another."
+                        f"{owner.name} reserves for itself. List it in the tenants of both, or change one of them."
                     )
                 elif one.tenant and other.tenant:
                     yield (
-                        f"{_capital(one.name)} and {other.name} both reserve the tenant {mine!r}. Give each a tenant "
-                        "of its own, or let both list it in their tenants: then they may speak for each other's users."
+                        f"{_capital(one.name)} and {other.name} both reserve the tenant {mine!r}. Give each its own "
+                        f"tenant, or list it in the tenants of both: each can then issue tokens for the other's users."
                     )
             elif mine != theirs:
                 yield (
                     f"{_capital(one.name)} lists the tenants {mine!r} and {other.name} lists {theirs!r}, which "
-                    "overlap. Write the same entry in both if they share those tenants, else make them apart."
+                    "overlap. Write the same entry in both if they share those tenants, else separate them."
                 )
 
 

@@ -124,8 +124,8 @@ class Child:
             if ended or time.monotonic() > ends_at:
                 said = self.words()[-TAIL:]
                 self.kill()
-                how = "ended at once" if ended else f"was not ready within {START_S:g} s"
-                raise DependencyError(self.name, f"{self.name} {how}: {said}", "Look at what it says.")
+                how = "exited immediately" if ended else f"was not ready within {START_S:g} s"
+                raise DependencyError(self.name, f"{self.name} {how}: {said}", "Check its output above.")
             await asyncio.sleep(POLL_S)
 
     def listens(self) -> bool:

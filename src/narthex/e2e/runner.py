@@ -66,7 +66,7 @@ def select(
         if not places:
             raise ClientError(
                 "nothing_to_resume",
-                f"{resume_from[:80]} is not among the chosen scenarios.",
+                f"{resume_from[:80]} is not among the selected scenarios.",
                 "Check --resume-from.",
             )
         chosen = chosen[places[0] :]
@@ -172,11 +172,11 @@ class Runner:
         except Exception as fault:  # any exception of a scenario is its failure
             return self._failure(scenario, fault, _told(fault))
         finally:
-            for somebody in traffic.connections:
-                if not somebody.close_code:
-                    somebody.drop()
+            for connection in traffic.connections:
+                if not connection.close_code:
+                    connection.drop()
         if scenario.serves and not traffic.received:
-            return result_of(scenario, Status.FAILED, "it exchanged no byte with the server under test")
+            return result_of(scenario, Status.FAILED, "it sent no byte to the server under test")
         return result_of(scenario, Status.PASSED)
 
     def _skipped(self, scenario: Scenario, reason: str) -> Result:

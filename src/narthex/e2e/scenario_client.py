@@ -127,9 +127,9 @@ class ScenarioClient:
                 {k.lower(): v for k, v in refused.response.headers.raw_items()},
             ) from refused
         traffic.back(1, peer)
-        somebody = cls(socket, peer)
-        traffic.connections.append(somebody)
-        return somebody
+        client = cls(socket, peer)
+        traffic.connections.append(client)
+        return client
 
     async def connect(self, **params: Any) -> dict[str, Any]:
         """Send the `connect` command; returns its result."""
@@ -239,7 +239,7 @@ class ScenarioClient:
         verify_run(events)
         offsets = [offset for offset, _ in self.events[f"thread:{thread_id}"]]
         assert offsets == list(range(offsets[0], offsets[0] + len(offsets))), (
-            "an offset is missing or came twice"
+            "an offset is missing or arrived twice"
         )
         return events
 

@@ -27,7 +27,7 @@ from narthex.e2e.system_under_test import RunnerProof, SystemUnderTest
 from narthex.errors import ClientError, ConfigError, NarthexError
 
 NO_PROOF: Final = (
-    "No proof is given for the deployed system. Set E2E_OAUTH_SIMULATION_KEY to the key of that system or "
+    "No credential is given for the deployed system. Set E2E_OAUTH_SIMULATION_KEY to the key of that system or "
     "NARTHEX_CI_OIDC_TOKEN to the token of your CI, or give --token."
 )
 
@@ -64,9 +64,9 @@ def subject(options: SuiteOptions, scenarios: Sequence[Scenario]) -> str:
         deployed = "system" if options.environment == "local" else options.environment
         return f"{count} against the deployed {deployed} at {options.base_url}"
     made = (
-        "a local staging made for it (two gateways, NATS, PostgreSQL, an OIDC issuer, a proxy)"
+        "a local staging started for it (two gateways, NATS, PostgreSQL, an OIDC issuer, a proxy)"
         if runs_real_engines(options)
-        else "a local gateway made for it, with embedded engines"
+        else "a local gateway started for it, with embedded engines"
     )
     return f"{count} against {made}; no deployed system is touched (--base-url URL tests one)"
 
@@ -107,8 +107,8 @@ def _is_base_url(text: str) -> None:
     if parts.username or parts.password:
         raise ClientError(
             "credential_in_url",
-            "--base-url holds a user or password.",
-            "Take it out; use --token or the key.",
+            "--base-url contains a user or password.",
+            "Remove it; use --token or the key.",
         )
 
 
@@ -120,10 +120,10 @@ def _may_touch_production(options: SuiteOptions) -> None:
             "Add --allow-production if you mean to test production.",
         )
     if not options.base_url:
-        raise ClientError("production", "There is no local production.", "Give --base-url.")
+        raise ClientError("production", "A local production does not exist.", "Give --base-url.")
     if options.proof.kind != "token":
         raise ClientError(
-            "production", "Production takes no test identities.", "Give --token of a user of tenant `probe`."
+            "production", "Production admits no test identities.", "Give --token of a user of tenant `probe`."
         )
     if set(options.categories) - {Category.SMOKE}:
         raise ClientError(

@@ -42,19 +42,17 @@ def _always(_: SystemUnderTest | None) -> bool:
     return True
 
 
-_KILLS: Final = "it kills a gateway, which only a local staging of two survives and may suffer"
-_KEY: Final = "it is about the simulation key, and this run proves itself otherwise"
-_PEOPLE: Final = "it needs a second person, and one token is one person"
-_ISSUER: Final = "it needs a person of another tenant, and only a local staging has an issuer that makes one"
+_KILLS: Final = "it kills a gateway, which is allowed only in a local staging with two gateways"
+_KEY: Final = "it tests the simulation key, and this run authenticates in another way"
+_PEOPLE: Final = "it needs a second user, and one token is one user"
+_ISSUER: Final = "it needs a user of another tenant, and only a local staging has an issuer that provides one"
 
 ALLOWED: Final = (
-    Allowed("unit.the_core", _always, "an installed wheel has no checkout, and so no unit tests"),
+    Allowed("unit.the_core", _always, "an installed wheel has no source checkout, and so no unit tests"),
     Allowed("startup_resilience.a_killed_gateway_loses_nothing", _not_two_gateways, _KILLS),
     Allowed("resilience.an_idle_device_comes_back_after_kill_9", _not_two_gateways, _KILLS),
     Allowed("resilience.an_orphaned_run_ends_by_name", _not_two_gateways, _KILLS),
-    Allowed(
-        "integration.two_gateways_are_one_system", _not_two_gateways, "there is only one gateway to talk to"
-    ),
+    Allowed("integration.two_gateways_are_one_system", _not_two_gateways, "only one gateway is reachable"),
     Allowed("coordination.the_key_itself_is_a_way_in", _no_key, _KEY),
     Allowed("security.the_caller_cannot_choose_permissions", _no_key, _KEY),
     Allowed("security.the_key_beside_a_token_is_a_conflict", _no_key, _KEY),

@@ -120,7 +120,7 @@ class SystemUnderTest:
             await self.close()
             raise DependencyError(
                 "target",
-                f"{self.base_url} does not answer as a narthex does ({type(fault).__name__}).",
+                f"{self.base_url} does not respond like a narthex ({type(fault).__name__}).",
                 "Check --base-url, or run `narthex doctor` on it.",
             ) from fault
         self.versions = {"narthex": str(health.get("version")), "environment": str(health.get("environment"))}
@@ -163,41 +163,41 @@ class SystemUnderTest:
         except httpx2.HTTPError as fault:
             raise DependencyError(
                 "target",
-                f"The simulation exchange of {self.base_url} does not answer ({type(fault).__name__}).",
+                f"The simulation exchange of {self.base_url} does not respond ({type(fault).__name__}).",
                 "Run `narthex doctor` on it.",
             ) from fault
         code = _code_of(answer)
         if answer.status_code in (401, 403) and code:
             raise ConfigError(
                 [
-                    f"{self.base_url} does not take this proof ({self.proof.kind}): {code}. Give the one it knows."
+                    f"{self.base_url} rejects this credential ({self.proof.kind}): {code}. Give one that it accepts."
                 ]
             )
         if answer.status_code == 429:
             raise DependencyError(
                 "target",
-                f"{self.base_url} takes no more keys from here for now: too many wrong ones came from this address.",
+                f"{self.base_url} accepts no more keys from this address for now, after too many wrong ones.",
                 f"Wait {answer.headers.get('retry-after', '60')} s.",
             )
         if answer.status_code != 200:
             raise DependencyError(
                 "target",
                 f"The simulation exchange of {self.base_url} answers {answer.status_code}"
-                + (f" {code}." if code else ", and not as a narthex does."),
-                "A system under test needs E2E_OAUTH_SIMULATION_KEY, and what stands in front of it must pass "
-                "/auth/e2e/test-auth on; see docs/testing.md.",
+                + (f" {code}." if code else ", which is not a narthex's answer."),
+                "Set E2E_OAUTH_SIMULATION_KEY on the system under test, and let proxies in front of it forward "
+                "/auth/e2e/test-auth; see docs/testing.md.",
             )
 
     def leave_production_alone(self) -> None:
         """Refuse to test production unless production was requested. Raises ConfigError."""
         if self.health.get("environment") == "production" and self.environment != "production":
             asked = "Give --env production --allow-production --token, or another --base-url."
-            raise ConfigError([f"{self.base_url} says that it is production. {asked}"])
+            raise ConfigError([f"{self.base_url} reports that it is production. {asked}"])
 
     def _run_of(self, who: str) -> str:
         """The test run of `who`'s identity: each scenario has its own users."""
         if self.proof.token and who:
-            raise SkipScenario("a single token is a single person")
+            raise SkipScenario("a single token is a single user")
         return "-".join(part for part in (self.test_run, current().label, who) if part)
 
     async def _token(self, run: str) -> str:
@@ -261,11 +261,11 @@ class SystemUnderTest:
     @contextlib.asynccontextmanager
     async def client(self, who: str = "", *, url: str = "") -> AsyncIterator[ScenarioClient]:
         """A connected user of the running scenario; `url` replaces the system's URL."""
-        somebody = await self.device(who, url=url)
+        client = await self.device(who, url=url)
         try:
-            yield somebody
+            yield client
         finally:
-            await somebody.close()
+            await client.close()
 
     async def device(self, who: str = "", *, url: str = "") -> ScenarioClient:
         """As `client`, without an end: the runner drops it after the scenario."""
@@ -273,14 +273,14 @@ class SystemUnderTest:
 
     async def _device(self, run: str, url: str) -> ScenarioClient:
         headers = {"Authorization": f"Bearer {await self._token(run)}"}
-        somebody = await ScenarioClient.try_connect(url, headers)
-        somebody.made = self.made.setdefault(run, [])
+        client = await ScenarioClient.try_connect(url, headers)
+        client.made = self.made.setdefault(run, [])
         try:
-            await somebody.connect()
+            await client.connect()
         except BaseException:
-            somebody.drop()
+            client.drop()
             raise
-        return somebody
+        return client
 
     async def tidy(self) -> list[str]:
         """Delete the threads that users of this run made; returns those that could not be deleted."""
@@ -290,14 +290,14 @@ class SystemUnderTest:
             if not threads:
                 continue
             try:
-                somebody = await self._device(run, self.ws_url)
+                client = await self._device(run, self.ws_url)
                 for thread_id in threads:
                     try:
-                        await somebody.rpc("thread.delete", thread_id=thread_id)
+                        await client.rpc("thread.delete", thread_id=thread_id)
                     except RpcFault as fault:
                         if fault.code != GONE:  # a scenario deleted it itself
                             left.append(thread_id)
-                await somebody.close()
+                await client.close()
             except (AssertionError, OSError, httpx2.HTTPError):
                 left += threads
         return left
@@ -307,13 +307,13 @@ class SystemUnderTest:
     def need_gateways(self) -> tuple[GatewayHandle, ...]:
         """The gateways' processes, for scenarios that kill one. Skips unless the runner started two gateways."""
         if len(self.gateways) < 2:
-            raise SkipScenario("only one of two gateways of a local staging may be killed")
+            raise SkipScenario("only a local staging with two gateways may kill one")
         return self.gateways
 
     def need_key(self) -> str:
         """The simulation key. Skips where the runner proves itself otherwise."""
         if not self.proof.key:
-            raise SkipScenario("this run proves itself without the simulation key")
+            raise SkipScenario("this run authenticates without the simulation key")
         return self.proof.key
 
     def hide(self, text: str) -> str:

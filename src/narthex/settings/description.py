@@ -20,16 +20,16 @@ from narthex.settings.tables import Claims, IssuerSettings, PlanSettings, UserSe
 _INTRO: Final = """\
 # Settings
 
-Every option can be given in four places; the first one wins:
+Every option can be set in four places; the first one wins:
 
 1. a flag of `narthex serve` (where the table names one),
 2. an environment variable: `NARTHEX_` and the option's name in upper case,
 3. the file `narthex.toml` (in the working directory, or where `NARTHEX_CONFIG` points),
 4. the default.
 
-All are checked in the parent process before a port is opened. Every problem is reported at once, with its
-remedy, and the process exits 78. A variable that begins with `NARTHEX_` and is no setting is a problem too: it
-is nearly always a misspelt one. An empty variable counts as not set. `narthex check` prints what would hold.
+All settings are checked in the parent process before a port is opened. All problems are reported at once, each with its
+remedy, and the process exits 78. A variable that begins with `NARTHEX_` and is not a setting is a problem too: it
+is nearly always misspelled. An empty variable counts as not set. `narthex check` prints the effective settings.
 
 A **secret** can be the value itself, a file named by the variable with `_FILE` behind it (in the file: `_file`),
 or a Google Secret Manager name `gcp-secret://projects/P/secrets/S/versions/V` (install `narthex[gcp]`).

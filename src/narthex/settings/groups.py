@@ -32,7 +32,7 @@ class ServerOptions(BaseModel):
         flag="--host",
         default_text="`127.0.0.1` in development and testing, `0.0.0.0` in staging and production",
     )
-    port: int = option(8000, "Port; 0 takes a free one.", variables=("PORT",), flag="--port", ge=0, le=65535)
+    port: int = option(8000, "Port; 0 picks a free one.", variables=("PORT",), flag="--port", ge=0, le=65535)
     data_dir: Path = option(
         Path("narthex-data"),
         "Directory of the embedded broker, store and signing keys.",
@@ -50,7 +50,7 @@ class ServerOptions(BaseModel):
         "Tokens of remote agents, `name=secret`, separated by commas or line breaks; a name as in `name=SPEC`.",
         secret=True,
     )
-    workers: int = option(1, "Processes on the one port.", flag="--workers", ge=1, le=64)
+    workers: int = option(1, "Number of processes that share the port.", flag="--workers", ge=1, le=64)
     public_url: str = option(
         "",
         "How clients reach this gateway, without a path: for `/ws/config` and sign-in, and the embedded "
@@ -62,7 +62,7 @@ class ServerOptions(BaseModel):
     )
     max_socket_life_s: float | None = option(
         None,
-        "Seconds after which a socket is closed for its client to come back, before a platform cuts it; 0: never.",
+        "Seconds after which a socket is closed so that its client reconnects before the platform cuts it; 0: never.",
         default_text="`3300` on Cloud Run, else `0`",
         ge=0,
         le=604_800,
@@ -90,7 +90,7 @@ class LogOptions(BaseModel):
         default_text="`console` on a terminal, else `json`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "Least severe record that is written; handshake records are debug.", flag="--log-level"
+        "info", "Lowest level that is written; handshake records are debug.", flag="--log-level"
     )
 
 
@@ -109,7 +109,7 @@ class AdmissionOptions(BaseModel):
     )
     allowed_hosts: Words = option(
         (),
-        "Host names that requests may carry; `*.example.com` takes subdomains. Required in production.",
+        "Host names that requests may use; `*.example.com` allows subdomains. Required in production.",
         default_text="loopback names outside production",
     )
     trusted_proxies: Words = option(
@@ -127,7 +127,7 @@ class AdmissionOptions(BaseModel):
     )
     metrics_token: Secret | None = option(
         None,
-        "Bearer token that `/metrics` asks for; the admin key serves as well.",
+        "Bearer token that `/metrics` requires; the admin key is accepted as well.",
         secret=True,
         default_text="not set: any client that reaches the port can read `/metrics`",
     )
@@ -144,7 +144,7 @@ class TokenOptions(BaseModel):
     oidc_issuer: str | None = option(None, "URL of an OpenID provider; its discovery names the key set.")
     oidc_client_id: str | None = option(
         None,
-        "Client id at NARTHEX_OIDC_ISSUER: people sign in there on the pages (callback `/auth/oidc/callback`).",
+        "Client id at NARTHEX_OIDC_ISSUER: users sign in there on the pages (callback `/auth/oidc/callback`).",
     )
     oidc_client_secret: Secret | None = option(
         None, "Client secret at NARTHEX_OIDC_ISSUER; a public client has none.", secret=True
@@ -153,16 +153,16 @@ class TokenOptions(BaseModel):
     introspection_client_id: str | None = option(None, "Client id for introspection.")
     introspection_client_secret: Secret | None = option(None, "Client secret for introspection.", secret=True)
     jwt_issuer: str | None = option(
-        None, "Required `iss`.", default_text="NARTHEX_OIDC_ISSUER if set, else not looked at"
+        None, "Required `iss`.", default_text="NARTHEX_OIDC_ISSUER if set, else not checked"
     )
-    jwt_audience: Words = option((), "Accepted `aud`.", default_text="`aud` is not looked at")
+    jwt_audience: Words = option((), "Accepted `aud`.", default_text="`aud` is not checked")
     jwt_audience_claim: str = option(
         "aud",
         "Claim that holds the audience: `client_id` for Cognito's access tokens, `azp` for Keycloak's and Clerk's.",
     )
     jwt_tenant: str = option(
         "",
-        "Tenant of everybody whom this issuer names; no other source of identities may name it.",
+        "Tenant of all users of this issuer; no other source of identities may name it.",
         default_text="by claim",
     )
     jwt_tenants: Words = option(
@@ -177,12 +177,12 @@ class TokenOptions(BaseModel):
         default_text="all; with several sources all but `operator`, and in shared tenants not `admin` either",
     )
     jwt_plans_allowed: Words | None = option(
-        None, "Plans that this issuer may put people on; others count as `free`.", default_text="all"
+        None, "Plans that this issuer may assign; others count as `free`.", default_text="all"
     )
     jwt_algorithms: Words = option(
         (), "Allowed algorithms.", default_text="`HS256` for a secret, `RS256, ES256, EdDSA` for public keys"
     )
-    jwt_leeway_s: float = option(30.0, "Seconds by which clocks may differ.", ge=0, le=300)
+    jwt_leeway_s: float = option(30.0, "Seconds of clock difference to tolerate.", ge=0, le=300)
     token_grace_s: float = option(
         25.0, "Seconds after `exp` before a live connection is closed (3005).", ge=0, le=300
     )
@@ -209,16 +209,16 @@ class E2eOptions(BaseModel):
 
     e2e_key: Secret | None = option(
         None,
-        "Key that test identities prove, at least 32 characters. Never in production.",
+        "Key that admits test identities, at least 32 characters. Never in production.",
         variables=("E2E_OAUTH_SIMULATION_KEY",),
         secret=True,
         only_environment=True,
     )
     e2e_previous_key: Secret | None = option(
-        None, "The key before, while it is being rotated. Never in production.", secret=True
+        None, "The previous key, during a rotation. Never in production.", secret=True
     )
     e2e_oidc_issuer: str | None = option(
-        None, "CI's OpenID issuer, whose tokens serve instead of the key at the simulation exchange."
+        None, "CI's OpenID issuer, whose tokens the simulation exchange accepts instead of the key."
     )
     e2e_oidc_audience: Words = option(
         (),
@@ -253,7 +253,7 @@ class EngineOptions(BaseModel):
     )
     sqlite_synchronous: Literal["normal", "full"] = option(
         "normal",
-        "On SQLite what is acknowledged survives the process (`normal`), or a power cut too (`full`: a third as fast).",
+        "On SQLite acknowledged writes survive the process (`normal`), or a power cut too (`full`: a third as fast).",
     )
 
 
@@ -268,32 +268,44 @@ def _limit(name: str, description: str, least: float, most: float) -> Any:
 class LimitOptions(BaseModel):
     """docs/design.md#limits. What is advertised here is enforced."""
 
-    handshake_timeout_s: float = _limit("handshake_timeout_s", "Accept to 101, in seconds.", 0.1, 60)
+    handshake_timeout_s: float = _limit("handshake_timeout_s", "Seconds from accept to 101.", 0.1, 60)
     inband_timeout_s: float = _limit(
-        "inband_timeout_s", "Seconds an inert connection has to prove itself.", 0.1, 60
+        "inband_timeout_s", "Seconds an inert connection has to authenticate.", 0.1, 60
     )
     max_head_bytes: int = _limit("max_head_bytes", "Request head.", 1024, 256 * 1024)
-    max_headers: int = _limit("max_headers", "Headers of a request.", 16, 1000)
-    max_message_bytes: int = _limit("max_message_bytes", "One message from a client.", 1024, 16 * 1024 * 1024)
-    max_fragments: int = _limit("max_fragments", "Fragments of a message, empty ones too.", 1, 100_000)
-    max_inflation_ratio: int = _limit("max_inflation_ratio", "Inflated size over wire size.", 1, 1000)
-    max_inflated_bytes: int = _limit("max_inflated_bytes", "One inflated message.", 1024, 64 * 1024 * 1024)
+    max_headers: int = _limit("max_headers", "Most headers of a request.", 16, 1000)
+    max_message_bytes: int = _limit(
+        "max_message_bytes", "Largest message from a client.", 1024, 16 * 1024 * 1024
+    )
+    max_fragments: int = _limit(
+        "max_fragments", "Most fragments of a message, including empty ones.", 1, 100_000
+    )
+    max_inflation_ratio: int = _limit(
+        "max_inflation_ratio", "Largest ratio of inflated size to wire size.", 1, 1000
+    )
+    max_inflated_bytes: int = _limit(
+        "max_inflated_bytes", "Largest inflated message.", 1024, 64 * 1024 * 1024
+    )
     deflate: bool = option(False, "Offer permessage-deflate, without context takeover.")
     max_pending_bytes: int = _limit(
-        "max_pending_bytes", "Bytes waiting for one client.", 16 * 1024, 256 * 1024 * 1024
+        "max_pending_bytes", "Most unsent bytes for one client.", 16 * 1024, 256 * 1024 * 1024
     )
-    max_lag_s: float = _limit("max_lag_s", "Seconds a client may lag before it is closed (3008).", 1, 300)
-    commands_per_s: float = _limit("commands_per_s", "Commands a second of one connection.", 1, 100_000)
-    commands_burst: int = _limit("commands_burst", "Commands at once.", 1, 1_000_000)
-    control_frames_per_s: float = _limit("control_frames_per_s", "Pings and pongs a second.", 1, 10_000)
+    max_lag_s: float = _limit(
+        "max_lag_s", "Seconds a client may lag before its connection is closed (3008).", 1, 300
+    )
+    commands_per_s: float = _limit("commands_per_s", "Commands per second of one connection.", 1, 100_000)
+    commands_burst: int = _limit("commands_burst", "Burst of commands.", 1, 1_000_000)
+    control_frames_per_s: float = _limit(
+        "control_frames_per_s", "Pings and pongs per second of one connection.", 1, 10_000
+    )
     http_requests_per_s: float = _limit(
         "http_requests_per_s",
-        "HTTP requests a second of one user; of one address ten times as many.",
+        "HTTP requests per second of one user; ten times as many per address.",
         1,
         100_000,
     )
     http_requests_burst: int = _limit(
-        "http_requests_burst", "HTTP requests of one user at once.", 1, 1_000_000
+        "http_requests_burst", "Concurrent HTTP requests of one user.", 1, 1_000_000
     )
     max_connections_per_user: int | None = option(
         None, "Connections of one user, instead of the plan's.", ge=1, le=100_000, default_text="by plan"
@@ -302,10 +314,10 @@ class LimitOptions(BaseModel):
         "max_connections_per_address", "Connections of one client address.", 1, 1_000_000
     )
     max_connections_unauthenticated: int = _limit(
-        "max_connections_unauthenticated", "Connections that have not proved who they are.", 1, 1_000_000
+        "max_connections_unauthenticated", "Connections that have not authenticated.", 1, 1_000_000
     )
     max_connections: int = _limit("max_connections", "Connections of the whole process.", 1, 1_000_000)
-    max_json_depth: int = _limit("max_json_depth", "Nesting of a client's JSON.", 4, 512)
+    max_json_depth: int = _limit("max_json_depth", "Deepest nesting of a client's JSON.", 4, 512)
     ping_interval_s: float = _limit("ping_interval_s", "Seconds between pings, which renew presence.", 1, 55)
     pong_timeout_s: float = _limit("pong_timeout_s", "Seconds to wait for a pong (3012).", 0.5, 300)
 
@@ -314,15 +326,15 @@ class RunOptions(BaseModel):
     """How long runs and their questions may take, and how many may wait."""
 
     run_deadline_s: float = option(
-        600.0, "Seconds an agent may take for a run; then it ends `agent_timeout`.", ge=1, le=86_400
+        600.0, "Seconds an agent may take for a run; then it ends as `agent_timeout`.", ge=1, le=86_400
     )
     run_answer_s: float = option(
-        900.0, "Seconds a question of an agent (an approval) waits for its answer.", ge=1, le=604_800
+        900.0, "Seconds for which an agent's question (an approval) stays open.", ge=1, le=604_800
     )
-    run_queue_limit: int = option(20, "Runs of one thread that may wait; one more gets 429.", ge=0, le=1000)
+    run_queue_limit: int = option(20, "Most queued runs of a thread; one more gets 429.", ge=0, le=1000)
     history_purge_every_s: float = option(
         600.0,
-        "Seconds between deletions of what is past `history_days` of its owner's plan; nothing shows it meanwhile.",
+        "Seconds between purges of history past `history_days` of its owner's plan; it is hidden meanwhile.",
         ge=1,
         le=86_400,
     )

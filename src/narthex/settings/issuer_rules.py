@@ -39,7 +39,7 @@ def issuer_problems(settings: Settings, *, remote: bool) -> Iterator[str]:
         for name in ("jwt_issuer", "jwt_audience", "jwt_algorithms"):
             if getattr(settings, name):
                 yield (
-                    f"NARTHEX_{name.upper()} is set and no key is. Set NARTHEX_JWT_SECRET, NARTHEX_JWT_PUBLIC_KEY, "
+                    f"NARTHEX_{name.upper()} is set, but no key is. Set NARTHEX_JWT_SECRET, NARTHEX_JWT_PUBLIC_KEY, "
                     "NARTHEX_JWKS_URL or NARTHEX_OIDC_ISSUER, or unset it."
                 )
     if settings.jwks_url and settings.oidc_issuer and settings.jwt_issuer not in (None, settings.oidc_issuer):
@@ -71,7 +71,7 @@ def _of_one(remote: bool, issuer: IssuerSettings, names: dict[str, str]) -> Iter
             yield f"{names['algorithms']} has {algorithm!r}. Choose from {', '.join(ALGORITHMS)}."
         elif (algorithm in HMAC_ALGORITHMS) != bool(issuer.secret) and issuer.introspection_url is None:
             kind = "a secret" if issuer.secret else "public keys"
-            yield f"{names['algorithms']} has {algorithm}, which does not go with {kind}. Remove it."
+            yield f"{names['algorithms']} has {algorithm}, which cannot be used with {kind}. Remove it."
     if issuer.secret and len(issuer.secret.get_secret_value().encode()) < MIN_HMAC_BYTES and remote:
         yield (
             f"{names['secret']} is shorter than {MIN_HMAC_BYTES} bytes (RFC 7518 section 3.2). Make a longer one: "
@@ -82,7 +82,7 @@ def _of_one(remote: bool, issuer: IssuerSettings, names: dict[str, str]) -> Iter
         if url and not _safe_url(url, remote=remote):
             yield (
                 f"{names[member]} must be an https:// URL: anyone who can change the answer can sign tokens. Use "
-                "https; http serves for loopback, and for others in development and testing only."
+                f"https; http is allowed for loopback, and for other hosts only in development and testing."
             )
     if issuer.introspection_url and not (
         issuer.introspection_client_id and issuer.introspection_client_secret

@@ -102,7 +102,7 @@ class Settings(
     def policy(self) -> EnvironmentPolicy:
         """The environment's row of docs/design.md#environments."""
         if self._results.policy is None:
-            raise Bug("settings_unsealed", "Settings were made without narthex.settings.load.")
+            raise Bug("settings_unsealed", "Settings were not created by narthex.settings.load.")
         return self._results.policy
 
     @property

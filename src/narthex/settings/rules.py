@@ -101,7 +101,7 @@ def _production(settings: Settings, *, production: bool) -> Iterator[str]:
 def _admin_key(settings: Settings) -> Iterator[str]:
     if settings.admin_key and "." in settings.admin_key.get_secret_value():
         yield (
-            "NARTHEX_ADMIN_KEY contains a dot, which distinguishes a JWT from a key. Make one without: "
+            "NARTHEX_ADMIN_KEY contains a dot, which distinguishes a JWT from a key. Create one without a dot: "
             "openssl rand -hex 32."
         )
 
@@ -111,7 +111,7 @@ def _agent_secrets(settings: Settings) -> Iterator[str]:
     entries = [entry for entry in text.replace("\n", ",").split(",") if entry.strip()]
     if len(entries) != len(settings.agent_secrets_by_name()):
         yield (
-            "NARTHEX_AGENT_SECRETS has an entry that is not name=secret, or a name twice. Write name=secret, once a "
+            "NARTHEX_AGENT_SECRETS has an entry that is not name=secret, or a name twice. Write name=secret once per "
             "name, separated by commas."
         )
 
@@ -132,7 +132,7 @@ def _urls(settings: Settings) -> Iterator[str]:
         good = False
     if not good:
         yield (
-            "NARTHEX_PUBLIC_URL is no base URL. Write scheme and host only, for example https://chat.example.com."
+            "NARTHEX_PUBLIC_URL is not a base URL. Write scheme and host only, for example https://chat.example.com."
         )
 
 
@@ -163,11 +163,11 @@ def _engines(settings: Settings, platform: str, parts: Collection[Part]) -> Iter
             except ConfigError as fault:
                 yield from fault.problems
         elif url and (reason := _unreadable(url.get_secret_value())):
-            yield f"{variable} is no URL of an engine: {reason}"
+            yield f"{variable} is not a valid engine URL: {reason}"
         elif not scheme and platform == "cloud-run" and not settings.single_instance:
             yield (
-                f"{variable} is not set and K_SERVICE is: on Cloud Run each instance would have a SQLite of its "
-                f"own. Set {variable}, or NARTHEX_SINGLE_INSTANCE=1 if there is only ever one instance."
+                f"{variable} is not set and K_SERVICE is: on Cloud Run each instance would have its own SQLite "
+                f"files. Set {variable}, or NARTHEX_SINGLE_INSTANCE=1 if only one instance ever runs."
             )
 
 
@@ -183,8 +183,8 @@ def _unreadable(url: str) -> str:
 def _e2e(settings: Settings) -> Iterator[str]:
     if bool(settings.e2e_oidc_issuer) != bool(settings.e2e_oidc_subject):
         yield (
-            "NARTHEX_E2E_OIDC_ISSUER and NARTHEX_E2E_OIDC_SUBJECT belong together. Set both: an issuer alone "
-            "would admit every workflow that it signs for."
+            "NARTHEX_E2E_OIDC_ISSUER and NARTHEX_E2E_OIDC_SUBJECT must be set together. Set both: an issuer alone "
+            "would admit every workflow that it issues tokens for."
         )
     if settings.e2e_oidc_issuer and not settings.e2e_oidc_audience:
         yield (
@@ -215,7 +215,7 @@ def _limits(settings: Settings) -> Iterator[str]:
     if settings.pong_timeout_s >= settings.ping_interval_s:
         yield (
             f"NARTHEX_PONG_TIMEOUT_S ({settings.pong_timeout_s:g}) is not below NARTHEX_PING_INTERVAL_S "
-            f"({settings.ping_interval_s:g}). Lower it, so that a missed pong is seen before the next ping."
+            f"({settings.ping_interval_s:g}). Lower it, so that a missed pong is detected before the next ping."
         )
     if settings.max_inflated_bytes < settings.max_message_bytes:
         yield "NARTHEX_MAX_INFLATED_BYTES is below NARTHEX_MAX_MESSAGE_BYTES. Raise it to at least that."
@@ -238,7 +238,7 @@ def _data_dir(settings: Settings) -> Iterator[str]:
     if not existing.is_dir():
         yield f"NARTHEX_DATA_DIR={path}: {existing} is a file. Name a directory."
     elif not os.access(existing, os.W_OK | os.X_OK):
-        yield f"NARTHEX_DATA_DIR={path}: {existing} cannot be written by this user. Change its owner, or name another."
+        yield f"NARTHEX_DATA_DIR={path}: {existing} is not writable by this user. Change its owner, or name another."
 
 
 DATA_FILES: Final = ("narthex.db", "log.db", "guard.db")
@@ -282,7 +282,7 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
     remote = policy.environment.remote
     if not remote:
         for ambiguity in ambiguities(settings, remote=False):
-            yield f"{ambiguity} Staging and production refuse to start so."
+            yield f"{ambiguity} Staging and production refuse to start with this."
     if remote and settings.allow_remote_development:
         yield f"NARTHEX_ALLOW_REMOTE_DEVELOPMENT has no effect in {policy.environment}. Unset it."
     if settings.platform == "cloud-run" and is_loopback(policy.host):

@@ -109,7 +109,9 @@ class Values:
                 and variable not in known
                 and not _foreign(variable, self._environ)
             ):
-                self.problems.append(f"{variable} is no setting of narthex.{_did_you_mean(variable, known)}")
+                self.problems.append(
+                    f"{variable} is not a setting of narthex.{_did_you_mean(variable, known)}"
+                )
 
     def _secret_variable(self, name: str, variable: str) -> None:
         value = self._environ.get(variable, "").strip()
@@ -137,14 +139,12 @@ class Values:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            self.problems.append(
-                f"The settings file {path} cannot be read ({reason}). Fix its path or rights."
-            )
+            self.problems.append(f"The settings file {path} cannot be read ({reason}). Fix its path or mode.")
             return
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             where = re.search(r"\(at .*\)$", str(error))  # the place only: the text may quote a secret
             self.problems.append(
-                f"The settings file {path} is no TOML {where[0] if where else ''}. Mend it at that place."
+                f"The settings file {path} is no TOML {where[0] if where else ''}. Fix it there."
             )
             return
         known = {name for name, option in self._table.items() if not option.only_environment}
@@ -155,9 +155,11 @@ class Values:
                 self._file_entry(path, key, value)
             elif key in self._table:
                 variable = self._table[key].variables[0]
-                self.problems.append(f"{key} cannot stand in {path}. Set the variable {variable}.")
+                self.problems.append(f"{key} is not allowed in {path}. Set the variable {variable}.")
             else:
-                self.problems.append(f"{key} in {path} is no setting of narthex.{_did_you_mean(key, known)}")
+                self.problems.append(
+                    f"{key} in {path} is not a setting of narthex.{_did_you_mean(key, known)}"
+                )
 
     def _file_entry(self, path: Path, key: str, value: Any) -> None:
         name = key if key in self._table else key.removesuffix("_file")

@@ -40,7 +40,7 @@ def table_problem(name: str, source: str, detail: Any) -> str:
     model, field = _field(TABLES[name], loc[1:])
     kind, member = detail["type"], str(loc[-1])
     if kind == "extra_forbidden":
-        return f"{where} is no member of {_called(name, loc)}. {_remedy(model, member)}"
+        return f"{where} is not a member of {_called(name, loc)}. {_remedy(model, member)}"
     if kind == "missing":
         return f"{where} is missing. Every {_called(name, loc)} needs it."
     if kind == "model_type":
@@ -79,7 +79,7 @@ def _remedy(model: type[BaseModel], member: str) -> str:
     close = difflib.get_close_matches(member, model.model_fields, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {close[0]}? Rename or remove it."
-    return f"There are {', '.join(model.model_fields)}."
+    return f"Known members are {', '.join(model.model_fields)}."
 
 
 def _shown(value: object) -> str:

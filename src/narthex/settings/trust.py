@@ -94,18 +94,18 @@ def binding_problems(settings: Settings) -> Iterator[str]:
             yield from _tenant_problems(where, tenant)
         if (issuer.tenant or "").endswith(ANY):
             yield (
-                f"{where} is {issuer.tenant!r}: all its users would be in the one tenant of that name. List a pattern "
+                f"{where} is {issuer.tenant!r}: all its users would be in one tenant with that name. List a pattern "
                 "in tenants, or name the tenant."
             )
         for plan in issuer.plans_allowed or ():
             if plan not in plans:
-                yield f"{where}: plans_allowed has {plan!r}, which is no plan. Name one of {', '.join(plans)}."
+                yield f"{where}: plans_allowed has {plan!r}, which is not a plan. Name one of {', '.join(plans)}."
     for tenant in settings.provider_tenants:
         yield from _tenant_problems("NARTHEX_PROVIDER_TENANTS", tenant)
     named = settings.provider_tenants
     for user in settings.users:
         if user.plan not in plans:
-            yield f"users: {user.email} has plan {user.plan!r}, which is no plan. Name one of {', '.join(plans)}."
+            yield f"users: {user.email} has plan {user.plan!r}, which is not a plan. Name one of {', '.join(plans)}."
         if not valid_id(user.tenant) or user.tenant in (E2E_TENANT, PROBE_TENANT):
             yield f"users: {user.email} cannot be in tenant {user.tenant!r}. Choose another; it is {ID_RULE}."
         elif named and not Binding(tenants=tuple(named)).may_name(user.tenant):
@@ -118,7 +118,7 @@ def binding_problems(settings: Settings) -> Iterator[str]:
 def _tenant_problems(where: str, tenant: str) -> Iterator[str]:
     name = tenant.removesuffix("*")
     if tenant in (E2E_TENANT, PROBE_TENANT):
-        yield f"{where} names {tenant!r}, which is confined to test identities and probes. Choose another."
+        yield f"{where} names {tenant!r}, which is reserved for test identities and probes. Choose another."
     elif name and not valid_id(name):
         yield f"{where} names {tenant[:100]!r}, which is no tenant: {ID_RULE}. Correct it."
 

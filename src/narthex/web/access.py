@@ -123,7 +123,7 @@ class Access:
         if refused is not None:
             return refused
         if not sent:
-            detail = "`/metrics` asks for NARTHEX_METRICS_TOKEN as a Bearer token."
+            detail = "`/metrics` requires NARTHEX_METRICS_TOKEN as a Bearer token."
             return Refusal(code="auth_required", detail=detail, carriers_checked=("authorization",))
         address, now = bucket(self._address(request)), self._now()
         wait_s = self._wrong_scrapes.wait_s(address, now)

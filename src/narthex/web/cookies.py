@@ -73,7 +73,7 @@ def only_cookie(request: Request, cookie: Cookie, *, secure: bool) -> str | Refu
         if equals and key == name and content
     }
     if len(found) > 1:
-        return Refusal(code="credential_conflict", detail=f"There are two different cookies {name}.")
+        return Refusal(code="credential_conflict", detail=f"The request has two different {name} cookies.")
     return found.pop() if found else ""
 
 

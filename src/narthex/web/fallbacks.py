@@ -239,7 +239,7 @@ class Fallbacks:
         if _has_token(command):
             refusal = Refusal(
                 code="credential_in_url",
-                detail="The SSE URL holds a token; over SSE only the cookie authenticates.",
+                detail="The SSE URL contains a token; SSE requests authenticate with the cookie only.",
                 carriers_checked=("query",),
             )
             trace_id = self._upgrade_handler.refused_early(refusal, head_of(request))
@@ -294,14 +294,14 @@ class Fallbacks:
         """Forward a command, limited per address because only the other node knows whether the session exists."""
         wait_s = self._forwarded.take(bucket(self._http.address(request)), time.monotonic())
         if wait_s > 0:
-            detail = f"An address passes on at most {FORWARDS} commands in {FORWARDS_WINDOW_S:g} s."
+            detail = f"This address may send at most {FORWARDS} commands to other nodes in {FORWARDS_WINDOW_S:g} s."
             return self._refused(request, rate_limited(wait_s, detail))
         data: dict[str, object] = {"session": posted.session, "data": posted.data}
         await self._broadcast(Control("emulation", data, posted.node))
         return Response(status_code=204, headers=self._http.cors(request))
 
     def _too_large(self) -> Refusal:
-        return Refusal(code="bad_request", detail=f"A message may have {self._message_bytes} bytes.")
+        return Refusal(code="bad_request", detail=f"A message may have at most {self._message_bytes} bytes.")
 
     def _refused(self, request: Request, refusal: Refusal, trace_id: str = "") -> Response:
         return problem(refusal, trace_id, headers=self._http.cors(request))

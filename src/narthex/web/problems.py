@@ -34,7 +34,7 @@ _HTTP: Final[Mapping[int, tuple[str, str, str]]] = {
         "There is nothing at this path",
         "docs/protocol.md lists the routes; WebSockets are at /ws.",
     ),
-    405: ("method_not_allowed", "The path has other methods", "Use one that the Allow header names."),
+    405: ("method_not_allowed", "The method is not allowed here", "Use one that the Allow header names."),
     413: ("body_invalid", "The body is too large", "Send less."),
 }
 
@@ -166,9 +166,9 @@ def _dependency_error(request: Request, fault: Exception) -> Response:
     return plain_problem(
         503,
         fault.code,
-        "A part of the gateway does not answer",
-        f"The {fault.dependency} does not answer right now.",
-        "Come back after Retry-After seconds.",
+        "A dependency of the gateway does not respond",
+        f"The {fault.dependency} does not respond right now.",
+        "Retry after the seconds given in Retry-After.",
         trace_id_for(request),
         headers={"Retry-After": str(retry_after_s)},
     )

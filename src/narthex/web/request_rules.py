@@ -154,7 +154,7 @@ class RequestAuthenticator(RequestRules):
             wait_s = self._rates.take(outcome.identity.user, time.monotonic())
             if wait_s:
                 self._limited()
-                return rate_limited(wait_s, "Too many requests of this user.")
+                return rate_limited(wait_s, "Too many requests from this user.")
         return outcome.identity, outcome.key_id
 
 

@@ -23,8 +23,8 @@ _PROBLEMS: Final = {
     "account_blocked": (403, "The account is blocked", "Ask the operator."),
     "client_not_allowed": (
         401,
-        "The caller may not ask this",
-        "Send the admin key as Bearer or Basic password.",
+        "The caller may not do this",
+        "Send the admin key as a Bearer token or as the Basic password.",
     ),
 }
 

@@ -58,14 +58,14 @@ def routes(
         headers = http.cors(request)
         found = await http.authenticate_with_key(request)
         if not isinstance(found, Refusal) and found[0].identity_class is IdentityClass.GUEST:
-            found = Refusal(code="auth_required", detail="A guest has nothing that a ticket could carry.")
+            found = Refusal(code="auth_required", detail="A guest has no credential for a ticket.")
         if isinstance(found, Refusal):
             return problem(found, trace_id_for(request), headers=headers)
         identity, key_id = found
         now = clock()
         wait_s = asked_lately.take(identity.user, now)
         if wait_s > 0:
-            refusal = rate_limited(wait_s, f"A user gets {TICKETS_A_MINUTE} tickets a minute.")
+            refusal = rate_limited(wait_s, f"A user may request {TICKETS_A_MINUTE} tickets per minute.")
             return problem(refusal, trace_id_for(request), headers=headers)
         bought = await issue_ticket(credentials, identity, now, key_id=key_id)
         return JSONResponse({"ticket": bought, "expires_in": TICKET_TTL_S}, headers={**NO_STORE, **headers})

@@ -173,8 +173,8 @@ class AgentWorker:
 
 
 _UNSHARED: Final = (
-    "A worker runs what gateways accept, so it needs engines that it shares with them: SQLite in a data directory "
-    "is one process's own. Set NARTHEX_BROKER_URL (nats:// or redis://) and NARTHEX_STORE_URL (postgresql://), "
+    "A worker shares broker and store with the gateways, and SQLite in a data directory belongs to one process. Set "
+    "NARTHEX_BROKER_URL (nats:// or redis://) and NARTHEX_STORE_URL (postgresql://), "
     "the same as the gateways'."
 )
 

@@ -36,8 +36,8 @@ def load_agents(settings: Settings, facts: Callable[[], Awaitable[Mapping[str, o
         found[agent.name] = agent
     if not problems:
         problems += [
-            f"NARTHEX_AGENT_SECRETS has a secret for {name!r}, and no agent is called so ({', '.join(found)}). "
-            "Give it the agent's name, or the agent this one: NAME=SPEC."
+            f"NARTHEX_AGENT_SECRETS has a secret for {name!r}, but no agent has that name ({', '.join(found)}). Use "
+            f"an agent's name in the secret, or name the agent with NAME=SPEC."
             for name in secrets
             if name not in found
         ]

@@ -33,14 +33,14 @@ def announce(settings: Settings, urls: Sequence[str], parts: Parts | None) -> No
     ]
     ring = parts.tokens.provider_keys if parts is not None else None
     if parts is not None and parts.verifier is not parts.tokens.verifier:
-        lines.append("  tokens    judged by your program's own verifier")
+        lines.append("  tokens    verified by your program's own verifier")
     elif not settings.provider_enabled:
         lines.append("  tokens    from your issuer")
     elif parts is not None and ring is not None and _to_a_developer(settings):
         token = ring.mint(Identity(subject="developer", name="Developer"), ttl_s=TOKEN_TTL_S, now=parts.now())
         lines.append(f"  token     {token}")
         hours = f"{TOKEN_TTL_S / 3600:.0f} h"
-        lines.append(f"            for `developer`, {hours}; another: narthex token --sub ada")
+        lines.append(f"            for `developer`, {hours}; for another user: narthex token --sub ada")
     else:
         lines.append(f"  token     narthex token --data-dir {shlex.quote(str(settings.data_dir))}")
     sys.stdout.write("\n".join(lines) + "\n")

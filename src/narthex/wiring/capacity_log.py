@@ -16,12 +16,12 @@ from narthex.ports.telemetry import Meter
 EVICTIONS_LOGGED_S: Final = 10.0
 EVICTIONS_LISTED: Final = 1_000  # addresses counted between two lines of the log
 EVICTION_REMEDY: Final = (
-    "Idle connections made way for new ones. If the address is a proxy of yours, set NARTHEX_TRUSTED_PROXIES; "
-    "if it is no client of yours, block it before the gateway."
+    "The gateway closed idle connections to accept new ones. If the address is your proxy, set "
+    "NARTHEX_TRUSTED_PROXIES; if it is not one of your clients, block it in front of the gateway."
 )
 FEW_DESCRIPTORS: Final = 4_096  # usually the default of a shell or a service manager, not a choice
 LOWERED: Final = (
-    "The process may not open enough files for NARTHEX_MAX_CONNECTIONS. Raise the limit (ulimit -n, LimitNOFILE=, "
+    "The file descriptor limit is too low for NARTHEX_MAX_CONNECTIONS. Raise the limit (ulimit -n, LimitNOFILE=, "
     "--ulimit nofile=), or lower the setting."
 )
 

@@ -61,7 +61,7 @@ async def _try(kind: str, name: str, ask: Callable[[], Awaitable[str]]) -> Conne
         async with asyncio.timeout(PATIENCE_S):
             detail, ok = await ask(), True
     except TimeoutError:
-        detail, remedy = f"It does not answer within {PATIENCE_S:g} s.", "Start it, or check its address."
+        detail, remedy = f"It did not answer within {PATIENCE_S:g} s.", "Start it, or check its address."
     except ConfigError as fault:
         detail = " ".join(fault.problems)
     except NarthexError as fault:

@@ -72,7 +72,7 @@ def create_gateway(
         made = [_made(agent, secrets, facts) for agent in agents]
         by_name = {agent.name: agent for agent in made}
         if not made or len(by_name) != len(made):
-            raise ConfigError(["`agents` needs at least one agent, each with a name of its own."])
+            raise ConfigError(["`agents` needs at least one agent, each with a unique name."])
     gateways.append(GatewayServer(found, agents=by_name, routes=routes, verifier=verifier))
     return gateways[0]
 

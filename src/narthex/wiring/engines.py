@@ -126,7 +126,7 @@ def _data(settings: Settings) -> Path:
     except OSError as fault:
         raise ConfigError(
             [
-                f"The data directory {directory} cannot be made: {fault.strerror}. Choose another with --data-dir."
+                f"The data directory {directory} cannot be created: {fault.strerror}. Choose another with --data-dir."
             ]
         ) from fault
     return directory

@@ -185,7 +185,7 @@ class Supervisor:
                 if not worker.alive():
                     assert worker.process is not None
                     if worker.process.exitcode == EXIT_CONFIG:
-                        raise ConfigError(["The workers refuse this configuration; the lines above say why."])
+                        raise ConfigError(["The workers reject this configuration; the log above says why."])
                     return  # the supervision below replaces it
                 if time.monotonic() > until:
                     log.warning("a worker is not ready", worker=worker.number, after_s=READY_S)
@@ -196,13 +196,13 @@ class Supervisor:
         sentinels = [worker.process.sentinel for worker in self._workers if worker.process and worker.alive()]
         wait(sentinels, timeout=TICK_S)
         if self._stopping_at is None and any(worker.on_command() for worker in self._workers):
-            log.info("a worker drains on command; draining all")
+            log.info("a worker was told to drain; draining all workers")
             time.sleep(COMMAND_S)
             if self._stopping_at is None:  # a signal may have come meanwhile
                 self._stop()
         now = time.monotonic()
         if nats is not None and not nats.alive() and self._stopping_at is None:
-            log.error("the local NATS server died; starting it again")
+            log.error("the local NATS server died; restarting it")
             try:
                 nats.start()
             except DependencyError as fault:

@@ -131,8 +131,8 @@ async def test_the_endpoint_is_told_who_asks_and_gets_its_secret() -> None:
     [
         (scripted("data: {}\n\n", status=401), "agent_unavailable", "answered 401"),
         (scripted("<html>", kind="text/html"), "agent_unavailable", "text/html instead of"),
-        (scripted("data: nonsense\n\n"), "agent_event_invalid", "no JSON object"),
-        (scripted("data: \xff\n\n"), "agent_event_invalid", "no JSON object"),
+        (scripted("data: nonsense\n\n"), "agent_event_invalid", "not a JSON object"),
+        (scripted("data: \xff\n\n"), "agent_event_invalid", "not a JSON object"),
         (scripted('data: {"type": "RUN_STARTED"}\n\n'), "agent_event_order", "without RUN_FINISHED"),
         (scripted(), "agent_event_order", "without RUN_FINISHED"),
         (scripted("data: " + "x" * 1_100_000 + "\n\n"), "agent_flood", "more than 1 MB"),
@@ -172,7 +172,8 @@ async def test_an_endpoint_that_is_not_there() -> None:
     """Both the run and the health check say so."""
     agent = load_agent("agui+http://127.0.0.1:9/agent")
     with pytest.raises(
-        AgentError, match=r"^This agent's server cannot be reached, or the line to it broke\. Try again\."
+        AgentError,
+        match=r"^This agent's server cannot be reached, or the connection to it was lost\. Try again\.",
     ):
         await talk(agent, Input("hi"))
     assert agent.check is not None

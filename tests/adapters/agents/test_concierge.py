@@ -95,7 +95,7 @@ async def test_approval_first() -> None:
     assert yes.asked[0][0]["required"] == ["approved"]
     assert "degraded" in heard.text
     no = await talk(AGENT, Input("check with approval", answers=({"approved": False, "note": "busy"},)))
-    assert "checked nothing" in no.text
+    assert "did not check anything" in no.text
     assert "busy" in no.text
     assert not no.of("TOOL_CALL_START")
     assert not (await talk(AGENT, Input("check with approval"))).of("TOOL_CALL_START")

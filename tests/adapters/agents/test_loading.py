@@ -111,7 +111,7 @@ async def test_what_can_be_loaded(
         ("concierge", "is no agent"),
         ("agents_of_a_test:missing", "has no 'missing'"),
         ("agents_of_a_test:number", "is a int"),
-        ("agents_of_a_test:coroutine", "no async generator function"),
+        ("agents_of_a_test:coroutine", "not an async generator function"),
         ("agents_of_a_test:two", "one argument"),
     ],
 )

@@ -26,7 +26,7 @@ async def test_owned_by_one_process_and_usable_beside_it(tmp_path: Path) -> None
     """A second server is refused; a command line beside it reads and writes the same rows."""
     store = SqliteStore(tmp_path / "store.db")
     await store.start()
-    with pytest.raises(ConfigError, match="is held by pid"):
+    with pytest.raises(ConfigError, match="is in use by pid"):
         await SqliteStore(tmp_path / "store.db").start()
     beside = SqliteStore(tmp_path / "store.db", beside=True)
     await beside.start()

@@ -87,9 +87,9 @@ TESTS = ClaimRules(allow_e2e=True)
 @pytest.mark.parametrize(
     ("changes", "rules", "code", "detail"),
     [
-        ({"iss": 1}, ANY, "wrong_issuer", "`iss` is no string"),
-        ({"iss": "a\nb"}, ANY, "wrong_issuer", "`iss` is no printable text"),
-        ({"iss": "x" * (MAX_ISSUER_LENGTH + 1)}, ANY, "wrong_issuer", "`iss` is no printable text"),
+        ({"iss": 1}, ANY, "wrong_issuer", "`iss` is not a string"),
+        ({"iss": "a\nb"}, ANY, "wrong_issuer", "`iss` is not printable text"),
+        ({"iss": "x" * (MAX_ISSUER_LENGTH + 1)}, ANY, "wrong_issuer", "`iss` is not printable text"),
         ({"iss": ...}, ISSUER, "wrong_issuer", "`iss` is missing"),
         ({"iss": "https://other.example"}, ISSUER, "wrong_issuer", ""),
         ({"aud": 1}, ANY, "wrong_audience", "neither a string nor a list"),
@@ -106,8 +106,8 @@ TESTS = ClaimRules(allow_e2e=True)
         ({"exp": LATEST_MOMENT_S + 1}, ANY, "token_invalid", "not in seconds since 1970"),
         ({"sub": ...}, ANY, "token_invalid", "`sub` is missing"),
         ({"sub": "*"}, ANY, "token_invalid", "`sub` is `*`"),
-        ({"jti": 1}, ANY, "token_invalid", "`jti` is no text"),
-        ({"jti": ""}, ANY, "token_invalid", "`jti` is no text"),
+        ({"jti": 1}, ANY, "token_invalid", "`jti` is not"),
+        ({"jti": ""}, ANY, "token_invalid", "`jti` is not"),
         ({"tenant": "e2e"}, ANY, "tenant_mismatch", "confined"),
         ({"tenant": LONG}, ANY, "token_invalid", "tenant claim"),
         ({"tenant": "b"}, ClaimRules(binding=Binding(tenants=("a",))), "tenant_mismatch", "may not speak"),

@@ -312,7 +312,7 @@ async def test_discovery_finds_the_key_set(house: House) -> None:
     [
         ({"issuer": "https://evil.example", "jwks_uri": "x"}, "another issuer"),
         ({"jwks_uri": "x"}, "another issuer"),
-        ([], "no JSON object"),
+        ([], "not a JSON object"),
         ({"issuer": "SELF/", "jwks_uri": "x"}, "only the slash"),
         ({"issuer": "SELF"}, "jwks_uri"),
         ({"issuer": "SELF", "jwks_uri": "file:///etc/passwd"}, "jwks_uri"),

@@ -202,7 +202,7 @@ async def gives_up(run: RunInput) -> Items:
 
 
 def no_generator(run: RunInput) -> Items:
-    """Is no async generator."""
+    """Is not an async generator."""
 
     async def plain() -> None: ...
 
@@ -227,7 +227,7 @@ def no_generator(run: RunInput) -> Items:
         (endless, "agent_flood", "more than 4194304 bytes"),
         (hangs, "agent_timeout", "did not finish within 0.3 s"),
         (gives_up, "agent_failed", "cancelled itself"),
-        (no_generator, "agent_failed", "no async generator"),
+        (no_generator, "agent_failed", "not an async generator"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -378,7 +378,7 @@ async def test_runs_in_foreign_threads_are_absent(house: House) -> None:
                 engine.requests.steer(who, run_id, "x"),
                 engine.requests.resume(who, run_id, "i", {}),
             ):
-                with pytest.raises(ClientError, match="no such run") as caught:
+                with pytest.raises(ClientError, match="No such run") as caught:
                     await call
                 assert caught.value.number == 404
 

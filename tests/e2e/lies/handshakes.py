@@ -92,7 +92,7 @@ class AnyOriginIsAllowed(Lie):
         return request.without("origin")
 
 
-@lie({"auth.two_carriers_of_two_people_conflict": "two people entered"})
+@lie({"auth.two_carriers_of_two_people_conflict": "one connection admitted two users"})
 class SecondCarrierIsIgnored(Lie):
     """Two carriers of two people: the first one counts."""
 
@@ -110,8 +110,8 @@ class KeyBesideATokenIsIgnored(Lie):
 
 @lie(
     {
-        "auth.a_spent_ticket_is_no_ticket": "a ticket admitted twice",
-        "critical_path.a_ticket_works_once": "a ticket worked twice",
+        "auth.a_spent_ticket_is_no_ticket": "a ticket was accepted twice",
+        "critical_path.a_ticket_works_once": "a ticket was accepted twice",
     }
 )
 class TicketsAdmitTwice(Handshake):
@@ -121,7 +121,7 @@ class TicketsAdmitTwice(Handshake):
         return request.bearing(self.good) if "ticket=" in request.target else None
 
 
-@lie({"critical_path.a_token_in_the_url_is_refused": "a token in the URL was taken"})
+@lie({"critical_path.a_token_in_the_url_is_refused": "a token in the URL was accepted"})
 class TokenInTheUrlIsTaken(Handshake):
     """A JWT in the query string opens a connection."""
 
@@ -129,7 +129,7 @@ class TokenInTheUrlIsTaken(Handshake):
         return request.bearing(self.good) if "?token=" in request.target else None
 
 
-@lie({"coordination.a_stranger_sees_nothing": "a stranger got in"})
+@lie({"coordination.a_stranger_sees_nothing": "a user who is not a member got access"})
 class StrangersAreTheOwner(Lie):
     """The connection of another person is the owner's."""
 

@@ -108,7 +108,7 @@ class PreConnectionAuthInverted(Body):
         config["pre_connection_auth_required"] = not config["pre_connection_auth_required"]
 
 
-@lie({"startup.health_is_consistent_with_its_checks": "healthy over"})
+@lie({"startup.health_is_consistent_with_its_checks": "healthy in spite of"})
 class HealthyOverAFailingCheck(Body):
     """The store's check fails under a healthy status."""
 
@@ -150,7 +150,7 @@ class NumbersStandStill(Body):
         body["metrics"]["websocket"]["active_connections"] = 7
 
 
-@lie({"agent.what_it_says_of_health_is_true": "/ws/health says degraded"})
+@lie({"agent.what_it_says_of_health_is_true": "/ws/health: degraded"})
 class HealthSaysDegraded(Body):
     """Health says `degraded` while everything is well."""
 

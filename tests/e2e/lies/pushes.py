@@ -138,7 +138,7 @@ class OneDeviceIsLate(Lie):
         return [{"push": push}]
 
 
-@lie({"response_streaming.text_comes_in_pieces": "everything came at once"})
+@lie({"response_streaming.text_comes_in_pieces": "all deltas arrived at once"})
 class EverythingComesAtOnce(Lie):
     """Events of a run are held until its end."""
 

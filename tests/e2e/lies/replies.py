@@ -183,7 +183,7 @@ class RefreshSaysAConstant(Taken):
     result: ClassVar[Message] = {"client": "c", "version": "1", "expires": True, "ttl": 900}
 
 
-@lie({"auth.a_bad_refresh_ends_it": "a forged refresh was taken"})
+@lie({"auth.a_bad_refresh_ends_it": "a forged refresh token was accepted"})
 class AnyRefreshIsTaken(Lie):
     """A forged refresh is answered as a good one."""
 
@@ -194,7 +194,7 @@ class AnyRefreshIsTaken(Lie):
         return command
 
 
-@lie({"chat.a_thread_from_its_making_to_its_end": "newest thread is not the first"})
+@lie({"chat.a_thread_from_its_making_to_its_end": "newest thread is not listed first"})
 class ThreadsAreListedBackwards(Reply):
     """The oldest thread is listed first."""
 
@@ -293,7 +293,7 @@ class ListsForget(Reply):
         data["threads"] = [{"thread_id": "t-0", "title": "old"}]
 
 
-@lie({"chat.typing_is_seen_and_not_kept": "typing took an offset"})
+@lie({"chat.typing_is_seen_and_not_kept": "a typing notice has an offset"})
 class TypingTakesAnOffset(Reply):
     """The thread stands one further after a typing notice."""
 
@@ -400,7 +400,7 @@ class AnyChannelIsOpen(Refuses):
     methods = ("subscribe",)
 
 
-@lie({"smoke.another_tenant_is_out_of_reach": "read a thread of others"})
+@lie({"smoke.another_tenant_is_out_of_reach": "read another user's thread"})
 class ThreadsOfOthersAreRead(Refuses):
     """`thread.get` of an unknown thread gives one."""
 
@@ -447,7 +447,7 @@ class CancelIsSaidOnly(Taken):
     result: ClassVar[Message] = {"state": "running"}
 
 
-@lie({"agent_orchestration.steering_reaches_a_running_agent": "did not hear"})
+@lie({"agent_orchestration.steering_reaches_a_running_agent": "did not receive"})
 class SteeringIsSaidOnly(Taken):
     """Steering is acknowledged and not done."""
 

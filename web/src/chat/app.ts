@@ -175,7 +175,7 @@ export class App {
   async block({ invited_by, inviter_name }: Invitation): Promise<void> {
     await this.connection.rpc("user.block", { user_id: invited_by });
     await this.#readInvitations();
-    this.say(`${inviter_name || invited_by} cannot invite you any more.`);
+    this.say(`${inviter_name || invited_by} can no longer invite you.`);
   }
 
   /** This person's own link: who opens it can invite them. */
@@ -489,7 +489,7 @@ export class App {
         } else if (here) void open.refreshMembers().catch(() => undefined);
         break;
       case "narthex.thread_invited":
-        this.say(`${value.name || value.by || "Somebody"} invites you to a thread.`);
+        this.say(`${value.name || value.by || "A user"} invites you to a thread.`);
         void this.#readInvitations();
         return;
       case "narthex.invitation_closed":
@@ -517,7 +517,7 @@ function stageOf(state: SessionState, inside: boolean): Stage {
 /** What went wrong with a request, as a refusal. */
 function failure(error: unknown): Refusal {
   if (error instanceof Problem) return error.refusal;
-  const title = error instanceof Error ? error.message : "It did not work";
+  const title = error instanceof Error ? error.message : "The request failed";
   return { code: "page_error", title, detail: "", remedy: "Reload the page.", status: 0, close: 0, traceId: "", retryAfter: null, retries: true };
 }
 
@@ -539,6 +539,6 @@ function signInError(): Refusal | null {
   const code = new URLSearchParams(location.search).get("sign_in_error");
   if (code === null) return null;
   history.replaceState(null, "", location.pathname + location.hash);
-  const remedy = "Try again; if it stays, the operator's log has the reason.";
+  const remedy = "Try again; if the problem persists, the operator's log has the reason.";
   return { code, title: "The sign-in did not succeed", detail: "", remedy, status: 0, close: 0, traceId: "", retryAfter: null, retries: false };
 }

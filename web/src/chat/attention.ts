@@ -43,7 +43,7 @@ export class Attention {
     if (document.visibilityState === "visible" && document.hasFocus()) return;
     this.count.value += 1;
     if (!this.allowed.value) return;
-    const words = { interrupted: "asks you something", failed: "ended early", cancelled: "was stopped" }[state] ?? "has answered";
+    const words = { interrupted: "asks you a question", failed: "ended early", cancelled: "was stopped" }[state] ?? "has answered";
     const notification = new Notification(title || "narthex", { body: `${agent || "The agent"} ${words}.`, tag: threadId });
     notification.onclick = () => {
       window.focus();

@@ -112,7 +112,7 @@ export class Connection {
       return data as Methods[M][1];
     } catch (error) {
       const { code = 0, message = "" } = (error ?? {}) as { code?: number; message?: string };
-      throw new RpcError(code, NOT_NOW.has(code) ? "There is no connection right now." : message || "It did not work.");
+      throw new RpcError(code, NOT_NOW.has(code) ? "The gateway is not connected right now." : message || "The request failed.");
     }
   }
 

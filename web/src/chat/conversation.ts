@@ -127,7 +127,7 @@ export class Conversation {
     } catch (error) {
       if (this.#closed) return;
       const gone = error instanceof RpcError && error.code === 404;
-      this.problem.value = gone ? "There is no such thread for you: it was deleted, or you are not in it." : said(error);
+      this.problem.value = gone ? "This thread is not visible to you: it was deleted, or you are not a member." : said(error);
       this.state.value = this.items.value.length && !gone ? "ready" : "failed";
       this.#stale = !gone;
       return;
@@ -270,7 +270,7 @@ export class Conversation {
     const by = question.metadata?.answerableBy ?? "";
     const asker = run.user === "" || run.user === this.#me;
     const owner = this.role.value === "owner";
-    const asking = run.user === "" ? "Whoever began this run" : this.nameOf(run.user);
+    const asking = run.user === "" ? "The user who started this run" : this.nameOf(run.user);
     if (by === "member") return { words: "Any member may answer", me: true };
     if (by === "asker") return { words: `${asking} may answer`, me: asker };
     if (by === "owner") return { words: "An owner of the thread may answer", me: owner };
@@ -378,7 +378,7 @@ export class Conversation {
     });
     subscription.on("unsubscribed", ({ code, reason }) => {
       if (code === 0 || this.#closed) return;
-      this.problem.value = reason || "You are no longer in this thread.";
+      this.problem.value = reason || "You are no longer a member of this thread.";
       this.state.value = "failed";
     });
     subscription.subscribe();
@@ -397,7 +397,7 @@ export class Conversation {
     if (applied === "reload") void this.open();
     if (applied === "ended" && event.runId) void this.#ended(event.runId);
     if (event.type === "RUN_STARTED") {
-      this.#say("The agent is at work.");
+      this.#say("The agent is working.");
       this.#named(event.runId);
     }
     if (event.type === "TOOL_CALL_START") this.#say(`Running ${event.toolCallName}.`);
@@ -498,14 +498,14 @@ export class Conversation {
 const ENDINGS: Record<string, string> = {
   finished: "The answer is complete.",
   cancelled: "The run was stopped.",
-  interrupted: "The agent asks you something.",
+  interrupted: "The agent asks you a question.",
   failed: "The run failed.",
 };
 
 /** An error as one sentence. */
 export function said(error: unknown): string {
   if (error instanceof RpcError || error instanceof Error) return error.message;
-  return "It did not work.";
+  return "The request failed.";
 }
 
 /** A random id; `crypto.randomUUID` is missing on plain http. */

@@ -52,5 +52,5 @@ def _event(data: str) -> Event:
         return msgspec.json.decode(data, type=dict[str, Any])
     except msgspec.MsgspecError as fault:
         raise AgentError(
-            "The agent's endpoint sent an event that is no JSON object.", "agent_event_invalid"
+            "The agent's endpoint sent an event that is not a JSON object.", "agent_event_invalid"
         ) from fault

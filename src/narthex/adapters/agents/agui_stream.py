@@ -59,7 +59,7 @@ async def relay(run: RunInput, start: Start) -> AsyncIterator[Event]:
                 raise AgentError("The agent's endpoint cancelled the run.", "agent_failed")
             return
         resume = [await _asked(run, interrupt) for interrupt in interrupts]
-    raise AgentError(f"The agent asked more than {MAX_INTERRUPTS} times.", "agent_flood")
+    raise AgentError(f"The agent asked more than {MAX_INTERRUPTS} questions in one run.", "agent_flood")
 
 
 async def _asked(run: RunInput, interrupt: dict[str, Any]) -> dict[str, Any]:

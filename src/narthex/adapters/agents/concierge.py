@@ -100,7 +100,7 @@ class Concierge:
 
     async def health(self, _run: RunInput, _match: re.Match[str]) -> Items:
         """The gateway's health, asked for now."""
-        async for thought in self._think("The gateway knows best how it is. I will ask it."):
+        async for thought in self._think("I will ask the gateway for its health."):
             yield thought
         call = ToolCall("get_health", {})
         for event in call.begin():
@@ -119,13 +119,13 @@ class Concierge:
         yield call.end(about)
         rows = "\n".join(f"| {name} | `{cell(value)}` |" for name, value in about.items())
         async for word in self._say(
-            f"The gateway takes you for:\n\n| what | value |\n| --- | --- |\n{rows}\n"
+            f"The gateway identifies you as:\n\n| property | value |\n| --- | --- |\n{rows}\n"
         ):
             yield word
 
     async def refused(self, _run: RunInput, match: re.Match[str]) -> Items:
         """Explain a refusal by code, HTTP status or close code."""
-        async for thought in self._think("Every refusal is a row of one table. I will look there."):
+        async for thought in self._think("I will look that up in the table of refusals."):
             yield thought
         asked = match.string
         call = ToolCall("explain_refusal", {"question": asked[:200]})
@@ -179,7 +179,7 @@ class Concierge:
 
     async def approve(self, run: RunInput, _match: re.Match[str]) -> Items:
         """A task that asks for approval before it does anything."""
-        async for word in self._say("I am about to check every part of the gateway. May I?"):
+        async for word in self._say("I am about to check every part of the gateway. Do you approve?"):
             yield word
         try:
             answer = await run.ask(APPROVAL, "Check every part of the gateway now?")
@@ -187,7 +187,7 @@ class Concierge:
             return
         if not answer["approved"]:
             note = f" You said: “{answer['note']}”" if answer.get("note") else ""
-            async for word in self._say(f"All right, I have checked nothing.{note}"):
+            async for word in self._say(f"All right, I did not check anything.{note}"):
                 yield word
             return
         async for item in self.health(run, _match):
@@ -249,5 +249,5 @@ def concierge(facts: Facts, *, pace_s: float = PACE_S, name: str = NAME) -> Agen
         suggestions=SUGGESTIONS,
         function=partial(Concierge.run, Concierge(facts, pace_s)),
         restartable=False,
-        description="The gateway's own concierge: health, who you are, why you were refused.",
+        description="The gateway's built-in concierge: its health, your identity, the reasons for refusals.",
     )

@@ -11,22 +11,22 @@ from typing import Any, Final
 
 from narthex.domain.refusals import TABLE
 
-HELP: Final = """I am the concierge of this gateway. I have no language model; I understand these things:
+HELP: Final = """I am the concierge of this gateway. I have no language model; I understand these commands:
 
 | say | and I will |
 | --- | --- |
-| `health` | ask the gateway how it is, and show every check |
-| `who am I` | tell who the gateway takes you for |
+| `health` | show the gateway's health and every check |
+| `who am I` | show the identity that the gateway has for you |
 | `why was I refused 401` | explain a refusal by its code, HTTP status or close code |
-| `codes` | list every refusal there is |
+| `codes` | list every refusal |
 | `watch for 10 seconds` | watch the gateway's health, step by step; steer me with `faster`, `slower` or `enough` |
 | `check with approval` | ask for your approval first, then check everything |
-| `count to 20` | count, word by word (`fast`, `slowly`) |
-| `echo …` | say what you said |
+| `count to 20` | count word by word (`fast`, `slowly`) |
+| `echo …` | repeat your text |
 | `markdown` | show a table, a list and code |
-| `time` | tell the server's time |
+| `time` | show the server's time |
 
-To talk to an agent of your own, start `narthex serve --agent your_module:your_function`.
+To use your own agent, start `narthex serve --agent your_module:your_function`.
 """
 
 MARKDOWN: Final = """Here is what I can format.
@@ -37,7 +37,7 @@ MARKDOWN: Final = """Here is what I can format.
 | --- | --- |
 | `RUN_STARTED` | a run begins |
 | `TEXT_MESSAGE_CONTENT` | text streams |
-| `RUN_FINISHED` | it is over, with `count` and `digest` |
+| `RUN_FINISHED` | the run has ended; has `count` and `digest` |
 
 ## Code
 
@@ -66,15 +66,15 @@ def refusal_report(asked: str, codes: list[str]) -> str:
     """The explanation of `codes`, the refusals that the question `asked` names."""
     if re.search(r"\b1006\b", asked):
         return (
-            "1006 is no answer of the gateway: the browser hides a refused handshake behind it. Ask "
-            "`GET /ws/preflight` with the same credential, or offer the subprotocol `narthex.explain`, and the "
-            "reason comes in words.\n"
+            "1006 does not come from the gateway: the browser reports a refused handshake that way. Request "
+            "`GET /ws/preflight` with the same credential, or offer the subprotocol `narthex.explain`, to get the "
+            "reason as text.\n"
         )
     if not codes:
         return (
             "Tell me the code, the HTTP status or the close code that you saw, for example "
-            "`why was I refused token_expired` or `why 3500`. Every refusal carries its code: in the JSON body, "
-            "or at the beginning of the close reason. `codes` lists them all.\n"
+            "`why was I refused token_expired` or `why 3500`. Every refusal has a code: in the JSON body, or at the "
+            "start of the close reason. `codes` lists them all.\n"
         )
     rows = "\n".join(
         f"| `{code}` | {TABLE[code].http or '–'} | {TABLE[code].close or '–'} | {TABLE[code].title} "

@@ -42,7 +42,7 @@ class Watch:
         loop = asyncio.get_running_loop()
         began = loop.time()
         async for thought in think(
-            f"I will watch for {self._total_s:g} seconds and look every {self._every_s:g}.", self._pace_s / 2
+            f"I will watch for {self._total_s:g} seconds and check every {self._every_s:g}.", self._pace_s / 2
         ):
             yield thought
         yield ev.state_snapshot({"watch": {"seconds": 0, "of": self._total_s, "looks": 0}})
@@ -90,13 +90,13 @@ class Watch:
         wish = said.strip().lower()
         if "fast" in wish:
             self._every_s = max(0.2, self._every_s / 2)
-            return f"Faster: I look every {self._every_s:.1f} seconds now."
+            return f"Faster: I now check every {self._every_s:.1f} seconds now."
         if "slow" in wish:
             self._every_s = min(30.0, self._every_s * 2)
-            return f"Slower: I look every {self._every_s:.1f} seconds now."
+            return f"Slower: I now check every {self._every_s:.1f} seconds now."
         if wish.rstrip(".!") in {"enough", "stop", "done", "finish"}:
             self._enough = True
-            return "Enough: I sum up."
+            return "Enough: here is the summary."
         return f"Noted: “{said[:100]}”. (I understand `faster`, `slower` and `enough`.)"
 
     def _summary(self, elapsed_s: float) -> str:

@@ -64,7 +64,7 @@ def load_agent(spec: str, *, secrets: Mapping[str, str] | None = None, facts: Fa
     match = _OBJECT.match(rest)
     if match is None:
         known = "module:function, module:agent, agui+https://…, openai+http://…#model, smollm or concierge"
-        raise ConfigError([f"Agent {spec!r} is no agent. Use {known}."])
+        raise ConfigError([f"{spec!r} does not name an agent. Use {known}."])
     return _from_object(spec, _imported(spec, match["module"], match["object"]), name)
 
 
@@ -111,19 +111,17 @@ def _why_not_imported(module: str, here: str, fault: BaseException) -> str:
     """The file and line that failed, the reason, and the remedy."""
     name = (fault.name or "") if isinstance(fault, ImportError) else ""
     if isinstance(fault, ModuleNotFoundError) and (module == name or module.startswith(f"{name}.")):
-        return (
-            f"there is no module {name!r} here ({here}) or among the installed packages. Check the spelling."
-        )
+        return f"no module {name!r} exists here ({here}) or among the installed packages. Check the spelling."
     where = _where(fault)
     if isinstance(fault, ModuleNotFoundError) and name:
         extra = extra_of(name)
         remedy = command(extra) if extra else f"{sys.executable} -m pip install {name.partition('.')[0]}"
         if extra is None:
-            remedy += ", if its package is called so"
+            remedy += ", if its package has that name"
         return f"{where} imports {name!r}, which is not installed here. Install it: {remedy}."
     reason = f"{fault.msg}" if isinstance(fault, SyntaxError) else str(fault)
     said = f"{type(fault).__name__}: {reason}".removesuffix(": ").rstrip(".")
-    return f"{where} raised {said}. Mend it there: importing {module} must work."
+    return f"{where} raised {said}. Fix the error there: importing {module} must succeed."
 
 
 def _where(fault: BaseException) -> str:

@@ -96,7 +96,7 @@ class _Answer:
             chunk: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
         except msgspec.MsgspecError as fault:
             raise AgentError(
-                "The model's endpoint sent a chunk that is no JSON.", "agent_event_invalid"
+                "The model's endpoint sent a chunk that is not JSON.", "agent_event_invalid"
             ) from fault
         if isinstance(chunk.get("error"), dict):
             words = str(chunk["error"].get("message", "The model failed."))
@@ -118,11 +118,11 @@ class _Answer:
         """After the last chunk."""
         out = self._end_thought()
         if not self._reason:
-            raise AgentError("The model's endpoint ended its stream in the middle.", "agent_unavailable")
+            raise AgentError("The model's endpoint cut its answer short.", "agent_unavailable")
         if self._reason != "stop":
             out.append(ev.custom("narthex.model_stopped", {"reason": str(self._reason)}))
         if not self._spoke and self._reason == "content_filter":
-            raise AgentError("The model's endpoint filtered the answer away.", "agent_failed")
+            raise AgentError("The model's endpoint withheld the answer (content filter).", "agent_failed")
         return out
 
     def _think(self, thought: str) -> list[Event | str]:

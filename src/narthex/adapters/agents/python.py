@@ -26,7 +26,7 @@ def python_agent(spec: str, function: Callable[..., Any], *, name: str = "") -> 
     if inspect.iscoroutinefunction(called) or inspect.isclass(function):
         called_name = getattr(function, "__name__", type(function).__name__)
         remedy = "Declare it `async def` and use `yield`, or `def`: then it runs in a thread."
-        raise ConfigError([f"Agent {spec}: {called_name} is no async generator function. {remedy}"])
+        raise ConfigError([f"Agent {spec}: {called_name} is not an async generator function. {remedy}"])
     try:
         inspect.signature(function).bind(object())
     except TypeError as fault:

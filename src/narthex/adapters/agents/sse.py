@@ -57,7 +57,7 @@ class EventReader:
                 return data.decode()
             except UnicodeDecodeError as fault:
                 raise AgentError(
-                    "The agent's endpoint sent bytes that are no UTF-8.", "agent_event_invalid"
+                    "The agent's endpoint sent bytes that are not UTF-8.", "agent_event_invalid"
                 ) from fault
         if line.startswith(b"data:"):
             value = line[5:].removeprefix(b" ")

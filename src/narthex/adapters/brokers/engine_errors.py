@@ -33,8 +33,8 @@ class EngineErrors(NamedTuple):
         """Too many publications wait: `waiting` of them."""
         return Overloaded(
             "broker",
-            f"{waiting} publications wait for {self.server}.",
-            f"Come back later; if it lasts, look at the {self.name} servers.",
+            f"{waiting} publications are waiting for {self.server}.",
+            f"Retry later; if the problem persists, check the {self.name} servers.",
         )
 
     def late(self, timeout_s: float) -> DependencyError:
@@ -42,7 +42,7 @@ class EngineErrors(NamedTuple):
         return DependencyError(
             "broker",
             f"{self.server} did not acknowledge within {timeout_s:g} s.",
-            f"Retry with the same key; if it lasts, look at the {self.name} servers.",
+            f"Retry with the same key; if the problem persists, check the {self.name} servers.",
         )
 
     def silent(self, where: str, why: str, sign: str = "") -> DependencyError:
@@ -50,7 +50,7 @@ class EngineErrors(NamedTuple):
         return DependencyError(
             "broker",
             f"{self.server} at {where} did not answer: {why}.",
-            f"Retry; if it lasts, look at the {self.name} servers.",
+            f"Retry; if the problem persists, check the {self.name} servers.",
             sign=sign,
         )
 
@@ -100,7 +100,7 @@ class Retrier:
                     await asyncio.sleep(wait_s)
                     wait_s = min(wait_s * 2, MOST_WAIT_S)
         except TimeoutError as late:
-            raise self._engine.silent(self._where, f"nothing within {self._timeout_s:g} s") from late
+            raise self._engine.silent(self._where, f"no answer within {self._timeout_s:g} s") from late
 
     def silent(self, error: Exception) -> DependencyError:
         """The error for an engine that failed, without the library's message, which may quote the sent data."""

@@ -70,7 +70,7 @@ class RequestHeadStage(Stage):
             return self.tcp.stage.eof_received()
         if self._reader is None:
             return False
-        self._refuse(malformed("The request ended before its head was complete."), eof=True)
+        self._refuse(malformed("The connection ended before the request head was complete."), eof=True)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -31,7 +31,7 @@ class _Stop(Exception):
 
 
 AT_LIMIT: Final = Refusal(
-    code="connection_limit", detail="This address has as many connections as one may have.", retry_after_s=5
+    code="connection_limit", detail="This address has reached its limit of connections.", retry_after_s=5
 )
 
 
@@ -253,7 +253,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         elif isinstance(classified, Upgrade):
             self._outcome, self._outcome_head = classified, head
         elif isinstance(classified, MountedUpgrade):  # clients open a new connection for each WebSocket
-            self._stop(Refusal(code="bad_request", detail="A WebSocket needs a connection of its own."), head)
+            self._stop(Refusal(code="bad_request", detail="A WebSocket needs its own connection."), head)
 
     def _feed(self, part: bytes, rest: bytes) -> bool:
         """Parse `part`, with `rest` received behind it; False when HTTP ended in it."""

@@ -74,8 +74,8 @@ def header_lines(headers: Headers) -> bytes:
     """
     text = "".join([f"{name}: {value}\r\n" for name, value in headers])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
-        raise Bug("bad_header", "A response header holds a line break.")
+        raise Bug("bad_header", "A response header contains a line break.")
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise Bug("bad_header", "A response header holds characters outside latin-1.") from error
+        raise Bug("bad_header", "A response header contains characters outside latin-1.") from error

@@ -92,12 +92,12 @@ def classify_head(
         rules: the hosts and paths that this gateway answers.
     """
     if head.http_version not in ("1.1", "1.0"):
-        return malformed("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        return malformed("This server supports only HTTP/1.1 and HTTP/1.0.")
     found: dict[str, str] = {}
     for name, value in head.headers:
         if name in _SINGLE:
             if name in found:
-                return malformed(f"The header {name} came twice.")
+                return malformed(f"The request has two {name} headers.")
             found[name] = value
         elif name in _LISTS:
             found[name] = f"{found[name]}, {value}" if name in found else value
@@ -117,7 +117,7 @@ def _target_problem(fields: Fields, head: RequestHead, host: str | None) -> Refu
     if not head.path or b"#" in fields.target or fields.method == b"CONNECT":
         return malformed("The request target must be a path.")
     if b"%" in fields.target and _CONTROL.search(head.path) is not None:
-        return malformed("The request target holds control characters.")
+        return malformed("The request target contains control characters.")
     if fields.target[0] != 0x2F and authority(fields.target) != (host or "").lower():
         return malformed("The request target names another host than the Host header.")
     return None
@@ -135,7 +135,7 @@ def _host_problem(head: RequestHead, host: str | None, rules: HeadRules) -> Refu
     if anyone or rules.allowed_host(name):
         return None
     if not served_to_probes(host, head.peer[0], (header for header, _ in head.headers)):
-        return malformed("The Host header does not name this gateway; NARTHEX_ALLOWED_HOSTS lists what does.")
+        return malformed("The Host header does not name this gateway; NARTHEX_ALLOWED_HOSTS lists its names.")
     return None
 
 
@@ -149,7 +149,7 @@ def _no_upgrade(head: RequestHead) -> Refusal:
     if head.http_version == "1.0":
         return Refusal(
             code="upgrade_required",
-            detail="The request came as HTTP/1.0 without `Upgrade`. A proxy must speak HTTP/1.1 to its upstream.",
+            detail="The request arrived as HTTP/1.0 without `Upgrade`. A proxy must speak HTTP/1.1 to its upstream.",
         )
     return Refusal(code="upgrade_required", detail=f"No `Upgrade` header arrived. {_STRIPPED}")
 
@@ -161,10 +161,10 @@ def _classify_upgrade(
     if not _lists(found["upgrade"], "websocket"):
         if not upgrades and head.path not in rules.websocket_paths:
             return PLAIN  # a stray hop-by-hop header is no upgrade request
-        return malformed("`Upgrade` to anything but `websocket` is not spoken here.")
+        return malformed("This server supports only `Upgrade: websocket`.")
     ours = head.path in rules.websocket_paths  # also where the program mounts something at `/`
     if not ours and (rules.mounted is None or not rules.mounted(head.path)):
-        return Refusal(code="no_route", detail="No WebSocket is at this path.")
+        return Refusal(code="no_route", detail="This path has no WebSocket.")
     problem = _method_problem(head, upgrades=upgrades) or _websocket_problem(found)
     if problem is not None:
         return problem
@@ -184,7 +184,7 @@ def _method_problem(head: RequestHead, *, upgrades: bool) -> Refusal | None:
             "An upgrade needs HTTP/1.1; this came as HTTP/1.0. A proxy must speak HTTP/1.1 to its upstream."
         )
     elif head.method != "GET":
-        detail = "An upgrade is a GET request."
+        detail = "An upgrade must be a GET request."
     elif not upgrades:
         detail = f"`Connection: Upgrade` is missing. {_STRIPPED}"
     else:
@@ -198,13 +198,13 @@ def _websocket_problem(found: dict[str, str]) -> Refusal | None:
     if _KEY.fullmatch(found.get("sec-websocket-key", "")) is None:
         return malformed("`Sec-WebSocket-Key` must be 16 bytes in base64.")
     if "transfer-encoding" in found or found.get("content-length", "0").strip("0"):
-        return malformed("An upgrade has no body.")
+        return malformed("An upgrade must not have a body.")
     for name in ("sec-websocket-protocol", "sec-websocket-extensions"):
         value = found.get(name)
         if value is None:
             continue
         if not value.isascii() or not value.replace("\t", " ").isprintable():
-            return malformed(f"The header {name} holds other than printable ASCII.")
+            return malformed(f"The header {name} contains characters that are not printable ASCII.")
     return None
 
 

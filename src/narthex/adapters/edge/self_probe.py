@@ -71,7 +71,7 @@ class SelfProbe:
         except (InvalidHandshake, OSError) as error:
             raise CheckFailed(f"no handshake over loopback ({type(error).__name__})") from error
         if reply.result.get("data") != {"nonce": nonce}:
-            raise CheckFailed("echo answered something else")
+            raise CheckFailed("the echo reply differs from the message sent")
 
     async def _without(self) -> None:
         try:
@@ -90,7 +90,7 @@ class SelfProbe:
             raise CheckFailed(f"no handshake over loopback ({type(error).__name__})") from error
         else:
             if not self._auth_required:
-                raise CheckFailed("a connection without a credential was let in")
+                raise CheckFailed("a connection without a credential was admitted")
 
     def _open(self, query: str) -> connect:
         host, port = self._address()

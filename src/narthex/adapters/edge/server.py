@@ -185,7 +185,7 @@ class EdgeServer(uvicorn.Server):
             async with asyncio.timeout(max(0.0, self._left() - self._grace_s * _CLOSE_SHARE)):
                 await self._drain()
         except TimeoutError:
-            log.warning("the drain took longer than its grace of %s s", self._grace_s)
+            log.warning("the drain took longer than its grace period of %s s", self._grace_s)
         except Exception:
             log.exception("the drain failed")
 
@@ -242,9 +242,7 @@ def listen(
             bound.append(listener)
     if not bound:
         raise ConfigError(
-            [
-                f"Cannot listen on {host}:{port} ({problem}). End what holds it, or choose another host or port."
-            ]
+            [f"Cannot listen on {host}:{port} ({problem}). Free the port, or choose another host or port."]
         )
     return bound
 

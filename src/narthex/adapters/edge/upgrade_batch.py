@@ -113,6 +113,6 @@ def _read(connection: ReadyConnection) -> PendingUpgrade | None:
     try:
         return connection.read()
     except Exception:
-        _log.exception("a request could not be judged")
+        _log.exception("a request could not be decided")
         connection.end()
         return None

@@ -30,7 +30,7 @@ def read_file(path: Path) -> str:
             [f"the file {path} cannot be read ({reason}). Mount it, or fix its path."]
         ) from error
     if len(raw) > MAX_SECRET_BYTES:
-        raise ConfigError([f"the file {path} is longer than 64 KB. Name a file that holds the secret only."])
+        raise ConfigError([f"the file {path} is longer than 64 KB. Name a file with the secret only."])
     try:
         text = raw.decode()
     except UnicodeDecodeError:

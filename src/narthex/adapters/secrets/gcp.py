@@ -32,7 +32,7 @@ def read_gcp(reference: str, *, client: Any = None, timeout_s: float = READ_TIME
     name = reference.removeprefix(GCP_SCHEME)
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            [f"{reference} is no Secret Manager name. Write {GCP_SCHEME}projects/P/secrets/S/versions/V."]
+            [f"{reference} is not a Secret Manager name. Write {GCP_SCHEME}projects/P/secrets/S/versions/V."]
         )
     if "/versions/" not in name:
         name += "/versions/latest"

@@ -129,8 +129,8 @@ class BatchThread(Generic[J]):
         if len(self._waiting) >= self._max_pending:
             raise Overloaded(
                 self._dependency,
-                f"{self._name} has {self._max_pending} jobs waiting.",
-                "Come back later; if it lasts, the disk is too slow for this load.",
+                f"{self._name} has {self._max_pending} waiting jobs, its limit.",
+                "Retry later; if the problem persists, the disk is too slow for this load.",
             )
         if not self._accepting:
             raise DependencyError(self._dependency, f"{self._name} is not running.", "Call start() first.")

@@ -56,9 +56,7 @@ class OwnerLock:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise ConfigError(
-                [
-                    f"{self.path} is held by pid {holder}: end it, or give this process a --data-dir of its own."
-                ]
+                [f"{self.path} is in use by pid {holder}: stop it, or give this process its own --data-dir."]
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -92,7 +90,7 @@ def make_private(path: Path) -> None:
             continue
         except PermissionError as error:
             problem = (
-                f"{found} can be read by others and belongs to another user, who alone can close it to them."
+                f"Other users can read {found}, and only its owner, another user, can change its permissions."
             )
             raise ConfigError([f"{problem} Make this user its owner, or set another --data-dir."]) from error
 
@@ -171,7 +169,7 @@ def look_at_file(dependency: str, path: Path) -> str:
         DependencyError: it is damaged, or not a database.
     """
     if not path.exists():
-        return f"embedded SQLite; {path} will be made"
+        return f"embedded SQLite; {path} will be created"
     try:
         connection = connect(path, read_only=True)
         try:
@@ -191,14 +189,14 @@ def dependency_error(dependency: str, path: Path, error: sqlite3.Error) -> Depen
     kind = name.removeprefix("SQLITE_").partition("_")[0]
     if kind in _DAMAGE:
         return Damaged(dependency, f"{path} is damaged ({name}: {error}).", _restore(dependency, path))
-    remedy = _REMEDIES.get(kind, "See the log for the cause; then retry.")
+    remedy = _REMEDIES.get(kind, "Check the log for the cause, then retry.")
     return DependencyError(
         dependency, f"{path.name} failed with {name}: {error}.", remedy, sign=_SIGNS.get(kind, "")
     )
 
 
 _REMEDIES: Final = {
-    "FULL": "Free disk space on the volume of --data-dir; nothing was lost that was acknowledged.",
+    "FULL": "Free disk space on the volume of --data-dir; no acknowledged write was lost.",
     "IOERR": "Check the volume of --data-dir and the kernel log for I/O errors.",
     "READONLY": "Make the data directory writable for this user.",
     "CANTOPEN": "Create the data directory and make it writable for this user.",
@@ -209,8 +207,8 @@ _REMEDIES: Final = {
 _SIGNS: Final = {"FULL": DISK_FULL, "BUSY": ENGINE_HUNG, "LOCKED": ENGINE_HUNG}
 _DAMAGE: Final = ("CORRUPT", "NOTADB")
 _LOST: Final = {
-    "broker": "it begins a new epoch: clients load their threads anew, and runs under way end",
-    "store": "it begins empty: users, threads, messages and signing keys are those of the new file",
+    "broker": "a new epoch begins: clients reload their threads, and runs in progress end",
+    "store": "users, threads, messages and signing keys start empty",
 }
 """The consequence of moving the file away, by dependency."""
 
@@ -223,5 +221,5 @@ def _restore(dependency: str, path: Path) -> str:
     )
     return (
         f"Stop narthex and restore the file from a backup; or move it aside ({moves}) and start again: "
-        f"{_LOST.get(dependency, 'it begins empty')}."
+        f"{_LOST.get(dependency, 'the new file starts empty')}."
     )

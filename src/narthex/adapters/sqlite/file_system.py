@@ -58,8 +58,8 @@ def require_local(path: Path) -> None:
         return
     if kind in NETWORK:
         problem = (
-            f"{path.parent} is on a network file system ({kind}), which keeps neither SQLite's locks nor its shared "
-            "memory: the file would be damaged. Set --data-dir to a local disk, or NARTHEX_BROKER_URL and "
-            "NARTHEX_STORE_URL to engines that several machines can share."
+            f"{path.parent} is on a network file system ({kind}), which does not support SQLite's locks and shared "
+            f"memory: the file would be corrupted. Set --data-dir to a local disk, or NARTHEX_BROKER_URL and "
+            "NARTHEX_STORE_URL to servers that several machines can share."
         )
         raise ConfigError([problem])

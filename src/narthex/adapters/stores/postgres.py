@@ -93,7 +93,7 @@ class PostgresStore(SqlStore):
         """See the port."""
         self._engine.check_disk()
         # Another instance may write the same row at the same time; within the transaction this one holds it.
-        await self._write_and_read(self._engine, "PostgreSQL", "Look at its log.")
+        await self._write_and_read(self._engine, "PostgreSQL", "Check its log.")
 
 
 class PostgresEngine:
@@ -201,8 +201,8 @@ class PostgresEngine:
             except (asyncpg.ClientConfigurationError, FileNotFoundError) as error:
                 # `from None`: the library's message may quote the URL.
                 problem = (
-                    f"NARTHEX_STORE_URL has a parameter that cannot be used ({type(error).__name__}): look at the "
-                    "files that sslrootcert, sslcert, sslkey, sslcrl, passfile and service name."
+                    f"NARTHEX_STORE_URL has a parameter that cannot be used ({type(error).__name__}): check the "
+                    f"files that sslrootcert, sslcert, sslkey, sslcrl, passfile and service name."
                 )
                 raise ConfigError([problem]) from None
             except _ELSEWHERE as error:
@@ -256,8 +256,8 @@ class PostgresEngine:
             raise DependencyError("store", "The PostgreSQL store is not running.", "Call start() first.")
         if self._waiting >= MAX_WAITING:
             operation.close()
-            said = f"{MAX_WAITING} operations wait for PostgreSQL."
-            raise Overloaded("store", said, "Come back later; look at its load.")
+            said = f"{MAX_WAITING} operations are waiting for PostgreSQL, the limit."
+            raise Overloaded("store", said, "Retry later; if the problem persists, check PostgreSQL's load.")
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -282,7 +282,7 @@ class PostgresEngine:
         except asyncpg.UniqueViolationError as error:
             # `from None`: the library's message quotes the row's values.
             raise Bug(
-                "store_conflict", f"A row that must be new was there already ({error.constraint_name})."
+                "store_conflict", f"A row that must be new already exists ({error.constraint_name})."
             ) from None
         except asyncpg.InsufficientPrivilegeError as error:
             if statement_s is None:
@@ -320,14 +320,14 @@ class PostgresEngine:
     def _no_privilege(self) -> ConfigError:
         role = self._address.user or "the role of NARTHEX_STORE_URL"
         problem = (
-            f"The role {role} may not make tables in the database {self._shown}. As the database's owner run: "
-            f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"; (PostgreSQL 15 and newer grant it to nobody), or give '
+            f"The role {role} may not create tables in the database {self._shown}. As the database's owner run: "
+            f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"; (PostgreSQL 15 and newer do not by default), or give '
             "the role a schema of its own."
         )
         return ConfigError([problem])
 
     def _translated(self, error: Exception) -> DependencyError:
-        remedy = "Retry; if it lasts, look at PostgreSQL's log."
+        remedy = "Retry; if the problem persists, check PostgreSQL's log."
         if isinstance(error, asyncpg.DiskFullError):
             remedy = "Free disk space for PostgreSQL."
         elif isinstance(error, asyncpg.LockNotAvailableError):
@@ -336,7 +336,7 @@ class PostgresEngine:
                 "narthex tries again until it has ended; pg_stat_activity names it."
             )
         elif isinstance(error, _READ_ONLY):
-            remedy = "The server is a standby: let NARTHEX_STORE_URL name the primary, or all hosts of the cluster."
+            remedy = "The server is a standby: set NARTHEX_STORE_URL to the primary, or list all hosts of the cluster."
         sign = ENGINE_HUNG if isinstance(error, TimeoutError) else ""
         if isinstance(error, asyncpg.DiskFullError):
             sign = DISK_FULL

@@ -45,7 +45,7 @@ _DROPPED: Final = {
 _REFUSED: Final = {
     "search_path": "set it on the role: ALTER ROLE … SET search_path = …",
     "replication": "the store needs an ordinary session",
-    "require_auth": "asyncpg cannot promise it",
+    "require_auth": "asyncpg cannot guarantee it",
 }
 
 
@@ -78,7 +78,7 @@ def parse_postgres(url: str) -> PostgresAddress:
     try:
         parts = parse_engine_url(url)
     except BadEngineUrl as fault:
-        raise ConfigError([f"NARTHEX_STORE_URL is no URL of an engine: {fault}"]) from None
+        raise ConfigError([f"NARTHEX_STORE_URL is not a valid store URL: {fault}"]) from None
     options = dict(parts.options)
     problems = [
         f"NARTHEX_STORE_URL: {name} cannot be used; {reason}."

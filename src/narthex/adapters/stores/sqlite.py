@@ -116,7 +116,7 @@ class SqliteStore(SqlStore):
         raise DependencyError(
             "store",
             f"{self.path.name} was removed or replaced while it was open.",
-            "Restart the process; what was written since then is lost with the old file.",
+            "Restart the process; writes made since then are lost with the old file.",
         )
 
 
@@ -242,7 +242,7 @@ class _Driver:
         except NarthexError as error:
             return None, error
         except sqlite3.IntegrityError as error:
-            bug = Bug("store_conflict", f"A row that must be new was there already: {error}.")
+            bug = Bug("store_conflict", f"A row that must be new already exists: {error}.")
             bug.__cause__ = error
             return None, bug
         except sqlite3.Error as error:

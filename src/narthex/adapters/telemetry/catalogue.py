@@ -56,18 +56,16 @@ def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = 
 CATALOGUE: Final = (
     _counter("handshakes", "Handshakes by outcome and refusal code.", "outcome", "code", "class"),
     _histogram("handshake_seconds", "From the request head to the decision."),
-    _counter("credential_extractions", "Credentials looked for, by carrier.", "carrier", "result"),
+    _counter("credential_extractions", "Credentials found in handshakes, by carrier.", "carrier", "result"),
     _gauge("connections_active", "Live connections.", "class"),
-    _counter(
-        "connections_evicted", "Idle connections and unread answers that were closed to make room.", "reason"
-    ),
+    _counter("connections_evicted", "Idle connections and unread answers closed at a limit.", "reason"),
     _counter("http_rate_limited", "HTTP requests refused because there were too many.", "by"),
     _counter(
         "upstream_handshakes", "Handshakes of `narthex guard` with the server behind, by result.", "result"
     ),
-    _gauge("descriptors", "How many files the process may open.", mode="livemostrecent"),
+    _gauge("descriptors", "Limit of files that the process may have open.", mode="livemostrecent"),
     _counter("disconnects", "Closed connections by close code.", "code"),
-    _counter("e2e_admissions", "Attempts to get in as a test identity.", "result"),
+    _counter("e2e_admissions", "Attempts to be admitted as a test identity.", "result"),
     _counter("e2e_tests", "End-to-end tests reported by runners.", "result"),
     _gauge(
         "breaker_state",
@@ -79,20 +77,20 @@ CATALOGUE: Final = (
     _gauge(
         "health_status", "Last health check: healthy 0, degraded 1, unhealthy 2.", "check", mode="livemax"
     ),
-    _gauge("info", "Always 1; its labels say what runs.", "version", "environment", mode="livemostrecent"),
+    _gauge("info", "Always 1; its labels name the build.", "version", "environment", mode="livemostrecent"),
     _gauge("auth_bypass_active", "1 while test identities are admitted.", mode="livemax"),
     _counter("events_lost", "Acknowledged events that could not be recovered. Must stay 0."),
     _histogram(
-        "loop_lag_seconds", "How late a timer of the event loop was, ten times a second.", buckets=LAG_BUCKETS
+        "loop_lag_seconds", "Delay of an event loop timer, measured ten times a second.", buckets=LAG_BUCKETS
     ),
-    _counter("channels_behind", "Channels that this node found behind the log and read again."),
+    _counter("channels_behind", "Channels that this node found behind the log and re-read."),
     _counter(
-        "loop_held", "Times that something held the event loop for 1 s or longer; the log says what.", "by"
+        "loop_held", "Times that code blocked the event loop for 1 s or longer; the log names the code.", "by"
     ),
-    _counter("recoveries", "Recoveries asked for by clients.", "result"),
-    _counter("messages_ignored", "Messages of clients that nothing handles.", "reason"),
-    _counter("presence_failures", "Presence updates that a broker did not take.", "reason"),
-    _counter("runs", "Ended runs of agents.", "state", "error"),
+    _counter("recoveries", "Recoveries requested by clients.", "result"),
+    _counter("messages_ignored", "Client messages that no handler accepts.", "reason"),
+    _counter("presence_failures", "Presence updates that the broker did not accept.", "reason"),
+    _counter("runs", "Agent runs that ended.", "state", "error"),
     _gauge("runs_active", "Runs that this gateway owns now."),
     _histogram("run_start_seconds", "From run.start to the run's first event."),
     _histogram("run_cancel_seconds", "From run.cancel to the agent's end."),
@@ -104,11 +102,11 @@ CATALOGUE: Final = (
     _counter("runs_lost", "Runs whose lease was lost to another instance."),
     _counter("runs_taken_over", "Runs taken over from an instance that died."),
     _counter("agents_left_behind", "Agents that did not stop when cancelled."),
-    _counter("history_purged", "What was deleted because its owner's plan keeps it no longer.", "kind"),
-    _counter("history_purge_failures", "Failed rounds of deleting what plans keep no longer."),
+    _counter("history_purged", "Rows deleted because the owner's plan no longer keeps them.", "kind"),
+    _counter("history_purge_failures", "Failed purges of history that plans no longer keep."),
     _gauge(
         "history_purge_timestamp_seconds",
-        "When the last whole round of deleting ended, seconds since the epoch.",
+        "Time at which the last complete purge ended, in seconds since the epoch.",
         mode="livemostrecent",
     ),
     _counter("bugs", "Unexpected exceptions; each has a trace id in the log.", "where"),
@@ -119,7 +117,7 @@ CATALOGUE: Final = (
 
 def render_table() -> str:
     """The metrics table of docs/operations.md."""
-    lines = ["| metric | kind | labels | what it says |", "| --- | --- | --- | --- |"]
+    lines = ["| metric | kind | labels | meaning |", "| --- | --- | --- | --- |"]
     for metric in CATALOGUE:
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
         lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.text} |")

@@ -130,7 +130,7 @@ def build_router(
         else:
             sources.append(made)
     if len(opaque) > 1:
-        problems.append("Two issuers want introspection; an opaque token names neither. Keep one.")
+        problems.append("Two issuers use introspection; opaque tokens name no issuer. Keep one.")
     if problems:
         raise ConfigError(problems)
     return TokenRouter(sources, opaque=opaque[0] if opaque else None)
@@ -175,7 +175,7 @@ def _allowed(spec: IssuerSpec) -> frozenset[str]:
     """The allowed algorithms of the key's kind. Raises ConfigError for names that are none."""
     unknown = [name for name in spec.algorithms if name not in ALGORITHMS]
     if unknown:
-        raise ConfigError([f"{unknown[0]!r} is no algorithm. Choose from {', '.join(ALGORITHMS)}."])
+        raise ConfigError([f"{unknown[0]!r} is not an algorithm. Choose from {', '.join(ALGORITHMS)}."])
     if spec.secret:
         return frozenset(spec.algorithms) & SYMMETRIC if spec.algorithms else HMAC_DEFAULT
     if spec.public_key:

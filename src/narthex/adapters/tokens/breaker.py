@@ -34,7 +34,7 @@ WINDOW_S: Final = 30
 
 _REASONS: Final = {
     "open": "failures reached the threshold",
-    "half_open": "the pause is over, one probe may go",
+    "half_open": "the pause is over; one probe request is allowed",
     "closed": "the probe succeeded",
 }
 
@@ -97,8 +97,8 @@ class FluxgateBreaker:
         left = max(1.0, self._opened_at + self._open_s - time.monotonic())
         return DependencyError(
             "auth",
-            f"{self.dependency} failed for {self.traffic} traffic and is left alone for {self._open_s:g} s.",
-            "Check that it answers; it is tried again by itself.",
+            f"{self.dependency} failed for {self.traffic} traffic; no requests are sent to it for {self._open_s:g} s.",
+            "Check that it responds; the gateway retries automatically.",
             retry_after_s=left,
             code="circuit_open",
         )

@@ -124,9 +124,9 @@ def identity_from(claims: Claims, rules: ClaimRules, now: float) -> Identity | R
 def _check_issuer(claims: Claims, rules: ClaimRules) -> None:
     issuer = claims.get("iss", "")
     if not isinstance(issuer, str):
-        raise _Fault("wrong_issuer", "The claim `iss` is no string.")
+        raise _Fault("wrong_issuer", "The claim `iss` is not a string.")
     if len(issuer) > MAX_ISSUER_LENGTH or not issuer.isprintable():
-        raise _Fault("wrong_issuer", "The claim `iss` is no printable text.")
+        raise _Fault("wrong_issuer", "The claim `iss` is not printable text.")
     if rules.issuer and issuer != rules.issuer:
         raise _Fault("wrong_issuer", "" if issuer else "The claim `iss` is missing.")
 
@@ -146,7 +146,7 @@ def _check_audience(claims: Claims, rules: ClaimRules) -> None:
 def _check_environment(claims: Claims, rules: ClaimRules) -> None:
     """A session of one environment counts in no other, although both may share a data directory and its keys."""
     if rules.environment and claims.get("env", rules.environment) != rules.environment:
-        raise _Fault("token_invalid", "The token is of a session in another environment.")
+        raise _Fault("token_invalid", "The token belongs to a session in another environment.")
 
 
 def _moment(claims: Claims, name: str) -> float | None:
@@ -169,13 +169,13 @@ def _identity(claims: Claims, rules: ClaimRules, issued_at: float | None, expire
     names = rules.names
     subject = claims.get("sub")
     if not isinstance(subject, str) or not valid_id(subject):
-        raise _Fault("token_invalid", f"The claim `sub` is missing or no text of {ID_RULE}.")
+        raise _Fault("token_invalid", f"The claim `sub` is missing or is not {ID_RULE}.")
     if subject == EVERYBODY:
         # Ending a token of theirs that has no `jti` would end everybody's of the tenant.
-        raise _Fault("token_invalid", "The claim `sub` is `*`, by which revocations mean everybody.")
+        raise _Fault("token_invalid", "The claim `sub` is `*`, which revocations use for all users.")
     e2e = _lookup(claims, names.e2e)
     if e2e is not None and not isinstance(e2e, bool):
-        raise _Fault("token_invalid", "The claim for test identities is no boolean.")
+        raise _Fault("token_invalid", "The claim for test identities is not a boolean.")
     name = _display_name(_lookup(claims, names.name))
     if e2e:
         return _test_identity(claims, rules, subject, name, issued_at, expires_at)
@@ -205,9 +205,7 @@ def _test_identity(
     if not rules.allow_e2e:
         raise _Fault("e2e_not_allowed_here", "")
     if issued_at is None:
-        raise _Fault(
-            "token_invalid", "A test identity lives 15 minutes from its `iat`, and the claim is missing."
-        )
+        raise _Fault("token_invalid", "A test identity lives 15 minutes from its `iat`, which is missing.")
     test_run = _text(claims, rules.names.test_run) or f"sub-{fingerprint(subject)[:16]}"
     if not valid_test_run(test_run):
         raise _Fault("token_invalid", "The test run is not 1 to 64 letters, digits, `.`, `_`, `~`, `-`.")
@@ -233,16 +231,16 @@ def _token_id(claims: Claims) -> str:
         return ""
     token_id = claims["jti"]
     if not isinstance(token_id, str) or not valid_id(token_id):
-        raise _Fault("token_invalid", f"The claim `jti` is no text of {ID_RULE}.")
+        raise _Fault("token_invalid", f"The claim `jti` is not {ID_RULE}.")
     return token_id
 
 
 def _tenant(claims: Claims, rules: ClaimRules) -> str:
     tenant = rules.binding.tenant or _text(claims, rules.names.tenant) or rules.default_tenant
     if tenant in _CONFINED:
-        raise _Fault("tenant_mismatch", "That tenant is confined to test identities and probes.")
+        raise _Fault("tenant_mismatch", "That tenant is reserved for test identities and probes.")
     if not valid_id(tenant):
-        raise _Fault("token_invalid", f"The tenant claim is no text of {ID_RULE}.")
+        raise _Fault("token_invalid", f"The tenant claim is not {ID_RULE}.")
     if not rules.binding.may_name(tenant):
         raise _Fault("tenant_mismatch", "The issuer of the token may not speak for that tenant.")
     return tenant
@@ -279,7 +277,7 @@ def _text(claims: Claims, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > MAX_TEXT_LENGTH or not value.isprintable():
-        raise _Fault("token_invalid", f"The claim `{name}` is no short printable string.")
+        raise _Fault("token_invalid", f"The claim `{name}` is not a short printable string.")
     return value
 
 

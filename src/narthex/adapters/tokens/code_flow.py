@@ -120,7 +120,7 @@ class CodeFlow:
     async def _verify(self, answer: Any, nonce: str, now: float) -> SignedInUser | Rejected | Unavailable:
         text = answer.get("id_token") if isinstance(answer, dict) else None
         if not isinstance(text, str):
-            return Rejected("token_invalid", "The provider gave no ID token.")
+            return Rejected("token_invalid", "The provider did not return an ID token.")
         parts = take_apart(text)
         if isinstance(parts, Rejected):
             return parts

@@ -110,24 +110,24 @@ function of that text alone and vouches for nothing: payload and signature are r
 
 def _header_fault(header: dict[str, Any], algorithm: object, key_id: object, wanted: str) -> Rejected | None:
     if not isinstance(algorithm, str) or not algorithm:
-        return Rejected("token_malformed", "The header names no algorithm.")
+        return Rejected("token_malformed", "The header does not name an algorithm.")
     if algorithm.lower() == "none":
         return Rejected("algorithm_not_allowed", "An unsigned token is never accepted.")
     if not isinstance(key_id, str) or len(key_id) > MAX_KEY_ID_LENGTH or not key_id.isprintable():
-        return Rejected("token_malformed", "The header's `kid` is no short printable string.")
+        return Rejected("token_malformed", "The header's `kid` is not a short printable string.")
     for name in _FORBIDDEN_HEADERS:
         if name in header:
             return Rejected("token_invalid", f"The header member `{name}` is not accepted.")
     kind = header.get("typ")
     if wanted:
-        return None if kind == wanted else Rejected("token_invalid", "It is typed for another use.")
+        return None if kind == wanted else Rejected("token_invalid", "The token's `typ` is for another use.")
     if isinstance(kind, str):
         lowered = kind.lower().removeprefix("application/")
         # RFC 8725 section 3.11: a token typed for something else (logout, DPoP proof …) is no access token.
         if lowered.endswith("+jwt") and lowered != "at+jwt":
-            return Rejected("token_invalid", "The token is typed for another use than access.")
+            return Rejected("token_invalid", "The token's `typ` is not for access tokens.")
     elif kind is not None:
-        return Rejected("token_malformed", "The header's `typ` is no string.")
+        return Rejected("token_malformed", "The header's `typ` is not a string.")
     return None
 
 
@@ -144,7 +144,7 @@ def _object(text: str) -> dict[str, Any]:
         raise _FormFault("Its JSON is nested too deeply.")
     value = _DECODER.decode(raw.decode())
     if not isinstance(value, dict):
-        raise _FormFault("Its header or payload is no JSON object.")
+        raise _FormFault("Its header or payload is not a JSON object.")
     return value
 
 
@@ -177,12 +177,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """RFC 8725 section 2.6, RFC 7519 section 4: with duplicates, two parsers read two different tokens."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _FormFault("A member stands twice in its JSON.")
+        raise _FormFault("Its JSON has a member twice.")
     return found
 
 
 def _no_constant(_: str) -> NoReturn:
-    raise _FormFault("Its JSON holds a number that JSON has not.")
+    raise _FormFault("Its JSON contains a number that JSON does not allow.")
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -120,7 +120,7 @@ class Fetcher:
         response = await client.send(prepared, stream=True, auth=auth)
         try:
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise DocumentFault(f"{request.url.host} compressed an answer unasked.")
+                raise DocumentFault(f"{request.url.host} sent compressed data unasked.")
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk

@@ -82,7 +82,7 @@ class Introspection:
         if len(token) > MAX_TOKEN_BYTES:
             return Rejected("token_malformed", f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
         if not token or not token.isascii() or not token.isprintable():
-            return Rejected("token_malformed", "It holds characters that no token has.")
+            return Rejected("token_malformed", "It contains characters that tokens cannot have.")
         key = fingerprint(token)
         until, identity = self._kept.get(key, (0.0, None))
         if identity is not None and until > now:
@@ -93,7 +93,7 @@ class Introspection:
 
     async def _ask(self, token: str, key: str, now: float, traffic: str) -> Verdict:
         if self._asking >= MAX_AT_ONCE:
-            return Unavailable(f"{self._name}: {MAX_AT_ONCE} questions are under way", 1)
+            return Unavailable(f"{self._name}: {MAX_AT_ONCE} requests are in progress, the limit", 1)
         self._asking += 1
         try:
             answer = await self._breakers.get(self.dependency, traffic).call(lambda: self._question(token))
@@ -125,10 +125,10 @@ class Introspection:
 
     def _read(self, answer: object, key: str, now: float) -> Verdict:
         if not isinstance(answer, dict) or not isinstance(answer.get("active"), bool):
-            return self._unavailable(DocumentFault("The answer has no boolean `active`."))
+            return self._unavailable(DocumentFault("The issuer's answer has no boolean `active`."))
         if not answer["active"]:
             self._kept.pop(key, None)
-            return Rejected("token_invalid", "Its issuer says that it is not active.")
+            return Rejected("token_invalid", "Its issuer reports that it is not active.")
         claims = {name: value for name, value in answer.items() if value is not None}
         claims.setdefault("exp", now + NO_EXPIRY_LIFE_S)
         if self._rules.issuer:

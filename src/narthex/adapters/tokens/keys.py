@@ -118,7 +118,7 @@ def verification_key(key: Key, kid: str | None = None) -> VerificationKey:
             continue
         served.add(name)
     if not served:
-        raise UnusableKey("The key's type, curve or use fits no allowed signature algorithm.")
+        raise UnusableKey("The key's type, curve or use does not fit any allowed signature algorithm.")
     macs: dict[str, Mac] = {}
     if isinstance(key, OctKey):
         macs = {algorithm: Mac(key.raw_value, _HASHES[algorithm]) for algorithm in served}
@@ -168,7 +168,7 @@ def _from_native(native: object) -> Key:
         return ECKey(native, native)
     if isinstance(native, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         return OKPKey(native, native)
-    raise UnusableKey("Its type is none of RSA, EC, Ed25519 and Ed448.")
+    raise UnusableKey("Its type is not RSA, EC, Ed25519 or Ed448.")
 
 
 def key_from_jwk(jwk: Mapping[str, Any], *, allow_symmetric: bool) -> VerificationKey:
@@ -177,7 +177,7 @@ def key_from_jwk(jwk: Mapping[str, Any], *, allow_symmetric: bool) -> Verificati
     if kind == "oct" and not allow_symmetric:
         raise UnusableKey("A symmetric key in a published key set is not accepted.")
     if kind not in ("oct", "RSA", "EC", "OKP"):  # a tuple: it may be unhashable
-        raise UnusableKey("Its `kty` is none of oct, RSA, EC and OKP.")
+        raise UnusableKey("Its `kty` is not oct, RSA, EC or OKP.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # weak keys are refused below, in words of our own
@@ -205,7 +205,7 @@ def keys_from_jwks(document: object, *, allow_symmetric: bool) -> tuple[list[Ver
         document = {"keys": [document]}
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
-        raise UnusableKey("It is no JWK set: the member `keys` is missing.")
+        raise UnusableKey("It is not a JWK set: the member `keys` is missing.")
     if len(listed) > MAX_KEYS:
         raise UnusableKey(f"The set has more than {MAX_KEYS} keys.")
     found: list[VerificationKey] = []

@@ -57,11 +57,11 @@ class Discovery:
             return self._document
         found, _ = await self._fetcher.get_json(self._issuer.rstrip("/") + WELL_KNOWN)
         if not isinstance(found, dict):
-            raise DocumentFault("The discovery document is no JSON object.")
+            raise DocumentFault("The discovery document is not a JSON object.")
         named = found.get("issuer")
         if named != self._issuer:
             hint = " (only the slash at the end differs)" if _bare(named) == _bare(self._issuer) else ""
-            raise DocumentFault(f"The discovery document names another issuer than the settings do{hint}.")
+            raise DocumentFault(f"The discovery document names a different issuer than the settings{hint}.")
         self._document = found
         self._fetched_at = self._clock()
         return found

@@ -49,7 +49,7 @@ class Argon2Passwords:
 
     async def _bounded(self, work: Callable[[], R]) -> R:
         if self._waiting >= MAX_WAITING:
-            raise Overloaded("auth", f"{MAX_WAITING} sign-ins wait already.", "Try again in a second.")
+            raise Overloaded("auth", f"{MAX_WAITING} sign-ins are waiting.", "Try again in a second.")
         self._waiting += 1
         try:
             async with self._slots:

@@ -259,7 +259,7 @@ class KeyRing:
     def _reloaded(self, task: asyncio.Task[None]) -> None:
         self._reload = None
         if not task.cancelled() and task.exception() is not None:
-            self._fault = "the store did not give keys that can be used"
+            self._fault = "the store did not return usable keys"
 
     async def check(self) -> VerifierStatus:
         """Mint a token and verify it."""
@@ -285,7 +285,7 @@ class KeyRing:
         verdict = parts if isinstance(parts, Rejected) else verify_token(parts, self._table, self._rules, now)
         if not isinstance(verdict, Valid):
             problem = f"A token signed with the newest {self._purpose} key does not verify ({verdict.code})."
-            raise ConfigError([f"{problem} Make a new key: `narthex keys rotate --now`."])
+            raise ConfigError([f"{problem} Create a new key: `narthex keys rotate --now`."])
 
     async def start(self) -> None:
         """Load the keys, or make the first one, then keep reading.
@@ -350,7 +350,7 @@ class KeyRing:
             try:
                 await self._load()
             except (DependencyError, ConfigError):
-                self._fault = "the store did not give keys that can be used"  # those loaded go on serving
+                self._fault = "the store did not return usable keys"  # those loaded go on serving
 
     async def _load(self) -> None:
         kept = await self._credentials.keys(self._purpose)

@@ -35,7 +35,7 @@ class StaticKeys:
         if not allowed:
             able = ", ".join(sorted(self._table.algorithms)) or "nothing"
             wanted = ", ".join(sorted(rules.algorithms))
-            raise ConfigError([f"{name}: the key can verify {able}, but allowed are {wanted}. Change one."])
+            raise ConfigError([f"{name}: the key can verify {able}, but {wanted} are allowed. Change one."])
         self._rules = IssuerRules(claims=rules.claims, algorithms=allowed)
         self._name = name
 

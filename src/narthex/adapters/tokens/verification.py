@@ -44,7 +44,7 @@ def verify_token(token: Compact, keys: KeyTable, rules: IssuerRules, now: float)
         if not keys.knows(kid):
             return Rejected("unknown_key", key_id=kid, algorithm=algorithm)
         return Rejected(
-            "algorithm_not_allowed", key_id=kid, log_detail="no key of its name serves the algorithm"
+            "algorithm_not_allowed", key_id=kid, log_detail="no key with this `kid` serves the algorithm"
         )
     for key in candidates:
         if key.verifies(algorithm, token.signing_input, token.signature):

@@ -282,7 +282,7 @@ class RunEngine:
         return ClientError(
             "agent_not_found",
             f"There is no agent {name[:60]!r}.",
-            f"There are {known}; without a name the first one answers.",
+            f"Available agents: {known}. Without a name the first one is used.",
             number=404,
         )
 

@@ -117,7 +117,7 @@ class Execution:
         except (OwnershipLost, AgentFault):
             return False  # the run ends, or continues elsewhere
         except BrokerGone as fault:
-            raise DependencyError("broker", "The run's log cannot be written.", "Try again.") from fault
+            raise DependencyError("broker", "The run's log is not writable.", "Try again.") from fault
         return self.session.steer_with(text)
 
     def agent_done(self, task: asyncio.Task[None]) -> None:
@@ -264,7 +264,7 @@ class Execution:
             return ending
         assert self.session is not None
         if not self._suspend(self.run, self.session):
-            return Failed("agent_failed", "Too many agents of this node wait for answers already.")
+            return Failed("agent_failed", "Too many agents on this node are already waiting for answers.")
         await self.services.runs.open_interrupt(ending.interrupt)
         return ending
 

@@ -85,7 +85,7 @@ class RunRequests:
                 `bad_params` (400), `text_too_large` (413).
         """
         if not text.strip():
-            raise ClientError("bad_params", "The text is empty.", "Say something.")
+            raise ClientError("bad_params", "The text is empty.", "Send a text that is not empty.")
         if len(text.encode()) > STEER_BYTES:
             raise ClientError(
                 "text_too_large", f"The text has more than {STEER_BYTES} bytes.", "Shorten it.", number=413
@@ -104,7 +104,7 @@ class RunRequests:
             if execution.ending:  # its end may be visible already, while its row is being written
                 raise _run_ended("ending")
             raise ClientError(
-                "steer_full", "The agent is not listening.", "Wait for it, or cancel the run.", number=429
+                "steer_full", "The agent cannot be steered now.", "Try again, or cancel the run.", number=429
             )
         return {"run_id": run_id, "state": str(run.state)}
 
@@ -131,15 +131,18 @@ class RunRequests:
         interrupt = await services.runs.interrupt(identity.tenant, interrupt_id)
         if interrupt is None or interrupt.run_id != run_id:
             raise ClientError(
-                "interrupt_not_found", "There is no such question.", "See thread.get: interrupts.", number=404
+                "interrupt_not_found",
+                "No such question exists.",
+                "thread.get lists the open ones.",
+                number=404,
             )
         if not may_answer(
             interrupt.answerable_by, asker=asked.user_id == identity.subject, role=role, may=identity.may
         ):
             raise ClientError(
                 "answer_not_allowed",
-                f"The question is for {answerer_words(interrupt.answerable_by)}.",
-                "Ask them to answer it.",
+                f"Only {answerer_words(interrupt.answerable_by)} may answer this question.",
+                "Wait for one of them to answer.",
                 number=403,
             )
         if not interrupt.resume_run_id:
@@ -211,7 +214,7 @@ class RunRequests:
         schema = msgspec.json.decode(interrupt.schema)
         fault = answer_fault(schema, payload)
         if fault and not dismissed:
-            raise ClientError("payload_invalid", fault, "Answer as the question's schema says.", number=422)
+            raise ClientError("payload_invalid", fault, "Follow the question's schema.", number=422)
         services = self._services
         now = services.now()
         resumed = Run(
@@ -244,7 +247,7 @@ class RunRequests:
         )
         if kept is None:
             raise ClientError(
-                "interrupt_expired", "The question has expired.", "Ask the agent again.", number=410
+                "interrupt_expired", "The question has expired.", "Start a new run.", number=410
             )
         if interrupt.node == services.owner:
             self._loops.wake()
@@ -303,9 +306,9 @@ def _encoded(payload: Any) -> bytes:
             f"It nests deeper than {MAX_JSON_DEPTH}." if json_depth_exceeds(encoded, MAX_JSON_DEPTH) else ""
         )
     except ValueError as error:
-        fault = f"It is not exact JSON: {error}."
+        fault = f"The payload cannot be represented exactly in JSON: {error}."
     if fault:
-        raise ClientError("payload_invalid", fault, "Answer as the question's schema says.", number=422)
+        raise ClientError("payload_invalid", fault, "Follow the question's schema.", number=422)
     return encoded
 
 
@@ -318,4 +321,4 @@ def _run_ended(state: str) -> ClientError:
 
 
 def _run_not_found() -> ClientError:
-    return ClientError("run_not_found", "There is no such run for you.", "See thread.get: runs.", number=404)
+    return ClientError("run_not_found", "No such run is visible to you.", "See thread.get: runs.", number=404)

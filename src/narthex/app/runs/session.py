@@ -185,7 +185,7 @@ class AgentSession:
                 self._expired = True
                 self.on_expired()
                 asyncio.get_running_loop().call_later(_CLEAN_UP_S, self.cancel)
-                raise TimeoutError(f"Nobody answered {interrupt.text[:80]!r} in time.") from None
+                raise TimeoutError(f"No user answered {interrupt.text[:80]!r} in time.") from None
 
     async def _still_coming(self, interrupt: Interrupt) -> bool:
         runs = self._services.runs
@@ -278,7 +278,7 @@ class AgentSession:
             close: Callable[[], object] = getattr(items, "close", lambda: None)
             close()  # a coroutine that was never awaited
             raise AgentFault(
-                "agent_failed", "The agent is no async generator: declare it `async def` and use `yield`."
+                "agent_failed", "The agent is not an async generator: declare it `async def` and use `yield`."
             )
         try:
             async for item in items:

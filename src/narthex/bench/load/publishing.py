@@ -101,7 +101,7 @@ class Publisher:
                 data = sock.recv(READ)
                 got += data
                 if not data or b'"error":' in got or (b"HTTP/1.1 " in got and _ANSWERED not in got):
-                    raise ConnectionError(f"publish was answered {got[:300].decode(errors='replace')}")
+                    raise ConnectionError(f"the reply to publish was {got[:300].decode(errors='replace')}")
             self._owed[index] = 0
 
     def close(self) -> None:

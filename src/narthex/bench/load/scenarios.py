@@ -324,7 +324,7 @@ class Probe:
 
     def why(self) -> list[str]:
         """The failures, in words."""
-        return [f"{self.unanswered} probes had no answer"] if self.unanswered else []
+        return [f"{self.unanswered} probes got no answer"] if self.unanswered else []
 
     def _ask(self, now: float) -> None:
         if self._client is None or self._client.fd not in self._crowd.clients:
@@ -380,7 +380,7 @@ def storm(target: BenchTarget, *, sockets: int, in_flight: int) -> Figure:
         notes = crowd.why()
         if not dialect.raw and asked < sockets:
             notes.append(
-                f"{sockets - asked} came back without a position: the server keeps no history for them"
+                f"{sockets - asked} reconnected without a position: the server keeps no history for them"
             )
         return measurement.figure(
             f"storm-{sockets}",

@@ -73,7 +73,7 @@ def _health(gateway: GatewayFacts) -> Finding | None:
         for name, check in (checks.items() if isinstance(checks, dict) else ())
         if isinstance(check, dict) and check.get("status") not in ("healthy", None)
     ]
-    shown = ", ".join(failing) or "no check is named"
+    shown = ", ".join(failing) or "it names no check"
     if status == "degraded":
         return found("health_degraded", severity="warning", failing=shown)
     return found("health_unhealthy", status=status, failing=shown)

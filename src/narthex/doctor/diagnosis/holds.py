@@ -144,10 +144,12 @@ def _whose(view: View, lived_s: float, times: tuple[tuple[float, str], ...]) -> 
     known = [name for seconds, name in times if abs(lived_s - seconds) <= max(1.0, seconds * 0.02)]
     seen = view.proxy
     if known:
-        return f"{known[0]}, by its time" + (
-            f"; {seen} answers here" if seen and seen not in known[0] else ""
+        return f"{known[0]}, judging by the time" + (
+            f"; {seen} responds here" if seen and seen not in known[0] else ""
         )
-    return f"{seen}, which answers here" if seen else "a proxy or balancer in between (HAProxy hides itself)"
+    return (
+        f"{seen}, which responds here" if seen else "a proxy or balancer on the path (HAProxy hides itself)"
+    )
 
 
 def _closed(hold: Hold) -> Finding:

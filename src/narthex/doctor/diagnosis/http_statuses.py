@@ -42,9 +42,9 @@ _ENGINE_IO: Final = re.compile(
     re.IGNORECASE,
 )
 _CLOUDFLARE: Final = {
-    520: "the origin answered something odd", 521: "the origin refuses connections",
-    522: "the origin does not answer TCP", 523: "the origin is unreachable",
-    524: "the origin gave no answer within 100 s", 525: "TLS to the origin fails",
+    520: "the origin sent an invalid response", 521: "the origin refuses connections",
+    522: "the origin does not respond to TCP", 523: "the origin is unreachable",
+    524: "the origin did not respond within 100 s", 525: "TLS to the origin fails",
     526: "the origin's certificate does not verify", 527: "the connection to the origin broke",
 }  # fmt: skip
 _AWS: Final = {
@@ -88,7 +88,7 @@ def _redirect(view: View, made: HttpExchange) -> Finding:
 def _ok(view: View, made: HttpExchange) -> Finding:
     if made.html and not made.body_cut:
         everywhere = view.random is not None and view.random.status == 200 and view.random.html
-        return found("html_page", also="; any path gets one" if everywhere else "")
+        return found("html_page", also="; every path returns one" if everywhere else "")
     then = ", then cut" if made.body_cut else ""
     return found("cut_after_200", then=then, sure="certain" if made.body_cut else None)
 
@@ -103,7 +103,7 @@ def _bad_request(view: View, made: HttpExchange) -> Finding:
     if code := narthex_code(made):
         return _lost(made, _detail(made)) or _by_narthex(made, code)
     if _HTTP10.search(body):
-        how = "that names HTTP/1.0"
+        how = "that mentions HTTP/1.0"
         return found("http10_upstream", status=made.status, how=how, server=view.server, sure="certain")
     if _TOO_LARGE.search(body) and "upgrade" not in body.lower():
         return _too_large(view, made)
@@ -134,16 +134,16 @@ def _forbidden(view: View, made: HttpExchange) -> Finding:
         if random is None or random.status != made.status:
             which = "the handler of this path closes before accept"
         elif view.plain is not None and view.plain.status == 200:
-            which = "a random path gets the same: no WebSocket route matches, or everything is refused"
+            which = "a random path gets the same answer: no WebSocket route matches, or everything is refused"
         else:
-            which = "a random path gets the same: the path is wrong, or everything is refused before accept"
+            which = "a random path gets the same answer: the path is wrong, or everything is refused before accept"
         return found("closed_before_accept", ms=made.first_byte_ms, which=which)
     return _other(view, made)
 
 
 def _not_found(view: View, made: HttpExchange) -> Finding:
     if narthex_code(made):
-        return found("wrong_path", status=404, hint="; a narthex has it at /ws", sure="certain")
+        return found("wrong_path", status=404, hint="; a narthex serves it at /ws", sure="certain")
     who = who_answered(made)
     if own_page(made):
         return found("no_route_at_proxy", server=who or "the proxy")
@@ -162,13 +162,13 @@ def _upgrade_required(view: View, made: HttpExchange) -> Finding:
     if (lost := _lost(made, _detail(made) if narthex_code(made) else body)) is not None:
         return lost
     if _HTTP10.search(body):
-        return found("http10_upstream", status=426, how="that names HTTP/1.0", server=view.server)
+        return found("http10_upstream", status=426, how="that mentions HTTP/1.0", server=view.server)
     sure = "certain" if narthex_code(made) else "likely"
     if _NO_UPGRADE.search(body) or narthex_code(made):
         return _stripped(view, made, certain=sure == "certain")
     versions = made.headers.get("sec-websocket-version", "")
     if versions and "13" not in versions:
-        return found("handshake_headers_lost", status=426, which="a version that it knows")
+        return found("handshake_headers_lost", status=426, which="a version that it supports")
     return _stripped(view, made)
 
 

@@ -85,23 +85,23 @@ def _notes(view: View) -> list[str]:
     if base is None:
         return notes
     if base.attempt.presents == "none" and asks_for_credential(base):
-        notes.append("A credential is needed, as it should be: give --token to see further.")
+        notes.append("The server requires a credential, as it should. Give --token to test further.")
     elif view.seen.gateway is not None and base.attempt.presents == "none" and base.opened:
         notes.append(
-            "Without --token nothing is said on the socket: connect, echo, event and resume are not tested."
+            "Without --token the doctor sends nothing on the socket: connect, echo, event and resume are not tested."
         )
     if view.asked.token and not view.seen.tls_asked and not view.seen.loopback:
-        notes.append("The token went over plain text: use wss://.")
+        notes.append("The token was sent unencrypted: use wss://.")
     if holds.inert(view):
         notes.append(
-            "The held socket was closed after 10 s, as it should be: nothing proved itself. Give --token."
+            "The held socket was closed after 10 s, as it should be: it did not authenticate. Give --token."
         )
     if note := differences.large_head_note(view):
         notes.append(note)
     if view.random is not None and view.random.opened and base.opened:
-        notes.append("Every path is upgraded: a wrong path in the client will not show.")
+        notes.append("Every path is upgraded: a wrong path in the client will go unnoticed.")
     if view.seen.tls is not None and view.seen.tls.not_after:
-        notes.append(f"The certificate is good until {view.seen.tls.not_after}.")
+        notes.append(f"The certificate is valid until {view.seen.tls.not_after}.")
     return notes
 
 
@@ -112,7 +112,7 @@ def _works(view: View) -> str:
     if seen.gateway is not None:
         who += f" {seen.gateway.config.get('version', '')}".rstrip()
     if base is None:
-        return f"{seen.endpoint} answers"
+        return f"{seen.endpoint} responds"
     if base.status != 101:
         code = f" ({narthex_code(base)})" if narthex_code(base) else ""
         return f"{who} answers at {seen.url}; without a credential it refuses{code}, with a reason"

@@ -43,11 +43,11 @@ def _dropped(view: View, made: HttpExchange) -> Finding:
         return flapping(alike, [other for other in alike if not other.opened])
     offered = view.one("upgrade with a subprotocol")
     if offered is not None and offered.accepted:
-        how = "it answers only with a subprotocol: without one the server crashes"
+        how = "it responds only if a subprotocol is offered: without one the server crashes"
     elif plain_works:
-        how = "a plain GET is answered: only the handshake crashes it"
+        how = "a plain GET gets an answer: only the handshake crashes the server"
     else:
-        how = "a plain GET gets none either"
+        how = "a plain GET gets no answer either"
     code = "reset_before_answer" if made.end == "reset" else "eof_before_answer"
     return found(code, how=how, seen_in=(made.attempt.name,))
 

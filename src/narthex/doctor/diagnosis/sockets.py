@@ -13,18 +13,18 @@ from narthex.doctor.observations import Close, HttpExchange
 from narthex.domain.refusals import TABLE
 
 _MEANINGS: Final = {
-    1000: "the server says that it is done",
-    1001: "the server goes away (a restart or deploy)",
-    1002: "it saw a protocol error",
-    1003: "it does not take this kind of data",
-    1005: "it gives no reason",
-    1008: "its policy refuses: mostly the credential or the Origin",
-    1009: "a message is too big for it",
-    1011: "its handler failed with an exception",
-    1012: "it restarts: come back",
-    1013: "it is overloaded: come back later",
-    4401: "it wants a credential",
-    4403: "it refuses the credential",
+    1000: "the server ended the connection normally",
+    1001: "the server is going away (a restart or deploy)",
+    1002: "the server received a protocol error",
+    1003: "the server does not accept this type of data",
+    1005: "the server gave no code",
+    1008: "a policy violation, usually the credential or the Origin",
+    1009: "a message exceeds the server's limit",
+    1011: "the server's handler raised an exception",
+    1012: "the server restarts: reconnect",
+    1013: "the server is overloaded: retry later",
+    4401: "the application requires a credential",
+    4403: "the application refuses the credential",
 }
 
 

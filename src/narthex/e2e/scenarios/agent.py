@@ -13,7 +13,7 @@ async def what_it_says_of_health_is_true(system: SystemUnderTest) -> None:
     async with system.client() as ada:
         told = text_of(await ada.ask("health"))
         body = (await system.get("/ws/health")).json()
-        assert f"**{body['status']}**" in told, f"/ws/health says {body['status']}, the agent: {told[:120]}"
+        assert f"**{body['status']}**" in told, f"/ws/health: {body['status']}, the agent: {told[:120]}"
         for check in body["checks"]:
             assert check in told, f"{check} is missing in the agent's report"
 
@@ -34,7 +34,7 @@ async def the_same_question_twice_gives_the_same_text(system: SystemUnderTest) -
     async with system.client() as ada:
         first, second = await ada.ask("count to 20"), await ada.ask("count to 20")
         assert text_of(first) == text_of(second) == " ".join(str(n) for n in range(1, 21))
-        assert first[-1]["digest"] != second[-1]["digest"], "two runs with their own ids have one digest"
+        assert first[-1]["digest"] != second[-1]["digest"], "two runs with different ids have the same digest"
 
 
 @scenario(Category.AGENT)

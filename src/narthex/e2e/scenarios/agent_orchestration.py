@@ -75,7 +75,7 @@ async def steering_reaches_a_running_agent(system: SystemUnderTest) -> None:
         run = await ada.begin("watch for 60 seconds", thread, 3)
         assert (await ada.rpc("run.steer", run_id=run, text="enough"))["state"] == "running"
         await ada.until(
-            lambda: ada.terminal(thread, run) is not None, "the early end: the agent did not hear `enough`"
+            lambda: ada.terminal(thread, run) is not None, "the early end: the agent did not receive `enough`"
         )
         events = await ada.whole(thread, run)
         assert "I sum up" in text_of(events)

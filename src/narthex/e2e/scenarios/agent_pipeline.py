@@ -46,7 +46,7 @@ async def thinking_and_tools_are_visible(system: SystemUnderTest) -> None:
             "TEXT_MESSAGE_START",
             "TEXT_MESSAGE_END",
         }
-        assert wanted <= kinds, f"the run does not show {sorted(wanted - kinds)}"
+        assert wanted <= kinds, f"the run lacks {sorted(wanted - kinds)}"
         assert any(kind.startswith("REASONING_") for kind in kinds)
 
 

@@ -23,11 +23,11 @@ async def carriers_bring_the_same_person(system: SystemUnderTest) -> None:
         await system.upgrade(to=f"?ticket={ticket}"),
     )
     found = set()
-    for somebody in ways:
-        await somebody.connect()
-        found.add((await somebody.rpc("whoami"))["user"])
-        await somebody.close()
-    assert len(found) == 1, f"four carriers of one token brought {len(found)} people"
+    for client in ways:
+        await client.connect()
+        found.add((await client.rpc("whoami"))["user"])
+        await client.close()
+    assert len(found) == 1, f"four carriers of one token gave {len(found)} identities"
 
 
 @scenario(Category.AUTH)
@@ -49,15 +49,15 @@ async def a_token_in_the_first_connect(system: SystemUnderTest) -> None:
     """`connect.token` admits where health says that no credential is needed before the upgrade; else 401 before it."""
     required = (await system.get("/ws/health")).json()["config"]["pre_connection_auth_required"]
     try:
-        somebody = await system.upgrade()
+        client = await system.upgrade()
     except HandshakeRefused as refused:
-        assert required, "refused before the upgrade although health says that this is not required"
+        assert required, "refused before the upgrade although health does not require a credential"
         assert refused.status == 401
         return
-    assert not required, "upgraded without a credential although health says that one is required"
-    await somebody.connect(token=await system.token())
-    assert (await somebody.rpc("whoami"))["user"]
-    await somebody.close()
+    assert not required, "upgraded without a credential although health requires one"
+    await client.connect(token=await system.token())
+    assert (await client.rpc("whoami"))["user"]
+    await client.close()
 
 
 @scenario(Category.AUTH)
@@ -69,7 +69,7 @@ async def a_refresh_keeps_the_line(system: SystemUnderTest) -> None:
         assert first > 0
         await asyncio.sleep(2.5)  # the token grows older, which its ttl must show
         second = (await ada.command("refresh", token=token))["ttl"]
-        assert 1 <= first - second <= 10, f"2.5 s apart one token was worth a ttl of {first} and {second}"
+        assert 1 <= first - second <= 10, f"2.5 s apart one token gave a ttl of {first} and {second}"
         assert await ada.rpc("echo", n=1) == {"n": 1}
 
 
@@ -82,7 +82,7 @@ async def a_bad_refresh_ends_it(system: SystemUnderTest) -> None:
         except (RpcFault, AssertionError):
             pass
         else:
-            raise AssertionError("a forged refresh was taken")
+            raise AssertionError("a forged refresh token was accepted")
         assert await ada.ended() == 3500, f"closed with {ada.close_code} {ada.close_reason}"
 
 
@@ -91,7 +91,7 @@ async def two_carriers_of_two_people_conflict(system: SystemUnderTest) -> None:
     """A header for one user and a subprotocol for another: 400 credential_conflict."""
     other = await system.token("bob")
     refused = await system.refused(
-        "two people entered on one line", await system.headers(), subprotocols=["jwt-auth", f"jwt.{other}"]
+        "one connection admitted two users", await system.headers(), subprotocols=["jwt-auth", f"jwt.{other}"]
     )
     assert refused.status == 400, f"refused with {refused.status}"
     assert refused.problem["code"] == "credential_conflict"
@@ -105,7 +105,7 @@ async def a_spent_ticket_is_no_ticket(system: SystemUnderTest) -> None:
     first = await system.upgrade(to=f"?ticket={ticket}")
     await first.connect()
     await first.close()
-    refused = await system.refused("a ticket admitted twice", to=f"?ticket={ticket}")
+    refused = await system.refused("a ticket was accepted twice", to=f"?ticket={ticket}")
     assert refused.problem["code"] == "ticket_invalid", f"{refused}"
 
 

@@ -15,7 +15,7 @@ async def a_thread_from_its_making_to_its_end(system: SystemUnderTest) -> None:
     async with system.client() as ada:
         thread = await ada.thread("one")
         first = (await ada.rpc("thread.list"))["threads"][0]
-        assert system.proof.token or first["thread_id"] == thread, "the newest thread is not the first"
+        assert system.proof.token or first["thread_id"] == thread, "the newest thread is not listed first"
         await ada.rpc("thread.rename", thread_id=thread, title="two")
         assert (await ada.rpc("thread.get", thread_id=thread))["thread"]["title"] == "two"
         await ada.rpc("thread.delete", thread_id=thread)
@@ -56,7 +56,7 @@ async def a_long_message_goes_through(system: SystemUnderTest) -> None:
     text = "".join(f"{number:05d}" for number in range(6_000))
     async with system.client() as ada:
         answer = text_of(await ada.ask(f"echo {text}"))
-        assert answer == text, f"{len(answer)} characters came back of {len(text)}"
+        assert answer == text, f"{len(answer)} of {len(text)} characters came back"
 
 
 @scenario(Category.CHAT)
@@ -95,4 +95,4 @@ async def typing_is_seen_and_not_kept(system: SystemUnderTest) -> None:
         await one.rpc("typing", thread_id=thread)
         await two.until(lambda: any("typing" in str(push) for push in two.pushes), "the typing notice")
         view = await two.rpc("thread.get", thread_id=thread)
-        assert view["offset"] == before, "typing took an offset"
+        assert view["offset"] == before, "a typing notice has an offset"

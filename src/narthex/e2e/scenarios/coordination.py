@@ -41,7 +41,7 @@ async def a_stranger_sees_nothing(system: SystemUnderTest) -> None:
             lambda: eve.rpc("thread.members.add", thread_id=thread, user_id="eve"),
         )
         for attempt in attempts:
-            fault = await fault_of(attempt(), "a stranger got in")
+            fault = await fault_of(attempt(), "a user who is not a member got access")
             assert fault.code in (103, 404), fault
         assert (await ada.whole(thread, run))[-1]["outcome"]["type"] == "success"
         assert f"thread:{thread}" not in eve.events
@@ -63,10 +63,10 @@ async def a_removed_member_loses_the_channel_at_once(system: SystemUnderTest) ->
         # Anything that a gateway still sends to bob comes before the end of a run of his own that began later.
         await bob.ask("echo on my own")
         assert "between us" not in str(bob.events), (
-            "a removed member received what was said after the removal"
+            "a removed member received a message sent after the removal"
         )
         for attempt in (lambda: bob.follow(thread), lambda: bob.rpc("thread.get", thread_id=thread)):
-            fault = await fault_of(attempt(), "a removed member got in after the removal")
+            fault = await fault_of(attempt(), "a removed member had access after the removal")
             assert fault.code in (102, 103, 404), fault
 
 
@@ -81,14 +81,14 @@ async def foreign_tenants_are_as_absent_as_nothing(system: SystemUnderTest) -> N
             foreign = await _refusal(ada, asked)
             nothing = await _refusal(ada, f"{kind}:nothing-of-this-name")
             assert foreign == nothing, (
-                f"the refusal of {asked} differs from that of nothing: {foreign}, {nothing}"
+                f"the refusal of {asked} differs from that of an absent one: {foreign}, {nothing}"
             )
 
 
-async def _refusal(somebody: ScenarioClient, channel: str) -> tuple[int, str]:
+async def _refusal(client: ScenarioClient, channel: str) -> tuple[int, str]:
     """The refusal of a subscription. Raises AssertionError when it succeeds."""
     try:
-        await somebody.command("subscribe", channel=channel)
+        await client.command("subscribe", channel=channel)
     except RpcFault as fault:
         assert fault.code in (102, 103), f"{channel}: {fault}"
         return fault.code, fault.message
@@ -99,14 +99,14 @@ async def _refusal(somebody: ScenarioClient, channel: str) -> tuple[int, str]:
 async def the_key_itself_is_a_way_in(system: SystemUnderTest) -> None:
     """The key header makes the same confined identity as the exchange; its test run names its threads."""
     headers = {KEY_HEADER: system.need_key(), "X-E2E-Test-Run": f"{system.test_run}-header"}
-    somebody = await system.upgrade(headers)
-    await somebody.connect()
-    me = await somebody.rpc("whoami")
+    client = await system.upgrade(headers)
+    await client.connect()
+    me = await client.rpc("whoami")
     assert me["tenant"] == "e2e"
     assert me["e2e"] is True
     assert me["test_run"] == f"{system.test_run}-header"
-    assert (await somebody.ask("echo by key"))[-1]["type"] == "RUN_FINISHED"
-    await somebody.close()
+    assert (await client.ask("echo by key"))[-1]["type"] == "RUN_FINISHED"
+    await client.close()
 
 
 @scenario(Category.E2E)
@@ -129,10 +129,10 @@ async def twenty_people_at_once_get_their_own(system: SystemUnderTest) -> None:
     """Twenty identities chat at the same time; each sees exactly its own messages."""
 
     async def chat(number: int) -> None:
-        async with system.client(f"p{number}") as somebody:
-            events = await somebody.ask(f"echo mine-{number}-{system.test_run}")
+        async with system.client(f"p{number}") as client:
+            events = await client.ask(f"echo mine-{number}-{system.test_run}")
             assert f"mine-{number}-" in text_of(events)
-            everything = str(somebody.events) + str(somebody.notices)
+            everything = str(client.events) + str(client.notices)
             assert all(f"mine-{other}-" not in everything for other in range(20) if other != number)
 
     await asyncio.gather(*(chat(number) for number in range(20)))

@@ -71,7 +71,7 @@ async def preflight_gives_the_same_verdict(system: SystemUnderTest) -> None:
 @scenario(Category.E2E)
 async def a_token_in_the_url_is_refused(system: SystemUnderTest) -> None:
     """A token in the URL is refused with `credential_in_url`: URLs end up in logs."""
-    refused = await system.refused("a token in the URL was taken", to=f"?token={await system.token()}")
+    refused = await system.refused("a token in the URL was accepted", to=f"?token={await system.token()}")
     assert refused.problem["code"] == "credential_in_url"
 
 
@@ -84,5 +84,5 @@ async def a_ticket_works_once(system: SystemUnderTest) -> None:
     first = await system.upgrade(to=f"?ticket={ticket}")
     await first.connect()
     await first.close()
-    refused = await system.refused("a ticket worked twice", to=f"?ticket={ticket}")
+    refused = await system.refused("a ticket was accepted twice", to=f"?ticket={ticket}")
     assert refused.problem["code"] == "ticket_invalid"

@@ -27,7 +27,7 @@ async def a_dropped_line_resumes_without_a_gap(system: SystemUnderTest) -> None:
         await first.ended()
         seen = len(first.run_events(thread, run))
         await stays.until(
-            lambda: len(stays.run_events(thread, run)) > seen + 5, "what the first device misses"
+            lambda: len(stays.run_events(thread, run)) > seen + 5, "the events that the first device misses"
         )
         second = await again(system, first, thread)
         await second.whole(thread, run)
@@ -52,7 +52,7 @@ async def five_drops_in_one_run(system: SystemUnderTest) -> None:
             missed = device.positions[f"thread:{thread}"][0] + 3
             await stays.until(
                 lambda m=missed: stays.positions[f"thread:{thread}"][0] > m,  # type: ignore[misc]  # per round
-                "what the device misses",
+                "the events that the device misses",
             )
             assert stays.terminal(thread, run) is None, f"the run had ended at drop {number + 1}"
             device = await again(system, device, thread)
@@ -92,7 +92,7 @@ async def a_foreign_position_is_not_recovered_in_part(system: SystemUnderTest) -
 async def a_bad_frame_ends_only_its_own_line(system: SystemUnderTest) -> None:
     """A malformed frame is answered with 3501 and a reason; the user's other device is not affected."""
     async with system.client() as good, system.client() as bad:
-        await bad.raw("{ this is no JSON")
+        await bad.raw("{ this is not JSON")
         assert await bad.ended() == 3501
         assert bad.close_reason
         assert await good.rpc("echo", n=1) == {"n": 1}

@@ -21,11 +21,11 @@ COUNTED_S: Final = 10.0
 async def two_gateways_are_one_system(system: SystemUnderTest) -> None:
     """A run that starts on one gateway is followed live on the other and cancelled from there."""
     if len(system.gateways) < 2:
-        raise SkipScenario("there are no two gateways to reach one by one")
+        raise SkipScenario("two gateways are not reachable one by one")
     here, there = (gateway.ws_url for gateway in system.gateways[:2])
     async with system.client(url=here) as one, system.client(url=there) as two:
         nodes = {(await one.rpc("whoami"))["node"], (await two.rpc("whoami"))["node"]}
-        assert len(nodes) == 2, f"both ways lead to {nodes}"
+        assert len(nodes) == 2, f"both URLs reach {nodes}"
         thread = await one.thread()
         await two.follow(thread, offset=0)
         run = await one.start("count to 2000", thread)
@@ -57,11 +57,11 @@ async def http_and_socket_tell_the_same(system: SystemUnderTest) -> None:
 async def people_of_an_issuer_and_test_identities_never_meet(system: SystemUnderTest) -> None:
     """A real issuer's user of another tenant and a test identity cannot see each other's thread."""
     if not system.issuer_url:
-        raise SkipScenario("there is no issuer here that would make a person of another tenant")
+        raise SkipScenario("no issuer is available for a user of another tenant")
     outsider = await system.upgrade(await system.issuer_user("citizen"))
     await outsider.connect()
     me = await outsider.rpc("whoami")
-    assert me["tenant"] != "e2e", "a person of the issuer is in the tests' tenant"
+    assert me["tenant"] != "e2e", "a user of the issuer is in the tests' tenant"
     assert me["e2e"] is False
     theirs = await outsider.thread("private")
     async with system.client() as ada:
@@ -74,13 +74,13 @@ async def people_of_an_issuer_and_test_identities_never_meet(system: SystemUnder
     await outsider.close()
 
 
-async def _kept_out(somebody: ScenarioClient, thread: str) -> None:
+async def _kept_out(client: ScenarioClient, thread: str) -> None:
     """Check that the client can neither read nor follow the thread, nor write in it, nor join it."""
     attempts: tuple[Callable[[], Awaitable[Any]], ...] = (
-        lambda: somebody.rpc("thread.get", thread_id=thread),
-        lambda: somebody.follow(thread),
-        lambda: somebody.start("hello", thread),
-        lambda: somebody.rpc("thread.members.add", thread_id=thread, user_id="anybody"),
+        lambda: client.rpc("thread.get", thread_id=thread),
+        lambda: client.follow(thread),
+        lambda: client.start("hello", thread),
+        lambda: client.rpc("thread.members.add", thread_id=thread, user_id="another-user"),
     )
     for attempt in attempts:
         fault = await fault_of(attempt(), "a thread was reached across tenants")

@@ -89,7 +89,7 @@ async def tool_calls_have_arguments_and_results(system: SystemUnderTest) -> None
     """Start, arguments, end and result of a tool call come in that order."""
     async with system.client() as ada:
         events = [e for e in await ada.ask("echo tools") if e["type"].startswith("TOOL_CALL_")]
-        assert events, "the run shows no tool call"
+        assert events, "the run has no tool call"
         first = [event for event in events if event.get("toolCallId") == events[0]["toolCallId"]]
         order = ["TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END", "TOOL_CALL_RESULT"]
         assert types_of(first) == order, f"start, arguments, end and result came as {types_of(first)}"

@@ -30,8 +30,8 @@ async def error_handling_flow(system: SystemUnderTest) -> None:
             ("run.start", {"text": 5}, 400),
             ("run.start", {}, 400),
             ("no.such.method", {}, 104),
-            ("thread.get", {"thread_id": "nobody-has-this"}, 404),
-            ("run.cancel", {"run_id": "nobody-has-this"}, 404),
+            ("thread.get", {"thread_id": "does-not-exist"}, 404),
+            ("run.cancel", {"run_id": "does-not-exist"}, 404),
         ):
             fault = await fault_of(ada.rpc(method, **data), f"{method} {data} was not refused")
             assert fault.code == code, f"{method} {data}: {fault}"
@@ -72,7 +72,7 @@ async def unicode_survives(system: SystemUnderTest) -> None:
     text = "Grüße 你好 🧑🏽‍🚀 e\u0301 \u202eעברית"
     async with system.client() as ada:
         events = await ada.ask(f"echo {text}")
-        assert text in text_of(events), f"{text_of(events)!r} came back"
+        assert text in text_of(events), f"the answer was {text_of(events)!r}"
 
 
 @scenario(Category.E2E)

@@ -65,12 +65,12 @@ async def a_room_of_thirty_hears_it_together(system: SystemUnderTest) -> None:
     """Thirty devices follow one thread; each has the whole answer within 3 s of the first one."""
     async with system.client() as ada:
         thread = await ada.thread("room")
-        room = [await system.device() for _ in range(30)]
-        for somebody in room:
-            await somebody.follow(thread, offset=0)
+        clients = [await system.device() for _ in range(30)]
+        for client in clients:
+            await client.follow(thread, offset=0)
         run = await ada.start("count to 60", thread)
         await ada.whole(thread, run)
         began = time.monotonic()
-        await asyncio.gather(*(somebody.whole(thread, run) for somebody in room))
+        await asyncio.gather(*(client.whole(thread, run) for client in clients))
         late = time.monotonic() - began
         assert late < 3, f"the last device was {late:.2f} s late"

@@ -19,12 +19,12 @@ async def a_crowd_comes_back_at_once(system: SystemUnderTest) -> None:
     async with system.client() as ada:
         thread = await ada.thread()
         run = await ada.begin("count to 200", thread, 3)
-        for somebody in [await system.device() for _ in range(CROWD)]:
-            somebody.drop()
+        for client in [await system.device() for _ in range(CROWD)]:
+            client.drop()
         back = await asyncio.gather(*(system.device() for _ in range(CROWD)))
-        for somebody in back:
-            await somebody.continue_from(ada, thread)
-        whole = await asyncio.gather(*(somebody.whole(thread, run, 40) for somebody in back))
+        for client in back:
+            await client.continue_from(ada, thread)
+        whole = await asyncio.gather(*(client.whole(thread, run, 40) for client in back))
         assert all(events[-1] == whole[0][-1] for events in whole)
 
 
@@ -36,7 +36,7 @@ async def ten_runs_through_a_drop_each(system: SystemUnderTest) -> None:
         async with system.client() as first:
             thread = await first.thread(f"drop {number}")
             run = await first.start("count to 80", thread)
-            await first.until(lambda: len(first.run_events(thread, run)) > 2, "the run under way", 40)
+            await first.until(lambda: len(first.run_events(thread, run)) > 2, "the run to begin", 40)
             first.drop()
             await first.ended()
             async with system.client() as second:
@@ -63,7 +63,7 @@ async def a_flood_of_commands_is_bounded(system: SystemUnderTest) -> None:
         )
         assert loud.close_code in (0, 3013, 3501), f"closed with {loud.close_code} {loud.close_reason}"
         assert loud.close_code or any(reply.error for reply in loud.replies.values()), (
-            "a thousand commands met no limit"
+            "a thousand commands did not reach a limit"
         )
 
 
@@ -96,7 +96,7 @@ async def an_orphaned_run_ends_by_name(system: SystemUnderTest) -> None:
         thread = await two.thread("orphan")
         await one.follow(thread, offset=0)
         run = await one.start("count to 3000", thread)
-        await two.until(lambda: len(two.run_events(thread, run)) > 5, "the run under way")
+        await two.until(lambda: len(two.run_events(thread, run)) > 5, "the run to begin")
         system.kill(gateways[0])
         try:
             last = (await two.whole(thread, run, OWNER_LOST_S + SLACK_S))[-1]

@@ -34,7 +34,7 @@ async def text_comes_in_pieces(system: SystemUnderTest) -> None:
         thread = await ada.thread()
         run = await ada.start("count to 120", thread)
         await ada.until(lambda: len(ada.run_events(thread, run)) > 4, "some deltas")
-        assert ada.terminal(thread, run) is None, "everything came at once"
+        assert ada.terminal(thread, run) is None, "all deltas arrived at once"
         events = await ada.whole(thread, run)
         assert len([e for e in events if e["type"] == "TEXT_MESSAGE_CONTENT"]) > 10
 
@@ -84,12 +84,12 @@ async def a_reader_that_pauses_still_gets_the_same_text(system: SystemUnderTest)
         thread = await quick.thread()
         await slow.follow(thread, offset=0)
         run = await quick.start("count to 300", thread)
-        await slow.until(lambda: len(slow.run_events(thread, run)) > 3, "the run under way")
+        await slow.until(lambda: len(slow.run_events(thread, run)) > 3, "the run to begin")
         slow.socket.transport.pause_reading()
         await asyncio.sleep(2)
         behind = len(quick.run_events(thread, run)) - len(slow.run_events(thread, run))
-        assert behind > 0, "the reader that paused was not behind"
+        assert behind > 0, "the paused reader was not behind"
         slow.socket.transport.resume_reading()
         text = " ".join(str(number) for number in range(1, 301))
-        assert text_of(await quick.whole(thread, run)) == text, "the text of the quick reader is another"
-        assert text_of(await slow.whole(thread, run)) == text, "the text of the reader that paused is another"
+        assert text_of(await quick.whole(thread, run)) == text, "the text of the fast reader differs"
+        assert text_of(await slow.whole(thread, run)) == text, "the text of the paused reader differs"

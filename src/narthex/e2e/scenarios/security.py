@@ -44,7 +44,7 @@ async def a_test_identity_operates_nothing(system: SystemUnderTest) -> None:
         "/api/v1/publish": {"channel": "user:admin", "data": {}},
         "/api/v1/disconnect": {"user": "admin"},
         "/api/v1/revoke": {"kind": "subject", "value": "admin"},
-        "/api/v1/e2e/results": {"test_run": "somebody-elses", "passed": 1, "failed": 0},
+        "/api/v1/e2e/results": {"test_run": "of-another-user", "passed": 1, "failed": 0},
     }
     for path, body in bodies.items():
         answer = await system.post(path, headers=headers, json=body)
@@ -101,5 +101,5 @@ async def deep_json_ends_only_its_own_line(system: SystemUnderTest) -> None:
 async def health_gives_no_secret_away(system: SystemUnderTest) -> None:
     """The key's variable is shown as SET, never with its value; nothing in health looks like a token."""
     text = (await system.get("/ws/health")).text
-    assert system.hide(text) == text, "health shows a proof of this run"
+    assert system.hide(text) == text, "health shows a credential of this run"
     assert "eyJ" not in text

@@ -51,10 +51,10 @@ async def no_token_is_nobody(system: SystemUnderTest) -> None:
         assert refused.status == 401, f"refused with {refused.status} {refused.problem.get('code')}"
         assert refused.problem["code"] == "auth_required"
         return
-    assert not before, "health says that a credential is required before the upgrade, and none was"
+    assert not before, "health reports that a credential is required before the upgrade, but none was"
     await bare.raw('{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"whoami"}}')
     assert await bare.ended() == 3500, f"closed with {bare.close_code} {bare.close_reason}"
-    assert not bare.seen, f"a connection without proof was answered: {bare.seen[0]}"
+    assert not bare.seen, f"a connection without a credential was answered: {bare.seen[0]}"
 
 
 @scenario(Category.SMOKE, always=True)
@@ -65,7 +65,7 @@ async def bad_tokens_are_refused(system: SystemUnderTest) -> None:
             f"a bad token was admitted: {token[:24]}…", {"Authorization": f"Bearer {token}"}
         )
         assert refused.status == 401, f"{refused.status} instead of 401 for {token[:24]}"
-        assert refused.problem["code"], "a refusal without its code"
+        assert refused.problem["code"], "a refusal without a code"
 
 
 @scenario(Category.SMOKE, always=True)
@@ -96,12 +96,14 @@ async def another_tenant_is_out_of_reach(system: SystemUnderTest) -> None:
     async with system.client() as ada:
         own = await ada.thread(f"probe {system.test_run}")
         assert (await ada.rpc("thread.get", thread_id=own))["thread"]["thread_id"] == own
-        for channel in ("thread:somebody-elses", "user:admin"):
+        for channel in ("thread:of-another-user", "user:admin"):
             fault = await fault_of(
-                ada.command("subscribe", channel=channel), f"subscribed to {channel} of others"
+                ada.command("subscribe", channel=channel), f"subscribed to another user's {channel}"
             )
             assert fault.code in (102, 103), f"{channel}: {fault}"
-        fault = await fault_of(ada.rpc("thread.get", thread_id="somebody-elses"), "read a thread of others")
+        fault = await fault_of(
+            ada.rpc("thread.get", thread_id="of-another-user"), "read another user's thread"
+        )
         assert fault.code == 404, f"{fault}"
 
 

@@ -42,14 +42,14 @@ async def ready_and_alive(system: SystemUnderTest) -> None:
 @scenario(Category.E2E)
 async def the_first_frame_can_be_handled_at_once(system: SystemUnderTest) -> None:
     """Connect and two commands in the very first frame are all answered: nothing is set up after the upgrade."""
-    somebody = await system.upgrade(await system.headers())
-    await somebody.raw(
+    client = await system.upgrade(await system.headers())
+    await client.raw(
         '{"id":101,"connect":{}}\n{"id":102,"rpc":{"method":"time"}}\n{"id":103,"rpc":{"method":"echo","data":{}}}'
     )
-    await somebody.until(lambda: {101, 102, 103} <= somebody.replies.keys(), "all three replies")
-    errors = [reply.error for reply in somebody.replies.values() if reply.error is not None]
+    await client.until(lambda: {101, 102, 103} <= client.replies.keys(), "all three replies")
+    errors = [reply.error for reply in client.replies.values() if reply.error is not None]
     assert not errors, f"a command of the first frame was answered with an error: {errors[0]}"
-    await somebody.close()
+    await client.close()
 
 
 @scenario(Category.E2E)
@@ -90,4 +90,4 @@ async def let_in(system: SystemUnderTest) -> ScenarioClient:
             return await system.device()
         except (HandshakeRefused, OSError, AssertionError, httpx2.HTTPError):
             await asyncio.sleep(0.2)
-    raise AssertionError("nobody let us in within 20 s")
+    raise AssertionError("no gateway admitted the client within 20 s")

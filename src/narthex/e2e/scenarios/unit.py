@@ -26,7 +26,7 @@ async def the_core(_: SystemUnderTest) -> None:
     """The tests of protocol and domain pass."""
     root = checkout()
     if root is None:
-        raise SkipScenario("there is no checkout beside this narthex")
+        raise SkipScenario("this narthex has no source checkout")
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *CORE]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     process = await asyncio.create_subprocess_exec(

@@ -39,11 +39,11 @@ async def a_wrong_path_is_named(system: SystemUnderTest) -> None:
 async def the_token_is_never_echoed(system: SystemUnderTest) -> None:
     """`jwt-auth, jwt.<token>` selects `jwt-auth`, and the connection works."""
     token = await system.token()
-    somebody = await system.upgrade(subprotocols=["jwt-auth", f"jwt.{token}"])
-    assert somebody.socket.subprotocol == "jwt-auth"
-    await somebody.connect()
-    assert await somebody.rpc("echo", n=1) == {"n": 1}
-    await somebody.close()
+    client = await system.upgrade(subprotocols=["jwt-auth", f"jwt.{token}"])
+    assert client.socket.subprotocol == "jwt-auth"
+    await client.connect()
+    assert await client.rpc("echo", n=1) == {"n": 1}
+    await client.close()
 
 
 @scenario(Category.WEBSOCKET)
@@ -74,7 +74,7 @@ async def fragments_are_put_together(system: SystemUnderTest) -> None:
             await pong
         await ada.until(lambda: 2000 in ada.replies, "the reply to a fragmented command")
         reply = ada.replies[2000]
-        assert reply.result.get("data") == {"long": "x" * 500}, f"the fragments became {str(reply)[:200]}"
+        assert reply.result.get("data") == {"long": "x" * 500}, f"the fragments gave {str(reply)[:200]}"
 
 
 @scenario(Category.WEBSOCKET)
@@ -90,18 +90,18 @@ async def too_large_is_closed_by_name(system: SystemUnderTest) -> None:
 @scenario(Category.WEBSOCKET)
 async def nothing_before_connect(system: SystemUnderTest) -> None:
     """A command before `connect` closes the connection with 3501 and a reason, also for a client with a good token."""
-    somebody = await system.upgrade(await system.headers())
-    await somebody.raw('{"id":1,"rpc":{"method":"whoami"}}')
-    assert await somebody.ended() == 3501, f"closed with {somebody.close_code} {somebody.close_reason}"
-    assert somebody.close_reason
+    client = await system.upgrade(await system.headers())
+    await client.raw('{"id":1,"rpc":{"method":"whoami"}}')
+    assert await client.ended() == 3501, f"closed with {client.close_code} {client.close_reason}"
+    assert client.close_reason
 
 
 @scenario(Category.WEBSOCKET)
 async def a_clean_goodbye(system: SystemUnderTest) -> None:
     """A close from the client is answered with its own code."""
-    somebody = await system.device()
-    await somebody.close()
-    assert somebody.close_code == 1000, f"closed with {somebody.close_code}"
+    client = await system.device()
+    await client.close()
+    assert client.close_code == 1000, f"closed with {client.close_code}"
 
 
 @scenario(Category.WEBSOCKET, timeout_s=90)

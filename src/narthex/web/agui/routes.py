@@ -179,7 +179,7 @@ class AguiRoutes:
         interrupt = await self._store.runs.interrupt(identity.tenant, entry.interrupt_id)
         if interrupt is None or interrupt.thread_id != thread_id:
             raise ClientError(
-                "interrupt_not_found", "There is no such question in the thread.", "Look again.", number=404
+                "interrupt_not_found", "The thread has no question with this id.", "Look again.", number=404
             )
         answered = await self._engine.requests.resume(
             identity,
@@ -196,7 +196,7 @@ class AguiRoutes:
         """
         run = await self._store.runs.get(identity.tenant, run_id)
         if run is None or await self._chat.role(identity, run.thread_id) is None:
-            raise ClientError("run_not_found", "There is no such run for you.", "Look again.", number=404)
+            raise ClientError("run_not_found", "No such run is visible to you.", "Look again.", number=404)
         key = channel_key(run.tenant, thread_channel(run.thread_id))
         top = (await self._broker.history(key, limit=0)).top
         run = await self._store.runs.get(identity.tenant, run_id) or run
@@ -290,7 +290,7 @@ async def _body(request: Request) -> bytes:
         raise ClientError(
             "body_too_large",
             "The body is over 1 MB.",
-            "Send fewer messages: the gateway has the rest.",
+            "Send only the new messages; the gateway already stores the earlier ones.",
             number=413,
         )
     return body

@@ -81,7 +81,7 @@ def last_user_message(asked: RunAgentInput) -> UserMessage:
             return UserMessage(message.id, text)
     raise ClientError(
         "no_user_message",
-        "There is no user message with an id and a text.",
+        "No user message in the request has an id and a text.",
         "Send one, or answer an interrupt with `resume`.",
         number=422,
     )
@@ -104,7 +104,7 @@ def _text(content: Any) -> str:
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
         raise ClientError(
-            "content_not_text", "The message has parts that are no text.", "Send text only.", number=422
+            "content_not_text", "The message has parts that are not text.", "Send text only.", number=422
         )
     return "\n".join(str(text) for text in texts)
 
@@ -135,7 +135,7 @@ def position_of(last_event_id: str) -> Position:
     if match is None:
         raise ClientError(
             "bad_last_event_id",
-            "Last-Event-ID is no id of this stream.",
-            "Send the last `id` as it came, or none.",
+            "Last-Event-ID is not an id of this stream.",
+            "Send the last `id` unchanged, or omit the header.",
         )
     return Position(int(match[1]), match[2])

@@ -91,7 +91,7 @@ class RunStream:
         if not subscribed.get("recovered"):
             raise ClientError(
                 "position_lost",
-                "The stream cannot be continued from there without a gap.",
+                "The stream cannot resume from that event without a gap.",
                 "Read the thread (GET /api/v1/threads/{thread_id}), or follow it over the WebSocket.",
                 number=410,
             )

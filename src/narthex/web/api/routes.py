@@ -116,7 +116,7 @@ class ServerApi:
                 tenant = getattr(body, "tenant", None)
                 if operator.tenant is not None and tenant is not None and tenant != operator.tenant:
                     return problem(
-                        Refusal(code="tenant_mismatch", detail="This token is for its own tenant only.")
+                        Refusal(code="tenant_mismatch", detail="This token is valid for its own tenant only.")
                     )
                 return _json(await run(operator, body))
             except ClientError as fault:
@@ -141,7 +141,7 @@ class ServerApi:
             raise ClientError(
                 "not_a_member",
                 "There is no such thread, or the user is no member of it.",
-                "Have an owner add them first: thread.members.add.",
+                "Let an owner add the user with thread.members.add first.",
                 number=409,
             )
         since = body.recover_since
@@ -204,13 +204,13 @@ class ServerApi:
     async def _block(self, _: Operator, body: bodies.BlockUser) -> object:
         if self._provider is None:
             raise ClientError(
-                "no_provider", "The embedded provider is off.", "Block them at your issuer.", number=409
+                "no_provider", "The embedded provider is off.", "Block the user at your issuer.", number=409
             )
         found = await self._provider.block_user(
             body.tenant, body.user, blocked=body.blocked, reason=body.reason
         )
         if not body.blocked and not found:
-            raise ClientError("user_not_found", "There is no such user.", "Use the user id.", number=404)
+            raise ClientError("user_not_found", "No user has this id.", "Give the user's id.", number=404)
         return {"known": found}  # an unknown user is blocked by subject, for tokens of every issuer
 
     # -- end-to-end results --------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class ServerApi:
             return client_error(fault)
         if isinstance(caller, Identity) and tester and caller.test_run != body.test_run:
             return problem(
-                Refusal(code="permission_denied", detail="A test identity posts its own test run only.")
+                Refusal(code="permission_denied", detail="A test identity may report only its own test run.")
             )
         await self._store.records.add_result(
             TestRunResult(

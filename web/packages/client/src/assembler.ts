@@ -81,7 +81,7 @@ export class RunAssembler {
   push(event: AguiEvent): Pushed {
     const to = event.seq;
     if (event.runId !== this.runId || to === undefined || !Number.isInteger(to) || to < 1) {
-      return { kind: "conflict", reason: "the event carries no seq of this run" };
+      return { kind: "conflict", reason: "the event has no seq of this run" };
     }
     const piece = { from: event.seq_from ?? to, to, event };
     if (piece.to <= this.last) return { kind: "repeat" };
@@ -102,7 +102,7 @@ export class RunAssembler {
       return { ...at, complete: false, reason };
     }
     if (expected.count === null || expected.digest === null) {
-      return { ...at, complete: false, reason: "the terminal event carries no count and digest" };
+      return { ...at, complete: false, reason: "the terminal event has no count and digest" };
     }
     let digest: string;
     try {
@@ -129,7 +129,7 @@ export class RunAssembler {
     // Only the same range is a repeat: what a waiting merged delta covers may still be needed beside another merged
     // delta that begins within it.
     if (this.#early.some((waiting) => waiting.from === piece.from && waiting.to === piece.to)) return { kind: "repeat" };
-    if (this.#early.length >= MAX_EARLY) return { kind: "conflict", reason: "too many events wait behind a gap" };
+    if (this.#early.length >= MAX_EARLY) return { kind: "conflict", reason: "too many events are buffered behind a gap" };
     this.#early.push(piece);
     this.#early.sort((a, b) => a.from - b.from || b.to - a.to);
     return { kind: "early", missing: this.last + 1 };
@@ -137,7 +137,7 @@ export class RunAssembler {
 
   #replace(piece: Piece): Pushed {
     if (!this.#substitute(piece)) {
-      return { kind: "conflict", reason: `events ${piece.from} to ${piece.to} overlap what is there` };
+      return { kind: "conflict", reason: `events ${piece.from} to ${piece.to} overlap earlier ones` };
     }
     this.#catchUp();
     return { kind: "replaced", events: this.events };

@@ -254,14 +254,14 @@ function own(code: string, title: string, remedy: string, close: number): Refusa
 }
 
 function signedOut(message: string): Refusal {
-  return { ...own("auth_required", "Nobody is signed in", "Sign in, then connect.", 3500), detail: message || "Nobody is signed in." };
+  return { ...own("auth_required", "No user is signed in", "Sign in, then connect again.", 3500), detail: message || "No user is signed in." };
 }
 
 function unreachable(): Refusal {
-  return own("unreachable", "The gateway cannot be reached", "Check the network; it is tried again by itself.", 1006);
+  return own("unreachable", "The gateway cannot be reached", "Check the network; the client retries automatically.", 1006);
 }
 
 function blocked(): Refusal {
-  const remedy = "Have the proxy pass `Upgrade` and `Connection` on; `narthex doctor URL` names it.";
-  return own("handshake_blocked", "The gateway would admit you, but the upgrade does not get through", remedy, 1006);
+  const remedy = "Configure the proxy to forward `Upgrade` and `Connection`; `narthex doctor URL` names the proxy.";
+  return own("handshake_blocked", "The gateway would accept this credential, but the WebSocket upgrade does not reach it", remedy, 1006);
 }

@@ -99,7 +99,7 @@ test("a lost, an altered and an unsealed run are told apart", async () => {
   for (const event of plain.events) {
     unsealed.push(event.type === "RUN_FINISHED" ? { type: "RUN_FINISHED", ...ids, seq: 5 } : event);
   }
-  assert.equal((await unsealed.verify()).reason, "the terminal event carries no count and digest");
+  assert.equal((await unsealed.verify()).reason, "the terminal event has no count and digest");
 });
 
 test("a merged delta that reaches further takes the place of its parts", () => {

@@ -47,7 +47,7 @@ export function Approval({ run, question, conversation, answered, answeredBy }: 
     </div>
   );
   if (answered) return <section class="ask answered" aria-label="Answered question">{title}<p class="hint">{answeredBy ? `Answered by ${answeredBy === "You" ? "you" : answeredBy}.` : "Answered."}</p></section>;
-  if (over) return <section class="ask answered" aria-label="Expired question">{title}<p class="hint">Nobody answered in time, and the agent knows.</p></section>;
+  if (over) return <section class="ask answered" aria-label="Expired question">{title}<p class="hint">No user answered in time; the agent was informed.</p></section>;
   const choice = decision(question.responseSchema);
   return (
     <section class="ask" aria-label="The agent asks you" data-interrupt={question.id}>

@@ -32,11 +32,11 @@ export function Badge({ run, conversation }: { run: RunItem; conversation: Conve
       <div id={id} ref={words} class="badge-words" hidden={!open}>
         {good ? (
           <>
-            <p>Everything that the agent sent has reached this page, in order and unaltered. {run.view.phase === "finished" ? "It does not say that the answer is right." : ENDINGS[run.view.phase] ?? ""}</p>
+            <p>Everything that the agent sent has reached this page, in order and unaltered. {run.view.phase === "finished" ? "This does not mean that the answer is correct." : ENDINGS[run.view.phase] ?? ""}</p>
             <p>The gateway sealed the run with its number of events and a SHA-256 over them; this browser counted {count(proof.count, "event")} and computed the same digest from what it received.</p>
           </>
         ) : (
-          <p><strong>This page cannot show that it has all of this run:</strong> {proof.reason}. {proof.expected.count !== null && `${count(proof.count, "event")} of ${proof.expected.count} arrived.`} Reload to read it from the gateway again.</p>
+          <p><strong>This page cannot prove that it received the whole run:</strong> {proof.reason}. {proof.expected.count !== null && `${count(proof.count, "event")} of ${proof.expected.count} arrived.`} Reload to read it from the gateway again.</p>
         )}
         <dl>
           <dt>Events</dt><dd>{proof.count}{proof.expected.count !== null ? ` of ${proof.expected.count}` : ""}</dd>
@@ -49,8 +49,8 @@ export function Badge({ run, conversation }: { run: RunItem; conversation: Conve
 }
 
 const ENDINGS: { readonly [phase: string]: string } = {
-  failed: "It does not say that the run reached its end: it ended early.",
-  cancelled: "It does not say that the run reached its end: it was stopped.",
+  failed: "The run itself ended early.",
+  cancelled: "The run itself was stopped.",
   interrupted: "The run ended with a question.",
 };
 

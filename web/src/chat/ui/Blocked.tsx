@@ -14,9 +14,9 @@ export function Blocked({ app, onClose }: { app: App; onClose: () => void }): JS
   useEffect(read, []);
   return (
     <Dialog title="Blocked people" onClose={onClose}>
-      <p class="quiet">They cannot invite you to threads, and are not told. Threads that you are both in stay as they are.</p>
+      <p class="quiet">They cannot invite you to threads and are not notified. Threads that you share stay as they are.</p>
       {problem && <p class="problem" role="alert">{problem}</p>}
-      {users?.length === 0 && <p class="hint">Nobody is blocked.</p>}
+      {users?.length === 0 && <p class="hint">You have not blocked any users.</p>}
       <ul class="people">
         {users?.map((user) => (
           <li key={user}>

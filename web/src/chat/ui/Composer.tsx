@@ -95,12 +95,12 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
     else send();
   }
 
-  const hint = active ? "Enter waits its turn, Ctrl+Enter adds to this run, Esc stops it" : "Enter sends, Shift+Enter begins a new line";
+  const hint = active ? "Enter queues the message, Ctrl+Enter adds to this run, Esc stops it" : "Enter sends, Shift+Enter starts a new line";
   return (
     <form class="composer" onSubmit={(event) => { event.preventDefault(); send(); }}>
       <label class="sr" for="composer">Message</label>
       {found.length > 0 && <Completions id="composer-agents" found={found} at={place} onChoose={(agent) => complete(agent.name)} />}
-      <textarea ref={area} id="composer" rows={1} dir="auto" placeholder={active ? "Add something, or ask the next thing" : "Write a message"}
+      <textarea ref={area} id="composer" rows={1} dir="auto" placeholder={active ? "Add to this run, or ask the next question" : "Write a message"}
         aria-autocomplete="list" aria-haspopup="listbox" aria-controls="composer-agents" aria-activedescendant={place >= 0 ? `composer-agents-${place}` : undefined}
         aria-describedby="composer-hint" aria-invalid={tooLong} value={text} onKeyDown={keys}
         onInput={(event) => { write(event.currentTarget.value); conversation.type(); }} />
@@ -112,7 +112,7 @@ export function Composer({ app, conversation, onSent }: { app: App; conversation
       <div class="composer-row">
         <AgentPicker app={app} conversation={conversation} />
         {size > TEXT_BYTES * NEAR_FULL && !tooLong && <p class="hint size">{(TEXT_BYTES - size).toLocaleString()} bytes left</p>}
-        <p class="hint" id="composer-hint">{offline ? "Not connected: what you write stays here." : hint}</p>
+        <p class="hint" id="composer-hint">{offline ? "Not connected: your text stays here." : hint}</p>
         {active && text.trim() !== "" && (
           <button type="button" class="small" disabled={tooLong} onClick={() => void steer()} title="Ctrl+Enter"><Icon name="steer" size={15} /> Add to this run</button>
         )}

@@ -28,10 +28,10 @@ export function Invite({ app, user, name, onClose }: { app: App; user: string; n
   return (
     <Dialog title={own ? "Your own link" : `Invite ${who}`} onClose={onClose}>
       {own ? <p class="quiet">Others who open it can invite you to their threads.</p>
-        : threads.length === 0 ? <p class="quiet">Begin a thread first; then open this link again.</p>
+        : threads.length === 0 ? <p class="quiet">Start a thread first, then open this link again.</p>
         : (
           <form class="add" onSubmit={(event) => void invite(event)}>
-            <p class="quiet">The user id is <code>{user}</code>. An invited person becomes a member by accepting.</p>
+            <p class="quiet">The user id is <code>{user}</code>. An invited user becomes a member by accepting.</p>
             <label for="invite-thread">Thread</label>
             <select id="invite-thread" value={chosen} onChange={(event) => setThread(event.currentTarget.value)}>
               {threads.map((one) => <option key={one.thread_id} value={one.thread_id}>{one.title || "Untitled"}</option>)}

@@ -38,7 +38,7 @@ export function Members({ app, conversation, onClose }: { app: App; conversation
   async function invite(): Promise<string> {
     const typed = user.trim();
     const named = app.people.known.filter((one) => one.name.toLowerCase() === typed.toLowerCase());
-    if (named.length > 1 && !named.some((one) => one.user === typed)) throw new Error(`You have met ${named.length} people of that name: choose one from the list.`);
+    if (named.length > 1 && !named.some((one) => one.user === typed)) throw new Error(`${named.length} people have that name: choose one from the list.`);
     const wanted = named.length === 1 ? named[0]!.user : typed;
     const state = await conversation.invite(wanted);
     return state === "invited" ? `${nameOf(wanted)} is invited, and becomes a member by accepting.` : `${nameOf(wanted)} is a member now.`;
@@ -62,12 +62,12 @@ export function Members({ app, conversation, onClose }: { app: App; conversation
         ))}
         {conversation.invited.value.map((id) => (
           <Person key={id} id={id} name={nameOf(id)} here={false} note="invited">
-            {owner && <button type="button" class="small" onClick={() => void change(() => remove(id))}>Take back<span class="sr"> the invitation of {nameOf(id)}</span></button>}
+            {owner && <button type="button" class="small" onClick={() => void change(() => remove(id))}>Withdraw<span class="sr"> the invitation of {nameOf(id)}</span></button>}
           </Person>
         ))}
       </ul>
       <form class="add" onSubmit={(event) => { event.preventDefault(); void change(invite); }}>
-        <label for="add-member">Invite somebody, by name or user id</label>
+        <label for="add-member">Invite a user by name or user id</label>
         <div class="buttons">
           <input id="add-member" list="known-people" required spellcheck={false} autocomplete="off" value={user} onInput={(event) => setUser(event.currentTarget.value)} />
           <button type="submit" class="primary">Invite</button>

@@ -51,7 +51,7 @@ export const Run = memo(function Run({ run, conversation, question, last, onRetr
         <footer class="after">
           {answerOf(run) !== "" && <CopyButton text={() => answerOf(run)} label="Copy answer" words="Copy" />}
           {last && question !== "" && view.phase !== "interrupted" && (
-            <button type="button" class="small ghost" onClick={() => onRetry(question)} title="Ask the same again">
+            <button type="button" class="small ghost" onClick={() => onRetry(question)} title="Ask the same question again">
               <Icon name="again" size={15} /> <span>Ask again</span>
             </button>
           )}
@@ -107,7 +107,7 @@ function Thought({ part, live }: { part: ReasoningPart; live: boolean }): JSX.El
   return (
     <li class="row thought" data-state={thinking ? "running" : "done"}>
       <details open={thinking}>
-        <summary><State done={!thinking} live={live} /> <span>{thinking ? "Thinking" : "Thought it over"}</span></summary>
+        <summary><State done={!thinking} live={live} /> <span>{thinking ? "Thinking" : "Thought about it"}</span></summary>
         <p>{part.text}</p>
       </details>
     </li>
@@ -163,12 +163,12 @@ function State({ done, live }: { done: boolean; live: boolean }): JSX.Element {
 function Waiting({ run }: { run: RunItem }): JSX.Element | null {
   const { view, silentFor, position } = run;
   if (view.phase === "waiting") {
-    const place = position ? `${position} before it` : "next in line";
-    return <p class="status-line"><span class="dots" aria-hidden="true" /> Waiting its turn{position !== null ? `: ${place}` : ""}</p>;
+    const place = position ? `${position} ahead` : "next in line";
+    return <p class="status-line"><span class="dots" aria-hidden="true" /> Queued{position !== null ? `: ${place}` : ""}</p>;
   }
   if (view.phase !== "running") return null;
   if (silentFor >= 5) {
-    const text = `Still at work; silent for ${duration(silentFor * 1000)}. The connection is fine.`;
+    const text = `Still working; no output for ${duration(silentFor * 1000)}. The connection is fine.`;
     return <p class="status-line"><span class="dots" aria-hidden="true" /> {text}</p>;
   }
   const busy = view.parts.some((part) => (part.kind === "tool" ? part.state !== "done" : !part.done));
@@ -223,6 +223,6 @@ function took({ startedAt, endedAt }: RunItem): number {
 
 function stopWords({ stop }: RunItem): string {
   if (stop?.state === "asked") return "Stopping …";
-  if (stop?.state === "acknowledged") return `Stop acknowledged in ${stop.ms} ms; waiting for the agent to let go.`;
+  if (stop?.state === "acknowledged") return `Stop acknowledged in ${stop.ms} ms; waiting for the agent to stop.`;
   return stop?.state === "failed" ? `It could not be stopped: ${stop.problem}` : "";
 }

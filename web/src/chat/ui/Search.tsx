@@ -39,7 +39,7 @@ export function Search({ app, onClose }: { app: App; onClose: () => void }): JSX
   return (
     <Dialog title="Search" onClose={onClose}>
       <label class="sr" for="search">Search your threads</label>
-      <input ref={field} id="search" type="search" placeholder="Words in your threads" autocomplete="off" maxLength={200} value={text} onInput={(event) => setText(event.currentTarget.value)}
+      <input ref={field} id="search" type="search" placeholder="Search in your threads" autocomplete="off" maxLength={200} value={text} onInput={(event) => setText(event.currentTarget.value)}
         onKeyDown={(event) => { if (event.key === "Escape" && !composing(event)) { event.preventDefault(); onClose(); } }} />
       {problem && <p class="problem" role="alert">{problem}</p>}
       <p class="sr" role="status">{hits === null ? "" : `${hits.length} found`}</p>

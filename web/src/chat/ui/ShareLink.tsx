@@ -54,11 +54,11 @@ export function ShareLink({ app, threadId }: { app: App; threadId: string }): JS
       <p class="hint" role="status">
         {open === null ? "Users of this gateway who have the link can join, up to the members that your plan allows. It is open for 7 days."
           : open.url ? `Users who have it can join until ${until(open.expiresAt)}. It is shown only now.`
-          : `A link is open until ${until(open.expiresAt)}. It was shown when it was made; a new one replaces it.`}
+          : `A link is open until ${until(open.expiresAt)}. It was shown only when it was created; a new link replaces it.`}
       </p>
       {problem && <p class="problem" role="alert">{problem}</p>}
       <div class="buttons">
-        <button type="button" disabled={busy} onClick={() => void change(() => app.makeLink(threadId))}>{open === null ? "Make a link" : "Make a new link"}</button>
+        <button type="button" disabled={busy} onClick={() => void change(() => app.makeLink(threadId))}>{open === null ? "Create a link" : "Create a new link"}</button>
         {open !== null && <button type="button" class="danger" disabled={busy} onClick={() => void change(revoke)}>Revoke the link</button>}
       </div>
     </section>

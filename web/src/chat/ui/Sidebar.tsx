@@ -58,7 +58,7 @@ export function Sidebar({ app, open, onClose, onSearch }: Props): JSX.Element {
           <Invitations app={app} onDone={onClose} />
           <Threads app={app} picked={picked} onPick={setPicked} onOpen={onClose} />
           {app.moreThreads.value && <button type="button" class="small ghost" onClick={() => void app.attempt(() => app.moreOfList())}>Older threads</button>}
-          {me && app.threads.value.length === 0 && <p class="hint none">What you talk about will be listed here.</p>}
+          {me && app.threads.value.length === 0 && <p class="hint none">Your threads will be listed here.</p>}
         </div>
         {picked !== null && <Picked app={app} picked={picked} onDone={() => setPicked(null)} />}
         <Foot app={app} />
@@ -113,8 +113,8 @@ function Entry({ app, thread, onOpen }: { app: App; thread: Thread; onOpen: () =
     <li>
       <a href={`#/t/${encodeURIComponent(id)}`} aria-current={here ? "page" : undefined} onClick={onOpen}>
         <span class="thread-title" dir="auto">{thread.title || "Untitled"}</span>
-        {working ? <span class="spinner" role="img" aria-label="an agent is at work" />
-          : app.unseen.value.has(id) ? <span class="unseen"><span class="sr">something new</span></span>
+        {working ? <span class="spinner" role="img" aria-label="an agent is working" />
+          : app.unseen.value.has(id) ? <span class="unseen"><span class="sr">new messages</span></span>
           : <time>{shortTime(thread.updated_at * 1000)}</time>}
       </a>
     </li>

@@ -38,9 +38,9 @@ export function SignIn({ app }: { app: App }): JSX.Element {
     <main class="door">
       <div class="door-card">
         <p class="wordmark"><Icon name="arch" size={22} /> narthex</p>
-        <h1>Come in.</h1>
+        <h1>Sign in</h1>
         <p class="quiet">
-          {open ? `This gateway runs in ${environment}: any e-mail address will do.` : "Sign in to talk to the agents behind this gateway."}
+          {open ? `This gateway runs in ${environment}: any e-mail address works.` : "Sign in to talk to the agents behind this gateway."}
         </p>
         {app.refusal.value && <RefusalCard refusal={app.refusal.value} />}
         {embedded_provider && <form onSubmit={(event) => void go(event, () => app.signIn(email, password))}>
@@ -80,11 +80,11 @@ export function Unreachable({ app }: { app: App }): JSX.Element {
     <main class="door">
       <div class="door-card">
         <p class="wordmark"><Icon name="arch" size={22} /> narthex</p>
-        <h1>{state.name === "refused" ? "The gateway does not let this page in." : "Not right now."}</h1>
+        <h1>{state.name === "refused" ? "The gateway refuses this page." : "Not right now."}</h1>
         {refusal && <RefusalCard refusal={refusal} />}
-        {state.name !== "refused" && <p class="status-line" role="status"><span class="spinner" aria-hidden="true" /> Trying again by itself.</p>}
+        {state.name !== "refused" && <p class="status-line" role="status"><span class="spinner" aria-hidden="true" /> Retrying automatically.</p>}
         <button class="primary wide" type="button" onClick={() => app.retry()}>Try now</button>
-        <button class="wide" type="button" onClick={() => app.signOut()}>Sign in as somebody else</button>
+        <button class="wide" type="button" onClick={() => app.signOut()}>Sign in as another user</button>
       </div>
     </main>
   );

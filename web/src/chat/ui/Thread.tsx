@@ -169,7 +169,7 @@ function Header({ app, conversation, onMenu }: { app: App; conversation: Convers
             { text: "Export as Markdown", run: () => void app.attempt(() => exportThread(app, conversation, "md")) },
             { text: "Export as JSON", run: () => void app.attempt(() => exportThread(app, conversation, "json")) },
             ...(conversation.role.value === "owner"
-              ? [{ text: "Delete for everybody", danger: true, confirm: "Really delete, for everybody", run: () => void app.attempt(() => app.remove(id)) }]
+              ? [{ text: "Delete for all members", danger: true, confirm: "Really delete for all members", run: () => void app.attempt(() => app.remove(id)) }]
               : [{ text: "Leave", danger: true, confirm: "Really leave", run: () => void app.attempt(() => app.leave([id])) }]),
           ]} />
         </>

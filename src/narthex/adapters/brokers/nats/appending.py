@@ -308,7 +308,7 @@ class NatsAppender:
         """
         await self._prove()
         if log.stale:
-            raise JetStreamUnavailable("the stream is another one")
+            raise JetStreamUnavailable("the stream was replaced")
 
     async def _read_window(self, log: KnownChannelLog, last: Stored) -> None:
         """Read back over the window of keys: every message down to the last mark, before it only marks."""
@@ -459,7 +459,9 @@ def _before(batch: StreamBatch, cutoff: float) -> int | None:
 
 
 def _refusal(refused: RequestRejected) -> DependencyError:
-    return DependencyError("broker", f"JetStream refused: {refused}.", "See its log.", sign=refused.sign)
+    return DependencyError(
+        "broker", f"JetStream refused: {refused}.", "Check the NATS server's log.", sign=refused.sign
+    )
 
 
 async def _back_off(attempt: int) -> None:

@@ -120,4 +120,4 @@ class Comparison:
             if answer.through >= through:
                 return [message for message in answer.found if message.subject != mark]
             await asyncio.sleep(LAGGING_S)
-        raise JetStreamUnavailable("no replica that has the end of the stream answers")
+        raise JetStreamUnavailable("no replica that has the end of the stream responds")

@@ -51,22 +51,22 @@ def parse_address(url: str) -> NatsAddress:
     try:
         parts = parse_engine_urls(url)
     except BadEngineUrl as fault:
-        raise ConfigError([f"NARTHEX_BROKER_URL is no URL of an engine: {fault}"]) from None
+        raise ConfigError([f"NARTHEX_BROKER_URL is not a valid broker URL: {fault}"]) from None
     options = parts[-1].options
     unknown = set(options) - {"prefix", "replicas", "creds"}
     hosts = [(part.scheme, host) for part in parts for host in part.hosts if host.name]
     servers = tuple(f"{scheme}://{host.text}" for scheme, host in hosts)
     known = next((part for part in parts if part.user is not None), parts[0])
     problems = [
-        f"NARTHEX_BROKER_URL has an unknown option {name!r}; there are prefix, replicas, creds."
+        f"NARTHEX_BROKER_URL has an unknown option {name!r}. Known options are prefix, replicas and creds."
         for name in sorted(unknown)
     ]
     replicas = options.get("replicas", "")
     if replicas and replicas not in ("1", "3", "5"):
-        problems.append("NARTHEX_BROKER_URL: replicas is 1, 3 or 5.")
+        problems.append("NARTHEX_BROKER_URL: replicas must be 1, 3 or 5.")
     prefix = options.get("prefix", "narthex")
     if not prefix.replace("-", "").replace("_", "").isalnum():
-        problems.append("NARTHEX_BROKER_URL: prefix has letters, digits, - and _ only.")
+        problems.append("NARTHEX_BROKER_URL: prefix may contain only letters, digits, - and _.")
     if problems:
         raise ConfigError(problems)
     if not servers:

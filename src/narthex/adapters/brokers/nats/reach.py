@@ -32,8 +32,8 @@ async def reach(url: str) -> str:
     except (NatsError, OSError) as fault:
         raise DependencyError(
             "broker",
-            f"NATS at {address.shown} answers, and JetStream does not ({type(fault).__name__}).",
-            "Start it with JetStream (-js), or allow it for this account.",
+            f"NATS at {address.shown} responds, but JetStream does not ({type(fault).__name__}).",
+            "Start the server with JetStream (-js), or enable JetStream for this account.",
         ) from fault
     finally:
         await client.close()

@@ -34,7 +34,7 @@ FEWER_AGAIN_S: Final = 0.2
 SILENT_S: Final = 5.0  # longer than a slow disk takes to sync
 STORED_WITHIN_S: Final = 1.0  # of a ping, which health gives 2 s: the rest is for the question why
 REMEDY: Final = (
-    "Give the stream back the configuration that narthex made it with (nats stream edit), or set another ?prefix= in "
+    "Restore the stream's original narthex configuration (nats stream edit), or set another ?prefix= in "
     "NARTHEX_BROKER_URL."
 )
 PING_SUBJECTS: Final = 64  # nodes share them: a ping leaves one message per subject
@@ -159,15 +159,15 @@ class StreamMonitor:
         stream = self._log_stream
         lost = ""
         if stream.replaced:
-            lost = "it was restored or made anew"
+            lost = "the stream was restored or recreated"
         elif last < seen:
-            lost = f"it ends at {last} and did at {seen}"
+            lost = f"the stream ends at {last}; it ended at {seen} before"
         elif stream.anchor and info.first > stream.anchor:
-            lost = f"it begins at {info.first} and did at {stream.anchor}: purged, or a limit dropped its beginning"
+            lost = f"the stream lost its beginning, to a purge or a limit: {stream.anchor} to {info.first}"
         elif info.subjects < self._subjects and await self._fewer():
-            lost = f"{self._subjects - info.subjects} channels are gone from it"
+            lost = f"{self._subjects - info.subjects} channels are missing from the stream"
         elif stream.rebooted:
-            lost = "its machine was started again"
+            lost = "the server's machine was restarted"
         self._subjects = info.subjects
         if lost:
             _log.error("broker_lost_publications", why=lost)
@@ -236,7 +236,7 @@ class StreamMonitor:
         last = await self._stream.last(self.mark_subject())
         if last is None or last.seq < seq:
             raise DependencyError(
-                "broker", "JetStream did not give back what was stored.", "Look at its log."
+                "broker", "JetStream did not return the message that was just stored.", "Check its log."
             )
 
     async def _check_disk(self) -> None:

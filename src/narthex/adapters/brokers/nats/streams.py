@@ -133,12 +133,12 @@ class LogStream:
         if layout > LAYOUT:
             raise ConfigError(
                 [
-                    f"Stream {name} has layout {layout}, this narthex knows up to {LAYOUT}: start the newer one."
+                    f"Stream {name} has layout {layout}; this narthex supports up to {LAYOUT}. Start the newer narthex."
                 ]
             )
         if layout < 1:
             raise ConfigError(
-                [f"Stream {name} is not narthex's: set another prefix in NARTHEX_BROKER_URL (?prefix=…)."]
+                [f"Stream {name} belongs to another program: set another ?prefix= in NARTHEX_BROKER_URL."]
             )
         self.base_epoch = config["metadata"][_EPOCH]
         self.replicas = int(config.get("num_replicas", 1))
@@ -241,10 +241,10 @@ async def create(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
             raise DependencyError(  # transient: the other servers may be starting
                 "broker",
                 f"NATS has too few servers for {config['num_replicas']} replicas.",
-                "Start the others, or set ?replicas=1 in NARTHEX_BROKER_URL.",
+                "Start the other servers, or set ?replicas=1 in NARTHEX_BROKER_URL.",
             ) from refused
         raise DependencyError(
-            "broker", f"JetStream refused a stream: {refused}.", "See its log."
+            "broker", f"JetStream refused a stream: {refused}.", "Check the NATS server's log."
         ) from refused
 
 
@@ -257,10 +257,10 @@ def durability(replicas: int) -> str:
     """The failures that an acknowledged publication survives with this number of replicas."""
     if replicas > 1:
         return (
-            f"An acknowledged publication is on a majority of {replicas} servers: it survives the death of any one "
-            "process or machine; of all at once only with sync_interval: always on the servers."
+            f"An acknowledged publication is on a majority of {replicas} servers: it survives the loss of any one "
+            f"process or machine; it survives the loss of all of them only with sync_interval: always on the servers."
         )
     return (
-        "An acknowledged publication survives the death of the NATS server's process; of its machine only with "
-        "sync_interval: always, else the last two minutes may be missing, and then the epoch changes."
+        "An acknowledged publication survives the death of the NATS server's process, and that of its machine only "
+        "with sync_interval: always; else the last two minutes may be missing, and then the epoch changes."
     )

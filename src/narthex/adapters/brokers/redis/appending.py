@@ -223,16 +223,16 @@ def refused(error: ResponseError) -> DependencyError:
         return DependencyError(
             "broker",
             "Redis has no memory left to append.",
-            "Raise its maxmemory, or trim.",
+            "Raise its maxmemory.",
             sign=MEMORY_FULL,
         )
     if str(error).startswith("MISCONF"):  # it cannot write its file, and refuses every write
         return DependencyError(
             "broker",
-            "Redis cannot write its file.",
-            "Free disk space for Redis; look at its log.",
+            "Redis cannot write its append-only file or snapshot.",
+            "Free disk space for Redis and check its log.",
             sign=DISK_FULL,
         )
     return DependencyError(
-        "broker", f"Redis refused to append: {type(error).__name__}.", "Look at the Redis server's log."
+        "broker", f"Redis refused to append: {type(error).__name__}.", "Check the Redis server's log."
     )

@@ -291,7 +291,7 @@ class RedisBroker:
             PING_CHANNEL, since=Position(published.offset - 1, published.epoch), limit=1
         )
         if page.complete and [found.offset for found in page.publications] != [published.offset]:
-            raise DependencyError("broker", "Redis did not give back what was appended.", "Look at its log.")
+            raise DependencyError("broker", "Redis did not return the appended entry.", "Check its log.")
         await self.trim(PING_CHANNEL, Position(published.offset, published.epoch))
 
     def _client(self) -> Redis:
@@ -482,6 +482,6 @@ def durability(fsync: str) -> str:
             "loss or a fail-over to a replica the last second may be missing, and then the epoch changes."
         )
     return (
-        "Redis has no append-only file here: an acknowledged publication is lost with its process, and then the epoch "
-        "changes. Set appendonly yes."
+        "Redis runs without an append-only file: acknowledged publications are lost when its process dies, and then "
+        "the epoch changes. Set appendonly yes."
     )

@@ -61,7 +61,7 @@ def parse_address(url: str) -> RedisAddress:
     try:
         parts = parse_engine_url(url)
     except BadEngineUrl as fault:
-        raise ConfigError([f"NARTHEX_BROKER_URL is no URL of an engine: {fault}"]) from None
+        raise ConfigError([f"NARTHEX_BROKER_URL is not a valid broker URL: {fault}"]) from None
     options = dict(parts.options)
     prefix = options.pop("prefix", "narthex")
     if parts.scheme not in ("redis", "rediss", "valkey", "valkeys") or not all(
@@ -73,7 +73,7 @@ def parse_address(url: str) -> RedisAddress:
         known = ", ".join(sorted(OPTIONS))
         raise ConfigError(
             [
-                f"NARTHEX_BROKER_URL has an unknown option {name!r}; there are prefix, {known}."
+                f"NARTHEX_BROKER_URL has an unknown option {name!r}. Known options are prefix, {known}."
                 for name in unknown
             ]
         )
@@ -143,7 +143,7 @@ class Script:
             if str(error).startswith(NEW_RUN):
                 raise NewRun from error
             if str(error).startswith(REPLICA) or isinstance(error, ReadOnlyError | MasterDownError):
-                raise Replica("the server follows another one") from error
+                raise Replica("the server is a replica") from error
             raise
 
 

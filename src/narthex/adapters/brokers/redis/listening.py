@@ -114,7 +114,7 @@ class Listener:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            raise ConnectionError("another server answers")
+            raise ConnectionError("a different server responds")
         finally:
             await cancel_and_wait(*tasks)
 

@@ -28,7 +28,7 @@ async def reach(url: str) -> str:
     if found.replica:
         raise DependencyError(
             "broker",
-            f"Redis at {address.shown} is a replica, which takes no writes.",
-            "Let NARTHEX_BROKER_URL name the primary.",
+            f"Redis at {address.shown} is a replica, which does not accept writes.",
+            "Set NARTHEX_BROKER_URL to the primary.",
         )
-    return f"Redis, append-only file: {found.fsync or 'none, so that a restart loses what was acknowledged'}"
+    return f"Redis, append-only file: {found.fsync or 'none: a restart loses acknowledged publications'}"

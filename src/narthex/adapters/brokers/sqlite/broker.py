@@ -244,7 +244,7 @@ class SqliteBroker:
             PING_CHANNEL, since=Position(published.offset - 1, published.epoch), limit=1
         )
         if [found.offset for found in page.publications] != [published.offset]:
-            raise DependencyError("broker", "log.db did not give back what was appended.", "Check the disk.")
+            raise DependencyError("broker", "log.db did not return the appended row.", "Check the disk.")
         await self.trim(PING_CHANNEL, Position(published.offset, published.epoch))
         with contextlib.suppress(OSError):
             if self.path.stat().st_ino == self._inode:
@@ -252,7 +252,7 @@ class SqliteBroker:
         raise DependencyError(
             "broker",
             f"{self.path.name} was removed or replaced while it was open.",
-            "Restart the process; publications since the replacement are lost with the old file.",
+            "Restart the process; publications made since then are lost with the old file.",
         )
 
     async def _change(self, apply: Callable[[Log], Callable[[], None] | None]) -> None:

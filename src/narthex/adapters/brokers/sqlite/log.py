@@ -239,8 +239,8 @@ class Log:
 def _too_many_keys() -> Overloaded:
     return Overloaded(
         "broker",
-        f"{MAX_KEYS} idempotency keys of the last {IDEMPOTENCY_WINDOW_S} s are in memory.",
-        "Publish more slowly, or set NARTHEX_BROKER_URL: this is more than one process can serve.",
+        f"The limit of {MAX_KEYS} idempotency keys in {IDEMPOTENCY_WINDOW_S} s is reached.",
+        "Publish more slowly, or set NARTHEX_BROKER_URL: one process cannot serve this rate.",
     )
 
 

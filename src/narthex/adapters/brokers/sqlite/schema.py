@@ -63,7 +63,7 @@ def prepare(connection: sqlite3.Connection, path: Path, synchronous: Synchronous
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise ConfigError(
-            [f"{path} has schema {version}, this narthex knows up to {VERSION}: start the newer one again."]
+            [f"{path} has schema {version}, but this narthex knows {VERSION}: start the newer one."]
         )
     # The following writes decide on epochs, so they are synced with any setting of the log.
     connection.execute("PRAGMA synchronous=FULL")

@@ -212,7 +212,7 @@ def migrate(dialect: Dialect, name: str, now: float, version: int = VERSION) -> 
     found, readable_from = rows[0] if rows else (0, 0)
     if readable_from > version:
         raise ConfigError(
-            [f"{name} has schema {found}, this narthex knows up to {version}: start the newer narthex again."]
+            [f"{name} has schema {found}, but this narthex knows {version}: start the newer one."]
         )
     if found < version and dialect.lock_patience is not None:
         yield dialect.lock_patience, ()
