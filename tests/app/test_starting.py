@@ -237,7 +237,7 @@ async def test_a_name_that_is_no_agents_is_answered(running: Running) -> None:
     ada = await client(running, "ada")
     answer = await ada.call("rpc", method="run.start", data={"text": "@nosuch hi", "client_message_id": "a"})
     assert answer["error"]["code"] == 404
-    assert "There is no agent 'nosuch'. There are @words" in answer["error"]["message"]
+    assert "There is no agent 'nosuch'. Available agents: @words" in answer["error"]["message"]
     assert (await ada.rpc("thread.list"))["threads"] == []
 
 

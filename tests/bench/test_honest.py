@@ -222,5 +222,5 @@ def test_a_quick_baseline_compares_with_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "quick.json"
     baseline.save(quick, path)
     baseline.must_fit(baseline.load(path), quick=True)
-    with pytest.raises(ClientError, match="of a quick run, and this is a full one"):
+    with pytest.raises(ClientError, match="from a quick run and this run is a full one"):
         baseline.must_fit(baseline.load(path), quick=False)

@@ -103,7 +103,7 @@ def test_the_first_line_says_when_something_does_not_answer() -> None:
     answers, silent = (ConnectionCheck("broker", "", ok, "detail", "", 1.0) for ok in (True, False))
     first = [render(settings, every=False, trials=[trial]).splitlines()[0] for trial in (answers, silent)]
     assert first[0].endswith("would start:")
-    assert first[1].endswith("would start, but not everything that it needs answers:")
+    assert first[1].endswith("would start, but a service that it needs does not respond:")
 
 
 def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_a_proxy_that_has_lost_it_is_not_the_end(capsys: pytest.CaptureFixture[s
         assert run(["drain", url, "--wait", "0.6"]) == 1
     seen = capsys.readouterr()
     assert "gone" not in seen.out
-    assert "After 0.6 s it still answers." in seen.err
+    assert "After 0.6 s it still responds." in seen.err
 
 
 def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,5 +115,5 @@ def test_nothing_that_answers_is_69(capsys: pytest.CaptureFixture[str], tmp_path
     """Before anything was drained, a refused connection is no end but a wrong URL."""
     assert run(["drain", f"http://127.0.0.1:{free_port()}"]) == 69
     seen = capsys.readouterr()
-    assert "does not answer (ConnectError)" in seen.err
+    assert "does not respond (ConnectError)" in seen.err
     assert "gone" not in seen.out

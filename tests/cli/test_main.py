@@ -58,7 +58,7 @@ def test_an_unknown_command_is_a_usage_error_with_a_guess(capsys: pytest.Capture
     """On stderr."""
     assert main.run(["chekc"]) == 2
     assert capsys.readouterr().err == (
-        "error: There is no command 'chekc'.\nremedy: Did you mean narthex check?\n"
+        "error: No command is named 'chekc'.\nremedy: Did you mean narthex check?\n"
     )
 
 
@@ -69,7 +69,7 @@ def test_a_wrong_option_is_a_usage_error(words: list[str], capsys: pytest.Captur
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert words[1].strip("-") in error
-    assert "remedy: narthex check --help explains it." in error
+    assert "remedy: Run narthex check --help." in error
 
 
 def failing(error: BaseException) -> Callable[[], None]:

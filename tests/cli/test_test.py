@@ -167,4 +167,4 @@ def test_it_says_first_which_system_is_tested(
     (first,) = seen
     assert first.startswith("testing: ")
     assert says in first
-    assert ("no deployed system is touched" in first) is ("made for it" in says)
+    assert ("no deployed system is touched" in first) is ("started for it" in says)

@@ -76,8 +76,8 @@ def test_a_number_leads_to_what_tells_its_causes_apart() -> None:
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        ("4711", "application's own code. see its documentation. Centrifuge SDKs stay away"),
-        ("4123", "connect again"),
+        ("4711", "application defines; see its documentation. Centrifuge SDKs do not reconnect"),
+        ("4123", "SDKs reconnect"),
         ("3999", "library or framework"),
         ("2000", "reserved"),
         ("418", "refuses the request"),

@@ -148,8 +148,13 @@ async def test_staging_takes_cis_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "body", "fault", "said"),
     [
-        ("403 Forbidden", "<html>who are you?</html>", DependencyError, "answers 403, and not as a narthex"),
-        ("200 OK", "", DependencyError, "does not answer"),
+        (
+            "403 Forbidden",
+            "<html>who are you?</html>",
+            DependencyError,
+            "answers 403, which is not a narthex's answer",
+        ),
+        ("200 OK", "", DependencyError, "does not respond"),
         ("429 Slow", '{"code":"rate_limited"}', DependencyError, "accepts no more keys"),
         ("401 No", '{"code":"e2e_key_wrong"}', ConfigError, "e2e_key_wrong"),
     ],

@@ -25,7 +25,7 @@ def problems(folder: Path, text: str) -> list[str]:
         (
             "[plans.gold]\nconections = 3",
             (
-                "plans.gold.conections in FILE is no member of [plans.gold]. Did you mean connections? "
+                "plans.gold.conections in FILE is not a member of [plans.gold]. Did you mean connections? "
                 "Rename or remove it."
             ),
         ),
@@ -57,7 +57,7 @@ def problems(folder: Path, text: str) -> list[str]:
         (
             "[[issuers]]\nsecret = 'x'\nclaims = { tenat = 'x' }",
             (
-                "issuers[0].claims.tenat in FILE is no member of [[issuers]].claims. Did you mean tenant? "
+                "issuers[0].claims.tenat in FILE is not a member of [[issuers]].claims. Did you mean tenant? "
                 "Rename or remove it."
             ),
         ),

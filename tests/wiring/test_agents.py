@@ -38,5 +38,5 @@ def test_a_secret_for_nobody_is_a_mistake(tmp_path: Path) -> None:
     settings = load(flags, {"NARTHEX_AGENT_SECRETS": "gpt-9=sk-one"})
     assert list(load_agents(settings, no_facts)) == ["gpt-9"]
     settings = load(flags, {"NARTHEX_AGENT_SECRETS": "gpt=sk-one"})
-    with pytest.raises(ConfigError, match=r"a secret for 'gpt', and no agent is called so \(gpt-9\)"):
+    with pytest.raises(ConfigError, match=r"a secret for 'gpt', but no agent has that name \(gpt-9\)"):
         load_agents(settings, no_facts)

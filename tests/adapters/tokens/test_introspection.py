@@ -217,7 +217,7 @@ async def test_questions_are_bounded_and_counted_down_however_they_end(
         await arrived.wait()
         await asyncio.sleep(0)
         third = await house.verdict("three")
-        assert isinstance(third, Unavailable) and "2 questions are under way" in third.cause
+        assert isinstance(third, Unavailable) and "2 requests are in progress" in third.cause
         assert all(
             isinstance(verdict, Unavailable) for verdict in (await first, await second)
         )  # their time is up

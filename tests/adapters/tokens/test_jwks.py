@@ -310,8 +310,8 @@ async def test_discovery_finds_the_key_set(house: House) -> None:
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ({"issuer": "https://evil.example", "jwks_uri": "x"}, "another issuer"),
-        ({"jwks_uri": "x"}, "another issuer"),
+        ({"issuer": "https://evil.example", "jwks_uri": "x"}, "different issuer"),
+        ({"jwks_uri": "x"}, "different issuer"),
         ([], "not a JSON object"),
         ({"issuer": "SELF/", "jwks_uri": "x"}, "only the slash"),
         ({"issuer": "SELF"}, "jwks_uri"),

@@ -274,7 +274,7 @@ async def test_an_agent_whose_question_expired_has_no_run_to_ask_in(house: House
     engine = await house.node(agent(insistent), limits=msgspec.structs.replace(QUICK, answer_s=0.05))
     await house.say(engine, await house.thread())
     async with asyncio.timeout(within(10)):
-        assert await told.get() == "Nobody answered 'Delete everything?' in time."
+        assert await told.get() == "No user answered 'Delete everything?' in time."
         assert await told.get() == "The approval expired, so no run is open."
 
 
