@@ -1,8 +1,8 @@
-"""The chat page in real Chromium, as a person uses it: by what is written on it and by the keyboard.
+"""The chat page in real Chromium, operated through its visible texts and the keyboard.
 
-Not here: the program (`program`). Rules: waits are for what a person would see; every page is watched for errors,
-for requests that leave the gateway and for violations of the Content-Security-Policy, and `check` fails on any.
-Set NARTHEX_TEST_SCREENSHOTS to a folder to keep what was seen.
+Not here: the program (`program`). Rules: waits are for visible changes only; every page is monitored for errors, for
+requests that leave the gateway and for violations of the Content-Security-Policy, and `check` fails on any. Set
+NARTHEX_TEST_SCREENSHOTS to a folder to keep screenshots.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FLAGS: Final = (
     "--disable-sync",
 )
 _EXPECTED: Final = re.compile(r"Failed to load resource|WebSocket connection to .* failed")
-"""What Chromium itself logs for an answer such as 401 and for a server that is away."""
+"""Chromium's own console messages for answers such as 401 and for an unreachable server."""
 
 FIRST_TEXT_JS: Final = """
 () => new Promise((resolve) => {
@@ -46,7 +46,9 @@ FIRST_TEXT_JS: Final = """
   send.click();
 })
 """
-"""Presses Send; milliseconds until a frame shows text of an answer. Only for the first answer on a page."""
+"""Presses Send; returns the milliseconds until a frame shows text of the answer. Only for the first answer on a
+page.
+"""
 
 
 _households = itertools.count()
@@ -54,7 +56,7 @@ _domain = "example.org"
 
 
 def new_household() -> None:
-    """From now on `sign_in` puts people at a domain of their own: the same names, other users."""
+    """Let later `sign_in` calls use a fresh e-mail domain: the same names, but different users."""
     global _domain
     _domain = f"house-{next(_households)}.example.org"
 
@@ -74,11 +76,11 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 class ChatPage:
-    """One person's page.
+    """One user's page.
 
     Attributes:
-        page: Playwright's, for what has no method here.
-        faults: what went wrong on it so far, in words.
+        page: Playwright's, for actions without a method here.
+        faults: descriptions of the errors on the page so far.
     """
 
     def __init__(self, page: Page, base: str, name: str) -> None:
@@ -106,52 +108,54 @@ class ChatPage:
             ),
         )
 
-    # -- doing ---------------------------------------------------------------------------------------------
+    # -- actions -------------------------------------------------------------------------------------------
 
     async def open(self, path: str = "/") -> None:
         """Load the page."""
         await self.page.goto(self._base + path)
 
     async def sign_in(self, email: str) -> None:
-        """Through the form, then wait until one can write. `example.org` stands for the test's own domain."""
+        """Sign in through the form and wait until messages can be sent. `example.org` stands for the test's own
+        domain.
+        """
         name, _, domain = email.partition("@")
         await self.page.get_by_label("E-mail").fill(f"{name}@{_domain}" if domain == "example.org" else email)
         await self.page.get_by_role("button", name="Sign in").click()
         await self.connected()
 
     async def connected(self) -> None:
-        """Wait until the page says that it is."""
+        """Wait until the page reports that it is connected."""
         await self.page.locator(".link[data-phase=connected]").wait_for(state="attached")
         await self.composer.wait_for()
 
     async def send(self, text: str) -> None:
-        """Write and press Send."""
+        """Type a message and press Send."""
         await self.composer.fill(text)
         await self.page.get_by_role("button", name="Send").click()
 
     async def shot(self, what: str) -> None:
-        """Keep a picture if somebody wants them."""
+        """Keep a screenshot when NARTHEX_TEST_SCREENSHOTS is set."""
         folder = os.environ.get("NARTHEX_TEST_SCREENSHOTS")
         if folder:
             self._shots += 1
             await self.page.screenshot(
                 path=f"{folder}/{self._name}-{self._shots}-{what}.png"
-            )  # makes the folder
+            )  # creates the folder
 
-    # -- seeing --------------------------------------------------------------------------------------------
+    # -- observations --------------------------------------------------------------------------------------
 
     @property
     def composer(self) -> Locator:
-        """Where one writes."""
+        """The message field."""
         return self.page.get_by_label("Message", exact=True)
 
     @property
     def runs(self) -> Locator:
-        """Answers, oldest first."""
+        """The answers, oldest first."""
         return self.page.locator("article.run")
 
     async def run(self, phase: str, at: int = -1) -> Locator:
-        """Wait until the run at a place (default: the last) is in a phase; the run."""
+        """Wait until the run at an index (default: the last) is in a phase; return the run."""
         which = self.runs.nth(at) if at >= 0 else self.runs.last
         await self.page.wait_for_function(
             "([at, phase]) => [...document.querySelectorAll('article.run')].at(at)?.dataset.phase === phase",
@@ -165,14 +169,14 @@ class ChatPage:
         await which.locator(".badge.good").wait_for()
 
     async def user_id(self) -> str:
-        """Who the gateway takes this page for."""
+        """The user id that the gateway has for this page."""
         found = await self.page.evaluate(
             "fetch('/auth/me').then((answer) => answer.json()).then((me) => me.id)"
         )
         return str(found)
 
     def check(self) -> None:
-        """Nothing went wrong on the page that no person would see."""
+        """Check that the page had no error that a user would not see."""
         assert not self.faults, self.faults
 
 
@@ -186,7 +190,7 @@ async def visitor(
     dark: bool = False,
     context: BrowserContext | None = None,
 ) -> AsyncIterator[ChatPage]:
-    """A page in a browser profile of its own, or in another's (a second tab)."""
+    """A page in its own browser profile, or in another page's (a second tab)."""
     own = context is None
     where = context or await browser.new_context(
         viewport={"width": size[0], "height": size[1]},

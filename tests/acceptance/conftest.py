@@ -1,4 +1,4 @@
-"""What the page tests of a module share: Chromium, started once, and users of its own for each test."""
+"""Fixtures that the page tests of a module share: Chromium, started once, and separate users for each test."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.acceptance import chat_page
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    """One browser; each visitor has a profile of its own."""
+    """One browser; each visitor has its own profile."""
     async with chat_page.chromium() as found:
         yield found
 
 
 @pytest.fixture(autouse=True)
 def household() -> None:
-    """Whoever signs in on a page is another user than in the test before, on the same gateway."""
+    """Users who sign in during a test differ from those of the test before, on the same gateway."""
     chat_page.new_household()

@@ -1,4 +1,4 @@
-"""Many cheap raw clients: a handshake and frames by hand, so that thousands fit beside the server."""
+"""Many cheap raw clients: handshake and frames are written by hand, so that thousands fit beside the server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.history import Tap
 
 
 class Client:
-    """One raw WebSocket client that keeps what matters: status, close code and moment.
+    """One raw WebSocket client that keeps the status, the close code and its time.
 
     Attributes:
         status: of the handshake's answer.
         close_code: of the server's close frame; 0 while open, 1006 when it broke without one.
         closed_at: loop time.
         frames: payloads of text frames, if `keep` is set.
-        tap: where every frame is written down, for the history checker (tests/history).
+        tap: the recorder of every frame, for the history checker (tests/history).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Client:
         self._writer: asyncio.StreamWriter | None = None
 
     async def open(self) -> int:
-        """TCP and handshake; the status."""
+        """Open TCP and send the handshake; return the status."""
         self._reader, self._writer = await self.connected()
         key = base64.b64encode(os.urandom(16)).decode()
         authorization = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
@@ -53,16 +53,16 @@ class Client:
         return self.status
 
     async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """TCP."""
+        """Open the TCP connection."""
         return await asyncio.open_connection(self.host, self.port)
 
     async def exactly(self, size: int) -> bytes:
-        """So many bytes of frames."""
+        """Read exactly this many bytes of frames."""
         assert self._reader is not None
         return await self._reader.readexactly(size)
 
     def send(self, text: str) -> None:
-        """One masked text frame."""
+        """Send one masked text frame."""
         assert self._writer is not None
         if self.tap is not None:
             self.tap.sent(text)
@@ -75,7 +75,7 @@ class Client:
         self._writer.write(b"\x81" + size + mask + masked)
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next frame: opcode and payload."""
+        """Read the next frame: opcode and payload."""
         try:
             opcode, payload = await self._frame()
         except (OSError, EOFError):
@@ -98,7 +98,7 @@ class Client:
         return first & 0x0F, await self.exactly(size)
 
     async def objects(self) -> AsyncIterator[bytes]:
-        """Protocol objects as they come, pings answered; ends with the server's close frame (`close_code`)."""
+        """Protocol objects in order of arrival; answers pings and ends with the server's close frame (`close_code`)."""
         while True:
             opcode, payload = await self.frame()
             if opcode == 8:
@@ -111,14 +111,14 @@ class Client:
                     yield raw
 
     async def live(self) -> None:
-        """Handshake and `connect`."""
+        """Send the handshake and `connect`."""
         assert await self.open() == 101, self.body
         self.send('{"id":1,"connect":{}}')
         _, payload = await self.frame()
         assert b'"connect"' in payload, payload
 
     async def listen(self) -> None:
-        """Until the end: answers pings, notes the close."""
+        """Read until the end: answer pings, note the close."""
         try:
             while True:
                 opcode, payload = await self.frame()
@@ -135,7 +135,7 @@ class Client:
         self.end()
 
     def end(self) -> None:
-        """Drop it."""
+        """Drop the connection."""
         if self.tap is not None:
             self.tap.closed(1006)
         if self._writer is not None:
@@ -143,6 +143,6 @@ class Client:
 
 
 async def gather_in_waves(work: list[asyncio.Future[None]], wave: int = 100) -> None:
-    """Await many, a wave at a time: what a listen backlog takes."""
+    """Await many tasks in waves that the listen backlog can hold."""
     for at in range(0, len(work), wave):
         await asyncio.gather(*work[at : at + wave])

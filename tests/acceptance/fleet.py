@@ -1,6 +1,7 @@
 """Several real processes on shared engines: gateways, workers, a NATS and a PostgreSQL, on loopback.
 
-Not here: clients. Rules: as for one program (`program.py`): ended by pid, waits for events only; the engines are
+Not here: clients. Rules: as for one program (`program.py`): processes are ended by pid, waits are for events only; the
+engines are
 started once for a fleet and outlive its processes.
 """
 
@@ -19,7 +20,7 @@ ADMIN_KEY = "an-admin-key-of-decent-length-0123456789"
 
 
 class WorkerProgram(Program):
-    """`narthex worker`, with a program's life."""
+    """`narthex worker`, with the lifecycle of `Program`."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start without waiting."""
@@ -70,7 +71,7 @@ class Fleet:
         return program
 
     def end(self) -> None:
-        """End all of them, together."""
+        """End all of them at the same time."""
         living = [one for one in self.programs if one.process is not None and one.process.poll() is None]
         for program in living:
             assert program.process is not None
@@ -80,7 +81,7 @@ class Fleet:
 
     @property
     def log(self) -> str:
-        """The logs of all."""
+        """The logs of all programs."""
         return "\n".join(f"--- {one.directory.name}\n{one.log}" for one in self.programs)
 
 
@@ -114,7 +115,7 @@ def shared(broker_url: str, store_url: str, **more: str) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def fleet(directory: Path, **env: str) -> AsyncIterator[Fleet]:
-    """Engines and an empty fleet on them; everything is ended afterwards."""
+    """Engines and an empty fleet on them; all are stopped afterwards."""
     async with engines() as (nats, _, store_url):
         built = Fleet(directory, shared(nats.url, store_url, **env))
         try:

@@ -1,4 +1,4 @@
-"""The real program as a child process: started, asked, killed, started again on the same data.
+"""The real program as a child process: started, queried, killed, restarted on the same data.
 
 Not here: clients. Rules: every process that is started is ended by its pid; a wait is for an event (a port that
 answers, a line in the log), never for luck.
@@ -38,7 +38,7 @@ POLICY_VARIABLES: Final = (
 
 
 def clock_ahead(by: str) -> dict[str, str]:
-    """Variables under which a process's wall clock is ahead, such as `2h`; its timers run as ever."""
+    """Environment variables that set a process's wall clock ahead, for example by `2h`; its timers are not affected."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         missing("libfaketime", "apt-get install libfaketime")
@@ -46,7 +46,7 @@ def clock_ahead(by: str) -> dict[str, str]:
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without anything that decides policy, plus `extra`."""
+    """This process's environment without any variable that decides policy, plus `extra`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -56,10 +56,10 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 class Program:
-    """`narthex serve`, or another command, with one data directory and one port, through any number of lives.
+    """`narthex serve`, or another command, with one data directory and one port, across any number of restarts.
 
     Attributes:
-        log: everything it wrote, all lives, to both streams.
+        log: the output of all its processes, on both streams.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Program:
         return self.process
 
     async def start(self) -> None:
-        """Start and wait until `/readyz` says yes; `ready_after_s` is how long that took."""
+        """Start and wait until `/readyz` reports ready; `ready_after_s` is how long that took."""
         began = time.monotonic()
         process = self.spawn()
         async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
@@ -136,19 +136,19 @@ class Program:
         raise AssertionError(f"not ready within {READY_WITHIN_S} s:\n{self.log[-4000:]}")
 
     def kill(self) -> None:
-        """`kill -9`: no good-bye."""
+        """`kill -9`, without a shutdown."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def terminate(self, timeout_s: float = 15.0) -> int:
-        """SIGTERM and wait; the exit code."""
+        """Send SIGTERM and wait; return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
     def end(self) -> None:
-        """Whatever it takes."""
+        """End the process by any means."""
         if self.process is not None and self.process.poll() is None:
             try:
                 self.terminate(10)
@@ -158,7 +158,7 @@ class Program:
     def run(
         self, *words: str, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run another narthex command to its end, in this program's environment."""
+        """Run another narthex command to completion, in this program's environment."""
         return subprocess.run(
             self.command(*words),
             capture_output=True,
@@ -178,13 +178,13 @@ class Program:
         return done.stdout.strip()
 
     async def login(self, email: str) -> str:
-        """Sign in at the embedded provider; the access token."""
+        """Sign in at the embedded provider; return the access token."""
         answer = await self.post("/auth/login", json={"email": email})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
 
     async def get(self, path: str, **options: Any) -> httpx2.Response:
-        """GET a path. Plain HTTP: to load certificates would hold the loop for 60 ms a client."""
+        """GET a path. Plain HTTP, because loading certificates would block the loop for 60 ms per client."""
         async with httpx2.AsyncClient(trust_env=False, verify=False) as client:
             return await client.get(self.http + path, **options)
 
@@ -198,7 +198,7 @@ class Program:
 def shared(
     directory: Path, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()
 ) -> Iterator[Program]:
-    """As `running`, for a fixture of a module: no event loop of a test is needed."""
+    """As `running`, for a module's fixture, which needs no event loop of a test."""
     program = Program(directory, env or {}, arguments)
     try:
         asyncio.run(program.start())

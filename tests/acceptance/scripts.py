@@ -18,7 +18,7 @@ LINE_BYTES = 2**22  # of a script's output: a whole run's events
 
 
 def node_with(package: str) -> str:
-    """Where Node is, if it finds `package` in web/. Skips the test where either is missing; in CI that fails."""
+    """The path of Node, if it finds `package` in web/. Skips the test where either is missing; in CI that fails."""
     found = shutil.which("node")
     if found and (WEB / "node_modules" / package).is_dir():
         return found
@@ -34,7 +34,7 @@ def node_with(package: str) -> str:
 async def script(
     node: str, path: Path, *arguments: str, stderr: int | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A script with its pipes; it is to end when its input does."""
+    """A script with its pipes; the script ends when its input ends."""
     process = await asyncio.create_subprocess_exec(
         node,
         str(path),

@@ -1,4 +1,4 @@
-"""The unmodified centrifuge-python SDK as a test's person: connects, follows threads, keeps all it is shown."""
+"""The unmodified centrifuge-python SDK as a test user: connects, follows threads, keeps every event."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
     """One device of one user.
 
     Attributes:
-        events: AG-UI events of each thread, in the order they came, with their offsets.
+        events: AG-UI events of each thread, in order of arrival, with their offsets.
         notices: events of the user's own channel.
         subscribed: contexts of successful (re)subscriptions.
     """
@@ -54,7 +54,7 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
         self.disconnected: DisconnectedContext | None = None
         self._changed = asyncio.Event()
 
-    # -- what the SDK calls --------------------------------------------------------------------------------
+    # -- called by the SDK -----------------------------------------------------------------------------------
 
     async def on_connected(self, ctx: ConnectedContext) -> None:
         self.connected += 1
@@ -78,10 +78,10 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
             self.events.setdefault(event["threadId"], []).append((ctx.pub.offset, event))
         self._changed.set()
 
-    # -- what tests call -----------------------------------------------------------------------------------
+    # -- called by tests -------------------------------------------------------------------------------------
 
     async def until(self, holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
-        """Wait until something that came in makes `holds` true."""
+        """Wait until an incoming message makes `holds` true."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not holds():
@@ -96,11 +96,11 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
         )[-2000:]
 
     async def noticed(self, name: str) -> None:
-        """Wait for a notice of this name on the user's own channel."""
+        """Wait for a notice with this name on the user's own channel."""
         await self.until(lambda: any(notice["name"] == name for notice in self.notices), name)
 
     async def rpc(self, method: str, **params: Any) -> Any:
-        """An RPC's result; the SDK raises ReplyError for an error."""
+        """The result of an RPC; the SDK raises ReplyError for an error."""
         return (await self.client.rpc(method, params)).data
 
     async def follow(self, thread_id: str) -> None:
@@ -110,7 +110,7 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
         await subscription.ready(WAIT_S)
 
     async def start(self, text: str, thread_id: str, **more: Any) -> Any:
-        """`run.start` with a fresh client message id."""
+        """`run.start` with a new client message id."""
         return await self.rpc(
             "run.start",
             text=text,
@@ -120,18 +120,18 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
         )
 
     def run_events(self, thread_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Events of one run as they came."""
+        """Events of one run, in order of arrival."""
         return [event for _, event in self.events.get(thread_id, []) if event.get("runId") == run_id]
 
     def terminal(self, thread_id: str, run_id: str) -> dict[str, Any] | None:
-        """The run's terminal event, if it has come."""
+        """The run's terminal event, if it has arrived."""
         for event in self.run_events(thread_id, run_id):
             if event["type"] in ("RUN_FINISHED", "RUN_ERROR"):
                 return event
         return None
 
     async def finished(self, thread_id: str, run_id: str, timeout_s: float = WAIT_S) -> dict[str, Any]:
-        """Wait for the terminal event; prove that the run is whole before it is returned."""
+        """Wait for the terminal event; return the run after verifying that it is complete."""
         await self.until(
             lambda: self.terminal(thread_id, run_id) is not None, f"the end of {run_id}", timeout_s
         )
@@ -145,7 +145,7 @@ class Person(ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc
 
 
 def prove(events: list[dict[str, Any]]) -> None:
-    """Every `seq` once and in order, `count` and `digest` right."""
+    """Check that every `seq` arrived once and in order, and that `count` and `digest` match."""
     expected = 1
     for event in events:
         assert event.get("seq_from", event["seq"]) == expected, f"expected seq {expected}: {event}"
@@ -162,7 +162,7 @@ def text_of(events: list[dict[str, Any]]) -> str:
 
 @contextlib.asynccontextmanager
 async def person(url: str, token: str = "", **options: Any) -> AsyncIterator[Person]:
-    """A connected person, disconnected afterwards."""
+    """A connected user, disconnected afterwards."""
     somebody = Person(url, token, **options)
     await somebody.client.connect()
     try:

@@ -21,13 +21,13 @@ SCRIPT = Path(__file__).with_name("agui.mjs")
 
 
 class Client:
-    """The script, a run at a time."""
+    """The script, driven one run at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def run(self, **asked: Any) -> dict[str, Any]:
-        """One `runAgent`; its events and the client's messages afterwards."""
+        """One `runAgent`; returns its events and the client's messages afterwards."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asked).encode() + b"\n")
@@ -52,7 +52,7 @@ async def client(node: str, *arguments: str) -> AsyncIterator[Client]:
 
 
 async def test_a_conversation(tmp_path: Path, node: str) -> None:
-    """Runs with a tool and text, an approval answered with `resume`, and a run that the client broke off."""
+    """Runs with a tool and text, an approval answered with `resume`, and a run that the client aborts."""
     async with running(tmp_path) as gateway:
         url = f"{gateway.http}/agui/concierge"
         async with client(node, url, gateway.token("ada"), "my-thread") as ada:

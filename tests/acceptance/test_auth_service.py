@@ -21,7 +21,7 @@ ADMIN_KEY = "admin-key-0123456789abcdef0123456789abcdef"
 
 
 class AuthProgram(Program):
-    """The same life as a gateway's, another command."""
+    """The lifecycle of a gateway with another command."""
 
     def command(self, *words: str) -> list[str]:
         found = super().command(*words)
@@ -42,7 +42,7 @@ async def auth_service(directory: Path, env: dict[str, str] | None = None) -> As
 
 
 async def verdict(http: str, token: str) -> dict[str, Any]:
-    """What a gateway says of a token."""
+    """The gateway's verdict on a token."""
     async with httpx2.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"{http}/ws/preflight", headers={"Authorization": f"Bearer {token}"})
         found: dict[str, Any] = {"status": answer.status_code, **answer.json()}
@@ -50,7 +50,7 @@ async def verdict(http: str, token: str) -> dict[str, Any]:
 
 
 async def test_a_gateway_trusts_the_service_through_its_keys(tmp_path: Path) -> None:
-    """Discovery, a token of somebody who signed in there, and one that `narthex token` made for it."""
+    """Discovery, a token of a user who signed in at the service, and one that `narthex token` minted for it."""
     async with auth_service(tmp_path) as service:
         token = await service.login("ada@example.com")
         async with gateway(
@@ -59,7 +59,7 @@ async def test_a_gateway_trusts_the_service_through_its_keys(tmp_path: Path) -> 
             admitted = await verdict(running.http, token)
             assert admitted["status"] == 200, admitted
             assert admitted["user"]["id"].startswith("u-")
-            # after a leak: the old key ends, a token of the new one is admitted without a restart
+            # after a leak: the old key ends; a token of the new key is admitted without a restart
             done = service.run("keys", "rotate", "--now", "--data-dir", str(tmp_path / "data"))
             assert done.returncode == 0, done.stderr
             ends_at = time.monotonic() + within(30)
@@ -69,13 +69,13 @@ async def test_a_gateway_trusts_the_service_through_its_keys(tmp_path: Path) -> 
                     break
                 await asyncio.sleep(0.2)  # the service reads its store every 1.5 s
             assert (await verdict(running.http, fresh))["status"] == 200
-            # the service dies: who can be verified keeps entering
+            # the service dies: tokens that can be verified are still admitted
             service.kill()
             assert (await verdict(running.http, fresh))["status"] == 200
 
 
 async def test_a_gateway_asks_the_service(tmp_path: Path) -> None:
-    """Introspection: a logout at the service is seen at the gateway soon, an outage is no verdict."""
+    """Introspection: the gateway soon notices a logout at the service; an outage gives no verdict."""
     async with auth_service(tmp_path) as service:
         options: dict[str, Any] = {
             "introspection_url": f"{service.http}/auth/introspect",
@@ -94,7 +94,9 @@ async def test_a_gateway_asks_the_service(tmp_path: Path) -> None:
 
 
 async def test_its_life(tmp_path: Path) -> None:
-    """Ready, restarted on the same data with the same keys, stopped in order; secrets in no log."""
+    """The service becomes ready, restarts on the same data with the same keys and stops in order; no log has
+    secrets.
+    """
     async with auth_service(tmp_path) as service:
         body = (await service.post("/auth/login", json={"email": "ada@example.com"})).json()
         keys = (await service.get("/.well-known/jwks.json")).json()
@@ -123,14 +125,14 @@ async def test_its_life(tmp_path: Path) -> None:
 def test_a_bad_configuration_is_78_before_the_port_opens(
     tmp_path: Path, env: dict[str, str], says: str
 ) -> None:
-    """As for the gateway: every problem with its remedy."""
+    """As for the gateway: every problem is reported with its remedy."""
     done = AuthProgram(tmp_path, env).run("serve", "--port", "0", timeout_s=READY_WITHIN_S)
     assert done.returncode == 78, done.stderr
     assert says in done.stderr
 
 
 async def test_the_service_waits_for_its_store(tmp_path: Path) -> None:
-    """Started before PostgreSQL: `starting` until it comes, then sign-in works; SIGTERM meanwhile is an orderly end."""
+    """Started before PostgreSQL it reports `starting`, then sign-in works; SIGTERM while it waits ends it in order."""
     with data_directory("late-auth") as data:
         store = PostgresServer(data / "pg")
         await asyncio.to_thread(store.initialise)
@@ -155,7 +157,7 @@ async def test_the_service_waits_for_its_store(tmp_path: Path) -> None:
 
 
 async def status_becomes(program: Program, status: int) -> None:
-    """Until `/readyz` answers so."""
+    """Wait until `/readyz` answers with this status."""
     async with asyncio.timeout(within(20)):
         while True:
             with contextlib.suppress(httpx2.HTTPError):

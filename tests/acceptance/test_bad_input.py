@@ -1,4 +1,4 @@
-"""Bad input gets a clear error and costs nobody else anything."""
+"""Bad input gets a clear error and does not affect other clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
 
 
 async def opened(program: Program, token: str) -> ClientConnection:
-    """A raw connection past its connect."""
+    """A raw connection that has completed `connect`."""
     raw = await connect(
         program.ws, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None, max_size=None
     )
@@ -38,7 +38,7 @@ async def opened(program: Program, token: str) -> ClientConnection:
 
 
 async def test_each_kind_of_bad_frame_is_named_and_nobody_else_notices(gateway: Program) -> None:
-    """Malformed JSON, deep nesting, wrong types, binary, 10 MB: the close code and reason say which."""
+    """Malformed JSON, deep nesting, wrong types, binary, 10 MB: the close code and the reason name the fault."""
     token = gateway.token("mallory")
     cases: list[tuple[str | bytes, int, str]] = [
         ("{", 3501, "JSON"),
@@ -63,7 +63,7 @@ async def test_each_kind_of_bad_frame_is_named_and_nobody_else_notices(gateway: 
 
 
 async def test_a_first_frame_that_is_none_points_to_the_protocol(gateway: Program) -> None:
-    """Somebody writes a client by hand and begins with `hello`."""
+    """A hand-written client starts with `hello`: the reason points to docs/protocol.md."""
     headers = {"Authorization": f"Bearer {gateway.token('mallory')}"}
     for frame in ("hello", '{"hello":1}', '{"id":1}'):
         raw = await connect(gateway.ws, additional_headers=headers, proxy=None)
@@ -75,7 +75,7 @@ async def test_a_first_frame_that_is_none_points_to_the_protocol(gateway: Progra
 
 
 async def test_unknown_methods_and_wrong_params_are_answered(gateway: Program) -> None:
-    """The connection lives on."""
+    """The connection stays open."""
     raw = await opened(gateway, gateway.token("ada"))
     for command, code in [
         ('{"id":2,"rpc":{"method":"no.such"}}', 104),
@@ -100,7 +100,7 @@ async def test_unknown_methods_and_wrong_params_are_answered(gateway: Program) -
 
 
 async def test_a_forged_token_is_refused_before_the_upgrade(gateway: Program) -> None:
-    """401 with problem+json, WWW-Authenticate, and nothing of the token anywhere."""
+    """401 with problem+json and WWW-Authenticate; no part of the token appears anywhere."""
     good = gateway.token("ada")
     forged = good[:-6] + ("AAAAAA" if not good.endswith("AAAAAA") else "BBBBBB")
     with pytest.raises(InvalidStatus) as caught:
@@ -118,7 +118,7 @@ async def test_a_forged_token_is_refused_before_the_upgrade(gateway: Program) ->
 
 
 async def test_browsers_hear_the_reason_when_they_offer_to(gateway: Program) -> None:
-    """`narthex.explain`: upgraded and at once closed with code and reason."""
+    """With `narthex.explain` the refusal is an upgrade followed at once by a close with code and reason."""
     for offered in (["narthex.explain"], ["jwt-auth", "jwt.broken", "narthex.explain"]):
         refused = await connect(
             gateway.ws + "?token=eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
@@ -133,7 +133,7 @@ async def test_browsers_hear_the_reason_when_they_offer_to(gateway: Program) -> 
 
 
 async def test_a_flood_of_commands_is_throttled_and_memory_stays(gateway: Program) -> None:
-    """3013 after two bursts; the process is as large as before."""
+    """3013 after two bursts; the process does not grow."""
     assert gateway.process is not None
     before = psutil.Process(gateway.process.pid).memory_info().rss
     raw = await opened(gateway, gateway.token("mallory"))
@@ -148,7 +148,9 @@ async def test_a_flood_of_commands_is_throttled_and_memory_stays(gateway: Progra
 
 @pytest.mark.parametrize("limit", [4_096, 200_000])
 async def test_the_message_limit_is_the_same_on_every_transport(tmp_path: Path, limit: int) -> None:
-    """NARTHEX_MAX_MESSAGE_BYTES: a message of that size is answered over HTTP streaming too, one more byte refused."""
+    """NARTHEX_MAX_MESSAGE_BYTES: a message of that size is answered over HTTP streaming too; one more byte is
+    refused.
+    """
     env = {"NARTHEX_MAX_MESSAGE_BYTES": str(limit)}
     async with running(tmp_path, env) as program, httpx2.AsyncClient(trust_env=False) as http:
         headers = {"Authorization": f"Bearer {await program.login('ada@example.org')}"}
@@ -156,13 +158,13 @@ async def test_the_message_limit_is_the_same_on_every_transport(tmp_path: Path, 
         large = json.dumps({"id": 1, "connect": {"name": "x" * limit}}).encode()
         refused = await http.post(stream, content=large, headers=headers)
         assert (refused.status_code, refused.json()["detail"]) == (400, f"A message may have {limit} bytes.")
-        if limit == 4_096:  # a URL holds no more than a head may have
+        if limit == 4_096:  # a URL is limited by the size of the request head
             sse = await http.get(f"{program.http}/connection/sse", params={"cf_connect": large.decode()})
             assert (sse.status_code, sse.json()["detail"]) == (400, f"A message may have {limit} bytes.")
         async with http.stream("POST", stream, content=b'{"id":1,"connect":{}}', headers=headers) as answer:
             lines = answer.aiter_lines()
             connect = json.loads(await anext(lines))["connect"]
-            frame = '{"id":2,"rpc":{"method":"echo","data":{"x":"é\\""}}}'  # both grow as a JSON string
+            frame = '{"id":2,"rpc":{"method":"echo","data":{"x":"é\\""}}}'  # both grow when encoded as JSON strings
             frame = frame.replace("é", "é" * ((limit - len(frame.encode()) + 2) // 2 - 1), 1)
             frame += " " * (limit - len(frame.encode()))
             for more, status in (("", 204), (" ", 400)):

@@ -1,4 +1,4 @@
-"""Item 20: an agent that blocks is named while it blocks, and one without `async` blocks nobody."""
+"""Item 20: an agent that blocks the loop is named while it blocks; an agent without `async` does not block the loop."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def endless(run):
 
 
 def records(program: Program, event: str) -> list[dict[str, Any]]:
-    """The records of an event in the log."""
+    """The log records of an event."""
     lines = (line for line in program.log.splitlines() if f'"event":"{event}"' in line)
     return [json.loads(line) for line in lines]
 
 
 async def until(condition: Any, seconds: float = 15) -> Any:
-    """Wait for something that only asking shows."""
+    """Wait for a condition that only polling shows."""
     async with asyncio.timeout(within(seconds)):
         while not (found := condition()):  # noqa: ASYNC110 - another process's file
             await asyncio.sleep(0.05)
@@ -62,7 +62,7 @@ async def until(condition: Any, seconds: float = 15) -> Any:
 
 
 async def over(who: Person, run_id: str) -> dict[str, Any]:
-    """A run once it has ended."""
+    """Wait until a run has ended."""
     async with asyncio.timeout(within(15)):
         while True:
             found = dict(await who.rpc("run.get", run_id=run_id))
@@ -72,7 +72,9 @@ async def over(who: Person, run_id: str) -> dict[str, Any]:
 
 
 async def test_a_blocking_agent_is_named_while_it_blocks(tmp_path: Path) -> None:
-    """The log has agent, run, line and remedy before the loop is free again; then that it is; and a metric."""
+    """The log names agent, run, line and remedy while the loop is blocked, then records its release; a metric counts
+    it.
+    """
     (tmp_path / "mine.py").write_text(AGENTS)
     async with running(tmp_path, SERVED, ("--agent", "mine:careless")) as program:
         run = await start_run(program.port, token("ada"), "4", "m-1")
@@ -90,7 +92,7 @@ async def test_a_blocking_agent_is_named_while_it_blocks(tmp_path: Path) -> None
 
 
 async def test_an_agent_without_async_blocks_nobody(tmp_path: Path) -> None:
-    """It sleeps, asks and answers in a thread of its own; `/livez` answers meanwhile, and nothing held the loop."""
+    """It sleeps, asks and answers in its own thread; `/livez` answers meanwhile, and the loop is never blocked."""
     (tmp_path / "mine.py").write_text(AGENTS)
     async with (
         running(tmp_path, SERVED, ("--agent", "mine:plain")) as program,
@@ -117,7 +119,7 @@ async def test_an_agent_without_async_blocks_nobody(tmp_path: Path) -> None:
 
 
 async def test_the_ends_of_agents_without_async(tmp_path: Path) -> None:
-    """A text that is returned, an exception, and a run that is cancelled."""
+    """An agent without `async` may return a text, raise an exception, or be cancelled."""
     (tmp_path / "mine.py").write_text(AGENTS)
     names = ("answering", "failing", "endless")
     flags = tuple(word for name in names for word in ("--agent", f"mine:{name}"))

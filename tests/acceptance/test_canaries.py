@@ -1,4 +1,4 @@
-"""Canaries in the real program: secrets planted in every place of a request are in no log, at the loudest level."""
+"""Canaries in the real program: secrets planted in every part of a request appear in no log, even at debug level."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENVIRON = {
 
 
 def assert_clean(log: str, canaries: tuple[str, ...]) -> None:
-    """No piece of 8 characters of any canary is in the log."""
+    """Check that no piece of 8 characters of any canary is in the log."""
     for canary in canaries:
         for start in range(len(canary) - 7):
             piece = canary[start : start + 8]
@@ -51,7 +51,7 @@ def assert_clean(log: str, canaries: tuple[str, ...]) -> None:
 async def knock(
     program: Program, headers: dict[str, str], query: str = "", offered: tuple[str, ...] = ()
 ) -> None:
-    """Try to connect, and in-band too; whatever comes of it."""
+    """Try to connect, also in-band; the outcome does not matter."""
     subprotocols = [Subprotocol(name) for name in offered] or None
     with contextlib.suppress(WebSocketException, OSError, TimeoutError):
         async with (
@@ -66,7 +66,7 @@ async def knock(
 
 
 async def raw(program: Program, request: bytes) -> None:
-    """Send bytes as they are and read what comes."""
+    """Send bytes unchanged and read the answer."""
 
     def exchange() -> None:
         with socket.create_connection(("127.0.0.1", program.port), timeout=5) as plug:
@@ -80,7 +80,7 @@ async def raw(program: Program, request: bytes) -> None:
 
 
 async def plant(program: Program) -> None:
-    """Every carrier, every route, right and wrong, well-formed and not."""
+    """Use every carrier and every route, with valid and invalid, well-formed and malformed values."""
     bearer = {"Authorization": f"Bearer {WRONG_JWT}"}
     for headers, query, offered in (
         (bearer, "", ()),
@@ -135,7 +135,7 @@ async def plant(program: Program) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 async def test_no_secret_is_in_any_log(tmp_path: Path, log_format: str) -> None:
-    """At debug, in both formats, and on through a clean stop."""
+    """At debug level, in both formats, through a clean stop."""
     async with running(tmp_path, ENVIRON, ("--log-format", log_format)) as program:
         await plant(program)
         issued = await program.login("grace@example.com")
@@ -149,7 +149,7 @@ async def test_no_secret_is_in_any_log(tmp_path: Path, log_format: str) -> None:
         log = program.log
     assert log.count("handshake") > 10
     assert_clean(log, CANARIES)
-    # The heads of all JWTs of one algorithm are alike, and their first piece is no secret: the rest is.
+    # The heads of all JWTs of one algorithm are equal, so their first piece is not secret; the rest is.
     assert_clean(log, tuple(part for jwt in (issued, token) for part in jwt.split(".")[1:]))
     assert_clean(log, (ticket,))
     for path in (tmp_path / "data").rglob("*.log"):

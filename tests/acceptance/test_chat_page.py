@@ -1,4 +1,4 @@
-"""The chat page on the real program in real Chromium: the main job as a person does it."""
+"""The chat page on the real program in real Chromium: the main tasks of a user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def gated(run):
     await anext(told)
     yield " answer, and the other half."
 """
-"""An agent that goes on only when it is told to: what is seen in between cannot depend on speed."""
+"""An agent that continues only on a signal, so that intermediate states do not depend on speed."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A gateway whose default agent goes on when it is told to."""
+    """A gateway whose default agent continues on a signal."""
     directory = tmp_path_factory.mktemp("gated")
     (directory / "gated.py").write_text(GATED)
     with shared(directory, arguments=("--agent", "gated:gated", "--agent", "concierge")) as program:
@@ -54,12 +54,12 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 def read(path: Path) -> str:
-    """A small file that is there."""
+    """A small existing file."""
     return path.read_text()
 
 
 async def test_sign_in_ask_watch_the_agent_work_and_reload(gateway: Program, browser: Browser) -> None:
-    """The whole way, with the first text of the answer on the screen within a second of Send."""
+    """The whole flow; the first text of the answer is visible within a second of Send."""
     async with visitor(browser, gateway.http, "main") as ada:
         await ada.open()
         await ada.shot("door")
@@ -92,7 +92,7 @@ async def test_sign_in_ask_watch_the_agent_work_and_reload(gateway: Program, bro
 
 
 async def test_progress_is_shown_while_it_happens(gated: Program, browser: Browser) -> None:
-    """Thinking, a step, a running tool, its result and text: each is seen before the agent goes on to the next."""
+    """Thinking, a step, a running tool, its result and text: each is visible before the agent continues."""
     async with visitor(browser, gated.http, "progress") as ada:
 
         async def go_on() -> None:
@@ -127,7 +127,7 @@ async def test_progress_is_shown_while_it_happens(gated: Program, browser: Brows
 
 
 async def test_the_list_shows_where_an_agent_works(gated: Program, browser: Browser) -> None:
-    """On a page that was opened after the run began, until it ends; the other threads show their time."""
+    """A page opened after the run began shows the run until it ends; the other threads show their time."""
     async with (
         visitor(browser, gated.http, "at-work") as ada,
         visitor(browser, gated.http, "at-work-later") as phone,
@@ -157,14 +157,14 @@ async def test_the_list_shows_where_an_agent_works(gated: Program, browser: Brow
 
 
 async def test_a_run_is_added_to_stopped_and_followed_by_the_next(gateway: Program, browser: Browser) -> None:
-    """Steering shows in the run; a second message waits its turn; Stop is acknowledged, and the second goes ahead."""
+    """Steering shows in the run; a second message is queued; Stop is acknowledged, and the second run starts."""
     async with visitor(browser, gateway.http, "stop") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
         await ada.send("watch for 60 seconds")
         await expect(ada.runs.locator(".row", has_text="look 1")).to_be_visible()
 
-        await ada.send("count to 5")  # waits its turn
+        await ada.send("count to 5")  # is queued
         await expect(ada.runs.last).to_contain_text("Queued")
         await ada.composer.fill("faster")
         await ada.page.get_by_role("button", name="Add to this run").click()
@@ -192,7 +192,7 @@ async def test_a_run_is_added_to_stopped_and_followed_by_the_next(gateway: Progr
 
 
 async def test_a_question_is_answered_from_another_device(gateway: Program, browser: Browser) -> None:
-    """An approval survives a reload; answered in one tab, both show what follows."""
+    """An approval survives a reload; answered in one tab, both tabs show the rest of the run."""
     async with visitor(browser, gateway.http, "approval") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -217,7 +217,9 @@ async def test_a_question_is_answered_from_another_device(gateway: Program, brow
 
 
 async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> None:
-    """Bob is invited, accepts, is seen to be there and to type; both see each other's words and the same answer."""
+    """Bob is invited, accepts, and his presence and typing are shown; both see each other's messages and the same
+    answer.
+    """
     async with (
         visitor(browser, gateway.http, "ada") as ada,
         visitor(browser, gateway.http, "bob", size=(900, 700)) as bob,
@@ -241,7 +243,8 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await expect(bob.page.get_by_role("link", name="echo hello everybody")).to_be_visible()
         await expect(bob.page.locator(".said .name")).to_have_text("ada")
         await expect(ada.page.locator(".bar .present")).to_have_attribute("aria-label", "Here now: bob")
-        await expect(ada.page.locator(".said").first).to_contain_text("Seen by bob")  # he opened it, no more
+        # only Bob is gone: he had opened it
+        await expect(ada.page.locator(".said").first).to_contain_text("Seen by bob")
         await bob.composer.press_sequentially("echo and hello ada", delay=5)
         await expect(ada.page.locator(".typing")).to_contain_text("bob is typing")
         await ada.shot("typing")
@@ -257,7 +260,7 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await expect(bob.page.locator(".said").last).to_contain_text("Seen by ada")
         await bob.shot("seen")
 
-        # Whom one has met is found by name; whoever has somebody's own link can invite them.
+        # Users who share a thread are found by name; other users can invite through the user's own link.
         await ada.page.get_by_role("button", name="New thread").click()
         await ada.send("echo something else entirely")
         await ada.run("finished")
@@ -274,7 +277,7 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
         await dialog.get_by_role("button", name="Invite").click()
         await expect(bob.page.locator(".toast")).to_contain_text("Ada L. is a member now.")
 
-        # Who leaves during an outage sends no word of it.
+        # A member who leaves during an outage does not notify the others.
         await bob.page.get_by_role("link", name="echo hello everybody").click()
         await ada.page.get_by_role("link", name="echo hello everybody").click()
         await expect(ada.page.locator(".bar .present")).to_have_attribute("aria-label", "Here now: bob")
@@ -290,7 +293,7 @@ async def test_two_people_in_one_thread(gateway: Program, browser: Browser) -> N
 async def test_invitations_are_declined_and_blocked_and_many_threads_left(
     gateway: Program, browser: Browser
 ) -> None:
-    """Nobody is made a member without being asked; what one is in can be left, and one's own deleted, at once."""
+    """A user becomes a member only by accepting; a user can leave all threads, or delete owned ones, at once."""
     async with (
         visitor(browser, gateway.http, "inviter") as ada,
         visitor(browser, gateway.http, "invited", size=(390, 800)) as bob,
@@ -343,7 +346,7 @@ async def test_invitations_are_declined_and_blocked_and_many_threads_left(
 
 
 async def test_a_crash_is_shown_and_survived(gateway: Program, browser: Browser) -> None:
-    """`kill -9` in mid-run: the page says that it tries again, then shows how the run ended, and goes on."""
+    """`kill -9` in mid-run: the page shows that it retries, then how the run ended, and works again."""
     async with visitor(browser, gateway.http, "crash") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -368,7 +371,7 @@ async def test_a_crash_is_shown_and_survived(gateway: Program, browser: Browser)
 
 
 async def test_a_refusal_is_shown_in_words(tmp_path: Path, browser: Browser) -> None:
-    """A bad token at the door, and a full house on the way in: code, reason, remedy; the page comes back by itself."""
+    """A bad token at sign-in and a full gateway later: the page shows code, reason and remedy, then recovers."""
     async with running(tmp_path, {"NARTHEX_MAX_CONNECTIONS_PER_USER": "1"}) as gateway:
         async with visitor(browser, gateway.http, "refused") as ada:
             await ada.open()
@@ -396,19 +399,21 @@ async def test_a_refusal_is_shown_in_words(tmp_path: Path, browser: Browser) -> 
                 await tab.page.get_by_role("button", name="Try now").click()
                 await expect(tab.page.get_by_text("Too many connections")).to_be_visible()
                 await ada.page.close()
-                await tab.connected()  # by itself, 5 s after the last attempt at the latest
+                await tab.connected()  # automatically, at most 5 s after the last attempt
                 tab.check()
         assert token not in gateway.log
 
 
 async def test_a_phone(gateway: Program, browser: Browser) -> None:
-    """360 pixels wide: nothing is cut off sideways, threads are a drawer, fields are large enough not to zoom."""
+    """360 pixels wide: nothing is cut off sideways, threads are in a drawer, and fields are large enough not to
+    zoom.
+    """
     async with visitor(browser, gateway.http, "phone", size=(360, 740)) as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
         await ada.page.set_viewport_size(
             {"width": 360, "height": 420}
-        )  # as enlarged, or with the keyboard open
+        )  # as when zoomed, or with the keyboard open
         await ada.page.evaluate(TWO_FRAMES_JS)
         await expect(ada.page.get_by_role("heading", name="ada")).to_be_in_viewport()
         await ada.page.set_viewport_size({"width": 360, "height": 740})
@@ -429,7 +434,7 @@ async def test_a_phone(gateway: Program, browser: Browser) -> None:
         await expect(ada.page.get_by_role("link", name="markdown")).to_be_in_viewport()
         await ada.page.wait_for_timeout(
             250
-        )  # the drawer slides for 180 ms; only the picture needs it to stand still
+        )  # the drawer slides for 180 ms; only the screenshot needs it to stand still
         await ada.shot("drawer")
         await ada.page.get_by_role("link", name="markdown").click()
         await expect(ada.page.get_by_role("link", name="markdown")).not_to_be_in_viewport()
@@ -437,7 +442,7 @@ async def test_a_phone(gateway: Program, browser: Browser) -> None:
 
 
 async def test_keyboard_only(gateway: Program, browser: Browser) -> None:
-    """Sign in, ask, stop, search, read the proof, rename, and sign out without a pointer."""
+    """Sign in, ask, stop, search, read the delivery proof, rename and sign out without a pointer."""
     async with visitor(browser, gateway.http, "keyboard") as ada:
         keys = ada.page.keyboard
         await ada.open()
@@ -501,7 +506,7 @@ async def test_keyboard_only(gateway: Program, browser: Browser) -> None:
 
 
 async def test_words_of_others_can_do_no_harm(gateway: Program, browser: Browser) -> None:
-    """Markup, scripts, images and odd links in what an agent says are shown, not run and not fetched."""
+    """Markup, scripts, images and odd links in an agent's text are displayed, not executed and not fetched."""
     attack = (
         'echo <img src=x onerror="window.hit=1"><script>window.hit=2</script> [a](javascript:window.hit=3) '
         "![b](https://example.org/pixel.png) <svg onload=window.hit=4> [c](data:text/html,x) **bold**"
@@ -526,7 +531,7 @@ async def test_words_of_others_can_do_no_harm(gateway: Program, browser: Browser
 async def test_an_address_that_leads_nowhere_is_said(
     gateway: Program, browser: Browser, address: str
 ) -> None:
-    """Mistyped, cut off, or of a thread that is gone: words, a field to write in, and a way on."""
+    """Mistyped, truncated, or of a deleted thread: the page explains it and offers a message field and a way back."""
     async with visitor(browser, gateway.http, "nowhere") as ada:
         await ada.open(address)
         await ada.sign_in("ada@example.org")
@@ -538,7 +543,7 @@ async def test_an_address_that_leads_nowhere_is_said(
 
 
 async def test_colours_follow_the_system_until_somebody_chooses(gateway: Program, browser: Browser) -> None:
-    """Also when its wish changes while the page is open."""
+    """The page follows the system's colour scheme, also when it changes, until the user chooses one."""
     background = "getComputedStyle(document.body).backgroundColor"
     async with visitor(browser, gateway.http, "colours") as ada:
         html = ada.page.locator("html")
@@ -553,13 +558,13 @@ async def test_colours_follow_the_system_until_somebody_chooses(gateway: Program
         assert await ada.page.evaluate(background) == light
         await ada.page.emulate_media(color_scheme="light")
         await ada.page.emulate_media(color_scheme="dark")
-        await ada.page.evaluate(TWO_FRAMES_JS)  # by then it would have been heard
+        await ada.page.evaluate(TWO_FRAMES_JS)  # the page would have reacted by then
         assert await ada.page.evaluate(background) == light
         ada.check()
 
 
 async def test_export_dark_mode_and_delete(gateway: Program, browser: Browser) -> None:
-    """A thread can be taken along as a file, read in the dark, and deleted for good."""
+    """A thread can be exported as a file, read in dark mode, and deleted for good."""
     async with visitor(browser, gateway.http, "dark", dark=True) as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -593,7 +598,7 @@ async def test_export_dark_mode_and_delete(gateway: Program, browser: Browser) -
 async def test_a_thread_is_shared_by_a_link_that_asks_before_it_joins(
     gateway: Program, browser: Browser
 ) -> None:
-    """Copied by the owner, opened by a person who signs in first; a revoked one leads nowhere."""
+    """The owner copies the link, a user opens it and signs in first; a revoked link is refused."""
     async with (
         visitor(browser, gateway.http, "link-owner") as ada,
         visitor(browser, gateway.http, "link-guest", size=(390, 800)) as bob,

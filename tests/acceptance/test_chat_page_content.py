@@ -1,4 +1,4 @@
-"""What the chat page shows and keeps, in real Chromium: endings, drafts, questions, answers of any form."""
+"""The chat page's content in real Chromium: endings, drafts, questions, answers of any form."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ async def reloaded(page: ChatPage) -> None:
 
 
 async def test_endings_are_as_visible_after_a_reload_as_live(gateway: Program, browser: Browser) -> None:
-    """A failed, a silent and a stopped run: the error, who stopped it, after how long; the delivery badge is quiet."""
+    """A failed, a silent and a stopped run show the error, the stopping user and the time; the delivery badge is
+    quiet.
+    """
     async with visitor(browser, gateway.http, "endings") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -126,14 +128,14 @@ async def test_endings_are_as_visible_after_a_reload_as_live(gateway: Program, b
 
 
 async def test_the_endings_of_many_runs_are_all_shown(gateway: Program, browser: Browser) -> None:
-    """More than one answer of the gateway names: 230 stopped runs that left no message, after a reload."""
+    """230 stopped runs without a message, more than one answer of the gateway lists, are all shown after a reload."""
     async with visitor(browser, gateway.http, "many-endings") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
         await ada.send("fail")
         await ada.run("failed")
         thread, user = ada.page.url.rpartition("/")[2], await ada.user_id()
-        gateway.terminate()  # it would take the runs on
+        gateway.terminate()  # the gateway would take the runs over
         store = SqliteStore(gateway.directory / "data" / "narthex.db")
         await store.start()
         began = time.time()
@@ -161,7 +163,9 @@ async def test_the_endings_of_many_runs_are_all_shown(gateway: Program, browser:
 
 
 async def test_what_is_written_is_never_cut_and_never_lost(gateway: Program, browser: Browser) -> None:
-    """Too long is said and refused; drafts survive other threads, reloads; a message without an answer is kept."""
+    """A text that is too long is refused with a message; drafts survive thread changes and reloads; an unanswered
+    message is kept.
+    """
     async with visitor(browser, gateway.http, "drafts") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -189,7 +193,9 @@ async def test_what_is_written_is_never_cut_and_never_lost(gateway: Program, bro
 
         await ada.page.locator(".threads a").first.click()
         await expect(ada.runs).to_have_count(1)
-        await ada.page.evaluate("WebSocket.prototype.send = () => undefined")  # what is sent gets nowhere
+        await ada.page.evaluate(
+            "WebSocket.prototype.send = () => undefined"
+        )  # sent messages do not reach the gateway
         await ada.send("on its way")
         await expect(ada.page.locator(".said[data-state=sending]")).to_contain_text("on its way")
         await reloaded(ada)
@@ -201,7 +207,7 @@ async def test_what_is_written_is_never_cut_and_never_lost(gateway: Program, bro
 
 
 async def test_answers_of_every_form_and_questions_of_every_name(gateway: Program, browser: Browser) -> None:
-    """Formulas, columns, boxes, notes, colours; 3,000 quotes; links stay their answer's own; odd member names."""
+    """Formulas, columns, boxes, footnotes, colours, 3,000 quotes; links stay within their answer; odd member names."""
     async with visitor(browser, gateway.http, "forms") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -258,7 +264,9 @@ async def test_answers_of_every_form_and_questions_of_every_name(gateway: Progra
 
 
 async def test_keys_of_an_input_method_and_what_others_say(gateway: Program, browser: Browser) -> None:
-    """Escape that leaves a suggestion stops no run; another's words are announced, and opening a thread reads it."""
+    """Escape that closes a suggestion does not stop a run; new messages of others are announced; opening a thread marks
+    it read.
+    """
     async with visitor(browser, gateway.http, "ime") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -282,7 +290,9 @@ async def test_keys_of_an_input_method_and_what_others_say(gateway: Program, bro
 
 
 async def test_agents_are_picked_completed_and_suggest(tmp_path: Path, browser: Browser) -> None:
-    """A list, `@` completion by keyboard, an agent's own suggestions; a run that ends behind one's back calls back."""
+    """A list, `@` completion by keyboard, an agent's suggestions; a run that ends in the background notifies the
+    user.
+    """
     (tmp_path / "moody.py").write_text(
         AGENT
         + """

@@ -1,4 +1,4 @@
-"""The chat page's session in real Chromium: expired, renewed, offline, refused, left."""
+"""The chat page's session in real Chromium: expired, renewed, offline, refused, signed out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
 
 
 class Failing:
-    """Answers a route with 503 until `mended`; counts what it answered so."""
+    """Answers a route with 503 until `mended`; counts these answers."""
 
     def __init__(self) -> None:
         self.mended = False
@@ -49,7 +49,7 @@ class Failing:
 
 
 async def away(page: ChatPage, gateway: Program, minutes: int) -> None:
-    """The gateway restarts while the page sleeps for some time, in both clocks. A token lasts an hour."""
+    """The gateway restarts while the page sleeps, in both clocks. A token is valid for an hour."""
     gateway.kill()
     await expect(page.page.locator(".banner")).to_be_visible()
     await page.page.clock.fast_forward(minutes * 60_000)
@@ -60,7 +60,7 @@ async def away(page: ChatPage, gateway: Program, minutes: int) -> None:
 async def test_an_expired_session_is_renewed_and_nobody_is_signed_out(
     gateway: Program, browser: Browser
 ) -> None:
-    """The socket is refused because its token has ended: the page renews it once and keeps the draft."""
+    """The gateway refuses the socket because its token has expired: the page renews it once and keeps the draft."""
     async with visitor(browser, gateway.http, "renewed") as ada:
         await ada.page.clock.install()
         await ada.open()
@@ -87,7 +87,7 @@ async def test_an_expired_session_is_renewed_and_nobody_is_signed_out(
 async def test_a_renewal_that_the_gateway_cannot_answer_keeps_the_page(
     gateway: Program, browser: Browser
 ) -> None:
-    """503 for the refresh: the page says so, keeps thread and draft, and goes on by itself afterwards."""
+    """The refresh gets 503: the page reports it, keeps thread and draft, and continues automatically afterwards."""
     async with visitor(browser, gateway.http, "offline") as ada:
         await ada.page.clock.install()
         await ada.open()
@@ -114,7 +114,7 @@ async def test_a_renewal_that_the_gateway_cannot_answer_keeps_the_page(
 async def test_a_token_that_cannot_be_renewed_just_now_does_not_disturb_a_live_connection(
     gateway: Program, browser: Browser
 ) -> None:
-    """An SDK error beside a connection that is up: still "Connected", and one can write."""
+    """An SDK error while the connection is up: the page still shows "Connected", and messages can be sent."""
     async with visitor(browser, gateway.http, "live") as ada:
         await ada.page.clock.install()
         await ada.open()
@@ -132,7 +132,7 @@ async def test_a_token_that_cannot_be_renewed_just_now_does_not_disturb_a_live_c
 
 
 async def test_a_sign_out_counts_once_the_gateway_confirmed_it(gateway: Program, browser: Browser) -> None:
-    """While it cannot be confirmed the page says that one is still signed in, and stays usable."""
+    """Until it is confirmed, the page reports that the user is still signed in, and stays usable."""
     async with visitor(browser, gateway.http, "leaving") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -152,7 +152,7 @@ async def test_a_sign_out_counts_once_the_gateway_confirmed_it(gateway: Program,
 
 
 async def test_a_gateway_that_is_away_at_the_start_is_waited_for(gateway: Program, browser: Browser) -> None:
-    """The first request gets 503: the page says why and comes in by itself; nobody is asked to sign in."""
+    """The first request gets 503: the page gives the reason and starts automatically, without a sign-in prompt."""
     async with visitor(browser, gateway.http, "start") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")
@@ -168,7 +168,7 @@ async def test_a_gateway_that_is_away_at_the_start_is_waited_for(gateway: Progra
 
 
 async def test_a_session_that_was_revoked_is_over(gateway: Program, browser: Browser) -> None:
-    """The refresh cookie is not accepted either: the sign-in page says why, and what was written is there again."""
+    """The refresh cookie is refused too: the sign-in page gives the reason, and the draft is restored afterwards."""
     async with visitor(browser, gateway.http, "over") as ada:
         await ada.page.clock.install()
         await ada.open()

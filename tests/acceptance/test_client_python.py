@@ -1,4 +1,4 @@
-"""`narthex.client` against the real program: runs proven through a crash, refusals with their reason, approvals."""
+"""`narthex.client` against the real program: runs verified through a crash, refusals with their reason, approvals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_runs_are_proven_on_two_devices(tmp_path: Path) -> None:
 
 
 async def test_a_crash_in_the_middle_of_a_run_is_survived(tmp_path: Path) -> None:
-    """`kill -9` while a run streams: the client reconnects by itself and proves what there is of it."""
+    """`kill -9` while a run streams: the client reconnects automatically and verifies the events that the log has."""
     async with running(tmp_path, arguments=STREAM) as program:
         token = await asyncio.to_thread(program.token, "ada", plan="mid")
         async with client.connect(program.ws, get_token=lambda: token, connect_timeout_s=60) as gateway:
@@ -60,7 +60,7 @@ async def test_a_crash_in_the_middle_of_a_run_is_survived(tmp_path: Path) -> Non
 
 
 async def refused(program: Program, token: str | None) -> tuple[client.Refused, int]:
-    """What a client with this token is told, and how often it asked for one."""
+    """The refusal that a client with this token gets, and the number of times it asked for a token."""
     asked = 0
 
     def source() -> str | None:
@@ -75,7 +75,7 @@ async def refused(program: Program, token: str | None) -> tuple[client.Refused, 
 
 
 async def test_refusals_have_their_reason_and_are_not_repeated(tmp_path: Path) -> None:
-    """Code, detail and remedy of the gateway; one attempt, but for a stale token, which gets a second chance."""
+    """Code, detail and remedy of the gateway; one attempt, except that a stale token gets a second one."""
     async with running(tmp_path, env={"NARTHEX_JWT_SECRET": SECRET}) as program:
         for token, code, attempts in (
             (mint("another secret of thirty-two bytes, or more", "ada"), "token_invalid", 1),
@@ -91,7 +91,7 @@ async def test_refusals_have_their_reason_and_are_not_repeated(tmp_path: Path) -
 
 
 async def test_an_approval_is_given_from_another_device(tmp_path: Path) -> None:
-    """The run ends with a question; the answer opens the run in which the same agent goes on."""
+    """The run ends with a question; the answer opens the run in which the same agent continues."""
     agents = tmp_path / "asking.py"
     agents.write_text(
         "import narthex\n\n\n@narthex.agent()\nasync def asking(run):\n"

@@ -29,7 +29,7 @@ PRODUCTION = {
 
 
 def refused(program: Program) -> str:
-    """Start it; it must exit 78 without ever having listened. What it said."""
+    """Start it; it must exit 78 without having listened. Returns its output."""
     process = program.spawn()
     assert process.wait(20) == 78, program.log
     with socket.socket() as probe:
@@ -41,7 +41,7 @@ def refused(program: Program) -> str:
     "names", [*((name,) for name in FIVE), tuple(FIVE), *itertools.islice(itertools.combinations(FIVE, 2), 3)]
 )
 def test_production_with_end_to_end_variables_does_not_start(tmp_path: Path, names: tuple[str, ...]) -> None:
-    """Each of the five, alone and together: named, never shown."""
+    """Each of the five variables, alone and together: named, but its value never shown."""
     said = refused(Program(tmp_path, PRODUCTION | {name: FIVE[name] for name in names}))
     for name in names:
         assert name in said
@@ -67,7 +67,7 @@ def test_an_unset_or_wrong_variable_never_opens_a_door(
 
 
 def test_check_says_all_problems_at_once_and_no_secret(tmp_path: Path) -> None:
-    """`narthex check` is the same judgement without starting."""
+    """`narthex check` applies the same rules without starting."""
     program = Program(
         tmp_path,
         {
@@ -88,7 +88,7 @@ def test_check_says_all_problems_at_once_and_no_secret(tmp_path: Path) -> None:
 
 
 def test_an_occupied_port_is_a_clear_error(tmp_path: Path) -> None:
-    """78 and the address, not a traceback."""
+    """Exit code 78 and the address, without a traceback."""
     program = Program(tmp_path, {})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", program.port))

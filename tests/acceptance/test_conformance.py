@@ -24,7 +24,7 @@ DELIBERATE = ["7.1.5"]  # the strictness of the websockets package; our reader p
 
 
 class HeaderAddingProxy:
-    """Passes bytes on, after one line more in each request head."""
+    """Forwards bytes, after adding one line to each request head."""
 
     def __init__(self, upstream: int, line: str) -> None:
         self._upstream = upstream
@@ -70,7 +70,7 @@ class HeaderAddingProxy:
 
 
 async def cases(tmp_path: Path, exclude: list[str] | None, concurrency: int) -> int:
-    """Run them; a failing case raises. How many ran."""
+    """Run the cases; a failing case raises. Returns the number of cases."""
     async with running(tmp_path, {"NARTHEX_CONFORMANCE_ECHO": "1"}) as program:
         proxy = HeaderAddingProxy(
             program.port, f"Authorization: Bearer {program.token('autobahn', plan='enterprise')}"
@@ -81,19 +81,19 @@ async def cases(tmp_path: Path, exclude: list[str] | None, concurrency: int) -> 
 
 
 async def test_the_fast_subset(tmp_path: Path) -> None:
-    """282 cases; nobody gets in without the header that the proxy adds."""
+    """282 cases; without the header that the proxy adds, the echo is refused."""
     assert await cases(tmp_path, SLOW + DELIBERATE, 4) == 282
 
 
 @pytest.mark.conformance
 @pytest.mark.timeout(1800)
 async def test_all_517_cases(tmp_path: Path) -> None:
-    """The whole suite, 7.1.5 included."""
+    """The whole suite, including 7.1.5."""
     assert await cases(tmp_path, None, 2) == 517
 
 
 async def test_the_echo_needs_a_credential_and_its_variable(tmp_path: Path) -> None:
-    """401 without a token; without the variable there is no such path."""
+    """401 without a token; without the variable the path does not exist."""
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     headers = upgrade | {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
     (tmp_path / "on").mkdir()

@@ -1,4 +1,4 @@
-"""A data file that is damaged ends the start with the remedy: it is not tried again for ever."""
+"""A damaged data file ends the start with the remedy, without endless retries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.acceptance
 
 
 def serve(folder: Path) -> subprocess.CompletedProcess[str]:
-    """`narthex serve` on a folder whose name a shell would take apart, until it ends by itself."""
+    """Run `narthex serve` on a folder whose name a shell would split, until it exits."""
     return subprocess.run(
         [sys.executable, "-m", "narthex", "serve", "--port", "0", "--data-dir", str(folder / "data")],
         capture_output=True,
@@ -30,7 +30,7 @@ def serve(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", ["log.db", "narthex.db"])
 @pytest.mark.parametrize("damage", ["header", "pages"])
 async def test_a_damaged_file_ends_the_start(name: str, damage: str, tmp_path: Path) -> None:
-    """Of another kind from its first byte on, or broken behind a good header: which file, and what to do."""
+    """A file of another kind, or broken behind a valid header: the error names the file and the remedy."""
     folder = tmp_path / "it's here"
     folder.mkdir()
     async with running(folder):

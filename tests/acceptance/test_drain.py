@@ -1,4 +1,4 @@
-"""SIGTERM on the real program: 503 for newcomers, paced closes for everybody, runs ended, out in time."""
+"""SIGTERM on the real program: 503 for new clients, paced closes, runs ended, exit in time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def crowd(program: Program, count: int, users: int) -> list[Client]:
 
 
 async def drained(program: Program, clients: list[Client], pending: int) -> tuple[float, list[float]]:
-    """SIGTERM; how long the process took, and when each client was closed, from the signal on."""
+    """Send SIGTERM; returns how long the process took, and when each client was closed, counted from the signal."""
     loop = asyncio.get_running_loop()
     half_open = [await asyncio.open_connection("127.0.0.1", program.port) for _ in range(pending)]
     for _, writer in half_open:
@@ -59,7 +59,7 @@ async def drained(program: Program, clients: list[Client], pending: int) -> tupl
 
 
 async def test_a_drain_is_orderly(tmp_path: Path) -> None:
-    """300 sockets and 20 half-open handshakes; a run that is going on is ended, not lost."""
+    """300 sockets and 20 half-open handshakes; a run in progress is ended, not lost."""
     async with running(
         tmp_path, {"NARTHEX_MAX_CONNECTIONS_PER_USER": "1000", "NARTHEX_DRAIN_GRACE_S": "5"}
     ) as program:
@@ -93,7 +93,7 @@ async def test_five_thousand_sockets_drain_within_nine_seconds(tmp_path: Path) -
 
 
 async def test_an_operator_drains_by_url(tmp_path: Path) -> None:
-    """`narthex drain URL` with the admin key; without it nothing happens."""
+    """`narthex drain URL` works with the admin key only."""
     key = "an-admin-key-of-decent-length-0123456789"
     async with running(tmp_path, {"NARTHEX_ADMIN_KEY": key}) as program:
         assert program.run("drain", program.http, env={}).returncode == 2

@@ -1,4 +1,6 @@
-"""End-to-end tests enter staging as confined test identities, never through a hole; the key is in no log."""
+"""End-to-end tests enter staging as confined test identities, not through a bypass of authentication; no log has the
+key.
+"""
 
 from __future__ import annotations
 
@@ -86,14 +88,14 @@ async def test_the_exchange_gives_a_token_that_chats_in_band(staging: Program) -
 async def test_the_exchange_refuses(
     staging: Program, headers: dict[str, str], body: str, status: int
 ) -> None:
-    """No key, a wrong key, a bad body, permissions asked for by the caller."""
+    """No key, a wrong key, a bad body, permissions requested by the caller."""
     answer = await staging.post("/auth/e2e/test-auth", headers=headers, content=body)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_nothing_gets_nothing_and_is_closed_with_a_reason(staging: Program) -> None:
-    """An upgrade without proof is inert: connect without a token is 3500, anything else 3501."""
+    """An upgrade without a credential is inert: connect without a token gets 3500, any other command 3501."""
     async with connect(staging.ws, proxy=None) as bare:
         await bare.send('{"id":1,"connect":{}}')
         with pytest.raises(ConnectionClosed):
@@ -108,7 +110,7 @@ async def test_nothing_gets_nothing_and_is_closed_with_a_reason(staging: Program
 
 
 async def test_silence_is_closed_3502(tmp_path: Path) -> None:
-    """After the in-band time; shortened here by its setting."""
+    """After the in-band time, which a setting shortens here."""
     async with (
         running(tmp_path, STAGING | {"NARTHEX_INBAND_TIMEOUT_S": "0.5"}) as program,
         connect(program.ws, proxy=None) as bare,
@@ -120,7 +122,7 @@ async def test_silence_is_closed_3502(tmp_path: Path) -> None:
 
 
 async def test_wrong_keys_are_limited_on_every_surface_together(staging: Program) -> None:
-    """Ten a minute per address, exchange and handshake counted as one."""
+    """Ten per minute and address; exchange and handshake are counted together."""
     for number in range(10):
         if number % 2:
             answer = await staging.post("/auth/e2e/test-auth", headers={"X-E2E-Bypass-Key": "wrong"}, json={})
@@ -139,7 +141,7 @@ async def test_wrong_keys_are_limited_on_every_surface_together(staging: Program
 
 
 async def test_a_test_identity_sees_no_other_tenant(staging: Program) -> None:
-    """And a person's token beside the key is a conflict."""
+    """A user's token sent together with the key is a conflict."""
     ada = staging.token("ada")
     async with person(staging.ws, ada) as somebody:
         thread_id = (await somebody.rpc("thread.create"))["thread_id"]
@@ -155,7 +157,7 @@ async def test_a_test_identity_sees_no_other_tenant(staging: Program) -> None:
 
 
 async def test_without_a_key_there_is_no_bypass(tmp_path: Path) -> None:
-    """E2E_TEST_ENV alone opens nothing; health says why."""
+    """E2E_TEST_ENV alone has no effect; health gives the reason."""
     env = {name: value for name, value in STAGING.items() if name != "E2E_OAUTH_SIMULATION_KEY"}
     async with running(tmp_path, env) as program:
         body = (await program.get("/ws/health")).json()

@@ -1,4 +1,4 @@
-"""Health of the real program: the published sample, what probes see while it starts, lives and drains."""
+"""Health of the real program: the published sample, and the answers to probes during start, operation and drain."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PUBLISHED = {
     "variables": {"E2E_OAUTH_SIMULATION_KEY": "SET", "E2E_TEST_ENV": "staging"},
     "auth_bypass_active": True,
 }
-"""The members of the sample health response that gates script against."""
+"""The members of the sample health response that gates rely on."""
 
 STAGING = {"ENVIRONMENT": "staging", "E2E_TEST_ENV": "staging", "E2E_OAUTH_SIMULATION_KEY": "test-key"}
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
-    """Development, with nothing set."""
+    """A development gateway with default settings."""
     async with running(tmp_path) as program:
         yield program
 
@@ -65,7 +65,7 @@ async def test_production_refuses_who_brings_nothing_and_health_proves_it(tmp_pa
 
 @pytest.mark.parametrize("environ", [{}, STAGING, {"ENVIRONMENT": "staging"}])
 async def test_health_asking_itself_is_nobodys_failure(tmp_path: Path, environ: dict[str, str]) -> None:
-    """Its attempt without a credential, refused or left inert, is in no user's number, in no environment."""
+    """Its own attempt without a credential, refused or inert, is not in the users' metrics, in any environment."""
     async with running(tmp_path, environ, ("--host", "127.0.0.1")) as program:
         body = (await program.get("/ws/health")).json()
         assert body["checks"]["handshake"]["status"] == "healthy"
@@ -107,7 +107,9 @@ async def test_curl_and_head_and_options_mean_something(gateway: Program) -> Non
 
 
 async def test_a_flood_of_questions_costs_one_round_of_checks(gateway: Program) -> None:
-    """Cached 2 s: 200 requests at once make a handful of handshakes, and the probe is in no user's number."""
+    """Cached for 2 s: 200 requests at once cause a handful of handshakes, and the probe is not in the users'
+    metrics.
+    """
     async with httpx2.AsyncClient(trust_env=False, timeout=within(20)) as client:
         answers = await asyncio.gather(*(client.get(gateway.http + "/ws/health") for _ in range(200)))
     assert {answer.status_code for answer in answers} == {200}
@@ -123,7 +125,7 @@ async def test_a_flood_of_questions_costs_one_round_of_checks(gateway: Program) 
 
 
 async def test_metrics_pass_promtool(gateway: Program) -> None:
-    """Of the running program, after it did something."""
+    """Metrics of the running program, after some activity."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
@@ -142,7 +144,7 @@ async def test_metrics_pass_promtool(gateway: Program) -> None:
 
 
 async def test_the_numbers_are_for_operators(tmp_path: Path) -> None:
-    """`/ws/stats` with the admin key only."""
+    """`/ws/stats` requires the admin key."""
     key = "an-admin-key-0123456789abcdef"
     async with running(tmp_path, {"NARTHEX_ADMIN_KEY": key}) as program:
         assert (await program.get("/ws/stats")).status_code == 401

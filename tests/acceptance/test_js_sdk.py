@@ -35,7 +35,7 @@ class NodePerson:
         self.lines: list[dict[str, Any]] = []
 
     async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
-        """Read until `count` lines of a kind have come; all of that kind."""
+        """Read until `count` lines of a kind have arrived; returns all of that kind."""
         assert self.process.stdout is not None
         async with asyncio.timeout(30):
             while len(found := [line for line in self.lines if line["kind"] == kind]) < count:
@@ -45,7 +45,7 @@ class NodePerson:
         return found
 
     async def until_terminal(self) -> list[dict[str, Any]]:
-        """Read to the run's terminal event; all events of the run."""
+        """Read to the run's terminal event; returns all events of the run."""
         count = 1
         while True:
             events = [line["data"] for line in await self.until("event", count)]
@@ -61,7 +61,7 @@ async def node_person(node: str, *arguments: str, script: Path = SCRIPT) -> Asyn
 
 
 async def test_a_run_through_a_crash(tmp_path: Path, node: str) -> None:
-    """Nothing lost, nothing twice, the interrupted run ended by RUN_ERROR, the SDK back by itself."""
+    """No event is lost or duplicated, RUN_ERROR ends the interrupted run, and the SDK reconnects automatically."""
     async with (
         running(tmp_path) as gateway,
         node_person(node, gateway.ws, gateway.token("ada"), "count to 500") as ada,
@@ -80,7 +80,7 @@ async def test_a_run_through_a_crash(tmp_path: Path, node: str) -> None:
 
 
 async def test_a_whole_run_and_its_notices(tmp_path: Path, node: str) -> None:
-    """Every event in order, and the user's own channel says that the run began."""
+    """Every event arrives in order, and the user's own channel announces the run."""
     async with (
         running(tmp_path) as gateway,
         node_person(node, gateway.ws, gateway.token("ada"), "echo hello") as ada,
@@ -93,7 +93,9 @@ async def test_a_whole_run_and_its_notices(tmp_path: Path, node: str) -> None:
 
 
 async def test_a_component_that_mounts_twice_is_subscribed(tmp_path: Path, node: str) -> None:
-    """React's StrictMode (subscribe, unsubscribe, subscribe in one tick) ends subscribed, shown and present."""
+    """React's StrictMode (subscribe, unsubscribe, subscribe in one tick) ends with a working subscription and
+    presence.
+    """
     mounts = 200
     env = {"NARTHEX_COMMANDS_PER_S": "5000", "NARTHEX_COMMANDS_BURST": "5000"}
     async with (

@@ -1,4 +1,4 @@
-"""A gateway that starts before its engines: it says what it waits for, and is ready soon after the last of them."""
+"""A gateway that starts before its engines names the engine it waits for, and is ready soon after the last one."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Engines:
         self.program = program
 
     async def health(self) -> tuple[int, list[str]]:
-        """Status and errors of `/ws/health`; 0 while nothing listens."""
+        """Status and errors of `/ws/health`; 0 while the port is closed."""
         with contextlib.suppress(httpx2.HTTPError):
             answer = await self.program.get("/ws/health")
             return answer.status_code, list(answer.json()["errors"])
         return 0, []
 
     async def until_it_waits_for(self, part: str) -> list[str]:
-        """Until health names the part that cannot start; all that it says."""
+        """Wait until health names the part that cannot start; returns all its errors."""
         async with asyncio.timeout(within(20)):
             while True:
                 status, errors = await self.health()
@@ -49,7 +49,7 @@ class Engines:
                 await asyncio.sleep(0.05)
 
     async def until_ready(self) -> float:
-        """How long from now."""
+        """Wait until the gateway is ready; returns the seconds from now."""
         began = time.monotonic()
         async with asyncio.timeout(within(20)):
             while True:
@@ -78,7 +78,7 @@ async def waiting(directory: Path, kind: str) -> AsyncIterator[Engines]:
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 async def test_engines_that_come_late(tmp_path: Path, order: tuple[str, str, str]) -> None:
-    """In either order, seconds apart: the cause is shown, and 2 s after the last one the gateway serves."""
+    """In either order, seconds apart: health shows the cause, and 2 s after the last engine the gateway serves."""
     kind, first, second = order
     async with waiting(tmp_path, kind) as engines:
         errors = await engines.until_it_waits_for("store")
@@ -86,7 +86,7 @@ async def test_engines_that_come_late(tmp_path: Path, order: tuple[str, str, str
         await asyncio.to_thread(engines.servers[first].start)
         if first == "store":
             await engines.until_it_waits_for("broker")
-        await asyncio.sleep(1.5)  # some tries meanwhile
+        await asyncio.sleep(1.5)  # a few attempts meanwhile
         assert (await engines.health())[0] == 503
         await asyncio.to_thread(engines.servers[second].start)
         ready_s = await engines.until_ready()
@@ -100,7 +100,7 @@ async def test_engines_that_come_late(tmp_path: Path, order: tuple[str, str, str
 
 
 async def test_an_engine_that_flaps_while_the_gateway_starts(tmp_path: Path) -> None:
-    """NATS comes, goes and comes, twice: the gateway is ready soon after it stays."""
+    """NATS starts, stops and starts, twice: the gateway is ready soon after NATS stays up."""
     async with waiting(tmp_path, "nats") as engines:
         broker = engines.servers["broker"]
         await asyncio.to_thread(engines.servers["store"].start)
@@ -117,7 +117,7 @@ async def test_an_engine_that_flaps_while_the_gateway_starts(tmp_path: Path) -> 
 
 
 async def test_an_engine_that_hangs_at_first(tmp_path: Path) -> None:
-    """Redis takes connections and answers nothing; once it does, the gateway is ready."""
+    """Redis accepts connections but does not answer; once it answers, the gateway is ready."""
     async with waiting(tmp_path, "redis") as engines:
         broker = engines.servers["broker"]
         await asyncio.to_thread(engines.servers["store"].start)
@@ -129,7 +129,7 @@ async def test_an_engine_that_hangs_at_first(tmp_path: Path) -> None:
 
 
 async def test_a_drain_while_engines_are_waited_for(tmp_path: Path) -> None:
-    """SIGTERM before anything is there: an orderly end, at once, with what is open closed."""
+    """SIGTERM before any engine is up: an orderly end, at once, that closes all open resources."""
     async with waiting(tmp_path, "nats") as engines:
         await asyncio.to_thread(engines.servers["store"].start)
         await engines.until_it_waits_for("broker")

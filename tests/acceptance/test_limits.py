@@ -1,4 +1,4 @@
-"""Limits at N and at N+1 on a real gateway: tickets, connections of a user and an address, guests, runs, lag."""
+"""Limits at N and at N+1 on a real gateway: tickets, connections per user and address, guests, runs, lag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.acceptance
 
 
 async def patient(run: RunInput) -> AsyncIterator[str]:
-    """Works until it is cancelled."""
+    """An agent that works until it is cancelled."""
     yield "working"
     await asyncio.Event().wait()
 
@@ -42,7 +42,7 @@ async def refused(url: str, **options: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def sockets(url: str, count: int, **options: Any) -> AsyncIterator[list[ClientConnection]]:
-    """So many open sockets."""
+    """Open this many sockets."""
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(connect(url, proxy=None, **options)) for _ in range(count)]
 
@@ -68,7 +68,7 @@ async def test_a_ticket_used_a_hundred_times_at_once_admits_one(tmp_path: Path) 
 
 @pytest.mark.parametrize("plan", ["free", "early"])
 async def test_connections_of_a_user_by_plan(tmp_path: Path, plan: str) -> None:
-    """N sockets are admitted, the next is `connection_limit` with Retry-After; one less lets one in."""
+    """N sockets are admitted, the next is `connection_limit` with Retry-After; closing one admits another."""
     async with gateway(tmp_path, agents=[Agent(name="a", function=patient)]) as running:
         headers = bearer(running.token("ada", plan=plan))
         async with sockets(running.ws, PLANS[plan].connections, additional_headers=headers) as opened:
@@ -84,7 +84,7 @@ async def test_connections_of_a_user_by_plan(tmp_path: Path, plan: str) -> None:
 
 
 async def test_connections_of_an_address_and_of_the_process(tmp_path: Path) -> None:
-    """Whoever it is."""
+    """The limits apply to all users."""
     async with gateway(
         tmp_path, agents=[Agent(name="a", function=patient)], max_connections_per_address=4
     ) as running:
@@ -96,7 +96,7 @@ async def test_connections_of_an_address_and_of_the_process(tmp_path: Path) -> N
 
 
 async def test_guests_come_from_allowed_origins_only_and_have_their_own_plan(tmp_path: Path) -> None:
-    """`--allow-anonymous`: a page of ours is a guest, another page and no page are not."""
+    """`--allow-anonymous`: an allowed page is a guest; another page, or a client without Origin, is not."""
     options: dict[str, Any] = {"allow_anonymous": True, "agents": [Agent(name="a", function=patient)]}
     async with gateway(tmp_path, **options) as running:
         async with connect(running.ws, origin=running.http, proxy=None) as socket:  # type: ignore[arg-type]  # a plain str
@@ -115,7 +115,7 @@ async def test_guests_come_from_allowed_origins_only_and_have_their_own_plan(tmp
 
 
 async def test_concurrent_runs_by_plan(tmp_path: Path) -> None:
-    """Two run on `free`, the third waits, and starts when one is cancelled."""
+    """Two runs run on `free`; the third is queued, and starts when one is cancelled."""
     async with gateway(tmp_path, agents=[Agent(name="a", function=patient)]) as running:
         headers = bearer(running.token("ada"))
         async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
@@ -148,7 +148,7 @@ async def test_concurrent_runs_by_plan(tmp_path: Path) -> None:
 
 
 def caller(socket: ClientConnection) -> Any:
-    """A function that sends a command and gives its reply."""
+    """A function that sends a command and returns its reply."""
     numbers = iter(range(1, 10_000))
 
     async def call(member: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def caller(socket: ClientConnection) -> Any:
 
 
 async def test_what_is_enforced_is_what_is_advertised(tmp_path: Path) -> None:
-    """`/ws/config` names the limits and plans of this very gateway."""
+    """`/ws/config` reports the limits and plans of this gateway."""
     options: dict[str, Any] = {"max_message_bytes": 2048, "agents": [Agent(name="a", function=patient)]}
     async with gateway(tmp_path, **options) as running:
         async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:

@@ -1,4 +1,6 @@
-"""The broker dies, somebody is removed from a thread, the broker comes back: they do not listen any more."""
+"""A user who is removed from a thread while the broker is down no longer receives its events once the broker is
+back.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.acceptance
 
 
 async def test_a_removal_while_the_broker_was_away(tmp_path: Path) -> None:
-    """Two gateways: the control message could not be sent, the other gateway takes the channel away all the same."""
+    """The control message could not be sent; the other gateway ends the subscription all the same."""
     async with engines() as (nats, _, store_url):
         built = Fleet(tmp_path, shared(nats.url, store_url))
         try:

@@ -1,4 +1,6 @@
-"""The main job on the real program with the unmodified Python SDK: chat, crash, come back, miss nothing."""
+"""The main flow on the real program with the unmodified Python SDK: chat, crash, reconnect, without missing an
+event.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.acceptance
 
 @contextlib.asynccontextmanager
 async def people_of(gateway: Program, tokens: list[str]) -> AsyncIterator[list[Person]]:
-    """One connected person for each token."""
+    """One connected user per token."""
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(person(gateway.ws, token)) for token in tokens]
 
@@ -30,7 +32,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Program]:
 
 
 async def test_a_person_chats_with_the_built_in_agent(gateway: Program) -> None:
-    """Connect, run.start, every event in order, digest right."""
+    """Connect, run.start, every event in order, correct digest."""
     async with person(gateway.ws, gateway.token("ada")) as ada:
         thread = await ada.rpc("thread.create", title="First")
         await ada.follow(thread["thread_id"])
@@ -48,7 +50,7 @@ async def test_a_person_chats_with_the_built_in_agent(gateway: Program) -> None:
 
 
 async def test_it_is_ready_within_two_seconds(gateway: Program) -> None:
-    """From the start of the process to a `/readyz` that says yes; the best of three on a machine that is shared."""
+    """From the start of the process until `/readyz` reports ready; the best of three, because the machine is shared."""
     took = [gateway.ready_after_s]
     while min(took) >= 2.0 and len(took) < 3:
         gateway.end()
@@ -58,7 +60,7 @@ async def test_it_is_ready_within_two_seconds(gateway: Program) -> None:
 
 
 async def test_the_same_client_message_id_gives_the_same_run(gateway: Program) -> None:
-    """`run.start` may be repeated after any doubt."""
+    """`run.start` may be repeated when the outcome is uncertain."""
     async with person(gateway.ws, gateway.token("ada")) as ada:
         first = await ada.rpc("run.start", text="hello", client_message_id="m-1")
         again = await ada.rpc("run.start", text="hello", client_message_id="m-1")
@@ -68,8 +70,8 @@ async def test_the_same_client_message_id_gives_the_same_run(gateway: Program) -
 
 
 async def test_a_killed_server_loses_nothing_it_acknowledged(gateway: Program) -> None:
-    """`kill -9` in mid-run, restart on the same data, the SDK comes back by itself: every event that was seen
-    is still there, none comes twice, and the run ends with RUN_ERROR owner_lost.
+    """`kill -9` in mid-run, restart on the same data; the SDK reconnects automatically, all events seen before are
+    still in the log, none is duplicated, and the run ends with RUN_ERROR owner_lost.
     """
     async with person(gateway.ws, gateway.token("ada")) as ada:
         thread_id = (await ada.rpc("thread.create", title="Crash"))["thread_id"]
@@ -84,7 +86,7 @@ async def test_a_killed_server_loses_nothing_it_acknowledged(gateway: Program) -
         assert terminal["code"] == "owner_lost"
         assert len(ada.events[thread_id]) > seen
         assert ada.subscribed[-1].recovered
-        # A device that was never there before reads the same run.
+        # A new device reads the same run.
         async with person(gateway.ws, gateway.token("ada")) as other:
             history = await other.rpc("run.get", run_id=run["run_id"])
             assert history["state"] == "failed"
@@ -108,7 +110,7 @@ async def test_seven_sockets_of_one_user_all_see_everything(gateway: Program) ->
 
 
 async def test_a_hundred_users_each_get_exactly_their_own(gateway: Program) -> None:
-    """A hundred runs at once; nobody sees anything of anybody else's."""
+    """A hundred runs at once; no user sees another user's events."""
     tokens = await asyncio.gather(*(gateway.login(f"user-{n}@example.com") for n in range(100)))
     async with people_of(gateway, tokens) as people:
 
@@ -129,14 +131,14 @@ async def test_a_hundred_users_each_get_exactly_their_own(gateway: Program) -> N
 
 
 async def test_two_people_share_a_thread(gateway: Program) -> None:
-    """A member who was added sees and says; a stranger does neither."""
+    """An added member reads and writes; another user can do neither."""
     async with (
         person(gateway.ws, gateway.token("ada")) as ada,
         person(gateway.ws, gateway.token("bob")) as bob,
         person(gateway.ws, gateway.token("eve")) as eve,
     ):
         thread_id = (await ada.rpc("thread.create", title="Shared"))["thread_id"]
-        with pytest.raises(Exception, match="unsubscribed"):  # the SDK's word for a final error 103
+        with pytest.raises(Exception, match="unsubscribed"):  # the SDK's term for a final error 103
             await eve.follow(thread_id)
         with pytest.raises(Exception, match="thread_not_found"):
             await eve.rpc("thread.get", thread_id=thread_id)
@@ -159,7 +161,7 @@ async def test_two_people_share_a_thread(gateway: Program) -> None:
 
 
 async def test_a_late_device_gets_thread_and_live_run_without_a_gap(gateway: Program) -> None:
-    """`thread.get` then subscribing from its position: finished messages once, the running run from its start."""
+    """`thread.get`, then a subscription from its position: finished messages once, the running run from its start."""
     async with person(gateway.ws, gateway.token("ada")) as ada:
         thread_id = (await ada.rpc("thread.create", title="Late"))["thread_id"]
         await ada.follow(thread_id)

@@ -1,4 +1,4 @@
-"""The history checker on the real program: what its clients are told is recorded from the wire and found true."""
+"""The history checker on the real program: frames that clients receive are recorded and found correct."""
 
 from __future__ import annotations
 

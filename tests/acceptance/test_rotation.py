@@ -1,4 +1,4 @@
-"""`NARTHEX_MAX_SOCKET_LIFE_S`: sockets are rotated one by one, busy ones later, and nobody misses an event."""
+"""`NARTHEX_MAX_SOCKET_LIFE_S`: sockets are rotated one by one, busy ones later, without a lost event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ pytestmark = pytest.mark.acceptance
 
 
 async def test_sockets_are_rotated_each_at_its_own_moment(tmp_path: Path) -> None:
-    """Closed 3011 within 5 % of their life (and a tick of the wheel); a run's follower stays until it has ended."""
+    """Closed with 3011 within 5 % of their life (and one tick of the timer wheel); a run's follower stays until the run
+    ends.
+    """
     env = {"NARTHEX_MAX_SOCKET_LIFE_S": "4", "NARTHEX_MAX_CONNECTIONS_PER_USER": "200"}
     async with running(tmp_path, env) as program:
         token = await program.login("crowd@example.com")

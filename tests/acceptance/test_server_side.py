@@ -48,7 +48,7 @@ class Operator:
 
 
 class Watcher(ClientEventHandler):  # type: ignore[misc]  # the SDK has no types
-    """centrifuge-python, and what it was told of server-side subscriptions."""
+    """centrifuge-python, and the server-side subscription events that it received."""
 
     def __init__(self, url: str, token: str) -> None:
         self.client = Client(
@@ -96,13 +96,13 @@ def of(channel: str, lines: list[dict[str, Any]], kind: str) -> list[dict[str, A
 async def story(
     operator: Operator, thread_id: str, watcher: Any, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    """Granted from a position, shown what follows, cut, shown what was missed, ended."""
+    """A subscription is granted from a position, receives events, is cut, recovers the missed ones, and ends."""
     channel = f"thread:{thread_id}"
     first = await operator.done("publish", channel=channel, data={"n": 1})
     since = {"offset": 0, "epoch": first["epoch"]}
     await operator.done("subscribe", user="ada", channel=channel, recover_since=since)
     await watcher.until("publication", 1)
-    await operator.done("subscribe", user="ada", channel=channel)  # again: nothing happens
+    await operator.done("subscribe", user="ada", channel=channel)  # a repetition has no effect
     await operator.done("publish", channel=channel, data={"n": 2})
     await watcher.until("publication", 2)
     assert len(of(channel, lines(), "subscribed")) == 1
@@ -129,7 +129,7 @@ async def story(
 
 
 async def empty_thread(program: Program) -> str:
-    """A thread of ada's, in whose channel nothing is yet."""
+    """A thread of ada's whose channel has no publications yet."""
     ada = Person(program.ws, program.token("ada"))
     await ada.client.connect()
     created = await ada.rpc("thread.create", title="one")
@@ -157,7 +157,7 @@ async def test_the_javascript_sdk(program: Program, node: str) -> None:
 
 
 async def test_every_instance_hears_of_it(tmp_path: Path) -> None:
-    """Asked of one gateway, done at both: each has a device of the user's."""
+    """The request goes to one gateway and takes effect on both: the user has a device at each."""
     async with fleet(tmp_path) as built:
         one, other = await built.gateways(2)
         thread_id = await empty_thread(one)

@@ -38,24 +38,24 @@ JWKS = "/jwks.json"
 
 @pytest.fixture(autouse=True)
 def now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test issuer's tokens are of this moment."""
+    """The current time, which the test issuer's tokens use."""
     monkeypatch.setattr(issuer, "NOW", time.time())
 
 
 def bearer(text: str) -> dict[str, str]:
-    """The header."""
+    """The Authorization header."""
     return {"Authorization": f"Bearer {text}"}
 
 
 class Line:
-    """A WebSocket with the few commands that are needed here; `after` holds frames that came unasked."""
+    """A WebSocket with the few commands that these tests need; `after` holds unsolicited frames."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self._next = 0
 
     async def ask(self, **command: Any) -> dict[str, Any]:
-        """One command, its reply."""
+        """Send one command; returns its reply."""
         self._next += 1
         await self.socket.send(json.dumps({"id": self._next, **command}))
         async with asyncio.timeout(within(5)):
@@ -71,7 +71,7 @@ class Line:
         return "rpc" in await self.ask(rpc={"method": "echo", "data": 1})
 
     async def closed(self) -> tuple[int, str, float, list[dict[str, Any]]]:
-        """Wait for the end: code, reason, moment, and the pushes that came before it."""
+        """Wait for the end; returns code, reason, time, and the pushes that arrived before it."""
         pushes: list[dict[str, Any]] = []
         with contextlib.suppress(ConnectionClosed):
             async with asyncio.timeout(within(15)):
@@ -152,18 +152,18 @@ async def matrix_gateway(directory: Path) -> AsyncIterator[Running]:
         yield running
 
 
-# A header cannot carry these as they are: HTTP says what becomes of them.
+# A header cannot carry these unchanged; HTTP defines what happens to them.
 NOT_IN_A_HEADER = {"empty", "line break at the end", "not ASCII", "white space inside"}
 
 
 async def test_every_forgery_is_refused_before_the_upgrade(tmp_path: Path) -> None:
-    """The status and code of the table, as problem+json; a verified but expired one is upgraded inert."""
+    """The status and code of the table, as problem+json; a verified but expired token is upgraded inert."""
     canary_hits: list[str] = []
     async with HttpIssuer() as canary, matrix_gateway(tmp_path) as running:
         for name, (build, code) in forgeries(canary.url + JWKS).items():
             if name in NOT_IN_A_HEADER:
                 continue
-            issuer.NOW = time.time()  # some are refused by a second
+            issuer.NOW = time.time()  # some are refused because of a second credential
             status, headers, body = await upgrade(running, build())
             if code == "token_expired":
                 assert status == 101, name
@@ -195,7 +195,7 @@ async def behind_a_proxy(directory: Path) -> AsyncIterator[tuple[Running, FaultP
 
 
 async def test_an_outage_of_the_issuer_locks_nobody_out_who_can_be_verified(tmp_path: Path) -> None:
-    """Dead, hung, slow: cached keys admit, unknown ones hear 503 within 2 s, open sockets work; then recovery."""
+    """Dead, hung or slow: cached keys admit, unknown keys get 503 within 2 s, open sockets work; then it recovers."""
     known, unknown = token(rsa_key(1), "RS256"), token(rsa_key(2), "RS256")
     async with behind_a_proxy(tmp_path) as (running, proxy, keys), line(running, known) as opened:
         modes: tuple[Mode, ...] = ("dead", "hung", "slow")
@@ -204,9 +204,11 @@ async def test_an_outage_of_the_issuer_locks_nobody_out_who_can_be_verified(tmp_
             await proxy.set(mode)
             proxy.connections = 0
             rounds = 0
-            while rounds < 3 or (mode != "dead" and not proxy.connections):  # until the fault was really met
+            while rounds < 3 or (
+                mode != "dead" and not proxy.connections
+            ):  # until a request has met the fault
                 rounds += 1
-                await asyncio.sleep(0.1)  # as often as an impatient client comes back
+                await asyncio.sleep(0.1)  # as often as an impatient client reconnects
                 began = time.monotonic()
                 assert (await upgrade(running, known))[0] == 101
                 status, headers, body = await upgrade(running, unknown)
@@ -222,7 +224,7 @@ async def test_an_outage_of_the_issuer_locks_nobody_out_who_can_be_verified(tmp_
         began = time.monotonic()
         while (await upgrade(running, unknown))[0] != 101:
             assert time.monotonic() - began < within(10)
-            await asyncio.sleep(0.1)  # as often as an impatient client comes back
+            await asyncio.sleep(0.1)  # as often as an impatient client reconnects
         assert await opened.echo()
 
 
@@ -271,7 +273,7 @@ async def test_five_thousand_bad_tokens_lock_nobody_out(tmp_path: Path) -> None:
 
 
 async def test_a_socket_ends_between_exp_and_the_end_of_grace(tmp_path: Path) -> None:
-    """`ttl` says how long; without a refresh it is closed 3005, not before `exp` and not after the grace."""
+    """`ttl` gives the time; without a refresh the socket is closed 3005, not before `exp` and not after the grace."""
     async with gateway(tmp_path, token_grace_s=2.0) as running:
         text = running.token("ada", ttl_s=3)
         expires_at = json.loads(base64.urlsafe_b64decode(text.split(".")[1] + "=="))["exp"]
@@ -286,7 +288,7 @@ async def test_a_socket_ends_between_exp_and_the_end_of_grace(tmp_path: Path) ->
 
 
 async def test_a_refresh_in_time_keeps_it_and_another_subject_ends_it(tmp_path: Path) -> None:
-    """In-band refresh moves the end; a token of somebody else's is a conflict."""
+    """An in-band refresh moves the end; another user's token is a conflict."""
     async with gateway(tmp_path, token_grace_s=1.0) as running:
         async with line(running, running.token("ada", ttl_s=2)) as client:
             reply = await client.ask(refresh={"token": running.token("ada", ttl_s=600)})
@@ -301,7 +303,7 @@ async def test_a_refresh_in_time_keeps_it_and_another_subject_ends_it(tmp_path: 
 
 @pytest.mark.parametrize("how", ["token", "logout", "block", "issued_before"])
 async def test_revocation_closes_live_sockets_within_a_second(tmp_path: Path, how: str) -> None:
-    """By jti, by logging out, by subject and by moment: closed 3500, no frame after it, and no way back in."""
+    """By jti, by logout, by subject and by time: closed with 3500, no frame after it, and reconnecting is refused."""
     async with gateway(tmp_path) as running:
         parts = running.gateway.parts
         assert parts is not None
@@ -332,7 +334,7 @@ async def test_revocation_closes_live_sockets_within_a_second(tmp_path: Path, ho
 
 
 async def test_a_revocation_that_no_broadcast_told_of_closes_within_a_second(tmp_path: Path) -> None:
-    """Among 20,000 others that are kept: written by another process, found by the poll."""
+    """Among 20,000 others: written by another process without a broadcast, found by the poll."""
     async with gateway(tmp_path) as running:
         beside = SqliteStore(tmp_path / "narthex.db", beside=True)
         await beside.start()
@@ -364,7 +366,9 @@ async def test_a_revocation_that_no_broadcast_told_of_closes_within_a_second(tmp
 
 
 async def test_a_leaked_key_ends_on_a_running_gateway_within_two_seconds(tmp_path: Path) -> None:
-    """`narthex keys rotate --now` beside it: the old key's sockets end, its tokens are refused, new ones serve."""
+    """`narthex keys rotate --now` on a running gateway: sockets and tokens of the old key end, new tokens are
+    accepted.
+    """
     async with gateway(tmp_path) as running:
         stolen = running.token("ada")
         async with contextlib.AsyncExitStack() as stack:
@@ -373,7 +377,7 @@ async def test_a_leaked_key_ends_on_a_running_gateway_within_two_seconds(tmp_pat
             await _rotate_now(tmp_path)
             began = time.monotonic()
             code, reason, _, _ = await ending
-            assert (code, reason.partition(":")[0]) == (3011, "force_reconnect")  # and is judged again
+            assert (code, reason.partition(":")[0]) == (3011, "force_reconnect")  # and is verified again
             assert time.monotonic() - began < within(2)
         for _ in range(3):
             status, _, body = await upgrade(running, stolen)
@@ -382,7 +386,7 @@ async def test_a_leaked_key_ends_on_a_running_gateway_within_two_seconds(tmp_pat
 
 
 async def _rotate_now(data_dir: Path) -> None:
-    """`narthex keys rotate --now`, beside the server."""
+    """`narthex keys rotate --now`, while the server runs."""
     command = [sys.executable, "-m", "narthex", "keys", "rotate", "--now", "--data-dir", str(data_dir)]
     rotation = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.DEVNULL, env=clean_environment({})

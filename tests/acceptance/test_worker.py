@@ -1,4 +1,6 @@
-"""`narthex worker`: agents run apart from the gateways, on NATS and PostgreSQL, and survive one another."""
+"""`narthex worker`: agents run apart from the gateways, on NATS and PostgreSQL, and either survives the other's
+death.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ async def agents_health(gateway: Program) -> tuple[str, str]:
 
 
 async def until_health(gateway: Program, status: str) -> str:
-    """Wait for the agents' status; its detail."""
+    """Wait for this status of the agents; returns its detail."""
     async with asyncio.timeout(20):
         while True:
             found, detail = await agents_health(gateway)
@@ -48,7 +50,7 @@ async def until_health(gateway: Program, status: str) -> str:
 
 
 async def begin(somebody: Person, agent: str) -> tuple[str, str]:
-    """A run of an agent in a thread of its own, seen under way: thread and run."""
+    """Start a run in a new thread and wait until it is in progress; returns thread and run."""
     thread_id = (await somebody.rpc("thread.create"))["thread_id"]
     await somebody.follow(thread_id)
     run = await somebody.start("go", thread_id, agent=agent)
@@ -57,7 +59,9 @@ async def begin(somebody: Person, agent: str) -> tuple[str, str]:
 
 
 async def test_gateways_accept_and_workers_run(house: Fleet) -> None:
-    """Without a worker runs wait and health says why; the first worker runs them; it drains in order."""
+    """Without a worker runs stay queued and health gives the reason; the first worker runs them, then drains in
+    order.
+    """
     gateway = await house.gateway("--no-agents")
     assert "once" in await until_health(gateway, "degraded")
     async with person(gateway.ws, await gateway.login("ada@example.com")) as ada:
@@ -85,7 +89,7 @@ async def test_gateways_accept_and_workers_run(house: Fleet) -> None:
 
 
 async def test_a_killed_worker_costs_the_attempt_and_no_more(house: Fleet) -> None:
-    """`kill -9`: a restartable run begins again on the other worker and is whole, one that is not is ended."""
+    """`kill -9`: a restartable run starts again on the other worker and completes; another run ends."""
     gateway, first, second = await asyncio.gather(
         house.gateway("--no-agents"), house.worker(), house.worker()
     )
@@ -113,7 +117,7 @@ async def test_a_killed_worker_costs_the_attempt_and_no_more(house: Fleet) -> No
 
 
 async def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
-    """A worker on SQLite, and a gateway that leaves runs to one, exit 78 and name what to set."""
+    """A worker on SQLite, and a gateway that leaves runs to workers, exit 78 and name the settings to change."""
     program = Program(tmp_path, {})
     for words in (("worker",), ("serve", "--no-agents")):
         done = await asyncio.to_thread(program.run, *words)

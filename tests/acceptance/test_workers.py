@@ -1,4 +1,4 @@
-"""`narthex serve --workers 2`: one port, any worker serves any socket, a dead one is replaced, one drain for all."""
+"""`narthex serve --workers 2`: one port, any worker serves any socket, a dead worker is replaced, one drain for all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Program]:
 
 
 async def on_both(program: Program, token: str) -> dict[str, Person]:
-    """A person on each of the two workers, by node id: the kernel spreads connections, so try a few."""
+    """A client on each of the two workers, by node id: the kernel spreads connections, so several are tried."""
     found: dict[str, Person] = {}
     for _ in range(60):
         somebody = Person(program.ws, token)
@@ -40,14 +40,14 @@ async def on_both(program: Program, token: str) -> dict[str, Person]:
 
 
 def workers_of(program: Program) -> list[psutil.Process]:
-    """The children that serve."""
+    """The serving child processes."""
     assert program.process is not None
     children = psutil.Process(program.process.pid).children()
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 async def test_a_run_reaches_devices_on_every_worker(pair: Program) -> None:
-    """Started on one, seen on both, whole; a stranger's typing and presence cross over as well."""
+    """Started on one worker and complete on both; typing and presence of another user cross over as well."""
     people = await on_both(pair, pair.token("ada"))
     one, two = people.values()
     thread_id = (await one.rpc("thread.create", title="Two workers"))["thread_id"]
@@ -68,7 +68,7 @@ async def test_a_run_reaches_devices_on_every_worker(pair: Program) -> None:
 
 
 async def test_a_killed_worker_is_replaced_and_its_run_is_ended(pair: Program) -> None:
-    """`kill -9` of a worker in mid-run: its clients come back by themselves, nothing is lost, the run ends."""
+    """`kill -9` of a worker in mid-run: its clients reconnect automatically, no event is lost, and the run ends."""
     before = {worker.pid for worker in workers_of(pair)}
     assert len(before) == 2
     async with person(pair.ws, pair.token("ada")) as ada:
@@ -91,7 +91,7 @@ async def test_a_killed_worker_is_replaced_and_its_run_is_ended(pair: Program) -
 
 @pytest.mark.soak
 async def test_a_worker_that_stands_still_is_replaced(pair: Program) -> None:
-    """SIGSTOP of one of two: its sockets would wait for ever; after 30 s it is another process."""
+    """SIGSTOP of one of two workers: its sockets would wait for ever; after 30 s another process replaces it."""
     hung, other = workers_of(pair)
     hung.suspend()
     async with asyncio.timeout(90):
@@ -105,12 +105,14 @@ async def test_a_worker_that_stands_still_is_replaced(pair: Program) -> None:
 
 
 async def test_one_sigterm_drains_all_and_leaves_nobody(pair: Program) -> None:
-    """Exit 0; workers and the local NATS are gone; the log names no password."""
+    """Exit code 0; workers and the local NATS have ended; the log shows no password."""
     assert pair.process is not None
     family = psutil.Process(pair.process.pid).children(recursive=True)
     assert len(family) >= 3
     assert await asyncio.to_thread(pair.terminate) == 0
-    _, left = await asyncio.to_thread(psutil.wait_procs, family, 5)  # the last to go notes its parent's end
+    _, left = await asyncio.to_thread(
+        psutil.wait_procs, family, 5
+    )  # the last worker notices its parent's end
     assert left == []
     assert "nats://narthex:" not in pair.log
 
@@ -119,7 +121,7 @@ async def test_one_sigterm_drains_all_and_leaves_nobody(pair: Program) -> None:
 async def test_a_drain_command_stops_all_and_nothing_is_started_again(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """`narthex drain` ends the whole `serve --workers` as SIGTERM does: exit 0, and no worker takes its place."""
+    """`narthex drain` ends the whole `serve --workers` as SIGTERM does: exit code 0, and no worker is replaced."""
     key = "an-admin-key-of-decent-length-0123456789"
     async with running(tmp_path, {"NARTHEX_ADMIN_KEY": key}, ("--workers", "2")) as program:
         assert program.process is not None

@@ -1,4 +1,4 @@
-"""Agents of the worker tests: one that may be restarted, and one that may not. Slow, so that one can die in between."""
+"""Agents of the worker tests, one restartable and one not. Slow, so that a process can die in between."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ async def _count(run: RunInput) -> AsyncIterator[Event | str]:
 
 @narthex.agent(name="once")
 async def once(run: RunInput) -> AsyncIterator[Event | str]:
-    """Counts; a dead owner ends it."""
+    """Counts; ends when its owner dies."""
     async for word in _count(run):
         yield word
 
 
 @narthex.agent(name="again", restartable=True)
 async def again(run: RunInput) -> AsyncIterator[Event | str]:
-    """Counts; begins again elsewhere."""
+    """Counts; restarts elsewhere."""
     async for word in _count(run):
         yield word
