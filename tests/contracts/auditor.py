@@ -1,4 +1,4 @@
-"""A process that writes audit records until it is killed and says which writes returned.
+"""A process that writes audit records until it is killed and prints which writes returned.
 
 Usage: python -m tests.contracts.auditor SPEC FIRST-NUMBER. Prints one subject a line, flushed per line.
 """

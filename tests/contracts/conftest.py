@@ -1,4 +1,4 @@
-"""Fixtures of the contract suites: one parameter an engine."""
+"""Fixtures of the contract suites, with one parameter per engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.services import NatsServer, PostgresServer, ValkeyServer, data_direct
 
 @pytest.fixture(scope="session")
 def nats_server() -> Iterator[NatsServer]:
-    """One server for the whole run: each test has a prefix, and with it streams, of its own."""
+    """One server for the whole run; each test has its own prefix, and therefore its own streams."""
     with data_directory("nats") as directory:
         server = NatsServer(directory / "data")
         server.start()
@@ -34,7 +34,7 @@ def nats_server() -> Iterator[NatsServer]:
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
-    """One server for the whole run: each test has a prefix of its own."""
+    """One server for the whole run; each test has its own prefix."""
     with data_directory("valkey") as directory:
         server = ValkeyServer(directory / "data")
         server.start()
@@ -54,19 +54,19 @@ def make_broker_rig(engine: str, request: pytest.FixtureRequest, tmp_path: Path)
 
 @pytest.fixture(params=["sqlite", "nats", "redis"])
 def broker_rig(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
-    """Every engine in turn."""
+    """Each engine in turn."""
     return make_broker_rig(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=["nats", "redis"])
 def shared_rig(request: pytest.FixtureRequest, tmp_path: Path) -> BrokerRig:
-    """Every engine that several nodes can share."""
+    """Each engine that several nodes can share."""
     return make_broker_rig(request.param, request, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """One server for the whole run: each test has a database of its own."""
+    """One server for the whole run; each test has its own database."""
     with data_directory("postgres") as directory:
         server = PostgresServer(directory / "data")
         server.initialise()
@@ -77,7 +77,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 async def store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreRig]:
-    """Every engine in turn."""
+    """Each engine in turn."""
     if request.param == "sqlite":
         yield SqliteStoreRig(tmp_path)
         return

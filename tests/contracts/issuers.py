@@ -31,7 +31,7 @@ SCRIPT: Final = Path(__file__).with_name("oidc_provider.mjs")
 
 
 class Issuer:
-    """A child process that answers under `url`; `restart` begins a new life with new keys."""
+    """A child process that serves `url`; `restart` starts it again with new keys."""
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
@@ -42,11 +42,11 @@ class Issuer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> tuple[list[str], Mapping[str, str]]:
-        """How it is started: words and environment."""
+        """The command line and environment that start it."""
         raise NotImplementedError
 
     async def start(self) -> None:
-        """Start and wait until its discovery document is there."""
+        """Start and wait until its discovery document is served."""
         words, extra = self.command()
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork of milliseconds, and no loop of ours waits
@@ -72,12 +72,12 @@ class Issuer:
             self._process.wait()
 
     async def restart(self) -> None:
-        """A rotation: the same address, other keys."""
+        """Rotate: the same address with other keys."""
         self.stop()
         await self.start()
 
     async def sign_in(self, url: str, subject: str) -> str:
-        """Play the browser from an authorization URL; where it is sent back to, with code and state."""
+        """Act as the browser for an authorization URL; returns the redirect target with code and state."""
         raise NotImplementedError
 
 
@@ -128,7 +128,7 @@ class NpmIssuer(Issuer):
         return ["node", "--no-warnings", str(SCRIPT)], extra
 
     async def access_token(self) -> str:
-        """An access token of the client's own."""
+        """An access token of the client itself."""
         form = {"grant_type": "client_credentials", "scope": "chat"}
         async with httpx2.AsyncClient(trust_env=False) as client:
             answer = await client.post(f"{self.url}/token", data=form, auth=(CLIENT, self.secret))
@@ -136,7 +136,7 @@ class NpmIssuer(Issuer):
             return str(answer.json()["access_token"])
 
     async def user_token(self, subject: str) -> str:
-        """An access token of a person's, by the code flow (RFC 7636 appendix B's verifier and challenge)."""
+        """An access token of a user, by the code flow (RFC 7636 appendix B's verifier and challenge)."""
         query = urlencode(
             {
                 "response_type": "code",
@@ -194,7 +194,7 @@ class NpmIssuer(Issuer):
 
 
 def install_npm_package(directory: Path) -> Path:
-    """Install `oidc-provider` into a directory of the test's. Skips without npm (a failure in CI)."""
+    """Install `oidc-provider` into a temporary directory. Skips without npm (a failure in CI)."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         pytest.skip("npm or node is missing: install Node 20 to test against oidc-provider")

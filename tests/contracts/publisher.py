@@ -1,4 +1,4 @@
-"""A process that publishes until it is killed and says which publications were acknowledged.
+"""A process that publishes until it is killed and prints which publications were acknowledged.
 
 Usage: python -m tests.contracts.publisher SPEC FIRST-NUMBER. Prints `channel offset epoch number` a line,
 flushed per line, only after `publish` returned.

@@ -1,4 +1,4 @@
-"""A broker handler that remembers what it was told, and lets a test wait for it."""
+"""A broker handler that records its calls and lets a test wait for them."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Recorder:
         self._changed.set()
 
     def of(self, channel: str) -> list[Publication]:
-        """What was told of one channel."""
+        """The recorded publications of one channel."""
         return [publication for name, publication, _ in self.seen if name == channel]
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
-        """Wait for calls until `condition` holds; fails with what is there when it does not in time."""
+        """Wait for calls until `condition` holds; fails with the recorded calls when it does not hold in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():

@@ -1,4 +1,4 @@
-"""What the contract suites run against: one rig an engine, each making adapters that share one set of data."""
+"""The engines of the contract suites: one rig per engine makes adapters that share one set of data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from narthex.ports.store import Store
 
 
 class BrokerRig(Protocol):
-    """Makes brokers on the same data: one after the other, or, where `shared`, at the same time."""
+    """Makes brokers on the same data: one after the other or, where `shared`, at the same time."""
 
     shared: bool
 
@@ -22,14 +22,14 @@ class BrokerRig(Protocol):
         """A broker that is not started."""
 
     def spec(self) -> str:
-        """What `broker_from` needs in another process."""
+        """The arguments of `broker_from` for another process."""
 
     async def purge(self) -> None:
-        """What an operator does to the log: everything in it is gone. Where it is not `shared` no broker runs."""
+        """Delete the whole log, as an operator can. Where it is not `shared` no broker runs."""
 
 
 class StoreRig(Protocol):
-    """Makes stores on the same data: one after the other, or, where `shared`, at the same time."""
+    """Makes stores on the same data: one after the other or, where `shared`, at the same time."""
 
     shared: bool
 
@@ -37,11 +37,11 @@ class StoreRig(Protocol):
         """A store that is not started."""
 
     def spec(self) -> str:
-        """What `store_from` needs in another process."""
+        """The arguments of `store_from` for another process."""
 
 
 class SqliteBrokerRig:
-    """A log file in a directory of the test's."""
+    """A log file in a temporary directory."""
 
     shared = False
 
@@ -60,7 +60,7 @@ class SqliteBrokerRig:
 
 
 class SqliteStoreRig:
-    """A store file in a directory of the test's."""
+    """A store file in a temporary directory."""
 
     shared = False
 
@@ -75,7 +75,7 @@ class SqliteStoreRig:
 
 
 class UrlBrokerRig:
-    """A server of its own behind a URL, which several brokers share."""
+    """A separate server behind a URL, which several brokers share."""
 
     shared = True
 
@@ -106,7 +106,7 @@ class UrlBrokerRig:
 
 
 class PostgresStoreRig:
-    """A database of the test's own on a server that all tests share."""
+    """A separate database on a server that all tests share."""
 
     shared = True
 
@@ -149,5 +149,5 @@ def store_from(spec: str) -> Store:
 
 
 def child(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of this package in a process of its own."""
+    """The command that runs a module of this package in a separate process."""
     return [sys.executable, "-m", f"tests.contracts.{module}", *arguments]

@@ -1,4 +1,4 @@
-"""The contract of `ports/broker.py`: one class a numbered guarantee, run by every engine."""
+"""The contract of `ports/broker.py`: one class per numbered guarantee, run by every engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TestDurableBeforeSeen:
     """Guarantee 1."""
 
     async def test_publication_is_in_the_log_when_publish_returns(self, broker: Broker) -> None:
-        """What was acknowledged is read back at its offset, with its data, tags and moment."""
+        """An acknowledged publication is read back at its offset, with its data, tags and time."""
         placed = await broker.publish(
             THREAD, b'{"text":"h\xc3\xa4llo \\u0000"}', tags={"run": "r1", "x": "ä"}
         )
@@ -47,7 +47,7 @@ class TestDurableBeforeSeen:
     async def test_handler_is_told_the_same_as_the_log_holds(
         self, broker: Broker, recorder: Recorder
     ) -> None:
-        """The handler's publication equals the log's, epoch included."""
+        """The handler's publication equals the log's, including the epoch."""
         broker.subscribe(THREAD)
         await broker.history(THREAD, limit=0)
         placed = await broker.publish(THREAD, b"[1, 2]", tags={"a": "b"})
@@ -56,7 +56,7 @@ class TestDurableBeforeSeen:
         assert recorder.seen == [(THREAD, logged, placed.epoch)]
 
     async def test_large_publications_survive_unchanged(self, broker: Broker) -> None:
-        """64 KB of data, the limit of a message, comes back byte for byte."""
+        """64 KB of data, the limit of a message, is read back byte for byte."""
         data = b'"' + bytes(97 + i % 26 for i in range(64 * 1024 - 2)) + b'"'
         await broker.publish(THREAD, data)
         assert (await broker.history(THREAD)).publications[0].data == data
@@ -91,14 +91,14 @@ class TestContiguous:
             assert {found.offset: found.data for found in page.publications} == mine
 
     async def test_tenants_do_not_share_channels(self, broker: Broker) -> None:
-        """One name in two tenants is two logs."""
+        """The same name in two tenants is two logs."""
         await broker.publish("a/thread:x", b"1")
         await broker.publish("b/thread:x", b"2")
         assert [p.data for p in (await broker.history("a/thread:x")).publications] == [b"1"]
         assert (await broker.history("b/thread:x")).top.offset == 1
 
     async def test_any_printable_channel_name_is_a_log_of_its_own(self, broker: Broker) -> None:
-        """Names with characters that engines treat specially neither fail nor collide."""
+        """Names with characters that are special to an engine neither fail nor collide."""
         names = [
             f"default/thread:{name}"
             for name in ("a.b", "a>b", "a*b", "a~b", "%", "a/b", "'", '"', "{x}", "é")
@@ -121,7 +121,7 @@ class TestOrdered:
         assert [publication.offset for publication in recorder.of(THREAD)] == list(range(1, 201))
 
     async def test_one_publishers_order_is_the_logs(self, broker: Broker) -> None:
-        """Publishes started one after the other, without waiting between, land in that order."""
+        """Publishes started one after the other, without waiting in between, are stored in that order."""
         tasks = [asyncio.create_task(broker.publish(THREAD, str(n).encode())) for n in range(50)]
         placed = await asyncio.gather(*tasks)
         assert [entry.offset for entry in placed] == list(range(1, 51))
@@ -133,7 +133,9 @@ class TestAtLeastOnce:
     async def test_nothing_is_missed_between_history_and_handler(
         self, broker: Broker, recorder: Recorder
     ) -> None:
-        """Subscribing amid a stream: what history's page does not hold, the handler is told."""
+        """When a client subscribes during a stream, the handler receives every publication that history's page
+        lacks.
+        """
         going = asyncio.Event()
 
         async def stream() -> None:
@@ -154,7 +156,7 @@ class TestAtLeastOnce:
         assert max(read) == page.top.offset
 
     async def test_only_subscribed_channels_are_told(self, broker: Broker, recorder: Recorder) -> None:
-        """A channel that was not subscribed, or no longer is, stays silent."""
+        """The handler receives nothing of a channel that was never subscribed or is no longer subscribed."""
         broker.subscribe(THREAD)
         broker.subscribe(THREAD)
         broker.subscribe("default/thread:t2")
@@ -169,7 +171,7 @@ class TestAtLeastOnce:
         assert {channel for channel, _, _ in recorder.seen} == {THREAD, "default/thread:t2"}
 
     async def test_subscribing_again_works(self, broker: Broker, recorder: Recorder) -> None:
-        """Unsubscribe and subscribe in a row leave the channel subscribed."""
+        """An unsubscribe followed at once by a subscribe leaves the channel subscribed."""
         broker.subscribe(THREAD)
         await broker.history(THREAD, limit=0)
         broker.unsubscribe(THREAD)
@@ -183,7 +185,7 @@ class TestEpoch:
     """Guarantee 5."""
 
     async def test_epoch_survives_a_clean_restart(self, broker_rig: BrokerRig) -> None:
-        """Stop and start on the same data: log, position and epoch are as before, also of an empty channel."""
+        """Stop and start on the same data: log, position and epoch are unchanged, also for an empty channel."""
         first = broker_rig.make()
         await first.start(Recorder(), "n1")
         placed = (await fill(first, THREAD, 3))[-1]
@@ -200,7 +202,7 @@ class TestEpoch:
         await second.stop()
 
     async def test_first_publication_keeps_the_empty_channels_epoch(self, broker: Broker) -> None:
-        """Who subscribed to an empty channel recovers its first publications."""
+        """A subscriber of an empty channel recovers its first publications."""
         top = (await broker.history(THREAD, limit=0)).top
         assert top.offset == 0
         assert top.epoch
@@ -209,7 +211,7 @@ class TestEpoch:
         assert (await broker.history(THREAD, since=top)).complete
 
     async def test_removed_channel_begins_a_new_epoch(self, broker: Broker) -> None:
-        """After `remove` the log is empty, counts from 1 again and has another epoch, for good."""
+        """After `remove` the log is empty, starts at 1 again and keeps its new epoch."""
         placed = (await fill(broker, THREAD, 3))[-1]
         await broker.remove(THREAD)
         page = await broker.history(THREAD, since=Position(3, placed.epoch))
@@ -224,19 +226,19 @@ class TestEpoch:
         assert third.epoch not in (placed.epoch, again.epoch)
 
     async def test_remove_forgets_keys(self, broker: Broker) -> None:
-        """A key of the removed log is new in the next one."""
+        """A key of the removed log is unknown in the next one."""
         await broker.publish(THREAD, b"1", key="k")
         await broker.remove(THREAD)
         assert not (await broker.publish(THREAD, b"2", key="k")).duplicate
 
     async def test_other_epoch_is_never_recovered(self, broker: Broker) -> None:
-        """A position of another log gives nothing, and says so."""
+        """A position of another log recovers nothing, and the page reports it."""
         await fill(broker, THREAD, 3)
         page = await broker.history(THREAD, since=Position(1, "someother"))
         assert (page.publications, page.complete, page.top.offset) == ([], False, 3)
 
     async def test_acknowledged_publications_survive_kill_9(self, broker_rig: BrokerRig) -> None:
-        """A publisher killed amid its work, three times: every acknowledged publication is where it was said."""
+        """A publisher is killed during its work, three times: every acknowledged publication is at its offset."""
         acknowledged: dict[tuple[str, int], str] = {}
         epochs: dict[str, set[str]] = {}
         for turn in range(3):
@@ -278,7 +280,7 @@ class TestIdempotent:
     """Guarantee 6."""
 
     async def test_one_key_gives_one_publication(self, broker: Broker, recorder: Recorder) -> None:
-        """The second publish with a key returns the first's position, and nobody is told twice."""
+        """The second publish with a key returns the first one's position, and the handler is called once."""
         broker.subscribe(THREAD)
         await broker.history(THREAD, limit=0)
         first = await broker.publish(THREAD, b"1", key="k")
@@ -290,7 +292,7 @@ class TestIdempotent:
         assert [publication.data for publication in recorder.of(THREAD)] == [b"1", b"2", b"3"]
 
     async def test_parallel_retries_of_one_key(self, broker: Broker) -> None:
-        """40 publishes of one key at once: one publication, one original."""
+        """40 concurrent publishes of one key: one publication, one original."""
         placed = await asyncio.gather(*(broker.publish(THREAD, b"1", key="k") for _ in range(40)))
         assert {entry.offset for entry in placed} == {1}
         assert sum(not entry.duplicate for entry in placed) == 1
@@ -313,7 +315,7 @@ class TestIdempotent:
         await second.stop()
 
     async def test_keys_end_with_a_removed_log_across_a_restart(self, broker_rig: BrokerRig) -> None:
-        """What is read back at a start is the next log's."""
+        """Keys read back at a start belong to the new log only."""
         first = broker_rig.make()
         await first.start(Recorder(), "n1")
         await first.publish(THREAD, b"1", key="k")
@@ -326,7 +328,7 @@ class TestIdempotent:
         await second.stop()
 
     async def test_keys_end_with_a_purged_log(self, broker_rig: BrokerRig) -> None:
-        """An operator emptied it while no node ran: the epoch is a new one, and no key is known."""
+        """An operator emptied the log while no node ran: the epoch is new, and no key is known."""
         first = broker_rig.make()
         await first.start(Recorder(), "n1")
         placed = await first.publish(THREAD, b"1", key="k")
@@ -340,7 +342,7 @@ class TestIdempotent:
         await second.stop()
 
     async def test_keys_survive_trimming(self, broker: Broker) -> None:
-        """A retry whose publication was dropped meanwhile still gets its position."""
+        """A retry whose publication was trimmed meanwhile still gets its position."""
         placed = await broker.publish(THREAD, b"1", key="k")
         await fill(broker, THREAD, 3)
         await broker.trim(THREAD, Position(4, placed.epoch))
@@ -351,7 +353,7 @@ class TestErrors:
     """Guarantee 7."""
 
     async def test_not_started(self, broker_rig: BrokerRig) -> None:
-        """Before `start` every call says so."""
+        """Every call before `start` raises an error."""
         broker = broker_rig.make()
         with pytest.raises(DependencyError):
             await broker.publish(THREAD, b"1")
@@ -359,7 +361,7 @@ class TestErrors:
             await broker.history(THREAD)
 
     async def test_stopped(self, broker_rig: BrokerRig) -> None:
-        """After `stop` every call says so, and stopping twice is fine."""
+        """Every call after `stop` raises an error; a second stop is allowed."""
         broker = broker_rig.make()
         await broker.start(Recorder(), "n1")
         await broker.publish(THREAD, b"1")
@@ -371,7 +373,7 @@ class TestErrors:
             await broker.ping()
 
     async def test_stop_finishes_what_was_accepted(self, broker_rig: BrokerRig) -> None:
-        """Publishes under way at `stop` finish or raise; none hangs, and what was acknowledged is there."""
+        """Publishes in progress at `stop` finish or raise; none hangs, and acknowledged ones are in the log."""
         broker = broker_rig.make()
         await broker.start(Recorder(), "n1")
         tasks = [asyncio.create_task(broker.publish(THREAD, str(n).encode())) for n in range(100)]
@@ -386,20 +388,20 @@ class TestErrors:
         await again.stop()
 
     async def test_durability_is_said(self, broker: Broker) -> None:
-        """Every adapter says in a sentence what an acknowledgement survives."""
+        """Every adapter describes in one sentence which failures an acknowledged publication survives."""
         assert broker.durability.endswith(".")
 
     async def test_ping(self, broker: Broker) -> None:
-        """A round trip leaves nothing behind that a client could see, however often."""
+        """A round trip leaves nothing that a client could see, even when repeated."""
         for _ in range(3):
             await broker.ping()
 
 
 class TestCancelled:
-    """`publish`: cancelling a call never corrupts another's."""
+    """`publish`: cancelling one call does not corrupt another."""
 
     async def test_cancelled_publishes_do_not_disturb_others(self, broker: Broker) -> None:
-        """Of 200 publishes every third is cancelled mid-flight: the others get their own positions."""
+        """Every third of 200 publishes is cancelled mid-flight: the others get their own positions."""
         tasks = [
             asyncio.create_task(broker.publish(THREAD, str(n).encode(), key=f"k{n}")) for n in range(200)
         ]
@@ -418,7 +420,7 @@ class TestCancelled:
         assert len(set(log.values())) == len(log)
 
     async def test_cancelled_publish_can_be_retried_with_its_key(self, broker: Broker) -> None:
-        """Whether or not the cancelled publish landed, the retry leaves exactly one publication."""
+        """Whether or not the cancelled publish was stored, the retry leaves exactly one publication."""
         task = asyncio.create_task(broker.publish(THREAD, b"1", key="k"))
         await asyncio.sleep(0)
         task.cancel()
@@ -432,7 +434,7 @@ class TestHistory:
     """`history`, `known_position`, `trim`."""
 
     async def test_since_and_limit(self, broker: Broker) -> None:
-        """`since` is exclusive, `limit` cuts without making the page incomplete."""
+        """`since` is exclusive; `limit` shortens the page without making it incomplete."""
         epoch = (await fill(broker, THREAD, 10))[-1].epoch
         page = await broker.history(THREAD, since=Position(4, epoch), limit=3)
         assert [p.offset for p in page.publications] == [5, 6, 7]
@@ -452,13 +454,13 @@ class TestHistory:
         assert (page.publications, page.top) == ([], Position(2, epoch))
 
     async def test_beyond_the_end_is_not_complete(self, broker: Broker) -> None:
-        """A position that this log never had is not recovered silently."""
+        """A position past the end of this log is not reported as recovered."""
         epoch = (await fill(broker, THREAD, 2))[-1].epoch
         page = await broker.history(THREAD, since=Position(7, epoch))
         assert (page.publications, page.complete) == ([], False)
 
     async def test_reverse(self, broker: Broker) -> None:
-        """Newest first; `since` is then an exclusive upper end."""
+        """Newest first; `since` is then an exclusive upper bound."""
         epoch = (await fill(broker, THREAD, 10))[-1].epoch
         page = await broker.history(THREAD, reverse=True, limit=3)
         assert [p.offset for p in page.publications] == [10, 9, 8]
@@ -476,7 +478,9 @@ class TestHistory:
         assert back == ahead[::-1]
 
     async def test_trim(self, broker: Broker) -> None:
-        """What is kept is a whole end of the log, the position stays, and what is missing is said."""
+        """The newest end of the log is kept without a gap, the position stays, and the page reports the missing
+        part.
+        """
         epoch = (await fill(broker, THREAD, 10))[-1].epoch
         await broker.trim(THREAD, Position(6, epoch))
         page = await broker.history(THREAD)
@@ -493,7 +497,7 @@ class TestHistory:
         assert (await broker.publish(THREAD, b"11")).offset == 11
 
     async def test_trimmed_log_survives_a_restart(self, broker_rig: BrokerRig) -> None:
-        """A log trimmed to nothing goes on counting after a restart, in the same epoch."""
+        """A log trimmed to nothing continues its offsets after a restart, in the same epoch."""
         first = broker_rig.make()
         await first.start(Recorder(), "n1")
         epoch = (await fill(first, THREAD, 3))[-1].epoch
@@ -505,7 +509,7 @@ class TestHistory:
         await second.stop()
 
     async def test_known_position_never_runs_ahead(self, broker: Broker, recorder: Recorder) -> None:
-        """What is known without waiting is a position that was already told."""
+        """The position known without waiting is one that the handler already received."""
         broker.subscribe(THREAD)
         await broker.history(THREAD, limit=0)
         placed = (await fill(broker, THREAD, 5))[-1]
@@ -518,7 +522,7 @@ class TestPresence:
     """`join`, `leave`, `members`."""
 
     async def test_join_and_leave(self, broker: Broker, recorder: Recorder) -> None:
-        """Members are listed, and subscribers are told, once."""
+        """Members are listed, and subscribers are notified once."""
         broker.subscribe(THREAD)
         await broker.history(THREAD, limit=0)
         one = Member("c1", "u1", {"name": "Ann"})
@@ -538,7 +542,7 @@ class TestControl:
     """`control`."""
 
     async def test_to_all_and_to_one(self, broker: Broker, recorder: Recorder) -> None:
-        """A message to all or to this node arrives; one to another node does not."""
+        """A message to all nodes or to this node arrives; one to another node does not."""
         await broker.control(Control("drain", {"a": 1}))
         await broker.control(Control("revoke", {"b": [1, "x"]}, node="other"))
         await broker.control(Control("run", {"c": None}, node="n1"))
@@ -550,7 +554,7 @@ class TestComparison:
     """Guarantee 8."""
 
     async def test_a_position_at_the_end_is_not_behind(self, broker: Broker) -> None:
-        """A channel that stands where its log ends is not named, an empty one and one of none neither."""
+        """A channel at the end of its log is not named; an empty one and one without a log are not named either."""
         placed = await fill(broker, THREAD, 3)
         empty = (await broker.history("default/thread:empty", limit=0)).top
         known = {THREAD: Position(3, placed[-1].epoch), "default/thread:empty": empty}
@@ -560,7 +564,7 @@ class TestComparison:
     async def test_a_channel_that_went_on_is_named_with_its_end_until_it_is_followed(
         self, broker: Broker
     ) -> None:
-        """What was published since is seen by the next comparison, and by each until the node stands there."""
+        """Every comparison names a channel with newer publications until the node has reached the end."""
         [first] = await fill(broker, THREAD, 1)
         known = {THREAD: Position(1, first.epoch), "default/thread:other": Position(0, first.epoch)}
         assert dict(await broker.behind(known)) == {}
@@ -570,7 +574,7 @@ class TestComparison:
         assert dict(await broker.behind(known | {THREAD: Position(3, first.epoch)})) == {}
 
     async def test_another_log_is_named(self, broker: Broker) -> None:
-        """A removed channel and a position of another epoch: where the log is now."""
+        """A removed channel and a position of another epoch are named with the log's current position."""
         [first] = await fill(broker, THREAD, 1)
         [other] = await fill(broker, "default/thread:other", 1)
         known = {THREAD: Position(1, first.epoch), "default/thread:other": Position(1, "another")}
@@ -582,7 +586,7 @@ class TestComparison:
         assert found[THREAD].epoch != first.epoch
 
     async def test_few_of_many(self, broker: Broker) -> None:
-        """2,500 channels of which two went on: these two, also where the others were never read here."""
+        """2,500 channels of which two advanced: these two are named, including ones never read here."""
         channels = [f"default/thread:many{number}" for number in range(2_500)]
         epoch = (await broker.history(channels[0], limit=0)).top.epoch
         known = {channel: Position(0, epoch) for channel in channels}
@@ -599,7 +603,7 @@ class TestConditionalAppend:
     """Guarantee 9."""
 
     async def test_it_is_appended_at_the_expected_end_only(self, broker: Broker) -> None:
-        """Before and behind the end nothing is appended, and the answer names the end."""
+        """Before and behind the end nothing is appended, and the answer has the end."""
         start = (await broker.history(THREAD, limit=0)).top
         first = await broker.publish(THREAD, b"1", expected=start)
         assert first == Published(1, start.epoch)
@@ -612,7 +616,7 @@ class TestConditionalAppend:
         assert [p.data for p in (await broker.history(THREAD)).publications] == [b"1", b"2", b"3"]
 
     async def test_another_log_takes_nothing(self, broker: Broker) -> None:
-        """Neither at the offset that it happens to have, nor at any."""
+        """Nothing is appended to another log, neither at the offset that it happens to have nor at any other."""
         old = await broker.publish(THREAD, b"1")
         await broker.remove(THREAD)
         new = await broker.publish(THREAD, b"other")
@@ -623,7 +627,9 @@ class TestConditionalAppend:
         assert [p.data for p in (await broker.history(THREAD)).publications] == [b"other"]
 
     async def test_a_log_that_was_replaced_unseen_takes_nothing(self, broker_rig: BrokerRig) -> None:
-        """An operator emptied it. Where that happens under a running node, this publish is the first to meet it."""
+        """An operator emptied the log. If that happens under a running node, this publish is the first call to
+        notice.
+        """
         broker = broker_rig.make()
         await broker.start(Recorder(), "n1")
         [*_, last] = await fill(broker, THREAD, 3)
@@ -641,7 +647,7 @@ class TestConditionalAppend:
         await broker.stop()
 
     async def test_the_epoch_alone(self, broker: Broker) -> None:
-        """`ANY_OFFSET` appends wherever the log of that epoch ends, also among others in one batch."""
+        """`ANY_OFFSET` appends at the end of the log of that epoch, also among others in one batch."""
         epoch = (await broker.publish(THREAD, b"1")).epoch
         expected = Position(ANY_OFFSET, epoch)
         placed = await asyncio.gather(
@@ -650,7 +656,7 @@ class TestConditionalAppend:
         assert sorted(entry.offset for entry in placed) == list(range(2, 22))
 
     async def test_one_of_many_that_expect_the_same(self, broker: Broker) -> None:
-        """Comparison and append are one step: of 20 at once, with others between them, one is appended."""
+        """Comparison and append are one step: of 20 concurrent ones, with others between them, one is appended."""
         start = (await broker.history(THREAD, limit=0)).top
         outcomes = await asyncio.gather(
             *(broker.publish(THREAD, b"x", expected=start) for _ in range(20)),
@@ -662,7 +668,7 @@ class TestConditionalAppend:
         assert (await broker.history(THREAD, limit=0)).top.offset == 1
 
     async def test_a_known_key_is_answered_first(self, broker: Broker) -> None:
-        """A repeat gets the position of its first try, although the log does not end before it any more."""
+        """A repeat gets the position of its first attempt, although the log no longer ends before it."""
         start = (await broker.history(THREAD, limit=0)).top
         placed = await broker.publish(THREAD, b"1", key="k", expected=start)
         await broker.publish(THREAD, b"2")
@@ -670,7 +676,7 @@ class TestConditionalAppend:
         assert again == Published(placed.offset, placed.epoch, duplicate=True)
 
     async def test_a_refused_key_is_not_taken(self, broker: Broker) -> None:
-        """Its next try is the first one that counts."""
+        """The next attempt with the key counts as the first."""
         first = await broker.publish(THREAD, b"1")
         with pytest.raises(LogMoved):
             await broker.publish(THREAD, b"2", key="k", expected=Position(0, first.epoch))
@@ -678,7 +684,7 @@ class TestConditionalAppend:
         assert again == Published(2, first.epoch)
 
     async def test_a_trim_for_another_log_drops_nothing(self, broker: Broker) -> None:
-        """Its offsets name other publications."""
+        """Its offsets refer to other publications."""
         old = (await fill(broker, THREAD, 3))[-1]
         await broker.remove(THREAD)
         await fill(broker, THREAD, 3)

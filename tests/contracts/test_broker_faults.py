@@ -1,4 +1,4 @@
-"""Brokers whose server dies, hangs, or comes back with less than it had. Each test has a server of its own."""
+"""Brokers whose server dies, hangs, or returns with less data. Each test has its own server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rig:
 
 @pytest.fixture(params=["nats", "redis"])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    """Every engine that is a server, with data of the test's own."""
+    """Every engine that is a server, with separate data."""
     with data_directory(request.param) as directory:
         made: NatsServer | ValkeyServer
         made = NatsServer(directory / "data") if request.param == "nats" else ValkeyServer(directory / "data")
@@ -55,7 +55,7 @@ async def running(broker: Broker, recorder: Recorder, node: str = "n1") -> Async
 
 
 async def in_thread(work: object) -> None:
-    """Do something slow with the server beside the loop."""
+    """Run a slow operation on the server in a thread."""
     assert callable(work)
     await asyncio.to_thread(work)
 
@@ -69,26 +69,26 @@ def lose_the_tail(server: Server, kept: str) -> None:
 
 
 def begin_anew(server: Server) -> None:
-    """Bring the server back with nothing."""
+    """Restart the server with no data."""
     server.kill()
     shutil.rmtree(server.directory)
     server.start()
 
 
 class Ledger:
-    """What was acknowledged, by offset."""
+    """The acknowledged publications, by offset."""
 
     def __init__(self) -> None:
         self.entries: dict[int, str] = {}
         self._grown = asyncio.Event()
 
     def note(self, offset: int, data: str) -> None:
-        """An acknowledgement."""
+        """Record an acknowledgement."""
         self.entries[offset] = data
         self._grown.set()
 
     async def more(self, count: int, timeout_s: float = 60.0) -> None:
-        """Wait for `count` more."""
+        """Wait for `count` more acknowledgements."""
         wanted = len(self.entries) + count
         async with asyncio.timeout(timeout_s):
             while len(self.entries) < wanted:
@@ -97,21 +97,21 @@ class Ledger:
 
 
 async def stream(broker: Broker, task: int, ledger: Ledger, done: asyncio.Event) -> None:
-    """Publish until `done`, each publication retried with its key until it is acknowledged."""
+    """Publish until `done`, and retry each publication with its key until it is acknowledged."""
     number = 0
     while not done.is_set():
         data = f'"{task}-{number}"'
         try:
             placed = await broker.publish(THREAD, data.encode(), key=data)
         except DependencyError:
-            await asyncio.sleep(0.01)  # a broker that was stopped refuses at once
+            await asyncio.sleep(0.01)  # a stopped broker refuses at once
             continue
         ledger.note(placed.offset, data)
         number += 1
 
 
 async def check(broker: Broker, acknowledged: dict[int, str]) -> None:
-    """Every acknowledged publication is at its offset, none is there twice, there is no hole."""
+    """Every acknowledged publication is at its offset, none is duplicated, and there is no gap."""
     page = await broker.history(THREAD)
     log = {p.offset: p.data.decode() for p in page.publications}
     assert acknowledged.items() <= log.items()
@@ -120,14 +120,14 @@ async def check(broker: Broker, acknowledged: dict[int, str]) -> None:
 
 
 async def test_no_server_at_start(rig: Rig) -> None:
-    """An error within seconds that names the address and what to do."""
+    """An error within seconds names the address and the remedy."""
     await in_thread(rig.server.kill)
     with pytest.raises(DependencyError, match=f"127.0.0.1:{rig.server.port}.*NARTHEX_BROKER_URL"):
         await asyncio.wait_for(rig.make().start(Recorder(), "n1"), 8)
 
 
 async def test_killed_server_loses_nothing_acknowledged(rig: Rig) -> None:
-    """Kill -9 and a restart, three times, under publishers on two nodes; the epoch stays."""
+    """Kill -9 and a restart, three times, during publishes on two nodes; the epoch stays."""
     recorder = Recorder()
     async with running(rig.make(), recorder) as one, running(rig.make(), Recorder(), "n2") as two:
         one.subscribe(THREAD)
@@ -146,13 +146,13 @@ async def test_killed_server_loses_nothing_acknowledged(rig: Rig) -> None:
         await check(two, ledger.entries)
         top = (await one.history(THREAD, limit=0)).top
         assert top.epoch == before
-        # After the last resync the handler is told again.
+        # After the last resync the handler receives publications again.
         placed = await two.publish(THREAD, b'"last"')
         await recorder.until(lambda: any(p.offset == placed.offset for p in recorder.of(THREAD)))
 
 
 async def test_away_server_is_an_error_in_time(rig: Rig) -> None:
-    """A server that hangs: every call raises within its time-out, and works again afterwards."""
+    """The server hangs: every call raises within its time-out, and works again afterwards."""
     async with running(rig.make(timeout_s=1.5), Recorder()) as broker:
         await broker.publish(THREAD, b"1", key="k1")
         rig.server.pause()
@@ -182,7 +182,7 @@ async def retried(broker: Broker, data: bytes, key: str) -> Published:
 
 
 async def test_lost_tail_changes_the_epoch(rig: Rig) -> None:
-    """A server that comes back without what was acknowledged: the node notices, and says so to its clients."""
+    """A server returns without acknowledged publications: the node notices, and tells its clients."""
     recorder = Recorder()
     async with running(rig.make(), recorder) as broker:
         first = await broker.publish(THREAD, b"1")
@@ -203,7 +203,7 @@ async def test_lost_tail_changes_the_epoch(rig: Rig) -> None:
 
 
 async def test_lost_server_changes_the_epoch(rig: Rig) -> None:
-    """A server that comes back empty: a new log in a new epoch, in which publishing works."""
+    """A server returns empty: publishing works in a new log with a new epoch."""
     recorder = Recorder()
     async with running(rig.make(), recorder) as broker:
         broker.subscribe(THREAD)
@@ -219,7 +219,7 @@ async def test_lost_server_changes_the_epoch(rig: Rig) -> None:
 
 
 async def test_deleted_stream_is_made_anew() -> None:
-    """Somebody deletes the stream under a connected node: a new log in a new epoch, and the clients are told."""
+    """The stream is deleted under a connected node: a new log with a new epoch begins, and the clients are notified."""
     with data_directory("nats") as directory:
         server = NatsServer(directory / "data")
         await in_thread(server.start)
@@ -239,7 +239,7 @@ async def test_deleted_stream_is_made_anew() -> None:
 
 
 async def test_killed_leader_of_three_loses_nothing_acknowledged() -> None:
-    """NATS R3: kill -9 of the stream's leader under publishers on two nodes, then of the next one."""
+    """NATS R3: kill -9 of the stream's leader during publishes on two nodes, then of its successor."""
     with data_directory("nats3") as directory:
         cluster = NatsCluster(directory)
         await in_thread(cluster.start)

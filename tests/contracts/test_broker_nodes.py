@@ -1,4 +1,4 @@
-"""What `ports/broker.py` promises to several nodes on one engine, run by every engine that nodes can share."""
+"""The guarantees of `ports/broker.py` for several nodes on one engine, run by every engine that nodes can share."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ async def nodes(shared_rig: BrokerRig) -> AsyncIterator[Nodes]:
 
 
 async def test_nodes_that_start_together_share_one_epoch(nodes: Nodes) -> None:
-    """Whoever was first, the log is one."""
+    """The nodes share one log, whichever was first."""
     tops = [(await broker.history(THREAD, limit=0)).top for broker in nodes.brokers]
     assert len({top.epoch for top in tops}) == 1
 
 
 async def test_subscribers_on_other_nodes_are_told(nodes: Nodes) -> None:
-    """A publication reaches every subscribed node and no other, the publisher's own included."""
+    """A publication reaches exactly the subscribed nodes, including the publisher's own."""
     for index in (0, 1):
         broker, _ = nodes[index]
         broker.subscribe(THREAD)
@@ -61,7 +61,9 @@ async def test_subscribers_on_other_nodes_are_told(nodes: Nodes) -> None:
 
 
 async def test_publishers_on_all_nodes_share_one_order(nodes: Nodes) -> None:
-    """300 publishes from three nodes at once: contiguous, each where it was acknowledged, in one order for all."""
+    """300 concurrent publishes from three nodes: contiguous, each at its acknowledged offset, in one order for all
+    nodes.
+    """
     for broker in nodes.brokers:
         broker.subscribe(THREAD)
         await broker.history(THREAD, limit=0)
@@ -80,7 +82,9 @@ async def test_publishers_on_all_nodes_share_one_order(nodes: Nodes) -> None:
 
 
 async def test_keys_hold_across_nodes(nodes: Nodes) -> None:
-    """30 publishes of one key on three nodes: one publication; a node that never wrote to the channel knows too."""
+    """30 publishes of one key on three nodes give one publication; a node that never wrote to the channel knows the key
+    too.
+    """
     placed = await asyncio.gather(*(nodes.brokers[n % 2].publish(THREAD, b"1", key="k") for n in range(30)))
     assert {entry.offset for entry in placed} == {1}
     assert sum(not entry.duplicate for entry in placed) == 1
@@ -91,7 +95,9 @@ async def test_keys_hold_across_nodes(nodes: Nodes) -> None:
 
 
 async def test_what_a_node_has_read_is_where_it_may_append(nodes: Nodes) -> None:
-    """Others appended since its last own publish: it is refused at its old end, and not at the one that it has read."""
+    """Other nodes appended since its last publish: it is refused at its old end and accepted at the end that it
+    read.
+    """
     own, _ = nodes[0]
     for number in range(5):
         before = (await own.history(THREAD, limit=0)).top
@@ -107,7 +113,9 @@ async def test_what_a_node_has_read_is_where_it_may_append(nodes: Nodes) -> None
 
 
 async def test_one_of_the_nodes_that_expect_the_same_appends(nodes: Nodes) -> None:
-    """30 rounds of three nodes that append behind the same end at once: one each time, and the others are refused."""
+    """In 30 rounds three nodes append behind the same end at once: each time one succeeds and the others are
+    refused.
+    """
     end = (await nodes.brokers[0].history(THREAD, limit=0)).top
     for _ in range(30):
         outcomes = await asyncio.gather(
@@ -120,7 +128,7 @@ async def test_one_of_the_nodes_that_expect_the_same_appends(nodes: Nodes) -> No
 
 
 async def test_removal_is_seen_by_all(nodes: Nodes) -> None:
-    """After one node removed the channel, others append to the new log."""
+    """After one node removes the channel, the others append to the new log."""
     first = await nodes.brokers[1].publish(THREAD, b"1", key="k")
     await nodes.brokers[0].publish(THREAD, b"2")
     await nodes.brokers[0].remove(THREAD)
@@ -131,7 +139,7 @@ async def test_removal_is_seen_by_all(nodes: Nodes) -> None:
 
 
 async def test_nothing_is_missed_between_history_and_handler(nodes: Nodes) -> None:
-    """Subscribing on another node amid a stream: page and handler together have everything."""
+    """Subscribing on another node during a stream: page and handler together have every publication."""
     going = asyncio.Event()
 
     async def stream() -> None:
@@ -152,7 +160,7 @@ async def test_nothing_is_missed_between_history_and_handler(nodes: Nodes) -> No
 
 
 async def test_presence_is_shared(nodes: Nodes) -> None:
-    """Members on all nodes are listed by each, and joining and leaving is told to subscribers elsewhere."""
+    """Each node lists the members of all nodes, and subscribers elsewhere are notified of joins and leaves."""
     broker, recorder = nodes[2]
     broker.subscribe(THREAD)
     await broker.history(THREAD, limit=0)
@@ -171,7 +179,7 @@ async def test_presence_is_shared(nodes: Nodes) -> None:
 
 
 async def test_control_reaches_all_or_one(nodes: Nodes) -> None:
-    """A message to all reaches every node, one to a node only that."""
+    """A message to all reaches every node; one to a node reaches only that node."""
     await nodes.brokers[0].control(Control("drain", {"a": 1}))
     await nodes.brokers[0].control(Control("run", {}, node="n1"))
     for recorder in nodes.recorders:
@@ -181,7 +189,7 @@ async def test_control_reaches_all_or_one(nodes: Nodes) -> None:
 
 
 async def test_a_node_that_leaves_disturbs_nobody(nodes: Nodes) -> None:
-    """While one node stops, the others' publishes go on without a gap."""
+    """While one node stops, the others' publishes continue without a gap."""
     broker, recorder = nodes[1]
     broker.subscribe(THREAD)
     await broker.history(THREAD, limit=0)
@@ -193,7 +201,7 @@ async def test_a_node_that_leaves_disturbs_nobody(nodes: Nodes) -> None:
 
 
 async def test_a_node_that_was_not_told_finds_out(nodes: Nodes) -> None:
-    """What another node published to a channel that this one does not follow is in its next comparison."""
+    """A node's next comparison shows publications of another node to a channel that it does not follow."""
     broker, recorder = nodes[1]
     known = {THREAD: (await broker.history(THREAD, limit=0)).top}
     assert dict(await broker.behind(known)) == {}
@@ -206,7 +214,7 @@ async def test_a_node_that_was_not_told_finds_out(nodes: Nodes) -> None:
 
 
 async def test_a_trimmed_control_log_goes_on(shared_rig: BrokerRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two nodes trim it again and again: each message is executed once on both, none counts as lost."""
+    """Two nodes trim it repeatedly: each message is executed once on both, and none counts as lost."""
     monkeypatch.setattr(control_log, "KEPT_S", 0.0)
     recorders = [Recorder(), Recorder()]
     logs = [ControlLog(shared_rig.make()) for _ in recorders]
@@ -232,7 +240,7 @@ async def test_a_trimmed_control_log_goes_on(shared_rig: BrokerRig, monkeypatch:
 
 
 async def test_keys_end_with_a_removed_log_on_every_node(nodes: Nodes) -> None:
-    """A node that knew the key, and is told of the removal by nothing but the log itself."""
+    """A node that knew the key learns of the removal only from the log itself."""
     one, two = nodes.brokers[:2]
     placed = await one.publish(THREAD, b"1", key="k")
     assert (await two.publish(THREAD, b"1", key="k")).duplicate
@@ -247,7 +255,7 @@ async def test_keys_end_with_a_removed_log_on_every_node(nodes: Nodes) -> None:
 async def test_a_purged_log_is_another_one_for_every_node(
     nodes: Nodes, shared_rig: BrokerRig, key: str
 ) -> None:
-    """A node that knows keys publishes right after another one has begun the log anew: no key of the purged log is
+    """A node that knows keys publishes right after another node began the log anew: no key of the purged log is
     answered, and no position is given twice.
     """
     one, two = nodes.brokers[:2]

@@ -1,4 +1,4 @@
-"""Issuers that no one here wrote, against a real gateway: tokens, rotation under open sockets, sign-in, RFC 7662."""
+"""Third-party issuers against a real gateway: tokens, rotation with open sockets, sign-in, RFC 7662."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.timing import within
 
 @pytest.fixture(scope="session")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where npm put oidc-provider."""
+    """The directory into which npm installed oidc-provider."""
     return install_npm_package(tmp_path_factory.mktemp("npm"))
 
 
@@ -46,7 +46,7 @@ async def npm(tmp_path: Path, modules: Path) -> AsyncIterator[NpmIssuer]:
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header."""
+    """The Authorization header."""
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -57,14 +57,14 @@ async def preflight(running: Running, token: str) -> httpx2.Response:
 
 
 class Line:
-    """A WebSocket with the few commands that are needed here."""
+    """A WebSocket with the few commands that these tests need."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._next = 0
 
     async def ask(self, **command: Any) -> dict[str, Any]:
-        """One command, its reply; pushes and pings in between are skipped."""
+        """Send one command; returns its reply, skipping pushes and pings."""
         self._next += 1
         await self._socket.send(json.dumps({"id": self._next, **command}))
         async with asyncio.timeout(within(5)):
@@ -76,13 +76,13 @@ class Line:
         raise AssertionError("the socket ended")
 
     async def echo(self) -> None:
-        """The socket works."""
+        """Check that the socket works."""
         reply = await self.ask(rpc={"method": "echo", "data": {"hello": "there"}})
         assert reply["rpc"]["data"] == {"hello": "there"}
 
 
 async def rotation_with_open_sockets(running: Running, issuer: Issuer, fresh: Any) -> None:
-    """Sockets opened before go on; after it new tokens are admitted, also in-band; old ones are not."""
+    """Sockets opened before stay open; afterwards new tokens are admitted, also in-band, and old ones are not."""
     old = await fresh()
     async with connect(running.ws, additional_headers=bearer(old), proxy=None) as socket:
         line = Line(socket)
@@ -97,7 +97,10 @@ async def rotation_with_open_sockets(running: Running, issuer: Issuer, fresh: An
         async with connect(running.ws, additional_headers=bearer(new), proxy=None) as second:
             assert "connect" in await Line(second).ask(connect={})
     refused = await preflight(running, old)
-    assert refused.status_code in (401, 503)  # bad signature where keys have no name, else in the cool-down
+    assert refused.status_code in (
+        401,
+        503,
+    )  # bad signature if the keys have no name, else within the cool-down
 
 
 async def test_mock_tokens_enter_and_rotate(mock: MockIssuer, tmp_path: Path) -> None:
@@ -125,7 +128,7 @@ async def test_npm_tokens_enter_and_rotate(npm: NpmIssuer, tmp_path: Path) -> No
 
 
 async def test_two_issuers_at_once(mock: MockIssuer, npm: NpmIssuer, tmp_path: Path) -> None:
-    """Both are admitted by one gateway, and each only with its own keys."""
+    """One gateway admits both issuers, each only with its own keys."""
     config = tmp_path / "narthex.toml"
     config.write_text(
         f"""
@@ -147,7 +150,7 @@ async def test_two_issuers_at_once(mock: MockIssuer, npm: NpmIssuer, tmp_path: P
 
 
 async def test_opaque_tokens_by_introspection(tmp_path: Path, modules: Path) -> None:
-    """Admitted while active, refused soon after the issuer revoked it, unavailable when the issuer is gone."""
+    """Admitted while active, refused soon after the issuer revoked it, unavailable when the issuer is down."""
     issuer = NpmIssuer(tmp_path, modules, opaque=True)
     await issuer.start()
     try:
@@ -181,7 +184,7 @@ async def test_opaque_tokens_by_introspection(tmp_path: Path, modules: Path) -> 
 
 @contextlib.asynccontextmanager
 async def signing_in(issuer: Issuer, data: Path) -> AsyncIterator[Running]:
-    """A gateway on whose pages people sign in at `issuer`."""
+    """A gateway whose pages sign users in at `issuer`."""
     options: dict[str, Any] = {
         "oidc_issuer": issuer.url,
         "oidc_client_id": CLIENT,
@@ -198,7 +201,7 @@ async def signing_in(issuer: Issuer, data: Path) -> AsyncIterator[Running]:
 
 @pytest.mark.parametrize("kind", ["mock", "npm"])
 async def test_people_sign_in_on_the_pages(kind: str, tmp_path: Path, modules: Path) -> None:
-    """Authorization code with PKCE through the provider's own pages; the session is of the provider's subject."""
+    """Authorization code with PKCE through the provider's own pages; the session has the provider's subject."""
     issuer: Issuer = MockIssuer(tmp_path) if kind == "mock" else NpmIssuer(tmp_path, modules)
     async with (
         signing_in(issuer, tmp_path / "data") as running,
@@ -210,7 +213,7 @@ async def test_people_sign_in_on_the_pages(kind: str, tmp_path: Path, modules: P
         back = await issuer.sign_in(start.headers["location"], "ada")
         done = await browser.get(back)
         assert (done.status_code, done.headers.get("location")) == (303, "/dashboard"), done.text
-        me = await browser.get("/auth/me", headers={"Sec-Fetch-Site": "same-origin"})  # as our page asks
+        me = await browser.get("/auth/me", headers={"Sec-Fetch-Site": "same-origin"})  # as our page does
         assert me.json().get("id") == "ada", me.text
         again = await browser.get(back)
         assert again.json()["code"] == "login_failed", "a journey serves once"
@@ -228,8 +231,8 @@ async def through_the_provider(page: ChatPage, subject: str) -> None:
 
 @pytest.mark.browser
 async def test_a_link_to_a_thread_survives_the_sign_in_at_the_provider(tmp_path: Path, modules: Path) -> None:
-    """Opened by a person who is signed out: after the provider's pages they are asked to join; its token is in no
-    address that a server sees, and an aborted sign-in keeps it too.
+    """A signed-out user opens the link: after the provider's pages the page asks whether to join; no address that a
+    server sees has the link's token, and an aborted sign-in keeps it too.
     """
     async with (
         signing_in(NpmIssuer(tmp_path, modules), tmp_path / "data") as running,
@@ -257,7 +260,7 @@ async def test_a_link_to_a_thread_survives_the_sign_in_at_the_provider(tmp_path:
         await bob.open(url.removeprefix(running.http))
         await bob.page.get_by_role("link", name="Sign in with your organisation").click()
         await bob.page.locator("input[name=login]").wait_for()
-        await bob.open("/?sign_in_error=login_failed")  # as the gateway sends them back
+        await bob.open("/?sign_in_error=login_failed")  # as the gateway redirects back
         await expect(bob.page.locator(".refusal")).to_contain_text("The sign-in did not succeed")
         assert bob.page.url.endswith(f"/#/join/{token}")
         await through_the_provider(bob, "bob")

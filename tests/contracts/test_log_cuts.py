@@ -1,4 +1,4 @@
-"""What the limit of history leaves to do in a thread's log, done on every broker."""
+"""Cutting a thread's log at the history limit, on every broker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OneCut(FakeThreads):
 
 
 async def cut(broker: Broker, before: float) -> None:
-    """A round that finds that cut."""
+    """A purge that finds that cut."""
     threads = OneCut(before)
     retention = Retention(
         threads, broker, PLANS, FakeMeter(), on_round=lambda _: None, on_fault=lambda _: None
@@ -42,16 +42,16 @@ async def cut(broker: Broker, before: float) -> None:
 
 
 async def filled(broker: Broker) -> list[float]:
-    """The moments of the log's publications, each its own."""
+    """The times of the log's publications, all different."""
     for number in range(COUNT):
         await broker.publish(THREAD, b"%d" % number)
-        await asyncio.sleep(0.003)  # engines tell milliseconds apart
+        await asyncio.sleep(0.003)  # engines distinguish milliseconds
     return [entry.at for entry in (await broker.history(THREAD)).publications]
 
 
 @pytest.mark.parametrize("keep_from", [0, 1, 17, COUNT - 1])
 async def test_exactly_what_is_older_goes(broker: Broker, keep_from: int) -> None:
-    """Wherever the moment lies; offsets and epoch go on, and what is kept can be recovered from."""
+    """Exactly the older publications are deleted; offsets and epoch continue, and the rest can be recovered."""
     moments = await filled(broker)
     assert moments == sorted(moments)
     before = await broker.history(THREAD, limit=0)
@@ -63,7 +63,7 @@ async def test_exactly_what_is_older_goes(broker: Broker, keep_from: int) -> Non
 
 
 async def test_all_of_it_may_be_older(broker: Broker) -> None:
-    """And a log that is empty, or was never there, is cut as well."""
+    """An empty log, or one that never existed, can be cut as well."""
     moments = await filled(broker)
     for _ in range(2):
         await cut(broker, moments[-1] + 1.0)

@@ -1,4 +1,4 @@
-"""A log stream that an operator purged, restored, made anew or limited: offsets never restart under one epoch."""
+"""A log stream that an operator purged, restored, recreated or limited: offsets never restart within one epoch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STREAM = "narthex-log"
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[NatsServer]:
-    """One for these tests: what they do to its stream is done to all of it."""
+    """A separate server, because these tests change its whole stream."""
     with data_directory("nats-stream") as directory:
         server = NatsServer(directory / "data")
         server.start()
@@ -46,7 +46,7 @@ async def running(server: NatsServer, recorder: Recorder, node: str = "n1") -> A
 
 @pytest.fixture
 async def operator(own_server: NatsServer) -> AsyncIterator[Operator]:
-    """Somebody with the `nats` command; the stream is gone before and after."""
+    """An operator with the `nats` command; the stream does not exist before and after."""
     import nats
 
     client = await nats.connect(own_server.url)
@@ -60,7 +60,7 @@ async def operator(own_server: NatsServer) -> AsyncIterator[Operator]:
 
 
 class Operator:
-    """What an operator can do to the stream."""
+    """The operations of an operator on the stream."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -80,7 +80,7 @@ class Operator:
         await self.api("STREAM.UPDATE", config | changes)
 
     async def snapshot(self) -> tuple[dict[str, Any], list[bytes]]:
-        """A backup: what `restore` takes."""
+        """A backup, for `restore`."""
         inbox, chunks, done = self.client.new_inbox(), [], asyncio.Event()
 
         async def take(message: Msg) -> None:
@@ -98,7 +98,7 @@ class Operator:
         return about, chunks
 
     async def restore(self, backup: tuple[dict[str, Any], list[bytes]]) -> None:
-        """Put a backup in place of what there is."""
+        """Replace the stream by a backup."""
         about, chunks = backup
         with contextlib.suppress(AssertionError):
             await self.api("STREAM.DELETE")
@@ -109,19 +109,19 @@ class Operator:
 
 
 async def fill(broker: Broker, count: int, channel: str = THREAD) -> list[Published]:
-    """Publish so many."""
+    """Publish this many messages."""
     return [await broker.publish(channel, str(number).encode()) for number in range(count)]
 
 
 async def position(broker: Broker, channel: str = THREAD) -> Position:
-    """Where a channel ends."""
+    """The end position of a channel."""
     return (await broker.history(channel, limit=0)).top
 
 
 async def test_a_purge_is_a_new_epoch_for_the_next_append_of_any_node(
     own_server: NatsServer, operator: Operator
 ) -> None:
-    """A node that wrote to the channel, and one that never did: neither continues the old epoch."""
+    """Neither a node that wrote to the channel nor one that never did continues the old epoch."""
     async with running(own_server, Recorder()) as one, running(own_server, Recorder(), "n2") as two:
         [*_, last] = await fill(one, 5)
         await fill(one, 1, OTHER)
@@ -138,8 +138,8 @@ async def test_a_purge_is_a_new_epoch_for_the_next_append_of_any_node(
 async def test_a_purge_that_no_notice_tells_of(
     own_server: NatsServer, operator: Operator, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    """Another node began the log anew, and its notice got lost: the log itself says so before a key of the purged one
-    is answered, or a position is given twice.
+    """Another node began the log anew and its notice was lost: the log itself shows it before a key of the purged log
+    is answered or a position is given twice.
     """
 
     async def lost(_monitor: StreamMonitor, _: Msg) -> None:
@@ -157,7 +157,7 @@ async def test_a_purge_that_no_notice_tells_of(
 
 
 async def test_a_purge_is_noticed_without_traffic(own_server: NatsServer, operator: Operator) -> None:
-    """The next comparison changes the epoch and names the channel; a recovery in the old one is no recovery."""
+    """The next comparison changes the epoch and names the channel; a position of the old epoch is not recovered."""
     recorder = Recorder()
     async with running(own_server, recorder) as broker:
         broker.subscribe(THREAD)
@@ -174,7 +174,7 @@ async def test_a_purge_is_noticed_without_traffic(own_server: NatsServer, operat
 async def test_a_purge_while_no_node_runs_is_noticed_at_the_start(
     own_server: NatsServer, operator: Operator
 ) -> None:
-    """Nobody remembers anything: the stream's own beginning says it. Without a purge the epoch stays."""
+    """No node remembers the old stream; the stream's own beginning shows the purge. Without a purge the epoch stays."""
     async with running(own_server, Recorder()) as broker:
         [*_, last] = await fill(broker, 5)
     async with running(own_server, Recorder()) as broker:
@@ -188,7 +188,7 @@ async def test_a_purge_while_no_node_runs_is_noticed_at_the_start(
 
 
 async def test_a_purge_of_one_channel_is_noticed(own_server: NatsServer, operator: Operator) -> None:
-    """The other channels lie as they did; the epoch is another one all the same."""
+    """The other channels are unchanged, but the epoch is new all the same."""
     async with running(own_server, Recorder()) as broker:
         [*_, last] = await fill(broker, 5)
         await fill(broker, 1, OTHER)
@@ -200,7 +200,7 @@ async def test_a_purge_of_one_channel_is_noticed(own_server: NatsServer, operato
 
 
 async def test_a_restored_stream_is_another_one(own_server: NatsServer, operator: Operator) -> None:
-    """A backup is put back and grows past where clients were: what they have is not called recovered."""
+    """A restored backup grows past the clients' positions: their positions do not count as recovered."""
     async with running(own_server, Recorder()) as broker:
         await fill(broker, 3)
         backup = await operator.snapshot()
@@ -216,13 +216,13 @@ async def test_a_restored_stream_is_another_one(own_server: NatsServer, operator
 async def test_a_stream_made_anew_with_its_old_configuration_is_another_one(
     own_server: NatsServer, operator: Operator, *, alive: bool
 ) -> None:
-    """The configuration carries the epoch along; the moment of creation does not lie."""
+    """The configuration carries the epoch along, but the creation time differs."""
     async with running(own_server, Recorder()) as broker:
         [*_, last] = await fill(broker, 3)
         config = (await operator.api("STREAM.INFO"))["config"]
         if alive:
             await operator.api("STREAM.DELETE")
-            with contextlib.suppress(AssertionError):  # the broker may have made it first
+            with contextlib.suppress(AssertionError):  # the broker may have created it first
                 await operator.api("STREAM.CREATE", config)
             [*_, placed] = await fill(broker, 5)
             assert placed.epoch != last.epoch
@@ -259,7 +259,9 @@ async def test_a_stream_that_can_lose_is_refused_at_the_start(
 async def test_a_limit_that_is_set_while_it_runs_is_refused_until_it_is_gone(
     own_server: NatsServer, operator: Operator
 ) -> None:
-    """After a comparison health and every call say so, until the limit is gone; the epoch stays if nothing was lost."""
+    """After a comparison health and every call report it until the limit is removed; the epoch stays if nothing was
+    lost.
+    """
     async with running(own_server, Recorder()) as broker:
         [*_, last] = await fill(broker, 3)
         await operator.edit(max_age=3_600_000_000_000)
@@ -282,7 +284,7 @@ async def test_a_limit_that_is_set_while_it_runs_is_refused_until_it_is_gone(
 async def test_a_limit_that_has_dropped_something_is_a_loss(
     own_server: NatsServer, operator: Operator
 ) -> None:
-    """`max_msgs` cut the beginning before anybody looked: the epoch changes, also after it was taken away again."""
+    """`max_msgs` cut the beginning before a comparison: the epoch changes, also after the limit was removed."""
     async with running(own_server, Recorder()) as broker:
         [*_, last] = await fill(broker, 5)
         await fill(broker, 5, OTHER)
@@ -293,7 +295,7 @@ async def test_a_limit_that_has_dropped_something_is_a_loss(
 
 
 async def test_nodes_that_notice_together_agree(own_server: NatsServer, operator: Operator) -> None:
-    """Three nodes find the purge at one moment: one epoch is current afterwards, and it stays."""
+    """Three nodes notice the purge at once: afterwards one epoch is current, and it stays."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = [
             await stack.enter_async_context(running(own_server, Recorder(), f"n{number}"))

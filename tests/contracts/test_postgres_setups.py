@@ -1,4 +1,4 @@
-"""PostgreSQL as people have it: poolers, several hosts, fail-overs that keep connections, roles without rights."""
+"""PostgreSQL in common setups: poolers, several hosts, fail-overs that keep connections, roles without privileges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.timing import within
 
 @pytest.fixture
 async def url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """A database of the test's own."""
+    """A separate database."""
     async with database(postgres_server) as made:
         yield made
 
@@ -40,7 +40,7 @@ def record(number: int) -> AuditRecord:
 
 
 async def audit(store: PostgresStore, number: int) -> None:
-    """A record, tried until it is acknowledged."""
+    """Write a record, retried until it is acknowledged."""
     async with asyncio.timeout(within(20)):
         while True:
             try:
@@ -62,7 +62,7 @@ async def running(url: str) -> AsyncIterator[PostgresStore]:
 
 
 async def test_a_pooler_in_transaction_mode(bouncer: PgBouncer, url: str) -> None:
-    """Two processes with ten connections each share two of the server's, start-up, migration and reads included."""
+    """Two processes with ten connections each share two server connections, including start-up, migration and reads."""
     async with running(bouncer.url(url)) as one, running(bouncer.url(url)) as two:
         await asyncio.gather(*(store.records.audit(record(n)) for n in range(200) for store in (one, two)))
         pages = await asyncio.gather(
@@ -75,7 +75,7 @@ async def test_a_pooler_in_transaction_mode(bouncer: PgBouncer, url: str) -> Non
 
 
 async def test_a_pooler_that_is_restarted(bouncer: PgBouncer, url: str) -> None:
-    """Calls fail meanwhile with the port's error, and then go on."""
+    """Calls fail meanwhile with the port's error, and then work again."""
     async with running(bouncer.url(url)) as store:
         await audit(store, 1)
         await asyncio.to_thread(bouncer.kill)
@@ -89,7 +89,7 @@ async def test_a_pooler_that_is_restarted(bouncer: PgBouncer, url: str) -> None:
 async def test_bounds_of_a_transaction_reach_the_server_through_a_pooler(
     bouncer: PgBouncer, url: str
 ) -> None:
-    """Each transaction carries its own time-outs; none is left on the server's connection."""
+    """Each transaction carries its own time-outs; none remains on the server's connection."""
     async with running(bouncer.url(url)) as store:
         await audit(store, 1)
         connection = await asyncpg.connect(bouncer.url(url), statement_cache_size=0)
@@ -100,7 +100,7 @@ async def test_bounds_of_a_transaction_reach_the_server_through_a_pooler(
 
 
 async def test_of_several_hosts_the_primary_is_used(postgres_server: PostgresServer) -> None:
-    """A host where nothing listens, a standby, and the primary, in that order; the standby alone is refused by name."""
+    """A host with a closed port, a standby, and the primary, in that order; the standby alone is refused by name."""
     with data_directory("standby") as directory:
         standby = StandbyServer(directory / "s" / "data", postgres_server)
         await asyncio.to_thread(standby.initialise)
@@ -122,7 +122,7 @@ async def test_of_several_hosts_the_primary_is_used(postgres_server: PostgresSer
 
 async def test_a_fail_over_that_keeps_connections_open() -> None:
     """The old primary stays up and refuses writes (25006) on connections that it keeps; the address leads to the new
-    one. Writing goes on within 10 s, and nothing that was acknowledged is lost.
+    one. Writes work again within 10 s, and no acknowledged write is lost.
     """
     with data_directory("failover") as directory:
         primary = PostgresServer(directory / "p" / "data")
@@ -154,7 +154,7 @@ async def test_a_fail_over_that_keeps_connections_open() -> None:
 
 
 async def sql(server: PostgresServer, statement: str) -> object:
-    """One statement on a connection of its own."""
+    """Run one statement on a separate connection."""
     connection = await asyncpg.connect(server.url)
     try:
         return await connection.fetchval(statement)
@@ -171,7 +171,7 @@ async def level(primary: PostgresServer, standby: PostgresServer) -> None:
 
 
 async def test_a_role_that_may_not_make_tables(postgres_server: PostgresServer, url: str) -> None:
-    """PostgreSQL 15 and newer: the error names the grant, and after it the store starts."""
+    """PostgreSQL 15 and newer: the error names the grant, after which the store starts."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("CREATE ROLE narthex_app LOGIN")
@@ -187,7 +187,7 @@ async def test_a_role_that_may_not_make_tables(postgres_server: PostgresServer, 
 
 
 async def test_parameters_of_consoles(url: str) -> None:
-    """What Neon, Supabase, Prisma and libpq write behind a URL: the store starts."""
+    """URL parameters that Neon, Supabase, Prisma and libpq use: the store starts."""
     more = (
         "sslmode=prefer&channel_binding=require&gssencmode=disable&connect_timeout=10&pgbouncer=true"
         "&connection_limit=1&pool_timeout=0&keepalives=1&application_name=chat%20app&target_session_attrs=any"

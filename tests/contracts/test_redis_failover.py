@@ -1,4 +1,4 @@
-"""Redis and Valkey when another server answers: what was lost is noticed before anything is appended or read."""
+"""Redis and Valkey when a different server responds: the loss is noticed before an append or a read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THREAD = "default/thread:t1"
 
 @pytest.fixture
 async def pair() -> AsyncIterator[ValkeyPair]:
-    """A primary and a replica of the test's own."""
+    """A separate primary and replica."""
     async with valkey_pair() as made:
         yield made
 
@@ -41,7 +41,7 @@ async def running(url: str, name: str, recorder: Recorder | None = None) -> Asyn
 
 
 async def placed(broker: RedisBroker, mark: str) -> Published:
-    """A publication, retried with its key until it is acknowledged."""
+    """Publish with retries of the same key until acknowledged."""
     async with asyncio.timeout(within(30)):
         while True:
             try:
@@ -51,7 +51,7 @@ async def placed(broker: RedisBroker, mark: str) -> Published:
 
 
 async def told_again(publisher: RedisBroker, recorder: Recorder) -> None:
-    """Publish until a publication is told. One that comes while a follower reconnects is re-read at its resync."""
+    """Publish until the handler receives one. One that arrives while a follower reconnects is re-read at its resync."""
     async with asyncio.timeout(within(10)):
         number = 0
         while True:
@@ -64,7 +64,7 @@ async def told_again(publisher: RedisBroker, recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("first", ["the one that knows", "the one that does not"])
 async def test_a_replica_without_the_tail_begins_a_new_epoch(pair: ValkeyPair, first: str) -> None:
-    """Whichever node asks first, nothing is acknowledged or recovered in the old epoch after the promotion."""
+    """Whichever node asks first: after the promotion nothing is acknowledged or recovered in the old epoch."""
     async with running(pair.url, "knows") as knows, running(pair.url, "idle") as idle:
         before = await placed(knows, "kept")
         await pair.level()
@@ -81,7 +81,7 @@ async def test_a_replica_without_the_tail_begins_a_new_epoch(pair: ValkeyPair, f
 
 
 async def test_publications_that_were_only_told_count(pair: ValkeyPair) -> None:
-    """A node that was told of a publication, of another node that is gone, knows that it is lost."""
+    """A node that received a publication of another, dead node knows that it is lost."""
     recorder = Recorder()
     async with running(pair.url, "told", recorder) as told:
         async with running(pair.url, "publisher") as publisher:
@@ -95,7 +95,7 @@ async def test_publications_that_were_only_told_count(pair: ValkeyPair) -> None:
 
 
 async def test_a_replica_with_everything_keeps_the_epoch(pair: ValkeyPair) -> None:
-    """Every node has compared: clients go on where they were, and a repeated key is found."""
+    """Every node has compared: clients continue at their positions, and a repeated key is found."""
     async with running(pair.url, "n1") as one, running(pair.url, "n2") as two:
         before = await placed(one, "a")
         await placed(two, "b")
@@ -109,13 +109,13 @@ async def test_a_replica_with_everything_keeps_the_epoch(pair: ValkeyPair) -> No
 
 
 async def test_a_node_that_does_not_answer_costs_the_epoch(pair: ValkeyPair) -> None:
-    """It may have shown more to its clients than is there: the others wait for it, and then begin a new epoch."""
+    """It may have shown more to its clients than the server has: the others wait for it, then begin a new epoch."""
     async with running(pair.url, "alive") as alive:
         gone = RedisBroker(pair.url)
         await gone.start(Recorder(), "gone")
         before = await placed(gone, "a")
         await pair.level()
-        for task in gone._tasks:  # what kill -9 does: no beat, no farewell
+        for task in gone._tasks:  # the effect of kill -9: no heartbeat, no farewell
             task.cancel()
         await gone._disconnect()
         began = asyncio.get_running_loop().time()
@@ -126,7 +126,7 @@ async def test_a_node_that_does_not_answer_costs_the_epoch(pair: ValkeyPair) -> 
 
 
 async def test_a_key_outlives_the_epoch(pair: ValkeyPair) -> None:
-    """A publication whose tail was lost and which itself was kept is not there twice when it is repeated."""
+    """A kept publication whose successors were lost is not duplicated when it is repeated."""
     async with running(pair.url, "n1") as broker:
         kept = await placed(broker, "kept")
         await pair.level()
@@ -138,7 +138,7 @@ async def test_a_key_outlives_the_epoch(pair: ValkeyPair) -> None:
 
 
 async def test_truncated_file_begins_a_new_epoch(pair: ValkeyPair) -> None:
-    """Power loss: the server comes back under the same name, without the last publications."""
+    """Power loss: the server returns under the same name without the last publications."""
     async with running(pair.url, "knows") as knows, running(pair.url, "idle") as idle:
         before = await placed(knows, "kept")
         for number in range(20):
@@ -150,8 +150,8 @@ async def test_truncated_file_begins_a_new_epoch(pair: ValkeyPair) -> None:
 
 
 async def test_a_demoted_server_is_left(pair: ValkeyPair) -> None:
-    """Its connections stay open and lead to what is a replica now: within 10 s all go on at the new primary, and
-    followers are told of what comes there.
+    """Its connections stay open to the demoted replica: within 10 s all nodes use the new primary, and followers
+    receive its publications.
     """
     recorder = Recorder()
     async with running(pair.url, "n1", recorder) as one, running(pair.url, "n2") as two:
@@ -169,7 +169,9 @@ async def test_a_demoted_server_is_left(pair: ValkeyPair) -> None:
 
 
 async def test_an_idle_node_notices_another_server(pair: ValkeyPair) -> None:
-    """Nothing is published and no connection breaks: a beat finds out, and the handler is told to read again."""
+    """Without publications and without a broken connection, a heartbeat notices, and the handler is asked to
+    re-read.
+    """
     recorder = Recorder()
     async with running(pair.url, "n1", recorder) as broker:
         before = (await broker.history(THREAD, limit=0)).top
@@ -181,7 +183,7 @@ async def test_an_idle_node_notices_another_server(pair: ValkeyPair) -> None:
 
 
 async def test_several_servers_in_one_address(pair: ValkeyPair) -> None:
-    """Without a proxy: the address names both, and the node finds the one that is the primary."""
+    """Without a proxy: the address names both servers, and the node finds the primary."""
     both = f"redis://127.0.0.1:{pair.replica.port},127.0.0.1:{pair.primary.port}/0"
     async with running(both, "n1") as broker:
         before = await placed(broker, "a")
@@ -192,11 +194,12 @@ async def test_several_servers_in_one_address(pair: ValkeyPair) -> None:
 
 
 async def test_a_silent_listening_connection_is_renewed(pair: ValkeyPair) -> None:
-    """Half open: commands are answered and nothing is told any more; the missing beats show it."""
+    """Half open: commands are answered but no messages arrive; the missing heartbeats show it."""
     recorder = Recorder()
     async with running(pair.url, "n1", recorder) as broker:
         client = broker._client()
-        # What follows goes straight to the server; the listener stays with the proxy, which says nothing from now on.
+        # Publications now go straight to the server; the listener stays with the proxy, which forwards nothing from now
+        # on.
         broker._client_now = type(client)(port=pair.primary.port)
         await client.connection_pool.disconnect(inuse_connections=False)
         pair.proxy.freeze()

@@ -14,7 +14,7 @@ from tests.contracts.rigs import StoreRig
 
 
 def user(user_id: str, email: str, tenant: str = "a") -> User:
-    """A user of the early plan."""
+    """A user on the early plan."""
     return User(
         user_id=user_id,
         tenant=tenant,
@@ -51,7 +51,7 @@ class TestUsers:
     """Accounts of the embedded provider."""
 
     async def test_upsert(self, store: Store) -> None:
-        """One account per tenant and e-mail in lower case; id, age and block are the first's."""
+        """One account per tenant and lower-case e-mail; id, age and block are those of the first write."""
         kept = await store.credentials.upsert_user(user("u1", "Ann@Example.org"))
         assert kept == user("u1", "ann@example.org")
         assert await store.credentials.block_user("a", "u1", 7.0)
@@ -66,7 +66,7 @@ class TestUsers:
         assert await store.credentials.user("a", "u2") is None
 
     async def test_tenants(self, store: Store) -> None:
-        """One e-mail in two tenants is two people."""
+        """One e-mail in two tenants is two users."""
         await store.credentials.upsert_user(user("u1", "x@y"))
         await store.credentials.upsert_user(user("u1", "x@y", "b"))
         assert await store.credentials.user_by_email("c", "x@y") is None
@@ -111,7 +111,7 @@ class TestTickets:
         assert [entry for entry in taken if entry is not None] == ["{}"]
 
     async def test_expired(self, store: Store) -> None:
-        """At its end a ticket is worth nothing."""
+        """An expired ticket is worthless."""
         await store.credentials.put_ticket("h", "{}", 40.0)
         assert await store.credentials.peek_ticket("h", 40.0) is None
         assert await store.credentials.take_ticket("h", 40.0) is None
@@ -122,7 +122,7 @@ class TestRefresh:
     """Rotation and the detection of reuse."""
 
     async def test_used_once_then_reused(self, store: Store) -> None:
-        """Of 50 parallel uses one is `ok`, the others say `reused` with the family."""
+        """Of 50 parallel uses one is `ok`, the others get `reused` with the family."""
         await store.credentials.put_refresh(refresh("h"))
         outcomes = await asyncio.gather(*(store.credentials.use_refresh("h", 10.0) for _ in range(50)))
         assert sorted(outcome for outcome, _ in outcomes) == ["ok"] + ["reused"] * 49
@@ -136,7 +136,7 @@ class TestRefresh:
         assert await store.credentials.use_refresh("h", 100.0) == ("unknown", None)
 
     async def test_revoked_families_and_users(self, store: Store) -> None:
-        """A revoked family is gone, others stay, until their user is revoked."""
+        """A revoked family is gone; others stay until their user is revoked."""
         for name, family in (("h1", "f1"), ("h2", "f1"), ("h3", "f2")):
             await store.credentials.put_refresh(refresh(name, family))
         await store.credentials.revoke_family("f1")
@@ -151,7 +151,7 @@ class TestKeys:
     """Signing keys that all instances agree on."""
 
     async def test_instances_that_start_together_agree(self, store: Store) -> None:
-        """20 add their own key if there is none: all get the same one."""
+        """20 instances each add their key if none exists: all get the same one."""
         kept = await asyncio.gather(
             *(store.credentials.add_key(key(f"k{n}"), only_if_none=True) for n in range(20))
         )
@@ -174,7 +174,7 @@ class TestKeys:
 
 
 def jti(number: int, *, until: float = 50.0) -> Revocation:
-    """One token's."""
+    """A revocation of one token."""
     return Revocation(kind="jti", tenant="a", value=f"j{number}", at=1.0, until=until)
 
 
@@ -184,10 +184,10 @@ async def kept(store: Store) -> list[Revocation]:
 
 
 class TestRevocations:
-    """Kept until no token that they concern can be alive."""
+    """Revocations are kept as long as a token that they concern can be valid."""
 
     async def test_further_reaching_replaces(self, store: Store) -> None:
-        """The same (kind, tenant, value) only ever reaches further."""
+        """A revocation of the same (kind, tenant, value) can only be extended."""
 
         def cut(at: float, until: float, before: float) -> Revocation:
             return Revocation(kind="issued_before", tenant="a", value="*", at=at, until=until, cut=before)
@@ -199,7 +199,7 @@ class TestRevocations:
         assert await kept(store) == [cut(3.0, 60.0, 20.0)]
 
     async def test_removed(self, store: Store) -> None:
-        """A user who is unblocked is no longer revoked; the end is a change like any other, and so is a new block."""
+        """An unblocked user is no longer revoked; the end is a change like any other, and so is a new block."""
         block = Revocation(kind="subject", tenant="a", value="ann", at=1.0, until=50.0, reason="left")
         await store.credentials.add_revocation(block)
         position = (await store.credentials.revocation_changes(0, 10)).position
@@ -214,7 +214,9 @@ class TestRevocations:
         assert again.until == 40.0
 
     async def test_changes_are_read_once(self, store: Store) -> None:
-        """In the order of writing, in pages; who has read up to a position reads nothing twice and misses nothing."""
+        """In the order of writing, in pages; a reader that has reached a position reads nothing twice and misses
+        nothing.
+        """
         credentials = store.credentials
         assert (await credentials.revocation_changes(0, 10)).changed == []
         for number in range(5):
@@ -227,13 +229,13 @@ class TestRevocations:
         assert not second.more
         assert (await credentials.revocation_changes(second.position, 3)).changed == []
         assert (await credentials.revocation_changes(second.position, 3)).position == second.position
-        await credentials.add_revocation(jti(0))  # reaches no further: no change
+        await credentials.add_revocation(jti(0))  # not an extension: no change
         await credentials.add_revocation(jti(1, until=99.0))
         third = await credentials.revocation_changes(second.position, 3)
         assert [entry.value for entry in third.changed] == ["j1"]
 
     async def test_a_reader_beside_many_writers_misses_none(self, store: Store) -> None:
-        """Positions are given in the order of commit: nothing becomes visible behind one that was read already."""
+        """Positions follow the order of commit: nothing becomes visible behind a position that was already read."""
         credentials = store.credentials
         seen: set[str] = set()
         position = 0
@@ -245,8 +247,8 @@ class TestRevocations:
         writing = asyncio.gather(*(write(writer) for writer in range(8)))
         done = False
         while not done:
-            done = writing.done()  # before the read: it finds everything, then
-            await asyncio.sleep(0)  # a store in memory lets nobody else run
+            done = writing.done()  # before the read, so that it finds all of them
+            await asyncio.sleep(0)  # a store in memory never yields to other tasks
             found = await credentials.revocation_changes(position, 500)
             fresh = {entry.value for entry in found.changed}
             assert not fresh & seen
@@ -256,7 +258,7 @@ class TestRevocations:
         assert len(seen) == 320
 
     async def test_what_ended_can_be_read_for_an_hour(self, store: Store) -> None:
-        """So that an instance that was away for a while hears of the end; then it goes."""
+        """So that an instance that was disconnected for a while learns of the end; then it is deleted."""
         await store.credentials.add_revocation(jti(1, until=40.0))
         assert await store.credentials.expire(40.0 + 3_599) == 0
         assert [entry.until for entry in (await store.credentials.revocation_changes(0, 10)).changed] == [
@@ -266,7 +268,7 @@ class TestRevocations:
         assert (await store.credentials.revocation_changes(0, 10)).changed == []
 
     async def test_a_clock_that_is_ahead_ends_no_revocation(self, store: Store) -> None:
-        """An instance that is a day ahead of the store must not delete what keeps a token out elsewhere."""
+        """An instance that is a day ahead of the store must not delete a revocation that still matters elsewhere."""
         now = time.time()
         await store.credentials.add_revocation(jti(1, until=now + 7_200))
         assert await store.credentials.expire(now + 86_400.0) == 0
@@ -274,7 +276,7 @@ class TestRevocations:
 
     @pytest.mark.parametrize("now", [40.0, 4_000.0])
     async def test_expire(self, store: Store, now: float) -> None:
-        """What is over is deleted and counted, the rest stays."""
+        """Expired revocations are deleted and counted; the rest stays."""
         credentials = store.credentials
         await credentials.put_ticket("t", "{}", 40.0)
         await credentials.put_refresh(refresh("h"))

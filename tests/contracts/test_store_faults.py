@@ -1,4 +1,4 @@
-"""Stores whose server dies or hangs, and what only PostgreSQL has."""
+"""Stores whose server dies or hangs, and tests that apply only to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.timing import within
 
 @pytest.fixture(scope="module")
 def module_server() -> Iterator[PostgresServer]:
-    """A server of this module's own: a test that kills it and fails takes no test of another module along."""
+    """A separate server for this module, so that a test that kills it and fails does not affect other modules."""
     with data_directory("postgres-faults") as directory:
         server = PostgresServer(directory / "data")
         server.initialise()
@@ -37,7 +37,7 @@ def module_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_server(module_server: PostgresServer) -> Iterator[PostgresServer]:
-    """The module's server; it runs again after the test, however the test ended."""
+    """The module's server; it runs again after the test, whatever the outcome."""
     yield module_server
     module_server.resume()
     if not module_server.running:
@@ -46,7 +46,7 @@ def postgres_server(module_server: PostgresServer) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 async def url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """A database of the test's own."""
+    """A separate database."""
     async with database(postgres_server) as made:
         try:
             yield made
@@ -73,7 +73,7 @@ def record(number: int) -> AuditRecord:
 
 
 async def test_killed_server_loses_nothing_acknowledged(postgres_server: PostgresServer, url: str) -> None:
-    """Kill -9 of the postmaster under writers: errors meanwhile, everything acknowledged is there afterwards."""
+    """Kill -9 of the postmaster during writes: errors meanwhile; every acknowledged write is present afterwards."""
     async with running(url) as store:
         acknowledged: set[str] = set()
         errors = 0
@@ -103,11 +103,13 @@ async def test_killed_server_loses_nothing_acknowledged(postgres_server: Postgre
 
 
 async def test_hanging_server_is_an_error_in_time(postgres_server: PostgresServer, url: str) -> None:
-    """Every call raises within its time-out, those under way too, and the store works again once the server does."""
+    """Every call raises within its time-out, including those in progress; the store works again once the server
+    does.
+    """
     async with running(url, timeout_s=1.0) as store:
         await asyncio.gather(*(store.records.audit(record(number)) for number in range(20)))
         calls = [asyncio.ensure_future(store.records.audit(record(number))) for number in range(20)]
-        await asyncio.sleep(0.002)  # into the midst of them
+        await asyncio.sleep(0.002)  # in the middle of them
         postgres_server.pause()
         began = asyncio.get_running_loop().time()
         calls += [asyncio.ensure_future(store.records.audit(record(1)))]
@@ -127,7 +129,7 @@ async def test_hanging_server_is_an_error_in_time(postgres_server: PostgresServe
 
 
 async def test_no_server_and_wrong_database(postgres_server: PostgresServer, url: str) -> None:
-    """What is wrong is said without the credentials: unreachable, or refused."""
+    """The error names the problem without the credentials: unreachable, or refused."""
     with pytest.raises(ConfigError, match="NARTHEX_STORE_URL") as refused:
         await PostgresStore(url.replace("postgres@", "nobody:secret@") + "x").start()
     assert "secret" not in str(refused.value)
@@ -140,7 +142,7 @@ async def test_no_server_and_wrong_database(postgres_server: PostgresServer, url
 async def test_a_server_that_dies_during_the_start(
     postgres_server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the migration too that is an error of the port, which is tried again; nothing is left open."""
+    """After the migration too it is an error of the port, which is retried; nothing stays open."""
     start = postgres.PostgresEngine.start
 
     async def then_dies(engine: postgres.PostgresEngine) -> None:
@@ -165,7 +167,7 @@ FATAL: Final = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administ
 
 
 class Announcing(FaultProxy):
-    """Forwards, and can pass on to idle clients the end that a dying server announces before it closes."""
+    """Forwards, and can send idle clients the message that a dying server sends before it closes."""
 
     def __init__(self, target: int) -> None:
         super().__init__(target)
@@ -179,7 +181,7 @@ class Announcing(FaultProxy):
             self.clients.remove(writer)
 
     def announce(self) -> None:
-        """Send what PostgreSQL sends to a session that it ends; the connection stays open for now."""
+        """Send the message that PostgreSQL sends to a session that it ends; the connection stays open for now."""
         for client in self.clients:
             client.write(b"E" + (len(FATAL) + 4).to_bytes(4, "big") + FATAL)
 
@@ -187,8 +189,8 @@ class Announcing(FaultProxy):
 async def test_a_session_whose_end_was_announced_is_an_error_of_the_port(
     postgres_server: PostgresServer, url: str
 ) -> None:
-    """Between the server's FATAL message and the end of the connection asyncpg raises an error of its own kind;
-    the port's error comes out instead, the connection is not used again, and the next call works.
+    """Between the server's FATAL message and the end of the connection asyncpg raises its own kind of error; the store
+    raises the port's error, does not reuse the connection, and the next call works.
     """
     async with Announcing(postgres_server.port) as proxy:
         through = url.replace(f":{postgres_server.port}", f":{proxy.port}")
@@ -211,7 +213,7 @@ async def test_stores_that_start_together_migrate_once(url: str) -> None:
 async def test_a_migration_may_take_longer_than_a_statement(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Building an index on a large table, or waiting for the instance that does, is no failure."""
+    """Building an index on a large table, or waiting for the instance that builds it, is not a failure."""
 
     def slow(dialect: Dialect, name: str, now: float) -> Operation[int]:
         yield "SELECT pg_sleep(1.2)", ()
@@ -224,7 +226,7 @@ async def test_a_migration_may_take_longer_than_a_statement(
 
 
 async def test_a_conflict_quotes_no_value(url: str) -> None:
-    """A ticket's hash, a person's e-mail: what a row holds is not for the log."""
+    """A ticket's hash, a user's e-mail: the values of a row do not belong in the log."""
     async with running(url) as store:
         hashed = secrets.token_hex()
         await store.credentials.put_ticket(hashed, "{}", 10.0)
@@ -250,7 +252,7 @@ async def test_text_that_postgres_cannot_hold(url: str) -> None:
 
 
 async def test_deleting_a_thread_and_writing_to_it_at_once(url: str) -> None:
-    """Whichever is first: afterwards nothing of the thread is left, and nothing hangs."""
+    """Whichever is first: afterwards no row of the thread is left, and no call hangs."""
     async with running(url) as store:
         for turn in range(20):
             name = f"t{turn}"

@@ -1,4 +1,4 @@
-"""The limit of history, by every engine: what is hidden, what is deleted, in which batches, and what is left to do."""
+"""The history limit, on every engine: hidden rows, deleted rows, batches, and the log cuts that remain to be done."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from tests.contracts.rigs import StoreRig
 from tests.contracts.test_store import message, run, thread
 from tests.services import PostgresServer, database
 
-KEPT = {"free": 100.0, "guest": 200.0}  # what is older goes; `enterprise` is not in it: it keeps all
+KEPT = {
+    "free": 100.0,
+    "guest": 200.0,
+}  # older rows are deleted; `enterprise` is missing here because it keeps all
 NOW = 300.0  # long before the store's own clock
 HELLO = 2
 
 
 async def talk(store: Store, thread_id: str, *moments: float, plan: str = "free", by: str = "ann") -> None:
-    """A thread of `by` with a message, which its run answered, at every moment."""
+    """A thread of `by` with a message and a run that answers it, at each of these times."""
     at = moments[0]
     await store.threads.create(thread(thread_id, by=by, at=at), plan=plan)
     for number, moment in enumerate(moments):
@@ -44,13 +47,13 @@ async def talk(store: Store, thread_id: str, *moments: float, plan: str = "free"
 
 
 async def texts(store: Store, thread_id: str, kept: dict[str, float] | None = None) -> list[str]:
-    """What the thread's messages are."""
+    """The texts of the thread's messages."""
     found = await store.threads.messages("a", thread_id, before=None, limit=200, kept=kept or {})
     return [entry.content for entry in found]
 
 
 async def purge(store: Store, *, limit: int = 500) -> Purged:
-    """Until there is nothing more."""
+    """Purge until nothing is left to delete."""
     total = Purged()
     while True:
         found = await store.threads.purge(KEPT, limit=limit, now=NOW)
@@ -64,10 +67,10 @@ async def purge(store: Store, *, limit: int = 500) -> Purged:
 
 
 class TestHiding:
-    """What is past its plan is absent from every read, whether or not anything was deleted."""
+    """Rows past their plan are absent from every read, whether or not they were deleted."""
 
     async def test_at_the_limit_and_past_it(self, store: Store) -> None:
-        """A thread of the very moment is there; one an instant older is as one that never was."""
+        """A thread exactly at the limit is present; one an instant older looks as if it never existed."""
         await store.threads.create(thread("at", at=100.0), plan="free")
         await store.threads.create(thread("past", at=99.999), plan="free")
         threads = store.threads
@@ -80,7 +83,7 @@ class TestHiding:
         assert await threads.role("a", "past", "ann") == "owner"
 
     async def test_it_is_the_owners_plan_that_counts(self, store: Store) -> None:
-        """A guest's limit for a guest's thread, none for one that keeps all or whose plan is not known."""
+        """A guest's limit applies to a guest's thread; none to an owner whose plan keeps all or is not known."""
         for plan in ("free", "guest", "enterprise", "no-such-plan", ""):
             await store.threads.create(thread(f"t-{plan}", at=150.0), plan=plan)
             await store.threads.add_member(
@@ -90,7 +93,7 @@ class TestHiding:
         assert {entry.thread_id for entry in listed} == {"t-free", "t-enterprise", "t-no-such-plan", "t-"}
 
     async def test_older_messages_of_a_living_thread(self, store: Store) -> None:
-        """Pages and search leave them out."""
+        """Pages and search omit them."""
         await talk(store, "t1", 50.0, 99.999, 100.0, 150.0)
         assert await texts(store, "t1", KEPT) == ["hello t1 2", "hello t1 3"]
         assert len(await texts(store, "t1")) == 4
@@ -106,10 +109,10 @@ class TestHiding:
 
 
 class TestPlans:
-    """Threads follow the plan of who made them."""
+    """Threads follow the plan of their creator."""
 
     async def test_a_later_word_stands(self, store: Store) -> None:
-        """An upgrade moves every thread of that user and nobody else's; an older token does not move them back."""
+        """An upgrade applies to every thread of that user only; an older token does not revert it."""
 
         def plan(name: str, at: float, *, tenant: str = "a", user: str = "ann") -> OwnerPlan:
             return OwnerPlan(tenant=tenant, user_id=user, plan=name, at=at)
@@ -128,12 +131,14 @@ class TestPlans:
         assert await store.threads.get("a", "t1", kept=KEPT) is None
 
     async def test_who_inherits_a_thread_decides_from_then_on(self, store: Store) -> None:
-        """The last owner's plan goes with them: all is kept until the new one is seen, however old their token."""
+        """The plan of the last owner moves with the ownership: all is kept until the new plan is seen, however old the
+        token.
+        """
         await store.threads.create(thread("t1", at=50.0), plan="free", plan_at=10.0)
         heir = ThreadMember(user_id="bob", role="member", joined_at=50.0)
         await store.threads.add_member("a", "t1", heir, limit=None)
         bobs = OwnerPlan(tenant="a", user_id="bob", plan="guest", at=5.0)
-        assert await store.threads.note_plan(bobs) == 0  # a member's plan is nobody's business
+        assert await store.threads.note_plan(bobs) == 0  # a member's plan does not matter
         assert (await store.threads.remove_member("a", "t1", "ann")).heir == "bob"
         assert await store.threads.get("a", "t1", kept=KEPT) is not None
         anns = OwnerPlan(tenant="a", user_id="ann", plan="free", at=20.0)
@@ -146,7 +151,7 @@ class TestPurging:
     """Deleting in bounded batches."""
 
     async def test_at_the_limit_and_past_it(self, store: Store) -> None:
-        """Whole threads, with everything in them; an instant decides."""
+        """Whole threads, with everything in them; one instant decides."""
         await talk(store, "at", 99.0, 100.0)
         await talk(store, "past", 99.0, 99.999)
         await talk(store, "all", 1.0, plan="enterprise")
@@ -162,7 +167,7 @@ class TestPurging:
         assert await purge(store) == Purged()
 
     async def test_what_is_left_to_do_in_the_logs(self, store: Store) -> None:
-        """A cut for each deletion in the same step; done is done, and a newer cut stays."""
+        """Each deletion records a cut in the same step; a done cut is removed, and a newer one stays."""
         await talk(store, "gone", 50.0)
         await talk(store, "cut", 50.0, 150.0)
         await store.threads.create(thread("deleted"))
@@ -180,14 +185,14 @@ class TestPurging:
         assert await store.threads.log_cuts(50) == [cuts["cut"]]
 
     async def test_a_new_thread_with_the_id_keeps_its_own_log(self, store: Store) -> None:
-        """Ids derive from what clients send: what is cut then is only what is older than the new thread."""
+        """Clients choose ids: only what is older than the new thread is cut then."""
         await talk(store, "t1", 50.0)
         await purge(store)
         await store.threads.create(thread("t1", at=500.0), plan="free")
         assert await store.threads.log_cuts(50) == [LogCut(tenant="a", thread_id="t1", before=500.0)]
 
     async def test_batches_are_bounded(self, store: Store) -> None:
-        """Never more rows than asked for, however long a thread is; it is hidden meanwhile."""
+        """Never more rows than requested, however long a thread is; it is hidden meanwhile."""
         await store.threads.create(thread("long", at=1.0), plan="free")
         long = [message(f"m{number}", "long", at=1.0 + number / 1_000) for number in range(95)]
         await store.threads.add_messages("a", long)
@@ -205,7 +210,7 @@ class TestPurging:
         assert await store.threads.get("a", "long") is None
 
     async def test_a_thread_with_a_run_under_way_waits(self, store: Store) -> None:
-        """It goes once the run has ended; it keeps no other from going."""
+        """It is deleted once the run has ended; it does not delay other threads."""
         await talk(store, "busy", 50.0)
         await store.runs.start(run("active", "busy", at=51.0), queue_limit=10)
         await talk(store, "idle", 60.0)
@@ -216,7 +221,7 @@ class TestPurging:
         assert await store.threads.get("a", "busy") is None
 
     async def test_a_question_that_may_be_answered_stays(self, store: Store) -> None:
-        """The run of an open approval is kept in a thread that goes on; an expired one is not."""
+        """A run with an open approval is kept in a thread that continues; one with an expired approval is not."""
         await talk(store, "t1", 50.0, 60.0, 150.0)
         for number, expires_at in ((0, 49.0), (1, 110.0)):  # a second ago, and in a minute
             await store.runs.open_interrupt(
@@ -238,7 +243,7 @@ class TestPurging:
         assert await store.runs.interrupt("a", "i1") is not None
 
     async def test_a_clock_that_is_ahead_deletes_nothing(self, store: Store) -> None:
-        """By a day, as seen from the store: what is past its limit by that clock alone stays."""
+        """A day ahead of the store's clock: rows past the limit only by that clock stay."""
         now = time.time()
         await talk(store, "t1", now - 60.0, now - 30.0)
         ahead_s = 86_400.0
@@ -247,7 +252,7 @@ class TestPurging:
         assert (await store.threads.purge(kept, limit=100, now=now)).threads == 1
 
     async def test_instances_share_the_work(self, store: Store, store_rig: StoreRig) -> None:
-        """Several at once: each row is deleted and counted once, and nobody fails."""
+        """Several at once: each row is deleted and counted once, and no call fails."""
         for number in range(30):
             await talk(store, f"t{number:02d}", 50.0)
         others = [store_rig.make() for _ in range(2)] if store_rig.shared else []
@@ -256,7 +261,7 @@ class TestPurging:
         totals = await asyncio.gather(*(purge(one, limit=10) for one in (store, *others, store)))
         for other in others:
             await other.stop()
-        left = await purge(store)  # one may have passed over what another then had undone
+        left = await purge(store)  # one may have skipped rows that another then rolled back
         assert sum(total.threads for total in (*totals, left)) == 30
         assert sum(total.messages for total in (*totals, left)) == 30
         assert len(await store.threads.log_cuts(50)) == 30
@@ -275,7 +280,7 @@ class TestPurging:
         connection.close()
 
 
-# -- from one schema to the next -------------------------------------------------------------------------------
+# -- schema migrations ----------------------------------------------------------------------------------------
 
 OLD_THREAD = (
     "INSERT INTO threads (thread_id, tenant, title, created_by, created_at, updated_at)"
@@ -298,7 +303,7 @@ OLD_USER = (
 
 
 def old_rows(name: str) -> list[tuple[str, tuple[object, ...]]]:
-    """What a program of schema 1 writes."""
+    """Rows as a program of schema 1 writes them."""
     return [
         (OLD_THREAD, (f"{name}-known", "a", "Title", "ann", 50.0, 50.0)),
         (OLD_THREAD, (f"{name}-stranger", "a", "Title", "eve", 50.0, 50.0)),
@@ -314,14 +319,14 @@ USER = (OLD_USER, ("ann", "a", "ann@example.com", "Ann", "free", "[]", "", 1.0, 
 
 async def one_version_back(store: Store) -> None:
     """The contract of a store whose rows `before` were migrated and `after` were written by the old program since."""
-    # The provider's people are known by their account; others' threads are kept until their owner is seen.
+    # The provider's users are known by their account; others' threads are kept until their owner is seen.
     assert await store.threads.get("a", "before-known", kept=KEPT) is None
     assert await store.threads.get("a", "before-stranger", kept=KEPT) is not None
     assert await store.threads.get("a", "after-known", kept=KEPT) is not None
     assert (await purge(store)).threads == 1
     assert await store.threads.note_plan(OwnerPlan(tenant="a", user_id="eve", plan="free", at=1.0)) == 2
     assert (await purge(store)).threads == 2
-    # Migrated revocations have their places; the old program's have none, and are read each time.
+    # Migrated revocations have positions; the old program's have none, and are read each time.
     first = await store.credentials.revocation_changes(0, 1)
     second = await store.credentials.revocation_changes(first.position, 10)
     values = {entry.value for entry in (*first.changed, *second.changed)}
@@ -331,7 +336,9 @@ async def one_version_back(store: Store) -> None:
 
 
 async def test_sqlite_forward_and_beside_the_version_before(tmp_path: Path) -> None:
-    """A file of schema 1 is migrated with its rows; the program before opens it again, writes, and is understood."""
+    """A file of schema 1 is migrated with its rows; the earlier program opens it again and writes rows that are
+    understood.
+    """
     path = tmp_path / "store.db"
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f"PRAGMA application_id = {0x6E727473}")
@@ -397,7 +404,9 @@ def old_run(name: str, at: float, state: str = "queued") -> tuple[str, tuple[obj
 
 
 async def beside_version_2(store: Store, write: Callable[[str, tuple[object, ...]], Awaitable[None]]) -> None:
-    """The contract of a store in whose thread `t` a program of schema 2 wrote m0, m1, r0, r1, and goes on."""
+    """The contract of a store in whose thread `t` a program of schema 2 wrote m0, m1, r0, r1, and continues to
+    write.
+    """
     await store.threads.post("a", message("m2", "t", at=0.5), Position(7, "e"))
     await write(*old_message("m3", 0.4))
     await store.threads.post("a", message("m4", "t", at=0.5), Position(12, "e"))
@@ -408,7 +417,7 @@ async def beside_version_2(store: Store, write: Callable[[str, tuple[object, ...
     await write(*old_run("r3", 0.4))
     active = await store.runs.active_in_thread("a", "t")
     assert [entry.run_id for entry in active] == ["r0", "r1", "r2", "r3"]
-    # The old program's lease is seen to move, and its dead owner's is not.
+    # The old program's lease moves, and its dead owner's does not.
     await write(*old_run("r4", 9.0, "running"))
     [seen] = [lease for lease in await store.runs.leases() if lease.run_id == "r4"]
     await write(OLD_RENEWAL, ("r4",))
@@ -428,7 +437,7 @@ OLD_ROWS_2 = (
 
 
 async def test_sqlite_beside_version_2(tmp_path: Path) -> None:
-    """Order and leases of a file that a program of schema 2 wrote, and writes again."""
+    """Order and leases of a file that a program of schema 2 wrote and writes again."""
     path = tmp_path / "store.db"
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(f"PRAGMA application_id = {0x6E727473}")
@@ -481,7 +490,7 @@ def _numbered(sql: str) -> str:
 
 
 def test_every_migration_is_readable_one_version_back() -> None:
-    """What the schema's rules say; versions 3 and 4 came out with one release."""
+    """The schema's rules; versions 3 and 4 were published in one release."""
     assert {migration.version: migration.readable_from for migration in MIGRATIONS} == {
         1: 1,
         2: 1,

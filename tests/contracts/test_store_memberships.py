@@ -46,12 +46,12 @@ def asked(
 
 
 async def add(store: Store, invitation: Invitation, *, direct: bool = False, additions: int = 100) -> str:
-    """`Memberships.add` with nothing over yet."""
+    """`Memberships.add` without expired invitations."""
     return await store.memberships.add(invitation, direct=direct, additions=additions, since=0.0)
 
 
 async def take_in(store: Store, *users: str) -> None:
-    """Make them members of `t1`, by no one's addition."""
+    """Make them members of `t1`, without an inviter."""
     for user in users:
         member = ThreadMember(user_id=user, role="member", joined_at=1.0)
         assert await store.threads.add_member("a", "t1", member, limit=None) == "added"
@@ -63,10 +63,10 @@ async def mine(store: Store, user: str, since: float = 0.0) -> list[ShownInvitat
 
 
 class TestInvitations:
-    """From the question to its end."""
+    """Invitations from creation to end."""
 
     async def test_a_user_is_a_member_only_by_accepting(self, store: Store) -> None:
-        """Invited, shown, accepted once; no member before that."""
+        """Invited, listed, accepted once; not a member before that."""
         await store.threads.create(thread("t1"))
         assert await add(store, asked("bob")) == "invited"
         assert await store.threads.role("a", "t1", "bob") is None
@@ -89,18 +89,18 @@ class TestInvitations:
         assert await add(store, asked("ann")) == "present"
         assert await add(store, asked("bob")) == "invited"
         assert await add(store, asked("bob")) == "pending"
-        assert await add(store, asked("cid", limit=2)) == "full"  # ann, and bob who was asked
+        assert await add(store, asked("cid", limit=2)) == "full"  # ann, and bob who was invited
         assert await add(store, asked("cid"), direct=True) == "added"
         assert await store.threads.role("a", "t1", "cid") == "member"
         assert await add(store, asked("dan"), additions=2) == "spent"
         assert await store.memberships.additions("a", "ann", 10.0) == 2
         assert await add(store, asked("dan", at=10.0 + DAY_S), additions=2) == "invited"
         assert await store.memberships.additions("a", "ann", 10.0 + DAY_S) == 1
-        assert await add(store, asked("bob"), direct=True) == "added"  # the open question is answered by that
+        assert await add(store, asked("bob"), direct=True) == "added"  # that answers the open invitation
         assert await mine(store, "bob") == []
 
     async def test_an_invitation_is_over_after_its_time(self, store: Store) -> None:
-        """Neither shown nor accepted nor in the way of a new one."""
+        """It is not listed, cannot be accepted, and does not prevent a new one."""
         await store.threads.create(thread("t1"))
         assert await add(store, asked("bob", at=10.0)) == "invited"
         assert await mine(store, "bob", since=11.0) == []
@@ -110,7 +110,7 @@ class TestInvitations:
         assert await store.memberships.add(late, direct=False, additions=9, since=11.0) == "invited"
 
     async def test_with_a_member_their_invitations_go(self, store: Store) -> None:
-        """Those of the thread that they leave, and no others."""
+        """The invitations of the thread that they leave, and no others."""
         for name in ("t1", "t2"):
             await store.threads.create(thread(name))
             await add(store, asked("eve", name), direct=True)
@@ -125,7 +125,7 @@ class TestInvitations:
         assert await store.memberships.accept("a", "t1", "bob", now=12.0, since=0.0) == "absent"
 
     async def test_who_is_no_member_adds_nobody(self, store: Store) -> None:
-        """The check is the write's own: what the caller saw before may be over."""
+        """The write itself checks: the caller's earlier read may be outdated."""
         await store.threads.create(thread("t1"))
         await add(store, asked("eve"), direct=True)
         await store.threads.remove_member("a", "t1", "eve")
@@ -139,7 +139,7 @@ class TestInvitations:
     async def test_an_invitation_under_way_ends_with_its_inviter(
         self, store: Store, removal_first: bool
     ) -> None:
-        """Removal and invitations at once, in either order: nothing of the removed user's stays open."""
+        """Removal and invitations at once, in either order: no invitation of the removed user stays open."""
         for number in range(10):
             name = f"t{number}"
             await store.threads.create(thread(name))
@@ -152,7 +152,7 @@ class TestInvitations:
             assert await store.memberships.invited("a", name, since=0.0) == []
 
     async def test_an_inviter_withdraws_only_their_own(self, store: Store) -> None:
-        """`by` is a condition of the deletion; an owner withdraws every invitation of the thread."""
+        """`by` is a condition of the deletion; an owner can withdraw every invitation of the thread."""
         await store.threads.create(thread("t1"))
         await take_in(store, "eve", "cleo")
         for by in ("eve", "ann"):
@@ -161,7 +161,7 @@ class TestInvitations:
             assert await store.memberships.withdraw("a", "t1", "bob", by=by) == asked("bob", by="eve")
 
     async def test_withdrawing(self, store: Store) -> None:
-        """Once; it then is as if it had never been."""
+        """Once; afterwards it is as if it never existed."""
         await store.threads.create(thread("t1"))
         await add(store, asked("bob"))
         assert await store.memberships.withdraw("a", "t1", "bob") == asked("bob")
@@ -169,7 +169,7 @@ class TestInvitations:
         assert await store.memberships.accept("a", "t1", "bob", now=11.0, since=0.0) == "absent"
 
     async def test_a_full_thread_takes_nobody_who_accepts_late(self, store: Store) -> None:
-        """The member limit of the invitation holds at the end too, also for ten who accept at once."""
+        """The member limit applies at acceptance too, also for ten that accept at once."""
         await store.threads.create(thread("t1"))
         for number in range(4):
             assert await add(store, asked(f"u{number}", limit=5)) == "invited"
@@ -180,7 +180,7 @@ class TestInvitations:
         assert sorted(outcomes) == ["full", "joined", "joined", "joined"]
 
     async def test_another_tenant_has_none_of_it(self, store: Store) -> None:
-        """Invitations, blocks and counts are a tenant's."""
+        """Invitations, blocks and counts belong to one tenant."""
         await store.threads.create(thread("t1"))
         await add(store, asked("bob"))
         assert await store.memberships.invited("b", "t1", since=0.0) == []
@@ -190,7 +190,7 @@ class TestInvitations:
         assert await store.memberships.owned("b", "ann") == 0
 
     async def test_a_deleted_threads_invitations_are_gone(self, store: Store) -> None:
-        """And a new thread of the same id has none."""
+        """A new thread with the same id has none of them."""
         await store.threads.create(thread("t1"))
         await add(store, asked("bob"))
         assert await store.threads.delete("a", "t1") == "deleted"
@@ -198,7 +198,7 @@ class TestInvitations:
         assert await mine(store, "bob") == []
 
     async def test_pages_skip_nothing_of_one_moment(self, store: Store) -> None:
-        """Five invitations of one moment in pages of two."""
+        """Five invitations with the same time in pages of two."""
         for number in range(5):
             await store.threads.create(thread(f"t{number}"))
             await add(store, asked("bob", f"t{number}"))
@@ -214,7 +214,7 @@ class TestInvitations:
     async def test_a_users_open_invitations_are_bounded(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A flood grows nobody's list past the bound."""
+        """A flood cannot grow a user's list past the limit."""
         monkeypatch.setattr("narthex.adapters.stores.sql.memberships.MAX_PENDING", 3)
         outcomes = []
         for number in range(5):
@@ -223,7 +223,7 @@ class TestInvitations:
         assert outcomes == ["invited"] * 3 + ["crowded"] * 2
 
     async def test_ten_inviters_at_once_pass_no_limit(self, store: Store) -> None:
-        """The day's additions and the thread's size hold under concurrency."""
+        """The daily additions and the thread's size hold under concurrency."""
         await store.threads.create(thread("t1"))
         await take_in(store, "eve")
         outcomes = await asyncio.gather(
@@ -237,10 +237,10 @@ class TestInvitations:
 
 
 class TestActingUsers:
-    """The acting user's right is a condition of the write itself, not of an earlier read."""
+    """The acting user's role is a condition of the write itself, not of an earlier read."""
 
     async def test_only_members_rename_and_only_owners_do_the_rest(self, store: Store) -> None:
-        """A stranger changes nothing, a member the title, an owner everything."""
+        """A non-member changes nothing, a member the title, an owner everything."""
         await store.threads.create(thread("t1"))
         await take_in(store, "bob", "cid")
         threads = store.threads
@@ -256,7 +256,7 @@ class TestActingUsers:
         assert await threads.delete("a", "t1", by="ann") == "deleted"
 
     async def test_the_removal_of_a_member_by_another_closes_the_link(self, store: Store) -> None:
-        """The removed user could join by it again; a member who leaves leaves it open."""
+        """The removed user could rejoin by the link; when a member leaves, it stays open."""
         await store.threads.create(thread("t1"))
         await take_in(store, "bob", "cid")
         assert await store.memberships.make_link(link())
@@ -270,7 +270,7 @@ class TestActingUsers:
     async def test_an_action_that_meets_the_owners_removal_changes_nothing(
         self, store: Store, action: str
     ) -> None:
-        """The removal has begun and is not committed yet: the action waits for it, and is then refused."""
+        """The removal has begun and is not committed yet: the action waits for it and is then refused."""
         threads, memberships = store.threads, store.memberships
         await threads.create(thread("t1"))
         await take_in(store, "bob", "cid")
@@ -317,10 +317,10 @@ class TestActingUsers:
 
 
 class TestBlocking:
-    """Who wants nothing from whom."""
+    """Blocks between users."""
 
     async def test_a_blocked_inviter_sees_no_difference(self, store: Store) -> None:
-        """Open invitations disappear for the invited user only, and new ones are not shown to them."""
+        """Open invitations disappear for the invited user only, and new ones are not shown to that user."""
         for name in ("t1", "t2"):
             await store.threads.create(thread(name))
         await add(store, asked("bob"))
@@ -347,7 +347,9 @@ class TestBlocking:
         assert await add(store, asked("bob")) == "invited"
 
     async def test_an_invitation_that_is_not_shown_stands_in_nobodys_way(self, store: Store) -> None:
-        """Another member's takes its place, and its inviter's own after the block; a blocked one's does not."""
+        """Another member's invitation takes its place, and its inviter's own after the unblock; a blocked inviter's
+        does not.
+        """
         await store.threads.create(thread("t1"))
         await take_in(store, "eve", "cleo", "dan")
         await store.memberships.block("a", "bob", "ann", 11.0)
@@ -365,7 +367,7 @@ class TestBlocking:
         assert await store.memberships.accept("a", "t1", "bob", now=12.0, since=0.0) == "joined"
 
     async def test_blocks_are_bounded(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One more than the bound is refused; a repeat of an old one is not."""
+        """One more than the limit is refused; a repeat of an old one is not."""
         monkeypatch.setattr("narthex.adapters.stores.sql.memberships.MAX_BLOCKED", 2)
         assert port.MAX_BLOCKED > 2
         outcomes = [await store.memberships.block("a", "bob", name, 1.0) for name in ("x", "y", "z", "x")]
@@ -398,15 +400,15 @@ def link(
 async def join(
     store: Store, user: str, digest: str = "d1", *, now: float = 11.0, tenant: str = "a"
 ) -> Joined:
-    """`Memberships.join_by_link` with no invitation over yet."""
+    """`Memberships.join_by_link` without expired invitations."""
     return await store.memberships.join_by_link(tenant, digest, user, since=0.0, now=now)
 
 
 class TestLinks:
-    """A thread's link, from its making to its end."""
+    """A thread's link, from creation to end."""
 
     async def test_a_link_is_shown_and_joined(self, store: Store) -> None:
-        """Looking makes no member; joining does once, and counts as an addition by the maker."""
+        """Viewing does not join; joining works once and counts as an addition by the creator."""
         await store.threads.create(thread("t1"))
         assert await store.memberships.make_link(link())
         assert await store.memberships.link("a", "t1", now=11.0) == link()
@@ -430,7 +432,9 @@ class TestLinks:
         assert (found.role, found.members) == ("member", 2)
 
     async def test_what_is_not_open_is_absent(self, store: Store) -> None:
-        """Unknown, over, replaced, revoked, another tenant's, a former owner's, a deleted thread's: one answer."""
+        """Unknown, expired, replaced, revoked, another tenant's, a former owner's, a deleted thread's: the same
+        answer.
+        """
         await store.threads.create(thread("t1"))
         await store.memberships.make_link(link())
 
@@ -486,7 +490,7 @@ class TestLinks:
         assert (await join(store, "bob", now=51.0)).outcome == "joined"
 
     async def test_limits_of_the_makers_plan(self, store: Store) -> None:
-        """Members and open invitations of others; additions of the day; ten at once pass neither."""
+        """Members and open invitations of others; additions of the day; ten at once exceed neither."""
         await store.threads.create(thread("t1"))
         await add(store, asked("bob"))
         await add(store, asked("cid"))
@@ -502,7 +506,7 @@ class TestLinks:
         assert sorted(outcomes) == ["full"] * 7 + ["joined"] * 3
 
     async def test_blocks_hold_for_links(self, store: Store) -> None:
-        """Whom the maker has blocked finds no link; a user who has blocked the maker is not added by it."""
+        """A user whom the creator has blocked finds no link; one who has blocked the creator is not added by it."""
         await store.threads.create(thread("t1"))
         await store.memberships.make_link(link())
         await store.memberships.block("a", "ann", "eve", 11.0)
@@ -514,7 +518,7 @@ class TestLinks:
         assert (await join(store, "bob")).outcome == "joined"
 
     async def test_a_thread_that_is_past_its_limit_has_no_link(self, store: Store) -> None:
-        """As absent as a deleted one."""
+        """It is as absent as a deleted one."""
         await store.threads.create(thread("t1"), plan="free")
         await store.memberships.make_link(link())
         kept = {"free": 5.0}
@@ -524,10 +528,10 @@ class TestLinks:
 
 
 class TestThreadsOfAUser:
-    """How many threads a user owns, and reading one from its beginning."""
+    """The number of threads that a user owns, and reading one from its beginning."""
 
     async def test_threads_at_the_limit(self, store: Store) -> None:
-        """N are made, also at once; the N+1st raises and inserts nothing; an id that exists is no new thread."""
+        """N are created, also at once; the N+1st raises and inserts nothing; an existing id is not a new thread."""
         outcomes = await asyncio.gather(
             *(store.threads.create(thread(f"t{n}"), limit=3) for n in range(6)), return_exceptions=True
         )
@@ -541,7 +545,7 @@ class TestThreadsOfAUser:
         assert await store.threads.create(thread("no-limit"))
 
     async def test_messages_after(self, store: Store) -> None:
-        """Oldest first in pages, none twice and none missing, nothing that is newer than asked for."""
+        """Oldest first in pages, none twice and none missing, none newer than requested."""
         await store.threads.create(thread("t1"))
         wrote = [
             Message(
@@ -550,7 +554,7 @@ class TestThreadsOfAUser:
                 role="user",
                 author="ann",
                 content="x",
-                created_at=2.0 - n // 5,  # a clock that goes backwards: the order is the log's
+                created_at=2.0 - n // 5,  # a clock that goes backwards: the log's order counts
             )
             for n in range(12)
         ]
