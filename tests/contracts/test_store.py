@@ -31,14 +31,14 @@ def thread(
 
 
 def message(message_id: str, thread_id: str = "t1", *, at: float = 2.0, content: str = "hello") -> Message:
-    """A person's message."""
+    """A user's message."""
     return Message(
         message_id=message_id, thread_id=thread_id, role="user", author="ann", content=content, created_at=at
     )
 
 
 def run(run_id: str, thread_id: str = "t1", *, tenant: str = "a", user: str = "ann", at: float = 1.0) -> Run:
-    """A queued run whose client message id is the run's."""
+    """A queued run whose client message id equals its run id."""
     return Run(
         run_id=run_id,
         thread_id=thread_id,
@@ -53,7 +53,7 @@ def run(run_id: str, thread_id: str = "t1", *, tenant: str = "a", user: str = "a
 
 
 async def start(store: Store, *runs: Run) -> None:
-    """Queue runs, in threads that are there."""
+    """Queue runs in existing threads."""
     for entry in runs:
         await store.threads.create(thread(entry.thread_id, entry.tenant))
         await store.runs.start(entry, queue_limit=100)
@@ -68,7 +68,7 @@ class TestLife:
     """`start`, `stop`, `ping`, durability."""
 
     async def test_writes_survive_a_restart(self, store_rig: StoreRig) -> None:
-        """What was written before a clean stop is read after the next start; migrating again changes nothing."""
+        """Data written before a clean stop is read after the next start; a second migration changes nothing."""
         first = store_rig.make()
         await first.start()
         await first.threads.create(thread("t1"))
@@ -79,7 +79,7 @@ class TestLife:
         await second.stop()
 
     async def test_stopped_store_says_so(self, store_rig: StoreRig) -> None:
-        """Before `start` and after `stop` calls raise, and stopping twice is fine."""
+        """Before `start` and after `stop` calls raise; a second stop is allowed."""
         store = store_rig.make()
         with pytest.raises(DependencyError):
             await store.threads.get("a", "t1")
@@ -90,12 +90,12 @@ class TestLife:
             await store.threads.create(thread("t1"))
 
     async def test_ping(self, store: Store) -> None:
-        """A round trip, many at once too."""
+        """A round trip, also many at once."""
         await asyncio.gather(*(store.ping() for _ in range(10)))
         assert store.durability.endswith(".")
 
     async def test_acknowledged_writes_survive_kill_9(self, store_rig: StoreRig) -> None:
-        """A writer killed amid its work, three times: every acknowledged audit record is there."""
+        """A writer killed during its work, three times: every acknowledged audit record is present."""
         told: set[str] = set()
         for turn in range(3):
             told |= set(await asyncio.to_thread(_write_and_kill, store_rig.spec(), turn * 1_000_000, 300))
@@ -107,7 +107,7 @@ class TestLife:
         assert told <= kept
 
     async def test_cancelled_writes_do_not_disturb_others(self, store: Store) -> None:
-        """Of 90 creates every third is cancelled mid-flight: the others are there."""
+        """Of 90 creates every third is cancelled mid-flight: the others are present."""
         tasks = [asyncio.create_task(store.threads.create(thread(f"t{n}"))) for n in range(90)]
         await asyncio.sleep(0)
         for task in tasks[::3]:
@@ -121,7 +121,7 @@ class TestLife:
         assert await store.threads.create(thread("after"))
 
     async def test_a_failing_write_undoes_only_itself(self, store: Store) -> None:
-        """Writes that fail amid others that run at the same time."""
+        """Writes that fail among others that run at the same time."""
         await start(store, run("r0"))
         outcomes = await asyncio.gather(
             *(store.runs.start(run(f"r{n}"), queue_limit=1 if n % 2 else 100) for n in range(1, 21)),
@@ -133,7 +133,7 @@ class TestLife:
 
 
 def _write_and_kill(spec: str, start_at: int, lines: int) -> list[str]:
-    """The subjects that a writer process said were acknowledged before it was killed."""
+    """The acknowledged subjects that a writer process printed before it was killed."""
     process = subprocess.Popen(
         child("auditor", spec, str(start_at)), stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -153,7 +153,7 @@ class TestThreads:
     """`ports/threads.py`."""
 
     async def test_create_and_get(self, store: Store) -> None:
-        """The creator is the owner; an id exists once, in whatever tenant."""
+        """The creator is the owner; an id exists once across all tenants."""
         assert await store.threads.create(thread("t1"))
         assert not await store.threads.create(thread("t1"))
         assert not await store.threads.create(thread("t1", "b"))
@@ -184,7 +184,7 @@ class TestThreads:
         assert [m.message_id for m in await threads.messages("a", "t1", before=None, limit=10)] == ["m1"]
 
     async def test_list_for(self, store: Store) -> None:
-        """Most recently updated first, from `before` on, only those one is a member of."""
+        """Most recently updated first, older than `before`, only the user's own memberships."""
         for number in range(5):
             await store.threads.create(thread(f"t{number}", at=float(number)))
         await store.threads.create(thread("other", by="bob", at=9.0))
@@ -194,7 +194,7 @@ class TestThreads:
         assert [entry.thread_id for entry in listed] == ["t1", "t0"]
 
     async def test_pages_skip_nothing_of_one_moment(self, store: Store) -> None:
-        """Seven threads and seven messages, most of one moment: pages of two show each once."""
+        """Seven threads and seven messages, most with the same time: pages of two show each once."""
         for number in range(7):
             await store.threads.create(thread(f"t{number}", at=1.0 + number // 5))
         everything = [message(f"m{n}", at=1.0 + n // 5) for n in range(7)]
@@ -213,7 +213,9 @@ class TestThreads:
         assert read == everything
 
     async def test_messages_come_in_the_order_of_the_log(self, store: Store) -> None:
-        """Whatever moments say and whenever they are stored, in pages too; a new log's come after the old one's."""
+        """Whatever their times and the order of storing, in pages too; messages of a new log follow those of the old
+        one.
+        """
         await store.threads.create(thread("t1"))
         await store.threads.add_messages("a", [message("first", at=50.0)])
         await store.threads.post("a", message("question", at=9_000.0), Position(4, "e1"))
@@ -237,7 +239,7 @@ class TestThreads:
         assert [entry.message_id for entry in rounded] == ["more"]
 
     async def test_what_was_said_is_known_again(self, store: Store) -> None:
-        """New; then with the place in the log where it might be; then with the place where it is."""
+        """First new; then with its possible position in the log; then with its actual position."""
         await store.threads.create(thread("t1"))
         said = message("m1", at=5.0)
         assert await store.threads.post("a", said, Position(4, "e")) == PostResult(fresh=True)
@@ -289,7 +291,7 @@ class TestThreads:
         assert await store.threads.role("a", "t1", "bob") is None
 
     async def test_many_memberships_at_once(self, store: Store) -> None:
-        """Those that exist, whatever else is asked for; another tenant's do not."""
+        """Only those that exist are returned; another tenant's do not exist."""
         threads = store.threads
         assert await threads.still_members(set()) == set()
         for name in ("t1", "t2"):
@@ -304,7 +306,9 @@ class TestThreads:
         assert Membership("a", "t2", "bob") not in await threads.still_members(there)
 
     async def test_a_thread_with_members_has_an_owner(self, store: Store) -> None:
-        """After the last owner it is who has been there longest; the last member stays; at once too."""
+        """After the last owner the longest-standing member becomes owner; the last member stays; also under
+        concurrency.
+        """
         await store.threads.create(thread("t1", by="zoe"))
         for at, user in enumerate(("cid", "bob", "ann"), start=2):
             member = ThreadMember(user_id=user, role="member", joined_at=float(at))
@@ -318,7 +322,7 @@ class TestThreads:
         assert [member.role for member in await store.threads.members("a", "t1")] == ["owner"]
 
     async def test_the_last_place_is_taken_once(self, store: Store) -> None:
-        """30 people join at once where 5 have room."""
+        """30 users join at once where 5 fit."""
         await store.threads.create(thread("t1"))
         outcomes = await asyncio.gather(
             *(
@@ -356,7 +360,7 @@ class TestThreads:
         assert found.updated_at == 14.0
 
     async def test_search(self, store: Store) -> None:
-        """Messages and titles of one's own threads, all words, the last as a beginning; snippets are marked."""
+        """Messages and titles of the user's own threads, all words, the last one as a prefix; snippets are marked."""
         await store.threads.create(thread("t1", title="Garden plans"))
         await store.threads.create(thread("t2", by="bob", title="Garden secrets"))
         await store.threads.add_messages(
@@ -377,7 +381,7 @@ class TestThreads:
 
     @pytest.mark.parametrize("tenant", ["a", "a_b", "-", "_", "~."])
     async def test_search_finds_in_every_tenant(self, store: Store, tenant: str) -> None:
-        """Also where its name has no letter; signs in a search text are no words."""
+        """Also in a tenant whose name has no letter; punctuation in a search text is not a word."""
         await store.threads.create(thread("t1", tenant, title="hello_there"))
         for text in ("hello", "there __", "_ hel", "hello_the"):
             hits = await store.threads.search(tenant, "ann", text, limit=5)
@@ -389,12 +393,12 @@ class TestThreads:
         ["", " ", '"', "'; DROP TABLE threads; --", "a OR", "NEAR(", "*", "a:b", "&|!()", "ä*", "-x", "\0"],
     )
     async def test_search_takes_any_text(self, store: Store, text: str) -> None:
-        """What is syntax to an engine is plain text to us."""
+        """An engine's search syntax is plain text here."""
         await store.threads.create(thread("t1"))
         assert await store.threads.search("a", "ann", text, limit=5) == []
 
     async def test_delete_is_real(self, store: Store) -> None:
-        """Members, messages, runs, approvals and search entries go with the thread; others' stay."""
+        """Members, messages, runs, approvals and search entries are deleted with the thread; others' stay."""
         for name in ("t1", "t2"):
             await store.threads.create(thread(name, title="Unicorn"))
             await store.threads.add_messages("a", [message("m1", name, content="pegasus")])
@@ -438,7 +442,7 @@ class TestQueue:
     """`start`, `claim`, `queue_position`."""
 
     async def test_start_is_idempotent(self, store: Store) -> None:
-        """One client message id gives one run, also when 30 ask at once."""
+        """One client message id gives one run, also for 30 concurrent requests."""
         await store.threads.create(thread("t1"))
         outcomes = await asyncio.gather(
             *(
@@ -457,7 +461,7 @@ class TestQueue:
         )[1]
 
     async def test_start_needs_the_thread(self, store: Store) -> None:
-        """One that was deleted since the caller looked, one that never was, and another tenant's."""
+        """One deleted since the caller's read, one that never existed, and another tenant's."""
         await store.threads.create(thread("t1"))
         assert (await store.runs.start(run("r1"), queue_limit=5))[1]
         for entry in (run("r2", "t9"), run("r3", tenant="b")):
@@ -475,7 +479,7 @@ class TestQueue:
         assert await store.runs.active_in_thread("a", "t1") == []
 
     async def test_start_keeps_every_field(self, store: Store) -> None:
-        """What was started is read back whole."""
+        """A started run is read back with all its fields."""
         await store.threads.create(thread("t1"))
         whole = msgspec.structs.replace(
             run("r1"),
@@ -490,7 +494,7 @@ class TestQueue:
         assert await store.runs.get("b", "r1") is None
 
     async def test_queue_limit(self, store: Store) -> None:
-        """A thread's queue is bounded, also against 20 at once; other threads' are not concerned."""
+        """A thread's queue is bounded, also against 20 at once; other threads are not affected."""
         for name in ("t1", "t2"):
             await store.threads.create(thread(name))
         outcomes = await asyncio.gather(
@@ -502,7 +506,7 @@ class TestQueue:
         assert (await store.runs.start(run("other", "t2"), queue_limit=3))[1]
 
     async def test_no_run_goes_on_in_a_deleted_thread(self, store: Store) -> None:
-        """Started and deleted at once: either the run is there and the thread stays, or neither is."""
+        """Started and deleted at once: either the run exists and the thread stays, or neither exists."""
         for turn in range(20):
             name = f"t{turn}"
             await store.threads.create(thread(name))
@@ -515,7 +519,7 @@ class TestQueue:
             assert (await store.runs.get("a", f"r{turn}") is None) == (deleted == "deleted")
 
     async def test_a_queue_of_none(self, store: Store) -> None:
-        """With a limit of 0 nothing waits, and an idle thread still takes a run."""
+        """With a limit of 0 no run waits, and an idle thread still accepts a run."""
         await store.threads.create(thread("t1"))
         await store.runs.start(run("r1"), queue_limit=0)
         await store.runs.claim("n1", 10.0, 5.0, 1)
@@ -523,7 +527,7 @@ class TestQueue:
             await store.runs.start(run("r2"), queue_limit=0)
 
     async def test_claim_takes_the_oldest_of_each_idle_thread(self, store: Store) -> None:
-        """One running run a thread; the next follows when it is finished."""
+        """One running run per thread; the next one follows when it has finished."""
         one = msgspec.structs.replace(run("r1", at=1.0), concurrent_limit=10)
         two = msgspec.structs.replace(run("r2", at=2.0), concurrent_limit=10)
         other = msgspec.structs.replace(run("r3", "t2", at=3.0), concurrent_limit=10)
@@ -536,7 +540,7 @@ class TestQueue:
         assert ids(await store.runs.claim("n2", 10.0, 5.0, 10)) == ["r2"]
 
     async def test_claim_honours_the_users_limit(self, store: Store) -> None:
-        """A user with two concurrent runs has the third wait; another user goes ahead."""
+        """A user with two concurrent runs waits with the third; another user's run goes ahead."""
         mine = [
             msgspec.structs.replace(run(f"r{n}", f"t{n}", at=float(n)), concurrent_limit=2) for n in range(4)
         ]
@@ -561,14 +565,14 @@ class TestQueue:
         assert second == ["b1", "a2", "a3", "a4", "a5"]
 
     async def test_parallel_claims_never_share(self, store: Store) -> None:
-        """20 claims at once over 30 runs: each run goes to one owner, quotas hold."""
+        """20 claims at once over 30 runs: each run gets one owner, quotas hold."""
         await start(store, *(run(f"r{n}", f"t{n}", user=f"u{n % 15}", at=float(n)) for n in range(30)))
         claims = await asyncio.gather(*(store.runs.claim(f"n{n}", 50.0, 5.0, 3) for n in range(20)))
         claimed = [entry.run_id for part in claims for entry in part]
         assert len(claimed) == len(set(claimed)) == 15
 
     async def test_runs_of_a_thread_go_in_the_order_of_the_log(self, store: Store) -> None:
-        """Not by their moments, nor by which was stored first; what was resumed comes after what waits."""
+        """Not by their times, nor by the order of storing; a resumed run follows the waiting ones."""
         await store.threads.create(thread("t1"))
         for name, at, offset in (("r1", 900.0, 3), ("r2", 5.0, 6), ("r3", 400.0, 9)):
             said = message(f"m-{name}", at=at)
@@ -588,7 +592,7 @@ class TestQueue:
         assert order == ["r1", "r2", "r3", "resumed"]
 
     async def test_runs_of_several_threads_go_in_the_order_of_their_start(self, store: Store) -> None:
-        """A node whose clock is a day behind takes nobody's turn."""
+        """A node whose clock is a day behind does not overtake other runs."""
         moments = (500.0, 90_000.0, -86_400.0, 3.0)
         for number, at in enumerate(moments):
             await start(store, run(f"r{number}", f"t{number}", at=at))
@@ -601,7 +605,7 @@ class TestQueue:
         assert order == ["r0", "r1", "r2", "r3"]
 
     async def test_reserved_runs_wait_for_their_node(self, store: Store) -> None:
-        """A queued run with an owner is that node's, whatever the time, until its reservation is lifted."""
+        """A queued run with an owner belongs to that node, whatever the time, until its reservation is lifted."""
         await start(store, msgspec.structs.replace(run("r1"), owner="n1", lease_until=20.0))
         assert await store.runs.claim("n2", 1e9, 5.0, 10) == []
         seen = await store.runs.leases()
@@ -615,7 +619,7 @@ class TestQueue:
         assert ids(await store.runs.claim("n3", 1.0, 5.0, 10)) == ["r2"]
 
     async def test_queue_position(self, store: Store) -> None:
-        """How many are before it: in its thread, or in its user's quota."""
+        """The number of runs before it: in its thread, or in its user's quota."""
         await start(store, *(run(f"r{n}", at=float(n)) for n in range(3)), run("q", "t2", at=9.0))
         assert [await store.runs.queue_position("a", f"r{n}") for n in range(3)] == [0, 1, 2]
         await store.runs.claim("n1", 10.0, 5.0, 1)
@@ -635,7 +639,7 @@ class TestLeases:
     """`renew`, `started`, `finish`, `orphans`, `release`: fencing by owner and attempt."""
 
     async def test_life_of_a_run(self, store: Store) -> None:
-        """Claimed, started, finished; every step is kept."""
+        """Claimed, started, finished; every step is stored."""
         await start(store, run("r1"))
         [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
         assert await store.runs.started(claimed, Position(41, "e1"), 11.0)
@@ -648,7 +652,9 @@ class TestLeases:
         assert not await finish(store, claimed)
 
     async def test_a_lease_that_did_not_move_is_taken_over_and_fenced(self, store: Store) -> None:
-        """Whatever moments say; the first owner's steps change nothing any more, a second take-over finds nothing."""
+        """Whatever the times are; the first owner's steps have no effect any more, and a second take-over finds
+        nothing.
+        """
         await start(store, run("r1"))
         [claimed] = await store.runs.claim("n1", 1e9, 1e9, 1)
         seen = await store.runs.leases()
@@ -672,8 +678,8 @@ class TestLeases:
         assert sorted(names) == sorted(f"r{n}" for n in range(12))
 
     async def test_renewing_moves_a_lease(self, store: Store) -> None:
-        """However the owner's clock goes, also backwards or not at all: what moved cannot be taken over, what is not
-        held does not move.
+        """Whatever the owner's clock does, also backwards or not at all: a lease that moved cannot be taken over, and
+        one that is not held does not move.
         """
         await start(store, run("r1"), run("r2", "t2", user="bob"), run("lost", "t3", user="cid"))
         await store.runs.claim("n1", 10.0, 5.0, 10)
@@ -688,7 +694,7 @@ class TestLeases:
         assert await store.runs.renew("n1", 99.0, 5.0, held) == []
 
     async def test_a_lease_that_only_its_moment_moves(self, store: Store) -> None:
-        """A node of the version before renews without counting: what it wrote is not what was seen."""
+        """A node of the version before renews without counting: its write differs from the observed one."""
         await start(store, run("r1"))
         await store.runs.claim("n1", 10.0, 5.0, 10)
         [seen] = await store.runs.leases()
@@ -697,7 +703,7 @@ class TestLeases:
         assert ids(await store.runs.take_over("n2", [seen], 1e9, 5.0)) == ["r1"]
 
     async def test_release(self, store: Store) -> None:
-        """A clean stop leaves nothing with an owner, reservations neither, and nothing of another's."""
+        """A clean stop leaves no run or reservation with that owner, and does not touch other owners'."""
         await start(
             store,
             run("r1"),
@@ -714,7 +720,7 @@ class TestLeases:
         assert ids(await store.runs.claim("n2", 12.0, 5.0, 10)) == ["r2"]
 
     async def test_cancel(self, store: Store) -> None:
-        """A queued run is cancelled at once, a running one is asked, a finished one is left as it is."""
+        """A queued run is cancelled at once, a running one is asked to stop, a finished one is unchanged."""
         await start(store, run("r1", at=1.0), run("r2", at=2.0))
         [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
         queued = await store.runs.request_cancel("a", "r2", "bob", 11.0)
@@ -760,7 +766,7 @@ class TestLeases:
         assert await store.runs.active_count("b", "ann") == 0
 
     async def test_how_runs_ended_is_kept(self, store: Store) -> None:
-        """State, error, its message, who stopped it and when: of named runs and of a stretch of time."""
+        """State, error, its message, the stopping user and the time: of named runs and of a period."""
         await start(store, *(run(f"r{n}", at=float(n)) for n in range(4)))
         [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
         assert claimed.run_id == "r0"
@@ -804,7 +810,7 @@ class TestInterrupts:
     """Approvals."""
 
     async def test_answered_once(self, store: Store) -> None:
-        """Of 20 answers at once one counts, all get its record, and one run carries on."""
+        """Of 20 concurrent answers one counts, all get its record, and one run continues."""
         await store.runs.open_interrupt(interrupt("i1"))
         kept = await store.runs.interrupt("a", "i1")
         await store.runs.open_interrupt(interrupt("i1"))
@@ -836,8 +842,8 @@ class TestInterrupts:
         assert await store.runs.interrupts_of("a", "t1", []) == []
 
     async def test_expired_or_unknown(self, store: Store) -> None:
-        """Too late by the store's own count, another tenant's, or none: no answer, no run. No wall clock decides:
-        the one that asks and the one that answers may be days apart.
+        """Too late by the store's own count, another tenant's, or none: no answer, no run. No wall clock decides: the
+        clocks of the asking and the answering node may be days apart.
         """
         for name, created_at, expires_at in (
             ("i1", 9e9, 9e9 - 1.0),
@@ -860,7 +866,7 @@ class TestInterrupts:
             assert answer is not None
 
     async def test_answer_and_run_are_one_step(self, store: Store) -> None:
-        """Where the run cannot be queued, the approval stays open, and writes beside it are not undone."""
+        """If the run cannot be queued, the approval stays open, and neighbouring writes are not undone."""
         await store.runs.open_interrupt(interrupt("i1"))
         kept = await store.runs.interrupt("a", "i1")
         await start(store, run("r1"))
@@ -874,7 +880,7 @@ class TestInterrupts:
         assert await store.runs.interrupt("a", "i1") == kept
 
     async def test_the_first_answer_stays_after_expiry(self, store: Store) -> None:
-        """Asked again after the end, the first record still comes back."""
+        """A later answer, after the expiry, still returns the first record."""
         brief = msgspec.structs.replace(interrupt("i1"), expires_at=40.0 + within(0.4))
         await store.runs.open_interrupt(brief)
         first = await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=run("r1"))
@@ -921,7 +927,7 @@ class TestRecords:
         assert await store.records.results(10) == [result("x", 3.0, failed=2), result("y", 2.0)]
 
     async def test_results_are_bounded(self, store: Store) -> None:
-        """Whoever may post a result may post many: the newest stay, and a replaced one counts once."""
+        """A user who may post results may post many: the newest stay, and a replaced one counts once."""
 
         def result(number: int) -> TestRunResult:
             return TestRunResult(
@@ -936,7 +942,7 @@ class TestRecords:
         assert [found.test_run for found in kept] == [f"run-{n}" for n in range(KEPT_RESULTS + 2, 2, -1)]
 
     async def test_samples(self, store: Store) -> None:
-        """Oldest first, from `since` on, by component or all."""
+        """Oldest first, from `since` on, for one component or all."""
         samples = [
             Sample(at=float(n), component=("broker", "store")[n % 2], status="healthy", latency_ms=0.5)
             for n in range(6)
