@@ -20,7 +20,7 @@ from narthex.ports.runs import Interrupt
 from narthex.ports.store import Store
 from narthex.ports.threads import LogCut, OwnerPlan, Purged, ThreadMember
 from tests.contracts.rigs import StoreRig
-from tests.contracts.test_store import message, run, thread
+from tests.contracts.rows import message, run, thread
 from tests.services import PostgresServer, database
 
 KEPT = {

@@ -1,1 +1,1 @@
-"""Stores: each passes tests/contracts/test_store.py against the real server."""
+"""Stores: each passes the store suites of tests/contracts against the real server."""
