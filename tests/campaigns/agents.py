@@ -1,7 +1,7 @@
 """Agents that the campaigns' server runs: `--agent tests.campaigns.agents:steady` and so on.
 
-Rules: what a test must know of the agent's own side (when it was stopped) it writes to the file that
-`CAMPAIGN_NOTES` names, one line an event, with CLOCK_MONOTONIC, which all processes of a machine share.
+Rules: an agent writes what only it knows (when it was stopped) to the file that `CAMPAIGN_NOTES` names, one line per
+event, with CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ASKED = re.compile(r"rate=(\d+) seconds=([\d.]+)(?: size=(\d+))?")
 
 
 async def _stream(run: RunInput) -> AsyncIterator[str]:
-    """`rate=20 seconds=5 size=10`: so many deltas a second, each its time of making, padded to `size`."""
+    """`rate=20 seconds=5 size=10`: this many deltas a second, each with its creation time, padded to `size`."""
     match = _ASKED.search(run.messages[-1].content)
     assert match is not None
     rate, seconds, size = int(match[1]), float(match[2]), int(match[3] or 0)
@@ -33,21 +33,21 @@ async def _stream(run: RunInput) -> AsyncIterator[str]:
 
 @agent(name="steady")
 async def steady(run: RunInput) -> AsyncIterator[str]:
-    """A steady stream; its run is lost with its server."""
+    """A steady stream; its run is lost when its server dies."""
     async for text in _stream(run):
         yield text
 
 
 @agent(name="again", restartable=True)
 async def again(run: RunInput) -> AsyncIterator[str]:
-    """The same, declared to be right when it is run again."""
+    """The same, declared restartable."""
     async for text in _stream(run):
         yield text
 
 
 @agent(name="endless")
 async def endless(run: RunInput) -> AsyncIterator[str]:
-    """Talks until it is stopped, and notes when that was."""
+    """Streams until it is stopped, and notes the time of the stop."""
     try:
         while True:
             yield "and on "
@@ -58,7 +58,7 @@ async def endless(run: RunInput) -> AsyncIterator[str]:
 
 @agent(name="waiting")
 async def waiting(run: RunInput) -> AsyncIterator[str]:
-    """Waits for something that never comes, cleans up slowly, and notes when it was done."""
+    """Waits for an event that never comes, cleans up slowly, and notes when it has finished."""
     yield "waiting "
     try:
         await asyncio.Event().wait()
@@ -69,7 +69,7 @@ async def waiting(run: RunInput) -> AsyncIterator[str]:
 
 @agent(name="parrot")
 async def parrot(run: RunInput) -> AsyncIterator[str]:
-    """Says back what was said, to whom."""
+    """Repeats the message and its author."""
     yield f"{run.user.subject} said {run.messages[-1].content}"
 
 
@@ -81,7 +81,7 @@ def note(line: str) -> None:
 
 @agent(name="lengthy")
 async def lengthy(run: RunInput) -> AsyncIterator[Event | str]:
-    """`events=18000`: so many deltas, in turn of two messages so that none are joined; then it waits."""
+    """`events=18000`: this many deltas, alternating between two messages so that none are joined; then it waits."""
     wanted = int(run.messages[-1].content.partition("events=")[2])
     note(f"began {run.run_id}")
     for name in ("even", "odd"):

@@ -1,6 +1,6 @@
-"""A raw client of one connection that sends commands, and keeps what it is pushed; its frames can be recorded.
+"""A raw client of one connection that sends commands, and keeps the pushes it receives; its frames can be recorded.
 
-Not here: coming back after a loss (`watcher.py`, `follower.py`).
+Not here: reconnecting after a loss (`watcher.py`, `follower.py`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Caller:
         return self.line.close_code
 
     async def command(self, name: str, **body: Any) -> dict[str, Any]:
-        """Send a command; its result. Raises AssertionError for an error."""
+        """Send a command; returns its result. Raises AssertionError for an error."""
         number = self.line.command(name, body)
         self.line.waiting[number] = asyncio.get_running_loop().create_future()
         reply = await self.line._reply(number)
@@ -45,7 +45,7 @@ class Caller:
         return dict(reply[name])
 
     async def rpc(self, method: str, **params: Any) -> dict[str, Any]:
-        """Call a method; its result."""
+        """Call a method; returns its result."""
         return dict((await self.command("rpc", method=method, data=params))["data"])
 
     async def until(self, text: str) -> None:
@@ -55,7 +55,7 @@ class Caller:
             await self._pushed.wait()
 
     async def listen(self) -> None:
-        """Read until the end."""
+        """Read until the connection ends."""
         with contextlib.suppress(OSError, EOFError):
             async for raw in self.line.objects():
                 found = msgspec.json.decode(raw)

@@ -1,6 +1,7 @@
-"""The wall clock of one process, which a campaign sets: libfaketime before the program, and the file that it reads.
+"""The wall clock of one process, which a campaign sets: libfaketime in front of the program, and the file that it
+reads.
 
-Not here: what is done with it. Rules: only the wall clock moves; monotonic clocks, and with them every wait, stay true.
+Not here: the campaigns. Rules: only the wall clock moves; monotonic clocks, and with them every wait, stay true.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class WallClock:
         self.set(ahead_s)
 
     def set(self, ahead_s: float) -> None:
-        """From now on the process's wall clock is so far ahead of the true one."""
+        """From now on the process's wall clock is this far ahead of the true time."""
         self.ahead_s = ahead_s
         beside = self._path.with_suffix(".new")
         beside.write_text(f"{ahead_s:+.3f}s\n")
-        beside.replace(self._path)  # never half of it
+        beside.replace(self._path)  # never a half-written file

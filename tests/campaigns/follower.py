@@ -1,7 +1,7 @@
-"""A client that proves what it is shown: every publication in order and once, every run to its digest.
+"""A client that verifies what it receives: every publication in order and once, every run to its digest.
 
 Not here: when it is cut off (the campaigns). Rules: nothing is sampled; a fault is kept as a sentence, so that a
-campaign can say what went wrong at whom; it holds one thread's position through any number of sockets.
+campaign can report the fault and the client; it holds one thread's position through any number of sockets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.history import Recorder
 SECRET = "a-secret-for-campaigns-that-is-long-enough-0123456789"
 ROOT = Path(__file__).parents[2]
 SERVED = {"NARTHEX_JWT_SECRET": SECRET, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
-"""What a campaign's server needs: the key of our tokens, and this very checkout with our agents."""
+"""The environment of a campaign's server: the key of our tokens, and this checkout with our agents."""
 _decode = msgspec.json.Decoder().decode
 
 
@@ -34,7 +34,7 @@ def token(subject: str, tenant: str = "acme", plan: str = "enterprise", ttl_s: f
 
 
 class Line(Client):
-    """A raw client that can be cut like a cable, and that calls RPC methods."""
+    """A raw client whose connection can be cut without a close, and that calls RPC methods."""
 
     def __init__(self, port: int, secret: str) -> None:
         super().__init__("127.0.0.1", port, secret)
@@ -42,18 +42,18 @@ class Line(Client):
         self.waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     def command(self, method: str, body: object, number: int = 0) -> int:
-        """Send a command; its id."""
+        """Send a command; returns its id."""
         number = number or next(self.ids)
         self.send(msgspec.json.encode({"id": number, method: body}).decode())
         return number
 
     def cut(self) -> None:
-        """No good-bye: the socket is gone."""
+        """Drop the socket without a close frame."""
         if self._writer is not None:
             self._writer.transport.abort()
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """An RPC by a line that somebody reads with `answered`: its reply, result or error."""
+        """An RPC whose reply another task reads and passes to `answered`; returns the reply, result or error."""
         number = next(self.ids)
         self.waiting[number] = asyncio.get_running_loop().create_future()
         self.command("rpc", {"method": method, "data": params}, number)
@@ -66,7 +66,7 @@ class Line(Client):
             self.waiting.pop(number, None)
 
     def answered(self, message: dict[str, Any]) -> bool:
-        """Hand a reply to whoever waits for it; False when nobody does."""
+        """Pass a reply to its waiting caller; False when no caller waits for it."""
         future = self.waiting.get(message.get("id", 0))
         if future is None or future.done():
             return False
@@ -75,7 +75,7 @@ class Line(Client):
 
 
 class Proof:
-    """One run as one client saw it."""
+    """One run as one client received it."""
 
     def __init__(self) -> None:
         self.digest = Digest()
@@ -86,7 +86,7 @@ class Proof:
 
     @property
     def proven(self) -> bool:
-        """Whether it ended with the count and the digest of what was seen."""
+        """Whether it ended with the count and the digest of the received events."""
         end = self.terminal
         return end is not None and end["count"] == self.last and end.get("digest") == self.digest.value()
 
@@ -95,11 +95,11 @@ class Follower:
     """See the module.
 
     Attributes:
-        recorder: with one, every frame is written down for the history checker, as `reader` of `user`.
+        recorder: with one, every frame is recorded for the history checker, as `reader` of `user`.
         runs: proofs by run id.
-        faults: what was wrong, in words.
-        replays_s: from dialling to having everything that was missed, for each return.
-        lags_s: from the making of a delta (the agents' text says when) to its being read here.
+        faults: descriptions of the faults.
+        replays_s: from dialling to having recovered all missed events, for each reconnect.
+        lags_s: from the creation of a delta (its text has the time) until it is read here.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Follower:
     # -- one socket ----------------------------------------------------------------------------------------
 
     async def attend(self) -> None:
-        """One life of a socket: come back, catch up, follow until it ends. Errors of the network are its end."""
+        """One lifetime of a socket: reconnect, catch up, follow until it ends. A network error ends it."""
         began = time.monotonic()
         line = self.line = self.dial()
         if self._recorder is not None:
@@ -159,7 +159,7 @@ class Follower:
         line.command("subscribe", body, 2)
 
     def join(self, channel: str) -> None:
-        """Follow a thread, on the live socket too."""
+        """Follow a thread, also on a live socket."""
         self.channel = channel
         if self.line is not None:
             self._subscribe(self.line)
@@ -192,13 +192,13 @@ class Follower:
         self.replays_s.append(took_s)
         self.recovered.set()
 
-    # -- what it is shown ----------------------------------------------------------------------------------
+    # -- received events ------------------------------------------------------------------------------------
 
     def take(self, publication: dict[str, Any], *, live: bool = False) -> None:
-        """One publication: it must follow the last one."""
+        """Check one publication: it must follow the last one."""
         event, offset = publication["data"], publication.get("offset", 0)
         if not offset:
-            return  # typing, read markers: in no history
+            return  # typing, read markers: not in the history
         seq = event.get("seq", 0)
         span = seq - event.get("seq_from", seq) + 1 if seq else 1
         if offset != self.offset + span:
@@ -241,7 +241,7 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def attending(*followers: Follower) -> Any:
-    """Their sockets, read in the background, ended afterwards."""
+    """Run their sockets in the background; they are ended afterwards."""
     tasks = [asyncio.get_running_loop().create_task(follower.attend()) for follower in followers]
     try:
         yield
@@ -252,7 +252,7 @@ async def attending(*followers: Follower) -> Any:
 
 
 async def start_run(port: int, secret: str, text: str, message: str, **params: Any) -> dict[str, Any]:
-    """`run.start` over a socket of its own; the result, or an AssertionError with the error."""
+    """`run.start` over a separate socket; returns the result, or raises an AssertionError with the error."""
     line = Line(port, secret)
     await line.live()
     try:

@@ -1,7 +1,9 @@
-"""A load that accounts for every publication: writers that know what was acknowledged, watchers that know what came.
+"""A load that accounts for every publication: writers that know the acknowledged ones, watchers that know the received
+ones.
 
 Not here: faults (the tests inject them), processes (`tests/acceptance/fleet.py`). Rules: nothing is judged while it
-runs, all of it in `Load.verdict`; a rate is what was offered, and what was acknowledged while it was, faults included.
+runs, only in `Load.verdict`; a rate counts the offered publications, and those acknowledged while they were offered,
+faults included.
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ from tests.timing import within
 
 
 class Verdict(NamedTuple):
-    """What a campaign came to.
+    """The result of a campaign.
 
     Attributes:
-        seconds: for which publications were offered.
+        seconds: how long publications were offered.
         acknowledged: all of them, in the end; as many were offered.
         in_time: how many were acknowledged while they were offered.
-        waits_s: from the moment when one was due to its acknowledgement, faults included.
-        lost: acknowledged publications that a watcher was not given.
-        said: messages of a person that were answered with a run; `missing` of them are not there, or not once.
-        refused: error answers to that person, lost connections included.
+        waits_s: from the time at which one was due to its acknowledgement, faults included.
+        lost: acknowledged publications that a watcher did not receive.
+        said: a user's messages that were answered with a run; `missing` of them are absent or duplicated.
+        refused: error answers to that user, lost connections included.
     """
 
     seconds: float
@@ -55,12 +57,12 @@ class Verdict(NamedTuple):
 
     @property
     def offered_rate(self) -> float:
-        """Publications that fell due, a second."""
+        """Publications that were due, per second."""
         return self.acknowledged / self.seconds
 
     @property
     def rate(self) -> float:
-        """Acknowledgements a second while publications were offered, faults included."""
+        """Acknowledgements per second while publications were offered, faults included."""
         return self.in_time / self.seconds
 
     @property
@@ -85,7 +87,7 @@ class Verdict(NamedTuple):
 
 
 class Load:
-    """Writers and watchers on gateways that may come and go on their ports.
+    """Writers and watchers on gateways that may stop and restart on their ports.
 
     Args:
         gateways: all of one fleet.
@@ -94,7 +96,7 @@ class Load:
         writers: of each channel.
         watchers: of each channel.
         sdks: on how many channels the first watcher is the real SDK.
-        patience_s: after which a writer that got no answer goes elsewhere.
+        patience_s: after which a writer without an answer uses another gateway.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Load:
         self.missing: list[str] = []
 
     async def start(self) -> None:
-        """Make the threads, subscribe everybody, then begin to write."""
+        """Create the threads, subscribe all watchers, then start to write."""
         token = await self._gateways[0].login("ada@example.com")
         async with person(self._gateways[0].ws, token) as ada:
             threads = [(await ada.rpc("thread.create"))["thread_id"] for _ in range(self._channels + 1)]
@@ -152,22 +154,22 @@ class Load:
 
     @property
     def talkers(self) -> list[Writer | Speaker]:
-        """Whoever sends."""
+        """All clients that send."""
         return [*self.writers, self.speaker]
 
     @property
     def all_watchers(self) -> list[Watcher]:
-        """Of every channel."""
+        """The watchers of all channels."""
         return [one for many in self.watchers.values() for one in many]
 
     async def resumed(self, timeout_s: float = 60.0) -> None:
-        """Wait until everybody is subscribed again."""
+        """Wait until all watchers are subscribed again."""
         async with asyncio.timeout(within(timeout_s)):
             while not all(one.live.is_set() for one in self.all_watchers):  # noqa: ASYNC110 - events of many
                 await asyncio.sleep(0.05)
 
     async def progress(self, timeout_s: float = 60.0) -> float:
-        """Wait until every writer got another acknowledgement; how long that took."""
+        """Wait until every writer got another acknowledgement; returns how long that took."""
         began = asyncio.get_running_loop().time()
         before = [len(writer.acks) for writer in self.writers]
         async with asyncio.timeout(within(timeout_s)):
@@ -176,7 +178,7 @@ class Load:
         return asyncio.get_running_loop().time() - began
 
     async def settle(self, timeout_s: float = 60.0) -> None:
-        """Stop writing, then wait until every watcher is at the end of its channel; stop all."""
+        """Stop writing, wait until every watcher is at the end of its channel, then stop all."""
         until = asyncio.get_running_loop().time()
         self.seconds = until - self._began
         for one in self.talkers:
@@ -207,7 +209,7 @@ class Load:
         await asyncio.sleep(0.05)  # a closed transport ends in a later turn of the loop
 
     def verdict(self) -> Verdict:
-        """Judge what was seen against what was acknowledged."""
+        """Compare the received publications with the acknowledged ones."""
         lost = disordered = 0
         for writer in self.writers:
             for watcher in self.watchers[writer.channel]:
@@ -241,7 +243,7 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def under_load(load: Load) -> Any:
-    """Run a load; stopped whatever happens."""
+    """Run a load; it is stopped in any case."""
     try:
         await load.start()
         yield load

@@ -1,6 +1,7 @@
 """A cable to a network namespace, which can be cut: packets vanish, no connection is closed.
 
-Rules: needs root and `ip`; where they are not, the test is skipped and says so; the namespace is removed at the end.
+Rules: needs root and `ip`; where they are missing, the test is skipped with that reason; the namespace is removed at
+the end.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ class Cable:
         self.theirs = theirs
 
     def behind(self, server: S) -> S:
-        """Have a server run inside; before its first start."""
+        """Run a server inside the namespace; call this before its first start."""
         server.host = self.theirs
         server.through = ("ip", "netns", "exec", self._namespace)
         return server
 
     def cut(self) -> None:
-        """From now on packets vanish."""
+        """From now on packets are lost."""
         _ip("-n", self._namespace, "link", "set", "inner", "down")
 
     def mend(self) -> None:
-        """They arrive again."""
+        """Packets arrive again."""
         _ip("-n", self._namespace, "link", "set", "inner", "up")
 
 
@@ -47,7 +48,7 @@ def _ip(*words: str) -> None:
 
 @contextlib.contextmanager
 def cable() -> Iterator[Cable]:
-    """A namespace and the cable to it, removed at the end; servers in it are ended before."""
+    """A namespace and the cable to it, removed at the end; servers in it are stopped before."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         missing("ip netns", "run as root with iproute2: a partition needs a network namespace")
     name = f"nx{secrets.token_hex(3)}"

@@ -1,7 +1,7 @@
 """Three NATS servers whose routes to each other can be cut one by one, while no client loses its connection.
 
-Each route passes a proxy of the test's own. Rules: a server tells the others an address where nobody listens, so that
-they do not go around the proxies; what is cut is reset and refused until it is mended.
+Each route passes through a proxy of the test. Rules: a server advertises a closed address to the others, so that they
+do not bypass the proxies; a cut route is reset and refused until it is restored.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class RoutedCluster:
 
     @property
     def url(self) -> str:
-        """All of them."""
+        """The URL of all servers."""
         return "nats://" + ",".join(f"{server.host}:{server.port}" for server in self.servers)
 
     def between(self, one: RoutedServer, two: RoutedServer) -> list[FaultProxy]:
-        """The two ways between two servers."""
+        """The two directions between two servers."""
         return self._ways[frozenset((one.name, two.name))]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[RoutedCluster]:
-        """Proxies, then servers; JetStream elects its leaders a moment later."""
+        """Start proxies, then servers; JetStream elects its leaders shortly afterwards."""
         async with contextlib.AsyncExitStack() as stack:
             for one, two in itertools.permutations(self.servers, 2):
                 way = FaultProxy(two._cluster_port)
@@ -98,7 +98,7 @@ class RoutedCluster:
 
 @contextlib.asynccontextmanager
 async def routed_cluster() -> AsyncIterator[RoutedCluster]:
-    """A started cluster, ended afterwards."""
+    """A started cluster, stopped afterwards."""
     with data_directory("routes") as directory:
         async with RoutedCluster(directory).running() as cluster:
             yield cluster

@@ -1,7 +1,8 @@
-"""A person who says something every few seconds, whatever happens, and keeps account of what was answered.
+"""A user who sends a message every few seconds regardless of faults, and records the answers.
 
-`run.start` needs the store and the broker, so it shows what a person meets when either is away. Rules: what was not
-answered with success is said again under its `client_message_id`, at any gateway; what was, must be there once.
+`run.start` needs the store and the broker, so it shows what a user experiences when either is down. Rules: a message
+without a success answer is sent again under its `client_message_id`, at any gateway; an answered one must be present
+exactly once.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class Speaker:
     """See the module.
 
     Attributes:
-        answers: what `run.start` gave, by `client_message_id`.
+        answers: the results of `run.start`, by `client_message_id`.
         errors: error replies and connections that broke meanwhile.
-        silences: calls that nothing answered within `SILENCE_S`, though their connection stood.
+        silences: calls without an answer within `SILENCE_S` although their connection was up.
         slowest_s: the longest time until any answer.
-        slow: answers that took over `SLOW_S`, in words.
-        until: as a writer's.
+        slow: descriptions of answers that took longer than `SLOW_S`.
+        until: as for a writer.
     """
 
     def __init__(self, ports: Sequence[int], token: str, thread_id: str) -> None:
@@ -51,7 +52,7 @@ class Speaker:
         self._reading: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Until everything that fell due before `until` is answered."""
+        """Run until every message that was due before `until` is answered."""
         loop = asyncio.get_running_loop()
         number, due = 0, loop.time()
         while self.until is None or due < self.until:
@@ -104,7 +105,7 @@ class Speaker:
         return self._line
 
     async def _read(self, line: Line) -> None:
-        """Hand replies over until the connection ends; whoever waits then is told."""
+        """Pass replies on until the connection ends; then fail the waiting callers."""
         try:
             async for raw in line.objects():
                 line.answered(_decode(raw))
@@ -124,7 +125,7 @@ class Speaker:
             self._reading = None
 
     async def _kept(self, person: Person) -> list[str]:
-        """The ids of every message of the thread."""
+        """The ids of all messages of the thread."""
         found: list[str] = []
         before: dict[str, Any] = {}
         while True:
@@ -136,7 +137,7 @@ class Speaker:
             before = {"before": messages[0]["created_at"], "before_id": messages[0]["message_id"]}
 
     async def missing(self, person: Person) -> list[str]:
-        """What was answered and is not there once, or whose run does not end; as sentences."""
+        """Answered messages that are not present exactly once, or whose run does not end; as sentences."""
         faults: list[str] = []
         kept = await self._kept(person)
         for message, answer in self.answers.items():
@@ -144,5 +145,7 @@ class Speaker:
                 faults.append(f"{message} is there {kept.count(answer['message_id'])} times")
             async with asyncio.timeout(within(60)):
                 while (await person.rpc("run.get", run_id=answer["run_id"]))["state"] not in ENDED:  # noqa: ASYNC110
-                    await asyncio.sleep(0.2)  # a run says so in a channel that nobody follows here
+                    await asyncio.sleep(
+                        0.2
+                    )  # the run's end is published in a channel that no client follows here
         return faults

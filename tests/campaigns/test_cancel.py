@@ -1,4 +1,4 @@
-"""Cancel: acknowledged at once, the agent's own code stopped soon, nothing said after the end."""
+"""Cancel: acknowledged at once, the agent's code stopped soon, no event after the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_cancelled_a_thousand_times(tmp_path: Path) -> None:
 
 
 async def campaign(directory: Path, *, runs: int) -> None:
-    """Start, cancel, and look at the run's own side and at its log."""
+    """Start, cancel, and check the agent's side and the log."""
     notes = directory / "notes"
     notes.touch()
     arguments = tuple(word for name in AGENTS for word in ("--agent", f"tests.campaigns.agents:{name}"))
@@ -74,13 +74,13 @@ class Cancelled(Follower):
         self.asked_at = self.acknowledged_s = self.ended_s = 0.0
 
     async def life(self, turns: asyncio.Semaphore) -> None:
-        """Start, hear something, cancel, hear the end, and listen on for a while."""
+        """Start, receive a delta, cancel, receive the end, and keep listening for a while."""
         async with turns, attending(self):
             async with asyncio.timeout(within(30)):
                 await self._cancel()
             await asyncio.sleep(
                 1.3
-            )  # longer than an agent's second to clean up: what came late would come now
+            )  # longer than the agent's second to clean up: a late event would arrive now
             self.changed.clear()
 
     async def _cancel(self) -> None:

@@ -1,6 +1,7 @@
-"""Item 46: memory under churn comes to a plateau. Clients connect, talk in their thread, and go, for an hour.
+"""Item 46: memory under churn reaches a plateau. Clients connect, send a message in their thread and leave, for an
+hour.
 
-What rose was SQLite's page caches (16 MiB for each of six connections, filled at the pace of new pages) and dead
+The growth came from SQLite's page caches (16 MiB for each of six connections, filled at the pace of new pages) and dead
 connections that waited for a full collection. `NARTHEX_TEST_CHURN_S` is the soak's length, an hour by default.
 """
 
@@ -28,7 +29,7 @@ SOAK_S = float(os.environ.get("NARTHEX_TEST_CHURN_S", "3600"))
 
 
 class Sample(NamedTuple):
-    """The program's memory at a moment."""
+    """The program's memory at one time."""
 
     at_s: float
     rss: int
@@ -36,7 +37,7 @@ class Sample(NamedTuple):
 
 
 class Churn(NamedTuple):
-    """`rate` clients a second, of `users` users with a thread each, for so many seconds."""
+    """`rate` clients a second, of `users` users with one thread each, for this many seconds."""
 
     seconds: float
     rate: float
@@ -45,7 +46,7 @@ class Churn(NamedTuple):
 
 
 async def churn(directory: Path, load: Churn) -> list[Sample]:
-    """Each client dials, connects, has one run answered, and breaks off or closes; samples of memory meanwhile."""
+    """Each client dials, connects, has one run answered, and aborts or closes; memory is sampled meanwhile."""
     samples: list[Sample] = []
     threads: dict[int, str] = {}
     talks = failed = 0
@@ -61,9 +62,7 @@ async def churn(directory: Path, load: Churn) -> list[Sample]:
                     program.port, token(f"user-{user}"), f"hello {number} " * 8, f"m-{number}", **more
                 )
         except (AssertionError, OSError, TimeoutError, asyncio.IncompleteReadError):
-            failed += (
-                1  # a disk that stood still for seconds, on a shared machine: what is judged here is memory
-            )
+            failed += 1  # the disk may stall for seconds on a shared machine; this test checks memory
             return
         threads[user] = run["thread_id"]
         talks += 1
@@ -88,7 +87,7 @@ async def churn(directory: Path, load: Churn) -> list[Sample]:
 
 
 def slope(samples: list[Sample]) -> float:
-    """Bytes a minute, by least squares."""
+    """Bytes per minute, by least squares."""
     times = [one.at_s / 60 for one in samples]
     middle = sum(times) / len(times)
     mean = sum(one.rss for one in samples) / len(samples)
@@ -97,7 +96,7 @@ def slope(samples: list[Sample]) -> float:
 
 
 async def test_memory_after_seconds_of_churn(tmp_path: Path) -> None:
-    """The short variant: between its second half's ends lies less than one of the old caches."""
+    """The short variant: the second half grows by less than one of the old caches."""
     samples = await churn(tmp_path, Churn(12.0, 30.0, 30, 1.0))
     half = samples[len(samples) // 2 :]
     print(f"{samples[-1].talks} talks, {(half[-1].rss - half[0].rss) / MIB:.1f} MiB in the second half")
@@ -108,7 +107,7 @@ async def test_memory_after_seconds_of_churn(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(SOAK_S + 300)
 async def test_memory_after_an_hour_of_churn(tmp_path: Path) -> None:
-    """A plateau: the second half of the time rises by less than 0.2 MiB a minute."""
+    """A plateau: in the second half memory grows by less than 0.2 MiB a minute."""
     samples = await churn(tmp_path, Churn(SOAK_S, 20.0, 200, 15.0))
     half = [one for one in samples if one.at_s > SOAK_S / 2]
     rise = slope(half)
@@ -122,7 +121,7 @@ async def test_memory_after_an_hour_of_churn(tmp_path: Path) -> None:
 async def test_the_page_caches_of_a_gateway_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All connections together: 24 MiB at most, whatever grows."""
+    """All connections together use at most 24 MiB, whatever grows."""
     kib: list[int] = []
     opened = sqlite3.connect
 

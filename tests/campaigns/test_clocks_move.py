@@ -1,7 +1,7 @@
-"""Wall clocks that are wrong and step by up to a day while runs go on and people talk: nothing lost, no order changed.
+"""Wall clocks that are wrong and step by up to a day during runs and conversations: nothing is lost, no order changes.
 
-Three gateways on NATS and PostgreSQL, each under libfaketime with a clock of its own; the true time passes. The history
-checker judges what clients were told. See docs/guarantees.md, "Clocks".
+Three gateways on NATS and PostgreSQL, each under libfaketime with its own clock; real time passes. The history checker
+judges what clients received. See docs/guarantees.md, "Clocks".
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ STEPS: Final = (1.0, 6.0, 60.0, 120.0, 3_600.0, DAY_S)
 AGENTS: Final = tuple(
     part for name in ("parrot", "steady", "waiting") for part in ("--agent", f"tests.campaigns.agents:{name}")
 )
-RUN_S: Final = 12  # a lease is 8 s: a clock that judged it would have done so by then
+RUN_S: Final = 12  # a lease is 8 s: a clock that decided over it would have done so by then
 TALKS: Final = 6
 
 
 class Sides(NamedTuple):
-    """Three gateways, their clocks, and what is written down."""
+    """Three gateways, their clocks, and the recorded history."""
 
     gateways: list[Program]
     clocks: list[WallClock]
@@ -49,7 +49,7 @@ class Sides(NamedTuple):
         self.clocks[number].set(self.chance.choice(STEPS) * self.chance.choice((1, -1)))
 
     def caller(self, number: int, user: str) -> contextlib.AbstractAsyncContextManager[Caller]:
-        """A connection of a user at a gateway; its token outlives every skew: a token ends by the wall clock."""
+        """A connection of a user at a gateway; its token outlives every skew, because tokens end by the wall clock."""
         secret = follower.token(user, ttl_s=9 * DAY_S)
         name = f"{user}-{number}-{uuid.uuid4().hex[:4]}"
         return calling(self.gateways[number].port, secret, self.recorder, name, user)
@@ -57,7 +57,7 @@ class Sides(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def sides(directory: Path, seed: int) -> AsyncIterator[Sides]:
-    """Everything started, every clock wrong already."""
+    """Start everything, with every clock wrong from the start."""
     chance = random.Random(seed)
     async with fleet(directory, **SERVED, CAMPAIGN_NOTES=str(directory / "notes")) as built:
         clocks = [WallClock(directory / f"clock{n}") for n in range(3)]
@@ -73,7 +73,7 @@ async def _gateways(built: Fleet, clocks: list[WallClock]) -> list[Program]:
 
 
 async def long_run(all_: Sides, number: int, round_: int) -> dict[str, Any]:
-    """A run that outlasts a lease, begun at one gateway and followed at the next: its terminal event."""
+    """A run that outlasts a lease, started at one gateway and followed at the next; returns its terminal event."""
     user = f"runner-{number}-{round_}"
     text = f"@steady rate=5 seconds={RUN_S}"
     async with all_.caller(number, user) as here, all_.caller((number + 1) % 3, user) as there:
@@ -85,25 +85,27 @@ async def long_run(all_: Sides, number: int, round_: int) -> dict[str, Any]:
 
 
 async def ended(caller: Caller, run_id: str) -> None:
-    """Wait until a run's terminal event was shown, live or recovered."""
+    """Wait until a run's terminal event arrived, live or recovered."""
     while not any(
         event.get("runId") == run_id and event.get("type") in ("RUN_FINISHED", "RUN_ERROR")
         for event in events(caller)
     ):
         caller._pushed.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.1):  # what was recovered came in a reply, which is no push
+            async with asyncio.timeout(0.1):  # recovered events came in a reply, which is not a push
                 await caller._pushed.wait()
 
 
 def events(caller: Caller) -> list[dict[str, Any]]:
-    """What was pushed to a caller."""
+    """The events pushed to a caller."""
     found = [push.get("push", {}).get("pub", {}).get("data") for push in caller.pushes]
     return [event for event in found if isinstance(event, dict)]
 
 
 async def talk(all_: Sides, round_: int) -> None:
-    """One conversation through all gateways, with a clock that steps before each message; then three at once."""
+    """One conversation through all gateways, with a clock that steps before each message; then three messages at
+    once.
+    """
     user = f"talker-{round_}"
     async with contextlib.AsyncExitStack() as stack:
         callers = [await stack.enter_async_context(all_.caller(number, user)) for number in range(3)]
@@ -158,19 +160,19 @@ async def paged(caller: Caller, thread: str) -> list[str]:
 
 
 def queue_order(shown: list[dict[str, Any]], runs: dict[str, str]) -> None:
-    """Runs of one thread begin in the order in which their messages stand in the log."""
+    """Runs of one thread start in the order in which their messages are stored in the log."""
     said = [runs[event["messageId"]] for event in shown if event.get("messageId") in runs and is_start(event)]
     begun = [event["runId"] for event in shown if event["type"] == "RUN_STARTED" and event["runId"] in said]
     assert begun == said
 
 
 def is_start(event: dict[str, Any]) -> bool:
-    """Whether it begins a message."""
+    """Whether the event begins a message."""
     return bool(event["type"] == "TEXT_MESSAGE_START")
 
 
 async def campaign(directory: Path, *, rounds: int, seed: int) -> None:
-    """Rounds of it."""
+    """Several rounds."""
     async with sides(directory, seed) as all_:
         for round_ in range(rounds):
             runs, _ = await asyncio.gather(

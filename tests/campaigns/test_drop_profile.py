@@ -1,4 +1,4 @@
-"""Every socket cut at random again and again while runs stream: nobody misses an event, nobody gets one twice."""
+"""Every socket is cut at random again and again while runs stream: no client misses an event or gets one twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.acceptance
 
 
 class Profile(NamedTuple):
-    """How hard: `clients` on `threads` threads, each cut about every `cut_s` and away about `away_s`."""
+    """The load: `clients` on `threads` threads, each cut about every `cut_s` for about `away_s`."""
 
     clients: int
     threads: int
@@ -35,12 +35,12 @@ async def test_cut_off_for_seconds(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_cut_off_for_five_minutes(tmp_path: Path) -> None:
-    """500 clients, cut about every 15 s, away about 2 s, for 5 minutes of streaming."""
+    """500 clients, cut about every 15 s for about 2 s, during 5 minutes of streaming."""
     await campaign(tmp_path, Profile(500, 50, 300.0, 5, 15.0, 2.0))
 
 
 async def campaign(directory: Path, profile: Profile) -> None:
-    """Stream, cut, and prove every run at every client."""
+    """Stream, cut, and verify every run at every client."""
     async with running(directory, SERVED, ("--agent", "tests.campaigns.agents:steady")) as program:
         secrets = [token(f"user-{number}") for number in range(profile.threads)]
         text = f"rate={profile.rate} seconds={profile.seconds:g}"
@@ -88,7 +88,7 @@ async def campaign(directory: Path, profile: Profile) -> None:
 
 
 async def cut_often(follower: Follower, profile: Profile, seed: int) -> None:
-    """Attend until cut, stay away, come back; until it is cancelled."""
+    """Attend until cut, wait, reconnect; until cancelled."""
     chance = random.Random(seed)
     loop = asyncio.get_running_loop()
     while True:

@@ -1,6 +1,7 @@
-"""Engines die, hang and are cut off under load: nothing acknowledged is lost in silence, and nobody waits for ever.
+"""Engines die, hang and are cut off under load: no acknowledged publication is lost silently, and no client waits for
+ever.
 
-Each campaign: two gateways, an engine that fails and comes back, and writers, a person and watchers that keep account.
+Each campaign: two gateways, an engine that fails and recovers, and writers, a user and watchers that record everything.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Fault = Callable[[Load], Awaitable[None]]
 
 @asynccontextmanager
 async def postgres(wire: Cable | None = None) -> AsyncIterator[tuple[PostgresServer, str]]:
-    """A PostgreSQL server, behind a cable or not, and the URL of a new database."""
+    """A PostgreSQL server, optionally behind a cable, and the URL of a new database."""
     with data_directory("campaign-pg") as directory:
         server = PostgresServer(directory / "pg")
         if wire is not None:
@@ -59,7 +60,7 @@ async def postgres(wire: Cable | None = None) -> AsyncIterator[tuple[PostgresSer
 
 @asynccontextmanager
 async def broker(kind: type[NatsServer | ValkeyServer], wire: Cable | None = None) -> AsyncIterator[Server]:
-    """A NATS or Valkey server, behind a cable or not."""
+    """A NATS or Valkey server, optionally behind a cable."""
     with data_directory("campaign-log") as directory:
         server = kind(directory / "data")
         if wire is not None:
@@ -74,7 +75,7 @@ async def broker(kind: type[NatsServer | ValkeyServer], wire: Cable | None = Non
 
 @asynccontextmanager
 async def engines(which: str, wire: Cable | None = None) -> AsyncIterator[tuple[Server, str, str]]:
-    """The server of `which`, that is to fail, and the URLs of the broker (NATS, unless Valkey is to) and the store."""
+    """The server of `which`, which is to fail, and the URLs of the broker (NATS, unless Valkey fails) and the store."""
     kind = ValkeyServer if which == "valkey" else NatsServer
     async with (
         broker(kind, None if which == "postgres" else wire) as log,
@@ -87,7 +88,7 @@ async def engines(which: str, wire: Cable | None = None) -> AsyncIterator[tuple[
 async def campaign(
     directory: Path, broker_url: str, store_url: str, fault: Fault, *, rounds: int = 1
 ) -> Verdict:
-    """Load, the fault, recovery; and what it came to."""
+    """Load, the fault, recovery; returns the result."""
     fleet = Fleet(directory, shared(broker_url, store_url))
     try:
         gateways = await fleet.gateways(2)
@@ -108,17 +109,17 @@ async def campaign(
 
 
 async def cut_half(load: Load) -> None:
-    """In the midst of it half of the watchers lose their connections, and must recover while nothing answers."""
+    """In the middle half of the watchers lose their connections and must recover while the engine is down."""
     await asyncio.sleep(1)
     for watcher in load.all_watchers[::2]:
         watcher.cut()
 
 
 def check(found: Verdict, *, kept: bool = True) -> None:
-    """Nothing acknowledged is lost, or a client is told; never a gap in silence, never an answer that does not come.
+    """No acknowledged publication is lost unless the clients are told; no silent gap, no missing answer.
 
     Args:
-        found: of the campaign.
+        found: the campaign's result.
         kept: whether the engine promises to keep everything through this fault.
     """
     assert found.gaps == []
@@ -136,7 +137,7 @@ def check(found: Verdict, *, kept: bool = True) -> None:
 
 
 def restart(server: Server, down_s: float = 2.0) -> Fault:
-    """`kill -9`, a while without it, and its return."""
+    """`kill -9`, some time without it, and a restart."""
 
     async def fault(_: Load) -> None:
         await asyncio.to_thread(server.kill)
@@ -147,12 +148,12 @@ def restart(server: Server, down_s: float = 2.0) -> Fault:
 
 
 def told(load: Load) -> bool:
-    """Whether somebody was refused."""
+    """Whether a client was refused."""
     return any(one.errors for one in load.talkers)
 
 
 def pause(server: Server, seconds: float) -> Fault:
-    """SIGSTOP, and SIGCONT later: it keeps its connections and says nothing."""
+    """SIGSTOP, and SIGCONT later: it keeps its connections but sends nothing."""
 
     async def fault(load: Load) -> None:
         server.pause()
@@ -166,7 +167,7 @@ def pause(server: Server, seconds: float) -> Fault:
 
 
 def cut(wire: Cable, seconds: float) -> Fault:
-    """A partition: no connection is closed, packets just vanish."""
+    """A partition: no connection is closed; packets are lost."""
 
     async def fault(load: Load) -> None:
         wire.cut()
@@ -180,7 +181,7 @@ def cut(wire: Cable, seconds: float) -> Fault:
 
 
 async def test_the_leader_of_three_nats_dies(tmp_path: Path) -> None:
-    """R3, `kill -9` of whoever leads the log, three times."""
+    """R3, `kill -9` of the log's leader, three times."""
     with data_directory("campaign-nats") as directory:
         cluster = NatsCluster(directory)
         try:
@@ -214,7 +215,7 @@ async def until_elected(cluster: NatsCluster) -> None:
 
 
 async def leader_of(cluster: NatsCluster) -> NatsServer:
-    """Who leads the log's stream."""
+    """The leader of the log's stream."""
     client = await nats.connect(cluster.url.split(","))
     try:
         infos = await client.jetstream().streams_info()
@@ -234,28 +235,28 @@ async def test_valkey_with_an_append_only_file_dies(tmp_path: Path) -> None:
 
 
 async def test_postgres_dies(tmp_path: Path) -> None:
-    """`kill -9`, twice, and a gateway with it: its clients come back once the store does."""
+    """`kill -9`, twice, and of a gateway too: its clients reconnect once the store is back."""
     async with engines("postgres") as (server, broker_url, store_url):
         check(await campaign(tmp_path, broker_url, store_url, restart(server), rounds=2))
 
 
 @pytest.mark.parametrize("which", ["nats", "valkey", "postgres"])
 async def test_an_engine_hangs_for_thirty_seconds(tmp_path: Path, which: str) -> None:
-    """SIGSTOP: what needs it is refused within its time-out, and everything goes on afterwards."""
+    """SIGSTOP: calls that need it are refused within their time-out, and everything works again afterwards."""
     async with engines(which) as (server, broker_url, store_url):
         check(await campaign(tmp_path, broker_url, store_url, pause(server, PAUSE_S)))
 
 
 @pytest.mark.parametrize("which", ["nats", "valkey", "postgres"])
 async def test_an_engine_is_cut_off(tmp_path: Path, which: str) -> None:
-    """A partition by network namespace, 20 s long."""
+    """A partition by network namespace for 20 s."""
     with cable() as wire:
         async with engines(which, wire) as (_, broker_url, store_url):
             check(await campaign(tmp_path, broker_url, store_url, cut(wire, CUT_S)))
 
 
 async def test_the_leader_of_three_nats_is_cut_off(tmp_path: Path) -> None:
-    """R3, a partition around whoever leads the log, gateways connected to it: the other two go on without it."""
+    """R3, a partition around the log's leader, with gateways connected to it: the other two continue without it."""
     with cable() as wire, data_directory("campaign-nats") as directory:
         cluster = NatsCluster(directory)
         for server in cluster.servers:
@@ -281,7 +282,7 @@ async def test_the_leader_of_three_nats_is_cut_off(tmp_path: Path) -> None:
 
 
 async def lead(cluster: NatsCluster, wanted: NatsServer) -> None:
-    """Have the leader of the log's stream step down until `wanted` leads it."""
+    """Let the leader of the log's stream step down until `wanted` leads it."""
     async with asyncio.timeout(within(60)):
         while (leader := await leader_of(cluster)) is not wanted:
             client = await nats.connect(leader.url)
@@ -289,4 +290,4 @@ async def lead(cluster: NatsCluster, wanted: NatsServer) -> None:
                 await client.request("$JS.API.STREAM.LEADER.STEPDOWN.narthex-log", b"", timeout=5)
             finally:
                 await client.close()
-            await asyncio.sleep(0.5)  # an election, of which nobody tells us
+            await asyncio.sleep(0.5)  # an election, which has no event to wait for

@@ -1,7 +1,7 @@
-"""What it costs to fan out across two processes instead of one: CPU a delivery, with the same subscribers on each side.
+"""The cost of fan-out across two processes instead of one: CPU per delivery, with the same subscribers on each side.
 
 The same publications go to the same number of subscribers, once all on one gateway and once half on each of two;
-the gateways share NATS. Both arrangements take turns, so that whatever else the machine does meets both.
+the gateways share NATS. Both arrangements alternate, so that other load of the machine affects both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST: Final = 1.25
 
 
 def cost(targets: list[BenchTarget], shares: list[int]) -> float:
-    """Microseconds of the gateways' CPU a delivery, with so many subscribers on each of them."""
+    """Microseconds of the gateways' CPU per delivery, with this many subscribers on each of them."""
     crowds = [ClientPool(ServerDialect(target)) for target in targets]
     publisher = Publisher(ServerDialect(targets[0]), f"user:{USER}", IN_FLIGHT)
     try:
@@ -62,7 +62,7 @@ async def test_two_processes_cost_at_most_a_quarter_more(tmp_path: Path) -> None
     """The median of the rounds' ratios is at most 1.25."""
     secret = secrets.token_urlsafe(48)
     env = {"NARTHEX_JWT_SECRET": secret, "NARTHEX_LOG_LEVEL": "warning"}
-    # The generator publishes over one socket, as fast as it can.
+    # The generator publishes over one socket as fast as possible.
     env |= {"NARTHEX_COMMANDS_PER_S": "100000", "NARTHEX_COMMANDS_BURST": "1000000"}
     async with fleet(tmp_path, **env) as built:
         gateways = await built.gateways(2)

@@ -1,7 +1,7 @@
-"""One of three gateways stands still for 30 s and then goes on, as if nothing had been: nothing is corrupted by it.
+"""One of three gateways is frozen for 30 s and then continues as if nothing had happened: it corrupts nothing.
 
-A machine that swaps, a VM that is moved, a container that is throttled. Others take over its runs meanwhile; what it
-had under way, and what it believes to own, must not end up in the log when it wakes.
+A machine that swaps, a VM that is moved, a container that is throttled. Others take over its runs meanwhile; its
+pending writes, and runs that it believes to own, must not reach the log when it continues.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.soak, pytest.mark.timeout(600)
 
 RATE: Final = float(os.environ.get("NARTHEX_TEST_RATE", "300"))
 PAUSE_S: Final = 30.0
-PATIENCE_S: Final = 5.0  # of a caller whose gateway says nothing: then it goes to another
+PATIENCE_S: Final = 5.0  # of a caller whose gateway does not respond; then it uses another
 AGENTS: Final = ("steady", "again")
 RUN_S: Final = 20.0
 
 
 async def test_a_gateway_that_stood_still_corrupts_nothing(tmp_path: Path) -> None:
-    """Publishes, sockets and runs on it and on the others: all there once, in order, every run proven."""
+    """Publishes, sockets and runs on it and on the others: all present once, in order, every run verified."""
     arguments = tuple(word for name in AGENTS for word in ("--agent", f"tests.campaigns.agents:{name}"))
     async with fleet(tmp_path, **SERVED) as built:
         gateways = await built.gateways(3, *arguments)

@@ -1,4 +1,4 @@
-"""`kill -9` of a gateway, again and again, under load: nothing acknowledged is lost, and everybody is back in time."""
+"""Repeated `kill -9` of a gateway under load: no acknowledged publication is lost, and all clients are back in time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.acceptance
 async def campaign(
     directory: Path, *, rate: float, rounds: int, channels: int, writers: int, sdks: int
 ) -> Verdict:
-    """Three gateways on NATS and PostgreSQL; each round one of them dies and is started again."""
+    """Three gateways on NATS and PostgreSQL; in each round one of them dies and is restarted."""
     async with fleet(directory) as built:
         gateways = await built.gateways(3)
         load = Load(gateways, channels=channels, rate=rate, writers=writers, sdks=sdks)
@@ -37,7 +37,7 @@ async def campaign(
 
 
 def check(found: Verdict, *, rate: float) -> None:
-    """What issue 6 asks for; the rate counts the seconds after each kill like any others."""
+    """The requirements of issue 6; the rate counts the seconds after each kill like any others."""
     assert found.offered_rate >= 0.99 * rate
     assert found.rate >= 0.99 * rate
     assert found.lost == 0
@@ -53,7 +53,7 @@ def check(found: Verdict, *, rate: float) -> None:
 
 
 async def test_a_killed_gateway_loses_nothing(tmp_path: Path) -> None:
-    """One round at 150 publishes a second; the rate is judged by the long one."""
+    """One round at 150 publishes a second; the long variant checks the rate."""
     check(await campaign(tmp_path, rate=150, rounds=1, channels=6, writers=2, sdks=6), rate=0)
 
 

@@ -1,4 +1,4 @@
-"""`kill -9` of the server at random points of runs: what was acknowledged is there, and every run ends in time."""
+"""`kill -9` of the server at random points of runs: acknowledged events are present, and every run ends in time."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ async def test_killed_at_a_random_point(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 async def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
-    """Twenty lives of one server on one data directory."""
+    """Twenty restarts of one server on one data directory."""
     await campaign(tmp_path, kills=20, seed=6)
 
 
 async def campaign(directory: Path, *, kills: int, seed: int) -> None:
-    """Kill it `kills` times, and look after each."""
+    """Kill it `kills` times, and check after each kill."""
     chance = random.Random(seed)
     arguments = tuple(word for name in AGENTS for word in ("--agent", f"tests.campaigns.agents:{name}"))
     ended_s: list[float] = []
@@ -72,7 +72,7 @@ async def campaign(directory: Path, *, kills: int, seed: int) -> None:
 
 
 class Person(Follower):
-    """A follower of one run of theirs, who remembers what they were shown before the kill."""
+    """A follower of one of their own runs, who remembers the events from before the kill."""
 
     def __init__(self, port: int, subject: str, agent: str) -> None:
         super().__init__(port, token(subject))
@@ -83,7 +83,7 @@ class Person(Follower):
         self.shown: list[tuple[int, Any]] = []
 
     async def begin(self, port: int) -> None:
-        """Start the run; whoever gets no answer asks again later with the same message."""
+        """Start the run; without an answer, ask again later with the same message."""
         text = f"rate=20 seconds={SECONDS:g}"
         started = await start_run(port, self.secret, text, self.message, agent=self.agent)
         if self.run_id:
@@ -91,12 +91,12 @@ class Person(Follower):
         self.run_id, self.channel = started["run_id"], started["channel"]
 
     def take(self, publication: dict[str, Any], *, live: bool = False) -> None:
-        """As any follower, and keep it."""
+        """Take it as any follower does, and keep it."""
         self.shown.append((publication.get("offset", 0), publication["data"]))
         super().take(publication, live=live)
 
     async def again(self, began: float) -> None:
-        """After the restart: the same run for the same message, to its end; and what was seen is what is kept."""
+        """After the restart: the same run for the same message, to its end; the earlier events are in the log."""
         await self.begin(self.port)
         proof = await self.until_over(self.run_id)
         self.ended_s = time.monotonic() - began
@@ -113,11 +113,11 @@ class Person(Follower):
 
 
 async def kill(program: Program, followers: list[Person], after_s: float) -> int:
-    """Follow for a while, kill; how many events had been seen."""
+    """Follow for a while, then kill; returns how many events had arrived."""
     async with attending(*followers):
         async with asyncio.timeout(within(10)):
             for follower in followers:
                 await follower.recovered.wait()
-        await asyncio.sleep(after_s)  # the point of the kill, not a wait for anything
+        await asyncio.sleep(after_s)  # the point of the kill, not a wait for an event
         program.kill()
     return sum(follower.events for follower in followers)

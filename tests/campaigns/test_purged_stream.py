@@ -1,4 +1,6 @@
-"""NATS's log stream is purged while every gateway is down: nobody is told that nothing is missing (items 39, pairs)."""
+"""NATS's log stream is purged while every gateway is down: no client is told that nothing is missing (items 39,
+pairs).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.acceptance
 
 
 async def test_a_purge_and_a_restart(tmp_path: Path) -> None:
-    """Two gateways are killed, the stream is purged, they come back, and the log grows past where readers were."""
+    """Two gateways are killed, the stream is purged, they restart, and the log grows past the readers' positions."""
     recorder, token = Recorder(), follower.token("ada", tenant="default")
     async with engines() as (broker, _, store_url):
         built = Fleet(tmp_path, shared(broker.url, store_url, **SERVED))

@@ -1,7 +1,7 @@
-"""Redis fails over or loses power with a lost tail, under clients: nothing is lost in silence, no recovery is false.
+"""Redis fails over or loses power with a lost tail, with clients connected: no silent loss, no false recovery.
 
-Judged by the history checker, which knows only what clients were told. Each round the server that answers is another
-one or has another past: a replica that was detached and is promoted, or an append-only file without its end.
+Judged by the history checker, which knows only what clients received. In each round a different server responds, or one
+with another past: a replica that was detached and is promoted, or an append-only file without its end.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ async def promoted(pair: ValkeyPair, tail: Callable[[], Awaitable[None]]) -> Non
 
 
 async def truncated(pair: ValkeyPair, tail: Callable[[], Awaitable[None]]) -> None:
-    """Power loss: the end of the append-only file is gone."""
+    """Power loss: the end of the append-only file is lost."""
     await tail()
     await pair.truncate(random.randint(200, 4_000))
 
 
 class Campaign:
-    """Two gateways, channels with writers and watchers, and the history of what they were told."""
+    """Two gateways, channels with writers and watchers, and the history of received frames."""
 
     def __init__(self, ports: list[int], token: str, channels: list[str]) -> None:
         self.recorder = Recorder()
@@ -64,12 +64,12 @@ class Campaign:
         ]
 
     async def publish(self) -> None:
-        """One publication of every writer, acknowledged at last."""
+        """One publication of every writer, until acknowledged."""
         number = next(self._numbers)
         await asyncio.gather(*(one.publish(f"{one._name}:{number}") for one in self.writers))
 
     async def tail(self) -> None:
-        """What is to be lost."""
+        """Publish the tail that is to be lost."""
         for _ in range(TAIL):
             await self.publish()
 
@@ -80,7 +80,7 @@ class Campaign:
                 await one.live.wait()
 
     async def level(self) -> None:
-        """Publish once more and wait until every watcher was shown that, or stands in another epoch behind it."""
+        """Publish once more and wait until every watcher received it, or is in a later epoch."""
         async with asyncio.timeout(within(60)):
             while True:
                 await self.publish()
@@ -94,7 +94,7 @@ class Campaign:
                         return
 
     async def round(self, pair: ValkeyPair, fault: Fault, *, busy: bool) -> None:
-        """One fault, with publications on the way or without, half of the watchers cut off meanwhile."""
+        """One fault, with or without publications in flight; half of the watchers are cut off meanwhile."""
         await self.level()
         stop = asyncio.Event()
 
@@ -118,11 +118,11 @@ class Campaign:
             await self.live()
 
     async def _still(self) -> None:
-        """Busy writers make the tail themselves."""
+        """With busy writers their own publications are the tail."""
         await self._acknowledged(TAIL)
 
     async def _acknowledged(self, more: int) -> None:
-        """Wait until every writer has so many acknowledgements more."""
+        """Wait until every writer has this many further acknowledgements."""
         wanted = [(one, len(one.acks) + more) for one in self.writers]
         async with asyncio.timeout(within(60)):
             while any(len(one.acks) < count for one, count in wanted):  # noqa: ASYNC110 - events of many
@@ -130,7 +130,7 @@ class Campaign:
 
 
 def with_clock(server: ValkeyServer, offset: str) -> None:
-    """From its next start on the server's wall clock is off; time that passes is not."""
+    """From its next start the server's wall clock is off; elapsed time is not."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     if not found:
         missing("libfaketime", "apt-get install libfaketime")
@@ -174,7 +174,7 @@ async def campaign(directory: Path, pair: ValkeyPair) -> AsyncIterator[Campaign]
 
 
 async def rounds(directory: Path, fault: Fault, *, busy: bool, count: int, clock: str = "") -> None:
-    """So many faults of one kind; after a promotion the other server follows again."""
+    """This many faults of one kind; after a promotion the other server becomes the replica."""
     async with valkey_pair() as pair:
         if clock:
             await asyncio.to_thread(pair.replica.kill)

@@ -1,4 +1,4 @@
-"""After a drain everybody comes back: with the SDKs' back-off, spread as the closes were, and never as a storm."""
+"""After a drain all clients reconnect: with the SDKs' back-off, spread as the closes were, and never as a storm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST_SHARE = 0.3
 
 
 async def come_back(client: Client, port: int) -> float:
-    """Wait for the close, then do as centrifuge-js does until there is a connection; the moment it was there."""
+    """Wait for the close, then act as centrifuge-js does until connected; returns the time of the connection."""
     await client.listen()
     assert client.close_code == 3001
     for attempt in range(20):
@@ -40,7 +40,7 @@ async def come_back(client: Client, port: int) -> float:
 
 
 async def returns(directory: Path, count: int) -> list[float]:
-    """Drain one gateway with `count` sockets while another, of the same tokens, is there; when each was back."""
+    """Drain one gateway with `count` sockets while another one accepts the same tokens; returns each reconnect time."""
     env = {
         "NARTHEX_MAX_CONNECTIONS_PER_USER": "10000",
         "NARTHEX_MAX_CONNECTIONS_PER_ADDRESS": "20000",
@@ -58,14 +58,14 @@ async def returns(directory: Path, count: int) -> list[float]:
 
 
 async def use_tokens_of(new: Program, clients: list[Client]) -> None:
-    """The other gateway has a store, and keys, of its own here: each client gets a token that it admits."""
+    """The other gateway has its own store and keys here: each client gets a token that it admits."""
     tokens = await asyncio.gather(*(new.login(f"user-{n}@example.com") for n in range(10)))
     for number, client in enumerate(clients):
         client.token = tokens[number % 10]
 
 
 def largest_bin(moments: list[float]) -> float:
-    """The largest share of them that lies within one second, wherever that second begins."""
+    """The largest share of them within any one second."""
     most = 0
     first = 0
     for last, moment in enumerate(moments):
@@ -76,13 +76,13 @@ def largest_bin(moments: list[float]) -> float:
 
 
 def report(moments: list[float]) -> None:
-    """For the log: how many in each second."""
+    """For the log: the number in each second."""
     bins = Counter(int(moment - moments[0]) for moment in moments)
     print(f"\nback by second: {dict(sorted(bins.items()))}; largest second {largest_bin(moments):.1%}")
 
 
 async def test_five_hundred_come_back_spread(tmp_path: Path) -> None:
-    """No second holds over 30 % of them."""
+    """No second has over 30 % of them."""
     moments = await returns(tmp_path, 500)
     report(moments)
     assert largest_bin(moments) <= LARGEST_SHARE

@@ -1,7 +1,7 @@
 """A route between two NATS servers breaks for a second, and no gateway loses its own connection (issue 11, item 37).
 
-What is published, removed and disconnected at the one server is not told at the other, without a sign. Afterwards
-nothing happens on the channels: a gateway must find out by itself. The history checker judges what clients were told.
+Publications, removals and disconnections at one server do not reach the other, without any sign. Afterwards the
+channels are quiet: a gateway must find out by itself. The history checker judges what clients received.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 BROKEN_S: Final = 1.0
 KNOWN_WITHIN_S: Final = (
     BROKEN_S + BOUND_S + within(1)
-)  # counted from the acknowledgement; the route heals meanwhile
+)  # counted from the acknowledgement; the route is restored meanwhile
 THREADS: Final = 4
 BURST: Final = 5
 
 
 def token(user: str) -> str:
-    """Of the tenant that the server API means when none is named."""
+    """A token of the server API's default tenant."""
     return follower.token(user, tenant="default")
 
 
 class Sides(NamedTuple):
-    """A gateway at the stream's leader, one at a follower, and how they are apart."""
+    """A gateway at the stream's leader, one at a follower, and the route between them."""
 
     cluster: RoutedCluster
     leader: RoutedServer
@@ -60,11 +60,11 @@ class Sides(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def sides(directory: Path, *arguments: str) -> AsyncIterator[Sides]:
-    """Everything started."""
+    """Start everything."""
     async with routed_cluster() as cluster, engines() as (_, _, store_url):
         built = Fleet(directory, shared(cluster.url, store_url, **SERVED))
         try:
-            await built.gateway(*arguments)  # makes the stream, so that it has a leader
+            await built.gateway(*arguments)  # creates the stream, so that it has a leader
             leader = await cluster.leader()
             follower = next(server for server in cluster.servers if server is not leader)
             await asyncio.to_thread(built.end)
@@ -78,7 +78,7 @@ async def sides(directory: Path, *arguments: str) -> AsyncIterator[Sides]:
 
 @contextlib.asynccontextmanager
 async def watched(all_: Sides, channel: str, users: list[str]) -> AsyncIterator[list[RawWatcher]]:
-    """A watcher a user at the follower's gateway, and one at the leader's."""
+    """One watcher per user at the follower's gateway, and one at the leader's."""
     made = [
         RawWatcher(
             [port], token(user), channel, recorder=all_.recorder, reader=f"{user}-{side}-{channel}", user=user
@@ -99,7 +99,7 @@ async def watched(all_: Sides, channel: str, users: list[str]) -> AsyncIterator[
 
 
 async def round_(all_: Sides, ada: Caller, number: int) -> None:
-    """One broken route: publications, notices, a removal and a disconnection while it is."""
+    """One broken route, with publications, notices, a removal and a disconnection meanwhile."""
     bob, carol = f"bob{number}", f"carol{number}"
     channels = []
     for _ in range(THREADS):
@@ -136,7 +136,7 @@ async def round_(all_: Sides, ada: Caller, number: int) -> None:
                     *(writer.publish(f"{number}-{turn}-{writer.channel}") for writer in writers)
                 )
             await asyncio.sleep(max(0.0, until - loop.time()))
-        # A reader at the follower comes back at once: what it lacks must not be called recovered.
+        # A reader at the follower reconnects at once: its missing events must not be reported as recovered.
         for channel in channels[1:3]:
             watchers[channel][1].cut()
         async with asyncio.timeout(KNOWN_WITHIN_S):
@@ -145,7 +145,7 @@ async def round_(all_: Sides, ada: Caller, number: int) -> None:
         assert caller.code == 3503
         await asyncio.sleep(
             max(0.0, told_at + KNOWN_WITHIN_S - loop.time())
-        )  # nothing moves: the bound must pass
+        )  # nothing to wait for: the bound must pass
         await asyncio.gather(*(writer.publish(f"{number}-after-{writer.channel}") for writer in writers))
         await asyncio.sleep(within(0.5))
         for writer in writers:
@@ -153,7 +153,7 @@ async def round_(all_: Sides, ada: Caller, number: int) -> None:
 
 
 def judge(recorder: Recorder, rounds: int) -> None:
-    """No silence, no false recovery, nobody served after a removal, and something was judged."""
+    """No silence, no false recovery, no delivery after a removal, and something was judged."""
     findings = check(
         recorder.history(),
         Bounds(silence_s=KNOWN_WITHIN_S, removal_s=KNOWN_WITHIN_S, stale_s=0.0, run_end_s=0.0),
@@ -167,7 +167,7 @@ def judge(recorder: Recorder, rounds: int) -> None:
 
 
 async def campaign(directory: Path, rounds: int) -> None:
-    """Rounds of it on one cluster."""
+    """Several rounds on one cluster."""
     async with sides(directory) as all_:
         async with calling(all_.near.port, token("ada"), all_.recorder, "ada-rpc", "ada") as ada:
             for number in range(rounds):
@@ -178,7 +178,9 @@ async def campaign(directory: Path, rounds: int) -> None:
 
 
 async def test_a_route_that_breaks_while_the_owner_of_a_run_is_killed(tmp_path: Path) -> None:
-    """The pair: what the other gateway did not hear of, and a takeover; readers there see the run to its one end."""
+    """Both together: notices that the other gateway missed, and a takeover; readers there see the run to its one
+    end.
+    """
     async with sides(tmp_path, "--agent", "tests.campaigns.agents:again") as all_:
         async with contextlib.AsyncExitStack() as stack:
             ada = await stack.enter_async_context(

@@ -1,7 +1,7 @@
-"""Runs whose owner, log or broker goes: what was shown is kept, no agent works twice, every run gets its end.
+"""Runs whose owner, log or broker is lost: shown events are kept, no agent runs twice, every run gets its end.
 
-The real program on its embedded engines (killed, restored by the book) and on NATS (away while a run is cancelled). The
-history checker judges what clients were told.
+The real program on its embedded engines (killed, restored as documented) and on NATS (down while a run is cancelled).
+The history checker judges what clients received.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.timing import within
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
-EVENTS: Final = 18_000  # with RUN_STARTED and two starts, as many as were lost once
+EVENTS: Final = 18_000  # with RUN_STARTED and two starts, as many as were once lost
 AGENTS: Final = ("--agent", "tests.campaigns.agents:lengthy", "--agent", "tests.campaigns.agents:waiting")
 
 
@@ -42,12 +42,12 @@ def caller(program: Program, recorder: Recorder) -> contextlib.AbstractAsyncCont
 
 
 async def over(ada: Caller, run_id: str) -> dict[str, Any]:
-    """Wait until a run has ended; what `run.get` says."""
+    """Wait until a run has ended; returns the result of `run.get`."""
     return await asked(ada, run_id, lambda found: found["state"] not in ("queued", "running"))
 
 
 async def asked(ada: Caller, run_id: str, enough: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Ask for a run until the answer will do."""
+    """Request a run until the answer satisfies the condition."""
     async with asyncio.timeout(within(60)):
         while not enough(found := await ada.rpc("run.get", run_id=run_id)):  # noqa: ASYNC110 - clients poll so
             await asyncio.sleep(0.1)
@@ -55,7 +55,7 @@ async def asked(ada: Caller, run_id: str, enough: Callable[[dict[str, Any]], boo
 
 
 def judge(recorder: Recorder, **bounds: float) -> dict[str, int]:
-    """Nothing was found; how much was judged."""
+    """No finding; returns how much was judged."""
     history = recorder.history()
     findings = check(history, Bounds(run_end_s=0.0, **bounds))
     counts = summary(history)
@@ -65,7 +65,7 @@ def judge(recorder: Recorder, **bounds: float) -> dict[str, int]:
 
 
 async def test_a_long_run_keeps_its_text_through_kill_nine(tmp_path: Path) -> None:
-    """Everything that was readable before the kill is readable after it, and the run ends with a digest."""
+    """All events readable before the kill are readable after it, and the run ends with a digest."""
     recorder = Recorder()
     async with served(tmp_path) as (program, notes):
         async with caller(program, recorder) as ada:
@@ -105,7 +105,7 @@ async def test_a_restore_by_the_book_runs_no_agent_twice(tmp_path: Path) -> None
 
 
 async def test_a_queued_run_is_cancelled_while_the_broker_is_away(tmp_path: Path) -> None:
-    """The cancel is acknowledged; once NATS is back, everybody who follows the thread is shown the end."""
+    """The cancel is acknowledged; once NATS is back, all followers of the thread receive the end."""
     recorder = Recorder()
     async with engines() as (nats, _, store_url):
         notes = {"CAMPAIGN_NOTES": str(tmp_path / "notes")}

@@ -1,4 +1,4 @@
-"""One reader on a line of 1 KB/s during a flood: it gets the very same text, and nobody else notices it."""
+"""One reader on a line of 1 KB/s during a flood: it gets the same text, and other clients are not affected."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.campaigns.follower import SERVED, Follower, Line, attending, quantile
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
-NOISE_S = within(0.1)  # a baseline below this is the scheduler's, not ours: twice of it would say nothing
+NOISE_S = within(0.1)  # a baseline below this comes from the scheduler: twice of it would mean nothing
 PIECE = 256
 
 
 class Flood(NamedTuple):
-    """What is said (`rate` deltas a second of `size` characters) and how fast the slow one reads."""
+    """The deltas (`rate` a second of `size` characters) and the slow reader's speed."""
 
     rate: int
     size: int
@@ -35,14 +35,14 @@ class Flood(NamedTuple):
 
 
 async def test_slow_for_seconds(tmp_path: Path) -> None:
-    """The short variant: the default lag; a pong is due long before what is ahead of the ping can be read."""
+    """The short variant: the default lag; a pong is due long before the data ahead of the ping can be read."""
     await campaign(tmp_path, Flood(100, 2000, 3.0, 64_000, 10, 10, ping_s=within(2.5), pong_s=within(2)))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 async def test_slow_for_minutes(tmp_path: Path) -> None:
-    """1 KB/s, which needs minutes for what the buffers on the way hold: hence a longer lag is allowed."""
+    """1 KB/s, which needs minutes for the buffers on the path: hence a longer lag is allowed."""
     await campaign(tmp_path, Flood(50, 400, 15.0, 1000, 20, 300))
 
 
@@ -92,7 +92,7 @@ async def campaign(directory: Path, flood: Flood) -> None:
 
 @contextlib.asynccontextmanager
 async def flooded(program: Program, flood: Flood, name: str) -> AsyncIterator[tuple[str, list[Follower]]]:
-    """A run of the flood, and those who follow it at full speed."""
+    """A run of the flood, and its followers at full speed."""
     secret = token(name)
     text = f"rate={flood.rate} seconds={flood.seconds:g} size={flood.size}"
     run = await start_run(program.port, secret, text, "m-1")
@@ -109,12 +109,12 @@ async def over(others: list[Follower], run_id: str, flood: Flood) -> None:
 
 
 def lag_p99(others: list[Follower]) -> float:
-    """Over all deltas at all of them, seconds from the making of a delta to its being read."""
+    """Over all deltas at all of them, seconds from the creation of a delta until it is read."""
     return quantile([lag for other in others for lag in other.lags_s], 0.99)
 
 
 class SlowFollower(Follower):
-    """Reads so many bytes a second, steadily, through a small receive buffer."""
+    """Reads this many bytes a second, steadily, through a small receive buffer."""
 
     def __init__(self, port: int, secret: str, channel: str, bytes_per_s: int) -> None:
         super().__init__(port, secret, channel)
@@ -135,7 +135,7 @@ class SlowLine(Line):
         self._due = 0.0
 
     async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """See `Client`: with a receive buffer that hides nothing."""
+        """See `Client`: with a small receive buffer, so that it hides no lag."""
         raw = socket.socket()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         raw.setblocking(False)
@@ -143,7 +143,7 @@ class SlowLine(Line):
         return await asyncio.open_connection(sock=raw, limit=1024)
 
     async def exactly(self, size: int) -> bytes:
-        """See `Client`: a piece at a time, each when it is due."""
+        """See `Client`: piece by piece, each when it is due."""
         loop = asyncio.get_running_loop()
         parts: list[bytes] = []
         while size:

@@ -1,7 +1,7 @@
-"""Tenants who know each other's ids try everything with them, while calls are broken off: no foreign byte comes back.
+"""Tenants who know each other's ids try every call with them, also aborted ones: no foreign byte comes back.
 
-The attackers are given the true ids of their victims, which is more than any guess. Whatever belongs to tenant N holds
-the mark `MARK-N-`: subjects, texts, titles and answers; a mark of another tenant in anything received is a leak.
+The attackers know the true ids of their victims, which is more than any guess gives. All data of tenant N contains the
+mark `MARK-N-`: subjects, texts, titles and answers; a mark of another tenant in anything received is a leak.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Scale(NamedTuple):
-    """How many tenants, guesses of each, and calls of each that are broken off."""
+    """The number of tenants, guesses of each, and aborted calls of each."""
 
     tenants: int
     guesses: int
@@ -42,7 +42,7 @@ async def test_few_tenants(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 async def test_two_hundred_tenants(tmp_path: Path) -> None:
-    """200 tenants, 40,000 guesses, 10,000 calls broken off in mid-flight."""
+    """200 tenants, 40,000 guesses, 10,000 calls aborted in mid-flight."""
     await campaign(tmp_path, Scale(200, 200, 50))
 
 
@@ -50,7 +50,7 @@ class Tenant:
     """One tenant with one user, one thread and one run.
 
     Attributes:
-        leaks: what it was shown of others.
+        leaks: data of other tenants that it received.
         own: how often its own mark was seen (the proof that marks are seen at all).
     """
 
@@ -69,7 +69,7 @@ class Tenant:
         self.chance = random.Random(number)
 
     async def settle(self) -> None:
-        """Have a thread with a finished answer."""
+        """Create a thread with a finished answer."""
         self.run = await start_run(
             self.program.port, self.token, f"{self.mark} hello", f"m-{self.number}", agent="parrot"
         )
@@ -82,10 +82,10 @@ class Tenant:
             else:
                 self.leaks.append(data[:500])
 
-    # -- what is tried -------------------------------------------------------------------------------------
+    # -- the attempts --------------------------------------------------------------------------------------
 
     def guess(self, victim: Tenant) -> tuple[str, dict[str, Any]]:
-        """A command against somebody else's things."""
+        """A command against another tenant's data."""
         chance = self.chance
         thread, run = victim.run["thread_id"], victim.run["run_id"]
         if chance.random() < 0.2:
@@ -135,7 +135,7 @@ class Tenant:
         return chance.choice(commands)
 
     def legal(self) -> tuple[str, dict[str, Any]]:
-        """A command for one's own things."""
+        """A command on the tenant's own data."""
         mine = {"thread_id": self.run["thread_id"]}
         calls: list[tuple[str, dict[str, Any]]] = [
             ("thread.get", mine),
@@ -149,7 +149,7 @@ class Tenant:
         return "rpc", {"method": method, "data": data}
 
     async def attack(self, others: list[Tenant], guesses: int) -> None:
-        """Guess on one live socket, every fourth command a legal one, and look at all that comes back."""
+        """Guess on one live socket, every fourth command a legal one, and check all answers."""
         line = Line(self.program.port, self.token)
         await line.live()
         try:
@@ -176,7 +176,7 @@ class Tenant:
                     return
 
     async def break_off(self, others: list[Tenant], calls: int) -> None:
-        """Ten calls in one write, and the cable is cut at a random moment, on socket after socket."""
+        """Ten calls in one write, then the connection is cut at a random time, on socket after socket."""
         while self.broken_off < calls:
             line = Line(self.program.port, self.token)
             await line.live()
@@ -190,7 +190,7 @@ class Tenant:
             line.cut()
 
     def http(self) -> httpx2.AsyncClient:
-        """A client with this tenant's token; patient, because all tenants come at once."""
+        """A client with this tenant's token; with long time-outs, because all tenants start at once."""
         return httpx2.AsyncClient(
             base_url=self.program.http,
             trust_env=False,
@@ -199,7 +199,7 @@ class Tenant:
         )
 
     async def over_http(self, others: list[Tenant]) -> None:
-        """The same over the server API and AG-UI; some requests are broken off."""
+        """The same over the server API and AG-UI; some requests are aborted."""
         async with self.http() as http:
             for victim in self.chance.sample(others, 2):
                 thread, run = victim.run["thread_id"], victim.run["run_id"]
@@ -223,12 +223,12 @@ class Tenant:
                 await asyncio.gather(with_time, return_exceptions=True)
 
     async def inspect(self) -> None:
-        """Everything of one's own is as it was."""
+        """All of the tenant's own data is unchanged."""
         async with self.http() as http:
             answer = await http.get(f"/api/v1/threads/{self.run['thread_id']}")
         self.look(answer.content)
         view = answer.json()
-        assert view["thread"]["title"].startswith(f"{self.mark} hello")  # named from the first exchange
+        assert view["thread"]["title"].startswith(f"{self.mark} hello")  # named after the first exchange
         assert [member["user_id"] for member in view["members"]] == [self.subject]
         assert [message["content"] for message in view["messages"]] == [
             f"{self.mark} hello",
@@ -237,7 +237,7 @@ class Tenant:
 
 
 async def campaign(directory: Path, scale: Scale) -> None:
-    """Settle, attack and break off all at once, inspect."""
+    """Settle, attack and abort all at once, inspect."""
     async with running(directory, SERVED, ("--agent", "tests.campaigns.agents:parrot")) as program:
         tenants = [Tenant(program, number) for number in range(scale.tenants)]
         for tenant in tenants:
@@ -261,8 +261,9 @@ async def campaign(directory: Path, scale: Scale) -> None:
         print(f"tenants: {figures}")
         assert [leak for tenant in tenants for leak in tenant.leaks] == []
         assert all(tenant.own for tenant in tenants)
-        # What a tenant may do with any words: search its own threads, and everything legal. Nothing else succeeded.
-        # Declining answers alike whether there was an invitation or not.
+        # The calls that a tenant may make with any words: searching its own threads, and everything legal. Nothing else
+        # succeeded.
+        # Declining gives the same answer whether or not an invitation existed.
         mine = {"thread.get", "thread.list", "run.get", "thread.search", "whoami", "echo"}
         mine |= {"thread.invitation.decline"}
         assert set(successes) <= {f"rpc {method}" for method in mine}
@@ -270,7 +271,7 @@ async def campaign(directory: Path, scale: Scale) -> None:
 
 
 async def one(tenant: Tenant, tenants: list[Tenant], scale: Scale) -> None:
-    """All that a tenant does."""
+    """All actions of one tenant."""
     others = [other for other in tenants if other is not tenant]
     await asyncio.gather(
         tenant.attack(others, scale.guesses),

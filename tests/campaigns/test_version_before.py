@@ -1,4 +1,4 @@
-"""A rolling deploy: a gateway of version 0.1.0, as it was released, beside one of this checkout on the same engines."""
+"""A rolling deploy: a gateway of the released version 0.1.0 beside one of this checkout on the same engines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def pair(
     request: pytest.FixtureRequest, released: Path, tmp_path: Path
 ) -> AsyncIterator[tuple[Program, Program]]:
-    """The gateway of 0.1.0, which was there first, and the one of this checkout."""
+    """The gateway of 0.1.0, started first, and the one of this checkout."""
     async with engines() as (nats, _, store_url):
         with data_directory("redis") as data:
             redis = ValkeyServer(data)
@@ -52,7 +52,9 @@ async def pair(
                     await asyncio.to_thread(redis.start)
                 url = redis.url if request.param == "redis" else nats.url
                 both = shared(url, store_url)
-                direct = both.pop("NARTHEX_DIRECT_MEMBERSHIP")  # 0.1.0 does not know it, and always is so
+                direct = both.pop(
+                    "NARTHEX_DIRECT_MEMBERSHIP"
+                )  # 0.1.0 has no such setting and always does this
                 fleet.env |= both
                 old = await fleet.gateway(PYTHONPATH=str(released))
                 new = await fleet.gateway(NARTHEX_DIRECT_MEMBERSHIP=direct)

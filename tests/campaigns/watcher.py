@@ -1,6 +1,6 @@
-"""Watchers that account for everything they are given: raw ones, which are cheap, and the unmodified Python SDK.
+"""Watchers that record everything they receive: raw ones, which are cheap, and the unmodified Python SDK.
 
-Rules: a raw one comes back as SDKs do (full jitter, exponential) and recovers; each connection goes to any gateway,
+Rules: a raw one reconnects as SDKs do (full jitter, exponential) and recovers; each connection goes to any gateway,
 as behind a load balancer; nothing is judged here.
 """
 
@@ -26,13 +26,13 @@ _decode: Final = msgspec.json.decode
 
 
 class Watcher:
-    """What one subscriber of one channel was given, through any number of connections.
+    """The publications that one subscriber of one channel received, across any number of connections.
 
     Attributes:
-        seen: what its callback was given, by (epoch, offset).
-        twice: positions that it was given again.
+        seen: the callback's publications, by (epoch, offset).
+        twice: positions that it received again.
         gaps: offsets that followed another than their predecessor, without an explicit `recovered: false`.
-        unrecovered: how often it was told `recovered: false`.
+        unrecovered: how often it got `recovered: false`.
         resumed_s: how long each interruption took.
     """
 
@@ -51,7 +51,7 @@ class Watcher:
         self._channel = channel
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         raise NotImplementedError
 
     def cut(self) -> None:
@@ -64,7 +64,7 @@ class Watcher:
         self.live.clear()
 
     def _up(self, epoch: str, offset: int, *, recovered: bool) -> None:
-        """Subscribed; what was missed comes next if it was `recovered`."""
+        """Subscribed; the missed publications follow if it was `recovered`."""
         if self.epoch and not recovered:
             self.unrecovered += 1
         if not recovered:
@@ -87,7 +87,7 @@ class Watcher:
 
 
 class RawWatcher(Watcher):
-    """Frames by hand; with a `recorder`, each is written down for the history checker, as `reader` of `user`."""
+    """Writes frames by hand; with a `recorder`, each is recorded for the history checker, as `reader` of `user`."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class RawWatcher(Watcher):
         while True:
             with contextlib.suppress(
                 OSError, EOFError, AssertionError, TimeoutError
-            ):  # all the same to an SDK
+            ):  # an SDK treats them all alike
                 await self._life()
             self._down()
             ceiling = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2**self._attempt)
@@ -152,7 +152,7 @@ class RawWatcher(Watcher):
 
 
 class SdkWatcher(Watcher, ClientEventHandler, SubscriptionEventHandler):  # type: ignore[misc]  # the SDK has no types
-    """The unmodified centrifuge-python with its own back-off; what counts is what its callbacks are given."""
+    """The unmodified centrifuge-python with its own back-off; only its callbacks count."""
 
     def __init__(self, ports: Sequence[int], token: str, channel: str) -> None:
         super().__init__(ports, token, channel)
@@ -177,27 +177,27 @@ class SdkWatcher(Watcher, ClientEventHandler, SubscriptionEventHandler):  # type
             self._sdk._conn.transport.abort()
 
     async def on_connecting(self, _: object) -> None:
-        """As the SDK calls it."""
+        """Called by the SDK."""
         self._down()
 
     async def on_subscribing(self, _: object) -> None:
-        """As the SDK calls it."""
+        """Called by the SDK."""
         self._down()
 
     async def on_subscribed(self, ctx: object) -> None:
-        """As the SDK calls it; of a server-side subscription too."""
+        """Called by the SDK; for a server-side subscription too."""
         if isinstance(ctx, SubscribedContext):
             position = ctx.stream_position
             self._up(position.epoch, position.offset, recovered=ctx.recovered)
 
     async def on_publication(self, ctx: object) -> None:
-        """As the SDK calls it; of a server-side subscription too."""
+        """Called by the SDK; for a server-side subscription too."""
         if isinstance(ctx, PublicationContext):
             self._given(ctx.pub.offset, ctx.pub.data)
 
 
 class _Balanced(Sdk):  # type: ignore[misc]  # the SDK has no types
-    """The SDK, whose address leads to another gateway each time, as a load balancer's does."""
+    """The SDK with an address that leads to another gateway each time, as a load balancer's does."""
 
     def __init__(self, ports: Sequence[int], **options: Any) -> None:
         self._ports = ports
@@ -209,4 +209,4 @@ class _Balanced(Sdk):  # type: ignore[misc]  # the SDK has no types
 
     @_address.setter
     def _address(self, _: str) -> None:
-        """Chosen anew for each connection."""
+        """Chosen again for each connection."""

@@ -1,6 +1,6 @@
-"""A writer that knows what was acknowledged: it offers publications at fixed moments, whatever becomes of them.
+"""A writer that records acknowledgements: it offers publications at fixed times, regardless of their outcome.
 
-An open loop: what a fault delays is sent after it, so nothing that was offered is left out of the count. Rules: a
+An open loop: publications that a fault delays are sent after it, so all offered ones are counted. Rules: a
 publication is repeated under its key until it is acknowledged, at any gateway; one connection, kept alive.
 """
 
@@ -19,12 +19,12 @@ from tests.timing import within
 
 SILENCE_S: Final = within(
     25
-)  # a publish that is neither acknowledged nor refused by then was met with silence
+)  # a publish that is neither acknowledged nor refused by then counts as unanswered
 SLOW_S: Final = 5.0
 
 
 class Ack(NamedTuple):
-    """Where an acknowledged publication lies, when that was said, and how long after it was due."""
+    """The position of an acknowledged publication, the time of the acknowledgement, and how long after it was due."""
 
     epoch: str
     offset: int

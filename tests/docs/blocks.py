@@ -1,4 +1,4 @@
-"""The fenced blocks of README and docs, each with where it stands, its language, and what its marker says.
+"""The fenced blocks of README and docs, each with its place, its language and its marker.
 
 A marker is a comment on the line before the fence:
 
@@ -67,7 +67,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def command_lines(block: Block) -> list[str]:
-    """The shell commands of a block: lines after `$ ` where it shows output, else every line that is no comment."""
+    """The shell commands of a block: lines after `$ ` where it shows output, else every line that is not a comment."""
     text = block.text.replace("\\\n", " ")
     lines = text.splitlines()
     if any(line.startswith("$ ") for line in lines):
@@ -76,7 +76,7 @@ def command_lines(block: Block) -> list[str]:
 
 
 def narthex_words(line: str) -> list[list[str]]:
-    """The words of each `narthex …` (or runner) in a command line, its variables, pipes and comments left out."""
+    """The words of each `narthex …` (or runner) in a command line, without its variables, pipes and comments."""
     found: list[list[str]] = []
     line = re.sub(r"\$\([^)]*\)", "value", line)
     for part in re.split(r"\|\||&&|\||;", _without_comment(line)):

@@ -42,7 +42,7 @@ def functions(path: Path, name: str) -> dict[str, list[str]]:
 
 
 def participants(diagram: str) -> dict[str, Participant | None]:
-    """By alias; None for what is no class of ours, such as the client."""
+    """By alias; None for a participant that is not one of our classes, such as the client."""
     found: dict[str, Participant | None] = {}
     for alias, name, path in re.findall(r"participant (\w+) as (\w+)(?:<br/>([\w/]+\.py))?\n", diagram):
         place = ROOT / "src" / "narthex" / path
@@ -62,7 +62,7 @@ def test_there_is_one_diagram_for_each_journey() -> None:
 
 @pytest.mark.parametrize(("title", "diagram"), JOURNEYS, ids=[title for title, _ in JOURNEYS])
 def test_a_diagram_names_what_exists(title: str, diagram: str) -> None:
-    """Each message to a class of ours is a call of one of its methods, with that method's parameters."""
+    """Each message to one of our classes is a call of one of its methods, with that method's parameters."""
     known = participants(diagram)
     calls = 0
     for sender, receiver, text in re.findall(r"^\s*(\w+)-?->>(\w+): (.+)$", diagram, re.MULTILINE):
@@ -80,7 +80,7 @@ def test_a_diagram_names_what_exists(title: str, diagram: str) -> None:
 
 
 def test_the_layers_are_those_that_are_enforced() -> None:
-    """The line of the page says what `[tool.importlinter]` checks."""
+    """The line of the page equals the layers that `[tool.importlinter]` checks."""
     import tomllib
 
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

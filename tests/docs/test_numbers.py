@@ -1,4 +1,4 @@
-"""Numbers in prose are those of the code: whoever changes one is told of the page that says it."""
+"""Numbers in prose are those of the code: changing one in the code names the page that states it."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
     ],
 )
 def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
-    """What a page promises, in the words of the page."""
+    """The statement of a page, in the words of the page."""
     assert text in said(page)
 
 
 def test_the_generated_pages_are_current() -> None:
-    """What `./check --write-docs` would write: the codes, settings and metrics of the pages are those of the code."""
+    """The output of `./check --write-docs`: codes, settings and metrics of the pages are those of the code."""
     assert stale() == []
 
 
@@ -141,7 +141,7 @@ def test_the_plans() -> None:
 
 
 def wrong_keys(category: Category | None) -> int:
-    """How many wrong keys the scenarios of a category (None: those of every run) try, by their source."""
+    """The number of wrong keys that the scenarios of a category (None: those of every run) try, by their source."""
     files = {"smoke.py": None, "critical_path.py": Category.E2E}
     folder = Path(scenarios.__file__).parent
     text = "".join((folder / name).read_text() for name, of in files.items() if of == category)
@@ -149,7 +149,9 @@ def wrong_keys(category: Category | None) -> int:
 
 
 def test_wrong_keys_of_a_run() -> None:
-    """docs/testing.md says how many runs a minute one runner may make, of a gateway that takes ten wrong keys."""
+    """docs/testing.md states how many runs a minute one runner may make against a gateway that allows ten wrong
+    keys.
+    """
     always, more = wrong_keys(None), wrong_keys(Category.E2E)
     text = said("testing.md")
     assert f"Each run tries {WORDS[always]} wrong keys" in text
@@ -162,14 +164,14 @@ def test_wrong_keys_of_a_run() -> None:
 
 
 def test_the_number_of_scenarios() -> None:
-    """docs/testing.md counts those of the staging suite."""
+    """docs/testing.md states the number of the staging suite's scenarios."""
     groups = [scenario for scenario in every() if scenario.category is Category.E2E]
     assert f"ten groups, {len(groups)} scenarios" in said("testing.md")
 
 
 @pytest.mark.parametrize("page", ["README.md", *(path.name for path in sorted(DOCS.glob("*.md")))])
 def test_no_page_installs_narthex_from_a_registry(page: str) -> None:
-    """It is in none: `pip install .`, or an extra beside an installed narthex."""
+    """It is in no registry: pages use `pip install .`, or an extra beside an installed narthex."""
     path = DOCS / page if page != "README.md" else DOCS.parent / page
     text = path.read_text(encoding="utf-8")
     assert not re.findall(r"pip install (?:-U |--upgrade )?narthex\b", text)

@@ -1,7 +1,7 @@
 """Every fenced block of README and docs holds: commands are understood, configurations load, programs run.
 
-Not here: blocks themselves (`blocks`). Rules: no block is passed over in silence; one that cannot be run here carries a
-marker with the reason.
+Not here: blocks themselves (`blocks`). Rules: no block is skipped silently; one that cannot be run here has a marker
+with the reason.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.docs.blocks import ROOT, Block, blocks, command_lines, narthex_words
 from tests.timing import within
 
 RUN = {"python", "toml", "json", "sh", "console", "", "js", "ts"}
-"""Languages that a runner below takes; others (nginx, yaml, html) need a marker or a test of their own."""
+"""Languages with a runner below; others (nginx, yaml, html) need a marker or a separate test."""
 ELSEWHERE = {
     "nginx": "tests/doctor/test_proxies.py runs nginx with these lines",
     "mermaid": "tests/docs/test_design.py compares the diagrams with the code",
@@ -42,7 +42,7 @@ ELSEWHERE = {
 
 
 def ids(found: list[Block]) -> list[str]:
-    """Where each stands."""
+    """The place of each block."""
     return [block.name for block in found]
 
 
@@ -75,7 +75,7 @@ TOML = [block for block in blocks("toml") if not block.fate]
 
 @pytest.mark.parametrize("block", TOML, ids=ids(TOML))
 def test_a_settings_file_loads(block: Block, tmp_path: Path) -> None:
-    """As narthex.toml; a secret's file that it names is there."""
+    """As narthex.toml; a secret's file that it names exists."""
     for name in re.findall(r'_file = "([^"]+)"', block.text):
         file = tmp_path / Path(name).name
         file.write_text("a-secret-that-is-long-enough-0123456789")
@@ -91,7 +91,7 @@ YAML = [block for block in blocks("yaml") if not block.fate]
 
 @pytest.mark.parametrize("block", YAML, ids=ids(YAML))
 def test_prometheus_takes_its_configuration(block: Block, tmp_path: Path) -> None:
-    """As prometheus.yml; the file of the token that it names need not be there."""
+    """As prometheus.yml; the token's file that it names need not exist."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
@@ -106,7 +106,7 @@ JSON = [block for block in blocks("json") if not block.fate]
 
 @pytest.mark.parametrize("block", JSON, ids=ids(JSON))
 def test_a_document_is_json(block: Block) -> None:
-    """Shown records can be read by who builds on them."""
+    """Shown records are valid JSON."""
     assert json.loads(block.text)
 
 
@@ -115,7 +115,7 @@ PYTHON = [block for block in blocks("python") if block.fate != "skip"]
 
 @pytest.mark.parametrize("block", PYTHON, ids=ids(PYTHON))
 def test_python_compiles_and_imports_what_is_there(block: Block) -> None:
-    """Also fragments, whose `await`, `yield` and `return` stand in somebody's function."""
+    """Also fragments, whose `await`, `yield` and `return` belong in a function."""
     indented = "".join(f"    {line}\n" for line in block.text.splitlines())
     tree = ast.parse(f"async def fragment():\n{indented}")
     for node in ast.walk(tree):
@@ -148,7 +148,7 @@ def test_javascript_imports_what_the_helper_exports() -> None:
 
 @pytest.mark.parametrize("block", JAVASCRIPT, ids=ids(JAVASCRIPT))
 def test_javascript_is_javascript(block: Block, tmp_path: Path) -> None:
-    """Node reads it as a module."""
+    """Node parses it as a module."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
@@ -159,11 +159,11 @@ def test_javascript_is_javascript(block: Block, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-# -- what is run against a gateway -------------------------------------------------------------------------------
+# -- blocks that run against a gateway ---------------------------------------------------------------------------
 
 
 def block_of(page: str, beginning: str) -> Block:
-    """The one block of a page that has this in it."""
+    """The one block of a page that contains this text."""
     (found,) = [block for block in blocks() if block.page == page and beginning in block.text]
     return found
 
@@ -176,7 +176,7 @@ async def gateway(folder: Path, *arguments: str) -> AsyncIterator[Program]:
 
 
 def at(program: Program, text: str) -> str:
-    """A snippet with this gateway's address in place of the documented one, and its data directory."""
+    """A snippet with this gateway's address instead of the documented one, and its data directory."""
     port = str(program.port)
     for host in ("127.0.0.1:8000", "localhost:8000", "127.0.0.1:8080"):
         text = text.replace(host, f"127.0.0.1:{port}")
@@ -190,7 +190,7 @@ def at(program: Program, text: str) -> str:
 async def finished(
     folder: Path, *words: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A child process to its end."""
+    """Run a child process to its end."""
     return await asyncio.to_thread(
         subprocess.run,
         words,
@@ -206,7 +206,7 @@ async def finished(
 
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`narthex` on the path is this one."""
+    """Put this environment's `narthex` on the path."""
     import os
 
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -250,7 +250,7 @@ async def test_the_readme_from_its_first_agent_to_the_gate(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("tools")
 async def test_the_python_client_as_written(tmp_path: Path) -> None:
-    """`narthex token` in the served directory, a run, and its proof."""
+    """`narthex token` in the served directory, a run, and its verification."""
     async with gateway(tmp_path) as program:
         (tmp_path / "narthex-data").symlink_to(tmp_path / "data")
         (tmp_path / "main.py").write_text(
@@ -329,7 +329,7 @@ async def test_the_library_page_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tools")
 async def test_what_the_console_shows_is_what_is_printed(tmp_path: Path) -> None:
-    """`narthex check` in production, a refused plain GET, a token that is looked into."""
+    """`narthex check` in production, a refused plain GET, an inspected token."""
     block = block_of("docs/operations.md", "E2E_TESTING=1 narthex check")
     done = await finished(tmp_path, "bash", "-c", command_lines(block)[0])
     shown = block.text.splitlines()[1:]

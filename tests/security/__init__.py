@@ -1,1 +1,1 @@
-"""Attacks that have happened, and rules that hold over the whole source tree."""
+"""Attacks that have happened, and rules for the whole source tree."""

@@ -1,7 +1,8 @@
-"""Connections that only take places, from as many loopback addresses as one likes; and a client elsewhere.
+"""Connections that only occupy slots, from any number of loopback addresses; and a client at another address.
 
-Rules: a flood is bounded in count, ends with its block, and opens again what was closed, as an attacker would. One of
-more connections than a process may have files comes from several (`python -m tests.security.flood`), which end with
+Rules: a flood is bounded in count, ends with its block, and reopens closed connections, as an attacker would. A flood
+of more connections than a process may have files uses several processes (`python -m tests.security.flood`), which end
+with
 their standard input.
 """
 
@@ -26,7 +27,7 @@ ELSEWHERE = "127.0.9.9"
 
 
 class Limited(Program):
-    """The program with a limit of open files, soft and hard."""
+    """The program with a soft and a hard limit of open files."""
 
     def __init__(self, directory: Path, env: dict[str, str], descriptors: tuple[int, int]) -> None:
         super().__init__(directory, env)
@@ -39,29 +40,27 @@ class Limited(Program):
         return [*limited, sys.executable, "-m", "narthex", *words]
 
     def open_files(self) -> int:
-        """Descriptors that it has now."""
+        """Its current file descriptors."""
         assert self.process is not None
         return int(psutil.Process(self.process.pid).num_fds())
 
 
-AT_A_LOOK = (
-    192  # opened at most, every 50 ms and more: idle connections are what is tested, not a storm of SYNs
-)
-OF_PROCESS = 8_000  # connections: the hard limit of a machine may be no more than the program's own
+AT_A_LOOK = 192  # opened at most per 50 ms: idle connections are tested, not a storm of SYNs
+OF_PROCESS = 8_000  # connections: a machine's hard limit may be no higher than the program's own
 
 
 def own_descriptors(wanted: int) -> None:
-    """Let this process open so many files; the test fails where the system does not allow it."""
+    """Let this process open this many files; the test fails if the system does not allow it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
 
 
 class Flood:
-    """`count` connections from `addresses` addresses, each sending `says` and nothing more.
+    """`count` connections from `addresses` addresses, each sending only `says`.
 
     Attributes:
-        opened: how many were opened in all; more than `count` when the server closed some.
+        opened: the total number opened; more than `count` when the server closed some.
     """
 
     def __init__(self, port: int, count: int, addresses: int, says: bytes = b"") -> None:
@@ -75,7 +74,7 @@ class Flood:
 
     @property
     def held(self) -> int:
-        """Connections that the server has not closed, as far as was looked."""
+        """Connections that the server has not closed, as of the last check."""
         return len(self._open)
 
     async def _add(self) -> None:
@@ -98,7 +97,7 @@ class Flood:
         self._open[one] = None
 
     async def run(self) -> None:
-        """Open them, and open again what was closed, until it is cancelled."""
+        """Open them, and reopen closed ones, until cancelled."""
         while True:
             missing = self.count - len(self._open)
             for left in range(min(missing, AT_A_LOOK), 0, -64):
@@ -107,7 +106,7 @@ class Flood:
             await asyncio.sleep(0.05)
 
     def _look(self) -> None:
-        """Forget what the server closed. A byte is taken where only the end can be seen behind it."""
+        """Forget connections that the server closed. One byte is read where the end is visible only behind it."""
         for one in list(self._open):
             try:
                 gone = one.recv(1, socket.MSG_PEEK) == b"" if not self.says else False
@@ -128,7 +127,7 @@ class Flood:
 
 @contextlib.asynccontextmanager
 async def flooding(flood: Flood) -> AsyncIterator[None]:
-    """While the block runs; it begins once as many were opened as the flood is to hold."""
+    """Runs while the block runs; it starts once the flood has opened all its connections."""
     task = asyncio.ensure_future(flood.run())
     try:
         while flood.opened < flood.count and not task.done():  # noqa: ASYNC110 - nothing tells when
@@ -143,7 +142,7 @@ async def flooding(flood: Flood) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def flooding_from_processes(flood: Flood) -> AsyncIterator[None]:
-    """As `flooding`, from as many processes as it takes."""
+    """As `flooding`, from as many processes as needed."""
     number = -(-flood.count // OF_PROCESS)
     words = [sys.executable, "-m", "tests.security.flood", str(flood.port), str(flood.count // number)]
     words += [str(flood.addresses), flood.says.hex()]
@@ -169,7 +168,7 @@ async def flooding_from_processes(flood: Flood) -> AsyncIterator[None]:
 
 
 async def _flood_alone(port: int, count: int, addresses: int, says: bytes) -> None:
-    """The life of such a process."""
+    """The main function of such a process."""
     own_descriptors(count + 100)
     async with flooding(Flood(port, count, addresses, says)):
         print("open", flush=True)
@@ -177,7 +176,7 @@ async def _flood_alone(port: int, count: int, addresses: int, says: bytes) -> No
 
 
 class Visit(NamedTuple):
-    """A client's try to get in: the status line, and how long it took."""
+    """A client's attempt to connect: the status line, and how long it took."""
 
     status: str
     took_s: float

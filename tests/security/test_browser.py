@@ -1,4 +1,6 @@
-"""What only a browser shows, in Chromium: cookies that a neighbouring host plants, and `EventSource` with a cookie."""
+"""Attacks that only a browser shows, in Chromium: cookies planted by a neighbouring host, `EventSource` with a
+cookie.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ LISTEN_JS: Final = """
 
 
 def certificate(directory: Path) -> ssl.SSLContext:
-    """A server's TLS with a fresh certificate that nobody else vouches for."""
+    """A server's TLS with a new self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
     now = dt.datetime.now(dt.UTC)
@@ -80,7 +82,7 @@ def certificate(directory: Path) -> ssl.SSLContext:
 
 @contextlib.asynccontextmanager
 async def tls_proxy(directory: Path, upstream: int) -> AsyncIterator[int]:
-    """Ends TLS in front of the gateway and says so, one request a connection; its port."""
+    """Terminates TLS in front of the gateway and reports it, one request per connection; returns its port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -115,7 +117,7 @@ async def chromium(*flags: str) -> AsyncIterator[Browser]:
 
 
 async def planted(context: BrowserContext, refresh_token: str) -> None:
-    """A page of a neighbouring host writes every name that we ever used for the refresh cookie, for all its domain."""
+    """A page of a neighbouring host sets every cookie name ever used for the refresh cookie, for the whole domain."""
     page = await context.new_page()
     await page.route(f"{SIBLING}**", lambda route: route.fulfill(body="<p>hello", content_type="text/html"))
     await page.goto(SIBLING)
@@ -129,7 +131,7 @@ async def planted(context: BrowserContext, refresh_token: str) -> None:
 
 
 async def test_a_neighbouring_host_cannot_sign_a_page_in(tmp_path: Path) -> None:
-    """Neither a page without a session nor one that has its own becomes the attacker's by a `Domain=` cookie."""
+    """A `Domain=` cookie of the attacker takes over neither a page without a session nor one with its own."""
     env = {
         "ENVIRONMENT": "testing",
         "NARTHEX_ALLOWED_HOSTS": HOST,
@@ -160,7 +162,7 @@ async def test_a_neighbouring_host_cannot_sign_a_page_in(tmp_path: Path) -> None
 
 
 async def test_event_source_works_on_our_own_page_and_on_no_other(tmp_path: Path) -> None:
-    """Chromium sends no `Origin` with a same-origin GET: the cookie counts by `Sec-Fetch-Site`."""
+    """Chromium sends no `Origin` with a same-origin GET: the cookie is accepted because of `Sec-Fetch-Site`."""
     async with (
         running(tmp_path) as program,
         running(_below(tmp_path, "other")) as other,
@@ -168,7 +170,7 @@ async def test_event_source_works_on_our_own_page_and_on_no_other(tmp_path: Path
     ):
         page = await browser.new_page()
         await page.goto(f"{program.http}/ws/config")
-        assert '"connect"' not in await page.evaluate(LISTEN_JS, "")  # nobody has signed in
+        assert '"connect"' not in await page.evaluate(LISTEN_JS, "")  # not signed in
         assert await page.evaluate(SIGN_IN_JS, "ann@example.com") == 200
         assert '"connect"' in await page.evaluate(LISTEN_JS, "")
         # the same host at another port: the browser sends the cookie, and the gateway refuses the page

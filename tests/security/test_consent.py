@@ -1,4 +1,6 @@
-"""Item 12: a stranger's list of threads is theirs. Threads and additions are bounded, members are asked first."""
+"""Item 12: other users cannot fill a user's list of threads. Threads and additions are limited, users are asked
+first.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ async def failed(one: Raw, method: str, **params: Any) -> tuple[int, str]:
 
 
 async def notice(one: Raw, name: str) -> dict[str, Any]:
-    """The next notice of a name."""
+    """The next notice with this name."""
     while True:
         data = (await one.push("pub"))["pub"]["data"]
         if data["name"] == name:
@@ -39,7 +41,7 @@ async def thread_of(one: Raw, title: str = "Ours") -> str:
 
 
 async def test_a_flood_of_additions_reaches_no_list(running: Running) -> None:
-    """What a free user could do to a stranger: 3,964 threads in 12 s. Now: 20 questions a day, and no thread."""
+    """A free user could add a stranger to 3,964 threads in 12 s; now 20 invitations a day, and no thread."""
     eve, victim = await client(running, "eve", plan="free"), await client(running, "victim")
     outcomes: list[object] = []
     for number in range(30):
@@ -58,7 +60,7 @@ async def test_a_flood_of_additions_reaches_no_list(running: Running) -> None:
 
 
 async def test_asking_accepting_and_what_each_device_is_told(running: Running) -> None:
-    """The invited user's devices are told, nobody is a member before the answer, then everybody knows."""
+    """The invited user's devices are notified, the membership begins with the answer, then all members are notified."""
     ada, bob = await client(running, "ada", name="Ada", plan="early"), await client(running, "bob")
     phone = await client(running, "bob")
     thread = await thread_of(ada)
@@ -87,7 +89,7 @@ async def test_asking_accepting_and_what_each_device_is_told(running: Running) -
 
 
 async def test_declining_and_taking_back(running: Running) -> None:
-    """Both end the question; a member who is neither owner nor inviter may not take it back."""
+    """Both end the invitation; a member who is neither owner nor inviter may not withdraw it."""
     ada, bob = await client(running, "ada", plan="early"), await client(running, "bob", plan="early")
     cleo = await client(running, "cleo")
     thread = await thread_of(ada)
@@ -108,7 +110,7 @@ async def test_declining_and_taking_back(running: Running) -> None:
 
 
 async def test_leaving_and_declining_many_at_once(running: Running) -> None:
-    """One call each; what did not work is named with its error."""
+    """One call each; failures are named with their error."""
     ada, bob = await client(running, "ada", plan="mid"), await client(running, "bob")
     threads = [await thread_of(ada, str(number)) for number in range(6)]
     for thread in threads:
@@ -134,7 +136,7 @@ async def test_leaving_and_declining_many_at_once(running: Running) -> None:
 
 
 async def test_blocking_is_silent_and_can_be_undone(running: Running) -> None:
-    """The inviter gets the same answer, the invited user is neither asked nor told; `user.blocked` lists it."""
+    """The inviter gets the same answer, the invited user is not notified; `user.blocked` lists the block."""
     eve, bob = await client(running, "eve", plan="mid"), await client(running, "bob")
     await bob.rpc("user.block", user_id="eve")
     assert await bob.rpc("user.blocked") == {"users": ["eve"]}
@@ -147,11 +149,11 @@ async def test_blocking_is_silent_and_can_be_undone(running: Running) -> None:
     assert await bob.rpc("user.blocked") == {"users": []}
     other = await thread_of(eve, "Second")
     await eve.rpc("thread.members.add", thread_id=other, user_id="bob")
-    assert (await notice(bob, "narthex.thread_invited"))["threadId"] == other  # and none for the first
+    assert (await notice(bob, "narthex.thread_invited"))["threadId"] == other  # and none for the first one
 
 
 async def test_a_tenant_may_add_members_directly(tmp_path: Path) -> None:
-    """`direct_membership` names the tenants; others ask; whoever blocked the adder is not added."""
+    """`direct_membership` names the tenants; in others users are asked; a user who blocked the adder is not added."""
     async with gateway(tmp_path, direct_membership=("school",)) as running:
         ada = await client(running, "ada", tenant="school", plan="mid")
         bob = await client(running, "bob", tenant="school")
@@ -167,7 +169,9 @@ async def test_a_tenant_may_add_members_directly(tmp_path: Path) -> None:
 
 
 async def test_a_blocked_member_keeps_nobody_elses_invitation_from_its_user(running: Running) -> None:
-    """Asking first, they would take the only place: it makes way for ada's, and for a try after the block."""
+    """A blocked member's earlier invitation would take the only place: ada's replaces it, and so does one after the
+    unblock.
+    """
     eve, bob = await client(running, "eve", plan="early"), await client(running, "bob")
     ada = await client(running, "ada", plan="early")
     thread = await thread_of(eve)
@@ -180,9 +184,9 @@ async def test_a_blocked_member_keeps_nobody_elses_invitation_from_its_user(runn
     assert await ada.rpc("thread.members.add", **ask) == {"state": "invited"}
     shown = (await bob.rpc("thread.invitations"))["invitations"]
     assert [one["invited_by"] for one in shown] == ["ada"]
-    assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}  # changes nothing
+    assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}  # no effect
     assert await bob.rpc("thread.invitation.decline", thread_id=thread) == {}
-    # And after the block has ended, asking again is heard.
+    # After the block has ended, a new invitation is shown.
     assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}
     await bob.rpc("user.unblock", user_id="eve")
     assert await eve.rpc("thread.members.add", **ask) == {"state": "invited"}
@@ -190,7 +194,7 @@ async def test_a_blocked_member_keeps_nobody_elses_invitation_from_its_user(runn
 
 
 async def test_a_removed_member_lets_nobody_in_afterwards(running: Running) -> None:
-    """What they had asked before is over with their membership, and the invited user's devices are told."""
+    """Their earlier invitations end with their membership, and the invited user's devices are notified."""
     ada, eve = await client(running, "ada", plan="early"), await client(running, "eve", plan="early")
     friend = await client(running, "friend")
     thread = await thread_of(ada)
@@ -213,7 +217,9 @@ NO_LINK = (404, "link_not_found")
 
 
 async def test_a_link_shows_what_it_is_and_joins_only_when_asked(running: Running) -> None:
-    """Its owner and title before, membership after; every member is told, and an open invitation is answered."""
+    """Owner and title are shown first; joining makes a member, notifies every member, and answers an open
+    invitation.
+    """
     ada, bob = await client(running, "ada", name="Ada", plan="early"), await client(running, "bob")
     thread = await thread_of(ada)
     await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
@@ -277,7 +283,7 @@ async def test_wrong_revoked_and_foreign_tokens_get_one_answer(running: Running)
 
 
 async def test_only_owners_make_links_and_their_plan_bounds_them(running: Running) -> None:
-    """Members and strangers make and see none; the plan's size of a thread holds for those who join."""
+    """Members and non-members neither create nor see links; the plan's thread size applies to users who join."""
     ada, bob = await client(running, "ada", plan="free"), await client(running, "bob", plan="enterprise")
     thread = await thread_of(ada)
     token = await made_link(ada, thread)
@@ -289,5 +295,5 @@ async def test_only_owners_make_links_and_their_plan_bounds_them(running: Runnin
     cleo, dan = await client(running, "cleo", plan="enterprise"), await client(running, "dan")
     await cleo.rpc("thread.join", token=token)
     assert await failed(dan, "thread.join", token=token) == (429, "members_limit")
-    await cleo.rpc("thread.leave", thread_id=thread)  # leaving closes no link
+    await cleo.rpc("thread.leave", thread_id=thread)  # leaving does not close a link
     assert await dan.rpc("thread.join", token=token) == {"thread_id": thread}

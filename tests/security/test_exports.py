@@ -1,4 +1,4 @@
-"""Item 11: exports that nobody reads hold little memory, are bounded in number, and end."""
+"""Item 11: unread exports hold little memory, are limited in number, and end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.timing import within
 MIB = 1 << 20
 READERS = 40
 MESSAGES = 440
-TEXT = "a text of thirty thousand characters. " * 800  # 13 MB in all
+TEXT = "a text of thirty thousand characters. " * 800  # 13 MB in total
 
 
 async def seed(data: Path) -> None:
@@ -69,7 +69,7 @@ async def seeded(directory: Path) -> AsyncIterator[Program]:
 
 
 def ask(program: Program, user: str, plan: str) -> socket.socket:
-    """Ask for the export and read nothing."""
+    """Request the export and read nothing."""
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     one.connect(("127.0.0.1", program.port))
@@ -98,7 +98,7 @@ async def statuses(asked: list[socket.socket]) -> list[int]:
 
 @pytest.mark.acceptance
 async def test_forty_unread_exports_hold_little(tmp_path: Path) -> None:
-    """By forty users: 16 MB above idle at most; 730 MB before. The thread comes whole to who reads it."""
+    """Forty users: at most 16 MB above idle; 730 MB before. A user who reads gets the complete thread."""
     async with seeded(tmp_path) as program:
         headers = {"Authorization": f"Bearer {token('u0')}"}
         path = "/api/v1/threads/big/export"
@@ -128,7 +128,7 @@ async def test_forty_unread_exports_hold_little(tmp_path: Path) -> None:
 @pytest.mark.acceptance
 @pytest.mark.parametrize(("plan", "at_once"), [("free", 1), ("mid", 4)])
 async def test_one_user_has_as_many_as_their_plan_allows(tmp_path: Path, plan: str, at_once: int) -> None:
-    """The rest of forty are refused with a reason, and one that ends makes room."""
+    """The rest of forty are refused with a reason; when one ends, another is accepted."""
     async with seeded(tmp_path) as program:
         asked = [ask(program, "u1", plan) for _ in range(READERS)]
         try:
@@ -146,7 +146,7 @@ async def test_one_user_has_as_many_as_their_plan_allows(tmp_path: Path, plan: s
 
 
 async def test_a_client_that_stands_still_is_dropped() -> None:
-    """And its place is another's."""
+    """Another export takes its place."""
     ended: list[str] = []
 
     async def parts() -> AsyncIterator[bytes]:
@@ -175,7 +175,7 @@ async def test_a_client_that_stands_still_is_dropped() -> None:
 
 
 async def test_a_client_that_left_ends_it() -> None:
-    """At the next chunk, without waiting for anything."""
+    """At the next chunk, without any wait."""
     ended: list[str] = []
     chunks: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""Files at the real program: nobody else on the machine reads signing keys or what people wrote."""
+"""Files of the real program: no other user of the machine can read signing keys or messages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ pytestmark = pytest.mark.acceptance
 
 
 def mode(path: Path) -> int:
-    """Its permissions."""
+    """The file's permissions."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 async def test_data_in_a_directory_that_was_there_is_private(tmp_path: Path) -> None:
-    """With the usual umask and an open directory: every file is 0600 while it runs, and no one else may replace one."""
+    """With the usual umask and an open directory: every file is 0600 while it runs, and no other user can replace
+    one.
+    """
     data = tmp_path / "data"
     data.mkdir()
     data.chmod(0o777)
@@ -38,7 +40,9 @@ async def test_data_in_a_directory_that_was_there_is_private(tmp_path: Path) -> 
 
 
 def test_an_open_database_is_named_by_check_and_closed_by_the_command_line(tmp_path: Path) -> None:
-    """As every version before left it: `check` says so with the remedy, `narthex token` opens it and so closes it."""
+    """Files as earlier versions left them: `check` reports them with the remedy, and `narthex token` opens and
+    restricts them.
+    """
     program = Program(tmp_path, {})
     program.token("ada")
     store = tmp_path / "data" / "narthex.db"
@@ -52,7 +56,7 @@ def test_an_open_database_is_named_by_check_and_closed_by_the_command_line(tmp_p
 
 
 def test_a_file_that_cannot_be_closed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It belongs to another user: nothing is written to it, and the message says who must act."""
+    """It belongs to another user: nothing is written to it, and the message names who must act."""
     store = tmp_path / "narthex.db"
     connect(store).close()
     store.chmod(0o644)

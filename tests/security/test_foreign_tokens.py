@@ -1,4 +1,4 @@
-"""Tokens as real providers and CI issue them, at the real program and against a key set over HTTP."""
+"""Tokens as real providers and CI systems issue them, at the real program and against a key set over HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STAGING = {"ENVIRONMENT": "staging", "NARTHEX_HOST": "127.0.0.1"}
 
 
 def key(kid: str = "") -> ECKey:
-    """A fresh key, with a name or without."""
+    """A new key, with or without a name."""
     return ECKey.generate_key("P-256", {"use": "sig", **({"kid": kid} if kid else {})})
 
 
@@ -38,7 +38,7 @@ def published(*keys: ECKey) -> dict[str, Any]:
 
 
 def signed(by: ECKey, issuer: str, **claims: Any) -> str:
-    """A token; a claim of `...` is left out."""
+    """A token; a claim with the value `...` is left out."""
     now = int(time.time())
     body = {"iss": issuer, "sub": "ann", "iat": now, "exp": now + 600} | claims
     kid = by.get("kid")
@@ -49,12 +49,12 @@ def signed(by: ECKey, issuer: str, **claims: Any) -> str:
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header."""
+    """The Authorization header."""
     return {"Authorization": f"Bearer {token}"}
 
 
 async def asked(program: Program, token: str) -> dict[str, Any]:
-    """Preflight's answer."""
+    """The answer of the preflight."""
     found: dict[str, Any] = (await program.get("/ws/preflight", headers=bearer(token))).json()
     return found
 
@@ -70,7 +70,7 @@ async def asked(program: Program, token: str) -> dict[str, Any]:
 async def test_the_audience_stands_where_the_provider_puts_it(
     tmp_path: Path, claim: str, shape: dict[str, Any]
 ) -> None:
-    """A token of this client is admitted, another client's is not, nor one without the claim."""
+    """A token of this client is admitted; another client's, or one without the claim, is not."""
     own = key("k1")
     async with HttpIssuer() as issuer:
         issuer.documents["/keys"] = published(own)
@@ -87,7 +87,7 @@ async def test_the_audience_stands_where_the_provider_puts_it(
 
 
 async def test_hundreds_of_roles_and_a_key_without_a_name_are_no_reason_to_refuse(tmp_path: Path) -> None:
-    """The right that counts is taken out of 300 roles by its provider's name; a sixth unnamed key is tried."""
+    """The relevant permission is picked from 300 roles by its provider's name; a sixth unnamed key is tried."""
     keys = [key() for _ in range(6)]
     settings = """
 [[issuers]]
@@ -105,7 +105,7 @@ claims = {{ permissions = "realm_access.roles" }}
             token = signed(keys[5], issuer.url, realm_access={"roles": [*roles, "grp-4711"]})
             assert (await asked(program, token))["user"]["id"] == "ann"
             done = await program.post("/api/v1/disconnect", json={"user": "bob"}, headers=bearer(token))
-            assert done.status_code == 200, done.text  # it counted as `admin`
+            assert done.status_code == 200, done.text  # it counted as `admin` before
             plain = signed(keys[0], issuer.url, realm_access={"roles": roles})
             done = await program.post("/api/v1/disconnect", json={"user": "bob"}, headers=bearer(plain))
             assert done.json()["code"] == "permission_denied"
@@ -116,7 +116,7 @@ claims = {{ permissions = "realm_access.roles" }}
 async def test_ci_tokens_are_taken_for_their_audience_and_whole_parts_of_their_subject(
     tmp_path: Path,
 ) -> None:
-    """What a workflow got for another service, and a repository whose name only begins alike, open nothing."""
+    """A workflow's token for another service, and a repository whose name only starts the same, are refused."""
     own = key("ci")
     async with HttpIssuer() as issuer:
         issuer.documents["/.well-known/openid-configuration"] = {
@@ -158,7 +158,7 @@ async def test_ci_tokens_are_taken_for_their_audience_and_whole_parts_of_their_s
 def test_a_ci_issuer_that_would_let_strangers_in_is_refused(
     tmp_path: Path, subject: str, audience: str, named: str
 ) -> None:
-    """`check` says which of the settings is too wide."""
+    """`check` names the setting that is too permissive."""
     env = STAGING | {
         "E2E_OAUTH_SIMULATION_KEY": E2E_KEY,
         "NARTHEX_E2E_OIDC_ISSUER": "https://ci.example",
@@ -170,7 +170,7 @@ def test_a_ci_issuer_that_would_let_strangers_in_is_refused(
 
 
 async def test_shells_of_desktop_and_mobile_are_allowed_by_name(tmp_path: Path) -> None:
-    """`file://`, `null` and `app://-` once they are listed, with a token; unlisted ones and cookies are refused."""
+    """`file://`, `null` and `app://-` are allowed once listed, with a token; unlisted ones and cookies are refused."""
     env = {"NARTHEX_ALLOWED_ORIGINS": "file://, null, app://-, capacitor://localhost"}
     async with running(tmp_path, env) as program:
         token = await program.login("ann@example.com")
@@ -188,7 +188,7 @@ async def test_shells_of_desktop_and_mobile_are_allowed_by_name(tmp_path: Path) 
 
 
 def test_variables_of_clients_are_no_settings(tmp_path: Path) -> None:
-    """`token`, `check` and `serve` start with every variable that the documents give to clients."""
+    """`token`, `check` and `serve` start with every variable that the docs give to clients."""
     env = {"NARTHEX_E2E_BASE_URL": "https://staging.example", "NARTHEX_CI_OIDC_TOKEN": "a.b.c"}
     program = Program(tmp_path, env | {"NARTHEX_TOKEN": "a.b.c", "NARTHEX_URL": "wss://x.example"})
     assert program.run("check").returncode == 0
@@ -200,7 +200,7 @@ def test_variables_of_clients_are_no_settings(tmp_path: Path) -> None:
 
 
 def test_every_variable_in_the_documents_is_known() -> None:
-    """A variable that a page names is a setting, a secret's `_FILE`, or one of the client's."""
+    """A variable named on a page is a setting, a secret's `_FILE`, or one of the client's."""
     known = set(OTHER_VARIABLES)
     for name, (_, field) in option_fields().items():
         for variable in facts(name, field).variables:

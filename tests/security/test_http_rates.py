@@ -1,4 +1,4 @@
-"""Item 11: HTTP routes have a rate for each user and each address, as commands have one for each connection."""
+"""Item 11: HTTP routes have a rate limit per user and per address, as commands have one per connection."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from narthex.web.rates import ADDRESS_SHARE
 
 
 def test_a_bucket_refills_at_its_rate() -> None:
-    """The burst, then one for each part of a second; a key's neighbours are not asked."""
+    """The burst, then one token per fraction of a second; other keys are not affected."""
     rates = Rates(2.0, 3)
     assert [rates.take("a", 10.0) for _ in range(5)] == [0, 0, 0, 1, 1]
     assert rates.take("b", 10.0) == 0
     assert [rates.take("a", 10.5), rates.take("a", 10.5)] == [0, 1]
     assert [rates.take("a", 100.0) for _ in range(4)] == [0, 0, 0, 1]
-    assert rates.take("a", 90.0) == 1  # a clock that was set back gives nothing
+    assert rates.take("a", 90.0) == 1  # a clock that was set back adds no tokens
 
 
 def test_keys_are_bounded() -> None:
-    """The longest unused is forgotten."""
+    """The key that was unused the longest is forgotten."""
     rates = Rates(1.0, 1, max_keys=2)
     for key in ("a", "b", "a", "c"):
         rates.take(key, 1.0)
@@ -33,7 +33,7 @@ def test_keys_are_bounded() -> None:
 
 
 async def test_a_users_requests_are_limited(tmp_path: Path) -> None:
-    """N at once; one more is 429 with the time to wait; another user of the same address is served."""
+    """N at once; one more gets 429 with the time to wait; another user of the same address is served."""
     async with (
         gateway(tmp_path, http_requests_per_s=1.0, http_requests_burst=5) as running,
         httpx2.AsyncClient(base_url=running.http, trust_env=False) as http,
@@ -52,7 +52,7 @@ async def test_a_users_requests_are_limited(tmp_path: Path) -> None:
 
 
 async def test_an_addresss_requests_are_limited(tmp_path: Path) -> None:
-    """Ten users' worth, whoever they say they are; probes and an embedding program's own routes have no limit."""
+    """Ten users' worth, whatever identities they claim; probes and an embedding program's own routes have no limit."""
 
     async def mine(_: Request) -> PlainTextResponse:
         return PlainTextResponse("mine")

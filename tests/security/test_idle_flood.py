@@ -1,6 +1,6 @@
-"""Item 10: connections without a credential take no place that anybody else needs.
+"""Item 10: connections without a credential do not take slots from other clients.
 
-1.1 × the limit of open files, from 1 and from 20 addresses: a client at another address gets in within 1 s throughout.
+1.1 × the limit of open files, from 1 and from 20 addresses: a client at another address connects within 1 s throughout.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
 
 
 def limited(directory: Path, limit: int) -> Iterator[Limited]:
-    """A started program with so many files, soft and hard."""
+    """A started program with a soft and a hard limit of open files."""
     program = Limited(directory, dict(SERVED), (limit, limit))
     try:
         asyncio.run(program.start())
@@ -65,7 +65,7 @@ def limited(directory: Path, limit: int) -> Iterator[Limited]:
 @pytest.mark.parametrize("addresses", [1, 20])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_another_address_gets_in(usual: Limited, kind: str, addresses: int) -> None:
-    """With the usual 1,024."""
+    """With the usual limit of 1,024."""
     await campaign(usual, addresses, KINDS[kind], seconds=0.7)
 
 
@@ -79,7 +79,7 @@ async def test_another_address_gets_in_at_twenty_thousand(large: Limited, kind: 
 
 
 async def campaign(program: Limited, addresses: int, says: bytes, seconds: float) -> None:
-    """Flood; meanwhile ask for readiness, for health and for a handshake from elsewhere, again and again."""
+    """Flood; meanwhile request readiness, health and a handshake from another address, repeatedly."""
     limit = program.descriptors[0]
     before = await evicted(program)
     flood = Flood(program.port, int(limit * 1.1), addresses, says)
@@ -103,7 +103,7 @@ async def campaign(program: Limited, addresses: int, says: bytes, seconds: float
 
 
 async def evicted(program: Limited) -> float:
-    """How many connections have made way so far."""
+    """How many connections have been evicted so far."""
     lines = (await program.get("/metrics")).text.splitlines()
     return sum(
         float(line.rpartition(" ")[2])
@@ -113,7 +113,7 @@ async def evicted(program: Limited) -> float:
 
 
 async def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
-    """512 would be too few for anybody: the start raises it, says what follows, and shows the numbers that hold."""
+    """512 would be too few: the start raises the limit, logs the consequence, and shows the effective numbers."""
     program = Limited(tmp_path, dict(SERVED), (512, 4096))
     try:
         await program.start()

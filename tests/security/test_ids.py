@@ -1,4 +1,4 @@
-"""Ids at the real program: whoever is admitted can be ended, whatever their subject looks like."""
+"""Ids at the real program: every admitted user can be disconnected and revoked, whatever their subject contains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ RANGE = [
     "auth0|5f7/..%2Fa b",
     "🙂:{}*>$",
 ]
-"""Of admission's whole range: what a pattern of printable ASCII, a length of 200 or a channel's name once refused."""
+"""The whole range that admission accepts: values that a printable ASCII pattern, a length of 200 or a channel name once
+refused.
+"""
 NO_IDS = ["", " a", "a ", "a\nb", "a\x00", "y" * 256, "Jose\u0301"]
 
 
@@ -49,12 +51,12 @@ def token(sub: str, **claims: Any) -> str:
 
 
 def bearer(text: str) -> dict[str, str]:
-    """The header."""
+    """The Authorization header."""
     return {"Authorization": f"Bearer {text}"}
 
 
 class Line:
-    """A live socket that asks."""
+    """A live socket that sends RPCs."""
 
     def __init__(self, socket: ClientConnection, reply: dict[str, Any]) -> None:
         self.socket = socket
@@ -68,7 +70,7 @@ class Line:
         await self.socket.close()
 
     async def rpc(self, method: str, data: dict[str, Any]) -> dict[str, Any]:
-        """One call; its result, or `{"error": …}`."""
+        """Make one call; returns its result, or `{"error": …}`."""
         self._next += 1
         await self.socket.send(json.dumps({"id": self._next, "rpc": {"method": method, "data": data}}))
         async with asyncio.timeout(within(10)):
@@ -119,7 +121,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
-    """Closes what a test opened."""
+    """Closes the resources that a test opened."""
     async with AsyncExitStack() as found:
         yield found
 
@@ -129,7 +131,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 async def test_whoever_is_admitted_can_be_reached_and_ended(
     stack: AsyncExitStack, program: Program, sub: str, tenant: str
 ) -> None:
-    """Every route and RPC that takes a user, a tenant or a jti takes the whole range that admission takes."""
+    """Every route and RPC that takes a user, a tenant or a jti accepts the whole range that admission accepts."""
     about = {"user": sub, "tenant": tenant}
     line = await opened(stack, program, token(sub, tenant=tenant))
     assert f"user:{sub}" in line.reply["connect"]["subs"], line.reply
@@ -149,7 +151,7 @@ async def test_whoever_is_admitted_can_be_reached_and_ended(
     assert await line.ended() == 3503
     for kind, value in (("jti", f"jti of {sub}"[:255]), ("issued_before", sub), ("subject", sub)):
         claims: dict[str, Any] = {} if kind == "jti" else {"jti": f"for {kind}"}
-        if kind == "subject":  # issued after the cut of the line before
+        if kind == "subject":  # issued after the revocation of the line before
             claims["iat"] = int(time.time()) + 5
         text = token(sub, tenant=tenant, **claims)
         line = await opened(stack, program, text)
@@ -164,7 +166,7 @@ async def test_whoever_is_admitted_can_be_reached_and_ended(
 async def test_values_that_only_one_layer_could_hold_are_refused_at_the_edge(
     stack: AsyncExitStack, program: Program
 ) -> None:
-    """Numbers beyond 2^53, JSON beyond every number, half a surrogate: refused, and no bug is logged."""
+    """Numbers beyond 2^53, JSON numbers beyond every double, half a surrogate: refused, and no bug is logged."""
     for count in (2**63, 2**63 - 1, 2**53, 10**7, -1):
         body = {"test_run": "r", "passed": count, "failed": 0}
         answer = await program.post("/api/v1/e2e/results", json=body, headers=bearer(ADMIN_KEY))
@@ -211,7 +213,7 @@ def structs(module: types.ModuleType) -> list[type[msgspec.Struct]]:
 
 @pytest.mark.parametrize("module", [bodies, threads, runs], ids=lambda module: module.__name__)
 def test_every_body_and_every_params_with_an_id_takes_all_and_only_ids(module: types.ModuleType) -> None:
-    """A new route or method cannot have a type of its own: its Struct is walked here as soon as it is written."""
+    """A new route or method cannot use another type: its Struct is checked here as soon as it exists."""
     walked = 0
     for kind in structs(module):
         named = ID_FIELDS.intersection(kind.__struct_fields__)
@@ -230,7 +232,7 @@ def test_every_body_and_every_params_with_an_id_takes_all_and_only_ids(module: t
 
 
 def _with(kind: type[msgspec.Struct], name: str, value: object) -> object:
-    """One of `kind` in whose field `name` stands `value`, and good values in those that are required."""
+    """An instance of `kind` with `value` in the field `name`, and valid values in the required fields."""
     samples: dict[str, object] = dict.fromkeys(ID_FIELDS, "a")
     samples |= {"channel": "user:a", "kind": "jti", "text": "t", "title": "t"}
     samples |= dict.fromkeys(("data", "payload", "offset", "passed", "failed", "since"), 1)
@@ -242,7 +244,7 @@ def _with(kind: type[msgspec.Struct], name: str, value: object) -> object:
 
 
 async def test_nobody_is_called_everybody(stack: AsyncExitStack, program: Program) -> None:
-    """`*` stands for all users in revocations: as a subject without a `jti` it would end all of the tenant's."""
+    """`*` stands for all users in revocations: as a subject without a `jti` it would end all sessions of the tenant."""
     line = await opened(stack, program, token("bystander"))
     now = int(time.time())
     forged = sign_compact(

@@ -1,4 +1,4 @@
-"""One address does not take the places of unproven connections from the others (item 13), in the real program."""
+"""In the real program one address cannot take all slots of unauthenticated connections (item 13)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def dial(program: Program, address: str) -> ClientConnection:
 
 
 async def proved(socket: ClientConnection, token: str) -> dict[str, Any]:
-    """Send the credential in-band; the reply to `connect`."""
+    """Send the credential in-band; returns the reply to `connect`."""
     await socket.send(json.dumps({"id": 1, "connect": {"token": token}}))
     async with asyncio.timeout(within(5)):
         reply: dict[str, Any] = json.loads(str(await socket.recv()).splitlines()[0])
@@ -45,7 +45,7 @@ async def proved(socket: ClientConnection, token: str) -> dict[str, Any]:
 
 
 async def test_a_harness_elsewhere_gets_in_while_one_address_holds_every_place(tmp_path: Path) -> None:
-    """The flooder's oldest connection makes way, with a reason; its own next one is refused; the harness chats."""
+    """The flooder's oldest connection is evicted with a reason; its own next one is refused; the harness chats."""
     async with running(tmp_path, STAGING) as program, contextlib.AsyncExitStack() as stack:
         flood = [await dial(program, FLOODER) for _ in range(PLACES)]
         for socket in flood:
@@ -69,7 +69,7 @@ async def test_a_harness_elsewhere_gets_in_while_one_address_holds_every_place(t
             assert closed.value.rcvd.code == 4004
             assert closed.value.rcvd.reason.startswith("connection_limit")
 
-        # Those that proved themselves hold no place of the unproven: the flooder gets the three back, and no more.
+        # Authenticated connections hold no unauthenticated slot: the flooder gets the three back, and no more.
         for _ in range(3):
             socket = await dial(program, FLOODER)
             stack.push_async_callback(socket.close)

@@ -1,4 +1,4 @@
-"""Secrets are compared in one place: no other comparison of one stands in the syntax tree of `src`."""
+"""Secrets are compared in one place: the syntax tree of `src` has no other comparison of one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SECRET_NAME = re.compile(
     r"(?:^|_)(secret|token|ticket|password|bearer|api_key|admin_key|e2e_key|bypass_key|simulation_key"
     r"|candidate|credential|cookie|signature|ticket_hash|token_hash)s?$"
 )
-"""A variable, attribute or string key by which a secret goes; `…_id`, `…_url` and the like are none."""
+"""A variable, attribute or string key that names a secret; `…_id`, `…_url` and the like do not."""
 
 ALLOWED = {
-    # file: the comparisons that look at no secret's content, each with its reason
-    # Redaction looks for live secrets in text that goes to the log; nobody who guesses one sees how long it took.
+    # file: the comparisons that do not look at a secret's content, each with its reason
+    # Redaction searches log text for live secrets; an attacker cannot observe how long that takes.
     "adapters/telemetry/redaction.py": {"secret in text", "secret in self._secrets"},
 }
 
 
 def terminal_name(node: ast.expr) -> str:
-    """The last name of a variable, an attribute, or an item by constant key; constants hold no secrets."""
+    """The last name of a variable, an attribute, or an item by constant key; constants are not secrets."""
     name = ""
     if isinstance(node, ast.Name):
         name = node.id
@@ -38,12 +38,12 @@ def terminal_name(node: ast.expr) -> str:
 
 
 def is_harmless(node: ast.expr) -> bool:
-    """Comparing with a constant that is no secret: None, empty, a number."""
+    """A comparison with a constant that is not a secret: None, empty, a number."""
     return isinstance(node, ast.Constant) and (node.value is None or node.value in ("", b"", 0))
 
 
 def suspicious(tree: ast.AST) -> Iterator[ast.Compare]:
-    """Comparisons by ==, != or `in` in which a name of a secret takes part."""
+    """Comparisons by ==, != or `in` that involve the name of a secret."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Compare):
             continue
@@ -73,7 +73,7 @@ def test_constant_time_comparison_is_in_one_place() -> None:
 
 
 def test_no_secret_is_compared_otherwise() -> None:
-    """Every comparison that names a secret is listed here with its reason, or goes through `secrets.equal`."""
+    """Every comparison that names a secret is listed here with its reason, or uses `secrets.equal`."""
     found = []
     for path in sources():
         name = path.relative_to(SOURCE).as_posix()
@@ -85,7 +85,7 @@ def test_no_secret_is_compared_otherwise() -> None:
 
 
 def test_the_search_finds_what_it_should() -> None:
-    """A test that cannot fail proves nothing."""
+    """The search must find planted comparisons; a test that cannot fail proves nothing."""
     bad = ["token == other", "self._key.secret != x", "password in known", "row['token_hash'] == wanted"]
     good = [
         "token is None",

@@ -1,4 +1,6 @@
-"""Sessions of the embedded provider at the real program: renewed only while the user may sign in, ended as one."""
+"""Sessions of the embedded provider at the real program: renewed only while the user may sign in, and ended as a
+whole.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,12 @@ async def user(email: str, *, password: str = PASSWORD, permissions: tuple[str, 
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header."""
+    """The Authorization header."""
     return {"Authorization": f"Bearer {token}"}
 
 
 async def signed_in(program: Program, email: str = "ada@example.com") -> dict[str, Any]:
-    """A session's JSON."""
+    """The JSON of a new session."""
     answer = await program.post("/auth/login", json={"email": email, "password": PASSWORD})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -59,7 +61,7 @@ async def me(program: Program, token: str) -> dict[str, Any]:
 
 
 async def test_a_deleted_user_is_renewed_no_longer(tmp_path: Path) -> None:
-    """Whoever is taken out of the settings may not refresh, whoever stays may."""
+    """A user who is removed from the settings may not refresh; a user who stays may."""
     settings = tmp_path / "narthex.toml"
     bob = await user("bob@example.com")
     settings.write_text(await user("ada@example.com", permissions=("chat", "admin")) + bob)
@@ -79,7 +81,7 @@ async def test_a_deleted_user_is_renewed_no_longer(tmp_path: Path) -> None:
 
 
 async def test_a_renewal_gives_the_rights_of_now_and_a_new_password_ends_sessions(tmp_path: Path) -> None:
-    """An administrator who is one no longer is none after the next refresh; a leaked password is worth nothing."""
+    """A former administrator has no such right after the next refresh; a leaked password becomes worthless."""
     settings = tmp_path / "narthex.toml"
     settings.write_text(await user("ada@example.com", permissions=("chat", "admin")))
     program = Program(tmp_path, STAGING)
@@ -102,7 +104,7 @@ async def test_a_renewal_gives_the_rights_of_now_and_a_new_password_ends_session
 
 
 async def test_a_session_of_development_is_worth_nothing_in_production(tmp_path: Path) -> None:
-    """The same data directory, where anybody could sign in without a password: neither token counts."""
+    """The same data directory, where any user could sign in without a password: neither token is accepted."""
     program = Program(tmp_path, {})
     try:
         await program.start()
@@ -136,7 +138,7 @@ async def ended(socket: ClientConnection) -> tuple[int, str]:
 
 
 async def over(program: Program, sessions: list[dict[str, Any]], sockets: list[ClientConnection]) -> None:
-    """Every token of the sign-in is worth nothing, and every socket that one of them opened is closed."""
+    """Every token of the sign-in is refused, and every socket that one of them opened is closed."""
     for socket in sockets:
         code, reason = await ended(socket)
         assert code == 3500 and reason.startswith("token_revoked"), (code, reason)
@@ -147,14 +149,14 @@ async def over(program: Program, sessions: list[dict[str, Any]], sockets: list[C
 
 @pytest.fixture(scope="module")
 def development(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A gateway on which each test signs in users of its own, without a password."""
+    """A gateway on which each test signs in its own users, without a password."""
     with shared(tmp_path_factory.mktemp("development")) as program:
         yield program
 
 
 @pytest.mark.parametrize("way", ["reuse", "access", "refresh", "both", "revoke access", "revoke refresh"])
 async def test_a_session_ends_as_one(development: Program, way: str) -> None:
-    """By refresh reuse, by logging out with either token or the newest pair, by RFC 7009: nothing of it is left."""
+    """By refresh reuse, by logout with either token or the newest pair, by RFC 7009: nothing of it remains valid."""
     program, email = development, f"{way.replace(' ', '-')}@example.com"
     first = await signed_in(program, email)
     bystander = await signed_in(program, email)  # another sign-in of the same user
@@ -175,7 +177,7 @@ async def test_a_session_ends_as_one(development: Program, way: str) -> None:
 
 
 async def test_a_refresh_cookie_of_another_user_is_a_conflict(development: Program) -> None:
-    """Beside a session of its own a planted refresh cookie does not change whom the page is signed in as."""
+    """A planted refresh cookie beside a user's own session does not change the signed-in user."""
     program = development
     victim, attacker = (
         await signed_in(program, "victim@x.example"),

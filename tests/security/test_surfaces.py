@@ -1,4 +1,6 @@
-"""Every surface that takes a credential, at the real program: one rule of origins, two levels of operators."""
+"""Every route and transport that takes a credential, at the real program: one rule of origins, two levels of
+operators.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ STAGING = {"ENVIRONMENT": "staging", "NARTHEX_HOST": "127.0.0.1", "NARTHEX_ADMIN
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header."""
+    """The Authorization header."""
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -38,7 +40,7 @@ def token(**claims: Any) -> str:
 
 
 async def test_a_foreign_page_uses_no_credential_anywhere(tmp_path: Path) -> None:
-    """Each surface, with a credential that is good: 403 with a foreign `Origin`, and not without one."""
+    """Each surface, with a valid credential: 403 with a foreign `Origin`, and admitted without one."""
     env = {
         **STAGING,
         "NARTHEX_METRICS_TOKEN": METRICS_TOKEN,
@@ -81,7 +83,7 @@ async def test_a_foreign_page_uses_no_credential_anywhere(tmp_path: Path) -> Non
 
 
 async def test_a_cookie_needs_a_page_of_our_own(tmp_path: Path) -> None:
-    """`Sec-Fetch-Site: same-origin` stands in for `Origin` on plain HTTP, and never at the upgrade."""
+    """`Sec-Fetch-Site: same-origin` replaces `Origin` on plain HTTP, but never at the upgrade."""
     async with running(tmp_path) as program:
         cookie = {"Cookie": f"narthex_session={await program.login('ann@example.com')}"}
         same = {"Sec-Fetch-Site": "same-origin"}
@@ -101,7 +103,9 @@ async def test_a_cookie_needs_a_page_of_our_own(tmp_path: Path) -> None:
 
 
 async def test_a_tenants_administrator_is_not_the_operator(tmp_path: Path) -> None:
-    """Statistics, draining and everybody's results need `operator` or the admin key; with one tenant `admin` has it."""
+    """Statistics, draining and other tenants' results need `operator` or the admin key; with one tenant `admin`
+    includes it.
+    """
     results = {"test_run": "somebody-elses", "passed": 1, "failed": 0}
     drain = {"node": "no-such-node"}
 
@@ -121,7 +125,7 @@ async def test_a_tenants_administrator_is_not_the_operator(tmp_path: Path) -> No
         body = {"user": "bob", "tenant": "acme"}
         operator = token(permissions=["operator"], tenant="acme")
         answer = await program.post("/api/v1/disconnect", json=body, headers=bearer(operator))
-        assert answer.status_code == 403  # what concerns one tenant is its administrator's
+        assert answer.status_code == 403  # one tenant's data belongs to its administrator
         program.terminate()
         program.env |= {"NARTHEX_JWT_TENANT": "default"}
         await program.start()
@@ -161,7 +165,7 @@ async def test_production_tells_strangers_nothing_and_believes_no_test_header(tm
 
 
 async def test_an_origin_that_any_page_can_have_plants_no_cookie(tmp_path: Path) -> None:
-    """A sandboxed page (`Origin: null`) that posts its own sign-in or refresh token would sign a browser in so."""
+    """A sandboxed page (`Origin: null`) that posts its own sign-in or refresh token must not sign a browser in."""
     async with running(tmp_path, {"NARTHEX_ALLOWED_ORIGINS": "null,https://app.example"}) as program:
         shell, page = {"Origin": "null"}, {"Origin": "https://app.example"}
         for headers, cookies in ((shell, False), (page, True), ({}, True)):

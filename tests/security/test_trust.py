@@ -1,4 +1,4 @@
-"""Trust between sources of identities, at the real program: no source speaks for another's tenant."""
+"""Trust between sources of identities, at the real program: no source can name another's tenant."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def staff(**claims: Any) -> str:
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header."""
+    """The Authorization header."""
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -65,7 +65,7 @@ def written(directory: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("command", ["serve", "check"])
 def test_an_ambiguous_configuration_is_refused_and_explained(tmp_path: Path, command: str) -> None:
-    """The example of the documents as it was: `check` and `serve` exit 78 and name the issuer and its remedy."""
+    """The configuration that the docs once showed: `check` and `serve` exit 78 and name the issuer and its remedy."""
     program = Program(written(tmp_path, STAFF + PARTNERS), STAGING)
     done = program.run(command, *(("--port", "0") if command == "serve" else ()))
     assert done.returncode == 78, done.stderr
@@ -74,7 +74,7 @@ def test_an_ambiguous_configuration_is_refused_and_explained(tmp_path: Path, com
 
 
 def test_in_development_an_ambiguous_configuration_is_a_warning(tmp_path: Path) -> None:
-    """A developer may try; `check` says what staging would say."""
+    """A developer may try it; `check` reports what staging would refuse."""
     done = Program(written(tmp_path, STAFF + PARTNERS), {}).run("check")
     assert done.returncode == 0, done.stderr
     assert "may name any tenant" in done.stdout
@@ -89,7 +89,7 @@ def test_the_embedded_provider_is_a_source(tmp_path: Path) -> None:
 
 
 async def test_a_partner_cannot_speak_for_staff(tmp_path: Path) -> None:
-    """Another's tenant is `tenant_mismatch`, its own and its patterns are admitted, a fixed one stays."""
+    """Another's tenant is `tenant_mismatch`; its own and its patterns are admitted; a fixed one stays."""
     async with running(written(tmp_path, STAFF + PARTNERS + BOUND), STAGING) as program:
 
         async def asked(token: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ async def test_a_partner_cannot_speak_for_staff(tmp_path: Path) -> None:
         for tenant in ("acme", "beta-7"):
             assert (await asked(partner(tenant=tenant)))["user"]["tenant"] == tenant
         assert (await asked(staff(tenant="acme")))["user"]["tenant"] == "staff"
-        # And what the forgery was for: staff's users are not administered with a partner's token.
+        # The purpose of the forgery: a partner's token does not administer staff's users.
         body = {"kind": "subject", "value": "ann", "tenant": "staff"}
         headers = bearer(partner(tenant="acme", permissions=["admin"]))
         answer = await program.post("/api/v1/revoke", json=body, headers=headers)
@@ -129,7 +129,9 @@ async def test_rights_count_as_far_as_the_settings_allow(tmp_path: Path) -> None
 
 
 async def test_a_test_identity_is_one_whoever_issued_it(tmp_path: Path) -> None:
-    """An ordinary issuer's `e2e: true` of 30 days with `admin`: 15 minutes, a run, the server's list."""
+    """An ordinary issuer's `e2e: true` for 30 days with `admin` gives 15 minutes, a test run, and the server's
+    permissions.
+    """
     env = STAGING | {
         "E2E_OAUTH_SIMULATION_KEY": E2E_KEY,
         "NARTHEX_E2E_PERMISSIONS": "chat",
