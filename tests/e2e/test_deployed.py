@@ -1,4 +1,4 @@
-"""A deployed system: proved by key, by CI's token, by a person's token in production; and left as it was found."""
+"""A deployed system: tested with the key, CI's token, or a user's token in production; and left unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECRET = "a-secret-that-signs-peoples-tokens-0123456789"
 
 @contextlib.asynccontextmanager
 async def deployed(folder: Path, environ: dict[str, str]) -> AsyncIterator[str]:
-    """A gateway as somebody else has started it; its URL."""
+    """A gateway started independently of the suite; its URL."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     words = [sys.executable, "-m", "narthex", "serve", "--host", "127.0.0.1", "--port", str(port)]
@@ -48,14 +48,14 @@ async def deployed(folder: Path, environ: dict[str, str]) -> AsyncIterator[str]:
 
 
 def prober() -> str:
-    """A token of somebody in a tenant of its own."""
+    """A token of a user in a separate tenant."""
     now = int(time.time())
     claims = {"sub": "prober", "tenant": "canary", "iat": now, "exp": now + 900}
     return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
 
 
 async def test_production_is_left_as_it_was_found(tmp_path: Path) -> None:
-    """Smoke passes with a person's token, its threads are deleted, and without leave nothing is touched."""
+    """Smoke passes with a user's token, its threads are deleted, and without permission nothing is touched."""
     async with deployed(tmp_path, {"ENVIRONMENT": "production"}) as url:
         proof = RunnerProof(token=prober())
         options = SuiteOptions(environment="production", base_url=url, proof=proof, allow_production=True)
@@ -77,7 +77,7 @@ async def test_production_is_left_as_it_was_found(tmp_path: Path) -> None:
 
 
 async def test_staging_takes_the_key_and_no_other(tmp_path: Path) -> None:
-    """With the right key smoke passes and the figures are posted; a wrong one is said before the first scenario."""
+    """With the right key smoke passes and the figures are posted; a wrong key is reported before the first scenario."""
     key = secrets.token_urlsafe(32)
     async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
         smoke = (Category.SMOKE,)
@@ -96,7 +96,7 @@ async def test_staging_takes_the_key_and_no_other(tmp_path: Path) -> None:
 
 
 async def test_a_kill_may_be_skipped_on_a_deployed_system_only(tmp_path: Path) -> None:
-    """It is skipped with its reason, and the run is good."""
+    """It is skipped with its reason, and the run passes."""
     key = secrets.token_urlsafe(32)
     async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
         options = SuiteOptions(
@@ -113,7 +113,7 @@ async def test_a_kill_may_be_skipped_on_a_deployed_system_only(tmp_path: Path) -
 
 
 async def test_staging_takes_cis_token(tmp_path: Path) -> None:
-    """CI's own issuer vouches for the workflow: no key is in the pipeline."""
+    """CI's own issuer vouches for the workflow: the pipeline has no key."""
     ci = issuer(tmp_path)
     await ci.start()
     try:
@@ -162,7 +162,7 @@ async def test_staging_takes_cis_token(tmp_path: Path) -> None:
 async def test_an_exchange_that_something_else_answers_is_said(
     head: str, body: str, fault: type[Exception], said: str
 ) -> None:
-    """A firewall's page in front of the exchange is no verdict on the key, and no exception of ours."""
+    """A firewall's page in front of the exchange is neither a verdict on the key nor an exception of ours."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")
@@ -183,14 +183,14 @@ async def test_an_exchange_that_something_else_answers_is_said(
 
 
 def played(url: str, key: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """`pytest tests/e2e/staging` against a deployed system, as docs/testing.md says, of one file."""
+    """`pytest tests/e2e/staging` against a deployed system, as docs/testing.md describes, for one file."""
     given = clean_environment({"NARTHEX_E2E_BASE_URL": url, "E2E_OAUTH_SIMULATION_KEY": key, **environ})
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(STAGING_SUITE)]
     return subprocess.run(words, env=given, cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
 
 async def test_pytest_tests_a_deployed_system(tmp_path: Path) -> None:
-    """In CI too: what the list allows to be skipped there is no failure; a wrong key is said once, at once."""
+    """In CI too: a skip that the list allows is not a failure; a wrong key is reported once, at once."""
     key = secrets.token_urlsafe(32)
     async with deployed(tmp_path, {"ENVIRONMENT": "staging", "E2E_OAUTH_SIMULATION_KEY": key}) as url:
         done = await asyncio.to_thread(played, url, key, CI="true")
@@ -211,7 +211,7 @@ async def test_pytest_leaves_production_alone(tmp_path: Path) -> None:
 
 
 async def test_without_a_key_the_system_cannot_be_tested(tmp_path: Path) -> None:
-    """The exchange says so, and so does the runner."""
+    """The exchange reports it, and so does the runner."""
     async with deployed(tmp_path, {"ENVIRONMENT": "staging"}) as url:
         with pytest.raises(DependencyError, match="answers 503"):
             await run_suite(

@@ -1,7 +1,7 @@
-"""The suite is worth something: with each of these faults in the gateway it fails, and says what is wrong.
+"""The suite detects faults: with each of these in the gateway it fails and names the fault.
 
-A gateway is started with the fault (tests/e2e/mutants), and the scenario that guards the broken promise is run by the
-runner. Without a fault the same scenarios pass, so that it is the fault that they notice.
+A gateway is started with the fault (tests/e2e/mutants), and the runner runs the scenario that guards the broken
+guarantee. Without a fault the same scenarios pass, so the fault is what they notice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MUTANTS: Final = Path(__file__).with_name("mutants")
 
 
 class Guard(NamedTuple):
-    """Which scenario notices a fault, and what it says (a regular expression)."""
+    """The scenario that notices a fault, and its failure text (a regular expression)."""
 
     scenario: str
     says: str
@@ -82,14 +82,14 @@ async def outcomes(names: set[str], *, fault: str = "", real: bool = False) -> d
 
 
 def test_every_fault_has_its_guard() -> None:
-    """And there are at least the fifteen that were promised."""
+    """At least the fifteen promised faults exist."""
     assert set(GUARDS) == set(FAULTS)
     assert len(GUARDS) >= 15
 
 
 @pytest.mark.parametrize("real", [False, True])
 async def test_without_a_fault_all_is_well(real: bool) -> None:
-    """Every guard passes on a gateway that is whole."""
+    """Every guard passes on an intact gateway."""
     names = {guard.scenario for guard in GUARDS.values() if guard.real == real}
     found = await outcomes(names, real=real)
     assert [result for result in found.values() if result.status is not Status.PASSED] == []
@@ -97,7 +97,7 @@ async def test_without_a_fault_all_is_well(real: bool) -> None:
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 async def test_a_seeded_fault_is_noticed_and_named(fault: str) -> None:
-    """Its guard fails, with words that name what is wrong."""
+    """Its guard fails with a text that names the fault."""
     guard = GUARDS[fault]
     found = (await outcomes({guard.scenario}, fault=fault, real=guard.real))[guard.scenario]
     assert found.status is Status.FAILED, f"{guard.scenario} did not notice {fault}"

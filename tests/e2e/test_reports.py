@@ -1,4 +1,4 @@
-"""Reports: readable by machines and people, complete, without a proof, without a request."""
+"""Reports: readable by machines and people, complete, without a credential, without a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from narthex.e2e.results import Result, Status, SuiteReport
 
 
 def report() -> SuiteReport:
-    """One of each status, with text that breaks careless writers."""
+    """One result of each status, with text that breaks careless writers."""
     hostile = 'a <script>alert(1)</script> & "quotes" \x00 \x1b[31m \uffff \ud800'
 
     def result(name: str, status: Status, detail: str = "") -> Result:
@@ -45,7 +45,7 @@ def report() -> SuiteReport:
 
 
 def test_the_sums() -> None:
-    """A skip counts for nothing, what was not run counts as not passed."""
+    """A skip does not count; a scenario that was not run counts as not passed."""
     assert report().success_rate == 1 / 3
     assert not report().good
     assert not SuiteReport(environment="local", target="none").good, "a run of nothing has proved nothing"
@@ -65,7 +65,7 @@ def test_json_has_everything() -> None:
 
 
 def test_junit_is_xml_whose_sums_are_right() -> None:
-    """What was not run is a failure; control characters of an answer do not break the file."""
+    """A scenario that was not run is a failure; control characters of an answer do not break the file."""
     root = ET.fromstring(reports.as_junit(report()))
     assert (root.get("tests"), root.get("failures"), root.get("skipped")) == ("4", "2", "1")
     assert len(root.findall(".//failure")) == 2
@@ -85,12 +85,12 @@ def test_the_page_asks_for_nothing_and_runs_nothing() -> None:
 
 
 def test_every_report_can_be_written() -> None:
-    """Whatever the server said: half a surrogate must not cost a run its report."""
+    """Whatever the server sent: half a surrogate must not prevent the report."""
     for write in (reports.as_json, reports.as_junit, reports.as_html):
         assert write(report()).encode()
 
 
 def test_the_terminal_lines() -> None:
-    """One line a scenario, one for all."""
+    """One line per scenario, one for all."""
     assert "success rate 33.3%" in reports.summary(report())
     assert reports.line(report().results[0]) == "ok      group.good (1.50 s)"

@@ -1,4 +1,4 @@
-"""The runner: what it selects, what it refuses to call a pass, and what it does not run."""
+"""The runner: its selection, its conditions for a pass, and the scenarios that it does not run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = "the-proof-that-nobody-may-read"
 
 
 async def talks(_: SystemUnderTest) -> None:
-    """Exchanges something."""
+    """Exchanges bytes with the server."""
     current().out(1)
     current().back(1, "http://target")
 
@@ -30,7 +30,7 @@ async def talks_to_nobody(_: SystemUnderTest) -> None:
 
 
 async def fails(_: SystemUnderTest) -> None:
-    """Exchanges something and fails, with the proof in its words."""
+    """Exchanges bytes and fails, with the credential in its text."""
     current().back(1, "http://target")
     raise AssertionError(f"the server said {KEY}")
 
@@ -70,7 +70,7 @@ async def one(scenario: Scenario) -> Result:
 
 
 async def test_a_pass_counts_its_bytes() -> None:
-    """And names what it talked to."""
+    """And names the systems that it exchanged bytes with."""
     result = await one(made("a", talks))
     assert (result.status, result.sent, result.received) == (Status.PASSED, 1, 1)
     assert result.contacted == ["http://target"]
@@ -85,7 +85,7 @@ async def test_whoever_talked_to_nobody_has_failed() -> None:
 
 
 async def test_a_failure_names_its_place_and_no_proof() -> None:
-    """The key is in no report, even when the server repeats it."""
+    """No report has the key, even when the server repeats it."""
     result = await one(made("a", fails))
     assert result.status is Status.FAILED
     assert KEY not in result.detail
@@ -94,7 +94,7 @@ async def test_a_failure_names_its_place_and_no_proof() -> None:
 
 
 async def test_what_the_server_said_can_be_printed() -> None:
-    """JSON may hold half a surrogate; a terminal and a file take none."""
+    """JSON may contain half a surrogate, which neither a terminal nor a file accepts."""
 
     async def hears(_: SystemUnderTest) -> None:
         current().back(1, "http://target")
@@ -146,14 +146,14 @@ async def test_a_category_whose_dependency_failed_is_not_run() -> None:
 
 
 async def test_fail_fast_begins_nothing_more() -> None:
-    """What was not begun is told so."""
+    """Scenarios that were not started are reported as such."""
     results = await Runner(world(), fail_fast=True).run([made("a", fails), made("b", talks)])
     assert [result.status for result in results] == [Status.FAILED, Status.NOT_RUN]
     assert "group.a failed" in results[1].detail
 
 
 async def test_parallel_keeps_the_order_and_leaves_the_lonely_alone() -> None:
-    """Two meet at a barrier; the third, which is to be alone, sees nobody."""
+    """Two meet at a barrier; the third, which must run alone, sees no other."""
     barrier = asyncio.Barrier(2)
     inside: set[str] = set()
 
@@ -174,7 +174,7 @@ async def test_parallel_keeps_the_order_and_leaves_the_lonely_alone() -> None:
 
 
 def test_the_negatives_are_part_of_every_run() -> None:
-    """Whatever was selected, but for `unit`, which has no server."""
+    """Whatever was selected, except for `unit`, which has no server."""
     negatives = {found.name for found in every() if found.always}
     assert len(negatives) == 4
     chosen = select(every(), [Category.E2E], pattern="event_flow")
@@ -184,7 +184,7 @@ def test_the_negatives_are_part_of_every_run() -> None:
 
 
 def test_selecting_by_pattern_and_resuming() -> None:
-    """A part of a name or title, a glob, a place to go on from; nothing is a mistake."""
+    """A part of a name or title, a glob, a scenario to resume from; an empty selection is an error."""
     assert len(select(every(), [Category.E2E], pattern="critical_path.*")) == 8 + 4
     all_of_it = [found.name for found in select(every(), [Category.E2E])]
     rest = [found.name for found in select(every(), [Category.E2E], resume_from="message_flow")]

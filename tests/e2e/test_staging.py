@@ -1,4 +1,4 @@
-"""The local staging: what it starts it ends, what is missing it names, and either proxy will do."""
+"""The local staging: it ends every process it starts, names missing programs, and works with either proxy."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def offspring() -> set[int]:
 
 
 async def test_a_child_that_ends_at_once_says_why(tmp_path: Path) -> None:
-    """With the end of its own words."""
+    """With the end of its output."""
     child = Child("brittle", tmp_path, ["/bin/sh", "-c", "echo no such luck; exit 3"], free_port())
     with pytest.raises(DependencyError, match="brittle ended at once: no such luck"):
         await child.start()
 
 
 async def test_a_missing_engine_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is left running."""
+    """And no process is left running."""
     before = offspring()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
@@ -45,7 +45,7 @@ async def test_a_missing_engine_is_named_with_its_remedy(monkeypatch: pytest.Mon
 @pytest.mark.acceptance
 @pytest.mark.parametrize("proxy", ["nginx", "haproxy"])
 async def test_either_proxy_stands_in_front(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill -9 behind it loses nothing, everything that was started is ended, and the folder is gone."""
+    """A kill -9 behind it loses nothing, every started process is ended, and the folder is deleted."""
     before = offspring()
     which = shutil.which
     if which(proxy) is None and which(proxy, path="/usr/sbin") is None:

@@ -1,4 +1,4 @@
-"""All judges over one history."""
+"""All checks over one history."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ JUDGES: Final[tuple[Callable[[Reading], Iterable[Finding]], ...]] = (
 
 
 def check(history: Sequence[Record], bounds: Bounds | None = None) -> list[Finding]:
-    """Every broken promise of a history, the earliest first. The records must be in the order of `at`."""
+    """Every broken guarantee of a history, the earliest first. The records must be in the order of `at`."""
     for before, after in itertools.pairwise(history):
         if after.at < before.at:
             raise ValueError(f"a history must be in the order of time: {before} stands before {after}")

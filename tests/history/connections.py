@@ -1,4 +1,4 @@
-"""Judges of connections: who was served after a removal, which command was never answered, which overtook another."""
+"""Checks of connections: deliveries after a removal, commands without an answer, commands that overtook others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEED_SUBSCRIPTION = ("presence", "presence_stats", "history")
 
 
 def rights(reading: Reading) -> Iterator[Finding]:
-    """A removed user is served no more, once the bound is over, until it is let in again."""
+    """A removed user receives nothing, once the bound is over, until the user is added again."""
     away: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for _, record in reading.each(Membership):
         spans = away[record.channel, record.user]
@@ -64,7 +64,7 @@ def _late(reading: Reading, index: int, asked: Asked, at: float) -> Iterator[Fin
 
 
 def command_order(reading: Reading) -> Iterator[Finding]:
-    """Subscribe, unsubscribe and what needs a subscription, one connection and channel at a time.
+    """Subscribe, unsubscribe and commands that need a subscription, per connection and channel.
 
     The state is followed in the order of the commands, with each one's own answer. A refused `subscribe` leaves the
     state as it was; after a push from the server nothing is assumed until the next command succeeds.
@@ -119,7 +119,7 @@ def _final(
     channel: str,
     state: bool | None,
 ) -> Iterator[Finding]:
-    """A connection whose last commands say subscribed is subscribed, and the other way round."""
+    """A connection whose last commands subscribed it is subscribed, and one that they unsubscribed is not."""
     if state is None:
         return
     mine = by_conn.get((conn, channel), [])

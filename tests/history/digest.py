@@ -1,4 +1,4 @@
-"""The digest of a run, worked out from docs/runs.md and RFC 8785 alone, so that it can disagree with the product's.
+"""The digest of a run, implemented from docs/runs.md and RFC 8785 alone, so that it can disagree with the product's.
 
 Rules: it takes events as decoded JSON, in the order of `seq`, merged deltas or not.
 """
@@ -19,7 +19,7 @@ _SAFE: Final = 9007199254740991
 _string: Final = json.JSONEncoder(ensure_ascii=False).encode
 _exact: Final = msgspec.json.Encoder().encode
 _known: Final[dict[bytes, str]] = {}
-"""Digests that were worked out: a run has as many as readers saw it whole."""
+"""Computed digests: a run has as many as readers that received it completely."""
 _MAX_KNOWN: Final = 1_000
 
 
@@ -35,7 +35,7 @@ def digest(events: Sequence[dict[str, Any]]) -> str:
 
 
 def normal_form(events: Iterable[dict[str, Any]]) -> bytes:
-    """What the digest is of: a line of canonical JSON for each event, deltas that follow each other as one."""
+    """The input of the digest: a line of canonical JSON for each event, with adjacent deltas joined."""
     lines: list[bytes] = []
     joined: dict[str, Any] | None = None
     text = ""
@@ -84,7 +84,7 @@ def _code_units(name: str) -> bytes:
 
 
 def _number(value: float) -> str:
-    """A double as ECMAScript writes it (Number::toString)."""
+    """A double as ECMAScript prints it (Number::toString)."""
     if not math.isfinite(value):
         raise ValueError(f"{value} is not JSON")
     if value == 0:
@@ -93,7 +93,7 @@ def _number(value: float) -> str:
     mantissa, _, exponent = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")
-    # The point stands `point` digits after the first significant one's left edge.
+    # `point` is the position of the decimal point, counted from before the first significant digit.
     point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len((whole + fraction).lstrip("0")))
     digits = digits.rstrip("0")
     size = len(digits)

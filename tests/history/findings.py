@@ -1,7 +1,7 @@
-"""What can be found in a history, and the bounds within which things must happen.
+"""The kinds of findings in a history, and the time bounds that it is checked against.
 
-Rules: a finding names one broken promise, says it in a sentence with the values that prove it, and carries the
-indexes of the records that do; bounds are seconds of the observer's clock.
+Rules: a finding names one broken guarantee in a sentence with the values that prove it, and has the indexes of the
+records concerned; bounds are seconds of the observer's clock.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from tests.history.records import Fault, Record
 
 
 class Kind(StrEnum):
-    """The broken promise."""
+    """The broken guarantee."""
 
     LOST = "lost"
     """An acknowledged publication or message is missing where it must be."""
     TWICE = "twice"
-    """One publication, message or run is there, or was delivered, two times."""
+    """One publication, message or run exists twice or was delivered twice."""
     ORDER = "order"
-    """Two publications or messages are exchanged."""
+    """Two publications or messages are in the wrong order."""
     GAP = "gap"
-    """A subscriber was shown an offset whose predecessor it was never shown."""
+    """A subscriber received an offset without having received its predecessor."""
     DIFFERENT_DATA = "different_data"
     """One (epoch, offset) of a channel holds different data for different observers."""
     EPOCH_RETURNED = "epoch_returned"
     """An epoch that was replaced by a newer one is current again."""
     FALSE_RECOVERED = "false_recovered"
-    """`recovered: true` was said although something is missing."""
+    """`recovered: true` was sent although publications are missing."""
     EPOCH_NOT_TOLD = "epoch_not_told"
-    """A subscriber stands in an old epoch although publications are acknowledged in a newer one."""
+    """A subscriber is still in an old epoch although publications are acknowledged in a newer one."""
     OUTSIDE = "outside"
     """A publication was delivered on a channel that the connection does not follow."""
     AFTER_REMOVAL = "after_removal"
-    """A removed user was still served after the bound."""
+    """A removed user still received data after the bound."""
     SILENCE = "silence"
     """An acknowledged publication reached a live subscriber too late."""
     NO_REPLY = "no_reply"
-    """A command was not answered in time although its connection stood."""
+    """A command was not answered in time although its connection was up."""
     COMMAND_ORDER = "command_order"
     """Commands of one connection on one channel did not take effect in the order in which they were sent."""
     END_TWICE = "end_twice"
@@ -48,9 +48,9 @@ class Kind(StrEnum):
     AFTER_END = "after_end"
     """A run's event follows its terminal event."""
     RUN_WITHOUT_END = "run_without_end"
-    """A run began and never ended."""
+    """A run started and never ended."""
     END_NOT_TOLD = "end_not_told"
-    """A run ended in the store, and its terminal event never reached anybody who followed it."""
+    """A run ended in the store, but its terminal event never reached a follower."""
     END_OTHERWISE = "end_otherwise"
     """A run was read with another state or error than its terminal event has, or as failed without an error."""
     RUN_ORDER = "run_order"
@@ -60,23 +60,24 @@ class Kind(StrEnum):
     AGENT_TWICE = "agent_twice"
     """An agent that must not run again was called a second time for one run."""
     RUN_GIVEN_UP = "run_given_up"
-    """A run ended `owner_lost`, or was restarted, although nothing had happened to anything."""
+    """A run ended `owner_lost`, or was restarted, without any fault."""
     CANCEL_LATE = "cancel_late"
     """A cancelled run did not end within the bound."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things may take.
+    """Time bounds.
 
     Attributes:
         silence_s: from an acknowledgement (or from the subscription, if that is later) to the delivery.
-        stale_s: how old an acknowledged publication may be that a `recovered: true` does not know yet, provided
-            that it is delivered right after; 0 is strict.
+        stale_s: how old an acknowledged publication may be that a `recovered: true` does not include yet,
+        provided that it is delivered right after; 0 is strict.
         removal_s: from the acknowledgement of a removal to the last delivery.
         reply_s: from a command to its answer.
-        run_end_s: how long before the end of the history a run must have begun to be missed.
+        run_end_s: how long before the end of the history a run must have started for its missing end to count.
         cancel_s: from the acknowledgement of a cancel to the terminal event.
-        cause_s: how long before a run was given up a recorded fault must have been active; infinity: not judged,
+        cause_s: a recorded fault must have been active at most this long before a run was given up; infinity:
+        not judged,
             because the history does not name all faults.
     """
 
@@ -90,12 +91,12 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One broken promise.
+    """One broken guarantee.
 
     Attributes:
-        kind: which.
-        text: the sentence for people.
-        at: when it showed.
+        kind: the guarantee.
+        text: the sentence for readers.
+        at: when it became visible.
         records: indexes into the history.
     """
 
@@ -106,7 +107,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Deadlines:
-    """When something must have happened, active faults taken into account."""
+    """Deadlines that take active faults into account."""
 
     def __init__(self, history: Sequence[Record]) -> None:
         open_: dict[str, Fault] = {}
@@ -123,11 +124,13 @@ class Deadlines:
         self._windows.sort(key=lambda window: window[0])
 
     def active(self, since: float, until: float) -> bool:
-        """Whether any fault was, at any moment between."""
+        """Whether any fault was active between these times."""
         return any(began <= until and ended >= since for began, ended, _ in self._windows)
 
     def after(self, at: float, bound_s: float, kind: Kind) -> float:
-        """The deadline of what was due from `at` on: `bound_s` later, counted from the end of each fault between."""
+        """The deadline for an event due from `at` on: `bound_s` later, counted from the end of each fault in
+        between.
+        """
         due = at + bound_s
         for began, ended, excuses in self._windows:
             if kind in excuses and began <= due and ended >= at:

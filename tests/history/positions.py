@@ -1,4 +1,4 @@
-"""Judges of the log: what lies where, what subscribers were shown of it, and what was said of recoveries."""
+"""Checks of the log: its content by position, the deliveries to subscribers, and the answers to recoveries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.history.records import Acknowledged, Attempted, LogRead
 
 
 def offsets(reading: Reading) -> Iterator[Finding]:
-    """Gaps, repeats and exchanges within each stretch."""
+    """Gaps, repeats and wrong order within each segment."""
     for _, segment in reading.every_segment():
         everything: dict[int, float] | None = None
         shown: set[int] = set()
@@ -36,7 +36,7 @@ def offsets(reading: Reading) -> Iterator[Finding]:
 
 
 def contents(reading: Reading) -> Iterator[Finding]:
-    """Different data at one position, and one publication at two."""
+    """Different data at one position, and one publication at two positions."""
     found: dict[Place, tuple[bytes, int]] = {}
     for place, index, data in reading.positions():
         fingerprint = same(data)
@@ -64,7 +64,7 @@ def contents(reading: Reading) -> Iterator[Finding]:
 
 
 def _messages(reading: Reading, found: dict[Place, tuple[bytes, int]]) -> Iterator[Finding]:
-    """A person's message that begins twice in one log."""
+    """A user's message that begins twice in one log."""
     began: dict[tuple[str, str, str], tuple[int, int]] = {}
     for place, index, data in reading.positions():
         mine = isinstance(data, dict) and data.get("type") == "TEXT_MESSAGE_START" and "runId" not in data
@@ -78,7 +78,7 @@ def _messages(reading: Reading, found: dict[Place, tuple[bytes, int]]) -> Iterat
 
 
 def _merged(reading: Reading, found: dict[Place, tuple[bytes, int]]) -> Iterator[Finding]:
-    """A delta that was merged for a slow client must be its parts, one after the other."""
+    """A delta that was merged for a slow client must equal its parts, one after the other."""
     texts: dict[Place, str] = {
         place: data["delta"]
         for place, _, data in reading.positions()
@@ -100,7 +100,7 @@ def _merged(reading: Reading, found: dict[Place, tuple[bytes, int]]) -> Iterator
 
 
 def publishes(reading: Reading) -> Iterator[Finding]:
-    """Acknowledgements among themselves: one key at two places, and order between what came one after the other."""
+    """Acknowledgements among themselves: one key at two positions, and the order of sequential publishes."""
     first: dict[tuple[str, str, str], Acknowledged] = {}
     top: defaultdict[tuple[str, str], int] = defaultdict(int)
     before: dict[tuple[str, str, str], int] = {}
@@ -135,8 +135,8 @@ def publishes(reading: Reading) -> Iterator[Finding]:
 
 
 def epochs(reading: Reading) -> Iterator[Finding]:
-    """An old epoch that is current again: seen before a newer one, and after it. A node may take an older one for
-    current for `stale_s` after the newer one began.
+    """An old epoch that is current again: seen before a newer one and after it. A node may still use an older epoch for
+    `stale_s` after the newer one began.
     """
     stale_s = reading.bounds.stale_s
     for channel, known in reading.epochs.items():
@@ -144,7 +144,7 @@ def epochs(reading: Reading) -> Iterator[Finding]:
             first, last = min(at for _, at in mine), max(asked_at for asked_at, _ in mine)
             for other, spans in known.items():
                 if min(at for _, at in spans) < first:
-                    continue  # the other is the older one: its own return is judged in its turn
+                    continue  # the other epoch is the older one: its own return is checked separately
                 between = [at for asked_at, at in spans if first < asked_at and at + stale_s < last]
                 if other != epoch and between:
                     text = f"{channel}: epoch {epoch} is back at {last:.3f}; {other} was current at {between[0]:.3f}"
@@ -152,7 +152,7 @@ def epochs(reading: Reading) -> Iterator[Finding]:
 
 
 def logs(reading: Reading) -> Iterator[Finding]:
-    """A whole log that was read holds everything that was acknowledged before it was asked for."""
+    """A log that was read completely has everything that was acknowledged before the read was requested."""
     for index, record in reading.each(LogRead):
         held = {entry.offset for entry in record.publications}
         numbers = [entry.offset for entry in record.publications]
@@ -174,7 +174,7 @@ def logs(reading: Reading) -> Iterator[Finding]:
 
 
 def recoveries(reading: Reading) -> Iterator[Finding]:
-    """Every `recovered: true`, against what was acknowledged by then."""
+    """Every `recovered: true`, compared with the acknowledgements until then."""
     for _, segment in reading.every_segment():
         record = segment.record
         if not record.recovered or record.since_offset < 0:
@@ -209,7 +209,7 @@ def recoveries(reading: Reading) -> Iterator[Finding]:
 
 
 def deliveries(reading: Reading) -> Iterator[Finding]:
-    """Every acknowledged publication reaches every live subscriber in time, or its stretch ends."""
+    """Every acknowledged publication reaches every live subscriber in time, or the subscriber's segment ends."""
     for _, segment in reading.every_segment():
         record = segment.record
         arrivals = segment.arrivals()

@@ -1,6 +1,6 @@
-"""A history rearranged for the judges: who followed which channel from where to where, and what the log held.
+"""A history indexed for the checks: which reader followed which channel over which positions, and the log's content.
 
-Rules: nothing is judged here except what cannot be put anywhere (a publication outside every subscription).
+Rules: nothing is checked here except publications that cannot be assigned (outside every subscription).
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def same(data: Any) -> bytes:
-    """What makes two publications the same: their JSON with sorted names."""
+    """The identity of a publication: its JSON with sorted names."""
     return _encode(data)
 
 
 def events_of(data: Any) -> str:
-    """The run that a publication is an event of; empty for others."""
+    """The run that a publication is an event of; empty for other publications."""
     if isinstance(data, dict) and isinstance(data.get("seq"), int):
         return str(data.get("runId", ""))
     return ""
 
 
 def span(data: Any) -> int:
-    """How many publications a delivered one stands for: deltas merged for a slow client carry `seq_from`."""
+    """The number of publications that a delivered one stands for: deltas merged for a slow client have `seq_from`."""
     if isinstance(data, dict) and isinstance(data.get("seq_from"), int) and isinstance(data.get("seq"), int):
         return max(1, int(data["seq"]) - int(data["seq_from"]) + 1)
     return 1
 
 
 class Shown(NamedTuple):
-    """A publication that a client was shown: in record `number`, at `at`."""
+    """A publication that a client received: in record `number`, at `at`."""
 
     number: int
     at: float
@@ -62,12 +62,12 @@ class Shown(NamedTuple):
 
 
 class Segment:
-    """One stretch in which one connection followed one channel.
+    """A period in which one connection followed one channel.
 
     Attributes:
-        base: the offset after which it should be shown everything; -1 until the first publication says it.
-        shown: what it was shown, as it came.
-        ended_at: infinity while it goes on.
+        base: the offset after which it should receive everything; -1 until the first publication shows it.
+        shown: the received publications, in order of arrival.
+        ended_at: infinity while it lasts.
     """
 
     __slots__ = ("base", "conn", "ended_at", "index", "record", "shown", "user")
@@ -84,18 +84,18 @@ class Segment:
             self.show(Shown(index, record.at, entry, False))
 
     def show(self, shown: Shown) -> None:
-        """The next publication."""
+        """Add the next publication."""
         if self.base < 0:
             self.base = shown.entry.offset - span(shown.entry.data)
         self.shown.append(shown)
 
     @property
     def where(self) -> str:
-        """For sentences."""
+        """A description for sentences."""
         return f"{self.record.channel} at {self.conn} ({self.user})"
 
     def arrivals(self) -> dict[int, float]:
-        """When each offset was first shown; what is merged counts for all that it stands for."""
+        """When each offset first arrived; a merged publication counts for all that it stands for."""
         found: dict[int, float] = {}
         for _, at, entry, _ in self.shown:
             for offset in range(entry.offset - span(entry.data) + 1, entry.offset + 1):
@@ -115,8 +115,8 @@ class Lives(NamedTuple):
     """The runs of a history.
 
     Attributes:
-        began: when and in which record each began, and its channel.
-        ends: by run and (epoch, offset) each terminal event: when and in which record it was first seen.
+        began: the time and record of each start, and its channel.
+        ends: by run and (epoch, offset): the time and record at which each terminal event was first seen.
     """
 
     began: dict[str, tuple[float, int, str]]
@@ -133,7 +133,7 @@ class Ack(NamedTuple):
 
 
 def _follows(later: list[tuple[float, float]], earlier: list[tuple[float, float]]) -> bool:
-    """Whether one span of `later` lies wholly behind one of `earlier`."""
+    """Whether a span of `later` lies entirely behind one of `earlier`."""
     return max(asked_at for asked_at, _ in later) > min(at for _, at in earlier)
 
 
@@ -144,8 +144,8 @@ class Reading:
         segments: of each (reader, channel), in order.
         acks: of each channel, in the order of their acknowledgement.
         attempts: the first attempt of each (channel, key).
-        epochs: of each channel, for each epoch the spans (asked, answered) within which it was current at some moment.
-        end: the last moment of the observation.
+        epochs: of each channel, for each epoch the spans (asked, answered) within which it was current at some time.
+        end: the end of the observation.
         ended: connections that were closed.
     """
 
@@ -172,7 +172,7 @@ class Reading:
 
     def _take(self, index: int, record: Record) -> None:
         match record:
-            case Delivered():  # most are
+            case Delivered():  # most of them are
                 self._deliver(index, record)
             case Opened():
                 self.readers[record.conn] = record
@@ -224,8 +224,8 @@ class Reading:
         return cast("list[tuple[int, R]]", self._kinds[cast("type[Record]", kind)])
 
     def newer_epochs(self, channel: str, epoch: str) -> list[str]:
-        """Epochs that were current after this one was, and never before it: answers may come late, so a span counts
-        as after another only if it was asked for after the other's answer.
+        """Epochs that were current after this one was, and never before it: answers may come late, so a span counts as
+        later only if it was requested after the other's answer.
         """
         found = self._newer.get((channel, epoch))
         if found is None:
@@ -239,15 +239,15 @@ class Reading:
         return found
 
     def undone_at(self, asked_at: float, at: float) -> float:
-        """When the store may have lost what it was told between these two moments; infinity for never."""
+        """When the store may have lost writes made between these times; infinity for never."""
         return min(
             (lost.at for _, lost in self.each(Restored) if lost.since <= at and asked_at <= lost.at),
             default=INFINITY,
         )
 
     def forgotten(self) -> set[str]:
-        """Runs that nothing remembers: the store went back before their sender had an answer, and the log was lost as
-        well. A repeated request may begin them anew.
+        """Runs that were forgotten: the store went back before their sender had an answer, and the log was lost as
+        well. A repeated request may start them again.
         """
         return {
             started.run_id
@@ -257,17 +257,17 @@ class Reading:
         }
 
     def known_at(self, channel: str, epoch: str) -> float:
-        """The first moment at which anybody knew that the epoch had been current."""
+        """The first time at which a client knew that the epoch had been current."""
         return min(at for _, at in self.epochs[channel][epoch])
 
     def every_segment(self) -> Iterator[tuple[str, Segment]]:
-        """All stretches, with their reader."""
+        """All segments, with their reader."""
         for (reader, _), segments in self.segments.items():
             for segment in segments:
                 yield reader, segment
 
     def positions(self) -> list[tuple[Place, int, Any]]:
-        """Everything that anybody was told of what lies where: place, record, data. Merged deltas are left out."""
+        """Every position that a client learned: place, record, data. Merged deltas are left out."""
         if self._positions is None:
             self._positions = list(self._placed())
         return self._positions
@@ -287,7 +287,7 @@ class Reading:
                 yield Place(found.channel, found.epoch, entry.offset), index, entry.data
 
     def lives(self) -> Lives:
-        """When each run began, and where its terminal events lie."""
+        """When each run began, and the positions of its terminal events."""
         if self._lives is None:
             self._lives = self._find_lives()
         return self._lives
@@ -318,7 +318,9 @@ class Reading:
         return lives
 
     def _date_ends(self, lives: Lives) -> None:
-        """A terminal event was there once a client was told of an end of its log that lies behind it, shown or not."""
+        """A terminal event existed once a client learned of a log end behind it, whether or not it received the
+        event.
+        """
         tops: defaultdict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
         for _, subscribed in self.each(Subscribed):
             tops[subscribed.channel, subscribed.epoch].append((subscribed.at, subscribed.offset))

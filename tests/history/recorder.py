@@ -1,7 +1,7 @@
-"""Writes a history down: from the frames of WebSocket connections, and from what a campaign says itself.
+"""Records a history: from the frames of WebSocket connections, and from a campaign's own calls.
 
 Rules: frames are parsed here a second time, by docs/protocol.md; a frame that cannot be read is a fault of the caller
-and raises; nothing is judged. A recorder belongs to one event loop or thread.
+and raises; nothing is checked. A recorder belongs to one event loop or thread.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Recorder:
-    """One history in the making.
+    """One history that is being recorded.
 
     Args:
         clock: seconds, monotonic.
@@ -63,11 +63,11 @@ class Recorder:
         self._first_asked: dict[tuple[str, str], float] = {}
 
     def add(self, record: Record) -> None:
-        """A record, at the moment it carries; moments never go back."""
+        """Add a record with its time; times never go back."""
         self._records.append(record)
 
     def history(self) -> list[Record]:
-        """What was recorded until now, with its end."""
+        """The records until now, with an end."""
         return [*self._records, Ended(self.now())]
 
     def save(self, path: Path) -> None:
@@ -81,38 +81,38 @@ class Recorder:
         return Tap(self, conn, user)
 
     def first_asked(self, user: str, message: str, at: float) -> float:
-        """When a message was sent for the first time: it may be repeated, over several connections."""
+        """When a message was first sent: it may be repeated, over several connections."""
         return self._first_asked.setdefault((user, message), at)
 
     # -- publishing over the server API --------------------------------------------------------------------
 
     def attempted(self, key: str, channel: str, data: Any) -> None:
-        """A publication is about to be sent; again under the same key, if it is repeated."""
+        """A publication is about to be sent, or sent again under the same key."""
         self.add(Attempted(self.now(), key, channel, data))
 
     def acknowledged(self, key: str, channel: str, epoch: str, offset: int) -> None:
         """It was acknowledged."""
         self.add(Acknowledged(self.now(), key, channel, epoch, offset))
 
-    # -- rights --------------------------------------------------------------------------------------------
+    # -- permissions ---------------------------------------------------------------------------------------
 
     def removed(self, channel: str, user: str, asked_at: float | None = None) -> None:
-        """A member's removal was acknowledged just now; `channel` "*" for a revocation of everything."""
+        """A member's removal was just acknowledged; `channel` "*" for a revocation of everything."""
         now = self.now()
         self.add(Membership(now, now if asked_at is None else asked_at, channel, user, False))
 
     def granted(self, channel: str, user: str, asked_at: float) -> None:
-        """An addition was acknowledged just now; it was asked for at `asked_at`."""
+        """An addition was just acknowledged; it was requested at `asked_at`."""
         self.add(Membership(self.now(), asked_at, channel, user, True))
 
     # -- reading back --------------------------------------------------------------------------------------
 
     def run_started(self, asked_at: float, **values: str) -> None:
-        """A run was acknowledged elsewhere than on a tapped connection; members as in `RunStarted`."""
+        """A run was acknowledged elsewhere than on a tapped connection; attributes as in `RunStarted`."""
         self.add(RunStarted(at=self.now(), asked_at=asked_at, **values))
 
     def agent_began(self, run_id: str, *, restartable: bool = False) -> None:
-        """An agent was called for a run; the agent itself says so (a file, a counter of its own)."""
+        """An agent was called for a run; the agent itself reports it (a file, its own counter)."""
         self.add(AgentBegan(self.now(), run_id, restartable))
 
     def run_read(
@@ -158,7 +158,7 @@ class Recorder:
         self.add(Fault(self.now(), name, False))
 
     def store_restored(self, since: float) -> None:
-        """The store went back, just now, to how it was at `since`."""
+        """The store just went back to its state at `since`."""
         self.add(Restored(self.now(), since))
 
     @contextlib.contextmanager
@@ -172,7 +172,7 @@ class Recorder:
 
 
 class Tap:
-    """One connection's frames become records. Times are those of the calls: call at once."""
+    """Turns one connection's frames into records. Times are those of the calls, so call it at once."""
 
     def __init__(self, recorder: Recorder, conn: str, user: str) -> None:
         self._recorder = recorder
@@ -182,7 +182,7 @@ class Tap:
         self._over = False
 
     def sent(self, frame: str | bytes) -> None:
-        """A frame that the client sends."""
+        """A frame sent by the client."""
         for command in _objects(frame):
             name = next((name for name in COMMANDS if name in command), "")
             number = int(command.get("id", 0))
@@ -197,7 +197,7 @@ class Tap:
             self._recorder.add(Asked(at, self.conn, number, name, channel))
 
     def received(self, frame: str | bytes) -> None:
-        """A frame that the client gets."""
+        """A frame received by the client."""
         for found in _objects(frame):
             if "push" in found:
                 self._push(found["push"])
@@ -205,7 +205,7 @@ class Tap:
                 self._reply(found)
 
     def closed(self, code: int) -> None:
-        """The connection is over; only the first call counts."""
+        """The connection ended; only the first call counts."""
         if not self._over:
             self._over = True
             self._recorder.add(Closed(self._recorder.now(), self.conn, code))
@@ -301,7 +301,7 @@ class Tap:
         since = request.get("since") or {}
         offset = int(told.get("offset", 0))
         begins = int(since["offset"]) if since else (entries[0].offset - 1 if entries else offset)
-        # A page that was cut by its limit promises nothing beyond its last entry.
+        # A page that was cut by its limit guarantees nothing beyond its last entry.
         top = entries[-1].offset if entries else begins
         self._recorder.add(
             LogRead(

@@ -1,4 +1,4 @@
-"""The records of a history: one flat list, in the order in which one observer saw things.
+"""The records of a history: one flat list, in the order in which one observer saw the events.
 
 Rules: `at` and `asked_at` are seconds of the observer's one monotonic clock; `asked_at` is when a command was sent,
 `at` when its answer came; `reader` is one device of a user over all its connections, `conn` one connection; `data` is
@@ -15,7 +15,7 @@ import msgspec
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A publication as a client was shown it; offset 0: in no history."""
+    """A publication as a client received it; offset 0: not in the history."""
 
     offset: int
     data: Any
@@ -47,7 +47,7 @@ class Closed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Asked(msgspec.Struct, frozen=True, tag=True):
-    """A command was sent; `channel` where it names one (`rpc`: the method)."""
+    """A command was sent; `channel` if it names one (`rpc`: the method)."""
 
     at: float
     conn: str
@@ -66,15 +66,15 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Subscribed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """A client was told that it follows a channel from a position on.
+    """A client was told that it follows a channel from a position.
 
     Attributes:
         recover: whether it asked to recover from (`since_epoch`, `since_offset`); an offset of -1 is unknown (a
-            push that was caused by somebody else; what was missed follows it as live publications).
-        epoch: with `offset` where it was told the log ends.
+            push that another client caused; missed publications follow it as live ones).
+        epoch: with `offset`: the end of the log that it was told.
         recovered: whether it was told that nothing is missing.
-        publications: what came with the answer.
-        server_side: told in a `connect` answer or by a push.
+        publications: the publications in the answer.
+        server_side: granted in a `connect` answer or by a push.
     """
 
     at: float
@@ -103,7 +103,7 @@ class Delivered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Unsubscribed(msgspec.Struct, frozen=True, tag=True):
-    """A connection follows a channel no longer; `code` 0: it asked for that itself."""
+    """A connection no longer follows a channel; `code` 0: at its own request."""
 
     at: float
     conn: str
@@ -112,7 +112,7 @@ class Unsubscribed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Attempted(msgspec.Struct, frozen=True, tag=True):
-    """A publication is sent, for the first time or again, under its idempotency key. Data must be unique."""
+    """A publication is sent, or sent again, under its idempotency key. Data must be unique."""
 
     at: float
     key: str
@@ -131,7 +131,7 @@ class Acknowledged(msgspec.Struct, frozen=True, tag=True):
 
 
 class Membership(msgspec.Struct, frozen=True, tag=True):
-    """A user was let into a channel or removed from it, and that was acknowledged at `at`.
+    """A user was added to a channel or removed from it, and that was acknowledged at `at`.
 
     `channel` "*" is everything: a revoked user, one that was blocked, and one that was unblocked.
     """
@@ -144,7 +144,7 @@ class Membership(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """`run.start` (or `run.resume`) was acknowledged; `asked_at` is when it was sent for the first time."""
+    """`run.start` (or `run.resume`) was acknowledged; `asked_at` is when it was first sent."""
 
     at: float
     asked_at: float
@@ -156,7 +156,7 @@ class RunStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class AgentBegan(msgspec.Struct, frozen=True, tag=True):
-    """An agent's function was called for a run, as the agent itself wrote it down."""
+    """An agent's function was called for a run, as the agent itself recorded it."""
 
     at: float
     run_id: str
@@ -183,7 +183,7 @@ class RunRead(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class LogRead(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """A channel's log was read, ascending. `whole`: everything after `since` up to `offset` should be in it."""
+    """A channel's log was read, ascending. `whole`: it should have everything after `since` up to `offset`."""
 
     at: float
     asked_at: float
@@ -215,14 +215,14 @@ class Fault(msgspec.Struct, frozen=True, tag=True):
 
 
 class Restored(msgspec.Struct, frozen=True, tag=True):
-    """The store went back to how it was at `since`: what it was told between may be gone, whatever was acknowledged."""
+    """The store went back to its state at `since`: later writes may be lost, acknowledged or not."""
 
     at: float
     since: float
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """The observation is over; what has not come by now is judged by how long it was waited for."""
+    """The observation is over; a missing event counts by how long it had been due."""
 
     at: float
 
@@ -249,7 +249,7 @@ Record = (
     | Restored
     | Ended
 )
-"""Any of them."""
+"""Any record."""
 
 _decode = msgspec.json.Decoder(Record).decode
 

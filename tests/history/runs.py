@@ -1,7 +1,7 @@
-"""Judges of runs: `seq`, count and digest as each reader saw them, ends, cancels, messages in threads.
+"""Checks of runs: `seq`, count and digest as each reader saw them, ends, cancels, messages in threads.
 
-Rules: a reader that was told `recovered: false`, or that began anew, has seen no run whole any more; what it sees
-later of a run that it did not see from the start is checked for order only.
+Rules: a reader that got `recovered: false`, or that started again, counts as having seen no run completely; later
+events of a run that it did not see from the start are checked for order only.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def views(reading: Reading) -> Iterator[Finding]:
     }
     forgotten = reading.forgotten()
     for (reader, channel), segments in reading.segments.items():
-        # Where a log was lost, and subscribers were told so, a run may go on behind the hole; it must not claim to be
-        # whole in the end.
+        # After a log loss that subscribers were told about, a run may continue behind the gap; it must not
+        # claim to be complete.
         torn = len(reading.epochs[channel]) > 1
         runs: dict[str, _Seen] = {}
         top: tuple[str, int] | None = None
@@ -93,13 +93,13 @@ def _event(runs: dict[str, _Seen], shown: Shown, where: str, *, torn: bool, hole
     if event.get("count") != last:
         yield Finding(Kind.DIGEST, f"{what}: it says count {event.get('count')}", at, (index,))
     if event.get("digest") is None and torn:
-        return  # a run whose log was lost claims no digest
+        return  # a run whose log was lost has no digest
     if seen.whole and event.get("digest") != digest(seen.events):
         yield Finding(Kind.DIGEST, f"{what}: its digest is not that of what was delivered", at, (index,))
 
 
 def ends(reading: Reading) -> Iterator[Finding]:
-    """Every run that began ends, once, and those who follow it are shown the end."""
+    """Every run that started ends once, and its followers receive the end."""
     began, terminals = reading.lives()
     reads: defaultdict[str, list[tuple[int, RunRead]]] = defaultdict(list)
     for index, record in reading.each(RunRead):
@@ -118,7 +118,7 @@ def ends(reading: Reading) -> Iterator[Finding]:
         for epoch, offset in places:
             by_epoch[epoch].append(offset)
         for epoch, offsets in by_epoch.items():
-            # In another epoch it may stand elsewhere: what was lost with a log is published again.
+            # In another epoch it may have another position: publications lost with a log are published again.
             if len(offsets) > 1:
                 ends_at = [places[epoch, offset] for offset in offsets]
                 text = f"run {run_id} ends at {epoch}@{sorted(offsets)}"
@@ -154,7 +154,7 @@ def ends(reading: Reading) -> Iterator[Finding]:
                 yield Finding(Kind.RUN_WITHOUT_END, text, reading.end, (index,))
             continue
         if len(reading.epochs.get(channel, ())) > 1:
-            continue  # its end may have been lost with a log, which subscribers were told
+            continue  # its end may have been lost with a log, which subscribers were told about
         read_index, read = read_ends[0]
         due = reading.deadlines.after(read.at, reading.bounds.silence_s, Kind.END_NOT_TOLD)
         for segment in _attending(reading, channel, began_at, due):
@@ -175,13 +175,13 @@ def _read_otherwise(
     *,
     torn: bool,
 ) -> Iterator[Finding]:
-    """A run that was read with another state, error, count or digest than its terminal event has."""
+    """A run that was read with a different state, error, count or digest than its terminal event has."""
     for index, read in reads:
         if read.error is not None and (read.state == "failed") != bool(read.error):
             text = f"run {run_id}: run.get says {read.state} with error {read.error!r}"
             yield Finding(Kind.END_OTHERWISE, text, read.at, (index,))
     if len({epoch for (epoch, _), _ in ends_at}) > 1 or torn:
-        return  # its end was lost with a log, and may have been published again over what was left
+        return  # its end was lost with a log, and may have been published again over the rest
     for _, (_, end_index, event) in ends_at:
         end = _end_of(event)
         for index, read in reads:
@@ -199,7 +199,7 @@ def _read_otherwise(
 
 
 def _end_of(event: dict[str, Any]) -> tuple[str, str]:
-    """State and error that a terminal event stands for (docs/runs.md)."""
+    """The state and error that a terminal event stands for (docs/runs.md)."""
     if event["type"] == "RUN_ERROR":
         return "failed", str(event.get("code", ""))
     outcome = event.get("outcome") or {}
@@ -209,7 +209,7 @@ def _end_of(event: dict[str, Any]) -> tuple[str, str]:
 
 
 def _attending(reading: Reading, channel: str, since: float, until: float) -> Iterator[Segment]:
-    """Stretches that follow the channel from before `since` until after `until`, reconnections included."""
+    """Segments that follow the channel from before `since` until after `until`, including reconnections."""
     for (_, name), segments in reading.segments.items():
         if name != channel:
             continue
@@ -234,11 +234,11 @@ def agents(reading: Reading) -> Iterator[Finding]:
 
 
 def given_up(reading: Reading) -> Iterator[Finding]:
-    """A run's owner is taken for dead only after something happened: clocks alone are no reason."""
+    """A run's owner is considered dead only after a fault: clocks alone are no reason."""
     moments: list[tuple[float, int, str, str]] = []
     for run_id, ends in reading.lives().ends.items():
         at, index, event = min(ends.values(), key=lambda seen: seen[:2])
-        # Of one that was read later, or again behind a lost log, it is not known when it was given up.
+        # For one that was read later, or again behind a lost log, the time at which it was given up is unknown.
         if event.get("code") == "owner_lost" and isinstance(reading.history[index], Delivered):
             moments.append((at, index, run_id, "ended owner_lost"))
     began: set[str] = set()
@@ -258,7 +258,7 @@ def cancels(reading: Reading) -> Iterator[Finding]:
     """An acknowledged cancel ends its run in time."""
     began, terminals = reading.lives()
     read_at: dict[str, float] = {}
-    # A repeated cancel that is answered with an ended state tells its sender of the end, as reading the run does.
+    # A repeated cancel that is answered with an ended state shows its sender the end, as reading the run does.
     told: list[tuple[int, RunRead | CancelAcknowledged]] = []
     told += reading.each(RunRead)
     told += reading.each(CancelAcknowledged)
@@ -267,16 +267,16 @@ def cancels(reading: Reading) -> Iterator[Finding]:
             read_at[read.run_id] = min(read.at, read_at.get(read.run_id, read.at))
     for index, record in reading.each(CancelAcknowledged):
         if record.state in ENDED:
-            continue  # it had ended before, and was told so then
+            continue  # it had ended before, and its sender was told so
         if reading.undone_at(record.at - reading.bounds.reply_s, record.at) < INFINITY:
-            continue  # the store does not know of it any more
+            continue  # the store no longer knows it
         due = reading.deadlines.after(record.at, reading.bounds.cancel_s, Kind.CANCEL_LATE)
         shown = {at: index for at, index, _ in terminals.get(record.run_id, {}).values()}
         ended_at = min([*shown, read_at.get(record.run_id, INFINITY)])
         channel = began[record.run_id][2] if record.run_id in began else ""
         live = ended_at in shown and isinstance(reading.history[shown[ended_at]], Delivered)
         if len(reading.epochs.get(channel, ())) > 1 and ended_at < INFINITY and not live:
-            continue  # its end was lost with a log, or came before its followers were back: when is not known
+            continue  # its end was lost with a log, or came before its followers were back: the time is unknown
         if ended_at > due and due <= reading.end:
             text = (
                 f"run {record.run_id} had not ended {due - record.at:.1f} s after its cancel was acknowledged"
@@ -285,7 +285,7 @@ def cancels(reading: Reading) -> Iterator[Finding]:
 
 
 def queues(reading: Reading) -> Iterator[Finding]:
-    """Runs of a thread that were asked for one after the other begin so; one that is cancelled need not wait."""
+    """Runs of a thread that were requested one after the other start in that order; a cancelled one need not wait."""
     cancelled = {record.run_id for _, record in reading.each(CancelAcknowledged)} | {
         run_id
         for run_id, ends in reading.lives().ends.items()
@@ -305,7 +305,7 @@ def queues(reading: Reading) -> Iterator[Finding]:
             if one.at >= two.asked_at or one.run_id == two.run_id:
                 continue
             if max(begun_in[one.run_id], begun_in[two.run_id]) > 1:
-                continue  # it began again behind a log that was lost, when others had ended
+                continue  # it started again behind a lost log, when others had ended
             for epoch in reading.epochs[channel]:
                 places = (begun.get((channel, epoch, one.run_id)), begun.get((channel, epoch, two.run_id)))
                 if places[0] is not None and places[1] is not None and places[0] > places[1]:
@@ -337,9 +337,7 @@ def threads(reading: Reading) -> Iterator[Finding]:
     for place, _, data in reading.positions():
         if isinstance(data, dict) and data.get("type") == "TEXT_MESSAGE_START":
             message, name = offsets[place.channel, place.epoch], str(data.get("messageId"))
-            if events_of(
-                data
-            ):  # an agent that was restarted begins its message anew: the last beginning counts
+            if events_of(data):  # a restarted agent begins its message again: the last beginning counts
                 message[name] = max(place.offset, message.get(name, 0))
             else:
                 message.setdefault(name, place.offset)
@@ -370,8 +368,8 @@ def threads(reading: Reading) -> Iterator[Finding]:
 
 
 def _settled(reading: Reading) -> dict[str, float]:
-    """From when on a message must stand where the log has it: a person's from its acknowledgement, an agent's from the
-    end of its run. Before that it may be shown elsewhere.
+    """From this time a message must have its log position: a user's from its acknowledgement, an agent's from the end
+    of its run. Before that it may be shown elsewhere.
     """
     found: dict[str, float] = {}
     terminals = reading.lives().ends
@@ -398,7 +396,7 @@ def _missing(reading: Reading, index: int, record: ThreadRead, shown: set[str]) 
 
 
 def served(reading: Reading) -> Iterator[tuple[float, float, int, str, str, str]]:
-    """Every moment at which a user was served: asked at, at, record, user, channel, what."""
+    """Every time at which a user received data: asked at, at, record, user, channel, kind."""
     for _, segment in reading.every_segment():
         record: Subscribed = segment.record
         yield record.asked_at, record.at, segment.index, segment.user, record.channel, "was let in"

@@ -1,7 +1,8 @@
-"""Seeded lies: each history below breaks one promise, and the checker must name it; true histories must pass.
+"""Seeded violations: each history below breaks one guarantee, and the checker must name it; correct histories must
+pass.
 
-The true history is told through the recorder, frame by frame, as a campaign's clients would; a lie is one change to
-its frames or records.
+The correct history is fed to the recorder frame by frame, as a campaign's clients would; a lie is one change to its
+frames or records.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ BOUNDS = Bounds(silence_s=5, stale_s=1, removal_s=2, reply_s=10, run_end_s=20, c
 
 
 class Story:
-    """A true history: a log of one channel, told to clients as the product would."""
+    """A correct history: a log of one channel, delivered to clients as the product would."""
 
     def __init__(self) -> None:
         self.at = 0.0
@@ -45,7 +46,7 @@ class Story:
         self.live: dict[str, Tap] = {}
 
     def later(self, seconds: float = 0.1) -> None:
-        """Time passes."""
+        """Advance the time."""
         self.at += seconds
 
     def asked(self, tap: Tap, command: str, body: object, answer: object) -> None:
@@ -64,7 +65,7 @@ class Story:
         return tap
 
     def subscribe(self, tap: Tap, since: int | None = None) -> None:
-        """`subscribe`, truthfully answered."""
+        """`subscribe` with a correct answer."""
         body: dict[str, Any] = {"channel": CHANNEL}
         answer: dict[str, Any] = {"epoch": EPOCH, "offset": len(self.log), "recoverable": True}
         if since is not None:
@@ -80,7 +81,7 @@ class Story:
         tap.closed(code)
 
     def append(self, data: Any) -> int:
-        """To the log, and to every live subscriber a moment later."""
+        """Append to the log, and deliver to every live subscriber shortly afterwards."""
         self.log.append(data)
         self.later(0.02)
         for tap in self.live.values():
@@ -89,7 +90,7 @@ class Story:
         return len(self.log)
 
     def publish(self, mark: str) -> None:
-        """Over the server API."""
+        """Publish over the server API."""
         data = {"type": "CUSTOM", "name": "mark", "value": mark}
         self.recorder.attempted(mark, CHANNEL, data)
         offset = self.append(data)
@@ -97,7 +98,7 @@ class Story:
         self.later()
 
     def run(self, tap: Tap, run_id: str, *, cancelled: bool = False) -> None:
-        """A person's message and its whole run."""
+        """A user's message and its whole run."""
         started = {"run_id": run_id, "message_id": f"m-{run_id}", "channel": CHANNEL, "thread_id": "t1"}
         params = {"text": "hi", "client_message_id": f"c-{run_id}", "thread_id": "t1"}
         said = {"threadId": "t1", "messageId": f"m-{run_id}"}
@@ -128,7 +129,7 @@ class Story:
         self.asked(tap, "rpc", {"method": "run.get", "data": {"run_id": run_id}}, {"data": read})
 
     def read(self, tap: Tap) -> None:
-        """The whole log and the thread, as `history` and `thread.get` give them."""
+        """The whole log and the thread, as `history` and `thread.get` return them."""
         entries = [{"offset": at, "data": data} for at, data in enumerate(self.log, 1)]
         told = {"publications": entries, "epoch": EPOCH, "offset": len(self.log)}
         body = {"channel": CHANNEL, "limit": -1, "since": {"offset": 0, "epoch": EPOCH}}
@@ -144,7 +145,7 @@ class Story:
 
 
 def true_story() -> Story:
-    """Two readers, one of which comes and goes; publications, runs, a cancel, a removal, a read at the end."""
+    """Two readers, one of which reconnects; publications, runs, a cancel, a removal, a read at the end."""
     story = Story()
     alice = story.opened("alice-phone", "alice")
     bob = story.opened("bob-laptop", "bob")
@@ -179,12 +180,12 @@ def true_story() -> Story:
 
 
 def truth() -> list[Record]:
-    """The records of the true story."""
+    """The records of the correct story."""
     return true_story().recorder.history()
 
 
 def at(history: list[Record], kind: type[Record], number: int = 0, **values: object) -> int:
-    """Where the so-many-th record of a kind with these values stands."""
+    """The index of the n-th record of a kind with these values."""
     found = [
         index
         for index, record in enumerate(history)
@@ -194,13 +195,13 @@ def at(history: list[Record], kind: type[Record], number: int = 0, **values: obj
 
 
 def changed(history: list[Record], index: int, **values: object) -> list[Record]:
-    """One record told otherwise."""
+    """The history with one record changed."""
     history[index] = msgspec.structs.replace(history[index], **values)
     return history
 
 
 def test_a_true_history_passes() -> None:
-    """Nothing is found in a history that keeps every promise, and it was not empty."""
+    """A history that keeps every guarantee has no finding and is not empty."""
     history = truth()
     assert not check(history, BOUNDS), report(check(history, BOUNDS))
     counts = summary(history)
@@ -222,7 +223,7 @@ def lost_at_the_end(history: list[Record]) -> list[Record]:
 
 
 def lost_from_the_log(history: list[Record]) -> list[Record]:
-    """The log that is read at the end is one publication short of what was acknowledged."""
+    """The log that is read at the end lacks one acknowledged publication."""
     index = at(history, LogRead)
     read = history[index]
     assert isinstance(read, LogRead)
@@ -230,13 +231,13 @@ def lost_from_the_log(history: list[Record]) -> list[Record]:
 
 
 def twice_live(history: list[Record]) -> list[Record]:
-    """Alice is shown one offset two times."""
+    """Alice receives one offset twice."""
     index = at(history, Delivered, conn="alice-phone#1", offset=2)
     return [*history[: index + 1], history[index], *history[index + 1 :]]
 
 
 def twice_in_recovery(history: list[Record]) -> list[Record]:
-    """Bob's recovery brings an event that he had already."""
+    """Bob's recovery has an event that he had already received."""
     index = at(history, Subscribed, recovered=True)
     told = history[index]
     assert isinstance(told, Subscribed)
@@ -252,7 +253,7 @@ def twice_in_the_log(history: list[Record]) -> list[Record]:
 
 
 def exchanged_live(history: list[Record]) -> list[Record]:
-    """Alice is shown two events in the wrong order."""
+    """Alice receives two events in the wrong order."""
     one = at(history, Delivered, conn="alice-phone#1", offset=7)
     two = at(history, Delivered, conn="alice-phone#1", offset=8)
     first, second = history[one], history[two]
@@ -263,7 +264,7 @@ def exchanged_live(history: list[Record]) -> list[Record]:
 
 
 def exchanged_in_the_log(history: list[Record]) -> list[Record]:
-    """What was sent after an acknowledgement lies before it."""
+    """A publication sent after an acknowledgement is stored before the acknowledged one."""
     one, two = at(history, Acknowledged, key="first-0"), at(history, Acknowledged, key="first-1")
     changed(history, one, offset=2)
     return changed(history, two, offset=1)
@@ -278,7 +279,7 @@ def exchanged_in_the_thread(history: list[Record]) -> list[Record]:
 
 
 def exchanged_in_the_queue(history: list[Record]) -> list[Record]:
-    """The run that was asked for later begins first."""
+    """The run that was requested later starts first."""
     story = true_story()
     phone = story.opened("alice-tablet", "alice")
     for run_id in ("r8", "r9"):
@@ -291,7 +292,7 @@ def exchanged_in_the_queue(history: list[Record]) -> list[Record]:
 
 
 def other_data(history: list[Record]) -> list[Record]:
-    """Bob is shown something else at an offset than alice."""
+    """Bob receives different data at an offset than alice."""
     index = at(history, Delivered, conn="bob-laptop#2", offset=2)
     return changed(history, index, data={"type": "CUSTOM", "name": "mark", "value": "forged"})
 
@@ -303,12 +304,12 @@ def a_gap(history: list[Record]) -> list[Record]:
 
 
 def falsely_recovered(history: list[Record]) -> list[Record]:
-    """Bob is told that nothing is missing, at the stale offset."""
+    """Bob gets `recovered: true` at a stale offset."""
     return changed(history, at(history, Subscribed, recovered=True), offset=3, publications=[])
 
 
 def recovered_with_a_hole(history: list[Record]) -> list[Record]:
-    """Bob's recovery ends before the position that he is told."""
+    """Bob's recovery ends before the position in its answer."""
     index = at(history, Subscribed, recovered=True)
     told = history[index]
     assert isinstance(told, Subscribed)
@@ -316,18 +317,18 @@ def recovered_with_a_hole(history: list[Record]) -> list[Record]:
 
 
 def recovered_across_epochs(history: list[Record]) -> list[Record]:
-    """Bob's old position is of another epoch."""
+    """Bob's old position belongs to another epoch."""
     return changed(history, at(history, Subscribed, recovered=True), since_epoch="e0")
 
 
 def epoch_not_told(history: list[Record]) -> list[Record]:
-    """The epoch changed, and alice, who is live, is left in the old one."""
+    """The epoch changed, and alice, who is live, stays in the old one."""
     changed(history, at(history, Acknowledged, key="last"), epoch="e2", offset=1)
     return changed(history, at(history, LogRead), epoch="e2", offset=0, publications=[], since=0)
 
 
 def epoch_returned(history: list[Record]) -> list[Record]:
-    """A newer epoch was current, and the old one is again."""
+    """A newer epoch was current, and the old one is current again."""
     index = at(history, Acknowledged, key="first-1")
     return changed(history, index, epoch="e2", offset=1)
 
@@ -341,7 +342,7 @@ def late(history: list[Record]) -> list[Record]:
 
 
 def outside(history: list[Record]) -> list[Record]:
-    """Alice is shown an event after she left the channel."""
+    """Alice receives an event after she left the channel."""
     index = at(history, Delivered, -1, conn="alice-phone#1")
     record = history.pop(index)
     left = at(history, Subscribed, -1, conn="alice-phone#1")
@@ -349,7 +350,7 @@ def outside(history: list[Record]) -> list[Record]:
 
 
 def removed_member_listens(history: list[Record]) -> list[Record]:
-    """Bob goes on receiving after his removal."""
+    """Bob continues to receive events after his removal."""
     index = next(
         index
         for index, record in enumerate(history)
@@ -362,7 +363,7 @@ def removed_member_listens(history: list[Record]) -> list[Record]:
 
 
 def removed_member_returns(history: list[Record]) -> list[Record]:
-    """Bob is let in again long after his removal."""
+    """Bob receives events again long after his removal."""
     end = history.pop()
     told = history[at(history, Subscribed, -1, conn="bob-laptop#3", channel=CHANNEL)]
     again = msgspec.structs.replace(told, at=end.at, asked_at=end.at, recover=False, recovered=False)
@@ -390,7 +391,7 @@ def end_twice(history: list[Record]) -> list[Record]:
 
 
 def after_the_end(history: list[Record]) -> list[Record]:
-    """A run says something after its terminal event."""
+    """A run publishes an event after its terminal event."""
     index = at(history, Delivered, -1, conn="alice-phone#1")
     event = next(
         record.data
@@ -403,7 +404,7 @@ def after_the_end(history: list[Record]) -> list[Record]:
 
 
 def no_end(history: list[Record]) -> list[Record]:
-    """A run is acknowledged, and nothing is ever heard of it."""
+    """A run is acknowledged and never has an event."""
     record = RunStarted(at=0, asked_at=0, run_id="r9", channel=CHANNEL)
     place = at(history, RunStarted)
     return [
@@ -414,7 +415,7 @@ def no_end(history: list[Record]) -> list[Record]:
 
 
 def end_not_told(history: list[Record]) -> list[Record]:
-    """A run ended in the store; those who follow it were never shown that."""
+    """A run ended in the store; its followers never received the end."""
     history = no_end(history)
     place = at(history, LogRead)
     read = RunRead(at=history[place].at, run_id="r9", state="cancelled")
@@ -422,7 +423,7 @@ def end_not_told(history: list[Record]) -> list[Record]:
 
 
 def seq_skips(history: list[Record]) -> list[Record]:
-    """A run's `seq` leaves one out, though the offsets are whole."""
+    """A run's `seq` skips one, though the offsets are complete."""
     for index, record in enumerate(history):
         if isinstance(record, Delivered) and record.data.get("runId") == "r1" and record.data["seq"] == 4:
             changed(history, index, data={**record.data, "seq": 5})
@@ -430,7 +431,7 @@ def seq_skips(history: list[Record]) -> list[Record]:
 
 
 def wrong_digest(history: list[Record]) -> list[Record]:
-    """The text that was delivered is not the one that the digest covers."""
+    """The delivered text differs from the text that the digest covers."""
     for index, record in enumerate(history):
         if isinstance(record, Delivered) and record.data.get("delta") == "two":
             changed(history, index, data={**record.data, "delta": "three"})
@@ -438,24 +439,24 @@ def wrong_digest(history: list[Record]) -> list[Record]:
 
 
 def wrong_count(history: list[Record]) -> list[Record]:
-    """`run.get` counts otherwise than the terminal event."""
+    """`run.get` has a different count than the terminal event."""
     return changed(history, at(history, RunRead), count=5)
 
 
 def failed_without_error(history: list[Record]) -> list[Record]:
-    """A run whose end is known to nobody else is read as failed, and no error is told."""
+    """A run whose end no client received is read as failed, without an error."""
     place = at(history, LogRead)
     read = RunRead(at=history[place].at, run_id="r9", state="failed", error="")
     return [*history[:place], read, *history[place:]]
 
 
 def another_end(history: list[Record]) -> list[Record]:
-    """`run.get` says that a run was cancelled; its terminal event says that it finished."""
+    """`run.get` reports cancelled; the terminal event reports finished."""
     return changed(history, at(history, RunRead), state="cancelled")
 
 
 def given_up_without_cause(history: list[Record]) -> list[Record]:
-    """A run ends `owner_lost`, and there was no fault."""
+    """A run ends `owner_lost` without a fault."""
     story = true_story()
     story.later(30)
     ids = {"threadId": "t1", "runId": "r9"}
@@ -468,7 +469,7 @@ def given_up_without_cause(history: list[Record]) -> list[Record]:
 
 
 def cancel_without_effect(history: list[Record]) -> list[Record]:
-    """A cancel was acknowledged, and the run goes on for ever."""
+    """A cancel was acknowledged, and the run never ends."""
     end = history.pop()
     started = RunStarted(at=end.at, asked_at=end.at, run_id="r9", channel=CHANNEL)
     acknowledged = CancelAcknowledged(end.at, "r9", "running")
@@ -485,7 +486,7 @@ def agent_twice(history: list[Record]) -> list[Record]:
 
 
 def message_twice(history: list[Record]) -> list[Record]:
-    """A person's message begins at two offsets."""
+    """A user's message begins at two offsets."""
     story = true_story()
     story.append(next(data for data in story.log if data.get("role") == "user"))
     return story.recorder.history()
@@ -498,7 +499,7 @@ def run_twice(history: list[Record]) -> list[Record]:
 
 
 def message_lost(history: list[Record]) -> list[Record]:
-    """The thread does not show a message that was acknowledged."""
+    """The thread lacks an acknowledged message."""
     index = at(history, ThreadRead)
     read = history[index]
     assert isinstance(read, ThreadRead)
@@ -506,7 +507,7 @@ def message_lost(history: list[Record]) -> list[Record]:
 
 
 def no_reply(history: list[Record]) -> list[Record]:
-    """A command is never answered, and its connection stands."""
+    """A command is never answered although its connection is up."""
     story = true_story()
     tap = story.opened("carol-phone", "carol")
     tap.sent(json.dumps({"id": 99, "rpc": {"method": "time"}}))
@@ -515,7 +516,7 @@ def no_reply(history: list[Record]) -> list[Record]:
 
 
 def already_subscribed(history: list[Record]) -> list[Record]:
-    """Subscribe, unsubscribe, subscribe: the last one is answered 105, and nobody is subscribed."""
+    """Subscribe, unsubscribe, subscribe: the last one is answered 105, and the connection is not subscribed."""
     story = true_story()
     tap = story.opened("carol-phone", "carol")
     story.asked(tap, "unsubscribe", {"channel": CHANNEL}, {})
@@ -524,7 +525,7 @@ def already_subscribed(history: list[Record]) -> list[Record]:
 
 
 def presence_refused(history: list[Record]) -> list[Record]:
-    """`presence` right behind `subscribe` is refused."""
+    """`presence` right after `subscribe` is refused."""
     story = true_story()
     tap = story.opened("carol-phone", "carol")
     story.asked(tap, "presence", {"channel": CHANNEL}, 103)
@@ -532,7 +533,7 @@ def presence_refused(history: list[Record]) -> list[Record]:
 
 
 def unsubscribed_by_an_overtaken_command(history: list[Record]) -> list[Record]:
-    """The client unsubscribed, was told so, and goes on receiving."""
+    """The client unsubscribed, got the confirmation, and continues to receive."""
     story = true_story()
     tap = story.opened("carol-phone", "carol")
     story.asked(tap, "unsubscribe", {"channel": CHANNEL}, {})
@@ -587,18 +588,18 @@ LIES: dict[Callable[[list[Record]], list[Record]], Kind] = {
 
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.__name__)
 def test_a_lie_is_found_and_named(lie: Callable[[list[Record]], list[Record]]) -> None:
-    """Each seeded lie is found, under its name."""
+    """Each seeded lie is found under its name."""
     findings = check(lie(truth()), BOUNDS)
     assert LIES[lie] in {finding.kind for finding in findings}, report(findings)
 
 
 def test_every_kind_has_a_lie() -> None:
-    """No kind of finding is without a history that must show it."""
+    """Every kind of finding has a history that must show it."""
     assert set(LIES.values()) == set(Kind)
 
 
 def test_a_fault_excuses_what_it_names_and_no_more() -> None:
-    """Within a fault that excuses silence an event may come late; once it is over, the bound counts again."""
+    """During a fault that excuses silence an event may come late; once it is over, the bound counts again."""
     history = late(truth())
     shown = at(history, Delivered, -1, conn="alice-phone#1")
     acked = at(history, Acknowledged, key="last")
@@ -617,7 +618,7 @@ def test_a_fault_excuses_what_it_names_and_no_more() -> None:
 def test_a_store_that_went_back_may_have_lost_what_it_was_told_since(
     lie: Callable[[list[Record]], list[Record]],
 ) -> None:
-    """A copy from before everything excuses the lie, one from the last moment does not."""
+    """A copy from before all writes excuses the lie, one from the last instant does not."""
     history = lie(truth())
     place = at(history, ThreadRead) if lie is message_lost else len(history) - 2
     moment = history[place].at
@@ -632,7 +633,7 @@ def test_a_store_that_went_back_may_have_lost_what_it_was_told_since(
 
 @pytest.mark.parametrize("epoch", [EPOCH, "e2"])
 def test_when_a_run_ended_is_not_known_from_a_read_behind_a_lost_log(epoch: str) -> None:
-    """A cancelled run that is read as ended a minute later is late, unless its followers were told of a new epoch."""
+    """A cancelled run that is read as ended a minute later is late, unless its followers learned of a new epoch."""
     story = Story()
     phone = story.opened("alice-phone", "alice")
     story.recorder.run_started(story.at, run_id="r9", channel=CHANNEL)
@@ -648,9 +649,9 @@ def test_when_a_run_ended_is_not_known_from_a_read_behind_a_lost_log(epoch: str)
 
 
 def test_a_run_that_waits_behind_another_has_its_time_from_that_ones_end() -> None:
-    """A queue that moves is not stuck, however long it is."""
+    """A queue that advances is not stuck, however long it is."""
     kinds = []
-    for first in ("r8", "r9"):  # the one that is ahead, and the one that waits: whose end comes first
+    for first in ("r8", "r9"):  # the one ahead, and the one that waits: whose end comes first
         story = Story()
         story.opened("alice-phone", "alice")
         for run_id in ("r8", "r9"):
@@ -666,7 +667,7 @@ def test_a_run_that_waits_behind_another_has_its_time_from_that_ones_end() -> No
 
 
 def test_a_run_that_is_cancelled_in_the_queue_does_not_wait_its_turn() -> None:
-    """Whether or not anybody was told that the cancel was taken: its end says it."""
+    """Whether or not the cancel was acknowledged to a client: the run's end shows it."""
     history = exchanged_in_the_queue(truth())
     end = {
         "type": "RUN_FINISHED",
@@ -715,21 +716,21 @@ def test_the_digest_agrees_with_the_vectors() -> None:
 
 
 def test_a_history_survives_its_file(tmp_path: Path) -> None:
-    """What is saved is what is loaded, and it is judged alike."""
+    """A saved history loads unchanged and gets the same findings."""
     story = true_story()
     story.recorder.save(tmp_path / "history.jsonl")
     assert load(tmp_path / "history.jsonl") == story.recorder.history()
 
 
 def test_records_out_of_order_are_refused() -> None:
-    """A history that was put together in the wrong order is no history."""
+    """A history in the wrong order is refused."""
     history = truth()
     with pytest.raises(ValueError, match="order of time"):
         check([*history, Closed(0.0, "alice-phone#1", 1000)], BOUNDS)
 
 
 def test_the_checker_shares_no_code_with_the_product() -> None:
-    """Nothing below tests/history imports narthex, itself or through another test module."""
+    """No file below tests/history imports narthex, directly or through another test module."""
     for file in Path(__file__).parent.glob("*.py"):
         for line in file.read_text().splitlines():
             if line.startswith(("import ", "from ")):

@@ -2,8 +2,8 @@
 
 The classes of `narthex.app` run unmodified; only ports, event loop and clocks are replaced, so that a history of a
 minute takes milliseconds and every interleaving, delay, loss, repetition, partition, crash, restart, clock step and
-engine fault is drawn from one seed. What the clients of a history were told is judged by `tests.history`, which shares
-no code with the product.
+engine fault is drawn from one seed. The frames that the clients of a history receive are judged by `tests.history`,
+which shares no code with the product.
 
     python -m tests.simulation --seeds 1..2000            # over all cores, with progress; failing seeds are printed
     python -m tests.simulation --seed 42                  # one seed: its steps, its findings
@@ -14,10 +14,10 @@ no code with the product.
 A failing seed replays exactly: the same seed and the same code give the same history, record by record (string hashing
 is fixed by the command line, PYTHONHASHSEED=0).
 
-Where things are: `plan` (what happens, from a seed), `world` (a plan played), `node` (the app composed), `client`
-(people), `log` and `store` (engines, with the list of what they may do wrong), `network`, `clock`, `loop`, `shrink`,
-`mutants` (seeded faults of the app and of the engines: what the simulation must find).
+Modules: `plan` (the steps, from a seed), `world` (executes a plan), `node` (the composed app), `client` (users), `log`
+and `store` (engines, with the list of their permitted faults), `network`, `clock`, `loop`, `shrink`,
+`mutants` (seeded faults of the app and of the engines, which the simulation must find).
 
-What lies below: adapters (SQL is the real one, on SQLite in memory; the brokers' are not), sockets, HTTP, tokens. Their
-faults are the campaigns' (tests/campaigns).
+Not simulated: adapters (the SQL is real, on SQLite in memory; the brokers' adapters are not), sockets, HTTP, tokens.
+The campaigns (tests/campaigns) cover their faults.
 """

@@ -23,7 +23,7 @@ WITHIN: Final = 5_000
 
 
 class Verdict(NamedTuple):
-    """What became of a seed."""
+    """The result of a seed."""
 
     seed: int
     kinds: tuple[str, ...]
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
 
 def judge(seeds: Sequence[int], mutant: str = "") -> list[Verdict]:
-    """Play some seeds; in a worker."""
+    """Play some seeds, in a worker."""
     found = []
     for seed in seeds:
         outcome = play(seed, mutant)
@@ -41,7 +41,7 @@ def judge(seeds: Sequence[int], mutant: str = "") -> list[Verdict]:
 
 
 def play(seed: int, mutant: str = "") -> Outcome:
-    """One seed, with a seeded fault if one is named."""
+    """Play one seed, with a seeded fault if one is named."""
     if not mutant:
         return run(draw(seed))
     seeded = MUTANTS[mutant]
@@ -121,7 +121,7 @@ def _one(seed: int, mutant: str, *, small: bool) -> int:
 
 
 def _table(workers: int) -> int:
-    """Every seeded fault: what it reverts, the first seed that finds it, and as what."""
+    """Every seeded fault: its reverted fix, the first seed that finds it, and the finding."""
     missed = 0
     for name, mutant in MUTANTS.items():
         found = next((one for one in verdicts(range(1, WITHIN + 1), workers, name) if one.kinds), None)

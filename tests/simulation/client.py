@@ -1,8 +1,8 @@
-"""Simulated people: each reader is a device that connects, follows, comes back and recovers, as the SDKs do.
+"""Simulated users: each reader is a device that connects, follows, reconnects and recovers, as the SDKs do.
 
-Not here: what they are to do (`plan`), what they should have been told (tests/history). Rules: all that they send and
-get goes through a `Tap`; a reader believes what it is told and judges nothing; requests are repeated under their own
-idempotency key until they are answered, as a page does.
+Not here: their actions (`plan`), the correct answers (tests/history). Rules: all their frames pass through a `Tap`; a
+reader trusts every answer and checks nothing; requests are repeated under their own idempotency key until they are
+answered, as a page does.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ BACKOFF_FIRST_S: Final = 0.3
 BACKOFF_LAST_S: Final = 3.0
 ANSWER_S: Final = 12.0
 SILENT_S: Final = 14.0
-"""Without a ping for so long the connection is given up: 8 s and the SDKs' own margin."""
+"""Without a ping for this long a client gives the connection up: 8 s and the SDKs' own margin."""
 HIGH_MARK: Final = 2_000
-"""Bytes under way from which a client counts as slow: small, because histories are."""
+"""Bytes in flight from which a client counts as slow: few, because histories are short."""
 
 
 class Wire:
@@ -92,7 +92,7 @@ class Wire:
         return SendProgress(self._under_way, self._taken)
 
     def close(self, code: int, reason: str) -> None:
-        """See `Socket`: the close frame goes behind what was sent."""
+        """See `Socket`: the close frame follows the data already sent."""
         if not self._ended:
             self.down.put(code)
             self._end(code)
@@ -107,7 +107,7 @@ class Wire:
             self._loop.call_soon(self._receiver.closed, code, "")
 
     def _took(self, size: int) -> None:
-        """The client has read so much."""
+        """The client has read this much."""
         self._under_way -= size
         self._taken += size
         if self._full and self._under_way <= HIGH_MARK // 2 and not self._ended:
@@ -137,7 +137,7 @@ class Wire:
         self.up.put(frame.encode())
 
     def hang_up(self) -> None:
-        """The client's end is gone; the node is told by a reset."""
+        """The client closes its end; the node gets a reset."""
         self.down.broken = True
         self.up.put(1006)
 
@@ -146,8 +146,8 @@ class Reader:
     """A device of a user: follows channels through any number of connections.
 
     Attributes:
-        wants: channels that it is to follow.
-        at: the position that it believes in, by channel: (epoch, offset).
+        wants: channels that it should follow.
+        at: its current position, by channel: (epoch, offset).
         wire: the present connection, while there is one.
     """
 
@@ -186,7 +186,7 @@ class Reader:
     # -- life ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until it is over."""
+        """Run until the history ends."""
         while not self.over:
             code = await self._connection()
             self._live = False
@@ -241,7 +241,7 @@ class Reader:
         return code
 
     def _look(self, node: Node, life: str, wire: Wire) -> None:
-        """Once a second: whether the connection is still worth having."""
+        """Once a second: whether to keep the connection."""
         ended = self._ended
         if self.wire is not wire or ended is None or ended.done():
             return
@@ -260,7 +260,7 @@ class Reader:
             self._ended.set_result(1006)
 
     def vanish(self) -> None:
-        """The network between the two is gone, and neither is told."""
+        """The network between both ends is lost without a sign to either."""
         if self.wire is not None:
             self.wire.down.broken = self.wire.up.broken = True
 
@@ -276,7 +276,7 @@ class Reader:
     # -- commands ------------------------------------------------------------------------------------------
 
     def _send(self, *commands: tuple[str, dict[str, Any]]) -> list[asyncio.Future[dict[str, Any]]]:
-        """Commands in one frame; their answers."""
+        """Send commands in one frame; returns their answers."""
         assert self.wire is not None
         assert self._tap is not None
         lines, futures = [], []
@@ -313,7 +313,7 @@ class Reader:
             self.subscribe(channel)
 
     def subscribe(self, channel: str) -> None:
-        """Follow a channel on the present connection, from where it was left."""
+        """Follow a channel on the present connection, from the last position."""
         if not self._live or channel in self._subscribing or channel in self.refused:
             return
         self._subscribing.add(channel)
@@ -351,7 +351,7 @@ class Reader:
         self.at[channel] = (str(told.get("epoch", "")), offset)
 
     def mount_twice(self, channel: str) -> None:
-        """Leave, and come back twice in one tick, as StrictMode does; `presence` in the same frame."""
+        """Leave and return twice in one tick, as StrictMode does; `presence` in the same frame."""
         if not self._live or channel in self._subscribing or channel not in self.wants:
             return
         self._subscribing.add(channel)
@@ -362,7 +362,7 @@ class Reader:
         answers[-1].add_done_callback(lambda done: self._subscribed(channel, done))
 
     async def rpc(self, method: str, params: dict[str, Any], patience_s: float) -> dict[str, Any] | None:
-        """Ask until there is an answer that is no temporary error; None when patience ended or it was refused."""
+        """Ask until the answer is not a temporary error; None when patience ended or it was refused."""
         until = self._loop.time() + patience_s
         while self._loop.time() < until and not self.over:
             if self._live:
@@ -378,7 +378,7 @@ class Reader:
             await asyncio.sleep(0.2 + 0.3 * self._noise.random())
         return None
 
-    # -- what it is told -----------------------------------------------------------------------------------
+    # -- received frames ------------------------------------------------------------------------------------
 
     def _got(self, frames: bytes) -> None:
         assert self._tap is not None
@@ -412,7 +412,7 @@ class Reader:
                 self.refused.add(channel)
 
     def granted(self, channel: str) -> None:
-        """It was let in (again): a page subscribes when it is told so."""
+        """It was added (again): a page subscribes when it learns of this."""
         self.refused.discard(channel)
         self.at.pop(channel, None)
         if channel not in self.wants:

@@ -1,7 +1,7 @@
 """The simulated log engine and each node's `Broker` on it.
 
-The engine keeps the guarantees of `ports/broker.py`; what it may do wrong beside them is listed here, because every
-adapter's engine does it somewhere (issue 11, items 37-39):
+The engine keeps the guarantees of `ports/broker.py`; its permitted faults beside them are listed here, because every
+adapter's engine shows them somewhere (issue 11, items 37-39):
 
 - **Silence.** Live publications, presence and control messages to one node are lost for a while, without a sign and
   while that node's calls go on being answered (a NATS route that is reset between two servers).
@@ -10,15 +10,16 @@ adapter's engine does it somewhere (issue 11, items 37-39):
 - **Loss of the tail, of everything, purges, restores.** The newest publications of all channels are gone (a fail-over
   to a replica that lagged, a restored disk, a purged or recreated stream). Guarantee 5: the epoch is another one
   before anything is appended or read afterwards.
-- **Absence.** It hangs, is away, or is cut off from a node in either direction: calls raise `DependencyError` after
-  their time-out; a publish may have been appended or not, and its repeat under the same key tells.
-- **Late sight.** `known_position` is what the node was told, not the log's end.
+- **Absence.** It hangs, is down, or is cut off from a node in either direction: calls raise `DependencyError` after
+their time-out; a publish may have been appended or not, and its repeat under the same key shows which.
+- **Late sight.** `known_position` is the position that the node received, not the log's end.
 - **Short memory.** A key is forgotten after the window: 120 s. For those of people's messages it is 5 s, because a
   history is a minute long; not where the store goes back in time, because then only the window keeps a message that is
   repeated from being a second one.
 - **Trimming.** Old publications are gone; a page that cannot reach back says `complete=False`.
 
-What it may not do (an adapter that does breaks its contract; `mutants` seeds these to prove that they would be found):
+Forbidden faults (an adapter that shows one breaks its contract; `mutants` seeds them to prove that they would be
+found):
 keep its epoch through a loss, append the same key twice within the window, deliver before it is durable.
 """
 
@@ -50,7 +51,7 @@ LOG_TIMEOUT_S: Final = 12.0  # NATS and Redis, docs/guarantees.md
 
 SHORT_KEYS: Final = "msg:"
 SHORT_WINDOW_S: Final = 5.0
-"""Of those keys: a client may repeat a message after the window."""
+"""The window of those keys: a client may repeat a message after it."""
 
 
 class _Channel:
@@ -69,7 +70,7 @@ class _Channel:
 
 
 class LogEngine:
-    """The log of all channels, and who is told of what.
+    """The log of all channels, and its deliveries to nodes.
 
     Attributes:
         lies: names of contract violations that are seeded (`mutants`); empty in an honest engine.
@@ -100,7 +101,7 @@ class LogEngine:
     def _epoch_of(self, channel: str) -> str:
         return self.epoch
 
-    # -- what nodes ask ------------------------------------------------------------------------------------
+    # -- calls of nodes ------------------------------------------------------------------------------------
 
     def append(
         self,
@@ -159,7 +160,7 @@ class LogEngine:
             self.trim(channel, through.offset)
 
     def trim(self, channel: str, through: int) -> None:
-        """What an engine's own limits do."""
+        """Trim as an engine's own limits do."""
         log = self._channels.get(channel)
         if log is not None and through > log.base:
             gone = min(through, log.top) - log.base
@@ -200,7 +201,7 @@ class LogEngine:
                 node.order(message)
 
     def attach(self, name: str, broker: SimBroker) -> None:
-        """A node connects; one of the same name before it is gone."""
+        """A node connects; an earlier one with the same name is disconnected."""
         self._nodes[name] = broker
 
     def detach(self, name: str, broker: SimBroker) -> None:
@@ -208,10 +209,10 @@ class LogEngine:
         if self._nodes.get(name) is broker:
             del self._nodes[name]
 
-    # -- what happens to it --------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------
 
     def lose_tail(self, count: int) -> None:
-        """The newest publications of every channel are gone: a replica that lagged answers from now on."""
+        """The newest publications of every channel are lost: a replica that lagged responds from now on."""
         for log in self._channels.values():
             gone = min(count, len(log.entries))
             if gone:
@@ -224,22 +225,22 @@ class LogEngine:
         for log in self._channels.values():
             log.base = log.top
             log.entries.clear()
-            log.keys.clear()  # guarantee 6: what is lost with an epoch is no duplicate in the next
+            log.keys.clear()  # guarantee 6: publications lost with an epoch do not make duplicates in the next one
         self._replaced()
 
     def recreate(self) -> None:
-        """A new, empty engine in the place of the old one: offsets begin at 1."""
+        """A new, empty engine replaces the old one: offsets begin at 1."""
         self._channels.clear()
         self._replaced()
 
     def back_up(self) -> None:
-        """What a later `restore` goes back to."""
+        """Make the copy that a later `restore` returns to."""
         self._backup = {
             name: (log.base, list(log.entries), dict(log.keys)) for name, log in self._channels.items()
         }
 
     def restore(self) -> None:
-        """Go back to the last back-up."""
+        """Return to the last back-up."""
         self._channels.clear()
         for name, (base, entries, keys) in self._backup.items():
             log = self._channels[name] = _Channel()
@@ -247,7 +248,7 @@ class LogEngine:
         self._replaced()
 
     def _replaced(self, how: str = "replaced") -> None:
-        """Guarantee 5: whatever was acknowledged may be gone, so nothing is appended or read in the old epoch."""
+        """Guarantee 5: acknowledged publications may be lost, so nothing is appended or read in the old epoch."""
         if f"keeps its epoch: {how}" not in self.lies:
             self._epochs += 1
 
@@ -256,8 +257,8 @@ class SimBroker:
     """`ports.broker.Broker` of one node.
 
     Attributes:
-        deaf: live messages to this node are lost without a sign.
-        repeats: share of publications that come twice.
+        deaf: live messages to this node are silently lost.
+        repeats: share of publications that are delivered twice.
     """
 
     durability = "simulated"
@@ -280,7 +281,7 @@ class SimBroker:
 
     @property
     def link(self) -> Link:
-        """To the engine."""
+        """The link to the engine."""
         return self._link
 
     # -- from the engine -----------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ class SimBroker:
             self._send(lambda handler: self._publication(handler, channel, publication, epoch))
 
     def show(self, channel: str, member: Member, *, joined: bool) -> None:
-        """Somebody came or left."""
+        """A member joined or left."""
         if channel in self._followed:
             self._send(lambda handler: handler.presence(channel, member, joined))
 
@@ -320,7 +321,7 @@ class SimBroker:
             handler.publication(channel, publication, epoch)
 
     def reconnected(self) -> None:
-        """The node's own connection broke and is back: it knows that it may have missed something."""
+        """The node's own connection broke and was restored: it knows that it may have missed messages."""
         if self._handler is not None:
             self._handler.resync(None)
 

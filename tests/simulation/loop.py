@@ -1,6 +1,6 @@
-"""An asyncio event loop with virtual time: it never waits, and a whole cluster lives in it, node by node.
+"""An asyncio event loop with virtual time: it never waits, and it runs a whole cluster, node by node.
 
-Not here: what nodes do. Rules: callbacks that are ready run in the order in which they became ready, as asyncio's do;
+Not here: the nodes. Rules: callbacks that are ready run in the order in which they became ready, as asyncio's do;
 when none is ready, time jumps to the next timer. Every callback belongs to the node in whose context it was made:
 those of a dead node are dropped (`kill -9` runs no `finally`), those of a paused node wait until it goes on. Only what
 asyncio's own tasks, futures, time-outs and queues need is implemented; anything else raises.
@@ -19,18 +19,18 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 WORLD: Final = ""
-"""The node id of what is no node: clients, engines, the plan."""
+"""The node id of code outside nodes: clients, engines, the plan."""
 NODE: contextvars.ContextVar[str] = contextvars.ContextVar("simulated node", default=WORLD)
 MAX_TURNS: Final = 400_000
-"""Callbacks of one history: a hundred times what one takes, so only a busy loop meets it."""
+"""The limit of callbacks of one history: a hundred times the usual number, so only a busy loop reaches it."""
 
 
 class Stuck(Exception):
-    """The simulation cannot go on: a busy loop, or nothing left to do."""
+    """The simulation cannot continue: a busy loop, or nothing left to run."""
 
 
 class _Handle:
-    """A callback and its context: what asyncio needs of a handle and nothing else, because a history has thousands."""
+    """A callback and its context: only the parts of a handle that asyncio needs, because a history has thousands."""
 
     __slots__ = ("args", "callback", "cancelled", "context", "due_at")
 
@@ -56,12 +56,12 @@ class _Handle:
         return self.due_at
 
 
-class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImplementedError
+class VirtualLoop(asyncio.AbstractEventLoop):  # parts that are missing raise NotImplementedError
     """See the module.
 
     Attributes:
-        turns: callbacks that were run.
-        faults: what asyncio's exception handler was told, as (life, context).
+        turns: the number of callbacks run.
+        faults: calls of asyncio's exception handler, as (life, context).
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
     # -- lives ---------------------------------------------------------------------------------------------
 
     def context_of(self, life: str) -> contextvars.Context:
-        """The context in which callbacks of this life run that no task of it made."""
+        """The context for callbacks of this life that no task of it created."""
         found = self._contexts.get(life)
         if found is None:
             found = self._contexts[life] = contextvars.Context()
@@ -88,28 +88,28 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
         return found
 
     def kill(self, life: str) -> None:
-        """Nothing of this life runs any more."""
+        """Drop all callbacks of this life."""
         self._some_do_not_run = True
         self._dead.add(life)
         self._paused.pop(life, None)
 
     def pause(self, life: str) -> None:
-        """What is due in this life waits for `resume`."""
+        """Due callbacks of this life wait for `resume`."""
         self._some_do_not_run = True
         self._paused.setdefault(life, [])
 
     def resume(self, life: str) -> None:
-        """What was due meanwhile runs now, in order."""
+        """Callbacks that became due meanwhile run now, in order."""
         self._ready.extend(self._paused.pop(life, ()))
 
     def alive(self, life: str) -> bool:
-        """Whether callbacks of this life are run, now or later."""
+        """Whether callbacks of this life will run, now or later."""
         return life not in self._dead
 
     # -- running -------------------------------------------------------------------------------------------
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
-        """Run until `main` has ended, then throw everything else away without running it."""
+        """Run until `main` has ended, then discard everything else without running it."""
         asyncio._set_running_loop(self)
         try:
             task = self.create_task(main)
@@ -121,7 +121,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
             asyncio._set_running_loop(None)
 
     def _turn(self) -> None:
-        """Run what is ready now, or what is due next; callbacks that these make ready wait for the next turn."""
+        """Run the ready callbacks, or the next due ones; callbacks that these make ready wait for the next turn."""
         timers, ready = self._timers, self._ready
         if timers:
             if not ready and timers[0][0] > self._time:
@@ -153,7 +153,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
             raise Stuck(f"{MAX_TURNS} callbacks, and virtual time is {self._time:.3f}")
 
     def _throw_away(self) -> None:
-        """Close every coroutine that has not ended. Their `finally` blocks must not reach anybody any more."""
+        """Close every coroutine that has not ended. Their `finally` blocks must have no effect any more."""
         self._ready.clear()
         self._timers.clear()
         self._paused.clear()
@@ -162,13 +162,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # ends asyncio's complaint
                 with contextlib.suppress(
                     BaseException
-                ):  # a `finally` that awaits cannot, and the world is over
+                ):  # a `finally` that awaits cannot run, because the simulation is over
                     task.get_coro().close()
         self._tasks.clear()
         self._ready.clear()
         self._timers.clear()
 
-    # -- what asyncio needs --------------------------------------------------------------------------------
+    # -- the interface that asyncio needs -------------------------------------------------------------------
 
     def time(self) -> float:
         """Virtual seconds."""
@@ -238,7 +238,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # what is not here raises NotImpl
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Kept for the judge: an exception in a callback, a task whose exception nobody looked at."""
+        """Recorded for the verdict: an exception in a callback, a task whose exception was never retrieved."""
         self.faults.append((NODE.get(), context))
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Seeded faults: fixes that are reverted in the app, and contract violations of the engines. The simulation must find
 each of them within 5,000 seeds (`python -m tests.simulation --mutants` prints the table).
 
-Not here: faults that live below what is simulated (`BELOW`): they are shown by campaigns. Rules: a mutant changes one
+Not here: faults below the simulated layers (`BELOW`), which campaigns show. Rules: a mutant changes one
 thing, in one place, and puts it back.
 """
 
@@ -33,11 +33,11 @@ class Mutant(NamedTuple):
     """A seeded fault.
 
     Attributes:
-        item: of the issue, or what it belongs to.
-        what: in a few words.
+        item: item of the issue, or its subject.
+        what: a short description.
         app: changes classes of the app while it is entered.
         engine: changes the world before a history begins.
-        sql: SQL, and the SQL that stands in its place.
+        sql: SQL, and its replacement.
     """
 
     item: str
@@ -199,4 +199,4 @@ BELOW: Final[dict[str, str]] = {
     "40": "connections of the NATS and Redis adapters: tests/campaigns (engines that come late)",
     "43": "how many publications the embedded log keeps: tests/campaigns (a long run and kill -9)",
 }
-"""What of the items lies in adapters, and which campaign shows it."""
+"""Items whose code is in adapters, and the campaign that shows each."""

@@ -1,7 +1,7 @@
 """Links of virtual time: calls to an engine with a delay either way, and ordered pipes between two ends.
 
-Rules: a call is executed at one moment between its being sent and its answer's arrival; a link that is down loses
-what passes it while it is down; a pipe keeps its order, as TCP does, and loses all that is under way when it breaks.
+Rules: a call is executed at one time between its sending and the arrival of its answer; a link that is down loses its
+traffic; a pipe keeps its order, as TCP does, and loses everything in flight when it breaks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAST_S: Final = 0.0002
 
 
 class Delays:
-    """How long things take here, drawn from the history's noise: mostly short, now and then long."""
+    """Delays, drawn from the history's noise: mostly short, sometimes long."""
 
     def __init__(self, noise: random.Random, typical_s: float, long_s: float, long_share: float) -> None:
         self._draw = noise.random
@@ -36,16 +36,16 @@ class Delays:
 
 
 class Link:
-    """One node's way to one engine.
+    """One node's link to one engine.
 
     Args:
         engine: what a DependencyError names when no answer came.
         timeout_s: after which a call raises it.
 
     Attributes:
-        requests_pass: whether the engine executes what is asked.
-        answers_pass: whether its answers and its live messages come back.
-        stalled_until: an engine that hangs executes nothing before.
+        requests_pass: whether the engine executes requests.
+        answers_pass: whether its answers and live messages arrive.
+        stalled_until: an engine that hangs executes nothing before this time.
     """
 
     def __init__(self, loop: VirtualLoop, delays: Delays, engine: str, timeout_s: float) -> None:
@@ -53,7 +53,7 @@ class Link:
         self._delays = delays
         self._engine = engine
         self._timeout_s = timeout_s
-        # What is under way belongs to the network: it arrives although its sender died.
+        # Data in flight belongs to the network: it arrives although its sender died.
         self._context = loop.context_of(WORLD)
         self.requests_pass = True
         self.answers_pass = True
@@ -61,7 +61,7 @@ class Link:
         self._waiting: list[_Call] = []
 
     def call(self, execute: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
-        """Execute at the engine; the future has what it returns or raises, or DependencyError when no answer came.
+        """Execute at the engine; the future has its result or exception, or DependencyError when no answer arrived.
 
         A timer for the time-out is set only when no answer may come in time.
         """
@@ -76,14 +76,14 @@ class Link:
             self._lost(call)
             return
         if self._loop.time() < self.stalled_until:
-            self._lost(call)  # its caller may give up meanwhile; it will be executed all the same
+            self._lost(call)  # its caller may give up meanwhile; it is executed all the same
             self._waiting.append(call)
             self._loop.call_at(self.stalled_until, self.go_on, context=self._context)
             return
         self._execute(call)
 
     def go_on(self) -> None:
-        """Execute what came while the engine hung, in order and at once, before anything that comes now."""
+        """Execute the calls that arrived while the engine hung, in order and at once, before any later one."""
         if self._loop.time() < self.stalled_until:  # it hangs longer than was known
             self._loop.call_at(self.stalled_until, self.go_on, context=self._context)
             return
@@ -96,7 +96,7 @@ class Link:
         fault: Exception | None = None
         try:
             outcome = call.execute(*call.arguments)
-        except Exception as error:  # the caller's to judge
+        except Exception as error:  # left to the caller
             fault = error
         self._loop.call_later(self._delays.draw(), self._answer, call, outcome, fault, context=self._context)
 
@@ -133,13 +133,13 @@ def _fail(answer: asyncio.Future[Any], fault: Exception) -> None:
 
 
 class Pipe:
-    """One direction of a connection: what is put in comes out in order, each a moment later."""
+    """One direction of a connection: data comes out in order, each item after a delay."""
 
     def __init__(self, loop: VirtualLoop, delays: Delays, deliver: Callable[[Any], None], life: str) -> None:
         self._loop = loop
         self._delays = delays
         self._deliver = deliver
-        self._context = loop.context_of(life)  # it is the receiver that handles what comes out
+        self._context = loop.context_of(life)  # the receiver handles the data that comes out
         self._last_at = 0.0
         self.broken = False
         self.stalled_until = 0.0

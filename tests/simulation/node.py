@@ -1,8 +1,9 @@
 """One node: the core of `narthex.app`, on simulated ports, loop and clock.
 
-Not here: HTTP, tokens and the handshake's own rules: `admit` stands for them and asks what they ask of the app
-(readiness, revocations, seats). Rules: nothing of `narthex.app` is replaced or patched; everything that a node does
-runs in a context of its own life, so that `kill` ends it without a good-bye.
+Not here: HTTP, tokens and the handshake's own rules: `admit` replaces them and makes the same calls to the app
+(readiness, revocations, connection slots). Rules: nothing of `narthex.app` is replaced or patched; everything that a
+node does
+runs in a context of its own life, so that `kill` ends it without any clean-up.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.simulation.network import Delays, Link
 from tests.simulation.store import STORE_TIMEOUT_S, SimStore, StoreEngine
 
 T = TypeVar("T")
-GRACE_S: Final = 8.0  # of a drain: Cloud Run's ten, less what the edge keeps
+GRACE_S: Final = 8.0  # of a drain: Cloud Run's ten seconds, less the edge's reserve
 START_RETRY_S: Final = 1.0
 CONFIG: Final = CoreConfig(
     version="simulated",
@@ -41,7 +42,7 @@ CONFIG: Final = CoreConfig(
     run_limits=RunLimits(run_deadline_s=40, silence_s=8, answer_s=30, broker_patience_s=6, poll_s=2.0),
     direct_membership=("default",),
 )
-"""The real values, but for those that would make a history minutes long."""
+"""The real values, except those that would make a history minutes long."""
 
 
 class Silent:
@@ -60,7 +61,7 @@ class Silent:
 
 
 class Admission:
-    """`InBandAuthenticator`: an in-band token is its user's, always good."""
+    """`InBandAuthenticator`: an in-band token belongs to its user and is always valid."""
 
     def admit(self, context: ConnectionContext, token: str) -> Admit | Refusal:
         """See the port."""
@@ -69,7 +70,7 @@ class Admission:
 
 
 class Parts:
-    """One life of a node: its core and what stands around it."""
+    """One life of a node: its core and its simulated environment."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class Parts:
 
 
 class Node:
-    """A node through its lives: started, killed, drained, paused, started again.
+    """A node across restarts: started, killed, drained, paused, started again.
 
     Attributes:
         name: its id, the same in every life.
@@ -142,11 +143,11 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether a load balancer would send anybody here."""
+        """Whether a load balancer would send clients here."""
         return self.parts is not None and self.parts.lifecycle.state is LifecycleState.READY
 
     def start(self) -> None:
-        """Begin a new life; it tries until its engines are there."""
+        """Start the node; it retries until its engines are available."""
         if self.parts is not None:
             return
         self._lives += 1
@@ -188,14 +189,14 @@ class Node:
         self.paused = False
 
     def drain(self) -> None:
-        """SIGTERM; `kill` follows when it is done, or by the plan."""
+        """SIGTERM; `kill` follows when the drain has ended, or by the plan."""
         parts = self.parts
         if parts is None or parts.lifecycle.state is not LifecycleState.READY:
             return
 
         async def down() -> None:
             await parts.lifecycle.drain()
-            with contextlib.suppress(ExceptionGroup):  # an engine that is away while it stops
+            with contextlib.suppress(ExceptionGroup):  # an engine that is down while it stops
                 await parts.lifecycle.stop()
             if self.parts is parts:
                 self.kill()
@@ -215,25 +216,27 @@ class Node:
             self._loop.resume(self.life)
 
     def silence(self, deaf: bool) -> None:
-        """Lose every live message from the log engine, without a sign, or no more."""
+        """Lose every live message from the log engine silently, or stop doing so."""
         self.deaf = deaf
         if self.parts is not None:
             self.parts.sim_broker.deaf = deaf
 
     def repeat(self, share: float) -> None:
-        """Deliver that share of live publications twice."""
+        """Deliver this share of live publications twice."""
         self.repeats = share
         if self.parts is not None:
             self.parts.sim_broker.repeats = share
 
     def within(self, call: Callable[[], object]) -> None:
-        """Call something as this node, at once."""
+        """Call a function as this node, at once."""
         context = contextvars.copy_context()
         context.run(NODE.set, self.life)
         context.run(call)
 
     def ask(self, work: Callable[[Parts], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
-        """Do something in this node's own tasks, as a request of the server API does; never done if it dies."""
+        """Run a coroutine in this node's own tasks, as a request of the server API does; it never ends if the node
+        dies.
+        """
         outcome: asyncio.Future[T] = self._loop.create_future()
         parts = self.parts
         assert parts is not None
@@ -241,7 +244,7 @@ class Node:
         async def run() -> None:
             try:
                 value = await work(parts)
-            except Exception as fault:  # the caller's to judge
+            except Exception as fault:  # left to the caller
                 if not outcome.done():
                     outcome.set_exception(fault)
             else:
@@ -252,7 +255,7 @@ class Node:
         return outcome
 
     def admit(self, identity: Identity) -> Connection | None:
-        """What the handshake decides: None is a refusal that lets an SDK come back, `PermissionError` a final one."""
+        """The handshake's decision: None is a refusal after which an SDK reconnects, `PermissionError` a final one."""
         parts = self.parts
         if parts is None or parts.lifecycle.state is not LifecycleState.READY:
             return None

@@ -1,8 +1,8 @@
-"""What happens in a history: steps of people and faults, drawn from a seed, as plain values that can be cut down.
+"""The plan of a history: steps of users and faults, drawn from a seed, as plain values that can be reduced.
 
 Not here: executing them (`world`). Rules: a plan is a pure function of its seed; it can be written as JSON and read
-again; leaving steps out gives a plan as well, which is how a failing one is shrunk. Each seed draws which kinds of
-steps it uses at all ("swarm"), because a fault that is always there hides what the others would show.
+again; leaving out steps gives a plan as well, which is how a failing one is shrunk. Each seed draws which kinds of
+steps it uses at all ("swarm"), because a permanent fault would hide the effects of the others.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ READERS: Final = ("alice-0", "alice-1", "bob-0", "carol-0")
 """Devices: a user, and a number. alice owns both threads."""
 THREADS: Final = ("t0", "t1")
 BUSY_S: Final = 22.0
-"""Virtual seconds in which people and faults are at work."""
+"""Virtual seconds in which users and faults are active."""
 SETTLE_S: Final = 36.0
-"""Virtual seconds without faults after that, in which everything must come right."""
+"""Virtual seconds without faults after that, in which everything must recover."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One thing that happens.
+    """One step.
 
     Attributes:
         at: virtual seconds.
         what: a method of `world.World`.
         who: a node's number, or a reader's name; empty for engines.
-        value: how long, how many, or which; by the method.
-        text: more of the same.
+        value: a duration, a number or an index, depending on the method.
+        text: further arguments.
     """
 
     at: float
@@ -44,10 +44,10 @@ class Plan(msgspec.Struct, frozen=True):
     """See the module.
 
     Attributes:
-        seed: what it was drawn from, and the noise of delays.
-        slow: the share of calls that take long, and how long at most.
-        ahead_s: how wrong each node's clock is from the start.
-        clumsy: the share of publications that come twice.
+        seed: the seed of the plan, and of the delays.
+        slow: the share of slow calls, and their longest duration.
+        ahead_s: the error of each node's clock from the start.
+        clumsy: the share of publications that are delivered twice.
     """
 
     seed: int
@@ -116,7 +116,7 @@ def draw(seed: int) -> Plan:
 
 
 def _cluster(rng: random.Random, weights: dict[str, float], faults: dict[str, float]) -> list[Step]:
-    """A fault, often with another and with what people do at that moment, because coincidences break promises."""
+    """A fault, often together with another one and with user actions, because coincidences break guarantees."""
     first = _fault(rng, faults)
     steps = [first]
     if rng.random() < 0.3:
@@ -162,7 +162,7 @@ def _fault(rng: random.Random, faults: dict[str, float]) -> Step:
         case "purge" | "recreate":
             return Step(at, what)
         case "trim":
-            # Not below what a run under way needs: engines keep thousands.
+            # Not below the needs of a run in progress: engines keep thousands.
             return Step(at, what, "", float(rng.randint(60, 90)), rng.choice(THREADS))
         case "step_clock":
             return Step(

@@ -1,6 +1,7 @@
-"""Makes a failing plan small: steps are left out as long as one of the same findings stays.
+"""Reduces a failing plan: steps are removed as long as one of the same findings remains.
 
-Rules: the noise stays that of the seed; what is tried is bounded; the result fails for one of the kinds of findings
+Rules: the noise stays that of the seed; the number of attempts is bounded; the result fails for one of the kinds of
+findings
 that the whole plan failed for.
 """
 
@@ -18,7 +19,7 @@ MAX_TRIES: Final = 400
 
 
 def shrink(plan: Plan, play: Callable[[Plan], Outcome]) -> tuple[Plan, Outcome]:
-    """The smallest failing plan that was found, and its outcome.
+    """Return the smallest failing plan that was found, and its outcome.
 
     Raises:
         ValueError: the plan does not fail.

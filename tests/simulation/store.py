@@ -1,10 +1,10 @@
 """The simulated store: the real SQL of `adapters/stores/sql` on a SQLite in memory, behind a network and faults.
 
-Not here: what the SQL does. Rules: an operation is executed at one moment of virtual time, some way between the call
-and its answer, as a transaction; what an engine may do wrong is what `ports/store.py` allows and nothing else.
+Not here: the SQL. Rules: an operation is executed at one point of virtual time between the call and its answer, as a
+transaction; an engine shows only faults that `ports/store.py` allows.
 
-What it may do wrong (each drawn by the plan):
-- be slow, hang, or be away: a call raises `DependencyError` after its time-out; a write may have been executed or not;
+Permitted faults (each drawn by the plan):
+- be slow, hang, or be down: a call raises `DependencyError` after its time-out; a write may have been executed or not;
 - be cut off from one node, in either direction: the answer of a write that was executed gets lost;
 - go back in time, as after a restore or a fail-over to a standby that lagged.
 """
@@ -81,12 +81,12 @@ class StoreEngine:
             _databases.append(_Database())
         self._sql = _databases[0].begin(time)
         self.rewritten: tuple[str, str] | None = None
-        # Nodes ask the same again and again while nothing changes: two of three statements are answered from here.
+        # Nodes repeat the same queries while nothing changes: two of three statements are answered from here.
         self._answers: dict[Statement, list[Row]] = {}
         self._changes = self._sql.total_changes
 
     def look(self, operation: Operation[T]) -> T:
-        """An operation that changes nothing; nothing else happens meanwhile, so it needs no transaction."""
+        """A read-only operation; no other operation runs meanwhile, so it needs no transaction."""
         return self._drive(operation)
 
     def execute(self, operation: Operation[T]) -> T:
@@ -124,7 +124,7 @@ class StoreEngine:
             operation.close()
 
     def _ask(self, statement: Statement) -> list[Row]:
-        """The database's answer; it is kept until a row changes, unless it depends on the time as well."""
+        """The database's answer; it is cached until a row changes, unless it depends on the time as well."""
         text, values = statement
         asked = text if self.rewritten is None else text.replace(*self.rewritten)
         rows = self._sql.execute(asked, values).fetchall()
@@ -136,11 +136,11 @@ class StoreEngine:
         return rows
 
     def back_up(self) -> None:
-        """What the next `restore` goes back to."""
+        """Make the copy that the next `restore` returns to."""
         self._sql.execute("SAVEPOINT back_up")
 
     def restore(self) -> None:
-        """Go back to the last back-up."""
+        """Return to the last back-up."""
         self._go_back("back_up")
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class StoreEngine:
 
 
 def _drive(sql: sqlite3.Connection, operation: Operation[T]) -> T:
-    """An operation on a database without a memory of its answers."""
+    """Run an operation on a database without the cache."""
     try:
         statement = next(operation)
         while True:
@@ -185,7 +185,7 @@ class SimStore:
         await self.ping()
 
     async def stop(self) -> None:
-        """Nothing is kept here."""
+        """Nothing to stop."""
 
     async def ping(self) -> None:
         """A round trip."""

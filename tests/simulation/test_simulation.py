@@ -1,4 +1,4 @@
-"""The simulation itself: 1,000 seeds without a finding, exact replay, shrinking, and that it finds what is seeded."""
+"""The simulation itself: 1,000 seeds without a finding, exact replay, shrinking, and the detection of seeded faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SEEDS = 1_000
 SOAK_SEEDS = 10_000
 QUICK = 60
-"""Seeds in which the faults of `QUICK_MUTANTS` show."""
+"""Seeds that show the faults of `QUICK_MUTANTS`."""
 QUICK_MUTANTS = (
     "commands-overtake",
     "positions-not-compared",
@@ -50,7 +50,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 )
 @pytest.mark.timeout(within(1_800))
 def test_no_seed_breaks_a_promise(first: int, last: int) -> None:
-    """Three nodes under crashes, partitions, clock steps and engine faults: nothing is found in any seed."""
+    """Three nodes under crashes, partitions, clock steps and engine faults: no seed has a finding."""
     done = command("--seeds", f"{first}..{last}")
     print(done.stdout)
     count = last - first + 1
@@ -63,14 +63,14 @@ def records(outcome: Outcome) -> list[bytes]:
 
 
 def test_a_seed_replays_exactly() -> None:
-    """The same seed gives the same history, record by record, whatever was played in between."""
+    """The same seed gives the same history, record by record, regardless of what was played in between."""
     first = {seed: records(run(draw(seed))) for seed in range(30, 36)}
     for seed in reversed(first):
         assert records(run(draw(seed))) == first[seed], seed
 
 
 def test_histories_are_not_empty() -> None:
-    """What is judged is worth judging: publications, recoveries, runs, faults and losses, in a handful of seeds."""
+    """A handful of seeds contains publications, recoveries, runs, faults and losses."""
     counts: dict[str, int] = {}
     for seed in range(1, 25):
         for name, count in summary(run(draw(seed)).history).items():
@@ -85,7 +85,7 @@ def test_histories_are_not_empty() -> None:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_seeded_fault_changes_something(name: str) -> None:
-    """What it patches is there, and what it rewrites is written so somewhere."""
+    """The patched attribute exists, and the replaced SQL exists in this form."""
     mutant = MUTANTS[name]
     with mutant.app():
         pass
@@ -101,7 +101,7 @@ def test_a_seeded_fault_is_found(mutant: str) -> None:
 
 
 def test_a_failing_plan_is_shrunk_to_a_few_steps() -> None:
-    """Of dozens of steps those stay without which the fault does not show."""
+    """Of dozens of steps only those remain without which the fault does not show."""
     seeded = MUTANTS["positions-not-compared"]
 
     def again(plan: Plan) -> Outcome:
@@ -123,6 +123,6 @@ def test_a_plan_that_does_not_fail_cannot_be_shrunk() -> None:
 
 
 def test_a_plan_survives_json() -> None:
-    """A plan can be written down and played again elsewhere."""
+    """A plan can be saved and played again elsewhere."""
     plan = draw(7)
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan

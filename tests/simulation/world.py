@@ -1,7 +1,7 @@
-"""A cluster through one plan: nodes, engines, people and faults in one virtual loop; its history, and the judgement.
+"""A cluster that executes one plan: nodes, engines, users and faults in one virtual loop; its history, and the verdict.
 
-Rules: a run is a pure function of its plan (and of the code): all randomness is the plan's; whatever the clients were
-told is judged by `tests.history`, and nothing else is, but for bugs that the app itself reports.
+Rules: a run is a pure function of its plan (and of the code): all randomness is the plan's; `tests.history` judges the
+clients' frames; apart from them only bugs that the app itself reports count.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ LOG_AWAY: Final = (
     Kind.CANCEL_LATE,
     Kind.END_NOT_TOLD,
 )
-"""A node that is cut off from the log keeps its sockets and cannot know what it is not told (docs/guarantees.md)."""
+"""A node that is cut off from the log keeps its sockets and cannot know of missed messages (docs/guarantees.md)."""
 STORE_AWAY: Final = (Kind.RUN_WITHOUT_END, Kind.CANCEL_LATE, Kind.END_NOT_TOLD, Kind.AFTER_REMOVAL)
 NODE_AWAY: Final = (*LOG_AWAY, Kind.NO_REPLY)
 
 
 class Outcome(msgspec.Struct):
-    """What became of a plan."""
+    """The result of a plan."""
 
     plan: Plan
     history: list[Record]
@@ -65,17 +65,17 @@ class Outcome(msgspec.Struct):
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What was found, by name."""
+        """The findings, by name."""
         return frozenset([str(found.kind) for found in self.findings] + (["bug"] if self.bugs else []))
 
     @property
     def failed(self) -> bool:
-        """Whether anything was."""
+        """Whether there is a finding."""
         return bool(self.findings or self.bugs)
 
 
 class World:
-    """One history in the making. Its public methods that take a step are what a plan may name."""
+    """One history being played. A plan may name its public methods that take a step."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -173,7 +173,7 @@ class World:
     # -- the history ---------------------------------------------------------------------------------------
 
     async def main(self) -> None:
-        """From the first node's start to the last look."""
+        """From the first node's start to the final checks."""
         await self._set_up()
         for node in self.nodes:
             node.repeat(self.plan.clumsy)
@@ -186,12 +186,12 @@ class World:
         await self._until(BUSY_S)
         self._heal()
         await self._until(BUSY_S + 14.0)
-        self._heal()  # what a late fault (a drain, a pause) left behind
+        self._heal()  # left over from a late fault (a drain, a pause)
         await self._until(BUSY_S + 20.0)
-        self._read_runs()  # early enough that those who follow must be shown what the store says
+        self._read_runs()  # early enough that the followers must receive the state of the store
         await self._until(BUSY_S + SETTLE_S)
         self._last_look()
-        self._over, _Ears.world = True, None  # what is thrown away now says what it wants
+        self._over, _Ears.world = True, None  # discarded coroutines report nothing from here on
 
     async def _until(self, at: float) -> None:
         wait_s = at - self.loop.time()
@@ -209,7 +209,7 @@ class World:
             raise fault
 
     async def _set_up(self) -> None:
-        """Two threads with all three users, before anything may go wrong."""
+        """Two threads with all three users, before any fault."""
         store = SimStore(self.database, self.nodes[0].store_link)
         for name in THREADS:
             thread = Thread(
@@ -228,7 +228,7 @@ class World:
             reader.wants = [f"thread:{thread}" for thread in (THREADS if name != "bob-0" else THREADS[:1])]
 
     def _heal(self) -> None:
-        """No fault is left: everything must come right by itself from here on."""
+        """No fault is left: everything must recover from here on."""
         for node in self.nodes:
             node.resume()
             node.silence(False)
@@ -242,7 +242,7 @@ class World:
         self._faults.clear()
 
     def _last_look(self) -> None:
-        """What the log and the store hold in the end; and every node serves again."""
+        """The final content of log and store; every node serves again."""
         now = self.loop.time()
         for node in self.nodes:
             if not node.ready:
@@ -257,16 +257,16 @@ class World:
         self._read_runs()
 
     def _read_runs(self) -> None:
-        """What the store says of every run that was acknowledged."""
+        """The store's state of every acknowledged run."""
         rows = self.database.look(_states())
         for run_id, state, count, digest, error in rows:
             if run_id in self.runs:
                 self.recorder.run_read(run_id, state, count, digest, error)
 
-    # -- faults, begun and ended ---------------------------------------------------------------------------
+    # -- faults ---------------------------------------------------------------------------------------------
 
     def _begin(self, name: str, excuses: Sequence[Kind], lasts_s: float, end: Callable[[], None]) -> None:
-        """A fault is active for so long; overlapping ones of one name end with the last."""
+        """A fault is active for this long; overlapping ones with one name end with the last."""
         if name not in self._faults:
             self.recorder.fault_began(name, excuses)
         self._faults[name] = mark = self._faults.get(name, 0) + 1
@@ -280,7 +280,7 @@ class World:
         self.loop.call_later(lasts_s, over)
 
     def _excuse(self, name: str, excuses: Sequence[Kind], lasts_s: float) -> None:
-        """What a client does to itself, and what it cannot be told meanwhile; it ends by itself."""
+        """An action of the client itself, which excuses missed messages meanwhile; it ends automatically."""
         self._numbers += 1
         name = f"{name} {self._numbers}"
         self.recorder.fault_began(name, excuses)
@@ -290,13 +290,13 @@ class World:
         return self.nodes[int(step.who)]
 
     def kill(self, step: Step) -> None:
-        """`kill -9`, and a new life after a while."""
+        """`kill -9`, and a restart after a while."""
         node = self._node(step)
         node.kill()
         self._begin(f"down {node.name}", (), step.value, node.start)
 
     def drain(self, step: Step) -> None:
-        """SIGTERM, and a new life after a while."""
+        """SIGTERM, and a restart after a while."""
         node = self._node(step)
         node.drain()
 
@@ -313,7 +313,7 @@ class World:
         self._begin(f"paused {node.name}", NODE_AWAY, step.value, node.resume)
 
     def deaf(self, step: Step) -> None:
-        """A node loses sight of the log without a sign; nothing is excused."""
+        """A node silently loses the log's messages; nothing is excused."""
         node = self._node(step)
         node.silence(True)
         self._begin(f"deaf {node.name}", (), step.value, lambda: node.silence(False))
@@ -358,7 +358,7 @@ class World:
         self._begin("store hangs", STORE_AWAY, step.value, lambda: None)
 
     def lose_tail(self, step: Step) -> None:
-        """A replica that lagged answers from now on."""
+        """A replica that lagged responds from now on."""
         self.log.lose_tail(int(step.value))
         self._reconnect_all()
 
@@ -368,12 +368,12 @@ class World:
         self._reconnect_all()
 
     def recreate(self, _: Step) -> None:
-        """The log is made anew, empty."""
+        """The log is recreated, empty."""
         self.log.recreate()
         self._reconnect_all()
 
     def restore(self, step: Step) -> None:
-        """The log goes back to how it was so many seconds before."""
+        """The log goes back to its state this many seconds before."""
         self.log.back_up()
         self.loop.call_later(step.value, self._restored)
 
@@ -382,7 +382,7 @@ class World:
         self._reconnect_all()
 
     def restore_store(self, step: Step) -> None:
-        """The store goes back to how it was so many seconds before: a restored copy, a standby that lagged."""
+        """The store goes back to its state this many seconds before: a restored copy, a standby that lagged."""
         self.database.back_up()
         self._backed_up_at = self.loop.time()
         self.loop.call_later(step.value, self._store_restored)
@@ -392,13 +392,13 @@ class World:
         self.recorder.store_restored(self._backed_up_at)
 
     def _reconnect_all(self) -> None:
-        """Half of the nodes see their connection break; the others have to find out by comparing."""
+        """Half of the nodes see their connection break; the others must find out by comparing."""
         for node in self.nodes:
             if node.parts is not None and self.noise.random() < 0.5:
                 node.within(node.parts.sim_broker.reconnected)
 
     def trim(self, step: Step) -> None:
-        """Old publications go, as limits of an engine take them."""
+        """Old publications are trimmed, as an engine's limits do."""
         key = channel_key(TENANT, f"thread:{step.text}")
         self.log.trim(key, max(0, self.log.position(key).offset - int(step.value)))
 
@@ -406,10 +406,10 @@ class World:
         """A node's wall clock jumps."""
         self._node(step).clock.ahead_s += step.value
 
-    # -- people --------------------------------------------------------------------------------------------
+    # -- users ---------------------------------------------------------------------------------------------
 
     def publish(self, step: Step) -> None:
-        """The server API, several times one after the other."""
+        """Publish over the server API, several times in a row."""
         self._spawn(self._publish(f"thread:{step.text}", int(step.value)))
 
     async def _publish(self, channel: str, count: int) -> None:
@@ -436,13 +436,13 @@ class World:
                 await asyncio.sleep(0.1 + 0.3 * self.noise.random())
 
     def say(self, step: Step) -> None:
-        """A message, and the run that answers it."""
+        """Send a message, which a run answers."""
         thread, _, agent = step.text.partition(" ")
         self._numbers += 1
         self._spawn(self._say(self.readers[step.who], thread, agent, f"said-{self._numbers}"))
 
     async def _say(self, reader: Reader, thread: str, agent: str, key: str) -> str:
-        """The run's id; empty if no answer came."""
+        """Send it; returns the run's id, or an empty text without an answer."""
         params = {"thread_id": thread, "text": f"hello {key}", "client_message_id": key, "agent": agent}
         told = await reader.rpc("run.start", params, 25.0)
         if told is None:
@@ -451,7 +451,7 @@ class World:
         return str(told["run_id"])
 
     def change_mind(self, step: Step) -> None:
-        """A second message while the first is answered, whose run is cancelled in the queue."""
+        """Send a second message during the answer to the first, and cancel its run in the queue."""
         self._numbers += 2
         self._spawn(self._change_mind(self.readers[step.who], step, self._numbers))
 
@@ -463,13 +463,13 @@ class World:
             await self._ask(reader, "run.cancel", {"run_id": run_id})
 
     def cancel(self, step: Step) -> None:
-        """The newest runs are the likeliest to be stopped."""
+        """Cancel a run, most likely one of the newest."""
         if self.runs:
             run_id = self.runs[-1 - int(step.value * min(3, len(self.runs)))]
             self._spawn(self._ask(self.readers[step.who], "run.cancel", {"run_id": run_id}))
 
     def look(self, step: Step) -> None:
-        """Somebody opens the thread, and looks at a run."""
+        """Open the thread and read a run."""
         reader = self.readers[step.who]
         self._spawn(self._ask(reader, "thread.get", {"thread_id": step.text}))
         if self.runs:
@@ -483,7 +483,7 @@ class World:
         self.readers[step.who].cut()
 
     def vanish(self, step: Step) -> None:
-        """A connection is dead, and neither end is told."""
+        """A connection is dead without a sign to either end."""
         self.readers[step.who].vanish()
         self._excuse(f"vanished {step.who}", (Kind.SILENCE, Kind.EPOCH_NOT_TOLD, Kind.NO_REPLY), 15.0)
 
@@ -505,7 +505,7 @@ class World:
         self._spawn(self._membership(step, member=True))
 
     async def _membership(self, step: Step, *, member: bool) -> None:
-        """One change of a user's at a time: what was not answered may still be executed."""
+        """One change per user at a time: an unanswered one may still be executed."""
         user, channel = step.who, f"thread:{step.text}"
         while (wait_s := self._busy_until.get(user, 0.0) - self.loop.time()) > 0:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(min(wait_s, 1.0))
@@ -573,7 +573,7 @@ def _states() -> Rows:
 
 
 class _Ears:
-    """A structlog logger that keeps what is logged as an error: the app says so of bugs only."""
+    """A structlog logger that keeps errors: the app logs only bugs as errors."""
 
     world: World | None = None
 
@@ -601,7 +601,7 @@ class _Ears:
 
 @contextlib.contextmanager
 def _one_world(world: World) -> Generator[None]:
-    """All randomness is the plan's, logs are ears, and what is thrown away at the end makes no noise."""
+    """All randomness comes from the plan, logs are captured, and coroutines discarded at the end are silent."""
     dice = random.Random(world.plan.seed ^ 0xD1CE)
     real_urandom, real_state, real_hook = os.urandom, random.getstate(), sys.unraisablehook
     real_config = structlog.get_config()
@@ -630,10 +630,10 @@ def _one_world(world: World) -> Generator[None]:
 
 
 def run(plan: Plan, prepare: Callable[[World], None] = lambda _: None) -> Outcome:
-    """Play a plan, and judge its history.
+    """Play a plan and judge its history.
 
     Args:
-        plan: what happens.
+        plan: the steps.
         prepare: changes the world before it begins (a seeded fault of an engine).
     """
     world = World(plan)

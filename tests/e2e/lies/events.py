@@ -14,7 +14,7 @@ Event = dict[str, Any]
 
 
 class Events(Lie):
-    """Changes events of runs wherever a client sees them."""
+    """Changes events of runs wherever a client receives them."""
 
     consistent = True
     per_line = False
@@ -23,7 +23,7 @@ class Events(Lie):
         self._told: dict[tuple[int, str], dict[int, Event]] = {}
 
     def event(self, line: Line, event: Event) -> Event:
-        """One event of a run; the answer must depend on nothing but the event and the line."""
+        """One event of a run; the answer may depend only on the event and the connection."""
         raise NotImplementedError
 
     async def push(self, line: Line, push: Message) -> list[Message]:
@@ -59,7 +59,7 @@ def _publications(reply: Message) -> Iterator[Message]:
 
 
 def hidden(event: Event) -> Event:
-    """The event as one that no scenario asks for; order, ids and `seq` stay."""
+    """The event with a type that no scenario checks; order, ids and `seq` stay."""
     kept = {
         name: event[name] for name in ("runId", "threadId", "seq", "seq_from", "timestamp") if name in event
     }
@@ -116,28 +116,28 @@ class ToolCallsHaveEmptyResults(Events):
     }
 )
 class MessagesNeverEnd(Hidden):
-    """A message is opened and not closed."""
+    """A message is opened but not closed."""
 
     types = ("TEXT_MESSAGE_END",)
 
 
 @lie({"agent.steps_and_state_of_a_long_task": "STEP_FINISHED"})
 class StepsNeverEnd(Hidden):
-    """A step is opened and not closed."""
+    """A step is opened but not closed."""
 
     types = ("STEP_FINISHED",)
 
 
 @lie({"agent.steps_and_state_of_a_long_task": "STATE_DELTA"})
 class StateNeverChanges(Hidden):
-    """A long task shows no change of its state."""
+    """A long task never shows a state change."""
 
     types = ("STATE_DELTA",)
 
 
 @lie({"lifecycle_events.lifecycle_monitoring": "STEP_|TOOL_CALL"})
 class WorkIsNotShown(Hidden):
-    """A watcher sees a run begin and end, and no work."""
+    """A watcher sees a run begin and end, but no work."""
 
     types = ("STEP_", "TOOL_CALL_")
 
@@ -152,7 +152,7 @@ class RunsBeginTwice(Events):
 
 @lie({"lifecycle_events.lifecycle_monitoring": "threadId"})
 class EventsNameAnotherThread(Events):
-    """An event names another thread than the one that it is in."""
+    """An event names a different thread than its own."""
 
     def event(self, line: Line, event: Event) -> Event:
         return event | {"threadId": "another"} if event["seq"] == 3 else event
@@ -221,7 +221,7 @@ class TextIsNormalised(Text):
     }
 )
 class OneSocketSeesAnotherText(Text):
-    """The second connection sees another text, proven by a digest of its own."""
+    """The second connection sees another text with a matching digest."""
 
     per_line = True
 
@@ -236,7 +236,7 @@ class OneSocketSeesAnotherText(Text):
     }
 )
 class WordsMix(Text):
-    """Words of one run stand in another."""
+    """Words of one run appear in another."""
 
     def text(self, line: Line, delta: str) -> str:
         return delta.replace("mine-3-", "mine-3- mine-4-").replace("stream-3-", "stream-3- stream-4-")
@@ -279,7 +279,7 @@ class DigestsAreAConstant(Events):
 
 @lie({"chat.what_the_other_device_says_arrives": "the message arrived as"})
 class MessagesOfPeopleAreChanged(Lie):
-    """A person's own message reaches other devices with other words."""
+    """A user's own message reaches other devices with other words."""
 
     async def push(self, line: Line, push: Message) -> list[Message]:
         event = push.get("pub", {}).get("data", {})

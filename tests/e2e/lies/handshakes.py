@@ -1,4 +1,4 @@
-"""Lies at the upgrade: who is admitted, and what a refusal says."""
+"""Lies at the upgrade: admission, and the content of a refusal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.e2e.lies.server import Lie, Line, Request, Response
 
 
 class Handshake(Lie):
-    """Answers some handshakes as if they had brought `good`, a token that the gateway admits."""
+    """Answers some handshakes as if they had sent `good`, a token that the gateway admits."""
 
     async def request(self, request: Request) -> Request:
         changed = self.handshake(request) if request.upgrades else None
@@ -23,7 +23,7 @@ class Handshake(Lie):
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """The claims of a JWT, unverified; none when it is no JWT."""
+    """The claims of a JWT, unverified; none when it is not a JWT."""
     try:
         part = token.split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
@@ -94,7 +94,7 @@ class AnyOriginIsAllowed(Lie):
 
 @lie({"auth.two_carriers_of_two_people_conflict": "one connection admitted two users"})
 class SecondCarrierIsIgnored(Lie):
-    """Two carriers of two people: the first one counts."""
+    """Two carriers with different users: the first one counts."""
 
     async def request(self, request: Request) -> Request:
         return request.without("sec-websocket-protocol") if request.header("authorization") else request
@@ -131,7 +131,7 @@ class TokenInTheUrlIsTaken(Handshake):
 
 @lie({"coordination.a_stranger_sees_nothing": "a user who is not a member got access"})
 class StrangersAreTheOwner(Lie):
-    """The connection of another person is the owner's."""
+    """The connection of another user is the owner's."""
 
     def __init__(self) -> None:
         self._owner = ""
@@ -178,7 +178,7 @@ class RefusalsWithoutARemedy(Refusal):
     }
 )
 class EveryRefusalHasOneCode(Refusal):
-    """All refusals say `permission_denied`, with their own status."""
+    """All refusals have the code `permission_denied`, with their own status."""
 
     def refused(self, request: Request, response: Response, body: Any) -> Response:
         return response.saying(body | {"code": "permission_denied"})
@@ -194,7 +194,7 @@ class WrongPathIs401(Refusal):
 
 @lie({"websocket.every_alias_is_the_same_door": "404"})
 class AliasIsMissing(Lie):
-    """/connection/websocket is not there."""
+    """/connection/websocket does not exist."""
 
     async def request(self, request: Request) -> Request:
         if request.path == "/connection/websocket":
@@ -215,7 +215,7 @@ class TokenIsEchoed(Lie):
 
 @lie({"critical_path.browsers_are_told_why": "close_reason"})
 class ExplainWithoutAReason(Lie):
-    """A refusal that is explained has a code and no words."""
+    """An explained refusal has a code and no text."""
 
     def closing(self, line: Line, code: int, reason: str) -> tuple[int, str]:
         return code, ""

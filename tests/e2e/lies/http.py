@@ -84,7 +84,7 @@ class NotReady(Status):
 
 @lie({"smoke.the_bypass_is_as_it_should_be": "bypass False, key True"})
 class BypassInverted(Body):
-    """Health says the contrary of whether test identities get in."""
+    """Health reports the opposite of whether test identities are admitted."""
 
     path = HEALTH
 
@@ -99,7 +99,7 @@ class BypassInverted(Body):
     }
 )
 class PreConnectionAuthInverted(Body):
-    """Health says the contrary of whether a credential is needed before the upgrade."""
+    """Health reports the opposite of whether a credential is needed before the upgrade."""
 
     path = HEALTH
 
@@ -142,7 +142,7 @@ class HealthWithoutNumbers(Body):
 
 @lie({"integration.the_numbers_move": "active_connections|stood still|counts"})
 class NumbersStandStill(Body):
-    """Health shows the same plausible number of connections always."""
+    """Health always shows the same plausible number of connections."""
 
     path = HEALTH
 
@@ -152,7 +152,7 @@ class NumbersStandStill(Body):
 
 @lie({"agent.what_it_says_of_health_is_true": "/ws/health: degraded"})
 class HealthSaysDegraded(Body):
-    """Health says `degraded` while everything is well."""
+    """Health reports `degraded` although everything works."""
 
     path = HEALTH
 
@@ -172,7 +172,7 @@ class HealthShowsAToken(Body):
 
 @lie({"startup.settings_are_announced": "max_message_bytes|limits"})
 class ConfigSaysConstants(Body):
-    """/ws/config shows limits that are not those in force."""
+    """/ws/config shows limits that are not in force."""
 
     path = "/ws/config"
 
@@ -182,7 +182,7 @@ class ConfigSaysConstants(Body):
 
 @lie({"startup_resilience.what_a_client_needs_is_told": "websocket"})
 class ConfigNamesAnotherPath(Body):
-    """/ws/config names a path that is not there."""
+    """/ws/config names a path that does not exist."""
 
     path = "/ws/config"
 
@@ -214,7 +214,7 @@ class DescriptionWithoutAPath(Body):
     {"smoke.preflight_says_the_same": "verdict", "critical_path.preflight_gives_the_same_verdict": "verdict"}
 )
 class PreflightRefuses(Body):
-    """Preflight says `refuse` of a token that the upgrade admits."""
+    """Preflight reports `refuse` for a token that the upgrade admits."""
 
     path = "/ws/preflight"
 
@@ -282,7 +282,7 @@ class WrongKeyIsExchanged(Lie):
 
 @lie({"smoke.a_wrong_key_is_nobodys": "503|e2e_key_wrong"})
 class EveryWrongKeyMeetsAnOutage(Lie):
-    """Wrong keys are answered 503, as if the key were not the reason."""
+    """Wrong keys get 503, as if the key were not the reason."""
 
     async def response(self, request: Request, response: Response) -> Response:
         if response.status == 401 and request.header("x-e2e-bypass-key"):
@@ -303,7 +303,7 @@ class ExchangeTakesPermissions(Lie):
 
 @lie({"security.a_test_identity_operates_nothing": "answers 200"})
 class ApiObeysTestIdentities(Lie):
-    """The server API says that it did what a test identity may not do."""
+    """The server API confirms an action that a test identity may not do."""
 
     async def response(self, request: Request, response: Response) -> Response:
         refused = request.path.startswith("/api/v1/") and response.status == 403
@@ -312,7 +312,7 @@ class ApiObeysTestIdentities(Lie):
 
 @lie({"chat.a_thread_can_be_taken_along": "take me along"})
 class ExportIsEmpty(Lie):
-    """An export holds nothing."""
+    """An export is empty."""
 
     async def response(self, request: Request, response: Response) -> Response:
         exported = request.path.endswith("/export") and response.status == 200

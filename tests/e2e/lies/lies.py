@@ -1,7 +1,7 @@
-"""All lies, one a class: which answer is untrue, and which scenarios must notice it with which words.
+"""All lies, one per class: the wrong answer, and the scenarios that must notice it with a matching failure text.
 
-Not here: how an answer is changed on its way (`server`); the lies themselves, by what they change. Rules: a lie changes
-one answer and keeps all others true; a lie about events keeps `count` and `digest` right, unless they are the lie, so
+Not here: the transport (`server`); the lies themselves, in modules by the changed answer. Rules: a lie changes one
+answer and keeps all others correct; a lie about events keeps `count` and `digest` right, unless they are the lie, so
 that only an assertion about the content can notice it.
 """
 

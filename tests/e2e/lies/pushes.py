@@ -1,4 +1,4 @@
-"""Lies in pushes: what is not sent, or late."""
+"""Lies in pushes: suppressed or delayed ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.e2e.lies.server import Lie, Line, Message
 
 
 class Silence(Lie):
-    """Keeps some pushes from clients."""
+    """Suppresses some pushes."""
 
     async def push(self, line: Line, push: Message) -> list[Message]:
         return [] if self.hidden(push) else [{"push": push}]
@@ -20,7 +20,7 @@ class Silence(Lie):
 
 
 class NoticeLost(Silence):
-    """Keeps one kind of notice from clients."""
+    """Suppresses one kind of notice."""
 
     notice = ""
 
@@ -30,28 +30,28 @@ class NoticeLost(Silence):
 
 @lie({"websocket_events.notices_reach_the_users_own_channel": "both notices"})
 class BeginningsAreNotNoticed(NoticeLost):
-    """The user's channel does not say that a run began."""
+    """The user's channel does not announce the start of a run."""
 
     notice = "narthex.run_began"
 
 
 @lie({"lifecycle_events.a_thread_is_renamed_and_deleted_for_every_device": "the new name"})
 class RenamesAreNotNoticed(NoticeLost):
-    """The user's channel does not say that a thread was renamed."""
+    """The user's channel does not announce a renamed thread."""
 
     notice = "narthex.thread_renamed"
 
 
 @lie({"coordination.two_people_share_a_thread": "the invitation"})
 class AdditionsAreNotNoticed(NoticeLost):
-    """The user's channel does not say that they were added to a thread."""
+    """The user's channel does not announce that the user was added to a thread."""
 
     notice = "narthex.thread_added"
 
 
 @lie({"chat.typing_is_seen_and_not_kept": "the typing notice"})
 class TypingIsNotSeen(Silence):
-    """No device learns that another one types."""
+    """No device learns that another one is typing."""
 
     def hidden(self, push: Message) -> bool:
         return "typing" in str(push)
@@ -75,7 +75,7 @@ class RemovalIsNotSeen(Silence):
 
 @lie({"coordination.a_removed_member_loses_the_channel_at_once": "after the removal|between us"})
 class RemovalIsSaidOnly(Lie):
-    """A removed member is told so, and goes on receiving."""
+    """A removed member gets the notice, but continues to receive."""
 
     def __init__(self) -> None:
         self._lines: list[Line] = []
@@ -130,7 +130,7 @@ class DeltasAreSlow(Lie):
 
 @lie({"performance.a_room_of_thirty_hears_it_together": "late|did not see"})
 class OneDeviceIsLate(Lie):
-    """The twentieth connection gets what is published 3.5 s late."""
+    """The twentieth connection gets publications 3.5 s late."""
 
     async def push(self, line: Line, push: Message) -> list[Message]:
         if line.number == 20 and push.get("pub", {}).get("data", {}).get("type") == "RUN_STARTED":

@@ -1,4 +1,4 @@
-"""Lies about positions, what a client missed, and closes."""
+"""Lies about positions, missed publications, and closes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NothingIsRecovered(Reply):
 
 @lie({"failure_recovery.a_foreign_position_is_not_recovered_in_part": "another epoch was recovered"})
 class AnyPositionIsRecovered(Reply):
-    """`recovered: true` of a position of another epoch."""
+    """`recovered: true` for a position of another epoch."""
 
     method = "subscribe"
 
@@ -48,7 +48,7 @@ class AnyPositionIsRecovered(Reply):
     }
 )
 class RecoveryHasAGap(Reply):
-    """A recovery says `recovered: true` and lacks one publication."""
+    """A recovery reports `recovered: true` but lacks one publication."""
 
     method = "subscribe"
 
@@ -60,7 +60,7 @@ class RecoveryHasAGap(Reply):
 
 @lie({"failure_recovery.notices_are_recovered_too": "thread"})
 class NoticesAreNotRecovered(Reply):
-    """A `connect` that recovers the user's channel brings nothing."""
+    """A `connect` that recovers the user's channel returns no publications."""
 
     method = "connect"
 

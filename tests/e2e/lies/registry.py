@@ -1,4 +1,4 @@
-"""What a lie is listed with: how it is made, and which scenarios must notice it with which words."""
+"""The registry of lies: how each is made, and the scenarios that must notice it with a matching failure text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.e2e.lies.server import Lie
 
 
 class Told(NamedTuple):
-    """A lie and who must notice it: scenario → a regular expression that its failure must match."""
+    """A lie and the scenarios that must notice it: scenario → a regular expression that its failure must match."""
 
     make: Callable[[], Lie]
     noticed_by: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Lies in replies to commands: what a server says that it is, knows or did."""
+"""Lies in replies to commands: about the server's state, its data and its actions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Reply(Lie):
 
 
 class Taken(Lie):
-    """Says yes to one command and does not do it."""
+    """Confirms one command without executing it."""
 
     method = ""
     result: ClassVar[Message] = {}
@@ -69,7 +69,7 @@ class Refuses(Lie):
     }
 )
 class EchoIsAConstant(Lie):
-    """`echo` answers `{"n": 0}` always."""
+    """`echo` always answers `{"n": 0}`."""
 
     async def reply(self, line: Line, command: Message, reply: Message) -> Message | None:
         if method_of(command) == "echo":
@@ -95,7 +95,7 @@ class FragmentsAreCut(Lie):
 
 @lie({"startup_resilience.the_first_frame_can_be_handled_at_once": "error|not ready"})
 class FirstCommandsAreRefused(Lie):
-    """Commands that come together with `connect` are answered `not ready`."""
+    """Commands sent together with `connect` are answered `not ready`."""
 
     async def reply(self, line: Line, command: Message, reply: Message) -> Message | None:
         if command.get("id") in (102, 103):
@@ -105,7 +105,7 @@ class FirstCommandsAreRefused(Lie):
 
 @lie({"auth.carriers_bring_the_same_person": "brought 2 people"})
 class TicketBringsAnother(Reply):
-    """The connection of a ticket is another person's."""
+    """The connection of a ticket belongs to another user."""
 
     method = "whoami"
 
@@ -136,7 +136,7 @@ class TestIdentitiesAdminister(Reply):
 
 @lie({"auth.a_test_identity_is_confined": "ttl 86400"})
 class TestIdentitiesLiveADay(Reply):
-    """A test identity's connection lives a day."""
+    """A test identity's connection is valid for a day."""
 
     method = "connect"
 
@@ -177,7 +177,7 @@ class OneClientIdForAll(Reply):
 
 @lie({"auth.a_refresh_keeps_the_line": "ttl"})
 class RefreshSaysAConstant(Taken):
-    """A refresh is answered with a constant and not made."""
+    """A refresh is answered with a constant and not executed."""
 
     method = "refresh"
     result: ClassVar[Message] = {"client": "c", "version": "1", "expires": True, "ttl": 900}
@@ -185,7 +185,7 @@ class RefreshSaysAConstant(Taken):
 
 @lie({"auth.a_bad_refresh_ends_it": "a forged refresh token was accepted"})
 class AnyRefreshIsTaken(Lie):
-    """A forged refresh is answered as a good one."""
+    """A forged refresh is answered like a valid one."""
 
     def command(self, line: Line, command: Message) -> Message | None:
         if "refresh" in command and command["refresh"]["token"].count(".e30.") == 1:
@@ -207,7 +207,7 @@ class ThreadsAreListedBackwards(Reply):
 
 @lie({"chat.a_thread_from_its_making_to_its_end": "two"})
 class RenamesAreSaidOnly(Taken):
-    """A rename is acknowledged and not made."""
+    """A rename is acknowledged but not executed."""
 
     method = "thread.rename"
 
@@ -219,7 +219,7 @@ class RenamesAreSaidOnly(Taken):
     }
 )
 class DeletionsAreSaidOnly(Taken):
-    """A deletion is acknowledged and not made."""
+    """A deletion is acknowledged but not executed."""
 
     method = "thread.delete"
 
@@ -243,7 +243,7 @@ class MessagesComeBackwards(Reply):
     }
 )
 class StoredAnswersDiffer(Reply):
-    """An answer in a thread is not what was streamed."""
+    """A stored answer differs from the streamed one."""
 
     method = "thread.get"
 
@@ -255,7 +255,7 @@ class StoredAnswersDiffer(Reply):
 
 @lie({"agent_pipeline.a_finished_run_is_one_read": "runs"})
 class EndedRunsStayListed(Reply):
-    """An ended run is listed as one that goes on."""
+    """An ended run is listed as in progress."""
 
     method = "thread.get"
 
@@ -265,7 +265,7 @@ class EndedRunsStayListed(Reply):
 
 @lie({"response_streaming.a_late_device_reads_the_running_answer_from_its_start": "seq|offset"})
 class ThreadsStandTooFar(Reply):
-    """A thread's position is after events that its messages do not hold."""
+    """A thread's position is past events that its messages lack."""
 
     method = "thread.get"
 
@@ -295,7 +295,7 @@ class ListsForget(Reply):
 
 @lie({"chat.typing_is_seen_and_not_kept": "a typing notice has an offset"})
 class TypingTakesAnOffset(Reply):
-    """The thread stands one further after a typing notice."""
+    """The thread's position advances after a typing notice."""
 
     method = "thread.get"
 
@@ -305,7 +305,7 @@ class TypingTakesAnOffset(Reply):
 
 @lie({"message_flow.the_same_message_twice_is_one_run": "five sends made"})
 class RepeatsAreOtherRuns(Reply):
-    """A message that is sent again gets another run id."""
+    """A repeated message gets a different run id."""
 
     method = "run.start"
 
@@ -316,7 +316,7 @@ class RepeatsAreOtherRuns(Reply):
 
 @lie({"message_flow.messages_keep_their_order": "started == runs"})
 class RunIdsAreExchanged(Reply):
-    """The second run of a connection is named with the id of the first."""
+    """The second run of a connection has the id of the first."""
 
     method = "run.start"
 
@@ -332,7 +332,7 @@ class RunIdsAreExchanged(Reply):
     }
 )
 class LargeTextIsCut(Lie):
-    """A text over the limit is cut in silence."""
+    """A text over the limit is truncated silently."""
 
     def command(self, line: Line, command: Message) -> Message | None:
         if method_of(command) == "run.start" and len(str(command["rpc"]["data"].get("text", ""))) > 32_000:
@@ -369,7 +369,7 @@ class EveryErrorIs100(Lie):
     }
 )
 class EverySubscriptionIsRefused(Lie):
-    """Nobody may subscribe to anything: `permission denied`."""
+    """Every subscription is refused with `permission denied`."""
 
     async def reply(self, line: Line, command: Message, reply: Message) -> Message | None:
         if "subscribe" in command:
@@ -395,7 +395,7 @@ class ForeignChannelsAnswerDifferently(Lie):
     }
 )
 class AnyChannelIsOpen(Refuses):
-    """A subscription to a channel of others is answered with success."""
+    """A subscription to another user's channel succeeds."""
 
     methods = ("subscribe",)
 
@@ -441,7 +441,7 @@ class FloodsMeetNoLimit(Lie):
     }
 )
 class CancelIsSaidOnly(Taken):
-    """A cancel is acknowledged and not done."""
+    """A cancel is acknowledged but not executed."""
 
     method = "run.cancel"
     result: ClassVar[Message] = {"state": "running"}
@@ -449,7 +449,7 @@ class CancelIsSaidOnly(Taken):
 
 @lie({"agent_orchestration.steering_reaches_a_running_agent": "did not receive"})
 class SteeringIsSaidOnly(Taken):
-    """Steering is acknowledged and not done."""
+    """Steering is acknowledged but not executed."""
 
     method = "run.steer"
     result: ClassVar[Message] = {"state": "running"}
@@ -472,7 +472,7 @@ class SecondAnswersAreOtherRuns(Lie):
 
 @lie({"agent_orchestration.a_busy_thread_queues": "queued"})
 class QueuedRunsAreRunning(Reply):
-    """A run that waits is shown as running."""
+    """A queued run is shown as running."""
 
     method = "run.get"
 
@@ -487,7 +487,7 @@ class QueuedRunsAreRunning(Reply):
     }
 )
 class RunsAreAlwaysRunning(Reply):
-    """`run.get` says `running` of every run."""
+    """`run.get` reports `running` for every run."""
 
     method = "run.get"
 
@@ -507,7 +507,7 @@ class RunsHaveAConstantDigest(Reply):
 
 @lie({"response_streaming.deltas_make_the_stored_text": "text"})
 class RunsHaveAnotherText(Reply):
-    """`run.get` shows another text than was streamed."""
+    """`run.get` shows a different text than the streamed one."""
 
     method = "run.get"
 
@@ -517,7 +517,7 @@ class RunsHaveAnotherText(Reply):
 
 @lie({"lifecycle_events.joining_and_leaving_is_seen": "both devices"})
 class PresenceIsOfOne(Reply):
-    """Presence lists one connection."""
+    """Presence lists only one connection."""
 
     method = "presence"
 

@@ -1,4 +1,4 @@
-"""Forwards HTTP and WebSocket to a true gateway byte for byte, but for what one `Lie` changes on the way.
+"""Forwards HTTP and WebSocket to a real gateway byte for byte, except for the change of one `Lie`.
 
 Not here: the lies (`lies`). Rules: a `Lie` sees parsed requests, answers, commands, replies, pushes and closes, and by
 default returns each as it is; frames keep their fragmentation; compression is not offered to the gateway, so that every
@@ -65,7 +65,7 @@ class Response:
     body: bytes = b""
 
     def json(self) -> Any:
-        """The body, parsed; None when it is no JSON."""
+        """The body, parsed; None when it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -88,7 +88,7 @@ class Line:
     state: dict[str, Any] = field(default_factory=dict)
 
     def tell(self, message: Message) -> None:
-        """Send the client a message that the gateway did not send."""
+        """Send the client a message of the server's own."""
         write_frame(self.to_client, TEXT, json.dumps(message).encode(), masked=False)
 
     def shut(self, code: int, reason: str) -> None:
@@ -97,10 +97,10 @@ class Line:
 
 
 class Lie:
-    """Tells the truth. One subclass a lie.
+    """Changes nothing. One subclass per lie.
 
     Attributes:
-        good: a token that the gateway admits, for lies which admit what the gateway would refuse.
+        good: a token that the gateway admits, for lies that admit what the gateway would refuse.
     """
 
     good = ""
@@ -118,7 +118,7 @@ class Lie:
         return response
 
     def command(self, line: Line, command: Message) -> Message | None:
-        """Before the gateway sees a command; None keeps it from the gateway."""
+        """Before the gateway sees a command; None drops it."""
         return command
 
     def fragment(self, line: Line, final: bool, payload: bytes) -> bytes:
@@ -126,7 +126,7 @@ class Lie:
         return payload
 
     async def reply(self, line: Line, command: Message, reply: Message) -> Message | None:
-        """Before the client sees a reply; None keeps it from the client."""
+        """Before the client sees a reply; None drops it."""
         return reply
 
     async def push(self, line: Line, push: Message) -> list[Message]:
@@ -150,8 +150,8 @@ class LyingServer:
     """Serves on loopback in front of a gateway.
 
     Args:
-        port: of the true gateway on 127.0.0.1.
-        lie: what is changed.
+        port: of the real gateway on 127.0.0.1.
+        lie: the change.
     """
 
     def __init__(self, port: int, lie: Lie) -> None:
@@ -163,7 +163,7 @@ class LyingServer:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """Its URL."""
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 

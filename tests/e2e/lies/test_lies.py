@@ -1,4 +1,4 @@
-"""Each scenario fails on at least one lie, and its failure names the lie; without a lie it passes the same server.
+"""Each scenario fails on at least one lie, and its failure names the lie; without a lie it passes on the same server.
 
 A scenario that no lie fails tests nothing. The full table takes minutes (`-m soak`); CI plays a part of it and
 checks that the table has no empty row and no empty column.
@@ -39,7 +39,7 @@ IN_CI: Final = {
     "foreign_channels_answer_differently": "coordination.foreign_tenants_are_as_absent_as_nothing",
     "one_socket_sees_another_text": "response_streaming.a_reader_that_pauses_still_gets_the_same_text",
 }
-"""Lies that the suite did not notice once, each with the scenario that was too weak."""
+"""Lies that the suite once did not notice, each with the scenario that was too weak."""
 
 
 class Pair(NamedTuple):
@@ -100,7 +100,7 @@ def _port(url: str) -> int:
 
 
 async def judge(made: Staging, chosen: Sequence[Pair], *, at_a_time: int = AT_A_TIME) -> list[str]:
-    """Play all pairs; a sentence for each that was not noticed as it must be."""
+    """Play all pairs; returns a sentence for each that was not noticed as required."""
 
     async def one(pair: Pair) -> str:
         result = await play(made, LIES[pair.lie].make(), SCENARIOS[pair.scenario])
@@ -114,7 +114,7 @@ async def judge(made: Staging, chosen: Sequence[Pair], *, at_a_time: int = AT_A_
 
 
 async def truths(made: Staging, chosen: Sequence[Pair], *, at_a_time: int = AT_A_TIME) -> list[str]:
-    """Play the scenarios through a server that tells the truth; a sentence for each that does not pass."""
+    """Play the scenarios through a server without a lie; returns a sentence for each that does not pass."""
 
     async def one(name: str) -> str:
         result = await play(made, Lie(), SCENARIOS[name])
@@ -127,7 +127,7 @@ async def truths(made: Staging, chosen: Sequence[Pair], *, at_a_time: int = AT_A
 async def _played(
     chosen: Sequence[T], one: Callable[[T], Awaitable[str]], alone: Callable[[T], bool], at_a_time: int
 ) -> list[str]:
-    """Some at a time, and those that must run alone one by one; what they say, without what says nothing."""
+    """Several at a time, and those that must run alone one by one; returns their sentences."""
     gate = asyncio.Semaphore(at_a_time)
 
     async def gated(item: T) -> str:
@@ -147,7 +147,7 @@ def nothing(said: Sequence[str]) -> None:
 
 @pytest.mark.timeout(240)
 async def test_lies_that_once_passed_are_noticed() -> None:
-    """The lies that the suite did not notice before fail it by name, and the truth passes."""
+    """The suite notices by name the lies that it once missed, and passes without a lie."""
     chosen = [pair for pair in pairs(IN_CI, real=False) if IN_CI[pair.lie] == pair.scenario]
     async with staging("staging", real=False, patch=QUICK_PING) as made:
         nothing(await truths(made, chosen))
@@ -157,7 +157,7 @@ async def test_lies_that_once_passed_are_noticed() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 async def test_every_scenario_notices_its_lies() -> None:
-    """The whole table against one gateway: each lie fails each of its scenarios, and the truth passes all."""
+    """The whole table against one gateway: each lie fails each of its scenarios, and all pass without a lie."""
     chosen = pairs(LIES, real=False)
     async with staging("staging", real=False, patch=QUICK_PING) as made:
         nothing(await truths(made, chosen))
@@ -167,7 +167,7 @@ async def test_every_scenario_notices_its_lies() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_scenarios_of_two_gateways_notice_their_lies() -> None:
-    """The lies that take two gateways, real engines and an issuer, one at a time since some kill a gateway."""
+    """The lies that need two gateways, real engines and an issuer, one at a time because some kill a gateway."""
     chosen = pairs(LIES, real=True)
     async with staging("staging", real=True) as made:
         nothing(await truths(made, chosen, at_a_time=1))

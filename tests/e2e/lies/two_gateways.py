@@ -1,4 +1,4 @@
-"""Lies that take two gateways, real engines and an issuer to be noticed."""
+"""Lies that need two gateways, real engines and an issuer to be noticed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.e2e.lies.server import Line
 
 @lie({"integration.two_gateways_are_one_system": "the end of run|cancelled"}, real=True)
 class CancelIsSaidOnlyElsewhere(CancelIsSaidOnly):
-    """A cancel through the other gateway is acknowledged and not done."""
+    """A cancel through the other gateway is acknowledged but not executed."""
 
 
 @lie({"integration.people_of_an_issuer_and_test_identities_never_meet": "reached across tenants"}, real=True)

@@ -1,8 +1,8 @@
-"""Seeded faults: the gateway is started with this folder on its PYTHONPATH, and SEEDED_FAULT names what is broken.
+"""Seeded faults: the gateway is started with this folder on its PYTHONPATH, and SEEDED_FAULT names the fault.
 
 Python imports `sitecustomize` before the program; nothing outside of tests/e2e/test_mutations.py sets that path. Not
 here: which scenario must notice (test_mutations). Rules: a fault is a change that a careless commit could make; it
-breaks one promise and leaves the rest alone, so that the suite has to name it.
+breaks one guarantee and leaves the rest intact, so that the suite has to name it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FAULTS: dict[str, Callable[[], None]] = {}
 
 
 def fault(body: Callable[[], None]) -> Callable[[], None]:
-    """Register under its name."""
+    """Register a fault under its function's name."""
     FAULTS[body.__name__] = body
     return body
 
@@ -57,7 +57,7 @@ def duplicate_event() -> None:
 
 @fault
 def wrong_digest() -> None:
-    """The terminal event's digest is of something else."""
+    """The terminal event's digest does not match its events."""
     from narthex.domain.digest import Digest
 
     Digest.value = lambda self, following=None: "0" * 64  # type: ignore[method-assign]  # that is the fault
@@ -65,7 +65,7 @@ def wrong_digest() -> None:
 
 @fault
 def cancel_ignored() -> None:
-    """Cancel is acknowledged, and the run goes on."""
+    """Cancel is acknowledged, and the run continues."""
     from narthex.app.runs.execution import Execution
 
     Execution.cancel = lambda self, by: None  # type: ignore[method-assign]  # that is the fault
@@ -73,7 +73,7 @@ def cancel_ignored() -> None:
 
 @fault
 def steering_ignored() -> None:
-    """Steering is acknowledged, and the agent never hears it."""
+    """Steering is acknowledged, and the agent never receives it."""
     from narthex.app.runs.session import AgentSession
 
     AgentSession.steer_with = lambda self, text: True  # type: ignore[method-assign]  # that is the fault
@@ -81,7 +81,7 @@ def steering_ignored() -> None:
 
 @fault
 def wrong_close_code() -> None:
-    """Whoever brings no credential is closed with 1000, as if all were well."""
+    """A client without a credential is closed with 1000, as if nothing were wrong."""
     from narthex.protocol import codes
 
     codes.INVALID_TOKEN = codes.Disconnect(1000, "bye")  # type: ignore[misc]  # that is the fault
@@ -89,7 +89,7 @@ def wrong_close_code() -> None:
 
 @fault
 def explain_without_reason() -> None:
-    """A refusal in a close frame has its code and no words."""
+    """A refusal in a close frame has its code and no text."""
     from narthex.domain.refusals import Refusal
 
     close = Refusal.close
@@ -98,7 +98,7 @@ def explain_without_reason() -> None:
 
 @fault
 def bypass_left_open() -> None:
-    """Any key proves a test identity."""
+    """Any key is accepted for a test identity."""
     from narthex.app.e2e import KeyProofs
 
     KeyProofs.check = lambda self, candidate, address: None  # type: ignore[method-assign]  # that is the fault
@@ -106,7 +106,7 @@ def bypass_left_open() -> None:
 
 @fault
 def health_that_lies() -> None:
-    """Health says that the bypass is closed while it is open."""
+    """Health reports a closed bypass while it is open."""
     from narthex.app.health import Health
 
     report = Health.report
@@ -121,7 +121,7 @@ def health_that_lies() -> None:
 
 @fault
 def health_over_a_dead_store() -> None:
-    """The store's check fails, and health is `healthy` all the same."""
+    """The store's check fails, and health is still `healthy`."""
     from narthex.app.health import Health
 
     report = Health.report
@@ -137,7 +137,7 @@ def health_over_a_dead_store() -> None:
 
 @fault
 def leaked_channel() -> None:
-    """Everybody of a tenant is a member of every thread."""
+    """Every user of a tenant is a member of every thread."""
     from narthex.app.chat import Chat
 
     role = Chat.role
@@ -150,7 +150,7 @@ def leaked_channel() -> None:
 
 @fault
 def removed_member_stays() -> None:
-    """Whoever is removed from a thread keeps its channel."""
+    """A removed member keeps the thread's channel."""
     from narthex.app import controls
 
     controls.remove_server_side = lambda *words: None  # type: ignore[attr-defined]  # that is the fault
@@ -158,17 +158,17 @@ def removed_member_stays() -> None:
 
 @fault
 def tenant_check_off() -> None:
-    """Channels have no tenant, and neither has the right to listen to one."""
+    """Neither channels nor permissions depend on the tenant."""
     from narthex.domain import channels
 
     key = channels.channel_key
-    channels.channel_key = lambda tenant, name: key("all", name)  # before anybody imports it by name
+    channels.channel_key = lambda tenant, name: key("all", name)  # before other modules import it by name
     leaked_channel()
 
 
 @fault
 def signature_unchecked() -> None:
-    """Claims are read, and nobody asks who signed them."""
+    """Claims are read without verifying the signature."""
     from narthex.adapters.tokens import keys
 
     for kind in _classes(keys, "verifies"):
@@ -177,7 +177,7 @@ def signature_unchecked() -> None:
 
 @fault
 def ticket_reusable() -> None:
-    """A ticket is looked at and not taken."""
+    """A ticket is read and not consumed."""
     from narthex.app.credentials import CredentialVerifier
 
     ticket = CredentialVerifier._ticket
@@ -188,7 +188,7 @@ def ticket_reusable() -> None:
 
 @fault
 def recovery_skips() -> None:
-    """A recovery leaves out its first publication and says that it is whole."""
+    """A recovery leaves out its first publication and reports that it is complete."""
     from narthex.app.commands.subscribing import Subscriptions
 
     read = Subscriptions._read
@@ -204,7 +204,7 @@ def recovery_skips() -> None:
 
 @fault
 def recovery_in_part() -> None:
-    """A position of another epoch is said to be recovered."""
+    """A position of another epoch is reported as recovered."""
     import msgspec
 
     from narthex.app.commands.subscribing import Subscriptions
@@ -230,7 +230,7 @@ def origin_unchecked() -> None:
 
 @fault
 def client_may_publish() -> None:
-    """A client's own `publish` is taken."""
+    """A client's own `publish` is accepted."""
     from narthex.app.commands.channels import ChannelCommands
     from narthex.protocol.replies import encode_reply
 
@@ -241,12 +241,12 @@ def client_may_publish() -> None:
 
 @fault
 def twice_is_two() -> None:
-    """The same client_message_id says it again each time, at once or a moment later."""
+    """The same client_message_id creates another message each time, at once or later."""
     from narthex.app import starting
     from narthex.app.chat import Chat
 
     async def forgotten(self: Chat, *words: Any) -> None:
-        """No message has been seen before."""
+        """Every message counts as new."""
 
     Chat.run_of_message = forgotten  # type: ignore[method-assign,assignment]  # that is the fault
     starting.derived_id = lambda *words: secrets.token_hex(16)  # type: ignore[attr-defined]  # that is the fault
@@ -254,18 +254,18 @@ def twice_is_two() -> None:
 
 @fault
 def notices_lost() -> None:
-    """A person's other devices hear of nothing."""
+    """A user's other devices get no notices."""
     from narthex.app.chat import Chat
 
     async def silent(self: Any, *words: Any, **more: Any) -> None:
-        """Tell nobody."""
+        """Send nothing."""
 
     Chat.notify_members = silent  # type: ignore[method-assign]  # that is the fault
 
 
 @fault
 def unicode_mangled() -> None:
-    """What is not ASCII is stored as question marks."""
+    """Characters outside ASCII are stored as question marks."""
     from narthex.app.chat import Chat
 
     post = Chat.post

@@ -26,7 +26,7 @@ Make = Callable[[], SystemUnderTest]
 
 @pytest.fixture(scope="session")
 def make_world() -> Iterator[Make]:
-    """Makes the world of a test; all are of one test run."""
+    """Makes the system under test of a test; all belong to one test run."""
     test_run = f"pytest-{uuid.uuid4().hex[:12]}"
     base_url = GIVEN.get("NARTHEX_E2E_BASE_URL", "")
     if base_url:
@@ -51,7 +51,9 @@ def make_world() -> Iterator[Make]:
 
 
 async def _may_be_tested(system: SystemUnderTest) -> None:
-    """It answers, is no production, and takes the proof: as `narthex test` asks before its first scenario."""
+    """It responds, is not production, and accepts the credential: the checks of `narthex test` before its first
+    scenario.
+    """
     await system.open()
     try:
         system.leave_production_alone()
@@ -62,7 +64,7 @@ async def _may_be_tested(system: SystemUnderTest) -> None:
 
 @pytest.fixture
 async def play(make_world: Make, request: pytest.FixtureRequest) -> AsyncIterator[Play]:
-    """Plays a scenario against the staging; what it made is deleted."""
+    """Plays a scenario against the staging; its threads are deleted afterwards."""
     system = make_world()
     await system.open()
     try:

@@ -1,4 +1,4 @@
-"""What the ten files have in common: the scenarios of a group, and playing one. Not here: the staging (conftest)."""
+"""Shared by the ten files: the scenarios of a group, and playing one. Not here: the staging (conftest)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def named(group: str) -> list[Scenario]:
 
 
 def player(system: SystemUnderTest, test: pytest.Item) -> Play:
-    """Plays a scenario for `test` under the runner's rules: a task and a count of its own, no unlisted skip."""
+    """Plays a scenario for `test` under the runner's rules: its own task and traffic count, no unlisted skip."""
 
     async def play(scenario: Scenario) -> None:
         (result,) = await Runner(system).run([scenario])

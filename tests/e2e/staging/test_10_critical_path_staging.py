@@ -1,4 +1,4 @@
-"""Staging 10: what must work or nobody can work.
+"""Staging 10: the functions that every user depends on.
 
 The scenarios are in `narthex.e2e.scenarios.critical_path`.
 """
@@ -15,5 +15,5 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.mark.parametrize("scenario", named("critical_path"), ids=lambda found: found.name.rpartition(".")[2])
 async def test_critical_path(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

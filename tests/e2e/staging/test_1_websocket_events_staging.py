@@ -1,4 +1,4 @@
-"""Staging 1: what a client sees on the wire around one run.
+"""Staging 1: the messages that a client receives around one run.
 
 The scenarios are in `narthex.e2e.scenarios.websocket_events`.
 """
@@ -17,5 +17,5 @@ pytestmark = pytest.mark.acceptance
     "scenario", named("websocket_events"), ids=lambda found: found.name.rpartition(".")[2]
 )
 async def test_websocket_events(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

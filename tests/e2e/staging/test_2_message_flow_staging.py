@@ -1,4 +1,4 @@
-"""Staging 2: a message's way from a person to the thread and back to everybody.
+"""Staging 2: a message's path from a user to the thread and back to all members.
 
 The scenarios are in `narthex.e2e.scenarios.message_flow`.
 """
@@ -15,5 +15,5 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.mark.parametrize("scenario", named("message_flow"), ids=lambda found: found.name.rpartition(".")[2])
 async def test_message_flow(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

@@ -15,5 +15,5 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.mark.parametrize("scenario", named("agent_pipeline"), ids=lambda found: found.name.rpartition(".")[2])
 async def test_agent_pipeline(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

@@ -1,4 +1,4 @@
-"""Staging 4: runs that people direct: cancel, steer, approve, queue.
+"""Staging 4: control of runs by users: cancel, steer, approve, queue.
 
 The scenarios are in `narthex.e2e.scenarios.agent_orchestration`.
 """
@@ -17,5 +17,5 @@ pytestmark = pytest.mark.acceptance
     "scenario", named("agent_orchestration"), ids=lambda found: found.name.rpartition(".")[2]
 )
 async def test_agent_orchestration(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

@@ -1,4 +1,4 @@
-"""Staging 5: the answer as it grows.
+"""Staging 5: streaming of the answer.
 
 The scenarios are in `narthex.e2e.scenarios.response_streaming`.
 """
@@ -17,5 +17,5 @@ pytestmark = pytest.mark.acceptance
     "scenario", named("response_streaming"), ids=lambda found: found.name.rpartition(".")[2]
 )
 async def test_response_streaming(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

@@ -1,4 +1,4 @@
-"""Staging 6: lines that break, and what comes back.
+"""Staging 6: broken connections, and recovery.
 
 The scenarios are in `narthex.e2e.scenarios.failure_recovery`.
 """
@@ -17,5 +17,5 @@ pytestmark = pytest.mark.acceptance
     "scenario", named("failure_recovery"), ids=lambda found: found.name.rpartition(".")[2]
 )
 async def test_failure_recovery(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

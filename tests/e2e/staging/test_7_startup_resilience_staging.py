@@ -1,4 +1,4 @@
-"""Staging 7: what the system says of itself, before, while and after a part of it restarts.
+"""Staging 7: what the system reports before, during and after the restart of one of its parts.
 
 The scenarios are in `narthex.e2e.scenarios.startup_resilience`.
 """
@@ -17,5 +17,5 @@ pytestmark = pytest.mark.acceptance
     "scenario", named("startup_resilience"), ids=lambda found: found.name.rpartition(".")[2]
 )
 async def test_startup_resilience(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

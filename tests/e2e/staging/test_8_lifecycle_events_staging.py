@@ -1,4 +1,4 @@
-"""Staging 8: the life of runs, threads and connections as events.
+"""Staging 8: lifecycle events of runs, threads and connections.
 
 The scenarios are in `narthex.e2e.scenarios.lifecycle_events`.
 """
@@ -17,5 +17,5 @@ pytestmark = pytest.mark.acceptance
     "scenario", named("lifecycle_events"), ids=lambda found: found.name.rpartition(".")[2]
 )
 async def test_lifecycle_events(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)

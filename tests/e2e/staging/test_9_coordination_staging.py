@@ -1,4 +1,4 @@
-"""Staging 9: several people, several tenants, several ways in.
+"""Staging 9: several users, several tenants, several ways to connect.
 
 The scenarios are in `narthex.e2e.scenarios.coordination`.
 """
@@ -15,5 +15,5 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.mark.parametrize("scenario", named("coordination"), ids=lambda found: found.name.rpartition(".")[2])
 async def test_coordination(scenario: Scenario, play: Play) -> None:
-    """Each scenario against the staging: it passes, or it is skipped with leave."""
+    """Each scenario against the staging: it passes, or is skipped with permission."""
     await play(scenario)
