@@ -154,7 +154,7 @@ async def test_the_endpoint_is_told_who_asks_and_gets_its_secret() -> None:
         (
             scripted('data: {"type":"RUN_FINISHED","outcome":{"interrupts":[{"id":"i"}]}}\n\n'),
             "agent_flood",
-            "more than 20 times",
+            "more than 20 questions",
         ),
     ],
 )

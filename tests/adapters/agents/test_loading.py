@@ -108,7 +108,7 @@ async def test_what_can_be_loaded(
         ("typo_of_a_test:x", "typo_of_a_test.py, line 2 raised SyntaxError: "),
         ("needs_nats_of_a_test:x", "pip install 'narthex[nats]'"),
         ("agents_of_a_test:greter", "Did you mean greeter"),
-        ("concierge", "is no agent"),
+        ("concierge", "does not name an agent"),
         ("agents_of_a_test:missing", "has no 'missing'"),
         ("agents_of_a_test:number", "is a int"),
         ("agents_of_a_test:coroutine", "not an async generator function"),

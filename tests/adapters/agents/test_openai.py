@@ -105,10 +105,10 @@ async def test_what_the_endpoint_is_asked() -> None:
     ("app", "code", "words"),
     [
         (model(status=401), "agent_unavailable", "answered 401"),
-        (model(chunk(content="half")), "agent_unavailable", "in the middle"),
-        (model("data: {]\n\n"), "agent_event_invalid", "no JSON"),
+        (model(chunk(content="half")), "agent_unavailable", "cut its answer short"),
+        (model("data: {]\n\n"), "agent_event_invalid", "not JSON"),
         (model('data: {"error": {"message": "No memory."}}\n\n'), "agent_failed", "No memory."),
-        (model(chunk(finish="content_filter")), "agent_failed", "filtered"),
+        (model(chunk(finish="content_filter")), "agent_failed", "content filter"),
     ],
     ids=["key", "cut", "json", "error", "filter"],
 )

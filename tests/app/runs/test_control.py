@@ -549,7 +549,7 @@ async def ask_a_book(run: RunInput) -> Items:
 
 
 async def ask_nonsense(run: RunInput) -> Items:
-    """Asks with a schema that is not checked here."""
+    """Asks with a schema that is not supported here."""
     yield "x"
     await run.ask({"type": "string", "pattern": "a*"}, "?")
 
@@ -558,7 +558,7 @@ async def ask_nonsense(run: RunInput) -> Items:
     ("function", "words"),
     [
         (open_then_ask, "ask was called while step 's' was open"),
-        (ask_nonsense, "`pattern` is not checked"),
+        (ask_nonsense, "`pattern` is not supported"),
         (ask_a_book, "at most 262144"),
     ],
     ids=["open", "schema", "size"],

@@ -70,7 +70,7 @@ class Intake:
         else:
             raise AgentFault(
                 "agent_event_invalid",
-                f"The agent yielded a {type(item).__name__}; yield a str, or an AG-UI event as a dict.",
+                f"The agent yielded {type(item).__name__}; yield a str or an AG-UI event as a dict.",
             )
         self._unturned += 1
         if self._unturned >= _TURN_EVERY:
