@@ -189,7 +189,9 @@ def test_one_address_does_not_take_the_inert_places_of_others() -> None:
     assert [len(closed) for _, closed in flood] == [1] * 5 + [0] * 5
     assert refused(flood[0][1][0])
     assert limiter.unproven == 10
-    assert "authenticated" in refused(limiter.acquire("1.2.3.4", None))  # half and half: neither address has more
+    assert "authenticated" in refused(
+        limiter.acquire("1.2.3.4", None)
+    )  # half and half: neither address has more
     assert "authenticated" in refused(limiter.acquire("6.6.6.6", None))
     inert(limiter, "7.7.7.7")
     assert limiter.unproven == 10
@@ -207,7 +209,9 @@ def test_guests_are_not_closed_and_one_address_has_half() -> None:
     assert "guest" in refused(limiter.acquire("6.6.6.6", guests[4]))
     for n in range(4):
         inert(limiter, f"1.1.1.{n}")
-    assert "authenticated" in refused(limiter.acquire("6.6.6.7", guests[5]))  # no address has inert ones to spare
+    assert "authenticated" in refused(
+        limiter.acquire("6.6.6.7", guests[5])
+    )  # no address has inert ones to spare
 
 
 def test_a_seat_that_was_proved_does_not_make_way() -> None:
