@@ -14,6 +14,7 @@ from narthex.errors import DependencyError
 from narthex.ports.broker import ANY_OFFSET, Broker, Control, LogMoved, Member, Position, Published
 from tests.contracts.recorder import Recorder
 from tests.contracts.rigs import BrokerRig, child
+from tests.timing import within
 
 ROOT = Path(__file__).parents[2]
 THREAD = "default/thread:t1"
@@ -516,6 +517,14 @@ class TestHistory:
         await recorder.until(lambda: len(recorder.seen) >= 5)
         known = broker.known_position(THREAD)
         assert known is None or known == Position(5, placed.epoch)
+
+    async def test_a_crowd_reads_at_once(self, broker: Broker) -> None:
+        """Five hundred readers, as after a network's return: they share the connections without pauses."""
+        names = [f"{THREAD}-{number}" for number in range(500)]
+        await asyncio.gather(*(broker.publish(name, b'"hello"') for name in names))
+        async with asyncio.timeout(within(3)):
+            pages = await asyncio.gather(*(broker.history(name) for name in names))
+        assert [page.top.offset for page in pages] == [1] * len(names)
 
 
 class TestPresence:
