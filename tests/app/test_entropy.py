@@ -21,3 +21,4 @@ def test_uuids_are_of_version_four() -> None:
     found = [uuid.UUID(pool.uuid4()) for _ in range(2_000)]
     assert all(one.version == 4 and one.variant == uuid.RFC_4122 for one in found)
     assert len(set(found)) == 2_000
+    assert len({str(one)[19:21] for one in found}) == 4 * 16, "the variant's bits are random by themselves"

@@ -426,6 +426,7 @@ class TestRecords:
         record = harness.records[-1]
         assert tuple(record) == self.FIELDS
         assert (record["carriers"], record["trace_id"]) == (["connect_token"], context.trace_id)
+        assert record["duration_ms"] == 0, "the clock stands still"
 
     async def test_none_is_built_when_debug_is_off(self, tmp_path: Path) -> None:
         """The hot path pays nothing for it."""

@@ -10,6 +10,9 @@ import os
 from typing import Final
 
 BLOCK: Final = 4096
+_VARIANT: Final = {
+    digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")
+}  # keeps 2 of 4 bits
 
 
 class Entropy:
@@ -34,8 +37,7 @@ class Entropy:
     def uuid4(self) -> str:
         """A random UUID's text (RFC 9562 section 5.4), without building the object."""
         text = self.take(16).hex()
-        variant = "89ab"[int(text[16], 16) & 3]
-        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 ENTROPY: Final = Entropy()

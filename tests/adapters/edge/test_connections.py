@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from narthex.adapters.edge.connections import BATCH, PROXY, Connections
 from narthex.adapters.edge.limits import EdgeLimits
+from narthex.domain.limits import Limits
 from tests.adapters.edge.harness import Peer, Running
 from tests.timing import within
 
@@ -114,6 +115,12 @@ def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
         house.table.remove(one)
         house.table.remove(one)
     assert (len(house.table), house.table.of_address("7.7.7.7")) == (0, 0)
+
+
+def test_the_edge_takes_a_twentieth_more_than_websockets() -> None:
+    """Probes, refusals and requests need connections too (docs/operations.md)."""
+    limits = EdgeLimits()
+    assert limits.connections == limits.connections_per_address == Limits().max_connections * 1.05 == 21_000
 
 
 def test_an_ipv6_household_is_one_address() -> None:

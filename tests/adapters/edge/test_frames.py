@@ -73,6 +73,12 @@ def test_a_length_that_is_cut_behind_another_frame(size: int) -> None:
     assert read(first + second, [len(first) + 3]) == (expected, None)
 
 
+@pytest.mark.parametrize("size", [65_537, 1 << 40])
+def test_a_frame_that_is_too_big_is_refused_at_its_length(size: int) -> None:
+    """As soon as the length is there, before its mask and its payload."""
+    assert read(b"\x82\xff" + size.to_bytes(8, "big")) == ([], TOO_BIG)
+
+
 def test_fragments_with_control_frames_between() -> None:
     """A message in three pieces; a ping between them comes first."""
     data = (

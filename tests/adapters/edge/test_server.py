@@ -99,6 +99,23 @@ def test_an_address_that_cannot_be_bound_is_a_configuration_error() -> None:
         listen("no-such-host.invalid", 0)
 
 
+def test_a_server_that_has_ended_wakes_nothing() -> None:
+    """An application that embeds it keeps its loop: a deadline of a connection must not hold it, or come later."""
+
+    class Sleeper:
+        due = 0
+
+        def wake(self, now: float) -> None:
+            raise AssertionError(now)
+
+    sleeper = Sleeper()
+    with Running() as server:
+        timers = server.edge.timers
+        server.call(lambda: timers.schedule(sleeper, timers.now() + 60))
+        assert (sleeper.due, len(timers)) != (0, 0)
+    assert (sleeper.due, len(timers)) == (0, 0)
+
+
 def test_the_kernel_alone_bounds_the_queue_of_connections() -> None:
     """An operator who raises net.core.somaxconn gets a longer queue; a fixed one overflows in a storm of returns."""
     kernels = int(Path("/proc/sys/net/core/somaxconn").read_text())

@@ -133,6 +133,17 @@ async def test_nothing_is_published_under_a_lost_lease() -> None:
         await held.hold()
 
 
+async def test_the_beginning_and_the_end_bear_their_moment(fake_house: House) -> None:
+    """In milliseconds, as AG-UI has it; so does the beginning of each message."""
+    node = await fake_house.node(agent(_hello), now=lambda: 1_700_000_000.5)
+    run = await fake_house.say(node, await fake_house.thread())
+    await fake_house.over(run)
+    events = await fake_house.events(run)
+    stamps = {event["type"]: event["timestamp"] for event in events if "timestamp" in event}
+    assert set(stamps) == {"RUN_STARTED", "TEXT_MESSAGE_START", "RUN_FINISHED"}
+    assert set(stamps.values()) == {1_700_000_000_500}
+
+
 async def journal_of(house: House, lease: Lease) -> Journal:
     """Of a run that no node executes."""
     node = await house.node(agent(_hello), claims=False)
@@ -161,11 +172,12 @@ async def test_an_event_that_waits_for_room_ends_with_its_journal(
     monkeypatch.setattr("narthex.app.runs.journal.MAX_PENDING", 2)
     journal = await journal_of(fake_house, Lease(asyncio.get_running_loop().time() - 1))
 
-    async def put_all() -> None:
-        for number in range(5):
+    await journal.put(ev.custom("x", 0))
+    await asyncio.sleep(0.05)  # the writer has taken it, and waits for the lease
+    async with asyncio.timeout(within(5)):
+        for number in (1, 2):
             await journal.put(ev.custom("x", number))
-
-    putting = asyncio.create_task(put_all())
+    putting = asyncio.create_task(journal.put(ev.custom("x", 3)))
     await asyncio.sleep(0.05)
     assert not putting.done()
     await journal.close()

@@ -52,8 +52,8 @@ class Connections(Generic[C]):
         limit: int,
         per_address: int,
         *,
-        proxied: Callable[[str], bool] = lambda _peer: False,
-        evicted: Evicted = lambda _reason, _key, _count: None,
+        proxied: Callable[[str], bool],
+        evicted: Evicted,
     ) -> None:
         self._limit = limit
         self._per_address = per_address

@@ -56,7 +56,7 @@ class LocalNats:
                 why.
         """
         binary = _binary()
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o700)  # also an existing one: the server makes its files readable by all
         self._port = self._port or _free_port()
         configuration = self._directory / "nats.conf"
