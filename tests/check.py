@@ -31,6 +31,8 @@ STEPS: Final[tuple[tuple[str, Sequence[str]], ...]] = (
     ("types", (PYTHON, "-m", "mypy", "src", "tests")),
     ("imports", (PYTHON, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")),
 )
+WHOLE_SUITE: Final = ("-n", "2", "--dist", "loadfile")
+"""Two processes, which wait for programs half of the time; a test that measures runs alone (`tests/alone.py`)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     failed += [name for name, run in (("docs", _docs), ("pages", _pages)) if not _step(name, run)]
     if failed:
         print(f"failed: {', '.join(failed)}", flush=True)
-    if with_tests and not _run((PYTHON, "-m", "pytest", *words)):
+    if with_tests and not _run((PYTHON, "-m", "pytest", *(words or WHOLE_SUITE))):
         failed.append("tests")
     return 1 if failed else 0
 

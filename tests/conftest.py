@@ -14,7 +14,7 @@ from typing import Any, Final
 import hypothesis
 import pytest
 
-from tests import progress
+from tests import alone, progress
 from tests.timing import TIME_UNIT
 
 IN_CI: Final = os.environ.get("CI", "").lower() in ("1", "true")
@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("shared machine", suppress_health_check=slow)
     hypothesis.settings.load_profile("shared machine")
+    alone.install(config)
     progress.install(config)
 
 

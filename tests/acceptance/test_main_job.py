@@ -49,6 +49,7 @@ async def test_a_person_chats_with_the_built_in_agent(gateway: Program) -> None:
         assert shown["count"] == terminal["count"]
 
 
+@pytest.mark.alone
 async def test_it_is_ready_within_two_seconds(gateway: Program) -> None:
     """From the start of the process until `/readyz` reports ready; the best of three, because the machine is shared."""
     took = [gateway.ready_after_s]

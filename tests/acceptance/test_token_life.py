@@ -228,6 +228,7 @@ async def test_an_outage_of_the_issuer_locks_nobody_out_who_can_be_verified(tmp_
         assert await opened.echo()
 
 
+@pytest.mark.alone
 async def test_five_thousand_bad_tokens_lock_nobody_out(tmp_path: Path) -> None:
     """No 500, the breaker stays closed, and 99.9 % of the good connects in between succeed."""
     bad = [

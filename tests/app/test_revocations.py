@@ -260,6 +260,7 @@ async def test_a_malformed_control_is_left_to_the_poll() -> None:
     assert len(one) == 0
 
 
+@pytest.mark.alone
 def test_asking_costs_nothing_when_nothing_is_revoked() -> None:
     """The hot path: under a microsecond, also among a hundred thousand."""
     import time

@@ -103,6 +103,7 @@ def test_refusals_are_failures_with_their_reason() -> None:
     assert figure.notes == ["5 × HTTP 401"]
 
 
+@pytest.mark.alone
 def test_cpu_and_memory_of_another_process_are_read(floor: BenchTarget) -> None:
     """By the nanosecond, descendants included; a root that ended is no figure."""
     before = used(floor.pids)

@@ -115,6 +115,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.alone
 def test_children_that_begin_or_end_meanwhile_are_counted() -> None:
     """What a child used before it ended was lost, and one that ended made the difference negative."""
     code = PARENT.format(burn=BURN.format(s=0.3))

@@ -164,6 +164,7 @@ def test_help_and_version_import_only_what_they_need() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.alone
 def test_help_is_quick() -> None:
     """Under 0.15 s from the shell; the best of five, because machines are shared."""
     took = []

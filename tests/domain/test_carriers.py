@@ -307,6 +307,7 @@ def test_every_carrier_gives_the_token_back(token: str) -> None:
     assert found(("cookie", f"z=1; narthex_session={token}"))[0][1] == token
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "query",
     ["eyJ" * 5_300, "eyJaaaaaa" * 1_700, "eyJaaaaa.aa" * 1_400, "%65%79%4A" * 1_700, "a=eyJ&" * 2_600],

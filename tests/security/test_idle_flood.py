@@ -27,7 +27,7 @@ from tests.security.flood import (
 )
 from tests.timing import within
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.alone]
 
 KINDS = {
     "silent": b"",

@@ -127,6 +127,7 @@ async def test_watching_ends_by_itself_and_stops_when_cancelled() -> None:
     assert all(one.cancelled() for one in left)
 
 
+@pytest.mark.alone
 async def test_the_first_word_comes_at_once() -> None:
     """Well under 100 ms after the start, at the usual pace."""
     began = time.perf_counter()

@@ -69,6 +69,7 @@ async def test_an_approval_spans_two_runs(house: House, agents: list[Agent]) -> 
     assert pydantic_agents.deleted == ["all"]
 
 
+@pytest.mark.alone
 async def test_failing_and_cancelling(house: House, agents: list[Agent]) -> None:
     """A failure is a RUN_ERROR; a cancel stops the agent, wherever it runs, within a second."""
     engine = await house.node(*agents)

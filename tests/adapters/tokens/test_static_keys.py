@@ -274,6 +274,7 @@ def test_a_table_finds_what_a_search_would() -> None:
             assert table.select(algorithm, kid) == expected
 
 
+@pytest.mark.alone
 def test_hs256_costs_little_over_the_signature() -> None:
     """The budget is 25 µs over joserfc's own decode; measured 16 µs in all where joserfc takes 17 (2 cores)."""
     from joserfc import jwt

@@ -45,6 +45,7 @@ async def asker(run: RunInput) -> Items:
     assert run.run_id != first
 
 
+@pytest.mark.alone
 async def test_cancel_is_acknowledged_at_once_and_stops_the_agent(house: House) -> None:
     """The answer comes in well under 100 ms, everything open is closed, nothing follows the end."""
     stopped = asyncio.Event()
